@@ -1,0 +1,63 @@
+# Two commands: `make train` (photographs in, a trained and measured network out) and `make test` (all checks).
+# Both set everything up in .venv first; what is done already is not done again.
+
+PYTHON ?= python3
+# Another package index, for those who want torch's CPU build where pip would bring CUDA:
+#   make train TORCH_INDEX=URL
+TORCH_INDEX ?=
+RECIPE ?= quick
+RUN ?= runs/$(RECIPE)
+DATA ?= data/cifar10
+PREPARED ?= data/cifar10-prepared
+TRAIN_OPTIONS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+ALEXNET := $(BIN)/alexnet
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+.PHONY: train test slow format clean
+
+train: $(RUN)/weights.safetensors
+	$(ALEXNET) evaluate $(RUN)
+	$(ALEXNET) report $(RUN)
+
+$(RUN)/weights.safetensors: | $(INSTALLED) $(PREPARED)/dataset.json
+	$(ALEXNET) train $(PREPARED) --recipe $(RECIPE) --run $(RUN) $(TRAIN_OPTIONS)
+
+$(PREPARED)/dataset.json: | $(INSTALLED) $(DATA)/SOURCE.json
+	$(ALEXNET) prepare $(DATA) $(PREPARED)
+
+$(DATA)/SOURCE.json: | $(INSTALLED)
+	$(ALEXNET) fetch cifar10 $(DATA)
+
+test: $(INSTALLED_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+slow: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m slow
+
+format: $(INSTALLED_DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+# The plain install carries no tools of the checks; whoever only trains waits less.
+$(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV) (torch is large: this takes some minutes the first time)"
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e .
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,313 @@
+"""The command `alexnet`: one command = one function call. Heavy imports stand inside the commands.
+
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted and resumable.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet.errors import AlexNetError, RequestError
+
+if TYPE_CHECKING:
+    from alexnet.runs.recipe import Recipe
+
+Arguments = Sequence[str]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what it does in a line, an example, and the function that takes the words behind it."""
+
+    summary: str
+    example: str
+    run: Callable[[Arguments], None]
+
+
+def main(words: Arguments | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = sys.argv[1:] if words is None else list(words)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from alexnet import __version__
+
+        print(f"alexnet {__version__}")
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise RequestError(f"unknown command {words[0]!r}; known are {', '.join(COMMANDS)}")
+        if sys.platform == "win32":
+            raise RequestError(
+                "Windows is not supported: a folder cannot take its name while its files are mapped into memory there; "
+                "use the Windows Subsystem for Linux"
+            )
+        COMMANDS[words[0]].run(words[1:])
+    except AlexNetError as error:
+        print(f"alexnet: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("alexnet: interrupted; the same command starts again", file=sys.stderr)
+        return 3
+    except BrokenPipeError:
+        # Whoever read our output has left; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"alexnet: error: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _overview() -> str:
+    lines = ["usage: alexnet COMMAND ...", "", "The 2012 network: photographs in, a trained and measured network out.", ""]
+    width = max(map(len, COMMANDS))
+    lines += [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "`alexnet COMMAND --help` says more, with an example.", "Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted and resumable."]
+    return "\n".join(lines)
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    command = COMMANDS[name]
+    return argparse.ArgumentParser(
+        prog=f"alexnet {name}", description=command.summary, epilog=f"example: {command.example}", allow_abbrev=False
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fetch(words: Arguments) -> None:
+    parser = _parser("fetch")
+    parser.add_argument("name", choices=("cifar10", "shapes"), help="cifar10: the paper's second data set; shapes: generated, needs no network")
+    parser.add_argument("destination", type=Path, help="folder to make")
+    parser.add_argument("--from", dest="source", type=Path, help="cifar10: a copy on this machine (folder or archive); else ALEXNET_CIFAR10, else the network")
+    options = parser.parse_args(words)
+    from alexnet.data.fetch import fetch_cifar10, fetch_shapes
+
+    if options.name == "shapes":
+        if options.source:
+            raise RequestError("--from does not go with shapes, which are drawn, not copied")
+        fetch_shapes(options.destination, _say)
+    else:
+        fetch_cifar10(options.destination, options.source, _say)
+    print(f"{options.destination}: ready; next: alexnet prepare {options.destination} PREPARED")
+
+
+def _prepare(words: Arguments) -> None:
+    parser = _parser("prepare")
+    parser.add_argument("source", type=Path, help="a folder with one folder per class (under train/ and val/, or without splits), a tar of one, or fetched CIFAR-10")
+    parser.add_argument("destination", type=Path, help="folder to make: the prepared data set")
+    parser.add_argument("--side", type=int, help="side of the stored square images, pixels (default: what the source says, else 256)")
+    parser.add_argument("--hold-out", type=float, default=0.0, help="share of each class kept for validation where the source has no split of its own")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the hold-out")
+    parser.add_argument("--workers", type=int, help="threads that decode (default: one per core)")
+    options = parser.parse_args(words)
+    from alexnet.data.prepare import prepare
+    from alexnet.progress import counted
+
+    with counted("preparing") as progress:
+        data = prepare(
+            options.source, options.destination, side=options.side, hold_out=options.hold_out, seed=options.seed,
+            workers=options.workers, report=_say, progress=progress,
+        )
+    counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
+    print(f"{options.destination}: {data.title}, {data.num_classes} classes, {data.side} pixels, images: {counts}")
+    print(f"next: alexnet train {options.destination} --recipe {'paper' if data.side >= 224 else 'quick'} --run runs/first")
+
+
+def _train(words: Arguments) -> None:
+    from alexnet.runs.machine import restart_with_tuned_allocator
+
+    data, recipe, run = _train_options(words)
+    restart_with_tuned_allocator()
+    from alexnet.training.loop import train
+
+    _finished(train(data, recipe, run).path)
+
+
+def _train_options(words: Arguments) -> tuple[Path, "Recipe", Path]:
+    """What `alexnet train` was asked: the data set, the recipe with all changes, the run folder."""
+    import jsonargparse
+
+    from alexnet.runs.recipe import GROUPS, Recipe, read_config
+    from alexnet.runs.recipes import RECIPES, named_recipe
+
+    # The recipe is read first: it gives every other option its default.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", default="paper")
+    first.add_argument("--config", type=Path)
+    base_options, _ = first.parse_known_args(words)
+    base = named_recipe(base_options.recipe)
+    if base_options.config:
+        base = read_config(base_options.config, base)
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    command = COMMANDS["train"]
+    parser = jsonargparse.ArgumentParser(
+        prog="alexnet train",
+        description=f"{command.summary} Every setting of the recipe is a dotted option.",
+        epilog=f"example: {command.example}",
+        allow_abbrev=False,
+    )
+    # Not `data`: that is the group of settings.
+    parser.add_argument("data_set", type=Path, metavar="DATA", help="a prepared data set")
+    parser.add_argument("--recipe", default="paper", help=f"where the settings start from: {', '.join(RECIPES)}")
+    parser.add_argument("--config", type=Path, help="YAML file of settings that change the recipe (as recipe.yaml in a run folder)")
+    parser.add_argument("--run", type=Path, help="run folder to make, or to go on with (default: runs/RECIPE)")
+    for name, settings in GROUPS.items():
+        parser.add_argument(f"--{name}", type=settings, default=getattr(base, name))
+    options = parser.instantiate(parser.parse_args(list(words)))
+    recipe = Recipe(name=base.name, claim=base.claim, **{name: getattr(options, name) for name in GROUPS})
+    return options.data_set, recipe, options.run or Path("runs") / base.name
+
+
+def _resume(words: Arguments) -> None:
+    parser = _parser("resume")
+    parser.add_argument("run", type=Path, help="folder of an interrupted training")
+    options = parser.parse_args(words)
+    from alexnet.runs.machine import restart_with_tuned_allocator
+
+    restart_with_tuned_allocator()
+    from alexnet.runs.folder import RunFolder
+    from alexnet.training.loop import train
+
+    run = RunFolder.open(options.run)
+    _finished(train(Path(run.facts()["data"]["folder"]), run.recipe(), options.run).path)
+
+
+def _finished(run: Path) -> None:
+    from alexnet.runs.folder import RunFolder
+
+    seconds = RunFolder.open(run).facts()["duration_s"]
+    print(f"{run}: trained in {seconds:.0f} s; next: alexnet evaluate {run}")
+
+
+def _evaluate(words: Arguments) -> None:
+    parser = _parser("evaluate")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument("--data", type=Path, help="prepared data set (default: the one the run was trained on)")
+    parser.add_argument("--split", help="split to measure (default: val, else test)")
+    parser.add_argument("--views", type=int, choices=(1, 10), help="views per image; default: first 1, then 10")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the network runs")
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="arithmetic of the network")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options = parser.parse_args(words)
+    from alexnet.runs.machine import restart_with_tuned_allocator
+
+    restart_with_tuned_allocator()
+    from alexnet.evaluation.runs import evaluate_run
+    from alexnet.progress import counted
+
+    views = (options.views,) if options.views else (1, 10)
+    results: list[dict[str, Any]] = []
+    for run in options.runs:
+        for num_views in views:
+            with counted(f"{run.name}, {num_views} view{'s' if num_views > 1 else ''}") as progress:
+                results.append(
+                    evaluate_run(
+                        run, data_folder=options.data, split=options.split, num_views=num_views,
+                        device=options.device, precision=options.precision, progress=progress,
+                    )
+                )
+    if options.json:
+        print(json.dumps({**results[0], "evaluations": results}))
+    else:
+        _print_results(results)
+
+
+def _print_results(results: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="errors in percent, with 95 % intervals")
+    for heading in ("run", "split", "images", "views", "top-1", "top-5"):
+        table.add_column(heading, justify="left" if heading in ("run", "split") else "right")
+
+    def percent(result: dict[str, Any], name: str) -> str:
+        low, high = result[f"{name}_interval"]
+        return f"{100 * result[f'{name}_error']:.2f}  [{100 * low:.2f}, {100 * high:.2f}]"
+
+    for result in results:
+        table.add_row(
+            result["run"], result["split"], f"{result['num_images']:,}", str(result["num_views"]),
+            percent(result, "top1"), percent(result, "top5"),
+        )
+    Console().print(table)
+
+
+def _predict(words: Arguments) -> None:
+    parser = _parser("predict")
+    parser.add_argument("run", type=Path, help="a run folder or a weights file")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photographs")
+    parser.add_argument("--views", type=int, choices=(1, 10), default=10, help="views per image")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of bars")
+    options = parser.parse_args(words)
+    from alexnet.evaluation.photographs import classify_photographs
+    from alexnet.model.weights import load_trained
+
+    trained = load_trained(options.run)
+    answers = classify_photographs(trained, options.images, options.views)
+    if options.json:
+        print(json.dumps({"trained_on": trained.title, "generated": trained.generated, "predictions": answers}))
+        return
+    if trained.generated:
+        print("(this network learned from generated pictures, not from photographs)")
+    for answer in answers:
+        print(answer["image"])
+        for one in answer["top"]:
+            print(f"  {100 * one['probability']:5.1f} %  {'#' * round(40 * one['probability']):40}  {one['name']}")
+
+
+def _report(words: Arguments) -> None:
+    parser = _parser("report")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--data", type=Path, help="prepared data set (default: the one the run was trained on)")
+    options = parser.parse_args(words)
+    from alexnet.data.prepared import PreparedData
+    from alexnet.report.page import write_report
+    from alexnet.runs.folder import RunFolder
+
+    run = RunFolder.open(options.run)
+    page = write_report(options.run, PreparedData.open(options.data or Path(run.facts()["data"]["folder"])))
+    results = [{"run": str(options.run), **result} for result in run.evaluations().values()]
+    if results:
+        _print_results(sorted(results, key=lambda result: (result["split"], result["num_views"])))
+    print(f"report: {page}")
+    print(f"next: alexnet predict {options.run} photo.jpg")
+
+
+def _doctor(words: Arguments) -> None:
+    parser = _parser("doctor")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    options = parser.parse_args(words)
+    from alexnet.doctor import examine, print_findings
+
+    findings = examine()
+    if options.json:
+        print(json.dumps({"findings": [vars(finding) for finding in findings]}))
+    else:
+        print_findings(findings)
+    if any(finding.state == "broken" for finding in findings):
+        raise SystemExit(1)
+
+
+COMMANDS = {
+    "fetch": Command("Bring a data set to this machine.", "alexnet fetch cifar10 data/cifar10", _fetch),
+    "prepare": Command("Turn photographs into a prepared data set.", "alexnet prepare photographs/ data/prepared --hold-out 0.1", _prepare),
+    "train": Command("Train a network on a prepared data set.", "alexnet train data/prepared --recipe paper --run runs/first --optimizer.rate 0.005", _train),
+    "resume": Command("Go on with an interrupted training.", "alexnet resume runs/first", _resume),
+    "evaluate": Command("Measure top-1 and top-5 error, with one view and with ten.", "alexnet evaluate runs/first --views 10 --json", _evaluate),
+    "predict": Command("Name what is on photographs.", "alexnet predict runs/first photo.jpg", _predict),
+    "report": Command("Write a run's report.html.", "alexnet report runs/first", _report),
+    "doctor": Command("Say what this machine can do and what it lacks.", "alexnet doctor", _doctor),
+}
+"""All commands by name."""

@@ -1,0 +1,1 @@
+"""From photographs to batches: fetch, read, decode, prepare, augment, load."""

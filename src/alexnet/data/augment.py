@@ -1,0 +1,219 @@
+"""What a training image undergoes: random crop, mirror, colour noise; and the ten views of a test image.
+
+Every draw is a function of (seed, epoch, sample id) alone, by a counter-based generator: the same crop
+whatever the batch size, the number of workers, or where a run was resumed. Paper: section 4.1.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.data.prepared import Statistics
+from alexnet.errors import RequestError
+from alexnet.runs.recipe import DataSettings
+
+PHILOX_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+PHILOX_ROUNDS = 10
+WORD = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The random choices of a batch of B samples."""
+
+    corners: NDArray[np.int16]
+    """(B, 2): first row and first column of the crop, pixels."""
+    mirror: NDArray[np.bool_]
+    """(B,): whether the crop is mirrored left to right."""
+    noise: NDArray[np.float32]
+    """(B, 3): what is added to every pixel's R, G, B, in 0..255 units."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's samples as they leave the loader: cropped on the processor, everything else is left to the device."""
+
+    images: torch.Tensor
+    """uint8 (B, S, S, 3), RGB, cropped, not yet mirrored."""
+    labels: torch.Tensor
+    """int64 (B,)."""
+    samples: torch.Tensor
+    """int64 (B,): index of each sample in its split."""
+    corners: torch.Tensor
+    """int16 (B, 2), see `Draws`."""
+    mirror: torch.Tensor
+    """bool (B,), see `Draws`."""
+    noise: torch.Tensor
+    """float32 (B, 3), see `Draws`."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One of the places at which a test image is seen."""
+
+    row: int
+    """First row of the crop, pixels."""
+    column: int
+    """First column of the crop, pixels."""
+    mirrored: bool
+
+
+def philox(key: tuple[int, int], counters: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Philox4x32-10: four random words for each counter, by integer arithmetic alone.
+
+    Args:
+        key: two words, 0 .. 2^32-1.
+        counters: (N, 4), the first column is the lowest word.
+
+    Returns:
+        (N, 4) words, equal to the reference implementation's (Random123, Salmon et al., 2011).
+    """
+    first, second, third, fourth = (counters[:, column].astype(np.uint64) for column in range(4))
+    low_half, shift = np.uint64(WORD), np.uint64(32)
+    for round_index in range(PHILOX_ROUNDS):
+        key_0 = np.uint64((key[0] + round_index * PHILOX_KEY_STEPS[0]) & WORD)
+        key_1 = np.uint64((key[1] + round_index * PHILOX_KEY_STEPS[1]) & WORD)
+        product_0 = PHILOX_MULTIPLIERS[0] * first
+        product_1 = PHILOX_MULTIPLIERS[1] * third
+        first, second, third, fourth = (
+            (product_1 >> shift) ^ second ^ key_0,
+            product_1 & low_half,
+            (product_0 >> shift) ^ fourth ^ key_1,
+            product_0 & low_half,
+        )
+    return np.stack((first, second, third, fourth), axis=1).astype(np.uint32)
+
+
+def crop_margin(side: int, crop: int) -> int:
+    """Pixels by which a stored image is longer than its crop.
+
+    Raises:
+        RequestError: the crop is larger than the image.
+    """
+    if crop > side:
+        raise RequestError(
+            f"--data.crop is {crop} and the images are prepared at {side} pixels; allowed is a crop up to {side}, "
+            f"or prepare the images again with --side {crop} or more"
+        )
+    return side - crop
+
+
+def draw(
+    settings: DataSettings, statistics: Statistics, side: int, seed: int, epoch: int, samples: NDArray[np.int64]
+) -> Draws:
+    """Draw crop, mirror and colour noise of each sample from (seed, epoch, sample id).
+
+    A corner's probabilities are equal to within 2^-20. The noise of one image is, in units of [0, 1],
+    the sum over the components k of colour of `e_k * a_k * lambda_k`, a_k normal with standard deviation
+    `settings.colour_noise` and lambda_k the eigenvalue of the covariance of RGB in [0, 1]
+    (the stored one divided by 255 squared); it is returned multiplied by 255.
+
+    Args:
+        settings: `crop`, `corners`, `mirror` and `colour_noise` are read.
+        statistics: of the training split.
+        side: side of the stored images, pixels.
+        seed: 0 .. 2^32-1.
+        epoch: 0 .. 2^32-1.
+        samples: (B,), ids of 0 or more.
+
+    Raises:
+        RequestError: the crop is larger than the image.
+
+    Paper: section 4.1, with 32 places an axis for 224 of 256 pixels (`paper`).
+    """
+    margin = crop_margin(side, settings.crop)
+    num_places = max(1, margin if settings.corners == "paper" else margin + 1)
+    ids = samples.astype(np.uint64)
+    counters = np.zeros((len(samples), 4), np.uint32)
+    counters[:, 0] = ids & np.uint64(WORD)
+    counters[:, 1] = ids >> np.uint64(32)
+    key = (seed & WORD, epoch & WORD)
+
+    words = philox(key, counters)
+    corners = ((words[:, :2].astype(np.uint64) * np.uint64(num_places)) >> np.uint64(32)).astype(np.int16)
+    mirror = (words[:, 2] >> np.uint32(31)).astype(np.bool_) & settings.mirror
+
+    if settings.colour_noise == 0:
+        return Draws(corners, mirror, np.zeros((len(samples), 3), np.float32))
+    counters[:, 2] = 1
+    factors = settings.colour_noise * _normals(philox(key, counters))
+    weights = factors * (statistics.eigenvalues / 255.0**2) * 255.0  # (B, 3), one column a component
+    # Three products rather than a matrix product, whose rounding may depend on the batch size.
+    noise = sum(weights[:, k, None] * statistics.eigenvectors[None, :, k] for k in range(3))
+    return Draws(corners, mirror, np.asarray(noise, np.float32))
+
+
+def _normals(words: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Three standard normal numbers from each row of four words (Box and Muller); (B, 4) -> (B, 3)."""
+    uniform = words.astype(np.float64)
+    radius = np.sqrt(-2.0 * np.log((uniform[:, 0::2] + 1.0) / 2.0**32))  # (B, 2); +1 keeps 0 out of the logarithm
+    angle = uniform[:, 1::2] * (2.0 * np.pi / 2.0**32)
+    return np.stack(
+        (radius[:, 0] * np.cos(angle[:, 0]), radius[:, 0] * np.sin(angle[:, 0]), radius[:, 1] * np.cos(angle[:, 1])),
+        axis=1,
+    )
+
+
+def to_input(batch: Batch, mean_image: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Finish a training batch on the device: minus the mean at the crop's own place, mirrored with it, plus noise.
+
+    Args:
+        batch: from the loader.
+        mean_image: float32 (side, side, 3), 0..255, best kept on `device`.
+        device: where the result lies.
+
+    Returns:
+        float32 (B, 3, S, S) in channels-last memory, 0..255 units around zero.
+
+    Paper: sections 2 and 4.1. Differs from the original source, which takes the mean image's centre for every crop.
+    """
+    images = batch.images.to(device, non_blocking=True)
+    crop = images.shape[1]
+    corners = batch.corners.to(device, non_blocking=True).long()
+    mirror = batch.mirror.to(device, non_blocking=True)
+    noise = batch.noise.to(device, non_blocking=True)
+    # Every place of the mean image as one strided view: (rows, columns, S, S, 3), nothing is copied until indexed.
+    places = mean_image.to(device, non_blocking=True).unfold(0, crop, 1).unfold(1, crop, 1).permute(0, 1, 3, 4, 2)
+    centred = images.float().sub_(places[corners[:, 0], corners[:, 1]])  # (B, S, S, 3)
+    centred = torch.where(mirror[:, None, None, None], centred.flip(2), centred)
+    return centred.add_(noise[:, None, None, :]).permute(0, 3, 1, 2)
+
+
+def views(num: int, side: int, crop: int) -> list[View]:
+    """The places at which a test image is seen: 1 (the centre) or 10.
+
+    The ten are top left, top right, centre, bottom left, bottom right, then the same five mirrored.
+
+    Raises:
+        RequestError: `num` is neither 1 nor 10, or the crop is larger than the image.
+
+    Paper: section 4.1; the order is the original source's.
+    """
+    margin = crop_margin(side, crop)
+    centre = margin // 2
+    if num == 1:
+        return [View(centre, centre, False)]
+    if num != 10:
+        raise RequestError(f"--views is {num}; allowed are 1 (the centre) and 10 (corners and centre, mirrored too)")
+    corners = ((0, 0), (0, margin), (centre, centre), (margin, 0), (margin, margin))
+    return [View(row, column, mirrored) for mirrored in (False, True) for row, column in corners]
+
+
+def cut_view(images: torch.Tensor, view: View, crop: int, mean_image: torch.Tensor) -> torch.Tensor:
+    """One view of each image, minus the mean image at the same place, mirrored with it.
+
+    Args:
+        images: uint8 (B, side, side, 3), RGB, on the device of the result.
+        view: which place.
+        crop: side of the crop, pixels.
+        mean_image: float32 (side, side, 3), 0..255.
+
+    Returns:
+        float32 (B, 3, crop, crop) in channels-last memory.
+    """
+    rows, columns = slice(view.row, view.row + crop), slice(view.column, view.column + crop)
+    centred = images[:, rows, columns].float().sub_(mean_image[rows, columns].to(images.device))
+    return (centred.flip(2) if view.mirrored else centred).permute(0, 3, 1, 2)

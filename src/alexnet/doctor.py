@@ -1,0 +1,131 @@
+"""What this machine can do for a training, what it lacks, and what to do about each lack."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from alexnet.runs.machine import memory_bytes, multiplies_bfloat16, num_cores, processor_flags, processor_name, versions
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    state: Literal["good", "lacking", "broken"]
+    """`lacking` is slower or narrower than it could be; `broken` stops the work."""
+    found: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; nothing is changed."""
+    return [*_software(), _system(), _cores(), _bfloat16(), _memory(), _disk(), *_accelerators(), _allocator()]
+
+
+def print_findings(findings: list[Finding]) -> None:
+    """One line for each finding, with the advice below it."""
+    width = max(len(finding.what) for finding in findings)
+    marks = {"good": "ok     ", "lacking": "lacking", "broken": "BROKEN "}
+    for finding in findings:
+        print(f"{marks[finding.state]}  {finding.what:{width}}  {finding.found}")
+        if finding.advice:
+            print(f"{'':9}{'':{width}}  -> {finding.advice}")
+
+
+def _software() -> list[Finding]:
+    found = versions()
+    findings = []
+    if sys.version_info < (3, 11):
+        findings.append(Finding("Python", "broken", found["python"], "Python 3.11 or newer is needed"))
+    else:
+        findings.append(Finding("Python", "good", found["python"]))
+    for name in ("torch", "numpy"):
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            # Whatever breaks on import (a missing library, a wrong build) is what the reader must learn.
+            findings.append(Finding(name, "broken", f"{type(error).__name__}: {error}", f"reinstall it: pip install --force-reinstall {name}"))
+        else:
+            findings.append(Finding(name, "good", found[name]))
+    return findings
+
+
+def _system() -> Finding:
+    name = platform.platform()
+    if sys.platform == "linux":
+        return Finding("system", "good", name)
+    if sys.platform == "darwin":
+        return Finding("system", "lacking", name, "works on the CPU and on MPS, without the tuned allocator; the project's checks run on Linux only")
+    return Finding("system", "broken", name, "only Linux and macOS are supported; on Windows use the Windows Subsystem for Linux")
+
+
+def _cores() -> Finding:
+    return Finding("processor", "good", f"{processor_name()}, {num_cores()} cores usable")
+
+
+def _bfloat16() -> Finding:
+    flags = processor_flags()
+    if "amx_bf16" in flags:
+        return Finding("bfloat16", "good", "matrix units (AMX)")
+    if multiplies_bfloat16(flags):
+        return Finding("bfloat16", "good", "vector instructions")
+    return Finding("bfloat16", "lacking", "not in hardware on this processor", "training uses float32, about three times slower; a GPU or a newer server processor has it")
+
+
+def _memory() -> Finding:
+    memory = memory_bytes()
+    if memory is None:
+        return Finding("memory", "lacking", "the system does not say", "training the full network takes about 6 GiB")
+    if memory < 6 * 2**30:
+        return Finding("memory", "lacking", f"{memory / 2**30:.1f} GiB", "training the full network takes about 6 GiB; use a smaller --optimizer.batch_size or the recipe `quick`")
+    return Finding("memory", "good", f"{memory / 2**30:.1f} GiB")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free
+    if free < 5 * 2**30:
+        return Finding("disk", "lacking", f"{free / 2**30:.1f} GiB free here", "13,000 photographs prepared take 2.6 GiB, a full-size run 0.8 GiB; free some space")
+    return Finding("disk", "good", f"{free / 2**30:.1f} GiB free here")
+
+
+def _accelerators() -> list[Finding]:
+    try:
+        import torch
+    except Exception:
+        return [Finding("GPU", "broken", "unknown: torch does not load", "mend torch first")]
+    triton = importlib.util.find_spec("triton") is not None
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        findings = [Finding("GPU", "good", names)]
+        if triton:
+            return [*findings, Finding("Triton", "good", versions_of("triton"))]
+        return [*findings, Finding("Triton", "lacking", "not installed", "pip install triton, in the version your torch names")]
+    if torch.backends.mps.is_available():
+        return [Finding("GPU", "good", "Apple MPS")]
+    advice = "training runs on the CPU"
+    if torch.version.cuda is None and shutil.which("nvidia-smi"):
+        advice = "this torch is a CPU build and the machine has an NVIDIA driver; install a CUDA build of torch"
+    elif torch.version.cuda is not None:
+        advice = "this torch is built for CUDA and finds no GPU; look at nvidia-smi and at CUDA_VISIBLE_DEVICES. Training runs on the CPU"
+    return [Finding("GPU", "lacking", "none usable", advice), Finding("Triton", "lacking", "not usable without a GPU")]
+
+
+def versions_of(name: str) -> str:
+    """Version of an installed package."""
+    import importlib.metadata
+
+    return importlib.metadata.version(name)
+
+
+def _allocator() -> Finding:
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return Finding("allocator", "lacking", "not the GNU C library", "training on the CPU may be slower; preloading jemalloc helps")
+    if os.environ.get("ALEXNET_ALLOCATOR") == "default":
+        return Finding("allocator", "lacking", "ALEXNET_ALLOCATOR=default", "unset it: on a CPU the tuned allocator is faster")
+    return Finding("allocator", "good", "train, resume and evaluate restart themselves with a tuned allocator")

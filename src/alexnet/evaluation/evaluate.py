@@ -1,0 +1,243 @@
+"""A network over a whole split: probabilities averaged over views, and the errors they make."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from alexnet.data.augment import cut_view, views
+from alexnet.data.prepared import ClassInfo, PreparedData
+from alexnet.errors import RequestError, WorkError
+from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, per_class_counts, wilson_interval
+
+Progress = Callable[[int, int], None]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network does on one split."""
+
+    split: str
+    num_views: int
+    data_checksum: str
+    classes: tuple[ClassInfo, ...]
+    counts: Counts
+    per_class: tuple[Counts, ...]
+    """One for each class, in the order of `classes`."""
+    confusion: npt.NDArray[np.int64] = field(repr=False, compare=False)
+    """(K, K) images by right class (row) and most probable class (column)."""
+    probabilities: npt.NDArray[np.float32] = field(repr=False, compare=False)
+    """(N, K), averaged over the views, in the split's order."""
+    images_per_second: float | None = field(default=None, compare=False)
+    """Images, not views, measured in a second; None where the probabilities were read from a file."""
+
+    @property
+    def num_images(self) -> int:
+        """Images measured."""
+        return self.counts.num
+
+    @property
+    def top1_error(self) -> float:
+        """Fraction 0..1."""
+        return self.counts.top1_error
+
+    @property
+    def top5_error(self) -> float:
+        """Fraction 0..1."""
+        return self.counts.top5_error
+
+    @property
+    def loss(self) -> float:
+        """Mean of -ln p(right class), nats."""
+        return self.counts.loss
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """95 % interval of the top-1 error, fractions 0..1."""
+        return wilson_interval(self.counts.top1_wrong, self.counts.num)
+
+    @property
+    def top5_interval(self) -> tuple[float, float]:
+        """95 % interval of the top-5 error, fractions 0..1."""
+        return wilson_interval(self.counts.top5_wrong, self.counts.num)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation as one JSON object: errors are fractions, intervals `[low, high]` of 95 %.
+
+        `per_class` has one object a class (`top1_error` null for a class without images); `confused_pairs`
+        the filled places of the confusion matrix off its diagonal, most images first.
+        """
+        pairs = sorted(
+            (-int(self.confusion[right, guess]), int(right), int(guess))
+            for right, guess in zip(*np.nonzero(self.confusion), strict=True)
+            if right != guess
+        )
+        return {
+            "split": self.split,
+            "num_views": self.num_views,
+            "num_images": self.num_images,
+            "num_classes": len(self.classes),
+            "top1_error": self.top1_error,
+            "top1_interval": list(self.top1_interval),
+            "top5_error": self.top5_error,
+            "top5_interval": list(self.top5_interval),
+            "loss": self.loss,
+            "images_per_second": self.images_per_second,
+            "data_checksum": self.data_checksum,
+            "per_class": [
+                {
+                    "id": one.id,
+                    "name": one.name,
+                    "num_images": counts.num,
+                    "top1_error": counts.top1_error if counts.num else None,
+                }
+                for one, counts in zip(self.classes, self.per_class, strict=True)
+            ],
+            "confused_pairs": [
+                {"true": self.classes[right].id, "predicted": self.classes[guess].id, "num_images": -count}
+                for count, right, guess in pairs
+            ],
+        }
+
+
+def predict_split(
+    network: torch.nn.Module,
+    data: PreparedData,
+    split: str,
+    crop: int,
+    num_views: int,
+    *,
+    mean_image: torch.Tensor | None = None,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+    progress: Progress | None = None,
+) -> npt.NDArray[np.float32]:
+    """Class probabilities of every image of a split: the softmax of each view, averaged arithmetically.
+
+    Each image is read once for all its views. The network is left in the mode, training or evaluation, in
+    which it came; it must already be on `device`.
+
+    Args:
+        crop: side of the view, pixels; at most the data set's side.
+        num_views: 1 (centre) or 10 (corners and centre, each also mirrored).
+        mean_image: float32 (S, S, 3), 0..255, what the network was trained with; None takes the data set's own.
+        batch_size: images at a time; the result does not depend on it but for rounding.
+        precision: arithmetic of the network; the softmax and the average are always float32.
+        progress: called with (images done, images in all) after each batch.
+
+    Returns:
+        float32 (N, K), rows sum to 1, in the split's order.
+
+    Raises:
+        RequestError: unknown split, a split without images, a number of views or a crop that is not allowed, a
+            mean image of another side.
+        WorkError: the network gives scores that are not finite, or for another number of classes.
+
+    Paper: section 4.1.
+    """
+    if split not in data.splits:
+        raise RequestError(f"{data.folder} has no split {split!r}; it has {', '.join(data.splits)}")
+    images = data.splits[split].images
+    if len(images) == 0:
+        raise RequestError(f"split {split!r} of {data.folder} has no images; choose another split")
+    if not 1 <= crop <= data.side:
+        raise RequestError(f"the crop is {crop} pixels; allowed is 1 to {data.side}, the side of the stored images")
+    device = torch.device(device)
+    if mean_image is None:
+        mean_image = torch.from_numpy(np.array(data.statistics.mean_image))
+    if mean_image.shape != (data.side, data.side, 3):
+        raise RequestError(
+            f"the network's mean image has shape {tuple(mean_image.shape)} and {data.folder} stores images of "
+            f"{data.side} pixels; prepare the data with --side {mean_image.shape[0]}"
+        )
+    mean_image = mean_image.to(device)
+    chosen = views(num_views, data.side, crop)
+    probabilities = np.empty((len(images), data.num_classes), np.float32)
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            for first in range(0, len(images), batch_size):
+                # The store is mapped read-only: the batch is copied before torch sees it.
+                batch = torch.from_numpy(np.array(images[first : first + batch_size])).to(device)  # (B, S, S, 3)
+                total = torch.zeros(len(batch), data.num_classes, device=device)
+                for view in chosen:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                        scores = network(cut_view(batch, view, crop, mean_image))
+                    if scores.shape != total.shape:
+                        raise WorkError(
+                            f"the network scores {scores.shape[-1]} classes and {data.folder} has {data.num_classes}; "
+                            "measure it on the data set it was trained on"
+                        )
+                    total += scores.float().softmax(dim=1)
+                probabilities[first : first + len(batch)] = (total / len(chosen)).cpu().numpy()
+                if progress is not None:
+                    progress(first + len(batch), len(images))
+    finally:
+        network.train(was_training)
+    num_lost = int((~np.isfinite(probabilities)).any(axis=1).sum())
+    if num_lost:
+        raise WorkError(
+            f"the network gives no finite scores for {num_lost} of {len(images)} images of split {split!r}: "
+            "its training has diverged; train again with a lower --optimizer.rate"
+        )
+    return probabilities
+
+
+def measure(
+    probabilities: npt.NDArray[np.float32],
+    data: PreparedData,
+    split: str,
+    num_views: int,
+    images_per_second: float | None = None,
+) -> Evaluation:
+    """The errors that probabilities (N, K), in the split's order, make on it."""
+    labels = np.asarray(data.splits[split].labels)
+    return Evaluation(
+        split=split,
+        num_views=num_views,
+        data_checksum=data.checksum,
+        classes=tuple(data.classes),
+        counts=count_errors(probabilities, labels),
+        per_class=tuple(per_class_counts(probabilities, labels)),
+        confusion=confusion_matrix(probabilities, labels),
+        probabilities=probabilities,
+        images_per_second=images_per_second,
+    )
+
+
+def evaluate_split(
+    network: torch.nn.Module,
+    data: PreparedData,
+    split: str,
+    crop: int,
+    num_views: int,
+    *,
+    mean_image: torch.Tensor | None = None,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Predict a whole split and count its errors; arguments and errors as in `predict_split`."""
+    start_s = time.perf_counter()
+    probabilities = predict_split(
+        network,
+        data,
+        split,
+        crop,
+        num_views,
+        mean_image=mean_image,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        progress=progress,
+    )
+    duration_s = time.perf_counter() - start_s
+    return measure(probabilities, data, split, num_views, len(probabilities) / duration_s)

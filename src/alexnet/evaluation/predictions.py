@@ -1,0 +1,123 @@
+"""Probabilities kept beside a run, so that errors, panels and ensembles need no network.
+
+One file per split and number of views, `<split>-<views>views.safetensors` in the run's `predictions/`: tensors
+`probabilities` float32 (N, K) and `samples` int64 (N,), and strings saying what they belong to.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from alexnet.data.prepared import PreparedData
+from alexnet.errors import RequestError, WorkError
+from alexnet.storage.atomic import write_bytes
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities of a split's images, as one network and one number of views gave them."""
+
+    split: str
+    num_views: int
+    data_checksum: str
+    class_ids: tuple[str, ...]
+    probabilities: npt.NDArray[np.float32]
+    """(N, K), columns in the order of `class_ids`."""
+    samples: npt.NDArray[np.int64]
+    """(N,) each row's place in the split."""
+
+
+def predictions_path(folder: Path, split: str, num_views: int) -> Path:
+    """Where `folder`, a run's `predictions/`, keeps those of a split."""
+    return folder / f"{split}-{num_views}views.safetensors"
+
+
+def save_predictions(
+    folder: Path, split: str, num_views: int, probabilities: npt.NDArray[np.float32], data: PreparedData
+) -> Path:
+    """Store probabilities (N, K), in the split's order, in `folder`, a run's `predictions/`, whole.
+
+    Raises:
+        ValueError: one row an image and one column a class is not what was got.
+        WorkError: the folder cannot be written.
+    """
+    expected = (len(data.splits[split]), data.num_classes)
+    if probabilities.shape != expected:
+        raise ValueError(f"probabilities have shape {probabilities.shape}; split {split!r} needs {expected}")
+    probabilities = np.ascontiguousarray(probabilities, np.float32)
+    metadata = {
+        "format_version": str(FORMAT_VERSION),
+        "split": split,
+        "num_views": str(num_views),
+        "data_checksum": data.checksum,
+        "class_ids": json.dumps([one.id for one in data.classes]),
+        "sha256": _digest(probabilities),
+    }
+    samples = np.arange(len(probabilities), dtype=np.int64)
+    tensors: dict[str, npt.NDArray[Any]] = {"probabilities": probabilities, "samples": samples}
+    path = predictions_path(folder, split, num_views)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, safetensors.numpy.save(tensors, metadata))
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror or error}; make room and evaluate again") from error
+    return path
+
+
+def load_predictions(folder: Path, split: str, num_views: int, data: PreparedData) -> Predictions:
+    """The predictions that `save_predictions` stored in `folder` for this data set.
+
+    Raises:
+        RequestError: there are none, or they are of another data set or another format.
+        WorkError: the file is damaged.
+    """
+    path = predictions_path(folder, split, num_views)
+    again = f"`alexnet evaluate {folder.parent} --views {num_views}` writes it anew"
+    if not path.is_file():
+        raise RequestError(f"{path} does not exist; {again}")
+    if split not in data.splits:
+        raise RequestError(f"{data.folder} has no split {split!r}; it has {', '.join(data.splits)}")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            version = metadata.get("format_version")
+            if version != str(FORMAT_VERSION):
+                raise RequestError(f"{path} has format {version}, this version reads {FORMAT_VERSION}; {again}")
+            if metadata["data_checksum"] != data.checksum:
+                raise RequestError(
+                    f"{path} was made from data {metadata['data_checksum'][:12]}, but {data.folder} is "
+                    f"{data.checksum[:12]}; name the data set it was made from, or {again}"
+                )
+            found = Predictions(
+                split=metadata["split"],
+                num_views=int(metadata["num_views"]),
+                data_checksum=metadata["data_checksum"],
+                class_ids=tuple(json.loads(metadata["class_ids"])),
+                probabilities=file.get_tensor("probabilities"),
+                samples=file.get_tensor("samples"),
+            )
+            digest = metadata["sha256"]
+    except RequestError:
+        raise
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise WorkError(f"{path} is damaged ({error}); {again}") from error
+    if (found.split, found.num_views) != (split, num_views):
+        raise WorkError(f"{path} holds {found.num_views} views of split {found.split!r}: it was renamed; {again}")
+    expected = (len(data.splits[split]), data.num_classes)
+    if found.probabilities.shape != expected or _digest(found.probabilities) != digest:
+        raise WorkError(f"{path} is damaged (its probabilities are not those that were saved); {again}")
+    return found
+
+
+def _digest(probabilities: npt.NDArray[np.float32]) -> str:
+    """SHA-256 of the values' bytes."""
+    return hashlib.sha256(np.ascontiguousarray(probabilities).tobytes()).hexdigest()

@@ -1,0 +1,79 @@
+"""A run folder measured on a prepared data set; the result is stored in the run folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from alexnet.data.prepared import PreparedData
+from alexnet.errors import RequestError
+from alexnet.evaluation.evaluate import evaluate_split
+from alexnet.evaluation.predictions import save_predictions
+from alexnet.model.device import choose_device, choose_precision
+from alexnet.model.weights import Trained, load_trained
+from alexnet.runs.folder import RunFolder
+
+
+def evaluate_run(
+    run_folder: Path,
+    *,
+    data_folder: Path | None = None,
+    split: str | None = None,
+    num_views: int = 1,
+    device: str = "auto",
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a run's network and store the errors and the probabilities in its folder.
+
+    Args:
+        data_folder: the prepared data set; None is the one the run was trained on.
+        split: None is the data set's evaluation split.
+        num_views: 1 or 10.
+        progress: called with (images done, images in all).
+
+    Returns:
+        What `Evaluation.to_dict` says, with the run's folder as `run`.
+
+    Raises:
+        RequestError: no run, no weights yet, or a data set of other classes.
+    """
+    run = RunFolder.open(run_folder)
+    trained = load_trained(run_folder)
+    data = PreparedData.open(data_folder or Path(run.facts()["data"]["folder"]))
+    require_same_classes(trained, data)
+    split = split or data.evaluation_split
+    chosen = choose_device(device)
+    trained.network.to(chosen)
+    # The network's own mean image, not the data set's: preprocessing belongs to the weights.
+    measured = evaluate_split(
+        trained.network,
+        data,
+        split,
+        trained.crop,
+        num_views,
+        mean_image=trained.mean_image,
+        device=chosen,
+        precision=choose_precision(precision, chosen),
+        progress=progress,
+    )
+    result = {"run": str(run_folder), **measured.to_dict()}
+    save_predictions(run_folder / "predictions", split, num_views, measured.probabilities, data)
+    run.save_evaluation(f"{split}-{num_views}views", result)
+    return result
+
+
+def require_same_classes(trained: Trained, data: PreparedData) -> None:
+    """Refuse a data set whose classes are not the network's, in the same order.
+
+    Raises:
+        RequestError: they differ; the first difference is named.
+    """
+    own, other = [one.id for one in trained.classes], [one.id for one in data.classes]
+    if own == other:
+        return
+    place = next((i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))
+    raise RequestError(
+        f"the network knows {len(own)} classes and {data.folder} has {len(other)}; they differ from class number {place} on "
+        f"({own[place] if place < len(own) else 'none'!r} and {other[place] if place < len(other) else 'none'!r}); "
+        "measure it on data prepared with the classes it was trained on"
+    )

@@ -1,0 +1,119 @@
+"""Curves as SVG to be placed inside a page: the same bytes for the same numbers, legible on light and dark."""
+
+import html
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+# Drawn in this colour, then replaced by the page's own text colour, whichever that is.
+_INK = "#010203"
+# Blue, vermilion, green, purple of Okabe and Ito's palette: apart for every common kind of colour vision.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+_MOST_POINTS = 500
+_STYLE = {
+    "svg.hashsalt": "alexnet",
+    # Text stays text: it can be searched, read aloud, and takes the page's typeface.
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _INK,
+    "grid.alpha": 0.15,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: `y` over `x`, float arrays (N,); points where either is not finite are left out."""
+
+    label: str
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    kind: Literal["line", "points"] = "line"
+    """`points`: few measurements, marked and joined by dashes."""
+
+
+def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title: str, y_title: str) -> str:
+    """Draw curves into one SVG element, ready to stand in an HTML page.
+
+    A curve of more than 500 points is drawn as 500 averages of neighbours. Curves differ by colour and by
+    line or marks.
+
+    Args:
+        name: letters and hyphens, unlike any other figure's of the page: it begins every id within.
+        description: what a person who cannot see the figure is told.
+
+    Returns:
+        An `<svg>` element without prolog, scaling to the width it is given.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for place, one in enumerate(series):
+            x, y = _averaged(one.x, one.y)
+            marked = one.kind == "points" or len(x) < 3
+            axes.plot(
+                x,
+                y,
+                label=one.label,
+                color=_COLOURS[place % len(_COLOURS)],
+                linestyle="--" if one.kind == "points" else "-",
+                linewidth=1.2 if one.kind == "points" else 1.6,
+                marker="o" if marked else "",
+                markersize=5,
+            )
+        axes.set_xlabel(x_title)
+        axes.set_ylabel(y_title)
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        axes.grid(True)
+        axes.legend(loc="upper right")
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _for_page(buffer.getvalue(), name, description)
+
+
+def _averaged(
+    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The finite points, as at most `_MOST_POINTS` averages of neighbours."""
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    if len(x) <= _MOST_POINTS:
+        return x, y
+    starts = np.arange(_MOST_POINTS) * len(x) // _MOST_POINTS
+    sizes = np.diff(np.append(starts, len(x)))
+    return np.add.reduceat(x, starts) / sizes, np.add.reduceat(y, starts) / sizes
+
+
+def _for_page(svg: str, name: str, description: str) -> str:
+    """Matplotlib's file as an element: no prolog, metadata or style of its own, ids that clash with no other."""
+    view_box = re.search(r'viewBox="([^"]+)"', svg)
+    if view_box is None:
+        raise AssertionError("matplotlib wrote an SVG without a viewBox")
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", body)
+    # HTML's parser knows `href` on SVG elements; the older spelling would need a namespace declared.
+    body = body.replace("xlink:href=", "href=").replace(_INK, "currentColor")
+    return (
+        f'<svg class="curve" viewBox="{view_box.group(1)}" role="img" aria-label="{html.escape(description)}" '
+        f'style="stroke-linejoin: round; stroke-linecap: butt">{body.rstrip()}'
+    )

@@ -1,0 +1,55 @@
+"""Pictures of arrays: first-layer filters as a grid, any RGB array as an image inside a page."""
+
+import base64
+import io
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+
+_CELL_PX = 40
+
+
+def filter_grid(
+    filters: npt.NDArray[np.floating], *, num_columns: int | None = None, scale: int | None = None
+) -> npt.NDArray[np.uint8]:
+    """Draw filters side by side, row by row, with a black line around each.
+
+    One scale for all: the smallest weight of all filters is 0, the largest 255, as the original drew them,
+    so that a strong filter looks strong beside a weak one. Filters that are all one value are drawn grey.
+
+    Args:
+        filters: (F, 3, h, w), RGB, finite.
+        num_columns: filters in a row; 16 where there are more than 32, else 8, as a rule.
+        scale: side of a weight in pixels; as a rule what brings a filter to about 40 pixels.
+
+    Returns:
+        uint8 (H, W, 3) RGB with H = scale (rows (h + 1) + 1), W likewise.
+
+    Raises:
+        ValueError: another shape, no filters, or values that are not finite.
+    """
+    if filters.ndim != 4 or filters.shape[1] != 3 or filters.size == 0:
+        raise ValueError(f"filters have shape {filters.shape}; allowed is (F, 3, h, w) with at least one filter")
+    if not np.isfinite(filters).all():
+        raise ValueError("filters hold values that are not finite and cannot be drawn")
+    num_filters, _, height, width = filters.shape
+    num_columns = min(num_filters, num_columns or (16 if num_filters > 32 else 8))
+    num_rows = -(-num_filters // num_columns)
+    scale = scale or max(1, round(_CELL_PX / max(height, width)))
+    values = filters.astype(np.float64)
+    lowest, highest = values.min(), values.max()
+    scaled = (values - lowest) / (highest - lowest) * 255 if highest > lowest else np.full_like(values, 128)
+    grid = np.zeros((num_rows * (height + 1) + 1, num_columns * (width + 1) + 1, 3), np.uint8)
+    for place, one in enumerate(np.rint(scaled).astype(np.uint8)):
+        top = place // num_columns * (height + 1) + 1
+        left = place % num_columns * (width + 1) + 1
+        grid[top : top + height, left : left + width] = one.transpose(1, 2, 0)
+    return grid.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def png_data_uri(image: npt.NDArray[np.uint8]) -> str:
+    """The RGB image, uint8 (H, W, 3), as a `data:` address of a PNG: it needs no file beside the page."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

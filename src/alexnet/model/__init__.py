@@ -1,0 +1,1 @@
+"""Batches in, class scores out: the network, its layers, its weights on disk."""

@@ -1,0 +1,44 @@
+"""Where the network runs and in which arithmetic."""
+
+import contextlib
+from typing import Literal
+
+import torch
+
+from alexnet.errors import RequestError
+from alexnet.runs.machine import multiplies_bfloat16, processor_flags
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device meant by `auto`, `cpu`, `cuda` or `mps`; `auto` takes a GPU where there is one.
+
+    Raises:
+        RequestError: the device is not there.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        wanted = next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if wanted not in available:
+        raise RequestError(f"unknown device {wanted!r}; known are auto, cpu, cuda, mps")
+    if not available[wanted]:
+        usable = ", ".join(name for name, there in available.items() if there)
+        raise RequestError(f"device {wanted!r} is not usable here; usable: {usable} (`alexnet doctor` says why)")
+    return torch.device(wanted)
+
+
+def choose_precision(wanted: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
+    """The arithmetic meant by `auto`, `float32` or `bfloat16`; `auto` is bfloat16 where the hardware multiplies it."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if device.type == "cpu" and multiplies_bfloat16(processor_flags()) else "float32"
+
+
+def arithmetic(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
+    """The context in which a network with float32 weights computes in `precision`."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,155 @@
+"""The layers that are the paper's own: response normalisation, overlapping pooling, dropout, initial values.
+
+Axes: B images, C maps (channels), H W places.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from alexnet.errors import RequestError
+
+
+def window_matrix(num_maps: int, size: int, columns: int) -> torch.Tensor:
+    """Which maps stand in whose window: float64 (C, C), 1 where map j is in the window of map i, else 0.
+
+    The window of map i holds the maps i - size//2 .. i + (size - 1)//2 of i's own column.
+    """
+    maps = torch.arange(num_maps)
+    offset = maps[None, :] - maps[:, None]  # (C, C), j - i
+    column = maps * columns // num_maps
+    near = (offset >= -(size // 2)) & (offset <= (size - 1) // 2)
+    return (near & (column[None, :] == column[:, None])).double()
+
+
+class _ResponseNorm(torch.autograd.Function):
+    """x * (k + alpha * window sum of x^2) ^ -beta, with the window sum as one product by the window matrix.
+
+    A product by a (C, C) matrix of ones and zeros adds more than the window needs, yet it is a matrix
+    product: on every device it takes a small part of the time of shifted additions or of a 3-d pooling.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, window: torch.Tensor, alpha: float, beta: float, k: float) -> torch.Tensor:
+        # x: (B, C, H, W); window: (C, C)
+        ctx.save_for_backward(x, window)
+        ctx.constants = (alpha, beta, k)
+        return x * _denominator(x, window, alpha, k).pow_(-beta)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # dx_j = g_j d_j^-beta - 2 alpha beta x_j sum over i with j in window(i) of g_i x_i d_i^(-beta - 1)
+        x, window = ctx.saved_tensors
+        alpha, beta, k = ctx.constants
+        denominator = _denominator(x, window, alpha, k)
+        scaled = gradient * denominator.pow(-beta)
+        inner = (scaled * x).div_(denominator)
+        crossed = F.conv2d(inner, window.t().contiguous()[:, :, None, None])
+        return scaled.addcmul_(crossed, x, value=-2 * alpha * beta), None, None, None, None
+
+
+def _denominator(x: torch.Tensor, window: torch.Tensor, alpha: float, k: float) -> torch.Tensor:
+    return F.conv2d(x * x, window[:, :, None, None]).mul_(alpha).add_(k)
+
+
+def local_response_norm(
+    x: torch.Tensor,
+    size: int = 5,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 2.0,
+    columns: int = 1,
+    alpha_per_element: bool = True,
+) -> torch.Tensor:
+    """Divide each response by a power of the summed squares of its neighbours among the maps.
+
+    b_i = a_i / (k + alpha * sum over j of a_j^2) ^ beta, j over the `size` maps around i that exist and
+    stand in i's column. Windows are cut at the edges of a column, not made up.
+
+    Args:
+        x: float64, float32, bfloat16 or float16, (B, C, ...) with any number of places.
+        size: maps in a window, n in the paper.
+        alpha: factor on each square (`alpha_per_element=True`, as the paper writes it) or, divided by
+            `size`, on each square (False: the original source, Caffe and PyTorch).
+        beta: exponent.
+        k: added constant, above 0.
+        columns: number of equal blocks of maps that do not see each other; must divide C.
+
+    Returns:
+        A tensor like `x`.
+
+    Raises:
+        ValueError: a tensor of whole numbers or without maps, or a value out of range.
+
+    Paper: section 3.3.
+    """
+    if not x.is_floating_point() or x.dim() < 2:
+        raise RequestError(f"response normalisation takes floating point (B, C, ...), got {x.dtype} of shape {tuple(x.shape)}")
+    if size < 1 or columns < 1 or x.shape[1] % columns:
+        raise RequestError(f"{x.shape[1]} maps, {columns} columns, window {size}: columns must divide the maps and both be 1 or more")
+    if k <= 0 or alpha < 0:
+        raise RequestError(f"k is {k} and alpha is {alpha}; allowed are k above 0 and alpha 0 or more")
+    factor = alpha if alpha_per_element else alpha / size
+    window = window_matrix(x.shape[1], size, columns).to(x.device, x.dtype)
+    places = x if x.dim() == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
+    with torch.autocast(x.device.type, enabled=False):
+        result: torch.Tensor = _ResponseNorm.apply(places, window, factor, beta, k)  # type: ignore[no-untyped-call]
+    return result.reshape(x.shape)
+
+
+def max_pool(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    """Largest response in each window of `size` x `size`, `stride` apart; (B, C, H, W) -> (B, C, H', W').
+
+    H' = ceil((H - size) / stride) + 1: the last window may reach beyond the edge and is cut there, as the
+    original source has it. Where several responses tie, the gradient goes to one of them (the source gives
+    it to each). Paper: section 3.4 (size 3, stride 2: windows overlap).
+    """
+    return F.max_pool2d(x, size, stride, ceil_mode=True)
+
+
+class Dropout(nn.Module):
+    """Zero each unit with a probability while training; multiply by the share kept when testing.
+
+    Nothing is scaled up while training, unlike `torch.nn.Dropout`, which for the same weights gives other
+    steps. Paper: section 4.2.
+
+    Attributes:
+        generator: where the masks come from; None is torch's global generator.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0 <= probability < 1:
+            raise RequestError(f"dropout probability is {probability}; allowed is 0 up to, not including, 1")
+        self.keep = 1 - probability
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (B, D)."""
+        if self.keep == 1:
+            return x
+        if not self.training:
+            return x * self.keep
+        return x * torch.empty_like(x).bernoulli_(self.keep, generator=self.generator)
+
+    def extra_repr(self) -> str:
+        return f"keep={self.keep}"
+
+
+@torch.no_grad()
+def initialise(layer: nn.Conv2d | nn.Linear, deviation: float | None, bias: float, generator: torch.Generator | None) -> None:
+    """Give a layer its first weights, N(0, deviation^2), and its first biases, all `bias`.
+
+    `deviation` None is sqrt(2 / inputs of a unit), which keeps the spread of responses from layer to layer.
+    Paper: section 5 (0.01; biases 1 in conv2, conv4, conv5 and the hidden dense layers, else 0).
+    """
+    if deviation is None:
+        deviation = math.sqrt(2 / layer.weight[0].numel())
+    layer.weight.normal_(0, deviation, generator=generator)
+    assert layer.bias is not None
+    layer.bias.fill_(bias)

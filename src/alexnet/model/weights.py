@@ -1,0 +1,105 @@
+"""A trained network in one file: tensors, class names and preprocessing together, without pickled code.
+
+safetensors with the network's tensors under their own names, `mean_image`, and one JSON string in the
+metadata that says how images become the network's input.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from alexnet.data.prepared import ClassInfo
+from alexnet.errors import RequestError, WorkError
+from alexnet.model.network import AlexNet
+from alexnet.storage.atomic import write_bytes
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A network with all that is needed to use it on a photograph."""
+
+    network: AlexNet
+    classes: tuple[ClassInfo, ...]
+    mean_image: torch.Tensor
+    """float32 (side, side, 3), 0..255."""
+    crop: int
+    """Side of the network's crop, pixels."""
+    title: str
+    """Title of the data set it learned from."""
+    generated: bool
+    """Whether that data set was generated, not photographed."""
+
+    @property
+    def side(self) -> int:
+        """Side to which photographs are brought before they are cropped, pixels."""
+        return int(self.mean_image.shape[0])
+
+
+def save_trained(path: Path, trained: Trained) -> None:
+    """Write `trained` to `path`, atomically."""
+    network = trained.network
+    description = {
+        "format_version": FORMAT_VERSION,
+        "variant": network.variant,
+        "width": network.width,
+        "dropout": network.dropout,
+        "num_classes": network.num_classes,
+        "classes": [asdict(one) for one in trained.classes],
+        "preprocessing": {
+            "side": trained.side,
+            "crop": trained.crop,
+            "resize": "shorter side to `side`, antialiased bilinear, central square",
+            "range": "0..255 RGB minus mean_image at the crop's own place",
+        },
+        "title": trained.title,
+        "generated": trained.generated,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors["mean_image"] = trained.mean_image.cpu().contiguous()
+    write_bytes(path, safetensors.torch.save(tensors, metadata={"alexnet": json.dumps(description)}))
+
+
+def load_trained(path: Path) -> Trained:
+    """The network that `save_trained` wrote, on the CPU, in evaluation mode.
+
+    Args:
+        path: a weights file, or a run folder that holds `weights.safetensors`.
+
+    Raises:
+        RequestError: there is no such file, or it is not one of ours, or of another format version.
+        WorkError: the file is damaged.
+    """
+    file = path / "weights.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise RequestError(f"{path} holds no trained network ({file.name} is missing); `alexnet train DATA --run {path}` makes one")
+    try:
+        with safetensors.safe_open(file, framework="pt") as content:  # type: ignore[no-untyped-call]
+            metadata = content.metadata() or {}
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a dictionary)
+    except safetensors.SafetensorError as error:
+        raise WorkError(f"{file} is damaged ({error}); train again or restore it") from error
+    if "alexnet" not in metadata:
+        raise RequestError(f"{file} was not written by alexnet (no description inside); only weights of a run can be loaded")
+    description = json.loads(metadata["alexnet"])
+    if description["format_version"] != FORMAT_VERSION:
+        raise RequestError(
+            f"{file} has weights format {description['format_version']}, this version reads {FORMAT_VERSION}; "
+            "load it with the version of alexnet that wrote it"
+        )
+    network = AlexNet(description["num_classes"], description["variant"], description["width"], dropout=description["dropout"])
+    mean_image = tensors.pop("mean_image")
+    network.load_state_dict(tensors)
+    return Trained(
+        network=network.eval(),
+        classes=tuple(ClassInfo(**one) for one in description["classes"]),
+        mean_image=mean_image,
+        crop=description["preprocessing"]["crop"],
+        title=description["title"],
+        generated=description["generated"],
+    )

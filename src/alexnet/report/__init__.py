@@ -1,0 +1,1 @@
+"""Run folders in, the page a person looks at out."""

@@ -1,0 +1,136 @@
+"""The run folder: everything one training was told, saw and left behind.
+
+    recipe.yaml           every hyper-parameter
+    run.json              format version, commit, machine, versions, seed, data checksum, state
+    events.jsonl          one JSON object per event, appended while training
+    checkpoints/          what an interrupted training goes on from
+    weights.safetensors   the network, with class names and preprocessing inside
+    predictions/          probabilities per split
+    evaluations/          error counts per split and number of views
+    report.html           what a person looks at
+"""
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from alexnet.errors import RequestError, WorkError
+from alexnet.runs.recipe import Recipe, recipe_from_dict, recipe_to_dict
+from alexnet.storage.atomic import require_free, write_json, write_text
+
+FORMAT_VERSION = 1
+
+State = Literal["running", "interrupted", "failed", "finished"]
+
+
+def utc_now() -> str:
+    """The time of day as ISO 8601 in UTC, seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class RunFolder:
+    """One training's folder. Reads go to the disk each time: another process may be writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def create(path: Path, recipe: Recipe, facts: Mapping[str, Any]) -> "RunFolder":
+        """Make a new run folder that holds its recipe and `facts` (see `alexnet.runs.machine`), in state `running`.
+
+        Raises:
+            RequestError: the folder exists and is not empty, or cannot be made.
+        """
+        require_free(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run = RunFolder(path)
+            write_text(path / "recipe.yaml", yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True))
+            start = {"format_version": FORMAT_VERSION, "name": path.name, "started": utc_now(), "finished": None, "state": "running"}
+            write_json(path / "run.json", {**start, **facts})
+        except OSError as error:
+            raise RequestError(f"cannot write the run folder {path}: {error.strerror}; name one you may write to") from error
+        return run
+
+    @staticmethod
+    def open(path: Path) -> "RunFolder":
+        """The run folder that exists at `path`.
+
+        Raises:
+            RequestError: there is none, or its format is of another version.
+        """
+        if not (path / "run.json").is_file():
+            raise RequestError(f"{path} is not a run folder (it has no run.json); `alexnet train DATA --run {path}` makes one")
+        run = RunFolder(path)
+        version = run.facts().get("format_version")
+        if version != FORMAT_VERSION:
+            raise RequestError(
+                f"{path} has run format {version}, this version reads {FORMAT_VERSION}; "
+                "use the version of alexnet named in its run.json, or train again"
+            )
+        return run
+
+    def recipe(self) -> Recipe:
+        """The recipe the run was started with."""
+        return recipe_from_dict(yaml.safe_load((self.path / "recipe.yaml").read_text()))
+
+    def facts(self) -> dict[str, Any]:
+        """The contents of run.json.
+
+        Raises:
+            WorkError: the file is not JSON.
+        """
+        try:
+            content: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        except json.JSONDecodeError as error:
+            raise WorkError(f"{self.path / 'run.json'} is damaged ({error}); train again in another folder") from error
+        return content
+
+    def update_facts(self, **changes: Any) -> None:
+        """Change some of run.json, atomically."""
+        write_json(self.path / "run.json", {**self.facts(), **changes})
+
+    @property
+    def state(self) -> State:
+        """How far the run has come; a killed one still says `running`."""
+        state: State = self.facts()["state"]
+        return state
+
+    def log(self, event: str, **content: Any) -> None:
+        """Append one event to events.jsonl."""
+        with (self.path / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"event": event, "time": utc_now(), **content}) + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events in order. A last line cut short by a crash is left out."""
+        path = self.path / "events.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text().split("\n")
+        # What follows the last line break was never finished.
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def drop_events_after(self, step: int) -> None:
+        """Remove the events of steps beyond `step`: a resumed training will write them again."""
+        kept = [event for event in self.events() if event.get("step", 0) <= step]
+        write_text(self.path / "events.jsonl", "".join(json.dumps(event) + "\n" for event in kept))
+
+    @property
+    def weights(self) -> Path:
+        """Where the trained network lies."""
+        return self.path / "weights.safetensors"
+
+    def save_evaluation(self, name: str, content: Mapping[str, Any]) -> None:
+        """Store one evaluation as evaluations/`name`.json."""
+        folder = self.path / "evaluations"
+        folder.mkdir(exist_ok=True)
+        write_json(folder / f"{name}.json", dict(content))
+
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """All stored evaluations by name (`<split>-<views>views`)."""
+        paths = sorted((self.path / "evaluations").glob("*.json"))
+        return {path.stem: json.loads(path.read_text()) for path in paths}

@@ -1,0 +1,125 @@
+"""What a run ran on: machine, versions, commit. And the allocator's settings, which matter on a CPU.
+
+This module imports neither torch nor NumPy: the command reads it before it decides what to load.
+"""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+VERSIONED = ("alexnet", "torch", "numpy", "pillow", "simplejpeg", "safetensors")
+
+# A training step allocates and frees the same few hundred MiB again and again. By default the C library
+# returns them to the system each time, and touching fresh pages costs more than the arithmetic on them.
+_ALLOCATOR = ":".join(
+    (
+        "glibc.malloc.hugetlb=1",
+        "glibc.malloc.mmap_max=0",
+        "glibc.malloc.mmap_threshold=4294967296",
+        "glibc.malloc.trim_threshold=17179869184",
+        "glibc.malloc.top_pad=67108864",
+    )
+)
+
+
+def restart_with_tuned_allocator() -> None:
+    """Start this same command again with an allocator that keeps memory, where that is possible and not yet so.
+
+    Only on Linux with the GNU C library, and only once; `ALEXNET_ALLOCATOR=default` and an environment
+    that sets GLIBC_TUNABLES or preloads an allocator itself are left alone.
+    """
+    environment = os.environ
+    chosen = environment.get("ALEXNET_ALLOCATOR") == "default" or "GLIBC_TUNABLES" in environment or "LD_PRELOAD" in environment
+    if chosen or sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return
+    os.execve(
+        sys.executable,
+        [sys.executable, "-m", "alexnet", *sys.argv[1:]],
+        {**environment, "GLIBC_TUNABLES": _ALLOCATOR},
+    )
+
+
+def processor_name() -> str:
+    """The processor's own name, or its architecture where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def processor_flags() -> frozenset[str]:
+    """Instruction sets the processor names (`amx_bf16`, `avx512_bf16`, ...); empty where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = [line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))]
+    return frozenset(flags[0]) if flags else frozenset()
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Memory of the machine, or None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def multiplies_bfloat16(flags: frozenset[str]) -> bool:
+    """Whether the processor multiplies bfloat16 in hardware; without that float32 is the faster choice."""
+    return bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that touch the numbers."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def source_commit() -> str | None:
+    """Commit of the source tree this package runs from, with `+` where it was changed; None for an installed wheel."""
+    folder = Path(__file__).resolve().parents[3]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def machine_facts() -> dict[str, Any]:
+    """The machine in words and numbers, as stored with each run."""
+    memory = memory_bytes()
+    return {
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cores": num_cores(),
+        "memory_gib": None if memory is None else round(memory / 2**30, 1),
+        "bfloat16": multiplies_bfloat16(processor_flags()),
+        "tuned_allocator": "GLIBC_TUNABLES" in os.environ or "LD_PRELOAD" in os.environ,
+    }

@@ -1,0 +1,1 @@
+"""How bytes reach a disk and survive: whole files, whole folders, checksums."""

@@ -1,0 +1,26 @@
+"""Checksums of files: what was meant is what is there."""
+
+import hashlib
+from pathlib import Path
+
+from alexnet.errors import WorkError
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of the file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def require_digest(path: Path, expected: str, algorithm: str = "sha256") -> None:
+    """Refuse a file whose bytes are not the expected ones.
+
+    Raises:
+        WorkError: the digest differs; both are named.
+    """
+    got = file_digest(path, algorithm)
+    if got != expected:
+        raise WorkError(
+            f"{path.name} is corrupt or another version: its {algorithm} is {got}, expected {expected}; "
+            "remove it and fetch it again"
+        )

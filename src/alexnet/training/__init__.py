@@ -1,0 +1,1 @@
+"""Scores in, weights out: the update rule, the schedule, the loop, the state it goes on from."""

@@ -1,0 +1,44 @@
+"""A first interrupt asks the training to stop after the step it is in; a second one stops at once."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Whether somebody asked to stop, and how."""
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_name is not None
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Yield a `StopRequest` that the first SIGINT or SIGTERM sets; the second has its usual effect.
+
+    Outside the main thread no signal arrives, and the request stays unset.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    watched = (signal.SIGINT, signal.SIGTERM)
+    usual = {number: signal.getsignal(number) for number in watched}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        request.signal_name = signal.Signals(number).name
+        for each in watched:
+            signal.signal(each, usual[each])
+
+    for number in watched:
+        signal.signal(number, ask)
+    try:
+        yield request
+    finally:
+        for number in watched:
+            signal.signal(number, usual[number])

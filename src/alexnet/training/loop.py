@@ -1,0 +1,324 @@
+"""A prepared data set and a recipe in, a run folder with a trained network out. Paper: section 5."""
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from alexnet.data.augment import to_input
+from alexnet.data.loader import Batch, Loader, class_balanced_subset
+from alexnet.data.prepared import PreparedData
+from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.evaluation.evaluate import evaluate_split
+from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision
+from alexnet.model.network import VARIANTS, AlexNet
+from alexnet.model.weights import Trained, save_trained
+from alexnet.runs.folder import RunFolder, utc_now
+from alexnet.runs.machine import machine_facts, source_commit, versions
+from alexnet.runs.recipe import Recipe, recipe_differences
+from alexnet.training.checkpoint import Position, checkpoint_path, load_checkpoint, save_checkpoint
+from alexnet.training.interrupt import stop_on_signal
+from alexnet.training.optimizer import VelocitySGD
+from alexnet.training.progress import TrainingProgress
+from alexnet.training.schedule import rate_at
+
+LOG_EVERY_STEPS = 10
+CHECKPOINT_EVERY_S = 300.0
+# A loss this share of ln K and below is no longer that of a network that knows nothing.
+LEFT_CHANCE = 0.95
+
+
+@dataclass
+class _Tally:
+    """Loss and errors on training batches since the last event."""
+
+    since_s: float = 0.0
+    loss: float = 0.0
+    wrong: int = 0
+    num: int = 0
+
+    def add(self, loss: float, wrong: int, num: int) -> None:
+        self.loss += loss * num
+        self.wrong += wrong
+        self.num += num
+
+    def means(self) -> tuple[float, float]:
+        return self.loss / self.num, self.wrong / self.num
+
+
+@dataclass
+class _Training:
+    """All that one training needs from step to step."""
+
+    run: RunFolder
+    data: PreparedData
+    recipe: Recipe
+    network: AlexNet
+    optimizer: VelocitySGD
+    loader: Loader
+    device: torch.device
+    precision: Precision
+    dropout: torch.Generator
+    step: int = 0
+    trained_s: float = 0.0
+    left_chance: bool = False
+    window: _Tally = field(default_factory=_Tally)
+    epoch: _Tally = field(default_factory=_Tally)
+
+    @property
+    def num_steps(self) -> int:
+        return self.recipe.schedule.epochs * self.loader.steps_per_epoch
+
+
+def train(data_folder: Path, recipe: Recipe, run_folder: Path) -> RunFolder:
+    """Train the recipe's network on the prepared data set, or go on with an interrupted training.
+
+    Args:
+        data_folder: a prepared data set (`alexnet prepare`).
+        recipe: every hyper-parameter.
+        run_folder: a new folder, or that of an interrupted training of the same recipe on the same data.
+
+    Returns:
+        The run folder, finished: weights, log and the validation error of the last epoch inside.
+
+    Raises:
+        RequestError: recipe and data do not fit, or the run folder holds something else.
+        WorkError: the loss is no longer finite; the weights before that step are kept.
+        Interrupted: SIGINT or SIGTERM; the folder holds a checkpoint and usable weights.
+    """
+    data = PreparedData.open(data_folder)
+    check_fit(recipe, data)
+    run = _open_or_create(run_folder, recipe, data, data_folder)
+    training = _set_up(run, recipe, data)
+    run.update_facts(state="running", parameters=sum(p.numel() for p in training.network.parameters()), num_steps=training.num_steps)
+    try:
+        _run_steps(training)
+    except WorkError:
+        run.update_facts(state="failed")
+        raise
+    except BaseException:
+        # Whatever stopped it (a second interrupt, memory, a defect), the last checkpoint is what the same command goes on from.
+        run.update_facts(state="interrupted")
+        raise
+    run.update_facts(state="finished", finished=utc_now(), duration_s=round(training.trained_s, 1))
+    checkpoint_path(run.path).unlink(missing_ok=True)
+    return run
+
+
+def check_fit(recipe: Recipe, data: PreparedData) -> None:
+    """Refuse a recipe that the data set cannot serve.
+
+    Raises:
+        RequestError: the crop does not fit the stored images or the network, the variant is unknown, the
+            subset is larger than the training split, or the device is not there.
+    """
+    choose_device(recipe.training.device)
+    num_training = len(data.splits["train"])
+    if recipe.data.subset > num_training:
+        raise RequestError(f"--data.subset is {recipe.data.subset} and the training split holds {num_training} images; allowed is 0 (all) to that")
+    if recipe.network.variant not in VARIANTS:
+        raise RequestError(f"unknown variant {recipe.network.variant!r}; known are {', '.join(VARIANTS)}")
+    image_px = VARIANTS[recipe.network.variant].image_px
+    if recipe.data.crop != image_px:
+        raise RequestError(f"--data.crop is {recipe.data.crop}, and variant {recipe.network.variant!r} reads {image_px}-pixel images")
+    if recipe.data.crop > data.side:
+        raise RequestError(
+            f"recipe {recipe.name!r} crops {recipe.data.crop} pixels and {data.folder} holds {data.side}-pixel images; "
+            f"prepare it again with a larger --side, or choose another recipe"
+        )
+
+
+def resume_command(run_folder: Path) -> str:
+    """What to type to go on with an interrupted training."""
+    return f"alexnet resume {run_folder}"
+
+
+def _open_or_create(run_folder: Path, recipe: Recipe, data: PreparedData, data_folder: Path) -> RunFolder:
+    if not (run_folder / "run.json").is_file():
+        facts = {
+            "commit": source_commit(),
+            "machine": machine_facts(),
+            "versions": versions(),
+            "seed": recipe.training.seed,
+            "data": {
+                "folder": str(data_folder.absolute()),
+                "title": data.title,
+                "generated": data.generated,
+                "checksum": data.checksum,
+                "side": data.side,
+                "num_classes": data.num_classes,
+                "splits": {name: len(split) for name, split in data.splits.items()},
+            },
+        }
+        return RunFolder.create(run_folder, recipe, facts)
+    run = RunFolder.open(run_folder)
+    if run.state == "finished":
+        raise RequestError(f"{run_folder} holds a finished run; name another --run, or look at it with `alexnet report {run_folder}`")
+    if run.state == "failed":
+        raise RequestError(f"{run_folder} holds a failed run; remove it or name another --run")
+    if differences := recipe_differences(run.recipe(), recipe):
+        raise RequestError(
+            f"{run_folder} holds an unfinished run of another recipe ({'; '.join(differences)}); "
+            f"go on with it by `{resume_command(run_folder)}`, or name another --run"
+        )
+    if run.facts()["data"]["checksum"] != data.checksum:
+        raise RequestError(f"{run_folder} holds an unfinished run on other data ({run.facts()['data']['folder']}); name another --run")
+    return run
+
+
+def _set_up(run: RunFolder, recipe: Recipe, data: PreparedData) -> _Training:
+    settings = recipe.training
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    network = AlexNet(
+        data.num_classes,
+        recipe.network.variant,
+        recipe.network.width,
+        dropout=recipe.network.dropout,
+        generator=torch.Generator().manual_seed(settings.seed),
+    )
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dropout = torch.Generator(device)
+    network.seed_dropout(dropout)
+    optimizer = VelocitySGD(network, recipe.optimizer.momentum, recipe.optimizer.decay)
+    split = data.splits["train"]
+    subset = class_balanced_subset(split.labels, recipe.data.subset, settings.seed) if recipe.data.subset else None
+    loader = Loader(split, data.statistics, recipe.data, recipe.optimizer.batch_size, settings.seed, sample_ids=subset)
+    training = _Training(run, data, recipe, network, optimizer, loader, device, precision, dropout)
+    if checkpoint_path(run.path).is_file():
+        position = load_checkpoint(run.path, network, optimizer)
+        training.step, training.trained_s = position.step, position.trained_s
+        training.window = _Tally(since_s=position.trained_s)
+    # Without a checkpoint a run that was killed starts anew: nothing it logged is behind these weights.
+    run.drop_events_after(training.step)
+    training.left_chance = any(event["event"] == "left_chance" for event in run.events())
+    run.log("start", step=training.step, device=str(device), precision=precision, threads=torch.get_num_threads())
+    return training
+
+
+def _run_steps(training: _Training) -> None:
+    recipe, per_epoch = training.recipe, training.loader.steps_per_epoch
+    mean_image = torch.from_numpy(training.data.statistics.mean_image).to(training.device)
+    last_checkpoint = time.monotonic()
+    training.network.train()
+    with (
+        stop_on_signal() as stop,
+        TrainingProgress(training.run.path.name, training.step, training.num_steps, recipe.schedule.epochs) as progress,
+    ):
+        # The stopwatch covers waiting for data and the step; it stands still for validation and checkpoints.
+        mark = time.perf_counter()
+        for batch in training.loader.batches(training.step, training.num_steps):
+            loss, wrong = _step(training, batch, mean_image)
+            training.step += 1
+            training.trained_s += time.perf_counter() - mark
+            training.window.add(loss, wrong, len(batch.labels))
+            training.epoch.add(loss, wrong, len(batch.labels))
+            if training.step % LOG_EVERY_STEPS == 0 or training.step == training.num_steps:
+                _log_window(training, progress)
+            if training.step % per_epoch == 0:
+                _end_epoch(training, progress)
+            if stop and training.step < training.num_steps:
+                _save_state(training)
+                save_trained(training.run.weights, _trained(training))
+                training.run.log("interrupted", step=training.step, by=stop.signal_name)
+                raise Interrupted(
+                    f"stopped by {stop.signal_name} after step {training.step} of {training.num_steps}; "
+                    f"go on with `{resume_command(training.run.path)}`"
+                )
+            if time.monotonic() - last_checkpoint > CHECKPOINT_EVERY_S:
+                _save_state(training)
+                last_checkpoint = time.monotonic()
+            mark = time.perf_counter()
+    save_trained(training.run.weights, _trained(training))
+    training.run.log("end", step=training.step, trained_s=round(training.trained_s, 3))
+
+
+def _step(training: _Training, batch: Batch, mean_image: torch.Tensor) -> tuple[float, int]:
+    """One update; returns the batch's mean loss and how many of its images were wrong."""
+    recipe = training.recipe
+    training.dropout.manual_seed((recipe.training.seed << 32) + training.step)
+    images = to_input(batch, mean_image, training.device)  # (B, 3, S, S)
+    labels = batch.labels.to(training.device)
+    with arithmetic(training.device, training.precision):
+        scores = training.network(images).float()  # (B, K)
+    loss = F.cross_entropy(scores, labels, label_smoothing=recipe.training.label_smoothing)
+    value = loss.item()
+    if not math.isfinite(value):
+        save_trained(training.run.weights, _trained(training))
+        training.run.log("not_finite", step=training.step, loss=str(value), samples=batch.samples.tolist())
+        raise WorkError(
+            f"the loss of step {training.step} is {value}; the weights before it are kept in {training.run.weights}. "
+            "A lower --optimizer.rate usually helps"
+        )
+    training.optimizer.clear_gradients()
+    loss.backward()  # type: ignore[no-untyped-call]
+    training.optimizer.step(rate_at(recipe.schedule, recipe.optimizer.rate, training.step, training.num_steps))
+    wrong = int((scores.detach().argmax(1) != labels).sum())
+    return value, wrong
+
+
+def _log_window(training: _Training, progress: TrainingProgress) -> None:
+    loss, error = training.window.means()
+    epoch = training.step / training.loader.steps_per_epoch
+    images_per_second = training.window.num / max(1e-9, training.trained_s - training.window.since_s)
+    rate = rate_at(training.recipe.schedule, training.recipe.optimizer.rate, training.step - 1, training.num_steps)
+    training.run.log(
+        "step",
+        step=training.step,
+        epoch=round(epoch, 4),
+        loss=round(loss, 6),
+        top1_error=round(error, 6),
+        rate=rate,
+        images_per_second=round(images_per_second, 1),
+        elapsed_s=round(training.trained_s, 3),
+    )
+    progress.update(training.step, epoch, loss, error, images_per_second)
+    if not training.left_chance and loss < LEFT_CHANCE * math.log(training.data.num_classes):
+        training.left_chance = True
+        training.run.log("left_chance", step=training.step, loss=round(loss, 6))
+        progress.say(f"step {training.step}: the loss has left ln {training.data.num_classes}, the network is learning")
+    training.window = _Tally(since_s=training.trained_s)
+
+
+def _end_epoch(training: _Training, progress: TrainingProgress) -> None:
+    epoch = training.step // training.loader.steps_per_epoch
+    loss, error = training.epoch.means()
+    training.epoch = _Tally(since_s=training.trained_s)
+    training.run.log(
+        "epoch", epoch=epoch, step=training.step, train_loss=round(loss, 6), train_top1_error=round(error, 6),
+        elapsed_s=round(training.trained_s, 3),
+    )
+    settings = training.recipe
+    if epoch % settings.training.evaluate_every and epoch != settings.schedule.epochs:
+        return
+    split = training.data.evaluation_split
+    measured = evaluate_split(
+        training.network, training.data, split, settings.data.crop, 1, device=training.device, precision=training.precision
+    )
+    training.network.train()
+    training.run.log(
+        "validation", epoch=epoch, step=training.step, split=split, top1_error=measured.top1_error,
+        top5_error=measured.top5_error, loss=measured.loss, num_images=measured.num_images,
+    )
+    progress.say(
+        f"epoch {epoch}: training loss {loss:.3f}, error {100 * error:.1f} %; "
+        f"{split} loss {measured.loss:.3f}, top-1 error {100 * measured.top1_error:.1f} %"
+    )
+
+
+def _save_state(training: _Training) -> None:
+    save_checkpoint(training.run.path, training.network, training.optimizer, Position(step=training.step, trained_s=training.trained_s))
+
+
+def _trained(training: _Training) -> Trained:
+    return Trained(
+        network=training.network,
+        classes=training.data.classes,
+        mean_image=torch.from_numpy(training.data.statistics.mean_image),
+        crop=training.recipe.data.crop,
+        title=training.data.title,
+        generated=training.data.generated,
+    )

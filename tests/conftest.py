@@ -1,0 +1,55 @@
+"""What every test gets: one thread, a plain environment, no network but the loopback."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One torch thread, no settings from the caller's shell, no connection to other machines."""
+    for name in ("ALEXNET_CIFAR10", "ALEXNET_ALLOCATOR"):
+        monkeypatch.delenv(name, raising=False)
+    # The command would otherwise replace the test's own process by a new one.
+    monkeypatch.setenv("ALEXNET_ALLOCATOR", "default")
+    connect = socket.socket.connect
+
+    def only_loopback(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests do not connect to {address[0]}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", only_loopback)
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture
+def make_tree(tmp_path: Path) -> Any:
+    """A function that draws a class-per-folder tree whose classes are colours, so that a small net learns them."""
+
+    def draw(name: str, *, classes: int = 3, train: int = 8, val: int = 4, side: int = 40) -> Path:
+        root = tmp_path / name
+        random = np.random.default_rng(5)
+        for split, count in (("train", train), ("val", val)):
+            for index in range(classes):
+                folder = root / split / f"colour{index}"
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    pixels = random.integers(0, 80, (side, side, 3))
+                    pixels[..., index % 3] += 150
+                    Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        return root
+
+    return draw
+
+
+def pytest_report_header() -> str:
+    return f"torch {torch.__version__}, {os.cpu_count()} cores"

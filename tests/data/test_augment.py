@@ -1,0 +1,149 @@
+"""Crop, mirror, colour noise and views, against formulas written from the paper."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet.data.augment import Batch, View, crop_margin, cut_view, draw, philox, to_input, views
+from alexnet.data.prepared import Statistics
+from alexnet.errors import RequestError
+from alexnet.runs.recipe import DataSettings
+
+
+def statistics(side: int) -> Statistics:
+    """Colour statistics with known components, and a mean image that differs at every place."""
+    generator = np.random.default_rng(3)
+    rotation = np.linalg.qr(generator.normal(size=(3, 3)))[0]
+    eigenvalues = np.array([300.0, 1400.0, 14000.0])
+    return Statistics(
+        mean_image=generator.uniform(0, 255, (side, side, 3)).astype(np.float32),
+        covariance=(rotation * eigenvalues) @ rotation.T,
+        eigenvalues=eigenvalues,
+        eigenvectors=rotation,
+    )
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_gives_the_published_words(counter: tuple, key: tuple, expected: tuple) -> None:
+    words = philox(key, np.array([counter, counter], np.uint32))
+    assert words.dtype == np.uint32
+    assert words.tolist() == [list(expected)] * 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 1000), first=st.integers(0, 2**40), cut=st.integers(1, 19))
+def test_draws_depend_on_seed_epoch_and_sample_alone(seed: int, epoch: int, first: int, cut: int) -> None:
+    samples = np.arange(first, first + 20, dtype=np.int64)
+    whole = draw(DataSettings(crop=24), statistics(32), 32, seed, epoch, samples)
+    parts = [draw(DataSettings(crop=24), statistics(32), 32, seed, epoch, part) for part in np.split(samples, [cut])]
+    for name in ("corners", "mirror", "noise"):
+        assert np.array_equal(getattr(whole, name), np.concatenate([getattr(part, name) for part in parts]))
+
+
+def test_other_seed_epoch_or_sample_draws_otherwise() -> None:
+    samples = np.arange(64, dtype=np.int64)
+    noises = [
+        draw(DataSettings(crop=24), statistics(32), 32, seed, epoch, ids).noise
+        for seed, epoch, ids in ((1, 1, samples), (2, 1, samples), (1, 2, samples), (1, 1, samples + 2**32))
+    ]
+    for index, noise in enumerate(noises):
+        assert all(not np.allclose(noise, other) for other in noises[index + 1 :])
+
+
+@pytest.mark.parametrize(("corners", "highest"), [("paper", 31), ("original", 32)])
+def test_corners_are_uniform_over_the_places_of_the_convention(corners: str, highest: int) -> None:
+    num = 40_000
+    drawn = draw(DataSettings(corners=corners), statistics(256), 256, 5, 0, np.arange(num, dtype=np.int64))
+    assert drawn.corners.dtype == np.int16
+    for axis in range(2):
+        counts = np.bincount(drawn.corners[:, axis])
+        assert len(counts) == highest + 1
+        expected = num / (highest + 1)
+        chi_square = ((counts - expected) ** 2 / expected).sum()
+        assert chi_square < highest + 6 * math.sqrt(2 * highest)
+    assert abs(drawn.mirror.mean() - 0.5) < 0.02
+    assert abs(np.corrcoef(drawn.corners.T)[0, 1]) < 0.03
+
+
+def test_what_is_switched_off_is_off() -> None:
+    samples = np.arange(100, dtype=np.int64)
+    drawn = draw(DataSettings(crop=32, mirror=False, colour_noise=0.0), statistics(32), 32, 0, 0, samples)
+    assert not drawn.corners.any() and not drawn.mirror.any() and not drawn.noise.any()
+
+
+def test_colour_noise_has_the_variance_of_the_papers_formula() -> None:
+    stats = statistics(32)
+    drawn = draw(DataSettings(crop=24, colour_noise=0.1), stats, 32, 1, 0, np.arange(40_000, dtype=np.int64))
+    assert drawn.noise.dtype == np.float32
+    along = drawn.noise.astype(np.float64) @ stats.eigenvectors
+    expected = 0.1 * stats.eigenvalues / 255.0**2 * 255.0
+    assert np.allclose(along.std(axis=0), expected, rtol=0.03)
+    assert np.all(np.abs(along.mean(axis=0)) < 0.03 * expected)
+    assert np.all(np.abs(np.corrcoef(along.T) - np.eye(3)) < 0.03)
+    kurtosis = ((along / along.std(axis=0)) ** 4).mean(axis=0)
+    assert np.allclose(kurtosis, 3.0, atol=0.2)
+
+
+@settings(max_examples=15, deadline=None)
+@given(batch_size=st.integers(1, 5), side=st.integers(2, 9), data=st.data())
+def test_input_is_image_minus_mean_at_its_place_mirrored_plus_noise(
+    batch_size: int, side: int, data: st.DataObject
+) -> None:
+    crop = data.draw(st.integers(1, side))
+    generator = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    mean = generator.uniform(0, 255, (side, side, 3)).astype(np.float32)
+    images = generator.integers(0, 256, (batch_size, crop, crop, 3), dtype=np.uint8)
+    corners = generator.integers(0, side - crop + 1, (batch_size, 2)).astype(np.int16)
+    mirror = generator.integers(0, 2, batch_size).astype(bool)
+    noise = generator.normal(size=(batch_size, 3)).astype(np.float32)
+    arrays = (images, np.zeros(batch_size, np.int64), np.arange(batch_size), corners, mirror, noise)
+    got = to_input(Batch(*map(torch.from_numpy, arrays)), torch.from_numpy(mean), torch.device("cpu"))
+
+    assert got.shape == (batch_size, 3, crop, crop) and got.dtype == torch.float32
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    for index in range(batch_size):
+        row, column = corners[index]
+        expected = images[index].astype(np.float64) - mean[row : row + crop, column : column + crop]
+        if mirror[index]:
+            expected = expected[:, ::-1]
+        expected = (expected + noise[index]).transpose(2, 0, 1)
+        assert np.allclose(got[index].numpy(), expected, atol=1e-4)
+
+
+def test_ten_views_are_in_the_sources_order() -> None:
+    five = [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
+    assert views(10, 256, 224) == [View(*place, mirrored) for mirrored in (False, True) for place in five]
+    assert views(1, 256, 224) == [View(16, 16, False)]
+
+
+def test_other_numbers_of_views_and_too_large_crops_are_refused() -> None:
+    with pytest.raises(RequestError, match="--views is 5"):
+        views(5, 256, 224)
+    with pytest.raises(RequestError, match=r"--data.crop is 224 .* 32 pixels"):
+        crop_margin(32, 224)
+
+
+@pytest.mark.parametrize("view", views(10, 8, 5))
+def test_a_view_is_cut_with_the_mean_of_its_place(view: View) -> None:
+    generator = np.random.default_rng(1)
+    images = generator.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    mean = generator.uniform(0, 255, (8, 8, 3)).astype(np.float32)
+    got = cut_view(torch.from_numpy(images), view, 5, torch.from_numpy(mean))
+    whole = (images.astype(np.float64) - mean)[:, view.row : view.row + 5, view.column : view.column + 5]
+    expected = whole[:, :, ::-1] if view.mirrored else whole
+    assert np.allclose(got.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)

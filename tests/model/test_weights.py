@@ -1,0 +1,49 @@
+"""A trained network survives the disk whole, and what is not one is refused."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from alexnet.data.prepared import ClassInfo
+from alexnet.errors import RequestError, WorkError
+from alexnet.model.network import AlexNet
+from alexnet.model.weights import Trained, load_trained, save_trained
+
+
+def made() -> Trained:
+    network = AlexNet(2, "quick", 0.25, dropout=0.3, generator=torch.Generator().manual_seed(1))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classes = (ClassInfo(id="n1", name='a "quoted" cat'), ClassInfo(id="n2", name="Ä"))
+    return Trained(network=network, classes=classes, mean_image=torch.rand(32, 32, 3) * 255, crop=28, title="T", generated=True)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    trained, path = made(), tmp_path / "weights.safetensors"
+    save_trained(path, trained)
+    loaded = load_trained(tmp_path)  # a run folder is named like a file
+    assert (loaded.classes, loaded.crop, loaded.side, loaded.title, loaded.generated) == (trained.classes, 28, 32, "T", True)
+    assert torch.equal(loaded.mean_image, trained.mean_image)
+    assert (loaded.network.variant, loaded.network.width, loaded.network.dropout) == ("quick", 0.25, 0.3)
+    images = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(2)) * 60
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.network(images), trained.network.eval()(images))
+    assert not loaded.network.training
+
+
+def test_what_is_not_a_trained_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"holds no trained network \(weights.safetensors is missing\)"):
+        load_trained(tmp_path)
+    path = tmp_path / "weights.safetensors"
+    save_trained(path, made())
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(WorkError, match="is damaged"):
+        load_trained(path)
+    path.write_bytes(safetensors.torch.save({"conv1.weight": torch.zeros(1)}))
+    with pytest.raises(RequestError, match="was not written by alexnet"):
+        load_trained(path)
+    path.write_bytes(content.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9'))
+    with pytest.raises(RequestError, match="has weights format 9, this version reads 1"):
+        load_trained(path)

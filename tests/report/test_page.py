@@ -1,0 +1,171 @@
+"""The report of made-up runs: one file, nothing fetched, the figures of the run, and what is missing named."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
+from alexnet.errors import RequestError
+from alexnet.evaluation.evaluate import measure
+from alexnet.evaluation.predictions import save_predictions
+from alexnet.report.contents import panels
+from alexnet.report.page import write_report
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipes import QUICK
+
+VOID = {"meta", "link", "img", "br"}
+NAMES = ("cat", "dog & wolf", "<b>bird</b>")
+
+
+class Page(HTMLParser):
+    """Checks that every element that opens is closed in order; keeps text, addresses and ids."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.text, self.addresses, self.ids, self.alts = [], "", [], [], []
+        self.num_tables = self.num_images = 0
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        attributes = dict(attrs)
+        self.addresses += [value for key, value in attrs if key in ("src", "href", "xlink:href", "srcset")]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.num_tables += tag == "table"
+        if tag == "img":
+            self.num_images += 1
+            assert attributes["alt"]
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += data
+
+
+@pytest.fixture
+def data(tmp_path):
+    num = 30
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (num, 8, 8, 3), dtype=np.uint8)
+    labels = np.arange(num, dtype=np.int64) % 3
+    keys = np.array([f"test/{place}".encode() for place in range(num)])
+    return PreparedData(
+        folder=tmp_path / "data",
+        title="Made up",
+        generated=True,
+        classes=tuple(ClassInfo(f"c{place}", name) for place, name in enumerate(NAMES)),
+        splits={"test": Split("test", images, labels, keys)},
+        side=8,
+        statistics=Statistics(np.zeros((8, 8, 3), np.float32), np.eye(3), np.ones(3), np.eye(3)),
+        checksum="ab" * 32,
+    )
+
+
+@pytest.fixture
+def run(tmp_path, data):
+    """A run that was interrupted in its second epoch and has stored neither weights nor evaluation."""
+    facts = {
+        "commit": "0123456789ab",
+        "machine": {"processor": "a processor", "cores": 2},
+        "versions": {"torch": "2.13.0"},
+        "seed": 7,
+        "data": {"folder": "data", "title": data.title, "generated": True, "checksum": data.checksum, "side": 8},
+        "parameters": 12345,
+        "duration_s": 12.5,
+    }
+    run = RunFolder.create(tmp_path / "my run", QUICK, facts)
+    for step in range(1, 16):
+        run.log("step", step=step, epoch=step / 10, loss=2.3 / step, top1_error=1 / step, rate=0.1, elapsed_s=step)
+    run.log("epoch", epoch=1, step=10, train_loss=1.25, train_top1_error=0.625, elapsed_s=10.0)
+    run.log("validation", epoch=1, step=10, split="test", top1_error=0.5125, top5_error=0, loss=1.5, num_images=30)
+    run.update_facts(state="interrupted")
+    return run
+
+
+def finish(run, data):
+    """Store weights, predictions and evaluations of one and ten views."""
+    generator = np.random.default_rng(1)
+    filters = generator.normal(size=(8, 3, 3, 3)).astype(np.float32)
+    safetensors.numpy.save_file({"conv1.weight": filters}, run.weights)
+    for num_views in (1, 10):
+        probabilities = generator.dirichlet(np.ones(3), 30).astype(np.float32)
+        save_predictions(run.path / "predictions", "test", num_views, probabilities, data)
+        content = measure(probabilities, data, "test", num_views, 100.0).to_dict()
+        run.save_evaluation(f"test-{num_views}views", content)
+    run.update_facts(state="finished", finished="2026-01-01T00:00:00+00:00")
+
+
+def test_a_finished_run_gives_one_whole_page_the_same_each_time(run, data):
+    finish(run, data)
+    path = write_report(run.path, data)
+    assert path == run.path / "report.html"
+    html = path.read_text()
+    page = Page(html)
+    assert all(one.startswith(("data:", "#")) for one in page.addresses)
+    assert not re.search(r"url\((?!#)|@import|<script", html)
+    assert len(page.ids) == len(set(page.ids))
+    for evaluation in run.evaluations().values():
+        low, high = evaluation["top1_interval"]
+        for figure in (evaluation["top1_error"], low, high):
+            assert f"{100 * figure:.2f} %" in page.text
+    assert "Generated pictures." in page.text
+    assert "State:" not in page.text and "missing" not in re.sub(r"\.missing", "", html)
+    assert page.num_images == 1 + 12
+    for words in ("conv1", "dog & wolf", "<b>bird</b>", "a processor", "2.13.0", data.checksum, "0.1", "12,345"):
+        assert words in page.text
+    assert "the paper, top-1" not in page.text
+    assert f"alexnet predict '{run.path}' photo.jpg" in page.text
+    assert write_report(run.path, data).read_text() == html
+    assert not list(run.path.glob(".*"))
+
+
+def test_an_interrupted_run_says_what_is_missing(run, data):
+    page = Page(write_report(run.path, data).read_text())
+    assert "State: interrupted." in page.text
+    assert "Its log goes to step 15, epoch 1.5 of 12." in page.text
+    assert "has not been evaluated yet" in page.text
+    assert "top-1 error 51.25 %" in page.text
+    assert "stored no weights yet" in page.text
+    assert "62.50 %" in page.text
+
+
+def test_a_run_that_has_only_begun(tmp_path):
+    run = RunFolder.create(tmp_path / "begun", QUICK, {})
+    page = Page(write_report(run.path, None).read_text())
+    assert "The log holds no step yet" in page.text
+    assert "State: running." in page.text
+
+
+def test_damaged_and_missing_pieces_are_named(run, data):
+    finish(run, data)
+    run.weights.write_bytes(b"not weights")
+    (run.path / "predictions" / "test-10views.safetensors").unlink()
+    page = Page(write_report(run.path, data).read_text())
+    assert "The filters cannot be shown" in page.text
+    assert "There are no pictures to show" in page.text
+    assert "not at hand" in panels(run, None, run.evaluations()["test-1views"])[0].missing
+
+
+def test_another_data_set_is_refused(run, data):
+    run.update_facts(data={"checksum": "cd" * 32, "folder": "elsewhere"})
+    with pytest.raises(RequestError, match="elsewhere"):
+        write_report(run.path, data)
+    assert not (run.path / "report.html").exists()
+
+
+def test_no_run_folder_is_refused(tmp_path):
+    with pytest.raises(RequestError, match="not a run folder"):
+        write_report(tmp_path, None)

@@ -1,0 +1,94 @@
+"""Recipes: checked values, exact round trips, no key that does nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alexnet.errors import RequestError
+from alexnet.runs.recipe import (
+    DataSettings,
+    NetworkSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    TrainingSettings,
+    read_config,
+    recipe_differences,
+    recipe_from_dict,
+    recipe_to_dict,
+)
+from alexnet.runs.recipes import PAPER, RECIPES, named_recipe
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_round_trip_through_yaml(name: str) -> None:
+    recipe = named_recipe(name)
+    assert recipe_from_dict(yaml.safe_load(yaml.safe_dump(recipe_to_dict(recipe)))) == recipe
+    assert recipe.name == name and recipe.claim
+
+
+def test_the_paper_recipe_states_the_paper() -> None:
+    # Paper, section 5: batch 128, momentum 0.9, decay 0.0005, rate 0.01; 4.2: dropout 0.5; 4.1: crops of 224, noise 0.1.
+    assert (PAPER.optimizer.batch_size, PAPER.optimizer.momentum) == (128, 0.9)
+    assert (PAPER.optimizer.decay, PAPER.optimizer.rate) == (0.0005, 0.01)
+    assert (PAPER.network.dropout, PAPER.data.crop, PAPER.data.colour_noise) == (0.5, 224, 0.1)
+    assert len(PAPER.schedule.drops) == 3 and PAPER.schedule.factor == 0.1
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(RequestError, match="unknown recipe 'papers'; known are quick, paper"):
+        named_recipe("papers")
+    with pytest.raises(RequestError, match=r"unknown recipe keys \['colour'\]"):
+        recipe_from_dict({"colour": 1})
+    with pytest.raises(RequestError, match=r"unknown keys \['rte'\] under optimizer"):
+        recipe_from_dict({"optimizer": {"rte": 1}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "values"),
+    [
+        (NetworkSettings, {"width": 0}),
+        (NetworkSettings, {"dropout": 1}),
+        (DataSettings, {"crop": 7}),
+        (DataSettings, {"colour_noise": -1}),
+        (DataSettings, {"subset": -1}),
+        (OptimizerSettings, {"batch_size": 0}),
+        (OptimizerSettings, {"rate": -0.1}),
+        (OptimizerSettings, {"momentum": 1}),
+        (OptimizerSettings, {"decay": -1}),
+        (ScheduleSettings, {"epochs": 0}),
+        (ScheduleSettings, {"drops": (0.8, 0.5)}),
+        (ScheduleSettings, {"drops": (0.0,)}),
+        (ScheduleSettings, {"factor": 0}),
+        (ScheduleSettings, {"warm_up": 1}),
+        (TrainingSettings, {"seed": -1}),
+        (TrainingSettings, {"label_smoothing": 1}),
+        (TrainingSettings, {"evaluate_every": 0}),
+    ],
+)
+def test_values_out_of_range_name_their_option(settings: type, values: dict[str, object]) -> None:
+    (key,) = values
+    with pytest.raises(RequestError, match=rf"--\w+\.{key} is .*allowed"):
+        settings(**values)
+
+
+def test_config_file_changes_only_what_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("optimizer: {rate: 0.02}\nschedule: {epochs: 3, drops: [0.5]}\n")
+    changed = read_config(path, PAPER)
+    assert changed.optimizer == replace(PAPER.optimizer, rate=0.02)
+    assert recipe_differences(PAPER, changed) == [
+        "optimizer.rate: 0.01 -> 0.02",
+        "schedule.epochs: 90 -> 3",
+        "schedule.drops: (0.25, 0.55, 0.85) -> (0.5,)",
+    ]
+
+
+@pytest.mark.parametrize("content", ["optimizer: 3", "[1, 2]", "a: [", "optimizer: {rates: 1}", "colour: 1"])
+def test_wrong_config_files_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(RequestError):
+        read_config(tmp_path / "c.yaml", PAPER)
+    with pytest.raises(RequestError, match="cannot read --config"):
+        read_config(tmp_path / "none.yaml", PAPER)

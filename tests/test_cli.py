@@ -1,0 +1,137 @@
+"""The command as a person meets it: help, exit codes, one-line errors, and the whole way once."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet.cli import COMMANDS, _train_options, main
+from alexnet.runs.recipes import PAPER, QUICK
+
+SMALL = ["--recipe", "quick", "--network.width", "0.125", "--optimizer.batch_size", "10", "--optimizer.rate", "0.02", "--schedule.epochs", "6"]
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in overview
+        with pytest.raises(SystemExit) as stop:
+            main([name, "--help"])
+        assert stop.value.code == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"usage: alexnet {name}" in shown and f"example: {command.example}" in shown
+
+
+def test_help_of_train_explains_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--optimizer.rate" in shown and "Share of the velocity that is carried over each step." in shown
+
+
+def test_options_are_read_over_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("optimizer: {rate: 0.5, decay: 0.1}\n")
+    data, recipe, run = _train_options(["d", "--recipe", "quick", "--config", str(tmp_path / "c.yaml"), "--optimizer.rate", "0.25"])
+    assert (data, run) == (Path("d"), Path("runs/quick"))
+    assert (recipe.optimizer.rate, recipe.optimizer.decay, recipe.optimizer.momentum) == (0.25, 0.1, QUICK.optimizer.momentum)
+    assert _train_options(["d"])[1] == PAPER
+    assert _train_options(["d", "--schedule.drops", "[0.5, 0.6]", "--run", "r"])[1].schedule.drops == (0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "unknown command 'trian'; known are fetch, prepare"),
+        (["train", "d", "--recipe", "papers"], "unknown recipe 'papers'; known are quick, paper"),
+        (["train", "d", "--optimizer.rte", "1"], "optimizer.rte"),
+        (["train", "d", "--optimizer.rat", "1"], "optimizer.rat"),
+        (["train", "d", "--optimizer.rate", "fast"], "optimizer.rate"),
+        (["train", "d", "--optimizer.rate", "-1"], "--optimizer.rate is -1.0; allowed is 0 or more"),
+        (["train", "nowhere", "--run", "r"], "nowhere"),
+        (["prepare", "nowhere", "somewhere"], "nowhere"),
+        (["evaluate", "nowhere"], "nowhere is not a run folder"),
+        (["report", "nowhere"], "nowhere is not a run folder"),
+        (["resume", "nowhere"], "nowhere is not a run folder"),
+        (["predict", "nowhere", "photo.jpg"], "nowhere holds no trained network"),
+        (["fetch", "shapes", "d", "--from", "x"], "--from does not go with shapes"),
+        (["fetch", "cifar100", "d"], "invalid choice"),
+        ([], ""),
+    ],
+)
+def test_wrong_requests_exit_with_2_and_one_line(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(words)
+    except SystemExit as stop:  # the parser's own refusals
+        code = stop.code  # type: ignore[assignment]
+    captured = capsys.readouterr()
+    assert code == 2
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []  # nothing half-made
+
+
+def test_the_whole_way(make_tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    tree = make_tree("photographs")
+    assert main(["prepare", str(tree), "data", "--side", "32"]) == 0
+    assert main(["prepare", str(tree), "data", "--side", "32"]) == 2  # not written over
+    assert main(["train", "data", "--run", "run", *SMALL]) == 0
+    assert main(["train", "data", "--run", "run", *SMALL]) == 2
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert [one["num_views"] for one in measured["evaluations"]] == [1, 10]
+    assert measured["top1_error"] == 0.0 and measured["top1_interval"][0] == 0.0 and measured["num_images"] == 12
+    assert main(["evaluate", "run"]) == 0
+    assert "0.00" in capsys.readouterr().out
+    assert main(["report", "run"]) == 0
+    shown = capsys.readouterr().out
+    assert "run/report.html" in shown and "alexnet predict run photo.jpg" in shown
+    photograph = np.zeros((50, 70, 3), np.uint8)
+    photograph[..., 1] = 200
+    Image.fromarray(photograph).save("green.jpg")
+    assert main(["predict", "run", "green.jpg", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)["predictions"][0]
+    assert answer["image"] == "green.jpg" and answer["top"][0]["id"] == "colour1"
+    assert main(["predict", "run", "green.jpg"]) == 0
+    assert "colour1" in capsys.readouterr().out
+    Path("broken.jpg").write_bytes(Path("green.jpg").read_bytes()[:300])
+    assert main(["predict", "run", "broken.jpg"]) == 2
+    assert "broken.jpg is not a readable image" in capsys.readouterr().err
+
+
+def test_an_interrupt_exits_with_3_and_the_same_command_goes_on(make_tree: Any, tmp_path: Path) -> None:
+    tree = make_tree("photographs")
+    assert main(["prepare", str(tree), str(tmp_path / "data"), "--side", "32"]) == 0
+    command = [sys.executable, "-m", "alexnet", "train", "data", "--run", "run", *SMALL, "--schedule.epochs", "400"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:  # the first line of progress: it is training
+        if "images/s" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "stopped by SIGINT after step" in rest and "go on with `alexnet resume run`" in rest
+    assert main(["evaluate", str(tmp_path / "run"), "--views", "1"]) == 0  # usable as it stands
+    state = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert state["state"] == "interrupted"
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+    assert {"Python", "torch", "processor", "bfloat16", "memory", "disk", "GPU", "Triton", "allocator"} <= set(findings)
+    assert all(finding["advice"] for finding in findings.values() if finding["state"] == "broken")
+    assert main(["doctor"]) == 0
+    assert "Python" in capsys.readouterr().out

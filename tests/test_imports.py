@@ -1,0 +1,62 @@
+"""Rooms import one way only; the command's help loads neither torch nor NumPy; the public names are these."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import alexnet
+
+SOURCE = Path(alexnet.__file__).parent
+ORDER = (
+    "errors", "storage", "figures", "runs", "data", "model", "evaluation", "training", "baselines", "explore", "study",
+    "report", "export", "serve", "progress", "doctor", "cli", "__main__",
+)  # fmt: skip
+# storage and figures stand side by side: neither sees the other.
+SIDE_BY_SIDE = {("figures", "storage"), ("figures", "errors")}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"{path} uses a relative import")
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        rooms |= {name.split(".")[1] for name in names if name.startswith("alexnet.")}
+    return rooms
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_rooms_import_one_way(path: Path) -> None:
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    for other in imported_rooms(path) - {room}:
+        assert ORDER.index(other) < ORDER.index(room), f"{room} must not import {other}"
+        assert (room, other) not in SIDE_BY_SIDE, f"{room} must not import {other}"
+
+
+def test_the_test_sees_a_wrong_import(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("import alexnet.cli\nfrom alexnet.training.loop import train\n")
+    assert imported_rooms(wrong) == {"cli", "training"}
+
+
+def test_help_loads_neither_torch_nor_numpy() -> None:
+    program = (
+        "import sys; from alexnet.cli import main; code = main(['--help']); "
+        "print(sorted({'torch', 'numpy', 'jsonargparse', 'rich', 'matplotlib'} & set(sys.modules)), code)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert run.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_public_names() -> None:
+    assert sorted(alexnet.__all__) == ["AlexNet", "evaluate_split", "load", "local_response_norm", "prepare", "train"]
+    for name in alexnet.__all__:
+        assert getattr(alexnet, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        alexnet.nothing  # noqa: B018

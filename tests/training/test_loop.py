@@ -1,0 +1,154 @@
+"""A small training from end to end: it learns, it can be cut anywhere and go on exactly, it refuses what does not fit."""
+
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet.data.prepare import prepare
+from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.model.weights import load_trained
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import Recipe
+from alexnet.runs.recipes import PAPER, QUICK
+from alexnet.training import loop
+from alexnet.training.loop import train
+
+SMALL = replace(
+    QUICK,
+    name="small",
+    network=replace(QUICK.network, width=0.125),
+    optimizer=replace(QUICK.optimizer, batch_size=10, rate=0.02),
+    schedule=replace(QUICK.schedule, epochs=6),
+    training=replace(QUICK.training, precision="float32", device="cpu", evaluate_every=3),
+)
+
+
+@pytest.fixture
+def data(make_tree: Any, tmp_path: Path) -> Path:
+    prepare(make_tree("photographs"), tmp_path / "data", side=32)
+    return tmp_path / "data"
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return dict(load_trained(run).network.state_dict())
+
+
+def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> None:
+    run = train(data, SMALL, tmp_path / "run")
+    events = run.events()
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "start" and kinds[-1] == "end"
+    assert kinds.count("epoch") == 6 and kinds.count("validation") == 2
+    assert events[-2]["top1_error"] == 0.0  # three plain colours
+    facts = run.facts()
+    assert (facts["state"], facts["seed"], facts["data"]["num_classes"]) == ("finished", 0, 3)
+    assert facts["parameters"] == sum(tensor.numel() for tensor in weights_of(run.path).values())
+    assert run.recipe() == SMALL
+    assert not list(run.path.rglob("*.partial")) and not (run.path / "checkpoints" / "last.safetensors").exists()
+    with pytest.raises(RequestError, match="holds a finished run"):
+        train(data, SMALL, run.path)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 11])
+def test_a_training_cut_anywhere_goes_on_exactly(data: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 24 images in batches of 10: three steps an epoch, the last one partial; the cuts lie inside and between epochs.
+    whole = train(data, SMALL, tmp_path / "whole")
+    step = loop._step
+
+    def step_then_signal(training: Any, *rest: Any) -> Any:
+        result = step(training, *rest)
+        if training.step + 1 == cut:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(loop, "_step", step_then_signal)
+    with pytest.raises(Interrupted, match=rf"stopped by SIGTERM after step {cut} of 18; go on with `alexnet resume "):
+        train(data, SMALL, tmp_path / "cut")
+    monkeypatch.undo()
+    assert RunFolder.open(tmp_path / "cut").state == "interrupted"
+    assert load_trained(tmp_path / "cut").network.num_classes == 3  # usable as it stands
+    resumed = train(data, SMALL, tmp_path / "cut")
+    for name, tensor in weights_of(whole.path).items():
+        assert torch.equal(tensor, weights_of(resumed.path)[name]), name
+
+    def seen(run: RunFolder) -> list[Any]:
+        return [(e["step"], e["loss"]) for e in run.events() if e["event"] == "step" and e["step"] > cut + 10]
+
+    assert seen(whole) == seen(resumed)
+
+
+def test_a_killed_training_starts_again(data: Path, tmp_path: Path) -> None:
+    run = train(data, SMALL, tmp_path / "run")
+    run.update_facts(state="running")  # as SIGKILL leaves it, before the first checkpoint
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write('{"event": "step", "st')
+    again = train(data, SMALL, run.path)
+    assert again.state == "finished"
+    assert [event["event"] for event in again.events()].count("start") == 1
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data: Path, tmp_path: Path) -> None:
+    short = replace(SMALL, schedule=replace(SMALL.schedule, epochs=1))
+    first, second = (train(data, short, tmp_path / name).path for name in ("a", "b"))
+    other = train(data, replace(short, training=replace(short.training, seed=1)), tmp_path / "c").path
+    for name, tensor in weights_of(first).items():
+        assert torch.equal(tensor, weights_of(second)[name])
+    assert not torch.equal(weights_of(first)["conv1.weight"], weights_of(other)["conv1.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) -> None:
+    wild = replace(SMALL, optimizer=replace(SMALL.optimizer, rate=1e9))
+    with pytest.raises(WorkError, match=r"the loss of step \d+ is (nan|inf); the weights before it are kept.*rate usually helps"):
+        train(data, wild, tmp_path / "run")
+    run = RunFolder.open(tmp_path / "run")
+    assert run.state == "failed"
+    lost = run.events()[-1]
+    assert lost["event"] == "not_finite" and 1 <= len(lost["samples"]) <= 10
+    with pytest.raises(RequestError, match="holds a failed run"):
+        train(data, wild, run.path)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_made(data: Path, tmp_path: Path) -> None:
+    def refused(recipe: Recipe, message: str) -> None:
+        with pytest.raises(RequestError, match=message):
+            train(data, recipe, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    refused(PAPER, "crops 224 pixels and .* holds 32-pixel images; prepare it again")
+    refused(replace(SMALL, network=replace(SMALL.network, variant="alex")), "unknown variant 'alex'")
+    refused(replace(SMALL, data=replace(SMALL.data, crop=24)), "--data.crop is 24, and variant 'quick' reads 28-pixel images")
+    refused(replace(SMALL, data=replace(SMALL.data, subset=99)), "--data.subset is 99 and the training split holds 24")
+    if not torch.cuda.is_available():
+        refused(replace(SMALL, training=replace(SMALL.training, device="cuda")), "device 'cuda' is not usable here")
+    with pytest.raises(RequestError, match="alexnet prepare"):
+        train(tmp_path / "nowhere", SMALL, tmp_path / "run")
+
+
+def test_an_unfinished_run_of_another_recipe_is_kept(data: Path, tmp_path: Path, make_tree: Any) -> None:
+    run = train(data, SMALL, tmp_path / "run")
+    run.update_facts(state="interrupted")
+    with pytest.raises(RequestError, match=r"another recipe \(schedule.epochs: 6 -> 7\)"):
+        train(data, replace(SMALL, schedule=replace(SMALL.schedule, epochs=7)), run.path)
+    prepare(make_tree("others", train=5), tmp_path / "others-data", side=32)
+    with pytest.raises(RequestError, match="unfinished run on other data"):
+        train(tmp_path / "others-data", SMALL, run.path)
+
+
+def test_signals_go_back_to_their_usual_effect(data: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    train(data, replace(SMALL, schedule=replace(SMALL.schedule, epochs=1)), tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_training_outside_the_main_thread(data: Path, tmp_path: Path) -> None:
+    thread = threading.Thread(target=train, args=(data, replace(SMALL, schedule=replace(SMALL.schedule, epochs=1)), tmp_path / "run"))
+    thread.start()
+    thread.join(120)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
