@@ -14,7 +14,18 @@ from PIL import Image
 from alexnet.cli import COMMANDS, _train_options, main
 from alexnet.runs.recipes import PAPER, QUICK
 
-SMALL = ["--recipe", "quick", "--network.width", "0.125", "--optimizer.batch_size", "10", "--optimizer.rate", "0.02", "--schedule.epochs", "6"]
+SMALL = [
+    "--recipe",
+    "quick",
+    "--network.width",
+    "0.125",
+    "--optimizer.batch_size",
+    "10",
+    "--optimizer.rate",
+    "0.02",
+    "--schedule.epochs",
+    "6",
+]
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,9 +49,15 @@ def test_help_of_train_explains_each_setting(capsys: pytest.CaptureFixture[str])
 
 def test_options_are_read_over_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("optimizer: {rate: 0.5, decay: 0.1}\n")
-    data, recipe, run = _train_options(["d", "--recipe", "quick", "--config", str(tmp_path / "c.yaml"), "--optimizer.rate", "0.25"])
+    data, recipe, run = _train_options(
+        ["d", "--recipe", "quick", "--config", str(tmp_path / "c.yaml"), "--optimizer.rate", "0.25"]
+    )
     assert (data, run) == (Path("d"), Path("runs/quick"))
-    assert (recipe.optimizer.rate, recipe.optimizer.decay, recipe.optimizer.momentum) == (0.25, 0.1, QUICK.optimizer.momentum)
+    assert (recipe.optimizer.rate, recipe.optimizer.decay, recipe.optimizer.momentum) == (
+        0.25,
+        0.1,
+        QUICK.optimizer.momentum,
+    )
     assert _train_options(["d"])[1] == PAPER
     assert _train_options(["d", "--schedule.drops", "[0.5, 0.6]", "--run", "r"])[1].schedule.drops == (0.5, 0.6)
 
@@ -80,7 +97,9 @@ def test_wrong_requests_exit_with_2_and_one_line(
     assert list(tmp_path.iterdir()) == []  # nothing half-made
 
 
-def test_the_whole_way(make_tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_way(
+    make_tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     tree = make_tree("photographs")
     assert main(["prepare", str(tree), "data", "--side", "32"]) == 0

@@ -67,10 +67,19 @@ def main(words: Arguments | None = None) -> int:
 
 
 def _overview() -> str:
-    lines = ["usage: alexnet COMMAND ...", "", "The 2012 network: photographs in, a trained and measured network out.", ""]
+    lines = [
+        "usage: alexnet COMMAND ...",
+        "",
+        "The 2012 network: photographs in, a trained and measured network out.",
+        "",
+    ]
     width = max(map(len, COMMANDS))
     lines += [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    lines += ["", "`alexnet COMMAND --help` says more, with an example.", "Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted and resumable."]
+    lines += [
+        "",
+        "`alexnet COMMAND --help` says more, with an example.",
+        "Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted and resumable.",
+    ]
     return "\n".join(lines)
 
 
@@ -87,9 +96,18 @@ def _say(text: str) -> None:
 
 def _fetch(words: Arguments) -> None:
     parser = _parser("fetch")
-    parser.add_argument("name", choices=("cifar10", "shapes"), help="cifar10: the paper's second data set; shapes: generated, needs no network")
+    parser.add_argument(
+        "name",
+        choices=("cifar10", "shapes"),
+        help="cifar10: the paper's second data set; shapes: generated, needs no network",
+    )
     parser.add_argument("destination", type=Path, help="folder to make")
-    parser.add_argument("--from", dest="source", type=Path, help="cifar10: a copy on this machine (folder or archive); else ALEXNET_CIFAR10, else the network")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        help="cifar10: a copy on this machine (folder or archive); else ALEXNET_CIFAR10, else the network",
+    )
     options = parser.parse_args(words)
     from alexnet.data.fetch import fetch_cifar10, fetch_shapes
 
@@ -104,10 +122,21 @@ def _fetch(words: Arguments) -> None:
 
 def _prepare(words: Arguments) -> None:
     parser = _parser("prepare")
-    parser.add_argument("source", type=Path, help="a folder with one folder per class (under train/ and val/, or without splits), a tar of one, or fetched CIFAR-10")
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="a folder with one folder per class (under train/ and val/, or not), a tar of one, or fetched CIFAR-10",
+    )
     parser.add_argument("destination", type=Path, help="folder to make: the prepared data set")
-    parser.add_argument("--side", type=int, help="side of the stored square images, pixels (default: what the source says, else 256)")
-    parser.add_argument("--hold-out", type=float, default=0.0, help="share of each class kept for validation where the source has no split of its own")
+    parser.add_argument(
+        "--side", type=int, help="side of the stored square images, pixels (default: what the source says, else 256)"
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=float,
+        default=0.0,
+        help="share of each class kept for validation where the source has no split of its own",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the hold-out")
     parser.add_argument("--workers", type=int, help="threads that decode (default: one per core)")
     options = parser.parse_args(words)
@@ -116,12 +145,19 @@ def _prepare(words: Arguments) -> None:
 
     with counted("preparing") as progress:
         data = prepare(
-            options.source, options.destination, side=options.side, hold_out=options.hold_out, seed=options.seed,
-            workers=options.workers, report=_say, progress=progress,
+            options.source,
+            options.destination,
+            side=options.side,
+            hold_out=options.hold_out,
+            seed=options.seed,
+            workers=options.workers,
+            report=_say,
+            progress=progress,
         )
     counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
     print(f"{options.destination}: {data.title}, {data.num_classes} classes, {data.side} pixels, images: {counts}")
-    print(f"next: alexnet train {options.destination} --recipe {'paper' if data.side >= 224 else 'quick'} --run runs/first")
+    recipe = "paper" if data.side >= 224 else "quick"
+    print(f"next: alexnet train {options.destination} --recipe {recipe} --run runs/first")
 
 
 def _train(words: Arguments) -> None:
@@ -161,7 +197,9 @@ def _train_options(words: Arguments) -> tuple[Path, "Recipe", Path]:
     # Not `data`: that is the group of settings.
     parser.add_argument("data_set", type=Path, metavar="DATA", help="a prepared data set")
     parser.add_argument("--recipe", default="paper", help=f"where the settings start from: {', '.join(RECIPES)}")
-    parser.add_argument("--config", type=Path, help="YAML file of settings that change the recipe (as recipe.yaml in a run folder)")
+    parser.add_argument(
+        "--config", type=Path, help="YAML file of settings that change the recipe (as recipe.yaml in a run folder)"
+    )
     parser.add_argument("--run", type=Path, help="run folder to make, or to go on with (default: runs/RECIPE)")
     for name, settings in GROUPS.items():
         parser.add_argument(f"--{name}", type=settings, default=getattr(base, name))
@@ -197,8 +235,12 @@ def _evaluate(words: Arguments) -> None:
     parser.add_argument("--data", type=Path, help="prepared data set (default: the one the run was trained on)")
     parser.add_argument("--split", help="split to measure (default: val, else test)")
     parser.add_argument("--views", type=int, choices=(1, 10), help="views per image; default: first 1, then 10")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the network runs")
-    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="arithmetic of the network")
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the network runs"
+    )
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="arithmetic of the network"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(words)
     from alexnet.runs.machine import restart_with_tuned_allocator
@@ -214,8 +256,13 @@ def _evaluate(words: Arguments) -> None:
             with counted(f"{run.name}, {num_views} view{'s' if num_views > 1 else ''}") as progress:
                 results.append(
                     evaluate_run(
-                        run, data_folder=options.data, split=options.split, num_views=num_views,
-                        device=options.device, precision=options.precision, progress=progress,
+                        run,
+                        data_folder=options.data,
+                        split=options.split,
+                        num_views=num_views,
+                        device=options.device,
+                        precision=options.precision,
+                        progress=progress,
                     )
                 )
     if options.json:
@@ -238,8 +285,12 @@ def _print_results(results: list[dict[str, Any]]) -> None:
 
     for result in results:
         table.add_row(
-            result["run"], result["split"], f"{result['num_images']:,}", str(result["num_views"]),
-            percent(result, "top1"), percent(result, "top5"),
+            result["run"],
+            result["split"],
+            f"{result['num_images']:,}",
+            str(result["num_views"]),
+            percent(result, "top1"),
+            percent(result, "top5"),
         )
     Console().print(table)
 
@@ -302,10 +353,22 @@ def _doctor(words: Arguments) -> None:
 
 COMMANDS = {
     "fetch": Command("Bring a data set to this machine.", "alexnet fetch cifar10 data/cifar10", _fetch),
-    "prepare": Command("Turn photographs into a prepared data set.", "alexnet prepare photographs/ data/prepared --hold-out 0.1", _prepare),
-    "train": Command("Train a network on a prepared data set.", "alexnet train data/prepared --recipe paper --run runs/first --optimizer.rate 0.005", _train),
+    "prepare": Command(
+        "Turn photographs into a prepared data set.",
+        "alexnet prepare photographs/ data/prepared --hold-out 0.1",
+        _prepare,
+    ),
+    "train": Command(
+        "Train a network on a prepared data set.",
+        "alexnet train data/prepared --recipe paper --run runs/first --optimizer.rate 0.005",
+        _train,
+    ),
     "resume": Command("Go on with an interrupted training.", "alexnet resume runs/first", _resume),
-    "evaluate": Command("Measure top-1 and top-5 error, with one view and with ten.", "alexnet evaluate runs/first --views 10 --json", _evaluate),
+    "evaluate": Command(
+        "Measure top-1 and top-5 error, with one view and with ten.",
+        "alexnet evaluate runs/first --views 10 --json",
+        _evaluate,
+    ),
     "predict": Command("Name what is on photographs.", "alexnet predict runs/first photo.jpg", _predict),
     "report": Command("Write a run's report.html.", "alexnet report runs/first", _report),
     "doctor": Command("Say what this machine can do and what it lacks.", "alexnet doctor", _doctor),

@@ -40,17 +40,20 @@ def print_findings(findings: list[Finding]) -> None:
 
 def _software() -> list[Finding]:
     found = versions()
-    findings = []
-    if sys.version_info < (3, 11):
-        findings.append(Finding("Python", "broken", found["python"], "Python 3.11 or newer is needed"))
-    else:
-        findings.append(Finding("Python", "good", found["python"]))
+    findings = [Finding("Python", "good", found["python"])]
     for name in ("torch", "numpy"):
         try:
             importlib.import_module(name)
         except Exception as error:
             # Whatever breaks on import (a missing library, a wrong build) is what the reader must learn.
-            findings.append(Finding(name, "broken", f"{type(error).__name__}: {error}", f"reinstall it: pip install --force-reinstall {name}"))
+            findings.append(
+                Finding(
+                    name,
+                    "broken",
+                    f"{type(error).__name__}: {error}",
+                    f"reinstall it: pip install --force-reinstall {name}",
+                )
+            )
         else:
             findings.append(Finding(name, "good", found[name]))
     return findings
@@ -61,8 +64,15 @@ def _system() -> Finding:
     if sys.platform == "linux":
         return Finding("system", "good", name)
     if sys.platform == "darwin":
-        return Finding("system", "lacking", name, "works on the CPU and on MPS, without the tuned allocator; the project's checks run on Linux only")
-    return Finding("system", "broken", name, "only Linux and macOS are supported; on Windows use the Windows Subsystem for Linux")
+        return Finding(
+            "system",
+            "lacking",
+            name,
+            "works on the CPU and on MPS, without the tuned allocator; the project's checks run on Linux only",
+        )
+    return Finding(
+        "system", "broken", name, "only Linux and macOS are supported; on Windows use the Windows Subsystem for Linux"
+    )
 
 
 def _cores() -> Finding:
@@ -75,7 +85,12 @@ def _bfloat16() -> Finding:
         return Finding("bfloat16", "good", "matrix units (AMX)")
     if multiplies_bfloat16(flags):
         return Finding("bfloat16", "good", "vector instructions")
-    return Finding("bfloat16", "lacking", "not in hardware on this processor", "training uses float32, about three times slower; a GPU or a newer server processor has it")
+    return Finding(
+        "bfloat16",
+        "lacking",
+        "not in hardware on this processor",
+        "training uses float32, about three times slower; a GPU or a newer server processor has it",
+    )
 
 
 def _memory() -> Finding:
@@ -83,14 +98,24 @@ def _memory() -> Finding:
     if memory is None:
         return Finding("memory", "lacking", "the system does not say", "training the full network takes about 6 GiB")
     if memory < 6 * 2**30:
-        return Finding("memory", "lacking", f"{memory / 2**30:.1f} GiB", "training the full network takes about 6 GiB; use a smaller --optimizer.batch_size or the recipe `quick`")
+        return Finding(
+            "memory",
+            "lacking",
+            f"{memory / 2**30:.1f} GiB",
+            "training the full network takes about 6 GiB; use a smaller --optimizer.batch_size or the recipe `quick`",
+        )
     return Finding("memory", "good", f"{memory / 2**30:.1f} GiB")
 
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     if free < 5 * 2**30:
-        return Finding("disk", "lacking", f"{free / 2**30:.1f} GiB free here", "13,000 photographs prepared take 2.6 GiB, a full-size run 0.8 GiB; free some space")
+        return Finding(
+            "disk",
+            "lacking",
+            f"{free / 2**30:.1f} GiB free here",
+            "13,000 photographs prepared take 2.6 GiB, a full-size run 0.8 GiB; free some space",
+        )
     return Finding("disk", "good", f"{free / 2**30:.1f} GiB free here")
 
 
@@ -105,14 +130,17 @@ def _accelerators() -> list[Finding]:
         findings = [Finding("GPU", "good", names)]
         if triton:
             return [*findings, Finding("Triton", "good", versions_of("triton"))]
-        return [*findings, Finding("Triton", "lacking", "not installed", "pip install triton, in the version your torch names")]
+        return [
+            *findings,
+            Finding("Triton", "lacking", "not installed", "pip install triton, in the version your torch names"),
+        ]
     if torch.backends.mps.is_available():
         return [Finding("GPU", "good", "Apple MPS")]
     advice = "training runs on the CPU"
     if torch.version.cuda is None and shutil.which("nvidia-smi"):
         advice = "this torch is a CPU build and the machine has an NVIDIA driver; install a CUDA build of torch"
     elif torch.version.cuda is not None:
-        advice = "this torch is built for CUDA and finds no GPU; look at nvidia-smi and at CUDA_VISIBLE_DEVICES. Training runs on the CPU"
+        advice = "this torch is built for CUDA and finds no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
     return [Finding("GPU", "lacking", "none usable", advice), Finding("Triton", "lacking", "not usable without a GPU")]
 
 
@@ -125,7 +153,14 @@ def versions_of(name: str) -> str:
 
 def _allocator() -> Finding:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return Finding("allocator", "lacking", "not the GNU C library", "training on the CPU may be slower; preloading jemalloc helps")
+        return Finding(
+            "allocator",
+            "lacking",
+            "not the GNU C library",
+            "training on the CPU may be slower; preloading jemalloc helps",
+        )
     if os.environ.get("ALEXNET_ALLOCATOR") == "default":
-        return Finding("allocator", "lacking", "ALEXNET_ALLOCATOR=default", "unset it: on a CPU the tuned allocator is faster")
+        return Finding(
+            "allocator", "lacking", "ALEXNET_ALLOCATOR=default", "unset it: on a CPU the tuned allocator is faster"
+        )
     return Finding("allocator", "good", "train, resume and evaluate restart themselves with a tuned allocator")

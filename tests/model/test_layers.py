@@ -59,7 +59,10 @@ def test_norm_gradient_by_differences(per_column: int, columns: int, size: int, 
 def test_norm_conventions_of_alpha() -> None:
     x = torch.randn(2, 10, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 50
     # torch divides alpha by the window's size; ours does so on request, and the paper's text does not.
-    torch.testing.assert_close(local_response_norm(x, 5, 1e-2, 0.75, 2.0, alpha_per_element=False), F.local_response_norm(x, 5, 1e-2, 0.75, 2.0))
+    torch.testing.assert_close(
+        local_response_norm(x, 5, 1e-2, 0.75, 2.0, alpha_per_element=False),
+        F.local_response_norm(x, 5, 1e-2, 0.75, 2.0),
+    )
     torch.testing.assert_close(local_response_norm(x, 5, 1e-2, 0.75, 2.0), F.local_response_norm(x, 5, 5e-2, 0.75, 2.0))
 
 
@@ -97,7 +100,15 @@ def test_pool_equals_the_loops(side: int, size: int, stride: int, seed: int) -> 
     # out a last window that would begin beyond the image; with stride <= size no window does.
     stride = min(stride, size)
     places = -(-(side - size) // stride) + 1
-    want = np.array([[x[0, :, i * stride : i * stride + size, j * stride : j * stride + size].max(axis=(1, 2)) for j in range(places)] for i in range(places)])
+    want = np.array(
+        [
+            [
+                x[0, :, i * stride : i * stride + size, j * stride : j * stride + size].max(axis=(1, 2))
+                for j in range(places)
+            ]
+            for i in range(places)
+        ]
+    )
     got = max_pool(torch.from_numpy(x), size, stride)[0].permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(got, want)
 

@@ -16,7 +16,8 @@ def test_counts_of_the_paper() -> None:
     with torch.device("meta"):
         network = AlexNet()
     shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
-    assert [shapes[f"{name}.weight"] for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")] == [
+    names = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+    assert [shapes[f"{name}.weight"] for name in names] == [
         (96, 3, 11, 11), (256, 48, 5, 5), (384, 256, 3, 3), (384, 192, 3, 3), (256, 192, 3, 3),
         (4096, 9216), (4096, 4096), (1000, 4096),
     ]  # fmt: skip
@@ -38,10 +39,14 @@ def convolve(x: Array, weight: Array, bias: Array, stride: int, padding: int, en
     x = np.pad(x, ((0, 0), (padding, padding + end), (padding, padding + end)))
     kernel = weight.shape[-1]
     side = (x.shape[1] - kernel) // stride + 1
-    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (1, 2))[:, ::stride, ::stride]  # (C, H', W', k, k)
+    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (1, 2))[
+        :, ::stride, ::stride
+    ]  # (C, H', W', k, k)
     assert windows.shape[1] == side
     halves = zip(np.split(windows, columns), np.split(weight, columns), strict=True)
-    return np.concatenate([np.einsum("chwij,fcij->fhw", part, filters) for part, filters in halves]) + bias[:, None, None]
+    return (
+        np.concatenate([np.einsum("chwij,fcij->fhw", part, filters) for part, filters in halves]) + bias[:, None, None]
+    )
 
 
 def normalise(x: Array, columns: int) -> Array:
@@ -117,7 +122,10 @@ def test_same_seed_same_weights() -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.zeros(1, 3, 227, 227), r"takes floating point \(B, 3, 224, 224\).*got torch.float32 of shape \(1, 3, 227, 227\)"),
+        (
+            torch.zeros(1, 3, 227, 227),
+            r"takes floating point \(B, 3, 224, 224\).*got torch.float32 of shape \(1, 3, 227, 227\)",
+        ),
         (torch.zeros(1, 1, 224, 224), r"shape \(1, 1, 224, 224\)"),
         (torch.zeros(3, 224, 224), r"shape \(3, 224, 224\)"),
         (torch.zeros(1, 3, 224, 224, dtype=torch.uint8), "got torch.uint8"),

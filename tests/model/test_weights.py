@@ -16,14 +16,22 @@ def made() -> Trained:
     network = AlexNet(2, "quick", 0.25, dropout=0.3, generator=torch.Generator().manual_seed(1))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classes = (ClassInfo(id="n1", name='a "quoted" cat'), ClassInfo(id="n2", name="Ä"))
-    return Trained(network=network, classes=classes, mean_image=torch.rand(32, 32, 3) * 255, crop=28, title="T", generated=True)
+    return Trained(
+        network=network, classes=classes, mean_image=torch.rand(32, 32, 3) * 255, crop=28, title="T", generated=True
+    )
 
 
 def test_round_trip(tmp_path: Path) -> None:
     trained, path = made(), tmp_path / "weights.safetensors"
     save_trained(path, trained)
     loaded = load_trained(tmp_path)  # a run folder is named like a file
-    assert (loaded.classes, loaded.crop, loaded.side, loaded.title, loaded.generated) == (trained.classes, 28, 32, "T", True)
+    assert (loaded.classes, loaded.crop, loaded.side, loaded.title, loaded.generated) == (
+        trained.classes,
+        28,
+        32,
+        "T",
+        True,
+    )
     assert torch.equal(loaded.mean_image, trained.mean_image)
     assert (loaded.network.variant, loaded.network.width, loaded.network.dropout) == ("quick", 0.25, 0.3)
     images = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(2)) * 60

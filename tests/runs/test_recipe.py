@@ -29,7 +29,7 @@ def test_round_trip_through_yaml(name: str) -> None:
 
 
 def test_the_paper_recipe_states_the_paper() -> None:
-    # Paper, section 5: batch 128, momentum 0.9, decay 0.0005, rate 0.01; 4.2: dropout 0.5; 4.1: crops of 224, noise 0.1.
+    # Section 5: batch 128, momentum 0.9, decay 0.0005, rate 0.01; 4.2: dropout 0.5; 4.1: crops of 224, noise 0.1.
     assert (PAPER.optimizer.batch_size, PAPER.optimizer.momentum) == (128, 0.9)
     assert (PAPER.optimizer.decay, PAPER.optimizer.rate) == (0.0005, 0.01)
     assert (PAPER.network.dropout, PAPER.data.crop, PAPER.data.colour_noise) == (0.5, 224, 0.1)

@@ -1,4 +1,4 @@
-"""A small training from end to end: it learns, it can be cut anywhere and go on exactly, it refuses what does not fit."""
+"""A small training from end to end: it learns, goes on exactly where it was cut, and refuses what does not fit."""
 
 import json
 import os
@@ -57,7 +57,9 @@ def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("cut", [1, 4, 11])
-def test_a_training_cut_anywhere_goes_on_exactly(data: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_cut_anywhere_goes_on_exactly(
+    data: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # 24 images in batches of 10: three steps an epoch, the last one partial; the cuts lie inside and between epochs.
     whole = train(data, SMALL, tmp_path / "whole")
     step = loop._step
@@ -105,7 +107,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data: Pat
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) -> None:
     wild = replace(SMALL, optimizer=replace(SMALL.optimizer, rate=1e9))
-    with pytest.raises(WorkError, match=r"the loss of step \d+ is (nan|inf); the weights before it are kept.*rate usually helps"):
+    with pytest.raises(
+        WorkError, match=r"the loss of step \d+ is (nan|inf); the weights before it are kept.*rate usually helps"
+    ):
         train(data, wild, tmp_path / "run")
     run = RunFolder.open(tmp_path / "run")
     assert run.state == "failed"
@@ -123,7 +127,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(data: Path, tmp_pa
 
     refused(PAPER, "crops 224 pixels and .* holds 32-pixel images; prepare it again")
     refused(replace(SMALL, network=replace(SMALL.network, variant="alex")), "unknown variant 'alex'")
-    refused(replace(SMALL, data=replace(SMALL.data, crop=24)), "--data.crop is 24, and variant 'quick' reads 28-pixel images")
+    refused(
+        replace(SMALL, data=replace(SMALL.data, crop=24)),
+        "--data.crop is 24, and variant 'quick' reads 28-pixel images",
+    )
     refused(replace(SMALL, data=replace(SMALL.data, subset=99)), "--data.subset is 99 and the training split holds 24")
     if not torch.cuda.is_available():
         refused(replace(SMALL, training=replace(SMALL.training, device="cuda")), "device 'cuda' is not usable here")
@@ -148,7 +155,9 @@ def test_signals_go_back_to_their_usual_effect(data: Path, tmp_path: Path) -> No
 
 
 def test_training_outside_the_main_thread(data: Path, tmp_path: Path) -> None:
-    thread = threading.Thread(target=train, args=(data, replace(SMALL, schedule=replace(SMALL.schedule, epochs=1)), tmp_path / "run"))
+    thread = threading.Thread(
+        target=train, args=(data, replace(SMALL, schedule=replace(SMALL.schedule, epochs=1)), tmp_path / "run")
+    )
     thread.start()
     thread.join(120)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"

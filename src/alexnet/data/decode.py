@@ -8,7 +8,7 @@ laid on white, 16 bits become the upper 8, of an animation the first frame is ta
 import io
 
 import numpy as np
-import simplejpeg
+import simplejpeg  # type: ignore[import-untyped]
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError

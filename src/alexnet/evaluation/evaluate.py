@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,9 @@ from alexnet.data.augment import cut_view, views
 from alexnet.data.prepared import ClassInfo, PreparedData
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, per_class_counts, wilson_interval
+from alexnet.model.device import Precision, arithmetic
 
 Progress = Callable[[int, int], None]
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def predict_split(
                 batch = torch.from_numpy(np.array(images[first : first + batch_size])).to(device)  # (B, S, S, 3)
                 total = torch.zeros(len(batch), data.num_classes, device=device)
                 for view in chosen:
-                    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                    with arithmetic(device, precision):
                         scores = network(cut_view(batch, view, crop, mean_image))
                     if scores.shape != total.shape:
                         raise WorkError(

@@ -13,7 +13,9 @@ from alexnet.errors import RequestError
 from alexnet.model.weights import Trained
 
 
-def classify_photographs(trained: Trained, paths: Sequence[Path], num_views: int = 10, num_top: int = 5) -> list[dict[str, Any]]:
+def classify_photographs(
+    trained: Trained, paths: Sequence[Path], num_views: int = 10, num_top: int = 5
+) -> list[dict[str, Any]]:
     """Name what is on each photograph, most probable class first.
 
     A photograph is prepared as the training images were: turned upright, shorter side to the stored size,

@@ -1,5 +1,6 @@
 """A run folder measured on a prepared data set; the result is stored in the run folder."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -71,9 +72,10 @@ def require_same_classes(trained: Trained, data: PreparedData) -> None:
     own, other = [one.id for one in trained.classes], [one.id for one in data.classes]
     if own == other:
         return
-    place = next((i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))
+    pairs = enumerate(itertools.zip_longest(own, other, fillvalue="none"))
+    place, (mine, theirs) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
     raise RequestError(
-        f"the network knows {len(own)} classes and {data.folder} has {len(other)}; they differ from class number {place} on "
-        f"({own[place] if place < len(own) else 'none'!r} and {other[place] if place < len(other) else 'none'!r}); "
+        f"the network knows {len(own)} classes and {data.folder} has {len(other)}; the first difference is "
+        f"number {place} ({mine!r} and {theirs!r}); "
         "measure it on data prepared with the classes it was trained on"
     )

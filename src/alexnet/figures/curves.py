@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -17,7 +17,8 @@ _INK = "#010203"
 # Blue, vermilion, green, purple of Okabe and Ito's palette: apart for every common kind of colour vision.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _MOST_POINTS = 500
-_STYLE = {
+# Any: the stubs want every key as a literal of theirs.
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "alexnet",
     # Text stays text: it can be searched, read aloud, and takes the page's typeface.
     "svg.fonttype": "none",

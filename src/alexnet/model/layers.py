@@ -41,7 +41,7 @@ class _ResponseNorm(torch.autograd.Function):
         return x * _denominator(x, window, alpha, k).pow_(-beta)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # dx_j = g_j d_j^-beta - 2 alpha beta x_j sum over i with j in window(i) of g_i x_i d_i^(-beta - 1)
         x, window = ctx.saved_tensors
@@ -89,9 +89,13 @@ def local_response_norm(
     Paper: section 3.3.
     """
     if not x.is_floating_point() or x.dim() < 2:
-        raise RequestError(f"response normalisation takes floating point (B, C, ...), got {x.dtype} of shape {tuple(x.shape)}")
+        raise RequestError(
+            f"response normalisation takes floating point (B, C, ...), got {x.dtype} of shape {tuple(x.shape)}"
+        )
     if size < 1 or columns < 1 or x.shape[1] % columns:
-        raise RequestError(f"{x.shape[1]} maps, {columns} columns, window {size}: columns must divide the maps and both be 1 or more")
+        raise RequestError(
+            f"{x.shape[1]} maps, {columns} columns, window {size}: columns must divide the maps and both be 1 or more"
+        )
     if k <= 0 or alpha < 0:
         raise RequestError(f"k is {k} and alpha is {alpha}; allowed are k above 0 and alpha 0 or more")
     factor = alpha if alpha_per_element else alpha / size
@@ -142,7 +146,9 @@ class Dropout(nn.Module):
 
 
 @torch.no_grad()
-def initialise(layer: nn.Conv2d | nn.Linear, deviation: float | None, bias: float, generator: torch.Generator | None) -> None:
+def initialise(
+    layer: nn.Conv2d | nn.Linear, deviation: float | None, bias: float, generator: torch.Generator | None
+) -> None:
     """Give a layer its first weights, N(0, deviation^2), and its first biases, all `bias`.
 
     `deviation` None is sqrt(2 / inputs of a unit), which keeps the spread of responses from layer to layer.

@@ -96,7 +96,7 @@ _PAPER = Variant(
     source="Krizhevsky, Sutskever and Hinton 2012, section 3.5",
     image_px=224,
     layers=(
-        # 224 -> 55: the eleven-pixel windows four pixels apart end three pixels beyond the image (see docs/decisions/003).
+        # 224 -> 55: the last window ends three pixels beyond the image (docs/decisions/003).
         Convolution(name="conv1", maps=96, kernel=11, stride=4, end_padding=3),
         Rectify(),
         Normalise(columns=2),
@@ -131,11 +131,11 @@ _QUICK = Variant(
         Convolution(name="conv1", maps=64, kernel=5, padding=2, deviation=None),
         Rectify(),
         Pool(),  # 28 -> 14
-        Normalise(size=9, alpha=0.01, k=1),
+        Normalise(size=9, alpha=0.05, k=1),
         Convolution(name="conv2", maps=128, kernel=3, padding=1, deviation=None),
         Rectify(),
         Pool(),  # 14 -> 7
-        Normalise(size=9, alpha=0.01, k=1),
+        Normalise(size=9, alpha=0.05, k=1),
         Convolution(name="conv3", maps=256, kernel=3, padding=1, deviation=None),
         Rectify(),
         Convolution(name="conv4", maps=256, kernel=3, padding=1, deviation=None),
@@ -143,7 +143,7 @@ _QUICK = Variant(
         Pool(),  # 7 -> 3
         Flatten(),
         Drop("drop5"),
-        Dense(name="fc5", units=None),
+        Dense(name="fc5", units=None, deviation=0.01),
     ),
 )
 
@@ -197,7 +197,9 @@ class AlexNet(nn.Module):
             match layer:
                 case Convolution():
                     outputs = self._scaled(layer.maps)
-                    convolution = nn.Conv2d(maps, outputs, layer.kernel, layer.stride, layer.padding, groups=layer.columns)
+                    convolution = nn.Conv2d(
+                        maps, outputs, layer.kernel, layer.stride, layer.padding, groups=layer.columns
+                    )
                     initialise(convolution, layer.deviation, layer.bias, generator)
                     self.add_module(layer.name, convolution)
                     maps = outputs
@@ -225,7 +227,7 @@ class AlexNet(nn.Module):
         side = self.description.image_px
         if images.dim() != 4 or tuple(images.shape[1:]) != (3, side, side) or not images.is_floating_point():
             raise RequestError(
-                f"variant {self.variant!r} takes floating point (B, 3, {side}, {side}), mean subtracted, on the 0..255 scale; "
+                f"variant {self.variant!r} takes floating point (B, 3, {side}, {side}), 0..255 less the mean; "
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
         x = images if self.description.input_scale == 1 else images * self.description.input_scale

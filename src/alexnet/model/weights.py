@@ -77,22 +77,28 @@ def load_trained(path: Path) -> Trained:
     """
     file = path / "weights.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise RequestError(f"{path} holds no trained network ({file.name} is missing); `alexnet train DATA --run {path}` makes one")
+        raise RequestError(
+            f"{path} holds no trained network ({file.name} is missing); `alexnet train DATA --run {path}` makes one"
+        )
     try:
-        with safetensors.safe_open(file, framework="pt") as content:  # type: ignore[no-untyped-call]
+        with safetensors.safe_open(file, framework="pt") as content:
             metadata = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a dictionary)
     except safetensors.SafetensorError as error:
         raise WorkError(f"{file} is damaged ({error}); train again or restore it") from error
     if "alexnet" not in metadata:
-        raise RequestError(f"{file} was not written by alexnet (no description inside); only weights of a run can be loaded")
+        raise RequestError(
+            f"{file} was not written by alexnet (no description inside); only weights of a run can be loaded"
+        )
     description = json.loads(metadata["alexnet"])
     if description["format_version"] != FORMAT_VERSION:
         raise RequestError(
             f"{file} has weights format {description['format_version']}, this version reads {FORMAT_VERSION}; "
             "load it with the version of alexnet that wrote it"
         )
-    network = AlexNet(description["num_classes"], description["variant"], description["width"], dropout=description["dropout"])
+    network = AlexNet(
+        description["num_classes"], description["variant"], description["width"], dropout=description["dropout"]
+    )
     mean_image = tensors.pop("mean_image")
     network.load_state_dict(tensors)
     return Trained(

@@ -79,14 +79,13 @@ def curves(events: Sequence[Mapping[str, Any]], evaluation_name: str) -> tuple[P
         return missing, missing
 
     def series(key: str, scale: float) -> list[Series]:
-        return [
-            Series(label, _column(chosen, "epoch"), scale * _column(chosen, key), kind)
-            for label, chosen, kind in (
-                ("training batches", steps, "line"),
-                (evaluation_name, measured, "points"),
-            )
-            if chosen
-        ]
+        found = []
+        if steps:
+            found.append(Series("training batches", _column(steps, "epoch"), scale * _column(steps, key)))
+        if measured:
+            values = scale * _column(measured, key)
+            found.append(Series(evaluation_name, _column(measured, "epoch"), values, "points"))
+        return found
 
     last = f"at the end of the log, epoch {(steps or measured)[-1]['epoch']:.4g}"
     loss = curve_svg(

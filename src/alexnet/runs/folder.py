@@ -1,13 +1,13 @@
 """The run folder: everything one training was told, saw and left behind.
 
-    recipe.yaml           every hyper-parameter
-    run.json              format version, commit, machine, versions, seed, data checksum, state
-    events.jsonl          one JSON object per event, appended while training
-    checkpoints/          what an interrupted training goes on from
-    weights.safetensors   the network, with class names and preprocessing inside
-    predictions/          probabilities per split
-    evaluations/          error counts per split and number of views
-    report.html           what a person looks at
+recipe.yaml           every hyper-parameter
+run.json              format version, commit, machine, versions, seed, data checksum, state
+events.jsonl          one JSON object per event, appended while training
+checkpoints/          what an interrupted training goes on from
+weights.safetensors   the network, with class names and preprocessing inside
+predictions/          probabilities per split
+evaluations/          error counts per split and number of views
+report.html           what a person looks at
 """
 
 import datetime
@@ -49,11 +49,21 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             run = RunFolder(path)
-            write_text(path / "recipe.yaml", yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True))
-            start = {"format_version": FORMAT_VERSION, "name": path.name, "started": utc_now(), "finished": None, "state": "running"}
+            write_text(
+                path / "recipe.yaml", yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
+            )
+            start = {
+                "format_version": FORMAT_VERSION,
+                "name": path.name,
+                "started": utc_now(),
+                "finished": None,
+                "state": "running",
+            }
             write_json(path / "run.json", {**start, **facts})
         except OSError as error:
-            raise RequestError(f"cannot write the run folder {path}: {error.strerror}; name one you may write to") from error
+            raise RequestError(
+                f"cannot write the run folder {path}: {error.strerror}; name one you may write to"
+            ) from error
         return run
 
     @staticmethod
@@ -64,7 +74,9 @@ class RunFolder:
             RequestError: there is none, or its format is of another version.
         """
         if not (path / "run.json").is_file():
-            raise RequestError(f"{path} is not a run folder (it has no run.json); `alexnet train DATA --run {path}` makes one")
+            raise RequestError(
+                f"{path} is not a run folder (it has no run.json); `alexnet train DATA --run {path}` makes one"
+            )
         run = RunFolder(path)
         version = run.facts().get("format_version")
         if version != FORMAT_VERSION:

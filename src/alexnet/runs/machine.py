@@ -33,7 +33,11 @@ def restart_with_tuned_allocator() -> None:
     that sets GLIBC_TUNABLES or preloads an allocator itself are left alone.
     """
     environment = os.environ
-    chosen = environment.get("ALEXNET_ALLOCATOR") == "default" or "GLIBC_TUNABLES" in environment or "LD_PRELOAD" in environment
+    chosen = (
+        environment.get("ALEXNET_ALLOCATOR") == "default"
+        or "GLIBC_TUNABLES" in environment
+        or "LD_PRELOAD" in environment
+    )
     if chosen or sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
     os.execve(
@@ -101,11 +105,18 @@ def source_commit() -> str | None:
         return None
     try:
         commit = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout.strip()
         changed = subprocess.run(
             ["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True, text=True, check=True, timeout=10,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

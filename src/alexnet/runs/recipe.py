@@ -38,13 +38,13 @@ class DataSettings:
     crop: int = 224
     """Side of the square crop, pixels."""
     corners: Literal["paper", "original"] = "paper"
-    """Places of a random crop per axis: `paper` 0 .. margin-1 (32 for 224 of 256), `original` 0 .. margin, as the source has it."""
+    """Places of a random crop per axis: `paper` 0 .. margin-1 (32 of them for 224 of 256), `original` 0 .. margin."""
     mirror: bool = True
     """Whether half of the training images are mirrored left to right."""
     colour_noise: float = 0.1
     """Standard deviation of the factors on the principal components of colour; 0 switches the noise off."""
     subset: int = 0
-    """Train on this many images, drawn once from the training split with the seed, as equal in number per class as can be; 0 is all of them."""
+    """Train on this many images, drawn once with the seed, as equal in number per class as can be; 0 is all."""
 
     def __post_init__(self) -> None:
         if self.crop < 8:
@@ -84,7 +84,7 @@ class ScheduleSettings:
     """How the learning rate moves over the run."""
 
     kind: Literal["steps", "one-cycle"] = "steps"
-    """`steps`: the rate is multiplied by `factor` at each of `drops`. `one-cycle`: it rises to the peak, then falls to 0, both linearly."""
+    """`steps`: the rate is multiplied by `factor` at each of `drops`. `one-cycle`: it rises, then falls to 0."""
     epochs: int = 90
     """Passes over the training images. Paper: about 90."""
     drops: tuple[float, ...] = (0.25, 0.55, 0.85)
@@ -114,7 +114,7 @@ class TrainingSettings:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the network runs; `auto` takes a GPU where there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the network; weights and velocity are always float32. `auto` is bfloat16 where the hardware multiplies it."""
+    """Arithmetic of the network; weights and velocity stay float32. `auto` is bfloat16 where the hardware has it."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     evaluate_every: int = 1
@@ -124,7 +124,9 @@ class TrainingSettings:
         if not 0 <= self.seed < 2**31:
             raise RequestError(f"--training.seed is {self.seed}; allowed is 0 up to 2147483647")
         if not 0 <= self.label_smoothing < 1:
-            raise RequestError(f"--training.label_smoothing is {self.label_smoothing}; allowed is 0 up to, not including, 1")
+            raise RequestError(
+                f"--training.label_smoothing is {self.label_smoothing}; allowed is 0 up to, not including, 1"
+            )
         if self.evaluate_every < 1:
             raise RequestError(f"--training.evaluate_every is {self.evaluate_every}; allowed is 1 or more")
 

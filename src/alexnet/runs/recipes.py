@@ -4,7 +4,14 @@ A recipe is data. `alexnet train DATA --recipe NAME` starts from it and dotted o
 """
 
 from alexnet.errors import RequestError
-from alexnet.runs.recipe import DataSettings, NetworkSettings, OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
+from alexnet.runs.recipe import (
+    DataSettings,
+    NetworkSettings,
+    OptimizerSettings,
+    Recipe,
+    ScheduleSettings,
+    TrainingSettings,
+)
 
 PAPER = Recipe(
     name="paper",
@@ -22,7 +29,7 @@ QUICK = Recipe(
     ),
     network=NetworkSettings(variant="quick", dropout=0.2),
     data=DataSettings(crop=28, corners="original", colour_noise=0.0),
-    optimizer=OptimizerSettings(batch_size=256, rate=0.1, decay=0.0005),
+    optimizer=OptimizerSettings(batch_size=256, rate=0.05, decay=0.0005),
     schedule=ScheduleSettings(kind="one-cycle", epochs=12, warm_up=0.2),
     training=TrainingSettings(evaluate_every=2),
 )

@@ -71,7 +71,9 @@ def staged_folder(destination: Path) -> Iterator[Path]:
         stage.rename(destination)
     except OSError as error:
         if error.errno == 28:  # ENOSPC
-            raise WorkError(f"the disk of {destination} is full; free some space and run the same command again") from error
+            raise WorkError(
+                f"the disk of {destination} is full; free some space and run the same command again"
+            ) from error
         raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -55,7 +55,7 @@ def load_checkpoint(run_folder: Path, network: AlexNet, optimizer: VelocitySGD) 
     """
     path = checkpoint_path(run_folder)
     try:
-        with safetensors.safe_open(path, framework="pt") as content:  # type: ignore[no-untyped-call]
+        with safetensors.safe_open(path, framework="pt") as content:
             state = json.loads(content.metadata()["state"])
             tensors: dict[str, torch.Tensor] = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
@@ -65,6 +65,8 @@ def load_checkpoint(run_folder: Path, network: AlexNet, optimizer: VelocitySGD) 
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise WorkError(f"{path} belongs to another network than {network.variant!r}: {error}") from error
-    velocities = {name.removeprefix("velocity."): tensor for name, tensor in tensors.items() if name.startswith("velocity.")}
+    velocities = {
+        name.removeprefix("velocity."): tensor for name, tensor in tensors.items() if name.startswith("velocity.")
+    }
     optimizer.restore(state["last_rate"], velocities)
     return Position(step=state["step"], trained_s=state["trained_s"])

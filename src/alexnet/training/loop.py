@@ -93,14 +93,16 @@ def train(data_folder: Path, recipe: Recipe, run_folder: Path) -> RunFolder:
     check_fit(recipe, data)
     run = _open_or_create(run_folder, recipe, data, data_folder)
     training = _set_up(run, recipe, data)
-    run.update_facts(state="running", parameters=sum(p.numel() for p in training.network.parameters()), num_steps=training.num_steps)
+    run.update_facts(
+        state="running", parameters=sum(p.numel() for p in training.network.parameters()), num_steps=training.num_steps
+    )
     try:
         _run_steps(training)
     except WorkError:
         run.update_facts(state="failed")
         raise
     except BaseException:
-        # Whatever stopped it (a second interrupt, memory, a defect), the last checkpoint is what the same command goes on from.
+        # Whatever stopped it (a second interrupt, memory, a defect): the same command goes on from the last checkpoint.
         run.update_facts(state="interrupted")
         raise
     run.update_facts(state="finished", finished=utc_now(), duration_s=round(training.trained_s, 1))
@@ -118,12 +120,17 @@ def check_fit(recipe: Recipe, data: PreparedData) -> None:
     choose_device(recipe.training.device)
     num_training = len(data.splits["train"])
     if recipe.data.subset > num_training:
-        raise RequestError(f"--data.subset is {recipe.data.subset} and the training split holds {num_training} images; allowed is 0 (all) to that")
+        raise RequestError(
+            f"--data.subset is {recipe.data.subset} and the training split holds {num_training} images; "
+            "allowed is 0 (all) up to their number"
+        )
     if recipe.network.variant not in VARIANTS:
         raise RequestError(f"unknown variant {recipe.network.variant!r}; known are {', '.join(VARIANTS)}")
     image_px = VARIANTS[recipe.network.variant].image_px
     if recipe.data.crop != image_px:
-        raise RequestError(f"--data.crop is {recipe.data.crop}, and variant {recipe.network.variant!r} reads {image_px}-pixel images")
+        raise RequestError(
+            f"--data.crop is {recipe.data.crop}, and variant {recipe.network.variant!r} reads {image_px}-pixel images"
+        )
     if recipe.data.crop > data.side:
         raise RequestError(
             f"recipe {recipe.name!r} crops {recipe.data.crop} pixels and {data.folder} holds {data.side}-pixel images; "
@@ -156,7 +163,9 @@ def _open_or_create(run_folder: Path, recipe: Recipe, data: PreparedData, data_f
         return RunFolder.create(run_folder, recipe, facts)
     run = RunFolder.open(run_folder)
     if run.state == "finished":
-        raise RequestError(f"{run_folder} holds a finished run; name another --run, or look at it with `alexnet report {run_folder}`")
+        raise RequestError(
+            f"{run_folder} holds a finished run; name another --run, or look at it with `alexnet report {run_folder}`"
+        )
     if run.state == "failed":
         raise RequestError(f"{run_folder} holds a failed run; remove it or name another --run")
     if differences := recipe_differences(run.recipe(), recipe):
@@ -165,7 +174,9 @@ def _open_or_create(run_folder: Path, recipe: Recipe, data: PreparedData, data_f
             f"go on with it by `{resume_command(run_folder)}`, or name another --run"
         )
     if run.facts()["data"]["checksum"] != data.checksum:
-        raise RequestError(f"{run_folder} holds an unfinished run on other data ({run.facts()['data']['folder']}); name another --run")
+        raise RequestError(
+            f"{run_folder} holds an unfinished run on other data ({run.facts()['data']['folder']}); name another --run"
+        )
     return run
 
 
@@ -192,8 +203,10 @@ def _set_up(run: RunFolder, recipe: Recipe, data: PreparedData) -> _Training:
         position = load_checkpoint(run.path, network, optimizer)
         training.step, training.trained_s = position.step, position.trained_s
         training.window = _Tally(since_s=position.trained_s)
-    # Without a checkpoint a run that was killed starts anew: nothing it logged is behind these weights.
-    run.drop_events_after(training.step)
+        run.drop_events_after(position.step)
+    else:
+        # Without a checkpoint a run that was killed starts anew: nothing it logged is behind these weights.
+        run.drop_events_after(-1)
     training.left_chance = any(event["event"] == "left_chance" for event in run.events())
     run.log("start", step=training.step, device=str(device), precision=precision, threads=torch.get_num_threads())
     return training
@@ -288,7 +301,11 @@ def _end_epoch(training: _Training, progress: TrainingProgress) -> None:
     loss, error = training.epoch.means()
     training.epoch = _Tally(since_s=training.trained_s)
     training.run.log(
-        "epoch", epoch=epoch, step=training.step, train_loss=round(loss, 6), train_top1_error=round(error, 6),
+        "epoch",
+        epoch=epoch,
+        step=training.step,
+        train_loss=round(loss, 6),
+        train_top1_error=round(error, 6),
         elapsed_s=round(training.trained_s, 3),
     )
     settings = training.recipe
@@ -296,12 +313,24 @@ def _end_epoch(training: _Training, progress: TrainingProgress) -> None:
         return
     split = training.data.evaluation_split
     measured = evaluate_split(
-        training.network, training.data, split, settings.data.crop, 1, device=training.device, precision=training.precision
+        training.network,
+        training.data,
+        split,
+        settings.data.crop,
+        1,
+        device=training.device,
+        precision=training.precision,
     )
     training.network.train()
     training.run.log(
-        "validation", epoch=epoch, step=training.step, split=split, top1_error=measured.top1_error,
-        top5_error=measured.top5_error, loss=measured.loss, num_images=measured.num_images,
+        "validation",
+        epoch=epoch,
+        step=training.step,
+        split=split,
+        top1_error=measured.top1_error,
+        top5_error=measured.top5_error,
+        loss=measured.loss,
+        num_images=measured.num_images,
     )
     progress.say(
         f"epoch {epoch}: training loss {loss:.3f}, error {100 * error:.1f} %; "
@@ -310,7 +339,12 @@ def _end_epoch(training: _Training, progress: TrainingProgress) -> None:
 
 
 def _save_state(training: _Training) -> None:
-    save_checkpoint(training.run.path, training.network, training.optimizer, Position(step=training.step, trained_s=training.trained_s))
+    save_checkpoint(
+        training.run.path,
+        training.network,
+        training.optimizer,
+        Position(step=training.step, trained_s=training.trained_s),
+    )
 
 
 def _trained(training: _Training) -> Trained:
