@@ -328,7 +328,13 @@ def _report(words: Arguments) -> None:
     from alexnet.runs.folder import RunFolder
 
     run = RunFolder.open(options.run)
-    page = write_report(options.run, PreparedData.open(options.data or Path(run.facts()["data"]["folder"])))
+    folder = options.data or Path(run.facts()["data"]["folder"])
+    data = None
+    if options.data or folder.exists():
+        data = PreparedData.open(folder)
+    else:
+        _say(f"the data set {folder} is gone: the report has no pictures; name another place with --data")
+    page = write_report(options.run, data)
     results = [{"run": str(options.run), **result} for result in run.evaluations().values()]
     if results:
         _print_results(sorted(results, key=lambda result: (result["split"], result["num_views"])))

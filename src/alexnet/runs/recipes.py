@@ -10,7 +10,6 @@ from alexnet.runs.recipe import (
     OptimizerSettings,
     Recipe,
     ScheduleSettings,
-    TrainingSettings,
 )
 
 PAPER = Recipe(
@@ -30,8 +29,7 @@ QUICK = Recipe(
     network=NetworkSettings(variant="quick", dropout=0.2),
     data=DataSettings(crop=28, corners="original", colour_noise=0.0),
     optimizer=OptimizerSettings(batch_size=256, rate=0.05, decay=0.0005),
-    schedule=ScheduleSettings(kind="one-cycle", epochs=12, warm_up=0.2),
-    training=TrainingSettings(evaluate_every=2),
+    schedule=ScheduleSettings(kind="one-cycle", epochs=7, warm_up=0.2),
 )
 
 RECIPES = {recipe.name: recipe for recipe in (QUICK, PAPER)}
