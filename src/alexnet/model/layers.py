@@ -3,6 +3,7 @@
 Axes: B images, C maps (channels), H W places.
 """
 
+import contextlib
 import math
 from typing import Any
 
@@ -101,7 +102,8 @@ def local_response_norm(
     factor = alpha if alpha_per_element else alpha / size
     window = window_matrix(x.shape[1], size, columns).to(x.device, x.dtype)
     places = x if x.dim() == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
-    with torch.autocast(x.device.type, enabled=False):
+    # Under autocast the products would come back in another dtype than the responses they scale.
+    with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         result: torch.Tensor = _ResponseNorm.apply(places, window, factor, beta, k)  # type: ignore[no-untyped-call]
     return result.reshape(x.shape)
 
