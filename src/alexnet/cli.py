@@ -109,7 +109,8 @@ def _fetch(words: Arguments) -> None:
         help="cifar10: a copy on this machine (folder or archive); else ALEXNET_CIFAR10, else the network",
     )
     options = parser.parse_args(words)
-    from alexnet.data.fetch import fetch_cifar10, fetch_shapes
+    from alexnet.data.fetch import fetch_cifar10
+    from alexnet.data.shapes import fetch_shapes
 
     if options.name == "shapes":
         if options.source:

@@ -197,25 +197,3 @@ def test_a_taken_destination_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RequestError, match="exists already"):
         fetch.fetch_cifar10(tmp_path, None, ignore)
-    with pytest.raises(RequestError, match="exists already"):
-        fetch.fetch_shapes(tmp_path, ignore)
-
-
-def test_shapes_are_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "SHAPES_PER_CLASS", {"train": 2, "val": 1})
-    for name in ("one", "two"):
-        fetch.fetch_shapes(tmp_path / name, ignore)
-    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
-    assert len(files) == 31
-    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
-    source = open_source(tmp_path / "one")
-    assert (source.title, source.generated, source.side) == ("shapes (generated)", True, 32)
-    assert source.class_ids == sorted(fetch.SHAPES)
-
-
-@pytest.mark.parametrize("shape", fetch.SHAPES)
-def test_a_shape_is_a_picture_that_varies(shape: str) -> None:
-    generator = np.random.default_rng(0)
-    first, second = fetch.draw_shape(shape, generator), fetch.draw_shape(shape, generator)
-    assert first.shape == (32, 32, 3) and first.dtype == np.uint8
-    assert first.std() > 10 and not np.array_equal(first, second)
