@@ -1,6 +1,7 @@
 """The report of made-up runs: one file, nothing fetched, the figures of the run, and what is missing named."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -135,7 +136,7 @@ def test_a_finished_run_gives_one_whole_page_the_same_each_time(run, data):
 def test_an_interrupted_run_says_what_is_missing(run, data):
     page = Page(write_report(run.path, data).read_text())
     assert "State: interrupted." in page.text
-    assert "Its log goes to step 15, epoch 1.5 of 12." in page.text
+    assert f"Its log goes to step 15, epoch 1.5 of {QUICK.schedule.epochs}." in page.text
     assert "has not been evaluated yet" in page.text
     assert "top-1 error 51.25 %" in page.text
     assert "stored no weights yet" in page.text
@@ -169,3 +170,15 @@ def test_another_data_set_is_refused(run, data):
 def test_no_run_folder_is_refused(tmp_path):
     with pytest.raises(RequestError, match="not a run folder"):
         write_report(tmp_path, None)
+
+
+def test_changed_settings_are_said_beside_the_claim(tmp_path):
+    usual = QUICK.schedule.epochs
+    changed = replace(QUICK, schedule=replace(QUICK.schedule, epochs=3))
+    for name, recipe in (("changed", changed), ("same", QUICK)):
+        run = RunFolder.create(tmp_path / name, recipe, {})
+        page = write_report(run.path, None).read_text()
+        said = (
+            f"This run changed the recipe, so the claim is not put to the test by it: schedule.epochs: {usual} -&gt; 3."
+        )
+        assert (said in page) == (name == "changed")

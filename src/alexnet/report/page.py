@@ -13,6 +13,8 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import recipe_differences
+from alexnet.runs.recipes import RECIPES
 from alexnet.storage.atomic import write_text
 
 _STATES = {
@@ -98,6 +100,7 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
         classes=classes,
         num_classes=num_classes,
         confused=contents.confused_rows(best) if best else [],
+        changes=recipe_differences(RECIPES[recipe.name], recipe) if recipe.name in RECIPES else [],
         settings=contents.settings(recipe),
         circumstances=contents.circumstances(facts),
         run_path=shlex.quote(str(run.path)),
