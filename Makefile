@@ -20,12 +20,15 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 
 .PHONY: train test slow format clean
 
-train: $(RUN)/weights.safetensors
+# An interrupted run holds weights too: what run.json says decides whether there is training left to do.
+train: | $(INSTALLED) $(PREPARED)/dataset.json
+	@if grep -qs '"state": "finished"' $(RUN)/run.json; then \
+	  echo "$(RUN) is trained already; make train RUN=runs/another trains a new one"; \
+	else \
+	  $(ALEXNET) train $(PREPARED) --recipe $(RECIPE) --run $(RUN) $(TRAIN_OPTIONS); \
+	fi
 	$(ALEXNET) evaluate $(RUN)
 	$(ALEXNET) report $(RUN)
-
-$(RUN)/weights.safetensors: | $(INSTALLED) $(PREPARED)/dataset.json
-	$(ALEXNET) train $(PREPARED) --recipe $(RECIPE) --run $(RUN) $(TRAIN_OPTIONS)
 
 $(PREPARED)/dataset.json: | $(INSTALLED) $(DATA)/SOURCE.json
 	$(ALEXNET) prepare $(DATA) $(PREPARED)
@@ -50,7 +53,8 @@ clean:
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python's venv module is incomplete; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 # The plain install carries no tools of the checks; whoever only trains waits less.
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python

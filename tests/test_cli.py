@@ -124,6 +124,9 @@ def test_the_whole_way(
     assert answer["image"] == "green.jpg" and answer["top"][0]["id"] == "colour1"
     assert main(["predict", "run", "green.jpg"]) == 0
     assert "colour1" in capsys.readouterr().out
+    # The stored size exactly, and no JPEG: the decoder's own memory, which torch may not write to.
+    Image.fromarray(photograph[:32, :32]).save("small.png")
+    assert main(["predict", "run", "small.png", "--views", "1"]) == 0
     Path("broken.jpg").write_bytes(Path("green.jpg").read_bytes()[:300])
     assert main(["predict", "run", "broken.jpg"]) == 2
     assert "broken.jpg is not a readable image" in capsys.readouterr().err
@@ -132,7 +135,7 @@ def test_the_whole_way(
 def test_an_interrupt_exits_with_3_and_the_same_command_goes_on(make_tree: Any, tmp_path: Path) -> None:
     tree = make_tree("photographs")
     assert main(["prepare", str(tree), str(tmp_path / "data"), "--side", "32"]) == 0
-    command = [sys.executable, "-m", "alexnet", "train", "data", "--run", "run", *SMALL, "--schedule.epochs", "400"]
+    command = [sys.executable, "-m", "alexnet", "train", "data", "--run", "run", *SMALL, "--schedule.epochs", "150"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:  # the first line of progress: it is training
@@ -143,8 +146,25 @@ def test_an_interrupt_exits_with_3_and_the_same_command_goes_on(make_tree: Any, 
     assert process.returncode == 3
     assert "stopped by SIGINT after step" in rest and "go on with `alexnet resume run`" in rest
     assert main(["evaluate", str(tmp_path / "run"), "--views", "1"]) == 0  # usable as it stands
-    state = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert state["state"] == "interrupted"
+    run = tmp_path / "run" / "run.json"
+    assert json.loads(run.read_text())["state"] == "interrupted"
+    assert main(["train", str(tmp_path / "data"), "--run", str(run.parent), *SMALL, "--schedule.epochs", "150"]) == 0
+    assert json.loads(run.read_text())["state"] == "finished"
+
+
+def test_other_data_do_not_take_the_place_of_the_runs_own(
+    make_tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, count in (("own", 4), ("other", 6)):
+        assert main(["prepare", str(make_tree(name + "-tree", val=count)), name, "--side", "32"]) == 0
+    assert main(["train", "own", "--run", "run", *SMALL, "--schedule.epochs", "1"]) == 0
+    assert main(["evaluate", "run", "--views", "1"]) == 0
+    assert main(["evaluate", "run", "--views", "1", "--data", "other"]) == 0
+    stored = {path.name: json.loads(path.read_text())["num_images"] for path in Path("run/evaluations").iterdir()}
+    assert len(stored) == 2 and stored["val-1views.json"] == 12 and sorted(stored.values()) == [12, 18]
+    assert main(["report", "run"]) == 0
+    assert ">18<" not in Path("run/report.html").read_text()
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

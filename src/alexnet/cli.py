@@ -27,10 +27,13 @@ class Command:
     summary: str
     example: str
     run: Callable[[Arguments], None]
+    computes: bool = False
+    """Whether it runs the network long enough for the allocator to matter."""
 
 
 def main(words: Arguments | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code; without `words`, the one this process was started with."""
+    from_shell = words is None
     words = sys.argv[1:] if words is None else list(words)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -48,7 +51,12 @@ def main(words: Arguments | None = None) -> int:
                 "Windows is not supported: a folder cannot take its name while its files are mapped into memory there; "
                 "use the Windows Subsystem for Linux"
             )
-        COMMANDS[words[0]].run(words[1:])
+        command = COMMANDS[words[0]]
+        if from_shell and command.computes:
+            from alexnet.runs.machine import restart_with_tuned_allocator
+
+            restart_with_tuned_allocator()
+        command.run(words[1:])
     except AlexNetError as error:
         print(f"alexnet: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -162,10 +170,7 @@ def _prepare(words: Arguments) -> None:
 
 
 def _train(words: Arguments) -> None:
-    from alexnet.runs.machine import restart_with_tuned_allocator
-
     data, recipe, run = _train_options(words)
-    restart_with_tuned_allocator()
     from alexnet.training.loop import train
 
     _finished(train(data, recipe, run).path)
@@ -213,9 +218,6 @@ def _resume(words: Arguments) -> None:
     parser = _parser("resume")
     parser.add_argument("run", type=Path, help="folder of an interrupted training")
     options = parser.parse_args(words)
-    from alexnet.runs.machine import restart_with_tuned_allocator
-
-    restart_with_tuned_allocator()
     from alexnet.runs.folder import RunFolder
     from alexnet.training.loop import train
 
@@ -244,9 +246,6 @@ def _evaluate(words: Arguments) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(words)
-    from alexnet.runs.machine import restart_with_tuned_allocator
-
-    restart_with_tuned_allocator()
     from alexnet.evaluation.runs import evaluate_run
     from alexnet.progress import counted
 
@@ -274,6 +273,7 @@ def _evaluate(words: Arguments) -> None:
 
 def _print_results(results: list[dict[str, Any]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="errors in percent, with 95 % intervals")
@@ -286,8 +286,8 @@ def _print_results(results: list[dict[str, Any]]) -> None:
 
     for result in results:
         table.add_row(
-            result["run"],
-            result["split"],
+            escape(result["run"]),
+            escape(result["split"]),
             f"{result['num_images']:,}",
             str(result["num_views"]),
             percent(result, "top1"),
@@ -369,12 +369,14 @@ COMMANDS = {
         "Train a network on a prepared data set.",
         "alexnet train data/prepared --recipe paper --run runs/first --optimizer.rate 0.005",
         _train,
+        computes=True,
     ),
-    "resume": Command("Go on with an interrupted training.", "alexnet resume runs/first", _resume),
+    "resume": Command("Go on with an interrupted training.", "alexnet resume runs/first", _resume, computes=True),
     "evaluate": Command(
         "Measure top-1 and top-5 error, with one view and with ten.",
         "alexnet evaluate runs/first --views 10 --json",
         _evaluate,
+        computes=True,
     ),
     "predict": Command("Name what is on photographs.", "alexnet predict runs/first photo.jpg", _predict),
     "report": Command("Write a run's report.html.", "alexnet report runs/first", _report),

@@ -129,7 +129,7 @@ def _accelerators() -> list[Finding]:
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         findings = [Finding("GPU", "good", names)]
         if triton:
-            return [*findings, Finding("Triton", "good", versions_of("triton"))]
+            return [*findings, Finding("Triton", "good", _version_of("triton"))]
         return [
             *findings,
             Finding("Triton", "lacking", "not installed", "pip install triton, in the version your torch names"),
@@ -144,11 +144,14 @@ def _accelerators() -> list[Finding]:
     return [Finding("GPU", "lacking", "none usable", advice), Finding("Triton", "lacking", "not usable without a GPU")]
 
 
-def versions_of(name: str) -> str:
-    """Version of an installed package."""
+def _version_of(name: str) -> str:
+    """Version of an importable package, or just that it is there: some builds carry another name."""
     import importlib.metadata
 
-    return importlib.metadata.version(name)
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "installed"
 
 
 def _allocator() -> Finding:

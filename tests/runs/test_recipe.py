@@ -75,7 +75,7 @@ def test_values_out_of_range_name_their_option(settings: type, values: dict[str,
 
 def test_config_file_changes_only_what_it_says(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("optimizer: {rate: 0.02}\nschedule: {epochs: 3, drops: [0.5]}\n")
+    path.write_text("optimizer: {rate: 2e-2}\nschedule: {epochs: 3, drops: [0.5]}\n")
     changed = read_config(path, PAPER)
     assert changed.optimizer == replace(PAPER.optimizer, rate=0.02)
     assert recipe_differences(PAPER, changed) == [
@@ -85,7 +85,22 @@ def test_config_file_changes_only_what_it_says(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("content", ["optimizer: 3", "[1, 2]", "a: [", "optimizer: {rates: 1}", "colour: 1"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "optimizer: 3",
+        "[1, 2]",
+        "a: [",
+        "optimizer: {rates: 1}",
+        "colour: 1",
+        "optimizer: {rate: fast}",
+        "optimizer: {momentum: }",
+        "optimizer: {batch_size: 12.5}",
+        "schedule: {drops: 0.5}",
+        "schedule: {kind: two-cycle}",
+        "data: {mirror: 1}",
+    ],
+)
 def test_wrong_config_files_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(RequestError):

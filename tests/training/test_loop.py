@@ -13,6 +13,7 @@ import torch
 
 from alexnet.data.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.evaluation.runs import evaluate_run
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
@@ -81,7 +82,9 @@ def test_a_training_cut_anywhere_goes_on_exactly(
         assert torch.equal(tensor, weights_of(resumed.path)[name]), name
 
     def seen(run: RunFolder) -> list[Any]:
-        return [(e["step"], e["loss"]) for e in run.events() if e["event"] == "step" and e["step"] > cut + 10]
+        # The window in which the cut lies begins anew at the cut.
+        whole_windows = -(-cut // 10) * 10
+        return [(e["step"], e["loss"]) for e in run.events() if e["event"] == "step" and e["step"] > whole_windows]
 
     assert seen(whole) == seen(resumed)
 
@@ -108,13 +111,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data: Pat
 def test_a_loss_that_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) -> None:
     wild = replace(SMALL, optimizer=replace(SMALL.optimizer, rate=1e9))
     with pytest.raises(
-        WorkError, match=r"the loss of step \d+ is (nan|inf); the weights before it are kept.*rate usually helps"
+        WorkError, match=r"the loss of step \d+ is (nan|inf); the weights that gave it are kept.*rate usually helps"
     ):
         train(data, wild, tmp_path / "run")
     run = RunFolder.open(tmp_path / "run")
     assert run.state == "failed"
     lost = run.events()[-1]
     assert lost["event"] == "not_finite" and 1 <= len(lost["samples"]) <= 10
+    assert (run.path / "weights-at-failure.safetensors").exists() and not run.weights.exists()
     with pytest.raises(RequestError, match="holds a failed run"):
         train(data, wild, run.path)
 
@@ -161,3 +165,34 @@ def test_training_outside_the_main_thread(data: Path, tmp_path: Path) -> None:
     thread.start()
     thread.join(120)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
+
+
+def test_dropout_depends_on_seed_and_step() -> None:
+    def mask(seed: int, step: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(loop.dropout_seed(seed, step))
+        return torch.empty(256).bernoulli_(0.5, generator=generator)
+
+    masks = [mask(seed, step) for seed in (0, 1) for step in (0, 1)]
+    assert torch.equal(masks[0], mask(0, 0))
+    for first in range(4):
+        for second in range(first):
+            assert not torch.equal(masks[first], masks[second])
+
+
+def test_going_on_forgets_what_the_interrupted_weights_did(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = loop._step
+
+    def step_then_signal(training: Any, *rest: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(training, *rest)
+
+    monkeypatch.setattr(loop, "_step", step_then_signal)
+    with pytest.raises(Interrupted):
+        train(data, SMALL, tmp_path / "run")
+    monkeypatch.undo()
+    evaluate_run(tmp_path / "run")
+    assert list(RunFolder.open(tmp_path / "run").evaluations()) == ["val-1views"]
+    assert train(data, SMALL, tmp_path / "run").evaluations() == {}
+    assert not (tmp_path / "run" / "predictions").exists()

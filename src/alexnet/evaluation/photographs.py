@@ -9,7 +9,7 @@ import torch
 
 from alexnet.data.augment import cut_view, views
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
-from alexnet.errors import RequestError
+from alexnet.errors import RequestError, WorkError
 from alexnet.model.weights import Trained
 
 
@@ -31,6 +31,7 @@ def classify_photographs(
 
     Raises:
         RequestError: a file is missing or not a readable image; nothing is returned for the others.
+        WorkError: the network's scores are not finite.
     """
     chosen = views(num_views, trained.side, trained.crop)
     answers = []
@@ -39,6 +40,10 @@ def classify_photographs(
         with torch.inference_mode():
             scores = [trained.network(cut_view(image, view, trained.crop, trained.mean_image)) for view in chosen]
             probabilities = torch.cat(scores).softmax(dim=1).mean(dim=0)  # (K,)
+        if not probabilities.isfinite().all():
+            raise WorkError(
+                "the network gives no finite scores: its training has diverged; train again with a lower rate"
+            )
         best = probabilities.topk(min(num_top, len(trained.classes)))
         top = [
             {"id": trained.classes[index].id, "name": trained.classes[index].name, "probability": round(value, 6)}
@@ -54,6 +59,7 @@ def _read(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror}; name image files") from error
     try:
-        return np.ascontiguousarray(resize_and_crop(decode_image(content, apply_orientation=True), side))
+        # A copy: torch warns of arrays it may not write to.
+        return np.array(resize_and_crop(decode_image(content, apply_orientation=True), side))
     except UnreadableImage as error:
         raise RequestError(f"{path} is not a readable image: {error}") from error

@@ -58,8 +58,12 @@ def evaluate_run(
         progress=progress,
     )
     result = {"run": str(run_folder), **measured.to_dict()}
-    save_predictions(run_folder / "predictions", split, num_views, measured.probabilities, data)
-    run.save_evaluation(f"{split}-{num_views}views", result)
+    # What was measured on other data must not take the place of the run's own result.
+    own = data.checksum == run.facts()["data"]["checksum"]
+    predictions = run_folder / "predictions" / ("" if own else data.checksum[:12])
+    predictions.mkdir(parents=True, exist_ok=True)
+    save_predictions(predictions, split, num_views, measured.probabilities, data)
+    run.save_evaluation(f"{split}-{num_views}views" + ("" if own else f"-{data.checksum[:12]}"), result)
     return result
 
 

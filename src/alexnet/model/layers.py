@@ -50,12 +50,20 @@ class _ResponseNorm(torch.autograd.Function):
         denominator = _denominator(x, window, alpha, k)
         scaled = gradient * denominator.pow(-beta)
         inner = (scaled * x).div_(denominator)
-        crossed = F.conv2d(inner, window.t().contiguous()[:, :, None, None])
+        crossed = _window_sum(inner, window.t().contiguous())
         return scaled.addcmul_(crossed, x, value=-2 * alpha * beta), None, None, None, None
 
 
 def _denominator(x: torch.Tensor, window: torch.Tensor, alpha: float, k: float) -> torch.Tensor:
-    return F.conv2d(x * x, window[:, :, None, None]).mul_(alpha).add_(k)
+    return _window_sum(x * x, window).mul_(alpha).add_(k)
+
+
+def _window_sum(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+    # x: (B, C, H, W), window: (C, C)
+    if x.is_cuda:
+        # There torch rounds the factors of a float32 convolution to 10 bits unless told otherwise, a product's not.
+        return torch.einsum("dc,bchw->bdhw", window, x)
+    return F.conv2d(x, window[:, :, None, None])
 
 
 def local_response_norm(
@@ -73,7 +81,7 @@ def local_response_norm(
     stand in i's column. Windows are cut at the edges of a column, not made up.
 
     Args:
-        x: float64, float32, bfloat16 or float16, (B, C, ...) with any number of places.
+        x: float64, float32 or bfloat16, (B, C, ...) with any number of places.
         size: maps in a window, n in the paper.
         alpha: factor on each square (`alpha_per_element=True`, as the paper writes it) or, divided by
             `size`, on each square (False: the original source, Caffe and PyTorch).

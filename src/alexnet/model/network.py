@@ -154,7 +154,7 @@ VARIANTS = {"paper": _PAPER, "quick": _QUICK}
 class AlexNet(nn.Module):
     """The network of 2012, or one of its named variants.
 
-    Input: float64, float32, bfloat16 or float16 (B, 3, S, S) with S the variant's image side (224 for
+    Input: float64, float32 or bfloat16 (B, 3, S, S) with S the variant's image side (224 for
     `paper`), RGB on the 0..255 scale with the mean image subtracted. Output: class scores (B, K).
 
     Args:

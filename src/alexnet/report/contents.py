@@ -65,6 +65,11 @@ def ordered(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, A
     return sorted(evaluations.values(), key=lambda one: (one["split"] == "train", one["split"], one["num_views"]))
 
 
+def on_own_data(evaluations: Mapping[str, Mapping[str, Any]], checksum: str | None) -> dict[str, Mapping[str, Any]]:
+    """The evaluations on the data set the run was trained on; those on other data are no result of this page."""
+    return {name: one for name, one in evaluations.items() if checksum in (None, one["data_checksum"])}
+
+
 def best_of(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The evaluation the page speaks of in its details: a held-out split's, the one with the most views."""
     return max(evaluations, key=lambda one: (one["split"] != "train", one["num_views"]), default=None)
@@ -240,7 +245,8 @@ def _panel(
                 label=names[label],
                 label_probability=float(row[label]),
                 guesses=[(names[one], float(row[one]), one == label) for one in guesses],
-                key=images.key(sample),
+                # A file name need not be UTF-8; the page is.
+                key=images.key(sample).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
             )
         )
     return Piece(Markup(panel_html(pictures)), note=f"{len(pictures)} of the {len(ids):,} images named {how}.")

@@ -63,7 +63,7 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
             f"the run's {described['checksum'][:12]}; name the data set at {described.get('folder')}"
         )
     events = run.events()
-    evaluations = contents.ordered(run.evaluations())
+    evaluations = contents.ordered(contents.on_own_data(run.evaluations(), described.get("checksum")))
     best = contents.best_of(evaluations)
     measured = [event for event in events if event["event"] == "validation"]
     loss_curve, error_curve = contents.curves(

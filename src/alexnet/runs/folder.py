@@ -12,6 +12,7 @@ report.html           what a person looks at
 
 import datetime
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ import yaml
 
 from alexnet.errors import RequestError, WorkError
 from alexnet.runs.recipe import Recipe, recipe_from_dict, recipe_to_dict
-from alexnet.storage.atomic import require_free, write_json, write_text
+from alexnet.storage.atomic import staged_folder, write_json, write_text
 
 FORMAT_VERSION = 1
 
@@ -44,27 +45,14 @@ class RunFolder:
 
         Raises:
             RequestError: the folder exists and is not empty, or cannot be made.
+            WorkError: the disk is full.
         """
-        require_free(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            run = RunFolder(path)
-            write_text(
-                path / "recipe.yaml", yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
-            )
-            start = {
-                "format_version": FORMAT_VERSION,
-                "name": path.name,
-                "started": utc_now(),
-                "finished": None,
-                "state": "running",
-            }
-            write_json(path / "run.json", {**start, **facts})
-        except OSError as error:
-            raise RequestError(
-                f"cannot write the run folder {path}: {error.strerror}; name one you may write to"
-            ) from error
-        return run
+        start = {"format_version": FORMAT_VERSION, "name": path.name, "started": utc_now(), "finished": None}
+        with staged_folder(path) as stage:
+            settings = yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
+            write_text(stage / "recipe.yaml", settings)
+            write_json(stage / "run.json", {**start, "state": "running", **facts})
+        return RunFolder(path)
 
     @staticmethod
     def open(path: Path) -> "RunFolder":
@@ -88,7 +76,7 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """The recipe the run was started with."""
-        return recipe_from_dict(yaml.safe_load((self.path / "recipe.yaml").read_text()))
+        return recipe_from_dict(yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8")))
 
     def facts(self) -> dict[str, Any]:
         """The contents of run.json.
@@ -97,7 +85,7 @@ class RunFolder:
             WorkError: the file is not JSON.
         """
         try:
-            content: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+            content: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise WorkError(f"{self.path / 'run.json'} is damaged ({error}); train again in another folder") from error
         return content
@@ -114,7 +102,7 @@ class RunFolder:
 
     def log(self, event: str, **content: Any) -> None:
         """Append one event to events.jsonl."""
-        with (self.path / "events.jsonl").open("a") as file:
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"event": event, "time": utc_now(), **content}) + "\n")
 
     def events(self) -> list[dict[str, Any]]:
@@ -122,7 +110,7 @@ class RunFolder:
         path = self.path / "events.jsonl"
         if not path.exists():
             return []
-        lines = path.read_text().split("\n")
+        lines = path.read_text(encoding="utf-8").split("\n")
         # What follows the last line break was never finished.
         return [json.loads(line) for line in lines[:-1] if line]
 
@@ -145,4 +133,9 @@ class RunFolder:
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """All stored evaluations by name (`<split>-<views>views`)."""
         paths = sorted((self.path / "evaluations").glob("*.json"))
-        return {path.stem: json.loads(path.read_text()) for path in paths}
+        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+    def forget_evaluations(self) -> None:
+        """Remove stored evaluations and probabilities: the weights they belong to are about to be replaced."""
+        for name in ("evaluations", "predictions"):
+            shutil.rmtree(self.path / name, ignore_errors=True)

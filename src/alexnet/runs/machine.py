@@ -42,7 +42,8 @@ def restart_with_tuned_allocator() -> None:
         return
     os.execve(
         sys.executable,
-        [sys.executable, "-m", "alexnet", *sys.argv[1:]],
+        # -P: a file of the current folder that is called like a module must not be taken for it.
+        [sys.executable, "-P", "-m", "alexnet", *sys.argv[1:]],
         {**environment, "GLIBC_TUNABLES": _ALLOCATOR},
     )
 

@@ -6,7 +6,7 @@ A field's docstring gives its unit and where its default comes from. The default
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -178,10 +178,32 @@ def recipe_from_dict(content: dict[str, Any]) -> Recipe:
         allowed = {one.name for one in fields(settings)}
         if unknown := sorted(set(values) - allowed):
             raise RequestError(f"unknown keys {unknown} under {name}; known are {sorted(allowed)}")
-        if "drops" in values:
-            values["drops"] = tuple(values["drops"])
-        groups[name] = settings(**values)
+        groups[name] = settings(**{key: _typed(settings, name, key, value) for key, value in values.items()})
     return Recipe(name=content.get("name", ""), claim=content.get("claim", ""), **groups)
+
+
+def _typed(settings: type, group: str, key: str, value: Any) -> Any:
+    """The value in the setting's own type: YAML reads 1e-3 as text and 1 as a whole number.
+
+    Raises:
+        RequestError: it cannot be that.
+    """
+    kind = get_type_hints(settings)[key]
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    number = (int, float, str)
+    try:
+        if choices and value in choices:
+            return value
+        if kind is float and isinstance(value, number) and not isinstance(value, bool):
+            return float(value)
+        if get_origin(kind) is tuple and isinstance(value, list | tuple):
+            return tuple(float(one) for one in value)
+        if kind in (int, bool, str) and type(value) is kind:
+            return value
+    except (TypeError, ValueError):
+        pass
+    allowed = f"one of {', '.join(map(str, choices))}" if choices else getattr(kind, "__name__", str(kind))
+    raise RequestError(f"{group}.{key} is {value!r}; allowed is {allowed}")
 
 
 def recipe_differences(first: Recipe, second: Recipe) -> list[str]:
@@ -203,7 +225,7 @@ def read_config(path: Path, base: Recipe) -> Recipe:
         RequestError: the file is missing, not YAML, or has a key or value that no recipe allows.
     """
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise RequestError(f"cannot read --config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -5,6 +5,7 @@ their name by one rename. A folder is filled under a hidden name in the same way
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -61,6 +62,7 @@ def staged_folder(destination: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir()
     except OSError as error:
+        _raise_if_full(error, destination)
         raise RequestError(
             f"cannot write {destination}: {error.strerror or error}; name a folder you may write to"
         ) from error
@@ -70,13 +72,15 @@ def staged_folder(destination: Path) -> Iterator[Path]:
             destination.rmdir()
         stage.rename(destination)
     except OSError as error:
-        if error.errno == 28:  # ENOSPC
-            raise WorkError(
-                f"the disk of {destination} is full; free some space and run the same command again"
-            ) from error
+        _raise_if_full(error, destination)
         raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _raise_if_full(error: OSError, destination: Path) -> None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise WorkError(f"the disk of {destination} is full; free some space and run the same command again") from error
 
 
 def require_free(destination: Path) -> None:

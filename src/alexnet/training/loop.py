@@ -1,10 +1,12 @@
 """A prepared data set and a recipe in, a run folder with a trained network out. Paper: section 5."""
 
 import math
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -140,7 +142,12 @@ def check_fit(recipe: Recipe, data: PreparedData) -> None:
 
 def resume_command(run_folder: Path) -> str:
     """What to type to go on with an interrupted training."""
-    return f"alexnet resume {run_folder}"
+    return f"alexnet resume {shlex.quote(str(run_folder))}"
+
+
+def dropout_seed(seed: int, step: int) -> int:
+    """Seed of the dropout masks of one step, 32 bits well mixed: torch's generator for the CPU reads no more."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
 def _open_or_create(run_folder: Path, recipe: Recipe, data: PreparedData, data_folder: Path) -> RunFolder:
@@ -235,7 +242,7 @@ def _run_steps(training: _Training) -> None:
                 _end_epoch(training, progress)
             if stop and training.step < training.num_steps:
                 _save_state(training)
-                save_trained(training.run.weights, _trained(training))
+                _save_weights(training)
                 training.run.log("interrupted", step=training.step, by=stop.signal_name)
                 raise Interrupted(
                     f"stopped by {stop.signal_name} after step {training.step} of {training.num_steps}; "
@@ -245,14 +252,14 @@ def _run_steps(training: _Training) -> None:
                 _save_state(training)
                 last_checkpoint = time.monotonic()
             mark = time.perf_counter()
-    save_trained(training.run.weights, _trained(training))
+    _save_weights(training)
     training.run.log("end", step=training.step, trained_s=round(training.trained_s, 3))
 
 
 def _step(training: _Training, batch: Batch, mean_image: torch.Tensor) -> tuple[float, int]:
     """One update; returns the batch's mean loss and how many of its images were wrong."""
     recipe = training.recipe
-    training.dropout.manual_seed((recipe.training.seed << 32) + training.step)
+    training.dropout.manual_seed(dropout_seed(recipe.training.seed, training.step))
     images = to_input(batch, mean_image, training.device)  # (B, 3, S, S)
     labels = batch.labels.to(training.device)
     with arithmetic(training.device, training.precision):
@@ -260,10 +267,11 @@ def _step(training: _Training, batch: Batch, mean_image: torch.Tensor) -> tuple[
     loss = F.cross_entropy(scores, labels, label_smoothing=recipe.training.label_smoothing)
     value = loss.item()
     if not math.isfinite(value):
-        save_trained(training.run.weights, _trained(training))
+        kept = training.run.path / "weights-at-failure.safetensors"
+        save_trained(kept, _trained(training))
         training.run.log("not_finite", step=training.step, loss=str(value), samples=batch.samples.tolist())
         raise WorkError(
-            f"the loss of step {training.step} is {value}; the weights before it are kept in {training.run.weights}. "
+            f"the loss of step {training.step} is {value}; the weights that gave it are kept in {kept}. "
             "A lower --optimizer.rate usually helps"
         )
     training.optimizer.clear_gradients()
@@ -345,6 +353,12 @@ def _save_state(training: _Training) -> None:
         training.optimizer,
         Position(step=training.step, trained_s=training.trained_s),
     )
+
+
+def _save_weights(training: _Training) -> None:
+    # Evaluations of an interrupted run's weights are not those of the weights that follow.
+    training.run.forget_evaluations()
+    save_trained(training.run.weights, _trained(training))
 
 
 def _trained(training: _Training) -> Trained:

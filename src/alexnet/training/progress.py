@@ -20,10 +20,10 @@ class TrainingProgress:
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TaskProgressColumn(),
-                TextColumn("{task.fields[status]}"),
+                TextColumn("{task.fields[status]}", markup=False),
                 TimeRemainingColumn(),
                 console=self._console,
             )
@@ -53,7 +53,9 @@ class TrainingProgress:
         if now - self._last_line >= LINE_INTERVAL_S or step == self._num_steps:
             self._last_line = now
             left_s = (now - self._started) / max(1, step - self._first_step) * (self._num_steps - step)
-            self._console.print(f"{self._name}  {status}  {_duration(left_s)} left", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{self._name}  {status}  {_duration(left_s)} left", highlight=False, markup=False, soft_wrap=True
+            )
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
