@@ -61,9 +61,9 @@ def _software() -> list[Finding]:
 
 def _system() -> Finding:
     name = platform.platform()
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         return Finding("system", "good", name)
-    if sys.platform == "darwin":
+    if platform.system() == "Darwin":
         return Finding(
             "system",
             "lacking",
