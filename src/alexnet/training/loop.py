@@ -236,6 +236,7 @@ def _run_steps(training: _Training) -> None:
             training.trained_s += time.perf_counter() - mark
             training.window.add(loss, wrong, len(batch.labels))
             training.epoch.add(loss, wrong, len(batch.labels))
+            progress.advance(training.step)
             if training.step % LOG_EVERY_STEPS == 0 or training.step == training.num_steps:
                 _log_window(training, progress)
             if training.step % per_epoch == 0:

@@ -40,6 +40,11 @@ class TrainingProgress:
         if self._bar:
             self._bar.stop()
 
+    def advance(self, step: int) -> None:
+        """Move the bar: a step was done, its loss is told with the next `update`."""
+        if self._bar:
+            self._bar.update(self._task, completed=step)
+
     def update(self, step: int, epoch: float, loss: float, error: float, images_per_second: float) -> None:
         """Show the state after `step` steps; `error` is a fraction."""
         status = (
