@@ -1,5 +1,6 @@
 """A first interrupt asks the training to stop after the step it is in; a second one stops at once."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ def stop_on_signal() -> Iterator[StopRequest]:
         request.signal_name = signal.Signals(number).name
         for each in watched:
             signal.signal(each, usual[each])
+        # Straight to the descriptor: a handler may run in the middle of somebody's print.
+        os.write(2, b"\nstopping after this step or measurement; a second signal stops at once\n")
 
     for number in watched:
         signal.signal(number, ask)
