@@ -163,7 +163,7 @@ def test_training_outside_the_main_thread(data: Path, tmp_path: Path) -> None:
         target=train, args=(data, replace(SMALL, schedule=replace(SMALL.schedule, epochs=1)), tmp_path / "run")
     )
     thread.start()
-    thread.join(120)
+    thread.join(400)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
 
 
