@@ -272,17 +272,18 @@ def _evaluate(words: Arguments) -> None:
 
 
 def _print_results(results: list[dict[str, Any]]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="errors in percent, with 95 % intervals")
+    table = Table(title="errors in percent, with 95 % intervals", box=box.SIMPLE_HEAD)
     for heading in ("run", "split", "images", "views", "top-1", "top-5"):
         table.add_column(heading, justify="left" if heading in ("run", "split") else "right")
 
     def percent(result: dict[str, Any], name: str) -> str:
         low, high = result[f"{name}_interval"]
-        return f"{100 * result[f'{name}_error']:.2f}  [{100 * low:.2f}, {100 * high:.2f}]"
+        return f"{100 * result[f'{name}_error']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
 
     for result in results:
         table.add_row(
