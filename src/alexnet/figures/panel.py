@@ -10,7 +10,7 @@ import numpy.typing as npt
 from alexnet.figures.filters import png_data_uri
 
 PANEL_STYLE = """
-.panel { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1.25rem 1rem; }
+.panel { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 1.25rem 1.5rem; }
 .panel figure { margin: 0; break-inside: avoid; }
 .panel img { display: block; width: 100%; max-width: 14rem; aspect-ratio: 1; border-radius: 4px; }
 .panel img.small { image-rendering: pixelated; }
