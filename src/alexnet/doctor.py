@@ -89,7 +89,7 @@ def _bfloat16() -> Finding:
         "bfloat16",
         "lacking",
         "not in hardware on this processor",
-        "training uses float32, about three times slower; a GPU or a newer server processor has it",
+        "training uses float32, which is slower; a GPU or a newer server processor has it",
     )
 
 

@@ -88,7 +88,8 @@ def train(data_folder: Path, recipe: Recipe, run_folder: Path) -> RunFolder:
 
     Raises:
         RequestError: recipe and data do not fit, or the run folder holds something else.
-        WorkError: the loss is no longer finite; the weights before that step are kept.
+        WorkError: the loss is no longer finite; the weights that gave it are kept aside as
+            weights-at-failure.safetensors.
         Interrupted: SIGINT or SIGTERM; the folder holds a checkpoint and usable weights.
     """
     data = PreparedData.open(data_folder)
