@@ -129,13 +129,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(data: Path, tmp_pa
             train(data, recipe, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    refused(PAPER, "crops 224 pixels and .* holds 32-pixel images; prepare it again")
+    refused(PAPER, "--data.crop is 224 and the images are prepared at 32 pixels; .* prepare the images again")
     refused(replace(SMALL, network=replace(SMALL.network, variant="alex")), "unknown variant 'alex'")
     refused(
         replace(SMALL, data=replace(SMALL.data, crop=24)),
         "--data.crop is 24, and variant 'quick' reads 28-pixel images",
     )
-    refused(replace(SMALL, data=replace(SMALL.data, subset=99)), "--data.subset is 99 and the training split holds 24")
+    refused(replace(SMALL, data=replace(SMALL.data, subset=99)), "--data.subset is 99 and the training split has 24")
     if not torch.cuda.is_available():
         refused(replace(SMALL, training=replace(SMALL.training, device="cuda")), "device 'cuda' is not usable here")
     with pytest.raises(RequestError, match="alexnet prepare"):

@@ -3,7 +3,6 @@
 import math
 import shlex
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +10,18 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.data.augment import to_input
-from alexnet.data.loader import Batch, Loader, class_balanced_subset
+from alexnet.data.loader import Batch
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.evaluation.evaluate import evaluate_split
-from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision
-from alexnet.model.network import VARIANTS, AlexNet
+from alexnet.model.device import arithmetic
 from alexnet.model.weights import Trained, save_trained
 from alexnet.runs.folder import RunFolder, utc_now
 from alexnet.runs.machine import machine_facts, source_commit, versions
 from alexnet.runs.recipe import Recipe, recipe_differences
+from alexnet.training.assembly import Tally, Training, assemble
 from alexnet.training.checkpoint import Position, checkpoint_path, load_checkpoint, save_checkpoint
 from alexnet.training.interrupt import stop_on_signal
-from alexnet.training.optimizer import VelocitySGD
 from alexnet.training.progress import TrainingProgress
 from alexnet.training.schedule import rate_at
 
@@ -31,48 +29,6 @@ LOG_EVERY_STEPS = 10
 CHECKPOINT_EVERY_S = 300.0
 # A loss this share of ln K and below is no longer that of a network that knows nothing.
 LEFT_CHANCE = 0.95
-
-
-@dataclass
-class _Tally:
-    """Loss and errors on training batches since the last event."""
-
-    since_s: float = 0.0
-    loss: float = 0.0
-    wrong: int = 0
-    num: int = 0
-
-    def add(self, loss: float, wrong: int, num: int) -> None:
-        self.loss += loss * num
-        self.wrong += wrong
-        self.num += num
-
-    def means(self) -> tuple[float, float]:
-        return self.loss / self.num, self.wrong / self.num
-
-
-@dataclass
-class _Training:
-    """All that one training needs from step to step."""
-
-    run: RunFolder
-    data: PreparedData
-    recipe: Recipe
-    network: AlexNet
-    optimizer: VelocitySGD
-    loader: Loader
-    device: torch.device
-    precision: Precision
-    dropout: torch.Generator
-    step: int = 0
-    trained_s: float = 0.0
-    left_chance: bool = False
-    window: _Tally = field(default_factory=_Tally)
-    epoch: _Tally = field(default_factory=_Tally)
-
-    @property
-    def num_steps(self) -> int:
-        return self.recipe.schedule.epochs * self.loader.steps_per_epoch
 
 
 def train(data_folder: Path, recipe: Recipe, run_folder: Path) -> RunFolder:
@@ -93,9 +49,10 @@ def train(data_folder: Path, recipe: Recipe, run_folder: Path) -> RunFolder:
         Interrupted: SIGINT or SIGTERM; the folder holds a checkpoint and usable weights.
     """
     data = PreparedData.open(data_folder)
-    check_fit(recipe, data)
-    run = _open_or_create(run_folder, recipe, data, data_folder)
-    training = _set_up(run, recipe, data)
+    run = RunFolder(run_folder)
+    training = assemble(run, data, recipe)
+    _create_or_continue(run, recipe, data, data_folder)
+    _restore(training)
     run.update_facts(
         state="running", parameters=sum(p.numel() for p in training.network.parameters()), num_steps=training.num_steps
     )
@@ -113,34 +70,6 @@ def train(data_folder: Path, recipe: Recipe, run_folder: Path) -> RunFolder:
     return run
 
 
-def check_fit(recipe: Recipe, data: PreparedData) -> None:
-    """Refuse a recipe that the data set cannot serve.
-
-    Raises:
-        RequestError: the crop does not fit the stored images or the network, the variant is unknown, the
-            subset is larger than the training split, or the device is not there.
-    """
-    choose_device(recipe.training.device)
-    num_training = len(data.splits["train"])
-    if recipe.data.subset > num_training:
-        raise RequestError(
-            f"--data.subset is {recipe.data.subset} and the training split holds {num_training} images; "
-            "allowed is 0 (all) up to their number"
-        )
-    if recipe.network.variant not in VARIANTS:
-        raise RequestError(f"unknown variant {recipe.network.variant!r}; known are {', '.join(VARIANTS)}")
-    image_px = VARIANTS[recipe.network.variant].image_px
-    if recipe.data.crop != image_px:
-        raise RequestError(
-            f"--data.crop is {recipe.data.crop}, and variant {recipe.network.variant!r} reads {image_px}-pixel images"
-        )
-    if recipe.data.crop > data.side:
-        raise RequestError(
-            f"recipe {recipe.name!r} crops {recipe.data.crop} pixels and {data.folder} holds {data.side}-pixel images; "
-            f"prepare it again with a larger --side, or choose another recipe"
-        )
-
-
 def resume_command(run_folder: Path) -> str:
     """What to type to go on with an interrupted training."""
     return f"alexnet resume {shlex.quote(str(run_folder))}"
@@ -151,8 +80,9 @@ def dropout_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
-def _open_or_create(run_folder: Path, recipe: Recipe, data: PreparedData, data_folder: Path) -> RunFolder:
-    if not (run_folder / "run.json").is_file():
+def _create_or_continue(run: RunFolder, recipe: Recipe, data: PreparedData, data_folder: Path) -> None:
+    """Make the run folder, or see that it holds an unfinished training of the same recipe on the same data."""
+    if not (run.path / "run.json").is_file():
         facts = {
             "commit": source_commit(),
             "machine": machine_facts(),
@@ -168,59 +98,48 @@ def _open_or_create(run_folder: Path, recipe: Recipe, data: PreparedData, data_f
                 "splits": {name: len(split) for name, split in data.splits.items()},
             },
         }
-        return RunFolder.create(run_folder, recipe, facts)
-    run = RunFolder.open(run_folder)
+        RunFolder.create(run.path, recipe, facts)
+        return
+    RunFolder.open(run.path)
     if run.state == "finished":
         raise RequestError(
-            f"{run_folder} holds a finished run; name another --run, or look at it with `alexnet report {run_folder}`"
+            f"{run.path} holds a finished run; name another --run, or look at it with `alexnet report {run.path}`"
         )
     if run.state == "failed":
-        raise RequestError(f"{run_folder} holds a failed run; remove it or name another --run")
+        raise RequestError(f"{run.path} holds a failed run; remove it or name another --run")
     if differences := recipe_differences(run.recipe(), recipe):
         raise RequestError(
-            f"{run_folder} holds an unfinished run of another recipe ({'; '.join(differences)}); "
-            f"go on with it by `{resume_command(run_folder)}`, or name another --run"
+            f"{run.path} holds an unfinished run of another recipe ({'; '.join(differences)}); "
+            f"go on with it by `{resume_command(run.path)}`, or name another --run"
         )
     if run.facts()["data"]["checksum"] != data.checksum:
         raise RequestError(
-            f"{run_folder} holds an unfinished run on other data ({run.facts()['data']['folder']}); name another --run"
+            f"{run.path} holds an unfinished run on other data ({run.facts()['data']['folder']}); name another --run"
         )
-    return run
 
 
-def _set_up(run: RunFolder, recipe: Recipe, data: PreparedData) -> _Training:
-    settings = recipe.training
-    device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
-    network = AlexNet(
-        data.num_classes,
-        recipe.network.variant,
-        recipe.network.width,
-        dropout=recipe.network.dropout,
-        generator=torch.Generator().manual_seed(settings.seed),
-    )
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    dropout = torch.Generator(device)
-    network.seed_dropout(dropout)
-    optimizer = VelocitySGD(network, recipe.optimizer.momentum, recipe.optimizer.decay)
-    split = data.splits["train"]
-    subset = class_balanced_subset(split.labels, recipe.data.subset, settings.seed) if recipe.data.subset else None
-    loader = Loader(split, data.statistics, recipe.data, recipe.optimizer.batch_size, settings.seed, sample_ids=subset)
-    training = _Training(run, data, recipe, network, optimizer, loader, device, precision, dropout)
+def _restore(training: Training) -> None:
+    """Take up the run's last checkpoint, or its beginning, and cut the log to what is behind these weights."""
+    run = training.run
     if checkpoint_path(run.path).is_file():
-        position = load_checkpoint(run.path, network, optimizer)
+        position = load_checkpoint(run.path, training.network, training.optimizer)
         training.step, training.trained_s = position.step, position.trained_s
-        training.window = _Tally(since_s=position.trained_s)
+        training.window = Tally(since_s=position.trained_s)
         run.drop_events_after(position.step)
     else:
         # Without a checkpoint a run that was killed starts anew: nothing it logged is behind these weights.
         run.drop_events_after(-1)
     training.left_chance = any(event["event"] == "left_chance" for event in run.events())
-    run.log("start", step=training.step, device=str(device), precision=precision, threads=torch.get_num_threads())
-    return training
+    run.log(
+        "start",
+        step=training.step,
+        device=str(training.device),
+        precision=training.precision,
+        threads=torch.get_num_threads(),
+    )
 
 
-def _run_steps(training: _Training) -> None:
+def _run_steps(training: Training) -> None:
     recipe, per_epoch = training.recipe, training.loader.steps_per_epoch
     mean_image = torch.from_numpy(training.data.statistics.mean_image).to(training.device)
     last_checkpoint = time.monotonic()
@@ -258,7 +177,7 @@ def _run_steps(training: _Training) -> None:
     training.run.log("end", step=training.step, trained_s=round(training.trained_s, 3))
 
 
-def _step(training: _Training, batch: Batch, mean_image: torch.Tensor) -> tuple[float, int]:
+def _step(training: Training, batch: Batch, mean_image: torch.Tensor) -> tuple[float, int]:
     """One update; returns the batch's mean loss and how many of its images were wrong."""
     recipe = training.recipe
     training.dropout.manual_seed(dropout_seed(recipe.training.seed, training.step))
@@ -283,7 +202,7 @@ def _step(training: _Training, batch: Batch, mean_image: torch.Tensor) -> tuple[
     return value, wrong
 
 
-def _log_window(training: _Training, progress: TrainingProgress) -> None:
+def _log_window(training: Training, progress: TrainingProgress) -> None:
     loss, error = training.window.means()
     epoch = training.step / training.loader.steps_per_epoch
     images_per_second = training.window.num / max(1e-9, training.trained_s - training.window.since_s)
@@ -303,13 +222,13 @@ def _log_window(training: _Training, progress: TrainingProgress) -> None:
         training.left_chance = True
         training.run.log("left_chance", step=training.step, loss=round(loss, 6))
         progress.say(f"step {training.step}: the loss has left ln {training.data.num_classes}, the network is learning")
-    training.window = _Tally(since_s=training.trained_s)
+    training.window = Tally(since_s=training.trained_s)
 
 
-def _end_epoch(training: _Training, progress: TrainingProgress) -> None:
+def _end_epoch(training: Training, progress: TrainingProgress) -> None:
     epoch = training.step // training.loader.steps_per_epoch
     loss, error = training.epoch.means()
-    training.epoch = _Tally(since_s=training.trained_s)
+    training.epoch = Tally(since_s=training.trained_s)
     training.run.log(
         "epoch",
         epoch=epoch,
@@ -348,7 +267,7 @@ def _end_epoch(training: _Training, progress: TrainingProgress) -> None:
     )
 
 
-def _save_state(training: _Training) -> None:
+def _save_state(training: Training) -> None:
     save_checkpoint(
         training.run.path,
         training.network,
@@ -357,13 +276,13 @@ def _save_state(training: _Training) -> None:
     )
 
 
-def _save_weights(training: _Training) -> None:
+def _save_weights(training: Training) -> None:
     # Evaluations of an interrupted run's weights are not those of the weights that follow.
     training.run.forget_evaluations()
     save_trained(training.run.weights, _trained(training))
 
 
-def _trained(training: _Training) -> Trained:
+def _trained(training: Training) -> Trained:
     return Trained(
         network=training.network,
         classes=training.data.classes,
