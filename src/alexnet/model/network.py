@@ -4,13 +4,14 @@ Axes: B images, C maps, H W places, D features, K classes. A variant is a tuple 
 `AlexNet` builds what it says and runs it in that order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from alexnet.errors import RequestError
+from alexnet.model.convolution import Convolution2d
 from alexnet.model.layers import Dropout, initialise, local_response_norm, max_pool
 
 
@@ -91,6 +92,22 @@ class Variant:
     input_scale: float = 1.0
     """Factor on the input before the first layer."""
 
+    def as_json(self) -> dict[str, object]:
+        """What the network computes: input and layers in order, each with the settings that are not their defaults.
+
+        Kept beside trained weights: a variant may change under the same name and the same shapes.
+        """
+        layers = [
+            {"layer": type(layer).__name__}
+            | {
+                field.name: getattr(layer, field.name)
+                for field in fields(layer)
+                if getattr(layer, field.name) != field.default
+            }
+            for layer in self.layers
+        ]
+        return {"image_px": self.image_px, "input_scale": self.input_scale, "layers": layers}
+
 
 _PAPER = Variant(
     source="Krizhevsky, Sutskever and Hinton 2012, section 3.5",
@@ -129,18 +146,19 @@ _QUICK = Variant(
     input_scale=1 / 64,
     layers=(
         Convolution(name="conv1", maps=64, kernel=5, padding=2, deviation=None),
-        Rectify(),
+        # The larger of two rectified responses is the rectified larger one: pooled first there are fewer to rectify.
         Pool(),  # 28 -> 14
+        Rectify(),
         Normalise(size=9, alpha=0.05, k=1),
         Convolution(name="conv2", maps=128, kernel=3, padding=1, deviation=None),
-        Rectify(),
         Pool(),  # 14 -> 7
+        Rectify(),
         Normalise(size=9, alpha=0.05, k=1),
         Convolution(name="conv3", maps=256, kernel=3, padding=1, deviation=None),
+        Pool(),  # 7 -> 3
         Rectify(),
         Convolution(name="conv4", maps=256, kernel=3, padding=1, deviation=None),
         Rectify(),
-        Pool(),  # 7 -> 3
         Flatten(),
         Drop("drop5"),
         Dense(name="fc5", units=None, deviation=0.01),
@@ -197,7 +215,7 @@ class AlexNet(nn.Module):
             match layer:
                 case Convolution():
                     outputs = self._scaled(layer.maps)
-                    convolution = nn.Conv2d(
+                    convolution = Convolution2d(
                         maps, outputs, layer.kernel, layer.stride, layer.padding, groups=layer.columns
                     )
                     initialise(convolution, layer.deviation, layer.bias, generator)

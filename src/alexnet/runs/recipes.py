@@ -28,8 +28,8 @@ QUICK = Recipe(
     ),
     network=NetworkSettings(variant="quick", dropout=0.2),
     data=DataSettings(crop=28, corners="original", colour_noise=0.0),
-    optimizer=OptimizerSettings(batch_size=256, rate=0.05, decay=0.0005),
-    schedule=ScheduleSettings(kind="one-cycle", epochs=7, warm_up=0.2),
+    optimizer=OptimizerSettings(batch_size=128, rate=0.05, decay=0.0005),
+    schedule=ScheduleSettings(kind="one-cycle", epochs=6, warm_up=0.2),
 )
 
 RECIPES = {recipe.name: recipe for recipe in (QUICK, PAPER)}

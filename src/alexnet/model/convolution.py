@@ -1,0 +1,103 @@
+"""A convolution whose weight gradient on CPUs is one matrix product per group of images.
+
+Axes: B images, C maps read, D maps written, H W places, k the side of the kernel.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+# Side of the images up to which the product was seen to be the faster one (docs/log.md).
+PRODUCT_UP_TO_PX = 8
+# Images laid out at a time: what they fill stays in a cache, and their sum is kept in float32.
+_GROUP = 64
+
+
+class Convolution2d(nn.Conv2d):
+    """`torch.nn.Conv2d` with a faster gradient of its weights where maps are small and many.
+
+    Same parameters, same results. The library spends on the weight gradient of a 3 x 3 layer over few places
+    several times what its forward pass takes; laid out as rows of windows the same sum is a plain matrix
+    product that takes about as long as the forward pass (docs/log.md). It serves bfloat16 on CPUs (also under
+    autocast), one column, stride 1 and maps of at most `PRODUCT_UP_TO_PX` places a side; all else is torch's.
+    """
+
+    def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if bias is None or not self._served(input):
+            outputs: torch.Tensor = super()._conv_forward(input, weight, bias)
+            return outputs
+        half = torch.bfloat16
+        result: torch.Tensor = _ByProduct.apply(input.to(half), weight.to(half), bias.to(half), self.padding)  # type: ignore[no-untyped-call]
+        return result
+
+    def _served(self, input: torch.Tensor) -> bool:
+        if input.device.type != "cpu" or not torch.is_grad_enabled() or max(input.shape[2:]) > PRODUCT_UP_TO_PX:
+            return False
+        if self.groups > 1 or self.stride != (1, 1) or self.dilation != (1, 1):
+            return False
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+            return False
+        computed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+        return computed == torch.bfloat16
+
+
+class _ByProduct(torch.autograd.Function):
+    """Stride 1, one column; the gradient of the weights as a product of rows of windows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, padding: tuple[int, int]
+    ) -> torch.Tensor:
+        # x: (B, C, H, W), weight: (D, C, k, k), bias: (D)
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x, weight, bias, padding=padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # gradient: (B, D, H', W')
+        x, weight = ctx.saved_tensors
+        padding = ctx.padding
+        of_input = None
+        if ctx.needs_input_grad[0]:
+            of_input = torch.ops.aten.convolution_backward(
+                gradient, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [True, False, False]
+            )[0]
+        of_weight = weight_gradient(x, gradient, weight.shape[2], weight.shape[3], padding).to(weight.dtype)
+        of_bias = gradient.float().sum((0, 2, 3)).to(weight.dtype)
+        return of_input, of_weight, of_bias, None
+
+
+def weight_gradient(
+    x: torch.Tensor, gradient: torch.Tensor, kernel_height: int, kernel_width: int, padding: tuple[int, int]
+) -> torch.Tensor:
+    """Gradient of a stride-1 convolution's weights: (B, C, H, W) and (B, D, H', W') -> float32 or wider (D, C, k, k).
+
+    Args:
+        x: what the convolution read, of any floating point dtype.
+        gradient: of the loss by what it wrote; H' = H + 2 * padding - k + 1.
+        kernel_height: k along H.
+        kernel_width: k along W.
+        padding: zeros around x, along H and along W.
+    """
+    maps, outputs = x.shape[1], gradient.shape[1]
+    height, width = gradient.shape[2:]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    total = x.new_zeros((outputs, kernel_height * kernel_width * maps), dtype=wide)
+    for first in range(0, len(x), _GROUP):
+        images = x[first : first + _GROUP].permute(0, 2, 3, 1)  # (b, H, W, C)
+        images = F.pad(images, (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
+        by_image, by_row, by_place, _ = images.stride()
+        # A window's row holds k_w * C neighbouring values, so a window is k_h such pieces: (b, H', W', k_h, k_w * C).
+        windows = images.as_strided(
+            (len(images), height, width, kernel_height, kernel_width * maps), (by_image, by_row, by_place, by_row, 1)
+        )
+        rows = windows.reshape(-1, kernel_height * kernel_width * maps)  # (b * H' * W', k_h * k_w * C)
+        steps = gradient[first : first + _GROUP].permute(0, 2, 3, 1).reshape(-1, outputs)  # (b * H' * W', D)
+        total += steps.t() @ rows
+    return total.view(outputs, kernel_height, kernel_width, maps).permute(0, 3, 1, 2)

@@ -1,0 +1,100 @@
+"""The weight gradient by a matrix product against sums over windows in float64, and against torch's own way."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet.model.convolution import PRODUCT_UP_TO_PX, Convolution2d, weight_gradient
+
+
+def gradient_by_loops(x: np.ndarray, g: np.ndarray, kernel: tuple[int, int], padding: tuple[int, int]) -> np.ndarray:
+    """dL/dw[d, c, i, j] = sum over images and places of g[b, d, y, x] * padded[b, c, y + i, x + j]."""
+    x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
+    height, width = g.shape[2:]
+    result = np.empty((g.shape[1], x.shape[1], *kernel))
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            window = x[:, :, i : i + height, j : j + width]
+            result[:, :, i, j] = np.einsum("bdyx,bcyx->dc", g, window)
+    return result
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    images=st.sampled_from([1, 3, 64, 65, 130]),
+    maps=st.integers(1, 5),
+    outputs=st.integers(1, 4),
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    last=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_weight_gradient_equals_the_loops(
+    images: int,
+    maps: int,
+    outputs: int,
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    padding: tuple[int, int],
+    last: bool,
+    seed: int,
+) -> None:
+    height, width = (s + 2 * p - k + 1 for s, p, k in zip(size, padding, kernel, strict=True))
+    if height < 1 or width < 1:
+        return
+    random = np.random.default_rng(seed)
+    x, g = random.normal(size=(images, maps, *size)), random.normal(size=(images, outputs, height, width))
+    layout = torch.channels_last if last else torch.contiguous_format
+    tensors = [torch.from_numpy(a).contiguous(memory_format=layout) for a in (x, g)]
+    got = weight_gradient(*tensors, *kernel, padding)
+    assert got.dtype == torch.float64
+    np.testing.assert_allclose(got.numpy(), gradient_by_loops(x, g, kernel, padding), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("side", [3, PRODUCT_UP_TO_PX])
+def test_layer_trains_like_the_float64_one(side: int, autocast: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    layer = Convolution2d(6, 10, 3, padding=1).to(memory_format=torch.channels_last)
+    x = torch.randn(70, 6, side, side, generator=generator).bfloat16().float()
+    g = torch.randn(70, 10, side, side, generator=generator).bfloat16().float()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(parameter.bfloat16())
+    reference = [t.detach().double().requires_grad_() for t in (x, layer.weight, layer.bias)]
+    wanted = F.conv2d(*reference, padding=1)
+    wanted.backward(g.double())
+    if not autocast:
+        layer.bfloat16()
+    given_x = (x if autocast else x.bfloat16()).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        result = layer(given_x)
+    assert "_ByProduct" in type(result.grad_fn).__name__
+    assert result.dtype == torch.bfloat16
+    result.backward(g.bfloat16())
+    for name, got, want in (
+        ("output", result, wanted),
+        ("input", given_x.grad, reference[0].grad),
+        ("weight", layer.weight.grad, reference[1].grad),
+        ("bias", layer.bias.grad, reference[2].grad),
+    ):
+        # Exact products of bfloat16 numbers, summed in float32, rounded once (the weights once for each 64 images).
+        error = (got.double() - want).norm() / want.norm()
+        assert error < 2**-8, name
+
+
+def test_other_layers_are_left_to_torch() -> None:
+    half = {"dtype": torch.bfloat16}
+    for layer, x in (
+        (Convolution2d(4, 4, 3, padding=1), torch.ones(1, 4, 3, 3)),
+        (Convolution2d(4, 4, 3, padding=1, **half), torch.ones(1, 4, 9, 9, **half)),
+        (Convolution2d(4, 4, 3, padding=1, groups=2, **half), torch.ones(1, 4, 3, 3, **half)),
+        (Convolution2d(4, 4, 3, stride=2, **half), torch.ones(1, 4, 3, 3, **half)),
+    ):
+        result = layer(x)
+        assert "_ByProduct" not in type(result.grad_fn).__name__
+        assert torch.equal(result, torch.nn.Conv2d.forward(layer, x))
