@@ -1,5 +1,6 @@
 """A trained network survives the disk whole, and what is not one is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from alexnet.data.prepared import ClassInfo
 from alexnet.errors import RequestError, WorkError
-from alexnet.model.network import AlexNet
+from alexnet.model.network import VARIANTS, AlexNet
 from alexnet.model.weights import Trained, load_trained, save_trained
 
 
@@ -52,6 +53,20 @@ def test_what_is_not_a_trained_network_is_refused(tmp_path: Path) -> None:
     path.write_bytes(safetensors.torch.save({"conv1.weight": torch.zeros(1)}))
     with pytest.raises(RequestError, match="was not written by alexnet"):
         load_trained(path)
-    path.write_bytes(content.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9'))
-    with pytest.raises(RequestError, match="has weights format 9, this version reads 1"):
+    path.write_bytes(content.replace(b'\\"format_version\\": 2', b'\\"format_version\\": 9'))
+    with pytest.raises(RequestError, match="has weights format 9, this version reads 2"):
         load_trained(path)
+
+
+def test_a_variant_that_has_changed_since_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_trained(path, made())
+    now = VARIANTS["quick"]
+    # The same layers in another order have the same weights and give other scores.
+    swapped = replace(now, layers=(now.layers[0], now.layers[2], now.layers[1], *now.layers[3:]))
+    for other in (swapped, replace(now, input_scale=1.0)):
+        monkeypatch.setitem(VARIANTS, "quick", other)
+        with pytest.raises(RequestError, match=r"holds variant 'quick' in a form that this version .* no longer has"):
+            load_trained(path)
+    monkeypatch.setitem(VARIANTS, "quick", now)
+    load_trained(path)

@@ -17,7 +17,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 from alexnet.storage.atomic import write_bytes
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ def save_trained(path: Path, trained: Trained) -> None:
     description = {
         "format_version": FORMAT_VERSION,
         "variant": network.variant,
+        "network": network.description.as_json(),
         "width": network.width,
         "dropout": network.dropout,
         "num_classes": network.num_classes,
@@ -72,7 +73,8 @@ def load_trained(path: Path) -> Trained:
         path: a weights file, or a run folder that holds `weights.safetensors`.
 
     Raises:
-        RequestError: there is no such file, or it is not one of ours, or of another format version.
+        RequestError: there is no such file, or it is not one of ours, or of another format version, or the
+            variant of its name computes something else in this version of alexnet.
         WorkError: the file is damaged.
     """
     file = path / "weights.safetensors" if path.is_dir() else path
@@ -99,6 +101,11 @@ def load_trained(path: Path) -> Trained:
     network = AlexNet(
         description["num_classes"], description["variant"], description["width"], dropout=description["dropout"]
     )
+    if description["network"] != network.description.as_json():
+        raise RequestError(
+            f"{file} holds variant {network.variant!r} in a form that this version of alexnet no longer has; "
+            "load it with the version that wrote it (run.json names the commit), or train again"
+        )
     mean_image = tensors.pop("mean_image")
     network.load_state_dict(tensors)
     return Trained(
