@@ -19,9 +19,9 @@ _GROUP = 64
 class Convolution2d(nn.Conv2d):
     """`torch.nn.Conv2d` with a faster gradient of its weights where maps are small and many.
 
-    Same parameters, same results. The library spends on the weight gradient of a 3 x 3 layer over few places
-    several times what its forward pass takes; laid out as rows of windows the same sum is a plain matrix
-    product that takes about as long as the forward pass (docs/log.md). It serves bfloat16 on CPUs (also under
+    Same parameters, same results up to rounding. The library is slow at the weight gradient of a 3 x 3 layer
+    over few places; laid out as rows of windows the same sum is a plain matrix product
+    (`benchmarks/weight_gradient.py`, docs/log.md). It serves bfloat16 on CPUs (also under
     autocast), one column, stride 1 and maps of at most `PRODUCT_UP_TO_PX` places a side; all else is torch's.
     """
 
