@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alexnet.data.prepare import prepare
     from alexnet.evaluation.evaluate import evaluate_split
-    from alexnet.model.layers import local_response_norm
     from alexnet.model.network import AlexNet
+    from alexnet.model.normalisation import local_response_norm
     from alexnet.model.weights import load_trained as load
     from alexnet.training.loop import train
 
@@ -17,7 +17,7 @@ _PUBLIC = {
     "AlexNet": ("alexnet.model.network", "AlexNet"),
     "evaluate_split": ("alexnet.evaluation.evaluate", "evaluate_split"),
     "load": ("alexnet.model.weights", "load_trained"),
-    "local_response_norm": ("alexnet.model.layers", "local_response_norm"),
+    "local_response_norm": ("alexnet.model.normalisation", "local_response_norm"),
     "prepare": ("alexnet.data.prepare", "prepare"),
     "train": ("alexnet.training.loop", "train"),
 }

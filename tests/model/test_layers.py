@@ -1,4 +1,4 @@
-"""The paper's layers against float64 NumPy loops written from their formulas."""
+"""The layers against float64 NumPy loops written from their formulas."""
 
 import numpy as np
 import pytest
@@ -8,112 +8,85 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.errors import RequestError
-from alexnet.model.layers import Dropout, initialise, local_response_norm, max_pool
-
-
-def norm_by_loops(x: np.ndarray, size: int, alpha: float, beta: float, k: float, columns: int) -> np.ndarray:
-    """Section 3.3, read literally: for each map the sum over the maps around it in its own column."""
-    result = np.empty_like(x)
-    per_column = x.shape[1] // columns
-    for i in range(x.shape[1]):
-        first = i // per_column * per_column
-        low, high = max(first, i - size // 2), min(first + per_column - 1, i + (size - 1) // 2)
-        total = sum(x[:, j] ** 2 for j in range(low, high + 1))
-        result[:, i] = x[:, i] / (k + alpha * total) ** beta
-    return result
-
-
-def relative(got: np.ndarray, want: np.ndarray) -> float:
-    return float(np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-300))
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    per_column=st.integers(1, 7),
-    columns=st.integers(1, 3),
-    size=st.integers(1, 9),
-    scale=st.sampled_from([1e-3, 1.0, 300.0]),
-    beta=st.sampled_from([0.75, 0.5, 1.3]),
-    seed=st.integers(0, 999),
+from alexnet.model.layers import (
+    ColumnLinear,
+    Dropout,
+    LocallyConnected2d,
+    average_pool,
+    initialise,
+    max_pool,
 )
-def test_norm_equals_the_loops(per_column: int, columns: int, size: int, scale: float, beta: float, seed: int) -> None:
-    x = np.random.default_rng(seed).normal(size=(2, per_column * columns, 3, 2)) * scale
-    want = norm_by_loops(x, size, 1e-4, beta, 2.0, columns)
-    double = local_response_norm(torch.from_numpy(x), size, 1e-4, beta, 2.0, columns).numpy()
-    assert relative(double, want) < 1e-12
-    single = local_response_norm(torch.from_numpy(x).float(), size, 1e-4, beta, 2.0, columns).numpy()
-    assert relative(single, want) < 1e-5
-    rounded = torch.from_numpy(x).bfloat16()
-    half = local_response_norm(rounded, size, 1e-4, beta, 2.0, columns).double().numpy()
-    # Square, sum and result round to 2^-9 each, the first two inside the power; all else is computed in float32.
-    wanted = norm_by_loops(rounded.double().numpy(), size, 1e-4, beta, 2.0, columns)
-    assert relative(half, wanted) < 2**-9 * (2 * beta + 1) * 1.01
-
-
-@settings(max_examples=10, deadline=None)
-@given(per_column=st.integers(1, 5), columns=st.integers(1, 2), size=st.integers(1, 6), seed=st.integers(0, 999))
-def test_norm_gradient_by_differences(per_column: int, columns: int, size: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    x = torch.from_numpy(random.normal(size=(2, per_column * columns, 2, 2)) * 3).requires_grad_()
-    # A large alpha, so that the crossed term of the derivative carries weight.
-    assert torch.autograd.gradcheck(lambda v: local_response_norm(v, size, 0.3, 0.75, 1.0, columns), (x,))
-
-
-def test_norm_conventions_of_alpha() -> None:
-    x = torch.randn(2, 10, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 50
-    # torch divides alpha by the window's size; ours does so on request, and the paper's text does not.
-    torch.testing.assert_close(
-        local_response_norm(x, 5, 1e-2, 0.75, 2.0, alpha_per_element=False),
-        F.local_response_norm(x, 5, 1e-2, 0.75, 2.0),
-    )
-    torch.testing.assert_close(local_response_norm(x, 5, 1e-2, 0.75, 2.0), F.local_response_norm(x, 5, 5e-2, 0.75, 2.0))
-
-
-def test_norm_takes_any_number_of_places() -> None:
-    x = torch.randn(2, 6, 3, 4, dtype=torch.float64)
-    want = local_response_norm(x, 3)
-    torch.testing.assert_close(local_response_norm(x.flatten(2), 3), want.flatten(2))
-    torch.testing.assert_close(local_response_norm(x[:, :, 0, 0], 3), want[:, :, 0, 0])
-    torch.testing.assert_close(local_response_norm(x.to(memory_format=torch.channels_last), 3), want)
-    assert local_response_norm(x[:0], 3).shape == (0, 6, 3, 4)
-
-
-@pytest.mark.parametrize(
-    ("shape", "options", "message"),
-    [
-        ((2, 6, 1, 1), {"columns": 4}, "6 maps, 4 columns"),
-        ((2, 6, 1, 1), {"size": 0}, "window 0"),
-        ((2, 6, 1, 1), {"k": 0}, "k is 0"),
-        ((2, 6, 1, 1), {"alpha": -1}, "alpha is -1"),
-        ((6,), {}, r"shape \(6,\)"),
-    ],
-)
-def test_norm_refuses(shape: tuple[int, ...], options: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        local_response_norm(torch.ones(shape), **options)  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="int64"):
-        local_response_norm(torch.ones(2, 6, 1, 1, dtype=torch.int64))
 
 
 @settings(max_examples=25, deadline=None)
 @given(side=st.integers(3, 14), size=st.integers(2, 3), stride=st.integers(1, 3), seed=st.integers(0, 99))
-def test_pool_equals_the_loops(side: int, size: int, stride: int, seed: int) -> None:
+def test_pools_equal_the_loops(side: int, size: int, stride: int, seed: int) -> None:
     x = np.random.default_rng(seed).normal(size=(1, 2, side, side))
     # FACTS of the source: ceil((side - size) / stride) + 1 windows, each cut at the edge of the image. torch leaves
     # out a last window that would begin beyond the image; with stride <= size no window does.
     stride = min(stride, size)
     places = -(-(side - size) // stride) + 1
-    want = np.array(
-        [
-            [
-                x[0, :, i * stride : i * stride + size, j * stride : j * stride + size].max(axis=(1, 2))
-                for j in range(places)
-            ]
-            for i in range(places)
-        ]
-    )
-    got = max_pool(torch.from_numpy(x), size, stride)[0].permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(got, want)
+    windows = [
+        [x[0, :, i * stride : i * stride + size, j * stride : j * stride + size] for j in range(places)]
+        for i in range(places)
+    ]
+    largest = np.array([[window.max(axis=(1, 2)) for window in row] for row in windows])
+    means = np.array([[window.mean(axis=(1, 2)) for window in row] for row in windows])  # of what the edge left
+    maps = torch.from_numpy(x)
+    for ties in ("one", "every"):
+        np.testing.assert_array_equal(max_pool(maps, size, stride, ties)[0].permute(1, 2, 0).numpy(), largest)  # type: ignore[arg-type]
+    np.testing.assert_allclose(average_pool(maps, size, stride)[0].permute(1, 2, 0).numpy(), means, rtol=1e-12)
+    # No two responses tie, so both ways back agree with differences, overlapping and cut windows included.
+    small = maps[:, :, :6, :6].clone().requires_grad_()
+    if min(small.shape[2:]) >= size:
+        assert torch.autograd.gradcheck(lambda v: max_pool(v, size, stride, "every"), (small,), eps=1e-7)
+
+
+def test_ties_go_to_one_or_to_every() -> None:
+    x = torch.tensor([[[[2.0, 1.0, 2.0], [2.0, 0.0, 3.0]]]], dtype=torch.float64, requires_grad=True)
+    # Two windows of 2 x 2, one apart: the first has 2 twice, the second 3 once.
+    (every,) = torch.autograd.grad((max_pool(x, 2, 1, "every") * torch.tensor([5.0, 7.0])).sum(), x)
+    assert every.tolist() == [[[[5.0, 0.0, 0.0], [5.0, 0.0, 7.0]]]]
+    (one,) = torch.autograd.grad((max_pool(x, 2, 1, "one") * torch.tensor([5.0, 7.0])).sum(), x)
+    assert one.sum() == 12 and (one != 0).sum() == 2
+
+
+def test_windows_that_leave_gaps_or_find_nothing_are_refused() -> None:
+    with pytest.raises(RequestError, match=r"windows of 2 places, 3 apart"):
+        max_pool(torch.zeros(1, 1, 6, 6), 2, 3)
+    with pytest.raises(RequestError, match=r"windows of 5 places, 2 apart, over maps of shape \(1, 1, 2, 2\)"):
+        average_pool(torch.zeros(1, 1, 2, 2), 5, 2)
+
+
+def test_rectifying_has_no_gradient_at_zero() -> None:
+    x = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
+    torch.relu(x).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [0.0, 0.0, 1.0]
+
+
+def test_columns_of_a_dense_layer_do_not_see_each_other() -> None:
+    layer = ColumnLinear(6, 4, 2).double()
+    initialise(layer, 3, 1.0, 0.5, torch.Generator().manual_seed(0))
+    x = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    out = layer(x)
+    want = np.hstack([x.detach().numpy()[:, :3] @ layer.weight.detach().numpy()[:2].T + 0.5,
+                      x.detach().numpy()[:, 3:] @ layer.weight.detach().numpy()[2:].T + 0.5])  # fmt: skip
+    np.testing.assert_allclose(out.detach().numpy(), want, rtol=1e-12)
+    out[:, :2].sum().backward()
+    assert x.grad is not None and (x.grad[:, :3] != 0).all() and (x.grad[:, 3:] == 0).all()
+    with pytest.raises(RequestError, match="2 columns must divide the 5 features and the 4 units"):
+        ColumnLinear(5, 4, 2)
+
+
+def test_local_layer_with_equal_places_is_a_convolution() -> None:
+    layer = LocallyConnected2d(3, 4, 3, 1, 5).double()
+    shared = torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    layer.weight.data.copy_(shared.expand(5, 5, -1, -1, -1, -1))
+    layer.bias.data.copy_(torch.arange(100.0).reshape(4, 5, 5))
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    want = F.conv2d(x, shared, padding=1) + torch.arange(100.0, dtype=torch.float64).reshape(4, 5, 5)
+    torch.testing.assert_close(layer(x), want)
+    assert layer(x[:0]).shape == (0, 4, 5, 5)
 
 
 def test_dropout_multiplies_by_the_share_kept_when_testing() -> None:
@@ -131,12 +104,32 @@ def test_dropout_multiplies_by_the_share_kept_when_testing() -> None:
         Dropout(1.0)
 
 
-@pytest.mark.parametrize(("deviation", "want"), [(0.01, 0.01), (None, (2 / 75) ** 0.5)])
+def test_inverted_dropout_scales_up_in_training_and_not_after() -> None:
+    layer, x = Dropout(0.2, inverted=True), torch.full((500, 20), 2.0)
+    assert layer.eval()(x) is x
+    out = layer.train()(x)
+    assert set(out.unique().tolist()) == {0.0, 2.5}
+
+
+@pytest.mark.parametrize(("deviation", "want"), [(0.01, 0.01), (0.03, 0.03), (None, (2 / 75) ** 0.5)])
 def test_first_weights_have_their_moments(deviation: float | None, want: float) -> None:
     layer = torch.nn.Conv2d(3, 400, 5)
-    initialise(layer, deviation, 1.0, torch.Generator().manual_seed(0))
+    initialise(layer, 75, deviation, 1.0, torch.Generator().manual_seed(0))
     values = layer.weight.detach().double().numpy()
     num = values.size  # 30,000
     assert abs(values.mean()) < 4 * want / num**0.5
     assert abs(values.std() - want) < 4 * want / (2 * num) ** 0.5
     assert layer.bias is not None and (layer.bias == 1.0).all()
+
+
+def test_uniform_first_weights_are_torchs() -> None:
+    layer = torch.nn.Conv2d(3, 400, 5)
+    limit = float(np.sqrt(1 / 75))
+    initialise(layer, 75, "uniform", 1.0, torch.Generator().manual_seed(0))
+    for tensor in (layer.weight, layer.bias):
+        assert tensor is not None
+        values = tensor.detach().double().numpy()
+        assert np.abs(values).max() <= limit
+        # Standard deviation of a uniform number limit / sqrt(3); its estimate's error from the fourth moment.
+        assert abs(values.std() - limit / 3**0.5) < 4 * limit / 3**0.5 * (0.8 / 4 / values.size) ** 0.5
+        assert abs(values.mean()) < 4 * limit / 3**0.5 / values.size**0.5

@@ -1,11 +1,10 @@
-"""The layers that are the paper's own: response normalisation, overlapping pooling, dropout, initial values.
+"""Pooling, dropout, dense layers in columns, locally connected layers, first weights: the paper's and its source's.
 
-Axes: B images, C maps (channels), H W places.
+Axes: B images, C maps (channels), H W places, D features.
 """
 
-import contextlib
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,127 +12,125 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from alexnet.errors import RequestError
+from alexnet.model.description import Deviation, pooled_side
 
 
-def window_matrix(num_maps: int, size: int, columns: int) -> torch.Tensor:
-    """Which maps stand in whose window: float64 (C, C), 1 where map j is in the window of map i, else 0.
+def max_pool(x: torch.Tensor, size: int, stride: int, ties: Literal["one", "every"] = "one") -> torch.Tensor:
+    """Largest response in each window of `size` x `size`, `stride` apart; (B, C, H, W) -> (B, C, H', W').
 
-    The window of map i holds the maps i - size//2 .. i + (size - 1)//2 of i's own column.
+    H' = ceil((H - size) / stride) + 1: the last window may reach beyond the edge and is cut there, as the
+    original source has it. Where several responses of a window are the largest, the gradient goes to one of
+    them (`one`, torch) or to each in full (`every`, the source). Paper: section 3.4 (size 3, stride 2:
+    windows overlap).
+
+    Raises:
+        ValueError: the windows leave gaps (stride above size) or are larger than the maps.
     """
-    maps = torch.arange(num_maps)
-    offset = maps[None, :] - maps[:, None]  # (C, C), j - i
-    column = maps * columns // num_maps
-    near = (offset >= -(size // 2)) & (offset <= (size - 1) // 2)
-    return (near & (column[None, :] == column[:, None])).double()
+    _check_windows(x, size, stride)
+    if ties == "one":
+        return F.max_pool2d(x, size, stride, ceil_mode=True)
+    result: torch.Tensor = _MaxPoolToEvery.apply(x, size, stride)  # type: ignore[no-untyped-call]
+    return result
 
 
-class _ResponseNorm(torch.autograd.Function):
-    """x * (k + alpha * window sum of x^2) ^ -beta, with the window sum as one product by the window matrix.
+def average_pool(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    """Mean response in each window, windows as in `max_pool`; a window cut by the edge has the mean of what is left."""
+    _check_windows(x, size, stride)
+    return F.avg_pool2d(x, size, stride, ceil_mode=True, count_include_pad=False)
 
-    A product by a (C, C) matrix of ones and zeros adds more than the window needs, yet it is a matrix
-    product: on every device it takes a small part of the time of shifted additions or of a 3-d pooling.
-    """
+
+def _check_windows(x: torch.Tensor, size: int, stride: int) -> None:
+    if not 1 <= stride <= size or min(pooled_side(side, size, stride) for side in x.shape[2:]) < 1:
+        raise RequestError(
+            f"windows of {size} places, {stride} apart, over maps of shape {tuple(x.shape)}: the distance must be 1 up "
+            "to the window, and one window must begin and end in the maps or be cut by their edge"
+        )
+
+
+class _MaxPoolToEvery(torch.autograd.Function):
+    """Max-pooling that gives the gradient of a window to each of its largest responses."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, window: torch.Tensor, alpha: float, beta: float, k: float) -> torch.Tensor:
-        # x: (B, C, H, W); window: (C, C)
-        ctx.save_for_backward(x, window)
-        ctx.constants = (alpha, beta, k)
-        return torch.mul(x, _power(_denominator(x, window, alpha, k), -beta), out=torch.empty_like(x))
+    def forward(ctx: Any, x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+        # x: (B, C, H, W) -> (B, C, H', W')
+        largest = F.max_pool2d(x, size, stride, ceil_mode=True)
+        ctx.save_for_backward(x, largest)
+        ctx.window = (size, stride)
+        return largest
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        # dx_j = g_j d_j^-beta - 2 alpha beta x_j sum over i with j in window(i) of g_i x_i d_i^(-beta - 1)
-        x, window = ctx.saved_tensors
-        alpha, beta, k = ctx.constants
-        denominator = _denominator(x, window, alpha, k)
-        scaled = gradient * _power(denominator, -beta)
-        inner = (scaled * x).div_(denominator).to(x.dtype)
-        crossed = _window_sum(inner, window.t().contiguous())
-        return scaled.addcmul_(crossed, x, value=-2 * alpha * beta).to(x.dtype), None, None, None, None
+        x, largest = ctx.saved_tensors
+        size, stride = ctx.window
+        height, width = x.shape[2:]
+        rows, columns = largest.shape[2:]
+        # Up to the end of the last window, with something below every response there.
+        beyond = (0, (columns - 1) * stride + size - width, 0, (rows - 1) * stride + size - height)
+        padded = F.pad(x, beyond, value=-math.inf)
+        total = torch.zeros_like(padded, dtype=torch.promote_types(x.dtype, torch.float32))
+        for row in range(size):
+            for column in range(size):
+                place = (
+                    ...,
+                    slice(row, row + (rows - 1) * stride + 1, stride),
+                    slice(column, column + (columns - 1) * stride + 1, stride),
+                )
+                total[place] += (padded[place] == largest) * gradient
+        return total[..., :height, :width].to(x.dtype), None, None
 
 
-def _denominator(x: torch.Tensor, window: torch.Tensor, alpha: float, k: float) -> torch.Tensor:
-    # The squares and their sums have the dtype of x (a product adds in float32); what follows is at least float32.
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return _window_sum(x * x, window).to(wide).mul_(alpha).add_(k)
+class ColumnLinear(nn.Module):
+    """A dense layer whose units read the features of their own column only.
 
-
-def _power(base: torch.Tensor, exponent: float) -> torch.Tensor:
-    if exponent == -0.75:
-        # The paper's exponent from two roots: a third of the time of a general power.
-        root = base.rsqrt()  # base ^ -1/2
-        return root.sqrt().mul_(root)
-    return base.pow(exponent)
-
-
-def _window_sum(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
-    # x: (B, C, H, W), window: (C, C)
-    if x.is_cuda:
-        # There torch rounds the factors of a float32 convolution to 10 bits unless told otherwise, a product's not.
-        return torch.einsum("dc,bchw->bdhw", window, x)
-    return F.conv2d(x, window[:, :, None, None])
-
-
-def local_response_norm(
-    x: torch.Tensor,
-    size: int = 5,
-    alpha: float = 1e-4,
-    beta: float = 0.75,
-    k: float = 2.0,
-    columns: int = 1,
-    alpha_per_element: bool = True,
-) -> torch.Tensor:
-    """Divide each response by a power of the summed squares of its neighbours among the maps.
-
-    b_i = a_i / (k + alpha * sum over j of a_j^2) ^ beta, j over the `size` maps around i that exist and
-    stand in i's column. Windows are cut at the edges of a column, not made up.
-
-    Args:
-        x: float64, float32 or bfloat16, (B, C, ...) with any number of places.
-        size: maps in a window, n in the paper.
-        alpha: factor on each square (`alpha_per_element=True`, as the paper writes it) or, divided by
-            `size`, on each square (False: the original source, Caffe and PyTorch).
-        beta: exponent.
-        k: added constant, above 0.
-        columns: number of equal blocks of maps that do not see each other; must divide C.
-
-    Returns:
-        A tensor like `x`.
-
-    Raises:
-        ValueError: a tensor of whole numbers or without maps, or a value out of range.
-
-    Paper: section 3.3.
+    Parameters: `weight` (units, features / columns), `bias` (units). Column c of the features is their c-th
+    equal block, and so for the units. No-communication network of the source (layers-150).
     """
-    if not x.is_floating_point() or x.dim() < 2:
-        raise RequestError(
-            f"response normalisation takes floating point (B, C, ...), got {x.dtype} of shape {tuple(x.shape)}"
+
+    def __init__(self, features: int, units: int, columns: int) -> None:
+        super().__init__()
+        if features % columns or units % columns:
+            raise RequestError(f"{columns} columns must divide the {features} features and the {units} units")
+        self.columns = columns
+        self.weight = nn.Parameter(torch.empty(units, features // columns))
+        self.bias = nn.Parameter(torch.empty(units))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (B, units)."""
+        halves = zip(
+            x.chunk(self.columns, 1), self.weight.chunk(self.columns), self.bias.chunk(self.columns), strict=True
         )
-    if size < 1 or columns < 1 or x.shape[1] % columns:
-        raise RequestError(
-            f"{x.shape[1]} maps, {columns} columns, window {size}: columns must divide the maps and both be 1 or more"
-        )
-    if k <= 0 or alpha < 0:
-        raise RequestError(f"k is {k} and alpha is {alpha}; allowed are k above 0 and alpha 0 or more")
-    factor = alpha if alpha_per_element else alpha / size
-    window = window_matrix(x.shape[1], size, columns).to(x.device, x.dtype)
-    places = x if x.dim() == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
-    # Under autocast the products would come back in another dtype than the responses they scale.
-    with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        result: torch.Tensor = _ResponseNorm.apply(places, window, factor, beta, k)  # type: ignore[no-untyped-call]
-    return result.reshape(x.shape)
+        return torch.cat([F.linear(part, weight, bias) for part, weight, bias in halves], dim=1)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1] * self.columns}, {self.weight.shape[0]}, columns={self.columns}"
 
 
-def max_pool(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
-    """Largest response in each window of `size` x `size`, `stride` apart; (B, C, H, W) -> (B, C, H', W').
+class LocallyConnected2d(nn.Module):
+    """A convolution, stride 1, with weights and biases of their own at every place.
 
-    H' = ceil((H - size) / stride) + 1: the last window may reach beyond the edge and is cut there, as the
-    original source has it. Where several responses tie, the gradient goes to one of them (the source gives
-    it to each). Paper: section 3.4 (size 3, stride 2: windows overlap).
+    Parameters: `weight` (H', W', D, C, k, k) and `bias` (D, H', W') for D maps written of C read.
+    Original source: `local`; section 7 of its CIFAR-10 networks.
     """
-    return F.max_pool2d(x, size, stride, ceil_mode=True)
+
+    def __init__(self, maps: int, outputs: int, kernel: int, padding: int, side: int) -> None:
+        super().__init__()
+        self.kernel, self.padding, self.side = kernel, padding, side
+        self.weight = nn.Parameter(torch.empty(side, side, outputs, maps, kernel, kernel))
+        self.bias = nn.Parameter(torch.empty(outputs, side, side))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, D, H', W')."""
+        places, outputs = self.side * self.side, self.weight.shape[2]
+        windows = F.unfold(x, self.kernel, padding=self.padding)  # (B, C * k * k, H' * W')
+        weight = self.weight.reshape(places, outputs, -1)  # (H' * W', D, C * k * k)
+        # One product a place: (D, C * k * k) times (C * k * k, B).
+        responses = torch.bmm(weight, windows.permute(2, 1, 0))  # (H' * W', D, B)
+        responses = responses.permute(2, 1, 0).reshape(-1, outputs, self.side, self.side)
+        return responses + self.bias.to(responses.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[3]}, {self.weight.shape[2]}, kernel={self.kernel}, side={self.side}"
 
 
 class Dropout(nn.Module):
@@ -142,15 +139,20 @@ class Dropout(nn.Module):
     Nothing is scaled up while training, unlike `torch.nn.Dropout`, which for the same weights gives other
     steps. Paper: section 4.2.
 
+    Args:
+        probability: of a unit to be zeroed, 0 up to, not including, 1.
+        inverted: divide by the share kept while training and do nothing when testing, as Caffe and torch do.
+
     Attributes:
         generator: where the masks come from; None is torch's global generator.
     """
 
-    def __init__(self, probability: float) -> None:
+    def __init__(self, probability: float, inverted: bool = False) -> None:
         super().__init__()
         if not 0 <= probability < 1:
             raise RequestError(f"dropout probability is {probability}; allowed is 0 up to, not including, 1")
         self.keep = 1 - probability
+        self.inverted = inverted
         self.generator: torch.Generator | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -158,24 +160,37 @@ class Dropout(nn.Module):
         if self.keep == 1:
             return x
         if not self.training:
-            return x * self.keep
-        return x * torch.empty_like(x).bernoulli_(self.keep, generator=self.generator)
+            return x if self.inverted else x * self.keep
+        kept = x * torch.empty_like(x).bernoulli_(self.keep, generator=self.generator)
+        return kept / self.keep if self.inverted else kept
 
     def extra_repr(self) -> str:
-        return f"keep={self.keep}"
+        return f"keep={self.keep}, inverted={self.inverted}"
+
+
+WeightedModule = nn.Conv2d | nn.Linear | ColumnLinear | LocallyConnected2d
 
 
 @torch.no_grad()
 def initialise(
-    layer: nn.Conv2d | nn.Linear, deviation: float | None, bias: float, generator: torch.Generator | None
+    layer: WeightedModule, inputs_per_unit: int, deviation: Deviation, bias: float, generator: torch.Generator | None
 ) -> None:
-    """Give a layer its first weights, N(0, deviation^2), and its first biases, all `bias`.
+    """Give a layer its first weights and its first biases.
 
-    `deviation` None is sqrt(2 / inputs of a unit), which keeps the spread of responses from layer to layer.
+    Args:
+        layer: its `weight` and `bias` are overwritten.
+        inputs_per_unit: responses that one unit reads.
+        deviation: of weights N(0, deviation^2), or one of the words of `Deviation`.
+        bias: value of all biases (ignored by `uniform`, which draws them).
+        generator: None is torch's global generator.
+
     Paper: section 5 (0.01; biases 1 in conv2, conv4, conv5 and the hidden dense layers, else 0).
     """
-    if deviation is None:
-        deviation = math.sqrt(2 / layer.weight[0].numel())
-    layer.weight.normal_(0, deviation, generator=generator)
     assert layer.bias is not None
+    if deviation == "uniform":
+        limit = 1 / math.sqrt(inputs_per_unit)
+        layer.weight.uniform_(-limit, limit, generator=generator)
+        layer.bias.uniform_(-limit, limit, generator=generator)
+        return
+    layer.weight.normal_(0, math.sqrt(2 / inputs_per_unit) if deviation is None else deviation, generator=generator)
     layer.bias.fill_(bias)

@@ -1,115 +1,47 @@
 """The network, written so that it can be held against section 3 of the paper, and its variants.
 
 Axes: B images, C maps, H W places, D features, K classes. A variant is a tuple of layer descriptions;
-`AlexNet` builds what it says and runs it in that order.
+`AlexNet` builds what it says and runs it in that order. The networks for CIFAR-10 stand in `model/cifar.py`;
+docs/fidelity.md holds all differences in one table.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from alexnet.errors import RequestError
+from alexnet.model.cifar import CIFAR_VARIANTS
 from alexnet.model.convolution import Convolution2d
-from alexnet.model.layers import Dropout, initialise, local_response_norm, max_pool
+from alexnet.model.description import (
+    Convolution,
+    Dense,
+    Drop,
+    Flatten,
+    Layer,
+    Local,
+    Normalise,
+    NormaliseSameMap,
+    Placed,
+    Pool,
+    Rectify,
+    Squash,
+    Variant,
+    placed_layers,
+)
+from alexnet.model.layers import (
+    ColumnLinear,
+    Dropout,
+    LocallyConnected2d,
+    WeightedModule,
+    average_pool,
+    initialise,
+    max_pool,
+)
+from alexnet.model.normalisation import local_response_norm, same_map_norm
 
-
-@dataclass(frozen=True, kw_only=True)
-class Convolution:
-    """A convolutional layer. With two columns each half of its maps reads only its own half of the maps below."""
-
-    name: str
-    maps: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    end_padding: int = 0
-    """Zeros added beyond the right and the lower edge only."""
-    columns: int = 1
-    deviation: float | None = 0.01
-    bias: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dense:
-    """A fully-connected layer of `units`; None stands for the number of classes."""
-
-    name: str
-    units: int | None
-    deviation: float | None = 0.01
-    bias: float = 0.0
-
-
-@dataclass(frozen=True)
-class Rectify:
-    """max(0, x). Paper: section 3.1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalise:
-    """Response normalisation, alpha on each square. Paper: section 3.3."""
-
-    size: int = 5
-    alpha: float = 1e-4
-    beta: float = 0.75
-    k: float = 2.0
-    columns: int = 1
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Max-pooling in windows of `size`, `stride` apart. Paper: section 3.4."""
-
-    size: int = 3
-    stride: int = 2
-
-
-@dataclass(frozen=True)
-class Drop:
-    """Dropout with the network's probability. Paper: section 4.2."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Flatten:
-    """(B, C, H, W) -> (B, C * H * W), maps first."""
-
-
-Layer = Convolution | Dense | Rectify | Normalise | Pool | Drop | Flatten
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One published or named network."""
-
-    source: str
-    """Where it is described."""
-    image_px: int
-    """Side of the image it reads."""
-    layers: tuple[Layer, ...]
-    input_scale: float = 1.0
-    """Factor on the input before the first layer."""
-
-    def as_json(self) -> dict[str, object]:
-        """What the network computes: input and layers in order, each with the settings that are not their defaults.
-
-        Kept beside trained weights: a variant may change under the same name and the same shapes.
-        """
-        layers = [
-            {"layer": type(layer).__name__}
-            | {
-                field.name: getattr(layer, field.name)
-                for field in fields(layer)
-                if getattr(layer, field.name) != field.default
-            }
-            for layer in self.layers
-        ]
-        return {"image_px": self.image_px, "input_scale": self.input_scale, "layers": layers}
-
-
-_PAPER = Variant(
+PAPER = Variant(
     source="Krizhevsky, Sutskever and Hinton 2012, section 3.5",
     image_px=224,
     layers=(
@@ -139,33 +71,217 @@ _PAPER = Variant(
         Dense(name="fc8", units=None),
     ),
 )
+"""The network as the paper's text describes it."""
 
-_QUICK = Variant(
-    source="this project: four convolutional layers in the paper's style for 32-pixel images, trained in two minutes",
-    image_px=28,
-    input_scale=1 / 64,
+# Flattening and fc6 to fc8 with their rectifying and dropout: the same in nearly all that follows.
+_HEAD = PAPER.layers[-8:]
+_SOURCE_NORM = Normalise(columns=2, alpha_per_element=False)
+_SOURCE_POOL = Pool(ties="every")
+
+ORIGINAL = Variant(
+    source="the original source, layers-145: the network that made the paper's numbers",
+    image_px=224,
     layers=(
-        Convolution(name="conv1", maps=64, kernel=5, padding=2, deviation=None),
-        # The larger of two rectified responses is the rectified larger one: pooled first there are fewer to rectify.
-        Pool(),  # 28 -> 14
+        Convolution(name="conv1", maps=96, kernel=11, stride=4, end_padding=3),
+        _SOURCE_NORM,  # of signed responses
+        _SOURCE_POOL,
         Rectify(),
-        Normalise(size=9, alpha=0.05, k=1),
-        Convolution(name="conv2", maps=128, kernel=3, padding=1, deviation=None),
-        Pool(),  # 14 -> 7
+        Convolution(name="conv2", maps=256, kernel=5, padding=2, columns=2, bias=1),
         Rectify(),
-        Normalise(size=9, alpha=0.05, k=1),
-        Convolution(name="conv3", maps=256, kernel=3, padding=1, deviation=None),
-        Pool(),  # 7 -> 3
+        _SOURCE_NORM,
+        NormaliseSameMap(),
+        _SOURCE_POOL,
+        Convolution(name="conv3", maps=384, kernel=3, padding=1, deviation=0.03),
         Rectify(),
-        Convolution(name="conv4", maps=256, kernel=3, padding=1, deviation=None),
+        Convolution(name="conv4", maps=384, kernel=3, padding=1, columns=2, deviation=0.03, bias=1),
         Rectify(),
-        Flatten(),
-        Drop("drop5"),
-        Dense(name="fc5", units=None, deviation=0.01),
+        Convolution(name="conv5", maps=256, kernel=3, padding=1, columns=2, deviation=0.03, bias=1),
+        _SOURCE_POOL,
+        Rectify(),
+        *_HEAD,
+    ),
+)
+"""The network as its authors ran it."""
+
+
+def _changed(base: Variant, source: str, changes: dict[str, Layer]) -> Variant:
+    """`base` with the layers of these names exchanged."""
+    layers = tuple(changes.get(getattr(layer, "name", ""), layer) for layer in base.layers)
+    return replace(base, source=source, layers=layers)
+
+
+def _exchanged(base: Variant, source: str, kind: type[Layer], *instead: Layer) -> Variant:
+    """`base` with every layer of a kind exchanged for the layers `instead`, none or more."""
+    layers = tuple(new for layer in base.layers for new in (instead if isinstance(layer, kind) else (layer,)))
+    return replace(base, source=source, layers=layers)
+
+
+def _minus(name: str) -> Variant:
+    """`paper` without one middle layer and what follows it up to the next pooling or weights.
+
+    Poolings stay, so every layer that is left reads maps of its published side. Without conv3, where the
+    columns meet, they meet in conv4: only the depth changes (docs/decisions/009).
+    """
+    layers: list[Layer] = []
+    removing = False
+    for layer in PAPER.layers:
+        if isinstance(layer, Convolution | Dense):
+            removing = layer.name == name
+        if not removing or isinstance(layer, Pool | Flatten):
+            layers.append(layer)
+    minus = replace(PAPER, source=f"paper, section 7: `paper` without {name}", layers=tuple(layers))
+    if name != "conv3":
+        return minus
+    conv4 = next(layer for layer in PAPER.layers if isinstance(layer, Convolution) and layer.name == "conv4")
+    return _changed(minus, minus.source, {"conv4": replace(conv4, columns=1)})
+
+
+_ONE_GPU = replace(
+    ORIGINAL,
+    source="paper, section 3.2, and the source's layers-145-half: one column, conv5 as wide as two",
+    layers=(
+        Convolution(name="conv1", maps=48, kernel=11, stride=4, end_padding=3),
+        Normalise(alpha_per_element=False),
+        _SOURCE_POOL,
+        Rectify(),
+        Convolution(name="conv2", maps=128, kernel=5, padding=2, bias=1),
+        Rectify(),
+        Normalise(alpha_per_element=False),
+        NormaliseSameMap(),
+        _SOURCE_POOL,
+        Convolution(name="conv3", maps=192, kernel=3, padding=1, deviation=0.03),
+        Rectify(),
+        Convolution(name="conv4", maps=192, kernel=3, padding=1, deviation=0.03, bias=1),
+        Rectify(),
+        Convolution(name="conv5", maps=256, kernel=3, padding=1, deviation=0.03, bias=1),
+        _SOURCE_POOL,
+        Rectify(),
+        *_HEAD,
     ),
 )
 
-VARIANTS = {"paper": _PAPER, "quick": _QUICK}
+_NO_NORM = _exchanged(
+    _exchanged(ORIGINAL, "", Normalise),
+    "paper, section 3.3, and the source's layers-148: `original` without normalisation of either kind",
+    NormaliseSameMap,
+)
+
+_NON_OVERLAPPING = _changed(
+    _exchanged(ORIGINAL, "", Pool, Pool(size=2, stride=2, ties="every")),
+    "paper, section 3.4, and the source's layers-147: windows of 2, 2 apart; borders keep the later sizes",
+    {
+        "conv2": Convolution(name="conv2", maps=256, kernel=5, padding=1, columns=2, bias=1),
+        "conv5": Convolution(name="conv5", maps=256, kernel=3, columns=2, deviation=0.03, bias=1),
+    },
+)
+
+_NO_COMMUNICATION = _changed(
+    ORIGINAL,
+    "the source's layers-150: the columns meet in the last layer only; wider conv2 and fc6",
+    {
+        "conv2": Convolution(name="conv2", maps=320, kernel=5, padding=2, columns=2, bias=1),
+        "conv3": Convolution(name="conv3", maps=384, kernel=3, padding=1, columns=2, deviation=0.03),
+        "fc6": Dense(name="fc6", units=8192, columns=2, bias=1),
+        "fc7": Dense(name="fc7", units=4096, columns=2, bias=1),
+    },
+)
+
+_SIX_CONV = replace(
+    ORIGINAL,
+    source="paper, section 6, and the source's layers-146: a sixth convolution over the last pooling layer",
+    layers=(
+        *ORIGINAL.layers[: -len(_HEAD)],
+        Convolution(name="conv6", maps=256, kernel=3, padding=1, deviation=0.03, bias=1),
+        Rectify(),
+        *_HEAD,
+    ),
+)
+
+_SIX_CONV_22K = replace(
+    _SIX_CONV,
+    source="the source's layers-146-2011: six-conv with two linear layers of 1,024 before its 21,843 classes",
+    # The two layers of 1,024 read the same and are read together: one of 2,048.
+    layers=(*_SIX_CONV.layers[:-1], Dense(name="fc8", units=2048), Dense(name="fc9", units=None)),
+)
+
+_CAFFE_NORM = Normalise(k=1, alpha_per_element=False)
+
+_CAFFE = Variant(
+    source="Caffe's bvlc_alexnet: 227 pixels, normalisation across the columns' border with k = 1, biases 0.1",
+    image_px=227,
+    layers=(
+        Convolution(name="conv1", maps=96, kernel=11, stride=4),
+        Rectify(),
+        _CAFFE_NORM,
+        Pool(),
+        Convolution(name="conv2", maps=256, kernel=5, padding=2, columns=2, bias=0.1),
+        Rectify(),
+        _CAFFE_NORM,
+        Pool(),
+        Convolution(name="conv3", maps=384, kernel=3, padding=1),
+        Rectify(),
+        Convolution(name="conv4", maps=384, kernel=3, padding=1, columns=2, bias=0.1),
+        Rectify(),
+        Convolution(name="conv5", maps=256, kernel=3, padding=1, columns=2, bias=0.1),
+        Rectify(),
+        Pool(),
+        Flatten(),
+        Dense(name="fc6", units=4096, deviation=0.005, bias=0.1),
+        Rectify(),
+        Drop("drop6", inverted=True),
+        Dense(name="fc7", units=4096, deviation=0.005, bias=0.1),
+        Rectify(),
+        Drop("drop7", inverted=True),
+        Dense(name="fc8", units=None),
+    ),
+)
+
+_TORCHVISION = Variant(
+    source="torchvision's alexnet, after Krizhevsky 2014: one column, other widths, no normalisation",
+    image_px=224,
+    # It reads colours from 0 to 1, less the mean, divided by these deviations.
+    input_scale=(1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)),
+    layers=(
+        Convolution(name="conv1", maps=64, kernel=11, stride=4, padding=2, deviation="uniform"),
+        Rectify(),
+        Pool(),  # 55 -> 27
+        Convolution(name="conv2", maps=192, kernel=5, padding=2, deviation="uniform"),
+        Rectify(),
+        Pool(),  # 27 -> 13
+        Convolution(name="conv3", maps=384, kernel=3, padding=1, deviation="uniform"),
+        Rectify(),
+        Convolution(name="conv4", maps=256, kernel=3, padding=1, deviation="uniform"),
+        Rectify(),
+        Convolution(name="conv5", maps=256, kernel=3, padding=1, deviation="uniform"),
+        Rectify(),
+        Pool(),  # 13 -> 6; the adaptive average that follows there changes nothing at 224 pixels
+        Flatten(),
+        Drop("drop6", inverted=True),
+        Dense(name="fc6", units=4096, deviation="uniform"),
+        Rectify(),
+        Drop("drop7", inverted=True),
+        Dense(name="fc7", units=4096, deviation="uniform"),
+        Rectify(),
+        Dense(name="fc8", units=None, deviation="uniform"),
+    ),
+)
+
+VARIANTS = {
+    "paper": PAPER,
+    "original": ORIGINAL,
+    "one-gpu": _ONE_GPU,
+    "no-norm": _NO_NORM,
+    "non-overlapping": _NON_OVERLAPPING,
+    "no-communication": _NO_COMMUNICATION,
+    "six-conv": _SIX_CONV,
+    "six-conv-22k": _SIX_CONV_22K,
+    "tanh": _exchanged(PAPER, "paper, section 3.1: `paper` with tanh for rectifying", Rectify, Squash("tanh")),
+    "sigmoid": _exchanged(PAPER, "`paper` with the logistic function for rectifying", Rectify, Squash("sigmoid")),
+    **{f"minus-{name}": _minus(name) for name in ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")},
+    "caffe": _CAFFE,
+    "torchvision": _TORCHVISION,
+    **CIFAR_VARIANTS,
+}
 """All variants by name."""
 
 
@@ -206,39 +322,14 @@ class AlexNet(nn.Module):
             raise RequestError(f"width is {width}; allowed is above 0, up to 4")
         self.num_classes, self.variant, self.width, self.dropout = num_classes, variant, width, dropout
         self.description = VARIANTS[variant]
-        self._build(generator)
-
-    def _build(self, generator: torch.Generator | None) -> None:
-        maps, side = 3, self.description.image_px
-        features = 0
-        for layer in self.description.layers:
-            match layer:
-                case Convolution():
-                    outputs = self._scaled(layer.maps)
-                    convolution = Convolution2d(
-                        maps, outputs, layer.kernel, layer.stride, layer.padding, groups=layer.columns
-                    )
-                    initialise(convolution, layer.deviation, layer.bias, generator)
-                    self.add_module(layer.name, convolution)
-                    maps = outputs
-                    side = (side + 2 * layer.padding + layer.end_padding - layer.kernel) // layer.stride + 1
-                case Pool():
-                    side = -(-(side - layer.size) // layer.stride) + 1
-                case Flatten():
-                    features = maps * side * side
-                case Dense():
-                    units = self.num_classes if layer.units is None else self._scaled(layer.units)
-                    dense = nn.Linear(features, units)
-                    initialise(dense, layer.deviation, layer.bias, generator)
-                    self.add_module(layer.name, dense)
-                    features = units
-                case Drop():
-                    self.add_module(layer.name, Dropout(self.dropout))
-                case Rectify() | Normalise():
-                    pass
-
-    def _scaled(self, published: int) -> int:
-        return max(2, 2 * round(published * self.width / 2))
+        self.placed = tuple(placed_layers(self.description, num_classes, width))
+        for place in self.placed:
+            if isinstance(place.layer, Drop):
+                self.add_module(place.layer.name, Dropout(dropout, place.layer.inverted))
+            elif isinstance(place.layer, Convolution | Local | Dense):
+                module = _weighted_module(place)
+                initialise(module, place.inputs_per_unit, place.layer.deviation, place.layer.bias, generator)
+                self.add_module(place.layer.name, module)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) -> (B, K)."""
@@ -248,27 +339,57 @@ class AlexNet(nn.Module):
                 f"variant {self.variant!r} takes floating point (B, 3, {side}, {side}), 0..255 less the mean; "
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
-        x = images if self.description.input_scale == 1 else images * self.description.input_scale
+        x = self._scale(images)
         for layer in self.description.layers:
             match layer:
                 case Convolution():
                     if layer.end_padding:
                         x = F.pad(x, (0, layer.end_padding, 0, layer.end_padding))
                     x = self.get_submodule(layer.name)(x)
-                case Dense() | Drop():
+                case Local() | Dense() | Drop():
                     x = self.get_submodule(layer.name)(x)
                 case Rectify():
                     x = F.relu(x)
+                case Squash():
+                    x = torch.tanh(x) if layer.function == "tanh" else torch.sigmoid(x)
                 case Normalise():
-                    x = local_response_norm(x, layer.size, layer.alpha, layer.beta, layer.k, layer.columns)
+                    x = local_response_norm(
+                        x, layer.size, layer.alpha, layer.beta, layer.k, layer.columns, layer.alpha_per_element
+                    )
+                case NormaliseSameMap():
+                    x = same_map_norm(x, layer.size, layer.alpha, layer.beta)
+                case Pool(kind="max"):
+                    x = max_pool(x, layer.size, layer.stride, layer.ties)
                 case Pool():
-                    x = max_pool(x, layer.size, layer.stride)
+                    x = average_pool(x, layer.size, layer.stride)
                 case Flatten():
                     x = x.flatten(1)
         return x
+
+    def _scale(self, images: torch.Tensor) -> torch.Tensor:
+        scale = self.description.input_scale
+        if isinstance(scale, tuple):
+            return images * images.new_tensor(scale)[:, None, None]
+        return images if scale == 1 else images * scale
 
     def seed_dropout(self, generator: torch.Generator) -> None:
         """Draw all dropout masks from `generator` from now on; it must live on the network's device."""
         for module in self.modules():
             if isinstance(module, Dropout):
                 module.generator = generator
+
+
+def _weighted_module(place: Placed) -> WeightedModule:
+    """The layer's module, its weights still without values."""
+    maps, outputs = place.reads[0], place.writes[0]
+    match place.layer:
+        case Convolution(kernel=kernel, stride=stride, padding=padding, columns=columns):
+            return Convolution2d(maps, outputs, kernel, stride, padding, groups=columns)
+        case Local(kernel=kernel, padding=padding):
+            return LocallyConnected2d(maps, outputs, kernel, padding, place.writes[1])
+        case Dense(columns=columns) if columns > 1:
+            return ColumnLinear(maps, outputs, columns)
+        case Dense():
+            return nn.Linear(maps, outputs)
+        case _:
+            raise AssertionError(f"{place.layer} has no weights")

@@ -1,0 +1,159 @@
+"""Response normalisation: among neighbouring maps (the paper's), among neighbouring places of a map (the source's).
+
+Axes: B images, C maps (channels), H W places.
+"""
+
+import contextlib
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from alexnet.errors import RequestError
+
+
+def window_matrix(num_maps: int, size: int, columns: int) -> torch.Tensor:
+    """Which maps stand in whose window: float64 (C, C), 1 where map j is in the window of map i, else 0.
+
+    The window of map i holds the maps i - size//2 .. i + (size - 1)//2 of i's own column.
+    """
+    maps = torch.arange(num_maps)
+    offset = maps[None, :] - maps[:, None]  # (C, C), j - i
+    column = maps * columns // num_maps
+    near = (offset >= -(size // 2)) & (offset <= (size - 1) // 2)
+    return (near & (column[None, :] == column[:, None])).double()
+
+
+class _ResponseNorm(torch.autograd.Function):
+    """x * (k + alpha * window sum of x^2) ^ -beta, with the window sum as one product by the window matrix.
+
+    A product by a (C, C) matrix of ones and zeros adds more than the window needs, yet it is a matrix
+    product: on every device it takes a small part of the time of shifted additions or of a 3-d pooling.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, window: torch.Tensor, alpha: float, beta: float, k: float) -> torch.Tensor:
+        # x: (B, C, H, W); window: (C, C)
+        ctx.save_for_backward(x, window)
+        ctx.constants = (alpha, beta, k)
+        return torch.mul(x, _power(_denominator(x, window, alpha, k), -beta), out=torch.empty_like(x))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # dx_j = g_j d_j^-beta - 2 alpha beta x_j sum over i with j in window(i) of g_i x_i d_i^(-beta - 1)
+        x, window = ctx.saved_tensors
+        alpha, beta, k = ctx.constants
+        denominator = _denominator(x, window, alpha, k)
+        scaled = gradient * _power(denominator, -beta)
+        inner = (scaled * x).div_(denominator).to(x.dtype)
+        crossed = _window_sum(inner, window.t().contiguous())
+        return scaled.addcmul_(crossed, x, value=-2 * alpha * beta).to(x.dtype), None, None, None, None
+
+
+def _denominator(x: torch.Tensor, window: torch.Tensor, alpha: float, k: float) -> torch.Tensor:
+    # The squares and their sums have the dtype of x (a product adds in float32); what follows is at least float32.
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return _window_sum(x * x, window).to(wide).mul_(alpha).add_(k)
+
+
+def _power(base: torch.Tensor, exponent: float) -> torch.Tensor:
+    if exponent == -0.75:
+        # The paper's exponent from two roots: a third of the time of a general power.
+        root = base.rsqrt()  # base ^ -1/2
+        return root * root.sqrt()
+    return base.pow(exponent)
+
+
+def _window_sum(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+    # x: (B, C, H, W), window: (C, C)
+    if x.is_cuda:
+        # There torch rounds the factors of a float32 convolution to 10 bits unless told otherwise, a product's not.
+        return torch.einsum("dc,bchw->bdhw", window, x)
+    return F.conv2d(x, window[:, :, None, None])
+
+
+def local_response_norm(
+    x: torch.Tensor,
+    size: int = 5,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 2.0,
+    columns: int = 1,
+    alpha_per_element: bool = True,
+) -> torch.Tensor:
+    """Divide each response by a power of the summed squares of its neighbours among the maps.
+
+    b_i = a_i / (k + alpha * sum over j of a_j^2) ^ beta, j over the `size` maps around i that exist and
+    stand in i's column. Windows are cut at the edges of a column, not made up.
+
+    Args:
+        x: float64, float32 or bfloat16, (B, C, ...) with any number of places.
+        size: maps in a window, n in the paper.
+        alpha: factor on each square (`alpha_per_element=True`, as the paper writes it) or, divided by
+            `size`, on each square (False: the original source, Caffe and PyTorch).
+        beta: exponent.
+        k: added constant, above 0.
+        columns: number of equal blocks of maps that do not see each other; must divide C.
+
+    Returns:
+        A tensor like `x`.
+
+    Raises:
+        ValueError: a tensor of whole numbers or without maps, or a value out of range.
+
+    Paper: section 3.3.
+    """
+    if not x.is_floating_point() or x.dim() < 2:
+        raise RequestError(
+            f"response normalisation takes floating point (B, C, ...), got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    if size < 1 or columns < 1 or x.shape[1] % columns:
+        raise RequestError(
+            f"{x.shape[1]} maps, {columns} columns, window {size}: columns must divide the maps and both be 1 or more"
+        )
+    if k <= 0 or alpha < 0:
+        raise RequestError(f"k is {k} and alpha is {alpha}; allowed are k above 0 and alpha 0 or more")
+    factor = alpha if alpha_per_element else alpha / size
+    window = window_matrix(x.shape[1], size, columns).to(x.device, x.dtype)
+    places = x if x.dim() == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
+    # Under autocast the products would come back in another dtype than the responses they scale.
+    with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        result: torch.Tensor = _ResponseNorm.apply(places, window, factor, beta, k)  # type: ignore[no-untyped-call]
+    return result.reshape(x.shape)
+
+
+def same_map_norm(x: torch.Tensor, size: int = 5, alpha: float = 1e-3, beta: float = 0.75) -> torch.Tensor:
+    """Divide each response by a power of the summed squares of its neighbours in its own map.
+
+    b = a / (1 + alpha / size^2 * sum of a^2 over the size x size places around) ^ beta. Places beyond the
+    edge count as 0, and the sum is not scaled up for them.
+
+    Args:
+        x: float64, float32 or bfloat16, (B, C, H, W).
+        size: places along a side of the window, odd.
+        alpha: factor on the mean square of the window.
+        beta: exponent.
+
+    Returns:
+        A tensor like `x`.
+
+    Raises:
+        ValueError: a tensor of whole numbers or of other axes, or a value out of range.
+
+    Differs from the paper, which does not have it; original source: `rnorm`, in layer 2 and in its CIFAR-10 networks.
+    """
+    if not x.is_floating_point() or x.dim() != 4:
+        raise RequestError(
+            f"same-map normalisation takes floating point (B, C, H, W), got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    if size < 1 or size % 2 == 0:
+        raise RequestError(f"the window is {size} places; allowed are odd numbers, so that it has a middle")
+    if alpha < 0:
+        raise RequestError(f"alpha is {alpha}; allowed is 0 or more")
+    with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        # bfloat16 keeps 8 bits: all that stands between the responses and the result is wider.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean_square = F.avg_pool2d(wide * wide, size, stride=1, padding=size // 2)  # the border's zeros are counted
+        return (wide * _power(mean_square.mul(alpha).add(1.0), -beta)).to(x.dtype)

@@ -1,0 +1,102 @@
+"""The same network in other forms: compiled, exported, bfloat16, channels-last, on a GPU."""
+
+import pytest
+import torch
+
+from alexnet import AlexNet
+
+# Between them: both normalisations, both kinds of pooling and of ties, columns, local layers, end padding.
+VARIED = ("paper", "original", "cifar-18pct", "cifar-11pct")
+
+
+def made(variant: str) -> tuple[AlexNet, torch.Tensor, torch.Tensor]:
+    """A narrow network in evaluation, images for it, and a direction in which its scores are summed."""
+    generator = torch.Generator().manual_seed(2)
+    network = AlexNet(7, variant, 0.05 if "cifar" not in variant else 0.2, generator=generator).eval()
+    for name, tensor in network.named_parameters():
+        if name.endswith("weight"):  # He's deviation: every layer matters
+            fan_in = tensor[0].numel() if not name.startswith("local") else tensor[0, 0, 0].numel()
+            tensor.data.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+    side = network.description.image_px
+    images = torch.empty(2, 3, side, side).uniform_(-120, 130, generator=generator)
+    return network, images, torch.randn(2, 7, generator=generator)
+
+
+def normwise(got: torch.Tensor, want: torch.Tensor) -> float:
+    difference = got.detach().double() - want.detach().double()
+    return float(difference.norm() / want.detach().double().norm())
+
+
+def gradients(network: torch.nn.Module, images: torch.Tensor, direction: torch.Tensor) -> list[torch.Tensor]:
+    network.zero_grad()
+    (network(images) * direction).sum().backward()
+    return [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("variant", VARIED)
+def test_channels_last(variant: str) -> None:
+    network, images, direction = made(variant)
+    scores, wanted = network(images), gradients(network, images, direction)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = images.to(memory_format=torch.channels_last)
+    assert normwise(network(images), scores) < 1e-5
+    for got, want in zip(gradients(network, images, direction), wanted, strict=True):
+        assert normwise(got, want) < 1e-4
+
+
+@pytest.mark.parametrize("variant", VARIED)
+def test_bfloat16(variant: str) -> None:
+    network, images, _ = made(variant)
+    with torch.no_grad():
+        want = network(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert normwise(network(images), want) < 0.03  # some ten roundings of 2^-9 each, and sums of them
+        assert normwise(network.bfloat16()(images.bfloat16()), want) < 0.03
+
+
+@pytest.mark.parametrize("variant", VARIED)
+def test_exported(variant: str) -> None:
+    network, images, _ = made(variant)
+    with torch.no_grad():
+        exported = torch.export.export(network, (images,), strict=False).module()
+        assert normwise(exported(images), network(images)) < 1e-6
+
+
+def compiled_equals(variant: str, backend: str) -> None:
+    network, images, direction = made(variant)
+    wanted = gradients(network, images, direction)
+    scores = network(images)
+    torch._dynamo.reset()
+    compiled = torch.compile(network, backend=backend, fullgraph=True)
+    assert normwise(compiled(images), scores) < 1e-5
+    for got, want in zip(gradients(compiled, images, direction), wanted, strict=True):
+        assert normwise(got, want) < 1e-4
+
+
+@pytest.mark.parametrize("variant", ["original", "cifar-11pct"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_traced_by_the_compiler(variant: str) -> None:
+    compiled_equals(variant, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["original", "cifar-11pct"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_compiled(variant: str) -> None:
+    compiled_equals(variant, "inductor")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("variant", VARIED)
+def test_on_a_gpu(variant: str) -> None:
+    network, images, direction = made(variant)
+    scores, wanted = network(images), gradients(network, images, direction)
+    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        network.cuda()
+        assert normwise(network(images.cuda()).cpu(), scores) < 1e-5
+        for got, want in zip(gradients(network, images.cuda(), direction.cuda()), wanted, strict=True):
+            assert normwise(got.cpu(), want) < 1e-4
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed

@@ -1,0 +1,145 @@
+"""Response normalisation, both kinds, against float64 NumPy loops written from their formulas."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet.errors import RequestError
+from alexnet.model.normalisation import local_response_norm, same_map_norm
+
+
+def norm_by_loops(x: np.ndarray, size: int, alpha: float, beta: float, k: float, columns: int) -> np.ndarray:
+    """Section 3.3, read literally: for each map the sum over the maps around it in its own column."""
+    result = np.empty_like(x)
+    per_column = x.shape[1] // columns
+    for i in range(x.shape[1]):
+        first = i // per_column * per_column
+        low, high = max(first, i - size // 2), min(first + per_column - 1, i + (size - 1) // 2)
+        total = sum(x[:, j] ** 2 for j in range(low, high + 1))
+        result[:, i] = x[:, i] / (k + alpha * total) ** beta
+    return result
+
+
+def relative(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-300))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    per_column=st.integers(1, 7),
+    columns=st.integers(1, 3),
+    size=st.integers(1, 9),
+    scale=st.sampled_from([1e-3, 1.0, 300.0]),
+    beta=st.sampled_from([0.75, 0.5, 1.3]),
+    seed=st.integers(0, 999),
+)
+def test_norm_equals_the_loops(per_column: int, columns: int, size: int, scale: float, beta: float, seed: int) -> None:
+    x = np.random.default_rng(seed).normal(size=(2, per_column * columns, 3, 2)) * scale
+    want = norm_by_loops(x, size, 1e-4, beta, 2.0, columns)
+    double = local_response_norm(torch.from_numpy(x), size, 1e-4, beta, 2.0, columns).numpy()
+    assert relative(double, want) < 1e-12
+    single = local_response_norm(torch.from_numpy(x).float(), size, 1e-4, beta, 2.0, columns).numpy()
+    assert relative(single, want) < 1e-5
+    rounded = torch.from_numpy(x).bfloat16()
+    half = local_response_norm(rounded, size, 1e-4, beta, 2.0, columns).double().numpy()
+    # Square, sum and result round to 2^-9 each, the first two inside the power; all else is computed in float32.
+    wanted = norm_by_loops(rounded.double().numpy(), size, 1e-4, beta, 2.0, columns)
+    assert relative(half, wanted) < 2**-9 * (2 * beta + 1) * 1.01
+
+
+@settings(max_examples=10, deadline=None)
+@given(per_column=st.integers(1, 5), columns=st.integers(1, 2), size=st.integers(1, 6), seed=st.integers(0, 999))
+def test_norm_gradient_by_differences(per_column: int, columns: int, size: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x = torch.from_numpy(random.normal(size=(2, per_column * columns, 2, 2)) * 3).requires_grad_()
+    # A large alpha, so that the crossed term of the derivative carries weight.
+    assert torch.autograd.gradcheck(lambda v: local_response_norm(v, size, 0.3, 0.75, 1.0, columns), (x,))
+
+
+def test_norm_conventions_of_alpha() -> None:
+    x = torch.randn(2, 10, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 50
+    # torch divides alpha by the window's size; ours does so on request, and the paper's text does not.
+    torch.testing.assert_close(
+        local_response_norm(x, 5, 1e-2, 0.75, 2.0, alpha_per_element=False),
+        F.local_response_norm(x, 5, 1e-2, 0.75, 2.0),
+    )
+    torch.testing.assert_close(local_response_norm(x, 5, 1e-2, 0.75, 2.0), F.local_response_norm(x, 5, 5e-2, 0.75, 2.0))
+
+
+def test_norm_takes_any_number_of_places() -> None:
+    x = torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    want = local_response_norm(x, 3)
+    torch.testing.assert_close(local_response_norm(x.flatten(2), 3), want.flatten(2))
+    torch.testing.assert_close(local_response_norm(x[:, :, 0, 0], 3), want[:, :, 0, 0])
+    torch.testing.assert_close(local_response_norm(x.to(memory_format=torch.channels_last), 3), want)
+    assert local_response_norm(x[:0], 3).shape == (0, 6, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((2, 6, 1, 1), {"columns": 4}, "6 maps, 4 columns"),
+        ((2, 6, 1, 1), {"size": 0}, "window 0"),
+        ((2, 6, 1, 1), {"k": 0}, "k is 0"),
+        ((2, 6, 1, 1), {"alpha": -1}, "alpha is -1"),
+        ((6,), {}, r"shape \(6,\)"),
+    ],
+)
+def test_norm_refuses(shape: tuple[int, ...], options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        local_response_norm(torch.ones(shape), **options)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="int64"):
+        local_response_norm(torch.ones(2, 6, 1, 1, dtype=torch.int64))
+
+
+def same_map_by_loops(x: np.ndarray, size: int, alpha: float, beta: float) -> np.ndarray:
+    """The source's formula: alpha / size^2 on each square, zeros beyond the edge, constant 1."""
+    result, half = np.empty_like(x), size // 2
+    for i in range(x.shape[2]):
+        for j in range(x.shape[3]):
+            window = x[:, :, max(0, i - half) : i + half + 1, max(0, j - half) : j + half + 1]
+            total = (window**2).sum((2, 3))
+            result[:, :, i, j] = x[:, :, i, j] / (1 + alpha / size**2 * total) ** beta
+    return result
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(1, 7),
+    width=st.integers(1, 7),
+    size=st.sampled_from([1, 3, 5, 9]),
+    scale=st.sampled_from([1e-3, 1.0, 300.0]),
+    beta=st.sampled_from([0.75, 0.4]),
+    seed=st.integers(0, 999),
+)
+def test_same_map_equals_the_loops(height: int, width: int, size: int, scale: float, beta: float, seed: int) -> None:
+    x = np.random.default_rng(seed).normal(size=(2, 3, height, width)) * scale
+    want = same_map_by_loops(x, size, 1e-3, beta)
+    assert relative(same_map_norm(torch.from_numpy(x), size, 1e-3, beta).numpy(), want) < 1e-12
+    assert relative(same_map_norm(torch.from_numpy(x).float(), size, 1e-3, beta).numpy(), want) < 1e-5
+    rounded = torch.from_numpy(x).bfloat16()
+    wanted = same_map_by_loops(rounded.double().numpy(), size, 1e-3, beta)
+    # Only the result is rounded to 8 bits.
+    assert relative(same_map_norm(rounded, size, 1e-3, beta).double().numpy(), wanted) < 2**-9 * 1.01
+
+
+def test_same_map_gradient_by_differences() -> None:
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(2, 2, 4, 5)) * 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: same_map_norm(v, 3, 2.0, 0.75), (x,))
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        (torch.ones(2, 6, 4, 4), {"size": 4}, "window is 4 places; allowed are odd"),
+        (torch.ones(2, 6, 4, 4), {"alpha": -1.0}, "alpha is -1"),
+        (torch.ones(2, 6), {}, r"shape \(2, 6\)"),
+        (torch.ones(2, 6, 4, 4, dtype=torch.int64), {}, "int64"),
+    ],
+)
+def test_same_map_refuses(x: torch.Tensor, options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        same_map_norm(x, **options)  # type: ignore[arg-type]
