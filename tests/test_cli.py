@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.cli import COMMANDS, _train_options, main
-from alexnet.runs.recipes import PAPER, QUICK
+from alexnet.cli import COMMANDS, main
+from alexnet.options import TrainOptions, train_options
+from alexnet.runs.recipe import Stage
+from alexnet.runs.recipes import PAPER, QUICK, RECIPES
 
 SMALL = [
     "--recipe",
@@ -48,19 +50,55 @@ def test_help_of_train_explains_each_setting(capsys: pytest.CaptureFixture[str])
     assert "--optimizer.rate" in shown and "Share of the velocity that is carried over each step." in shown
 
 
+def options_of(*words: str) -> TrainOptions:
+    return train_options(words, "", "")
+
+
 def test_options_are_read_over_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("optimizer: {rate: 0.5, decay: 0.1}\n")
-    data, recipe, run = _train_options(
-        ["d", "--recipe", "quick", "--config", str(tmp_path / "c.yaml"), "--optimizer.rate", "0.25"]
+    asked = options_of(
+        "d", "--recipe", "quick", "--config", str(tmp_path / "c.yaml"), "--optimizer.rate", "0.25", "--start-from", "r"
     )
-    assert (data, run) == (Path("d"), Path("runs/quick"))
-    assert (recipe.optimizer.rate, recipe.optimizer.decay, recipe.optimizer.momentum) == (
-        0.25,
-        0.1,
-        QUICK.optimizer.momentum,
+    assert (asked.data, asked.run, asked.start_from) == (Path("d"), Path("runs/quick"), Path("r"))
+    optimizer = asked.recipe.optimizer
+    assert (optimizer.rate, optimizer.decay, optimizer.momentum) == (0.25, 0.1, QUICK.optimizer.momentum)
+    assert options_of("d").recipe == PAPER
+    assert options_of("d", "--schedule.drops", "[0.5, 0.6]", "--run", "r").recipe.schedule.drops == (0.5, 0.6)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_comes_through_the_options_unchanged(name: str) -> None:
+    assert options_of("d", "--recipe", name).recipe == RECIPES[name]
+
+
+def test_nested_settings_are_options_too() -> None:
+    asked = options_of(
+        "d", "--optimizer.layer_decay", '{"fc8": 0.5}', "--schedule.kind", "stages",
+        "--schedule.stages", '[{"epochs": 1.5, "rate": 0.1, "layer_rates": {"conv1": 0}}, {"epochs": 2, "rate": 1e-3}]',
+    )  # fmt: skip
+    assert asked.recipe.optimizer.layer_decay == {"fc8": 0.5}
+    assert asked.recipe.schedule.stages == (
+        Stage(epochs=1.5, rate=0.1, layer_rates={"conv1": 0.0}),
+        Stage(epochs=2, rate=1e-3),
     )
-    assert _train_options(["d"])[1] == PAPER
-    assert _train_options(["d", "--schedule.drops", "[0.5, 0.6]", "--run", "r"])[1].schedule.drops == (0.5, 0.6)
+
+
+def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--show", "--json", "--recipe", "original"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["parameters"], shown["neurons"], shown["num_classes"]) == (60_965_224, 659_272, 1000)
+    # Multiplications by hand: places x kernel x maps read x maps written.
+    assert [layer["multiply_adds"] for layer in shown["layers"]] == [
+        55 * 55 * 11 * 11 * 3 * 96, 27 * 27 * 5 * 5 * 48 * 256, 13 * 13 * 9 * 256 * 384, 13 * 13 * 9 * 192 * 384,
+        13 * 13 * 9 * 192 * 256, 9216 * 4096, 4096 * 4096, 4096 * 1000,
+    ]  # fmt: skip
+    assert {(layer["rate"], layer["bias_rate"], layer["decay"]) for layer in shown["layers"]} == {(0.01, 0.02, 0.0005)}
+    assert len(shown["schedule"]) == 6 and "conv1 0" in shown["schedule"][-1]
+    assert main(["train", "--show", "--recipe", "cifar-18pct"]) == 0
+    text = capsys.readouterr().out
+    assert "89,578" in text and "10 classes" in text and "epoch 130 to 140: weights 1e-05, biases 2e-05" in text
+    assert main(["train"]) == 2
+    assert "train needs a prepared data set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet.errors import AlexNetError, RequestError
 
 if TYPE_CHECKING:
-    from alexnet.runs.recipe import Recipe
+    from alexnet.options import TrainOptions
 
 Arguments = Sequence[str]
 
@@ -170,48 +170,34 @@ def _prepare(words: Arguments) -> None:
 
 
 def _train(words: Arguments) -> None:
-    data, recipe, run = _train_options(words)
+    from alexnet.options import train_options
+
+    command = COMMANDS["train"]
+    asked = train_options(words, command.summary, command.example)
+    if asked.show:
+        _show(asked)
+        return
+    if asked.data is None:
+        raise RequestError("train needs a prepared data set (DATA); without one it can only --show the network")
     from alexnet.training.loop import train
 
-    _finished(train(data, recipe, run).path)
+    _finished(train(asked.data, asked.recipe, asked.run, asked.start_from).path)
 
 
-def _train_options(words: Arguments) -> tuple[Path, "Recipe", Path]:
-    """What `alexnet train` was asked: the data set, the recipe with all changes, the run folder."""
-    import jsonargparse
+def _show(asked: "TrainOptions") -> None:
+    from alexnet.data.prepared import PreparedData
+    from alexnet.terminal import print_network
+    from alexnet.training.table import table_as_json
 
-    from alexnet.runs.recipe import GROUPS, Recipe, read_config
-    from alexnet.runs.recipes import RECIPES, named_recipe
-
-    # The recipe is read first: it gives every other option its default.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", default="paper")
-    first.add_argument("--config", type=Path)
-    base_options, _ = first.parse_known_args(words)
-    base = named_recipe(base_options.recipe)
-    if base_options.config:
-        base = read_config(base_options.config, base)
-
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    command = COMMANDS["train"]
-    parser = jsonargparse.ArgumentParser(
-        prog="alexnet train",
-        description=f"{command.summary} Every setting of the recipe is a dotted option.",
-        epilog=f"example: {command.example}",
-        allow_abbrev=False,
-    )
-    # Not `data`: that is the group of settings.
-    parser.add_argument("data_set", type=Path, metavar="DATA", help="a prepared data set")
-    parser.add_argument("--recipe", default="paper", help=f"where the settings start from: {', '.join(RECIPES)}")
-    parser.add_argument(
-        "--config", type=Path, help="YAML file of settings that change the recipe (as recipe.yaml in a run folder)"
-    )
-    parser.add_argument("--run", type=Path, help="run folder to make, or to go on with (default: runs/RECIPE)")
-    for name, settings in GROUPS.items():
-        parser.add_argument(f"--{name}", type=settings, default=getattr(base, name))
-    options = parser.instantiate(parser.parse_args(list(words)))
-    recipe = Recipe(name=base.name, claim=base.claim, **{name: getattr(options, name) for name in GROUPS})
-    return options.data_set, recipe, options.run or Path("runs") / base.name
+    # Without data: as many classes as the networks were published for.
+    num_classes = 10 if asked.recipe.network.variant.startswith(("cifar", "quick")) else 1000
+    if asked.data is not None:
+        num_classes = PreparedData.open(asked.data).num_classes
+    described = table_as_json(asked.recipe, num_classes)
+    if asked.json:
+        print(json.dumps(described))
+    else:
+        print_network(described)
 
 
 def _resume(words: Arguments) -> None:
@@ -222,7 +208,9 @@ def _resume(words: Arguments) -> None:
     from alexnet.training.loop import train
 
     run = RunFolder.open(options.run)
-    _finished(train(Path(run.facts()["data"]["folder"]), run.recipe(), options.run).path)
+    facts = run.facts()
+    start_from = Path(facts["start_from"]) if facts.get("start_from") else None
+    _finished(train(Path(facts["data"]["folder"]), run.recipe(), options.run, start_from).path)
 
 
 def _finished(run: Path) -> None:
@@ -237,7 +225,7 @@ def _evaluate(words: Arguments) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     parser.add_argument("--data", type=Path, help="prepared data set (default: the one the run was trained on)")
     parser.add_argument("--split", help="split to measure (default: val, else test)")
-    parser.add_argument("--views", type=int, choices=(1, 10), help="views per image; default: first 1, then 10")
+    parser.add_argument("--views", type=int, choices=(1, 9, 10), help="views per image; default: first 1, then 10")
     parser.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the network runs"
     )
@@ -248,6 +236,7 @@ def _evaluate(words: Arguments) -> None:
     options = parser.parse_args(words)
     from alexnet.evaluation.runs import evaluate_run
     from alexnet.progress import counted
+    from alexnet.terminal import print_results
 
     views = (options.views,) if options.views else (1, 10)
     results: list[dict[str, Any]] = []
@@ -268,40 +257,14 @@ def _evaluate(words: Arguments) -> None:
     if options.json:
         print(json.dumps({**results[0], "evaluations": results}))
     else:
-        _print_results(results)
-
-
-def _print_results(results: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title="errors in percent, with 95 % intervals", box=box.SIMPLE_HEAD)
-    for heading in ("run", "split", "images", "views", "top-1", "top-5"):
-        table.add_column(heading, justify="left" if heading in ("run", "split") else "right")
-
-    def percent(result: dict[str, Any], name: str) -> str:
-        low, high = result[f"{name}_interval"]
-        return f"{100 * result[f'{name}_error']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
-
-    for result in results:
-        table.add_row(
-            escape(result["run"]),
-            escape(result["split"]),
-            f"{result['num_images']:,}",
-            str(result["num_views"]),
-            percent(result, "top1"),
-            percent(result, "top5"),
-        )
-    Console().print(table)
+        print_results(results)
 
 
 def _predict(words: Arguments) -> None:
     parser = _parser("predict")
     parser.add_argument("run", type=Path, help="a run folder or a weights file")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photographs")
-    parser.add_argument("--views", type=int, choices=(1, 10), default=10, help="views per image")
+    parser.add_argument("--views", type=int, choices=(1, 9, 10), default=10, help="views per image")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of bars")
     options = parser.parse_args(words)
     from alexnet.evaluation.photographs import classify_photographs
@@ -328,6 +291,7 @@ def _report(words: Arguments) -> None:
     from alexnet.data.prepared import PreparedData
     from alexnet.report.page import write_report
     from alexnet.runs.folder import RunFolder
+    from alexnet.terminal import print_results
 
     run = RunFolder.open(options.run)
     folder = options.data or Path(run.facts()["data"]["folder"])
@@ -339,7 +303,7 @@ def _report(words: Arguments) -> None:
     page = write_report(options.run, data)
     results = [{"run": str(options.run), **result} for result in run.evaluations().values()]
     if results:
-        _print_results(sorted(results, key=lambda result: (result["split"], result["num_views"])))
+        print_results(sorted(results, key=lambda result: (result["split"], result["num_views"])))
     print(f"report: {page}")
     print(f"next: alexnet predict {options.run} photo.jpg")
 

@@ -1,6 +1,7 @@
 """Crop, mirror, colour noise and views, against formulas written from the paper."""
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.augment import Batch, View, crop_margin, cut_view, draw, philox, to_input, views
+from alexnet.data.augment import Batch, MeanAt, View, crop_margin, cut_view, draw, philox, to_input, views
 from alexnet.data.prepared import Statistics
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
@@ -86,12 +87,16 @@ def test_what_is_switched_off_is_off() -> None:
     assert not drawn.corners.any() and not drawn.mirror.any() and not drawn.noise.any()
 
 
-def test_colour_noise_has_the_variance_of_the_papers_formula() -> None:
+@pytest.mark.parametrize("scale", ["eigenvalues", "deviations"])
+def test_colour_noise_has_the_variance_of_its_formula(scale: Literal["eigenvalues", "deviations"]) -> None:
     stats = statistics(32)
-    drawn = draw(DataSettings(crop=24, colour_noise=0.1), stats, 32, 1, 0, np.arange(40_000, dtype=np.int64))
+    chosen = DataSettings(crop=24, colour_noise=0.1, colour_scale=scale)
+    drawn = draw(chosen, stats, 32, 1, 0, np.arange(40_000, dtype=np.int64))
     assert drawn.noise.dtype == np.float32
     along = drawn.noise.astype(np.float64) @ stats.eigenvectors
-    expected = 0.1 * stats.eigenvalues / 255.0**2 * 255.0
+    # The paper's factors multiply eigenvalues in units of [0, 1]; the source's multiply deviations in 0..255.
+    papers, sources = 0.1 * stats.eigenvalues / 255.0**2 * 255.0, 0.1 * np.sqrt(stats.eigenvalues)
+    expected = papers if scale == "eigenvalues" else sources
     assert np.allclose(along.std(axis=0), expected, rtol=0.03)
     assert np.all(np.abs(along.mean(axis=0)) < 0.03 * expected)
     assert np.all(np.abs(np.corrcoef(along.T) - np.eye(3)) < 0.03)
@@ -101,10 +106,10 @@ def test_colour_noise_has_the_variance_of_the_papers_formula() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(batch_size=st.integers(1, 5), side=st.integers(2, 9), data=st.data())
-def test_input_is_image_minus_mean_at_its_place_mirrored_plus_noise(
-    batch_size: int, side: int, data: st.DataObject
-) -> None:
+def test_input_is_image_minus_mean_mirrored_plus_noise_divided(batch_size: int, side: int, data: st.DataObject) -> None:
     crop = data.draw(st.integers(1, side))
+    mean_at: MeanAt = data.draw(st.sampled_from(["own-place", "centre"]))
+    divisor = data.draw(st.sampled_from([1.0, 1.1]))
     generator = np.random.default_rng(data.draw(st.integers(0, 1000)))
     mean = generator.uniform(0, 255, (side, side, 3)).astype(np.float32)
     images = generator.integers(0, 256, (batch_size, crop, crop, 3), dtype=np.uint8)
@@ -112,16 +117,22 @@ def test_input_is_image_minus_mean_at_its_place_mirrored_plus_noise(
     mirror = generator.integers(0, 2, batch_size).astype(bool)
     noise = generator.normal(size=(batch_size, 3)).astype(np.float32)
     arrays = (images, np.zeros(batch_size, np.int64), np.arange(batch_size), corners, mirror, noise)
-    got = to_input(Batch(*map(torch.from_numpy, arrays)), torch.from_numpy(mean), torch.device("cpu"))
+    batch = Batch(*map(torch.from_numpy, arrays))
+    got = to_input(batch, torch.from_numpy(mean), torch.device("cpu"), mean_at=mean_at, divisor=divisor)
 
     assert got.shape == (batch_size, 3, crop, crop) and got.dtype == torch.float32
     assert got.is_contiguous(memory_format=torch.channels_last)
     for index in range(batch_size):
         row, column = corners[index]
-        expected = images[index].astype(np.float64) - mean[row : row + crop, column : column + crop]
-        if mirror[index]:
-            expected = expected[:, ::-1]
-        expected = (expected + noise[index]).transpose(2, 0, 1)
+        image = images[index].astype(np.float64)
+        if mean_at == "own-place":
+            centred = image - mean[row : row + crop, column : column + crop]
+            centred = centred[:, ::-1] if mirror[index] else centred
+        else:  # the centre is subtracted from the crop as the network sees it
+            first = (side - crop) // 2
+            upright = image[:, ::-1] if mirror[index] else image
+            centred = upright - mean[first : first + crop, first : first + crop]
+        expected = ((centred + noise[index]) / divisor).transpose(2, 0, 1)
         assert np.allclose(got[index].numpy(), expected, atol=1e-4)
 
 
@@ -129,6 +140,7 @@ def test_ten_views_are_in_the_sources_order() -> None:
     five = [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
     assert views(10, 256, 224) == [View(*place, mirrored) for mirrored in (False, True) for place in five]
     assert views(1, 256, 224) == [View(16, 16, False)]
+    assert views(9, 32, 24) == [View(row, column, False) for row in (0, 4, 8) for column in (0, 4, 8)]
 
 
 def test_other_numbers_of_views_and_too_large_crops_are_refused() -> None:
@@ -139,11 +151,16 @@ def test_other_numbers_of_views_and_too_large_crops_are_refused() -> None:
 
 
 @pytest.mark.parametrize("view", views(10, 8, 5))
-def test_a_view_is_cut_with_the_mean_of_its_place(view: View) -> None:
+def test_a_view_loses_the_mean_of_its_place_or_the_centre(view: View) -> None:
     generator = np.random.default_rng(1)
     images = generator.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     mean = generator.uniform(0, 255, (8, 8, 3)).astype(np.float32)
     got = cut_view(torch.from_numpy(images), view, 5, torch.from_numpy(mean))
     whole = (images.astype(np.float64) - mean)[:, view.row : view.row + 5, view.column : view.column + 5]
     expected = whole[:, :, ::-1] if view.mirrored else whole
+    assert np.allclose(got.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)
+
+    got = cut_view(torch.from_numpy(images), view, 5, torch.from_numpy(mean), "centre")
+    cut = images.astype(np.float64)[:, view.row : view.row + 5, view.column : view.column + 5]
+    expected = (cut[:, :, ::-1] if view.mirrored else cut) - mean[1:6, 1:6]
     assert np.allclose(got.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)

@@ -2,9 +2,11 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,3 +120,41 @@ def test_too_large_or_empty_a_subset_is_refused() -> None:
     for size in (0, 4):
         with pytest.raises(RequestError, match=f"--data.subset is {size}"):
             class_balanced_subset(np.zeros(3, np.int64), size, 0)
+
+
+def test_an_order_drawn_once_is_every_epochs() -> None:
+    loader = Loader(split_of(20), STATISTICS, replace(SETTINGS, order="once"), 6, 3)
+    epochs = [np.concatenate([batch.samples for batch in loader.batches(first, first + 4)]) for first in (0, 4, 8)]
+    assert np.array_equal(epochs[0], epochs[1]) and np.array_equal(epochs[0], epochs[2])
+    assert sorted(epochs[0].tolist()) == list(range(20)) and epochs[0].tolist() != list(range(20))
+    # The crops are drawn anew all the same.
+    assert not np.array_equal(loader.batch(0).corners, loader.batch(4).corners)
+
+
+@settings(max_examples=15, deadline=None)
+@given(num=st.integers(1, 40), batch_size=st.integers(1, 12), shared=st.integers(2, 9), seed=st.integers(0, 9))
+def test_consecutive_images_share_crop_and_mirror(num: int, batch_size: int, shared: int, seed: int) -> None:
+    def crops(size: int) -> np.ndarray:
+        loader = Loader(split_of(num), STATISTICS, replace(SETTINGS, crops_shared_by=shared), size, seed)
+        batches = list(loader.batches(0, loader.steps_per_epoch))
+        return np.concatenate([np.column_stack([batch.corners, batch.mirror]) for batch in batches])
+
+    drawn = crops(batch_size)
+    for first in range(0, num, shared):
+        assert (drawn[first : first + shared] == drawn[first]).all()
+    assert np.array_equal(drawn, crops(num))  # whatever the batches
+    if num > 4 * shared:
+        assert len(np.unique(drawn[::shared], axis=0)) > 1
+
+
+def test_noise_is_each_images_own_where_crops_are_shared() -> None:
+    loader = Loader(split_of(8), STATISTICS, replace(SETTINGS, crops_shared_by=8), 8, 3)
+    assert len(np.unique(loader.batch(0).noise.numpy(), axis=0)) == 8
+
+
+def test_the_first_epoch_may_have_any_number() -> None:
+    through = list(Loader(split_of(20), STATISTICS, SETTINGS, 6, 9).batches(8, 12))  # epoch 2
+    for first, second in zip(
+        through, Loader(split_of(20), STATISTICS, SETTINGS, 6, 9, first_epoch=2).batches(0, 4), strict=True
+    ):
+        assert torch.equal(first.images, second.images) and torch.equal(first.samples, second.samples)

@@ -13,11 +13,8 @@ from alexnet.runs.recipe import (
     OptimizerSettings,
     ScheduleSettings,
     TrainingSettings,
-    read_config,
-    recipe_differences,
-    recipe_from_dict,
-    recipe_to_dict,
 )
+from alexnet.runs.recipe_file import read_config, recipe_differences, recipe_from_dict, recipe_to_dict
 from alexnet.runs.recipes import PAPER, RECIPES, named_recipe
 
 
@@ -33,7 +30,9 @@ def test_the_paper_recipe_states_the_paper() -> None:
     assert (PAPER.optimizer.batch_size, PAPER.optimizer.momentum) == (128, 0.9)
     assert (PAPER.optimizer.decay, PAPER.optimizer.rate) == (0.0005, 0.01)
     assert (PAPER.network.dropout, PAPER.data.crop, PAPER.data.colour_noise) == (0.5, 224, 0.1)
-    assert len(PAPER.schedule.drops) == 3 and PAPER.schedule.factor == 0.1
+    # Section 5: one rate for all, divided by 10 whenever the validation error stalls, three times in all.
+    assert (PAPER.schedule.kind, PAPER.schedule.factor, PAPER.schedule.plateau_drops) == ("plateau", 0.1, 3)
+    assert PAPER.optimizer.bias_factor == 1.0 and not PAPER.optimizer.layer_decay
 
 
 def test_unknown_names_are_refused() -> None:
@@ -80,7 +79,7 @@ def test_config_file_changes_only_what_it_says(tmp_path: Path) -> None:
     assert changed.optimizer == replace(PAPER.optimizer, rate=0.02)
     assert recipe_differences(PAPER, changed) == [
         "optimizer.rate: 0.01 -> 0.02",
-        "schedule.epochs: 90 -> 3",
+        "schedule.epochs: 150 -> 3",
         "schedule.drops: (0.25, 0.55, 0.85) -> (0.5,)",
     ]
 

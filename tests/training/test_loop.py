@@ -5,21 +5,25 @@ import os
 import signal
 import threading
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from alexnet.data.augment import Batch
 from alexnet.data.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.evaluation.runs import evaluate_run
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.recipe import Recipe
+from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.runs.recipes import PAPER, QUICK
 from alexnet.training import loop
+from alexnet.training.checkpoint import Position, checkpoint_path, load_checkpoint, save_checkpoint
 from alexnet.training.loop import train
+from alexnet.training.optimizer import VelocitySGD
 
 SMALL = replace(
     QUICK,
@@ -196,3 +200,146 @@ def test_going_on_forgets_what_the_interrupted_weights_did(
     assert list(RunFolder.open(tmp_path / "run").evaluations()) == ["val-1views"]
     assert train(data, SMALL, tmp_path / "run").evaluations() == {}
     assert not (tmp_path / "run" / "predictions").exists()
+
+
+STAGED = replace(
+    SMALL,
+    data=replace(SMALL.data, colour_noise=0.1, colour_shrink=True, order="once", mean="centre", crops_shared_by=4),
+    schedule=ScheduleSettings(
+        kind="stages",
+        stages=(
+            Stage(epochs=2, rate=0.02, images=15),  # 2 steps an epoch
+            Stage(epochs=1.7, rate=0.02, bias_rate=0.04, layer_rates={"conv1": 0.01}),  # 3 steps an epoch
+            Stage(epochs=1, rate=0.002, layer_rates={"conv1": 0.0}, colour_noise=False),
+        ),
+    ),
+    training=replace(SMALL.training, evaluate_every=1, average=0.5),
+)
+
+
+def test_stages_change_images_rates_and_noise(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Batch, float, torch.Tensor]] = []
+    to_input = loop.to_input
+
+    def watched(batch: Batch, *arguments: Any, **options: Any) -> torch.Tensor:
+        seen.append((batch, options["divisor"], conv1().clone()))
+        assert options["mean_at"] == "centre"
+        return to_input(batch, *arguments, **options)
+
+    made = []
+    assemble = loop.assemble
+
+    def kept(*arguments: Any) -> Any:
+        made.append(assemble(*arguments))
+        return made[0]
+
+    def conv1() -> torch.Tensor:
+        return made[0].network.get_submodule("conv1").weight.detach()
+
+    monkeypatch.setattr(loop, "to_input", watched)
+    monkeypatch.setattr(loop, "assemble", kept)
+    run = train(data, STAGED, tmp_path / "run")
+    # 24 images, the first 15 for two epochs: 2 + 2 steps; then round(1.7 * 3) = 5 and 3 steps.
+    assert len(seen) == 12 and run.facts()["num_steps"] == 12
+    used = [set(batch.samples.tolist()) for batch, _, _ in seen]
+    assert used[0] | used[1] == used[2] | used[3] == set(range(15))
+    assert used[4] | used[5] | used[6] == set(range(24)) and (used[4], used[5]) == (used[7], used[8])
+    assert [divisor for _, divisor, _ in seen] == [1.1] * 9 + [1.0] * 3
+    assert [bool(batch.noise.any()) for batch, _, _ in seen] == [True] * 9 + [False] * 3
+    moved = [not torch.equal(before, after) for (_, _, before), (_, _, after) in pairwise(seen)]
+    assert moved == [True] * 9 + [False] * 2  # frozen in the last stage
+    assert torch.equal(conv1(), seen[-1][2])
+    # What is kept is the average, which the frozen weights are approached by and not equal to.
+    assert not torch.equal(weights_of(run.path)["conv1.weight"], conv1())
+    assert load_trained(run.path).mean_at == "centre"
+    assert [event["epoch"] for event in run.events() if event["event"] == "epoch"] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("cut", [3, 8, 10])
+def test_a_staged_and_averaged_training_goes_on_exactly(
+    cut: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(data, STAGED, tmp_path / "whole")
+    step = loop._step
+
+    def cut_here(training: Any, *arguments: Any) -> Any:
+        if training.step + 1 == cut:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(training, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_step", cut_here)
+        with pytest.raises(Interrupted):
+            train(data, STAGED, tmp_path / "cut")
+    resumed = train(data, STAGED, tmp_path / "cut")
+    for name, tensor in weights_of(whole.path).items():
+        assert torch.equal(tensor, weights_of(resumed.path)[name]), name
+
+
+def test_a_plateau_run_drops_its_rate_and_ends_at_the_last_stall(data: Path, tmp_path: Path) -> None:
+    schedule = ScheduleSettings(kind="plateau", epochs=40, patience=2, plateau_drops=1)
+    recipe = replace(SMALL, schedule=schedule, training=replace(SMALL.training, evaluate_every=1))
+    run = train(data, recipe, tmp_path / "run")
+    errors = [event["top1_error"] for event in run.events() if event["event"] == "validation"]
+    # The three colours are soon all right: two epochs without improvement, a drop, two more, the end.
+    assert len(errors) < 40 and errors[-1] == 0
+    stalls = [event for event in run.events() if event["event"] == "stall"]
+    assert [event["then"] for event in stalls] == ["rates times 0.1", "training ends"]
+    assert stalls[1]["step"] - stalls[0]["step"] == 2 * 3
+    assert run.state == "finished" and run.events()[-1]["step"] == 3 * len(errors)
+    # The windows of the log close every ten steps: the last of them may lie wholly behind the drop, or not.
+    rates = {event["rate"] for event in run.events() if event["event"] == "step"}
+    assert rates <= {0.02, 0.002} and 0.02 in rates
+
+
+def test_a_training_starts_from_another_networks_layers(data: Path, tmp_path: Path) -> None:
+    first = train(data, SMALL, tmp_path / "first")
+    frozen = ScheduleSettings(
+        kind="stages", stages=(Stage(epochs=1, rate=0.0, bias_rate=0.0),)
+    )  # nothing moves: what is found afterwards is what it started from
+    second = train(
+        data, replace(SMALL, schedule=frozen, training=replace(SMALL.training, seed=5)), tmp_path / "second", first.path
+    )
+    before, after = weights_of(first.path), weights_of(second.path)
+    assert second.facts()["copied_layers"] == ["conv1", "conv2", "conv3", "conv4"]
+    assert second.facts()["start_from"] == str(first.path)
+    for name in before:
+        assert torch.equal(before[name], after[name]) == (not name.startswith("fc5")), name
+    with pytest.raises(RequestError, match="holds no trained network"):
+        train(data, SMALL, tmp_path / "third", tmp_path / "nowhere")
+    assert not (tmp_path / "third").exists()
+
+
+def test_settings_that_name_no_layer_are_refused_before_anything_is_made(data: Path, tmp_path: Path) -> None:
+    for recipe, message in (
+        (replace(SMALL, optimizer=replace(SMALL.optimizer, layer_decay={"fc8": 1.0})), "layer_decay names fc8"),
+        (
+            replace(
+                STAGED,
+                schedule=ScheduleSettings(kind="stages", stages=(Stage(epochs=1, rate=1, layer_rates={"x": 1}),)),
+            ),
+            "stages names x",
+        ),
+        (
+            replace(STAGED, schedule=ScheduleSettings(kind="stages", stages=(Stage(epochs=1, rate=1, images=99),))),
+            "trains on 99 images and there are 24",
+        ),
+    ):
+        with pytest.raises(RequestError, match=message):
+            train(data, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_variant_or_version_is_refused(data: Path, tmp_path: Path) -> None:
+    run = train(data, SMALL, tmp_path / "run")
+    network = load_trained(run.path).network
+    optimizer = VelocitySGD(network, 0.9, 0.0)
+    save_checkpoint(run.path, network, optimizer, Position(step=1, trained_s=1.0))
+    path = checkpoint_path(run.path)
+    content = path.read_bytes()
+    assert load_checkpoint(run.path, network, optimizer).step == 1
+    for old, new in ((b'format_version\\": 2', b'format_version\\": 1'), (b'size\\": 9', b'size\\": 7')):
+        assert old in content
+        path.write_bytes(content.replace(old, new))
+        with pytest.raises(RequestError, match="written by another version of alexnet"):
+            load_checkpoint(run.path, network, optimizer)

@@ -5,6 +5,7 @@ whatever the batch size, the number of workers, or where a run was resumed. Pape
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ PHILOX_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 PHILOX_ROUNDS = 10
 WORD = 0xFFFFFFFF
+
+MeanAt = Literal["own-place", "centre"]
+"""Which part of the mean image is subtracted from a crop: the crop's own (mirrored with it), or always the centre."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,22 +106,31 @@ def crop_margin(side: int, crop: int) -> int:
 
 
 def draw(
-    settings: DataSettings, statistics: Statistics, side: int, seed: int, epoch: int, samples: NDArray[np.int64]
+    settings: DataSettings,
+    statistics: Statistics,
+    side: int,
+    seed: int,
+    epoch: int,
+    samples: NDArray[np.int64],
+    groups: NDArray[np.int64] | None = None,
 ) -> Draws:
     """Draw crop, mirror and colour noise of each sample from (seed, epoch, sample id).
 
     A corner's probabilities are equal to within 2^-20. The noise of one image is, in units of [0, 1],
     the sum over the components k of colour of `e_k * a_k * lambda_k`, a_k normal with standard deviation
     `settings.colour_noise` and lambda_k the eigenvalue of the covariance of RGB in [0, 1]
-    (the stored one divided by 255 squared); it is returned multiplied by 255.
+    (the stored one divided by 255 squared), or its root where `settings.colour_scale` says `deviations`;
+    it is returned multiplied by 255.
 
     Args:
-        settings: `crop`, `corners`, `mirror` and `colour_noise` are read.
+        settings: `crop`, `corners`, `mirror`, `colour_noise` and `colour_scale` are read.
         statistics: of the training split.
         side: side of the stored images, pixels.
         seed: 0 .. 2^32-1.
         epoch: 0 .. 2^32-1.
         samples: (B,), ids of 0 or more.
+        groups: (B,), 0 or more: samples of one group share crop and mirror, which are then drawn from
+            (seed, epoch, group); None draws them for each sample.
 
     Raises:
         RequestError: the crop is larger than the image.
@@ -126,24 +139,30 @@ def draw(
     """
     margin = crop_margin(side, settings.crop)
     num_places = max(1, margin if settings.corners == "paper" else margin + 1)
-    ids = samples.astype(np.uint64)
-    counters = np.zeros((len(samples), 4), np.uint32)
-    counters[:, 0] = ids & np.uint64(WORD)
-    counters[:, 1] = ids >> np.uint64(32)
     key = (seed & WORD, epoch & WORD)
-
-    words = philox(key, counters)
+    words = philox(key, _counters(samples, 0) if groups is None else _counters(groups, 2))
     corners = ((words[:, :2].astype(np.uint64) * np.uint64(num_places)) >> np.uint64(32)).astype(np.int16)
     mirror = (words[:, 2] >> np.uint32(31)).astype(np.bool_) & settings.mirror
 
     if settings.colour_noise == 0:
         return Draws(corners, mirror, np.zeros((len(samples), 3), np.float32))
-    counters[:, 2] = 1
-    factors = settings.colour_noise * _normals(philox(key, counters))
-    weights = factors * (statistics.eigenvalues / 255.0**2) * 255.0  # (B, 3), one column a component
+    factors = settings.colour_noise * _normals(philox(key, _counters(samples, 1)))  # (B, 3), one column a component
+    if settings.colour_scale == "eigenvalues":
+        weights = factors * (statistics.eigenvalues / 255.0**2) * 255.0
+    else:
+        weights = factors * np.sqrt(statistics.eigenvalues)
     # Three products rather than a matrix product, whose rounding may depend on the batch size.
     noise = sum(weights[:, k, None] * statistics.eigenvectors[None, :, k] for k in range(3))
     return Draws(corners, mirror, np.asarray(noise, np.float32))
+
+
+def _counters(ids: NDArray[np.int64], purpose: int) -> NDArray[np.uint32]:
+    """Philox counters (N, 4) of ids 0 or more; another purpose, other words."""
+    counters = np.zeros((len(ids), 4), np.uint32)
+    counters[:, 0] = ids & WORD
+    counters[:, 1] = ids >> 32
+    counters[:, 2] = purpose
+    return counters
 
 
 def _normals(words: NDArray[np.uint32]) -> NDArray[np.float64]:
@@ -157,38 +176,61 @@ def _normals(words: NDArray[np.uint32]) -> NDArray[np.float64]:
     )
 
 
-def to_input(batch: Batch, mean_image: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Finish a training batch on the device: minus the mean at the crop's own place, mirrored with it, plus noise.
+def to_input(
+    batch: Batch,
+    mean_image: torch.Tensor,
+    device: torch.device,
+    *,
+    mean_at: MeanAt = "own-place",
+    divisor: float = 1.0,
+) -> torch.Tensor:
+    """Finish a training batch on the device: minus the mean image, mirrored, plus noise, divided.
 
     Args:
         batch: from the loader.
         mean_image: float32 (side, side, 3), 0..255, best kept on `device`.
         device: where the result lies.
+        mean_at: which part of the mean image; the centre is not mirrored with the crop.
+        divisor: of the whole result; the source divides images with noise by 1.1.
 
     Returns:
         float32 (B, 3, S, S) in channels-last memory, 0..255 units around zero.
 
-    Paper: sections 2 and 4.1. Differs from the original source, which takes the mean image's centre for every crop.
+    Paper: sections 2 and 4.1. The original source takes the centre for every crop.
     """
     images = batch.images.to(device, non_blocking=True)
     crop = images.shape[1]
     corners = batch.corners.to(device, non_blocking=True).long()
     mirror = batch.mirror.to(device, non_blocking=True)
     noise = batch.noise.to(device, non_blocking=True)
-    # Every place of the mean image as one strided view: (rows, columns, S, S, 3), nothing is copied until indexed.
-    places = mean_image.to(device, non_blocking=True).unfold(0, crop, 1).unfold(1, crop, 1).permute(0, 1, 3, 4, 2)
-    centred = images.float().sub_(places[corners[:, 0], corners[:, 1]])  # (B, S, S, 3)
-    centred = torch.where(mirror[:, None, None, None], centred.flip(2), centred)
-    return centred.add_(noise[:, None, None, :]).permute(0, 3, 1, 2)
+    mean_image = mean_image.to(device, non_blocking=True)
+    flips = mirror[:, None, None, None]
+    if mean_at == "centre":
+        upright = torch.where(flips, images.flip(2), images)
+        centred = upright.float().sub_(central(mean_image, crop))  # (B, S, S, 3)
+    else:
+        # Every place of the mean image as one strided view: (rows, columns, S, S, 3), nothing is copied until indexed.
+        places = mean_image.unfold(0, crop, 1).unfold(1, crop, 1).permute(0, 1, 3, 4, 2)
+        centred = images.float().sub_(places[corners[:, 0], corners[:, 1]])  # (B, S, S, 3)
+        centred = torch.where(flips, centred.flip(2), centred)
+    centred.add_(noise[:, None, None, :])
+    return (centred if divisor == 1 else centred.div_(divisor)).permute(0, 3, 1, 2)
+
+
+def central(image: torch.Tensor, crop: int) -> torch.Tensor:
+    """The central crop (crop, crop, 3) of an image (side, side, 3)."""
+    first = (image.shape[0] - crop) // 2
+    return image[first : first + crop, first : first + crop]
 
 
 def views(num: int, side: int, crop: int) -> list[View]:
-    """The places at which a test image is seen: 1 (the centre) or 10.
+    """The places at which a test image is seen: 1 (the centre), 9 or 10.
 
-    The ten are top left, top right, centre, bottom left, bottom right, then the same five mirrored.
+    The ten are top left, top right, centre, bottom left, bottom right, then the same five mirrored. The nine
+    are a grid of three by three, none mirrored: how the source measured its networks for CIFAR-10.
 
     Raises:
-        RequestError: `num` is neither 1 nor 10, or the crop is larger than the image.
+        RequestError: `num` is another, or the crop is larger than the image.
 
     Paper: section 4.1; the order is the original source's.
     """
@@ -196,24 +238,35 @@ def views(num: int, side: int, crop: int) -> list[View]:
     centre = margin // 2
     if num == 1:
         return [View(centre, centre, False)]
+    if num == 9:
+        return [View(row, column, False) for row in (0, centre, margin) for column in (0, centre, margin)]
     if num != 10:
-        raise RequestError(f"--views is {num}; allowed are 1 (the centre) and 10 (corners and centre, mirrored too)")
+        raise RequestError(
+            f"--views is {num}; allowed are 1 (the centre), 9 (three by three), 10 (corners and centre, mirrored too)"
+        )
     corners = ((0, 0), (0, margin), (centre, centre), (margin, 0), (margin, margin))
     return [View(row, column, mirrored) for mirrored in (False, True) for row, column in corners]
 
 
-def cut_view(images: torch.Tensor, view: View, crop: int, mean_image: torch.Tensor) -> torch.Tensor:
-    """One view of each image, minus the mean image at the same place, mirrored with it.
+def cut_view(
+    images: torch.Tensor, view: View, crop: int, mean_image: torch.Tensor, mean_at: MeanAt = "own-place"
+) -> torch.Tensor:
+    """One view of each image, minus the mean image at the same place, mirrored with it, or minus its centre.
 
     Args:
         images: uint8 (B, side, side, 3), RGB, on the device of the result.
         view: which place.
         crop: side of the crop, pixels.
         mean_image: float32 (side, side, 3), 0..255.
+        mean_at: as the network was trained.
 
     Returns:
         float32 (B, 3, crop, crop) in channels-last memory.
     """
     rows, columns = slice(view.row, view.row + crop), slice(view.column, view.column + crop)
-    centred = images[:, rows, columns].float().sub_(mean_image[rows, columns].to(images.device))
+    mean_image = mean_image.to(images.device)
+    if mean_at == "centre":
+        cut = images[:, rows, columns]
+        return (cut.flip(2) if view.mirrored else cut).float().sub(central(mean_image, crop)).permute(0, 3, 1, 2)
+    centred = images[:, rows, columns].float().sub_(mean_image[rows, columns])
     return (centred.flip(2) if view.mirrored else centred).permute(0, 3, 1, 2)

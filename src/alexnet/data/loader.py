@@ -5,7 +5,7 @@ Nothing is remembered between steps, so a run resumed at step k sees exactly wha
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 import torch
@@ -60,10 +60,11 @@ class Loader:
     Args:
         split: the images and labels.
         statistics: of the training split, for the colour noise.
-        settings: crop, corners, mirror, colour noise.
+        settings: crop, corners, mirror, which images share them, order, colour noise.
         batch_size: samples in a batch; the last batch of an epoch holds what is left.
         seed: of order and draws.
         sample_ids: int64 (M,), the samples to use; None is all of them.
+        first_epoch: number of the epoch in which step 0 stands.
         prefetch: batches kept ready, 1 or more.
 
     Raises:
@@ -79,6 +80,7 @@ class Loader:
         seed: int,
         *,
         sample_ids: NDArray[np.int64] | None = None,
+        first_epoch: int = 0,
         prefetch: int = 4,
     ) -> None:
         self._split = split
@@ -86,6 +88,7 @@ class Loader:
         self._settings = settings
         self._batch_size = batch_size
         self._seed = seed
+        self._first_epoch = first_epoch
         self._prefetch = prefetch
         self._ids = np.arange(len(split), dtype=np.int64) if sample_ids is None else sample_ids
         self._side = int(split.images.shape[1])
@@ -107,9 +110,13 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step` (0 or more), counted from the start of the first epoch."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        samples = self._order(epoch)[place * self._batch_size : (place + 1) * self._batch_size]
-        draws = draw(self._settings, self._statistics, self._side, self._seed, epoch, samples)
+        epochs, place = divmod(step, self.steps_per_epoch)
+        epoch, first = self._first_epoch + epochs, place * self._batch_size
+        samples = self._order(epoch)[first : first + self._batch_size]
+        groups = None
+        if self._settings.crops_shared_by > 1:
+            groups = np.arange(first, first + len(samples)) // self._settings.crops_shared_by
+        draws = draw(self._settings, self._statistics, self._side, self._seed, epoch, samples, groups)
         images = self._windows[samples, draws.corners[:, 0], draws.corners[:, 1]]
         return Batch(
             images=torch.from_numpy(np.ascontiguousarray(images)),
@@ -120,7 +127,7 @@ class Loader:
             noise=torch.from_numpy(draws.noise),
         )
 
-    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+    def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]:
         """The batches of steps first_step .. last_step-1, in order.
 
         An error of the background thread is raised here. Closing the iterator early ends the thread.
@@ -159,8 +166,9 @@ class Loader:
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """The sample ids of an epoch in order; the last one asked for is kept."""
+        shuffled = 0 if self._settings.order == "once" else epoch
         kept, order = self._ordered
-        if kept != epoch:
-            order = self._ids[epoch_order(len(self._ids), self._seed, epoch)]
-            self._ordered = (epoch, order)
+        if kept != shuffled:
+            order = self._ids[epoch_order(len(self._ids), self._seed, shuffled)]
+            self._ordered = (shuffled, order)
         return order

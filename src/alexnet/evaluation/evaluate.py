@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet.data.augment import cut_view, views
+from alexnet.data.augment import MeanAt, cut_view, views
 from alexnet.data.prepared import ClassInfo, PreparedData
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, per_class_counts, wilson_interval
@@ -113,6 +113,7 @@ def predict_split(
     num_views: int,
     *,
     mean_image: torch.Tensor | None = None,
+    mean_at: MeanAt = "own-place",
     batch_size: int = 128,
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
@@ -125,8 +126,9 @@ def predict_split(
 
     Args:
         crop: side of the view, pixels; at most the data set's side.
-        num_views: 1 (centre) or 10 (corners and centre, each also mirrored).
+        num_views: 1 (centre), 9 (three by three) or 10 (corners and centre, each also mirrored).
         mean_image: float32 (S, S, 3), 0..255, what the network was trained with; None takes the data set's own.
+        mean_at: which part of the mean image a view loses, as the network was trained.
         batch_size: images at a time; the result does not depend on it but for rounding.
         precision: arithmetic of the network; the softmax and the average are always float32.
         progress: called with (images done, images in all) after each batch.
@@ -169,7 +171,7 @@ def predict_split(
                 total = torch.zeros(len(batch), data.num_classes, device=device)
                 for view in chosen:
                     with arithmetic(device, precision):
-                        scores = network(cut_view(batch, view, crop, mean_image))
+                        scores = network(cut_view(batch, view, crop, mean_image, mean_at))
                     if scores.shape != total.shape:
                         raise WorkError(
                             f"the network scores {scores.shape[-1]} classes and {data.folder} has {data.num_classes}; "
@@ -220,6 +222,7 @@ def evaluate_split(
     num_views: int,
     *,
     mean_image: torch.Tensor | None = None,
+    mean_at: MeanAt = "own-place",
     batch_size: int = 128,
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
@@ -234,6 +237,7 @@ def evaluate_split(
         crop,
         num_views,
         mean_image=mean_image,
+        mean_at=mean_at,
         batch_size=batch_size,
         device=device,
         precision=precision,

@@ -23,7 +23,7 @@ def classify_photographs(
 
     Args:
         paths: image files of any format `alexnet prepare` reads.
-        num_views: 1 (centre) or 10.
+        num_views: 1 (centre), 9 or 10.
         num_top: classes named for each photograph; fewer where the network knows fewer.
 
     Returns:
@@ -38,8 +38,8 @@ def classify_photographs(
     for path in paths:
         image = torch.from_numpy(_read(path, trained.side))[None]  # (1, S, S, 3) uint8
         with torch.inference_mode():
-            scores = [trained.network(cut_view(image, view, trained.crop, trained.mean_image)) for view in chosen]
-            probabilities = torch.cat(scores).softmax(dim=1).mean(dim=0)  # (K,)
+            cuts = [cut_view(image, view, trained.crop, trained.mean_image, trained.mean_at) for view in chosen]
+            probabilities = torch.cat([trained.network(cut) for cut in cuts]).softmax(dim=1).mean(dim=0)  # (K,)
         if not probabilities.isfinite().all():
             raise WorkError(
                 "the network gives no finite scores: its training has diverged; train again with a lower rate"

@@ -29,7 +29,7 @@ def evaluate_run(
     Args:
         data_folder: the prepared data set; None is the one the run was trained on.
         split: None is the data set's evaluation split.
-        num_views: 1 or 10.
+        num_views: 1, 9 or 10.
         progress: called with (images done, images in all).
 
     Returns:
@@ -53,6 +53,7 @@ def evaluate_run(
         trained.crop,
         num_views,
         mean_image=trained.mean_image,
+        mean_at=trained.mean_at,
         device=chosen,
         precision=choose_precision(precision, chosen),
         progress=progress,

@@ -12,6 +12,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from alexnet.data.augment import MeanAt
 from alexnet.data.prepared import ClassInfo
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
@@ -34,6 +35,8 @@ class Trained:
     """Title of the data set it learned from."""
     generated: bool
     """Whether that data set was generated, not photographed."""
+    mean_at: MeanAt = "own-place"
+    """Which part of the mean image a crop loses."""
 
     @property
     def side(self) -> int:
@@ -56,7 +59,8 @@ def save_trained(path: Path, trained: Trained) -> None:
             "side": trained.side,
             "crop": trained.crop,
             "resize": "shorter side to `side`, antialiased bilinear, central square",
-            "range": "0..255 RGB minus mean_image at the crop's own place",
+            "range": "0..255 RGB minus mean_image",
+            "mean_at": trained.mean_at,
         },
         "title": trained.title,
         "generated": trained.generated,
@@ -115,4 +119,5 @@ def load_trained(path: Path) -> Trained:
         crop=description["preprocessing"]["crop"],
         title=description["title"],
         generated=description["generated"],
+        mean_at=description["preprocessing"].get("mean_at", "own-place"),
     )

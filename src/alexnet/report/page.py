@@ -13,7 +13,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.recipe import recipe_differences
+from alexnet.runs.recipe_file import recipe_differences
 from alexnet.runs.recipes import RECIPES
 from alexnet.storage.atomic import write_text
 

@@ -20,7 +20,8 @@ from typing import Any, Literal
 import yaml
 
 from alexnet.errors import RequestError, WorkError
-from alexnet.runs.recipe import Recipe, recipe_from_dict, recipe_to_dict
+from alexnet.runs.recipe import Recipe
+from alexnet.runs.recipe_file import recipe_from_dict, recipe_to_dict
 from alexnet.storage.atomic import staged_folder, write_json, write_text
 
 FORMAT_VERSION = 1

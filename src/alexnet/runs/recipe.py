@@ -1,14 +1,13 @@
 """Every hyper-parameter of a training, in one frozen object that is stored whole with its run.
 
 A field's docstring gives its unit and where its default comes from. The defaults are the paper's.
-`runs/recipes.py` holds the named recipes.
+`runs/recipes.py` holds the named recipes, `runs/recipe_file.py` their form on disk.
 """
 
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-import yaml
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
 
 from alexnet.errors import RequestError
 
@@ -41,8 +40,18 @@ class DataSettings:
     """Places of a random crop per axis: `paper` 0 .. margin-1 (32 of them for 224 of 256), `original` 0 .. margin."""
     mirror: bool = True
     """Whether half of the training images are mirrored left to right."""
+    crops_shared_by: int = 1
+    """Consecutive images of an epoch that share one crop and one mirroring; the source: 32."""
+    order: Literal["each-epoch", "once"] = "each-epoch"
+    """When the training images are shuffled: anew for each epoch, or once, each epoch in that same order (source)."""
+    mean: Literal["own-place", "centre"] = "own-place"
+    """Which part of the mean image is subtracted: the crop's own (mirrored with it), or always the centre (source)."""
     colour_noise: float = 0.1
     """Standard deviation of the factors on the principal components of colour; 0 switches the noise off."""
+    colour_scale: Literal["eigenvalues", "deviations"] = "eigenvalues"
+    """What the factors multiply: the covariance's eigenvalues, units of [0, 1] (paper), or their roots (source)."""
+    colour_shrink: bool = False
+    """Whether a training image with noise is divided by 1 + `colour_noise` after it, as the source does."""
     subset: int = 0
     """Train on this many images, drawn once with the seed, as equal in number per class as can be; 0 is all."""
 
@@ -51,6 +60,10 @@ class DataSettings:
             raise RequestError(f"--data.crop is {self.crop}; the smallest allowed is 8 pixels")
         if self.colour_noise < 0:
             raise RequestError(f"--data.colour_noise is {self.colour_noise}; allowed is 0 (off) or more")
+        if self.crops_shared_by < 1:
+            raise RequestError(
+                f"--data.crops_shared_by is {self.crops_shared_by}; allowed is 1 (a crop each) or more images"
+            )
         if self.subset < 0:
             raise RequestError(f"--data.subset is {self.subset}; allowed is 0 (all images) or more")
 
@@ -67,6 +80,10 @@ class OptimizerSettings:
     """Share of the velocity that is carried over each step."""
     decay: float = 0.0005
     """Weight decay, inside the velocity and multiplied by the rate; weights only, not biases."""
+    bias_factor: float = 1.0
+    """Rate of the biases as a multiple of the weights' (paper: 1, one rate for all; source: 2)."""
+    layer_decay: Mapping[str, float] = field(default_factory=dict)
+    """Decay of the weights of single layers, by layer name, in place of `decay`."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -77,22 +94,72 @@ class OptimizerSettings:
             raise RequestError(f"--optimizer.momentum is {self.momentum}; allowed is 0 up to, not including, 1")
         if self.decay < 0:
             raise RequestError(f"--optimizer.decay is {self.decay}; allowed is 0 or more")
+        if self.bias_factor < 0:
+            raise RequestError(f"--optimizer.bias_factor is {self.bias_factor}; allowed is 0 or more")
+        if any(value < 0 for value in self.layer_decay.values()):
+            raise RequestError(f"--optimizer.layer_decay is {dict(self.layer_decay)}; allowed are decays of 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stretch of the `stages` schedule: what its authors set by hand, and for how long."""
+
+    epochs: float
+    """Passes over the images, a part of one at the end if need be."""
+    rate: float
+    """Rate of the weights."""
+    bias_rate: float | None = None
+    """Rate of the biases; None is that of the weights."""
+    layer_rates: Mapping[str, float] = field(default_factory=dict)
+    """Rate of the weights of single layers, by layer name; 0 freezes the layer, biases too."""
+    colour_noise: bool = True
+    """False switches the colour noise off, and the division that goes with it."""
+    images: int = 0
+    """Train on the first so many training images as they are stored; 0 is all."""
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0:
+            raise RequestError(f"--schedule.stages: a stage of {self.epochs} epochs; allowed is above 0")
+        rates = [self.rate, *self.layer_rates.values(), *([] if self.bias_rate is None else [self.bias_rate])]
+        if min(rates) < 0:
+            raise RequestError(f"--schedule.stages: a rate of {min(rates)}; allowed is 0 (frozen) or more")
+        if self.images < 0:
+            raise RequestError(f"--schedule.stages: {self.images} images; allowed is 0 (all) or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
     """How the learning rate moves over the run."""
 
-    kind: Literal["steps", "one-cycle"] = "steps"
-    """`steps`: the rate is multiplied by `factor` at each of `drops`. `one-cycle`: it rises, then falls to 0."""
+    kind: Literal["steps", "plateau", "stages", "geometric", "one-cycle", "cosine"] = "steps"
+    """`steps`: times `factor` at each of `drops`. `plateau`: times `factor` whenever the validation error stalls, and
+    the end when it stalls after the last drop (paper). `stages`: what `stages` says. `geometric`: `plateaus` of equal
+    length (later source). `one-cycle`: rises, then falls to 0, both along a line. `cosine`: rises along a line, falls
+    along half a cosine."""
     epochs: int = 90
-    """Passes over the training images. Paper: about 90."""
+    """Passes over the training images; `plateau`: at the most; `stages`: not read. Paper: about 90."""
     drops: tuple[float, ...] = (0.25, 0.55, 0.85)
     """`steps`: fractions of the run at which the rate drops; the paper dropped it three times."""
     factor: float = 0.1
-    """`steps`: what the rate is multiplied by at a drop."""
+    """`steps`, `plateau`: what the rate is multiplied by at a drop."""
+    patience: int = 5
+    """`plateau`: epochs without improvement that are a stall."""
+    improvement: float = 0.001
+    """`plateau`: by how much the top-1 error, a fraction, must fall below its lowest to count as improved."""
+    plateau_drops: int = 3
+    """`plateau`: how many times the rate drops; the stall after that ends the run."""
+    plateaus: int = 4
+    """`geometric`: number of plateaus of the weights' rate."""
+    fall: float = 250.0
+    """`geometric`: first rate over last."""
+    bias_plateaus: int = 2
+    """`geometric`: number of plateaus of the biases' rate."""
+    bias_fall: float = 10.0
+    """`geometric`: first rate of the biases over their last."""
     warm_up: float = 0.2
-    """`one-cycle`: fraction of the run in which the rate rises."""
+    """`one-cycle`, `cosine`: fraction of the run in which the rate rises."""
+    stages: tuple[Stage, ...] = ()
+    """`stages`: one after the other; the optimizer's `rate` and `bias_factor` are not read."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -103,6 +170,29 @@ class ScheduleSettings:
             raise RequestError(f"--schedule.factor is {self.factor}; allowed is above 0, up to 1")
         if not 0 < self.warm_up < 1:
             raise RequestError(f"--schedule.warm_up is {self.warm_up}; allowed is between 0 and 1")
+        for name in ("patience", "plateaus", "bias_plateaus"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"--schedule.{name} is {getattr(self, name)}; allowed is 1 or more")
+        for name in ("fall", "bias_fall"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"--schedule.{name} is {getattr(self, name)}; allowed is 1 or more")
+        if self.improvement < 0:
+            raise RequestError(f"--schedule.improvement is {self.improvement}; allowed is 0 or more")
+        if self.plateau_drops < 0:
+            raise RequestError(f"--schedule.plateau_drops is {self.plateau_drops}; allowed is 0 or more")
+        if (self.kind == "stages") != bool(self.stages):
+            raise RequestError(
+                f"--schedule.kind is {self.kind} and --schedule.stages names {len(self.stages)}; "
+                "stages go with the kind `stages`, and it needs one or more"
+            )
+        reached = 0.0
+        for first, second in pairwise(self.stages):
+            reached += first.epochs
+            if first.images != second.images and reached != round(reached):
+                raise RequestError(
+                    f"--schedule.stages: the images change after {reached} epochs; "
+                    "allowed is a change at the end of an epoch"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +209,9 @@ class TrainingSettings:
     """Share of the target that is spread over all classes."""
     evaluate_every: int = 1
     """Measure the validation split (one view) after every so many epochs; the last epoch is always measured."""
+    average: float = 0.0
+    """Share that a running average of the weights keeps of itself each step; 0 is none. With one, the average is what
+    is measured and kept."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
@@ -129,6 +222,8 @@ class TrainingSettings:
             )
         if self.evaluate_every < 1:
             raise RequestError(f"--training.evaluate_every is {self.evaluate_every}; allowed is 1 or more")
+        if not 0 <= self.average < 1:
+            raise RequestError(f"--training.average is {self.average}; allowed is 0 (none) up to, not including, 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +240,13 @@ class Recipe:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
+    def __post_init__(self) -> None:
+        if self.schedule.kind == "plateau" and self.training.evaluate_every != 1:
+            raise RequestError(
+                f"--training.evaluate_every is {self.training.evaluate_every} and --schedule.kind is plateau, which "
+                "needs the validation error of every epoch; allowed is 1"
+            )
+
 
 GROUPS: dict[str, type] = {
     "network": NetworkSettings,
@@ -154,85 +256,3 @@ GROUPS: dict[str, type] = {
     "training": TrainingSettings,
 }
 """The recipe's groups of settings, by the first half of a dotted option."""
-
-
-def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain dictionaries, lists and numbers, ready for YAML or JSON."""
-    content = asdict(recipe)
-    content["schedule"]["drops"] = list(recipe.schedule.drops)
-    return content
-
-
-def recipe_from_dict(content: dict[str, Any]) -> Recipe:
-    """The recipe that `recipe_to_dict` wrote.
-
-    Raises:
-        RequestError: a key that no setting has, or a value a setting does not allow.
-    """
-    known = {"name", "claim", *GROUPS}
-    if unknown := sorted(set(content) - known):
-        raise RequestError(f"unknown recipe keys {unknown}; known are {sorted(known)}")
-    groups: dict[str, Any] = {}
-    for name, settings in GROUPS.items():
-        values = dict(content.get(name, {}))
-        allowed = {one.name for one in fields(settings)}
-        if unknown := sorted(set(values) - allowed):
-            raise RequestError(f"unknown keys {unknown} under {name}; known are {sorted(allowed)}")
-        groups[name] = settings(**{key: _typed(settings, name, key, value) for key, value in values.items()})
-    return Recipe(name=content.get("name", ""), claim=content.get("claim", ""), **groups)
-
-
-def _typed(settings: type, group: str, key: str, value: Any) -> Any:
-    """The value in the setting's own type: YAML reads 1e-3 as text and 1 as a whole number.
-
-    Raises:
-        RequestError: it cannot be that.
-    """
-    kind = get_type_hints(settings)[key]
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    number = (int, float, str)
-    try:
-        if choices and value in choices:
-            return value
-        if kind is float and isinstance(value, number) and not isinstance(value, bool):
-            return float(value)
-        if get_origin(kind) is tuple and isinstance(value, list | tuple):
-            return tuple(float(one) for one in value)
-        if kind in (int, bool, str) and type(value) is kind:
-            return value
-    except (TypeError, ValueError):
-        pass
-    allowed = f"one of {', '.join(map(str, choices))}" if choices else getattr(kind, "__name__", str(kind))
-    raise RequestError(f"{group}.{key} is {value!r}; allowed is {allowed}")
-
-
-def recipe_differences(first: Recipe, second: Recipe) -> list[str]:
-    """Dotted settings in which two recipes differ, as `group.key: first -> second`."""
-    lines = []
-    for group, settings in GROUPS.items():
-        for one in fields(settings):
-            before = getattr(getattr(first, group), one.name)
-            after = getattr(getattr(second, group), one.name)
-            if before != after:
-                lines.append(f"{group}.{one.name}: {before} -> {after}")
-    return lines
-
-
-def read_config(path: Path, base: Recipe) -> Recipe:
-    """`base` with the settings of a YAML file laid over it; the file looks like a run's recipe.yaml, whole or in part.
-
-    Raises:
-        RequestError: the file is missing, not YAML, or has a key or value that no recipe allows.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise RequestError(f"cannot read --config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(group, {}), dict) for group in GROUPS):
-        raise RequestError(f"--config {path} must hold groups of settings ({', '.join(GROUPS)}), each `key: value`")
-    merged = recipe_to_dict(base)
-    for key, value in content.items():
-        merged[key] = {**merged[key], **value} if key in GROUPS else value
-    return recipe_from_dict(merged)

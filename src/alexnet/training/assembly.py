@@ -1,17 +1,25 @@
 """Everything one training needs, put together from a data set and a recipe before anything is written."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from alexnet.data.augment import crop_margin
 from alexnet.data.loader import Loader, class_balanced_subset
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError
 from alexnet.model.device import Precision, choose_device, choose_precision
 from alexnet.model.network import AlexNet
+from alexnet.model.transfer import transfer
+from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
-from alexnet.training.optimizer import VelocitySGD
+from alexnet.training.average import WeightAverage
+from alexnet.training.optimizer import VelocitySGD, require_layers
+from alexnet.training.plan import Plan, Stretch
 
 
 @dataclass
@@ -41,33 +49,43 @@ class Training:
     recipe: Recipe
     network: AlexNet
     optimizer: VelocitySGD
-    loader: Loader
+    plan: Plan
+    samples: NDArray[np.int64]
+    """The training images used, in stored order."""
     device: torch.device
     precision: Precision
     dropout: torch.Generator
+    average: WeightAverage | None
+    copied: list[str]
+    """Layers whose first weights came from another network."""
+    errors: list[float] = field(default_factory=list)
+    """Top-1 error on the validation images after each measured epoch, fractions."""
     step: int = 0
     trained_s: float = 0.0
     left_chance: bool = False
     window: Tally = field(default_factory=Tally)
     epoch: Tally = field(default_factory=Tally)
 
-    @property
-    def num_steps(self) -> int:
-        return self.recipe.schedule.epochs * self.loader.steps_per_epoch
 
+def assemble(run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Path | None = None) -> Training:
+    """Build network, optimizer and plan; the run folder need not exist yet and is not touched.
 
-def assemble(run: RunFolder, data: PreparedData, recipe: Recipe) -> Training:
-    """Build network, optimizer and loader; the run folder need not exist yet and is not touched.
+    Args:
+        start_from: a run folder or weights file whose layers are the first weights, as far as names agree.
 
     Raises:
-        RequestError: the data set cannot serve the recipe (crop, subset), or the variant or the device is not there.
+        RequestError: the data set cannot serve the recipe (crop, subset, stages), or the variant, a layer that the
+            recipe names or the device is not there.
     """
     settings = recipe.training
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     split = data.splits["train"]
-    subset = class_balanced_subset(split.labels, recipe.data.subset, settings.seed) if recipe.data.subset else None
-    loader = Loader(split, data.statistics, recipe.data, recipe.optimizer.batch_size, settings.seed, sample_ids=subset)
+    crop_margin(data.side, recipe.data.crop)
+    samples = np.arange(len(split), dtype=np.int64)
+    if recipe.data.subset:
+        samples = class_balanced_subset(split.labels, recipe.data.subset, settings.seed)
+    plan = Plan(recipe.schedule, len(samples), recipe.optimizer.batch_size)
     network = AlexNet(
         data.num_classes,
         recipe.network.variant,
@@ -80,8 +98,26 @@ def assemble(run: RunFolder, data: PreparedData, recipe: Recipe) -> Training:
             f"--data.crop is {recipe.data.crop}, and variant {recipe.network.variant!r} "
             f"reads {network.description.image_px}-pixel images"
         )
+    copied = transfer(load_trained(start_from).network, network) if start_from else []
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dropout = torch.Generator(device)
     network.seed_dropout(dropout)
-    optimizer = VelocitySGD(network, recipe.optimizer.momentum, recipe.optimizer.decay)
-    return Training(run, data, recipe, network, optimizer, loader, device, precision, dropout)
+    optimizer = VelocitySGD(network, recipe.optimizer.momentum, recipe.optimizer.decay, recipe.optimizer.layer_decay)
+    for stage in recipe.schedule.stages:
+        require_layers(optimizer.parameters, stage.layer_rates, "--schedule.stages")
+    average = WeightAverage(network, settings.average) if settings.average else None
+    return Training(run, data, recipe, network, optimizer, plan, samples, device, precision, dropout, average, copied)
+
+
+def loader_of(training: Training, stretch: Stretch) -> Loader:
+    """The loader of one stretch of the plan; its step 0 is the plan's `epoch_step`."""
+    settings = training.recipe.data if stretch.colour_noise else replace(training.recipe.data, colour_noise=0.0)
+    return Loader(
+        training.data.splits["train"],
+        training.data.statistics,
+        settings,
+        training.recipe.optimizer.batch_size,
+        training.recipe.training.seed,
+        sample_ids=training.samples[: stretch.num_images],
+        first_epoch=stretch.first_epoch,
+    )

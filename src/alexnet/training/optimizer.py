@@ -9,64 +9,92 @@ same while the rate stands still. At a change from one rate to the next, torch's
 old / new for that one step, which carries v over exactly and costs no pass over the weights.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
+from alexnet.errors import RequestError
+from alexnet.training.schedule import Rates
+
 
 class VelocitySGD:
-    """Gradient descent with the paper's velocity; decay on weights, not on biases.
+    """Gradient descent with the paper's velocity; decay on weights, not on biases; a rate for every parameter.
 
-    A rate of 0 freezes: neither gradient nor decay nor a coasting velocity moves the weights, and the
+    A rate of 0 freezes: neither gradient nor decay nor a coasting velocity moves the parameter, and its
     velocity is kept for the next rate above 0.
 
     Args:
         network: its parameters named `*.weight` decay, the others do not.
         momentum: share of the velocity carried over.
         decay: weight decay.
+        layer_decay: decay of single layers, by layer name, in place of `decay`.
+
+    Raises:
+        RequestError: `layer_decay` names a layer that the network does not have.
     """
 
-    def __init__(self, network: nn.Module, momentum: float, decay: float) -> None:
+    def __init__(
+        self, network: nn.Module, momentum: float, decay: float, layer_decay: Mapping[str, float] | None = None
+    ) -> None:
         self.momentum = momentum
         self.parameters = dict(network.named_parameters())
-        weights = [tensor for name, tensor in self.parameters.items() if name.endswith("weight")]
-        others = [tensor for name, tensor in self.parameters.items() if not name.endswith("weight")]
-        device = weights[0].device.type
+        by_layer = dict(layer_decay or {})
+        require_layers(self.parameters, by_layer, "--optimizer.layer_decay")
+        self.decays = {
+            name: by_layer.get(name.rpartition(".")[0], decay) if name.endswith("weight") else 0.0
+            for name in self.parameters
+        }
+        tensors = list(self.parameters.values())
         # float32 only: on a CPU the fused form passes over bfloat16 parameters without a word.
-        fused = device in ("cpu", "cuda") and all(tensor.dtype == torch.float32 for tensor in weights + others)
-        groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+        fused = tensors[0].device.type in ("cpu", "cuda") and all(tensor.dtype == torch.float32 for tensor in tensors)
+        # A group for each parameter: every one has its own rate, and its own last one.
+        groups = [{"params": [tensor], "weight_decay": self.decays[name]} for name, tensor in self.parameters.items()]
         # The rate is set before each step; foreach where there is no fused form for the device or the dtype.
         self._sgd = torch.optim.SGD(groups, lr=1.0, momentum=momentum, fused=fused, foreach=not fused)
-        self._last_rate: float | None = None
+        self._last_rates: dict[str, float] = {}
 
-    def step(self, rate: float) -> None:
-        """One update with the gradients that stand on the parameters."""
-        if rate == 0:
-            return
-        carried = 1.0 if self._last_rate is None else self._last_rate / rate
-        for group in self._sgd.param_groups:
+    def step(self, rates: Rates) -> None:
+        """One update with the gradients that stand on the parameters; those of frozen parameters are forgotten."""
+        for (name, parameter), group in zip(self.parameters.items(), self._sgd.param_groups, strict=True):
+            rate = rates.of(name)
+            if rate == 0:
+                parameter.grad = None  # torch leaves alone what has no gradient
+                continue
             group["lr"] = rate
-            group["momentum"] = self.momentum * carried
+            group["momentum"] = self.momentum * self._last_rates.get(name, rate) / rate
+            self._last_rates[name] = rate
         self._sgd.step()
-        self._last_rate = rate
 
     def clear_gradients(self) -> None:
         """Forget the gradients; their memory is freed for the next step's."""
         self._sgd.zero_grad(set_to_none=True)
 
-    def state(self) -> tuple[float, dict[str, torch.Tensor]]:
-        """The last rate (0 before the first step) and torch's buffer b = -v / rate of each parameter, by name."""
+    def state(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        """By parameter name, of those that have moved: the last rate, and torch's buffer b = -v / rate."""
         buffers = {
             name: self._sgd.state[parameter]["momentum_buffer"]
             for name, parameter in self.parameters.items()
             if self._sgd.state[parameter].get("momentum_buffer") is not None
         }
-        return self._last_rate or 0.0, buffers
+        return dict(self._last_rates), buffers
 
     @torch.no_grad()
-    def restore(self, last_rate: float, buffers: dict[str, torch.Tensor]) -> None:
+    def restore(self, last_rates: Mapping[str, float], buffers: Mapping[str, torch.Tensor]) -> None:
         """Go on from what `state` returned."""
-        self._last_rate = last_rate or None
+        self._last_rates = dict(last_rates)
         for name, buffer in buffers.items():
             parameter = self.parameters[name]
             # Laid out as the parameter is (channels-last, say): the fused update walks both in one order.
             self._sgd.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+
+
+def require_layers(parameters: Mapping[str, object], named: Mapping[str, object], option: str) -> None:
+    """Refuse names of layers that have no parameters.
+
+    Raises:
+        RequestError: one of `named` is not a layer of `parameters` (by `LAYER.weight` and `LAYER.bias`).
+    """
+    known = list(dict.fromkeys(name.rpartition(".")[0] for name in parameters))
+    if unknown := [name for name in named if name not in known]:
+        raise RequestError(f"{option} names {', '.join(unknown)}; the network has {', '.join(known)}")

@@ -13,7 +13,7 @@ LINE_INTERVAL_S = 15.0
 class TrainingProgress:
     """Shows epoch, loss, training error, images per second and time left. Use it as a context manager."""
 
-    def __init__(self, name: str, first_step: int, num_steps: int, num_epochs: int) -> None:
+    def __init__(self, name: str, first_step: int, num_steps: int, num_epochs: float) -> None:
         self._console = Console(stderr=True)
         self._name, self._num_steps, self._num_epochs = name, num_steps, num_epochs
         self._started, self._first_step, self._last_line = time.monotonic(), first_step, 0.0
@@ -48,7 +48,7 @@ class TrainingProgress:
     def update(self, step: int, epoch: float, loss: float, error: float, images_per_second: float) -> None:
         """Show the state after `step` steps; `error` is a fraction."""
         status = (
-            f"epoch {epoch:.1f}/{self._num_epochs}  loss {loss:.3f}  training error {100 * error:.1f} %  "
+            f"epoch {epoch:.1f}/{self._num_epochs:g}  loss {loss:.3f}  training error {100 * error:.1f} %  "
             f"{images_per_second:,.0f} images/s"
         )
         if self._bar:

@@ -1,19 +1,91 @@
-"""The learning rate as a pure function of the step. Paper: section 5."""
+"""The learning rates as a pure function of recipe, step and validation errors so far. Paper: section 5."""
 
-from alexnet.runs.recipe import ScheduleSettings
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from alexnet.runs.recipe import Recipe, ScheduleSettings
 
 
-def rate_at(settings: ScheduleSettings, peak: float, step: int, num_steps: int) -> float:
-    """The rate of step `step` (0 is the first) of `num_steps`.
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """The rate of every parameter at one step."""
 
-    `steps`: `peak` times `factor` for each of `drops` that lies at or before step / num_steps.
-    `one-cycle`: rises linearly to `peak` over the share `warm_up`, then falls linearly towards 0.
+    weights: float
+    biases: float
+    layers: Mapping[str, float] = field(default_factory=dict)
+    """Of the weights of single layers, in place of `weights`; 0 freezes the layer, biases too."""
+
+    def of(self, parameter: str) -> float:
+        """Rate of the parameter named `LAYER.weight` or `LAYER.bias`."""
+        layer, _, kind = parameter.rpartition(".")
+        if self.layers.get(layer) == 0:
+            return 0.0
+        return self.layers.get(layer, self.weights) if kind == "weight" else self.biases
+
+
+def rates_at(recipe: Recipe, step: int, num_steps: int, stage: int = 0, errors: Sequence[float] = ()) -> Rates:
+    """The rates of step `step` (0 is the first) of `num_steps`.
+
+    Args:
+        recipe: its schedule and its optimizer are read.
+        stage: `stages`: which one the step stands in.
+        errors: `plateau`: top-1 error on the validation images after each epoch so far, fractions.
     """
-    done = step / num_steps
-    if settings.kind == "steps":
-        return peak * settings.factor ** sum(done >= drop for drop in settings.drops)
-    # The first step already moves: half a step into the ramp.
-    middle = (step + 0.5) / num_steps
-    if middle < settings.warm_up:
-        return peak * middle / settings.warm_up
-    return peak * (1 - middle) / (1 - settings.warm_up)
+    schedule, optimizer = recipe.schedule, recipe.optimizer
+    if schedule.kind == "stages":
+        now = schedule.stages[stage]
+        return Rates(
+            weights=now.rate, biases=now.rate if now.bias_rate is None else now.bias_rate, layers=now.layer_rates
+        )
+    peak, done = optimizer.rate, step / num_steps
+    if schedule.kind == "geometric":
+        return Rates(
+            weights=peak * _plateau_factor(done, schedule.plateaus, schedule.fall),
+            biases=peak * optimizer.bias_factor * _plateau_factor(done, schedule.bias_plateaus, schedule.bias_fall),
+        )
+    if schedule.kind == "steps":
+        rate = peak * schedule.factor ** sum(done >= drop for drop in schedule.drops)
+    elif schedule.kind == "plateau":
+        rate = peak * schedule.factor ** min(stalls(errors, schedule), schedule.plateau_drops)
+    else:
+        rate = peak * _up_and_down(schedule, (step + 0.5) / num_steps)
+    return Rates(weights=rate, biases=rate * optimizer.bias_factor)
+
+
+def stalls(errors: Sequence[float], schedule: ScheduleSettings) -> int:
+    """How many times the validation error has stopped improving.
+
+    A stall is `patience` epochs in a row none of which brought the error `improvement` or more below the
+    lowest that counted. After a stall the waiting starts anew, with that lowest error still to beat.
+    """
+    count, waited, lowest = 0, 0, math.inf
+    for error in errors:
+        # Errors are counts over counts: a hair's breadth of rounding must not decide.
+        if error <= lowest - schedule.improvement + 1e-12:
+            lowest, waited = error, 0
+            continue
+        waited += 1
+        if waited == schedule.patience:
+            count, waited = count + 1, 0
+    return count
+
+
+def ended(errors: Sequence[float], schedule: ScheduleSettings) -> bool:
+    """Whether a `plateau` run is over: the error stalled once more than the rate may drop."""
+    return schedule.kind == "plateau" and stalls(errors, schedule) > schedule.plateau_drops
+
+
+def _plateau_factor(done: float, plateaus: int, fall: float) -> float:
+    """1 on the first of `plateaus` stretches of equal length, 1 / fall on the last, equal ratios between."""
+    if plateaus == 1:
+        return 1.0
+    return float(fall ** (-min(int(done * plateaus), plateaus - 1) / (plateaus - 1)))
+
+
+def _up_and_down(schedule: ScheduleSettings, middle: float) -> float:
+    """`one-cycle` and `cosine`, at the middle of a step: the first step already moves, the last still does."""
+    if middle < schedule.warm_up:
+        return middle / schedule.warm_up
+    left = (1 - middle) / (1 - schedule.warm_up)
+    return left if schedule.kind == "one-cycle" else (1 - math.cos(math.pi * left)) / 2

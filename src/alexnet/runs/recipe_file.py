@@ -1,0 +1,117 @@
+"""A recipe as plain dictionaries and as YAML, and how two recipes differ."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from alexnet.errors import RequestError
+from alexnet.runs.recipe import GROUPS, Recipe, Stage
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain dictionaries, lists and numbers, ready for YAML or JSON."""
+    content: dict[str, Any] = _plain(asdict(recipe))
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries and lists all the way down."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def recipe_from_dict(content: dict[str, Any]) -> Recipe:
+    """The recipe that `recipe_to_dict` wrote.
+
+    Raises:
+        RequestError: a key that no setting has, or a value a setting does not allow.
+    """
+    known = {"name", "claim", *GROUPS}
+    if unknown := sorted(set(content) - known):
+        raise RequestError(f"unknown recipe keys {unknown}; known are {sorted(known)}")
+    groups: dict[str, Any] = {}
+    for name, settings in GROUPS.items():
+        groups[name] = _settings(settings, name, content.get(name, {}))
+    return Recipe(name=content.get("name", ""), claim=content.get("claim", ""), **groups)
+
+
+def _settings(kind: type, name: str, content: Any) -> Any:
+    """One group of settings, or one stage of a schedule, from its keys and values."""
+    if not isinstance(content, Mapping):
+        raise RequestError(f"{name} is {content!r}; allowed are keys and values")
+    allowed = {one.name for one in fields(kind)}
+    if unknown := sorted(set(content) - allowed):
+        raise RequestError(f"unknown keys {unknown} under {name}; known are {sorted(allowed)}")
+    if missing := sorted(one.name for one in fields(kind) if _required(one) and one.name not in content):
+        raise RequestError(f"keys {missing} are missing under {name}")
+    return kind(**{key: _typed(kind, name, key, value) for key, value in content.items()})
+
+
+def _required(one: Field[Any]) -> bool:
+    return one.default is MISSING and one.default_factory is MISSING
+
+
+def _typed(settings: type, group: str, key: str, value: Any) -> Any:
+    """The value in the setting's own type: YAML reads 1e-3 as text and 1 as a whole number.
+
+    Raises:
+        RequestError: it cannot be that.
+    """
+    kind = get_type_hints(settings)[key]
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    number = (int, float, str)
+    if kind == tuple[Stage, ...] and isinstance(value, list | tuple):
+        return tuple(one if isinstance(one, Stage) else _settings(Stage, f"{group}.{key}", one) for one in value)
+    try:
+        if choices and value in choices:
+            return value
+        if kind == float | None and value is None:
+            return None
+        if kind in (float, float | None) and isinstance(value, number) and not isinstance(value, bool):
+            return float(value)
+        if get_origin(kind) is tuple and isinstance(value, list | tuple):
+            return tuple(float(one) for one in value)
+        if get_origin(kind) is Mapping and isinstance(value, Mapping):
+            return {str(name): float(one) for name, one in value.items()}
+        if kind in (int, bool, str) and type(value) is kind:
+            return value
+    except (TypeError, ValueError):
+        pass
+    allowed = f"one of {', '.join(map(str, choices))}" if choices else getattr(kind, "__name__", str(kind))
+    raise RequestError(f"{group}.{key} is {value!r}; allowed is {allowed}")
+
+
+def recipe_differences(first: Recipe, second: Recipe) -> list[str]:
+    """Dotted settings in which two recipes differ, as `group.key: first -> second`."""
+    lines = []
+    for group, settings in GROUPS.items():
+        for one in fields(settings):
+            before = getattr(getattr(first, group), one.name)
+            after = getattr(getattr(second, group), one.name)
+            if before != after:
+                lines.append(f"{group}.{one.name}: {before} -> {after}")
+    return lines
+
+
+def read_config(path: Path, base: Recipe) -> Recipe:
+    """`base` with the settings of a YAML file laid over it; the file looks like a run's recipe.yaml, whole or in part.
+
+    Raises:
+        RequestError: the file is missing, not YAML, or has a key or value that no recipe allows.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise RequestError(f"cannot read --config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not all(isinstance(content.get(group, {}), dict) for group in GROUPS):
+        raise RequestError(f"--config {path} must hold groups of settings ({', '.join(GROUPS)}), each `key: value`")
+    merged = recipe_to_dict(base)
+    for key, value in content.items():
+        merged[key] = {**merged[key], **value} if key in GROUPS else value
+    return recipe_from_dict(merged)

@@ -1,0 +1,99 @@
+"""Which step stands where: epochs, stages and the images they use, as arithmetic on the step number."""
+
+import math
+from dataclasses import dataclass
+
+from alexnet.errors import RequestError
+from alexnet.runs.recipe import ScheduleSettings, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """Steps during which the rates' stage, the images and the colour noise stay what they are."""
+
+    stage: int
+    first_step: int
+    last_step: int
+    """The step after the stretch."""
+    num_images: int
+    """Images of an epoch: the first so many."""
+    colour_noise: bool
+    first_epoch: int
+    """Number of the epoch, 0 or more, that began at `epoch_step`."""
+    epoch_step: int
+    """The step, at or before `first_step`, at which epochs began to have this length."""
+    steps_per_epoch: int
+
+    def epochs_at(self, step: int) -> float:
+        """Epochs done after `step` steps, for a step of this stretch or the one after it."""
+        return self.first_epoch + (step - self.epoch_step) / self.steps_per_epoch
+
+
+class Plan:
+    """All steps of a training.
+
+    Args:
+        schedule: its epochs, or its stages.
+        num_images: training images there are, 1 or more.
+        batch_size: the last batch of an epoch holds what is left.
+
+    Raises:
+        RequestError: a stage wants more images than there are.
+    """
+
+    def __init__(self, schedule: ScheduleSettings, num_images: int, batch_size: int) -> None:
+        stages = schedule.stages or (Stage(epochs=schedule.epochs, rate=0.0),)
+        stretches: list[Stretch] = []
+        step, epoch_step, first_epoch = 0, 0, 0
+        for number, stage in enumerate(stages):
+            images = stage.images or num_images
+            if images > num_images:
+                raise RequestError(
+                    f"--schedule.stages: stage {number + 1} trains on {images:,} images and there are {num_images:,}"
+                )
+            per_epoch = -(-images // batch_size)
+            if stretches and images != stretches[-1].num_images:
+                # The settings see to it that this happens at the end of an epoch.
+                first_epoch, epoch_step = round(stretches[-1].epochs_at(step)), step
+            last_step = step + max(1, round(stage.epochs * per_epoch))
+            stretches.append(
+                Stretch(
+                    stage=number,
+                    first_step=step,
+                    last_step=last_step,
+                    num_images=images,
+                    colour_noise=stage.colour_noise,
+                    first_epoch=first_epoch,
+                    epoch_step=epoch_step,
+                    steps_per_epoch=per_epoch,
+                )
+            )
+            step = last_step
+        self.stretches = tuple(stretches)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps in all."""
+        return self.stretches[-1].last_step
+
+    @property
+    def num_epochs(self) -> float:
+        """Epochs in all, each of its own length."""
+        return self.epochs_at(self.num_steps)
+
+    def stretch(self, step: int) -> Stretch:
+        """The stretch in which step `step` (0 is the first) stands; the last one for the step after it."""
+        return next((one for one in self.stretches if step < one.last_step), self.stretches[-1])
+
+    def epochs_at(self, step: int) -> float:
+        """Epochs done after `step` steps."""
+        return self.stretch(step - 1 if step else 0).epochs_at(step)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether after `step` steps an epoch is over, or the training."""
+        one = self.stretch(step - 1)
+        return step == self.num_steps or (step - one.epoch_step) % one.steps_per_epoch == 0
+
+    def epoch_number(self, step: int) -> int:
+        """Number of the epoch that ends after `step` steps, 1 or more; a last one cut short counts as one."""
+        return math.ceil(self.epochs_at(step) - 1e-9)
