@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from alexnet.cli import COMMANDS, main
+from alexnet.errors import RequestError
 from alexnet.options import TrainOptions, train_options
 from alexnet.runs.recipe import Stage
 from alexnet.runs.recipes import PAPER, QUICK, RECIPES
@@ -63,7 +64,12 @@ def test_options_are_read_over_the_recipe(tmp_path: Path) -> None:
     optimizer = asked.recipe.optimizer
     assert (optimizer.rate, optimizer.decay, optimizer.momentum) == (0.25, 0.1, QUICK.optimizer.momentum)
     assert options_of("d").recipe == PAPER
-    assert options_of("d", "--schedule.drops", "[0.5, 0.6]", "--run", "r").recipe.schedule.drops == (0.5, 0.6)
+    steps = options_of("d", "--schedule.kind", "steps", "--schedule.drops", "[0.5, 0.6]").recipe.schedule
+    assert (steps.kind, steps.drops) == ("steps", (0.5, 0.6))
+    with pytest.raises(
+        RequestError, match=r"--schedule.drops is not read by a schedule of kind plateau, only by steps"
+    ):
+        options_of("d", "--schedule.drops", "[0.5, 0.6]")
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

@@ -190,7 +190,8 @@ def _show(asked: "TrainOptions") -> None:
     from alexnet.training.table import table_as_json
 
     # Without data: as many classes as the networks were published for.
-    num_classes = 10 if asked.recipe.network.variant.startswith(("cifar", "quick")) else 1000
+    variant = asked.recipe.network.variant
+    num_classes = 10 if variant.startswith(("cifar", "quick")) else 21_843 if variant == "six-conv-22k" else 1000
     if asked.data is not None:
         num_classes = PreparedData.open(asked.data).num_classes
     described = table_as_json(asked.recipe, num_classes)
@@ -201,16 +202,32 @@ def _show(asked: "TrainOptions") -> None:
 
 
 def _resume(words: Arguments) -> None:
-    parser = _parser("resume")
-    parser.add_argument("run", type=Path, help="folder of an interrupted training")
-    options = parser.parse_args(words)
+    from alexnet.options import resume_options
+
+    command = COMMANDS["resume"]
+    asked = resume_options(words, command.summary, command.example)
     from alexnet.runs.folder import RunFolder
     from alexnet.training.loop import train
 
-    run = RunFolder.open(options.run)
-    facts = run.facts()
-    start_from = Path(facts["start_from"]) if facts.get("start_from") else None
-    _finished(train(Path(facts["data"]["folder"]), run.recipe(), options.run, start_from).path)
+    data = Path(RunFolder.open(asked.run).facts()["data"]["folder"])
+    _finished(train(data, asked.recipe, asked.run, may_change=True).path)
+
+
+def _runs(words: Arguments) -> None:
+    parser = _parser("runs")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("runs"), help="folder of run folders (default: runs)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options = parser.parse_args(words)
+    from alexnet.runs.listing import list_runs
+    from alexnet.terminal import print_runs
+
+    runs = list_runs(options.folder)
+    if options.json:
+        print(json.dumps({"runs": runs}))
+    else:
+        print_runs(runs)
 
 
 def _finished(run: Path) -> None:
@@ -336,7 +353,10 @@ COMMANDS = {
         _train,
         computes=True,
     ),
-    "resume": Command("Go on with an interrupted training.", "alexnet resume runs/first", _resume, computes=True),
+    "resume": Command(
+        "Go on with an interrupted training.", "alexnet resume runs/first --schedule.epochs 120", _resume, computes=True
+    ),
+    "runs": Command("List runs: how far, how good, at what cost, with what changes.", "alexnet runs runs", _runs),
     "evaluate": Command(
         "Measure top-1 and top-5 error, with one view and with ten.",
         "alexnet evaluate runs/first --views 10 --json",

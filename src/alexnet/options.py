@@ -2,13 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jsonargparse
 
 from alexnet.errors import RequestError
-from alexnet.runs.recipe import GROUPS, Recipe
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import CHANGEABLE, GROUPS, Recipe, refuse_unread_changes
 from alexnet.runs.recipe_file import read_config
 from alexnet.runs.recipes import RECIPES, named_recipe
 
@@ -45,13 +46,7 @@ def train_options(words: Sequence[str], summary: str, example: str) -> TrainOpti
     if base_options.config:
         base = read_config(base_options.config, base)
 
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog="alexnet train",
-        description=f"{summary} Every setting of the recipe is a dotted option.",
-        epilog=f"example: {example}",
-        allow_abbrev=False,
-    )
+    parser = _parser("train", f"{summary} Every setting of the recipe is a dotted option.", example)
     # Not `data`: that is the group of settings.
     parser.add_argument("data_set", type=Path, nargs="?", metavar="DATA", help="a prepared data set")
     parser.add_argument("--recipe", default="paper", help=f"where the settings start from: {', '.join(RECIPES)}")
@@ -62,17 +57,59 @@ def train_options(words: Sequence[str], summary: str, example: str) -> TrainOpti
     parser.add_argument(
         "--start-from",
         type=Path,
-        help="a run folder or weights file: layers of the same names start from its weights, all but the last",
+        help="a run folder or weights file: layers of the same names start from its weights, all but the last ones",
     )
     parser.add_argument(
         "--show", action="store_true", help="print the network and its rates as a table and train nothing"
     )
     parser.add_argument("--json", action="store_true", help="with --show: print one JSON object instead of a table")
-    for name, settings in GROUPS.items():
-        parser.add_argument(f"--{name}", type=settings, default=getattr(base, name))
+    _add_settings(parser, base, tuple(GROUPS))
     options = parser.instantiate(parser.parse_args(list(words)))
     if options.json and not options.show:
         raise RequestError("--json goes with --show; a training's figures stand in its run folder, as JSON")
     recipe = Recipe(name=base.name, claim=base.claim, **{name: getattr(options, name) for name in GROUPS})
+    refuse_unread_changes(base, recipe)
     run = options.run or Path("runs") / base.name
     return TrainOptions(options.data_set, recipe, run, options.start_from, options.show, options.json)
+
+
+@dataclass(frozen=True)
+class ResumeOptions:
+    """What `alexnet resume` was asked."""
+
+    run: Path
+    recipe: Recipe
+    """The run's own, with all changes."""
+
+
+def resume_options(words: Sequence[str], summary: str, example: str) -> ResumeOptions:
+    """Read the words behind `alexnet resume`; a wrong one ends the process with a message and code 2.
+
+    Raises:
+        RequestError: there is no such run, or a value that a setting does not allow.
+    """
+    # The run is read first: its recipe gives every option its default. Which word it is, the settings may hide.
+    runs = [Path(word) for word in words if (Path(word) / "run.json").is_file()]
+    base = RunFolder.open(runs[0]).recipe() if runs else Recipe()
+    parser = _parser("resume", f"{summary} Of the settings, these may differ from the run's.", example)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of an interrupted training")
+    groups = tuple(dict.fromkeys(name.split(".")[0] for name in CHANGEABLE))
+    _add_settings(parser, base, groups)
+    options = parser.instantiate(parser.parse_args(list(words)))
+    if RunFolder.open(options.run).path != runs[0]:
+        raise RequestError(f"{runs[0]} is a run too; name {options.run} before the settings")
+    recipe = replace(base, **{name: getattr(options, name) for name in groups})
+    refuse_unread_changes(base, recipe)
+    return ResumeOptions(options.run, recipe)
+
+
+def _parser(command: str, description: str, example: str) -> jsonargparse.ArgumentParser:
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    return jsonargparse.ArgumentParser(
+        prog=f"alexnet {command}", description=description, epilog=f"example: {example}", allow_abbrev=False
+    )
+
+
+def _add_settings(parser: jsonargparse.ArgumentParser, base: Recipe, groups: Sequence[str]) -> None:
+    for name in groups:
+        parser.add_argument(f"--{name}", type=GROUPS[name], default=getattr(base, name))

@@ -28,6 +28,37 @@ def print_results(results: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
+def print_runs(runs: list[dict[str, Any]]) -> None:
+    """Runs as `list_runs` describes them, a line each; then what their recipes changed."""
+    table = _table(
+        "runs; errors on the validation images, in percent", "run recipe state", "step of error lowest seconds"
+    )
+
+    def percent(error: float | None) -> str:
+        return "-" if error is None else f"{100 * error:.2f}"
+
+    for run in runs:
+        if "unreadable" in run:
+            table.add_row(escape(run["run"]), "-", "unreadable", *"-----")
+            continue
+        table.add_row(
+            escape(run["run"]),
+            escape(run["recipe"]),
+            run["state"],
+            f"{run['step']:,}",
+            "-" if run["num_steps"] is None else f"{run['num_steps']:,}",
+            percent(run["top1_error"]),
+            percent(run["lowest_error"]),
+            f"{run['seconds']:,.0f}",
+        )
+    console = Console()
+    console.print(table)
+    for run in runs:
+        said = run.get("unreadable") or "; ".join(run["changes"])
+        if said:
+            console.print(f"{run['run']}: {said}", highlight=False, markup=False, soft_wrap=True)
+
+
 def print_network(described: dict[str, Any]) -> None:
     """A network as `table_as_json` describes it: a line each layer with weights, the sums, the schedule."""
     title = f"recipe {described['recipe']}, variant {described['variant']}, {described['num_classes']} classes"

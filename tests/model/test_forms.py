@@ -50,11 +50,11 @@ def test_bfloat16(variant: str) -> None:
     with torch.no_grad():
         want = network(images)
         with torch.autocast("cpu", torch.bfloat16):
-            assert normwise(network(images), want) < 0.03  # some ten roundings of 2^-9 each, and sums of them
+            assert normwise(network(images), want) < 0.03  # some ten roundings of 2^-8 each, and sums of them
         assert normwise(network.bfloat16()(images.bfloat16()), want) < 0.03
 
 
-@pytest.mark.parametrize("variant", VARIED)
+@pytest.mark.parametrize("variant", ["original", "cifar-11pct"])
 def test_exported(variant: str) -> None:
     network, images, _ = made(variant)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def compiled_equals(variant: str, backend: str) -> None:
         assert normwise(got, want) < 1e-4
 
 
-@pytest.mark.parametrize("variant", ["original", "cifar-11pct"])
+@pytest.mark.parametrize("variant", [pytest.param("original", marks=pytest.mark.slow), "cifar-11pct"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_traced_by_the_compiler(variant: str) -> None:
     compiled_equals(variant, "aot_eager")

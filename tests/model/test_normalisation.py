@@ -45,9 +45,9 @@ def test_norm_equals_the_loops(per_column: int, columns: int, size: int, scale: 
     assert relative(single, want) < 1e-5
     rounded = torch.from_numpy(x).bfloat16()
     half = local_response_norm(rounded, size, 1e-4, beta, 2.0, columns).double().numpy()
-    # Square, sum and result round to 2^-9 each, the first two inside the power; all else is computed in float32.
+    # Square, sum and result round to 2^-8 each (8 significant bits), two of them in the power; the rest is float32.
     wanted = norm_by_loops(rounded.double().numpy(), size, 1e-4, beta, 2.0, columns)
-    assert relative(half, wanted) < 2**-9 * (2 * beta + 1) * 1.01
+    assert relative(half, wanted) < 2**-8 * (2 * beta + 1) * 1.01
 
 
 @settings(max_examples=10, deadline=None)
@@ -123,7 +123,7 @@ def test_same_map_equals_the_loops(height: int, width: int, size: int, scale: fl
     rounded = torch.from_numpy(x).bfloat16()
     wanted = same_map_by_loops(rounded.double().numpy(), size, 1e-3, beta)
     # Only the result is rounded to 8 bits.
-    assert relative(same_map_norm(rounded, size, 1e-3, beta).double().numpy(), wanted) < 2**-9 * 1.01
+    assert relative(same_map_norm(rounded, size, 1e-3, beta).double().numpy(), wanted) < 2**-8 * 1.01
 
 
 def test_same_map_gradient_by_differences() -> None:

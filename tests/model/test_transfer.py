@@ -26,6 +26,15 @@ def test_the_head_for_many_classes_is_left_behind() -> None:
     assert transfer(source, network) == [f"conv{number}" for number in range(1, 7)] + ["fc6", "fc7"]
 
 
+def test_pre_training_takes_the_convolutions_of_its_forerunner() -> None:
+    for variant, want in (("six-conv", 6), ("original", 5)):
+        source, network = AlexNet(5, variant, 0.05), AlexNet(9, "six-conv-22k", 0.05)
+        convolutions = [f"conv{number}" for number in range(1, want + 1)]
+        # fc8 is the last layer there and the linear one of 2,048 here: not the same, whatever its name.
+        assert transfer(source, network) == [*convolutions, "fc6", "fc7"]
+        assert transfer(source, network, "convolutions") == convolutions
+
+
 def test_networks_of_other_shapes_are_refused() -> None:
     with pytest.raises(RequestError, match=r"conv1.weight is .* in variant 'paper' of width 0.1 and .* of width 0.05"):
         transfer(AlexNet(5, "paper", 0.1), AlexNet(5, "paper", 0.05))

@@ -53,8 +53,8 @@ def test_what_is_not_a_trained_network_is_refused(tmp_path: Path) -> None:
     path.write_bytes(safetensors.torch.save({"conv1.weight": torch.zeros(1)}))
     with pytest.raises(RequestError, match="was not written by alexnet"):
         load_trained(path)
-    path.write_bytes(content.replace(b'\\"format_version\\": 2', b'\\"format_version\\": 9'))
-    with pytest.raises(RequestError, match="has weights format 9, this version reads 2"):
+    path.write_bytes(content.replace(b'\\"format_version\\": 3', b'\\"format_version\\": 9'))
+    with pytest.raises(RequestError, match="has weights format 9, this version reads 2 to 3"):
         load_trained(path)
 
 

@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from alexnet.errors import RequestError
+from alexnet.runs import recipe as recipe_module
 from alexnet.runs.recipe import (
     DataSettings,
     NetworkSettings,
     OptimizerSettings,
     ScheduleSettings,
     TrainingSettings,
+    refuse_unread_changes,
 )
 from alexnet.runs.recipe_file import read_config, recipe_differences, recipe_from_dict, recipe_to_dict
 from alexnet.runs.recipes import PAPER, RECIPES, named_recipe
@@ -106,3 +109,56 @@ def test_wrong_config_files_are_refused(tmp_path: Path, content: str) -> None:
         read_config(tmp_path / "c.yaml", PAPER)
     with pytest.raises(RequestError, match="cannot read --config"):
         read_config(tmp_path / "none.yaml", PAPER)
+
+
+def test_the_help_of_variant_names_every_variant() -> None:
+    from alexnet.model.network import VARIANTS
+
+    source = Path(recipe_module.__file__).read_text(encoding="utf-8")
+    listed = source[source.index('"""Which network: ') : source.index("`alexnet train --show --network.variant")]
+    names = listed.removeprefix('"""Which network: ').replace(".", "").replace("\n", " ").split(",")
+    assert {name.strip() for name in names} == set(VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"epochs": 1},
+            r"--schedule.epochs is not read by a schedule of kind stages, .*--schedule.stages '\[\]'",
+        ),
+        ({"drops": (0.5,)}, "--schedule.drops is not read by a schedule of kind stages, only by steps"),
+        ({"patience": 9}, "--schedule.patience is not read .* only by plateau"),
+    ],
+)
+def test_a_change_that_would_do_nothing_is_refused(change: dict[str, Any], message: str) -> None:
+    original = RECIPES["original"]
+    refuse_unread_changes(original, original)
+    with pytest.raises(RequestError, match=message):
+        refuse_unread_changes(original, replace(original, schedule=replace(original.schedule, **change)))
+    changed = replace(original, schedule=ScheduleSettings(kind="steps", epochs=3, drops=(0.5,)))
+    refuse_unread_changes(original, changed)
+    with pytest.raises(RequestError, match=r"--optimizer.rate is not read by a schedule of kind stages"):
+        refuse_unread_changes(original, replace(original, optimizer=replace(original.optimizer, rate=0.5)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"name": 5}, "the recipe's name is 5; allowed is text"),
+        ({1: 2, "foo": 3}, "unknown recipe keys"),
+        ({"optimizer": {1: 2, "foo": 3}}, "unknown keys .* under optimizer"),
+        ({"optimizer": {"rate": "nan"}}, "--optimizer.rate is nan; allowed is 0 or more"),
+        ({"optimizer": {"layer_decay": {"fc8": "x"}}}, "layer_decay is .*allowed is layer names with a number each"),
+        ({"schedule": {"drops": None}}, "drops is None; allowed is a list of numbers"),
+        ({"schedule": {"stages": 5}}, "stages is 5; allowed is a list of stages, each with epochs, rate and more"),
+        (
+            {"schedule": {"kind": "stages", "stages": [{"epochs": 1, "rate": 1}, {"epochs": "inf", "rate": 1}]}},
+            "stage 2: .* a stage of inf epochs",
+        ),
+        ({"schedule": {"kind": "stages", "stages": [{"epochs": 1}]}}, r"stage 1.*keys \['rate'\] are missing"),
+    ],
+)
+def test_wrong_contents_are_refused_in_words(content: dict[Any, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        recipe_from_dict(content)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, Stage, TrainingSettings
+from alexnet.runs.recipes import RECIPES
 from alexnet.training.plan import Plan
 from alexnet.training.schedule import Rates, ended, rates_at, stalls
 
@@ -105,6 +106,18 @@ def test_stages_follow_each_other_and_their_epochs_have_their_own_length() -> No
     assert [one.weights for one in rates] == [0.1, 0.1, 0.1, 0.1, 0.01]
     assert [one.biases for one in rates] == [0.1, 0.1, 0.3, 0.3, 0.01]
     assert rates[-1].of("conv1.bias") == 0
+
+
+def test_rounding_does_not_add_up() -> None:
+    halves = (Stage(epochs=0.5, rate=1, images=30), Stage(epochs=0.5, rate=1, images=30), Stage(epochs=1, rate=1))
+    plan = Plan(ScheduleSettings(kind="stages", stages=halves), 40, 10)  # 3 steps, then 4
+    assert [(one.first_step, one.last_step) for one in plan.stretches] == [(0, 2), (2, 3), (3, 7)]
+    tenths = tuple(Stage(epochs=part, rate=1, images=30) for part in (0.7, 0.2, 0.1))  # their sum is not quite 1
+    assert Plan(ScheduleSettings(kind="stages", stages=(*tenths, Stage(epochs=1, rate=1))), 40, 10).num_steps == 7
+    finetune = RECIPES["six-conv-finetune"].schedule
+    assert Plan(finetune, 1280, 128).num_steps == 540
+    with pytest.raises(RequestError, match=r"0.1 epochs of 4 steps are not one step"):
+        Plan(ScheduleSettings(kind="stages", stages=(Stage(epochs=0.1, rate=1),)), 40, 10)
 
 
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 9))

@@ -187,7 +187,7 @@ def predict_split(
     if num_lost:
         raise WorkError(
             f"the network gives no finite scores for {num_lost} of {len(images)} images of split {split!r}: "
-            "its training has diverged; train again with a lower --optimizer.rate"
+            "its training has diverged; train again with a lower rate"
         )
     return probabilities
 

@@ -1,8 +1,8 @@
 """The networks for CIFAR-10: the source's own examples, and this project's small one.
 
 The source's examples (cuda-convnet's `example-layers`) read pixels less the mean image, not divided by anything.
-Their published errors: 26, 18, 13 and 11 % for the first four. What they were trained with stands in the recipes of the
-same names.
+Their published errors: 26, 18, 13 and 11 % for the first four. What the last three of these were trained with stands in
+the recipes of the same names; how long the first was is not known.
 """
 
 from dataclasses import replace

@@ -66,7 +66,7 @@ class Rectify:
 
 @dataclass(frozen=True)
 class Squash:
-    """tanh(x), or 1 / (1 + exp(-x)): what the paper's section 3.1 compares rectifying with."""
+    """tanh(x), with which the paper's section 3.1 compares rectifying, or 1 / (1 + exp(-x))."""
 
     function: Literal["tanh", "sigmoid"] = "tanh"
 
@@ -163,6 +163,11 @@ class Placed:
     layer: Layer
     reads: tuple[int, int]
     writes: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """The layer's name; empty for one that has none."""
+        return str(getattr(self.layer, "name", ""))
 
     @property
     def weight_shape(self) -> tuple[int, ...]:

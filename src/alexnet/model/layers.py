@@ -110,7 +110,7 @@ class LocallyConnected2d(nn.Module):
     """A convolution, stride 1, with weights and biases of their own at every place.
 
     Parameters: `weight` (H', W', D, C, k, k) and `bias` (D, H', W') for D maps written of C read.
-    Original source: `local`; section 7 of its CIFAR-10 networks.
+    Original source: `local`, in its networks for CIFAR-10.
     """
 
     def __init__(self, maps: int, outputs: int, kernel: int, padding: int, side: int) -> None:

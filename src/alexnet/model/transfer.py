@@ -1,17 +1,25 @@
 """Weights of one trained network as the first weights of another, layer by layer, by name."""
 
+from typing import Literal
+
 import torch
 
 from alexnet.errors import RequestError
+from alexnet.model.description import Convolution, Placed
 from alexnet.model.network import AlexNet
 
 
 @torch.no_grad()
-def transfer(source: AlexNet, network: AlexNet) -> list[str]:
-    """Copy every layer that both networks have under the same name, but not the last of `network`.
+def transfer(source: AlexNet, network: AlexNet, layers: Literal["all", "convolutions"] = "all") -> list[str]:
+    """Copy every layer that both networks have under the same name, but not the last of either.
 
     The last layer scores the classes, and those are others: the source's authors copied "all but fc1000".
     Layers that `source` does not have keep their first weights.
+
+    Args:
+        source: not changed.
+        network: gets the weights.
+        layers: `convolutions` leaves the dense layers as they are.
 
     Returns:
         Names of the layers copied, in order.
@@ -19,12 +27,12 @@ def transfer(source: AlexNet, network: AlexNet) -> list[str]:
     Raises:
         RequestError: a layer of the same name has another shape, or there is nothing to copy.
     """
-    weighted = [place for place in network.placed if place.weight_shape]
     own, other = dict(network.named_parameters()), dict(source.named_parameters())
+    theirs = {place.name for place in _weighted(source)[:-1]}
     copied = []
-    for place in weighted[:-1]:
-        name = getattr(place.layer, "name")  # noqa: B009 (only layers with weights are left, and they have names)
-        if f"{name}.weight" not in other:
+    for place in _weighted(network)[:-1]:
+        name = place.name
+        if name not in theirs or (layers == "convolutions" and not isinstance(place.layer, Convolution)):
             continue
         for parameter in (f"{name}.weight", f"{name}.bias"):
             if own[parameter].shape != other[parameter].shape:
@@ -38,3 +46,7 @@ def transfer(source: AlexNet, network: AlexNet) -> list[str]:
     if not copied:
         raise RequestError(f"variant {source.variant!r} has no layer that {network.variant!r} could start from")
     return copied
+
+
+def _weighted(network: AlexNet) -> list[Placed]:
+    return [place for place in network.placed if place.weight_shape]

@@ -18,7 +18,9 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 from alexnet.storage.atomic import write_bytes
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE = (2, 3)
+"""Version 2 did not say where the mean image is taken: at the crop's own place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +99,10 @@ def load_trained(path: Path) -> Trained:
             f"{file} was not written by alexnet (no description inside); only weights of a run can be loaded"
         )
     description = json.loads(metadata["alexnet"])
-    if description["format_version"] != FORMAT_VERSION:
+    if description["format_version"] not in READABLE:
         raise RequestError(
-            f"{file} has weights format {description['format_version']}, this version reads {FORMAT_VERSION}; "
+            f"{file} has weights format {description['format_version']}, this version reads {READABLE[0]} to "
+            f"{READABLE[-1]}; "
             "load it with the version of alexnet that wrote it"
         )
     network = AlexNet(

@@ -17,7 +17,7 @@ from alexnet.figures.curves import Series, curve_svg
 from alexnet.figures.filters import filter_grid, png_data_uri
 from alexnet.figures.panel import Pictured, panel_html
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.recipe import GROUPS, Recipe
+from alexnet.runs.recipe import GROUPS, Recipe, unread_settings
 
 NUM_PICTURES = 6
 _MOST_CLASSES = 20
@@ -200,9 +200,13 @@ def confused_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def settings(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Every setting of the recipe by group, as text."""
+    """Every setting of the recipe by group, as text; without those that its kind of schedule does not read."""
     content = asdict(recipe)
-    return {group: {key: _text(value) for key, value in content[group].items()} for group in GROUPS}
+    unread = unread_settings(recipe)
+    return {
+        group: {key: _text(value) for key, value in content[group].items() if f"{group}.{key}" not in unread}
+        for group in GROUPS
+    }
 
 
 def circumstances(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -214,6 +218,8 @@ def circumstances(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "commit": facts.get("commit"),
         "seed": facts.get("seed"),
         "weights and biases": facts.get("parameters"),
+        "started from": facts.get("start_from") or "random weights",
+        "layers from there": facts.get("copied_layers"),
     }
     tables = {
         "Run": run,

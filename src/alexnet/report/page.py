@@ -13,6 +13,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import epochs_of
 from alexnet.runs.recipe_file import recipe_differences
 from alexnet.runs.recipes import RECIPES
 from alexnet.storage.atomic import write_text
@@ -86,7 +87,7 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
         generated=bool(described.get("generated") or (data is not None and data.generated)),
         state=facts.get("state"),
         state_note=_STATES.get(facts.get("state", ""), ""),
-        reached=_reached(events, recipe.schedule.epochs),
+        reached=_reached(events, epochs_of(recipe.schedule)),
         rows=[(one, contents.published(one, recipe.network.variant)) for one in evaluations],
         best=best,
         last_measured=measured[-1] if measured else None,
@@ -108,13 +109,13 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
     )
 
 
-def _reached(events: list[dict[str, Any]], epochs: int) -> str:
+def _reached(events: list[dict[str, Any]], epochs: float) -> str:
     """How far the log goes, in words."""
     positions = [event for event in events if "step" in event and "epoch" in event]
     if not positions:
-        return f"Its log holds no step of the {epochs} epochs."
+        return f"Its log holds no step of the {epochs:g} epochs."
     last = max(positions, key=lambda event: int(event["step"]))
-    return f"Its log goes to step {last['step']:,}, epoch {last['epoch']:.4g} of {epochs}."
+    return f"Its log goes to step {last['step']:,}, epoch {last['epoch']:.4g} of {epochs:g}."
 
 
 def _percent(fraction: float | None, decimals: int = 2) -> str:

@@ -12,6 +12,7 @@ report.html           what a person looks at
 
 import datetime
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ import yaml
 from alexnet.errors import RequestError, WorkError
 from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import recipe_from_dict, recipe_to_dict
-from alexnet.storage.atomic import staged_folder, write_json, write_text
+from alexnet.storage.atomic import is_full, staged_folder, write_json, write_text
 
 FORMAT_VERSION = 1
 
@@ -39,6 +40,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.lost_events = 0
+        """Events that a full disk did not take."""
 
     @staticmethod
     def create(path: Path, recipe: Recipe, facts: Mapping[str, Any]) -> "RunFolder":
@@ -95,6 +98,16 @@ class RunFolder:
         """Change some of run.json, atomically."""
         write_json(self.path / "run.json", {**self.facts(), **changes})
 
+    def change_recipe(self, recipe: Recipe) -> None:
+        """Replace the stored recipe, atomically."""
+        settings = yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
+        write_text(self.path / "recipe.yaml", settings)
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock file of whoever trains in this folder."""
+        return self.path / ".lock"
+
     @property
     def state(self) -> State:
         """How far the run has come; a killed one still says `running`."""
@@ -102,18 +115,27 @@ class RunFolder:
         return state
 
     def log(self, event: str, **content: Any) -> None:
-        """Append one event to events.jsonl."""
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, "time": utc_now(), **content}) + "\n")
+        """Append one event to events.jsonl; on a full disk it is lost and counted in `lost_events`."""
+        line = json.dumps({"event": event, "time": utc_now(), **content}) + "\n"
+        try:
+            with (self.path / "events.jsonl").open("a+b") as file:
+                # What a full disk cut short must not run into the next line.
+                if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
+                    line = "\n" + line
+                file.write(line.encode())
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self.lost_events += 1
 
     def events(self) -> list[dict[str, Any]]:
-        """All events in order. A last line cut short by a crash is left out."""
+        """All events in order. A line cut short by a crash or a full disk is left out."""
         path = self.path / "events.jsonl"
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").split("\n")
         # What follows the last line break was never finished.
-        return [json.loads(line) for line in lines[:-1] if line]
+        return [event for line in lines[:-1] if (event := _event(line)) is not None]
 
     def drop_events_after(self, step: int) -> None:
         """Remove the events of steps beyond `step`: a resumed training will write them again."""
@@ -140,3 +162,11 @@ class RunFolder:
         """Remove stored evaluations and probabilities: the weights they belong to are about to be replaced."""
         for name in ("evaluations", "predictions"):
             shutil.rmtree(self.path / name, ignore_errors=True)
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return event if isinstance(event, dict) else None

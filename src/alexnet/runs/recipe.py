@@ -4,6 +4,7 @@ A field's docstring gives its unit and where its default comes from. The default
 `runs/recipes.py` holds the named recipes, `runs/recipe_file.py` their form on disk.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,11 +18,17 @@ class NetworkSettings:
     """Which network is trained."""
 
     variant: str = "paper"
-    """Name of the variant, see `alexnet train --help`."""
+    """Which network: paper, original, one-gpu, no-norm, non-overlapping, no-communication, six-conv, six-conv-22k,
+    tanh, sigmoid, minus-conv2, minus-conv3, minus-conv4, minus-conv5, minus-fc6, minus-fc7, caffe, torchvision,
+    cifar-80sec, cifar-18pct, cifar-13pct, cifar-11pct, cifar-four-layer, cifar-four-layer-tanh, quick.
+    `alexnet train --show --network.variant NAME` prints one."""
     width: float = 1.0
     """Factor on the number of maps and units of every layer but the last; 1 is the published width."""
     dropout: float = 0.5
     """Probability that dropout zeroes a unit. Paper: section 4.2."""
+    start_layers: Literal["all", "convolutions"] = "all"
+    """Which layers come from the network of `--start-from`: all that both have but the last of either, or of those the
+    convolutions alone."""
 
     def __post_init__(self) -> None:
         if not 0 < self.width <= 4:
@@ -58,7 +65,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.crop < 8:
             raise RequestError(f"--data.crop is {self.crop}; the smallest allowed is 8 pixels")
-        if self.colour_noise < 0:
+        if not 0 <= self.colour_noise < math.inf:
             raise RequestError(f"--data.colour_noise is {self.colour_noise}; allowed is 0 (off) or more")
         if self.crops_shared_by < 1:
             raise RequestError(
@@ -88,15 +95,15 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise RequestError(f"--optimizer.batch_size is {self.batch_size}; allowed is 1 or more")
-        if self.rate < 0:
+        if not 0 <= self.rate < math.inf:
             raise RequestError(f"--optimizer.rate is {self.rate}; allowed is 0 or more")
         if not 0 <= self.momentum < 1:
             raise RequestError(f"--optimizer.momentum is {self.momentum}; allowed is 0 up to, not including, 1")
-        if self.decay < 0:
+        if not 0 <= self.decay < math.inf:
             raise RequestError(f"--optimizer.decay is {self.decay}; allowed is 0 or more")
-        if self.bias_factor < 0:
+        if not 0 <= self.bias_factor < math.inf:
             raise RequestError(f"--optimizer.bias_factor is {self.bias_factor}; allowed is 0 or more")
-        if any(value < 0 for value in self.layer_decay.values()):
+        if not all(0 <= value < math.inf for value in self.layer_decay.values()):
             raise RequestError(f"--optimizer.layer_decay is {dict(self.layer_decay)}; allowed are decays of 0 or more")
 
 
@@ -118,11 +125,11 @@ class Stage:
     """Train on the first so many training images as they are stored; 0 is all."""
 
     def __post_init__(self) -> None:
-        if not self.epochs > 0:
+        if not 0 < self.epochs < math.inf:
             raise RequestError(f"--schedule.stages: a stage of {self.epochs} epochs; allowed is above 0")
         rates = [self.rate, *self.layer_rates.values(), *([] if self.bias_rate is None else [self.bias_rate])]
-        if min(rates) < 0:
-            raise RequestError(f"--schedule.stages: a rate of {min(rates)}; allowed is 0 (frozen) or more")
+        if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
+            raise RequestError(f"--schedule.stages: a rate of {wrong[0]}; allowed is 0 (frozen) or more")
         if self.images < 0:
             raise RequestError(f"--schedule.stages: {self.images} images; allowed is 0 (all) or more")
 
@@ -174,23 +181,23 @@ class ScheduleSettings:
             if getattr(self, name) < 1:
                 raise RequestError(f"--schedule.{name} is {getattr(self, name)}; allowed is 1 or more")
         for name in ("fall", "bias_fall"):
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) < math.inf:
                 raise RequestError(f"--schedule.{name} is {getattr(self, name)}; allowed is 1 or more")
-        if self.improvement < 0:
+        if not 0 <= self.improvement < math.inf:
             raise RequestError(f"--schedule.improvement is {self.improvement}; allowed is 0 or more")
         if self.plateau_drops < 0:
             raise RequestError(f"--schedule.plateau_drops is {self.plateau_drops}; allowed is 0 or more")
         if (self.kind == "stages") != bool(self.stages):
             raise RequestError(
                 f"--schedule.kind is {self.kind} and --schedule.stages names {len(self.stages)}; "
-                "stages go with the kind `stages`, and it needs one or more"
+                "stages go with the kind `stages`, and it needs one or more (--schedule.stages '[]' is none)"
             )
         reached = 0.0
         for first, second in pairwise(self.stages):
             reached += first.epochs
-            if first.images != second.images and reached != round(reached):
+            if first.images != second.images and not math.isclose(reached, round(reached), abs_tol=1e-9):
                 raise RequestError(
-                    f"--schedule.stages: the images change after {reached} epochs; "
+                    f"--schedule.stages: the images change after {reached:g} epochs; "
                     "allowed is a change at the end of an epoch"
                 )
 
@@ -209,6 +216,8 @@ class TrainingSettings:
     """Share of the target that is spread over all classes."""
     evaluate_every: int = 1
     """Measure the validation split (one view) after every so many epochs; the last epoch is always measured."""
+    checkpoint_every: float = 300.0
+    """Seconds between checkpoints; 0 is one after every step. One is also made at each lowest validation error."""
     average: float = 0.0
     """Share that a running average of the weights keeps of itself each step; 0 is none. With one, the average is what
     is measured and kept."""
@@ -222,6 +231,10 @@ class TrainingSettings:
             )
         if self.evaluate_every < 1:
             raise RequestError(f"--training.evaluate_every is {self.evaluate_every}; allowed is 1 or more")
+        if not 0 <= self.checkpoint_every < math.inf:
+            raise RequestError(
+                f"--training.checkpoint_every is {self.checkpoint_every}; allowed is 0 (every step) or more seconds"
+            )
         if not 0 <= self.average < 1:
             raise RequestError(f"--training.average is {self.average}; allowed is 0 (none) up to, not including, 1")
 
@@ -256,3 +269,62 @@ GROUPS: dict[str, type] = {
     "training": TrainingSettings,
 }
 """The recipe's groups of settings, by the first half of a dotted option."""
+
+_ALL_BUT_STAGES = ("steps", "plateau", "geometric", "one-cycle", "cosine")
+_READ_BY = {
+    "schedule.epochs": _ALL_BUT_STAGES,
+    "optimizer.rate": _ALL_BUT_STAGES,
+    "optimizer.bias_factor": _ALL_BUT_STAGES,
+    "schedule.drops": ("steps",),
+    "schedule.factor": ("steps", "plateau"),
+    **{f"schedule.{name}": ("plateau",) for name in ("patience", "improvement", "plateau_drops")},
+    **{f"schedule.{name}": ("geometric",) for name in ("plateaus", "fall", "bias_plateaus", "bias_fall")},
+    "schedule.warm_up": ("one-cycle", "cosine"),
+}
+
+
+def unread_settings(recipe: Recipe) -> set[str]:
+    """Dotted settings that the recipe's kind of schedule does not read."""
+    return {option for option, kinds in _READ_BY.items() if recipe.schedule.kind not in kinds} | (
+        set() if recipe.schedule.stages else {"schedule.stages"}
+    )
+
+
+def epochs_of(schedule: ScheduleSettings) -> float:
+    """Passes over the training images, at the most for a `plateau`."""
+    return sum(stage.epochs for stage in schedule.stages) if schedule.stages else schedule.epochs
+
+
+def refuse_unread_changes(before: Recipe, after: Recipe) -> None:
+    """Refuse a change of a setting that the schedule does not read: it would do nothing.
+
+    Raises:
+        RequestError: there is one; the kinds that read it are named.
+    """
+    kind = after.schedule.kind
+    for option, kinds in _READ_BY.items():
+        group, name = option.split(".")
+        changed = getattr(getattr(before, group), name) != getattr(getattr(after, group), name)
+        if changed and kind not in kinds:
+            instead = "change the stages, or take another kind with" if kind == "stages" else "take another kind with"
+            none = " --schedule.stages '[]'" if kind == "stages" else ""
+            raise RequestError(
+                f"--{option} is not read by a schedule of kind {kind}, only by {', '.join(kinds)}; "
+                f"{instead} --schedule.kind{none}"
+            )
+
+
+CHANGEABLE = (
+    "schedule.",
+    "optimizer.rate",
+    "optimizer.momentum",
+    "optimizer.decay",
+    "optimizer.bias_factor",
+    "optimizer.layer_decay",
+    "training.label_smoothing",
+    "training.evaluate_every",
+    "training.checkpoint_every",
+    "training.device",
+    "training.precision",
+)
+"""Settings with which an interrupted training may go on otherwise than it began: the rest is what the run is."""

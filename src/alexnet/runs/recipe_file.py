@@ -31,8 +31,11 @@ def recipe_from_dict(content: dict[str, Any]) -> Recipe:
         RequestError: a key that no setting has, or a value a setting does not allow.
     """
     known = {"name", "claim", *GROUPS}
-    if unknown := sorted(set(content) - known):
+    if unknown := sorted(set(content) - known, key=str):
         raise RequestError(f"unknown recipe keys {unknown}; known are {sorted(known)}")
+    for text in ("name", "claim"):
+        if not isinstance(content.get(text, ""), str):
+            raise RequestError(f"the recipe's {text} is {content[text]!r}; allowed is text")
     groups: dict[str, Any] = {}
     for name, settings in GROUPS.items():
         groups[name] = _settings(settings, name, content.get(name, {}))
@@ -44,7 +47,7 @@ def _settings(kind: type, name: str, content: Any) -> Any:
     if not isinstance(content, Mapping):
         raise RequestError(f"{name} is {content!r}; allowed are keys and values")
     allowed = {one.name for one in fields(kind)}
-    if unknown := sorted(set(content) - allowed):
+    if unknown := sorted(set(content) - allowed, key=str):
         raise RequestError(f"unknown keys {unknown} under {name}; known are {sorted(allowed)}")
     if missing := sorted(one.name for one in fields(kind) if _required(one) and one.name not in content):
         raise RequestError(f"keys {missing} are missing under {name}")
@@ -65,7 +68,7 @@ def _typed(settings: type, group: str, key: str, value: Any) -> Any:
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     number = (int, float, str)
     if kind == tuple[Stage, ...] and isinstance(value, list | tuple):
-        return tuple(one if isinstance(one, Stage) else _settings(Stage, f"{group}.{key}", one) for one in value)
+        return tuple(_stage(f"{group}.{key}", number, one) for number, one in enumerate(value, 1))
     try:
         if choices and value in choices:
             return value
@@ -81,8 +84,27 @@ def _typed(settings: type, group: str, key: str, value: Any) -> Any:
             return value
     except (TypeError, ValueError):
         pass
-    allowed = f"one of {', '.join(map(str, choices))}" if choices else getattr(kind, "__name__", str(kind))
+    words = {Mapping: "layer names with a number each", tuple: "a list of numbers"}
+    if kind == tuple[Stage, ...]:
+        words[tuple] = "a list of stages, each with epochs, rate and more"
+    origin = get_origin(kind)
+    allowed = (
+        words.get(origin, getattr(kind, "__name__", str(kind))) if origin else getattr(kind, "__name__", str(kind))
+    )
+    if choices:
+        allowed = f"one of {', '.join(map(str, choices))}"
     raise RequestError(f"{group}.{key} is {value!r}; allowed is {allowed}")
+
+
+def _stage(name: str, number: int, content: Any) -> Stage:
+    """Stage `number` (1 is the first) of a schedule."""
+    if isinstance(content, Stage):
+        return content
+    try:
+        stage: Stage = _settings(Stage, f"{name}, stage {number}", content)
+    except RequestError as error:
+        raise RequestError(f"{name}, stage {number}: {error}") from error
+    return stage
 
 
 def recipe_differences(first: Recipe, second: Recipe) -> list[str]:

@@ -116,6 +116,7 @@ ONE_GPU = replace(
     schedule=_by_hand((20, 48, 79), noise_off=66, freeze=72, end=96),
 )
 """Source: layer-params-145-half, lines 90 to 100. Its last drop is not noted: it is `original`'s here, epoch 79.
+The file's last state has the biases of conv1 and conv2 at 0.002, the others at 0.02; here all stay at 0.02.
 `alexnet train ILSVRC2010 --recipe one-gpu`. Expected: 39.17 / 18.23 %, ten views (this project has not run it).
 """
 
@@ -126,7 +127,7 @@ SIX_CONV_PRETRAIN = replace(
         "Six convolutions and a head for very many classes, pre-trained as in the source's layers-146-2011 on the Fall "
         "2011 release (15 M images, 21,841 classes and 2 more outputs), 8.11 passes. Its own error is not recorded."
     ),
-    network=NetworkSettings(variant="six-conv-22k"),
+    network=NetworkSettings(variant="six-conv-22k", start_layers="convolutions"),
     schedule=ScheduleSettings(
         kind="stages",
         stages=(

@@ -9,11 +9,14 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from alexnet.errors import RequestError, WorkError
+
+PARTIAL = ".partial"
+"""How the name of a file ends that is still being written."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -22,16 +25,33 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder is missing, unwritable or full; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    write_chunks(path, [content])
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """As `write_bytes`, from pieces that need not all be in memory at once.
+
+    Raises:
+        OSError: the folder is missing, unwritable or full; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            for chunk in chunks:
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed had begun to write in `folder`; nobody else may be writing there."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        if path.is_file():
+            path.unlink()
 
 
 def write_text(path: Path, content: str) -> None:
@@ -78,8 +98,13 @@ def staged_folder(destination: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed for want of space: a full disk, a used-up quota, a limit on the size of files."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def _raise_if_full(error: OSError, destination: Path) -> None:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         raise WorkError(f"the disk of {destination} is full; free some space and run the same command again") from error
 
 

@@ -56,13 +56,16 @@ class Training:
     precision: Precision
     dropout: torch.Generator
     average: WeightAverage | None
-    copied: list[str]
+    copied: list[str] = field(default_factory=list)
     """Layers whose first weights came from another network."""
     errors: list[float] = field(default_factory=list)
     """Top-1 error on the validation images after each measured epoch, fractions."""
     step: int = 0
     trained_s: float = 0.0
+    measured_step: int = -1
+    """The step after which the validation images were last measured."""
     left_chance: bool = False
+    told_lost_events: bool = False
     window: Tally = field(default_factory=Tally)
     epoch: Tally = field(default_factory=Tally)
 
@@ -80,6 +83,11 @@ def assemble(run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Pat
     settings = recipe.training
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
+    if recipe.schedule.kind == "plateau" and data.evaluation_split != "val":
+        raise RequestError(
+            f"--schedule.kind is plateau, and {data.folder} has no validation split: the rates would follow the images "
+            "on which the error is reported. Prepare the data again with --hold-out 0.1, or take --schedule.kind steps"
+        )
     split = data.splits["train"]
     crop_margin(data.side, recipe.data.crop)
     samples = np.arange(len(split), dtype=np.int64)
@@ -93,20 +101,43 @@ def assemble(run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Pat
         dropout=recipe.network.dropout,
         generator=torch.Generator().manual_seed(settings.seed),
     )
+    require_fit(recipe, network)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dropout = torch.Generator(device)
+    network.seed_dropout(dropout)
+    optimizer = VelocitySGD(network, recipe.optimizer.momentum, recipe.optimizer.decay, recipe.optimizer.layer_decay)
+    average = WeightAverage(network, settings.average) if settings.average else None
+    training = Training(run, data, recipe, network, optimizer, plan, samples, device, precision, dropout, average)
+    if start_from:
+        start_from_layers(training, start_from)
+    return training
+
+
+def start_from_layers(training: Training, path: Path) -> None:
+    """Give the network the layers that a trained one has under the same names, all but the last ones.
+
+    Raises:
+        RequestError: there is no trained network at `path`, or its layers have other shapes.
+    """
+    layers = training.recipe.network.start_layers
+    training.copied = transfer(load_trained(path).network, training.network, layers)
+    if training.average is not None:
+        training.average.restore({name: tensor.detach() for name, tensor in training.network.named_parameters()})
+
+
+def require_fit(recipe: Recipe, network: AlexNet) -> None:
+    """See that the recipe crops what the network reads, and that the layers it names are there.
+
+    Raises:
+        RequestError: they do not.
+    """
     if recipe.data.crop != network.description.image_px:
         raise RequestError(
             f"--data.crop is {recipe.data.crop}, and variant {recipe.network.variant!r} "
             f"reads {network.description.image_px}-pixel images"
         )
-    copied = transfer(load_trained(start_from).network, network) if start_from else []
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    dropout = torch.Generator(device)
-    network.seed_dropout(dropout)
-    optimizer = VelocitySGD(network, recipe.optimizer.momentum, recipe.optimizer.decay, recipe.optimizer.layer_decay)
     for stage in recipe.schedule.stages:
-        require_layers(optimizer.parameters, stage.layer_rates, "--schedule.stages")
-    average = WeightAverage(network, settings.average) if settings.average else None
-    return Training(run, data, recipe, network, optimizer, plan, samples, device, precision, dropout, average, copied)
+        require_layers(dict(network.named_parameters()), stage.layer_rates, "--schedule.stages")
 
 
 def loader_of(training: Training, stretch: Stretch) -> Loader:

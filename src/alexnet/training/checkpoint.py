@@ -1,23 +1,31 @@
-"""What an interrupted training goes on from: weights, velocities, averages and the step, in one safetensors file.
+"""What an interrupted training goes on from: weights, velocities, averages, errors and the step, verified when read.
 
-Order, crops, noise and dropout are functions of the seed and the step, so nothing else is state.
+`checkpoints/step-00000120.safetensors` holds the tensors, `step-00000120.json` beside it says what they are and the
+checksum of the file; it is written last, so a checkpoint without it does not count. Order, crops, noise and dropout are
+functions of the seed and the step: nothing else is state.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors
-import safetensors.torch
 import torch
+from numpy.typing import NDArray
 
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
-from alexnet.storage.atomic import write_bytes
+from alexnet.storage.atomic import remove_partial, write_json
+from alexnet.storage.checksums import file_digest
+from alexnet.storage.tensors import write_tensors
 from alexnet.training.average import WeightAverage
 from alexnet.training.optimizer import VelocitySGD
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+KEEP = 2
+"""How many of the newest checkpoints are kept, besides the one of the lowest validation error."""
 # What a tensor's name in the file begins with.
 NETWORK, VELOCITY, AVERAGE = "network.", "velocity.", "average."
 
@@ -30,72 +38,173 @@ class Position:
     """Steps done."""
     trained_s: float
     """Seconds of training behind it."""
+    error: float | None = None
+    """Top-1 error on the validation images, fraction, where it was measured at this very step."""
+    errors: tuple[float, ...] = ()
+    """Every such error so far: a `plateau` schedule follows from them."""
 
 
-def checkpoint_path(run_folder: Path) -> Path:
-    """Where a run keeps its checkpoint."""
-    return run_folder / "checkpoints" / "last.safetensors"
+@dataclass
+class Snapshot:
+    """A training's state at one step, in memory of its own: the training may go on while it is written.
+
+    Filled again and again, it keeps its memory: touching fresh pages would cost more than the copy.
+    """
+
+    arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def fill(
+        self, network: AlexNet, optimizer: VelocitySGD, position: Position, average: WeightAverage | None = None
+    ) -> None:
+        """Take the state as it is now."""
+        last_rates, velocities = optimizer.state()
+        tensors = {f"{NETWORK}{name}": tensor for name, tensor in network.state_dict().items()}
+        tensors |= {f"{VELOCITY}{name}": tensor for name, tensor in velocities.items()}
+        if average is not None:
+            tensors |= {f"{AVERAGE}{name}": tensor for name, tensor in average.tensors.items()}
+        for name, tensor in tensors.items():
+            if name not in self.arrays:
+                self.arrays[name] = torch.empty(tensor.shape, dtype=tensor.dtype).numpy()
+            torch.from_numpy(self.arrays[name]).copy_(tensor.detach())
+        self.facts = {
+            "format_version": FORMAT_VERSION,
+            **asdict(position),
+            "last_rates": last_rates,
+            "network": network.description.as_json(),
+        }
 
 
-def save_checkpoint(
-    run_folder: Path,
-    network: AlexNet,
-    optimizer: VelocitySGD,
-    position: Position,
-    average: WeightAverage | None = None,
-) -> None:
-    """Write the checkpoint of `run_folder`, replacing the one before it in one rename.
+def checkpoint_folder(run_folder: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return run_folder / "checkpoints"
+
+
+def has_checkpoint(run_folder: Path) -> bool:
+    """Whether there is one to go on from; whether it is sound shows when it is read."""
+    return bool(_manifests(run_folder))
+
+
+def write_checkpoint(run_folder: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot as the run's newest checkpoint, then remove those that are no longer to be kept.
 
     Raises:
-        OSError: the disk is full or the folder is gone; the checkpoint before is untouched.
+        OSError: the disk is full or the folder is gone; the checkpoints before are untouched.
     """
-    last_rates, velocities = optimizer.state()
-    tensors = {f"{NETWORK}{name}": tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    tensors |= {f"{VELOCITY}{name}": tensor.cpu().contiguous() for name, tensor in velocities.items()}
-    if average is not None:
-        tensors |= {f"{AVERAGE}{name}": tensor.cpu().contiguous() for name, tensor in average.tensors.items()}
-    state = {
-        "format_version": FORMAT_VERSION,
-        "step": position.step,
-        "trained_s": position.trained_s,
-        "last_rates": last_rates,
-        "network": network.description.as_json(),
-    }
-    path = checkpoint_path(run_folder)
-    path.parent.mkdir(exist_ok=True)
-    write_bytes(path, safetensors.torch.save(tensors, metadata={"state": json.dumps(state)}))
+    folder = checkpoint_folder(run_folder)
+    folder.mkdir(exist_ok=True)
+    manifest = folder / f"step-{snapshot.facts['step']:08}.json"
+    digest = write_tensors(manifest.with_suffix(".safetensors"), snapshot.arrays, {"format": "pt"})
+    write_json(manifest, {**snapshot.facts, "sha256": digest})
+    for old in _not_kept(run_folder):
+        # The manifest goes first: what has none does not count.
+        old.unlink()
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def _manifests(run_folder: Path) -> list[Path]:
+    """Manifests of the run's checkpoints, newest first."""
+    return sorted(checkpoint_folder(run_folder).glob("step-*.json"), reverse=True)
+
+
+def _not_kept(run_folder: Path) -> list[Path]:
+    manifests = _manifests(run_folder)
+    best = _best(manifests)
+    return [path for path in manifests[KEEP:] if best is None or path != best[1]]
+
+
+def _best(manifests: list[Path]) -> tuple[float, Path] | None:
+    """The lowest validation error among the checkpoints and the manifest it stands in; the earlier of equals."""
+    measured = [(facts, path) for path in manifests if (facts := _facts(path)).get("error") is not None]
+    if not measured:
+        return None
+    facts, path = min(measured, key=lambda one: (one[0]["error"], one[0]["step"]))
+    return float(facts["error"]), path
+
+
+def _facts(manifest: Path) -> dict[str, Any]:
+    """What a manifest says; nothing, where it cannot be read."""
+    try:
+        facts = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """Where a training goes on, and what was found on the way there."""
+
+    position: Position
+    broken: tuple[str, ...]
+    """Names of newer checkpoints that were damaged; they are kept as `broken-*`."""
 
 
 def load_checkpoint(
     run_folder: Path, network: AlexNet, optimizer: VelocitySGD, average: WeightAverage | None = None
-) -> Position:
-    """Put network, optimizer and average where the checkpoint left them.
+) -> Loaded | None:
+    """Put network, optimizer and average where the newest sound checkpoint left them.
+
+    What a killed process left half-written is removed. A checkpoint whose bytes are not those that were
+    written is renamed to `broken-...`, and the one before it is tried.
+
+    Returns:
+        None where no sound checkpoint is left: the training starts anew.
 
     Raises:
         RequestError: another version of alexnet wrote it, or one in which the variant computed something else.
-        WorkError: the checkpoint is damaged or belongs to another network.
+        WorkError: it belongs to another network.
     """
-    path = checkpoint_path(run_folder)
-    try:
-        with safetensors.safe_open(path, framework="pt") as content:
-            state = json.loads(content.metadata()["state"])
-            tensors: dict[str, torch.Tensor] = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise WorkError(f"{path} is damaged ({error}); remove the run folder and train again") from error
-    if state.get("format_version") != FORMAT_VERSION or state["network"] != network.description.as_json():
-        raise RequestError(
-            f"{path} was written by another version of alexnet (run.json names the commit), whose checkpoints or whose "
-            f"variant {network.variant!r} are not this version's; go on with that version, or train again"
+    folder = checkpoint_folder(run_folder)
+    if folder.is_dir():
+        remove_partial(folder)
+    broken = []
+    for manifest in _manifests(run_folder):
+        facts, file = _facts(manifest), manifest.with_suffix(".safetensors")
+        if facts and (
+            facts.get("format_version") != FORMAT_VERSION or facts["network"] != network.description.as_json()
+        ):
+            raise RequestError(
+                f"{manifest} was written by another version of alexnet (run.json names the commit), whose checkpoints "
+                f"or whose variant {network.variant!r} are not this version's; go on with that version, or train again"
+            )
+        if not facts or not file.is_file() or file_digest(file) != facts["sha256"]:
+            broken.append(manifest.stem)
+            for path in (manifest, file):
+                if path.exists():
+                    path.rename(path.with_name(f"broken-{path.name}"))
+            continue
+        _restore(file, facts, network, optimizer, average)
+        position = Position(
+            step=facts["step"], trained_s=facts["trained_s"], error=facts["error"], errors=tuple(facts["errors"])
         )
+        return Loaded(position=position, broken=tuple(broken))
+    return None
+
+
+def _restore(
+    file: Path, facts: dict[str, Any], network: AlexNet, optimizer: VelocitySGD, average: WeightAverage | None
+) -> None:
+    with safetensors.safe_open(file, framework="pt") as content:
+        tensors: dict[str, torch.Tensor] = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     try:
         network.load_state_dict(_named(tensors, NETWORK))
     except RuntimeError as error:
-        raise WorkError(f"{path} belongs to another network than {network.variant!r}: {error}") from error
-    optimizer.restore(state["last_rates"], _named(tensors, VELOCITY))
+        raise WorkError(f"{file} belongs to another network than {network.variant!r}: {error}") from error
+    optimizer.restore(facts["last_rates"], _named(tensors, VELOCITY))
     if average is not None:
         average.restore(_named(tensors, AVERAGE))
-    return Position(step=state["step"], trained_s=state["trained_s"])
 
 
 def _named(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def remove_checkpoints(run_folder: Path, final_error: float | None) -> None:
+    """Remove a finished run's checkpoints, but for one whose validation error is below that of the end."""
+    manifests = _manifests(run_folder)
+    best = _best(manifests)
+    for path in manifests:
+        if best is None or path != best[1] or (final_error is not None and best[0] >= final_error):
+            path.unlink()
+            path.with_suffix(".safetensors").unlink(missing_ok=True)

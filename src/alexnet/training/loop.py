@@ -1,11 +1,11 @@
 """A prepared data set and a recipe in, a run folder with a trained network out. Paper: section 5."""
 
 import math
-import shlex
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -15,72 +15,101 @@ from alexnet.data.augment import to_input
 from alexnet.data.loader import Batch
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.evaluation.evaluate import evaluate_split
 from alexnet.model.device import arithmetic
-from alexnet.model.weights import Trained, save_trained
-from alexnet.runs.folder import RunFolder, utc_now
-from alexnet.runs.machine import machine_facts, source_commit, versions
+from alexnet.runs.folder import RunFolder, State, utc_now
 from alexnet.runs.recipe import Recipe
-from alexnet.runs.recipe_file import recipe_differences
-from alexnet.training.assembly import Tally, Training, assemble, loader_of
-from alexnet.training.checkpoint import Position, checkpoint_path, load_checkpoint, save_checkpoint
+from alexnet.storage.atomic import is_full
+from alexnet.storage.lock import only_writer
+from alexnet.training.assembly import Training, assemble, loader_of
+from alexnet.training.background import CheckpointWriter
+from alexnet.training.checkpoint import Position, has_checkpoint, remove_checkpoints
+from alexnet.training.continuing import create_or_continue, recorded_start, restore, resume_command
 from alexnet.training.interrupt import stop_on_signal
+from alexnet.training.journal import end_epoch, fail, log_window, note_failure, rates_now, save_weights
 from alexnet.training.plan import Stretch
 from alexnet.training.progress import TrainingProgress
-from alexnet.training.schedule import Rates, ended, rates_at, stalls
+from alexnet.training.schedule import ended
 
 LOG_EVERY_STEPS = 10
-CHECKPOINT_EVERY_S = 300.0
-# A loss this share of ln K and below is no longer that of a network that knows nothing.
-LEFT_CHANCE = 0.95
 
 
-def train(data_folder: Path, recipe: Recipe, run_folder: Path, start_from: Path | None = None) -> RunFolder:
+def train(
+    data_folder: Path, recipe: Recipe, run_folder: Path, start_from: Path | None = None, *, may_change: bool = False
+) -> RunFolder:
     """Train the recipe's network on the prepared data set, or go on with an interrupted training.
 
     Args:
         data_folder: a prepared data set (`alexnet prepare`).
         recipe: every hyper-parameter.
         run_folder: a new folder, or that of an interrupted training of the same recipe on the same data.
-        start_from: a run folder or weights file: layers of the same names start from its weights, all but the last.
+        start_from: a run folder or weights file: layers of the same names start from its weights, all but the last
+            ones; None is what an unfinished run began with.
+        may_change: go on with another recipe than the run's, as far as `CHANGEABLE` allows.
 
     Returns:
         The run folder, finished: weights, log and the validation error of the last epoch inside.
 
     Raises:
-        RequestError: recipe and data do not fit, or the run folder holds something else.
-        WorkError: the loss is no longer finite; the weights that gave it are kept aside as
-            weights-at-failure.safetensors.
+        RequestError: recipe and data do not fit, the run folder holds something else, or another process trains in it.
+        WorkError: the loss or a gradient is no longer finite (the weights that gave it are kept aside as
+            weights-at-failure.safetensors), memory is too small, or the disk is full at the very end.
         Interrupted: SIGINT or SIGTERM; the folder holds a checkpoint and usable weights.
     """
     data = PreparedData.open(data_folder)
     run = RunFolder(run_folder)
+    start_from = start_from or recorded_start(run)
     # With a checkpoint the first weights are history, and the file they came from may be gone.
-    fresh = not checkpoint_path(run.path).is_file()
+    fresh = not has_checkpoint(run.path)
     training = assemble(run, data, recipe, start_from if fresh else None)
-    _create_or_continue(run, recipe, data, data_folder, start_from)
-    _restore(training)
-    parameters = sum(parameter.numel() for parameter in training.network.parameters())
-    run.update_facts(state="running", parameters=parameters, num_steps=training.plan.num_steps)
-    if fresh and training.copied:
-        run.update_facts(copied_layers=training.copied)
-    try:
-        _run_steps(training)
-    except WorkError:
-        run.update_facts(state="failed")
-        raise
-    except BaseException:
-        # Whatever stopped it (a second interrupt, memory, a defect): the same command goes on from the last checkpoint.
-        run.update_facts(state="interrupted")
-        raise
-    run.update_facts(state="finished", finished=utc_now(), duration_s=round(training.trained_s, 1))
-    checkpoint_path(run.path).unlink(missing_ok=True)
+    changes = create_or_continue(run, recipe, data, data_folder, start_from, may_change)
+    with only_writer(run.lock_path, str(run.path)) as before:
+        try:
+            restore(training, start_from, before)
+            if changes:
+                run.change_recipe(recipe)
+                run.log("recipe_changed", step=training.step, changes=changes)
+            parameters = sum(parameter.numel() for parameter in training.network.parameters())
+            run.update_facts(state="running", parameters=parameters, num_steps=training.plan.num_steps)
+            if training.copied:
+                run.update_facts(copied_layers=training.copied)
+            _run_steps(training)
+            run.update_facts(state="finished", finished=utc_now(), duration_s=round(training.trained_s, 1))
+            remove_checkpoints(run.path, training.errors[-1] if training.errors else None)
+        except RequestError:
+            raise  # nothing was begun
+        except WorkError:
+            _note_state(run, "failed")
+            raise
+        except BaseException as error:
+            # Whatever stopped it (a second interrupt, memory, a defect): it goes on from the last checkpoint.
+            _note_state(run, "interrupted")
+            if is_out_of_memory(error):
+                raise WorkError(
+                    f"memory is too small for batches of {recipe.optimizer.batch_size} ({_first_line(error)}); "
+                    "a smaller --optimizer.batch_size needs less, and so does --training.precision bfloat16"
+                ) from error
+            if is_full(error):
+                raise WorkError(
+                    f"the disk of {run.path} is full; free some space, then go on with `{resume_command(run.path)}`"
+                ) from error
+            raise
     return run
 
 
-def resume_command(run_folder: Path) -> str:
-    """What to type to go on with an interrupted training."""
-    return f"alexnet resume {shlex.quote(str(run_folder))}"
+def _note_state(run: RunFolder, state: State) -> None:
+    with suppress(OSError):  # a full disk: what stopped the training is the message that counts
+        run.update_facts(state=state)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, or Python, found too little memory."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def dropout_seed(seed: int, step: int) -> int:
@@ -88,84 +117,16 @@ def dropout_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
-def _create_or_continue(
-    run: RunFolder, recipe: Recipe, data: PreparedData, data_folder: Path, start_from: Path | None
-) -> None:
-    """Make the run folder, or see that it holds an unfinished training of the same recipe on the same data."""
-    if not (run.path / "run.json").is_file():
-        facts = {
-            "commit": source_commit(),
-            "machine": machine_facts(),
-            "versions": versions(),
-            "seed": recipe.training.seed,
-            "start_from": str(start_from.absolute()) if start_from else None,
-            "data": {
-                "folder": str(data_folder.absolute()),
-                "title": data.title,
-                "generated": data.generated,
-                "checksum": data.checksum,
-                "side": data.side,
-                "num_classes": data.num_classes,
-                "splits": {name: len(split) for name, split in data.splits.items()},
-            },
-        }
-        RunFolder.create(run.path, recipe, facts)
-        return
-    RunFolder.open(run.path)
-    if run.state == "finished":
-        raise RequestError(
-            f"{run.path} holds a finished run; name another --run, or look at it with `alexnet report {run.path}`"
-        )
-    if run.state == "failed":
-        raise RequestError(f"{run.path} holds a failed run; remove it or name another --run")
-    if differences := recipe_differences(run.recipe(), recipe):
-        raise RequestError(
-            f"{run.path} holds an unfinished run of another recipe ({'; '.join(differences)}); "
-            f"go on with it by `{resume_command(run.path)}`, or name another --run"
-        )
-    before = run.facts().get("start_from")
-    if start_from and str(start_from.absolute()) != before:
-        raise RequestError(
-            f"{run.path} holds an unfinished run that started from {before or 'random weights'}, not {start_from}; "
-            f"go on with it by `{resume_command(run.path)}`, or name another --run"
-        )
-    if run.facts()["data"]["checksum"] != data.checksum:
-        raise RequestError(
-            f"{run.path} holds an unfinished run on other data ({run.facts()['data']['folder']}); name another --run"
-        )
-
-
-def _restore(training: Training) -> None:
-    """Take up the run's last checkpoint, or its beginning, and cut the log to what is behind these weights."""
-    run = training.run
-    if checkpoint_path(run.path).is_file():
-        position = load_checkpoint(run.path, training.network, training.optimizer, training.average)
-        training.step, training.trained_s = position.step, position.trained_s
-        training.window = Tally(since_s=position.trained_s)
-        run.drop_events_after(position.step)
-    else:
-        # Without a checkpoint a run that was killed starts anew: nothing it logged is behind these weights.
-        run.drop_events_after(-1)
-    training.left_chance = any(event["event"] == "left_chance" for event in run.events())
-    training.errors = [event["top1_error"] for event in run.events() if event["event"] == "validation"]
-    run.log(
-        "start",
-        step=training.step,
-        device=str(training.device),
-        precision=training.precision,
-        threads=torch.get_num_threads(),
-    )
-
-
 def _run_steps(training: Training) -> None:
     plan = training.plan
     mean_image = torch.from_numpy(training.data.statistics.mean_image).to(training.device)
-    last_checkpoint = time.monotonic()
     training.network.train()
     with (
         stop_on_signal() as stop,
+        CheckpointWriter(training.run.path) as writer,
         TrainingProgress(training.run.path.name, training.step, plan.num_steps, plan.num_epochs) as progress,
     ):
+        last_checkpoint = time.monotonic()
         # The stopwatch covers waiting for data and the step; it stands still for validation and checkpoints.
         mark = time.perf_counter()
         for stretch, batch in _batches(training):
@@ -176,25 +137,52 @@ def _run_steps(training: Training) -> None:
             training.epoch.add(loss, wrong, len(batch.labels))
             progress.advance(training.step)
             if training.step % LOG_EVERY_STEPS == 0 or training.step == plan.num_steps:
-                _log_window(training, progress)
-            if plan.ends_epoch(training.step):
-                _end_epoch(training, progress)
+                log_window(training, progress)
+            lowest = plan.ends_epoch(training.step) and end_epoch(training, progress)
             if _over(training):
                 break
             if stop:
-                _save_state(training)
-                _save_weights(training)
-                training.run.log("interrupted", step=training.step, by=stop.signal_name)
-                raise Interrupted(
-                    f"stopped by {stop.signal_name} after step {training.step} of {plan.num_steps}; "
-                    f"go on with `{resume_command(training.run.path)}`"
-                )
-            if time.monotonic() - last_checkpoint > CHECKPOINT_EVERY_S:
-                _save_state(training)
+                _stop(training, writer, stop.signal_name)
+            due = time.monotonic() - last_checkpoint >= training.recipe.training.checkpoint_every
+            if lowest:
+                writer.finish()  # the best so far is not passed over
+            if (due or lowest) and not writer.busy:
+                note_failure(training, writer, progress)
+                writer.begin(training.network, training.optimizer, _position(training), training.average)
                 last_checkpoint = time.monotonic()
             mark = time.perf_counter()
-    _save_weights(training)
+        writer.finish()
+        note_failure(training, writer, progress)
+    save_weights(training)
     training.run.log("end", step=training.step, trained_s=round(training.trained_s, 3))
+
+
+def _stop(training: Training, writer: CheckpointWriter, signal_name: str | None) -> NoReturn:
+    """Save everything and leave."""
+    writer.finish()
+    writer.failure()
+    writer.begin(training.network, training.optimizer, _position(training), training.average)
+    writer.finish()
+    lost = ""
+    if failure := writer.failure():
+        lost = f"; its state could not be saved ({failure.strerror or failure}), the checkpoint before it is kept"
+    else:
+        save_weights(training)
+    training.run.log("interrupted", step=training.step, by=signal_name)
+    raise Interrupted(
+        f"stopped by {signal_name} after step {training.step} of {training.plan.num_steps}{lost}; "
+        f"go on with `{resume_command(training.run.path)}`"
+    )
+
+
+def _position(training: Training) -> Position:
+    measured = training.measured_step == training.step and bool(training.errors)
+    return Position(
+        errors=tuple(training.errors),
+        step=training.step,
+        trained_s=training.trained_s,
+        error=training.errors[-1] if measured else None,
+    )
 
 
 def _batches(training: Training) -> Iterator[tuple[Stretch, Batch]]:
@@ -231,137 +219,13 @@ def _step(training: Training, stretch: Stretch, batch: Batch, mean_image: torch.
     loss = F.cross_entropy(scores, labels, label_smoothing=recipe.training.label_smoothing)
     value = loss.item()
     if not math.isfinite(value):
-        kept = training.run.path / "weights-at-failure.safetensors"
-        save_trained(kept, _trained(training))
-        training.run.log("not_finite", step=training.step, loss=str(value), samples=batch.samples.tolist())
-        raise WorkError(
-            f"the loss of step {training.step} is {value}; the weights that gave it are kept in {kept}. "
-            "A lower --optimizer.rate usually helps"
-        )
+        fail(training, batch, f"the loss of step {training.step} is {value}", value)
     training.optimizer.clear_gradients()
     loss.backward()  # type: ignore[no-untyped-call]
-    training.optimizer.step(_rates(training, training.step))
+    if not training.optimizer.gradients_are_finite():
+        fail(training, batch, f"a gradient of step {training.step} is not finite", value)
+    training.optimizer.step(rates_now(training, training.step))
     if training.average is not None:
         training.average.update(training.step)
     wrong = int((scores.detach().argmax(1) != labels).sum())
     return value, wrong
-
-
-def _rates(training: Training, step: int) -> Rates:
-    plan = training.plan
-    return rates_at(training.recipe, step, plan.num_steps, plan.stretch(step).stage, training.errors)
-
-
-def _log_window(training: Training, progress: TrainingProgress) -> None:
-    loss, error = training.window.means()
-    epoch = training.plan.epochs_at(training.step)
-    images_per_second = training.window.num / max(1e-9, training.trained_s - training.window.since_s)
-    rates = _rates(training, training.step - 1)
-    training.run.log(
-        "step",
-        step=training.step,
-        epoch=round(epoch, 4),
-        loss=round(loss, 6),
-        top1_error=round(error, 6),
-        rate=rates.weights,
-        bias_rate=rates.biases,
-        layer_rates=dict(rates.layers),
-        images_per_second=round(images_per_second, 1),
-        elapsed_s=round(training.trained_s, 3),
-    )
-    progress.update(training.step, epoch, loss, error, images_per_second)
-    if not training.left_chance and loss < LEFT_CHANCE * math.log(training.data.num_classes):
-        training.left_chance = True
-        training.run.log("left_chance", step=training.step, loss=round(loss, 6))
-        progress.say(f"step {training.step}: the loss has left ln {training.data.num_classes}, the network is learning")
-    training.window = Tally(since_s=training.trained_s)
-
-
-def _end_epoch(training: Training, progress: TrainingProgress) -> None:
-    epoch = training.plan.epoch_number(training.step)
-    loss, error = training.epoch.means()
-    training.epoch = Tally(since_s=training.trained_s)
-    training.run.log(
-        "epoch",
-        epoch=epoch,
-        step=training.step,
-        train_loss=round(loss, 6),
-        train_top1_error=round(error, 6),
-        elapsed_s=round(training.trained_s, 3),
-    )
-    settings = training.recipe
-    if epoch % settings.training.evaluate_every and training.step != training.plan.num_steps:
-        return
-    split = training.data.evaluation_split
-    with _weights_to_keep(training):
-        measured = evaluate_split(
-            training.network,
-            training.data,
-            split,
-            settings.data.crop,
-            1,
-            mean_at=settings.data.mean,
-            device=training.device,
-            precision=training.precision,
-        )
-    training.network.train()
-    _note_stall(training, measured.top1_error, progress)
-    training.run.log(
-        "validation",
-        epoch=epoch,
-        step=training.step,
-        split=split,
-        top1_error=measured.top1_error,
-        top5_error=measured.top5_error,
-        loss=measured.loss,
-        num_images=measured.num_images,
-    )
-    progress.say(
-        f"epoch {epoch}: training loss {loss:.3f}, error {100 * error:.1f} %; "
-        f"{split} loss {measured.loss:.3f}, top-1 error {100 * measured.top1_error:.1f} %"
-    )
-
-
-def _note_stall(training: Training, error: float, progress: TrainingProgress) -> None:
-    """Add a validation error; on a `plateau` schedule, say what follows from it."""
-    schedule = training.recipe.schedule
-    before = stalls(training.errors, schedule)
-    training.errors.append(error)
-    if schedule.kind == "plateau" and stalls(training.errors, schedule) > before:
-        what = "training ends" if ended(training.errors, schedule) else f"rates times {schedule.factor:g}"
-        training.run.log("stall", step=training.step, then=what)
-        progress.say(f"the validation error has not improved for {schedule.patience} epochs: {what}")
-
-
-def _weights_to_keep(training: Training) -> AbstractContextManager[None]:
-    """The network as it is measured and saved: with the averaged weights where there are such."""
-    return nullcontext() if training.average is None else training.average.in_place()
-
-
-def _save_state(training: Training) -> None:
-    save_checkpoint(
-        training.run.path,
-        training.network,
-        training.optimizer,
-        Position(step=training.step, trained_s=training.trained_s),
-        training.average,
-    )
-
-
-def _save_weights(training: Training) -> None:
-    # Evaluations of an interrupted run's weights are not those of the weights that follow.
-    training.run.forget_evaluations()
-    with _weights_to_keep(training):
-        save_trained(training.run.weights, _trained(training))
-
-
-def _trained(training: Training) -> Trained:
-    return Trained(
-        network=training.network,
-        classes=training.data.classes,
-        mean_image=torch.from_numpy(training.data.statistics.mean_image),
-        crop=training.recipe.data.crop,
-        title=training.data.title,
-        generated=training.data.generated,
-        mean_at=training.recipe.data.mean,
-    )

@@ -66,6 +66,12 @@ class VelocitySGD:
             self._last_rates[name] = rate
         self._sgd.step()
 
+    def gradients_are_finite(self) -> bool:
+        """Whether no gradient holds an infinity or something that is no number."""
+        gradients = [tensor.grad for tensor in self.parameters.values() if tensor.grad is not None]
+        # A norm is finite only where all its terms are (beyond 1e19 a float32 square is not, which is as bad).
+        return bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+
     def clear_gradients(self) -> None:
         """Forget the gradients; their memory is freed for the next step's."""
         self._sgd.zero_grad(set_to_none=True)

@@ -38,13 +38,13 @@ class Plan:
         batch_size: the last batch of an epoch holds what is left.
 
     Raises:
-        RequestError: a stage wants more images than there are.
+        RequestError: a stage wants more images than there are, or all stages together are no step.
     """
 
     def __init__(self, schedule: ScheduleSettings, num_images: int, batch_size: int) -> None:
         stages = schedule.stages or (Stage(epochs=schedule.epochs, rate=0.0),)
         stretches: list[Stretch] = []
-        step, epoch_step, first_epoch = 0, 0, 0
+        step, epoch_step, first_epoch, reached = 0, 0, 0, 0.0
         for number, stage in enumerate(stages):
             images = stage.images or num_images
             if images > num_images:
@@ -54,8 +54,11 @@ class Plan:
             per_epoch = -(-images // batch_size)
             if stretches and images != stretches[-1].num_images:
                 # The settings see to it that this happens at the end of an epoch.
-                first_epoch, epoch_step = round(stretches[-1].epochs_at(step)), step
-            last_step = step + max(1, round(stage.epochs * per_epoch))
+                first_epoch, epoch_step = round(reached), step
+            reached += stage.epochs
+            # From the epochs in all, not stage by stage: roundings must not add up. A stage of less than half a step
+            # may have none.
+            last_step = max(step, epoch_step + round((reached - first_epoch) * per_epoch))
             stretches.append(
                 Stretch(
                     stage=number,
@@ -69,6 +72,11 @@ class Plan:
                 )
             )
             step = last_step
+        if step == 0:
+            raise RequestError(
+                f"--schedule.stages: {reached:g} epochs of {stretches[-1].steps_per_epoch} steps are not one step; "
+                "allowed is half a step or more"
+            )
         self.stretches = tuple(stretches)
 
     @property

@@ -9,6 +9,7 @@ import torch
 from alexnet.model.description import Placed
 from alexnet.model.network import AlexNet
 from alexnet.runs.recipe import Recipe
+from alexnet.training.assembly import require_fit
 from alexnet.training.optimizer import VelocitySGD
 from alexnet.training.schedule import Rates, rates_at
 
@@ -42,6 +43,7 @@ def network_table(recipe: Recipe, num_classes: int) -> list[Row]:
     """
     with torch.device("meta"):  # shapes only: nothing is drawn, nothing takes memory
         network = AlexNet(num_classes, recipe.network.variant, recipe.network.width, dropout=recipe.network.dropout)
+        require_fit(recipe, network)
         optimizer = VelocitySGD(
             network, recipe.optimizer.momentum, recipe.optimizer.decay, recipe.optimizer.layer_decay
         )
@@ -56,7 +58,7 @@ def _first_rates(recipe: Recipe) -> Rates:
 
 
 def _row(place: Placed, rates: Rates, optimizer: VelocitySGD) -> Row:
-    name = str(getattr(place.layer, "name", ""))
+    name = place.name
     return Row(
         layer=name,
         maps=place.writes[0],

@@ -1,0 +1,54 @@
+"""All runs of a folder at a glance: how far, how good, at what cost, and in what their recipes differ."""
+
+from pathlib import Path
+from typing import Any
+
+from alexnet.errors import AlexNetError, RequestError
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe_file import recipe_differences
+from alexnet.runs.recipes import RECIPES
+from alexnet.storage.lock import is_held
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """The runs that stand in `folder`, by name.
+
+    Returns:
+        One object a run: `run`, `recipe`, `variant`, `state` (`running`, `finished`, `interrupted`, `failed`, or
+        `killed`: it says running and nobody holds its lock), `step`, `num_steps`, `top1_error` (the last one on the
+        validation images, a fraction, or null), `lowest_error`, `seconds` of training, `changes` (settings in which its
+        recipe differs from the named one); of a run whose files are damaged, `run` and `unreadable` (why) alone.
+
+    Raises:
+        RequestError: there is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise RequestError(f"there is no folder {folder}; name one that holds run folders, such as runs")
+    found = [folder] if (folder / "run.json").is_file() else sorted(path.parent for path in folder.glob("*/run.json"))
+    if not found:
+        raise RequestError(f"{folder} holds no run; `alexnet train DATA --run {folder / 'first'}` makes one")
+    return [_described(path) for path in found]
+
+
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        run = RunFolder.open(path)
+        facts, recipe, events = run.facts(), run.recipe(), run.events()
+    except AlexNetError as error:
+        return {"run": str(path), "unreadable": str(error)}
+    steps = [event for event in events if "step" in event]
+    errors = [event["top1_error"] for event in events if event["event"] == "validation"]
+    seconds = [event["elapsed_s"] for event in events if "elapsed_s" in event]
+    killed = facts["state"] == "running" and not is_held(run.lock_path)
+    return {
+        "run": str(path),
+        "recipe": recipe.name,
+        "variant": recipe.network.variant,
+        "state": "killed" if killed else facts["state"],
+        "step": max((event["step"] for event in steps), default=0),
+        "num_steps": facts.get("num_steps"),
+        "top1_error": errors[-1] if errors else None,
+        "lowest_error": min(errors, default=None),
+        "seconds": seconds[-1] if seconds else 0.0,
+        "changes": recipe_differences(RECIPES[recipe.name], recipe) if recipe.name in RECIPES else [],
+    }

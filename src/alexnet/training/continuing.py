@@ -1,0 +1,133 @@
+"""The beginning of a training: a new run folder, or an unfinished one that fits, and the state to go on from."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from alexnet.data.prepared import PreparedData
+from alexnet.errors import RequestError
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.machine import machine_facts, source_commit, versions
+from alexnet.runs.recipe import CHANGEABLE, Recipe
+from alexnet.runs.recipe_file import recipe_differences
+from alexnet.training.assembly import Tally, Training, start_from_layers
+from alexnet.training.checkpoint import load_checkpoint
+
+
+def resume_command(run_folder: Path) -> str:
+    """What to type to go on with an interrupted training."""
+    return f"alexnet resume {shlex.quote(str(run_folder))}"
+
+
+def recorded_start(run: RunFolder) -> Path | None:
+    """The network an unfinished run began with; None for a new run, or one that began with random weights."""
+    if not (run.path / "run.json").is_file():
+        return None
+    recorded = RunFolder.open(run.path).facts().get("start_from")
+    return Path(recorded) if recorded else None
+
+
+def create_or_continue(
+    run: RunFolder, recipe: Recipe, data: PreparedData, data_folder: Path, start_from: Path | None, may_change: bool
+) -> list[str]:
+    """Make the run folder, or see that it holds an unfinished training of the same recipe on the same data.
+
+    Returns:
+        In what the recipe differs from the run's, as far as it may.
+    """
+    if not (run.path / "run.json").is_file():
+        facts = {
+            "commit": source_commit(),
+            "machine": machine_facts(),
+            "versions": versions(),
+            "seed": recipe.training.seed,
+            "start_from": str(start_from.absolute()) if start_from else None,
+            "data": {
+                "folder": str(data_folder.absolute()),
+                "title": data.title,
+                "generated": data.generated,
+                "checksum": data.checksum,
+                "side": data.side,
+                "num_classes": data.num_classes,
+                "splits": {name: len(split) for name, split in data.splits.items()},
+            },
+        }
+        RunFolder.create(run.path, recipe, facts)
+        return []
+    RunFolder.open(run.path)
+    if run.state == "finished":
+        raise RequestError(
+            f"{run.path} holds a finished run; name another --run, or look at it with `alexnet report {run.path}`"
+        )
+    if run.state == "failed":
+        raise RequestError(f"{run.path} holds a failed run; remove it or name another --run")
+    differences = recipe_differences(run.recipe(), recipe)
+    if may_change:
+        fixed = [one for one in differences if not one.split(":")[0].startswith(CHANGEABLE)]
+        if fixed:
+            raise RequestError(
+                f"{run.path} cannot go on with {'; '.join(fixed)}; a run may change only its {', '.join(CHANGEABLE)}"
+            )
+    elif differences:
+        raise RequestError(
+            f"{run.path} holds an unfinished run of another recipe ({'; '.join(differences)}); "
+            f"go on with it by `{resume_command(run.path)}`, or name another --run"
+        )
+    before = run.facts().get("start_from")
+    if start_from and str(start_from.absolute()) != before:
+        raise RequestError(
+            f"{run.path} holds an unfinished run that started from {before or 'random weights'}, not {start_from}; "
+            f"go on with it by `{resume_command(run.path)}`, or name another --run"
+        )
+    facts = run.facts()["data"]
+    if facts["checksum"] != data.checksum:
+        counts = {name: len(split) for name, split in data.splits.items()}
+        raise RequestError(
+            f"{run.path} holds an unfinished run on other data: {facts['title']!r}, {facts['num_classes']} classes, "
+            f"images {facts['splits']}, checksum {facts['checksum'][:12]}; {data_folder} holds {data.title!r}, "
+            f"{data.num_classes} classes, images {counts}, checksum {data.checksum[:12]}; name another --run"
+        )
+    return differences
+
+
+def restore(training: Training, start_from: Path | None, last_writer: str | None) -> None:
+    """Take up the run's last sound checkpoint, or its beginning, and cut the log to what is behind these weights."""
+    run = training.run
+    loaded = load_checkpoint(run.path, training.network, training.optimizer, training.average)
+    if loaded is not None:
+        position = loaded.position
+        if position.step >= training.plan.num_steps and training.plan.num_steps < run.facts().get("num_steps", 0):
+            raise RequestError(
+                f"{run.path} has done {position.step} steps, and the schedule asked for has {training.plan.num_steps}; "
+                "allowed is a longer one"
+            )
+        training.step, training.trained_s = position.step, position.trained_s
+        training.window = Tally(since_s=position.trained_s)
+        run.drop_events_after(position.step)
+    else:
+        # Without a checkpoint a run that was killed starts anew: nothing it logged is behind these weights.
+        run.drop_events_after(-1)
+        if start_from and not training.copied:
+            start_from_layers(training, start_from)
+    training.left_chance = any(event["event"] == "left_chance" for event in run.events())
+    training.errors = list(loaded.position.errors) if loaded else []
+    run.log(
+        "start",
+        step=training.step,
+        device=str(training.device),
+        precision=training.precision,
+        threads=torch.get_num_threads(),
+        commit=source_commit(),
+        last_writer=last_writer,
+    )
+    for name in loaded.broken if loaded else ():
+        run.log("broken_checkpoint", step=training.step, name=name)
+        _say(f"checkpoint {name} is damaged and kept as broken-{name}; going on from step {training.step}")
+    if last_writer:
+        _say(f"{run.path}: {last_writer} ended without letting go; going on from step {training.step}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

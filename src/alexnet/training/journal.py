@@ -1,0 +1,185 @@
+"""What a training says while it runs: its log, its validation errors, what goes wrong and what follows from it."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import NoReturn
+
+import torch
+
+from alexnet.data.loader import Batch
+from alexnet.errors import WorkError
+from alexnet.evaluation.evaluate import evaluate_split
+from alexnet.model.weights import Trained, save_trained
+from alexnet.training.assembly import Tally, Training
+from alexnet.training.background import CheckpointWriter
+from alexnet.training.progress import TrainingProgress
+from alexnet.training.schedule import Rates, ended, rates_at, stalls
+
+# A loss this share of ln K and below is no longer that of a network that knows nothing.
+LEFT_CHANCE = 0.95
+# A loss so many times ln K is that of a network that is driven out of bounds.
+EXPLODING = 4.0
+
+
+def rates_now(training: Training, step: int) -> Rates:
+    plan = training.plan
+    return rates_at(training.recipe, step, plan.num_steps, plan.stretch(step).stage, training.errors)
+
+
+def log_window(training: Training, progress: TrainingProgress) -> None:
+    loss, error = training.window.means()
+    epoch = training.plan.epochs_at(training.step)
+    images_per_second = training.window.num / max(1e-9, training.trained_s - training.window.since_s)
+    rates = rates_now(training, training.step - 1)
+    training.run.log(
+        "step",
+        step=training.step,
+        epoch=round(epoch, 4),
+        loss=round(loss, 6),
+        top1_error=round(error, 6),
+        rate=rates.weights,
+        bias_rate=rates.biases,
+        layer_rates=dict(rates.layers),
+        images_per_second=round(images_per_second, 1),
+        elapsed_s=round(training.trained_s, 3),
+    )
+    progress.update(training.step, epoch, loss, error, images_per_second)
+    if not training.left_chance and loss < LEFT_CHANCE * math.log(training.data.num_classes):
+        training.left_chance = True
+        training.run.log("left_chance", step=training.step, loss=round(loss, 6))
+        progress.say(f"step {training.step}: the loss has left ln {training.data.num_classes}, the network is learning")
+    if loss > EXPLODING * math.log(training.data.num_classes):
+        training.run.log("exploding", step=training.step, loss=round(loss, 6))
+        progress.say(
+            f"step {training.step}: the loss is {loss:.3g}, far above that of guessing: the training explodes; "
+            "a lower rate usually helps"
+        )
+    if training.run.lost_events and not training.told_lost_events:
+        training.told_lost_events = True
+        progress.say(f"the disk of {training.run.path} is full: the log loses events; the training goes on")
+    training.window = Tally(since_s=training.trained_s)
+
+
+def end_epoch(training: Training, progress: TrainingProgress) -> bool:
+    """Log the epoch and, where it is due, measure; returns whether that gave the lowest validation error so far."""
+    epoch = training.plan.epoch_number(training.step)
+    loss, error = training.epoch.means()
+    training.epoch = Tally(since_s=training.trained_s)
+    training.run.log(
+        "epoch",
+        epoch=epoch,
+        step=training.step,
+        train_loss=round(loss, 6),
+        train_top1_error=round(error, 6),
+        elapsed_s=round(training.trained_s, 3),
+    )
+    chance = math.log(training.data.num_classes)
+    if loss > LEFT_CHANCE * chance:
+        training.run.log("at_chance", step=training.step, epoch=epoch, loss=round(loss, 6))
+        progress.say(
+            f"epoch {epoch}: the loss has stood at {loss:.3f} for the whole epoch, and guessing gives {chance:.3f}: "
+            "the network has learned nothing yet"
+        )
+    settings = training.recipe
+    if epoch % settings.training.evaluate_every and training.step != training.plan.num_steps:
+        return False
+    split = training.data.evaluation_split
+    with _weights_to_keep(training):
+        measured = evaluate_split(
+            training.network,
+            training.data,
+            split,
+            settings.data.crop,
+            1,
+            mean_at=settings.data.mean,
+            device=training.device,
+            precision=training.precision,
+        )
+    training.network.train()
+    lowest = measured.top1_error < min(training.errors, default=math.inf)
+    training.measured_step = training.step
+    _note_stall(training, measured.top1_error, progress)
+    training.run.log(
+        "validation",
+        epoch=epoch,
+        step=training.step,
+        split=split,
+        top1_error=measured.top1_error,
+        top5_error=measured.top5_error,
+        loss=measured.loss,
+        num_images=measured.num_images,
+    )
+    progress.say(
+        f"epoch {epoch}: training loss {loss:.3f}, error {100 * error:.1f} %; "
+        f"{split} loss {measured.loss:.3f}, top-1 error {100 * measured.top1_error:.1f} %"
+    )
+    return lowest
+
+
+def _note_stall(training: Training, error: float, progress: TrainingProgress) -> None:
+    """Add a validation error; on a `plateau` schedule, say what follows from it."""
+    schedule = training.recipe.schedule
+    before = stalls(training.errors, schedule)
+    training.errors.append(error)
+    if schedule.kind == "plateau" and stalls(training.errors, schedule) > before:
+        what = "training ends" if ended(training.errors, schedule) else f"rates times {schedule.factor:g}"
+        training.run.log("stall", step=training.step, then=what)
+        progress.say(f"the validation error has not improved for {schedule.patience} epochs: {what}")
+
+
+def note_failure(training: Training, writer: CheckpointWriter, progress: TrainingProgress) -> None:
+    """Say and log that a checkpoint could not be written; the training goes on."""
+    if (failure := writer.failure()) is not None:
+        reason = failure.strerror or str(failure)
+        training.run.log("checkpoint_failed", step=training.step, reason=reason)
+        progress.say(
+            f"a checkpoint could not be written: {reason}; the one before is kept, and the training goes on. "
+            f"Free some space on the disk of {training.run.path}"
+        )
+
+
+def fail(training: Training, batch: Batch, what: str, loss: float) -> NoReturn:
+    """Stop before the update; keep the weights that did it, the images and every layer's norms."""
+    kept = training.run.path / "weights-at-failure.safetensors"
+    save_trained(kept, _trained(training))
+    norms = {
+        name: {
+            "weights": _as_json(parameter.detach().norm().item()),
+            "gradient": None if parameter.grad is None else _as_json(parameter.grad.norm().item()),
+        }
+        for name, parameter in training.network.named_parameters()
+    }
+    training.run.log("not_finite", step=training.step, loss=_as_json(loss), samples=batch.samples.tolist(), norms=norms)
+    raise WorkError(
+        f"{what}; the weights that gave it are kept in {kept}, its images and every layer's norms in "
+        f"{training.run.path / 'events.jsonl'}. A lower rate usually helps"
+    )
+
+
+def _as_json(value: float) -> float | str:
+    """JSON has no word for what is not finite."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _weights_to_keep(training: Training) -> AbstractContextManager[None]:
+    """The network as it is measured and saved: with the averaged weights where there are such."""
+    return nullcontext() if training.average is None else training.average.in_place()
+
+
+def save_weights(training: Training) -> None:
+    # Evaluations of an interrupted run's weights are not those of the weights that follow.
+    training.run.forget_evaluations()
+    with _weights_to_keep(training):
+        save_trained(training.run.weights, _trained(training))
+
+
+def _trained(training: Training) -> Trained:
+    return Trained(
+        network=training.network,
+        classes=training.data.classes,
+        mean_image=torch.from_numpy(training.data.statistics.mean_image),
+        crop=training.recipe.data.crop,
+        title=training.data.title,
+        generated=training.data.generated,
+        mean_at=training.recipe.data.mean,
+    )

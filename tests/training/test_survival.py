@@ -1,0 +1,297 @@
+"""Faults, caused on purpose: whatever happens, nothing is lost, nothing is silently wrong, the next command is said."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet.cli import main
+from alexnet.data.prepare import prepare
+from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.model.weights import load_trained
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import Recipe, TrainingSettings
+from alexnet.runs.recipes import QUICK
+from alexnet.storage.lock import only_writer
+from alexnet.training import loop
+from alexnet.training.checkpoint import checkpoint_folder
+from alexnet.training.loop import train
+from alexnet.training.optimizer import VelocitySGD
+
+SMALL = replace(
+    QUICK,
+    name="small",
+    network=replace(QUICK.network, width=0.125),
+    optimizer=replace(QUICK.optimizer, batch_size=10, rate=0.02),
+    schedule=replace(QUICK.schedule, epochs=4),
+    training=TrainingSettings(precision="float32", device="cpu", evaluate_every=2, checkpoint_every=0),
+)
+
+
+@pytest.fixture
+def data(make_tree: Any, tmp_path: Path) -> Path:
+    prepare(make_tree("photographs"), tmp_path / "data", side=32)
+    return tmp_path / "data"
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return dict(load_trained(run).network.state_dict())
+
+
+def events_of(run: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in RunFolder.open(run).events() if event["event"] == kind]
+
+
+def stop_at(step: int, patched: pytest.MonkeyPatch) -> None:
+    """Send this process SIGTERM in the step that makes `step` steps done."""
+    original = loop._step
+
+    def watched(training: Any, *rest: Any) -> Any:
+        if training.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(training, *rest)
+
+    patched.setattr(loop, "_step", watched)
+
+
+def interrupted(data: Path, run: Path, recipe: Recipe, step: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        stop_at(step, patched)
+        with pytest.raises(Interrupted):
+            train(data, recipe, run)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: dict[str, torch.Tensor] = {}
+    finite = VelocitySGD.gradients_are_finite
+
+    def spoiled(self: VelocitySGD) -> bool:
+        assert finite(self)
+        before.update({name: tensor.detach().clone() for name, tensor in self.parameters.items()})
+        gradient = self.parameters["conv2.weight"].grad
+        assert gradient is not None
+        gradient[0, 0, 0, 0] = float("nan")
+        return finite(self)
+
+    monkeypatch.setattr(VelocitySGD, "gradients_are_finite", spoiled)
+    with pytest.raises(WorkError, match=r"a gradient of step 0 is not finite; the weights that gave it are kept in"):
+        train(data, SMALL, tmp_path / "run")
+    (failure,) = events_of(tmp_path / "run", "not_finite")
+    assert failure["norms"]["conv2.weight"]["gradient"] == "nan"
+    assert isinstance(failure["norms"]["conv1.weight"]["gradient"], float) and len(failure["samples"]) == 10
+    kept = load_trained(tmp_path / "run" / "weights-at-failure.safetensors").network.state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in before.items())
+
+
+def test_an_infinite_gradient_is_seen_wherever_it_stands() -> None:
+    layer = torch.nn.Linear(35, 3)
+    optimizer = VelocitySGD(layer, 0.9, 0.0)
+    for value in (float("inf"), -float("inf"), float("nan")):
+        for place in (0, 34, 104):
+            layer.weight.grad, layer.bias.grad = torch.ones(3, 35), torch.ones(3)
+            assert optimizer.gradients_are_finite()
+            layer.weight.grad.view(-1)[place] = value
+            assert not optimizer.gradients_are_finite()
+
+
+def test_a_training_that_learns_nothing_is_told_so(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(data, replace(SMALL, optimizer=replace(SMALL.optimizer, rate=0.0)), tmp_path / "dead")
+    assert len(events_of(tmp_path / "dead", "at_chance")) == 4
+    assert "the network has learned nothing yet" in capsys.readouterr().err
+
+
+def test_a_training_that_explodes_is_told_so(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wild = replace(SMALL, optimizer=replace(SMALL.optimizer, rate=30.0), schedule=replace(SMALL.schedule, epochs=8))
+    with suppress(WorkError):  # it may go on to lose its finite numbers; that it explodes is said before
+        train(data, wild, tmp_path / "wild")
+    assert events_of(tmp_path / "wild", "exploding")
+    assert "the training explodes; a lower rate usually helps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_names_what_needs_less(
+    error: BaseException, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(loop, "_step", fails)
+    with pytest.raises(WorkError, match=r"memory is too small for batches of 10 .*; a smaller --optimizer.batch_size"):
+        train(data, SMALL, tmp_path / "run")
+    assert RunFolder.open(tmp_path / "run").state == "interrupted"
+
+
+def test_a_second_writer_is_refused(data: Path, tmp_path: Path) -> None:
+    interrupted(data, tmp_path / "run", SMALL, 3)
+    with (
+        only_writer(tmp_path / "run" / ".lock", "x"),
+        pytest.raises(RequestError, match=rf"run is being written by process {os.getpid()} on"),
+    ):
+        train(data, SMALL, tmp_path / "run")
+    assert train(data, SMALL, tmp_path / "run").state == "finished"
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_weights(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(data, SMALL, tmp_path / "whole")
+    interrupted(data, tmp_path / "run", SMALL, 7)
+    newest = max(checkpoint_folder(tmp_path / "run").glob("step-*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    capsys.readouterr()
+    resumed = train(data, SMALL, tmp_path / "run")
+    assert f"checkpoint {newest.stem} is damaged and kept as broken-{newest.stem}" in capsys.readouterr().err
+    assert [event["name"] for event in events_of(tmp_path / "run", "broken_checkpoint")] == [newest.stem]
+    for name, tensor in weights_of(whole.path).items():
+        assert torch.equal(tensor, weights_of(resumed.path)[name]), name
+
+
+def test_resume_takes_what_may_change_and_refuses_the_rest(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    interrupted(data, run, SMALL, 5)
+    assert main(["resume", str(run), "--optimizer.batch_size", "5"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot go on with optimizer.batch_size: 10 -> 5; a run may change only its schedule." in said
+    assert main(["resume", str(run), "--schedule.epochs", "1"]) == 2
+    assert "has done 5 steps, and the schedule asked for has 3; allowed is a longer one" in capsys.readouterr().err
+    assert RunFolder.open(run).recipe() == SMALL  # nothing was changed by what was refused
+    assert main(["resume", "--schedule.epochs", "5", str(run)]) == 0
+    assert RunFolder.open(run).recipe().schedule.epochs == 5
+    (changed,) = events_of(run, "recipe_changed")
+    assert changed["changes"] == ["schedule.epochs: 4 -> 5"] and changed["step"] == 5
+    assert len(events_of(run, "epoch")) == 5
+    assert main(["resume", str(tmp_path / "nowhere")]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(folder)], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"cannot mount a small file system here: {made.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(filler: Path) -> None:
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"0" * 512)
+
+
+def test_a_full_disk_loses_log_lines_and_counts_them(small_disk: Path) -> None:
+    run = RunFolder.create(small_disk / "run", SMALL, {"state": "running"})
+    run.log("before")
+    fill(small_disk / "filler")
+    for number in range(200):  # more than what is left of the log's last page
+        run.log("meanwhile", number=number)
+    assert 0 < run.lost_events <= 200
+    (small_disk / "filler").unlink()
+    run.log("after")
+    kinds = [event["event"] for event in run.events()]
+    assert kinds[0] == "before" and kinds[-1] == "after"
+    assert kinds.count("meanwhile") == 200 - run.lost_events
+
+
+def test_a_full_disk_costs_checkpoints_and_then_the_end_but_never_what_was_saved(
+    data: Path, tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(data, SMALL, tmp_path / "whole")
+    run, filler = small_disk / "run", small_disk / "filler"
+
+    original = loop._step
+
+    def filling(training: Any, *rest: Any) -> Any:
+        if training.step == 5 and not filler.exists():
+            fill(filler)
+        return original(training, *rest)
+
+    full = r"the disk of .*run is full; free some space, then go on with `alexnet resume "
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "_step", filling)
+        with pytest.raises(WorkError, match=full):
+            train(data, SMALL, run)
+    said = capsys.readouterr().err
+    assert "a checkpoint could not be written: No space left on device; the one before is kept" in said
+    assert not list(run.rglob("*.partial")) and list(checkpoint_folder(run).glob("step-*.json"))
+    with pytest.raises(WorkError, match=full):  # full from the beginning
+        train(data, SMALL, run)
+    filler.unlink()
+    resumed = train(data, SMALL, run)
+    for name, tensor in weights_of(whole.path).items():
+        assert torch.equal(tensor, weights_of(resumed.path)[name]), name
+
+
+def train_in_child(data: str, run: str, recipe: Recipe) -> None:
+    torch.set_num_threads(1)
+    os.environ["ALEXNET_ALLOCATOR"] = "default"
+    train(Path(data), recipe, Path(run))
+
+
+# One kill in the default tests, so that the way is walked; many in the slow ones.
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(10 if os.environ.get("CI") else 100, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_kills_at_random_moments_lead_to_the_same_weights(kills: int, data: Path, tmp_path: Path) -> None:
+    recipe = replace(SMALL, schedule=replace(SMALL.schedule, epochs=6 if kills < 5 else 70))  # 18 or 210 steps
+    began = time.monotonic()
+    whole = train(data, recipe, tmp_path / "whole")
+    per_kill_s = (time.monotonic() - began) / kills
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["alexnet.training.loop"])  # torch is loaded once, not at every start
+    run, chance = tmp_path / "run", random.Random(5)
+    done = 0
+    for _ in range(kills):
+        process = context.Process(target=train_in_child, args=(str(data), str(run), recipe))
+        process.start()
+        # From before its first step to some steps in; a checkpoint is written after every one.
+        events = run / "events.jsonl"
+        if chance.random() < 0.8:
+            before = events.stat().st_mtime_ns if events.exists() else None
+            while process.is_alive() and (events.stat().st_mtime_ns if events.exists() else None) == before:
+                time.sleep(0.001)
+        process.join(chance.uniform(0, 0.8 * per_kill_s))
+        process.kill()
+        process.join()
+        done += process.exitcode == -signal.SIGKILL
+        if (run / "run.json").exists() and json.loads((run / "run.json").read_text())["state"] == "finished":
+            break
+    assert done >= 1
+    if RunFolder.open(run).state != "finished":
+        train(data, recipe, run)
+    for name, tensor in weights_of(whole.path).items():
+        assert torch.equal(tensor, weights_of(run)[name]), name
+    epochs = [event["epoch"] for event in events_of(run, "epoch")]
+    assert epochs == list(range(1, recipe.schedule.epochs + 1))  # each once, none missing
+    print(f"{done} kills, {len(events_of(run, 'start'))} starts in the log, {recipe.schedule.epochs * 3} steps")
