@@ -1,5 +1,6 @@
 """Results and networks as tables on a terminal."""
 
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -39,10 +40,10 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
 
     for run in runs:
         if "unreadable" in run:
-            table.add_row(escape(run["run"]), "-", "unreadable", *"-----")
+            table.add_row(escape(Path(run["run"]).name), "-", "unreadable", *"-----")
             continue
         table.add_row(
-            escape(run["run"]),
+            escape(Path(run["run"]).name),
             escape(run["recipe"]),
             run["state"],
             f"{run['step']:,}",
@@ -56,7 +57,7 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
     for run in runs:
         said = run.get("unreadable") or "; ".join(run["changes"])
         if said:
-            console.print(f"{run['run']}: {said}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{Path(run['run']).name}: {said}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_network(described: dict[str, Any]) -> None:
