@@ -11,6 +11,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.training.average import WeightAverage
 from alexnet.training.background import CheckpointWriter
 from alexnet.training.checkpoint import (
+    Loaded,
     Position,
     Snapshot,
     checkpoint_folder,
@@ -68,7 +69,7 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     want, rates = state.everything(), state.optimizer.state()[0]
     other = State()
     loaded = load_checkpoint(tmp_path, other.network, other.optimizer, other.average)
-    assert loaded is not None and loaded.position == Position(step=3, trained_s=6.0, error=0.25) and not loaded.broken
+    assert loaded.position == Position(step=3, trained_s=6.0, error=0.25) and not loaded.broken
     got = other.everything()
     assert got.keys() == want.keys() and all(torch.equal(got[name], want[name]) for name in want)
     assert other.optimizer.state()[0] == rates and rates["conv1.bias"] == 0.2
@@ -109,10 +110,15 @@ def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_is_used(damage: s
         newest.with_suffix(".json").write_text('{"step": 2')
     other = State()
     loaded = load_checkpoint(tmp_path, other.network, other.optimizer, other.average)
-    assert loaded is not None and loaded.position.step == 1 and loaded.broken == ("step-00000002",)
+    assert loaded.position is not None and loaded.position.step == 1 and loaded.broken == ("step-00000002",)
     assert all(torch.equal(tensor, want[name]) for name, tensor in other.everything().items())
     assert "broken-step-00000002.json" in names(tmp_path)
-    assert load_checkpoint(tmp_path, other.network, other.optimizer, other.average).broken == ()  # type: ignore[union-attr]
+    assert load_checkpoint(tmp_path, other.network, other.optimizer, other.average).broken == ()
+    older = checkpoint_folder(tmp_path) / "step-00000001.safetensors"
+    older.write_bytes(b"")
+    assert load_checkpoint(tmp_path, other.network, other.optimizer, other.average) == Loaded(
+        position=None, broken=("step-00000001",)
+    )
 
 
 def test_half_written_files_are_removed_and_do_not_count(tmp_path: Path) -> None:
@@ -121,7 +127,7 @@ def test_half_written_files_are_removed_and_do_not_count(tmp_path: Path) -> None
     (folder / ".step-00000009.safetensors.77.partial").write_bytes(b"half")
     (folder / "step-00000009.safetensors").write_bytes(b"without a manifest it does not count")
     assert not has_checkpoint(tmp_path)
-    assert State().load(tmp_path) is None
+    assert State().load(tmp_path) == Loaded(position=None, broken=())
     assert names(tmp_path) == ["step-00000009.safetensors"]
 
 

@@ -135,21 +135,19 @@ def _facts(manifest: Path) -> dict[str, Any]:
 class Loaded:
     """Where a training goes on, and what was found on the way there."""
 
-    position: Position
+    position: Position | None
+    """None where no sound checkpoint was left: the training starts anew."""
     broken: tuple[str, ...]
     """Names of newer checkpoints that were damaged; they are kept as `broken-*`."""
 
 
 def load_checkpoint(
     run_folder: Path, network: AlexNet, optimizer: VelocitySGD, average: WeightAverage | None = None
-) -> Loaded | None:
+) -> Loaded:
     """Put network, optimizer and average where the newest sound checkpoint left them.
 
     What a killed process left half-written is removed. A checkpoint whose bytes are not those that were
     written is renamed to `broken-...`, and the one before it is tried.
-
-    Returns:
-        None where no sound checkpoint is left: the training starts anew.
 
     Raises:
         RequestError: another version of alexnet wrote it, or one in which the variant computed something else.
@@ -179,7 +177,7 @@ def load_checkpoint(
             step=facts["step"], trained_s=facts["trained_s"], error=facts["error"], errors=tuple(facts["errors"])
         )
         return Loaded(position=position, broken=tuple(broken))
-    return None
+    return Loaded(position=None, broken=tuple(broken))
 
 
 def _restore(

@@ -96,8 +96,8 @@ def restore(training: Training, start_from: Path | None, last_writer: str | None
     """Take up the run's last sound checkpoint, or its beginning, and cut the log to what is behind these weights."""
     run = training.run
     loaded = load_checkpoint(run.path, training.network, training.optimizer, training.average)
-    if loaded is not None:
-        position = loaded.position
+    position = loaded.position
+    if position is not None:
         if position.step >= training.plan.num_steps and training.plan.num_steps < run.facts().get("num_steps", 0):
             raise RequestError(
                 f"{run.path} has done {position.step} steps, and the schedule asked for has {training.plan.num_steps}; "
@@ -112,7 +112,7 @@ def restore(training: Training, start_from: Path | None, last_writer: str | None
         if start_from and not training.copied:
             start_from_layers(training, start_from)
     training.left_chance = any(event["event"] == "left_chance" for event in run.events())
-    training.errors = list(loaded.position.errors) if loaded else []
+    training.errors = list(position.errors) if position is not None else []
     run.log(
         "start",
         step=training.step,
@@ -122,7 +122,7 @@ def restore(training: Training, start_from: Path | None, last_writer: str | None
         commit=source_commit(),
         last_writer=last_writer,
     )
-    for name in loaded.broken if loaded else ():
+    for name in loaded.broken:
         run.log("broken_checkpoint", step=training.step, name=name)
         _say(f"checkpoint {name} is damaged and kept as broken-{name}; going on from step {training.step}")
     if last_writer:
