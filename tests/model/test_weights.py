@@ -25,7 +25,7 @@ def made() -> Trained:
 def test_round_trip(tmp_path: Path) -> None:
     trained, path = made(), tmp_path / "weights.safetensors"
     save_trained(path, trained)
-    loaded = load_trained(tmp_path)  # a run folder is named like a file
+    loaded = load_trained(str(tmp_path))  # a run folder is named like a file, and as text where that is at hand
     assert (loaded.classes, loaded.crop, loaded.side, loaded.title, loaded.generated) == (
         trained.classes,
         28,

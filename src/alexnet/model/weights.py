@@ -72,7 +72,7 @@ def save_trained(path: Path, trained: Trained) -> None:
     write_bytes(path, safetensors.torch.save(tensors, metadata={"alexnet": json.dumps(description)}))
 
 
-def load_trained(path: Path) -> Trained:
+def load_trained(path: Path | str) -> Trained:
     """The network that `save_trained` wrote, on the CPU, in evaluation mode.
 
     Args:
@@ -83,6 +83,7 @@ def load_trained(path: Path) -> Trained:
             variant of its name computes something else in this version of alexnet.
         WorkError: the file is damaged.
     """
+    path = Path(path)
     file = path / "weights.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise RequestError(
