@@ -53,8 +53,7 @@ class RunFolder:
         """
         start = {"format_version": FORMAT_VERSION, "name": path.name, "started": utc_now(), "finished": None}
         with staged_folder(path) as stage:
-            settings = yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
-            write_text(stage / "recipe.yaml", settings)
+            write_text(stage / "recipe.yaml", _recipe_text(recipe))
             write_json(stage / "run.json", {**start, "state": "running", **facts})
         return RunFolder(path)
 
@@ -100,8 +99,7 @@ class RunFolder:
 
     def change_recipe(self, recipe: Recipe) -> None:
         """Replace the stored recipe, atomically."""
-        settings = yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
-        write_text(self.path / "recipe.yaml", settings)
+        write_text(self.path / "recipe.yaml", _recipe_text(recipe))
 
     @property
     def lock_path(self) -> Path:
@@ -170,3 +168,8 @@ def _event(line: str) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     return event if isinstance(event, dict) else None
+
+
+def _recipe_text(recipe: Recipe) -> str:
+    text: str = yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
+    return text

@@ -97,9 +97,7 @@ def write_checkpoint(run_folder: Path, snapshot: Snapshot) -> None:
     digest = write_tensors(manifest.with_suffix(".safetensors"), snapshot.arrays, {"format": "pt"})
     write_json(manifest, {**snapshot.facts, "sha256": digest})
     for old in _not_kept(run_folder):
-        # The manifest goes first: what has none does not count.
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+        _remove(old)
 
 
 def _manifests(run_folder: Path) -> list[Path]:
@@ -204,5 +202,10 @@ def remove_checkpoints(run_folder: Path, final_error: float | None) -> None:
     best = _best(manifests)
     for path in manifests:
         if best is None or path != best[1] or (final_error is not None and best[0] >= final_error):
-            path.unlink()
-            path.with_suffix(".safetensors").unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(manifest: Path) -> None:
+    # The manifest goes first: what has none does not count.
+    manifest.unlink()
+    manifest.with_suffix(".safetensors").unlink(missing_ok=True)
