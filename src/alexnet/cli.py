@@ -4,12 +4,16 @@ Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted an
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from alexnet.errors import AlexNetError, RequestError
@@ -98,6 +102,20 @@ def _parser(name: str) -> argparse.ArgumentParser:
     )
 
 
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let a scheduler's SIGTERM end the work as Ctrl-C does: in order, with what is done kept."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -134,11 +152,18 @@ def _prepare(words: Arguments) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        help="a folder with one folder per class (under train/ and val/, or not), a tar of one, or fetched CIFAR-10",
+        help="a folder with one folder per class (under train/ and val/, or not), a tar or zip of one, ImageNet's "
+        "archives, CIFAR, IDX, Parquet, WebDataset shards, or a CSV of path,label",
     )
     parser.add_argument("destination", type=Path, help="folder to make: the prepared data set")
+    parser.add_argument("--kind", help="what the source is, where that is not recognised (a wrong name lists them all)")
     parser.add_argument(
         "--side", type=int, help="side of the stored square images, pixels (default: what the source says, else 256)"
+    )
+    parser.add_argument(
+        "--store",
+        default="auto",
+        help="pixels (exact, fastest to train on), jpeg (an eighth of the size) or auto: pixels up to 4 GiB (default)",
     )
     parser.add_argument(
         "--hold-out",
@@ -147,26 +172,75 @@ def _prepare(words: Arguments) -> None:
         help="share of each class kept for validation where the source has no split of its own",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the hold-out")
+    parser.add_argument(
+        "--exif",
+        default="auto",
+        help="apply: turn pictures as their EXIF data say; ignore: leave them as stored, as the paper did; "
+        "auto (default): apply, but for ImageNet's archives",
+    )
+    parser.add_argument(
+        "--on-bad", default="refuse", help="refuse: name a bad file and go on (default); stop: end at the first"
+    )
+    parser.add_argument(
+        "--max-refused", type=float, default=0.05, help="share of files that may be refused (default 0.05)"
+    )
+    parser.add_argument("--shard-images", type=int, default=1024, help="files in a shard (default 1024)")
     parser.add_argument("--workers", type=int, help="threads that decode (default: one per core)")
+    parser.add_argument("--restart", action="store_true", help="throw away what an unfinished preparation has done")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     options = parser.parse_args(words)
-    from alexnet.data.prepare import prepare
+    from alexnet.data.prepare import prepare, prepared_facts
     from alexnet.progress import counted
 
-    with counted("preparing") as progress:
+    start_s = time.monotonic()
+    with _terminated_as_interrupted(), counted("preparing") as progress:
         data = prepare(
             options.source,
             options.destination,
+            kind=options.kind,
             side=options.side,
+            store=options.store,
             hold_out=options.hold_out,
             seed=options.seed,
+            exif=options.exif,
+            on_bad=options.on_bad,
+            max_refused=options.max_refused,
+            shard_images=options.shard_images,
             workers=options.workers,
+            restart=options.restart,
             report=_say,
             progress=progress,
         )
+    if options.json:
+        print(json.dumps({**prepared_facts(data), "duration_s": time.monotonic() - start_s}))
+        return
     counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
     print(f"{options.destination}: {data.title}, {data.num_classes} classes, {data.side} pixels, images: {counts}")
     recipe = "paper" if data.side >= 224 else "quick"
+    print(f"look at it: alexnet inspect {options.destination}")
     print(f"next: alexnet train {options.destination} --recipe {recipe} --run runs/first")
+
+
+def _inspect(words: Arguments) -> None:
+    parser = _parser("inspect")
+    parser.add_argument("data", type=Path, help="a prepared data set")
+    parser.add_argument("--html", type=Path, help="write a page with pictures here (default: inspect.html in DATA)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and write no page")
+    options = parser.parse_args(words)
+    if options.json and options.html:
+        raise RequestError("--json writes no page; leave --html away")
+    from alexnet.data.prepared import PreparedData
+    from alexnet.report.inspection import inspect_facts
+    from alexnet.report.inspection_page import write_inspection
+    from alexnet.terminal import print_inspection
+
+    data = PreparedData.open(options.data)
+    facts = inspect_facts(data)
+    if options.json:
+        print(json.dumps(facts))
+        return
+    print_inspection(facts)
+    print(f"page: {write_inspection(data, options.html or options.data / 'inspect.html')}")
 
 
 def _train(words: Arguments) -> None:
@@ -325,6 +399,27 @@ def _report(words: Arguments) -> None:
     print(f"next: alexnet predict {options.run} photo.jpg")
 
 
+def _bench(words: Arguments) -> None:
+    parser = _parser("bench")
+    parser.add_argument("what", choices=("prepare",), help="prepare: a whole preparation beside decode, resize, encode")
+    parser.add_argument(
+        "--source", type=Path, help="photographs to measure with (default: 500 x 375 pictures are drawn)"
+    )
+    parser.add_argument("--files", type=int, default=2000, help="how many of them (default 2000)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each way runs (default 5)")
+    parser.add_argument("--workers", type=int, help="threads (default: one per core)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options = parser.parse_args(words)
+    from alexnet.bench.preparing import bench_prepare
+    from alexnet.terminal import print_prepare_bench
+
+    measured = bench_prepare(options.source, options.files, options.rounds, options.workers, _say)
+    if options.json:
+        print(json.dumps(measured))
+    else:
+        print_prepare_bench(measured)
+
+
 def _doctor(words: Arguments) -> None:
     parser = _parser("doctor")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
@@ -347,6 +442,11 @@ COMMANDS = {
         "alexnet prepare photographs/ data/prepared --hold-out 0.1",
         _prepare,
     ),
+    "inspect": Command(
+        "Show what a prepared data set holds: classes, refused files, duplicates, pictures.",
+        "alexnet inspect data/prepared --html inspect.html",
+        _inspect,
+    ),
     "train": Command(
         "Train a network on a prepared data set.",
         "alexnet train data/prepared --recipe paper --run runs/first --optimizer.rate 0.005",
@@ -365,6 +465,12 @@ COMMANDS = {
     ),
     "predict": Command("Name what is on photographs.", "alexnet predict runs/first photo.jpg", _predict),
     "report": Command("Write a run's report.html.", "alexnet report runs/first", _report),
+    "bench": Command(
+        "Measure a part of the system beside its alternatives, in one process.",
+        "alexnet bench prepare --source photographs/ --files 2000",
+        _bench,
+        computes=True,
+    ),
     "doctor": Command("Say what this machine can do and what it lacks.", "alexnet doctor", _doctor),
 }
 """All commands by name."""

@@ -1,5 +1,6 @@
 """Results and networks as tables on a terminal."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,14 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+MOST_CLASSES = 20
+"""Listed of a data set; an even number."""
+MOST_REASONS = 10
+MOST_DUPLICATES = 5
+MOST_BARS = 12
+BAR_COLUMNS = 30
 
 
 def print_results(results: list[dict[str, Any]]) -> None:
@@ -81,6 +90,138 @@ def print_network(described: dict[str, Any]) -> None:
     console.print(table)
     for line in described["schedule"]:
         console.print(f"  {line}", highlight=False, markup=False)
+
+
+def print_prepare_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_prepare` found."""
+    console = Console()
+    table = _table("preparing", "way", "images/s ms/image")
+    table.columns[-1].header = "CPU ms/image"
+    for name, one in measured["ways"].items():
+        table.add_row(name, f"{one['images_per_second']:,.0f}", f"{one['cpu_ms_per_image']:.2f}")
+    console.print(table)
+    alone, alone_cpu = measured["prepare_of_alone"], measured["prepare_of_alone_cpu"]
+    console.print(f"prepare / alone: {alone:.2f} (CPU {alone_cpu:.2f})", highlight=False)
+    console.print(f"prepare / pillow: {measured['prepare_of_pillow']:.2f}", highlight=False)
+    console.print(
+        f"{measured['files']:,} files ({measured['photographs']}, {measured['mean_file_bytes'] / 1000:.1f} kB), "
+        f"{measured['workers']} threads, medians of {measured['rounds']} rounds",
+        highlight=False,
+        markup=False,
+    )
+
+
+def print_inspection(facts: Mapping[str, Any]) -> None:
+    """A prepared data set as `inspect_facts` describes it: warnings first, then tables of up to 80 columns."""
+    console = Console()
+    made = facts["made"]
+    _line(console, "", f"{facts['title']}: {facts['num_classes']:,} classes, {facts['side']} x {facts['side']} pixels")
+    _line(
+        console,
+        "",
+        f"{facts['folder']}: stored as {facts['store']}, {facts['bytes'] / 1e6:,.1f} MB, "
+        f"checksum {facts['checksum'][:12]}; made from {made['source']} ({made['kind']}), EXIF orientation "
+        f"{'applied' if made['exif'] == 'apply' else 'ignored'}",
+    )
+    if facts["generated"]:
+        _line(console, "generated", "a program drew these images; they are no photographs", "yellow")
+    for one in facts["warnings"]:
+        is_leak = one["about"] == "leak"
+        _line(console, "LEAK" if is_leak else "warning", one["text"], "bold red" if is_leak else "yellow")
+    _print_counts(console, facts)
+    _print_troubles(console, facts)
+    _print_sizes(console, facts["sizes"], facts["side"])
+    _print_colour(console, facts["colour"])
+
+
+def _print_counts(console: Console, facts: Mapping[str, Any]) -> None:
+    """Splits, and the largest and the smallest classes."""
+    table = _table("splits", "split", "images found refused largest smallest ratio")
+    for name, split in facts["splits"].items():
+        numbers = (split["images"], split["listed"], split["refused"])
+        extremes = (split[which]["images"] for which in ("largest", "smallest"))
+        ratio = "-" if split["imbalance"] is None else f"{split['imbalance']:,.1f}"
+        table.add_row(escape(name), *(f"{number:,}" for number in (*numbers, *extremes)), ratio)
+    console.print(table)
+    classes = sorted(facts["classes"], key=lambda one: -int(one["images"]["train"]))
+    num_more = max(0, len(classes) - MOST_CLASSES)
+    title = f"the {MOST_CLASSES // 2} largest and the {MOST_CLASSES // 2} smallest classes" if num_more else "classes"
+    table = _table(title, "class id", " ".join(facts["splits"]))
+    for column, width in zip(table.columns[:2], (30, 16), strict=True):
+        column.no_wrap, column.overflow, column.max_width = True, "ellipsis", width
+    for place, one in enumerate(classes):
+        if num_more and place == MOST_CLASSES // 2:
+            table.add_section()
+        if not num_more or not MOST_CLASSES // 2 <= place < len(classes) - MOST_CLASSES // 2:
+            images = (f"{number:,}" for number in one["images"].values())
+            table.add_row(escape(one["name"]), escape(one["id"]), *images)
+    console.print(table)
+    if num_more:
+        _line(console, "", f"... and {num_more:,} more; --json names them all")
+
+
+def _print_troubles(console: Console, facts: Mapping[str, Any]) -> None:
+    """Refused files by reason, and pictures that are stored more than once."""
+    refused, twice = facts["refused"], facts["duplicates"]
+    if refused["images"]:
+        table = _table("refused files", "files reason", "")
+        for one in refused["reasons"][:MOST_REASONS]:
+            such_as = "such as " if one["images"] > 1 else ""
+            table.add_row(f"{one['images']:,}", f"{escape(one['reason'])}; {such_as}{escape(one['examples'][0])}")
+        table.columns[0].justify = "right"
+        console.print(table)
+        if num_more := max(0, len(refused["reasons"]) - MOST_REASONS):
+            _line(console, "", f"... and {num_more:,} more kinds of reason; refused.jsonl names every file")
+    if twice["pictures"]:
+        table = _table(f"pictures stored more than once: {twice['pictures']:,}", "what where", "")
+        for one in twice["groups"][:MOST_DUPLICATES]:
+            what = [text for key, text in (("leak", "LEAK"), ("other_label", "two classes")) if one[key]]
+            places = [escape(image["path"]) for image in one["images"][:2]]
+            more = [f"and {one['places'] - 2:,} more"] if one["places"] > 2 else []
+            table.add_row(", ".join(what) or "copy", ", ".join(places + more))
+        console.print(table)
+        if num_more := max(0, twice["pictures"] - MOST_DUPLICATES):
+            _line(console, "", f"... and {num_more:,} more; duplicates.jsonl names them all")
+
+
+def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
+    """Widths and heights of the originals, and how many have which shorter side."""
+    table = _table("sizes of the originals, pixels", "split measure", "smallest median largest enlarged")
+    for name, split in sizes["splits"].items():
+        for which in ("width", "height"):
+            values = (f"{split[which][key]:,}" for key in ("min", "median", "max"))
+            table.add_row(escape(name), which, *values, f"{split['enlarged']:.1%}" if which == "width" else "")
+    console.print(table)
+    edges, counts = sizes["shorter_side"]["edges"], sizes["shorter_side"]["counts"]
+    step = -(-len(counts) // MOST_BARS)
+    starts = range(0, len(counts), step)
+    bars = [sum(counts[start : start + step]) for start in starts]
+    table = _table(f"shorter side; below {side} an image was enlarged", "pixels", "images")
+    table.add_column("")
+    for start, count in zip(starts, bars, strict=True):
+        last = edges[min(start + step, len(counts))] - 1
+        bar = "\N{FULL BLOCK}" if console.encoding.startswith("utf") else "#"
+        table.add_row(f"{edges[start]:,} to {last:,}", f"{count:,}", bar * -(-BAR_COLUMNS * count // max(bars)))
+    console.print(table)
+
+
+def _print_colour(console: Console, colour: Mapping[str, Any]) -> None:
+    """Mean and spread of the channels, and the principal components."""
+    table = _table("training pixels, 0 to 255", "channel", "mean deviation")
+    channels = zip(("red", "green", "blue"), colour["mean"], colour["standard_deviation"], strict=True)
+    for name, mean, deviation in channels:
+        table.add_row(name, f"{mean:.1f}", f"{deviation:.1f}")
+    console.print(table)
+    table = _table("colour components", "from-to", "variance deviation red green blue")
+    for one in colour["components"]:
+        vector = (f"{value:.2f}" for value in one["vector"])
+        table.add_row(one["meaning"], f"{one['share']:.1%}", f"{one['standard_deviation']:.1f}", *vector)
+    console.print(table)
+
+
+def _line(console: Console, label: str, text: str, style: str = "") -> None:
+    """A line of text as it stands, behind a coloured label."""
+    console.print(Text.assemble((f"{label}: ", style), text) if label else Text(text))
 
 
 def _table(title: str, texts: str, numbers: str) -> Table:

@@ -26,7 +26,7 @@ SETTINGS = DataSettings(crop=8)
 def split_of(num: int) -> Split:
     """Random images; the label is the index modulo 3."""
     images = np.random.default_rng(0).integers(0, 256, (num, SIDE, SIDE, 3), dtype=np.uint8)
-    return Split("train", images, np.arange(num) % 3, np.array([b"k"] * num))
+    return Split("train", images, np.arange(num) % 3, ["k"] * num)
 
 
 def loader_threads() -> list[threading.Thread]:

@@ -1,4 +1,4 @@
-"""Preparing: what is stored, what is refused, and that nothing is left of work that did not end."""
+"""Preparing: what is stored, and what is refused."""
 
 import json
 from pathlib import Path
@@ -49,14 +49,48 @@ def test_pixels_labels_keys_and_statistics(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "refused.jsonl").read_text() == ""
 
 
-def test_workers_and_order_of_files_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+def test_workers_and_groups_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
     write_pictures(tmp_path / "source", COUNTS)
-    first = prepare(tmp_path / "source", tmp_path / "one", side=24, workers=1)
-    monkeypatch.setattr("alexnet.data.prepare.GROUP_BYTES", 1)
-    second = prepare(tmp_path / "source", tmp_path / "three", side=24, workers=3)
-    assert first.checksum == second.checksum
-    for name in ("mean_image", "covariance", "eigenvalues", "eigenvectors"):
-        assert np.array_equal(getattr(first.statistics, name), getattr(second.statistics, name))
+    prepare(tmp_path / "source", tmp_path / "one", side=24, store=store, workers=1)
+    monkeypatch.setattr("alexnet.data.piecework.GROUP_BYTES", 1)
+    prepare(tmp_path / "source", tmp_path / "three", side=24, store=store, workers=3)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "three").iterdir())
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes(), name
+
+
+def test_pieces_do_not_change_images_and_statistics(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "source", COUNTS)
+    whole = prepare(tmp_path / "source", tmp_path / "whole", side=24)
+    cut = prepare(tmp_path / "source", tmp_path / "cut", side=24, shard_images=2)
+    assert whole.checksum == cut.checksum
+    assert np.array_equal(whole.statistics.mean_image, cut.statistics.mean_image)
+    assert np.array_equal(whole.splits["train"].images, cut.splits["train"].images)
+
+
+def test_the_store_follows_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path / "source", COUNTS)
+    assert prepare(tmp_path / "source", tmp_path / "small", side=16).store == "pixels"
+    monkeypatch.setattr("alexnet.data.prepare.MAX_PIXELS_STORE_BYTES", 10 * 16 * 16 * 3 - 1)
+    assert prepare(tmp_path / "source", tmp_path / "large", side=16).store == "jpeg"
+
+
+def test_exif_is_applied_or_ignored(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 255
+    for place in ("train/a", "train/b", "val/a"):
+        folder = tmp_path / "source" / place
+        folder.mkdir(parents=True)
+        exif = Image.Exif()
+        exif[274] = 3  # upside down
+        Image.fromarray(pixels).save(folder / "1.png", exif=exif)
+    turned = prepare(tmp_path / "source", tmp_path / "auto", side=16)
+    assert np.array_equal(turned.splits["val"].images[0], pixels[::-1])
+    assert turned.description["plan"]["exif"] == "apply"
+    stored = prepare(tmp_path / "source", tmp_path / "ignore", side=16, exif="ignore")
+    assert np.array_equal(stored.splits["val"].images[0], pixels)
 
 
 def test_unreadable_files_are_named_and_left_out(tmp_path: Path) -> None:
@@ -66,12 +100,13 @@ def test_unreadable_files_are_named_and_left_out(tmp_path: Path) -> None:
     (folder / "gone.png").symlink_to(tmp_path / "nowhere")
     (folder / "note.txt").write_text("hello")
     lines: list[str] = []
-    data = prepare(tmp_path / "source", tmp_path / "out", side=16, report=lines.append)
+    data = prepare(tmp_path / "source", tmp_path / "out", side=16, max_refused=0.5, report=lines.append)
     assert len(data.splits["train"]) == 6
     assert data.splits["train"].images.shape == (6, 16, 16, 3)
     refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
     assert [one["path"] for one in refused] == ["train/a/0.png", "train/a/gone.png", "train/a/note.txt"]
     assert "No such file" in refused[1]["reason"] and "no image" in refused[2]["reason"]
+    assert [(one["split"], one["class"]) for one in refused] == [("train", "a")] * 3
     assert "refused 3 of 12 files" in lines[-1]
 
 
@@ -80,20 +115,8 @@ def test_a_class_without_a_readable_image_fails(tmp_path: Path) -> None:
     (tmp_path / "source" / "train" / "b").mkdir()
     (tmp_path / "source" / "train" / "b" / "x.png").write_bytes(b"no picture")
     with pytest.raises(WorkError, match="class b of source can be read"):
-        prepare(tmp_path / "source", tmp_path / "out", side=16)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
-
-
-def test_an_interrupt_leaves_nothing_and_the_next_run_succeeds(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "source", COUNTS)
-
-    def interrupt(done: int, of: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        prepare(tmp_path / "source", tmp_path / "out", side=16, progress=interrupt)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
-    assert prepare(tmp_path / "source", tmp_path / "out", side=16).num_classes == 2
+        prepare(tmp_path / "source", tmp_path / "out", side=16, max_refused=0.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.preparing", "source"]
 
 
 def test_wrong_requests_write_nothing(tmp_path: Path) -> None:
@@ -105,6 +128,12 @@ def test_wrong_requests_write_nothing(tmp_path: Path) -> None:
         prepare(tmp_path / "source", tmp_path / "out", side=4)
     with pytest.raises(RequestError, match="--workers is 0"):
         prepare(tmp_path / "source", tmp_path / "out", workers=0)
+    with pytest.raises(RequestError, match=r"--store is 'png'; allowed is auto, pixels, jpeg"):
+        prepare(tmp_path / "source", tmp_path / "out", store="png")
+    with pytest.raises(RequestError, match="--max-refused is 5"):
+        prepare(tmp_path / "source", tmp_path / "out", max_refused=5)
+    with pytest.raises(RequestError, match="--kind is 'files'"):
+        prepare(tmp_path / "source", tmp_path / "out", kind="files")
     with pytest.raises(RequestError, match=r"--hold-out 0\.1"):
         prepare(tmp_path / "source", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]

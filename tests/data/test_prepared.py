@@ -16,7 +16,10 @@ def write_prepared(folder: Path, splits: dict[str, int]) -> None:
     for name, count in splits.items():
         np.save(folder / f"{name}-images.npy", np.full((count, 4, 4, 3), 7, np.uint8))
         np.save(folder / f"{name}-labels.npy", np.arange(count, dtype=np.int64) % 2)
-        np.save(folder / f"{name}-keys.npy", np.array([f"{name}/é/{i}".encode() for i in range(count)]))
+        keys = [f"{name}/é/{i}".encode() for i in range(count)]
+        np.save(folder / f"{name}-keys.npy", np.frombuffer(b"".join(keys), np.uint8))
+        np.save(folder / f"{name}-key-ends.npy", np.cumsum([len(key) for key in keys]))
+        np.save(folder / f"{name}-sizes.npy", np.full((count, 2), 9, np.int32))
     np.savez(
         folder / "statistics.npz",
         mean_image=np.zeros((4, 4, 3), np.float32),
@@ -46,6 +49,9 @@ def test_a_prepared_data_set_opens(tmp_path: Path) -> None:
     assert data.splits["train"].key(4) == "train/é/4"
     assert not data.splits["train"].images.flags.writeable
     assert data.evaluation_split == "test"
+    assert data.original_sizes("test").tolist() == [[9, 9]] * 3
+    with pytest.raises(RequestError, match=r"train-digests\.npy.*prepare it again"):
+        data.digests("train")
 
 
 def test_val_is_measured_before_test(tmp_path: Path) -> None:
@@ -63,12 +69,15 @@ def test_what_is_no_prepared_data_set_is_refused(tmp_path: Path) -> None:
 def test_another_format_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
     write_prepared(tmp_path / "set", {"train": 2})
     path = tmp_path / "set" / "dataset.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 99'))
-    with pytest.raises(RequestError, match="format version 99, this program reads 1; prepare it again"):
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 99'))
+    with pytest.raises(RequestError, match="format version 99, this program reads 2; prepare it again"):
         PreparedData.open(tmp_path / "set")
 
 
-@pytest.mark.parametrize("name", ["dataset.json", "train-images.npy", "train-labels.npy", "statistics.npz"])
+@pytest.mark.parametrize(
+    "name",
+    ["dataset.json", "train-images.npy", "train-labels.npy", "train-keys.npy", "train-key-ends.npy", "statistics.npz"],
+)
 def test_damage_is_named(tmp_path: Path, name: str) -> None:
     write_prepared(tmp_path / "set", {"train": 40})
     path = tmp_path / "set" / name

@@ -20,7 +20,7 @@ def made_up_data(num=11, seed=0):
     images = generator.integers(0, 256, (num, SIDE, SIDE, 3), dtype=np.uint8)
     images.setflags(write=False)
     labels = np.arange(num, dtype=np.int64) % NUM_CLASSES
-    keys = np.array([f"test/{place}".encode() for place in range(num)])
+    keys = [f"test/{place}" for place in range(num)]
     mean_image = generator.uniform(0, 255, (SIDE, SIDE, 3)).astype(np.float32)
     return PreparedData(
         folder=Path("made-up"),

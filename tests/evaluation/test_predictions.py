@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def data():
-    keys = np.array([str(place).encode() for place in range(NUM)])
+    keys = [str(place) for place in range(NUM)]
     split = Split("val", np.zeros((NUM, 2, 2, 3), np.uint8), np.zeros(NUM, np.int64), keys)
     return PreparedData(
         folder=Path("made-up"),

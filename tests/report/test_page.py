@@ -62,7 +62,7 @@ def data(tmp_path):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (num, 8, 8, 3), dtype=np.uint8)
     labels = np.arange(num, dtype=np.int64) % 3
-    keys = np.array([f"test/{place}".encode() for place in range(num)])
+    keys = [f"test/{place}" for place in range(num)]
     return PreparedData(
         folder=tmp_path / "data",
         title="Made up",

@@ -1,25 +1,47 @@
-"""From bytes to RGB, one policy for odd files; and from any size to the stored square.
+"""From bytes to RGB, one policy for odd files (docs/odd-files.md); and from any size to the stored square.
 
-JPEG is decoded by libjpeg-turbo, strictly: a file with damaged data is refused, not shown half grey.
-Pillow reads what is no JPEG and the colour spaces of print. Grey and palette become RGB, transparency is
+JPEG is decoded by libjpeg-turbo, strictly: a file with damaged data is refused, not shown half grey. Everything else
+is recognised by its first bytes, never by its name, and read by Pillow. Grey and palette become RGB, transparency is
 laid on white, 16 bits become the upper 8, of an animation the first frame is taken.
 """
 
+import importlib
 import io
+import re
+import zlib
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from torch.nn import functional
+
+from alexnet.data.quiet import pillow_muted
 
 MAX_PIXELS = 178_956_970
 """An image with more is refused: a small file can claim any size. Pillow's own limit."""
 MAX_ELONGATION = 100
 """A picture more than this many times longer than wide is refused; its scaled form could fill the memory."""
-PILLOW_FORMATS = ("PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG", "JPEG2000")
-"""Read through Pillow; its other formats are left out, some start programs."""
+FORMATS = "JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, JPEG 2000, AVIF, HEIC"
+"""What is read, for messages. The other formats of Pillow are left out, some start programs."""
+SIGNATURES = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"II+\x00": "TIFF",
+    b"MM\x00+": "TIFF",
+    b"\x00\x00\x00\x0cjP  \r\n\x87\n": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+}
+"""How files begin, and what Pillow calls their format."""
+HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
+AVIF_BRANDS = frozenset((b"avif", b"avis"))
+HEIF_BRANDS = frozenset((b"mif1", b"mif2", b"msf1"))
+"""Still images in an ISO container whose brand does not say how they are coded."""
 ORIENTATION_TAG = 274
 UPRIGHT = 1
 
@@ -33,16 +55,17 @@ def decode_image(content: bytes, *, apply_orientation: bool) -> NDArray[np.uint8
 
     Args:
         content: the file's bytes.
-        apply_orientation: turn the picture as its EXIF data say it was held.
+        apply_orientation: turn the picture as its EXIF data say it was held. TIFF and HEIC, whose own headers say it,
+            are always turned.
 
     Returns:
         uint8 (H, W, 3), RGB, 0..255, contiguous.
 
     Raises:
-        UnreadableImage: empty, damaged, too large, or of no format that is read.
+        UnreadableImage: empty, damaged, too large, or of no format that is read. Nothing else but MemoryError.
     """
     if not content:
-        raise UnreadableImage("empty file")
+        raise UnreadableImage(f"empty file; allowed are whole images ({FORMATS})")
     image, orientation = _decode_jpeg(content) if content.startswith(b"\xff\xd8") else _decode_other(content)
     if apply_orientation:
         image = _upright(image, orientation)
@@ -67,7 +90,10 @@ def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     shorter, longer = sorted((height, width))
     if longer > MAX_ELONGATION * shorter:
-        raise UnreadableImage(f"{width} x {height} pixels: more than {MAX_ELONGATION} times longer than wide")
+        raise UnreadableImage(
+            f"{width} x {height} pixels: more than {MAX_ELONGATION} times longer than wide, or the reverse; allowed is "
+            f"a longer side of up to {MAX_ELONGATION} times the shorter one, so cut it"
+        )
     if shorter != side:
         size = (max(side, round(height * side / shorter)), max(side, round(width * side / shorter)))
         writable = np.require(image, requirements=["C", "W"])  # torch takes no read-only array without a warning
@@ -84,55 +110,137 @@ def _decode_jpeg(content: bytes) -> tuple[NDArray[np.uint8], int]:
     try:
         height, width, colour_space, _ = simplejpeg.decode_jpeg_header(content, strict=True)
         _require_size(width, height)
-        if colour_space in ("CMYK", "YCCK"):
-            return _decode_other(content)
-        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)
-    except UnreadableImage:
+        # Inks are decoded as inks, so that the strict check holds for them too; Pillow then only mixes them.
+        has_inks = colour_space in ("CMYK", "YCCK")
+        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            content, colorspace="CMYK" if has_inks else "RGB", strict=True
+        )
+        if has_inks:
+            image = _mixed(image)
+    except (UnreadableImage, MemoryError):
         raise
-    except ValueError as error:
-        raise UnreadableImage(f"damaged JPEG: {error}") from error
+    except Exception as error:
+        raise UnreadableImage(f"damaged JPEG: {_in_one_line(error)}; only whole files are read") from error
     # Opening the file a second time costs more than searching it for the mark that EXIF data carry.
     return image, _jpeg_orientation(content) if b"Exif\x00\x00" in content else UPRIGHT
 
 
+def _mixed(inks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB of CMYK as JPEG files hold it, which is inverted: 255 is no ink. Adobe began it, all decoders follow."""
+    height, width = inks.shape[:2]
+    return np.asarray(Image.frombytes("CMYK", (width, height), (255 - inks).tobytes()).convert("RGB"))
+
+
 def _jpeg_orientation(content: bytes) -> int:
+    """EXIF orientation of a JPEG."""
+    try:
+        with pillow_muted(), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            return _orientation_of(image)
+    except Exception:  # Pillow raises errors of many classes on malformed data beside the pixels
+        return UPRIGHT
+
+
+def _orientation_of(image: Image.Image) -> int:
     """EXIF orientation, 1..8; 1 where the EXIF data cannot be read, since the pixels can."""
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-            return int(image.getexif().get(ORIENTATION_TAG, UPRIGHT))
-    except Exception:  # Pillow raises errors of many classes on malformed EXIF data
+        return int(image.getexif().get(ORIENTATION_TAG, UPRIGHT))
+    except Exception:  # as above
         return UPRIGHT
 
 
 def _decode_other(content: bytes) -> tuple[NDArray[np.uint8], int]:
-    """Pixels and orientation of a file that Pillow reads."""
+    """Pixels and orientation of a file that is no JPEG."""
+    format_name = _format_of(content)
     try:
-        with Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
-            _require_size(*image.size)
-            image.load()
-            # After loading, as Pillow itself turns some formats while loading and then drops the tag.
-            orientation = int(image.getexif().get(ORIENTATION_TAG, UPRIGHT))
-            return _to_rgb(image), orientation
+        with pillow_muted():
+            return _decode_heic(content) if format_name == "HEIC" else _decode_by_pillow(content, format_name)
     except (UnreadableImage, MemoryError):
         raise
-    except UnidentifiedImageError as error:
-        raise UnreadableImage(
-            "no image of a format that is read (JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, JPEG 2000)"
-        ) from error
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from error
+        raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels, the largest size allowed") from error
+    except UnidentifiedImageError as error:  # its own text holds no reason but a memory address
+        raise UnreadableImage(
+            f"damaged image: the file begins as {format_name}, and its header cannot be read; only whole files are read"
+        ) from error
     except Exception as error:  # Pillow raises errors of many classes on damaged data
-        raise UnreadableImage(f"damaged image: {error}") from error
+        raise UnreadableImage(
+            f"damaged image: {format_name}: {_in_one_line(error)}; only whole files are read"
+        ) from error
+
+
+def _format_of(content: bytes) -> str:
+    """Pillow's name of the format, or HEIC."""
+    for signature, format_name in SIGNATURES.items():
+        if content.startswith(signature):
+            return format_name
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        return "WEBP"
+    if re.match(rb"P[1-6]\s", content):
+        return "PPM"
+    if content[4:8] == b"ftyp":
+        # ISO/IEC 14496-12, section 4.3: the main brand, a version, then all brands that the file complies with.
+        brands = {content[start : start + 4] for start in range(16, int.from_bytes(content[:4], "big") & 0xFFFF, 4)}
+        for known in ({content[8:12]}, brands):
+            if known & HEIC_BRANDS:
+                return "HEIC"
+            if known & AVIF_BRANDS:
+                return "AVIF"
+        if content[8:12] in HEIF_BRANDS:
+            return "HEIC"
+    raise UnreadableImage(f"no image of a format that is read ({FORMATS})")
+
+
+def _decode_by_pillow(content: bytes, format_name: str) -> tuple[NDArray[np.uint8], int]:
+    """Pixels and orientation of a file that Pillow reads."""
+    if format_name == "AVIF" and not features.check("avif"):
+        raise UnreadableImage(
+            "AVIF image, and this Pillow was built without AVIF; install Pillow 11.3 or newer from PyPI, or convert "
+            "the file to JPEG or PNG"
+        )
+    if format_name == "PNG":
+        _require_sound_png(content)
+    with Image.open(io.BytesIO(content), formats=(format_name,)) as image:
+        _require_size(*image.size)
+        image.load()
+        # After loading, as Pillow itself turns TIFF while loading and then drops the tag.
+        return _to_rgb(image), _orientation_of(image)
+
+
+def _decode_heic(content: bytes) -> tuple[NDArray[np.uint8], int]:
+    """Pixels of a HEIC image and `UPRIGHT`: libheif has turned it as the container says, which outranks EXIF."""
+    try:
+        pillow_heif = importlib.import_module("pillow_heif")
+    except ImportError as error:
+        raise UnreadableImage(
+            "HEIC image, and the package that reads them is not installed; pip install 'alexnet[heif]', or convert the "
+            "file to JPEG or PNG"
+        ) from error
+    primary = pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=True)
+    _require_size(*primary.size)
+    return _to_rgb(primary.to_pillow()), UPRIGHT
+
+
+def _require_sound_png(content: bytes) -> None:
+    """Refuse a PNG one of whose checksums does not hold, or that has no end; Pillow passes over those of the pixels."""
+    view = memoryview(content)
+    start, kind = 8, b""
+    while kind != b"IEND":
+        end = start + 12 + int.from_bytes(view[start : start + 4], "big")
+        if end > len(view):
+            raise UnreadableImage("damaged image: the PNG ends early; only whole files are read")
+        if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise UnreadableImage("damaged image: a checksum of the PNG does not hold; only whole files are read")
+        start, kind = end, bytes(view[start + 4 : start + 8])
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """RGB pixels of a loaded image of any mode."""
     if image.mode == "F":
-        raise UnreadableImage("floating-point pixels have no agreed range")
+        raise UnreadableImage("floating-point pixels have no agreed range; allowed are 8 or 16 bits per channel")
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise UnreadableImage("32-bit pixels have no agreed range")
+            raise UnreadableImage("32-bit pixels have no agreed range; allowed are 8 or 16 bits per channel")
         return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         transparent = image.convert("RGBA")
@@ -150,6 +258,14 @@ def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _require_size(width: int, height: int) -> None:
-    """Refuse an image whose pixels would fill the memory."""
+    """Refuse an image whose pixels would fill the memory, and one that has none."""
     if width * height > MAX_PIXELS:
-        raise UnreadableImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
+        raise UnreadableImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels, the largest size allowed")
+    if width < 1 or height < 1:
+        raise UnreadableImage(f"{width} x {height} pixels; allowed is at least 1 x 1")
+
+
+def _in_one_line(error: Exception) -> str:
+    """A library's message as part of ours; the error's class where it has none."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(error))
+    return " ".join(text.split())[:200] or type(error).__name__

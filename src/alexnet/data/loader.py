@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from alexnet.data.augment import Batch as Batch
 from alexnet.data.augment import crop_margin, draw
 from alexnet.data.prepared import Split, Statistics
+from alexnet.data.shards import StoredImages
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
 
@@ -52,6 +53,30 @@ def class_balanced_subset(labels: NDArray[np.int64], size: int, seed: int) -> ND
     place = np.empty(len(labels), np.int64)
     place[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.sort(shuffled[np.argsort(place, kind="stable")[:size]])
+
+
+def cut_crops(
+    images: StoredImages, samples: NDArray[np.int64], corners: NDArray[np.int16], crop: int
+) -> NDArray[np.uint8]:
+    """Read one crop of each of some images.
+
+    Args:
+        images: (N, S, S, 3).
+        samples: int64 (B,), which images.
+        corners: int16 (B, 2), row and column of each crop's upper left pixel.
+        crop: side of the crops, pixels.
+
+    Returns:
+        uint8 (B, crop, crop, 3), contiguous.
+    """
+    if isinstance(images, np.ndarray):
+        # Every crop of every image as one strided view, (N, rows, columns, crop, crop, 3): a batch is one indexing.
+        windows = sliding_window_view(images, (crop, crop), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
+        return np.ascontiguousarray(windows[samples, corners[:, 0], corners[:, 1]])
+    cut = np.empty((len(samples), crop, crop, 3), np.uint8)
+    for place, (sample, (row, column)) in enumerate(zip(samples.tolist(), corners.tolist(), strict=True)):
+        cut[place] = images.decode(sample)[row : row + crop, column : column + crop]
+    return cut
 
 
 class Loader:
@@ -93,9 +118,6 @@ class Loader:
         self._ids = np.arange(len(split), dtype=np.int64) if sample_ids is None else sample_ids
         self._side = int(split.images.shape[1])
         crop_margin(self._side, settings.crop)
-        # Every crop of every image as one strided view, (N, rows, columns, S, S, 3): a batch is one indexing.
-        windows = sliding_window_view(split.images, (settings.crop, settings.crop), axis=(1, 2))
-        self._windows = windows.transpose(0, 1, 2, 4, 5, 3)
         self._ordered: tuple[int, NDArray[np.int64]] = (-1, self._ids)
 
     @property
@@ -117,9 +139,8 @@ class Loader:
         if self._settings.crops_shared_by > 1:
             groups = np.arange(first, first + len(samples)) // self._settings.crops_shared_by
         draws = draw(self._settings, self._statistics, self._side, self._seed, epoch, samples, groups)
-        images = self._windows[samples, draws.corners[:, 0], draws.corners[:, 1]]
         return Batch(
-            images=torch.from_numpy(np.ascontiguousarray(images)),
+            images=torch.from_numpy(cut_crops(self._split.images, samples, draws.corners, self._settings.crop)),
             labels=torch.from_numpy(self._split.labels[samples]),
             samples=torch.from_numpy(samples.copy()),
             corners=torch.from_numpy(draws.corners),

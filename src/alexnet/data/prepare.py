@@ -1,102 +1,38 @@
 """From a source to a prepared data set: decoded, scaled and cropped images, and their statistics.
 
-The result does not depend on the number of workers: images keep the source's order, and mean and
-covariance come from exact integer sums. Paper: section 2 (256 x 256 pixels) and 4.1 (colour).
+The result does not depend on the number of workers, nor on how often the work was broken off: images keep the
+source's order, mean and covariance come from exact integer sums, and what is written depends on the images alone.
+Paper: section 2 (256 x 256 pixels) and 4.1 (colour).
 """
 
-import hashlib
-import json
-import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
-from alexnet.data.prepared import (
-    DESCRIPTION_FILE,
-    FORMAT_VERSION,
-    REFUSED_FILE,
-    STATISTICS_FILE,
-    PreparedData,
-    Statistics,
-    data_checksum,
-    split_file,
-)
-from alexnet.data.sources import Entry, Source, open_source, with_hold_out
-from alexnet.errors import RequestError, WorkError
-from alexnet.storage.atomic import require_free, require_space, staged_folder, write_json
+from alexnet.data.finish import finish
+from alexnet.data.piecework import Piece, PieceWork, pieces_of
+from alexnet.data.prepared import FORMAT_VERSION, REFUSED_FILE, STORES, PreparedData
+from alexnet.data.shards import JPEG_QUALITY
+from alexnet.data.sources.listing import with_hold_out
+from alexnet.data.sources.opening import open_source
+from alexnet.data.stage import Cursor, Stage, opened_stage, stage_folder
+from alexnet.errors import Interrupted, RequestError
+from alexnet.runs.machine import num_cores
+from alexnet.storage.atomic import require_free, require_space
 
 DEFAULT_SIDE_PX = 256
 MIN_SIDE_PX, MAX_SIDE_PX = 8, 1024
-GROUP_BYTES = 2**20
-"""Stored bytes that one piece of work makes: large enough to hide its overhead, small enough to share out."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """What a worker made of some neighbouring entries."""
-
-    entries: list[Entry]
-    images: NDArray[np.uint8]
-    """(n, S, S, 3), the readable ones."""
-    reasons: list[str | None]
-    """Per entry why it was refused; None where it was read."""
-
-
-@dataclass
-class _Sums:
-    """Exact sums over the training images."""
-
-    side: int
-    num_images: int = 0
-    pixel_sums: NDArray[np.int64] = field(init=False)
-    """(S, S, 3)."""
-    products: list[list[int]] = field(default_factory=lambda: [[0] * 3 for _ in range(3)])
-    """Sum over all pixels of channel times channel."""
-
-    def __post_init__(self) -> None:
-        self.pixel_sums = np.zeros((self.side, self.side, 3), np.int64)
-
-    def add(self, images: NDArray[np.uint8]) -> None:
-        """Count (n, S, S, 3) images in."""
-        self.num_images += len(images)
-        self.pixel_sums += images.sum(axis=0, dtype=np.int64)
-        for image in images:
-            # Products of bytes, summed over one image, stay far below 2^53: float64 is exact here, and fast.
-            pixels = image.reshape(-1, 3).astype(np.float64)
-            products = pixels.T @ pixels
-            for row in range(3):
-                for column in range(3):
-                    self.products[row][column] += int(products[row, column])
-
-    def statistics(self) -> Statistics:
-        """Mean image, and covariance with its components, each rounded once from the exact value."""
-        num_pixels = self.num_images * self.side**2
-        sums = [int(total) for total in self.pixel_sums.sum(axis=(0, 1))]
-        covariance = np.array(
-            [
-                [
-                    (num_pixels * self.products[row][column] - sums[row] * sums[column]) / num_pixels**2
-                    for column in range(3)
-                ]
-                for row in range(3)
-            ]
-        )
-        eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-        largest = np.take_along_axis(eigenvectors, np.abs(eigenvectors).argmax(axis=0)[None], axis=0)
-        return Statistics(
-            mean_image=(self.pixel_sums / self.num_images).astype(np.float32),
-            covariance=covariance,
-            eigenvalues=np.maximum(eigenvalues, 0.0),
-            eigenvectors=eigenvectors * np.sign(largest),
-        )
+MAX_PIXELS_STORE_BYTES = 4 * 2**30
+"""Up to here the pixels themselves are stored: nothing is lost and training reads them fastest."""
+LEAST_JPEG_BYTES_PER_PIXEL = 0.1
+"""A low guess, to refuse a disk that is certainly too small."""
+MAX_REFUSED = 0.05
+SHARD_IMAGES = 1024
+"""As many as a batch file of the original source held."""
 
 
 def _say_nothing(line: str) -> None:
@@ -107,210 +43,191 @@ def prepare(
     source: Path,
     destination: Path,
     *,
+    kind: str | None = None,
     side: int | None = None,
+    store: str = "auto",
     hold_out: float = 0.0,
     seed: int = 0,
+    exif: str = "auto",
+    on_bad: str = "refuse",
+    max_refused: float = MAX_REFUSED,
+    shard_images: int = SHARD_IMAGES,
     workers: int | None = None,
+    restart: bool = False,
     report: Callable[[str], None] = _say_nothing,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparedData:
-    """Prepare the photographs of `source` in a new folder; nothing is left of it if the work does not end.
+    """Prepare the photographs of `source` in a new folder.
+
+    Broken off at any instant, the same call goes on where it was, and ends with the same bytes.
 
     Args:
         source: see `open_source`.
         destination: a folder that does not exist yet, or is empty.
+        kind: of the source, see `open_source`; None recognises it.
         side: of the stored square images, 8..1024 pixels; None is what the source suggests, else 256.
+        store: `pixels` (one array; nothing is lost), `jpeg` (tar shards, quality 95) or `auto`: pixels up to 4 GiB.
         hold_out: fraction of each class to hold out as `val` where the source has no such split.
         seed: of the held-out choice.
+        exif: `apply` turns pictures as their EXIF data say, `ignore` leaves them as stored, `auto` applies it but for
+            ImageNet's own archives, whose pictures the paper took as stored.
+        on_bad: `refuse` names a bad file in refused.jsonl and goes on; `stop` ends at the first.
+        max_refused: fraction of files, 0..1; with more refused there is no data set.
+        shard_images: files in a shard, and in a piece of work that is kept when the work is broken off.
         workers: threads that decode; None is one for each core.
+        restart: throw away what an earlier, unfinished call with this destination has done.
         report: is given lines for people.
         progress: is given the number of files done and of all files, now and then.
 
     Raises:
-        RequestError: the source or an option makes no sense, or the destination is taken.
-        WorkError: the disk is full, or all images of a class or of a split are unreadable.
+        RequestError: the source or an option makes no sense, or the destination is taken or being written.
+        WorkError: the disk is full, too many files are bad, or all images of a class or of a split are.
+        Interrupted: from the keyboard; what is done is kept.
     """
+    _check_options(side, store, seed, exif, on_bad, max_refused, shard_images, workers)
+    require_free(destination)
+    opened = with_hold_out(open_source(source, kind), hold_out, seed)
+    side = side or opened.side or DEFAULT_SIDE_PX
+    num_files = sum(len(listing) for listing in opened.splits.values())
+    chosen_store = store
+    if store == "auto":
+        chosen_store = "pixels" if num_files * side**2 * 3 <= MAX_PIXELS_STORE_BYTES else "jpeg"
+    upright = opened.upright if exif == "auto" else exif == "apply"
+    plan: dict[str, Any] = {
+        "source": str(source),
+        "kind": opened.kind,
+        "source_sha256": opened.digest(),
+        "format_version": FORMAT_VERSION,
+        "side": side,
+        "store": chosen_store,
+        "jpeg_quality": JPEG_QUALITY,
+        "hold_out": hold_out,
+        "seed": seed,
+        "exif": "apply" if upright else "ignore",
+        "shard_images": shard_images,
+        # Their pixels may differ from version to version, by a grey level: one data set is made by one of them.
+        "made_with": {name: version(name) for name in ("torch", "pillow", "simplejpeg")},
+    }
+    counts = ", ".join(f"{name} {len(listing):,}" for name, listing in opened.splits.items())
+    report(
+        f"{opened.title} ({opened.kind}): {len(opened.class_ids)} classes, {counts}; storing {side} x {side} pixels as "
+        f"{'an array' if chosen_store == 'pixels' else 'JPEG files in tar shards'}"
+    )
+    needed = num_files * side**2 * (3 if chosen_store == "pixels" else LEAST_JPEG_BYTES_PER_PIXEL)
+    if not stage_folder(destination).exists():
+        require_space(destination, int(needed))
+    with opened_stage(destination, plan, restart=restart) as stage:
+        work = PieceWork(opened, stage, side, chosen_store, upright, stop_at_bad=on_bad == "stop")
+        pieces = pieces_of(opened, shard_images)
+        try:
+            _do_pieces(work, pieces, stage, workers or num_cores(), num_files, report, progress)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"interrupted; what is done is kept in {stage.folder}, and the same command goes on"
+            ) from error
+        if not stage.is_complete:
+            finish(stage, opened, pieces, plan, max_refused)
+        stage.publish(destination)
+    data = PreparedData.open(destination)
+    _tell(data, num_files, report)
+    return data
+
+
+def prepared_facts(data: PreparedData) -> dict[str, Any]:
+    """What `alexnet prepare --json` prints."""
+    return {
+        "destination": str(data.folder),
+        "title": data.title,
+        "classes": data.num_classes,
+        "images": {name: len(split) for name, split in data.splits.items()},
+        "side": data.side,
+        "store": data.store,
+        "refused": data.description["num_refused"],
+        "duplicates": data.description["duplicates"],
+        "checksum": data.checksum,
+    }
+
+
+def _check_options(
+    side: int | None,
+    store: str,
+    seed: int,
+    exif: str,
+    on_bad: str,
+    max_refused: float,
+    shard_images: int,
+    workers: int | None,
+) -> None:
+    """Refuse values that make no sense."""
     if side is not None and not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
         raise RequestError(f"--side is {side}; allowed is {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels")
     if workers is not None and workers < 1:
         raise RequestError(f"--workers is {workers}; allowed is 1 or more")
     if seed < 0:
         raise RequestError(f"--seed is {seed}; allowed is 0 or more")
-    require_free(destination)
-    opened = with_hold_out(open_source(source), hold_out, seed)
-    side = side or opened.side or DEFAULT_SIDE_PX
-    workers = workers or os.cpu_count() or 1
-    num_files = sum(len(entries) for entries in opened.splits.values())
-    require_space(destination, num_files * side**2 * 3)
-    counts = ", ".join(f"{name} {len(entries):,}" for name, entries in opened.splits.items())
-    report(f"{opened.title}: {len(opened.class_ids)} classes, {counts}; storing {side} x {side} pixels")
+    if not 0 <= max_refused <= 1:
+        raise RequestError(f"--max-refused is {max_refused}; allowed is a fraction from 0 to 1")
+    if shard_images < 1:
+        raise RequestError(f"--shard-images is {shard_images}; allowed is 1 or more")
+    for name, value, allowed in (
+        ("store", store, ("auto", *STORES)),
+        ("exif", exif, ("auto", "apply", "ignore")),
+        ("on-bad", on_bad, ("refuse", "stop")),
+    ):
+        if value not in allowed:
+            raise RequestError(f"--{name} is {value!r}; allowed is {', '.join(allowed)}")
+
+
+def _do_pieces(
+    work: PieceWork,
+    pieces: list[Piece],
+    stage: Stage,
+    workers: int,
+    num_files: int,
+    report: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Do the pieces that are not done yet."""
+    if stage.is_complete:
+        return
+    cursor = stage.cursor(work.side)
+    num_done = sum(len(piece) for piece in pieces[: cursor.pieces])
+    if num_done:
+        report(f"going on: {num_done:,} of {num_files:,} files are done already")
+
+    def count(num_more: int) -> None:
+        nonlocal num_done
+        num_done += num_more
+        if progress is not None:
+            progress(num_done, num_files)
 
     num_torch_threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # the workers are the parallelism; more threads below each would only get in each other's way
+    torch.set_num_threads(1)  # the workers are the parallelism; more threads below each would get in each other's way
     try:
-        with staged_folder(destination) as stage, ThreadPoolExecutor(workers) as pool:
-            work = _Preparation(opened, stage, side, pool, workers, progress, num_files)
+        with ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prepare") as pool:
             try:
-                work.run({"side": side, "hold_out": hold_out, "seed": seed}, str(source))
+                sums = cursor.sums
+                for number, piece_sums in work.run(pieces, cursor.pieces, pool, workers, count):
+                    sums = sums + piece_sums
+                    stage.advance(Cursor(number + 1, sums))
             finally:
                 pool.shutdown(cancel_futures=True)
     finally:
         torch.set_num_threads(num_torch_threads)
-    if work.num_refused:
-        report(f"refused {work.num_refused:,} of {num_files:,} files; the reasons are in {destination / REFUSED_FILE}")
-    return PreparedData.open(destination)
 
 
-@dataclass
-class _Preparation:
-    """The work of `prepare` on one opened source."""
-
-    source: Source
-    stage: Path
-    side: int
-    pool: ThreadPoolExecutor
-    workers: int
-    progress: Callable[[int, int], None] | None
-    num_files: int
-    num_done: int = 0
-    num_refused: int = 0
-
-    def run(self, options: dict[str, Any], source_path: str) -> None:
-        """Fill the stage."""
-        class_ids = self.source.class_ids
-        sums = _Sums(self.side)
-        splits: dict[str, dict[str, Any]] = {}
-        with (self.stage / REFUSED_FILE).open("w", encoding="utf-8") as refused:
-            for name, entries in self.source.splits.items():
-
-                def refuse(entry: Entry, reason: str) -> None:
-                    self.num_refused += 1
-                    refused.write(json.dumps({"path": entry.key, "reason": reason}) + "\n")
-
-                splits[name] = self._write_split(name, entries, class_ids, sums if name == "train" else None, refuse)
-        statistics = sums.statistics()
-        with (self.stage / STATISTICS_FILE).open("wb") as file:
-            np.savez(
-                file,
-                mean_image=statistics.mean_image,
-                covariance=statistics.covariance,
-                eigenvalues=statistics.eigenvalues,
-                eigenvectors=statistics.eigenvectors,
-            )
-        digests = {name: (facts["images_sha256"], facts["labels_sha256"]) for name, facts in splits.items()}
-        write_json(
-            self.stage / DESCRIPTION_FILE,
-            {
-                "format_version": FORMAT_VERSION,
-                "title": self.source.title,
-                "generated": self.source.generated,
-                "classes": [{"id": one, "name": self.source.class_names.get(one, one)} for one in class_ids],
-                "splits": splits,
-                "side": self.side,
-                "store": "pixels",
-                "source": {"kind": self.source.kind, "path": source_path},
-                "options": options,
-                "num_refused": self.num_refused,
-                "checksum": data_checksum(digests, class_ids),
-            },
+def _tell(data: PreparedData, num_files: int, report: Callable[[str], None]) -> None:
+    """Say what a person should know of the files that were refused or are there twice."""
+    num_refused = int(data.description["num_refused"])
+    if num_refused:
+        report(f"refused {num_refused:,} of {num_files:,} files; the reasons are in {data.folder / REFUSED_FILE}")
+    twice = data.description["duplicates"]
+    if twice["surplus_images"]:
+        report(f"{twice['surplus_images']:,} images are exact copies of others (see duplicates.jsonl)")
+    if twice["leaked_images"]:
+        report(
+            f"LEAK: {twice['leaked_images']:,} validation or test images stand in the training split too; errors "
+            "measured on them are too good"
         )
-
-    def _write_split(
-        self,
-        name: str,
-        entries: list[Entry],
-        class_ids: list[str],
-        sums: _Sums | None,
-        refuse: Callable[[Entry, str], None],
-    ) -> dict[str, Any]:
-        """Write one split's arrays; returns what dataset.json says of it."""
-        label_of = {class_id: label for label, class_id in enumerate(class_ids)}
-        labels: list[int] = []
-        keys: list[bytes] = []
-        digest = hashlib.sha256()
-        with (self.stage / split_file(name, "images")).open("wb") as file:
-            header_bytes = _write_header(file, len(entries), self.side)
-            for group in self._groups(entries):
-                file.write(group.images.data)
-                digest.update(group.images.data)
-                if sums is not None:
-                    sums.add(group.images)
-                for entry, reason in zip(group.entries, group.reasons, strict=True):
-                    if reason is None:
-                        labels.append(label_of[entry.class_id])
-                        keys.append(entry.key.encode("utf-8", "surrogateescape"))
-                    else:
-                        refuse(entry, reason)
-                self.num_done += len(group.entries)
-                if self.progress is not None:
-                    self.progress(self.num_done, self.num_files)
-            # The count is known only now; NumPy leaves room in the header for a first axis of any length.
-            file.seek(0)
-            if _write_header(file, len(labels), self.side) != header_bytes:
-                raise AssertionError("the header of the images changed its length")
-            file.flush()
-            os.fsync(file.fileno())
-        label_array = np.array(labels, np.int64)
-        self._require_images(name, label_array, class_ids)
-        np.save(self.stage / split_file(name, "labels"), label_array)
-        np.save(self.stage / split_file(name, "keys"), np.array(keys, dtype=np.bytes_))
-        return {
-            "count": len(labels),
-            "images": split_file(name, "images"),
-            "labels": split_file(name, "labels"),
-            "keys": split_file(name, "keys"),
-            "images_sha256": digest.hexdigest(),
-            "labels_sha256": hashlib.sha256(label_array.astype("<i8").tobytes()).hexdigest(),
-        }
-
-    def _require_images(self, name: str, labels: NDArray[np.int64], class_ids: list[str]) -> None:
-        """Refuse a training class, or a whole split, of which nothing was readable."""
-        if len(labels) == 0:
-            raise WorkError(
-                f"no image of the {name} split of {self.source.title} can be read; is it made of photographs?"
-            )
-        counts = np.bincount(labels, minlength=len(class_ids))
-        if name == "train" and not counts.all():
-            raise WorkError(
-                f"no training image of the class {class_ids[int(counts.argmin())]} of {self.source.title} can be read; "
-                "replace its files or remove its folder"
-            )
-
-    def _groups(self, entries: list[Entry]) -> Iterator[_Group]:
-        """Decoded groups in the source's order, a few of them worked on ahead."""
-        group_size = max(1, GROUP_BYTES // (self.side**2 * 3))
-        waiting: deque[Future[_Group]] = deque()
-        for start in range(0, len(entries), group_size):
-            waiting.append(self.pool.submit(_decode_group, entries[start : start + group_size], self.side))
-            if len(waiting) > 2 * self.workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _decode_group(entries: list[Entry], side: int) -> _Group:
-    """Read, decode and crop some entries."""
-    images: list[NDArray[np.uint8]] = []
-    reasons: list[str | None] = []
-    for entry in entries:
-        try:
-            content = entry.read()
-            image = decode_image(content, apply_orientation=True) if isinstance(content, bytes) else content
-            images.append(resize_and_crop(image, side))
-            reasons.append(None)
-        except UnreadableImage as error:
-            reasons.append(str(error))
-        except OSError as error:
-            reasons.append(f"cannot be read: {error.strerror or error}")
-    stacked = np.stack(images) if images else np.empty((0, side, side, 3), np.uint8)
-    return _Group(entries, stacked, reasons)
-
-
-def _write_header(file: BinaryIO, num_images: int, side: int) -> int:
-    """Write the .npy header of the images at the file's position; returns the position after it."""
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": "|u1", "fortran_order": False, "shape": (num_images, side, side, 3)}
-    )
-    return file.tell()
+    if twice["other_label"]:
+        report(f"{twice['other_label']:,} pictures are stored under more than one class")

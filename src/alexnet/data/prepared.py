@@ -1,27 +1,37 @@
-"""The prepared data set: a folder of arrays that every later stage reads.
+"""The prepared data set: a folder that every later stage reads.
 
-`dataset.json` describes it; each split has `<split>-images.npy` (uint8 (N, S, S, 3), RGB), `<split>-labels.npy`
-(int64 (N,)) and `<split>-keys.npy` (where each image came from); `statistics.npz` holds what the training
-images say about mean and colour; `refused.jsonl` names the files that could not be read, with the reason.
+`dataset.json` describes it. The images of a split are one array (`store=pixels`: `<split>-images.npy`, uint8
+(N, S, S, 3), RGB) or tar shards of JPEG files (`store=jpeg`: `<split>-000000.tar` ..., with offsets in
+`<split>-index.npy`).
+Beside them, for each split: `-labels.npy` (int64 (N,)), `-keys.npy` and `-key-ends.npy` (where each image came from),
+`-digests.npy` (uint8 (N, 16), of the stored bytes) and `-sizes.npy` (int32 (N, 2), height and width of the original).
+`statistics.npz` holds what the training images say about mean and colour; `refused.jsonl` names the files that could
+not be read, with the reason; `duplicates.jsonl` the images that are stored more than once.
 """
 
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.packed import PackedStrings
+from alexnet.data.shards import JpegImages, StoredImages
 from alexnet.errors import RequestError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION_FILE = "dataset.json"
 STATISTICS_FILE = "statistics.npz"
 REFUSED_FILE = "refused.jsonl"
+DUPLICATES_FILE = "duplicates.jsonl"
+STORES = ("pixels", "jpeg")
+DIGEST_BYTES = 16
+"""Kept of each image's SHA-256: enough that chance never makes two images equal."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +58,22 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The images of one split; `images` is mapped from disk, so indexing it reads."""
+    """The images of one split; indexing `images` reads them from the disk."""
 
     name: str
-    images: NDArray[np.uint8]
+    images: StoredImages
     """(N, S, S, 3), RGB, 0..255, read-only."""
     labels: NDArray[np.int64]
     """(N,), index into the classes."""
-    keys: NDArray[np.bytes_]
-    """(N,), UTF-8 bytes: where each image came from."""
+    keys: Sequence[str]
+    """(N,): where each image came from, such as `train/n01440764/n01440764_10026.JPEG`."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def key(self, index: int) -> str:
-        """Where image `index` came from, such as `train/n01440764/n01440764_10026.JPEG`."""
-        return bytes(self.keys[index]).decode("utf-8", "surrogateescape")
+        """Where image `index` came from."""
+        return self.keys[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +90,11 @@ class PreparedData:
     """Side of the stored square images, pixels."""
     statistics: Statistics
     checksum: str
-    """Of all pixels, labels and class ids, see `data_checksum`."""
+    """Of all stored images, labels and class ids, see `data_checksum`."""
+    store: str = "pixels"
+    """`pixels` or `jpeg`."""
+    description: Mapping[str, Any] = field(default_factory=dict)
+    """What `dataset.json` says, whole."""
 
     @property
     def num_classes(self) -> int:
@@ -91,6 +105,25 @@ class PreparedData:
     def evaluation_split(self) -> str:
         """Name of the split that training is measured on: `val`, or `test` where there is no `val`."""
         return "val" if "val" in self.splits else "test"
+
+    def original_sizes(self, split: str) -> NDArray[np.int32]:
+        """Height and width of the originals of a split as they were read, int32 (N, 2), pixels."""
+        return self._array(split, "sizes", np.int32, 2)
+
+    def digests(self, split: str) -> NDArray[np.uint8]:
+        """The first 16 bytes of the SHA-256 of each stored image, uint8 (N, 16)."""
+        return self._array(split, "digests", np.uint8, DIGEST_BYTES)
+
+    def _array(self, split: str, content: str, dtype: type[np.generic], width: int) -> NDArray[Any]:
+        """One of a split's arrays that training does not read."""
+        name = split_file(split, content)
+        try:
+            array: NDArray[Any] = np.load(self.folder / name, mmap_mode="r")
+        except (ValueError, OSError, EOFError) as error:
+            raise _damaged(self.folder, f"{name}: {error}") from error
+        if array.dtype != dtype or array.shape != (len(self.splits[split]), width):
+            raise _damaged(self.folder, f"{name} is {array.dtype} {array.shape}")
+        return array
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -121,9 +154,11 @@ class PreparedData:
         try:
             classes = tuple(ClassInfo(one["id"], one["name"]) for one in description["classes"])
             side = int(description["side"])
+            store = str(description["store"])
+            if store not in STORES:
+                raise ValueError(f"its store is {store!r}; known are {', '.join(STORES)}")
             splits = {
-                name: _open_split(path, name, int(facts["count"]), side)
-                for name, facts in description["splits"].items()
+                name: _open_split(path, name, facts, side, store) for name, facts in description["splits"].items()
             }
             with (path / STATISTICS_FILE).open("rb") as file, np.load(file) as arrays:
                 statistics = Statistics(
@@ -138,16 +173,19 @@ class PreparedData:
                 side=side,
                 statistics=statistics,
                 checksum=description["checksum"],
+                store=store,
+                description=description,
             )
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise _damaged(path, str(error)) from error
 
 
-def data_checksum(split_digests: Mapping[str, tuple[str, str]], class_ids: list[str]) -> str:
+def data_checksum(split_digests: Mapping[str, tuple[str, str]], class_ids: Sequence[str]) -> str:
     """Fingerprint of a data set: SHA-256, hexadecimal, over its splits and class ids.
 
     Args:
-        split_digests: per split name the SHA-256 of its pixels and of its labels (the arrays' bytes, little-endian).
+        split_digests: per split name the SHA-256 of its images' digests and of its labels (the arrays' bytes,
+            little-endian).
         class_ids: in label order.
     """
     lines = [f"{name} {images} {labels}" for name, (images, labels) in sorted(split_digests.items())]
@@ -155,20 +193,35 @@ def data_checksum(split_digests: Mapping[str, tuple[str, str]], class_ids: list[
 
 
 def split_file(split: str, content: str) -> str:
-    """Name of a split's file; `content` is `images`, `labels` or `keys`."""
+    """Name of a split's array file; `content` is such as `images` or `labels`, see the head of this module."""
     return f"{split}-{content}.npy"
 
 
-def _open_split(folder: Path, name: str, count: int, side: int) -> Split:
+def _open_split(folder: Path, name: str, facts: Mapping[str, Any], side: int, store: str) -> Split:
     """Map the images of one split and read the rest; ValueError where the shapes are not the described ones."""
-    images = np.load(folder / split_file(name, "images"), mmap_mode="r")
+    count = int(facts["count"])
     labels = np.load(folder / split_file(name, "labels"))
-    keys = np.load(folder / split_file(name, "keys"))
-    if images.shape != (count, side, side, 3) or images.dtype != np.uint8:
-        raise ValueError(f"{split_file(name, 'images')} is {images.dtype} {images.shape}")
-    if labels.shape != (count,) or keys.shape != (count,):
+    keys = PackedStrings(
+        np.load(folder / split_file(name, "keys"), mmap_mode="r"),
+        np.load(folder / split_file(name, "key-ends"), mmap_mode="r"),
+    )
+    if labels.shape != (count,) or len(keys) != count or (count and int(keys.ends[-1]) != len(keys.content)):
         raise ValueError(f"the {name} split has {count} images, {len(labels)} labels and {len(keys)} keys")
-    return Split(name, images, labels, keys)
+    images: StoredImages
+    if store == "pixels":
+        images = np.load(folder / split_file(name, "images"), mmap_mode="r")
+        if images.shape != (count, side, side, 3) or images.dtype != np.uint8:
+            raise ValueError(f"{split_file(name, 'images')} is {images.dtype} {images.shape}")
+        return Split(name, images, labels, keys)
+    index = np.load(folder / split_file(name, "index"), mmap_mode="r")
+    shards = facts["shards"]
+    if index.shape != (count, 3) or index.dtype != np.int64:
+        raise ValueError(f"{split_file(name, 'index')} is {index.dtype} {index.shape}")
+    for shard in shards:
+        size_bytes = (folder / shard["file"]).stat().st_size
+        if size_bytes != shard["bytes"]:
+            raise ValueError(f"{shard['file']} has {size_bytes:,} bytes, expected {shard['bytes']:,}")
+    return Split(name, JpegImages(folder, [str(shard["file"]) for shard in shards], index, side), labels, keys)
 
 
 def _damaged(path: Path, reason: str) -> RequestError:

@@ -16,6 +16,7 @@ from alexnet.evaluation.predictions import load_predictions
 from alexnet.figures.curves import Series, curve_svg
 from alexnet.figures.filters import filter_grid, png_data_uri
 from alexnet.figures.panel import Pictured, panel_html
+from alexnet.report.layout import evenly_spaced
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import GROUPS, Recipe, unread_settings
 
@@ -170,13 +171,6 @@ def panels(run: RunFolder, data: PreparedData | None, evaluation: Mapping[str, A
         _panel(data, split, probabilities, np.flatnonzero(right), "rightly"),
         _panel(data, split, probabilities, np.flatnonzero(~right), "wrongly"),
     )
-
-
-def evenly_spaced(ids: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:
-    """The middles of `number` equal stretches of `ids`; all of them where they are fewer."""
-    if len(ids) <= number:
-        return ids
-    return ids[(2 * np.arange(number) + 1) * len(ids) // (2 * number)]
 
 
 def class_rows(evaluation: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], int]:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError, WorkError
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
+from alexnet.report.layout import environment
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import epochs_of
 from alexnet.runs.recipe_file import recipe_differences
@@ -72,15 +72,8 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
     )
     right, wrong = contents.panels(run, data, best)
     classes, num_classes = contents.class_rows(best) if best else ([], 0)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("alexnet.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = _percent
-    return environment.get_template("report.html.j2").render(
+    template = environment().get_template("report.html.j2")
+    return template.render(
         name=facts.get("name", run.path.name),
         recipe=recipe,
         data_title=described.get("title") or (data.title if data else "unknown data"),
@@ -116,8 +109,3 @@ def _reached(events: list[dict[str, Any]], epochs: float) -> str:
         return f"Its log holds no step of the {epochs:g} epochs."
     last = max(positions, key=lambda event: int(event["step"]))
     return f"Its log goes to step {last['step']:,}, epoch {last['epoch']:.4g} of {epochs:g}."
-
-
-def _percent(fraction: float | None, decimals: int = 2) -> str:
-    """A fraction as percent, or a dash where there is none."""
-    return "-" if fraction is None else f"{100 * fraction:.{decimals}f} %"

@@ -47,6 +47,15 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Bring the names in `folder` to the disk, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_partial(folder: Path) -> None:
     """Remove what processes that were killed had begun to write in `folder`; nobody else may be writing there."""
     for path in folder.glob(f".*{PARTIAL}"):

@@ -1,0 +1,45 @@
+"""Ways of doing the same work, in turns: a machine that is disturbed disturbs them all alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What the rounds of one way took."""
+
+    wall_s: tuple[float, ...]
+    cpu_s: tuple[float, ...]
+    """Processor time of the whole process, all threads."""
+
+
+def alternate(
+    ways: Mapping[str, Callable[[], object]], rounds: int, after: Callable[[str, int], None] | None = None
+) -> dict[str, Timed]:
+    """Run each way once a round, in an order that turns from round to round.
+
+    Args:
+        ways: by name.
+        rounds: 1 or more.
+        after: called after each run, untimed, with the way's name and the number of the round.
+    """
+    wall_s: dict[str, list[float]] = {name: [] for name in ways}
+    cpu_s: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for number in range(rounds):
+        turned = names[number % len(names) :] + names[: number % len(names)]
+        for name in turned:
+            wall, cpu = time.perf_counter(), time.process_time()
+            ways[name]()
+            wall_s[name].append(time.perf_counter() - wall)
+            cpu_s[name].append(time.process_time() - cpu)
+            if after is not None:
+                after(name, number)
+    return {name: Timed(tuple(wall_s[name]), tuple(cpu_s[name])) for name in names}
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Median over the rounds of one time divided by the other of the same round."""
+    return statistics.median(one / other for one, other in zip(numerators, denominators, strict=True))

@@ -1,0 +1,70 @@
+"""Many strings in two arrays: fifteen million names as Python objects would fill the memory."""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class PackedStrings(Sequence[str]):
+    """A sequence of strings in one block of UTF-8 bytes.
+
+    Bytes that are no UTF-8 travel as surrogates, as Python gives the names of such files.
+
+    Args:
+        content: uint8 (total bytes,); all strings one after the other.
+        ends: int64 (N,); where each of them ends.
+    """
+
+    def __init__(self, content: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.content = content
+        self.ends = ends
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> Self:
+        """Pack strings."""
+        content, ends = bytearray(), array("q")
+        for string in strings:
+            content += string.encode("utf-8", "surrogateescape")
+            ends.append(len(content))
+        # Copies, so that nothing else can write into them and the bytearray's spare room is given back.
+        return cls(np.frombuffer(bytes(content), np.uint8), np.array(ends, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    # The one form of indexing that is needed; slices of names are made by `select`.
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        return self.encoded(index).decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+    def encoded(self, index: int) -> bytes:
+        """String `index` as bytes."""
+        if not 0 <= index < len(self.ends):
+            raise IndexError(f"string {index} of {len(self.ends)}")
+        start = int(self.ends[index - 1]) if index else 0
+        return self.content[start : int(self.ends[index])].tobytes()
+
+    def select(self, indices: NDArray[np.int64]) -> "PackedStrings":
+        """The strings at `indices`, int64 (M,), in that order."""
+        starts = np.concatenate([np.zeros(1, np.int64), self.ends])[indices]
+        lengths = np.asarray(self.ends)[indices] - starts
+        ends = np.cumsum(lengths, dtype=np.int64)
+        # Place in the old block of each byte of the new one: a run of `lengths` bytes from each start.
+        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+        return PackedStrings(np.asarray(self.content)[places], ends)
+
+    def order(self) -> NDArray[np.int64]:
+        """int64 (N,), the indices that sort the strings by their bytes; equal strings keep their order."""
+        return np.array(sorted(range(len(self)), key=self.encoded), np.int64)
+
+    def digest(self) -> str:
+        """SHA-256 of the strings, hexadecimal."""
+        both = hashlib.sha256(np.ascontiguousarray(self.ends).astype("<i8").tobytes())
+        both.update(np.ascontiguousarray(self.content).data)
+        return both.hexdigest()

@@ -1,0 +1,138 @@
+"""Prepared images as JPEG files in tar shards that any WebDataset reader reads: `<number>.jpg` beside `<number>.cls`.
+
+An index of offsets gives random access. The number is the image's place in the source's sorted list, so a
+refused file leaves a gap and shifts nothing.
+"""
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from alexnet.data.sources.pieces import read_piece
+
+JPEG_QUALITY = 95
+"""As the author's later code stores its 256-pixel images."""
+JPEG_SUBSAMPLING = "420"
+BLOCK_BYTES = 512
+NUMBER_DIGITS = 9
+"""Of a member's name: room for a thousand million images."""
+
+
+class DamagedShard(OSError):
+    """A shard is missing, cut or changed; the text names it."""
+
+
+def encode_stored(image: NDArray[np.uint8]) -> bytes:
+    """The JPEG file that is stored for uint8 (S, S, 3), RGB: quality 95, colour at half resolution."""
+    content: bytes = simplejpeg.encode_jpeg(image, JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING)
+    return content
+
+
+def shard_name(split: str, number: int) -> str:
+    """File name of shard `number` of a split, such as `train-000012.tar`."""
+    return f"{split}-{number:06d}.tar"
+
+
+@dataclass
+class ShardWriter:
+    """Writes one tar shard; the same images give the same bytes."""
+
+    file: BinaryIO
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    position: int = 0
+
+    def add(self, number: int, jpeg: bytes, label: int) -> int:
+        """Append an image and its label; returns the offset of the JPEG's bytes."""
+        name = f"{number:0{NUMBER_DIGITS}d}"
+        offset = self.position + BLOCK_BYTES
+        self._member(f"{name}.jpg", jpeg)
+        self._member(f"{name}.cls", str(label).encode())
+        return offset
+
+    def finish(self) -> None:
+        """Write the two empty blocks that end a tar, and flush everything to the disk."""
+        self._write(bytes(2 * BLOCK_BYTES))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def _member(self, name: str, content: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        padding = -len(content) % BLOCK_BYTES
+        self._write(member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(padding))
+
+    def _write(self, content: bytes) -> None:
+        self.file.write(content)
+        self.digest.update(content)
+        self.position += len(content)
+
+
+class JpegImages:
+    """The images of a split in tar shards, as an array that decodes what it is asked for.
+
+    Args:
+        folder: of the prepared data set.
+        names: file names of the shards.
+        index: int64 (N, 3): number of the shard, offset and length of each JPEG, bytes.
+        side: of the images, pixels.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, folder: Path, names: Sequence[str], index: NDArray[np.int64], side: int) -> None:
+        self._paths = [folder / name for name in names]
+        self._index = index
+        self.shape = (len(index), side, side, 3)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, which: int | slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """One image, uint8 (S, S, 3), or several, uint8 (n, S, S, 3).
+
+        Raises:
+            DamagedShard: a shard is missing, cut or changed.
+        """
+        if isinstance(which, int | np.integer):
+            return self.decode(int(which))
+        chosen = np.arange(len(self))[which]
+        images = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        for place, image in enumerate(chosen.tolist()):
+            images[place] = self.decode(image)
+        return images
+
+    def stored(self, image: int) -> bytes:
+        """The JPEG file of an image."""
+        shard, offset, size_bytes = self._index[image].tolist()
+        path = self._paths[shard]
+        try:
+            return read_piece(path, offset, size_bytes)
+        except OSError as error:
+            raise DamagedShard(f"image {image} cannot be read from {path}: {error.strerror or error}") from error
+
+    def decode(self, image: int) -> NDArray[np.uint8]:
+        """The pixels of an image, uint8 (S, S, 3)."""
+        content = self.stored(image)
+        try:
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)
+        except ValueError as error:
+            path = self._paths[int(self._index[image, 0])]
+            raise DamagedShard(f"image {image} in {path} is damaged: {error}") from error
+        if pixels.shape != self.shape[1:]:
+            raise DamagedShard(
+                f"image {image} in {self._paths[int(self._index[image, 0])]} is damaged: it has shape {pixels.shape}, "
+                f"expected {self.shape[1:]}"
+            )
+        return pixels
+
+
+StoredImages = NDArray[np.uint8] | JpegImages
+"""The images of a split: an array mapped from the disk, or tar shards read like one."""

@@ -1,0 +1,1 @@
+"""What photographs come as: folders, archives, competitions' and other programs' data sets."""

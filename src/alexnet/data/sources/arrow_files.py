@@ -1,0 +1,168 @@
+"""The images and labels in Parquet and Arrow files, without more of them in memory than is needed."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alexnet.data.sources.listing import Content, Place
+from alexnet.errors import RequestError
+
+WINDOW_BYTES = 64 * 2**20
+"""Images of a Parquet row group that a thread keeps, counted uncompressed; its reader needs one page more."""
+BUFFER_BYTES = 2**20
+
+
+def pyarrow_module(module: str = "") -> Any:
+    """The library, or a module of it."""
+    try:
+        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow.ipc  # type: ignore[import-untyped]
+        import pyarrow.parquet  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise RequestError(
+            "Parquet and Arrow files are read by pyarrow, which is not installed; run: pip install 'alexnet[parquet]'"
+        ) from error
+    return getattr(pyarrow, module) if module else pyarrow
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is read of a file."""
+
+    image: str
+    is_struct: bool
+    """Whether an image is a record with its bytes in it rather than the bytes themselves."""
+    label: str
+    is_number: bool
+    """Whether labels are numbers rather than names."""
+    names: tuple[str, ...]
+    """Of the numbers, in their order; empty where they have none."""
+
+    @property
+    def class_ids(self) -> list[str]:
+        """Of the numbers that have names: the names, or the numbers where two are called the same."""
+        is_unique = len(set(self.names)) == len(self.names)
+        return list(self.names) if is_unique else [str(number) for number in range(len(self.names))]
+
+
+class DataFile:
+    """A Parquet file, an Arrow file or an Arrow stream; its groups are row groups or record batches."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            start = file.read(6)
+        self.is_parquet = start.startswith(b"PAR1")
+        self.is_stream = not self.is_parquet and start != b"ARROW1"
+        if self.is_parquet:
+            # Without reading ahead, as that would keep whole row groups.
+            self._opened = pyarrow_module("parquet").ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+            self.schema = self._opened.schema_arrow
+        else:
+            self.schema = self._reader().schema
+
+    def _reader(self, column: str | None = None) -> Any:
+        """Reader of an Arrow file, of all columns or one."""
+        arrow, ipc = pyarrow_module(), pyarrow_module("ipc")
+        fields = [] if column is None else [self.schema.names.index(column)]
+        options = ipc.IpcReadOptions(use_threads=False, included_fields=fields)
+        mapped = arrow.memory_map(str(self.path))
+        return (ipc.open_stream if self.is_stream else ipc.open_file)(mapped, options=options)
+
+    def labels(self, column: str) -> Iterator[Any]:
+        """The labels of each group; nothing else is read."""
+        if self.is_parquet:
+            for group in range(self._opened.metadata.num_row_groups):
+                yield _only_column(self._opened.read_row_group(group, columns=[column], use_threads=False))
+        elif self.is_stream:
+            yield from map(_only_column, self._reader(column))
+        else:
+            reader = self._reader(column)
+            yield from (_only_column(reader.get_batch(group)) for group in range(reader.num_record_batches))
+
+    def windows(self, columns: Columns, group: int) -> Iterator[tuple[int, int, Any]]:
+        """Stretches of images as (group, first row, images): those of a group; of a stream those of all groups."""
+        if self.is_parquet:
+            leaf = f"{columns.image}.bytes" if columns.is_struct else columns.image
+            facts = self._opened.metadata.row_group(group)
+            chunks = [facts.column(number) for number in range(facts.num_columns)]
+            size_bytes = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == leaf)
+            num_rows = max(1, facts.num_rows * WINDOW_BYTES // max(size_bytes, WINDOW_BYTES))
+            first = 0
+            for batch in self._opened.iter_batches(num_rows, row_groups=[group], columns=[leaf], use_threads=False):
+                yield group, first, _only_column(batch)
+                first += batch.num_rows
+                del batch  # else it stays in memory while the next one is read
+        elif self.is_stream:
+            for number, batch in enumerate(self._reader(columns.image)):
+                yield number, 0, _only_column(batch)
+        else:
+            yield group, 0, _only_column(self._reader(columns.image).get_batch(group))
+
+
+def _only_column(batch: Any) -> Any:
+    """The column that was read, once its contents are known to lie where it says; else a damaged file ends Python."""
+    column = batch.column(0)
+    column.validate(full=True)
+    return column
+
+
+class _Cursor:
+    """Where a thread reads in a file. Rows in their order are read once each; going back begins a group anew."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self.path = path
+        self._columns = columns
+        self._file = DataFile(path)
+        self._windows: Iterator[tuple[int, int, Any]] = iter(())
+        self._group = -1
+        self._first = 0
+        self._images: Any = None
+
+    def read(self, group: int, row: int) -> bytes | None:
+        """The bytes of an image; StopIteration where the file has no such row any more."""
+        is_other = group != self._group and not self._file.is_stream
+        if self._images is None or is_other or (group, row) < (self._group, self._first):
+            self._images = None  # given back before the next are read
+            self._windows = self._file.windows(self._columns, group)
+            self._group, self._first, self._images = next(self._windows)
+        while (group, row) >= (self._group, self._first + len(self._images)):
+            self._images = None
+            self._group, self._first, self._images = next(self._windows)
+        if self._group != group:
+            raise StopIteration
+        image = self._images[row - self._first]
+        if self._columns.is_struct and image.is_valid:
+            image = image["bytes"]
+        content: bytes | None = image.as_py()
+        return content
+
+
+class ImageReader:
+    """Reads images for several threads, each of which has a file open."""
+
+    def __init__(self, paths: list[Path], columns: Columns) -> None:
+        self._paths = paths
+        self._columns = columns
+        self._of_thread = threading.local()
+
+    def read(self, key: str, place: Place) -> Content:
+        """The bytes of the image at a place; OSError where there are none or the file is damaged."""
+        path = self._paths[place[0]]
+        cursor: _Cursor | None = getattr(self._of_thread, "cursor", None)
+        # Taken away meanwhile: after an error the next image begins anew.
+        self._of_thread.cursor = None
+        try:
+            if cursor is None or cursor.path != path:
+                cursor = _Cursor(path, self._columns)
+            content = cursor.read(place[1], place[2])
+        except (pyarrow_module().ArrowException, ValueError, LookupError, StopIteration, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the file itself, such as that it is gone
+            raise OSError(f"{path.name} is damaged or has changed ({error})") from error
+        self._of_thread.cursor = cursor
+        if content is None:
+            raise OSError(f"{path.name} has no bytes for it")
+        return content

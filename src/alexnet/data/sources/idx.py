@@ -1,0 +1,226 @@
+"""MNIST and its relatives: grey images and labels in IDX files, one pair of files for each split."""
+
+import gzip
+import math
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
+from alexnet.data.sources.pieces import read_piece
+from alexnet.errors import RequestError
+
+FILE_NAME = re.compile(
+    r"(?P<prefix>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*-)?(?P<split>train|t10k|test)-(?P<content>images[-.]idx3|labels[-.]idx1)"
+    r"-ubyte(?P<gzip>\.gz)?"
+)
+"""`train-images-idx3-ubyte`, or as EMNIST has it `emnist-balanced-train-images-idx3-ubyte`."""
+SPLITS = {"train": "train", "t10k": "test", "test": "test"}
+NAMES_FILE = "classes.txt"
+"""Optional beside the files: one class name per line."""
+UNSIGNED_BYTES = 0x08
+"""Type of the values, in the third byte of a file."""
+MAX_UNPACKED_BYTES = 2**31
+"""What a compressed file may grow to in memory; a small file can claim any size."""
+BLOCK_BYTES = 2**20
+WHAT_IS_READ = "a folder of IDX files has train-images-idx3-ubyte and train-labels-idx1-ubyte, with or without .gz"
+
+
+@dataclass(frozen=True)
+class _Idx:
+    """An IDX file of unsigned bytes whose header fits its size."""
+
+    path: Path
+    sizes: tuple[int, ...]
+    unpacked: bytearray | None
+    """All of the file, where it is compressed."""
+
+    def item(self, index: int) -> NDArray[np.uint8]:
+        """The values of the first dimension's `index`, in the shape of the other dimensions."""
+        shape = self.sizes[1:]
+        size_bytes = math.prod(shape)
+        offset = _header_bytes(len(self.sizes)) + index * size_bytes
+        if self.unpacked is None:
+            return np.frombuffer(read_piece(self.path, offset, size_bytes), np.uint8).reshape(shape)
+        return np.frombuffer(self.unpacked, np.uint8, size_bytes, offset).reshape(shape)
+
+
+def looks_like_idx(path: Path) -> bool:
+    """Whether IDX files of training images lie in a folder, or a path is that of such a file."""
+    try:
+        return any(split == "train" for _, split, content in _files(path) if content == "images")
+    except OSError:
+        return False
+
+
+def open_idx(path: Path) -> Source:
+    """List a folder of IDX files; its splits are `train` and, where there are files of it, `test`.
+
+    The images are given as they are stored, grey repeated to RGB; those of EMNIST lie on their side. Class ids are the
+    labels as decimal numbers. Compressed files are kept in memory.
+
+    Args:
+        path: the folder, or the file of training images where the folder has those of several data sets.
+
+    Raises:
+        RequestError: files are missing, damaged or larger than 2 GiB unpacked, there are several data sets, or
+            `classes.txt` does not fit.
+    """
+    try:
+        return _open_files(path, _files(path))
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error}; allow it or name another source") from error
+
+
+def _files(path: Path) -> dict[tuple[str, str, str], Path]:
+    """The IDX files at a path by prefix, split and content (`images`, `labels`)."""
+    only = FILE_NAME.fullmatch(path.name) if path.is_file() else None
+    if not path.is_dir() and only is None:
+        return {}
+    found: dict[tuple[str, str, str], Path] = {}
+    # Sorted by length first: a file that is there twice is taken as it is rather than compressed.
+    for file in sorted((path if only is None else path.parent).iterdir(), key=lambda one: (len(one.name), one.name)):
+        match = FILE_NAME.fullmatch(file.name)
+        if match is None or not file.is_file() or (only is not None and match["prefix"] != only["prefix"]):
+            continue
+        found.setdefault((match["prefix"] or "", SPLITS[match["split"]], match["content"][:6]), file)
+    return found
+
+
+def _open_files(path: Path, files: dict[tuple[str, str, str], Path]) -> Source:
+    """List the IDX files of a folder."""
+    prefixes = sorted({prefix for prefix, _, _ in files})
+    if not prefixes:
+        raise RequestError(f"{path} has no IDX files; {WHAT_IS_READ}")
+    if len(prefixes) > 1:
+        choices = ", ".join(prefix.rstrip("-") or "without a prefix" for prefix in prefixes)
+        raise RequestError(
+            f"{path} has the IDX files of {len(prefixes)} data sets ({choices}); name the file of training images of "
+            "one of them"
+        )
+    prefix = prefixes[0]
+    folder = path if path.is_dir() else path.parent
+    builders = {split: ListingBuilder() for split in ("train", "test")}
+    images: list[_Idx] = []
+    for number, (split, builder) in enumerate(builders.items()):
+        image_file, label_file = (files.get((prefix, split, content)) for content in ("images", "labels"))
+        if split == "test" and image_file is None and label_file is None:
+            continue
+        if image_file is None or label_file is None:
+            missing = "images" if image_file is None else "labels"
+            raise RequestError(f"{folder} has no IDX file of {split} {missing}; {WHAT_IS_READ}")
+        pictures, labels = _open_idx_file(image_file, 3), _open_idx_file(label_file, 1)
+        num_images, num_labels = pictures.sizes[0], labels.sizes[0]
+        if num_images != num_labels:
+            raise _damaged(label_file, f"it has {num_labels} labels and {image_file.name} {num_images} images")
+        images.append(pictures)
+        values = read_piece(label_file, 8, num_labels) if labels.unpacked is None else labels.unpacked[8:]
+        for index, label in enumerate(values):
+            builder.add(f"{split}/{index:06d}", str(label), (number, index, 0, 0))
+
+    def read(key: str, place: Place) -> Content:
+        return np.repeat(images[place[0]].item(place[1])[:, :, None], 3, axis=2)
+
+    class_ids = sorted(builders["train"].class_ids, key=int)
+    height, width = images[0].sizes[1:]
+    return source_of(
+        "idx",
+        prefix.rstrip("-") or folder.resolve().name,
+        str(path),
+        builders,
+        read,
+        class_ids=class_ids,
+        class_names=_class_names(folder / NAMES_FILE, class_ids),
+        side=height if height == width else None,
+    )
+
+
+def _header_bytes(num_dimensions: int) -> int:
+    """Of an IDX file: two zeros, type, number of dimensions, then four bytes for each of them."""
+    return 4 + 4 * num_dimensions
+
+
+def _open_idx_file(path: Path, num_dimensions: int) -> _Idx:
+    """Check a file's header against its size; a compressed file is unpacked."""
+    if path.suffix == ".gz":
+        unpacked = _unpacked(path, num_dimensions)
+        return _Idx(path, _sizes(path, bytes(unpacked[: _header_bytes(num_dimensions)]), num_dimensions), unpacked)
+    with path.open("rb") as file:
+        sizes = _sizes(path, file.read(_header_bytes(num_dimensions)), num_dimensions)
+    _require_bytes(path, path.stat().st_size, sizes)
+    return _Idx(path, sizes, None)
+
+
+def _sizes(path: Path, header: bytes, num_dimensions: int) -> tuple[int, ...]:
+    """The sizes of the dimensions, out of a header."""
+    if len(header) != _header_bytes(num_dimensions) or header[:2] != b"\0\0" or header[3] != num_dimensions:
+        raise _damaged(
+            path, f"it does not begin as IDX of {num_dimensions} dimensions, but with: {header[:4].hex(' ')}"
+        )
+    if header[2] != UNSIGNED_BYTES:
+        raise _damaged(path, f"its values have the type 0x{header[2]:02x}; allowed is 0x08, unsigned bytes")
+    sizes = tuple(int(size) for size in np.frombuffer(header[4:], ">u4"))
+    if 0 in sizes:
+        raise _damaged(path, f"it claims {' x '.join(map(str, sizes))} values; each number is to be 1 or more")
+    return sizes
+
+
+def _require_bytes(path: Path, num_bytes: int, sizes: tuple[int, ...]) -> None:
+    """Refuse a file that is shorter or longer than its header claims."""
+    expected = _header_bytes(len(sizes)) + math.prod(sizes)
+    if num_bytes != expected:
+        raise _damaged(path, f"it has {num_bytes:,} bytes and its header claims {expected:,}")
+
+
+def _unpacked(path: Path, num_dimensions: int) -> bytearray:
+    """The content of a compressed file; not more of it is unpacked than one byte above what its header claims."""
+    header_bytes = _header_bytes(num_dimensions)
+    content = bytearray()
+    try:
+        with gzip.open(path) as file:
+            content += file.read(header_bytes)
+            sizes = _sizes(path, bytes(content), num_dimensions)
+            wanted = header_bytes + math.prod(sizes)
+            if wanted > MAX_UNPACKED_BYTES:
+                raise RequestError(
+                    f"{path} claims {wanted:,} bytes unpacked; allowed are {MAX_UNPACKED_BYTES:,}; if it is not "
+                    "damaged, unpack it with gunzip, as unpacked files are not kept in memory"
+                )
+            while part := file.read(min(BLOCK_BYTES, wanted + 1 - len(content))):
+                content += part
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _damaged(path, str(error)) from error
+    _require_bytes(path, len(content), sizes)
+    return content
+
+
+def _class_names(path: Path, class_ids: list[str]) -> dict[str, str]:
+    """Name by class id, where there is a file of them: a line for each number from 0, or for each that occurs."""
+    if not path.is_file():
+        return {}
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is no UTF-8 text ({error}); write it as UTF-8") from error
+    if len(lines) > int(class_ids[-1]):
+        names = {class_id: lines[int(class_id)] for class_id in class_ids}
+    elif len(lines) == len(class_ids):
+        names = dict(zip(class_ids, lines, strict=True))
+    else:
+        raise RequestError(
+            f"{path} has {len(lines)} lines, and the labels go from {class_ids[0]} to {class_ids[-1]}; write one name "
+            "on a line for each of them"
+        )
+    for name in names.values():
+        if not name.isprintable():
+            raise RequestError(f"{path} has the name {name!r}, which cannot be printed; rename it")
+    return names
+
+
+def _damaged(path: Path, fault: str) -> RequestError:
+    """What is said of a file that is no IDX file or not a whole one."""
+    return RequestError(f"{path} is damaged: {fault}; get it again")

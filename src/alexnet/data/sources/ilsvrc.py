@@ -1,0 +1,144 @@
+"""The archives of ILSVRC-2012 and ILSVRC-2010 as image-net.org gives them to those who register; nothing is unpacked.
+
+Labels follow the sorted WordNet ids, as everybody's since Caffe; the competition's own numbers are `class_numbers`.
+"""
+
+import io
+import re
+from pathlib import Path
+
+from alexnet.data.sources.ilsvrc_kit import RELEASES, HeldOut, Kit, Release, missing, read_file, read_kit, unpacked
+from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
+from alexnet.data.sources.pieces import read_piece
+from alexnet.data.sources.synset_tars import inner_tars, members_of, place_of
+from alexnet.data.sources.tar import tar_members
+from alexnet.data.sources.tree import NO_PLAIN_FILE
+from alexnet.errors import RequestError
+
+MAX_IMAGE_BYTES = 2**26
+GZIP_MARK = b"\x1f\x8b"
+
+Patches = dict[tuple[str, str], Place]
+"""Where corrected images lie, by split and name."""
+
+
+def open_ilsvrc(path: Path) -> Source:
+    """List a folder of archives.
+
+    Args:
+        path: holds the training images, the validation images, and the development kit, packed or unpacked. With
+            ILSVRC-2010, the test images with their labels and the corrected images are used where they lie there too.
+
+    Raises:
+        RequestError: a file is missing or damaged, images and labels do not agree in number, or a label or a class is
+            none of the kit's.
+    """
+    release = _release_in(path)
+    kit = read_kit(path, release)
+    held_out = [one for one in release.held_out if not one.optional or (path / one.tar).is_file()]
+    files = [path / name for name in (release.train_tar, *(one.tar for one in held_out))]
+    patches: Patches = {}
+    if release.patches_tar and (path / release.patches_tar).is_file():
+        patches = _list_patches(path / release.patches_tar, len(files))
+        files.append(path / release.patches_tar)
+    builders = {"train": _list_train(files[0], kit, patches)}
+    for file_number, one in enumerate(held_out, start=1):
+        text = kit.label_files[one.labels] if one.in_kit else read_file(path / one.labels, release)
+        labels = kit.labels(text, f"{one.labels} of {kit.origin if one.in_kit else path}")
+        places = _list_held_out(files[file_number], file_number, f"ILSVRC{release.year}_{one.split}_", patches, one)
+        if len(places) != len(labels):
+            raise RequestError(
+                f"{files[file_number]} has {len(places)} images and {one.labels} {len(labels)} labels; fetch both again"
+            )
+        builders[one.split] = ListingBuilder()
+        for (name, place), class_id in zip(places, labels, strict=True):
+            builders[one.split].add(f"{one.split}/{name}", class_id, place)
+
+    def read(key: str, place: Place) -> Content:
+        if place == NO_PLAIN_FILE:
+            raise OSError("no plain file; links inside an archive are not followed")
+        content = read_piece(files[place[0]], place[1], place[2])
+        # Other programs that read ILSVRC-2010 meet images in its archives that are compressed once more.
+        return unpacked(io.BytesIO(content), MAX_IMAGE_BYTES) if content.startswith(GZIP_MARK) else content
+
+    return source_of(
+        "ilsvrc",
+        release.name,
+        str(path),
+        builders,
+        read,
+        class_ids=sorted(kit.class_of.values()),
+        class_names=kit.class_names,
+        class_numbers={class_id: number for number, class_id in kit.class_of.items()},
+        upright=False,
+    )
+
+
+def looks_like_ilsvrc(path: Path) -> bool:
+    """Whether it is a folder with the archives of training or validation images, not unpacked beside them."""
+    try:
+        names = [name for release in RELEASES for name in (release.train_tar, *(one.tar for one in release.held_out))]
+        return any((path / name).is_file() for name in names) and not (path / "train").is_dir()
+    except OSError:
+        return False
+
+
+def _release_in(path: Path) -> Release:
+    """The year whose files lie in a folder; refuses what is not whole."""
+    if not path.is_dir():
+        raise RequestError(f"{path} is no folder; name the folder that holds ILSVRC's archives as they were downloaded")
+    parts = {
+        release: [release.train_tar, *(one.tar for one in release.held_out if not one.optional)] for release in RELEASES
+    }
+    met = {release: [name for name in names if (path / name).is_file()] for release, names in parts.items()}
+    years = [release for release in RELEASES if met[release]]
+    if len(years) > 1:
+        first, second = (met[release][0] for release in years)
+        raise RequestError(f"{path} has {first} and {second}; put each year into a folder of its own")
+    release = years[0] if years else RELEASES[0]
+    for name in parts[release]:
+        if name not in met[release]:
+            raise missing(path, name, release)
+    return release
+
+
+def _list_patches(path: Path, file_number: int) -> Patches:
+    """Where each corrected image lies; seen are `<folder>/<split>/<image>`."""
+    return {
+        (split.rpartition("/")[2], name): place_of(file_number, member)
+        for member in tar_members(path)
+        if not member.is_folder
+        for split, _, name in [member.name.rpartition("/")]
+    }
+
+
+def _list_train(path: Path, kit: Kit, patches: Patches) -> ListingBuilder:
+    """The training images: a tar for each class inside one tar."""
+    builder = ListingBuilder()
+    known = set(kit.class_of.values())
+    for tar in inner_tars(path):
+        if tar.class_id not in known:
+            raise RequestError(
+                f"{path} has {tar.class_id}.tar, a class that {kit.origin} does not know; fetch both again"
+            )
+        for name, member in members_of(tar).items():
+            place = patches.get(("train", name), place_of(0, member))
+            builder.add(f"train/{tar.class_id}/{name}", tar.class_id, place)
+    return builder
+
+
+def _list_held_out(
+    path: Path, file_number: int, start: str, patches: Patches, held_out: HeldOut
+) -> list[tuple[str, Place]]:
+    """The held-out images by their numbers, which are the lines of their labels."""
+    pattern = re.compile(rf"{start}\d{{8}}\.JPEG", re.ASCII)
+    places: dict[str, Place] = {}
+    for member in tar_members(path):
+        name = member.name.rpartition("/")[2]  # ILSVRC-2010's stand in a folder
+        if not member.is_folder and pattern.fullmatch(name):
+            places[name] = patches.get((held_out.split, name), place_of(file_number, member))
+    names = sorted(places)
+    for number, name in enumerate(names, start=1):
+        if name != f"{start}{number:08d}.JPEG":
+            raise RequestError(f"{path} has no {start}{number:08d}.JPEG but has {name}; fetch it again")
+    return [(name, places[name]) for name in names]

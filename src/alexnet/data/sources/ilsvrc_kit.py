@@ -1,0 +1,192 @@
+"""The development kits of ILSVRC-2012 and ILSVRC-2010: the competition's classes and the labels of held-out images."""
+
+import gzip
+import io
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from alexnet.data.sources.matlab import read_struct_array
+from alexnet.data.sources.tar import inner_path
+from alexnet.data.synsets import distinct_names
+from alexnet.errors import RequestError
+
+MAX_KIT_BYTES = 2**28
+"""A development kit that unpacks to more is refused; ILSVRC-2012's archive has 2.5 MB."""
+META_FILE = "meta.mat"
+MAX_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A set of images whose labels lie in a file."""
+
+    split: str
+    tar: str
+    labels: str
+    """The file: each line has the competition's number of a class, in the order of the images' names."""
+    in_kit: bool
+    """Whether the labels lie in the development kit; else beside the archives."""
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Release:
+    """The names of one year's files."""
+
+    year: int
+    train_tar: str
+    held_out: tuple[HeldOut, ...]
+    kits: tuple[str, ...]
+    kit_folder: str
+    patches_tar: str | None = None
+    """Corrected images, which stand in for images of the same names."""
+
+    @property
+    def name(self) -> str:
+        """As messages name it."""
+        return f"ILSVRC-{self.year}"
+
+
+RELEASES = (
+    Release(
+        2012,
+        "ILSVRC2012_img_train.tar",
+        (HeldOut("val", "ILSVRC2012_img_val.tar", "ILSVRC2012_validation_ground_truth.txt", in_kit=True),),
+        ("ILSVRC2012_devkit_t12.tar.gz",),
+        "ILSVRC2012_devkit_t12",
+    ),
+    # The names are those that other programs which read this release look for. Uncertain: its kit is met under two
+    # names, with and without the folder devkit-1.0 in it; all of them are allowed.
+    Release(
+        2010,
+        "ILSVRC2010_images_train.tar",
+        (
+            HeldOut("val", "ILSVRC2010_images_val.tar", "ILSVRC2010_validation_ground_truth.txt", in_kit=True),
+            # The one year whose test labels were published.
+            HeldOut("test", "ILSVRC2010_images_test.tar", "ILSVRC2010_test_ground_truth.txt", False, optional=True),
+        ),
+        ("ILSVRC2010_devkit-1.0.tar.gz", "devkit-1.0.tar.gz"),
+        "devkit-1.0",
+        patches_tar="patch_images.tar",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What is read of a development kit."""
+
+    origin: Path
+    """The archive or the folder it was read from."""
+    class_of: dict[int, str]
+    """The WordNet id by the competition's number, for the classes that have images."""
+    class_names: dict[str, str]
+    """A name of its own by WordNet id."""
+    label_files: dict[str, bytes]
+    """Content by name."""
+
+    def labels(self, text: bytes, origin: str) -> list[str]:
+        """The class ids that a file of labels gives.
+
+        Raises:
+            RequestError: a label is no number of a class; `origin` is the file as the message names it.
+        """
+        labels = []
+        for place, label in enumerate(text.split(), start=1):
+            class_id = self.class_of.get(int(label)) if label.isdigit() and len(label) <= MAX_DIGITS else None
+            if class_id is None:
+                raise RequestError(
+                    f"label {place} of {origin} is {label[:MAX_DIGITS].decode(errors='replace')!r}; allowed are the "
+                    f"numbers of the kit's {len(self.class_of)} classes; fetch it again"
+                )
+            labels.append(class_id)
+        return labels
+
+
+def read_kit(path: Path, release: Release) -> Kit:
+    """Read the development kit, packed or unpacked, that lies in a folder.
+
+    Raises:
+        RequestError: it or a file in it is missing or damaged.
+    """
+    names = [META_FILE, *(one.labels for one in release.held_out if one.in_kit)]
+    folder = path / release.kit_folder
+    archive = next((path / name for name in release.kits if (path / name).is_file()), None)
+    if folder.is_dir():
+        origin, files = folder, {name: read_file(folder / "data" / name, release) for name in names}
+    elif archive is not None:
+        origin, files = archive, _read_archive(archive, names)
+    else:
+        raise missing(path, f"{release.kits[0]}, nor the folder {release.kit_folder}", release)
+    class_of, words = _classes(files.pop(META_FILE), f"{META_FILE} of {origin}", f"ILSVRC{release.year}_ID")
+    return Kit(origin, class_of, distinct_names(words), files)
+
+
+def missing(folder: Path, name: str, release: Release) -> RequestError:
+    """The error to raise where a file is not there."""
+    return RequestError(
+        f"{folder} has no {name}; image-net.org gives it to those who register, under {release.name}: put it there as "
+        "it is downloaded"
+    )
+
+
+def read_file(path: Path, release: Release) -> bytes:
+    """A file of labels or of the kit; RequestError where it is missing."""
+    if not path.is_file():
+        raise missing(path.parent, path.name, release)
+    with path.open("rb") as file:
+        return file.read(MAX_KIT_BYTES)
+
+
+def unpacked(file: BinaryIO, max_bytes: int) -> bytes:
+    """What a gzip file holds; OSError where it is damaged or holds more than `max_bytes`."""
+    try:
+        content = gzip.GzipFile(fileobj=file).read(max_bytes + 1)
+    except (EOFError, zlib.error) as error:
+        raise OSError(f"damaged gzip: {error}") from error
+    if len(content) > max_bytes:
+        raise OSError(f"unpacks to more than {max_bytes:,} bytes")
+    return content
+
+
+def _read_archive(path: Path, names: list[str]) -> dict[str, bytes]:
+    """The files `data/<name>` of a packed kit."""
+    found = {}
+    try:
+        with path.open("rb") as file:
+            content = io.BytesIO(unpacked(file, MAX_KIT_BYTES))
+        with tarfile.open(fileobj=content, mode="r:", errorlevel=2) as archive:
+            for member in archive:
+                folder, _, name = (inner_path(member.name) or "").rpartition("/")
+                part = archive.extractfile(member) if member.isreg() else None
+                if part and name in names and folder.rpartition("/")[2] == "data":
+                    found[name] = part.read()
+    except (OSError, tarfile.TarError, EOFError, ValueError) as error:
+        raise RequestError(f"{path} is no development kit, or a damaged one ({error}); fetch it again") from error
+    for name in names:
+        if name not in found:
+            raise RequestError(f"{path} has no data/{name} in it; fetch it again")
+    return found
+
+
+def _classes(meta: bytes, origin: str, number_field: str) -> tuple[dict[int, str], dict[str, str]]:
+    """The WordNet id by number, and the words by WordNet id, of the classes that have images."""
+    try:
+        synsets = read_struct_array(meta, "synsets", [number_field, "WNID", "words", "num_children"])
+    except ValueError as error:
+        raise RequestError(f"{origin} cannot be read ({error}); fetch the development kit again") from error
+    class_of: dict[int, str] = {}
+    words: dict[str, str] = {}
+    for synset in synsets:
+        if synset["num_children"]:
+            continue  # stands above classes and has no images of its own
+        number, class_id = synset[number_field], str(synset["WNID"])
+        is_new = number not in class_of and class_id not in words
+        if not isinstance(number, int | float) or not float(number).is_integer() or not is_new:
+            raise RequestError(f"{origin} gives the class {class_id} the number {number}: damaged; fetch it again")
+        class_of[int(number)] = class_id
+        words[class_id] = str(synset["words"] or "")
+    return class_of, words

@@ -1,0 +1,232 @@
+"""What a pile of photographs is, once it has been listed: names, classes and where to read each image.
+
+Listings are arrays, not objects: Fall-2011 has 15 million images.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data.packed import PackedStrings
+from alexnet.data.synsets import readable_name
+from alexnet.errors import RequestError
+
+Content = bytes | NDArray[np.uint8]
+"""A file's bytes, or RGB pixels, uint8 (H, W, 3)."""
+Place = tuple[int, int, int, int]
+"""Four numbers that say where an image lies, such as (file, offset, bytes, 0); only its reader understands them."""
+Read = Callable[[str, Place], Content]
+"""Reads the image of a key and a place; OSError where it cannot, `UnreadableImage` where it is damaged.
+Called from several threads at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The images of one split, sorted by key."""
+
+    keys: PackedStrings
+    """(N,), where each image is, stable over machines: `train/n01440764/n01440764_10026.JPEG`."""
+    labels: NDArray[np.int32]
+    """(N,), index into the source's class ids."""
+    places: NDArray[np.int64]
+    """(N, 4), for `reader`."""
+    reader: Read
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> Content:
+        """The content of image `index`; see `Read` for its errors."""
+        first, second, third, fourth = self.places[index].tolist()
+        return self.reader(self.keys[index], (first, second, third, fourth))
+
+    def select(self, indices: NDArray[np.int64]) -> "Listing":
+        """The images at `indices`, int64 (M,), in that order."""
+        return Listing(self.keys.select(indices), self.labels[indices], self.places[indices], self.reader)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A listed pile of photographs."""
+
+    kind: str
+    """As `--kind` names it."""
+    title: str
+    class_ids: Sequence[str]
+    """In the order of the labels."""
+    splits: Mapping[str, Listing]
+    """By name (`train`, `val`, `test`)."""
+    class_names: Mapping[str, str]
+    """Readable name by class id."""
+    class_numbers: Mapping[str, int] = field(default_factory=dict)
+    """The number, from 1, that a competition's kit gives a class, by class id; empty where there is none."""
+    generated: bool = False
+    """Whether a program drew the images."""
+    side: int | None = None
+    """Side at which the source suggests to store its images, pixels; None where it has no opinion."""
+    upright: bool = True
+    """Whether its pictures are to be turned as their EXIF data say; the paper left ImageNet's as stored."""
+
+    def digest(self) -> str:
+        """SHA-256, hexadecimal, over names, classes and places: another list of files, another digest."""
+        whole = hashlib.sha256("\n".join([self.kind, *self.class_ids]).encode("utf-8", "surrogateescape"))
+        for name, listing in sorted(self.splits.items()):
+            whole.update(f"\n{name} {len(listing)} {listing.keys.digest()} ".encode())
+            whole.update(np.ascontiguousarray(listing.labels).astype("<i4").tobytes())
+            whole.update(np.ascontiguousarray(listing.places).astype("<i8").tobytes())
+        return whole.hexdigest()
+
+
+class ListingBuilder:
+    """Collects the images of one split, in any order."""
+
+    def __init__(self) -> None:
+        self._keys = bytearray()
+        self._ends = array("q")
+        self._places = array("q")
+        self._classes = array("i")
+        self._number_of: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    @property
+    def class_ids(self) -> list[str]:
+        """The classes that have been met, sorted."""
+        return sorted(self._number_of)
+
+    def add(self, key: str, class_id: str, place: Place) -> None:
+        """Add one image."""
+        self._keys += key.encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._keys))
+        self._places.extend(place)
+        self._classes.append(self._number_of.setdefault(class_id, len(self._number_of)))
+
+    def build(self, class_ids: Sequence[str], reader: Read) -> Listing:
+        """The listing, sorted by key; every class met must stand in `class_ids`."""
+        label_of = {class_id: label for label, class_id in enumerate(class_ids)}
+        labels = np.array([label_of[class_id] for class_id in self._number_of], np.int32)
+        keys = PackedStrings(np.frombuffer(bytes(self._keys), np.uint8), np.array(self._ends, np.int64))
+        listing = Listing(
+            keys,
+            labels[np.array(self._classes, np.int64)],
+            np.array(self._places, np.int64).reshape(-1, 4),
+            reader,
+        )
+        return listing.select(keys.order())
+
+
+def source_of(
+    kind: str,
+    title: str,
+    origin: str,
+    splits: Mapping[str, ListingBuilder],
+    reader: Read,
+    *,
+    class_ids: Sequence[str] | None = None,
+    class_names: Mapping[str, str] | None = None,
+    class_numbers: Mapping[str, int] | None = None,
+    generated: bool = False,
+    side: int | None = None,
+    upright: bool = True,
+) -> Source:
+    """Check that the classes make sense, number them and build the listings.
+
+    Args:
+        origin: the source as messages name it, such as its path.
+        splits: `train` must be among them.
+        class_ids: in label order, where the format numbers them itself; None is the training split's, sorted.
+        class_names: readable names by class id; a missing one is looked up among ImageNet's, else the id stands for it.
+        class_numbers, generated, side, upright: see `Source`.
+
+    Raises:
+        RequestError: no training images, fewer than 2 classes, a class without training images, or a class outside
+            training that training does not know.
+    """
+    if not len(splits["train"]):
+        raise RequestError(f"{origin} has no training images; name a {kind} source that has some")
+    known = splits["train"].class_ids
+    ids = list(known if class_ids is None else class_ids)
+    if len(ids) < 2:
+        raise RequestError(
+            f"{origin} has {len(ids)} class{'' if len(ids) == 1 else 'es'} with images; at least 2 are needed to "
+            "learn to tell them apart"
+        )
+    if unlisted := sorted(set(known) - set(ids)):
+        raise RequestError(
+            f"the training split of {origin} has the class {unlisted[0]}, which its list of classes does not have; "
+            "mend the list"
+        )
+    if without := sorted(set(ids) - set(known)):
+        raise RequestError(
+            f"the class {without[0]} of {origin} has no training images; add some, or leave the class out of its list"
+        )
+    for split, builder in splits.items():
+        if unknown := sorted(set(builder.class_ids) - set(known)):
+            raise RequestError(
+                f"the {split} split of {origin} has the class {unknown[0]}, which the training split does not have; "
+                "remove it or add training images of it"
+            )
+    for class_id in ids:
+        if not class_id.isprintable() or not class_id.strip():
+            raise RequestError(f"the class {class_id!r} of {origin} has characters that cannot be printed; rename it")
+    names = class_names or {}
+    return Source(
+        kind=kind,
+        title=title,
+        class_ids=ids,
+        splits={name: builder.build(ids, reader) for name, builder in splits.items() if len(builder)},
+        class_names={class_id: names.get(class_id) or readable_name(class_id) for class_id in ids},
+        class_numbers=class_numbers or {},
+        generated=generated,
+        side=side,
+        upright=upright,
+    )
+
+
+def with_hold_out(source: Source, fraction: float, seed: int) -> Source:
+    """Move a share of the training images to a new split `val`, the same share of every class, drawn with the seed.
+
+    Args:
+        source: a source that has no `val`.
+        fraction: of each class, 0 .. 1 exclusive; at least one image moves, if another one stays. 0 leaves the source
+            as it is.
+        seed: 0 or more; another seed, another choice.
+
+    Raises:
+        RequestError: the fraction is out of range; there is a `val` already; or there is no other split and the
+            fraction is 0.
+    """
+    if not 0 <= fraction < 1:
+        raise RequestError(f"--hold-out is {fraction}; allowed is a fraction from 0 up to, not including, 1")
+    if fraction == 0:
+        if set(source.splits) == {"train"}:
+            raise RequestError(
+                f"{source.title} has no validation split (no val/ or test/ beside train/); pass --hold-out 0.1 to hold "
+                "out a tenth of each class"
+            )
+        return source
+    if "val" in source.splits:
+        raise RequestError(
+            f"--hold-out is {fraction} and {source.title} has a validation split already; leave --hold-out away"
+        )
+    train = source.splits["train"]
+    is_held_out = np.zeros(len(train), np.bool_)
+    by_class = np.argsort(train.labels, kind="stable")
+    starts = np.searchsorted(train.labels[by_class], np.arange(len(source.class_ids) + 1))
+    for label in range(len(source.class_ids)):
+        members = by_class[starts[label] : starts[label + 1]]
+        key = np.array([seed, label], np.uint64)
+        order = np.random.Generator(np.random.Philox(key=key)).permutation(len(members))
+        num_held_out = min(max(1, round(fraction * len(members))), len(members) - 1)
+        is_held_out[members[order[:num_held_out]]] = True
+    splits = {
+        **source.splits,
+        "train": train.select(np.flatnonzero(~is_held_out)),
+        "val": train.select(np.flatnonzero(is_held_out)),
+    }
+    return replace(source, splits=splits)

@@ -1,0 +1,254 @@
+"""Parquet and Arrow data sets as the Hugging Face hub has them: a column of image files and a column of labels."""
+
+import itertools
+import json
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from alexnet.data.sources.arrow_files import Columns, DataFile, ImageReader, pyarrow_module
+from alexnet.data.sources.listing import ListingBuilder, Source, source_of
+from alexnet.data.sources.tree import SPLIT_OF_FOLDER, is_hidden
+from alexnet.errors import RequestError
+
+ENDINGS = (".parquet", ".arrow")
+MAX_DEPTH = 4
+"""Folders below the one that is named, in which files are looked for."""
+LABEL_COLUMNS = ("label", "fine_label", "labels")
+"""In the order of preference."""
+NO_LABEL = -1
+"""What the hub writes for the label of a test image that has none."""
+MAX_ENTRIES_LOOKED_AT = 2000
+"""By `looks_like_parquet`; a tree of photographs may have millions."""
+BYTES_TYPES = ("binary", "large_binary", "binary_view")
+TEXT_TYPES = ("string", "large_string", "string_view")
+
+
+def looks_like_parquet(path: Path) -> bool:
+    """Whether a path is that of a Parquet or Arrow file, or of a folder with such files up to two folders below."""
+    try:
+        if path.is_file():
+            return path.suffix.lower() in ENDINGS
+        folders = [path]
+        num_left = MAX_ENTRIES_LOOKED_AT
+        for depth in range(3):
+            below: list[Path] = []
+            for folder in folders:
+                with os.scandir(folder) as entries:
+                    for entry in itertools.islice(entries, num_left):
+                        num_left -= 1
+                        if is_hidden(entry.name):
+                            continue
+                        if entry.is_dir(follow_symlinks=False):
+                            below.append(Path(entry.path))
+                        elif _is_data_file(entry.name) and entry.is_file():
+                            return True
+            folders = below if depth < 2 else []
+    except OSError:
+        return False
+    return False
+
+
+def open_parquet(path: Path) -> Source:
+    """List Parquet or Arrow files; only the labels are read.
+
+    Images are a column of records `{bytes, path}` or of bytes; labels are numbers or text in the column `label`, else
+    `fine_label`, `labels` or the only one that the hub's description of the columns calls a ClassLabel. That
+    description also gives the names of numbers; without it the number is the class id. A split without labels is left
+    out. Each thread that reads keeps a file open and up to 64 MiB of uncompressed images of a Parquet row group (one
+    image and one page at least), or one record batch of an Arrow file, which takes memory only if it is compressed.
+
+    Args:
+        path: a file, all of which is taken for training; or a folder, whose files belong to the split that the
+            beginning of their name (`train-00000-of-00005.parquet`) or their folder says, all to training if none says.
+
+    Raises:
+        RequestError: pyarrow is not installed; a file cannot be read, has other columns or names than the first, or
+            belongs to no split while others do; a training image has no label.
+    """
+    names, split_of = _files(path)
+    paths = [path / name if name else path for name in names]
+    first = next((number for number, split in enumerate(split_of) if split == "train"), None)
+    if first is None:
+        raise RequestError(
+            f"{path} has no training files (such as train-00000-of-00001.parquet); name one that has some"
+        )
+    builders = {"train": ListingBuilder()}
+    num_unlabelled: dict[str, int] = {}
+    columns: Columns | None = None
+    # Training first, as its first file says what the others have to have.
+    for number in sorted(range(len(paths)), key=lambda number: (split_of[number] != "train", number)):
+        split = split_of[number]
+        builder = builders.setdefault(split, ListingBuilder())
+        try:
+            file = DataFile(paths[number])
+            if columns is None:
+                columns = _columns(paths[number], file.schema, None)
+            elif split != "train" and columns.label not in file.schema.names:
+                num_unlabelled[split] = num_unlabelled.get(split, 0) + 1
+                continue
+            elif _columns(paths[number], file.schema, columns.label) != columns:
+                raise RequestError(
+                    f"{paths[number]} has other columns, types or class names than {paths[first]}; keep files of one "
+                    "data set together"
+                )
+            name = names[number] or path.name
+            num_unlabelled[split] = num_unlabelled.get(split, 0) + _add_file(builder, file, number, name, columns)
+        except RequestError:
+            raise
+        except (pyarrow_module().ArrowException, ValueError, OSError) as error:
+            raise RequestError(
+                f"{paths[number]} is no Parquet or Arrow file or a damaged one ({error}); get it again"
+            ) from error
+    assert columns is not None
+    for split, num in num_unlabelled.items():
+        if num and (split == "train" or len(builders[split])):
+            raise RequestError(
+                f"{num} images in the {split} split of {path} have no {columns.label}; remove them or add their labels"
+            )
+    class_ids, class_names = _classes(columns, builders["train"].class_ids)
+    return source_of(
+        "parquet",
+        path.resolve().name if path.is_dir() else path.stem,
+        str(path),
+        builders,
+        ImageReader(paths, columns).read,
+        class_ids=class_ids,
+        class_names=class_names,
+    )
+
+
+def _is_data_file(name: str) -> bool:
+    """Whether a name is that of a part of a data set; intermediate results of `datasets` begin with `cache-`."""
+    return name.lower().endswith(ENDINGS) and not is_hidden(name) and not name.startswith("cache-")
+
+
+def _files(path: Path) -> tuple[list[str], list[str]]:
+    """Names of the files below a folder, sorted, and their splits; one empty name for a file."""
+    if path.is_file():
+        return [""], ["train"]
+    unreadable: list[OSError] = []
+    names: list[str] = []
+    for root, folder_names, file_names in os.walk(path, onerror=unreadable.append):
+        folder = Path(root).relative_to(path)
+        folder_names[:] = [name for name in folder_names if not is_hidden(name) and len(folder.parts) < MAX_DEPTH]
+        names += [(folder / name).as_posix() for name in file_names if _is_data_file(name)]
+    if unreadable:
+        raise RequestError(f"cannot read {unreadable[0].filename}: {unreadable[0].strerror}; allow it")
+    if not names:
+        raise RequestError(f"{path} has no Parquet or Arrow files; name a file or folder of them")
+    names.sort()
+    data_sets = sorted({_data_set(name) for name in names})
+    if len(data_sets) > 1:
+        raise RequestError(
+            f"{path} has the files of {len(data_sets)} data sets, in {', '.join(data_sets)}; name the folder of one"
+        )
+    splits = [_split(name) for name in names]
+    if set(splits) == {None}:
+        return names, ["train"] * len(names)
+    for name, split in zip(names, splits, strict=True):
+        if split is None:
+            raise RequestError(
+                f"{name} of {path} belongs to no split by its name, and others do; allowed beginnings are "
+                f"{', '.join(SPLIT_OF_FOLDER)}; rename or remove it"
+            )
+    return names, [split for split in splits if split is not None]
+
+
+def _data_set(name: str) -> str:
+    """The folders above a file but for those of splits."""
+    folders = [part for part in PurePosixPath(name).parts[:-1] if part.lower() not in SPLIT_OF_FOLDER]
+    return "/".join(folders) or "."
+
+
+def _split(name: str) -> str | None:
+    """The split that a file's name begins with, else that of the innermost folder named so."""
+    *folders, file = PurePosixPath(name).parts
+    # In `train_small-00000-of-00002` the split is all that stands before the numbers.
+    match = re.match(r"(.+)-\d+-of-\d+\.", file) or re.match(r"([A-Za-z]+)", file)
+    words = [match[1] if match else "", *reversed(folders)]
+    return next((SPLIT_OF_FOLDER[word.lower()] for word in words if word.lower() in SPLIT_OF_FOLDER), None)
+
+
+def _features(schema: Any) -> dict[str, dict[str, Any]]:
+    """The hub's description of each column; nothing where there is none."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    if not isinstance(features, dict):
+        return {}
+    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+
+
+def _columns(path: Path, schema: Any, label: str | None) -> Columns:
+    """What to read of a file; `label` is the column of labels where it is known."""
+    features = _features(schema)
+    listed = ", ".join(f"{field.name} ({str(field.type)[:60]})" for field in schema)
+    kinds = {name: feature.get("_type") for name, feature in features.items()}
+    structs = {field.name for field in schema if _has_bytes(field.type)}
+    plain = [field.name for field in schema if str(field.type) in BYTES_TYPES]
+    images = [name for name in schema.names if kinds.get(name, "Image") == "Image" and name in structs]
+    images += [name for name in plain if kinds.get(name) == "Image"]
+    images.sort(key=schema.names.index)
+    images += [name for name in plain if name not in kinds]
+    if not images:
+        raise RequestError(
+            f"{path} has no column of images, which are bytes or records of bytes and path; its columns are {listed}"
+        )
+    if label is None:
+        labels = [name for name in LABEL_COLUMNS if name in schema.names][:1]
+        labels = labels or [name for name in schema.names if kinds.get(name) == "ClassLabel"]
+        if len(labels) != 1:
+            raise RequestError(
+                f"{path} has {len(labels)} columns that could be the label; allowed is one of "
+                f"{', '.join(LABEL_COLUMNS)}; its columns are {listed}"
+            )
+        label = labels[0]
+    if label not in schema.names:
+        raise RequestError(f"{path} has no column {label}; its columns are {listed}")
+    kind = schema.field(schema.names.index(label)).type
+    kind = getattr(kind, "value_type", kind) if str(kind).startswith("dictionary") else kind
+    is_number = re.fullmatch(r"u?int\d+", str(kind)) is not None
+    if not is_number and str(kind) not in TEXT_TYPES:
+        raise RequestError(f"the column {label} of {path} has the type {kind}; allowed are whole numbers and text")
+    names = features.get(label, {}).get("names")
+    are_names = is_number and isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return Columns(images[0], images[0] in structs, label, is_number, tuple(names) if are_names and names else ())
+
+
+def _has_bytes(kind: Any) -> bool:
+    """Whether a type is that of records with bytes in them."""
+    if not str(kind).startswith("struct"):
+        return False
+    return any(field.name == "bytes" and str(field.type) in BYTES_TYPES for field in kind)
+
+
+def _add_file(builder: ListingBuilder, file: DataFile, number: int, name: str, columns: Columns) -> int:
+    """Add the images of a file that have labels; the number of the others."""
+    num_unlabelled = row_in_file = 0
+    class_ids = columns.class_ids
+    for group, labels in enumerate(file.labels(columns.label)):
+        for row, label in enumerate(labels.to_pylist()):
+            if label is None or label == NO_LABEL:
+                num_unlabelled += 1
+            elif class_ids and not 0 <= label < len(class_ids):
+                raise RequestError(
+                    f"row {row_in_file + row} of {file.path} has the label {label} and there are {len(class_ids)} "
+                    "classes; get the file again"
+                )
+            else:
+                class_id = class_ids[label] if class_ids else str(label)
+                builder.add(f"{name}/{row_in_file + row:07d}", class_id, (number, group, row, 0))
+        row_in_file += len(labels)
+    return num_unlabelled
+
+
+def _classes(columns: Columns, met: list[str]) -> tuple[list[str] | None, dict[str, str]]:
+    """Class ids in the order of the labels, None for text; and the names of numbers."""
+    if columns.names:
+        names = dict(zip(columns.class_ids, columns.names, strict=True))
+        # An id that is its own name is left to the list of ImageNet's names.
+        return columns.class_ids, {class_id: name for class_id, name in names.items() if name != class_id}
+    return (sorted(met, key=int), {}) if columns.is_number else (None, {})

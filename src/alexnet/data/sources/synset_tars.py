@@ -1,0 +1,166 @@
+"""One tar for each synset, as ImageNet's releases of Fall 2009 and Fall 2011 come: `n00004475.tar` and its like.
+
+They lie in a folder, under `train/` and `val/` or not, or all in one outer tar (`fall11_whole.tar`).
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
+from alexnet.data.sources.pieces import read_piece
+from alexnet.data.sources.tar import TarMember, tar_members
+from alexnet.data.sources.tree import NO_PLAIN_FILE, SPLIT_OF_FOLDER, is_hidden
+from alexnet.errors import RequestError
+
+SYNSET_TAR = re.compile(r"(n\d{8})\.tar", re.ASCII)
+SYNSET = re.compile(r"n\d{8}", re.ASCII)
+NUM_MEMBERS_LOOKED_AT = 8
+WHAT_IS_READ = "one tar for each synset, such as n00004475.tar, in a folder, under train/ and val/, or in one outer tar"
+
+
+class SynsetTar(NamedTuple):
+    """Where a synset's tar lies."""
+
+    class_id: str
+    path: Path
+    """The file that holds it; the outer tar, where it is in one."""
+    offset: int
+    size_bytes: int
+
+
+def open_synset_tars(path: Path) -> Source:
+    """List the images of synsets' tars. Empty tars, as Fall 2011 has some, are passed over.
+
+    Args:
+        path: a folder, or a tar of tars. Without `train/` and its like, all is the split `train`.
+
+    Raises:
+        RequestError: there is no tar of a synset, all of them are empty, one is damaged, or the classes of the splits
+            do not agree.
+    """
+    tars: list[tuple[str, SynsetTar]] = []  # with the folder that each lies in
+    if path.is_file():
+        tars += [("", tar) for tar in inner_tars(path)]
+    else:
+        tars += [(folder, tar) for folder in _split_folders(path) for tar in _tars_in(path / folder)]
+        if not tars:
+            tars += [("", tar) for tar in _tars_in(path)]
+    if not tars:
+        raise RequestError(f"{path} has no tar of a synset; read is {WHAT_IS_READ}")
+    split_of = splits_of_words({folder for folder, _ in tars}, path)
+    builders = {split: ListingBuilder() for split in split_of.values()}
+    for number, (folder, tar) in enumerate(tars):
+        prefix = f"{folder}/{tar.class_id}" if folder else tar.class_id
+        for name, member in members_of(tar).items():
+            builders[split_of[folder]].add(f"{prefix}/{name}", tar.class_id, place_of(number, member))
+    if not any(map(len, builders.values())):
+        raise RequestError(f"every one of the {len(tars)} tars of {path} is empty; fetch them again")
+    paths = [tar.path for _, tar in tars]
+
+    def read(key: str, place: Place) -> Content:
+        if place == NO_PLAIN_FILE:
+            raise OSError("no plain file; links inside an archive are not followed")
+        return read_piece(paths[place[0]], place[1], place[2])
+
+    title = path.stem if path.is_file() else path.resolve().name
+    return source_of("synset-tars", title, str(path), builders, read, upright=False)
+
+
+def looks_like_synset_tars(path: Path) -> bool:
+    """Whether it is a folder with tars named by synsets and no folder of a class, or a tar of such tars."""
+    try:
+        if path.is_file():
+            members = islice(tar_members(path), NUM_MEMBERS_LOOKED_AT)
+            return any(member.is_plain and _class_of_tar(member.name) for member in members)
+        with os.scandir(path) as entries:
+            if any(SYNSET.fullmatch(entry.name) and entry.is_dir() for entry in entries):
+                return False
+        folders = [path, *(path / name for name in _split_folders(path))]
+        return any(SYNSET_TAR.fullmatch(name) for folder in folders for name in os.listdir(folder))
+    except (OSError, RequestError):
+        return False
+
+
+def splits_of_words(words: Iterable[str], path: Path) -> dict[str, str]:
+    """Which split each part of a source is, by the word that names the part.
+
+    Args:
+        words: of `SPLIT_OF_FOLDER`, in any mixture of cases; the empty word is a source that is not split.
+        path: the source, for messages.
+
+    Raises:
+        RequestError: two words name the same split, or none names the training split.
+    """
+    word_of: dict[str, str] = {}
+    for word in sorted(words):
+        split = SPLIT_OF_FOLDER[word.lower()] if word else "train"
+        if split in word_of:
+            raise RequestError(
+                f"{path} has both {word_of[split] or 'parts without a split'} and {word} for its {split} split; keep "
+                "one of them"
+            )
+        word_of[split] = word
+    if "train" not in word_of:
+        raise RequestError(f"{path} has {next(iter(word_of.values()))} and no train; name a source that has both")
+    if "test" in word_of and "val" not in word_of:
+        word_of["val"] = word_of.pop("test")
+    return {word: split for split, word in word_of.items()}
+
+
+def inner_tars(path: Path) -> list[SynsetTar]:
+    """The synsets' tars inside a tar, sorted by class; of two of the same name the last counts, as for any tar."""
+    found = {
+        class_id: SynsetTar(class_id, path, member.offset, member.size_bytes)
+        for member in tar_members(path)
+        if member.is_plain and (class_id := _class_of_tar(member.name))
+    }
+    return [found[class_id] for class_id in sorted(found)]
+
+
+def members_of(tar: SynsetTar) -> dict[str, TarMember]:
+    """The files of a synset's tar by name; of two of the same name the last counts, as for any tar."""
+    if not tar.size_bytes:
+        return {}
+    try:
+        return {
+            member.name.removeprefix(f"{tar.class_id}/"): member
+            for member in tar_members(tar.path, tar.offset, tar.size_bytes)
+            if not member.is_folder and not any(is_hidden(part) for part in member.name.split("/"))
+        }
+    except RequestError as error:
+        if tar.offset:
+            raise RequestError(f"{tar.class_id}.tar inside a tar cannot be read: {error}") from error
+        raise
+
+
+def place_of(file_number: int, member: TarMember) -> Place:
+    """Where a member lies, in the file of this number."""
+    return (file_number, member.offset, member.size_bytes, 0) if member.is_plain else NO_PLAIN_FILE
+
+
+def _class_of_tar(name: str) -> str | None:
+    """The synset of a tar by its place, such as `fall11/n00004475.tar`."""
+    found = SYNSET_TAR.fullmatch(name.rpartition("/")[2])
+    return found[1] if found else None
+
+
+def _split_folders(path: Path) -> list[str]:
+    """The folders whose names are those of splits."""
+    if not path.is_dir():
+        return []
+    return sorted(name for name in os.listdir(path) if name.lower() in SPLIT_OF_FOLDER and (path / name).is_dir())
+
+
+def _tars_in(folder: Path) -> list[SynsetTar]:
+    """The synsets' tars that lie in a folder, sorted by class."""
+    if not folder.is_dir():
+        return []
+    return [
+        SynsetTar(name.removesuffix(".tar"), folder / name, 0, (folder / name).stat().st_size)
+        for name in sorted(os.listdir(folder))
+        if SYNSET_TAR.fullmatch(name)
+    ]

@@ -1,0 +1,236 @@
+"""WebDataset shards: tars in which an image and its label stand side by side, as `00017.jpg` and `00017.cls`.
+
+The two belong together by their key, the path up to the first dot of the file's name. Labels are read while listing.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
+from alexnet.data.sources.pieces import read_open_piece, read_piece
+from alexnet.data.sources.synset_tars import place_of, splits_of_words
+from alexnet.data.sources.tar import TarMember, tar_members
+from alexnet.data.sources.tree import NO_PLAIN_FILE, SPLIT_OF_FOLDER, is_hidden
+from alexnet.errors import RequestError
+
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
+LABEL_ENDINGS = {"cls": 2**10, "json": 2**16}
+"""Endings of labels, in the order in which they count, and how many bytes they may have."""
+LABEL_KEYS = ("label", "class", "cls")
+"""Where a JSON file has its label, in the order in which they count."""
+NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+CLASSES_FILE = "classes.txt"
+MAX_CLASSES_BYTES = 2**24
+NUM_MEMBERS_LOOKED_AT = 32
+WHAT_IS_READ = "WebDataset shards are .tar files with <key>.jpg and <key>.cls in them"
+
+Shard = tuple[str, Path]
+"""A word that tells the split (`train`, `validation`, or nothing), and the file."""
+
+
+@dataclass
+class _Sample:
+    """What a shard has under one key."""
+
+    image: TarMember | None = None
+    labels: dict[str, TarMember] | None = None
+
+
+def open_webdataset(path: Path) -> Source:
+    """List the images of a shard or of a folder of shards.
+
+    Splits come from sub-folders (`train/`, `val/`) or from the shards' names (`imagenet-train-000000.tar`). The label
+    is that of `<key>.cls`, a number or a class name, else `label`, `class` or `cls` of `<key>.json`. `classes.txt`
+    beside the shards has one class a line, in the order of the numbers; without it the numbers are the class ids.
+
+    Raises:
+        RequestError: there is no shard, one is damaged, an image has no label or one that is not allowed, a key has
+            several images, or the splits make no sense.
+    """
+    shards = _shards(path)
+    if not shards:
+        raise RequestError(f"{path} has no .tar file; {WHAT_IS_READ}")
+    split_of = splits_of_words({word for word, _ in shards}, path)
+    classes_file = (path if path.is_dir() else path.parent) / CLASSES_FILE
+    class_ids = _read_classes(classes_file) if classes_file.is_file() else []
+    builders = {split: ListingBuilder() for split in split_of.values()}
+    # A label may be a class or its number; classes whose names are numbers are meant by their place in the file.
+    class_of = {class_id: class_id for class_id in class_ids}
+    class_of |= {str(number): class_id for number, class_id in enumerate(class_ids)}
+    for number, (word, shard) in enumerate(shards):
+        _list_shard(shard, number, builders[split_of[word]], class_of or None)
+    files = [shard for _, shard in shards]
+
+    def read(key: str, place: Place) -> Content:
+        if place == NO_PLAIN_FILE:
+            raise OSError("no plain file; links inside an archive are not followed")
+        return read_piece(files[place[0]], place[1], place[2])
+
+    if not class_ids:
+        met = builders["train"].class_ids
+        class_ids = sorted(met, key=int) if all(map(NUMBER.fullmatch, met)) else met
+    title = path.resolve().name if path.is_dir() else path.stem
+    return source_of("webdataset", title, str(path), builders, read, class_ids=class_ids)
+
+
+def looks_like_webdataset(path: Path) -> bool:
+    """Whether the first members of the first tar are an image and its label, under one key."""
+    try:
+        if path.is_dir() and _has_class_folders(path):
+            return False
+        shards = [path] if path.is_file() else [shard for _, shard in _shards(path)]
+        if not shards or shards[0].suffix.lower() != ".tar":
+            return False
+        met: dict[str, set[str]] = {}
+        for member in islice(tar_members(shards[0]), NUM_MEMBERS_LOOKED_AT):
+            key, ending = _split_name(member.name)
+            # A tree may well have JSON files beside its images, in the folders of its classes.
+            if member.is_plain and not (ending == "json" and "/" in key):
+                met.setdefault(key, set()).add(ending)
+        return any(met[key] & set(IMAGE_ENDINGS) and met[key] & set(LABEL_ENDINGS) for key in met)
+    except (OSError, RequestError):
+        return False
+
+
+def _shards(path: Path) -> list[Shard]:
+    """The shards of a source, sorted; those in split folders, where there are some, else those beside each other."""
+    if path.is_file():
+        return [("", path)]
+    folders = [name for name in os.listdir(path) if name.lower() in SPLIT_OF_FOLDER and (path / name).is_dir()]
+    below = [(folder, shard) for folder in folders for shard in _tars_in(path / folder)]
+    if below:
+        return sorted(below)
+    shards = [(_split_word(shard.name), shard) for shard in _tars_in(path)]
+    words = {word for word, _ in shards}
+    if "" in words and len(words) > 1:
+        unsplit = next(shard for word, shard in shards if not word)
+        raise RequestError(
+            f"the name of {unsplit} tells no split, and those of others do; rename it, such as train-000000.tar, or "
+            "move it away"
+        )
+    return shards
+
+
+def _tars_in(folder: Path) -> list[Path]:
+    """The tars that lie in a folder, sorted."""
+    names = [name for name in os.listdir(folder) if name.lower().endswith(".tar") and not is_hidden(name)]
+    return [folder / name for name in sorted(names)]
+
+
+def _has_class_folders(path: Path) -> bool:
+    """Whether a folder, or a split folder in it, has folders that could be those of classes."""
+    with os.scandir(path) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
+    return any(name.lower() not in SPLIT_OF_FOLDER or _has_class_folders(path / name) for name in names)
+
+
+def _split_word(name: str) -> str:
+    """The word of a shard's name that tells its split, such as `validation`; nothing where none does."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((word for word in words if word in SPLIT_OF_FOLDER), "")
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """The key and the ending, in small letters, of a member."""
+    folder, separator, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return f"{folder}{separator}{stem}", ending.lower()
+
+
+def _read_classes(path: Path) -> list[str]:
+    """The class ids that a file lists."""
+    with path.open("rb") as file:
+        content = file.read(MAX_CLASSES_BYTES)
+    try:
+        class_ids = [line.strip() for line in content.decode("utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is no UTF-8 text ({error}); write one class a line, in label order") from error
+    line_of: dict[str, int] = {}
+    for line_number, class_id in enumerate(class_ids, start=1):
+        if not class_id:
+            raise RequestError(f"line {line_number} of {path} is empty; write one class a line, in label order")
+        if class_id in line_of:
+            raise RequestError(
+                f"lines {line_of[class_id]} and {line_number} of {path} are both {class_id!r}; give each class a name "
+                "of its own"
+            )
+        line_of[class_id] = line_number
+    return class_ids
+
+
+def _list_shard(path: Path, number: int, builder: ListingBuilder, class_of: Mapping[str, str] | None) -> None:
+    """Add the images of a shard."""
+    samples: dict[str, _Sample] = {}
+    for member in tar_members(path):
+        if member.is_folder or any(is_hidden(part) for part in member.name.split("/")):
+            continue
+        key, ending = _split_name(member.name)
+        sample = samples.setdefault(key, _Sample())
+        if ending in IMAGE_ENDINGS:
+            if sample.image is not None:
+                raise RequestError(
+                    f"the key {key} of {path} has two images, {sample.image.name} and {member.name}; leave one of them"
+                )
+            sample.image = member
+        elif ending in LABEL_ENDINGS and member.is_plain:
+            sample.labels = {**(sample.labels or {}), ending: member}
+    with path.open("rb", buffering=0) as file:
+        for key, sample in samples.items():
+            if sample.image is None:
+                continue
+            label = _label(file.fileno(), sample.labels or {}, f"the key {key} of {path}")
+            class_id = _class_id(label, class_of, f"the key {key} of {path}")
+            builder.add(f"{path.name}/{sample.image.name}", class_id, place_of(number, sample.image))
+
+
+def _label(descriptor: int, members: dict[str, TarMember], origin: str) -> str:
+    """The label of an image: a number or a class name."""
+    ending = next((ending for ending in LABEL_ENDINGS if ending in members), None)
+    if ending is None:
+        raise RequestError(f"{origin} has an image and no label; put <key>.cls or <key>.json beside it")
+    member = members[ending]
+    if member.size_bytes > LABEL_ENDINGS[ending]:
+        raise RequestError(
+            f"the label {member.name} of {origin} has {member.size_bytes:,} bytes; at most {LABEL_ENDINGS[ending]:,} "
+            "are read; write it shorter"
+        )
+    content = read_open_piece(descriptor, member.offset, member.size_bytes, member.name)
+    parse: Callable[[bytes], Any] = _json_label if ending == "json" else lambda content: content.decode().strip()
+    try:
+        label = parse(content)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the label {member.name} of {origin} cannot be read: {error}; write it again") from error
+    if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
+        raise RequestError(
+            f"the label {member.name} of {origin} is {label!r}; allowed is a number from 0 or a class name, in JSON as "
+            f"one of {', '.join(LABEL_KEYS)}"
+        )
+    return str(label)
+
+
+def _json_label(content: bytes) -> Any:
+    """What a JSON file has as its label; None where it has none."""
+    described = json.loads(content)
+    if not isinstance(described, dict):
+        return None
+    return next((described[key] for key in LABEL_KEYS if key in described), None)
+
+
+def _class_id(label: str, class_of: Mapping[str, str] | None, origin: str) -> str:
+    """The class that a label means."""
+    if re.fullmatch(r"-\d+", label):
+        raise RequestError(f"{origin} has the label {label}; allowed are numbers from 0 and class names")
+    plain = str(int(label)) if NUMBER.fullmatch(label) else label
+    if class_of is None:
+        return plain
+    if plain not in class_of:
+        raise RequestError(
+            f"{origin} has the label {label!r}; allowed are the names in {CLASSES_FILE} and their numbers, from 0"
+        )
+    return class_of[plain]

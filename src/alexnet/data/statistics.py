@@ -1,0 +1,98 @@
+"""Mean image and colour covariance of the training images, from exact sums: no order and no number of workers shows.
+
+Paper: sections 2 (the mean activity over the training set) and 4.1 (the principal components of the RGB values).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.data.prepared import Statistics
+
+BLOCK_PIXELS = 256
+"""Products of two bytes summed over so many pixels stay below 2^24, where float32 holds every integer."""
+
+
+@dataclass(frozen=True, eq=False)
+class ColourSums:
+    """Exact integer sums over some images of one size.
+
+    The products are held as Python integers: over 15 million images of 256 pixels they pass 2^63.
+    """
+
+    num_images: int
+    pixel_sums: NDArray[np.int64]
+    """(S, S, 3)."""
+    products: tuple[tuple[int, ...], ...]
+    """3 x 3, sum over all pixels of channel times channel."""
+
+    @classmethod
+    def none(cls, side: int) -> Self:
+        """Of no images, `side` pixels square."""
+        return cls(0, np.zeros((side, side, 3), np.int64), ((0,) * 3,) * 3)
+
+    @classmethod
+    def of(cls, images: NDArray[np.uint8]) -> Self:
+        """Of uint8 (n, S, S, 3)."""
+        num_images, side = len(images), int(images.shape[1])
+        if num_images == 0:
+            return cls.none(side)
+        pixel_sums = np.zeros((side, side, 3), np.uint32)
+        for image in images:
+            pixel_sums += image
+        pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).view(-1, 3).float()
+        whole = len(pixels) // BLOCK_PIXELS * BLOCK_PIXELS
+        blocks = pixels[:whole].view(-1, BLOCK_PIXELS, 3)  # (blocks, 256, 3)
+        rest = pixels[whole:]  # fewer than one block
+        products = torch.bmm(blocks.transpose(1, 2), blocks).double().sum(dim=0) + (rest.T @ rest).double()
+        rows = tuple(tuple(int(value) for value in row) for row in products.tolist())
+        return cls(num_images, pixel_sums.astype(np.int64), rows)
+
+    def __add__(self, other: "ColourSums") -> "ColourSums":
+        """Of the images of both."""
+        products = tuple(
+            tuple(one + two for one, two in zip(mine, theirs, strict=True))
+            for mine, theirs in zip(self.products, other.products, strict=True)
+        )
+        return ColourSums(self.num_images + other.num_images, self.pixel_sums + other.pixel_sums, products)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """For a file; the products as decimal text, since they may pass 64 bits."""
+        return {
+            "num_images": np.array(self.num_images, np.int64),
+            "pixel_sums": self.pixel_sums,
+            "products": np.array([[str(value) for value in row] for row in self.products], np.str_),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
+        """The reverse of `arrays`."""
+        products = tuple(tuple(int(str(value)) for value in row) for row in arrays["products"])
+        return cls(int(arrays["num_images"].item()), arrays["pixel_sums"].astype(np.int64), products)
+
+    def statistics(self) -> Statistics:
+        """Mean image, and covariance with its components, each rounded once from the exact value."""
+        side = self.pixel_sums.shape[0]
+        num_pixels = self.num_images * side**2
+        sums = [int(total) for total in self.pixel_sums.sum(axis=(0, 1))]
+        covariance = np.array(
+            [
+                [
+                    (num_pixels * self.products[row][column] - sums[row] * sums[column]) / num_pixels**2
+                    for column in range(3)
+                ]
+                for row in range(3)
+            ]
+        )
+        eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+        largest = np.take_along_axis(eigenvectors, np.abs(eigenvectors).argmax(axis=0)[None], axis=0)
+        return Statistics(
+            mean_image=(self.pixel_sums / self.num_images).astype(np.float32),
+            covariance=covariance,
+            eigenvalues=np.maximum(eigenvalues, 0.0),
+            eigenvectors=eigenvectors * np.sign(largest),
+        )

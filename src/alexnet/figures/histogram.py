@@ -1,0 +1,100 @@
+"""Histograms as HTML: bars that stretch with the page, labels that stay legible however narrow it is."""
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+HISTOGRAM_STYLE = """
+.histogram { margin: .75rem 0 1rem; break-inside: avoid; }
+.histogram figcaption { color: var(--soft); font-size: .9rem; margin-bottom: .5rem; }
+.histogram svg { display: block; width: 100%; height: 9rem; border-bottom: 1px solid var(--line); overflow: visible; }
+.histogram rect { fill: var(--accent); print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.histogram line { stroke: var(--ink); stroke-width: 1.5px; stroke-dasharray: 4 3; vector-effect: non-scaling-stroke; }
+.ticks {
+  position: relative; height: 1.5rem; color: var(--soft); font-size: .82rem; font-variant-numeric: tabular-nums;
+}
+.ticks span { position: absolute; top: .25rem; transform: translateX(-50%); white-space: nowrap; }
+.ticks span:first-child { transform: none; }
+.ticks span.last { transform: translateX(-100%); }
+"""
+"""What a page must hold in its style once for `histogram_html` to look as meant."""
+
+_HEIGHT = 100
+_LEAST_HEIGHT = 1.0
+_GAP = 0.08
+_LAST = 0.94
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar."""
+
+    count: int
+    title: str
+    """Shown when the pointer rests on it: what is counted and how much there is."""
+
+
+def histogram_html(
+    bars: Sequence[Bar],
+    *,
+    caption: str,
+    description: str,
+    ticks: Sequence[tuple[float, str]],
+    marker: float | None = None,
+) -> str:
+    """Draw bars side by side in an HTML `<figure>`; all text is escaped.
+
+    Args:
+        caption: what is counted.
+        description: what a person who cannot see the figure is told.
+        ticks: labels below the bars: position, 0 at the left edge of the first bar up to the number of bars, and text.
+        marker: position of a dashed upright line; None draws none.
+    """
+    highest = max((bar.count for bar in bars), default=0) or 1
+    rectangles = []
+    for place, bar in enumerate(bars):
+        height = max(_LEAST_HEIGHT, _HEIGHT * bar.count / highest) if bar.count else 0
+        rectangles.append(
+            f'<rect x="{place + _GAP / 2:g}" y="{_HEIGHT - height:.2f}" width="{1 - _GAP:g}" height="{height:.2f}">'
+            f"<title>{html.escape(bar.title)}</title></rect>"
+        )
+    line = "" if marker is None else f'<line x1="{marker:.4g}" x2="{marker:.4g}" y1="0" y2="{_HEIGHT}"/>'
+    width = max(1, len(bars))
+    labels = "".join(_tick(position / width, text) for position, text in ticks)
+    return (
+        f'<figure class="histogram">\n<figcaption>{html.escape(caption)}</figcaption>\n'
+        f'<svg viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{html.escape(description)}">\n' + "\n".join(rectangles) + f"{line}\n</svg>\n"
+        f'<div class="ticks" aria-hidden="true">{labels}</div>\n</figure>'
+    )
+
+
+def _tick(share: float, text: str) -> str:
+    """A label below the bars, `share` of the way from left to right; the last stays inside the figure."""
+    opening = '<span class="last"' if share > _LAST else "<span"
+    return f'{opening} style="left: {100 * share:.2f}%">{html.escape(text)}</span>'
+
+
+def round_edges(lowest: int, highest: int, *, most_bins: int = 24) -> npt.NDArray[np.int64]:
+    """Edges of equal bins that a person would choose: multiples of 1, 2 or 5 times a power of ten.
+
+    Args:
+        lowest, highest: integers that the bins must hold, lowest up to highest.
+        most_bins: 2 or more.
+
+    Returns:
+        int64 (bins + 1,), ascending; bin i holds the integers from edge i up to, not including, edge i + 1.
+
+    Raises:
+        ValueError: `highest` is below `lowest`.
+    """
+    if highest < lowest:
+        raise ValueError(f"there are no bins from {lowest} up to {highest}; the second must not be smaller")
+    exponent = max(0, math.floor(math.log10(max(1, (highest - lowest) / most_bins))))
+    widths = [factor * 10**power for power in (exponent, exponent + 1) for factor in (1, 2, 5)]
+    width = next(width for width in widths if highest // width - lowest // width < most_bins)
+    return np.arange(lowest // width, highest // width + 2, dtype=np.int64) * width

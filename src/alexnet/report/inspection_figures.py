@@ -1,0 +1,158 @@
+"""The figures of the page that shows a prepared data set, each an HTML fragment made of `inspect_facts`."""
+
+import bisect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from alexnet.data.prepared import PreparedData, Split
+from alexnet.figures.contact_sheet import shrunk, thumbnail_html
+from alexnet.figures.filters import png_data_uri
+from alexnet.figures.histogram import Bar, histogram_html, round_edges
+from alexnet.figures.swatches import ramp, ramp_html
+from alexnet.report.measures import NUM_RATIO_STEPS, RATIO_STEP, size_edges
+
+MEAN_IMAGE_PX = 256
+MOST_TICKS = 6
+OPEN_TICK_FREE = 0.75
+"""Beyond this share of the bins the label of the open one needs the room."""
+_SOFT_EDGES_PX = 100
+_RATIOS = ((1, 3), (1, 2), (1, 1), (2, 1), (3, 1))
+
+
+def mean_image(data: PreparedData) -> str:
+    """The mean image at its real colours."""
+    mean = shrunk(np.rint(data.statistics.mean_image).clip(0, 255).astype(np.uint8), MEAN_IMAGE_PX)
+    hard = ' class="small"' if len(mean) < _SOFT_EDGES_PX else ""
+    return (
+        f'<img{hard} width="{len(mean)}" height="{len(mean)}" alt="Mean of all training images" '
+        f'src="{png_data_uri(mean)}">'
+    )
+
+
+def component_ramp(colour: Mapping[str, Any], component: Mapping[str, Any]) -> str:
+    """A principal component as swatches around the mean colour."""
+    mean, vector = np.array(colour["mean"]), np.array(component["vector"])
+    return ramp_html(
+        ramp(mean, vector, component["standard_deviation"]),
+        f"Mean colour and up to two standard deviations to either side: {component['meaning']}",
+    )
+
+
+def uniform_size(sizes: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height where all originals share them."""
+    found = {
+        (of_split["width"][which], of_split["height"][which])
+        for of_split in sizes["splits"].values()
+        for which in ("min", "max")
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def size_histogram(sizes: Mapping[str, Any], side: int) -> str:
+    """The shorter sides of the originals, and the stored side among them."""
+    edges, counts = sizes["shorter_side"]["edges"], sizes["shorter_side"]["counts"]
+    return histogram_html(
+        _whole_number_bars(edges, counts, "pixels", "image"),
+        caption="Shorter side of the originals, pixels",
+        description=f"Histogram of the shorter side of the originals: {_peak(edges, counts, 'pixels')}.",
+        ticks=_edge_ticks(edges),
+        marker=position(edges, side),
+    )
+
+
+def position(edges: Sequence[int], value: int) -> float | None:
+    """Where a value falls among the bins, 0 at the first edge; None where it lies outside them."""
+    if not edges[0] <= value < edges[-1]:
+        return None
+    place = bisect.bisect_right(edges, value) - 1
+    return place + (value - edges[place]) / (edges[place + 1] - edges[place])
+
+
+def ratio_histogram(sizes: Mapping[str, Any]) -> str:
+    """Width to height of the originals."""
+    edges, counts = sizes["width_to_height"]["edges"], sizes["width_to_height"]["counts"]
+    bars = [
+        Bar(count, f"{low:.2f} to {high:.2f} times as wide as high: {count:,}")
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    ]
+    ticks = [(NUM_RATIO_STEPS + 0.5 + np.log2(wide / high) / RATIO_STEP, f"{wide}:{high}") for wide, high in _RATIOS]
+    return histogram_html(
+        bars,
+        caption="Width to height of the originals",
+        description=(
+            f"Histogram of width to height: {sizes['landscape']:.0%} wider than high, {sizes['square']:.0%} square, "
+            f"{sizes['portrait']:.0%} higher than wide."
+        ),
+        ticks=ticks,
+    )
+
+
+def class_histogram(by_size: Sequence[Mapping[str, Any]]) -> str:
+    """How many classes have how many training images."""
+    numbers = np.array([one["images"]["train"] for one in by_size], np.int64)
+    edges = size_edges(numbers)
+    places = np.searchsorted(edges, numbers, side="right") - 1
+    counts = np.bincount(places, minlength=len(edges) - 1).tolist()
+    return histogram_html(
+        _whole_number_bars(edges.tolist(), counts, "training images", "class"),
+        caption="Classes by their number of training images",
+        description=f"Histogram of training images by class: {_peak(edges.tolist(), counts, 'training images')}.",
+        ticks=_edge_ticks(edges.tolist()),
+    )
+
+
+def _whole_number_bars(edges: Sequence[int], counts: Sequence[int], unit: str, noun: str) -> list[Bar]:
+    """Bars that say which whole numbers they hold."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return [
+        Bar(count, f"{_stretch(low, high)} {unit}: {count:,} {noun if count == 1 else plural}")
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    ]
+
+
+def _stretch(low: int, high: int) -> str:
+    """The whole numbers from `low` up to, not including, `high`."""
+    return f"{low:,}" if high == low + 1 else f"{low:,} to {high - 1:,}"
+
+
+def _peak(edges: Sequence[int], counts: Sequence[int], unit: str) -> str:
+    """Where the highest bar stands, in words."""
+    place = int(np.argmax(counts))
+    return (
+        f"from {edges[0]:,} to {edges[-1] - 1:,}, most often {_stretch(edges[place], edges[place + 1])} {unit} "
+        f"({counts[place]:,} of {sum(counts):,})"
+    )
+
+
+def _edge_ticks(edges: Sequence[int]) -> list[tuple[float, str]]:
+    """A few labels at round numbers; a last bin that is wider than the others is named as open."""
+    is_open = len(edges) > 2 and edges[-1] - edges[-2] != edges[1] - edges[0]
+    regular = edges[:-1] if is_open else edges
+    labelled = round_edges(regular[0], regular[-1], most_bins=MOST_TICKS)
+    ticks = [(float(regular.index(edge)), f"{edge:,}") for edge in labelled.tolist() if edge in regular]
+    if is_open:
+        ticks = [tick for tick in ticks if tick[0] < OPEN_TICK_FREE * len(regular)]
+        ticks.append((float(len(regular) - 1), f"{regular[-1]:,} and more"))
+    return ticks
+
+
+def duplicate_picture(data: PreparedData, group: Mapping[str, Any]) -> str:
+    """The picture that is stored more than once; nothing where its path is not found, since it could not be shown."""
+    for image in group["images"]:
+        split = data.splits[image["split"]]
+        place = _place_of(split, image["path"])
+        if place is not None:
+            picture = shrunk(np.asarray(split.images[place]))
+            return thumbnail_html(picture, f"Picture {image['path']}", image["path"])
+    return ""
+
+
+def _place_of(split: Split, path: str) -> int | None:
+    """Index of the image that came from `path`, of keys that are sorted by their bytes."""
+    wanted = path.encode()
+    place = bisect.bisect_left(
+        range(len(split)), wanted, key=lambda index: split.key(index).encode("utf-8", "surrogateescape")
+    )
+    return place if place < len(split) and split.key(place) == path else None

@@ -1,0 +1,60 @@
+"""What the pages share: the templates, the choice of pictures by rule, and text of any origin made fit to be shown."""
+
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+_JOINERS = "\u200c\u200d"
+"""They print nothing, yet emoji and several scripts need them."""
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this room: all text is escaped, and a name that a template misspells is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("alexnet.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["percent"] = percent
+    made.filters["bytes"] = bytes_in_words
+    return made
+
+
+def evenly_spaced(ids: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:
+    """The middles of `number` equal stretches of `ids`; all of them where they are fewer."""
+    if len(ids) <= number:
+        return ids
+    return ids[(2 * np.arange(number) + 1) * len(ids) // (2 * number)]
+
+
+def percent(fraction: float | None, decimals: int = 2) -> str:
+    """A fraction as percent, or a dash where there is none."""
+    return "-" if fraction is None else f"{100 * fraction:.{decimals}f} %"
+
+
+def bytes_in_words(size_bytes: int) -> str:
+    """A size as a person says it, such as `14.2 MB`; a kilobyte has 1000 bytes."""
+    size, units = float(size_bytes), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "bytes" or size >= 99.95 else f"{size:.1f} {units[0]}"
+
+
+def readable(content: Any) -> Any:
+    """JSON content whose text can be printed anywhere.
+
+    A file name need not be UTF-8, and may hold line ends or codes that move a terminal's cursor: what cannot be shown
+    becomes U+FFFD, the replacement character.
+    """
+    if isinstance(content, str):
+        text = content.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return "".join(one if one.isprintable() or one in _JOINERS else "\N{REPLACEMENT CHARACTER}" for one in text)
+    if isinstance(content, dict):
+        return {readable(key): readable(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [readable(value) for value in content]
+    return content

@@ -1,0 +1,238 @@
+"""Preparation that is killed, filled up, doubled or begun differently; what is finished is the same, byte for byte."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet.data.prepare import prepare
+from alexnet.data.stage import stage_folder
+from alexnet.errors import Interrupted, RequestError, WorkError
+
+NUM_IMAGES, SHARD_IMAGES = 120, 6
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of two classes, some twice, some broken."""
+    folder = tmp_path_factory.mktemp("photographs")
+    generator = np.random.default_rng(7)
+    for number in range(NUM_IMAGES):
+        split = "val" if number % 8 == 0 else "train"
+        path = folder / split / f"class{number % 2}" / f"{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(pixels).save(path, quality=90)
+        if number % 40 == 39:
+            path.write_bytes(path.read_bytes()[:300])
+    (folder / "val" / "class0" / "copy.jpg").write_bytes((folder / "train" / "class0" / "002.jpg").read_bytes())
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def prepare_in_process(source: Path, destination: Path, store: str) -> None:
+    """The victim: a whole preparation, with two threads."""
+    prepare(source, destination, side=48, store=store, shard_images=SHARD_IMAGES, workers=2)
+
+
+def kill_often(source: Path, destination: Path, store: str, num_kills: int, seed: int) -> int:
+    """Prepare with kills at random moments; returns how many hit a process at work."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["alexnet.data.prepare"])
+    chance = random.Random(seed)
+    hits = 0
+    while not destination.exists():
+        victim = processes.Process(target=prepare_in_process, args=(source, destination, store))
+        victim.start()
+        cursor = stage_folder(destination) / "cursor.npz"
+        before = cursor.stat().st_mtime_ns if cursor.exists() else 0
+        # Wait until a piece is done, so that every life gets something done, then a random while.
+        while victim.is_alive() and (not cursor.exists() or cursor.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+            if destination.exists():
+                break
+        if hits < num_kills:
+            time.sleep(chance.uniform(0, 0.05))
+            if victim.is_alive():
+                victim.kill()
+                hits += 1
+        victim.join()
+    return hits
+
+
+@pytest.mark.parametrize("store", ["jpeg", "pixels"])
+def test_killed_and_gone_on_with_it_ends_with_the_same_bytes(photographs: Path, tmp_path: Path, store: str) -> None:
+    prepare_in_process(photographs, tmp_path / "whole", store)
+    assert kill_often(photographs, tmp_path / "killed", store, num_kills=3, seed=1) == 3
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert not stage_folder(tmp_path / "killed").exists()
+
+
+@pytest.mark.slow
+def test_many_kills_end_with_the_same_bytes(photographs: Path, tmp_path: Path) -> None:
+    wanted = 10 if os.environ.get("CI") else 50
+    prepare_in_process(photographs, tmp_path / "whole", "jpeg")
+    hits = 0
+    for attempt in range(20):
+        destination = tmp_path / f"killed{attempt}"
+        hits += kill_often(photographs, destination, "jpeg", wanted - hits, seed=attempt)
+        assert contents(destination) == contents(tmp_path / "whole")
+        if hits >= wanted:
+            break
+    assert hits == wanted
+
+
+class Stop(BaseException):
+    """Stands in for a sudden end, inside this process."""
+
+
+@pytest.mark.parametrize("store", ["jpeg", "pixels"])
+def test_an_end_at_each_write_is_survived(
+    photographs: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every rename and every flush to the disk is a moment at which the machine may stop."""
+    prepare(photographs, tmp_path / "whole", side=24, store=store, shard_images=50)
+    moments = 0
+    for name in ("replace", "rename"):
+        usual: Callable[..., Any] = getattr(Path, name)
+
+        def stopping(
+            self: Path,
+            target: Path,
+            usual: Callable[..., Any] = usual,
+            count: dict[str, int] = {"left": 0},  # noqa: B006
+        ) -> Any:
+            if count.get("armed") and count["left"] == 0:
+                raise Stop
+            count["left"] -= 1
+            return usual(self, target)
+
+        count = stopping.__defaults__[1]  # type: ignore[index]
+        monkeypatch.setattr(Path, name, stopping)
+        for moment in range(40):
+            destination = tmp_path / f"{name}{moment}"
+            count.update(armed=1, left=moment)
+            try:
+                prepare(photographs, destination, side=24, store=store, shard_images=50)
+                break
+            except Stop:
+                moments += 1
+            count.update(armed=0)
+            assert not destination.exists()
+            prepare(photographs, destination, side=24, store=store, shard_images=50)
+            assert contents(destination) == contents(tmp_path / "whole")
+        count.update(armed=0)
+    assert moments >= 8
+
+
+def test_an_interrupt_keeps_what_is_done(photographs: Path, tmp_path: Path) -> None:
+    def interrupt(done: int, of: int) -> None:
+        if done > NUM_IMAGES // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        prepare(photographs, tmp_path / "out", side=16, shard_images=10, progress=interrupt)
+    told: list[str] = []
+    data = prepare(photographs, tmp_path / "out", side=16, shard_images=10, report=told.append)
+    assert any(line.startswith("going on: ") for line in told)
+    assert data.description["duplicates"]["leaked_images"] == 1
+    assert any(line.startswith("LEAK: 1 validation") for line in told)
+
+
+def test_another_command_at_the_same_place_is_refused(photographs: Path, tmp_path: Path) -> None:
+    def interrupt(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        prepare(photographs, tmp_path / "out", side=16, progress=interrupt)
+    with pytest.raises(RequestError, match=r"begun by another command \(side was 16 and is 24\).*--restart"):
+        prepare(photographs, tmp_path / "out", side=24)
+    assert prepare(photographs, tmp_path / "out", side=24, restart=True).side == 24
+
+
+def test_a_changed_file_is_noticed(photographs: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for place in ("train/a/1", "train/b/1", "val/a/1"):
+        (source / place).parent.mkdir(parents=True, exist_ok=True)
+        (source / place).write_bytes((photographs / "train" / "class0" / "002.jpg").read_bytes())
+
+    def interrupt(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        prepare(source, tmp_path / "out", side=16, progress=interrupt)
+    (source / "train/a/1").write_bytes((photographs / "train" / "class0" / "004.jpg").read_bytes())
+    with pytest.raises(RequestError, match="source_sha256 was"):
+        prepare(source, tmp_path / "out", side=16)
+
+
+def test_the_second_of_two_processes_is_refused(photographs: Path, tmp_path: Path) -> None:
+    refusals: list[str] = []
+
+    def second(done: int, of: int) -> None:
+        if not refusals:
+            program = (
+                "import sys; from alexnet.cli import main; "
+                f"sys.exit(main(['prepare', {str(photographs)!r}, {str(tmp_path / 'out')!r}, '--side', '16']))"
+            )
+            run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=500)
+            assert run.returncode == 2
+            refusals.append(run.stderr)
+
+    prepare(photographs, tmp_path / "out", side=16, progress=second)
+    assert f"is being written by process {os.getpid()}" in refusals[0]
+
+
+def limited_in_size(source: Path, destination: Path, limit_bytes: int, queue: Any) -> None:
+    """Prepare where no file may grow beyond a limit: a full disk, as far as a write can tell."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+    try:
+        prepare(source, destination, side=48, store="pixels", shard_images=SHARD_IMAGES)
+    except WorkError as error:
+        queue.put(str(error))
+
+
+def test_a_full_disk_is_said_and_gone_on_after(photographs: Path, tmp_path: Path) -> None:
+    prepare_in_process(photographs, tmp_path / "whole", "pixels")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["alexnet.data.prepare"])
+    queue = processes.Queue()
+    victim = processes.Process(target=limited_in_size, args=(photographs, tmp_path / "out", 50 * 48 * 48 * 3, queue))
+    victim.start()
+    message = queue.get(timeout=500)
+    victim.join()
+    assert "is full; what is done is kept in" in message and "run the same command again" in message
+    told: list[str] = []
+    prepare(
+        photographs, tmp_path / "out", side=48, store="pixels", shard_images=SHARD_IMAGES, workers=1, report=told.append
+    )
+    assert any(line.startswith("going on: ") for line in told)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_too_many_bad_files_make_no_data_set(photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match=r"3 of 121 files were refused \(2\.5%\).*--max-refused 0\.01.*--max-refused$"):
+        prepare(photographs, tmp_path / "out", side=16, max_refused=0.01)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(WorkError, match=r"^train/class1/039\.jpg: damaged JPEG.*leave --on-bad stop away"):
+        prepare(photographs, tmp_path / "out", side=16, on_bad="stop", restart=True)
+    # The work is done: accepting the loss only gives the folder its name.
+    told: list[str] = []
+    prepare(photographs, tmp_path / "out", side=16, restart=False, report=told.append)
+    assert "refused 3 of 121 files" in "\n".join(told)

@@ -1,0 +1,96 @@
+"""Tar shards: other programs read them, random access gives the same pixels, damage is named."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from alexnet.data.loader import cut_crops
+from alexnet.data.prepare import prepare
+from alexnet.data.prepared import PreparedData
+from alexnet.data.shards import DamagedShard, JpegImages
+from alexnet.errors import RequestError
+
+SIDE = 24
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> PreparedData:
+    """Seven training images in shards of three, two for validation."""
+    random = np.random.default_rng(0)
+    for place in ("train/a/1", "train/a/2", "train/a/3", "train/b/1", "train/b/2", "train/b/3", "train/b/4", "val/a/1"):
+        path = tmp_path / "source" / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(path)
+    return prepare(tmp_path / "source", tmp_path / "out", side=SIDE, store="jpeg", shard_images=3)
+
+
+def test_shards_are_plain_tars_of_jpeg_and_label(data: PreparedData) -> None:
+    members = []
+    for number, count in enumerate((3, 3, 1)):
+        with tarfile.open(data.folder / f"train-{number:06d}.tar") as shard:
+            names = shard.getnames()
+            assert len(names) == 2 * count
+            for image_name, label_name in zip(names[::2], names[1::2], strict=True):
+                image, label = shard.extractfile(image_name), shard.extractfile(label_name)
+                assert image is not None and label is not None
+                members.append((image_name, image.read(), label_name, label.read()))
+    for index, (image_name, image, label_name, label) in enumerate(members):
+        assert (image_name, label_name) == (f"{index:09d}.jpg", f"{index:09d}.cls")
+        assert int(label) == data.splits["train"].labels[index]
+        # What is stored is the original at quality 95 with colour at half resolution, encoded by the same library.
+        with Image.open(data.folder.parent / "source" / data.splits["train"].key(index)) as original:
+            assert image == simplejpeg.encode_jpeg(np.asarray(original), 95, "RGB", "420")
+        with Image.open(io.BytesIO(image)) as stored:
+            assert np.array_equal(data.splits["train"].images[index], np.asarray(stored))
+
+
+def test_webdataset_reads_the_shards(data: PreparedData) -> None:
+    webdataset = pytest.importorskip("webdataset", reason="the package webdataset is not installed")
+    shards = sorted(str(path) for path in data.folder.glob("train-*.tar"))
+    read = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).decode("rgb8").to_tuple("jpg", "cls")
+    for index, (pixels, label) in enumerate(read):
+        assert label == data.splits["train"].labels[index]
+        assert np.array_equal(pixels, data.splits["train"].images[index])
+    assert index == 6
+
+
+def test_images_are_indexed_like_an_array(data: PreparedData) -> None:
+    images = data.splits["train"].images
+    assert isinstance(images, JpegImages)
+    assert images.shape == (7, SIDE, SIDE, 3) and len(images) == 7 and images.dtype == np.uint8
+    one_by_one = np.stack([images[index] for index in range(7)])
+    assert np.array_equal(images[2:6], one_by_one[2:6])
+    assert np.array_equal(images[np.array([5, 0, 5])], one_by_one[[5, 0, 5]])
+    corners = np.array([[0, 4], [3, 1]], np.int16)
+    samples = np.array([6, 2])
+    cut = cut_crops(images, samples, corners, 20)
+    assert np.array_equal(cut, cut_crops(one_by_one, samples, corners, 20))
+    assert np.array_equal(cut[1], one_by_one[2, 3:23, 1:21])
+
+
+def test_damage_in_a_shard_is_named(data: PreparedData) -> None:
+    path = data.folder / "train-000001.tar"
+    content = bytearray(path.read_bytes())
+    content[512:520] = bytes(8)  # the beginning of its first JPEG
+    path.write_bytes(content)
+    images = PreparedData.open(data.folder).splits["train"].images
+    assert images[2].shape == (SIDE, SIDE, 3)
+    with pytest.raises(DamagedShard, match=r"image 3 in .*train-000001\.tar is damaged"):
+        images[3]
+    path.unlink()
+    with pytest.raises(DamagedShard, match=r"image 4 cannot be read from .*train-000001\.tar: No such file"):
+        images[4]
+    with pytest.raises(RequestError, match="is damaged"):
+        PreparedData.open(data.folder)
+
+
+def test_a_cut_shard_is_seen_when_the_data_set_is_opened(data: PreparedData) -> None:
+    path = data.folder / "train-000002.tar"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RequestError, match=r"train-000002\.tar has [\d,]+ bytes, expected"):
+        PreparedData.open(data.folder)

@@ -1,0 +1,44 @@
+"""Colour directions: swatches around the mean, and words a person would use."""
+
+import re
+
+import numpy as np
+import pytest
+
+from alexnet.figures.swatches import direction_in_words, ramp, ramp_html
+
+
+@pytest.mark.parametrize(
+    ("direction", "words"),
+    [
+        ((1, 1, 1), "dark to light"),
+        ((-0.58, -0.57, -0.58), "light to dark"),
+        ((0.9, 0.8, 0.7), "dark to light"),
+        ((1, -0.5, -0.5), "cyan to red"),
+        ((-1, 0.5, 0.5), "red to cyan"),
+        ((0, 0, 1), "yellow to blue"),
+        ((-1, 2, -1), "magenta to green"),
+        ((1, 0, -1), "sky blue to orange"),
+        ((1, -2, 1), "green to magenta"),
+    ],
+)
+def test_directions_in_words(direction, words):
+    assert direction_in_words(np.array(direction, np.float64)) == words
+
+
+def test_a_ramp_goes_two_deviations_to_either_side():
+    colours = ramp(np.array([100.0, 100.0, 100.0]), np.array([0.0, 0.6, 0.8]), 50.0)
+    assert colours.dtype == np.uint8 and colours.shape == (9, 3)
+    assert colours[0].tolist() == [100, 40, 20] and colours[4].tolist() == [100, 100, 100]
+    assert colours[8].tolist() == [100, 160, 180]
+
+
+def test_a_ramp_ends_at_black_and_white():
+    colours = ramp(np.full(3, 128.0), np.full(3, 3**-0.5), 500.0)
+    assert colours[0].tolist() == [0, 0, 0] and colours[-1].tolist() == [255, 255, 255]
+
+
+def test_the_swatches_of_a_page():
+    html = ramp_html(np.array([[0, 128, 255], [1, 2, 3]], np.uint8), '"from" <a> to b')
+    assert re.findall(r"background: (#\w{6})", html) == ["#0080ff", "#010203"]
+    assert 'role="img" aria-label="&quot;from&quot; &lt;a&gt; to b"' in html
