@@ -147,7 +147,7 @@ def _print_counts(console: Console, facts: Mapping[str, Any]) -> None:
     num_more = max(0, len(classes) - MOST_CLASSES)
     title = f"the {MOST_CLASSES // 2} largest and the {MOST_CLASSES // 2} smallest classes" if num_more else "classes"
     table = _table(title, "class id", " ".join(facts["splits"]))
-    for column, width in zip(table.columns[:2], (30, 16), strict=True):
+    for column, width in zip(table.columns[:2], (40, 16), strict=True):
         column.no_wrap, column.overflow, column.max_width = True, "ellipsis", width
     for place, one in enumerate(classes):
         if num_more and place == MOST_CLASSES // 2:

@@ -376,6 +376,7 @@ def test_a_damaged_file_is_refused_or_shown_as_it_is(files: dict[str, bytes], wo
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(os.environ.get("CI")), reason="CI takes the 500 files of the default test")
 def test_ten_thousand_damaged_files(files: dict[str, bytes], worker: Worker) -> None:
     check_mutations(NUM_FILES_SLOW, files, worker)
 

@@ -186,8 +186,8 @@ def test_source_json_describes(tmp_path: Path) -> None:
         (["a/1", "b/1"], ["c"], "class folder c of .* has no images"),
         (["train/a/1", "train/b/1"], ["val/a"], "class folder val/a of .* has no images"),
         (["train/a/1", "train/b/1", "val/zebra/1"], [], "class zebra, which the training split does not have"),
-        (["val/a/1", "val/b/1"], [], "no train/"),
-        (["train/a/1", "train/b/1", "val/a/1", "valid/a/1"], [], "both val/ and valid/"),
+        (["val/a/1", "val/b/1"], [], "has val and no train"),
+        (["train/a/1", "train/b/1", "val/a/1", "valid/a/1"], [], "has both val and valid for its val split"),
     ],
 )
 def test_trees_that_make_no_sense(tmp_path: Path, places: list[str], folders: list[str], message: str) -> None:

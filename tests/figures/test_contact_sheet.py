@@ -69,7 +69,9 @@ def test_names_are_escaped():
 
 @pytest.mark.parametrize("most_bytes", [500_000, 60_000, 30_000])
 def test_pictures_shrink_until_they_fit(most_bytes):
-    rows = [SheetRow(str(row), "", [noise(128, 10 * row + place) for place in range(5)], list("abcde")) for row in range(3)]
+    rows = [
+        SheetRow(str(row), "", [noise(128, 10 * row + place) for place in range(5)], list("abcde")) for row in range(3)
+    ]
     html = contact_sheet_html(rows, most_bytes=most_bytes)
     assert sum(map(len, re.findall(r'base64,([^"]+)"', html))) <= most_bytes + 3 * 15  # base64 rounds up
     side = int(Seen(html).images[0]["width"])

@@ -1,4 +1,4 @@
-"""`inspect` on prepared data sets with every trouble: the facts, the page and the terminal tell of it, and harm nobody."""
+"""`inspect` on data sets with every trouble: the facts, the page and the terminal tell of it, and harm nobody."""
 
 import json
 import os
@@ -139,8 +139,15 @@ def test_the_facts_of_a_troubled_set(troubled):
     twice = facts["duplicates"]
     assert (twice["pictures"], twice["surplus_images"]) == (3, 3)
     assert (twice["leaked_images"], twice["other_label"]) == (1, 1)
-    assert [(one["leak"], one["other_label"]) for one in twice["groups"]] == [(True, False), (False, True), (False, False)]
-    assert {one["path"] for one in twice["groups"][0]["images"]} == {f"val/{QUOTED}/001.png", f"train/{QUOTED}/leak.png"}
+    assert [(one["leak"], one["other_label"]) for one in twice["groups"]] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
+    assert {one["path"] for one in twice["groups"][0]["images"]} == {
+        f"val/{QUOTED}/001.png",
+        f"train/{QUOTED}/leak.png",
+    }
 
     assert facts["sizes"]["splits"]["train"]["width"] == {"min": 16, "median": 40, "max": 64}
     assert facts["sizes"]["splits"]["train"]["height"] == {"min": 20, "median": 30, "max": 30}
@@ -220,7 +227,11 @@ def test_a_tiny_generated_set(tiny, tmp_path, capsys):
     shares = [one["share"] for one in facts["colour"]["components"]]
     assert shares == pytest.approx([1, 0, 0]) and facts["colour"]["components"][0]["meaning"] == "dark to light"
     page = check(write_inspection(tiny, tmp_path / "page.html"))
-    for words in ("Generated pictures.", "All originals have 8 × 8 pixels, and are stored as they are", "every file could be"):
+    for words in (
+        "Generated pictures.",
+        "All originals have 8 × 8 pixels, and are stored as they are",
+        "every file could be",
+    ):
         assert words in page.text
     assert "LEAK" not in page.text and page.tags.count("svg") == 0
     print_inspection(facts)

@@ -27,9 +27,7 @@ def test_sizes_by_hand():
     assert (facts["landscape"], facts["square"], facts["portrait"]) == (0.6, 0.2, 0.2)
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(10, 10), (30, 40), (20, 30), (90, 160), (160, 90), (1, 100), (100, 1)]
-)
+@pytest.mark.parametrize(("height", "width"), [(10, 10), (30, 40), (20, 30), (90, 160), (160, 90), (1, 100), (100, 1)])
 def test_common_shapes_fall_into_the_middle_of_a_bin(height, width):
     histogram = size_facts({"train": sizes((height, width))}, 8)["width_to_height"]
     assert sum(histogram["counts"]) == 1
@@ -63,7 +61,11 @@ def test_components_come_largest_first_and_in_words():
     mean = np.zeros((4, 4, 3), np.float32) + np.array([10, 20, 30], np.float32)
     facts = colour_facts(Statistics(mean, covariance, values, vectors))
     assert facts["mean"] == [10, 20, 30]
-    assert [one["meaning"] for one in facts["components"]] == ["dark to light", "sky blue to orange", "magenta to green"]
+    assert [one["meaning"] for one in facts["components"]] == [
+        "dark to light",
+        "sky blue to orange",
+        "magenta to green",
+    ]
     assert [one["share"] for one in facts["components"]] == pytest.approx([0.95, 0.04, 0.01])
     assert [one["standard_deviation"] for one in facts["components"]] == pytest.approx([95**0.5, 2, 1])
     assert np.square(facts["standard_deviation"]) == pytest.approx(np.diag(covariance))

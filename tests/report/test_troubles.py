@@ -52,10 +52,10 @@ def test_nothing_refused(tmp_path):
 
 
 def write_duplicates(folder, groups):
-    lines = [
-        {"leak": leak, "other_label": other, "images": [dict(zip(("split", "path", "class"), one, strict=True)) for one in images]}
-        for leak, other, images in groups
-    ]  # fmt: skip
+    lines = []
+    for leak, other, images in groups:
+        places = [{"split": split, "path": path, "class": class_id} for split, path, class_id in images]
+        lines.append({"leak": leak, "other_label": other, "images": places})
     (folder / "duplicates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

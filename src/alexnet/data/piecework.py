@@ -195,7 +195,8 @@ class PieceWork:
                 sizes.append((image.shape[0], image.shape[1]))
         images = images[: len(numbers)]
         stored = images if self._store == "pixels" else [encode_stored(image) for image in images]
-        digests = [hashlib.sha256(memoryview(one)).digest()[:DIGEST_BYTES] for one in stored]
+        bytes_of = [one.data if isinstance(one, np.ndarray) else one for one in stored]
+        digests = [hashlib.sha256(one).digest()[:DIGEST_BYTES] for one in bytes_of]
         return _Group(numbers, stored, digests, sizes, ColourSums.of(images) if is_training else None, refused)
 
 

@@ -19,14 +19,14 @@ HISTOGRAM_STYLE = """
 }
 .ticks span { position: absolute; top: .25rem; transform: translateX(-50%); white-space: nowrap; }
 .ticks span:first-child { transform: none; }
-.ticks span.last { transform: translateX(-100%); }
+.ticks span.last { transform: none; }
 """
 """What a page must hold in its style once for `histogram_html` to look as meant."""
 
 _HEIGHT = 100
 _LEAST_HEIGHT = 1.0
 _GAP = 0.08
-_LAST = 0.94
+_LAST = 0.9
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ def histogram_html(
 
 def _tick(share: float, text: str) -> str:
     """A label below the bars, `share` of the way from left to right; the last stays inside the figure."""
-    opening = '<span class="last"' if share > _LAST else "<span"
-    return f'{opening} style="left: {100 * share:.2f}%">{html.escape(text)}</span>'
+    if share > _LAST:
+        return f'<span class="last" style="right: 0">{html.escape(text)}</span>'
+    return f'<span style="left: {100 * share:.2f}%">{html.escape(text)}</span>'
 
 
 def round_edges(lowest: int, highest: int, *, most_bins: int = 24) -> npt.NDArray[np.int64]:
@@ -95,6 +96,6 @@ def round_edges(lowest: int, highest: int, *, most_bins: int = 24) -> npt.NDArra
     if highest < lowest:
         raise ValueError(f"there are no bins from {lowest} up to {highest}; the second must not be smaller")
     exponent = max(0, math.floor(math.log10(max(1, (highest - lowest) / most_bins))))
-    widths = [factor * 10**power for power in (exponent, exponent + 1) for factor in (1, 2, 5)]
+    widths: list[int] = [factor * 10**power for power in (exponent, exponent + 1) for factor in (1, 2, 5)]
     width = next(width for width in widths if highest // width - lowest // width < most_bins)
     return np.arange(lowest // width, highest // width + 2, dtype=np.int64) * width

@@ -122,8 +122,8 @@ def _warnings(facts: Mapping[str, Any]) -> list[dict[str, str]]:
             (
                 "imbalance",
                 f"The largest class has {train['imbalance']:,.0f} times as many training images as the smallest: "
-                f"{train['largest']['name']} {train['largest']['images']:,}, {train['smallest']['name']} "
-                f"{train['smallest']['images']:,}.",
+                f"{train['largest']['name']} ({train['largest']['images']:,}) and {train['smallest']['name']} "
+                f"({train['smallest']['images']:,}).",
             )
         )
     if num := sum(split["refused"] for split in facts["splits"].values()):

@@ -97,7 +97,9 @@ def _split_sizes(sizes: npt.NDArray[np.int32], side: int) -> dict[str, Any]:
 
 def _ratio_edges() -> npt.NDArray[np.float64]:
     """Edges of width / height, as powers of two, the square in the middle bin."""
-    return (np.arange(-NUM_RATIO_STEPS, NUM_RATIO_STEPS + 2) - 0.5) * RATIO_STEP
+    steps = np.arange(-NUM_RATIO_STEPS, NUM_RATIO_STEPS + 2, dtype=np.float64)
+    edges: npt.NDArray[np.float64] = (steps - 0.5) * RATIO_STEP
+    return edges
 
 
 def _histogram(

@@ -102,7 +102,8 @@ def duplicates_facts(folder: Path, counts: Mapping[str, int]) -> dict[str, Any]:
 def _telling(images: list[dict[str, str]]) -> list[dict[str, str]]:
     """A few places of one picture, first one of every split and class among them: they say what is wrong."""
     seen: set[tuple[str, str]] = set()
-    first, others = [], []
+    first: list[dict[str, str]] = []
+    others: list[dict[str, str]] = []
     for image in images:
         kind = (image["split"], image["class"])
         (others if kind in seen else first).append(image)

@@ -4,7 +4,6 @@ Both versions of a data set make the same listing. Of the binary version images 
 version is kept in memory, 184 MB of pixels.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
 from alexnet.data.sources.pickles import PickledArray, read_pickled_entries
 from alexnet.data.sources.pieces import read_piece
-from alexnet.data.sources.tree import SOURCE_FILE
+from alexnet.data.sources.tree import SOURCE_FILE, described_by
 from alexnet.errors import RequestError
 
 CIFAR_TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
@@ -193,7 +192,8 @@ def _open_form(form: _Form, folder: Path, coarse: bool) -> Source:
         planes = flat.reshape(3, CIFAR_SIDE_PX, CIFAR_SIDE_PX)
         return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
-    described = _description(folder)
+    description = folder / SOURCE_FILE
+    described = described_by(description.read_bytes() if description.is_file() else b"{}")
     return source_of(
         f"{form.kind}-coarse" if coarse else form.kind,
         str(described.get("title", form.title)),
@@ -204,16 +204,6 @@ def _open_form(form: _Form, folder: Path, coarse: bool) -> Source:
         generated=bool(described.get("generated", False)),
         side=CIFAR_SIDE_PX,
     )
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    """What a SOURCE.json beside the files says; nothing where there is none or it is none of ours."""
-    path = folder / SOURCE_FILE
-    try:
-        described = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError:
-        return {}
-    return described if isinstance(described, dict) else {}
 
 
 def _class_names(form: _Form, path: Path, coarse: bool) -> list[str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from alexnet.data.sources.arrow_files import Columns, DataFile, ImageReader, pyarrow_module
 from alexnet.data.sources.listing import ListingBuilder, Source, source_of
-from alexnet.data.sources.tree import SPLIT_OF_FOLDER, is_hidden
+from alexnet.data.sources.splits import SPLIT_OF_FOLDER
+from alexnet.data.sources.tree import is_hidden
 from alexnet.errors import RequestError
 
 ENDINGS = (".parquet", ".arrow")

@@ -5,15 +5,15 @@ They lie in a folder, under `train/` and `val/` or not, or all in one outer tar 
 
 import os
 import re
-from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
 from alexnet.data.sources.pieces import read_piece
+from alexnet.data.sources.splits import SPLIT_OF_FOLDER, splits_of_words
 from alexnet.data.sources.tar import TarMember, tar_members
-from alexnet.data.sources.tree import NO_PLAIN_FILE, SPLIT_OF_FOLDER, is_hidden
+from alexnet.data.sources.tree import NO_PLAIN_FILE, is_hidden
 from alexnet.errors import RequestError
 
 SYNSET_TAR = re.compile(r"(n\d{8})\.tar", re.ASCII)
@@ -83,32 +83,6 @@ def looks_like_synset_tars(path: Path) -> bool:
         return any(SYNSET_TAR.fullmatch(name) for folder in folders for name in os.listdir(folder))
     except (OSError, RequestError):
         return False
-
-
-def splits_of_words(words: Iterable[str], path: Path) -> dict[str, str]:
-    """Which split each part of a source is, by the word that names the part.
-
-    Args:
-        words: of `SPLIT_OF_FOLDER`, in any mixture of cases; the empty word is a source that is not split.
-        path: the source, for messages.
-
-    Raises:
-        RequestError: two words name the same split, or none names the training split.
-    """
-    word_of: dict[str, str] = {}
-    for word in sorted(words):
-        split = SPLIT_OF_FOLDER[word.lower()] if word else "train"
-        if split in word_of:
-            raise RequestError(
-                f"{path} has both {word_of[split] or 'parts without a split'} and {word} for its {split} split; keep "
-                "one of them"
-            )
-        word_of[split] = word
-    if "train" not in word_of:
-        raise RequestError(f"{path} has {next(iter(word_of.values()))} and no train; name a source that has both")
-    if "test" in word_of and "val" not in word_of:
-        word_of["val"] = word_of.pop("test")
-    return {word: split for split, word in word_of.items()}
 
 
 def inner_tars(path: Path) -> list[SynsetTar]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from alexnet.data.sources.listing import Content, Listing, ListingBuilder, Place, Source, source_of
-from alexnet.data.sources.tree import SPLIT_OF_FOLDER
+from alexnet.data.sources.splits import SPLIT_OF_FOLDER
 from alexnet.errors import RequestError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -10,12 +10,11 @@ from typing import Any
 
 from alexnet.data.sources.listing import Content, ListingBuilder, Place, Read, Source, source_of
 from alexnet.data.sources.pieces import read_piece
+from alexnet.data.sources.splits import SPLIT_OF_FOLDER, splits_of_words
 from alexnet.data.sources.tar import tar_members
 from alexnet.data.sources.zip import ZipReader, zip_members
 from alexnet.errors import RequestError
 
-SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Split by the name of a top folder, in any mixture of cases."""
 SOURCE_FILE = "SOURCE.json"
 """Optional description beside the images: `title`, `generated`, `side`."""
 MAX_DEPTH = 8
@@ -144,7 +143,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
-def _description(content: Content) -> dict[str, Any]:
+def described_by(content: Content) -> dict[str, Any]:
     """What a SOURCE.json says; nothing where it is none of ours."""
     try:
         described = json.loads(content) if isinstance(content, bytes) else {}
@@ -159,7 +158,8 @@ def _tree_source(kind: str, path: Path, name: str, files: _Files, read: Read) ->
         raise RequestError(f"{path} is empty: no file in it; {A_TREE}")
     base = _only_folder(files.folders)
     tops = {folder.removeprefix(base) for folder in files.folders if folder.startswith(base)}
-    split_of = _split_prefixes({top for top in tops if "/" not in top}, path)
+    words = {top for top in tops if top.lower() in SPLIT_OF_FOLDER} or {""}
+    split_of = {f"{word}/" if word else "": split for word, split in splits_of_words(words, path).items()}
     builders = {split: ListingBuilder() for split in split_of.values()}
     described: dict[str, Any] = {}
     for full_name, place in files:
@@ -167,7 +167,7 @@ def _tree_source(kind: str, path: Path, name: str, files: _Files, read: Read) ->
             continue
         relative = full_name.removeprefix(base)
         if relative == SOURCE_FILE:
-            described = _description(read(full_name, place))
+            described = described_by(read(full_name, place))
         for prefix, split in split_of.items():
             class_id, separator, _ = relative.removeprefix(prefix).partition("/")
             # Files that lie beside the class folders belong to no class and are passed over.
@@ -199,27 +199,6 @@ def _only_folder(folders: set[str]) -> str:
     only = next(iter(tops), "")
     has_folders_below = any(folder.count("/") == 1 for folder in folders)
     return f"{only}/" if len(tops) == 1 and only.lower() not in SPLIT_OF_FOLDER and has_folders_below else ""
-
-
-def _split_prefixes(tops: set[str], path: Path) -> dict[str, str]:
-    """Split by the path before its class folders: `{"train/": "train", "val/": "val"}`; `{"": "train"}` if unsplit."""
-    found: dict[str, str] = {}
-    for top in sorted(tops):
-        split = SPLIT_OF_FOLDER.get(top.lower())
-        if split is None:
-            continue
-        if split in found:
-            raise RequestError(f"{path} has both {found[split]} and {top}/ for its {split} split; keep one of them")
-        found[split] = f"{top}/"
-    if not found:
-        return {"": "train"}
-    if "train" not in found:
-        raise RequestError(
-            f"{path} has {next(iter(found.values()))} and no train/; name a folder that has both, or only class folders"
-        )
-    if "test" in found and "val" not in found:
-        found["val"] = found.pop("test")
-    return {prefix: split for split, prefix in found.items()}
 
 
 def _require_files(prefix: str, folders: set[str], builder: ListingBuilder, path: Path) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
 from alexnet.data.sources.pieces import read_open_piece, read_piece
-from alexnet.data.sources.synset_tars import place_of, splits_of_words
+from alexnet.data.sources.splits import SPLIT_OF_FOLDER, splits_of_words
+from alexnet.data.sources.synset_tars import place_of
 from alexnet.data.sources.tar import TarMember, tar_members
-from alexnet.data.sources.tree import NO_PLAIN_FILE, SPLIT_OF_FOLDER, is_hidden
+from alexnet.data.sources.tree import NO_PLAIN_FILE, is_hidden
 from alexnet.errors import RequestError
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
