@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
+
+# Machines that stand still for a second now and then say nothing about a test; CI's own profile is left alone.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if not os.environ.get("CI"):
+    settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

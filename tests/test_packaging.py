@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,20 +21,32 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml"}
 
 
+def names_in(requirements: list[str]) -> set[str]:
+    return {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower() for line in requirements}  # type: ignore[index]
+
+
 def declared() -> set[str]:
-    return {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower() for line in PROJECT["dependencies"]}  # type: ignore[index]
+    return names_in(PROJECT["dependencies"])
+
+
+def foreign_imports(nodes: Iterable[ast.AST]) -> set[str]:
+    imported = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            imported.add((node.module or "").split(".")[0])
+    return {DISTRIBUTION.get(name, name) for name in imported - sys.stdlib_module_names - {"alexnet"}}
 
 
 def test_every_import_is_declared() -> None:
-    imported = set()
-    for path in Path(alexnet.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                imported.add((node.module or "").split(".")[0])
-    foreign = {DISTRIBUTION.get(name, name) for name in imported - sys.stdlib_module_names - {"alexnet"}}
-    assert foreign == declared()
+    trees = [ast.parse(path.read_text()) for path in Path(alexnet.__file__).parent.rglob("*.py")]
+    anywhere = foreign_imports(node for tree in trees for node in ast.walk(tree))
+    extras = PROJECT["optional-dependencies"]
+    optional = names_in([line for extra in extras.keys() - {"dev"} for line in extras[extra]])
+    assert anywhere - optional == declared()
+    # What only an extra brings is imported where it is needed, never with the module.
+    assert not optional & foreign_imports(node for tree in trees for node in tree.body)
 
 
 def test_constraints_pin_every_dependency_once() -> None:

@@ -49,6 +49,8 @@ def test_shards_are_plain_tars_of_jpeg_and_label(data: PreparedData) -> None:
             assert np.array_equal(data.splits["train"].images[index], np.asarray(stored))
 
 
+# The package leaves its own files open.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_webdataset_reads_the_shards(data: PreparedData) -> None:
     webdataset = pytest.importorskip("webdataset", reason="the package webdataset is not installed")
     shards = sorted(str(path) for path in data.folder.glob("train-*.tar"))

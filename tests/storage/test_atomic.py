@@ -1,6 +1,7 @@
 """Files and folders appear whole or not at all."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -119,3 +120,9 @@ def test_digest(tmp_path: Path) -> None:
     require_digest(tmp_path / "a", "900150983cd24fb0d6963f7d28e17f72", "md5")  # RFC 1321, A.5
     with pytest.raises(WorkError, match="a is corrupt or another version"):
         require_digest(tmp_path / "a", "0" * 64)
+
+
+def test_names_that_are_no_utf8_survive_json(tmp_path: Path) -> None:
+    content = {"path": "caf\udce9/é/😀"}
+    write_json(tmp_path / "x.json", content)
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == content
