@@ -78,16 +78,16 @@ _QUICK = Variant(
     image_px=28,
     input_scale=1 / 64,
     layers=(
-        Convolution(name="conv1", maps=64, kernel=5, padding=2, deviation=None),
+        Convolution(name="conv1", maps=32, kernel=5, padding=2, deviation=None),
         # The larger of two rectified responses is the rectified larger one: pooled first there are fewer to rectify.
         Pool(),  # 28 -> 14
         Rectify(),
         Normalise(size=9, alpha=0.05, k=1),
-        Convolution(name="conv2", maps=128, kernel=3, padding=1, deviation=None),
+        Convolution(name="conv2", maps=64, kernel=3, padding=1, deviation=None),
         Pool(),  # 14 -> 7
         Rectify(),
         Normalise(size=9, alpha=0.05, k=1),
-        Convolution(name="conv3", maps=256, kernel=3, padding=1, deviation=None),
+        Convolution(name="conv3", maps=128, kernel=3, padding=1, deviation=None),
         Pool(),  # 7 -> 3
         Rectify(),
         Convolution(name="conv4", maps=256, kernel=3, padding=1, deviation=None),
