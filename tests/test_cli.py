@@ -60,7 +60,7 @@ def test_options_are_read_over_the_recipe(tmp_path: Path) -> None:
     asked = options_of(
         "d", "--recipe", "quick", "--config", str(tmp_path / "c.yaml"), "--optimizer.rate", "0.25", "--start-from", "r"
     )
-    assert (asked.data, asked.run, asked.start_from) == (Path("d"), Path("runs/quick"), Path("r"))
+    assert (asked.data, asked.run, asked.start_from) == ([Path("d")], Path("runs/quick"), Path("r"))
     optimizer = asked.recipe.optimizer
     assert (optimizer.rate, optimizer.decay, optimizer.momentum) == (0.25, 0.1, QUICK.optimizer.momentum)
     assert options_of("d").recipe == PAPER

@@ -251,7 +251,7 @@ def _train(words: Arguments) -> None:
     if asked.show:
         _show(asked)
         return
-    if asked.data is None:
+    if not asked.data:
         raise RequestError("train needs a prepared data set (DATA); without one it can only --show the network")
     from alexnet.training.loop import train
 
@@ -259,15 +259,15 @@ def _train(words: Arguments) -> None:
 
 
 def _show(asked: "TrainOptions") -> None:
-    from alexnet.data.prepared import PreparedData
+    from alexnet.data.joined import open_data
     from alexnet.terminal import print_network
     from alexnet.training.table import table_as_json
 
     # Without data: as many classes as the networks were published for.
     variant = asked.recipe.network.variant
     num_classes = 10 if variant.startswith(("cifar", "quick")) else 21_843 if variant == "six-conv-22k" else 1000
-    if asked.data is not None:
-        num_classes = PreparedData.open(asked.data).num_classes
+    if asked.data:
+        num_classes = open_data(asked.data).num_classes
     described = table_as_json(asked.recipe, num_classes)
     if asked.json:
         print(json.dumps(described))
@@ -283,8 +283,7 @@ def _resume(words: Arguments) -> None:
     from alexnet.runs.folder import RunFolder
     from alexnet.training.loop import train
 
-    data = Path(RunFolder.open(asked.run).facts()["data"]["folder"])
-    _finished(train(data, asked.recipe, asked.run, may_change=True).path)
+    _finished(train(RunFolder.open(asked.run).data_folders(), asked.recipe, asked.run, may_change=True).path)
 
 
 def _runs(words: Arguments) -> None:
@@ -379,18 +378,19 @@ def _report(words: Arguments) -> None:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--data", type=Path, help="prepared data set (default: the one the run was trained on)")
     options = parser.parse_args(words)
-    from alexnet.data.prepared import PreparedData
+    from alexnet.data.joined import open_data
     from alexnet.report.page import write_report
     from alexnet.runs.folder import RunFolder
     from alexnet.terminal import print_results
 
     run = RunFolder.open(options.run)
-    folder = options.data or Path(run.facts()["data"]["folder"])
+    folders = [options.data] if options.data else run.data_folders()
     data = None
-    if options.data or folder.exists():
-        data = PreparedData.open(folder)
+    if options.data or all(folder.exists() for folder in folders):
+        data = open_data(folders)
     else:
-        _say(f"the data set {folder} is gone: the report has no pictures; name another place with --data")
+        gone = " and ".join(map(str, folders))
+        _say(f"the data set {gone} is gone: the report has no pictures; name another place with --data")
     page = write_report(options.run, data)
     results = [{"run": str(options.run), **result} for result in run.evaluations().values()]
     if results:

@@ -18,7 +18,8 @@ from alexnet.runs.recipes import RECIPES, named_recipe
 class TrainOptions:
     """What `alexnet train` was asked."""
 
-    data: Path | None
+    data: list[Path]
+    """Prepared data sets, joined where there are several."""
     recipe: Recipe
     """With all changes."""
     run: Path
@@ -48,7 +49,9 @@ def train_options(words: Sequence[str], summary: str, example: str) -> TrainOpti
 
     parser = _parser("train", f"{summary} Every setting of the recipe is a dotted option.", example)
     # Not `data`: that is the group of settings.
-    parser.add_argument("data_set", type=Path, nargs="?", metavar="DATA", help="a prepared data set")
+    parser.add_argument(
+        "data_set", type=Path, nargs="*", metavar="DATA", help="a prepared data set, or several to be joined"
+    )
     parser.add_argument("--recipe", default="paper", help=f"where the settings start from: {', '.join(RECIPES)}")
     parser.add_argument(
         "--config", type=Path, help="YAML file of settings that change the recipe (as recipe.yaml in a run folder)"

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.augment import draw
-from alexnet.data.loader import Loader, class_balanced_subset, epoch_order
+from alexnet.data.loader import Loader
+from alexnet.data.order import class_balanced_subset, epoch_order
 from alexnet.data.prepared import Split, Statistics
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
@@ -31,7 +32,7 @@ def split_of(num: int) -> Split:
 
 def loader_threads() -> list[threading.Thread]:
     """The background threads that are alive."""
-    return [thread for thread in threading.enumerate() if thread.name == "alexnet-loader"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("alexnet-loader")]
 
 
 @settings(max_examples=15, deadline=None)

@@ -4,7 +4,8 @@ Every draw is a function of (seed, epoch, sample id) alone, by a counter-based g
 whatever the batch size, the number of workers, or where a run was resumed. Paper: section 4.1.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -45,13 +46,15 @@ class Batch:
     labels: torch.Tensor
     """int64 (B,)."""
     samples: torch.Tensor
-    """int64 (B,): index of each sample in its split."""
+    """int64 (B,): index of each sample in its split; where one could not be read, of what came in its place."""
     corners: torch.Tensor
     """int16 (B, 2), see `Draws`."""
     mirror: torch.Tensor
     """bool (B,), see `Draws`."""
     noise: torch.Tensor
     """float32 (B, 3), see `Draws`."""
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+    """Samples that belong into the batch and could not be read, with the reason of each."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def draw(
     epoch: int,
     samples: NDArray[np.int64],
     groups: NDArray[np.int64] | None = None,
+    repeated: NDArray[np.int64] | None = None,
 ) -> Draws:
     """Draw crop, mirror and colour noise of each sample from (seed, epoch, sample id).
 
@@ -131,6 +135,8 @@ def draw(
         samples: (B,), ids of 0 or more.
         groups: (B,), 0 or more: samples of one group share crop and mirror, which are then drawn from
             (seed, epoch, group); None draws them for each sample.
+        repeated: (B,), how often the sample has come before in this epoch; another time, other draws. None is
+            never.
 
     Raises:
         RequestError: the crop is larger than the image.
@@ -140,13 +146,15 @@ def draw(
     margin = crop_margin(side, settings.crop)
     num_places = max(1, margin if settings.corners == "paper" else margin + 1)
     key = (seed & WORD, epoch & WORD)
-    words = philox(key, _counters(samples, 0) if groups is None else _counters(groups, 2))
+    words = philox(key, _counters(samples, 0, repeated) if groups is None else _counters(groups, 2))
     corners = ((words[:, :2].astype(np.uint64) * np.uint64(num_places)) >> np.uint64(32)).astype(np.int16)
     mirror = (words[:, 2] >> np.uint32(31)).astype(np.bool_) & settings.mirror
 
     if settings.colour_noise == 0:
         return Draws(corners, mirror, np.zeros((len(samples), 3), np.float32))
-    factors = settings.colour_noise * _normals(philox(key, _counters(samples, 1)))  # (B, 3), one column a component
+    factors = settings.colour_noise * _normals(
+        philox(key, _counters(samples, 1, repeated))
+    )  # (B, 3), one column a component
     if settings.colour_scale == "eigenvalues":
         weights = factors * (statistics.eigenvalues / 255.0**2) * 255.0
     else:
@@ -156,12 +164,14 @@ def draw(
     return Draws(corners, mirror, np.asarray(noise, np.float32))
 
 
-def _counters(ids: NDArray[np.int64], purpose: int) -> NDArray[np.uint32]:
-    """Philox counters (N, 4) of ids 0 or more; another purpose, other words."""
+def _counters(ids: NDArray[np.int64], purpose: int, repeated: NDArray[np.int64] | None = None) -> NDArray[np.uint32]:
+    """Philox counters (N, 4) of ids 0 or more; another purpose or another time, other words."""
     counters = np.zeros((len(ids), 4), np.uint32)
     counters[:, 0] = ids & WORD
     counters[:, 1] = ids >> 32
     counters[:, 2] = purpose
+    if repeated is not None:
+        counters[:, 3] = repeated
     return counters
 
 

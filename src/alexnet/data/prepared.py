@@ -207,12 +207,11 @@ def _open_split(folder: Path, name: str, facts: Mapping[str, Any], side: int, st
     )
     if labels.shape != (count,) or len(keys) != count or (count and int(keys.ends[-1]) != len(keys.content)):
         raise ValueError(f"the {name} split has {count} images, {len(labels)} labels and {len(keys)} keys")
-    images: StoredImages
     if store == "pixels":
-        images = np.load(folder / split_file(name, "images"), mmap_mode="r")
-        if images.shape != (count, side, side, 3) or images.dtype != np.uint8:
-            raise ValueError(f"{split_file(name, 'images')} is {images.dtype} {images.shape}")
-        return Split(name, images, labels, keys)
+        pixels = np.load(folder / split_file(name, "images"), mmap_mode="r")
+        if pixels.shape != (count, side, side, 3) or pixels.dtype != np.uint8:
+            raise ValueError(f"{split_file(name, 'images')} is {pixels.dtype} {pixels.shape}")
+        return Split(name, pixels, labels, keys)
     index = np.load(folder / split_file(name, "index"), mmap_mode="r")
     shards = facts["shards"]
     if index.shape != (count, 3) or index.dtype != np.int64:

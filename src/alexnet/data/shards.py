@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -26,8 +26,16 @@ NUMBER_DIGITS = 9
 """Of a member's name: room for a thousand million images."""
 
 
-class DamagedShard(OSError):
-    """A shard is missing, cut or changed; the text names it."""
+class UnreadableImage(OSError):
+    """A stored image cannot be read: its shard is missing, cut or changed; the text names it.
+
+    Attributes:
+        image: its place in the split.
+    """
+
+    def __init__(self, text: str, image: int) -> None:
+        super().__init__(text)
+        self.image = image
 
 
 def encode_stored(image: NDArray[np.uint8]) -> bytes:
@@ -99,7 +107,7 @@ class JpegImages:
         """One image, uint8 (S, S, 3), or several, uint8 (n, S, S, 3).
 
         Raises:
-            DamagedShard: a shard is missing, cut or changed.
+            UnreadableImage: a shard is missing, cut or changed.
         """
         if isinstance(which, int | np.integer):
             return self.decode(int(which))
@@ -116,7 +124,8 @@ class JpegImages:
         try:
             return read_piece(path, offset, size_bytes)
         except OSError as error:
-            raise DamagedShard(f"image {image} cannot be read from {path}: {error.strerror or error}") from error
+            reason = f"image {image} cannot be read from {path}: {error.strerror or error}"
+            raise UnreadableImage(reason, image) from error
 
     def decode(self, image: int) -> NDArray[np.uint8]:
         """The pixels of an image, uint8 (S, S, 3)."""
@@ -125,14 +134,25 @@ class JpegImages:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)
         except ValueError as error:
             path = self._paths[int(self._index[image, 0])]
-            raise DamagedShard(f"image {image} in {path} is damaged: {error}") from error
+            raise UnreadableImage(f"image {image} in {path} is damaged: {error}", image) from error
         if pixels.shape != self.shape[1:]:
-            raise DamagedShard(
+            raise UnreadableImage(
                 f"image {image} in {self._paths[int(self._index[image, 0])]} is damaged: it has shape {pixels.shape}, "
-                f"expected {self.shape[1:]}"
+                f"expected {self.shape[1:]}",
+                image,
             )
         return pixels
 
 
-StoredImages = NDArray[np.uint8] | JpegImages
-"""The images of a split: an array mapped from the disk, or tar shards read like one."""
+class StoredImages(Protocol):
+    """The images of a split: an array mapped from the disk, or what reads like one (and raises `UnreadableImage`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, S, S, 3)."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, which: int | slice | NDArray[np.int64], /) -> Any:
+        """One image, uint8 (S, S, 3), RGB, or several, uint8 (n, S, S, 3)."""

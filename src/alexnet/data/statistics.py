@@ -88,11 +88,22 @@ class ColourSums:
                 for row in range(3)
             ]
         )
-        eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-        largest = np.take_along_axis(eigenvectors, np.abs(eigenvectors).argmax(axis=0)[None], axis=0)
+        eigenvalues, eigenvectors = colour_components(covariance)
         return Statistics(
             mean_image=(self.pixel_sums / self.num_images).astype(np.float32),
             covariance=covariance,
-            eigenvalues=np.maximum(eigenvalues, 0.0),
-            eigenvectors=eigenvectors * np.sign(largest),
+            eigenvalues=eigenvalues,
+            eigenvectors=eigenvectors,
         )
+
+
+def colour_components(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Principal components of a covariance of colours, (3, 3), as `Statistics` holds them.
+
+    Returns:
+        Eigenvalues (3,), ascending, 0 or more, and eigenvectors (3, 3), unit columns whose largest component is
+        positive.
+    """
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    largest = np.take_along_axis(eigenvectors, np.abs(eigenvectors).argmax(axis=0)[None], axis=0)
+    return np.maximum(eigenvalues, 0.0), eigenvectors * np.sign(largest)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from alexnet.data.joined import open_data
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_split
@@ -40,7 +41,7 @@ def evaluate_run(
     """
     run = RunFolder.open(run_folder)
     trained = load_trained(run_folder)
-    data = PreparedData.open(data_folder or Path(run.facts()["data"]["folder"]))
+    data = PreparedData.open(data_folder) if data_folder else open_data(run.data_folders())
     require_same_classes(trained, data)
     split = split or data.evaluation_split
     chosen = choose_device(device)

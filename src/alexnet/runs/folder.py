@@ -93,6 +93,12 @@ class RunFolder:
             raise WorkError(f"{self.path / 'run.json'} is damaged ({error}); train again in another folder") from error
         return content
 
+    def data_folders(self) -> list[Path]:
+        """The prepared data sets that the run trains on, joined where there are several."""
+        data = self.facts()["data"]
+        # Runs of earlier versions know one.
+        return [Path(folder) for folder in data.get("folders") or [data["folder"]]]
+
     def update_facts(self, **changes: Any) -> None:
         """Change some of run.json, atomically."""
         write_json(self.path / "run.json", {**self.facts(), **changes})

@@ -61,6 +61,10 @@ class DataSettings:
     """Whether a training image with noise is divided by 1 + `colour_noise` after it, as the source does."""
     subset: int = 0
     """Train on this many images, drawn once with the seed, as equal in number per class as can be; 0 is all."""
+    sampling: Literal["each-once", "class-balanced"] = "each-once"
+    """Which images an epoch serves: each once (paper), or as many, dealt out so that all classes come equally often."""
+    class_weights: Mapping[str, float] = field(default_factory=dict)
+    """How often the images of single classes come, by class id, where others are 1; 0 leaves a class out."""
 
     def __post_init__(self) -> None:
         if self.crop < 8:
@@ -73,6 +77,8 @@ class DataSettings:
             )
         if self.subset < 0:
             raise RequestError(f"--data.subset is {self.subset}; allowed is 0 (all images) or more")
+        if not all(0 <= weight < math.inf for weight in self.class_weights.values()):
+            raise RequestError(f"--data.class_weights is {dict(self.class_weights)}; allowed are weights of 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +224,10 @@ class TrainingSettings:
     """Measure the validation split (one view) after every so many epochs; the last epoch is always measured."""
     checkpoint_every: float = 300.0
     """Seconds between checkpoints; 0 is one after every step. One is also made at each lowest validation error."""
+    workers: int = 0
+    """Threads that make batches ahead of the training, which sees the same whatever their number; 0 is one a core."""
+    on_unreadable: Literal["stop", "replace"] = "stop"
+    """When a stored image cannot be read: stop and name it, or name it, count it and take the next one stored."""
     average: float = 0.0
     """Share that a running average of the weights keeps of itself each step; 0 is none. With one, the average is what
     is measured and kept."""
@@ -235,6 +245,8 @@ class TrainingSettings:
             raise RequestError(
                 f"--training.checkpoint_every is {self.checkpoint_every}; allowed is 0 (every step) or more seconds"
             )
+        if self.workers < 0:
+            raise RequestError(f"--training.workers is {self.workers}; allowed is 0 (one a core) or more")
         if not 0 <= self.average < 1:
             raise RequestError(f"--training.average is {self.average}; allowed is 0 (none) up to, not including, 1")
 
@@ -324,6 +336,8 @@ CHANGEABLE = (
     "training.label_smoothing",
     "training.evaluate_every",
     "training.checkpoint_every",
+    "training.workers",
+    "training.on_unreadable",
     "training.device",
     "training.precision",
 )

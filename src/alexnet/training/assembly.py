@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.augment import crop_margin
-from alexnet.data.loader import Loader, class_balanced_subset
+from alexnet.data.loader import Loader
+from alexnet.data.order import class_balanced_subset, sample_weights
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError
 from alexnet.model.device import Precision, choose_device, choose_precision
@@ -16,6 +17,7 @@ from alexnet.model.network import AlexNet
 from alexnet.model.transfer import transfer
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.machine import num_cores
 from alexnet.runs.recipe import Recipe
 from alexnet.training.average import WeightAverage
 from alexnet.training.optimizer import VelocitySGD, require_layers
@@ -27,6 +29,8 @@ class Tally:
     """Loss and errors on training batches since the last event."""
 
     since_s: float = 0.0
+    waited_s: float = 0.0
+    """Of the time since then, what went by waiting for batches."""
     loss: float = 0.0
     wrong: int = 0
     num: int = 0
@@ -52,6 +56,8 @@ class Training:
     plan: Plan
     samples: NDArray[np.int64]
     """The training images used, in stored order."""
+    weights: NDArray[np.float64] | None
+    """How often each of them comes; None is once an epoch."""
     device: torch.device
     precision: Precision
     dropout: torch.Generator
@@ -66,6 +72,8 @@ class Training:
     """The step after which the validation images were last measured."""
     left_chance: bool = False
     told_lost_events: bool = False
+    unreadable: set[int] = field(default_factory=set)
+    """Training images that could not be read so far."""
     window: Tally = field(default_factory=Tally)
     epoch: Tally = field(default_factory=Tally)
 
@@ -93,6 +101,7 @@ def assemble(run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Pat
     samples = np.arange(len(split), dtype=np.int64)
     if recipe.data.subset:
         samples = class_balanced_subset(split.labels, recipe.data.subset, settings.seed)
+    weights = weights_of(recipe, data, samples)
     plan = Plan(recipe.schedule, len(samples), recipe.optimizer.batch_size)
     network = AlexNet(
         data.num_classes,
@@ -107,7 +116,9 @@ def assemble(run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Pat
     network.seed_dropout(dropout)
     optimizer = VelocitySGD(network, recipe.optimizer.momentum, recipe.optimizer.decay, recipe.optimizer.layer_decay)
     average = WeightAverage(network, settings.average) if settings.average else None
-    training = Training(run, data, recipe, network, optimizer, plan, samples, device, precision, dropout, average)
+    training = Training(
+        run, data, recipe, network, optimizer, plan, samples, weights, device, precision, dropout, average
+    )
     if start_from:
         start_from_layers(training, start_from)
     return training
@@ -140,6 +151,24 @@ def require_fit(recipe: Recipe, network: AlexNet) -> None:
         require_layers(dict(network.named_parameters()), stage.layer_rates, "--schedule.stages")
 
 
+def weights_of(recipe: Recipe, data: PreparedData, samples: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """How often each of the training images used comes, float64 (M,); None where each comes once an epoch.
+
+    Raises:
+        RequestError: the recipe names classes that the data set does not have, or leaves no image.
+    """
+    named = recipe.data.class_weights
+    balanced = recipe.data.sampling == "class-balanced"
+    if not named and not balanced:
+        return None
+    ids = [one.id for one in data.classes]
+    if unknown := [name for name in named if name not in ids]:
+        known = ", ".join(ids[:20]) + (", ..." if len(ids) > 20 else "")
+        raise RequestError(f"--data.class_weights names {', '.join(unknown)}; {data.folder} has the classes {known}")
+    class_weights = np.array([named.get(name, 1.0) for name in ids])
+    return sample_weights(data.splits["train"].labels[samples], class_weights, balanced)
+
+
 def loader_of(training: Training, stretch: Stretch) -> Loader:
     """The loader of one stretch of the plan; its step 0 is the plan's `epoch_step`."""
     settings = training.recipe.data if stretch.colour_noise else replace(training.recipe.data, colour_noise=0.0)
@@ -150,5 +179,9 @@ def loader_of(training: Training, stretch: Stretch) -> Loader:
         training.recipe.optimizer.batch_size,
         training.recipe.training.seed,
         sample_ids=training.samples[: stretch.num_images],
+        weights=None if training.weights is None else training.weights[: stretch.num_images],
         first_epoch=stretch.first_epoch,
+        workers=training.recipe.training.workers or num_cores(),
+        on_unreadable=training.recipe.training.on_unreadable,
+        pin_memory=training.device.type == "cuda",
     )

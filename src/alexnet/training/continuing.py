@@ -2,10 +2,12 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from alexnet.data.joined import count_leaks
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError
 from alexnet.runs.folder import RunFolder
@@ -30,7 +32,12 @@ def recorded_start(run: RunFolder) -> Path | None:
 
 
 def create_or_continue(
-    run: RunFolder, recipe: Recipe, data: PreparedData, data_folder: Path, start_from: Path | None, may_change: bool
+    run: RunFolder,
+    recipe: Recipe,
+    data: PreparedData,
+    data_folders: Sequence[Path],
+    start_from: Path | None,
+    may_change: bool,
 ) -> list[str]:
     """Make the run folder, or see that it holds an unfinished training of the same recipe on the same data.
 
@@ -45,7 +52,7 @@ def create_or_continue(
             "seed": recipe.training.seed,
             "start_from": str(start_from.absolute()) if start_from else None,
             "data": {
-                "folder": str(data_folder.absolute()),
+                "folders": [str(folder.absolute()) for folder in data_folders],
                 "title": data.title,
                 "generated": data.generated,
                 "checksum": data.checksum,
@@ -55,6 +62,12 @@ def create_or_continue(
             },
         }
         RunFolder.create(run.path, recipe, facts)
+        if len(data_folders) > 1 and (leaks := count_leaks(data_folders)):
+            run.log("leaks", num_images=leaks)
+            _say(
+                f"{leaks:,} images that one of the data sets keeps for measuring stand in the training images of "
+                "another: the errors will be too low"
+            )
         return []
     RunFolder.open(run.path)
     if run.state == "finished":
@@ -84,9 +97,10 @@ def create_or_continue(
     facts = run.facts()["data"]
     if facts["checksum"] != data.checksum:
         counts = {name: len(split) for name, split in data.splits.items()}
+        named = " and ".join(map(str, data_folders))
         raise RequestError(
             f"{run.path} holds an unfinished run on other data: {facts['title']!r}, {facts['num_classes']} classes, "
-            f"images {facts['splits']}, checksum {facts['checksum'][:12]}; {data_folder} holds {data.title!r}, "
+            f"images {facts['splits']}, checksum {facts['checksum'][:12]}; {named} holds {data.title!r}, "
             f"{data.num_classes} classes, images {counts}, checksum {data.checksum[:12]}; name another --run"
         )
     return differences

@@ -29,7 +29,8 @@ def rates_now(training: Training, step: int) -> Rates:
 def log_window(training: Training, progress: TrainingProgress) -> None:
     loss, error = training.window.means()
     epoch = training.plan.epochs_at(training.step)
-    images_per_second = training.window.num / max(1e-9, training.trained_s - training.window.since_s)
+    window_s = max(1e-9, training.trained_s - training.window.since_s)
+    images_per_second = training.window.num / window_s
     rates = rates_now(training, training.step - 1)
     training.run.log(
         "step",
@@ -41,6 +42,7 @@ def log_window(training: Training, progress: TrainingProgress) -> None:
         bias_rate=rates.biases,
         layer_rates=dict(rates.layers),
         images_per_second=round(images_per_second, 1),
+        wait_share=round(training.window.waited_s / window_s, 5),
         elapsed_s=round(training.trained_s, 3),
     )
     progress.update(training.step, epoch, loss, error, images_per_second)
@@ -58,6 +60,16 @@ def log_window(training: Training, progress: TrainingProgress) -> None:
         training.told_lost_events = True
         progress.say(f"the disk of {training.run.path} is full: the log loses events; the training goes on")
     training.window = Tally(since_s=training.trained_s)
+
+
+def note_unreadable(training: Training, batch: Batch, progress: TrainingProgress) -> None:
+    """Say and log which images could not be read and were replaced, each once."""
+    new = {sample: reason for sample, reason in batch.unreadable.items() if sample not in training.unreadable}
+    for sample, reason in new.items():
+        training.unreadable.add(sample)
+        num = len(training.unreadable)
+        training.run.log("unreadable", step=training.step, sample=sample, reason=reason, num_unreadable=num)
+        progress.say(f"step {training.step}: {reason}; the next image stands in for it ({num} so far)")
 
 
 def end_epoch(training: Training, progress: TrainingProgress) -> bool:

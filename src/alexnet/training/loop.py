@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.data.augment import to_input
+from alexnet.data.joined import open_data
 from alexnet.data.loader import Batch
-from alexnet.data.prepared import PreparedData
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.model.device import arithmetic
 from alexnet.runs.folder import RunFolder, State, utc_now
@@ -25,7 +25,15 @@ from alexnet.training.background import CheckpointWriter
 from alexnet.training.checkpoint import Position, has_checkpoint, remove_checkpoints
 from alexnet.training.continuing import create_or_continue, recorded_start, restore, resume_command
 from alexnet.training.interrupt import stop_on_signal
-from alexnet.training.journal import end_epoch, fail, log_window, note_failure, rates_now, save_weights
+from alexnet.training.journal import (
+    end_epoch,
+    fail,
+    log_window,
+    note_failure,
+    note_unreadable,
+    rates_now,
+    save_weights,
+)
 from alexnet.training.plan import Stretch
 from alexnet.training.progress import TrainingProgress
 from alexnet.training.schedule import ended
@@ -34,12 +42,17 @@ LOG_EVERY_STEPS = 10
 
 
 def train(
-    data_folder: Path, recipe: Recipe, run_folder: Path, start_from: Path | None = None, *, may_change: bool = False
+    data_folder: Path | Sequence[Path],
+    recipe: Recipe,
+    run_folder: Path,
+    start_from: Path | None = None,
+    *,
+    may_change: bool = False,
 ) -> RunFolder:
     """Train the recipe's network on the prepared data set, or go on with an interrupted training.
 
     Args:
-        data_folder: a prepared data set (`alexnet prepare`).
+        data_folder: a prepared data set (`alexnet prepare`), or several to be joined.
         recipe: every hyper-parameter.
         run_folder: a new folder, or that of an interrupted training of the same recipe on the same data.
         start_from: a run folder or weights file: layers of the same names start from its weights, all but the last
@@ -55,13 +68,14 @@ def train(
             weights-at-failure.safetensors), memory is too small, or the disk is full at the very end.
         Interrupted: SIGINT or SIGTERM; the folder holds a checkpoint and usable weights.
     """
-    data = PreparedData.open(data_folder)
+    folders = [data_folder] if isinstance(data_folder, Path) else list(data_folder)
+    data = open_data(folders)
     run = RunFolder(run_folder)
     start_from = start_from or recorded_start(run)
     # With a checkpoint the first weights are history, and the file they came from may be gone.
     fresh = not has_checkpoint(run.path)
     training = assemble(run, data, recipe, start_from if fresh else None)
-    changes = create_or_continue(run, recipe, data, data_folder, start_from, may_change)
+    changes = create_or_continue(run, recipe, data, folders, start_from, may_change)
     with only_writer(run.lock_path, str(run.path)) as before:
         try:
             restore(training, start_from, before)
@@ -132,6 +146,8 @@ def _run_steps(training: Training) -> None:
         for stretch, batch in _batches(training):
             loss, wrong = _step(training, stretch, batch, mean_image)
             training.step += 1
+            if batch.unreadable:
+                note_unreadable(training, batch, progress)
             training.trained_s += time.perf_counter() - mark
             training.window.add(loss, wrong, len(batch.labels))
             training.epoch.add(loss, wrong, len(batch.labels))
@@ -191,8 +207,11 @@ def _batches(training: Training) -> Iterator[tuple[Stretch, Batch]]:
         first, begin = max(training.step, stretch.first_step), stretch.epoch_step
         if first >= stretch.last_step or _over(training):
             continue
-        with closing(loader_of(training, stretch).batches(first - begin, stretch.last_step - begin)) as batches:
+        loader = loader_of(training, stretch)
+        with closing(loader.batches(first - begin, stretch.last_step - begin)) as batches:
             for batch in batches:
+                training.window.waited_s += loader.waited_s
+                loader.waited_s = 0.0
                 yield stretch, batch
 
 
