@@ -111,6 +111,37 @@ def print_prepare_bench(measured: Mapping[str, Any]) -> None:
     )
 
 
+def print_data_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_data` found."""
+    console = Console()
+    table = _table("loading batches of 128 crops of 224 pixels", "way", "images/s ms/image CPU memory")
+    table.columns[2].header, table.columns[3].header = "CPU ms/image", "CPU share"
+    for name, one in measured["ways"].items():
+        held = one["anonymous_bytes"]
+        table.add_row(
+            name,
+            f"{one['images_per_second']:,.0f}",
+            f"{one['cpu_ms_per_image']:.3f}",
+            f"{100 * one['cpu_share']:.0f} %",
+            "-" if held is None else f"{held / 1e6:,.0f} MB",
+        )
+    console.print(table)
+    for store, parts in measured["parts_us"].items():
+        times = ", ".join(f"{part} {us:,.1f}" for part, us in parts.items())
+        console.print(
+            f"{store} / usual: {measured[f'{store}_of_usual']:.1f}; microseconds an image in one thread: {times}; "
+            f"bottleneck: {measured['bottleneck'][store]}",
+            highlight=False,
+        )
+    console.print(
+        f"{measured['images_per_pass']:,} images a pass ({measured['photographs']}, "
+        f"{measured['mean_file_bytes'] / 1000:.1f} kB), {measured['workers']} threads or processes, handed to "
+        f"{measured['device']}, medians of {measured['rounds']} rounds",
+        highlight=False,
+        markup=False,
+    )
+
+
 def print_inspection(facts: Mapping[str, Any]) -> None:
     """A prepared data set as `inspect_facts` describes it: warnings first, then tables of up to 80 columns."""
     console = Console()

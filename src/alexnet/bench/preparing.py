@@ -12,24 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import simplejpeg  # type: ignore[import-untyped]
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet.bench.photographs import write_photographs
 from alexnet.bench.timing import alternate, median_ratio
 from alexnet.data.decode import decode_image, resize_and_crop
 from alexnet.data.prepare import prepare
 from alexnet.data.shards import JPEG_QUALITY, encode_stored
-from alexnet.data.sources.opening import open_source
 from alexnet.errors import RequestError
 from alexnet.runs.machine import machine_facts, num_cores, source_commit
 
 SIDE_PX = 256
-DRAWN_HEIGHT_PX, DRAWN_WIDTH_PX, DRAWN_QUALITY = 375, 500, 92
-"""As the pictures of ImageNet are on average."""
-NUM_PATTERNS = 40
 TASK_FILES = 5
 
 
@@ -62,7 +56,7 @@ def bench_prepare(
     try:
         with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder, ThreadPoolExecutor(workers) as pool:
             tree = Path(folder) / "photographs"
-            contents = _write_photographs(tree, source, num_files)
+            contents = write_photographs(tree, source, num_files)
             mean_bytes = statistics.mean(map(len, contents))
             report(
                 f"{len(contents):,} files, {mean_bytes / 1000:.1f} kB on average, {workers} threads, {rounds} rounds"
@@ -128,52 +122,3 @@ def _pillow_alone(contents: list[bytes]) -> int:
         scaled.crop((left, top, left + SIDE_PX, top + SIDE_PX)).save(made, "JPEG", quality=JPEG_QUALITY)
         total += len(made.getvalue())
     return total
-
-
-def _write_photographs(tree: Path, source: Path | None, num_files: int) -> list[bytes]:
-    """Write a tree of two classes and two splits; returns the files' bytes."""
-    contents = _drawn(num_files) if source is None else _taken(source, num_files)
-    for number, content in enumerate(contents):
-        folder = tree / ("val" if number % 10 < 2 else "train") / f"class{number % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number:06d}.jpg").write_bytes(content)
-    return contents
-
-
-def _taken(source: Path, num_files: int) -> list[bytes]:
-    """Files of a source, evenly chosen."""
-    listing = open_source(source).splits["train"]
-    chosen = np.linspace(0, len(listing) - 1, min(num_files, len(listing))).astype(np.int64)
-    contents = [listing.read(number) for number in chosen.tolist()]
-    if not all(isinstance(content, bytes) for content in contents):
-        raise RequestError(f"{source} holds pixels, not image files; name photographs")
-    return [content for content in contents if isinstance(content, bytes)]
-
-
-def _drawn(num_files: int) -> list[bytes]:
-    """JPEG files of 500 x 375 pixels with edges, textures and noise; every one different, few of them drawn anew."""
-    generator = np.random.default_rng(2012)
-    patterns = [_pattern(generator) for _ in range(NUM_PATTERNS)]
-    contents = []
-    for number in range(num_files):
-        pattern = np.roll(patterns[number % NUM_PATTERNS], (7 * number, 11 * number), axis=(0, 1))
-        content: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(pattern), DRAWN_QUALITY, "RGB", "420")
-        contents.append(content)
-    return contents
-
-
-def _pattern(generator: np.random.Generator) -> NDArray[np.uint8]:
-    """A picture, uint8 (375, 500, 3): waves of random direction and length, a bright and a dark patch, noise."""
-    rows, columns = np.mgrid[0:DRAWN_HEIGHT_PX, 0:DRAWN_WIDTH_PX].astype(np.float32)
-    grey = np.zeros((DRAWN_HEIGHT_PX, DRAWN_WIDTH_PX), np.float32)
-    for _ in range(12):
-        direction, length_px = generator.uniform(0, np.pi), generator.uniform(6, 300)
-        along = np.cos(direction) * rows + np.sin(direction) * columns
-        grey += np.sin(2 * np.pi * along / length_px + generator.uniform(0, 6)) * generator.uniform(4, 22)
-    for _ in range(8):
-        row, column = generator.uniform(0, DRAWN_HEIGHT_PX), generator.uniform(0, DRAWN_WIDTH_PX)
-        inside = (rows - row) ** 2 + (columns - column) ** 2 < generator.uniform(20, 90) ** 2
-        grey += inside * generator.uniform(-60, 60)
-    colour = generator.uniform(0.5, 1.0, 3).astype(np.float32)
-    noise = generator.normal(0, 5, (DRAWN_HEIGHT_PX, DRAWN_WIDTH_PX, 3))
-    return (128 + grey[:, :, None] * colour + noise).clip(0, 255).astype(np.uint8)

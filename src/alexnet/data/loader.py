@@ -22,7 +22,7 @@ from alexnet.data.augment import crop_margin, draw
 from alexnet.data.order import epoch_order, repeats, share_of_rank, weighted_order
 from alexnet.data.prepared import Split, Statistics
 from alexnet.data.shards import StoredImages, UnreadableImage
-from alexnet.errors import WorkError
+from alexnet.errors import RequestError, WorkError
 from alexnet.runs.recipe import DataSettings
 
 OnUnreadable = Literal["stop", "replace"]
@@ -83,7 +83,7 @@ class Loader:
         waited_s: seconds in which the consumer stood waiting for a batch.
 
     Raises:
-        RequestError: the crop is larger than the images.
+        RequestError: the crop is larger than the images, or no weight is above 0.
     """
 
     def __init__(
@@ -119,6 +119,10 @@ class Loader:
         self._weights = weights
         self._side = int(split.images.shape[1])
         crop_margin(self._side, settings.crop)
+        if weights is not None and not weights.any():
+            raise RequestError(
+                f"no image of these has a weight above 0 ({len(weights):,} images); raise one of --data.class_weights"
+            )
         self._ordering = threading.Lock()
         self._ordered: tuple[int, NDArray[np.int64], NDArray[np.int64] | None] = (-1, self._ids, None)
         self.waited_s = 0.0

@@ -61,7 +61,7 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
     if data is not None and described.get("checksum") not in (None, data.checksum):
         raise RequestError(
             f"{data.folder} is not the data set {run.path} was trained on: its checksum is {data.checksum[:12]}, "
-            f"the run's {described['checksum'][:12]}; name the data set at {described.get('folder')}"
+            f"the run's {described['checksum'][:12]}; name the data set at {' and '.join(map(str, run.data_folders()))}"
         )
     events = run.events()
     evaluations = contents.ordered(contents.on_own_data(run.evaluations(), described.get("checksum")))

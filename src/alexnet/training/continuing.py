@@ -45,6 +45,7 @@ def create_or_continue(
         In what the recipe differs from the run's, as far as it may.
     """
     if not (run.path / "run.json").is_file():
+        leaks = count_leaks(data_folders) if len(data_folders) > 1 else 0
         facts = {
             "commit": source_commit(),
             "machine": machine_facts(),
@@ -59,14 +60,14 @@ def create_or_continue(
                 "side": data.side,
                 "num_classes": data.num_classes,
                 "splits": {name: len(split) for name, split in data.splits.items()},
+                "leaks": leaks,
             },
         }
         RunFolder.create(run.path, recipe, facts)
-        if len(data_folders) > 1 and (leaks := count_leaks(data_folders)):
-            run.log("leaks", num_images=leaks)
+        if leaks:
             _say(
-                f"{leaks:,} images that one of the data sets keeps for measuring stand in the training images of "
-                "another: the errors will be too low"
+                f"LEAK: {leaks:,} of the images that one data set keeps for measuring stand in the training images of "
+                "another; the errors will be too low"
             )
         return []
     RunFolder.open(run.path)

@@ -1,0 +1,60 @@
+"""Which samples an epoch serves, and in what order."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet.data.order import repeats, sample_weights, share_of_rank, weighted_order
+from alexnet.errors import RequestError
+
+WEIGHTS = st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1e3)), min_size=1, max_size=50).filter(any)
+
+
+@settings(max_examples=200, deadline=None)
+@given(values=WEIGHTS, seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 1000))
+def test_a_sample_comes_as_often_as_its_weight_says(values: list[float], seed: int, epoch: int) -> None:
+    weights = np.array(values)
+    order = weighted_order(weights, seed, epoch)
+    counts = np.bincount(order, minlength=len(weights))
+    expected = len(weights) * weights / weights.sum()
+    assert len(order) == len(weights)
+    assert (np.abs(counts - expected) < 1 + 1e-9).all()
+    assert (counts[weights == 0] == 0).all()
+    assert np.array_equal(order, weighted_order(weights, seed, epoch))
+
+
+def test_over_many_epochs_the_parts_of_a_place_come_out_too() -> None:
+    weights = np.array([0.3, 1.0, 2.2, 0.5])
+    epochs = 4000
+    counts = sum(np.bincount(weighted_order(weights, 5, epoch), minlength=4) for epoch in range(epochs))
+    expected = 4 * weights / weights.sum()
+    # Each epoch's count is one of two whole numbers: its variance is a quarter at the most.
+    assert (np.abs(counts / epochs - expected) < 5 * 0.5 / epochs**0.5).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(samples=st.lists(st.integers(0, 6), min_size=1, max_size=40))
+def test_repeats_counts_what_came_before(samples: list[int]) -> None:
+    expected = [samples[:place].count(sample) for place, sample in enumerate(samples)]
+    assert repeats(np.array(samples)).tolist() == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(num=st.integers(0, 300), num_ranks=st.integers(1, 9))
+def test_the_ranks_parts_are_the_batch(num: int, num_ranks: int) -> None:
+    parts = [list(range(num))[share_of_rank(num, rank, num_ranks)] for rank in range(num_ranks)]
+    assert [one for part in parts for one in part] == list(range(num))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_balanced_classes_weigh_the_same_whatever_their_size() -> None:
+    labels = np.array([0] * 8 + [1] * 2 + [2] * 5)
+    weights = sample_weights(labels, np.array([1.0, 1.0, 0.5, 1.0]), balanced=True)  # class 3 has no image
+    assert [weights[labels == label].sum() for label in range(3)] == pytest.approx([1.0, 1.0, 0.5])
+    assert (
+        sample_weights(labels, np.array([1.0, 3.0, 0.0, 1.0]), balanced=False).tolist()
+        == [1.0] * 8 + [3.0] * 2 + [0.0] * 5
+    )
+    with pytest.raises(RequestError, match="gives no training image a weight above 0"):
+        sample_weights(labels, np.array([0.0, 0.0, 0.0, 1.0]), balanced=False)

@@ -1,0 +1,116 @@
+"""What the loader's settings do to a training: threads, weights, joined data sets, images that cannot be read."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet.data.prepare import prepare
+from alexnet.data.prepared import PreparedData
+from alexnet.data.shards import UnreadableImage
+from alexnet.errors import RequestError
+from alexnet.evaluation.runs import evaluate_run
+from alexnet.model.weights import load_trained
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import Recipe
+from alexnet.runs.recipes import QUICK
+from alexnet.training.loop import train
+
+SMALL = replace(
+    QUICK,
+    name="small",
+    network=replace(QUICK.network, width=0.125),
+    optimizer=replace(QUICK.optimizer, batch_size=10, rate=0.02),
+    schedule=replace(QUICK.schedule, epochs=4),
+    training=replace(QUICK.training, precision="float32", device="cpu", evaluate_every=4, workers=1),
+)
+
+
+def with_training(**changes: Any) -> Recipe:
+    return replace(SMALL, training=replace(SMALL.training, **changes))
+
+
+def weights_of(run: RunFolder) -> dict[str, torch.Tensor]:
+    return dict(load_trained(run.path).network.state_dict())
+
+
+def damage(data: PreparedData, image: int) -> None:
+    """Overwrite the middle of a stored training image."""
+    shard, offset, size_bytes = data.splits["train"].images._index[image].tolist()  # type: ignore[attr-defined]
+    with (data.folder / f"train-{shard:06d}.tar").open("r+b") as file:
+        file.seek(offset + size_bytes // 2)
+        file.write(bytes(40))
+
+
+@pytest.fixture
+def jpeg(make_tree: Any, tmp_path: Path) -> PreparedData:
+    return prepare(make_tree("photographs"), tmp_path / "jpeg", side=32, store="jpeg")
+
+
+def test_the_weights_do_not_depend_on_the_threads(jpeg: PreparedData, tmp_path: Path) -> None:
+    one = train(jpeg.folder, SMALL, tmp_path / "one")
+    three = train(jpeg.folder, with_training(workers=3), tmp_path / "three")
+    for name, tensor in weights_of(one).items():
+        assert torch.equal(tensor, weights_of(three)[name]), name
+
+
+def test_the_log_says_what_went_by_waiting(jpeg: PreparedData, tmp_path: Path) -> None:
+    events = train(jpeg.folder, SMALL, tmp_path / "run").events()
+    shares = [event["wait_share"] for event in events if event["event"] == "step"]
+    assert shares and all(0 <= share <= 1 for share in shares)
+    assert shares[0] > 0  # the first batch is waited for
+
+
+def test_an_unreadable_image_stops_and_the_run_goes_on_when_told_to_replace_it(
+    jpeg: PreparedData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(jpeg, 5)
+    key = jpeg.splits["train"].key(5)
+    with pytest.raises(UnreadableImage, match=rf"^{key}: image 5 in .*train-000000\.tar is damaged"):
+        train(jpeg.folder, SMALL, tmp_path / "run")
+    assert RunFolder.open(tmp_path / "run").state == "interrupted"
+    run = train(jpeg.folder, with_training(on_unreadable="replace"), tmp_path / "run", may_change=True)
+    told = [event for event in run.events() if event["event"] == "unreadable"]
+    assert [(event["sample"], event["num_unreadable"]) for event in told] == [(5, 1)]  # once, in four epochs
+    assert key in told[0]["reason"]
+    assert f"{key}: image 5" in capsys.readouterr().err
+    assert run.state == "finished"
+
+
+def test_joined_sets_train_and_are_measured_together(make_tree: Any, tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    prepare(make_tree("first"), folders[0], side=32, store="jpeg")
+    prepare(make_tree("second", side=48), folders[1], side=32)
+    run = train(folders, replace(SMALL, schedule=replace(SMALL.schedule, epochs=6)), tmp_path / "run")
+    assert run.data_folders() == folders
+    assert run.facts()["data"]["splits"] == {"train": 48, "val": 24}
+    assert evaluate_run(run.path)["num_images"] == 24
+    assert run.events()[-2]["top1_error"] == 0.0  # three plain colours
+
+
+def test_a_leak_between_joined_sets_is_told(make_tree: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = make_tree("first"), make_tree("second", side=48)
+    copied = second / "val" / "colour0" / "copy.png"
+    copied.write_bytes((first / "train" / "colour0" / "0.png").read_bytes())
+    for name, tree in (("a", first), ("b", second)):
+        prepare(tree, tmp_path / name, side=32)
+    run = train([tmp_path / "a", tmp_path / "b"], SMALL, tmp_path / "run")
+    assert run.facts()["data"]["leaks"] == 1
+    assert "LEAK: 1 of the images that one data set keeps for measuring stand in" in capsys.readouterr().err
+
+
+def test_weights_of_classes_are_read_and_unknown_ones_refused(jpeg: PreparedData, tmp_path: Path) -> None:
+    def weighted(**weights: float) -> Recipe:
+        return replace(SMALL, data=replace(SMALL.data, class_weights=weights, sampling="class-balanced"))
+
+    with pytest.raises(RequestError, match=r"--data.class_weights names color0; .* has the classes colour0, colour1"):
+        train(jpeg.folder, weighted(color0=2.0), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run = train(jpeg.folder, weighted(colour0=0.0), tmp_path / "run")
+    # What a network never saw it does not name.
+    result = evaluate_run(run.path)
+    assert [one["top1_error"] for one in result["per_class"]] == [1.0, 0.0, 0.0]
+    assert json.loads(json.dumps(run.facts()))["state"] == "finished"
