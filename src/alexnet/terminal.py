@@ -258,7 +258,8 @@ def _line(console: Console, label: str, text: str, style: str = "") -> None:
 def _table(title: str, texts: str, numbers: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in texts.split():
-        table.add_column(heading)
+        # Long paths are folded, so that the figures stay whole.
+        table.add_column(heading, overflow="fold")
     for heading in numbers.split():
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     return table

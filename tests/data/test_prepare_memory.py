@@ -2,8 +2,6 @@
 
 import multiprocessing
 import os
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +9,17 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from alexnet.bench.usage import watched_memory
 from alexnet.data.prepare import prepare
 
 ALLOWED_GROWTH_BYTES = 200 * 2**20
 
 
-def anonymous_bytes() -> int:
-    """Memory of this process that no file stands behind."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("the system does not say")
-
-
 def prepare_and_watch(source: Path, destination: Path, queue: Any) -> None:
     """Prepare in a process of its own and report the most memory it held."""
-    most = [0]
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.is_set():
-            most[0] = max(most[0], anonymous_bytes())
-            time.sleep(0.02)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    data = prepare(source, destination, side=16, store="jpeg", hold_out=0.1, workers=2)
-    ended.set()
-    watcher.join()
-    queue.put((sum(len(split) for split in data.splits.values()), most[0]))
+    with watched_memory(0.02) as seen:
+        data = prepare(source, destination, side=16, store="jpeg", hold_out=0.1, workers=2)
+    queue.put((sum(len(split) for split in data.splits.values()), max(held for _, held in seen)))
 
 
 def write_many(folder: Path, num_files: int) -> Path:
