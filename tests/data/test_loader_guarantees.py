@@ -17,7 +17,7 @@ from alexnet.data.loader import Loader
 from alexnet.data.order import weighted_order
 from alexnet.data.prepare import prepare
 from alexnet.data.prepared import PreparedData, Split, Statistics
-from alexnet.data.shards import UnreadableImage
+from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
 from alexnet.runs.recipe import DataSettings
 
@@ -39,7 +39,7 @@ class Worn:
 
     def __getitem__(self, which: int) -> NDArray[np.uint8]:
         if which in self.unreadable:
-            raise UnreadableImage(f"image {which} is worn", which)
+            raise UnreadableSample(f"image {which} is worn", which)
         return self.images[which]
 
 
@@ -126,7 +126,7 @@ def test_weights_of_nothing_are_refused() -> None:
 
 def test_an_unreadable_sample_stops_and_is_named() -> None:
     loader = Loader(split_of(20, {7}), STATISTICS, SETTINGS, 6, 0, workers=2)
-    with pytest.raises(UnreadableImage, match=r"^k7: image 7 is worn") as caught:
+    with pytest.raises(UnreadableSample, match=r"^k7: image 7 is worn") as caught:
         list(loader.batches(0, loader.steps_per_epoch))
     assert caught.value.image == 7
 

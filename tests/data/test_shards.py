@@ -12,7 +12,7 @@ from PIL import Image
 from alexnet.data.loader import cut_crops
 from alexnet.data.prepare import prepare
 from alexnet.data.prepared import PreparedData
-from alexnet.data.shards import JpegImages, UnreadableImage
+from alexnet.data.shards import JpegImages, UnreadableSample
 from alexnet.errors import RequestError
 
 SIDE = 24
@@ -82,10 +82,10 @@ def test_damage_in_a_shard_is_named(data: PreparedData) -> None:
     path.write_bytes(content)
     images = PreparedData.open(data.folder).splits["train"].images
     assert images[2].shape == (SIDE, SIDE, 3)
-    with pytest.raises(UnreadableImage, match=r"image 3 in .*train-000001\.tar is damaged"):
+    with pytest.raises(UnreadableSample, match=r"image 3 in .*train-000001\.tar is damaged"):
         images[3]
     path.unlink()
-    with pytest.raises(UnreadableImage, match=r"image 4 cannot be read from .*train-000001\.tar: No such file"):
+    with pytest.raises(UnreadableSample, match=r"image 4 cannot be read from .*train-000001\.tar: No such file"):
         images[4]
     with pytest.raises(RequestError, match="is damaged"):
         PreparedData.open(data.folder)

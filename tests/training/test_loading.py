@@ -10,7 +10,7 @@ import torch
 
 from alexnet.data.prepare import prepare
 from alexnet.data.prepared import PreparedData
-from alexnet.data.shards import UnreadableImage
+from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError
 from alexnet.evaluation.runs import evaluate_run
 from alexnet.model.weights import load_trained
@@ -69,7 +69,7 @@ def test_an_unreadable_image_stops_and_the_run_goes_on_when_told_to_replace_it(
 ) -> None:
     damage(jpeg, 5)
     key = jpeg.splits["train"].key(5)
-    with pytest.raises(UnreadableImage, match=rf"^{key}: image 5 in .*train-000000\.tar is damaged"):
+    with pytest.raises(UnreadableSample, match=rf"^{key}: image 5 in .*train-000000\.tar is damaged"):
         train(jpeg.folder, SMALL, tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
     run = train(jpeg.folder, with_training(on_unreadable="replace"), tmp_path / "run", may_change=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
-from alexnet.data.shards import StoredImages, UnreadableImage
+from alexnet.data.shards import StoredImages, UnreadableSample
 from alexnet.data.statistics import colour_components
 from alexnet.errors import RequestError
 
@@ -46,8 +46,8 @@ class JoinedImages:
         first = self._ends[part - 1] if part else 0
         try:
             pixels: NDArray[np.uint8] = self._parts[part][image - first]
-        except UnreadableImage as error:
-            raise UnreadableImage(str(error), image) from error
+        except UnreadableSample as error:
+            raise UnreadableSample(str(error), image) from error
         return pixels
 
 

@@ -21,7 +21,7 @@ from alexnet.data.augment import Batch as Batch
 from alexnet.data.augment import crop_margin, draw
 from alexnet.data.order import epoch_order, repeats, share_of_rank, weighted_order
 from alexnet.data.prepared import Split, Statistics
-from alexnet.data.shards import StoredImages, UnreadableImage
+from alexnet.data.shards import StoredImages, UnreadableSample
 from alexnet.errors import RequestError, WorkError
 from alexnet.runs.recipe import DataSettings
 
@@ -46,7 +46,7 @@ def cut_crops(
         uint8 (B, crop, crop, 3), contiguous.
 
     Raises:
-        UnreadableImage: one cannot be read.
+        UnreadableSample: one cannot be read.
     """
     if isinstance(images, np.ndarray):
         # Every crop of every image as one strided view whose rows are one run of bytes each, (N, rows, bytes of a row,
@@ -141,7 +141,7 @@ class Loader:
         """This process's part of the batch of step `step` (0 or more), counted from the start of the first epoch.
 
         Raises:
-            UnreadableImage: a sample cannot be read, and the policy is to stop.
+            UnreadableSample: a sample cannot be read, and the policy is to stop.
             WorkError: the policy is to replace it, and no sample near it can be read either.
         """
         epochs, place = divmod(step, self.steps_per_epoch)
@@ -218,7 +218,7 @@ class Loader:
         """The samples served, their crops, and what could not be read."""
         try:
             return samples.copy(), cut_crops(self._split.images, samples, corners, self._settings.crop), {}
-        except UnreadableImage as error:
+        except UnreadableSample as error:
             if self._on_unreadable == "stop":
                 raise self._named(error) from error
         served = samples.copy()
@@ -230,7 +230,7 @@ class Loader:
                 try:
                     images[one] = cut_crops(self._split.images, served[one], corners[one], self._settings.crop)
                     break
-                except UnreadableImage as error:
+                except UnreadableSample as error:
                     unreadable[int(served[place])] = str(self._named(error))
                     served[place] = self._next_stored(int(served[place]))
             else:
@@ -248,8 +248,8 @@ class Loader:
             used = np.sort(self._ids[self._weights > 0])
         return int(used[np.searchsorted(used, sample, side="right") % len(used)])
 
-    def _named(self, error: UnreadableImage) -> UnreadableImage:
-        return UnreadableImage(f"{self._split.key(error.image)}: {error}", error.image)
+    def _named(self, error: UnreadableSample) -> UnreadableSample:
+        return UnreadableSample(f"{self._split.key(error.image)}: {error}", error.image)
 
 
 def pinned(batch: Batch) -> Batch:

@@ -26,7 +26,7 @@ NUMBER_DIGITS = 9
 """Of a member's name: room for a thousand million images."""
 
 
-class UnreadableImage(OSError):
+class UnreadableSample(OSError):
     """A stored image cannot be read: its shard is missing, cut or changed; the text names it.
 
     Attributes:
@@ -107,7 +107,7 @@ class JpegImages:
         """One image, uint8 (S, S, 3), or several, uint8 (n, S, S, 3).
 
         Raises:
-            UnreadableImage: a shard is missing, cut or changed.
+            UnreadableSample: a shard is missing, cut or changed.
         """
         if isinstance(which, int | np.integer):
             return self.decode(int(which))
@@ -125,7 +125,7 @@ class JpegImages:
             return read_piece(path, offset, size_bytes)
         except OSError as error:
             reason = f"image {image} cannot be read from {path}: {error.strerror or error}"
-            raise UnreadableImage(reason, image) from error
+            raise UnreadableSample(reason, image) from error
 
     def decode(self, image: int) -> NDArray[np.uint8]:
         """The pixels of an image, uint8 (S, S, 3)."""
@@ -134,9 +134,9 @@ class JpegImages:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)
         except ValueError as error:
             path = self._paths[int(self._index[image, 0])]
-            raise UnreadableImage(f"image {image} in {path} is damaged: {error}", image) from error
+            raise UnreadableSample(f"image {image} in {path} is damaged: {error}", image) from error
         if pixels.shape != self.shape[1:]:
-            raise UnreadableImage(
+            raise UnreadableSample(
                 f"image {image} in {self._paths[int(self._index[image, 0])]} is damaged: it has shape {pixels.shape}, "
                 f"expected {self.shape[1:]}",
                 image,
@@ -145,7 +145,7 @@ class JpegImages:
 
 
 class StoredImages(Protocol):
-    """The images of a split: an array mapped from the disk, or what reads like one (and raises `UnreadableImage`)."""
+    """The images of a split: an array mapped from the disk, or what reads like one (and raises `UnreadableSample`)."""
 
     @property
     def shape(self) -> tuple[int, ...]:
