@@ -1,15 +1,35 @@
 """The exact sums against whole-number arithmetic of Python, and the statistics against NumPy's."""
 
+from unittest import mock
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alexnet.data import statistics
 from alexnet.data.statistics import ColourSums
 
+BYTES = pytest.mark.parametrize(
+    "by_bytes",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.skipif(not statistics._multiplies_bytes(), reason="no products of bytes here")
+        ),
+    ],
+)
 
+
+@BYTES
 @settings(max_examples=25, deadline=None)
-@given(num=st.integers(0, 4), side=st.integers(1, 23), seed=st.integers(0, 99), bright=st.booleans())
-def test_sums_are_exact(num: int, side: int, seed: int, bright: bool) -> None:
+@given(num=st.integers(0, 4), side=st.integers(1, 40), seed=st.integers(0, 99), bright=st.booleans())
+def test_sums_are_exact(by_bytes: bool, num: int, side: int, seed: int, bright: bool) -> None:
+    with mock.patch.object(statistics, "_multiplies_bytes", lambda: by_bytes):
+        check_sums(num, side, seed, bright)
+
+
+def check_sums(num: int, side: int, seed: int, bright: bool) -> None:
     images = np.random.default_rng(seed).integers(254 if bright else 0, 256, (num, side, side, 3), dtype=np.uint8)
     sums = ColourSums.of(images)
     assert sums.num_images == num
@@ -20,9 +40,17 @@ def test_sums_are_exact(num: int, side: int, seed: int, bright: bool) -> None:
             assert sums.products[row][column] == sum(pixels[:, row] * pixels[:, column])
 
 
-def test_sums_of_white_images_of_full_size_are_exact() -> None:
-    images = np.full((3, 256, 256, 3), 255, np.uint8)
-    assert ColourSums.of(images).products[0][2] == 3 * 256 * 256 * 255 * 255
+@BYTES
+@pytest.mark.parametrize("value", [0, 1, 254, 255])
+def test_sums_of_flat_images_of_full_size_are_exact(by_bytes: bool, value: int) -> None:
+    images = np.full((5, 256, 256, 3), value, np.uint8)
+    with mock.patch.object(statistics, "_multiplies_bytes", lambda: by_bytes):
+        assert ColourSums.of(images).products == ((5 * 256 * 256 * value**2,) * 3,) * 3
+
+
+def test_more_images_than_16_bits_can_add_are_exact() -> None:
+    images = np.full((600, 2, 2, 3), 255, np.uint8)
+    assert (ColourSums.of(images).pixel_sums == 600 * 255).all()
 
 
 @settings(max_examples=15, deadline=None)

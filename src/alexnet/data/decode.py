@@ -97,7 +97,9 @@ def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     if shorter != side:
         size = (max(side, round(height * side / shorter)), max(side, round(width * side / shorter)))
         writable = np.require(image, requirements=["C", "W"])  # torch takes no read-only array without a warning
-        planes = torch.from_numpy(writable).permute(2, 0, 1)[None]  # channels-last in memory, the fast form
+        # (1, 3, H, W), channels-last in memory: three times as fast, and so is the crop behind it. The axis of one
+        # image is added first, or torch does not see that this is channels-last.
+        planes = torch.from_numpy(writable)[None].permute(0, 3, 1, 2)
         scaled = functional.interpolate(planes, size=size, mode="bilinear", antialias=True, align_corners=False)
         image = scaled[0].permute(1, 2, 0).numpy()
         height, width = size

@@ -61,8 +61,7 @@ class ShardWriter:
         """Append an image and its label; returns the offset of the JPEG's bytes."""
         name = f"{number:0{NUMBER_DIGITS}d}"
         offset = self.position + BLOCK_BYTES
-        self._member(f"{name}.jpg", jpeg)
-        self._member(f"{name}.cls", str(label).encode())
+        self._write(_member(f"{name}.jpg", jpeg) + _member(f"{name}.cls", str(label).encode()))
         return offset
 
     def finish(self) -> None:
@@ -71,16 +70,17 @@ class ShardWriter:
         self.file.flush()
         os.fsync(self.file.fileno())
 
-    def _member(self, name: str, content: bytes) -> None:
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        padding = -len(content) % BLOCK_BYTES
-        self._write(member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(padding))
-
     def _write(self, content: bytes) -> None:
         self.file.write(content)
         self.digest.update(content)
         self.position += len(content)
+
+
+def _member(name: str, content: bytes) -> bytes:
+    """A file of a tar: header, content, and zeros up to a whole block."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    return member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK_BYTES)
 
 
 class JpegImages:
