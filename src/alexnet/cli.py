@@ -313,7 +313,12 @@ def _finished(run: Path) -> None:
 def _evaluate(words: Arguments) -> None:
     parser = _parser("evaluate")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    parser.add_argument("--data", type=Path, help="prepared data set (default: the one the run was trained on)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        help="prepared data set, or several to be joined (default: the run's own)",
+    )
     parser.add_argument("--split", help="split to measure (default: val, else test)")
     parser.add_argument("--views", type=int, choices=(1, 9, 10), help="views per image; default: first 1, then 10")
     parser.add_argument(
@@ -376,7 +381,12 @@ def _predict(words: Arguments) -> None:
 def _report(words: Arguments) -> None:
     parser = _parser("report")
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--data", type=Path, help="prepared data set (default: the one the run was trained on)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        help="prepared data set, or several to be joined (default: the run's own)",
+    )
     options = parser.parse_args(words)
     from alexnet.data.joined import open_data
     from alexnet.report.page import write_report
@@ -384,12 +394,12 @@ def _report(words: Arguments) -> None:
     from alexnet.terminal import print_results
 
     run = RunFolder.open(options.run)
-    folders = [options.data] if options.data else run.data_folders()
+    folders = options.data or run.data_folders()
     data = None
     if options.data or all(folder.exists() for folder in folders):
         data = open_data(folders)
     else:
-        gone = " and ".join(map(str, folders))
+        gone = " and ".join(str(folder) for folder in folders if not folder.exists())
         _say(f"the data set {gone} is gone: the report has no pictures; name another place with --data")
     page = write_report(options.run, data)
     results = [{"run": str(options.run), **result} for result in run.evaluations().values()]

@@ -50,7 +50,11 @@ def train_options(words: Sequence[str], summary: str, example: str) -> TrainOpti
     parser = _parser("train", f"{summary} Every setting of the recipe is a dotted option.", example)
     # Not `data`: that is the group of settings.
     parser.add_argument(
-        "data_set", type=Path, nargs="*", metavar="DATA", help="a prepared data set, or several to be joined"
+        "data_set",
+        type=Path,
+        nargs="*",
+        metavar="DATA",
+        help="a prepared data set, or several, one behind the other, to be joined",
     )
     parser.add_argument("--recipe", default="paper", help=f"where the settings start from: {', '.join(RECIPES)}")
     parser.add_argument(

@@ -116,6 +116,7 @@ def print_data_bench(measured: Mapping[str, Any]) -> None:
     console = Console()
     table = _table("loading batches of 128 crops of 224 pixels", "way", "images/s ms/image CPU memory")
     table.columns[2].header, table.columns[3].header = "CPU ms/image", "CPU share"
+    table.columns[4].header = "adds memory"
     for name, one in measured["ways"].items():
         held = one["anonymous_bytes"]
         table.add_row(

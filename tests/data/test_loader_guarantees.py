@@ -1,6 +1,7 @@
 """The same batches whatever the threads, the processes and the step at which a run goes on; unreadable samples."""
 
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from alexnet.data.order import weighted_order
 from alexnet.data.prepare import prepare
 from alexnet.data.prepared import PreparedData, Split, Statistics
 from alexnet.data.shards import UnreadableSample
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
 
 SIDE = 12
@@ -61,7 +62,7 @@ def stitched(parts: list[Batch]) -> Batch:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+@pytest.mark.parametrize("num_ranks", [1, 2, 4, 8])  # 8: some processes have no part of the last batch
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_threads_and_processes_serves_the_same(workers: int, num_ranks: int, weighted: bool) -> None:
     num, batch_size = 41, 7  # neither divides; the last batch of an epoch holds 6
@@ -90,14 +91,18 @@ def test_any_number_of_threads_and_processes_serves_the_same(workers: int, num_r
         assert sorted(first_epoch.tolist()) == list(range(num))
 
 
-def test_cut_at_twenty_steps_and_gone_on_with_by_other_threads() -> None:
-    loader = Loader(split_of(53), STATISTICS, SETTINGS, 8, 2)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cut_at_twenty_steps_and_gone_on_with_by_other_threads(weighted: bool) -> None:
+    weights = np.linspace(0.5, 3, 53) if weighted else None
+    loader = Loader(split_of(53), STATISTICS, SETTINGS, 8, 2, weights=weights)
     expected = list(loader.batches(0, 70))
     draw = random.Random(1)
     cuts = sorted(draw.sample(range(1, 70), 20))
     served: list[Batch] = []
     for first, last in zip([0, *cuts], [*cuts, 70], strict=True):
-        served += Loader(split_of(53), STATISTICS, SETTINGS, 8, 2, workers=draw.randint(1, 5)).batches(first, last)
+        served += Loader(split_of(53), STATISTICS, SETTINGS, 8, 2, weights=weights, workers=draw.randint(1, 5)).batches(
+            first, last
+        )
     assert len(served) == 70 and all(map(same, expected, served))
 
 
@@ -158,8 +163,33 @@ def test_a_subset_is_replaced_within_itself() -> None:
 
 def test_a_data_set_that_is_gone_stops_even_where_samples_are_replaced() -> None:
     loader = Loader(split_of(200, set(range(200))), STATISTICS, SETTINGS, 4, 0, on_unreadable="replace")
-    with pytest.raises(WorkError, match="100 images in a row cannot be read, the last because k"):
+    with pytest.raises(UnreadableSample, match=r"^100 images in a row cannot be read: .* The last one: k\d+: image"):
         loader.batch(0)
+    few = Loader(split_of(6, set(range(6))), STATISTICS, SETTINGS, 4, 0, on_unreadable="replace")
+    with pytest.raises(UnreadableSample, match=r"^6 images in a row"):
+        few.batch(0)
+
+
+def test_no_more_batches_are_made_than_are_to_be_ahead() -> None:
+    made: list[int] = []
+
+    class Counted(Loader):
+        def batch(self, step: int) -> Batch:
+            made.append(step)
+            return super().batch(step)
+
+    batches = Counted(split_of(20), STATISTICS, SETTINGS, 1, 0, workers=2, prefetch=3).batches(0, 1000)
+    for taken in range(1, 30):
+        next(batches)
+        time.sleep(0.002)
+        assert len(made) <= taken + 2  # the one taken, and two more under way or ready
+    batches.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is pinned for a GPU, and there is none here")
+def test_batches_for_a_gpu_are_pinned() -> None:
+    batch = Loader(split_of(20), STATISTICS, SETTINGS, 4, 0, pin_memory=True).batch(0)
+    assert all(getattr(batch, name).is_pinned() for name in ("images", "labels", "corners", "mirror", "noise"))
 
 
 @pytest.fixture
@@ -180,7 +210,7 @@ def test_joined_sets_serve_each_image_once_with_one_label_a_class(two_sets: list
         own = part.splits["train"]
         assert np.array_equal(split.images[index], own.images[place])
         assert data.classes[split.labels[index]].id == part.classes[own.labels[place]].id
-        assert split.key(index) == f"{part.folder.name}/{own.key(place)}"
+        assert split.key(index) == f"{part.folder}/{own.key(place)}"
     assert np.array_equal(split.images[10:20], np.stack([split.images[index] for index in range(10, 20)]))
     loader = Loader(split, data.statistics, DataSettings(crop=16), 5, 0, workers=2)
     served = torch.cat([batch.samples for batch in loader.batches(0, loader.steps_per_epoch)])

@@ -58,5 +58,5 @@ def test_memory_is_flat_over_epochs_and_images(tmp_path: Path) -> None:
     for memory in held.values():
         # The first epochs bring the threads' own memory; from then on it stays.
         assert max(memory[EPOCHS // 2 :]) - max(memory[: EPOCHS // 2]) <= ALLOWED_GROWTH_BYTES
-    # A thousand decoded images more would be 12 MiB, their names as objects another.
+    # A thousand decoded images more would be 12 MiB.
     assert max(held[1_200]) - max(held[200]) <= ALLOWED_GROWTH_BYTES

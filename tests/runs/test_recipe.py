@@ -149,7 +149,7 @@ def test_a_change_that_would_do_nothing_is_refused(change: dict[str, Any], messa
         ({1: 2, "foo": 3}, "unknown recipe keys"),
         ({"optimizer": {1: 2, "foo": 3}}, "unknown keys .* under optimizer"),
         ({"optimizer": {"rate": "nan"}}, "--optimizer.rate is nan; allowed is 0 or more"),
-        ({"optimizer": {"layer_decay": {"fc8": "x"}}}, "layer_decay is .*allowed is layer names with a number each"),
+        ({"optimizer": {"layer_decay": {"fc8": "x"}}}, "layer_decay is .*allowed is names with a number each"),
         ({"schedule": {"drops": None}}, "drops is None; allowed is a list of numbers"),
         ({"schedule": {"stages": 5}}, "stages is 5; allowed is a list of stages, each with epochs, rate and more"),
         (

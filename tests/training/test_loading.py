@@ -1,6 +1,8 @@
 """What the loader's settings do to a training: threads, weights, joined data sets, images that cannot be read."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from alexnet.data.joined import count_leaks
 from alexnet.data.prepare import prepare
 from alexnet.data.prepared import PreparedData
-from alexnet.data.shards import UnreadableSample
-from alexnet.errors import RequestError
+from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.evaluation.runs import evaluate_run
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.recipe import Recipe
+from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.runs.recipes import QUICK
+from alexnet.training import loop
 from alexnet.training.loop import train
 
 SMALL = replace(
@@ -69,7 +72,9 @@ def test_an_unreadable_image_stops_and_the_run_goes_on_when_told_to_replace_it(
 ) -> None:
     damage(jpeg, 5)
     key = jpeg.splits["train"].key(5)
-    with pytest.raises(UnreadableSample, match=rf"^{key}: image 5 in .*train-000000\.tar is damaged"):
+    with pytest.raises(
+        WorkError, match=rf"^{key}: image 5 in .*train-000000\.tar is damaged.* go on with `alexnet res"
+    ):
         train(jpeg.folder, SMALL, tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
     run = train(jpeg.folder, with_training(on_unreadable="replace"), tmp_path / "run", may_change=True)
@@ -77,13 +82,75 @@ def test_an_unreadable_image_stops_and_the_run_goes_on_when_told_to_replace_it(
     assert [(event["sample"], event["num_unreadable"]) for event in told] == [(5, 1)]  # once, in four epochs
     assert key in told[0]["reason"]
     assert f"{key}: image 5" in capsys.readouterr().err
-    assert run.state == "finished"
+    assert run.state == "finished" and run.facts()["unreadable_images"] == 1
+
+
+def test_what_was_told_before_a_break_is_not_told_again(
+    jpeg: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(jpeg, 5)
+    recipe = with_training(on_unreadable="replace")
+    step = loop._step
+
+    def step_then_signal(training: Any, *rest: Any) -> Any:
+        result = step(training, *rest)
+        if training.step + 1 == 7:  # in the third epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(loop, "_step", step_then_signal)
+    with pytest.raises(Interrupted):
+        train(jpeg.folder, recipe, tmp_path / "run")
+    monkeypatch.undo()
+    run = train(jpeg.folder, recipe, tmp_path / "run")
+    assert [event["num_unreadable"] for event in run.events() if event["event"] == "unreadable"] == [1]
+
+
+@pytest.mark.parametrize("policy", ["stop", "replace"])
+def test_a_data_set_that_vanishes_for_a_while_does_not_cost_the_run(
+    jpeg: PreparedData, tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(jpeg.folder, SMALL, tmp_path / "whole")
+    shard, away = jpeg.folder / "train-000000.tar", tmp_path / "away.tar"
+    step = loop._step
+
+    def step_then_lose(training: Any, *rest: Any) -> Any:
+        result = step(training, *rest)
+        if training.step + 1 == 4 and shard.exists():
+            shard.rename(away)
+        return result
+
+    monkeypatch.setattr(loop, "_step", step_then_lose)
+    # So that no batch of a later epoch is made before.
+    recipe = with_training(on_unreadable=policy, checkpoint_every=0.0)
+    with pytest.raises(WorkError, match="go on with `alexnet resume"):
+        train(jpeg.folder, recipe, tmp_path / "run")
+    monkeypatch.undo()
+    assert RunFolder.open(tmp_path / "run").state == "interrupted"
+    away.rename(shard)
+    again = train(jpeg.folder, recipe, tmp_path / "run")
+    for name, tensor in weights_of(whole).items():
+        assert torch.equal(tensor, weights_of(again)[name]), name
+
+
+def test_a_damaged_validation_image_stops_and_the_run_can_go_on(jpeg: PreparedData, tmp_path: Path) -> None:
+    content = (jpeg.folder / "val-000000.tar").read_bytes()
+    shard, offset, size_bytes = jpeg.splits["val"].images._index[2].tolist()  # type: ignore[attr-defined]
+    assert shard == 0
+    middle = offset + size_bytes // 2
+    (jpeg.folder / "val-000000.tar").write_bytes(content[:middle] + bytes(40) + content[middle + 40 :])
+    key = jpeg.splits["val"].key(2)
+    with pytest.raises(WorkError, match=rf"^{key} of split 'val', which is measured whole or not at all: image 2"):
+        train(jpeg.folder, with_training(on_unreadable="replace"), tmp_path / "run")
+    (jpeg.folder / "val-000000.tar").write_bytes(content)
+    assert train(jpeg.folder, with_training(on_unreadable="replace"), tmp_path / "run").state == "finished"
 
 
 def test_joined_sets_train_and_are_measured_together(make_tree: Any, tmp_path: Path) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
     prepare(make_tree("first"), folders[0], side=32, store="jpeg")
     prepare(make_tree("second", side=48), folders[1], side=32)
+    assert count_leaks(folders) is None  # JPEG bytes say nothing of pixels
     run = train(folders, replace(SMALL, schedule=replace(SMALL.schedule, epochs=6)), tmp_path / "run")
     assert run.data_folders() == folders
     assert run.facts()["data"]["splits"] == {"train": 48, "val": 24}
@@ -114,3 +181,23 @@ def test_weights_of_classes_are_read_and_unknown_ones_refused(jpeg: PreparedData
     result = evaluate_run(run.path)
     assert [one["top1_error"] for one in result["per_class"]] == [1.0, 0.0, 0.0]
     assert json.loads(json.dumps(run.facts()))["state"] == "finished"
+
+
+def test_stages_weigh_their_own_images(jpeg: PreparedData, tmp_path: Path) -> None:
+    def staged(**weights: float) -> Recipe:
+        stages = (Stage(epochs=1, rate=0.01), Stage(epochs=1, rate=0.01, images=8))  # the first 8 are colour0
+        return replace(
+            SMALL,
+            data=replace(SMALL.data, class_weights=weights),
+            schedule=ScheduleSettings(kind="stages", stages=stages),
+        )
+
+    with pytest.raises(RequestError, match="gives no training image a weight above 0"):
+        train(jpeg.folder, staged(colour0=0.0), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert train(jpeg.folder, staged(colour1=0.0), tmp_path / "run").state == "finished"
+
+
+def test_an_order_drawn_once_goes_with_no_weights() -> None:
+    with pytest.raises(RequestError, match=r"--data.order is once, and which images a weighted epoch serves"):
+        replace(SMALL.data, order="once", sampling="class-balanced")

@@ -42,6 +42,8 @@ class JoinedImages:
         return images
 
     def _one(self, image: int) -> NDArray[np.uint8]:
+        if not 0 <= image < len(self):
+            raise IndexError(f"image {image} of {len(self)}")
         part = bisect_right(self._ends, image)
         first = self._ends[part - 1] if part else 0
         try:
@@ -52,7 +54,7 @@ class JoinedImages:
 
 
 class JoinedKeys(Sequence[str]):
-    """Where the images of several splits came from, each key behind the name of its data set's folder."""
+    """Where the images of several splits came from, each key behind the path of its data set."""
 
     def __init__(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
         self._parts = list(parts)
@@ -112,7 +114,7 @@ def open_data(folders: Sequence[Path]) -> PreparedData:
         ),
         checksum=digest.hexdigest(),
         store=" + ".join(part.store for part in parts),
-        description={"joined": [str(part.folder) for part in parts]},
+        description={"joined": [{"folder": str(part.folder), "splits": list(part.splits)} for part in parts]},
     )
 
 
@@ -125,7 +127,7 @@ def _joined_split(name: str, parts: Sequence[PreparedData], labels: dict[str, in
         name,
         JoinedImages([part.splits[name].images for part in having]),
         np.concatenate(of_part),
-        JoinedKeys([(part.folder.name, part.splits[name].keys) for part in having]),
+        JoinedKeys([(str(part.folder), part.splits[name].keys) for part in having]),
     )
 
 
@@ -151,12 +153,15 @@ def joined_statistics(parts: Sequence[Statistics], counts: Sequence[int]) -> Sta
     return Statistics(np.asarray(mean_image, np.float32), np.asarray(covariance), eigenvalues, eigenvectors)
 
 
-def count_leaks(folders: Sequence[Path]) -> int:
+def count_leaks(folders: Sequence[Path]) -> int | None:
     """Images that one of several data sets keeps for validation or test and another one trains on.
 
-    Found are those whose stored bytes are the same, so none between a store of pixels and one of JPEG files.
+    Found are those whose stored bytes are the same. None where one set stores pixels and another JPEG files: their
+    bytes cannot be compared.
     """
     parts = [PreparedData.open(folder) for folder in folders]
+    if len({part.store for part in parts}) > 1:
+        return None
     leaks = 0
     for part in parts:
         trained = np.concatenate(

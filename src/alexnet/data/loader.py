@@ -22,7 +22,7 @@ from alexnet.data.augment import crop_margin, draw
 from alexnet.data.order import epoch_order, repeats, share_of_rank, weighted_order
 from alexnet.data.prepared import Split, Statistics
 from alexnet.data.shards import StoredImages, UnreadableSample
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
 
 OnUnreadable = Literal["stop", "replace"]
@@ -142,7 +142,7 @@ class Loader:
 
         Raises:
             UnreadableSample: a sample cannot be read, and the policy is to stop.
-            WorkError: the policy is to replace it, and no sample near it can be read either.
+                Or to replace it, and none of the many stored behind it can be read either.
         """
         epochs, place = divmod(step, self.steps_per_epoch)
         epoch, first = self._first_epoch + epochs, place * self._batch_size
@@ -224,29 +224,23 @@ class Loader:
         served = samples.copy()
         images = np.empty((len(samples), self._settings.crop, self._settings.crop, 3), np.uint8)
         unreadable: dict[int, str] = {}
+        used = np.sort(self._ids if self._weights is None else self._ids[self._weights > 0])
+        most = min(UNREADABLE_IN_A_ROW, len(used))
         for place in range(len(samples)):
-            for _ in range(UNREADABLE_IN_A_ROW):
-                one = slice(place, place + 1)
+            one = slice(place, place + 1)
+            for tried in range(1, most + 1):
                 try:
                     images[one] = cut_crops(self._split.images, served[one], corners[one], self._settings.crop)
                     break
                 except UnreadableSample as error:
-                    unreadable[int(served[place])] = str(self._named(error))
-                    served[place] = self._next_stored(int(served[place]))
-            else:
-                raise WorkError(
-                    f"{UNREADABLE_IN_A_ROW} images in a row cannot be read, the last because "
-                    f"{unreadable[next(reversed(unreadable))]}; see that the data set is whole, or prepare it again"
-                )
+                    named = self._named(error)
+                    if tried == most:
+                        text = f"{most} images in a row cannot be read: is the data set whole? The last one: {named}"
+                        raise UnreadableSample(text, error.image) from error
+                    unreadable[int(served[place])] = str(named)
+                    # The one stored next, the first after the last.
+                    served[place] = used[np.searchsorted(used, served[place], side="right") % len(used)]
         return served, images, unreadable
-
-    def _next_stored(self, sample: int) -> int:
-        """The sample used that is stored next, the first after the last."""
-        if self._weights is None or (self._weights > 0).all():
-            used = np.sort(self._ids)
-        else:
-            used = np.sort(self._ids[self._weights > 0])
-        return int(used[np.searchsorted(used, sample, side="right") % len(used)])
 
     def _named(self, error: UnreadableSample) -> UnreadableSample:
         return UnreadableSample(f"{self._split.key(error.image)}: {error}", error.image)

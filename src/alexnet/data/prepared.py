@@ -116,6 +116,8 @@ class PreparedData:
 
     def _array(self, split: str, content: str, dtype: type[np.generic], width: int) -> NDArray[Any]:
         """One of a split's arrays that training does not read."""
+        if "joined" in self.description:
+            raise RequestError(f"several data sets are joined here; open each of them to read its {content}")
         name = split_file(split, content)
         try:
             array: NDArray[Any] = np.load(self.folder / name, mmap_mode="r")

@@ -11,6 +11,7 @@ import torch
 
 from alexnet.data.augment import MeanAt, cut_view, views
 from alexnet.data.prepared import ClassInfo, PreparedData
+from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, per_class_counts, wilson_interval
 from alexnet.model.device import Precision, arithmetic
@@ -140,6 +141,7 @@ def predict_split(
         RequestError: unknown split, a split without images, a number of views or a crop that is not allowed, a
             mean image of another side.
         WorkError: the network gives scores that are not finite, or for another number of classes.
+        UnreadableSample: an image cannot be read.
 
     Paper: section 4.1.
     """
@@ -166,8 +168,15 @@ def predict_split(
     try:
         with torch.inference_mode():
             for first in range(0, len(images), batch_size):
-                # The store is mapped read-only: the batch is copied before torch sees it.
-                batch = torch.from_numpy(np.array(images[first : first + batch_size])).to(device)  # (B, S, S, 3)
+                try:
+                    # The store is mapped read-only: the batch is copied before torch sees it.
+                    batch = torch.from_numpy(np.array(images[first : first + batch_size])).to(device)  # (B, S, S, 3)
+                except UnreadableSample as error:
+                    raise UnreadableSample(
+                        f"{data.splits[split].key(error.image)} of split {split!r}, which is measured whole or not at "
+                        f"all: {error}",
+                        error.image,
+                    ) from error
                 total = torch.zeros(len(batch), data.num_classes, device=device)
                 for view in chosen:
                     with arithmetic(device, precision):

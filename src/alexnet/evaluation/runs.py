@@ -1,7 +1,7 @@
 """A run folder measured on a prepared data set; the result is stored in the run folder."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from alexnet.runs.folder import RunFolder
 def evaluate_run(
     run_folder: Path,
     *,
-    data_folder: Path | None = None,
+    data_folder: Path | Sequence[Path] | None = None,
     split: str | None = None,
     num_views: int = 1,
     device: str = "auto",
@@ -28,7 +28,7 @@ def evaluate_run(
     """Measure a run's network and store the errors and the probabilities in its folder.
 
     Args:
-        data_folder: the prepared data set; None is the one the run was trained on.
+        data_folder: the prepared data set, or several to be joined; None is what the run was trained on.
         split: None is the data set's evaluation split.
         num_views: 1, 9 or 10.
         progress: called with (images done, images in all).
@@ -41,7 +41,8 @@ def evaluate_run(
     """
     run = RunFolder.open(run_folder)
     trained = load_trained(run_folder)
-    data = PreparedData.open(data_folder) if data_folder else open_data(run.data_folders())
+    folders = run.data_folders() if data_folder is None else data_folder
+    data = open_data([folders] if isinstance(folders, Path) else folders)
     require_same_classes(trained, data)
     split = split or data.evaluation_split
     chosen = choose_device(device)

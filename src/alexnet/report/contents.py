@@ -210,6 +210,7 @@ def circumstances(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "finished": facts.get("finished"),
         "seconds of training": facts.get("duration_s"),
         "commit": facts.get("commit"),
+        "images that could not be read": facts.get("unreadable_images"),
         "seed": facts.get("seed"),
         "weights and biases": facts.get("parameters"),
         "started from": facts.get("start_from") or "random weights",

@@ -79,6 +79,11 @@ class DataSettings:
             raise RequestError(f"--data.subset is {self.subset}; allowed is 0 (all images) or more")
         if not all(0 <= weight < math.inf for weight in self.class_weights.values()):
             raise RequestError(f"--data.class_weights is {dict(self.class_weights)}; allowed are weights of 0 or more")
+        if self.order == "once" and (self.class_weights or self.sampling != "each-once"):
+            raise RequestError(
+                "--data.order is once, and which images a weighted epoch serves is drawn anew for each; allowed with "
+                "--data.sampling class-balanced or --data.class_weights is --data.order each-epoch"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +230,8 @@ class TrainingSettings:
     checkpoint_every: float = 300.0
     """Seconds between checkpoints; 0 is one after every step. One is also made at each lowest validation error."""
     workers: int = 0
-    """Threads that make batches ahead of the training, which sees the same whatever their number; 0 is one a core."""
+    """Threads that make batches ahead of the training, which sees the same whatever their number; 0 is one a core, at
+    most 8."""
     on_unreadable: Literal["stop", "replace"] = "stop"
     """When a stored image cannot be read: stop and name it, or name it, count it and take the next one stored."""
     average: float = 0.0
@@ -246,7 +252,7 @@ class TrainingSettings:
                 f"--training.checkpoint_every is {self.checkpoint_every}; allowed is 0 (every step) or more seconds"
             )
         if self.workers < 0:
-            raise RequestError(f"--training.workers is {self.workers}; allowed is 0 (one a core) or more")
+            raise RequestError(f"--training.workers is {self.workers}; allowed is 0 (one a core, at most 8) or more")
         if not 0 <= self.average < 1:
             raise RequestError(f"--training.average is {self.average}; allowed is 0 (none) up to, not including, 1")
 

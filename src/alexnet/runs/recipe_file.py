@@ -84,7 +84,7 @@ def _typed(settings: type, group: str, key: str, value: Any) -> Any:
             return value
     except (TypeError, ValueError):
         pass
-    words = {Mapping: "layer names with a number each", tuple: "a list of numbers"}
+    words = {Mapping: "names with a number each", tuple: "a list of numbers"}
     if kind == tuple[Stage, ...]:
         words[tuple] = "a list of stages, each with epochs, rate and more"
     origin = get_origin(kind)

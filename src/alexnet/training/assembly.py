@@ -23,6 +23,9 @@ from alexnet.training.average import WeightAverage
 from alexnet.training.optimizer import VelocitySGD, require_layers
 from alexnet.training.plan import Plan, Stretch
 
+MOST_WORKERS = 8
+"""Threads that make batches unless more are asked for: eight cut more crops than any GPU takes, and each holds some."""
+
 
 @dataclass
 class Tally:
@@ -56,8 +59,6 @@ class Training:
     plan: Plan
     samples: NDArray[np.int64]
     """The training images used, in stored order."""
-    weights: NDArray[np.float64] | None
-    """How often each of them comes; None is once an epoch."""
     device: torch.device
     precision: Precision
     dropout: torch.Generator
@@ -101,8 +102,9 @@ def assemble(run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Pat
     samples = np.arange(len(split), dtype=np.int64)
     if recipe.data.subset:
         samples = class_balanced_subset(split.labels, recipe.data.subset, settings.seed)
-    weights = weights_of(recipe, data, samples)
     plan = Plan(recipe.schedule, len(samples), recipe.optimizer.batch_size)
+    for stretch in plan.stretches:
+        weights_of(recipe, data, samples[: stretch.num_images])
     network = AlexNet(
         data.num_classes,
         recipe.network.variant,
@@ -116,9 +118,7 @@ def assemble(run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Pat
     network.seed_dropout(dropout)
     optimizer = VelocitySGD(network, recipe.optimizer.momentum, recipe.optimizer.decay, recipe.optimizer.layer_decay)
     average = WeightAverage(network, settings.average) if settings.average else None
-    training = Training(
-        run, data, recipe, network, optimizer, plan, samples, weights, device, precision, dropout, average
-    )
+    training = Training(run, data, recipe, network, optimizer, plan, samples, device, precision, dropout, average)
     if start_from:
         start_from_layers(training, start_from)
     return training
@@ -164,13 +164,14 @@ def weights_of(recipe: Recipe, data: PreparedData, samples: NDArray[np.int64]) -
     ids = [one.id for one in data.classes]
     if unknown := [name for name in named if name not in ids]:
         known = ", ".join(ids[:20]) + (", ..." if len(ids) > 20 else "")
-        raise RequestError(f"--data.class_weights names {', '.join(unknown)}; {data.folder} has the classes {known}")
+        raise RequestError(f"--data.class_weights names {', '.join(unknown)}; the data has the classes {known}")
     class_weights = np.array([named.get(name, 1.0) for name in ids])
     return sample_weights(data.splits["train"].labels[samples], class_weights, balanced)
 
 
 def loader_of(training: Training, stretch: Stretch) -> Loader:
     """The loader of one stretch of the plan; its step 0 is the plan's `epoch_step`."""
+    samples = training.samples[: stretch.num_images]
     settings = training.recipe.data if stretch.colour_noise else replace(training.recipe.data, colour_noise=0.0)
     return Loader(
         training.data.splits["train"],
@@ -178,10 +179,10 @@ def loader_of(training: Training, stretch: Stretch) -> Loader:
         settings,
         training.recipe.optimizer.batch_size,
         training.recipe.training.seed,
-        sample_ids=training.samples[: stretch.num_images],
-        weights=None if training.weights is None else training.weights[: stretch.num_images],
+        sample_ids=samples,
+        weights=weights_of(training.recipe, training.data, samples),
         first_epoch=stretch.first_epoch,
-        workers=training.recipe.training.workers or num_cores(),
+        workers=training.recipe.training.workers or min(num_cores(), MOST_WORKERS),
         on_unreadable=training.recipe.training.on_unreadable,
         pin_memory=training.device.type == "cuda",
     )

@@ -46,6 +46,9 @@ def create_or_continue(
     """
     if not (run.path / "run.json").is_file():
         leaks = count_leaks(data_folders) if len(data_folders) > 1 else 0
+        for joined in data.description.get("joined", ()):
+            if data.evaluation_split not in joined["splits"]:
+                _say(f"{joined['folder']} has no split {data.evaluation_split}: errors are measured without its images")
         facts = {
             "commit": source_commit(),
             "machine": machine_facts(),
@@ -64,7 +67,9 @@ def create_or_continue(
             },
         }
         RunFolder.create(run.path, recipe, facts)
-        if leaks:
+        if leaks is None:
+            _say("the data sets are stored differently: no image of one was looked for among those of another")
+        elif leaks:
             _say(
                 f"LEAK: {leaks:,} of the images that one data set keeps for measuring stand in the training images of "
                 "another; the errors will be too low"
@@ -127,6 +132,7 @@ def restore(training: Training, start_from: Path | None, last_writer: str | None
         if start_from and not training.copied:
             start_from_layers(training, start_from)
     training.left_chance = any(event["event"] == "left_chance" for event in run.events())
+    training.unreadable = {event["sample"] for event in run.events() if event["event"] == "unreadable"}
     training.errors = list(position.errors) if position is not None else []
     run.log(
         "start",

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from alexnet.data.augment import to_input
 from alexnet.data.joined import open_data
 from alexnet.data.loader import Batch
+from alexnet.data.shards import UnreadableSample
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.model.device import arithmetic
 from alexnet.runs.folder import RunFolder, State, utc_now
@@ -65,7 +66,8 @@ def train(
     Raises:
         RequestError: recipe and data do not fit, the run folder holds something else, or another process trains in it.
         WorkError: the loss or a gradient is no longer finite (the weights that gave it are kept aside as
-            weights-at-failure.safetensors), memory is too small, or the disk is full at the very end.
+            weights-at-failure.safetensors), memory is too small, the disk is full at the very end, or a stored image
+            cannot be read.
         Interrupted: SIGINT or SIGTERM; the folder holds a checkpoint and usable weights.
     """
     folders = [data_folder] if isinstance(data_folder, Path) else list(data_folder)
@@ -87,7 +89,12 @@ def train(
             if training.copied:
                 run.update_facts(copied_layers=training.copied)
             _run_steps(training)
-            run.update_facts(state="finished", finished=utc_now(), duration_s=round(training.trained_s, 1))
+            run.update_facts(
+                state="finished",
+                finished=utc_now(),
+                duration_s=round(training.trained_s, 1),
+                unreadable_images=len(training.unreadable),
+            )
             remove_checkpoints(run.path, training.errors[-1] if training.errors else None)
         except RequestError:
             raise  # nothing was begun
@@ -101,6 +108,11 @@ def train(
                 raise WorkError(
                     f"memory is too small for batches of {recipe.optimizer.batch_size} ({_first_line(error)}); "
                     "a smaller --optimizer.batch_size needs less, and so does --training.precision bfloat16"
+                ) from error
+            if isinstance(error, UnreadableSample):
+                raise WorkError(
+                    f"{error}; when the data set is whole again, go on with `{resume_command(run.path)}` (with "
+                    "--training.on_unreadable replace the image stored next stands in for a training image)"
                 ) from error
             if is_full(error):
                 raise WorkError(
