@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alexnet.data import augment
 from alexnet.data.augment import Batch, MeanAt, View, crop_margin, cut_view, draw, philox, to_input, views
 from alexnet.data.prepared import Statistics
 from alexnet.errors import RequestError
@@ -164,3 +165,21 @@ def test_a_view_loses_the_mean_of_its_place_or_the_centre(view: View) -> None:
     cut = images.astype(np.float64)[:, view.row : view.row + 5, view.column : view.column + 5]
     expected = (cut[:, :, ::-1] if view.mirrored else cut) - mean[1:6, 1:6]
     assert np.allclose(got.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("mean_at", ["own-place", "centre"])
+@settings(max_examples=20, deadline=None)
+@given(num=st.integers(1, 5), crop=st.integers(1, 9), seed=st.integers(0, 99))
+def test_one_by_one_equals_together_to_the_last_bit(mean_at: MeanAt, num: int, crop: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    batch = Batch(
+        images=torch.randint(0, 256, (num, crop, crop, 3), dtype=torch.uint8, generator=generator),
+        labels=torch.zeros(num, dtype=torch.long),
+        samples=torch.arange(num),
+        corners=torch.randint(0, 10 - crop, (num, 2), generator=generator).short(),
+        mirror=torch.rand(num, generator=generator) < 0.5,
+        noise=torch.randn(num, 3, generator=generator),
+    )
+    mean_image = 255 * torch.rand(9, 9, 3, generator=generator)
+    together = augment._finish_together(batch, mean_image, mean_at)
+    assert torch.equal(augment._finish_one_by_one(batch, mean_image, mean_at), together)
