@@ -218,7 +218,7 @@ def _finish_one_by_one(batch: Batch, mean_image: torch.Tensor, mean_at: MeanAt) 
     """`_finish_together`, to the last bit, in a quarter of its time on a processor: an image stays in the cache."""
     num, crop = batch.images.shape[:2]
     centred = torch.empty(num, crop, crop, 3)
-    # A pixel's three numbers repeated along a row: an addition along rows is three times one of three numbers at a time.
+    # A pixel's three numbers repeated along a row: adding whole rows takes a third of the time of adding threes.
     noise = batch.noise.repeat(1, crop)  # (B, S * 3)
     middle = central(mean_image, crop)
     for place, ((row, column), mirrored) in enumerate(zip(batch.corners.tolist(), batch.mirror.tolist(), strict=True)):
