@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def bench_data(
         num_trained = len(prepared["jpeg"].splits["train"])
         usual = _usual_loader(tree, workers)
         loaders = {store: _loader(data, workers) for store, data in prepared.items()}
-        memory = {name: _memory_alone(name, tree, Path(folder), workers) for name in ("usual", *STORES)}
+        memory = {
+            name: _in_fresh_process(_added_memory, name, tree, Path(folder), workers) for name in ("usual", *STORES)
+        }
         passes = iter(range(10**9))
         passes_a_round: dict[str, int] = {}
 
@@ -140,7 +143,13 @@ def bench_data(
         )
         parts = {store: _parts(prepared[store]) for store in STORES}
         usual._iterator = None  # ends its processes, which would count as ours below
-        watched = {store: _watch(prepared[store], workers, epochs, report) for store in STORES} if epochs else {}
+        watched: dict[str, dict[str, Any]] = {}
+        for store in STORES if epochs else ():
+            watched[store] = {
+                f"{used}": _in_fresh_process(_memory_over_epochs, Path(folder) / store, used, workers, epochs)
+                for used in (num_trained // 4, num_trained)
+            }
+            report(f"watched the memory of {epochs} epochs, {store}")
     cores = num_cores()
     rows = {
         name: {
@@ -261,23 +270,18 @@ def _microseconds(work: Callable[[], object], num_images: int) -> float:
     return 1e6 * statistics.median(taken) / num_images
 
 
-def _memory_alone(name: str, tree: Path, prepared: Path, workers: int) -> int | None:
-    """The most anonymous memory that two passes of one way add, in a process of its own with its own children."""
-    processes = multiprocessing.get_context("spawn")
-    answers = processes.Queue()
-    alone = processes.Process(target=_measure_memory, args=(name, tree, prepared, workers, answers))
-    alone.start()
-    added: int | None = answers.get()
-    alone.join()
-    return added
+def _in_fresh_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What `work` returns in a process of its own, which holds nothing of this one's memory."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return pool.submit(work, *arguments).result()
 
 
-def _measure_memory(name: str, tree: Path, prepared: Path, workers: int, answers: Any) -> None:
-    torch.set_num_threads(1)
+def _added_memory(name: str, tree: Path, prepared: Path, workers: int) -> int | None:
+    """The most anonymous memory that two passes of one way add to this process and its children."""
     before = anonymous_bytes()
     if before is None:
-        answers.put(None)
-        return
+        return None
     with watched_memory(SAMPLE_MEMORY_S) as seen:
         if name == "usual":
             usual = _usual_loader(tree, workers)
@@ -286,22 +290,16 @@ def _measure_memory(name: str, tree: Path, prepared: Path, workers: int, answers
         else:
             loader = _loader(PreparedData.open(prepared / name), workers)
             _consume(batch.images for batch in loader.batches(0, 2 * loader.steps_per_epoch))
-    answers.put(max(held for _, held in seen) - before)
+    return max(held for _, held in seen) - before
 
 
-def _watch(data: PreparedData, workers: int, epochs: int, report: Callable[[str], None]) -> dict[str, Any]:
-    """Anonymous memory over some epochs, with all images and with a quarter of them."""
-    num = len(data.splits["train"])
-    curves = {}
-    for used in (num // 4, num):
-        loader = _loader(data, workers, np.arange(used, dtype=np.int64))
-        per_epoch = loader.steps_per_epoch
-        _consume(batch.images for batch in loader.batches(0, per_epoch))
-        ends = []
-        with watched_memory(SAMPLE_MEMORY_S) as seen:
-            for epoch in range(epochs):
-                _consume(batch.images for batch in loader.batches(epoch * per_epoch, (epoch + 1) * per_epoch))
-                ends.append(anonymous_bytes())
-        report(f"watched the memory of {epochs} epochs of {used:,} images, {data.store}")
-        curves[f"{used}"] = {"seconds_and_bytes": [list(one) for one in seen], "epoch_ends_bytes": ends}
-    return curves
+def _memory_over_epochs(folder: Path, used: int, workers: int, epochs: int) -> dict[str, Any]:
+    """Anonymous memory over some epochs of the first `used` images."""
+    loader = _loader(PreparedData.open(folder), workers, np.arange(used, dtype=np.int64))
+    per_epoch = loader.steps_per_epoch
+    ends = []
+    with watched_memory(SAMPLE_MEMORY_S) as seen:
+        for epoch in range(epochs):
+            _consume(batch.images for batch in loader.batches(epoch * per_epoch, (epoch + 1) * per_epoch))
+            ends.append(anonymous_bytes())
+    return {"seconds_and_bytes": [list(one) for one in seen], "epoch_ends_bytes": ends}

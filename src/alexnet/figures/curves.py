@@ -81,6 +81,8 @@ def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title:
         axes.set_xlabel(x_title)
         axes.set_ylabel(y_title)
         axes.set_ylim(bottom=0)
+        # Room above a curve that stays at its highest.
+        axes.set_ylim(top=1.05 * axes.get_ylim()[1])
         axes.set_xlim(left=0)
         axes.grid(True)
         axes.legend(loc="upper right")
