@@ -410,48 +410,10 @@ def _report(words: Arguments) -> None:
 
 
 def _bench(words: Arguments) -> None:
-    parser = _parser("bench")
-    parser.add_argument(
-        "what",
-        choices=("prepare", "data"),
-        help="prepare: a preparation beside decode, resize and encode alone; data: the loader beside PyTorch's",
-    )
-    parser.add_argument(
-        "--source", type=Path, help="photographs to measure with (default: 500 x 375 pictures are drawn)"
-    )
-    parser.add_argument("--files", type=int, default=2000, help="how many of them (default 2000)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each way runs (default 5)")
-    parser.add_argument("--workers", type=int, help="threads (default: one per core)")
-    parser.add_argument(
-        "--epochs", type=int, help="data: passes over which memory is watched (default 0, with --html 20)"
-    )
-    parser.add_argument("--html", type=Path, help="data: write a page here with the table and memory over time")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    options = parser.parse_args(words)
-    if options.what == "prepare":
-        if options.epochs is not None or options.html:
-            raise RequestError("--epochs and --html go with bench data")
-        from alexnet.bench.preparing import bench_prepare
-        from alexnet.terminal import print_prepare_bench
+    from alexnet.bench_options import bench
 
-        measured = bench_prepare(options.source, options.files, options.rounds, options.workers, _say)
-        print_measured: Callable[[dict[str, Any]], None] = print_prepare_bench
-    else:
-        from alexnet.bench.loading import bench_data
-        from alexnet.terminal import print_data_bench
-
-        epochs = options.epochs if options.epochs is not None else 20 if options.html else 0
-        measured = bench_data(options.source, options.files, options.rounds, options.workers, epochs, _say)
-        print_measured = print_data_bench
-    if options.html:
-        from alexnet.bench.loading_page import write_data_page
-
-        write_data_page(measured, options.html)
-        _say(f"page: {options.html}")
-    if options.json:
-        print(json.dumps(measured))
-    else:
-        print_measured(measured)
+    command = COMMANDS["bench"]
+    bench(words, command.summary, command.example, _say)
 
 
 def _doctor(words: Arguments) -> None:

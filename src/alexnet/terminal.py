@@ -143,6 +143,21 @@ def print_data_bench(measured: Mapping[str, Any]) -> None:
     )
 
 
+def print_checkpoint_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_checkpoint` found."""
+    Console().print(
+        f"{measured['variant']}, batches of {measured['batch_size']} on {measured['device']}: "
+        f"{measured['step_s']:.3f} s a step\n"
+        f"a checkpoint of {measured['checkpoint_bytes'] / 1e6:,.0f} MB: the training stands still for "
+        f"{measured['pause_ms']:.1f} ms, the file is written after {measured['written_after_s']:.2f} s\n"
+        f"the steps beside it take {measured['extra_s']:.2f} s longer in all: "
+        f"{100 * measured['share_at_default']:.3f} % of a training with one every "
+        f"{measured['checkpoint_every_s']:g} s; medians of {measured['rounds']} rounds",
+        highlight=False,
+        markup=False,
+    )
+
+
 def print_inspection(facts: Mapping[str, Any]) -> None:
     """A prepared data set as `inspect_facts` describes it: warnings first, then tables of up to 80 columns."""
     console = Console()

@@ -133,3 +133,27 @@ def test_uniform_first_weights_are_torchs() -> None:
         # Standard deviation of a uniform number limit / sqrt(3); its estimate's error from the fourth moment.
         assert abs(values.std() - limit / 3**0.5) < 4 * limit / 3**0.5 * (0.8 / 4 / values.size) ** 0.5
         assert abs(values.mean()) < 4 * limit / 3**0.5 / values.size**0.5
+
+
+@settings(max_examples=20, deadline=None)
+@given(num=st.integers(1, 9), size=st.integers(1, 9), seed=st.integers(0, 99))
+def test_dropout_of_parts_is_that_of_the_batch(num: int, size: int, seed: int) -> None:
+    first, second = Dropout(0.5), Dropout(0.3)
+    x = torch.ones(num, 6)
+
+    def both(part: torch.Tensor) -> torch.Tensor:
+        return torch.cat([first(part), second(part)], dim=1)
+
+    def seeded() -> None:
+        generator = torch.Generator().manual_seed(seed)
+        first.generator = second.generator = generator
+
+    seeded()
+    whole = both(x)
+    seeded()
+    parts = []
+    for begin in range(0, num, size):
+        rows = slice(begin, min(begin + size, num))
+        first.part = second.part = (rows, num)
+        parts.append(both(x[rows]))
+    assert torch.equal(torch.cat(parts), whole)

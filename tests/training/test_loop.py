@@ -92,6 +92,20 @@ def test_a_training_cut_anywhere_goes_on_exactly(
     assert seen(whole) == seen(resumed)
 
 
+@pytest.mark.parametrize("micro_batch", [1, 4, 10, 50])
+def test_images_passed_a_few_at_a_time_give_the_same_weights(data: Path, tmp_path: Path, micro_batch: int) -> None:
+    # Batches of 10, the last of 4; dropout is on, so the masks must be those of whole batches.
+    short = replace(SMALL, schedule=replace(SMALL.schedule, epochs=2))
+    whole = train(data, short, tmp_path / "whole")
+    parted = replace(short, training=replace(short.training, micro_batch=micro_batch))
+    run = train(data, parted, tmp_path / "parted")
+    for name, tensor in weights_of(whole.path).items():
+        difference = (tensor - weights_of(run.path)[name]).norm() / tensor.norm()
+        assert difference < 1e-5, (name, difference)
+    losses = [[event["train_loss"] for event in one.events() if event["event"] == "epoch"] for one in (whole, run)]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)
+
+
 def test_a_killed_training_starts_again(data: Path, tmp_path: Path) -> None:
     run = train(data, SMALL, tmp_path / "run")
     run.update_facts(state="running")  # as SIGKILL leaves it, before the first checkpoint

@@ -138,7 +138,7 @@ def test_too_little_memory_names_what_needs_less(
         raise error
 
     monkeypatch.setattr(loop, "_step", fails)
-    with pytest.raises(WorkError, match=r"memory is too small for batches of 10 .*; a smaller --optimizer.batch_size"):
+    with pytest.raises(WorkError, match=r"memory is too small for batches of 10 .*resume .* --training.micro_batch N`"):
         train(data, SMALL, tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
 

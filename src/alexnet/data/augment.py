@@ -56,6 +56,18 @@ class Batch:
     unreadable: Mapping[int, str] = field(default_factory=dict)
     """Samples that belong into the batch and could not be read, with the reason of each."""
 
+    def rows(self, which: slice) -> "Batch":
+        """Some of the samples; what could not be read goes with the first."""
+        return Batch(
+            images=self.images[which],
+            labels=self.labels[which],
+            samples=self.samples[which],
+            corners=self.corners[which],
+            mirror=self.mirror[which],
+            noise=self.noise[which],
+            unreadable=self.unreadable if not which.start else {},
+        )
+
 
 @dataclass(frozen=True)
 class View:

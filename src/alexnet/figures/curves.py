@@ -85,7 +85,7 @@ def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title:
         axes.set_ylim(top=1.05 * axes.get_ylim()[1])
         axes.set_xlim(left=0)
         axes.grid(True)
-        axes.legend(loc="upper right")
+        axes.legend(loc="best")
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _for_page(buffer.getvalue(), name, description)

@@ -145,6 +145,8 @@ class Dropout(nn.Module):
 
     Attributes:
         generator: where the masks come from; None is torch's global generator.
+        part: rows of a larger batch that the next input holds, and the rows of that batch; None is all. The masks of a
+            batch are drawn with its first part, so they are the same whatever its parts.
     """
 
     def __init__(self, probability: float, inverted: bool = False) -> None:
@@ -154,6 +156,8 @@ class Dropout(nn.Module):
         self.keep = 1 - probability
         self.inverted = inverted
         self.generator: torch.Generator | None = None
+        self.part: tuple[slice, int] | None = None
+        self._drawn: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, D)."""
@@ -161,8 +165,17 @@ class Dropout(nn.Module):
             return x
         if not self.training:
             return x if self.inverted else x * self.keep
-        kept = x * torch.empty_like(x).bernoulli_(self.keep, generator=self.generator)
+        kept = x * self._mask(x)
         return kept / self.keep if self.inverted else kept
+
+    def _mask(self, x: torch.Tensor) -> torch.Tensor:
+        if self.part is None:
+            return torch.empty_like(x).bernoulli_(self.keep, generator=self.generator)
+        rows, num = self.part
+        if rows.start == 0:
+            self._drawn = x.new_empty((num, *x.shape[1:])).bernoulli_(self.keep, generator=self.generator)
+        assert self._drawn is not None
+        return self._drawn[rows]
 
     def extra_repr(self) -> str:
         return f"keep={self.keep}, inverted={self.inverted}"

@@ -372,6 +372,15 @@ class AlexNet(nn.Module):
             return images * images.new_tensor(scale)[:, None, None]
         return images if scale == 1 else images * scale
 
+    def expect_part(self, rows: slice | None, num: int = 0) -> None:
+        """Say that the next images are these rows of a batch of `num`, the first ones first; None is a whole batch.
+
+        Dropout then draws the masks that the whole batch would have had.
+        """
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.part = None if rows is None else (rows, num)
+
     def seed_dropout(self, generator: torch.Generator) -> None:
         """Draw all dropout masks from `generator` from now on; it must live on the network's device."""
         for module in self.modules():

@@ -223,6 +223,9 @@ class TrainingSettings:
     """Where the network runs; `auto` takes a GPU where there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; weights and velocity stay float32. `auto` is bfloat16 where the hardware has it."""
+    micro_batch: int = 0
+    """Images that pass through the network at a time, their gradients added up to those of the batch: less memory, the
+    same result but for rounding; 0 is the whole batch."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     evaluate_every: int = 1
@@ -251,6 +254,8 @@ class TrainingSettings:
             raise RequestError(
                 f"--training.checkpoint_every is {self.checkpoint_every}; allowed is 0 (every step) or more seconds"
             )
+        if self.micro_batch < 0:
+            raise RequestError(f"--training.micro_batch is {self.micro_batch}; allowed is 0 (whole batches) or more")
         if self.workers < 0:
             raise RequestError(f"--training.workers is {self.workers}; allowed is 0 (one a core, at most 8) or more")
         if not 0 <= self.average < 1:
@@ -343,6 +348,7 @@ CHANGEABLE = (
     "training.evaluate_every",
     "training.checkpoint_every",
     "training.workers",
+    "training.micro_batch",
     "training.on_unreadable",
     "training.device",
     "training.precision",

@@ -107,7 +107,8 @@ def train(
             if is_out_of_memory(error):
                 raise WorkError(
                     f"memory is too small for batches of {recipe.optimizer.batch_size} ({_first_line(error)}); "
-                    "a smaller --optimizer.batch_size needs less, and so does --training.precision bfloat16"
+                    f"`{resume_command(run.path)} --training.micro_batch N` goes on with fewer images at a time and "
+                    "the same result; --training.precision bfloat16 needs less too"
                 ) from error
             if isinstance(error, UnreadableSample):
                 raise WorkError(
@@ -237,26 +238,36 @@ def _step(training: Training, stretch: Stretch, batch: Batch, mean_image: torch.
     recipe = training.recipe
     noisy = recipe.data.colour_shrink and stretch.colour_noise
     training.dropout.manual_seed(dropout_seed(recipe.training.seed, training.step))
-    images = to_input(
-        batch,
-        mean_image,
-        training.device,
-        mean_at=recipe.data.mean,
-        divisor=1 + recipe.data.colour_noise if noisy else 1.0,
-    )  # (B, 3, S, S)
-    labels = batch.labels.to(training.device)
-    with arithmetic(training.device, training.precision):
-        scores = training.network(images).float()  # (B, K)
-    loss = F.cross_entropy(scores, labels, label_smoothing=recipe.training.label_smoothing)
-    value = loss.item()
-    if not math.isfinite(value):
-        fail(training, batch, f"the loss of step {training.step} is {value}", value)
+    num = len(batch.labels)
+    size = recipe.training.micro_batch or num
+    value, wrong = 0.0, 0
     training.optimizer.clear_gradients()
-    loss.backward()  # type: ignore[no-untyped-call]
+    for first in range(0, num, size):
+        rows = slice(first, min(first + size, num))
+        part = batch if size >= num else batch.rows(rows)
+        training.network.expect_part(None if part is batch else rows, num)
+        images = to_input(
+            part,
+            mean_image,
+            training.device,
+            mean_at=recipe.data.mean,
+            divisor=1 + recipe.data.colour_noise if noisy else 1.0,
+        )  # (b, 3, S, S)
+        labels = part.labels.to(training.device)
+        with arithmetic(training.device, training.precision):
+            scores = training.network(images).float()  # (b, K)
+        # A part's share of the batch's mean.
+        loss = F.cross_entropy(scores, labels, label_smoothing=recipe.training.label_smoothing)
+        loss = loss if part is batch else loss * (len(labels) / num)
+        value += loss.item()
+        if not math.isfinite(value):
+            fail(training, batch, f"the loss of step {training.step} is {value}", value)
+        loss.backward()  # type: ignore[no-untyped-call]
+        wrong += int((scores.detach().argmax(1) != labels).sum())
+    training.network.expect_part(None)
     if not training.optimizer.gradients_are_finite():
         fail(training, batch, f"a gradient of step {training.step} is not finite", value)
     training.optimizer.step(rates_now(training, training.step))
     if training.average is not None:
         training.average.update(training.step)
-    wrong = int((scores.detach().argmax(1) != labels).sum())
     return value, wrong

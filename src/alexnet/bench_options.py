@@ -1,0 +1,97 @@
+"""The words behind `alexnet bench`: a measurement each, with options of its own."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Report = Callable[[str], None]
+
+
+def bench(words: Sequence[str], summary: str, example: str, report: Report) -> None:
+    """Read the words behind `alexnet bench`, measure and print; a wrong word ends the process with code 2.
+
+    Args:
+        summary: what the command does, for its help.
+        example: for its help.
+        report: is given lines for people while it measures.
+    """
+    parser = argparse.ArgumentParser(
+        prog="alexnet bench", description=summary, epilog=f"example: {example}", allow_abbrev=False
+    )
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    prepare = _kind(kinds, "prepare", "a whole preparation beside decode, resize and encode alone, and beside Pillow")
+    _add_photographs(prepare)
+    data = _kind(kinds, "data", "the loader beside PyTorch's DataLoader with Pillow")
+    _add_photographs(data)
+    data.add_argument(
+        "--epochs", type=int, help="passes over which memory is watched (default 0, with --html 20)", metavar="N"
+    )
+    data.add_argument("--html", type=Path, help="write a page here with the table and memory over time")
+    checkpoint = _kind(kinds, "checkpoint", "what writing a checkpoint beside the training costs it")
+    checkpoint.add_argument("--variant", default="paper", help="of the network (default paper)")
+    checkpoint.add_argument("--batch-size", type=int, default=128, help="images a step (default 128)")
+    checkpoint.add_argument("--steps", type=int, default=4, help="steps beside each checkpoint (default 4)")
+    checkpoint.add_argument("--folder", type=Path, help="where to write (default: the system's temporary files)")
+    options = parser.parse_args(list(words))
+    measured = _MEASURES[options.what](options, report)
+    if options.json:
+        print(json.dumps(measured))
+        return
+    from alexnet.terminal import print_checkpoint_bench, print_data_bench, print_prepare_bench
+
+    tables: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+        "prepare": print_prepare_bench,
+        "data": print_data_bench,
+        "checkpoint": print_checkpoint_bench,
+    }
+    tables[options.what](measured)
+
+
+def _kind(
+    kinds: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str
+) -> argparse.ArgumentParser:
+    made = kinds.add_parser(name, help=what, description=f"Measure {what}.", allow_abbrev=False)
+    made.add_argument("--rounds", type=int, default=5, help="how often each way runs (default 5)")
+    made.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    return made
+
+
+def _add_photographs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source", type=Path, help="photographs to measure with (default: 500 x 375 pictures are drawn)"
+    )
+    parser.add_argument("--files", type=int, default=2000, help="how many of them (default 2000)")
+    parser.add_argument("--workers", type=int, help="threads (default: one per core)")
+
+
+def _prepare(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    from alexnet.bench.preparing import bench_prepare
+
+    return bench_prepare(options.source, options.files, options.rounds, options.workers, report)
+
+
+def _data(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    from alexnet.bench.loading import bench_data
+    from alexnet.bench.loading_page import write_data_page
+
+    epochs = options.epochs if options.epochs is not None else 20 if options.html else 0
+    measured = bench_data(options.source, options.files, options.rounds, options.workers, epochs, report)
+    if options.html:
+        write_data_page(measured, options.html)
+        report(f"page: {options.html}")
+    return measured
+
+
+def _checkpoint(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    from alexnet.bench.checkpointing import bench_checkpoint
+
+    return bench_checkpoint(options.variant, options.batch_size, options.steps, options.rounds, options.folder, report)
+
+
+_MEASURES: Mapping[str, Callable[[argparse.Namespace, Report], dict[str, Any]]] = {
+    "prepare": _prepare,
+    "data": _data,
+    "checkpoint": _checkpoint,
+}
