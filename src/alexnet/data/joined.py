@@ -9,39 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
-from alexnet.data.shards import StoredImages, UnreadableSample
+from alexnet.data.shards import OneByOne, StoredImages, UnreadableSample
 from alexnet.data.statistics import colour_components
 from alexnet.errors import RequestError
 
 
-class JoinedImages:
+class JoinedImages(OneByOne):
     """The images of several stores, one after the other, as one array.
 
     Args:
         parts: each (N_i, S, S, 3), all of one side.
     """
 
-    dtype = np.dtype(np.uint8)
-
     def __init__(self, parts: Sequence[StoredImages]) -> None:
         self._parts = list(parts)
         self._ends: list[int] = np.cumsum([len(part) for part in parts]).tolist()
-        self.shape: tuple[int, ...] = (self._ends[-1], *parts[0].shape[1:])
+        self.shape = (self._ends[-1], *parts[0].shape[1:])
 
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, which: int | slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """One image, uint8 (S, S, 3), or several, uint8 (n, S, S, 3)."""
-        if isinstance(which, int | np.integer):
-            return self._one(int(which))
-        chosen = np.arange(len(self))[which]
-        images = np.empty((len(chosen), *self.shape[1:]), np.uint8)
-        for place, image in enumerate(chosen.tolist()):
-            images[place] = self._one(image)
-        return images
-
-    def _one(self, image: int) -> NDArray[np.uint8]:
+    def decode(self, image: int) -> NDArray[np.uint8]:
+        """The pixels of an image, uint8 (S, S, 3)."""
         if not 0 <= image < len(self):
             raise IndexError(f"image {image} of {len(self)}")
         part = bisect_right(self._ends, image)

@@ -7,6 +7,7 @@ refused file leaves a gap and shifts nothing.
 import hashlib
 import os
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,25 +84,18 @@ def _member(name: str, content: bytes) -> bytes:
     return member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK_BYTES)
 
 
-class JpegImages:
-    """The images of a split in tar shards, as an array that decodes what it is asked for.
+class OneByOne(ABC):
+    """Images that are read one by one, indexed like an array of them."""
 
-    Args:
-        folder: of the prepared data set.
-        names: file names of the shards.
-        index: int64 (N, 3): number of the shard, offset and length of each JPEG, bytes.
-        side: of the images, pixels.
-    """
+    shape: tuple[int, ...]
+    """(N, S, S, 3)."""
 
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, folder: Path, names: Sequence[str], index: NDArray[np.int64], side: int) -> None:
-        self._paths = [folder / name for name in names]
-        self._index = index
-        self.shape = (len(index), side, side, 3)
+    @abstractmethod
+    def decode(self, image: int) -> NDArray[np.uint8]:
+        """The pixels of image `image`, 0 .. N-1, uint8 (S, S, 3)."""
 
     def __len__(self) -> int:
-        return len(self._index)
+        return self.shape[0]
 
     def __getitem__(self, which: int | slice | NDArray[np.int64]) -> NDArray[np.uint8]:
         """One image, uint8 (S, S, 3), or several, uint8 (n, S, S, 3).
@@ -116,6 +110,22 @@ class JpegImages:
         for place, image in enumerate(chosen.tolist()):
             images[place] = self.decode(image)
         return images
+
+
+class JpegImages(OneByOne):
+    """The images of a split in tar shards, as an array that decodes what it is asked for.
+
+    Args:
+        folder: of the prepared data set.
+        names: file names of the shards.
+        index: int64 (N, 3): number of the shard, offset and length of each JPEG, bytes.
+        side: of the images, pixels.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], index: NDArray[np.int64], side: int) -> None:
+        self._paths = [folder / name for name in names]
+        self._index = index
+        self.shape = (len(index), side, side, 3)
 
     def stored(self, image: int) -> bytes:
         """The JPEG file of an image."""
