@@ -87,6 +87,7 @@ def _member(name: str, content: bytes) -> bytes:
 class OneByOne(ABC):
     """Images that are read one by one, indexed like an array of them."""
 
+    dtype = np.dtype(np.uint8)
     shape: tuple[int, ...]
     """(N, S, S, 3)."""
 
