@@ -1,5 +1,6 @@
 """Tar shards: other programs read them, random access gives the same pixels, damage is named."""
 
+import errno
 import io
 import tarfile
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from alexnet.data import shards
 from alexnet.data.loader import cut_crops
 from alexnet.data.prepare import prepare
 from alexnet.data.prepared import PreparedData
@@ -96,3 +98,13 @@ def test_a_cut_shard_is_seen_when_the_data_set_is_opened(data: PreparedData) -> 
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(RequestError, match=r"train-000002\.tar has [\d,]+ bytes, expected"):
         PreparedData.open(data.folder)
+
+
+def test_too_many_open_files_are_no_fault_of_an_image(data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: object) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(shards, "read_piece", no_more)
+    with pytest.raises(OSError, match="Too many open files") as caught:
+        data.splits["train"].images[0]
+    assert not isinstance(caught.value, UnreadableSample)

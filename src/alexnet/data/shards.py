@@ -4,6 +4,7 @@ An index of offsets gives random access. The number is the image's place in the 
 refused file leaves a gap and shifts nothing.
 """
 
+import errno
 import hashlib
 import os
 import tarfile
@@ -25,6 +26,10 @@ JPEG_SUBSAMPLING = "420"
 BLOCK_BYTES = 512
 NUMBER_DIGITS = 9
 """Of a member's name: room for a thousand million images."""
+
+
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Faults of the machine's, not of a file: no more open files, no more memory."""
 
 
 class UnreadableSample(OSError):
@@ -135,6 +140,8 @@ class JpegImages(OneByOne):
         try:
             return read_piece(path, offset, size_bytes)
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise  # it passes, and says nothing of the image
             reason = f"image {image} cannot be read from {path}: {error.strerror or error}"
             raise UnreadableSample(reason, image) from error
 
