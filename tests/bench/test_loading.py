@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from alexnet.bench import loading
 from alexnet.bench.loading import bench_data
 from alexnet.bench.loading_page import write_data_page
 from alexnet.bench.preparing import bench_prepare
 from alexnet.errors import RequestError
 
 
-def test_data_has_every_way_with_its_parts_and_memory(tmp_path: Path) -> None:
+def test_data_has_every_way_with_its_parts_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "ROUND_S", 0.1)
     lines: list[str] = []
     measured = bench_data(None, 256, 1, 2, 2, lines.append)
     assert set(measured["ways"]) == {"usual", "jpeg", "pixels"}
