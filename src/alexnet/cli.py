@@ -102,6 +102,15 @@ def _parser(name: str) -> argparse.ArgumentParser:
     )
 
 
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        help="prepared data set, or several to be joined (default: the run's own)",
+    )
+
+
 @contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
     """Let a scheduler's SIGTERM end the work as Ctrl-C does: in order, with what is done kept."""
@@ -313,12 +322,7 @@ def _finished(run: Path) -> None:
 def _evaluate(words: Arguments) -> None:
     parser = _parser("evaluate")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        help="prepared data set, or several to be joined (default: the run's own)",
-    )
+    _add_data(parser)
     parser.add_argument("--split", help="split to measure (default: val, else test)")
     parser.add_argument("--views", type=int, choices=(1, 9, 10), help="views per image; default: first 1, then 10")
     parser.add_argument(
@@ -381,12 +385,7 @@ def _predict(words: Arguments) -> None:
 def _report(words: Arguments) -> None:
     parser = _parser("report")
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        help="prepared data set, or several to be joined (default: the run's own)",
-    )
+    _add_data(parser)
     options = parser.parse_args(words)
     from alexnet.data.joined import open_data
     from alexnet.report.page import write_report

@@ -4,9 +4,9 @@ Every draw is a function of (seed, epoch, sample id) alone, by a counter-based g
 whatever the batch size, the number of workers, or where a run was resumed. Paper: section 4.1.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -56,17 +56,12 @@ class Batch:
     unreadable: Mapping[int, str] = field(default_factory=dict)
     """Samples that belong into the batch and could not be read, with the reason of each."""
 
-    def rows(self, which: slice) -> "Batch":
-        """Some of the samples; what could not be read goes with the first."""
-        return Batch(
-            images=self.images[which],
-            labels=self.labels[which],
-            samples=self.samples[which],
-            corners=self.corners[which],
-            mirror=self.mirror[which],
-            noise=self.noise[which],
-            unreadable=self.unreadable if not which.start else {},
-        )
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The batch with every tensor changed alike: some of its rows, say, or in other memory."""
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -164,9 +159,8 @@ def draw(
 
     if settings.colour_noise == 0:
         return Draws(corners, mirror, np.zeros((len(samples), 3), np.float32))
-    factors = settings.colour_noise * _normals(
-        philox(key, _counters(samples, 1, repeated))
-    )  # (B, 3), one column a component
+    normals = _normals(philox(key, _counters(samples, 1, repeated)))  # (B, 3), one column a component
+    factors = settings.colour_noise * normals
     if settings.colour_scale == "eigenvalues":
         weights = factors * (statistics.eigenvalues / 255.0**2) * 255.0
     else:

@@ -28,12 +28,9 @@ class JoinedImages(OneByOne):
 
     def decode(self, image: int) -> NDArray[np.uint8]:
         """The pixels of an image, uint8 (S, S, 3)."""
-        if not 0 <= image < len(self):
-            raise IndexError(f"image {image} of {len(self)}")
-        part = bisect_right(self._ends, image)
-        first = self._ends[part - 1] if part else 0
+        part, place = _part_and_place(self._ends, image)
         try:
-            pixels: NDArray[np.uint8] = self._parts[part][image - first]
+            pixels: NDArray[np.uint8] = self._parts[part][place]
         except UnreadableSample as error:
             raise UnreadableSample(str(error), image) from error
         return pixels
@@ -51,11 +48,17 @@ class JoinedKeys(Sequence[str]):
 
     # The one form of indexing that is needed.
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        if not 0 <= index < len(self):
-            raise IndexError(f"key {index} of {len(self)}")
-        part = bisect_right(self._ends, index)
+        part, place = _part_and_place(self._ends, index)
         folder, keys = self._parts[part]
-        return f"{folder}/{keys[index - (self._ends[part - 1] if part else 0)]}"
+        return f"{folder}/{keys[place]}"
+
+
+def _part_and_place(ends: Sequence[int], index: int) -> tuple[int, int]:
+    """Which of several parts, given where each ends, holds item `index`, and at which place of its own."""
+    if not 0 <= index < ends[-1]:
+        raise IndexError(f"item {index} of {ends[-1]}")
+    part = bisect_right(ends, index)
+    return part, index - (ends[part - 1] if part else 0)
 
 
 def open_data(folders: Sequence[Path]) -> PreparedData:

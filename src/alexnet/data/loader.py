@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -141,8 +140,8 @@ class Loader:
         """This process's part of the batch of step `step` (0 or more), counted from the start of the first epoch.
 
         Raises:
-            UnreadableSample: a sample cannot be read, and the policy is to stop.
-                Or to replace it, and none of the many stored behind it can be read either.
+            UnreadableSample: a sample cannot be read, and the policy is to stop, or none of the many stored behind it
+                can be read either.
         """
         epochs, place = divmod(step, self.steps_per_epoch)
         epoch, first = self._first_epoch + epochs, place * self._batch_size
@@ -173,7 +172,7 @@ class Loader:
             noise=torch.from_numpy(draws.noise),
             unreadable=unreadable,
         )
-        return pinned(batch) if self._pin_memory else batch
+        return batch.each(torch.Tensor.pin_memory) if self._pin_memory else batch
 
     def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]:
         """The batches of steps first_step .. last_step-1, in order.
@@ -244,16 +243,3 @@ class Loader:
 
     def _named(self, error: UnreadableSample) -> UnreadableSample:
         return UnreadableSample(f"{self._split.key(error.image)}: {error}", error.image)
-
-
-def pinned(batch: Batch) -> Batch:
-    """The batch in pinned memory."""
-    return replace(
-        batch,
-        images=batch.images.pin_memory(),
-        labels=batch.labels.pin_memory(),
-        samples=batch.samples.pin_memory(),
-        corners=batch.corners.pin_memory(),
-        mirror=batch.mirror.pin_memory(),
-        noise=batch.noise.pin_memory(),
-    )

@@ -103,8 +103,8 @@ def assemble(run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Pat
     if recipe.data.subset:
         samples = class_balanced_subset(split.labels, recipe.data.subset, settings.seed)
     plan = Plan(recipe.schedule, len(samples), recipe.optimizer.batch_size)
-    for stretch in plan.stretches:
-        weights_of(recipe, data, samples[: stretch.num_images])
+    for num_images in {stretch.num_images for stretch in plan.stretches}:
+        weights_of(recipe, data, samples[:num_images])  # refused before anything is begun
     network = AlexNet(
         data.num_classes,
         recipe.network.variant,

@@ -131,8 +131,9 @@ def restore(training: Training, start_from: Path | None, last_writer: str | None
         run.drop_events_after(-1)
         if start_from and not training.copied:
             start_from_layers(training, start_from)
-    training.left_chance = any(event["event"] == "left_chance" for event in run.events())
-    training.unreadable = {event["sample"] for event in run.events() if event["event"] == "unreadable"}
+    events = run.events()
+    training.left_chance = any(event["event"] == "left_chance" for event in events)
+    training.unreadable = {event["sample"] for event in events if event["event"] == "unreadable"}
     training.errors = list(position.errors) if position is not None else []
     run.log(
         "start",

@@ -1,6 +1,7 @@
 """A prepared data set and a recipe in, a run folder with a trained network out. Paper: section 5."""
 
 import math
+import operator
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -244,7 +245,7 @@ def _step(training: Training, stretch: Stretch, batch: Batch, mean_image: torch.
     training.optimizer.clear_gradients()
     for first in range(0, num, size):
         rows = slice(first, min(first + size, num))
-        part = batch if size >= num else batch.rows(rows)
+        part = batch if size >= num else batch.each(operator.itemgetter(rows))
         training.network.expect_part(None if part is batch else rows, num)
         images = to_input(
             part,
