@@ -12,6 +12,10 @@ import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+if not torch.cuda.is_available():
+    # Triton reads it when it is first imported, whoever does that: its kernels then run on the processor, interpreted.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Machines that stand still for a second now and then say nothing about a test; CI's own profile is left alone.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 if not os.environ.get("CI"):

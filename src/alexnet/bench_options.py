@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,30 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
     checkpoint.add_argument("--batch-size", type=int, default=128, help="images a step (default 128)")
     checkpoint.add_argument("--steps", type=int, default=4, help="steps beside each checkpoint (default 4)")
     checkpoint.add_argument("--folder", type=Path, help="where to write (default: the system's temporary files)")
+    step = _kind(kinds, "step", "the training step beside the network as usually written and beside torchvision's")
+    step.add_argument("--batch-size", type=int, default=128, help="images a step (default 128)")
+    step.add_argument("--steps", type=int, default=4, help="steps of one measurement of a fast way (default 4)")
+    step.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    step.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
+    step.add_argument("--only", action="append", default=[], metavar="WAY", help="measure this way (may be repeated)")
+    step.add_argument(
+        "--allocator",
+        choices=["both", "tuned", "default"],
+        default="both",
+        help="on processors: all of it in a process with the tuned memory allocator, with the system's, or in both",
+    )
     options = parser.parse_args(list(words))
     measured = _MEASURES[options.what](options, report)
     if options.json:
         print(json.dumps(measured))
         return
-    from alexnet.terminal import print_checkpoint_bench, print_data_bench, print_prepare_bench
+    from alexnet.terminal import print_checkpoint_bench, print_data_bench, print_prepare_bench, print_step_bench
 
     tables: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
         "prepare": print_prepare_bench,
         "data": print_data_bench,
         "checkpoint": print_checkpoint_bench,
+        "step": print_step_bench,
     }
     tables[options.what](measured)
 
@@ -90,8 +104,27 @@ def _checkpoint(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     return bench_checkpoint(options.variant, options.batch_size, options.steps, options.rounds, options.folder, report)
 
 
+def _step(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    if options.allocator == "both" and options.device != "cuda":
+        from alexnet.bench.stepping import bench_step_by_allocator
+
+        return bench_step_by_allocator(sys.argv[1:], report)
+    from alexnet.bench.stepping import bench_step
+
+    return bench_step(
+        options.batch_size,
+        options.steps,
+        options.rounds,
+        options.device,
+        options.precision,
+        report,
+        tuple(options.only),
+    )
+
+
 _MEASURES: Mapping[str, Callable[[argparse.Namespace, Report], dict[str, Any]]] = {
     "prepare": _prepare,
     "data": _data,
     "checkpoint": _checkpoint,
+    "step": _step,
 }

@@ -158,6 +158,39 @@ def print_checkpoint_bench(measured: Mapping[str, Any]) -> None:
     )
 
 
+def print_step_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_step` or `bench_step_by_allocator` found."""
+    console = Console()
+    for allocator, one in measured.items() if "tuned" in measured else (("", measured),):
+        table = _table(
+            f"{one['device']}, batches of {one['batch_size']}, {one['precision']}, kernels {one['kernels']}"
+            + (f", {allocator} allocator" if allocator else ""),
+            "way",
+            "images/s best alexnet_is_times matmul_share",
+        )
+        for name, way in one["ways"].items():
+            ratio = one["ratios"].get(name)
+            table.add_row(
+                name,
+                f"{way['images_per_second']:,.1f}",
+                f"{way['best_images_per_second']:,.1f}",
+                "" if ratio is None else f"{ratio:.2f}",
+                f"{100 * way['share_of_matmul']:.0f} %",
+            )
+        console.print(table)
+        layers = _table("layers alone, milliseconds", "layer", "forward backward")
+        for layer in one["layers"]:
+            backward = "" if layer["backward_ms"] is None else f"{layer['backward_ms']:.2f}"
+            layers.add_row(layer["layer"], f"{layer['forward_ms']:.2f}", backward)
+        console.print(layers)
+        ceilings = one["ceilings"]
+        console.print(
+            f"this machine: {ceilings['matmul_flops'] / 1e12:.2f} TFLOP/s in a large product, "
+            f"{ceilings['copy_bytes'] / 1e9:.1f} GB/s in a large copy; medians of {one['rounds']} rounds",
+            highlight=False,
+        )
+
+
 def print_inspection(facts: Mapping[str, Any]) -> None:
     """A prepared data set as `inspect_facts` describes it: warnings first, then tables of up to 80 columns."""
     console = Console()

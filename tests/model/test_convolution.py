@@ -82,9 +82,10 @@ def test_layer_trains_like_the_float64_one(side: int, autocast: bool) -> None:
         ("weight", layer.weight.grad, reference[1].grad),
         ("bias", layer.bias.grad, reference[2].grad),
     ):
-        # Exact products of bfloat16 numbers, summed in float32, rounded once (the weights once for each 64 images).
+        # Exact products of bfloat16 numbers, summed in float32, rounded once (the weights once for each 64 images). The
+        # input's gradient is torch's own, which rounds sums on the way where the processor has no such products.
         error = (got.double() - want).norm() / want.norm()
-        assert error < 2**-8, name
+        assert error < (2**-7 if name == "input" else 2**-8), name
 
 
 def test_other_layers_are_left_to_torch() -> None:

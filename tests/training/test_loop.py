@@ -21,7 +21,9 @@ from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.runs.recipes import PAPER, QUICK
 from alexnet.training import loop
+from alexnet.training import step as step_module
 from alexnet.training.loop import train
+from alexnet.training.step import StepAtOnce, dropout_seed
 
 SMALL = replace(
     QUICK,
@@ -66,15 +68,15 @@ def test_a_training_cut_anywhere_goes_on_exactly(
 ) -> None:
     # 24 images in batches of 10: three steps an epoch, the last one partial; the cuts lie inside and between epochs.
     whole = train(data, SMALL, tmp_path / "whole")
-    step = loop._step
+    step = StepAtOnce.run
 
-    def step_then_signal(training: Any, *rest: Any) -> Any:
-        result = step(training, *rest)
-        if training.step + 1 == cut:
+    def step_then_signal(own: StepAtOnce, *rest: Any) -> Any:
+        result = step(own, *rest)
+        if own.training.step + 1 == cut:
             os.kill(os.getpid(), signal.SIGTERM)
         return result
 
-    monkeypatch.setattr(loop, "_step", step_then_signal)
+    monkeypatch.setattr(StepAtOnce, "run", step_then_signal)
     with pytest.raises(Interrupted, match=rf"stopped by SIGTERM after step {cut} of 18; go on with `alexnet resume "):
         train(data, SMALL, tmp_path / "cut")
     monkeypatch.undo()
@@ -186,7 +188,7 @@ def test_training_outside_the_main_thread(data: Path, tmp_path: Path) -> None:
 
 def test_dropout_depends_on_seed_and_step() -> None:
     def mask(seed: int, step: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(loop.dropout_seed(seed, step))
+        generator = torch.Generator().manual_seed(dropout_seed(seed, step))
         return torch.empty(256).bernoulli_(0.5, generator=generator)
 
     masks = [mask(seed, step) for seed in (0, 1) for step in (0, 1)]
@@ -199,13 +201,13 @@ def test_dropout_depends_on_seed_and_step() -> None:
 def test_going_on_forgets_what_the_interrupted_weights_did(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = loop._step
+    step = StepAtOnce.run
 
-    def step_then_signal(training: Any, *rest: Any) -> Any:
+    def step_then_signal(own: StepAtOnce, *rest: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return step(training, *rest)
+        return step(own, *rest)
 
-    monkeypatch.setattr(loop, "_step", step_then_signal)
+    monkeypatch.setattr(StepAtOnce, "run", step_then_signal)
     with pytest.raises(Interrupted):
         train(data, SMALL, tmp_path / "run")
     monkeypatch.undo()
@@ -232,7 +234,7 @@ STAGED = replace(
 
 def test_stages_change_images_rates_and_noise(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Batch, float, torch.Tensor]] = []
-    to_input = loop.to_input
+    to_input = step_module.to_input
 
     def watched(batch: Batch, *arguments: Any, **options: Any) -> torch.Tensor:
         seen.append((batch, options["divisor"], conv1().clone()))
@@ -249,7 +251,7 @@ def test_stages_change_images_rates_and_noise(data: Path, tmp_path: Path, monkey
     def conv1() -> torch.Tensor:
         return made[0].network.get_submodule("conv1").weight.detach()
 
-    monkeypatch.setattr(loop, "to_input", watched)
+    monkeypatch.setattr(step_module, "to_input", watched)
     monkeypatch.setattr(loop, "assemble", kept)
     run = train(data, STAGED, tmp_path / "run")
     # 24 images, the first 15 for two epochs: 2 + 2 steps; then round(1.7 * 3) = 5 and 3 steps.
@@ -273,15 +275,15 @@ def test_a_staged_and_averaged_training_goes_on_exactly(
     cut: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(data, STAGED, tmp_path / "whole")
-    step = loop._step
+    step = StepAtOnce.run
 
-    def cut_here(training: Any, *arguments: Any) -> Any:
-        if training.step + 1 == cut:
+    def cut_here(own: StepAtOnce, *arguments: Any) -> Any:
+        if own.training.step + 1 == cut:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(training, *arguments)
+        return step(own, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "_step", cut_here)
+        patched.setattr(StepAtOnce, "run", cut_here)
         with pytest.raises(Interrupted):
             train(data, STAGED, tmp_path / "cut")
     resumed = train(data, STAGED, tmp_path / "cut")

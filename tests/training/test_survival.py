@@ -24,10 +24,10 @@ from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, TrainingSettings
 from alexnet.runs.recipes import QUICK
 from alexnet.storage.lock import only_writer
-from alexnet.training import loop
 from alexnet.training.checkpoint import checkpoint_folder
 from alexnet.training.loop import train
 from alexnet.training.optimizer import VelocitySGD
+from alexnet.training.step import StepAtOnce
 
 SMALL = replace(
     QUICK,
@@ -55,14 +55,14 @@ def events_of(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def stop_at(step: int, patched: pytest.MonkeyPatch) -> None:
     """Send this process SIGTERM in the step that makes `step` steps done."""
-    original = loop._step
+    original = StepAtOnce.run
 
-    def watched(training: Any, *rest: Any) -> Any:
-        if training.step + 1 == step:
+    def watched(own: StepAtOnce, *rest: Any) -> Any:
+        if own.training.step + 1 == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(training, *rest)
+        return original(own, *rest)
 
-    patched.setattr(loop, "_step", watched)
+    patched.setattr(StepAtOnce, "run", watched)
 
 
 def interrupted(data: Path, run: Path, recipe: Recipe, step: int) -> None:
@@ -137,7 +137,7 @@ def test_too_little_memory_names_what_needs_less(
     def fails(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(loop, "_step", fails)
+    monkeypatch.setattr(StepAtOnce, "run", fails)
     with pytest.raises(WorkError, match=r"memory is too small for batches of 10 .*resume .* --training.micro_batch N`"):
         train(data, SMALL, tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
@@ -230,16 +230,16 @@ def test_a_full_disk_costs_checkpoints_and_then_the_end_but_never_what_was_saved
     whole = train(data, SMALL, tmp_path / "whole")
     run, filler = small_disk / "run", small_disk / "filler"
 
-    original = loop._step
+    original = StepAtOnce.run
 
-    def filling(training: Any, *rest: Any) -> Any:
-        if training.step == 5 and not filler.exists():
+    def filling(own: StepAtOnce, *rest: Any) -> Any:
+        if own.training.step == 5 and not filler.exists():
             fill(filler)
-        return original(training, *rest)
+        return original(own, *rest)
 
     full = r"the disk of .*run is full; free some space, then go on with `alexnet resume "
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "_step", filling)
+        patched.setattr(StepAtOnce, "run", filling)
         with pytest.raises(WorkError, match=full):
             train(data, SMALL, run)
     said = capsys.readouterr().err

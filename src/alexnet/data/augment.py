@@ -4,6 +4,7 @@ Every draw is a function of (seed, epoch, sample id) alone, by a counter-based g
 whatever the batch size, the number of workers, or where a run was resumed. Paper: section 4.1.
 """
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -199,8 +200,11 @@ def to_input(
     *,
     mean_at: MeanAt = "own-place",
     divisor: float = 1.0,
+    resident: torch.Tensor | None = None,
+    crop: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Finish a training batch on the device: minus the mean image, mirrored, plus noise, divided.
+    """Finish a training batch on the device: cut there if need be, minus the mean image, mirrored, plus noise, divided.
 
     Args:
         batch: from the loader.
@@ -208,16 +212,49 @@ def to_input(
         device: where the result lies.
         mean_at: which part of the mean image; the centre is not mirrored with the crop.
         divisor: of the whole result; the source divides images with noise by 1.1.
+        resident: uint8 (N, side, side, 3) on the device; the batch then holds no pixels, and its `samples` say which
+            of these images it is made of.
+        crop: S, pixels, with `resident`.
+        dtype: of the result; the arithmetic is float32.
 
     Returns:
-        float32 (B, 3, S, S) in channels-last memory, 0..255 units around zero.
+        (B, 3, S, S) of `dtype` in channels-last memory, 0..255 units around zero.
 
     Paper: sections 2 and 4.1. The original source takes the centre for every crop.
     """
     mean_image = mean_image.to(device, non_blocking=True)
-    finish = _finish_one_by_one if device.type == "cpu" else _finish_together
-    centred = finish(batch, mean_image, mean_at)  # (B, S, S, 3)
-    return (centred if divisor == 1 else centred.div_(divisor)).permute(0, 3, 1, 2)
+    if device.type == "cpu" and resident is None:
+        centred = _finish_one_by_one(batch, mean_image, mean_at)  # (B, S, S, 3)
+        return (centred if divisor == 1 else centred.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
+    batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
+    side = crop if resident is not None and crop is not None else batch.images.shape[1]
+    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        from alexnet.data.finishing import finish
+
+        centred = finish(
+            batch.images if resident is None else resident,
+            None if resident is None else batch.samples,
+            batch.corners,
+            batch.mirror,
+            batch.noise,
+            mean_image,
+            side,
+            centre=mean_at == "centre",
+            divisor=divisor,
+            dtype=dtype,
+        )
+        return centred.permute(0, 3, 1, 2)
+    if resident is not None:
+        batch = replace(batch, images=_cut_together(resident, batch, side))
+    centred = _finish_together(batch, mean_image, mean_at)
+    return (centred if divisor == 1 else centred.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
+
+
+def _cut_together(images: torch.Tensor, batch: Batch, crop: int) -> torch.Tensor:
+    """The crops (B, S, S, 3) of stored images (N, side, side, 3), everything on one device."""
+    places = images.unfold(1, crop, 1).unfold(2, crop, 1).permute(0, 1, 2, 4, 5, 3)
+    corners = batch.corners.long()
+    return places[batch.samples, corners[:, 0], corners[:, 1]]
 
 
 def _finish_one_by_one(batch: Batch, mean_image: torch.Tensor, mean_at: MeanAt) -> torch.Tensor:
@@ -239,14 +276,10 @@ def _finish_one_by_one(batch: Batch, mean_image: torch.Tensor, mean_at: MeanAt) 
 
 
 def _finish_together(batch: Batch, mean_image: torch.Tensor, mean_at: MeanAt) -> torch.Tensor:
-    """Less the mean, mirrored, plus noise, on the device of the mean image; float32 (B, S, S, 3)."""
-    device = mean_image.device
-    images = batch.images.to(device, non_blocking=True)
+    """Less the mean, mirrored, plus noise, everything on one device; float32 (B, S, S, 3)."""
+    images, corners = batch.images, batch.corners.long()
     crop = images.shape[1]
-    corners = batch.corners.to(device, non_blocking=True).long()
-    mirror = batch.mirror.to(device, non_blocking=True)
-    noise = batch.noise.to(device, non_blocking=True)
-    flips = mirror[:, None, None, None]
+    flips = batch.mirror[:, None, None, None]
     if mean_at == "centre":
         upright = torch.where(flips, images.flip(2), images)
         centred = upright.float().sub_(central(mean_image, crop))  # (B, S, S, 3)
@@ -255,7 +288,7 @@ def _finish_together(batch: Batch, mean_image: torch.Tensor, mean_at: MeanAt) ->
         places = mean_image.unfold(0, crop, 1).unfold(1, crop, 1).permute(0, 1, 3, 4, 2)
         centred = images.float().sub_(places[corners[:, 0], corners[:, 1]])  # (B, S, S, 3)
         centred = torch.where(flips, centred.flip(2), centred)
-    return centred.add_(noise[:, None, None, :])
+    return centred.add_(batch.noise[:, None, None, :])
 
 
 def central(image: torch.Tensor, crop: int) -> torch.Tensor:

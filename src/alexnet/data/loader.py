@@ -77,6 +77,7 @@ class Loader:
         num_ranks: processes that share each batch.
         on_unreadable: `stop` at a sample that cannot be read, or `replace` it by the next one in stored order.
         pin_memory: lay batches into memory from which a GPU copies while it computes.
+        cut: whether batches hold their crops; without, their images are cut on the device (`ResidentImages`).
 
     Attributes:
         waited_s: seconds in which the consumer stood waiting for a batch.
@@ -102,6 +103,7 @@ class Loader:
         num_ranks: int = 1,
         on_unreadable: OnUnreadable = "stop",
         pin_memory: bool = False,
+        cut: bool = True,
     ) -> None:
         self._split = split
         self._statistics = statistics
@@ -114,6 +116,7 @@ class Loader:
         self._rank, self._num_ranks = rank, num_ranks
         self._on_unreadable = on_unreadable
         self._pin_memory = pin_memory
+        self._cut = cut
         self._ids = np.arange(len(split), dtype=np.int64) if sample_ids is None else sample_ids
         self._weights = weights
         self._side = int(split.images.shape[1])
@@ -215,6 +218,8 @@ class Loader:
         self, samples: NDArray[np.int64], corners: NDArray[np.int16]
     ) -> tuple[NDArray[np.int64], NDArray[np.uint8], dict[int, str]]:
         """The samples served, their crops, and what could not be read."""
+        if not self._cut:
+            return samples.copy(), np.empty((len(samples), 0, 0, 3), np.uint8), {}
         try:
             return samples.copy(), cut_crops(self._split.images, samples, corners, self._settings.crop), {}
         except UnreadableSample as error:

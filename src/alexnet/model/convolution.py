@@ -1,6 +1,6 @@
-"""A convolution whose weight gradient on CPUs is one matrix product per group of images.
+"""A convolution in the forms that are fast where the library's own is slow: the first layer's, and small maps'.
 
-Axes: B images, C maps read, D maps written, H W places, k the side of the kernel.
+Axes: B images, C maps read, D maps written, H W places, k the side of the kernel, s its stride.
 """
 
 from typing import Any
@@ -10,6 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from alexnet.model import kernels
+from alexnet.model.kernels.operators import in_blocks
+
+MATRIX_UNIT = 8
+"""Maps that matrix units take at a time: a layer that reads fewer leaves most of them idle."""
 # Side of the images up to which the product was seen to be the faster one (docs/log.md).
 PRODUCT_UP_TO_PX = 8
 # Images laid out at a time: what they fill stays in a cache, and their sum is kept in float32.
@@ -17,21 +22,52 @@ _GROUP = 64
 
 
 class Convolution2d(nn.Conv2d):
-    """`torch.nn.Conv2d` with a faster gradient of its weights where maps are small and many.
+    """`torch.nn.Conv2d` in other forms where they are faster: same parameters, same results up to rounding.
 
-    Same parameters, same results up to rounding. The library is slow at the weight gradient of a 3 x 3 layer
-    over few places; laid out as rows of windows the same sum is a plain matrix product
-    (`benchmarks/weight_gradient.py`, docs/log.md). It serves bfloat16 on CPUs (also under
-    autocast), one column, stride 1 and maps of at most `PRODUCT_UP_TO_PX` places a side; all else is torch's.
+    A first layer, few maps read s places apart, is slow because matrix units take eight maps or more at a time: s x s
+    places laid side by side as maps make of it a layer of stride 1 that reads C s^2 maps (`by_blocks`). This serves
+    bfloat16, one column, no padding.
+
+    The library is also slow at the weight gradient of a 3 x 3 layer over few places; laid out as rows of windows the
+    same sum is a plain matrix product (`benchmarks/weight_gradient.py`, docs/log.md). This serves bfloat16 on CPUs
+    (also under autocast), one column, stride 1 and maps of at most `PRODUCT_UP_TO_PX` places a side.
+
+    Args:
+        end: zeros added beyond the right and the lower edge only; the others as in `torch.nn.Conv2d`.
     """
 
+    def __init__(
+        self,
+        maps: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        end: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(maps, outputs, kernel, stride, padding, groups=groups, dtype=dtype)
+        self.end = end
+
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if self._reads_blocks(input):
+            return by_blocks(input, weight, bias, self.stride[0], self.end)
+        if self.end:
+            input = F.pad(input, (0, self.end, 0, self.end))
         if bias is None or not self._served(input):
             outputs: torch.Tensor = super()._conv_forward(input, weight, bias)
             return outputs
         half = torch.bfloat16
         result: torch.Tensor = _ByProduct.apply(input.to(half), weight.to(half), bias.to(half), self.padding)  # type: ignore[no-untyped-call]
         return result
+
+    def _reads_blocks(self, input: torch.Tensor) -> bool:
+        stride = self.stride[0]
+        plain = self.groups == 1 and self.padding == (0, 0) and self.dilation == (1, 1)
+        if not plain or stride == 1 or self.stride[1] != stride or self.in_channels >= MATRIX_UNIT:
+            return False
+        return _computed_dtype(input) == torch.bfloat16
 
     def _served(self, input: torch.Tensor) -> bool:
         if input.device.type != "cpu" or not torch.is_grad_enabled() or max(input.shape[2:]) > PRODUCT_UP_TO_PX:
@@ -40,8 +76,49 @@ class Convolution2d(nn.Conv2d):
             return False
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return False
-        computed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
-        return computed == torch.bfloat16
+        return _computed_dtype(input) == torch.bfloat16
+
+
+def _computed_dtype(x: torch.Tensor) -> torch.dtype:
+    """In which a convolution of x computes."""
+    kind = x.device.type
+    if kind == "meta":
+        return x.dtype
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def by_blocks(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end: int = 0
+) -> torch.Tensor:
+    """A convolution without padding, `stride` apart, as one of stride 1 over blocks of stride x stride places.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (D, C, k, k), as for the plain convolution.
+        bias: (D), or none.
+        stride: s, 2 or more.
+        end: zeros beyond the right and the lower edge.
+
+    Returns:
+        (B, D, H', W') with H' = (H + end - k) // s + 1, as the plain convolution has it.
+    """
+    kernel = weight.shape[2]
+    reach = -(-kernel // stride)  # blocks that a window reaches into
+    rows, columns = ((side + end - kernel) // stride + reach for side in x.shape[2:])
+    if x.is_cuda and kernels.serves(x) and not x.requires_grad:
+        blocks = in_blocks(x, stride, (rows, columns), _computed_dtype(x))
+    else:
+        blocks = _in_blocks(x, (rows, columns), stride)
+    return F.conv2d(blocks, _in_blocks(weight, (reach, reach), stride), bias)
+
+
+def _in_blocks(x: torch.Tensor, blocks: tuple[int, int], stride: int) -> torch.Tensor:
+    """(B, C, H, W) -> (B, s s C, rows, columns) in channels-last memory, cut or filled with zeros to whole blocks."""
+    rows, columns = blocks
+    beyond = (0, columns * stride - x.shape[3], 0, rows * stride - x.shape[2])
+    places = F.pad(x, beyond).permute(0, 2, 3, 1)  # (B, rows s, columns s, C)
+    tiled = places.reshape(len(x), rows, stride, columns, stride * x.shape[1]).transpose(2, 3)
+    return tiled.reshape(len(x), rows, columns, -1).permute(0, 3, 1, 2)
 
 
 class _ByProduct(torch.autograd.Function):

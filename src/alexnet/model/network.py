@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet.errors import RequestError
+from alexnet.model import kernels
 from alexnet.model.cifar import CIFAR_VARIANTS
 from alexnet.model.convolution import Convolution2d
 from alexnet.model.description import (
@@ -30,6 +31,9 @@ from alexnet.model.description import (
     Variant,
     placed_layers,
 )
+from alexnet.model.fusing import Fused, fused
+from alexnet.model.kernels.operators import norm_pool
+from alexnet.model.kernels.operators import same_map_norm as fused_same_map_norm
 from alexnet.model.layers import (
     ColumnLinear,
     Dropout,
@@ -39,7 +43,7 @@ from alexnet.model.layers import (
     initialise,
     max_pool,
 )
-from alexnet.model.normalisation import local_response_norm, same_map_norm
+from alexnet.model.normalisation import same_map_norm
 
 PAPER = Variant(
     source="Krizhevsky, Sutskever and Hinton 2012, section 3.5",
@@ -322,6 +326,9 @@ class AlexNet(nn.Module):
             raise RequestError(f"width is {width}; allowed is above 0, up to 4")
         self.num_classes, self.variant, self.width, self.dropout = num_classes, variant, width, dropout
         self.description = VARIANTS[variant]
+        self.stages = fused(self.description.layers)
+        for device_type in ("cpu", "cuda"):
+            kernels.why_plain(device_type)  # asked before anything is compiled or captured
         self.placed = tuple(placed_layers(self.description, num_classes, width))
         for place in self.placed:
             if isinstance(place.layer, Drop):
@@ -340,31 +347,36 @@ class AlexNet(nn.Module):
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
         x = self._scale(images)
-        for layer in self.description.layers:
-            match layer:
-                case Convolution():
-                    if layer.end_padding:
-                        x = F.pad(x, (0, layer.end_padding, 0, layer.end_padding))
-                    x = self.get_submodule(layer.name)(x)
-                case Local() | Dense() | Drop():
-                    x = self.get_submodule(layer.name)(x)
-                case Rectify():
-                    x = F.relu(x)
-                case Squash():
-                    x = torch.tanh(x) if layer.function == "tanh" else torch.sigmoid(x)
-                case Normalise():
-                    x = local_response_norm(
-                        x, layer.size, layer.alpha, layer.beta, layer.k, layer.columns, layer.alpha_per_element
-                    )
-                case NormaliseSameMap():
-                    x = same_map_norm(x, layer.size, layer.alpha, layer.beta)
-                case Pool(kind="max"):
-                    x = max_pool(x, layer.size, layer.stride, layer.ties)
-                case Pool():
-                    x = average_pool(x, layer.size, layer.stride)
-                case Flatten():
-                    x = x.flatten(1)
+        for stage in self.stages:
+            x = self.compute(stage, x)
         return x
+
+    def compute(self, stage: Layer | Fused, x: torch.Tensor) -> torch.Tensor:
+        """What one of `stages` makes of what the one before it made."""
+        match stage:
+            case Fused(form=form):
+                return norm_pool(x, form) if kernels.serves(x) else form.plain(x)
+            case Convolution() | Local() | Dense() | Drop():
+                return self._module(stage.name, x)
+            case Rectify():
+                return F.relu(x)
+            case Squash():
+                return torch.tanh(x) if stage.function == "tanh" else torch.sigmoid(x)
+            case NormaliseSameMap():
+                norm = fused_same_map_norm if kernels.serves(x) else same_map_norm
+                return norm(x, stage.size, stage.alpha, stage.beta)
+            case Pool(kind="max"):
+                return max_pool(x, stage.size, stage.stride, stage.ties)
+            case Pool():
+                return average_pool(x, stage.size, stage.stride)
+            case Flatten():
+                return x.flatten(1)
+            case _:
+                raise AssertionError(f"{stage} stands in no network")
+
+    def _module(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.get_submodule(name)(x)
+        return result
 
     def _scale(self, images: torch.Tensor) -> torch.Tensor:
         scale = self.description.input_scale
@@ -392,8 +404,8 @@ def _weighted_module(place: Placed) -> WeightedModule:
     """The layer's module, its weights still without values."""
     maps, outputs = place.reads[0], place.writes[0]
     match place.layer:
-        case Convolution(kernel=kernel, stride=stride, padding=padding, columns=columns):
-            return Convolution2d(maps, outputs, kernel, stride, padding, groups=columns)
+        case Convolution(kernel=kernel, stride=stride, padding=padding, columns=columns, end_padding=end):
+            return Convolution2d(maps, outputs, kernel, stride, padding, groups=columns, end=end)
         case Local(kernel=kernel, padding=padding):
             return LocallyConnected2d(maps, outputs, kernel, padding, place.writes[1])
         case Dense(columns=columns) if columns > 1:

@@ -26,6 +26,12 @@ _ALLOCATOR = ":".join(
 )
 
 
+def allocator_environment(tuned: bool) -> dict[str, str]:
+    """This process's environment, for one that is to have the tuned allocator or the system's own."""
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    return environment | ({"GLIBC_TUNABLES": _ALLOCATOR} if tuned else {"ALEXNET_ALLOCATOR": "default"})
+
+
 def restart_with_tuned_allocator() -> None:
     """Start this same command again with an allocator that keeps memory, where that is possible and not yet so.
 

@@ -237,6 +237,9 @@ class TrainingSettings:
     most 8."""
     on_unreadable: Literal["stop", "replace"] = "stop"
     """When a stored image cannot be read: stop and name it, or name it, count it and take the next one stored."""
+    cache: Literal["auto", "none", "device"] = "auto"
+    """Where the training images lie: read as they are needed (`none`), or all on the device, which cuts the crops;
+    `auto` is `device` on a GPU half of whose free memory holds them."""
     average: float = 0.0
     """Share that a running average of the weights keeps of itself each step; 0 is none. With one, the average is what
     is measured and kept."""
@@ -256,6 +259,11 @@ class TrainingSettings:
             )
         if self.micro_batch < 0:
             raise RequestError(f"--training.micro_batch is {self.micro_batch}; allowed is 0 (whole batches) or more")
+        if self.cache == "device" and self.on_unreadable != "stop":
+            raise RequestError(
+                f"--training.cache is device and --training.on_unreadable {self.on_unreadable}: all images are read "
+                "before the first step, and none is left to stand in; allowed is --training.on_unreadable stop"
+            )
         if self.workers < 0:
             raise RequestError(f"--training.workers is {self.workers}; allowed is 0 (one a core, at most 8) or more")
         if not 0 <= self.average < 1:
@@ -348,6 +356,7 @@ CHANGEABLE = (
     "training.evaluate_every",
     "training.checkpoint_every",
     "training.workers",
+    "training.cache",
     "training.micro_batch",
     "training.on_unreadable",
     "training.device",

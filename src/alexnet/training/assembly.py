@@ -1,5 +1,6 @@
 """Everything one training needs, put together from a data set and a recipe before anything is written."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from alexnet.data.augment import crop_margin
 from alexnet.data.loader import Loader
 from alexnet.data.order import class_balanced_subset, sample_weights
 from alexnet.data.prepared import PreparedData
+from alexnet.data.resident import ResidentImages, fits
 from alexnet.errors import RequestError
 from alexnet.model.device import Precision, choose_device, choose_precision
 from alexnet.model.network import AlexNet
@@ -39,7 +41,8 @@ class Tally:
     num: int = 0
 
     def add(self, loss: float, wrong: int, num: int) -> None:
-        self.loss += loss * num
+        """Some steps more: the sum of their images' losses, how many were wrong, how many there were."""
+        self.loss += loss
         self.wrong += wrong
         self.num += num
 
@@ -169,8 +172,42 @@ def weights_of(recipe: Recipe, data: PreparedData, samples: NDArray[np.int64]) -
     return sample_weights(data.splits["train"].labels[samples], class_weights, balanced)
 
 
-def loader_of(training: Training, stretch: Stretch) -> Loader:
-    """The loader of one stretch of the plan; its step 0 is the plan's `epoch_step`."""
+def on_device(training: Training) -> bool:
+    """Whether a GPU does the steps on its own, whole batches at a time."""
+    return training.device.type == "cuda" and not training.recipe.training.micro_batch
+
+
+def resident_images(training: Training, say: Callable[[str], None]) -> ResidentImages | None:
+    """The training images on the device, where the recipe asks for that or they fit; None leaves them to the loader.
+
+    Raises:
+        UnreadableSample: one cannot be read.
+    """
+    settings, split = training.recipe.training, training.data.splits["train"]
+    cache = settings.cache
+    if cache == "auto":
+        fit = settings.on_unreadable == "stop" and fits(len(training.samples), training.data.side, training.device)
+        cache = "device" if fit else "none"
+    if cache == "none":
+        return None
+    resident = ResidentImages(split, training.samples, training.device, workers_of(training.recipe))
+    say(
+        f"{len(training.samples):,} training images lie on {training.device}: {resident.images.nbytes / 2**20:,.0f} MiB"
+    )
+    return resident
+
+
+def workers_of(recipe: Recipe) -> int:
+    """Threads that read images."""
+    return recipe.training.workers or min(num_cores(), MOST_WORKERS)
+
+
+def loader_of(training: Training, stretch: Stretch, cut: bool = True) -> Loader:
+    """The loader of one stretch of the plan; its step 0 is the plan's `epoch_step`.
+
+    Args:
+        cut: whether its batches hold their crops, or the device has the images.
+    """
     samples = training.samples[: stretch.num_images]
     settings = training.recipe.data if stretch.colour_noise else replace(training.recipe.data, colour_noise=0.0)
     return Loader(
@@ -182,7 +219,8 @@ def loader_of(training: Training, stretch: Stretch) -> Loader:
         sample_ids=samples,
         weights=weights_of(training.recipe, training.data, samples),
         first_epoch=stretch.first_epoch,
-        workers=training.recipe.training.workers or min(num_cores(), MOST_WORKERS),
+        workers=workers_of(training.recipe),
         on_unreadable=training.recipe.training.on_unreadable,
         pin_memory=training.device.type == "cuda",
+        cut=cut,
     )

@@ -1,44 +1,32 @@
 """A prepared data set and a recipe in, a run folder with a trained network out. Paper: section 5."""
 
-import math
-import operator
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
-from alexnet.data.augment import to_input
 from alexnet.data.joined import open_data
 from alexnet.data.loader import Batch
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.model.device import arithmetic
 from alexnet.runs.folder import RunFolder, State, utc_now
 from alexnet.runs.recipe import Recipe
 from alexnet.storage.atomic import is_full
 from alexnet.storage.lock import only_writer
-from alexnet.training.assembly import Training, assemble, loader_of
+from alexnet.training.assembly import Training, assemble, loader_of, on_device, resident_images
 from alexnet.training.background import CheckpointWriter
 from alexnet.training.checkpoint import Position, has_checkpoint, remove_checkpoints
 from alexnet.training.continuing import create_or_continue, recorded_start, restore, resume_command
+from alexnet.training.device_step import StepOnDevice
 from alexnet.training.interrupt import stop_on_signal
-from alexnet.training.journal import (
-    end_epoch,
-    fail,
-    log_window,
-    note_failure,
-    note_unreadable,
-    rates_now,
-    save_weights,
-)
+from alexnet.training.journal import end_epoch, log_window, note_failure, note_unreadable, save_weights
 from alexnet.training.plan import Stretch
 from alexnet.training.progress import TrainingProgress
 from alexnet.training.schedule import ended
+from alexnet.training.step import Step, StepAtOnce
 
 LOG_EVERY_STEPS = 10
 
@@ -140,40 +128,41 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def dropout_seed(seed: int, step: int) -> int:
-    """Seed of the dropout masks of one step, 32 bits well mixed: torch's generator for the CPU reads no more."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
-
-
 def _run_steps(training: Training) -> None:
     plan = training.plan
-    mean_image = torch.from_numpy(training.data.statistics.mean_image).to(training.device)
     training.network.train()
     with (
         stop_on_signal() as stop,
         CheckpointWriter(training.run.path) as writer,
         TrainingProgress(training.run.path.name, training.step, plan.num_steps, plan.num_epochs) as progress,
     ):
+        resident = resident_images(training, progress.say)
+        step: Step = StepOnDevice(training, resident) if on_device(training) else StepAtOnce(training, resident)
         last_checkpoint = time.monotonic()
         # The stopwatch covers waiting for data and the step; it stands still for validation and checkpoints.
         mark = time.perf_counter()
-        for stretch, batch in _batches(training):
-            loss, wrong = _step(training, stretch, batch, mean_image)
+        for stretch, batch in _batches(training, cut=resident is None):
+            step.run(stretch, batch)
             training.step += 1
             if batch.unreadable:
                 note_unreadable(training, batch, progress)
+            logs = training.step % LOG_EVERY_STEPS == 0 or training.step == plan.num_steps
+            stopping = bool(stop)
+            due = time.monotonic() - last_checkpoint >= training.recipe.training.checkpoint_every
+            # To ask a GPU is to wait for it: only where something follows from the answer.
+            if step.at_once or logs or due or stopping or plan.ends_epoch(training.step):
+                sums = step.sums()
+                training.window.add(sums.loss, sums.wrong, sums.num)
+                training.epoch.add(sums.loss, sums.wrong, sums.num)
             training.trained_s += time.perf_counter() - mark
-            training.window.add(loss, wrong, len(batch.labels))
-            training.epoch.add(loss, wrong, len(batch.labels))
             progress.advance(training.step)
-            if training.step % LOG_EVERY_STEPS == 0 or training.step == plan.num_steps:
+            if logs:
                 log_window(training, progress)
             lowest = plan.ends_epoch(training.step) and end_epoch(training, progress)
             if _over(training):
                 break
-            if stop:
+            if stopping:
                 _stop(training, writer, stop.signal_name)
-            due = time.monotonic() - last_checkpoint >= training.recipe.training.checkpoint_every
             if lowest:
                 writer.finish()  # the best so far is not passed over
             if (due or lowest) and not writer.busy:
@@ -215,13 +204,13 @@ def _position(training: Training) -> Position:
     )
 
 
-def _batches(training: Training) -> Iterator[tuple[Stretch, Batch]]:
+def _batches(training: Training, cut: bool) -> Iterator[tuple[Stretch, Batch]]:
     """The batches that are left, each with the stretch of the plan it stands in."""
     for stretch in training.plan.stretches:
         first, begin = max(training.step, stretch.first_step), stretch.epoch_step
         if first >= stretch.last_step or _over(training):
             continue
-        loader = loader_of(training, stretch)
+        loader = loader_of(training, stretch, cut)
         with closing(loader.batches(first - begin, stretch.last_step - begin)) as batches:
             for batch in batches:
                 training.window.waited_s += loader.waited_s
@@ -232,43 +221,3 @@ def _batches(training: Training) -> Iterator[tuple[Stretch, Batch]]:
 def _over(training: Training) -> bool:
     """Whether the last step is done, or the validation error has stalled for the last time."""
     return training.step == training.plan.num_steps or ended(training.errors, training.recipe.schedule)
-
-
-def _step(training: Training, stretch: Stretch, batch: Batch, mean_image: torch.Tensor) -> tuple[float, int]:
-    """One update; returns the batch's mean loss and how many of its images were wrong."""
-    recipe = training.recipe
-    noisy = recipe.data.colour_shrink and stretch.colour_noise
-    training.dropout.manual_seed(dropout_seed(recipe.training.seed, training.step))
-    num = len(batch.labels)
-    size = recipe.training.micro_batch or num
-    value, wrong = 0.0, 0
-    training.optimizer.clear_gradients()
-    for first in range(0, num, size):
-        rows = slice(first, min(first + size, num))
-        part = batch if size >= num else batch.each(operator.itemgetter(rows))
-        training.network.expect_part(None if part is batch else rows, num)
-        images = to_input(
-            part,
-            mean_image,
-            training.device,
-            mean_at=recipe.data.mean,
-            divisor=1 + recipe.data.colour_noise if noisy else 1.0,
-        )  # (b, 3, S, S)
-        labels = part.labels.to(training.device)
-        with arithmetic(training.device, training.precision):
-            scores = training.network(images).float()  # (b, K)
-        # A part's share of the batch's mean.
-        loss = F.cross_entropy(scores, labels, label_smoothing=recipe.training.label_smoothing)
-        loss = loss if part is batch else loss * (len(labels) / num)
-        value += loss.item()
-        if not math.isfinite(value):
-            fail(training, batch, f"the loss of step {training.step} is {value}", value)
-        loss.backward()  # type: ignore[no-untyped-call]
-        wrong += int((scores.detach().argmax(1) != labels).sum())
-    training.network.expect_part(None)
-    if not training.optimizer.gradients_are_finite():
-        fail(training, batch, f"a gradient of step {training.step} is not finite", value)
-    training.optimizer.step(rates_now(training, training.step))
-    if training.average is not None:
-        training.average.update(training.step)
-    return value, wrong

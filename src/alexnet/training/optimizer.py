@@ -62,9 +62,34 @@ class VelocitySGD:
                 parameter.grad = None  # torch leaves alone what has no gradient
                 continue
             group["lr"] = rate
-            group["momentum"] = self.momentum * self._last_rates.get(name, rate) / rate
-            self._last_rates[name] = rate
+            group["momentum"] = self._momentum_at(name, rate)
         self._sgd.step()
+
+    def moving_parameters(self) -> list[tuple[torch.nn.Parameter, torch.Tensor, float]]:
+        """Every parameter with its buffer b and its decay, for updates made elsewhere (`training/update.py`)."""
+        return [(parameter, self._buffer(parameter), self.decays[name]) for name, parameter in self.parameters.items()]
+
+    def rates_and_momenta(self, rates: Rates) -> list[tuple[float, float]]:
+        """Rate and factor on the buffer of every parameter for a step that is made elsewhere; counts it as made."""
+        rows = []
+        for name in self.parameters:
+            rate = rates.of(name)
+            rows.append((rate, self._momentum_at(name, rate) if rate else 0.0))
+        return rows
+
+    def _momentum_at(self, name: str, rate: float) -> float:
+        """Momentum times what carries the velocity over from the last rate to this one."""
+        momentum = self.momentum * self._last_rates.get(name, rate) / rate
+        self._last_rates[name] = rate
+        return momentum
+
+    def _buffer(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+        state = self._sgd.state[parameter]
+        if state.get("momentum_buffer") is None:
+            # From a buffer of zeros the first step makes what torch makes of none: the gradient and the decay.
+            state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        buffer: torch.Tensor = state["momentum_buffer"]
+        return buffer
 
     def gradients_are_finite(self) -> bool:
         """Whether no gradient holds an infinity or something that is no number."""
@@ -81,7 +106,7 @@ class VelocitySGD:
         buffers = {
             name: self._sgd.state[parameter]["momentum_buffer"]
             for name, parameter in self.parameters.items()
-            if self._sgd.state[parameter].get("momentum_buffer") is not None
+            if name in self._last_rates
         }
         return dict(self._last_rates), buffers
 

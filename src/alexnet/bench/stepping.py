@@ -1,0 +1,359 @@
+"""`alexnet bench step`: the training step beside the network as usually written, beside torchvision's, and its parts.
+
+Every way makes the same update from the same random images: forward, backward, momentum. The product's way is the one
+that `alexnet train` takes.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alexnet.bench.timing import alternate
+from alexnet.bench.usual import paper_network, torchvision_network
+from alexnet.data.augment import Batch
+from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
+from alexnet.errors import RequestError
+from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision
+from alexnet.model.kernels import plain_operations, why_plain
+from alexnet.model.network import AlexNet
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.machine import (
+    allocator_environment,
+    machine_facts,
+    multiplies_bfloat16,
+    processor_flags,
+    source_commit,
+)
+from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
+from alexnet.training.assembly import Training, assemble, loader_of, on_device, resident_images
+from alexnet.training.device_step import StepOnDevice
+from alexnet.training.step import Step, StepAtOnce
+
+NUM_CLASSES = 1000
+STORED_PX = 256
+# Images that are stored for the measure from the loader to the update: many batches, little memory.
+NUM_IMAGES = 4096
+MOMENTUM, DECAY, RATE = 0.9, 0.0005, 1e-4
+
+
+def bench_step(
+    batch_size: int,
+    steps: int,
+    rounds: int,
+    device_name: str,
+    precision_name: str,
+    report: Callable[[str], None],
+    only: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Measure all ways in turns.
+
+    Args:
+        batch_size: images of a step, 1 or more.
+        steps: of one measurement of the fast ways, 1 or more; the slow ones are measured over one.
+        rounds: how often each way runs, 1 or more.
+        device_name: see `choose_device`.
+        precision_name: of the product's way, see `choose_precision`.
+        report: is given lines for people.
+        only: names of the ways to be measured; none are all.
+
+    Returns:
+        Images a second of each way (medians and best), ceilings of the machine, shares and ratios.
+
+    Raises:
+        RequestError: a number below 1, an unknown way, a device that is not there.
+    """
+    if min(batch_size, steps, rounds) < 1:
+        raise RequestError(
+            f"--batch-size is {batch_size}, --steps {steps} and --rounds {rounds}; allowed are 1 or more"
+        )
+    device = choose_device(device_name)
+    precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
+    torch.backends.cudnn.benchmark = True  # for all ways alike
+    images = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
+    labels = torch.randint(0, NUM_CLASSES, (batch_size,), device=device)
+    training = _training(batch_size, device, precision)
+    makers: Mapping[str, Callable[[], Callable[[], None]]] = {
+        "paper, as usually written": lambda: _usual(paper_network(NUM_CLASSES), images, labels, half=False),
+        "paper, usual, bfloat16": lambda: _usual(paper_network(NUM_CLASSES), images, labels, half=True),
+        "torchvision's network": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=False),
+        "torchvision's, bfloat16": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=True),
+        "no normalisation, bfloat16": lambda: _usual(
+            paper_network(NUM_CLASSES, normalised=False), images, labels, half=True
+        ),
+        "alexnet, plain operations": lambda: _plain(training),
+        "alexnet": lambda: _product(training),
+        "alexnet, from stored images": lambda: _from_images(training),
+    }
+    if device.type == "cpu":
+        # torch's response normalisation in bfloat16 exists on GPUs alone, and not every processor multiplies bfloat16.
+        half = multiplies_bfloat16(processor_flags())
+        makers = {
+            name: make
+            for name, make in makers.items()
+            if name != "paper, usual, bfloat16" and (half or not name.endswith("bfloat16"))
+        }
+    if unknown := set(only) - set(makers):
+        raise RequestError(f"unknown way {', '.join(unknown)}; known are {'; '.join(makers)}")
+    ways: dict[str, Callable[[], None]] = {}
+    counts: dict[str, int] = {}
+    memory: dict[str, int] = {}
+    for name, make in makers.items():
+        if only and name not in only:
+            continue
+        way = make()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        start_s = time.perf_counter()
+        way()
+        _wait(device)
+        first_s = time.perf_counter() - start_s
+        if device.type == "cuda":
+            memory[name] = torch.cuda.max_memory_allocated()
+        # A way that needs a second for a step says enough with one.
+        counts[name] = 1 if device.type == "cpu" and first_s > 1 else steps
+        ways[name] = _repeated(way, counts[name], device)
+        report(f"{name}: first step in {first_s:.2f} s")
+    timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
+    ceilings = _ceilings(device, precision)
+    rates = {name: [batch_size * counts[name] / wall for wall in one.wall_s] for name, one in timed.items()}
+    flops = _flops()
+    found = {
+        name: {
+            "images_per_second": statistics.median(values),
+            "best_images_per_second": max(values),
+            "share_of_matmul": statistics.median(values) * flops / ceilings["matmul_flops"],
+            "peak_bytes": memory.get(name),
+        }
+        for name, values in rates.items()
+    }
+    product = found.get("alexnet")
+    return {
+        "batch_size": batch_size,
+        "steps": steps,
+        "rounds": rounds,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "precision": precision,
+        "kernels": why_plain(device.type) or "fused",
+        "flops_per_image": flops,
+        "ways": found,
+        "ratios": {}
+        if product is None
+        else {name: product["images_per_second"] / one["images_per_second"] for name, one in found.items()},  # type: ignore[operator]
+        "ceilings": ceilings,
+        "layers": layer_times(device, precision, batch_size),
+        "images_per_second": {name: values for name, values in rates.items()},
+        "machine": machine_facts(),
+        "commit": source_commit(),
+    }
+
+
+def bench_step_by_allocator(words: Sequence[str], report: Callable[[str], None]) -> dict[str, Any]:
+    """`bench_step` in a process of its own for each memory allocator: by `tuned` and `default`.
+
+    Args:
+        words: of the command `alexnet`, from `bench` on.
+        report: is given lines for people.
+    """
+    found = {}
+    for name in ("tuned", "default"):
+        report(f"with the {name} allocator")
+        command = [sys.executable, "-P", "-m", "alexnet", *words, "--allocator", name, "--json"]
+        run = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, env=allocator_environment(name == "tuned"), check=True
+        )
+        found[name] = json.loads(run.stdout)
+    return found
+
+
+def _training(batch_size: int, device: torch.device, precision: Precision) -> Training:
+    """A training of the paper's network on random images in memory; nothing is written."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (NUM_IMAGES, STORED_PX, STORED_PX, 3), dtype=np.uint8)
+    labels = random.integers(0, NUM_CLASSES, NUM_IMAGES)
+    split = Split("train", images, labels, [""] * NUM_IMAGES)
+    data = PreparedData(
+        folder=Path("random"),
+        title="random images",
+        generated=True,
+        classes=tuple(ClassInfo(str(number), str(number)) for number in range(NUM_CLASSES)),
+        splits={"train": split, "val": split},
+        side=STORED_PX,
+        statistics=Statistics(
+            mean_image=np.full((STORED_PX, STORED_PX, 3), 127.5, np.float32),
+            covariance=np.diag([9000.0, 500.0, 50.0]),
+            eigenvalues=np.array([9000.0, 500.0, 50.0]),
+            eigenvectors=np.eye(3),
+        ),
+        checksum="",
+    )
+    recipe = Recipe(
+        name="bench",
+        optimizer=OptimizerSettings(batch_size=batch_size, rate=RATE, momentum=MOMENTUM, decay=DECAY),
+        schedule=ScheduleSettings(kind="steps", epochs=10**6),
+        training=TrainingSettings(device=device.type, precision=precision, cache="auto"),  # type: ignore[arg-type]
+    )
+    return assemble(RunFolder(Path("random")), data, recipe)
+
+
+def _usual(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, half: bool) -> Callable[[], None]:
+    """A loop as tutorials have it; with `half`, autocast and channels-last memory too."""
+    device = images.device
+    network.to(device)
+    if half:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = images.contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext():
+            loss = F.cross_entropy(network(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def _plain(training: Training) -> Callable[[], None]:
+    step, stretch = StepAtOnce(training), training.plan.stretches[0]
+    batch = _batch(training)
+
+    def plain() -> None:
+        with plain_operations():
+            step.run(stretch, batch)
+
+    return plain
+
+
+def _product(training: Training) -> Callable[[], None]:
+    """The step of `alexnet train`, with a batch that is there already."""
+    step: Step = StepOnDevice(training) if on_device(training) else StepAtOnce(training)
+    stretch, batch = training.plan.stretches[0], _batch(training)
+    if training.device.type == "cuda":
+        batch = batch.each(lambda tensor: tensor.to(training.device))
+
+    def product() -> None:
+        step.run(stretch, batch)
+
+    return product
+
+
+def _from_images(training: Training) -> Callable[[], None]:
+    """`alexnet train` from the loader, or the images on the device, to the update."""
+    resident = resident_images(training, lambda _: None)
+    step: Step = StepOnDevice(training, resident) if on_device(training) else StepAtOnce(training, resident)
+    stretch = training.plan.stretches[0]
+
+    def batches() -> Iterator[Batch]:
+        yield from loader_of(training, stretch, resident is None).batches(0, 10**9)
+
+    made = batches()
+    done = 0
+
+    def from_images() -> None:
+        nonlocal done
+        step.run(stretch, next(made))
+        done += 1
+        if done % 10 == 0:
+            step.sums()  # as often as a training asks
+
+    return from_images
+
+
+def _batch(training: Training) -> Batch:
+    loader = loader_of(training, training.plan.stretches[0])
+    return loader.batch(0)
+
+
+def _repeated(step: Callable[[], None], count: int, device: torch.device) -> Callable[[], None]:
+    def repeated() -> None:
+        for _ in range(count):
+            step()
+        _wait(device)
+
+    return repeated
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _flops() -> int:
+    """Floating point operations of one image's step: two a multiply-add, forward and twice backward.
+
+    The gradient of the images themselves is nobody's: the first layer goes backward once.
+    """
+    placed = [one for one in AlexNet(NUM_CLASSES).placed if one.multiply_adds]
+    return 2 * (3 * sum(one.multiply_adds for one in placed) - placed[0].multiply_adds)
+
+
+def _ceilings(device: torch.device, precision: Precision) -> dict[str, float]:
+    """What the machine does at best: a large matrix product, and a large copy, bytes read and written."""
+    side = 8192 if device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    bytes_copied = 2**30 if device.type == "cuda" else 2**28
+    source = torch.randint(0, 100, (bytes_copied,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    products = [_seconds(lambda: torch.mm(left, right), device) for _ in range(8)]
+    copies = [_seconds(lambda: target.copy_(source), device) for _ in range(8)]
+    return {"matmul_flops": 2 * side**3 / min(products), "copy_bytes": 2 * bytes_copied / min(copies)}
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    _wait(device)
+    start_s = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - start_s
+
+
+def layer_times(device: torch.device, precision: Precision, batch_size: int, times: int = 5) -> list[dict[str, Any]]:
+    """Milliseconds forward and backward of each layer of the paper's network alone, medians.
+
+    Layers that are computed in one pass stand as one.
+    """
+    network = AlexNet(NUM_CLASSES).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = []
+    x = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    for number, stage in enumerate(network.stages):
+        given = x.detach().requires_grad_(number > 0)
+        forward_s, backward_s = [], []
+        for _ in range(times + 1):
+            _wait(device)
+            start_s = time.perf_counter()
+            with arithmetic(device, precision):
+                result = network.compute(stage, given)
+            _wait(device)
+            forward_s.append(time.perf_counter() - start_s)
+            if result.requires_grad:
+                gradient = torch.randn_like(result)
+                _wait(device)
+                start_s = time.perf_counter()
+                result.backward(gradient)
+                _wait(device)
+                backward_s.append(time.perf_counter() - start_s)
+            given.grad = None
+        x = result.detach()
+        names = [type(layer).__name__ for layer in stage.layers] if hasattr(stage, "layers") else []
+        found.append(
+            {
+                "layer": getattr(stage, "name", None) or " + ".join(names) or type(stage).__name__,
+                "forward_ms": 1e3 * statistics.median(forward_s[1:]),
+                "backward_ms": 1e3 * statistics.median(backward_s[1:]) if backward_s else None,
+            }
+        )
+    return found

@@ -1,0 +1,70 @@
+"""The images of a split, all of them on the device: what a training cuts its crops from where they fit."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.data.loader import cut_crops
+from alexnet.data.prepared import Split
+
+_CHUNK = 256
+SHARE_OF_FREE_MEMORY = 0.5
+"""Of the device's free memory, the most that images are given unasked: the rest is the network's."""
+
+
+class ResidentImages:
+    """The images of some samples of a split as one tensor on a device.
+
+    Args:
+        split: from which they are read.
+        samples: int64 (M,), ascending: which ones.
+        device: where they lie.
+        workers: threads that read, 1 or more.
+        progress: called with (images done, images in all).
+
+    Attributes:
+        images: uint8 (M, side, side, 3), in the order of `samples`.
+
+    Raises:
+        UnreadableSample: one cannot be read.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        samples: NDArray[np.int64],
+        device: torch.device,
+        workers: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._samples = samples
+        side = int(split.images.shape[1])
+        self.images = torch.empty(len(samples), side, side, 3, dtype=torch.uint8, device=device)
+        whole = np.zeros((_CHUNK, 2), np.int16)
+
+        def read(first: int) -> NDArray[np.uint8]:
+            chosen = samples[first : first + _CHUNK]
+            return cut_crops(split.images, chosen, whole[: len(chosen)], side)
+
+        done = 0
+        with ThreadPoolExecutor(workers, thread_name_prefix="alexnet-resident") as pool:
+            for chunk in pool.map(read, range(0, len(samples), _CHUNK)):
+                self.images[done : done + len(chunk)] = torch.from_numpy(chunk).to(device)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, len(samples))
+
+    def rows(self, samples: torch.Tensor) -> torch.Tensor:
+        """Where the images of these samples, int64 (B,), stand; each must be one of those held."""
+        return torch.from_numpy(np.searchsorted(self._samples, samples.numpy()))
+
+
+def fits(num_images: int, side: int, device: torch.device) -> bool:
+    """Whether so many images take no more than half of what is free on a GPU."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return num_images * side * side * 3 <= SHARE_OF_FREE_MEMORY * free

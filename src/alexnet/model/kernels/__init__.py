@@ -1,0 +1,60 @@
+"""The fused forms of rectifying, normalising and pooling: one pass over memory where torch's own operations take many.
+
+`serves` says where they run: Numba on processors, Triton on NVIDIA GPUs. Everywhere else, and in float64, the plain
+form of `form.py` computes the same.
+"""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator
+
+import torch
+
+PLAIN_VARIABLE = "ALEXNET_PLAIN"
+"""An environment variable; not empty, it says: torch's own operations only."""
+
+_switched_off = False
+_reasons: dict[str, str | None] = {}
+
+
+def serves(x: torch.Tensor) -> bool:
+    """Whether the fused forms take this tensor: its device, its dtype, and nobody asked for the plain ones."""
+    if _switched_off or x.dtype not in (torch.float32, torch.bfloat16) or torch.onnx.is_in_onnx_export():
+        return False
+    return _reasons[x.device.type] is None if x.device.type in _reasons else False
+
+
+def why_plain(device_type: str) -> str | None:
+    """Why the fused forms do not run on such a device here, in a sentence; None where they do.
+
+    The first question takes the time that the answer needs (Numba is loaded); `serves` says no before it was asked.
+    """
+    if device_type not in _reasons:
+        _reasons[device_type] = _reason(device_type)
+    return _reasons[device_type]
+
+
+def _reason(device_type: str) -> str | None:
+    if os.environ.get(PLAIN_VARIABLE):
+        return f"the environment variable {PLAIN_VARIABLE} asks for torch's own operations"
+    if device_type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed (it comes with torch's builds for CUDA on Linux)"
+        return None
+    if device_type == "cpu":
+        from alexnet.model.kernels import cpu
+
+        return cpu.why_not()
+    return f"there is no fused form for {device_type} devices"
+
+
+@contextlib.contextmanager
+def plain_operations() -> Iterator[None]:
+    """torch's own operations only, for as long as the block lasts: to compare, and to export."""
+    global _switched_off
+    before, _switched_off = _switched_off, True
+    try:
+        yield
+    finally:
+        _switched_off = before

@@ -1,0 +1,245 @@
+"""The fused passes as operators that torch knows: autograd, compiling, exporting and autocast see through them.
+
+Axes: B images, C maps (channels), H W places. Tensors lie in channels-last memory; what does not is copied.
+"""
+
+from typing import Any
+
+import torch
+
+from alexnet.model.description import pooled_side
+from alexnet.model.kernels.form import NormPool
+
+
+def norm_pool(x: torch.Tensor, form: NormPool) -> torch.Tensor:
+    """`form.plain(x)` in one pass over memory, backward in one or two.
+
+    The largest response of a window is chosen before the result is rounded to the dtype of `x`, so that in bfloat16
+    more ties are told apart than by the plain form.
+
+    Args:
+        x: float32 or bfloat16 (B, C, H, W) on a device for which `serves` says yes.
+        form: what is computed.
+
+    Returns:
+        (B, C, H', W') of the dtype of `x`, channels-last.
+    """
+    result: torch.Tensor = _norm_pool(
+        x,
+        form.rectify_before,
+        form.size,
+        form.alpha,
+        form.beta,
+        form.k,
+        form.columns,
+        form.pool,
+        form.stride,
+        form.ties == "every",
+        form.rectify_after,
+    )[0]
+    return result
+
+
+def same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
+    """`alexnet.model.normalisation.same_map_norm` in one pass over memory; x float32 or bfloat16 (B, C, H, W)."""
+    result: torch.Tensor = _same_map_norm(x, size, alpha, beta)
+    return result
+
+
+def in_blocks(x: torch.Tensor, stride: int, blocks: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+    """Blocks of stride x stride places laid side by side as maps, in one pass, on a GPU; it has no gradient.
+
+    Args:
+        x: floating point (B, C, H, W).
+        stride: s.
+        blocks: rows and columns of the result; places beyond the edge of x are 0.
+        dtype: of the result.
+
+    Returns:
+        (B, s s C, rows, columns), channels-last.
+    """
+    result: torch.Tensor = _in_blocks(x, stride, *blocks, dtype)
+    return result
+
+
+@torch.library.custom_op("alexnet::in_blocks", mutates_args=())
+def _in_blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    result = _blocks(x, stride, rows, columns, dtype)
+    if x.numel():
+        _backend(x).in_blocks(_laid_out(x), stride, result)
+    return result
+
+
+@_in_blocks.register_fake
+def _(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    return _blocks(x, stride, rows, columns, dtype)
+
+
+def _blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    shape = (len(x), stride * stride * x.shape[1], rows, columns)
+    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("alexnet::norm_pool", mutates_args=())
+def _norm_pool(
+    x: torch.Tensor,
+    rectify_before: bool,
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    columns: int,
+    pool: int,
+    stride: int,
+    every: bool,
+    rectify_after: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # x: (B, C, H, W) -> result (B, C, H', W') and its winners
+    form = _form(rectify_before, size, alpha, beta, k, columns, pool, stride, every, rectify_after)
+    result, winners = _outputs(x, form)
+    if x.numel():
+        _backend(x).norm_pool(_laid_out(x), form, result, winners)
+    return result, winners
+
+
+@torch.library.custom_op("alexnet::norm_pool_backward", mutates_args=())
+def _norm_pool_backward(
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    result: torch.Tensor,
+    winners: torch.Tensor,
+    rectify_before: bool,
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    columns: int,
+    pool: int,
+    stride: int,
+    every: bool,
+    rectify_after: bool,
+) -> torch.Tensor:
+    # gradient, result: (B, C, H', W'); x: (B, C, H, W) -> its gradient (B, C, H, W)
+    form = _form(rectify_before, size, alpha, beta, k, columns, pool, stride, every, rectify_after)
+    of_x = _like(x)
+    if x.numel():
+        _backend(x).norm_pool_backward(_laid_out(gradient), _laid_out(x), result, winners, form, of_x)
+    return of_x
+
+
+@torch.library.custom_op("alexnet::same_map_norm", mutates_args=())
+def _same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
+    result = _like(x)
+    if x.numel():
+        _backend(x).same_map_norm(_laid_out(x), size, alpha, beta, result)
+    return result
+
+
+@torch.library.custom_op("alexnet::same_map_norm_backward", mutates_args=())
+def _same_map_norm_backward(
+    gradient: torch.Tensor, x: torch.Tensor, size: int, alpha: float, beta: float
+) -> torch.Tensor:
+    of_x = _like(x)
+    if x.numel():
+        _backend(x).same_map_norm_backward(_laid_out(gradient), _laid_out(x), size, alpha, beta, of_x)
+    return of_x
+
+
+def _form(
+    rectify_before: bool,
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    columns: int,
+    pool: int,
+    stride: int,
+    every: bool,
+    rectify_after: bool,
+) -> NormPool:
+    return NormPool(
+        rectify_before=rectify_before,
+        size=size,
+        alpha=alpha,
+        beta=beta,
+        k=k,
+        columns=columns,
+        pool=pool,
+        stride=stride,
+        ties="every" if every else "one",
+        rectify_after=rectify_after,
+    )
+
+
+def _backend(x: torch.Tensor) -> Any:
+    if x.device.type == "cuda":
+        from alexnet.model.kernels import gpu
+
+        return gpu
+    from alexnet.model.kernels import cpu
+
+    return cpu
+
+
+def _laid_out(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _like(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _outputs(x: torch.Tensor, form: NormPool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Room for the result, and for the winners of its windows: a place's number (uint8) or a bit for each (int16)."""
+    if not form.pools:
+        return _like(x), x.new_empty(0, dtype=torch.uint8)
+    shape = (*x.shape[:2], *(pooled_side(side, form.pool, form.stride) for side in x.shape[2:]))
+    last = torch.channels_last
+    return (
+        x.new_empty(shape).contiguous(memory_format=last),
+        x.new_empty(shape, dtype=torch.int16 if form.ties == "every" else torch.uint8).contiguous(memory_format=last),
+    )
+
+
+@_norm_pool.register_fake
+def _(x: torch.Tensor, *numbers: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _outputs(x, _form(*numbers))
+
+
+@_norm_pool_backward.register_fake
+def _(gradient: torch.Tensor, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return _like(x)
+
+
+@_same_map_norm.register_fake
+def _(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
+    return _like(x)
+
+
+@_same_map_norm_backward.register_fake
+def _(gradient: torch.Tensor, x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
+    return _like(x)
+
+
+def _keep_norm_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    x, *numbers = inputs
+    ctx.save_for_backward(x, *output)
+    ctx.numbers = numbers
+
+
+def _norm_pool_gradient(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    x, result, winners = ctx.saved_tensors
+    return _norm_pool_backward(gradient, x, result, winners, *ctx.numbers), *([None] * len(ctx.numbers))
+
+
+def _keep_same_map(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    ctx.save_for_backward(inputs[0])
+    ctx.numbers = inputs[1:]
+
+
+def _same_map_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return _same_map_norm_backward(gradient, ctx.saved_tensors[0], *ctx.numbers), None, None, None
+
+
+_norm_pool.register_autograd(_norm_pool_gradient, setup_context=_keep_norm_pool)
+_same_map_norm.register_autograd(_same_map_gradient, setup_context=_keep_same_map)

@@ -1,0 +1,46 @@
+"""The update rule with everything that changes from step to step on the device, so that a captured graph can hold it.
+
+Paper: section 5. `training/optimizer.py` says how the buffer b = -v / rate stands for the paper's velocity v.
+"""
+
+import importlib.util
+
+import torch
+
+
+def update_on_device(
+    parameter: torch.Tensor,
+    buffer: torch.Tensor,
+    gradient: torch.Tensor,
+    rates: torch.Tensor,
+    decay: float,
+    stopped: torch.Tensor,
+) -> None:
+    """b <- m b + g + decay w, w <- w - rate b, in place; nothing where the rate is 0 or the training has stopped.
+
+    Args:
+        parameter: float32, w.
+        buffer: like `parameter` and laid out like it, b.
+        gradient: like `parameter`.
+        rates: float32 (2,) on the device: rate, and m, the momentum with what a change of the rate makes of it.
+        decay: of the weights.
+        stopped: one number on the device, not 0 where nothing may change any more.
+    """
+    # One run of numbers each: the kernel walks them in the order of memory.
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    if parameter.is_cuda and importlib.util.find_spec("triton") is not None:
+        from alexnet.training.update_kernel import update
+
+        update(parameter, buffer, gradient, rates, decay, stopped)
+        return
+    moves = (rates[0] != 0) & (stopped == 0)
+    moved = buffer * rates[1] + gradient + decay * parameter
+    buffer.copy_(torch.where(moves, moved, buffer))
+    parameter.copy_(torch.where(moves, parameter - rates[0] * buffer, parameter))
+
+
+def rates_table(rows: list[tuple[float, float]], device: torch.device) -> torch.Tensor:
+    """Rate and momentum of every parameter as float32 (P, 2), on its way to the device."""
+    table = torch.tensor(rows, dtype=torch.float32)
+    return table.pin_memory() if device.type == "cuda" else table

@@ -1,0 +1,36 @@
+"""`update_on_device` as one pass over memory, in Triton."""
+
+import torch
+import triton
+import triton.language as tl
+
+_BLOCK = 1024
+
+
+@triton.jit
+def _update_kernel(parameter, buffer, gradient, rates, stopped, decay, num, BLOCK: tl.constexpr):
+    rate = tl.load(rates)
+    momentum = tl.load(rates + 1)
+    if (rate != 0) & (tl.load(stopped) == 0):
+        place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        mask = place < num
+        weight = tl.load(parameter + place, mask=mask)
+        moved = momentum * tl.load(buffer + place, mask=mask) + tl.load(gradient + place, mask=mask) + decay * weight
+        tl.store(buffer + place, moved, mask=mask)
+        tl.store(parameter + place, weight - rate * moved, mask=mask)
+
+
+def update(
+    parameter: torch.Tensor,
+    buffer: torch.Tensor,
+    gradient: torch.Tensor,
+    rates: torch.Tensor,
+    decay: float,
+    stopped: torch.Tensor,
+) -> None:
+    """See `update_on_device`; all tensors dense and laid out alike."""
+    num = parameter.numel()
+    with torch.cuda.device_of(parameter):
+        _update_kernel[(triton.cdiv(num, _BLOCK),)](
+            parameter, buffer, gradient, rates, stopped, float(decay), num, BLOCK=_BLOCK
+        )

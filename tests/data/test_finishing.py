@@ -1,0 +1,98 @@
+"""A batch cut and finished on the device, by torch's operations or the Triton kernel, is that of the processor."""
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet.data.augment import Batch, MeanAt, to_input
+from alexnet.data.loader import cut_crops
+from alexnet.data.prepared import Split
+from alexnet.data.resident import ResidentImages
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SIDE, CROP = 12, 9
+
+
+def batch_of(images: np.ndarray, samples: np.ndarray, seed: int = 0) -> Batch:
+    random = np.random.default_rng(seed)
+    corners = random.integers(0, SIDE - CROP + 1, (len(samples), 2)).astype(np.int16)
+    return Batch(
+        images=torch.from_numpy(cut_crops(images, samples, corners, CROP)),
+        labels=torch.zeros(len(samples), dtype=torch.int64),
+        samples=torch.from_numpy(samples),
+        corners=torch.from_numpy(corners),
+        mirror=torch.from_numpy(random.random(len(samples)) < 0.5),
+        noise=torch.from_numpy(random.normal(size=(len(samples), 3)).astype(np.float32)),
+    )
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (20, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def mean_image() -> torch.Tensor:
+    return torch.rand(SIDE, SIDE, 3, generator=torch.Generator().manual_seed(2)) * 255
+
+
+@pytest.mark.parametrize("mean_at", ["own-place", "centre"])
+@pytest.mark.parametrize("divisor", [1.0, 1.1])
+def test_resident_images_give_the_same_input(
+    images: np.ndarray, mean_image: torch.Tensor, mean_at: MeanAt, divisor: float
+) -> None:
+    batch = batch_of(images, np.array([3, 19, 0, 3, 7]))
+    want = to_input(batch, mean_image, torch.device("cpu"), mean_at=mean_at, divisor=divisor)
+    uncut = batch.each(lambda tensor: tensor)
+    uncut = Batch(**{**vars(uncut), "images": torch.empty(5, 0, 0, 3, dtype=torch.uint8)})
+    got = to_input(
+        uncut,
+        mean_image,
+        DEVICE,
+        mean_at=mean_at,
+        divisor=divisor,
+        resident=torch.from_numpy(images).to(DEVICE),
+        crop=CROP,
+    )
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(got.cpu(), want, rtol=1e-6, atol=2e-5)
+
+
+@pytest.mark.parametrize("mean_at", ["own-place", "centre"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_kernel_gives_the_same_input(
+    images: np.ndarray, mean_image: torch.Tensor, mean_at: MeanAt, whole: bool
+) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from alexnet.data.finishing import finish
+
+    samples = np.array([3, 19, 0, 3, 7])
+    batch = batch_of(images, samples)
+    want = to_input(batch, mean_image, torch.device("cpu"), mean_at=mean_at, divisor=1.1)
+    given = batch.each(lambda tensor: tensor.to(DEVICE))
+    for dtype in (torch.float32, torch.bfloat16):
+        got = finish(
+            torch.from_numpy(images).to(DEVICE) if whole else given.images,
+            given.samples if whole else None,
+            given.corners,
+            given.mirror,
+            given.noise,
+            mean_image.to(DEVICE),
+            CROP,
+            centre=mean_at == "centre",
+            divisor=1.1,
+            dtype=dtype,
+        ).permute(0, 3, 1, 2)
+        assert got.dtype == dtype
+        tolerance = {"rtol": 1e-6, "atol": 2e-5} if dtype == torch.float32 else {"rtol": 2**-7, "atol": 1e-2}
+        torch.testing.assert_close(got.float().cpu(), want, **tolerance)
+
+
+def test_resident_images_of_some_samples(images: np.ndarray) -> None:
+    split = Split("train", images, np.arange(20), [""] * 20)
+    told: list[tuple[int, int]] = []
+    samples = np.array([2, 5, 6, 19])
+    resident = ResidentImages(split, samples, DEVICE, progress=lambda done, num: told.append((done, num)))
+    assert np.array_equal(resident.images.cpu().numpy(), images[samples])
+    assert resident.rows(torch.tensor([19, 2, 6])).tolist() == [3, 0, 2]
+    assert told == [(4, 4)]

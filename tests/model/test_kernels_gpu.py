@@ -1,0 +1,154 @@
+"""The Triton kernels against float64: on a GPU where there is one, else interpreted on the processor."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet.model.kernels import operators
+from alexnet.model.kernels.form import NormPool
+from alexnet.model.normalisation import same_map_norm
+
+pytest.importorskip("triton", reason="Triton is not installed")
+from alexnet.model.kernels import gpu
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+PAPER = NormPool(rectify_before=True, alpha=0.05, k=2.0, columns=2, pool=3, stride=2)
+SOURCE = NormPool(alpha=0.01, k=2.0, columns=2, pool=3, stride=2, ties="every", rectify_after=True)
+FORMS = {
+    "paper": PAPER,
+    "source": SOURCE,
+    "norm alone": NormPool(alpha=0.05, k=1.0, size=4, beta=0.6),
+    "pool alone": NormPool(rectify_before=True, pool=2, stride=2),
+    "pool, every": NormPool(pool=3, stride=1, ties="every"),
+    "pool, rectified": NormPool(pool=3, stride=2, rectify_after=True),
+}
+
+
+@pytest.fixture(autouse=True)
+def triton_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "_backend", lambda _: gpu)
+
+
+def distinct(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> torch.Tensor:
+    """Random numbers, (B, C, H, W) channels-last."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3
+    return x.to(DEVICE, dtype).contiguous(memory_format=torch.channels_last)
+
+
+def errors(
+    fast: Callable[[torch.Tensor], torch.Tensor], exact: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+) -> tuple[float, float]:
+    """Relative L2 errors of a result and of its gradient; `exact` is given float64."""
+    single, double = x.clone().requires_grad_(), x.double().requires_grad_()
+    result, wanted = fast(single), exact(double)
+    assert result.dtype == x.dtype and result.shape == wanted.shape
+    gradient = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE, x.dtype)
+    result.backward(gradient)
+    wanted.backward(gradient.double())
+    assert single.grad is not None and double.grad is not None
+
+    def relative(got: torch.Tensor, want: torch.Tensor) -> float:
+        return float((got.double() - want).norm() / want.norm().clamp(min=1e-300))
+
+    return relative(result.detach(), wanted.detach()), relative(single.grad, double.grad)
+
+
+# The interpreter cuts where a GPU rounds to the nearest.
+HALF = 2e-3 if DEVICE == "cuda" else 4e-3
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("shape", [(2, 6, 7, 6), (1, 10, 5, 9)])
+def test_norm_pool(name: str, shape: tuple[int, ...]) -> None:
+    form = FORMS[name]
+    x = distinct(shape, 3, torch.float32)
+    assert max(errors(lambda v: operators.norm_pool(v, form), form.plain, x)) < 1e-6
+    half = x.bfloat16()
+    got, of_x = errors(lambda v: operators.norm_pool(v, form), form.plain, half)
+    # Where the rounded inputs tie, one of the tied may get the gradient in one form and another in the other.
+    assert got < HALF and (of_x < HALF or form.pools)
+
+
+@settings(max_examples=10, deadline=None)  # each compiles kernels of its own
+@given(
+    per_column=st.integers(1, 5),
+    columns=st.integers(1, 3),
+    size=st.integers(1, 6),
+    pool=st.integers(1, 3),
+    ties=st.sampled_from(["one", "every"]),
+    before=st.booleans(),
+    after=st.booleans(),
+    height=st.integers(3, 9),
+    width=st.integers(3, 9),
+    seed=st.integers(0, 999),
+    data=st.data(),
+)
+def test_norm_pool_at_any_size(
+    per_column: int,
+    columns: int,
+    size: int,
+    pool: int,
+    ties: str,
+    before: bool,
+    after: bool,
+    height: int,
+    width: int,
+    seed: int,
+    data: st.DataObject,
+) -> None:
+    form = NormPool(
+        rectify_before=before,
+        size=size,
+        alpha=0.1,
+        k=1.5,
+        columns=columns,
+        pool=pool,
+        stride=data.draw(st.integers(1, pool)),
+        ties=ties,  # type: ignore[arg-type]
+        rectify_after=after,
+    )
+    x = distinct((2, per_column * columns, height, width), seed, torch.float32)
+    if before and ties == "every":
+        x = x.abs() + 0.1  # many a zero is tied, and each gets the gradient, which rectifying then takes away
+    assert max(errors(lambda v: operators.norm_pool(v, form), form.plain, x)) < 1e-6
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_same_map_norm(size: int) -> None:
+    x = distinct((2, 5, 6, 7), 4, torch.float32)
+    ways = (lambda v: operators.same_map_norm(v, size, 0.5, 0.75), lambda v: same_map_norm(v, size, 0.5, 0.75))
+    assert max(errors(*ways, x)) < 1e-6
+    assert max(errors(*ways, x.bfloat16())) < HALF
+
+
+@pytest.mark.parametrize("form", [PAPER, SOURCE], ids=["paper", "source"])
+def test_what_is_no_number_is_seen(form: NormPool) -> None:
+    x = distinct((1, 4, 7, 7), 5, torch.float32)
+    x[0, 1, 3, 3] = float("nan")
+    assert operators.norm_pool(x, form).isnan().any()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e15])
+def test_tiny_and_huge(scale: float) -> None:
+    x = distinct((2, 6, 5, 5), 6, torch.float32) * scale
+    assert max(errors(lambda v: operators.norm_pool(v, PAPER), PAPER.plain, x)) < 1e-5
+
+
+def test_any_layout_and_no_image() -> None:
+    x = distinct((2, 6, 7, 8), 7, torch.float32)
+    want = operators.norm_pool(x, PAPER)
+    assert torch.equal(operators.norm_pool(x.contiguous(), PAPER), want)
+    assert torch.equal(operators.norm_pool(x.transpose(2, 3).contiguous().transpose(2, 3), PAPER), want)
+    assert operators.norm_pool(x[:0], PAPER).shape == (0, 6, 3, 4)
+    assert operators.same_map_norm(x[:0], 3, 1.0, 0.75).shape == (0, 6, 7, 8)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+def test_operators_are_what_torch_expects() -> None:
+    x = distinct((2, 6, 7, 8), 8, torch.float32).requires_grad_()
+    torch.library.opcheck(operators._norm_pool, (x, True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False))
+    torch.library.opcheck(operators._same_map_norm, (x, 3, 0.5, 0.75))

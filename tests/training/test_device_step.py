@@ -1,0 +1,143 @@
+"""The step that a device does on its own against the step done at once: the same weights, the same stop."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet.data.prepare import prepare
+from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.model.weights import load_trained
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
+from alexnet.runs.recipes import QUICK
+from alexnet.training import loop
+from alexnet.training.device_step import StepOnDevice
+from alexnet.training.loop import train
+from alexnet.training.update import update_on_device
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+SMALL = replace(
+    QUICK,
+    name="small",
+    network=replace(QUICK.network, width=0.125),
+    data=replace(QUICK.data, colour_noise=0.1, colour_shrink=True),
+    optimizer=replace(QUICK.optimizer, batch_size=10),
+    schedule=ScheduleSettings(
+        kind="stages",
+        stages=(
+            Stage(epochs=2, rate=0.02, bias_rate=0.04, layer_rates={"conv1": 0.01}),
+            Stage(epochs=2, rate=0.002, layer_rates={"conv1": 0.0}, colour_noise=False),
+            Stage(epochs=1, rate=0.004),
+        ),
+    ),
+    training=replace(QUICK.training, precision="float32", device=DEVICE, average=0.5),  # type: ignore[arg-type]
+)
+
+
+@pytest.fixture
+def data(make_tree: Any, tmp_path: Path) -> Path:
+    prepare(make_tree("photographs"), tmp_path / "data", side=32)
+    return tmp_path / "data"
+
+
+def both(data: Path, recipe: Recipe, folder: Path) -> tuple[RunFolder, RunFolder]:
+    """The same training with steps at once and on the device."""
+    runs = []
+    for name, alone in (("at-once", False), ("on-device", True)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(loop, "on_device", lambda _, alone=alone: alone)
+            runs.append(train(data, recipe, folder / name))
+    return runs[0], runs[1]
+
+
+def weights_of(run: RunFolder) -> dict[str, torch.Tensor]:
+    return dict(load_trained(run.path).network.state_dict())
+
+
+@pytest.mark.parametrize("cache", ["none", "device"])
+def test_it_makes_the_same_weights_and_log(data: Path, tmp_path: Path, cache: Any) -> None:
+    recipe = replace(SMALL, training=replace(SMALL.training, cache=cache))
+    once, alone = both(data, recipe, tmp_path)
+    for name, tensor in weights_of(once).items():
+        torch.testing.assert_close(weights_of(alone)[name], tensor, rtol=1e-4, atol=1e-6)
+    losses = [[event["loss"] for event in run.events() if event["event"] == "step"] for run in (once, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0]
+    epochs = [
+        [event["train_top1_error"] for event in run.events() if event["event"] == "epoch"] for run in (once, alone)
+    ]
+    assert epochs[0] == epochs[1] and len(epochs[0]) == 5
+
+
+def test_it_goes_on_where_it_was_stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "on_device", lambda _: True)
+    whole = train(data, SMALL, tmp_path / "whole")
+    run = StepOnDevice.run
+
+    def cut_here(own: StepOnDevice, *arguments: Any) -> None:
+        if own.training.step + 1 == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        run(own, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StepOnDevice, "run", cut_here)
+        with pytest.raises(Interrupted):
+            train(data, SMALL, tmp_path / "cut")
+    resumed = train(data, SMALL, tmp_path / "cut")
+    for name, tensor in weights_of(whole).items():
+        torch.testing.assert_close(weights_of(resumed)[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_what_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) -> None:
+    steep = replace(SMALL.optimizer, rate=1e9)
+    recipe = replace(SMALL, schedule=ScheduleSettings(kind="steps", epochs=6), optimizer=steep)
+    runs = {}
+    for name, alone in (("at-once", False), ("on-device", True)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(loop, "on_device", lambda _, alone=alone: alone)
+            with pytest.raises(WorkError, match=r"of step \d+ is.*; the weights that gave it are kept in"):
+                train(data, recipe, tmp_path / name)
+        run = RunFolder.open(tmp_path / name)
+        event = next(event for event in run.events() if event["event"] == "not_finite")
+        kept = load_trained(run.path / "weights-at-failure.safetensors").network.state_dict()
+        runs[name] = (event["step"], sorted(event["samples"]), kept)
+    # Steps 1 to 9 follow one another without a question: what fails in between is found later and told as of its step.
+    assert runs["at-once"][:2] == runs["on-device"][:2]
+    for name, tensor in runs["at-once"][2].items():
+        assert (runs["on-device"][2][name] - tensor).double().norm() <= 1e-3 * tensor.double().norm(), name
+
+
+def test_all_images_on_the_device_leave_none_to_stand_in() -> None:
+    with pytest.raises(RequestError, match=r"cache is device and --training\.on_unreadable replace"):
+        replace(SMALL.training, cache="device", on_unreadable="replace")
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+@pytest.mark.parametrize(("rate", "stopped", "moves"), [(0.1, 0, True), (0.0, 0, False), (0.1, 3, False)])
+def test_update_on_the_device(rate: float, stopped: int, moves: bool, kernel: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, buffer, gradient = (torch.randn(3, 50, 7, generator=generator).to(DEVICE) for _ in range(3))
+    before = weight.double(), buffer.double()
+    given = (
+        weight,
+        buffer,
+        gradient,
+        torch.tensor([rate, 0.9], device=DEVICE),
+        0.01,
+        torch.tensor(stopped, device=DEVICE),
+    )
+    if kernel:
+        pytest.importorskip("triton", reason="Triton is not installed")
+        from alexnet.training.update_kernel import update
+
+        update(*given)
+    else:
+        update_on_device(*given)
+    moved = 0.9 * before[1] + gradient.double() + 0.01 * before[0] if moves else before[1]
+    torch.testing.assert_close(buffer.double(), moved, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(weight.double(), before[0] - (rate * moved if moves else 0), rtol=1e-6, atol=1e-6)
