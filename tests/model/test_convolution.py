@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.model.convolution import PRODUCT_UP_TO_PX, Convolution2d, weight_gradient
+from alexnet.model.convolution import PRODUCT_UP_TO_PX, Convolution2d, across_columns, by_blocks, weight_gradient
 
 
 def gradient_by_loops(x: np.ndarray, g: np.ndarray, kernel: tuple[int, int], padding: tuple[int, int]) -> np.ndarray:
@@ -99,3 +99,47 @@ def test_other_layers_are_left_to_torch() -> None:
         result = layer(x)
         assert "_ByProduct" not in type(result.grad_fn).__name__
         assert torch.equal(result, torch.nn.Conv2d.forward(layer, x))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "kernel", "stride", "end"),
+    [(224, 224, 11, 4, 3), (30, 41, 5, 3, 0), (9, 12, 4, 4, 0), (11, 10, 3, 2, 1)],
+)
+def test_blocks_and_a_stride_are_one(height: int, width: int, kernel: int, stride: int, end: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(2, 3, height, width, dtype=torch.float64, generator=generator, requires_grad=True)
+    weight = torch.randn(5, 3, kernel, kernel, dtype=torch.float64, generator=generator, requires_grad=True)
+    bias = torch.randn(5, dtype=torch.float64, generator=generator, requires_grad=True)
+    want = F.conv2d(F.pad(x, (0, end, 0, end)), weight, bias, stride)
+    got = by_blocks(x, weight, bias, stride, end)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    gradient = torch.randn(want.shape, dtype=torch.float64, generator=generator)
+    inputs = (x, weight, bias)
+    for one, other in zip(
+        torch.autograd.grad(got, inputs, gradient), torch.autograd.grad(want, inputs, gradient), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_columns_and_zeros_are_one() -> None:
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(2, 6, 5, 5, dtype=torch.float64, generator=generator)
+    weight = torch.randn(9, 2, 3, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    want, got = F.conv2d(x, weight, groups=3), F.conv2d(x, across_columns(weight, 3))
+    torch.testing.assert_close(got, want)
+    for one, other in zip(torch.autograd.grad(got.sum(), weight), torch.autograd.grad(want.sum(), weight), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_first_layer_reads_blocks_in_bfloat16(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    layer = Convolution2d(3, 8, 11, 4, end=3).to(device=device, memory_format=torch.channels_last)
+    x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(7)).to(device)
+    want = F.conv2d(F.pad(x, (0, 3, 0, 3)).double(), layer.weight.double(), layer.bias.double(), 4)
+    assert torch.equal(layer(x), F.conv2d(F.pad(x, (0, 3, 0, 3)), layer.weight, layer.bias, 4))
+    with torch.autocast(device, torch.bfloat16):
+        got = layer(x)
+    assert got.dtype == torch.bfloat16 and got.shape == want.shape
+    assert (got.double() - want).norm() < 2**-7 * want.norm()

@@ -28,6 +28,9 @@ class Convolution2d(nn.Conv2d):
     places laid side by side as maps make of it a layer of stride 1 that reads C s^2 maps (`by_blocks`). This serves
     bfloat16, one column, no padding.
 
+    Columns cost a GPU more than they save: one convolution with zeros for what a column does not read multiplies twice
+    as often and is done sooner (docs/log.md). This serves bfloat16 on GPUs.
+
     The library is also slow at the weight gradient of a 3 x 3 layer over few places; laid out as rows of windows the
     same sum is a plain matrix product (`benchmarks/weight_gradient.py`, docs/log.md). This serves bfloat16 on CPUs
     (also under autocast), one column, stride 1 and maps of at most `PRODUCT_UP_TO_PX` places a side.
@@ -55,6 +58,9 @@ class Convolution2d(nn.Conv2d):
             return by_blocks(input, weight, bias, self.stride[0], self.end)
         if self.end:
             input = F.pad(input, (0, self.end, 0, self.end))
+        if self.groups > 1 and input.is_cuda and _computed_dtype(input) == torch.bfloat16:
+            whole = across_columns(weight.to(torch.bfloat16), self.groups)
+            return F.conv2d(input, whole, bias, self.stride, self.padding, self.dilation)
         if bias is None or not self._served(input):
             outputs: torch.Tensor = super()._conv_forward(input, weight, bias)
             return outputs
@@ -85,6 +91,17 @@ def _computed_dtype(x: torch.Tensor) -> torch.dtype:
     if kind == "meta":
         return x.dtype
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def across_columns(weight: torch.Tensor, columns: int) -> torch.Tensor:
+    """Weights of a convolution in columns, (D, C / columns, k, k), as those of one over all maps, (D, C, k, k)."""
+    maps = weight.shape[1]
+    parts = [
+        # Dimensions are counted from the last: before and behind the columns, rows, maps.
+        F.pad(part, (0, 0, 0, 0, number * maps, (columns - 1 - number) * maps))
+        for number, part in enumerate(weight.chunk(columns))
+    ]
+    return torch.cat(parts).contiguous(memory_format=torch.channels_last)
 
 
 def by_blocks(

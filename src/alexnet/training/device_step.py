@@ -49,6 +49,9 @@ class StepOnDevice:
         torch.backends.cudnn.benchmark = True
         self._resident = resident
         self._mean_image = torch.from_numpy(training.data.statistics.mean_image).to(device)
+        # What autocast makes of the input of the first layer, unless a scale comes before it.
+        rounded = training.precision == "bfloat16" and training.network.description.input_scale == 1
+        self._input_dtype = torch.bfloat16 if rounded else torch.float32
         self._captured: dict[tuple[int, float], _Captured] = {}
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -151,6 +154,7 @@ class StepOnDevice:
             divisor=divisor,
             resident=None if self._resident is None else self._resident.images,
             crop=training.recipe.data.crop,
+            dtype=self._input_dtype,
         )
         loss, wrong = loss_and_errors(training, images, batch.labels)
         loss.backward()  # type: ignore[no-untyped-call]
