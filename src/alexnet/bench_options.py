@@ -47,18 +47,30 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         default="both",
         help="on processors: all of it in a process with the tuned memory allocator, with the system's, or in both",
     )
+    evaluate = _kind(kinds, "evaluate", "forward passes beside the usual networks', and ten views beside one")
+    evaluate.add_argument("--batch-size", type=int, default=128, help="images at a time (default 128)")
+    evaluate.add_argument("--steps", type=int, default=4, help="batches of one measurement (default 4)")
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    evaluate.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
     options = parser.parse_args(list(words))
     measured = _MEASURES[options.what](options, report)
     if options.json:
         print(json.dumps(measured))
         return
-    from alexnet.terminal import print_checkpoint_bench, print_data_bench, print_prepare_bench, print_step_bench
+    from alexnet.terminal import (
+        print_checkpoint_bench,
+        print_data_bench,
+        print_evaluate_bench,
+        print_prepare_bench,
+        print_step_bench,
+    )
 
     tables: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
         "prepare": print_prepare_bench,
         "data": print_data_bench,
         "checkpoint": print_checkpoint_bench,
         "step": print_step_bench,
+        "evaluate": print_evaluate_bench,
     }
     tables[options.what](measured)
 
@@ -122,9 +134,16 @@ def _step(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     )
 
 
+def _evaluate(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    from alexnet.bench.evaluating import bench_evaluate
+
+    return bench_evaluate(options.batch_size, options.steps, options.rounds, options.device, options.precision, report)
+
+
 _MEASURES: Mapping[str, Callable[[argparse.Namespace, Report], dict[str, Any]]] = {
     "prepare": _prepare,
     "data": _data,
     "checkpoint": _checkpoint,
     "step": _step,
+    "evaluate": _evaluate,
 }

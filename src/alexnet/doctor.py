@@ -25,7 +25,17 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; nothing is changed."""
-    return [*_software(), _system(), _cores(), _bfloat16(), _memory(), _disk(), *_accelerators(), _allocator()]
+    return [
+        *_software(),
+        _system(),
+        _cores(),
+        _bfloat16(),
+        _kernels(),
+        _memory(),
+        _disk(),
+        *_accelerators(),
+        _allocator(),
+    ]
 
 
 def print_findings(findings: list[Finding]) -> None:
@@ -90,6 +100,23 @@ def _bfloat16() -> Finding:
         "lacking",
         "not in hardware on this processor",
         "training uses float32, which is slower; a GPU or a newer server processor has it",
+    )
+
+
+def _kernels() -> Finding:
+    try:
+        from alexnet.model.kernels import why_plain
+
+        reason = why_plain("cpu")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    if reason is None:
+        return Finding("kernels", "good", "normalising and pooling in one pass (Numba)")
+    return Finding(
+        "kernels",
+        "lacking",
+        f"torch's own operations on the processor: {reason}",
+        "training takes about twice as long; `pip install --force-reinstall numba` usually helps",
     )
 
 

@@ -191,6 +191,26 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
         )
 
 
+def print_evaluate_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_evaluate` found."""
+    console = Console()
+    table = _table(
+        f"{measured['device']}, batches of {measured['batch_size']}, {measured['precision']}, "
+        f"kernels {measured['kernels']}",
+        "way",
+        "images/s alexnet_is_times",
+    )
+    for name, rate in measured["ways"].items():
+        ratio = measured["ratios"].get(name)
+        table.add_row(name, f"{rate:,.1f}", "" if ratio is None else f"{ratio:.2f}")
+    console.print(table)
+    console.print(
+        f"ten views take {measured['ten_views_of_ten_passes']:.3f} of the time of ten evaluations of one view; "
+        f"medians of {measured['rounds']} rounds",
+        highlight=False,
+    )
+
+
 def print_inspection(facts: Mapping[str, Any]) -> None:
     """A prepared data set as `inspect_facts` describes it: warnings first, then tables of up to 80 columns."""
     console = Console()

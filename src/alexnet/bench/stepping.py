@@ -14,15 +14,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from alexnet.bench.random_images import random_data
 from alexnet.bench.timing import alternate
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
-from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError
 from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision
 from alexnet.model.kernels import plain_operations, why_plain
@@ -116,7 +115,7 @@ def bench_step(
             torch.cuda.reset_peak_memory_stats()
         start_s = time.perf_counter()
         way()
-        _wait(device)
+        wait_for(device)
         first_s = time.perf_counter() - start_s
         if device.type == "cuda":
             memory[name] = torch.cuda.max_memory_allocated()
@@ -125,7 +124,7 @@ def bench_step(
         ways[name] = _repeated(way, counts[name], device)
         report(f"{name}: first step in {first_s:.2f} s")
     timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
-    ceilings = _ceilings(device, precision)
+    ceilings = machine_ceilings(device, precision)
     rates = {name: [batch_size * counts[name] / wall for wall in one.wall_s] for name, one in timed.items()}
     flops = _flops()
     found = {
@@ -178,32 +177,13 @@ def bench_step_by_allocator(words: Sequence[str], report: Callable[[str], None])
 
 def _training(batch_size: int, device: torch.device, precision: Precision) -> Training:
     """A training of the paper's network on random images in memory; nothing is written."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (NUM_IMAGES, STORED_PX, STORED_PX, 3), dtype=np.uint8)
-    labels = random.integers(0, NUM_CLASSES, NUM_IMAGES)
-    split = Split("train", images, labels, [""] * NUM_IMAGES)
-    data = PreparedData(
-        folder=Path("random"),
-        title="random images",
-        generated=True,
-        classes=tuple(ClassInfo(str(number), str(number)) for number in range(NUM_CLASSES)),
-        splits={"train": split, "val": split},
-        side=STORED_PX,
-        statistics=Statistics(
-            mean_image=np.full((STORED_PX, STORED_PX, 3), 127.5, np.float32),
-            covariance=np.diag([9000.0, 500.0, 50.0]),
-            eigenvalues=np.array([9000.0, 500.0, 50.0]),
-            eigenvectors=np.eye(3),
-        ),
-        checksum="",
-    )
     recipe = Recipe(
         name="bench",
         optimizer=OptimizerSettings(batch_size=batch_size, rate=RATE, momentum=MOMENTUM, decay=DECAY),
         schedule=ScheduleSettings(kind="steps", epochs=10**6),
         training=TrainingSettings(device=device.type, precision=precision, cache="auto"),  # type: ignore[arg-type]
     )
-    return assemble(RunFolder(Path("random")), data, recipe)
+    return assemble(RunFolder(Path("random")), random_data(NUM_IMAGES, STORED_PX, NUM_CLASSES), recipe)
 
 
 def _usual(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, half: bool) -> Callable[[], None]:
@@ -280,12 +260,13 @@ def _repeated(step: Callable[[], None], count: int, device: torch.device) -> Cal
     def repeated() -> None:
         for _ in range(count):
             step()
-        _wait(device)
+        wait_for(device)
 
     return repeated
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Until what a GPU was asked for is done."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -299,7 +280,7 @@ def _flops() -> int:
     return 2 * (3 * sum(one.multiply_adds for one in placed) - placed[0].multiply_adds)
 
 
-def _ceilings(device: torch.device, precision: Precision) -> dict[str, float]:
+def machine_ceilings(device: torch.device, precision: Precision) -> dict[str, float]:
     """What the machine does at best: a large matrix product, and a large copy, bytes read and written."""
     side = 8192 if device.type == "cuda" else 2048
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -313,10 +294,10 @@ def _ceilings(device: torch.device, precision: Precision) -> dict[str, float]:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+    wait_for(device)
     start_s = time.perf_counter()
     work()
-    _wait(device)
+    wait_for(device)
     return time.perf_counter() - start_s
 
 
@@ -333,18 +314,18 @@ def layer_times(device: torch.device, precision: Precision, batch_size: int, tim
         given = x.detach().requires_grad_(number > 0)
         forward_s, backward_s = [], []
         for _ in range(times + 1):
-            _wait(device)
+            wait_for(device)
             start_s = time.perf_counter()
             with arithmetic(device, precision):
                 result = network.compute(stage, given)
-            _wait(device)
+            wait_for(device)
             forward_s.append(time.perf_counter() - start_s)
             if result.requires_grad:
                 gradient = torch.randn_like(result)
-                _wait(device)
+                wait_for(device)
                 start_s = time.perf_counter()
                 result.backward(gradient)
-                _wait(device)
+                wait_for(device)
                 backward_s.append(time.perf_counter() - start_s)
             given.grad = None
         x = result.detach()

@@ -12,6 +12,7 @@ from alexnet.data.joined import open_data
 from alexnet.data.loader import Batch
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.model.kernels import why_plain
 from alexnet.runs.folder import RunFolder, State, utc_now
 from alexnet.runs.recipe import Recipe
 from alexnet.storage.atomic import is_full
@@ -136,6 +137,8 @@ def _run_steps(training: Training) -> None:
         CheckpointWriter(training.run.path) as writer,
         TrainingProgress(training.run.path.name, training.step, plan.num_steps, plan.num_epochs) as progress,
     ):
+        if reason := why_plain(training.device.type):
+            progress.say(f"normalising and pooling by torch's own operations, which are slower: {reason}")
         resident = resident_images(training, progress.say)
         step: Step = StepOnDevice(training, resident) if on_device(training) else StepAtOnce(training, resident)
         last_checkpoint = time.monotonic()

@@ -1,0 +1,122 @@
+"""`alexnet bench evaluate`: predictions a second, beside the usual networks; ten views beside ten evaluations."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from alexnet.bench.random_images import random_data
+from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings, wait_for
+from alexnet.bench.timing import alternate
+from alexnet.bench.usual import paper_network, torchvision_network
+from alexnet.errors import RequestError
+from alexnet.evaluation.evaluate import predict_split
+from alexnet.model.device import arithmetic, choose_device, choose_precision
+from alexnet.model.kernels import plain_operations, why_plain
+from alexnet.model.network import AlexNet
+from alexnet.runs.machine import machine_facts, multiplies_bfloat16, processor_flags, source_commit
+
+
+def bench_evaluate(
+    batch_size: int, batches: int, rounds: int, device_name: str, precision_name: str, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure forward passes of random images, and whole evaluations of stored ones.
+
+    Args:
+        batch_size: images of a forward pass, 1 or more.
+        batches: forward passes of one measurement, and batches of the stored images, 1 or more.
+        rounds: how often each way runs, 1 or more.
+        device_name: see `choose_device`.
+        precision_name: of the product's ways, see `choose_precision`.
+        report: is given lines for people.
+
+    Returns:
+        Images a second of each forward pass and of each evaluation (medians); `ten_views_of_ten_passes` is the time of
+        ten views over ten times that of one view.
+
+    Raises:
+        RequestError: a number below 1, a device that is not there.
+    """
+    if min(batch_size, batches, rounds) < 1:
+        raise RequestError(
+            f"--batch-size is {batch_size}, --steps {batches} and --rounds {rounds}; allowed are 1 or more"
+        )
+    device = choose_device(device_name)
+    precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
+    torch.backends.cudnn.benchmark = True  # for all ways alike
+    images = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
+    last = images.contiguous(memory_format=torch.channels_last)
+    product = AlexNet(NUM_CLASSES).eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    data = random_data(batch_size * batches, STORED_PX, NUM_CLASSES)
+    mean = torch.from_numpy(data.statistics.mean_image)
+
+    def forward(network: nn.Module, given: torch.Tensor, half: bool) -> Callable[[], None]:
+        network.eval().to(device)
+
+        def run() -> None:
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+                for _ in range(batches):
+                    network(given)
+            wait_for(device)
+
+        return run
+
+    def plainly() -> None:
+        with torch.inference_mode(), plain_operations(), arithmetic(device, precision):
+            for _ in range(batches):
+                product(last)
+        wait_for(device)
+
+    def views(num: int) -> Callable[[], None]:
+        def run() -> None:
+            predict_split(
+                product,
+                data,
+                "val",
+                224,
+                num,
+                mean_image=mean,
+                batch_size=batch_size,
+                device=device,
+                precision=precision,
+            )
+
+        return run
+
+    half = device.type == "cuda" or (device.type == "cpu" and multiplies_bfloat16(processor_flags()))
+    ways: dict[str, Callable[[], None]] = {
+        "paper, as usually written": forward(paper_network(NUM_CLASSES), images, False),
+        "torchvision's network": forward(torchvision_network(NUM_CLASSES), images, False),
+        "alexnet, plain operations": plainly,
+        "alexnet": forward(product, last, precision == "bfloat16"),
+        "stored images, one view": views(1),
+        "stored images, ten views": views(10),
+    }
+    if half:
+        network = torchvision_network(NUM_CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ways["torchvision's, bfloat16"] = forward(network, last, True)
+    for name, way in ways.items():
+        way()
+        report(f"{name}: warmed up")
+    timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
+    rates = {name: [batch_size * batches / wall for wall in one.wall_s] for name, one in timed.items()}
+    found: Mapping[str, float] = {name: statistics.median(values) for name, values in rates.items()}
+    one, ten = (timed[f"stored images, {name}"].wall_s for name in ("one view", "ten views"))
+    return {
+        "batch_size": batch_size,
+        "batches": batches,
+        "rounds": rounds,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "precision": precision,
+        "kernels": why_plain(device.type) or "fused",
+        "ways": found,
+        "ratios": {name: found["alexnet"] / value for name, value in found.items() if "stored" not in name},
+        "ten_views_of_ten_passes": statistics.median(ten) / (10 * statistics.median(one)),
+        "ceilings": machine_ceilings(device, precision),
+        "images_per_second": rates,
+        "machine": machine_facts(),
+        "commit": source_commit(),
+    }

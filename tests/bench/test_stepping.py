@@ -1,0 +1,57 @@
+"""The benches of steps and of evaluations run every way they name and report shares that follow from their figures."""
+
+import pytest
+import torch
+
+from alexnet.bench.evaluating import bench_evaluate
+from alexnet.bench.stepping import bench_step
+from alexnet.bench.usual import paper_network, torchvision_network
+from alexnet.errors import RequestError
+from alexnet.model.network import AlexNet
+
+
+def test_the_usual_networks_are_what_they_say() -> None:
+    ours, usual = AlexNet(10).eval(), paper_network(10).eval()
+    # The same layers in the same order, so the weights go over by their place.
+    usual.load_state_dict(dict(zip(usual.state_dict(), ours.state_dict().values(), strict=True)))
+    x = 50 * torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        want, got = ours(x), usual(x)
+    # torch's dropout scales while training, the paper's when testing: fc7 and fc8 read half of what they do there.
+    halved = {
+        name: value * (0.5 if name in ("fc7.weight", "fc8.weight") else 1) for name, value in ours.state_dict().items()
+    }
+    usual.load_state_dict(dict(zip(usual.state_dict(), halved.values(), strict=True)))
+    with torch.inference_mode():
+        assert not torch.allclose(got, want) and torch.allclose(usual(x), want, rtol=1e-4, atol=1e-4)
+    assert sum(one.numel() for one in torchvision_network(1000).parameters()) == 61_100_840  # as torchvision states
+
+
+def test_a_step_is_measured_and_shares_follow_from_it() -> None:
+    lines: list[str] = []
+    ways = ("alexnet", "torchvision's network")
+    measured = bench_step(2, 1, 1, "cpu", "float32", lines.append, ways)
+    assert set(measured["ways"]) == set(ways) and measured["ratios"]["alexnet"] == 1
+    for name, way in measured["ways"].items():
+        share = way["images_per_second"] * measured["flops_per_image"] / measured["ceilings"]["matmul_flops"]
+        assert way["share_of_matmul"] == pytest.approx(share) and 0 < share < 1.5, name
+    # 665,784,864 + 58,621,952 multiply-adds forward, twice backward, conv1 once (its input has no gradient).
+    placed = AlexNet(1000).placed
+    assert measured["flops_per_image"] == 6 * sum(one.multiply_adds for one in placed) - 2 * placed[0].multiply_adds
+    assert [layer["layer"] for layer in measured["layers"]][:3] == ["conv1", "Rectify + Normalise + Pool", "conv2"]
+    assert any("first step" in line for line in lines)
+
+
+def test_evaluations_are_measured() -> None:
+    measured = bench_evaluate(2, 1, 1, "cpu", "float32", lambda _: None)
+    assert measured["ways"]["stored images, ten views"] < measured["ways"]["stored images, one view"]
+    assert measured["ten_views_of_ten_passes"] > 0 and measured["ratios"]["alexnet"] == 1
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    with pytest.raises(RequestError, match="--batch-size is 0"):
+        bench_step(0, 1, 1, "cpu", "float32", print)
+    with pytest.raises(RequestError, match="unknown way caffe; known are paper, as usually written"):
+        bench_step(2, 1, 1, "cpu", "float32", print, ("caffe",))
+    with pytest.raises(RequestError, match="--steps 0"):
+        bench_evaluate(2, 0, 1, "cpu", "float32", print)
