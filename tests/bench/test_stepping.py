@@ -35,7 +35,7 @@ def test_a_step_is_measured_and_shares_follow_from_it() -> None:
     for name, way in measured["ways"].items():
         share = way["images_per_second"] * measured["flops_per_image"] / measured["ceilings"]["matmul_flops"]
         assert way["share_of_matmul"] == pytest.approx(share) and 0 < share < 1.5, name
-    # 665,784,864 + 58,621,952 multiply-adds forward, twice backward, conv1 once (its input has no gradient).
+    # Two operations a multiply-add; forward once and backward twice, conv1 once: its input has no gradient.
     placed = AlexNet(1000).placed
     assert measured["flops_per_image"] == 6 * sum(one.multiply_adds for one in placed) - 2 * placed[0].multiply_adds
     assert [layer["layer"] for layer in measured["layers"]][:3] == ["conv1", "Rectify + Normalise + Pool", "conv2"]

@@ -41,8 +41,8 @@ from alexnet.training.step import Step, StepAtOnce
 
 NUM_CLASSES = 1000
 STORED_PX = 256
-# Images that are stored for the measure from the loader to the update: many batches, little memory.
-NUM_IMAGES = 4096
+# Batches of images that are stored for the measure from the loader to the update: more than any cache holds.
+STORED_BATCHES = 32
 MOMENTUM, DECAY, RATE = 0.9, 0.0005, 1e-4
 
 
@@ -183,7 +183,7 @@ def _training(batch_size: int, device: torch.device, precision: Precision) -> Tr
         schedule=ScheduleSettings(kind="steps", epochs=10**6),
         training=TrainingSettings(device=device.type, precision=precision, cache="auto"),  # type: ignore[arg-type]
     )
-    return assemble(RunFolder(Path("random")), random_data(NUM_IMAGES, STORED_PX, NUM_CLASSES), recipe)
+    return assemble(RunFolder(Path("random")), random_data(STORED_BATCHES * batch_size, STORED_PX, NUM_CLASSES), recipe)
 
 
 def _usual(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, half: bool) -> Callable[[], None]:
