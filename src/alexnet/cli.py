@@ -264,7 +264,27 @@ def _train(words: Arguments) -> None:
         raise RequestError("train needs a prepared data set (DATA); without one it can only --show the network")
     from alexnet.training.loop import train
 
-    _finished(train(asked.data, asked.recipe, asked.run, asked.start_from).path)
+    if asked.seeds == 1:
+        _finished(train(asked.data, asked.recipe, asked.run, asked.start_from).path)
+        return
+    from alexnet.training.seeds import train_seeds
+
+    runs = train_seeds(asked.data, asked.recipe, asked.run, asked.start_from, asked.seeds, _say)
+    names = " ".join(str(run) for run in runs)
+    print(f"{len(runs)} networks; next: alexnet evaluate {names}, then: alexnet ensemble {names}")
+
+
+def _finetune(words: Arguments) -> None:
+    from alexnet.options import finetune_options
+
+    command = COMMANDS["finetune"]
+    asked = finetune_options(words, command.summary, command.example)
+    factors = asked.recipe.optimizer.layer_factors
+    frozen = [name for name, factor in factors.items() if factor == 0]
+    _say(f"as they were learned stay {', '.join(frozen)}" if frozen else "all layers learn")
+    from alexnet.training.loop import train
+
+    _finished(train(asked.data, asked.recipe, asked.run, asked.trained).path)
 
 
 def _show(asked: "TrainOptions") -> None:
@@ -364,15 +384,34 @@ def _predict(words: Arguments) -> None:
     parser.add_argument("run", type=Path, help="a run folder or a weights file")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photographs")
     parser.add_argument("--views", type=int, choices=(1, 9, 10), default=10, help="views per image")
+    parser.add_argument(
+        "--format",
+        choices=("bars", "ilsvrc"),
+        default="bars",
+        help="ilsvrc: five labels a line, counted from 1, as the challenge's test server takes them",
+    )
+    parser.add_argument(
+        "--label-order",
+        type=Path,
+        help="with --format ilsvrc: a text file, a class id a line, label 1 first (default: the network's own order)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of bars")
     options = parser.parse_args(words)
-    from alexnet.evaluation.photographs import classify_photographs
+    if options.label_order and options.format != "ilsvrc":
+        raise RequestError("--label-order goes with --format ilsvrc")
+    if options.json and options.format == "ilsvrc":
+        raise RequestError("--json and --format ilsvrc are two forms; choose one")
+    from alexnet.evaluation.photographs import classify_photographs, ilsvrc_lines, read_label_order
     from alexnet.model.weights import load_trained
 
     trained = load_trained(options.run)
     answers = classify_photographs(trained, options.images, options.views)
     if options.json:
         print(json.dumps({"trained_on": trained.title, "generated": trained.generated, "predictions": answers}))
+        return
+    if options.format == "ilsvrc":
+        order = read_label_order(options.label_order) if options.label_order else None
+        print("\n".join(ilsvrc_lines(answers, trained, order)))
         return
     if trained.generated:
         print("(this network learned from generated pictures, not from photographs)")
@@ -450,6 +489,12 @@ COMMANDS = {
     ),
     "resume": Command(
         "Go on with an interrupted training.", "alexnet resume runs/first --schedule.epochs 120", _resume, computes=True
+    ),
+    "finetune": Command(
+        "Go on with a trained network on another data set, with a new last layer.",
+        "alexnet finetune runs/first data/mine --freeze-until conv5",
+        _finetune,
+        computes=True,
     ),
     "runs": Command("List runs: how far, how good, at what cost, with what changes.", "alexnet runs runs", _runs),
     "evaluate": Command(

@@ -26,6 +26,8 @@ class TrainOptions:
     start_from: Path | None
     show: bool
     json: bool
+    seeds: int
+    """How many networks, each with a seed of its own, the recipe's and those after it."""
 
 
 def train_options(words: Sequence[str], summary: str, example: str) -> TrainOptions:
@@ -69,6 +71,12 @@ def train_options(words: Sequence[str], summary: str, example: str) -> TrainOpti
     parser.add_argument(
         "--show", action="store_true", help="print the network and its rates as a table and train nothing"
     )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        help="train so many networks, into RUN-SEED each; what is done is not done again",
+    )
     parser.add_argument("--json", action="store_true", help="with --show: print one JSON object instead of a table")
     _add_settings(parser, base, tuple(GROUPS))
     options = parser.instantiate(parser.parse_args(list(words)))
@@ -77,7 +85,58 @@ def train_options(words: Sequence[str], summary: str, example: str) -> TrainOpti
     recipe = Recipe(name=base.name, claim=base.claim, **{name: getattr(options, name) for name in GROUPS})
     refuse_unread_changes(base, recipe)
     run = options.run or Path("runs") / base.name
-    return TrainOptions(options.data_set, recipe, run, options.start_from, options.show, options.json)
+    if options.seeds < 1:
+        raise RequestError(f"--seeds is {options.seeds}; allowed is 1 or more")
+    return TrainOptions(options.data_set, recipe, run, options.start_from, options.show, options.json, options.seeds)
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """What `alexnet finetune` was asked."""
+
+    trained: Path
+    """Run folder of the network to go on with."""
+    data: Path
+    recipe: Recipe
+    run: Path
+
+
+def finetune_options(words: Sequence[str], summary: str, example: str) -> FinetuneOptions:
+    """Read the words behind `alexnet finetune`; a wrong one ends the process with a message and code 2.
+
+    Raises:
+        RequestError: no such run or data set, a layer that cannot be frozen, or a value that a setting does not allow.
+    """
+    # Run and data are read first: the settings' defaults follow from them.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("trained", type=Path, nargs="?")
+    first.add_argument("data_set", type=Path, nargs="?")
+    first.add_argument("--freeze-until")
+    first.add_argument("--run", type=Path)
+    asked, _ = first.parse_known_args(words)
+    base = Recipe(name="finetune")
+    if asked.trained and asked.data_set and not {"-h", "--help"} & set(words):
+        from alexnet.data.joined import open_data
+        from alexnet.training.finetune import finetune_recipe
+
+        base = finetune_recipe(RunFolder.open(asked.trained).recipe(), open_data([asked.data_set]), asked.freeze_until)
+
+    parser = _parser("finetune", f"{summary} Every setting of the recipe is a dotted option.", example)
+    parser.add_argument("trained", type=Path, metavar="RUN", help="run folder of the network to go on with")
+    parser.add_argument("data_set", type=Path, metavar="DATA", help="the prepared data set to learn")
+    parser.add_argument("--run", type=Path, help="run folder to make (default: RUN-finetuned)")
+    parser.add_argument(
+        "--freeze-until",
+        metavar="LAYER",
+        help="the last layer that stays as it is, with all before it; `none` freezes none (default: the convolutions "
+        "where a class has fewer than 100 images)",
+    )
+    _add_settings(parser, base, tuple(GROUPS))
+    options = parser.instantiate(parser.parse_args(list(words)))
+    recipe = Recipe(name=base.name, claim=base.claim, **{name: getattr(options, name) for name in GROUPS})
+    refuse_unread_changes(base, recipe)
+    run = options.run or options.trained.with_name(f"{options.trained.name}-finetuned")
+    return FinetuneOptions(options.trained, options.data_set, recipe, run)
 
 
 @dataclass(frozen=True)

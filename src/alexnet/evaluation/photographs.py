@@ -53,6 +53,42 @@ def classify_photographs(
     return answers
 
 
+def ilsvrc_lines(
+    answers: Sequence[dict[str, Any]], trained: Trained, label_order: Sequence[str] | None = None
+) -> list[str]:
+    """Answers as the challenge's test server takes them: a line an image, up to five labels, most probable first.
+
+    Args:
+        answers: from `classify_photographs`.
+        trained: the network that gave them.
+        label_order: class ids, the class with label 1 first; None numbers the classes as the network has them.
+
+    Raises:
+        RequestError: a class of the network is not in `label_order`, or stands there twice.
+    """
+    order = [one.id for one in trained.classes] if label_order is None else list(label_order)
+    if len(set(order)) != len(order):
+        twice = next(name for name in order if order.count(name) > 1)
+        raise RequestError(f"--label-order names {twice} twice; allowed is one line a class")
+    if missing := [one.id for one in trained.classes if one.id not in set(order)]:
+        raise RequestError(f"--label-order has no line for {', '.join(missing[:5])}, which the network knows")
+    labels = {name: number + 1 for number, name in enumerate(order)}
+    return [" ".join(str(labels[one["id"]]) for one in answer["top"]) for answer in answers]
+
+
+def read_label_order(path: Path) -> list[str]:
+    """Class ids from a text file, the first word of each line; empty lines are passed over.
+
+    Raises:
+        RequestError: the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {path}: {error}; name a text file of class ids") from error
+    return [line.split()[0] for line in text.splitlines() if line.strip()]
+
+
 def _read(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     try:
         content = path.read_bytes()

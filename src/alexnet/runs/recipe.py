@@ -100,6 +100,9 @@ class OptimizerSettings:
     """Weight decay, inside the velocity and multiplied by the rate; weights only, not biases."""
     bias_factor: float = 1.0
     """Rate of the biases as a multiple of the weights' (paper: 1, one rate for all; source: 2)."""
+    layer_factors: Mapping[str, float] = field(default_factory=dict)
+    """Rate of the weights of single layers as a multiple of the others', by layer name; 0 freezes the layer, biases
+    too. The kind `stages` has rates of its own for layers."""
     layer_decay: Mapping[str, float] = field(default_factory=dict)
     """Decay of the weights of single layers, by layer name, in place of `decay`."""
 
@@ -114,6 +117,10 @@ class OptimizerSettings:
             raise RequestError(f"--optimizer.decay is {self.decay}; allowed is 0 or more")
         if not 0 <= self.bias_factor < math.inf:
             raise RequestError(f"--optimizer.bias_factor is {self.bias_factor}; allowed is 0 or more")
+        if not all(0 <= value < math.inf for value in self.layer_factors.values()):
+            raise RequestError(
+                f"--optimizer.layer_factors is {dict(self.layer_factors)}; allowed are factors of 0 (frozen) or more"
+            )
         if not all(0 <= value < math.inf for value in self.layer_decay.values()):
             raise RequestError(f"--optimizer.layer_decay is {dict(self.layer_decay)}; allowed are decays of 0 or more")
 
@@ -306,6 +313,7 @@ _READ_BY = {
     "schedule.epochs": _ALL_BUT_STAGES,
     "optimizer.rate": _ALL_BUT_STAGES,
     "optimizer.bias_factor": _ALL_BUT_STAGES,
+    "optimizer.layer_factors": _ALL_BUT_STAGES,
     "schedule.drops": ("steps",),
     "schedule.factor": ("steps", "plateau"),
     **{f"schedule.{name}": ("plateau",) for name in ("patience", "improvement", "plateau_drops")},
@@ -352,6 +360,7 @@ CHANGEABLE = (
     "optimizer.decay",
     "optimizer.bias_factor",
     "optimizer.layer_decay",
+    "optimizer.layer_factors",
     "training.label_smoothing",
     "training.evaluate_every",
     "training.checkpoint_every",

@@ -150,6 +150,7 @@ def require_fit(recipe: Recipe, network: AlexNet) -> None:
             f"--data.crop is {recipe.data.crop}, and variant {recipe.network.variant!r} "
             f"reads {network.description.image_px}-pixel images"
         )
+    require_layers(dict(network.named_parameters()), recipe.optimizer.layer_factors, "--optimizer.layer_factors")
     for stage in recipe.schedule.stages:
         require_layers(dict(network.named_parameters()), stage.layer_rates, "--schedule.stages")
 

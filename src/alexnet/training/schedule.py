@@ -40,17 +40,20 @@ def rates_at(recipe: Recipe, step: int, num_steps: int, stage: int = 0, errors: 
         )
     peak, done = optimizer.rate, step / num_steps
     if schedule.kind == "geometric":
-        return Rates(
-            weights=peak * _plateau_factor(done, schedule.plateaus, schedule.fall),
-            biases=peak * optimizer.bias_factor * _plateau_factor(done, schedule.bias_plateaus, schedule.bias_fall),
-        )
+        rate = peak * _plateau_factor(done, schedule.plateaus, schedule.fall)
+        biases = peak * optimizer.bias_factor * _plateau_factor(done, schedule.bias_plateaus, schedule.bias_fall)
+        return Rates(weights=rate, biases=biases, layers=_by_layer(recipe, rate))
     if schedule.kind == "steps":
         rate = peak * schedule.factor ** sum(done >= drop for drop in schedule.drops)
     elif schedule.kind == "plateau":
         rate = peak * schedule.factor ** min(stalls(errors, schedule), schedule.plateau_drops)
     else:
         rate = peak * _up_and_down(schedule, (step + 0.5) / num_steps)
-    return Rates(weights=rate, biases=rate * optimizer.bias_factor)
+    return Rates(weights=rate, biases=rate * optimizer.bias_factor, layers=_by_layer(recipe, rate))
+
+
+def _by_layer(recipe: Recipe, rate: float) -> dict[str, float]:
+    return {name: rate * factor for name, factor in recipe.optimizer.layer_factors.items()}
 
 
 def stalls(errors: Sequence[float], schedule: ScheduleSettings) -> int:

@@ -1,0 +1,46 @@
+"""The same recipe with several seeds: the networks whose probabilities are averaged. Paper: section 6."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from alexnet.errors import RequestError
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import Recipe
+from alexnet.training.loop import train
+
+
+def train_seeds(
+    data_folder: Path | Sequence[Path],
+    recipe: Recipe,
+    run_folder: Path,
+    start_from: Path | None,
+    num: int,
+    report: Callable[[str], None],
+) -> list[Path]:
+    """Train `num` networks one after the other, with the recipe's seed and those after it, in `run_folder`-SEED each.
+
+    A run that is finished is left as it is, one that was interrupted goes on: the same call completes what is missing.
+
+    Args:
+        report: is given lines for people.
+
+    Returns:
+        The run folders.
+
+    Raises:
+        RequestError: a folder holds another recipe's run, or what `train` raises.
+    """
+    folders = []
+    for seed in range(recipe.training.seed, recipe.training.seed + num):
+        own = replace(recipe, training=replace(recipe.training, seed=seed))
+        folder = run_folder.with_name(f"{run_folder.name}-{seed}")
+        folders.append(folder)
+        if (folder / "run.json").is_file() and (run := RunFolder.open(folder)).state == "finished":
+            if run.recipe() != own:
+                raise RequestError(f"{folder} holds a finished run of another recipe; name another --run")
+            report(f"{folder}: trained already")
+            continue
+        report(f"{folder}: seed {seed}")
+        train(data_folder, own, folder, start_from)
+    return folders

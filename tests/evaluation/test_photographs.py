@@ -1,0 +1,60 @@
+"""Photographs from anywhere: the classes named, and the lines that the challenge's test server takes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexnet.data.prepared import ClassInfo
+from alexnet.errors import RequestError
+from alexnet.evaluation.photographs import classify_photographs, ilsvrc_lines, read_label_order
+from alexnet.model.network import AlexNet
+from alexnet.model.weights import Trained
+
+
+@pytest.fixture
+def trained() -> Trained:
+    network = AlexNet(7, "quick", 0.125, generator=torch.Generator().manual_seed(1)).eval()
+    classes = tuple(ClassInfo(f"n{number}", f"kind {number}") for number in range(7))
+    mean_image = torch.full((32, 32, 3), 120.0)
+    return Trained(network=network, classes=classes, mean_image=mean_image, crop=28, title="test", generated=False)
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    return tmp_path / "one.png"
+
+
+def test_five_labels_a_line_counted_from_one(trained: Trained, photograph: Path) -> None:
+    answers = classify_photographs(trained, [photograph, photograph])
+    lines = ilsvrc_lines(answers, trained)
+    assert len(lines) == 2 and lines[0] == lines[1]
+    labels = [int(word) for word in lines[0].split()]
+    assert len(set(labels)) == 5 and all(1 <= label <= 7 for label in labels)
+    assert [f"n{label - 1}" for label in labels] == [one["id"] for one in answers[0]["top"]]
+    probabilities = [one["probability"] for one in answers[0]["top"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_labels_in_another_order(trained: Trained, photograph: Path, tmp_path: Path) -> None:
+    answers = classify_photographs(trained, [photograph])
+    order = tmp_path / "order.txt"
+    order.write_text("n9 not known here\n\n" + "".join(f"n{number} kind\n" for number in reversed(range(7))))
+    names = read_label_order(order)
+    assert names == ["n9", *(f"n{number}" for number in reversed(range(7)))]
+    labels = [int(word) for word in ilsvrc_lines(answers, trained, names)[0].split()]
+    assert [names[label - 1] for label in labels] == [one["id"] for one in answers[0]["top"]]
+
+
+def test_an_order_that_cannot_serve_is_refused(trained: Trained, photograph: Path, tmp_path: Path) -> None:
+    answers = classify_photographs(trained, [photograph])
+    with pytest.raises(RequestError, match="has no line for n1, n2"):
+        ilsvrc_lines(answers, trained, ["n0"])
+    with pytest.raises(RequestError, match="names n0 twice"):
+        ilsvrc_lines(answers, trained, ["n0", "n0"])
+    with pytest.raises(RequestError, match="cannot read"):
+        read_label_order(tmp_path / "none.txt")
