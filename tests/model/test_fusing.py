@@ -1,0 +1,103 @@
+"""Which layers are computed in one pass, that the pass is the layers, and when it is not taken."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from alexnet.model import kernels
+from alexnet.model.description import Pool, Rectify
+from alexnet.model.fusing import Fused, fused
+from alexnet.model.kernels import operators, plain_operations
+from alexnet.model.kernels.form import NormPool
+from alexnet.model.network import VARIANTS, AlexNet
+
+needs_kernels = pytest.mark.skipif(kernels.why_plain("cpu") is not None, reason=str(kernels.why_plain("cpu")))
+NUMBERS = (True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_nothing_is_lost_and_nothing_moves(name: str) -> None:
+    layers = VARIANTS[name].layers
+    stages = fused(layers)
+    again = [layer for stage in stages for layer in (stage.layers if isinstance(stage, Fused) else (stage,))]
+    assert tuple(again) == layers
+    # Wherever a maximum is taken it is taken in one pass with what stands around it.
+    assert not any(isinstance(stage, Pool) and stage.kind == "max" for stage in stages)
+
+
+def test_both_orders_are_one_pass() -> None:
+    paper = [stage.form for stage in fused(VARIANTS["paper"].layers) if isinstance(stage, Fused)]
+    assert paper[:2] == [NormPool(rectify_before=True, alpha=1e-4, k=2.0, columns=2, pool=3, stride=2)] * 2
+    source = [stage.form for stage in fused(VARIANTS["original"].layers) if isinstance(stage, Fused)]
+    assert source[0] == NormPool(alpha=1e-4 / 5, k=2.0, columns=2, pool=3, stride=2, ties="every", rectify_after=True)
+    assert fused((Rectify(),)) == (Rectify(),) and fused((Pool(kind="average"),)) == (Pool(kind="average"),)
+    # 16 places do not fit the bits that note ties.
+    assert fused((Pool(size=4, stride=4),)) == (Pool(size=4, stride=4),)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "name", ["paper", "original", "non-overlapping", "caffe", "cifar-18pct", "cifar-11pct", "quick"]
+)
+def test_a_network_is_the_same_either_way(name: str) -> None:
+    width = 0.25 if VARIANTS[name].image_px > 32 else 1.0
+    network = AlexNet(5, name, width, generator=torch.Generator().manual_seed(1)).eval()
+    side = network.description.image_px
+    images = 50 * torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(2))
+    found = []
+    for way in ("plain", "fused"):
+        network.zero_grad()
+        if way == "plain":
+            with plain_operations():
+                scores = network(images)
+        else:
+            scores = network(images)
+        scores.square().sum().backward()
+        found.append((scores.detach(), {key: value.grad for key, value in network.named_parameters()}))
+    (plain, plain_gradients), (fast, fast_gradients) = found
+    assert (plain - fast).norm() < 1e-5 * plain.norm()
+    for key, gradient in plain_gradients.items():
+        assert gradient is not None and fast_gradients[key] is not None
+        # Two responses that rounding makes equal, or not, are another maximum: a gradient elsewhere, seldom.
+        assert (gradient - fast_gradients[key]).norm() <= 1e-2 * gradient.norm(), key
+
+
+@needs_kernels
+def test_operators_are_what_torch_expects() -> None:
+    x = torch.randn(2, 6, 7, 8, generator=torch.Generator().manual_seed(3))
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.library.opcheck(operators._norm_pool, (x, *NUMBERS))
+    torch.library.opcheck(operators._same_map_norm, (x, 3, 0.5, 0.75))
+
+
+@needs_kernels
+def test_the_compiler_and_an_export_keep_the_pass() -> None:
+    network = AlexNet(3, "quick", 0.125, generator=torch.Generator().manual_seed(1)).eval()
+    images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(2))
+    exported = torch.export.export(network, (images,))
+    assert "alexnet.norm_pool" in str(exported.graph)
+    torch.testing.assert_close(exported.module()(images), network(images))
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), network(images))
+
+
+@needs_kernels
+def test_autocast_leaves_the_dtype() -> None:
+    x = torch.randn(1, 4, 6, 6).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert operators.norm_pool(x, NormPool(alpha=0.1, k=1.0)).dtype == torch.bfloat16
+    assert operators.norm_pool(x.float(), NormPool(alpha=0.1, k=1.0)).dtype == torch.float32
+
+
+def test_the_plain_form_is_taken_where_it_is_asked_for() -> None:
+    assert not kernels.serves(torch.ones(1, 2, 3, 3, dtype=torch.float64))
+    with plain_operations():
+        assert not kernels.serves(torch.ones(1, 2, 3, 3))
+    assert kernels.why_plain("mps") == "there is no fused form for mps devices"
+    program = "from alexnet.model.kernels import why_plain; print(why_plain('cpu'))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"ALEXNET_PLAIN": "1"}
+    )
+    assert run.stdout == "the environment variable ALEXNET_PLAIN asks for torch's own operations\n"
