@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alexnet.errors import AlexNetError, RequestError
 
@@ -99,15 +99,6 @@ def _parser(name: str) -> argparse.ArgumentParser:
     command = COMMANDS[name]
     return argparse.ArgumentParser(
         prog=f"alexnet {name}", description=command.summary, epilog=f"example: {command.example}", allow_abbrev=False
-    )
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        help="prepared data set, or several to be joined (default: the run's own)",
     )
 
 
@@ -340,43 +331,27 @@ def _finished(run: Path) -> None:
 
 
 def _evaluate(words: Arguments) -> None:
-    parser = _parser("evaluate")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    _add_data(parser)
-    parser.add_argument("--split", help="split to measure (default: val, else test)")
-    parser.add_argument("--views", type=int, choices=(1, 9, 10), help="views per image; default: first 1, then 10")
-    parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the network runs"
-    )
-    parser.add_argument(
-        "--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="arithmetic of the network"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    options = parser.parse_args(words)
-    from alexnet.evaluation.runs import evaluate_run
-    from alexnet.progress import counted
-    from alexnet.terminal import print_results
+    from alexnet.measures import evaluate
 
-    views = (options.views,) if options.views else (1, 10)
-    results: list[dict[str, Any]] = []
-    for run in options.runs:
-        for num_views in views:
-            with counted(f"{run.name}, {num_views} view{'s' if num_views > 1 else ''}") as progress:
-                results.append(
-                    evaluate_run(
-                        run,
-                        data_folder=options.data,
-                        split=options.split,
-                        num_views=num_views,
-                        device=options.device,
-                        precision=options.precision,
-                        progress=progress,
-                    )
-                )
-    if options.json:
-        print(json.dumps({**results[0], "evaluations": results}))
-    else:
-        print_results(results)
+    evaluate(_parser("evaluate"), words)
+
+
+def _ensemble(words: Arguments) -> None:
+    from alexnet.measures import ensemble
+
+    ensemble(_parser("ensemble"), words)
+
+
+def _compare(words: Arguments) -> None:
+    from alexnet.measures import compare
+
+    compare(_parser("compare"), words, _say)
+
+
+def _table(words: Arguments) -> None:
+    from alexnet.measures import table
+
+    table(_parser("table"), words)
 
 
 def _predict(words: Arguments) -> None:
@@ -422,11 +397,14 @@ def _predict(words: Arguments) -> None:
 
 
 def _report(words: Arguments) -> None:
+    from alexnet.measures import add_data
+
     parser = _parser("report")
     parser.add_argument("run", type=Path, help="run folder")
-    _add_data(parser)
+    add_data(parser)
     options = parser.parse_args(words)
     from alexnet.data.joined import open_data
+    from alexnet.evaluation.predictions import views_order
     from alexnet.report.page import write_report
     from alexnet.runs.folder import RunFolder
     from alexnet.terminal import print_results
@@ -442,7 +420,7 @@ def _report(words: Arguments) -> None:
     page = write_report(options.run, data)
     results = [{"run": str(options.run), **result} for result in run.evaluations().values()]
     if results:
-        print_results(sorted(results, key=lambda result: (result["split"], result["num_views"])))
+        print_results(sorted(results, key=lambda result: (result["split"], views_order(result["num_views"]))))
     print(f"report: {page}")
     print(f"next: alexnet predict {options.run} photo.jpg")
 
@@ -502,6 +480,19 @@ COMMANDS = {
         "alexnet evaluate runs/first --views 10 --json",
         _evaluate,
         computes=True,
+    ),
+    "ensemble": Command(
+        "Average the probabilities of several runs.",
+        "alexnet ensemble runs/net-0 runs/net-1 --weights greedy",
+        _ensemble,
+    ),
+    "compare": Command(
+        "Compare two runs on the same images: paired tests, and the images on which they differ.",
+        "alexnet compare runs/first runs/second",
+        _compare,
+    ),
+    "table": Command(
+        "Put runs into the paper's table of results.", "alexnet table runs/net-0 runs/net-1 --like paper", _table
     ),
     "predict": Command("Name what is on photographs.", "alexnet predict runs/first photo.jpg", _predict),
     "report": Command("Write a run's report.html.", "alexnet report runs/first", _report),

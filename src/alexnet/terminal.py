@@ -332,3 +332,91 @@ def _table(title: str, texts: str, numbers: str) -> Table:
     for heading in numbers.split():
         table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def print_ensemble(result: Mapping[str, Any]) -> None:
+    """An ensemble as `Ensemble.to_dict` describes it: the runs, their averages, and what these gain."""
+    names = ["top1", "top5"] if result["equal"]["top5_error"] is not None else ["top1"]
+    headings = " ".join(name.replace("top", "top-") for name in names)
+    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {_views(result['num_views'])}"
+    table = _table(f"errors in percent, with 95 % intervals; {where}", "run", f"weight {headings}")
+    averages = {"equal weights": result["equal"]}
+    if result["greedy"] is not None:
+        averages["greedy weights"] = result["greedy"]
+    last = list(averages.values())[-1]
+    for run, weight in zip(result["runs"], last["weights"], strict=True):
+        table.add_row(escape(run["run"]), f"{weight:.3g}", *(_with_interval(run, f"{name}_") for name in names))
+    table.add_section()
+    table.add_row("mean of the runs", "", *(f"{100 * result['mean'][f'{name}_error']:.2f}" for name in names))
+    for label, one in averages.items():
+        table.add_row(f"average, {label}", "", *(_with_interval(one, f"{name}_") for name in names))
+    console = Console()
+    console.print(table)
+    for label, one in averages.items():
+        for name in names:
+            gain = one["gain"][name]
+            _line(
+                console,
+                "",
+                f"{label} gain {_points(gain['over_mean'])} points of {name.replace('top', 'top-')} error over the "
+                f"mean of the runs, {_points(gain['over_best'])} over the best one, {gain['best_run']} (McNemar's p "
+                f"{gain['mcnemar']['p_value']:.3g})",
+            )
+    if (tuning := result["tuning"]) is not None:
+        _line(
+            console,
+            "",
+            f"greedy weights were tuned for the {tuning['error'].replace('top', 'top-')} error on "
+            f"{_images(tuning['num_images'])} drawn with seed {tuning['seed']} "
+            f"({100 * tuning['error_before']:.2f} to {100 * tuning['error_after']:.2f} % there); all figures above are "
+            "of the other half",
+        )
+
+
+def print_comparison(result: Mapping[str, Any]) -> None:
+    """A comparison as `Comparison.to_dict` describes it: errors, who is right, and where they differ most surely."""
+    measures = {name.replace("top", "top-"): result[name] for name in ("top1", "top5") if result[name] is not None}
+    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {_views(result['num_views'])}"
+    console = Console()
+    _line(console, "first", result["first"])
+    _line(console, "second", result["second"])
+    table = _table(f"errors in percent, with 95 % intervals; {where}", "error", "first second difference")
+    for name, one in measures.items():
+        table.add_row(name, *(_with_interval(one[run]) for run in ("first", "second")), _points(one["difference"]))
+    console.print(table)
+    table = _table("images by who is right, and McNemar's test", "error", "both first second neither p-value")
+    for name, one in measures.items():
+        counts = (f"{one[key]:,}" for key in ("both_right", "only_first", "only_second", "both_wrong"))
+        table.add_row(name, *counts, f"{one['p_value']:.3g}")
+    console.print(table)
+    if result["images"]:
+        # A long list is what the page is for.
+        title = "the most confident of their disagreements; probabilities in percent"
+        table = _table(f"{result['num_differing']:,} answers differ; {title}", "image right first second", "")
+        for one in result["images"][:10]:
+            answers = (one["first"], one["second"])
+            said = (f"{escape(answer['name'])} {100 * answer['probability']:.1f}" for answer in answers)
+            table.add_row(escape(one["key"]), escape(one["right"]["name"]), *said)
+        console.print(table)
+
+
+def _with_interval(errors: Mapping[str, Any], prefix: str = "") -> str:
+    """An error in percent with its interval; `prefix` is that of its keys, such as `top1_`."""
+    low, high = errors[f"{prefix}interval"]
+    return f"{100 * errors[f'{prefix}error']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def _points(difference: Mapping[str, Any]) -> str:
+    """A difference of two errors in points of percent with its interval."""
+    low, high = difference["interval"]
+    return f"{100 * difference['difference']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+
+
+def _images(num: int) -> str:
+    """A number of images in words."""
+    return f"{num:,} image{'s' * (num != 1)}"
+
+
+def _views(num_views: int | str) -> str:
+    """A number of views in words."""
+    return "dense views" if num_views == "dense" else f"{num_views} view{'s' * (num_views != 1)}"

@@ -1,5 +1,6 @@
 """Predictions over views against a NumPy float64 computation written from the description of the views."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -11,24 +12,26 @@ import torch
 from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.evaluate import evaluate_split, measure, predict_split
+from alexnet.model.description import Convolution, Dense, Drop, Flatten, Pool, Rectify, Variant
+from alexnet.model.network import VARIANTS, AlexNet
 
 SIDE, CROP, NUM_CLASSES = 7, 4, 3
 
 
-def made_up_data(num=11, seed=0):
+def made_up_data(num=11, seed=0, side=SIDE):
     generator = np.random.default_rng(seed)
-    images = generator.integers(0, 256, (num, SIDE, SIDE, 3), dtype=np.uint8)
+    images = generator.integers(0, 256, (num, side, side, 3), dtype=np.uint8)
     images.setflags(write=False)
     labels = np.arange(num, dtype=np.int64) % NUM_CLASSES
     keys = [f"test/{place}" for place in range(num)]
-    mean_image = generator.uniform(0, 255, (SIDE, SIDE, 3)).astype(np.float32)
+    mean_image = generator.uniform(0, 255, (side, side, 3)).astype(np.float32)
     return PreparedData(
         folder=Path("made-up"),
         title="made up",
         generated=True,
         classes=tuple(ClassInfo(f"c{one}", f"class {one}") for one in range(NUM_CLASSES)),
         splits={"test": Split("test", images, labels, keys)},
-        side=SIDE,
+        side=side,
         statistics=Statistics(mean_image, np.eye(3), np.ones(3), np.eye(3)),
         checksum="ab" * 32,
     )
@@ -43,6 +46,39 @@ def tiny_network():
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), linear)
 
 
+def small_network(variant):
+    """A convolutional network whose scores differ from view to view."""
+    network = AlexNet(NUM_CLASSES, variant, 0.25, generator=torch.Generator().manual_seed(2)).eval()
+    with torch.no_grad():
+        network.get_parameter(f"{network.placed[-1].name}.weight").mul_(10)
+    return network
+
+
+def by_loop(network, data, places, crop, mean_at):
+    """Mean over places and mirror images of the softmax, one view at a time; the network in float64."""
+    exact = copy.deepcopy(network).double()
+    mean_image = data.statistics.mean_image.astype(np.float64)
+    first = (data.side - crop) // 2
+    centre = mean_image[first : first + crop, first : first + crop]
+    means = []
+    for image in data.splits["test"].images.astype(np.float64):
+        answers = []
+        for mirrored in (False, True):
+            for row, column in places:
+                cut = image[row : row + crop, column : column + crop]
+                own = mean_image[row : row + crop, column : column + crop]
+                if mirrored:
+                    cut, own = cut[:, ::-1], own[:, ::-1]
+                seen = cut - (own if mean_at == "own-place" else centre)
+                with torch.no_grad():
+                    scores = exact(torch.from_numpy(seen.transpose(2, 0, 1).copy()[None]))[0].numpy()
+                powers = np.exp(scores - scores.max())
+                answers.append(powers / powers.sum())
+        assert np.std(answers, axis=0).max() > 1e-3
+        means.append(sum(answers) / len(answers))
+    return np.array(means)
+
+
 def by_hand(network, data, num_views):
     """Mean over the views of the softmax of the linear layer, in float64."""
     weight = network[2].weight.detach().numpy().astype(np.float64)
@@ -50,7 +86,12 @@ def by_hand(network, data, num_views):
     margin = SIDE - CROP
     centre = (margin // 2, margin // 2)
     corners = [(0, 0), (0, margin), centre, (margin, 0), (margin, margin)]
-    places = [(centre, False)] if num_views == 1 else [(one, mirrored) for mirrored in (False, True) for one in corners]
+    grid = [(row, column) for row in (0, margin // 2, margin) for column in (0, margin // 2, margin)]
+    places = {
+        1: [(centre, False)],
+        9: [(one, False) for one in grid],
+        10: [(one, mirrored) for mirrored in (False, True) for one in corners],
+    }[num_views]
     images = data.splits["test"].images.astype(np.float64) - data.statistics.mean_image.astype(np.float64)
     total = np.zeros((len(images), NUM_CLASSES))
     for (row, column), mirrored in places:
@@ -62,7 +103,7 @@ def by_hand(network, data, num_views):
     return total / len(places)
 
 
-@pytest.mark.parametrize("num_views", [1, 10])
+@pytest.mark.parametrize("num_views", [1, 9, 10])
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
 def test_probabilities_are_the_mean_over_views(num_views, batch_size):
     network, data = tiny_network(), made_up_data()
@@ -72,9 +113,67 @@ def test_probabilities_are_the_mean_over_views(num_views, batch_size):
         network, data, "test", CROP, num_views, batch_size=batch_size, progress=lambda *done: seen.append(done)
     )
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, by_hand(network, data, num_views), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(got, by_hand(network, data, num_views), rtol=0, atol=1e-6)
     assert network.training and network[1].training
     assert seen[-1] == (11, 11) and len(seen) == -(-11 // batch_size)
+
+
+@pytest.mark.parametrize("mean_at", ["own-place", "centre"])
+def test_ten_views_of_a_network_are_a_plain_loop_over_them(mean_at):
+    network, data = small_network("quick"), made_up_data(num=3, side=33)
+    got = predict_split(network, data, "test", 28, 10, mean_at=mean_at, batch_size=2)
+    corners = [(0, 0), (0, 5), (2, 2), (5, 0), (5, 5)]
+    np.testing.assert_allclose(got, by_loop(network, data, corners, 28, mean_at), rtol=0, atol=1e-6)
+
+
+def test_dense_views_are_the_mean_over_places_and_mirror_images(monkeypatch):
+    # Nothing is padded and no window is cut, so that the places are crops, 4 pixels apart.
+    layers = (
+        Convolution(name="conv1", maps=32, kernel=3, stride=2, deviation=None),  # 13 -> 6
+        Rectify(),
+        Pool(size=2),  # 6 -> 3
+        Flatten(),
+        Drop("drop2"),
+        Dense(name="fc2", units=None, deviation=0.01),
+    )
+    variant = Variant(source="here", image_px=13, input_scale=1 / 64, layers=layers)
+    monkeypatch.setitem(VARIANTS, "unpadded", variant)
+    network, data = small_network("unpadded"), made_up_data(num=5, side=21)
+    places = [(row, column) for row in (0, 4, 8) for column in (0, 4, 8)]
+    got = predict_split(network.train(), data, "test", 13, "dense", batch_size=2)
+    assert network.training
+    np.testing.assert_allclose(got, by_loop(network.eval(), data, places, 13, "own-place"), rtol=0, atol=1e-6)
+    # With `centre` the whole image loses the whole mean image, which is not mirrored with it.
+    turned = dataclasses.replace(data.statistics, mean_image=data.statistics.mean_image[:, ::-1].copy())
+    both = [
+        predict_split(network, dataclasses.replace(data, statistics=one), "test", 13, "dense", mean_at="centre")
+        for one in (data.statistics, turned)
+    ]
+    assert not np.allclose(both[0], got, atol=1e-4)
+    flipped = data.splits["test"].images[:, :, ::-1]
+    mirrored = dataclasses.replace(data, splits={"test": dataclasses.replace(data.splits["test"], images=flipped)})
+    again = predict_split(network, mirrored, "test", 13, "dense", mean_at="centre")
+    np.testing.assert_allclose(again, both[0], rtol=0, atol=1e-6)
+    assert not np.allclose(both[1], both[0], atol=1e-4)
+
+
+def test_dense_views_count_like_others():
+    data = made_up_data(num=4, side=32)
+    evaluation = evaluate_split(small_network("quick"), data, "test", 28, "dense", batch_size=3)
+    content = json.loads(json.dumps(evaluation.to_dict()))
+    assert (content["num_views"], content["num_images"]) == ("dense", 4)
+    assert measure(evaluation.probabilities, data, "test", "dense") == evaluation
+    np.testing.assert_allclose(evaluation.probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+def test_what_cannot_be_slid_is_refused():
+    with pytest.raises(RequestError, match=r"this is a Sequential; choose 1, 9 or 10 views"):
+        predict_split(tiny_network(), made_up_data(), "test", CROP, "dense")
+    local = AlexNet(NUM_CLASSES, "cifar-13pct", 0.125)
+    with pytest.raises(RequestError, match="'cifar-13pct' has locally connected layers"):
+        predict_split(local, made_up_data(num=2, side=26), "test", 24, "dense")
+    with pytest.raises(WorkError, match=r"scores 5 classes .* has 3"):
+        predict_split(AlexNet(5, "quick", 0.125), made_up_data(num=2, side=32), "test", 28, "dense")
 
 
 def test_the_networks_own_mean_image_is_taken_where_given():
@@ -82,7 +181,7 @@ def test_the_networks_own_mean_image_is_taken_where_given():
     own = torch.full((SIDE, SIDE, 3), 99.0)
     other = dataclasses.replace(data, statistics=dataclasses.replace(data.statistics, mean_image=own.numpy()))
     got = predict_split(network, data, "test", CROP, 10, mean_image=own)
-    np.testing.assert_allclose(got, by_hand(network, other, 10), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(got, by_hand(network, other, 10), rtol=0, atol=1e-6)
     with pytest.raises(RequestError, match="mean image"):
         predict_split(network, data, "test", CROP, 10, mean_image=own[1:])
 
@@ -110,6 +209,12 @@ def test_evaluation_counts_and_turns_into_json():
     counts = [pair["num_images"] for pair in content["confused_pairs"]]
     assert counts == sorted(counts, reverse=True)
     assert content["images_per_second"] > 0
+    surest = evaluation.probabilities.max(axis=1)
+    assert content["calibration"]["expected_error"] == evaluation.calibration.expected_error
+    assert sum(one["num_images"] for one in content["calibration"]["bins"]) == 11
+    confidences = sum(one["num_images"] * one["confidence"] for one in content["calibration"]["bins"])
+    assert confidences / 11 == pytest.approx(surest.mean(), rel=1e-6)
+    assert content["classes_absent"] == 0
     again = measure(evaluation.probabilities, data, "test", 10)
     assert again == evaluation and again.images_per_second is None
 
@@ -118,11 +223,18 @@ def test_a_class_without_images_has_no_error():
     data = made_up_data(num=2)
     content = measure(np.eye(2, 3, dtype=np.float32), data, "test", 1).to_dict()
     assert [one["top1_error"] for one in content["per_class"]] == [0, 0, None]
+    assert content["classes_absent"] == 1
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"split": "val"}, "test"), ({"num_views": 5}, "10"), ({"crop": SIDE + 1}, str(SIDE)), ({"crop": 0}, str(SIDE))],
+    [
+        ({"split": "val"}, "test"),
+        ({"num_views": 5}, "10"),
+        ({"num_views": "sparse"}, "10"),
+        ({"crop": SIDE + 1}, str(SIDE)),
+        ({"crop": 0}, str(SIDE)),
+    ],
 )
 def test_wrong_requests_are_refused(change, word):
     arguments = {"split": "test", "crop": CROP, "num_views": 1, **change}

@@ -9,7 +9,8 @@ import safetensors.numpy
 
 from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError, WorkError
-from alexnet.evaluation.predictions import load_predictions, predictions_path, save_predictions
+from alexnet.evaluation.predictions import load_predictions, predictions_path, save_predictions, views_order
+from alexnet.evaluation.runs import in_classes_of
 
 NUM, NUM_CLASSES = 5, 3
 
@@ -49,6 +50,45 @@ def test_round_trip(folder, data, probabilities):
     np.testing.assert_array_equal(found.samples, np.arange(NUM))
     assert (found.split, found.num_views, found.data_checksum) == ("val", 10, data.checksum)
     assert found.class_ids == tuple(one.id for one in data.classes)
+
+
+def test_dense_has_a_name_of_its_own(folder, data, probabilities):
+    path = save_predictions(folder, "val", "dense", probabilities, data)
+    assert path == folder / "val-dense.safetensors"
+    assert load_predictions(folder, "val", "dense", data).num_views == "dense"
+    path.rename(predictions_path(folder, "val", 1))
+    with pytest.raises(WorkError, match="dense views of split 'val': it was renamed"):
+        load_predictions(folder, "val", 1, data)
+    assert sorted([10, "dense", 1, 9], key=views_order) == ["dense", 1, 9, 10]
+
+
+def test_columns_of_a_network_that_knows_more_in_another_order(folder, data):
+    labelled = dataclasses.replace(data.splits["val"], labels=np.array([0, 1, 2, 2, 0]))
+    data = dataclasses.replace(data, splits={"val": labelled})
+    known = [data.classes[2], ClassInfo("zebra", "zebra"), data.classes[0], data.classes[1]]
+    wider = np.random.default_rng(1).uniform(0, 1, (NUM, 4)).astype(np.float32)
+    with pytest.raises(ValueError, match="shape"):
+        save_predictions(folder, "val", 1, wider, data)
+    counted = in_classes_of(known, data)
+    save_predictions(folder, "val", 1, wider, counted)
+    for one in (data, counted):
+        found = load_predictions(folder, "val", 1, one)
+        np.testing.assert_array_equal(found.probabilities, wider)
+        assert found.class_ids == tuple(one.id for one in known)
+        assert found.labels(one).tolist() == [2, 3, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("ids", "word"), [(["a", "b", 'c"2'], """no class 'c"0'"""), (None, "twice"), ([], "no class")]
+)
+def test_classes_that_do_not_fit_are_damage(folder, data, probabilities, ids, word):
+    names = [ClassInfo(one, "") for one in ids] if ids is not None else [*data.classes[:2], *data.classes[1:]]
+    columns = len(names)
+    # As the file would be had it been written for other classes under the same checksum.
+    other = dataclasses.replace(data, classes=tuple(names))
+    save_predictions(folder, "val", 1, np.zeros((NUM, columns), np.float32), other)
+    with pytest.raises(WorkError, match=f"damaged .*{word}"):
+        load_predictions(folder, "val", 1, data)
 
 
 def test_another_data_set_is_refused(folder, data, probabilities):

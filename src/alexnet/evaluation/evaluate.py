@@ -3,18 +3,23 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet.data.augment import MeanAt, cut_view, views
+from alexnet.data.augment import MeanAt, View, cut_view, views
 from alexnet.data.prepared import ClassInfo, PreparedData
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
+from alexnet.evaluation.calibration import Calibration, calibration
 from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, per_class_counts, wilson_interval
+from alexnet.evaluation.predictions import NumViews
 from alexnet.model.device import Precision, arithmetic
+from alexnet.model.network import AlexNet
+from alexnet.model.sliding import class_maps
 
 Progress = Callable[[int, int], None]
 
@@ -24,7 +29,7 @@ class Evaluation:
     """What a network does on one split."""
 
     split: str
-    num_views: int
+    num_views: NumViews
     data_checksum: str
     classes: tuple[ClassInfo, ...]
     counts: Counts
@@ -34,6 +39,7 @@ class Evaluation:
     """(K, K) images by right class (row) and most probable class (column)."""
     probabilities: npt.NDArray[np.float32] = field(repr=False, compare=False)
     """(N, K), averaged over the views, in the split's order."""
+    calibration: Calibration
     images_per_second: float | None = field(default=None, compare=False)
     """Images, not views, measured in a second; None where the probabilities were read from a file."""
 
@@ -70,8 +76,9 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as one JSON object: errors are fractions, intervals `[low, high]` of 95 %.
 
-        `per_class` has one object a class (`top1_error` null for a class without images); `confused_pairs`
-        the filled places of the confusion matrix off its diagonal, most images first.
+        `classes_absent` is the number of classes without images; `calibration` is `Calibration.to_dict`. `per_class`
+        has one object a class (`top1_error` null for a class without images); `confused_pairs` the filled places of
+        the confusion matrix off its diagonal, most images first.
         """
         pairs = sorted(
             (-int(self.confusion[right, guess]), int(right), int(guess))
@@ -83,11 +90,13 @@ class Evaluation:
             "num_views": self.num_views,
             "num_images": self.num_images,
             "num_classes": len(self.classes),
+            "classes_absent": sum(counts.num == 0 for counts in self.per_class),
             "top1_error": self.top1_error,
             "top1_interval": list(self.top1_interval),
             "top5_error": self.top5_error,
             "top5_interval": list(self.top5_interval),
             "loss": self.loss,
+            "calibration": self.calibration.to_dict(),
             "images_per_second": self.images_per_second,
             "data_checksum": self.data_checksum,
             "per_class": [
@@ -111,7 +120,7 @@ def predict_split(
     data: PreparedData,
     split: str,
     crop: int,
-    num_views: int,
+    num_views: NumViews,
     *,
     mean_image: torch.Tensor | None = None,
     mean_at: MeanAt = "own-place",
@@ -127,9 +136,11 @@ def predict_split(
 
     Args:
         crop: side of the view, pixels; at most the data set's side.
-        num_views: 1 (centre), 9 (three by three) or 10 (corners and centre, each also mirrored).
+        num_views: 1 (centre), 9 (three by three), 10 (corners and centre, each also mirrored), or `dense`: the softmax
+            at every place of the whole stored image and of its mirror image, averaged (`class_maps`).
         mean_image: float32 (S, S, 3), 0..255, what the network was trained with; None takes the data set's own.
-        mean_at: which part of the mean image a view loses, as the network was trained.
+        mean_at: which part of the mean image a view loses, as the network was trained. With `dense` the whole image
+            loses the whole mean image, mirrored with it or (`centre`) not, so each place loses its own part.
         batch_size: images at a time; the result does not depend on it but for rounding.
         precision: arithmetic of the network; the softmax and the average are always float32.
         progress: called with (images done, images in all) after each batch.
@@ -139,7 +150,7 @@ def predict_split(
 
     Raises:
         RequestError: unknown split, a split without images, a number of views or a crop that is not allowed, a
-            mean image of another side.
+            mean image of another side, or `dense` for a network that cannot be slid.
         WorkError: the network gives scores that are not finite, or for another number of classes.
         UnreadableSample: an image cannot be read.
 
@@ -161,7 +172,8 @@ def predict_split(
             f"{data.side} pixels; prepare the data with --side {mean_image.shape[0]}"
         )
     mean_image = mean_image.to(device)
-    chosen = views(num_views, data.side, crop)
+    scored, seen_px, chosen = _ways_to_look(network, num_views, data.side, crop)
+    num_axes = 4 if num_views == "dense" else 2
     probabilities = np.empty((len(images), data.num_classes), np.float32)
     was_training = network.training
     network.eval()
@@ -180,13 +192,13 @@ def predict_split(
                 total = torch.zeros(len(batch), data.num_classes, device=device)
                 for view in chosen:
                     with arithmetic(device, precision):
-                        scores = network(cut_view(batch, view, crop, mean_image, mean_at))
-                    if scores.shape != total.shape:
+                        scores = scored(cut_view(batch, view, seen_px, mean_image, mean_at))  # (B, K) or (B, K, h, w)
+                    if scores.dim() != num_axes or scores.shape[:2] != total.shape:
                         raise WorkError(
-                            f"the network scores {scores.shape[-1]} classes and {data.folder} has {data.num_classes}; "
-                            "measure it on the data set it was trained on"
+                            f"the network scores {scores.shape[1 - num_axes]} classes and {data.folder} has "
+                            f"{data.num_classes}; measure it on the data set it was trained on"
                         )
-                    total += scores.float().softmax(dim=1)
+                    total += scores.float().softmax(dim=1).reshape(*total.shape, -1).mean(dim=2)
                 probabilities[first : first + len(batch)] = (total / len(chosen)).cpu().numpy()
                 if progress is not None:
                     progress(first + len(batch), len(images))
@@ -201,11 +213,25 @@ def predict_split(
     return probabilities
 
 
+def _ways_to_look(
+    network: torch.nn.Module, num_views: NumViews, side: int, crop: int
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], int, list[View]]:
+    """What scores a view, the view's side in pixels, and the views."""
+    if num_views != "dense":
+        return network, crop, views(num_views, side, crop)
+    if not isinstance(network, AlexNet):
+        raise RequestError(
+            f"dense views slide the layers of an AlexNet over the image, and this is a {type(network).__name__}; "
+            "choose 1, 9 or 10 views"
+        )
+    return partial(class_maps, network), side, [View(0, 0, mirrored) for mirrored in (False, True)]
+
+
 def measure(
     probabilities: npt.NDArray[np.float32],
     data: PreparedData,
     split: str,
-    num_views: int,
+    num_views: NumViews,
     images_per_second: float | None = None,
 ) -> Evaluation:
     """The errors that probabilities (N, K), in the split's order, make on it."""
@@ -219,6 +245,7 @@ def measure(
         per_class=tuple(per_class_counts(probabilities, labels)),
         confusion=confusion_matrix(probabilities, labels),
         probabilities=probabilities,
+        calibration=calibration(probabilities, labels),
         images_per_second=images_per_second,
     )
 
@@ -228,7 +255,7 @@ def evaluate_split(
     data: PreparedData,
     split: str,
     crop: int,
-    num_views: int,
+    num_views: NumViews,
     *,
     mean_image: torch.Tensor | None = None,
     mean_at: MeanAt = "own-place",

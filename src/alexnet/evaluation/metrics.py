@@ -92,6 +92,27 @@ def count_errors(probabilities: Floats, labels: Integers) -> Counts:
     )
 
 
+def credits(probabilities: Floats, labels: Integers, places: int) -> npt.NDArray[np.float64]:
+    """The credit 0..1 that `count_errors` gives each image, float64 (N,): its error is 1 less it.
+
+    Args:
+        probabilities: (N, K), finite; what ties is judged in this precision.
+        labels: (N,), 0 .. K-1.
+        places: 1 for the top-1 error, 5 for the top-5 error.
+
+    Raises:
+        ValueError: as `count_errors`, or fewer than one place.
+    """
+    _check(probabilities, labels)
+    if places < 1:
+        raise ValueError(f"places is {places}; allowed is 1 or more")
+    right = probabilities[np.arange(len(labels)), labels]
+    num_larger = np.count_nonzero(probabilities > right[:, None], axis=1)
+    num_equal = np.count_nonzero(probabilities == right[:, None], axis=1)
+    shared: npt.NDArray[np.float64] = np.clip(places - num_larger, 0, num_equal) / num_equal
+    return shared
+
+
 def per_class_counts(probabilities: Floats, labels: Integers) -> list[Counts]:
     """`count_errors` for the images of each class, K of them in order; a class without images counts nothing."""
     _check(probabilities, labels)

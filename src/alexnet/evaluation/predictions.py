@@ -1,14 +1,14 @@
 """Probabilities kept beside a run, so that errors, panels and ensembles need no network.
 
-One file per split and number of views, `<split>-<views>views.safetensors` in the run's `predictions/`: tensors
-`probabilities` float32 (N, K) and `samples` int64 (N,), and strings saying what they belong to.
+One file per split and number of views, `<split>-<views>views.safetensors` or `<split>-dense.safetensors` in the run's
+`predictions/`: tensors `probabilities` float32 (N, K) and `samples` int64 (N,), and strings saying what they belong to.
 """
 
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,16 @@ from alexnet.storage.atomic import write_bytes
 
 FORMAT_VERSION = 1
 
+NumViews = int | Literal["dense"]
+"""Views of an image whose probabilities are averaged; `dense` is the network slid over the whole image."""
+
 
 @dataclass(frozen=True)
 class Predictions:
     """Probabilities of a split's images, as one network and one number of views gave them."""
 
     split: str
-    num_views: int
+    num_views: NumViews
     data_checksum: str
     class_ids: tuple[str, ...]
     probabilities: npt.NDArray[np.float32]
@@ -35,16 +38,34 @@ class Predictions:
     samples: npt.NDArray[np.int64]
     """(N,) each row's place in the split."""
 
+    def labels(self, data: PreparedData) -> npt.NDArray[np.int64]:
+        """The right class of each image as a column of `probabilities`, (N,); the data set's own order may differ."""
+        columns = {one: column for column, one in enumerate(self.class_ids)}
+        return np.array([columns[one.id] for one in data.classes], np.int64)[data.splits[self.split].labels]
 
-def predictions_path(folder: Path, split: str, num_views: int) -> Path:
+
+def views_name(num_views: NumViews) -> str:
+    """The number of views as names of files have it: `10views`, `dense`."""
+    return num_views if num_views == "dense" else f"{num_views}views"
+
+
+def views_order(num_views: NumViews) -> int:
+    """By what results are sorted: fewer views first, and `dense`, which the paper does not have, before them all."""
+    return 0 if num_views == "dense" else num_views
+
+
+def predictions_path(folder: Path, split: str, num_views: NumViews) -> Path:
     """Where `folder`, a run's `predictions/`, keeps those of a split."""
-    return folder / f"{split}-{num_views}views.safetensors"
+    return folder / f"{split}-{views_name(num_views)}.safetensors"
 
 
 def save_predictions(
-    folder: Path, split: str, num_views: int, probabilities: npt.NDArray[np.float32], data: PreparedData
+    folder: Path, split: str, num_views: NumViews, probabilities: npt.NDArray[np.float32], data: PreparedData
 ) -> Path:
     """Store probabilities (N, K), in the split's order, in `folder`, a run's `predictions/`, whole.
+
+    Columns stand in the order of the data set's classes. Those of a network that knows other classes, or the same in
+    another order, go with the data set as `in_classes_of` (evaluation/runs.py) has it.
 
     Raises:
         ValueError: one row an image and one column a class is not what was got.
@@ -73,8 +94,11 @@ def save_predictions(
     return path
 
 
-def load_predictions(folder: Path, split: str, num_views: int, data: PreparedData) -> Predictions:
+def load_predictions(folder: Path, split: str, num_views: NumViews, data: PreparedData) -> Predictions:
     """The predictions that `save_predictions` stored in `folder` for this data set.
+
+    The columns are the network's classes, `class_ids`: the data set's own in its order, unless `folder` is of another
+    data set than the network was trained on. Then the order may differ, and some classes may have no images here.
 
     Raises:
         RequestError: there are none, or they are of another data set or another format.
@@ -99,7 +123,7 @@ def load_predictions(folder: Path, split: str, num_views: int, data: PreparedDat
                 )
             found = Predictions(
                 split=metadata["split"],
-                num_views=int(metadata["num_views"]),
+                num_views="dense" if metadata["num_views"] == "dense" else int(metadata["num_views"]),
                 data_checksum=metadata["data_checksum"],
                 class_ids=tuple(json.loads(metadata["class_ids"])),
                 probabilities=file.get_tensor("probabilities"),
@@ -112,7 +136,12 @@ def load_predictions(folder: Path, split: str, num_views: int, data: PreparedDat
         raise WorkError(f"{path} is damaged ({error}); {again}") from error
     if (found.split, found.num_views) != (split, num_views):
         raise WorkError(f"{path} holds {found.num_views} views of split {found.split!r}: it was renamed; {again}")
-    expected = (len(data.splits[split]), data.num_classes)
+    known = set(found.class_ids)
+    lacking = [one.id for one in data.classes if one.id not in known]
+    if lacking or len(known) < len(found.class_ids):
+        what = f"has no class {lacking[0]!r}" if lacking else "names a class twice"
+        raise WorkError(f"{path} is damaged (it {what}); {again}")
+    expected = (len(data.splits[split]), len(found.class_ids))
     if found.probabilities.shape != expected or _digest(found.probabilities) != digest:
         raise WorkError(f"{path} is damaged (its probabilities are not those that were saved); {again}")
     return found

@@ -1,17 +1,19 @@
 """A run folder measured on a prepared data set; the result is stored in the run folder."""
 
-import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from alexnet.data.joined import open_data
-from alexnet.data.prepared import PreparedData
+from alexnet.data.prepared import ClassInfo, PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_split
-from alexnet.evaluation.predictions import save_predictions
+from alexnet.evaluation.predictions import NumViews, save_predictions, views_name
 from alexnet.model.device import choose_device, choose_precision
-from alexnet.model.weights import Trained, load_trained
+from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 
 
@@ -20,30 +22,32 @@ def evaluate_run(
     *,
     data_folder: Path | Sequence[Path] | None = None,
     split: str | None = None,
-    num_views: int = 1,
+    num_views: NumViews = 1,
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a run's network and store the errors and the probabilities in its folder.
 
+    Another data set may have the network's classes in another order, or only some of them: they are matched by their
+    ids, and the answers are among all classes that the network knows, so that one that the data set lacks is wrong.
+
     Args:
         data_folder: the prepared data set, or several to be joined; None is what the run was trained on.
         split: None is the data set's evaluation split.
-        num_views: 1, 9 or 10.
+        num_views: 1, 9, 10 or `dense`, see `predict_split`.
         progress: called with (images done, images in all).
 
     Returns:
-        What `Evaluation.to_dict` says, with the run's folder as `run`.
+        What `Evaluation.to_dict` says, with the run's folder as `run`; classes are the network's, in its order.
 
     Raises:
-        RequestError: no run, no weights yet, or a data set of other classes.
+        RequestError: no run, no weights yet, or a data set with a class that the network does not know.
     """
     run = RunFolder.open(run_folder)
     trained = load_trained(run_folder)
     folders = run.data_folders() if data_folder is None else data_folder
-    data = open_data([folders] if isinstance(folders, Path) else folders)
-    require_same_classes(trained, data)
+    data = in_classes_of(trained.classes, open_data([folders] if isinstance(folders, Path) else folders))
     split = split or data.evaluation_split
     chosen = choose_device(device)
     trained.network.to(chosen)
@@ -66,23 +70,29 @@ def evaluate_run(
     predictions = run_folder / "predictions" / ("" if own else data.checksum[:12])
     predictions.mkdir(parents=True, exist_ok=True)
     save_predictions(predictions, split, num_views, measured.probabilities, data)
-    run.save_evaluation(f"{split}-{num_views}views" + ("" if own else f"-{data.checksum[:12]}"), result)
+    run.save_evaluation(f"{split}-{views_name(num_views)}" + ("" if own else f"-{data.checksum[:12]}"), result)
     return result
 
 
-def require_same_classes(trained: Trained, data: PreparedData) -> None:
-    """Refuse a data set whose classes are not the network's, in the same order.
+def in_classes_of(known: Sequence[ClassInfo], data: PreparedData) -> PreparedData:
+    """The data set with its labels counted in the classes that a network knows, matched by id.
+
+    Images, keys and checksum are left as they are; where the ids are the same in the same order, so is everything.
 
     Raises:
-        RequestError: they differ; the first difference is named.
+        RequestError: the data set has a class that the network does not know; the first such is named.
     """
-    own, other = [one.id for one in trained.classes], [one.id for one in data.classes]
-    if own == other:
-        return
-    pairs = enumerate(itertools.zip_longest(own, other, fillvalue="none"))
-    place, (mine, theirs) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
-    raise RequestError(
-        f"the network knows {len(own)} classes and {data.folder} has {len(other)}; the first difference is "
-        f"number {place} ({mine!r} and {theirs!r}); "
-        "measure it on data prepared with the classes it was trained on"
-    )
+    ids, own_ids = [one.id for one in known], [one.id for one in data.classes]
+    if ids == own_ids:
+        return data
+    places = {one: place for place, one in enumerate(ids)}
+    for number, one in enumerate(own_ids):
+        if one not in places:
+            raise RequestError(
+                f"the network knows {len(ids)} classes and {data.folder} has {len(own_ids)}; it does not know number "
+                f"{number} of these, {one!r}; measure it on data prepared with the classes it was trained on, or with "
+                "some of them"
+            )
+    renumbered = np.array([places[one] for one in own_ids], np.int64)
+    splits = {name: replace(split, labels=renumbered[split.labels]) for name, split in data.splits.items()}
+    return replace(data, classes=tuple(known), splits=splits)

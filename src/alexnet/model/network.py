@@ -346,7 +346,7 @@ class AlexNet(nn.Module):
                 f"variant {self.variant!r} takes floating point (B, 3, {side}, {side}), 0..255 less the mean; "
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
-        x = self._scale(images)
+        x = self.scale(images)
         for stage in self.stages:
             x = self.compute(stage, x)
         return x
@@ -378,7 +378,8 @@ class AlexNet(nn.Module):
         result: torch.Tensor = self.get_submodule(name)(x)
         return result
 
-    def _scale(self, images: torch.Tensor) -> torch.Tensor:
+    def scale(self, images: torch.Tensor) -> torch.Tensor:
+        """Images as the first layer reads them, (B, 3, H, W)."""
         scale = self.description.input_scale
         if isinstance(scale, tuple):
             return images * images.new_tensor(scale)[:, None, None]

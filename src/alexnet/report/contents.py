@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import AlexNetError
-from alexnet.evaluation.predictions import load_predictions
+from alexnet.evaluation.predictions import load_predictions, views_order
 from alexnet.figures.curves import Series, curve_svg
 from alexnet.figures.filters import filter_grid, png_data_uri
 from alexnet.figures.panel import Pictured, panel_html
@@ -63,7 +63,9 @@ def published(evaluation: Mapping[str, Any], variant: str) -> Published | None:
 
 def ordered(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Evaluations as the table lists them: held-out splits before the training split, fewer views first."""
-    return sorted(evaluations.values(), key=lambda one: (one["split"] == "train", one["split"], one["num_views"]))
+    return sorted(
+        evaluations.values(), key=lambda one: (one["split"] == "train", one["split"], views_order(one["num_views"]))
+    )
 
 
 def on_own_data(evaluations: Mapping[str, Mapping[str, Any]], checksum: str | None) -> dict[str, Mapping[str, Any]]:
@@ -73,7 +75,7 @@ def on_own_data(evaluations: Mapping[str, Mapping[str, Any]], checksum: str | No
 
 def best_of(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The evaluation the page speaks of in its details: a held-out split's, the one with the most views."""
-    return max(evaluations, key=lambda one: (one["split"] != "train", one["num_views"]), default=None)
+    return max(evaluations, key=lambda one: (one["split"] != "train", views_order(one["num_views"])), default=None)
 
 
 def curves(events: Sequence[Mapping[str, Any]], evaluation_name: str) -> tuple[Piece, Piece]:

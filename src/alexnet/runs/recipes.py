@@ -182,8 +182,8 @@ _BATCHES_1_TO_4 = 40_000
 CIFAR_18PCT = Recipe(
     name="cifar-18pct",
     claim=(
-        "CIFAR-10, the source's 18 % network: published 18 % test error with one view, images neither moved nor mirrored; "
-        "here seeds 0, 1, 2 made 18.8, 19.2 and 18.7 % in 106 to 117 s, six trainings at once on an H100."
+        "CIFAR-10, the source's 18 % network: published 18 % test error with one view, images neither moved nor "
+        "mirrored; here seeds 0, 1, 2 made 18.8, 19.2 and 18.7 % in 106 to 117 s, six trainings at once on an H100."
     ),
     network=NetworkSettings(variant="cifar-18pct", dropout=0.0),
     data=_CIFAR_WHOLE,

@@ -4,12 +4,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from alexnet.data.joined import count_leaks
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError
+from alexnet.model.device import choose_device
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.machine import machine_facts, source_commit, versions
 from alexnet.runs.recipe import CHANGEABLE, Recipe
@@ -51,7 +53,7 @@ def create_or_continue(
                 _say(f"{joined['folder']} has no split {data.evaluation_split}: errors are measured without its images")
         facts = {
             "commit": source_commit(),
-            "machine": machine_facts(),
+            "machine": _machine(recipe),
             "versions": versions(),
             "seed": recipe.training.seed,
             "start_from": str(start_from.absolute()) if start_from else None,
@@ -149,6 +151,12 @@ def restore(training: Training, start_from: Path | None, last_writer: str | None
         _say(f"checkpoint {name} is damaged and kept as broken-{name}; going on from step {training.step}")
     if last_writer:
         _say(f"{run.path}: {last_writer} ended without letting go; going on from step {training.step}")
+
+
+def _machine(recipe: Recipe) -> dict[str, Any]:
+    """The machine, with the name of the GPU where one is used."""
+    used = choose_device(recipe.training.device).type == "cuda"
+    return machine_facts() | ({"gpu": torch.cuda.get_device_name()} if used else {})
 
 
 def _say(text: str) -> None:

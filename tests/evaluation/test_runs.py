@@ -1,0 +1,145 @@
+"""A run measured on its own data and on others: classes in another order, fewer, unknown ones, a single image."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet.data.prepare import prepare
+from alexnet.data.prepared import PreparedData
+from alexnet.errors import RequestError
+from alexnet.evaluation.evaluate import measure
+from alexnet.evaluation.predictions import load_predictions
+from alexnet.evaluation.runs import evaluate_run, in_classes_of
+from alexnet.model.network import AlexNet
+from alexnet.model.weights import Trained, save_trained
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipes import QUICK
+
+FIGURES = ("num_images", "top1_error", "top1_interval", "top5_error", "loss", "calibration", "classes_absent")
+
+
+@pytest.fixture
+def own(make_tree: Any, tmp_path: Path) -> PreparedData:
+    return prepare(make_tree("own", classes=7, val=3), tmp_path / "own-data", side=32)
+
+
+@pytest.fixture
+def run(own: PreparedData, tmp_path: Path) -> RunFolder:
+    """A run of the seven classes of `own`, whose weights are random, so that it is right now and then."""
+    data = {"folder": str(own.folder), "checksum": own.checksum}
+    run = RunFolder.create(tmp_path / "run", QUICK, {"data": data})
+    network = AlexNet(7, "quick", 0.25, generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        network.get_parameter("fc5.weight").mul_(10)
+    mean_image = torch.from_numpy(own.statistics.mean_image.copy())
+    save_trained(
+        run.weights,
+        Trained(network=network, classes=own.classes, mean_image=mean_image, crop=28, title="t", generated=True),
+    )
+    return run
+
+
+def evaluate(run: RunFolder, **options: Any) -> dict[str, Any]:
+    return evaluate_run(run.path, device="cpu", precision="float32", **options)
+
+
+def reordered(data: PreparedData, folder: Path, order: list[int]) -> PreparedData:
+    """The data set once more with its classes in another order: new class `place` is the old `order[place]`."""
+    shutil.copytree(data.folder, folder)
+    path = folder / "dataset.json"
+    description = json.loads(path.read_text())
+    description["classes"] = [description["classes"][old] for old in order]
+    description["checksum"] = "ef" * 32
+    path.write_text(json.dumps(description))
+    for split in data.splits.values():
+        np.save(folder / f"{split.name}-labels.npy", np.argsort(order)[split.labels].astype(np.int64))
+    return PreparedData.open(folder)
+
+
+def test_dense_results_stand_beside_the_others(run: RunFolder, own: PreparedData) -> None:
+    results = {views: evaluate(run, num_views=views) for views in (1, 9, 10, "dense")}
+    assert set(run.evaluations()) == {"val-10views", "val-1views", "val-9views", "val-dense"}
+    stored = run.evaluations()["val-dense"]
+    assert stored == results["dense"] and stored["num_views"] == "dense"
+    names = sorted(path.name for path in (run.path / "predictions").iterdir())
+    assert names == [f"val-{name}.safetensors" for name in ("10views", "1views", "9views", "dense")]
+    found = load_predictions(run.path / "predictions", "val", "dense", own)
+    assert measure(found.probabilities, own, "val", "dense").to_dict()["loss"] == stored["loss"]
+    assert 0 < results[10]["top1_error"] < 1
+    np.testing.assert_array_equal(found.labels(own), own.splits["val"].labels)
+
+
+def test_the_same_classes_in_another_order_count_the_same(run: RunFolder, own: PreparedData, tmp_path: Path) -> None:
+    order = [3, 0, 6, 1, 5, 2, 4]
+    other = reordered(own, tmp_path / "other", order)
+    assert [one.id for one in other.classes] == [f"colour{old}" for old in order]
+    expected, result = evaluate(run), evaluate(run, data_folder=other.folder)
+    for name in (*FIGURES, "per_class", "confused_pairs"):
+        assert result[name] == expected[name], name
+    assert 0 < result["top1_error"] < 1
+    # It does not take the place of the run's own result.
+    assert set(run.evaluations()) == {"val-1views", "val-1views-" + 6 * "ef"}
+    mine = load_predictions(run.path / "predictions", "val", 1, own)
+    theirs = load_predictions(run.path / "predictions" / (6 * "ef"), "val", 1, other)
+    assert theirs.class_ids == mine.class_ids == tuple(one.id for one in own.classes)
+    np.testing.assert_array_equal(theirs.probabilities, mine.probabilities)
+    np.testing.assert_array_equal(theirs.labels(other), mine.labels(own))
+
+
+def test_a_subset_of_the_classes_is_answered_among_all(
+    run: RunFolder, own: PreparedData, make_tree: Any, tmp_path: Path
+) -> None:
+    tree = make_tree("few", classes=7, val=3)
+    for name in ("colour0", "colour2", "colour3", "colour4"):
+        for split in ("train", "val"):
+            shutil.rmtree(tree / split / name)
+    few = prepare(tree, tmp_path / "few-data", side=32)
+    assert [one.id for one in few.classes] == ["colour1", "colour5", "colour6"]
+    result = evaluate(run, data_folder=few.folder)
+    assert (result["num_images"], result["num_classes"], result["classes_absent"]) == (9, 7, 4)
+    # The same images as among the run's own: each of their classes has the error that it has there.
+    errors = [one["top1_error"] for one in evaluate(run)["per_class"]]
+    expected = [errors[place] if place in (1, 5, 6) else None for place in range(7)]
+    assert [one["top1_error"] for one in result["per_class"]] == expected
+    assert [one["id"] for one in result["per_class"]] == [one.id for one in own.classes]
+    guessed = {pair["predicted"] for pair in result["confused_pairs"]}
+    assert guessed - {one.id for one in few.classes}  # wrong, and a class that the data set lacks
+    found = load_predictions(run.path / "predictions" / few.checksum[:12], "val", 1, few)
+    assert found.probabilities.shape == (9, 7) and found.class_ids == tuple(one.id for one in own.classes)
+    assert found.labels(few).tolist() == [1, 1, 1, 5, 5, 5, 6, 6, 6]
+
+
+def test_a_class_that_the_network_does_not_know_is_refused(run: RunFolder, make_tree: Any, tmp_path: Path) -> None:
+    tree = make_tree("more", classes=3)
+    for split in ("train", "val"):
+        (tree / split / "colour1").rename(tree / split / "aardvark")
+        (tree / split / "colour2").rename(tree / split / "zebra")
+    more = prepare(tree, tmp_path / "more-data", side=32)
+    with pytest.raises(RequestError, match=r"knows 7 classes and .* has 3; it does not know number 0 .* 'aardvark'"):
+        evaluate(run, data_folder=more.folder)
+    assert run.evaluations() == {} and not (run.path / "predictions").exists()
+
+
+def test_a_validation_set_of_one_image(run: RunFolder, make_tree: Any, tmp_path: Path) -> None:
+    tree = make_tree("one", classes=7, val=1)
+    for index in (0, 1, 2, 4, 5, 6):
+        shutil.rmtree(tree / "val" / f"colour{index}")
+    one = prepare(tree, tmp_path / "one-data", side=32)
+    assert len(one.splits["val"]) == 1
+    for views in (1, 10, "dense"):
+        result = evaluate(run, data_folder=one.folder, num_views=views)
+        assert (result["num_images"], result["classes_absent"]) == (1, 6)
+        assert result["top1_error"] in (0.0, 1.0) and 0 <= result["top1_interval"][0] < result["top1_interval"][1] <= 1
+        assert [bin_["num_images"] for bin_ in result["calibration"]["bins"]] == [1]
+        json.dumps(result, allow_nan=False)
+
+
+def test_the_networks_own_data_are_left_as_they_are(own: PreparedData) -> None:
+    renamed = tuple(replace(one, name="another name") for one in own.classes)
+    assert in_classes_of(renamed, own) is own
