@@ -29,6 +29,7 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(words)
+    from alexnet.evaluation.predictions import views_in_words
     from alexnet.evaluation.runs import evaluate_run
     from alexnet.progress import counted
     from alexnet.terminal import print_results
@@ -37,7 +38,7 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
     results: list[dict[str, Any]] = []
     for run in options.runs:
         for num_views in views:
-            with counted(f"{run.name}, {num_views} view{'' if num_views == 1 else 's'}") as progress:
+            with counted(f"{run.name}, {views_in_words(num_views)}") as progress:
                 results.append(
                     evaluate_run(
                         run,
@@ -127,7 +128,8 @@ def table(parser: argparse.ArgumentParser, words: Words) -> None:
     parser.add_argument("--format", choices=("markdown", "latex", "json"), default="markdown", help="default markdown")
     parser.add_argument("--json", action="store_true", help="the same as --format json")
     options = parser.parse_args(words)
-    from alexnet.report.paper_table import as_json, as_latex, as_markdown, paper_table
+    from alexnet.report.paper_table import paper_table
+    from alexnet.report.paper_table_text import as_json, as_latex, as_markdown
 
     made = paper_table(options.runs, num_views=options.views, data_folder=options.data)
     if options.json or options.format == "json":

@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from alexnet.evaluation.predictions import views_in_words
+
 MOST_CLASSES = 20
 """Listed of a data set; an even number."""
 MOST_REASONS = 10
@@ -338,7 +340,7 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
     """An ensemble as `Ensemble.to_dict` describes it: the runs, their averages, and what these gain."""
     names = ["top1", "top5"] if result["equal"]["top5_error"] is not None else ["top1"]
     headings = " ".join(name.replace("top", "top-") for name in names)
-    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {_views(result['num_views'])}"
+    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {views_in_words(result['num_views'])}"
     table = _table(f"errors in percent, with 95 % intervals; {where}", "run", f"weight {headings}")
     averages = {"equal weights": result["equal"]}
     if result["greedy"] is not None:
@@ -376,7 +378,7 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
 def print_comparison(result: Mapping[str, Any]) -> None:
     """A comparison as `Comparison.to_dict` describes it: errors, who is right, and where they differ most surely."""
     measures = {name.replace("top", "top-"): result[name] for name in ("top1", "top5") if result[name] is not None}
-    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {_views(result['num_views'])}"
+    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {views_in_words(result['num_views'])}"
     console = Console()
     _line(console, "first", result["first"])
     _line(console, "second", result["second"])
@@ -415,8 +417,3 @@ def _points(difference: Mapping[str, Any]) -> str:
 def _images(num: int) -> str:
     """A number of images in words."""
     return f"{num:,} image{'s' * (num != 1)}"
-
-
-def _views(num_views: int | str) -> str:
-    """A number of views in words."""
-    return "dense views" if num_views == "dense" else f"{num_views} view{'s' * (num_views != 1)}"

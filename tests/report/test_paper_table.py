@@ -14,16 +14,8 @@ from alexnet.data.prepared import FORMAT_VERSION, ClassInfo, PreparedData, Split
 from alexnet.data.synsets import synset_words
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.predictions import predictions_path, save_predictions
-from alexnet.report.paper_table import (
-    as_json,
-    as_latex,
-    as_markdown,
-    is_the_papers,
-    latex_text,
-    markdown_text,
-    notes,
-    paper_table,
-)
+from alexnet.report.paper_table import is_the_papers, paper_table
+from alexnet.report.paper_table_text import as_json, as_latex, as_markdown, latex_text, markdown_text, notes
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
 

@@ -316,7 +316,8 @@ def views(num: int, side: int, crop: int) -> list[View]:
         return [View(row, column, False) for row in (0, centre, margin) for column in (0, centre, margin)]
     if num != 10:
         raise RequestError(
-            f"--views is {num}; allowed are 1 (the centre), 9 (three by three), 10 (corners and centre, mirrored too)"
+            f"--views is {num}; allowed are 1 (the centre), 9 (three by three), 10 (corners and centre, mirrored too), "
+            "and for evaluations dense"
         )
     corners = ((0, 0), (0, margin), (centre, centre), (margin, 0), (margin, margin))
     return [View(row, column, mirrored) for mirrored in (False, True) for row, column in corners]

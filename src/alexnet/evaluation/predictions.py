@@ -49,6 +49,11 @@ def views_name(num_views: NumViews) -> str:
     return num_views if num_views == "dense" else f"{num_views}views"
 
 
+def views_in_words(num_views: int | str) -> str:
+    """`1 view`, `10 views` or `dense views`."""
+    return "1 view" if num_views == 1 else f"{num_views} views"
+
+
 def views_order(num_views: NumViews) -> int:
     """By what results are sorted: fewer views first, and `dense`, which the paper does not have, before them all."""
     return 0 if num_views == "dense" else num_views
