@@ -30,26 +30,31 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(words)
     from alexnet.evaluation.predictions import views_in_words
+    from alexnet.evaluation.processes import started_processes
     from alexnet.evaluation.runs import evaluate_run
     from alexnet.progress import counted
     from alexnet.terminal import print_results
 
     views: tuple[NumViews, ...] = (options.views,) if options.views else (1, TEN_VIEWS)
     results: list[dict[str, Any]] = []
-    for run in options.runs:
-        for num_views in views:
-            with counted(f"{run.name}, {views_in_words(num_views)}") as progress:
-                results.append(
-                    evaluate_run(
-                        run,
-                        data_folder=options.data,
-                        split=options.split,
-                        num_views=num_views,
-                        device=options.device,
-                        precision=options.precision,
-                        progress=progress,
+    with started_processes() as processes:
+        for run in options.runs:
+            for num_views in views:
+                with counted(f"{run.name}, {views_in_words(num_views)}") as progress:
+                    results.append(
+                        evaluate_run(
+                            run,
+                            data_folder=options.data,
+                            split=options.split,
+                            num_views=num_views,
+                            device=options.device,
+                            precision=options.precision,
+                            progress=progress if processes.leads else None,
+                            processes=processes,
+                        )
                     )
-                )
+    if not processes.leads:
+        return
     if options.json:
         print(json.dumps({**results[0], "evaluations": results}))
     else:

@@ -17,6 +17,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.calibration import Calibration, calibration
 from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, per_class_counts, wilson_interval
 from alexnet.evaluation.predictions import NumViews
+from alexnet.evaluation.processes import ALONE, Processes
 from alexnet.model.device import Precision, arithmetic
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
@@ -128,6 +129,7 @@ def predict_split(
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> npt.NDArray[np.float32]:
     """Class probabilities of every image of a split: the softmax of each view, averaged arithmetically.
 
@@ -144,6 +146,7 @@ def predict_split(
         batch_size: images at a time; the result does not depend on it but for rounding.
         precision: arithmetic of the network; the softmax and the average are always float32.
         progress: called with (images done, images in all) after each batch.
+        processes: those that share the split's batches; all of them get the whole result.
 
     Returns:
         float32 (N, K), rows sum to 1, in the split's order.
@@ -174,12 +177,14 @@ def predict_split(
     mean_image = mean_image.to(device)
     scored, seen_px, chosen = _ways_to_look(network, num_views, data.side, crop)
     num_axes = 4 if num_views == "dense" else 2
-    probabilities = np.empty((len(images), data.num_classes), np.float32)
+    probabilities = np.zeros((len(images), data.num_classes), np.float32)
     was_training = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            for first in range(0, len(images), batch_size):
+            for number, first in enumerate(range(0, len(images), batch_size)):
+                if not processes.takes(number):
+                    continue
                 try:
                     # The store is mapped read-only: the batch is copied before torch sees it.
                     batch = torch.from_numpy(np.array(images[first : first + batch_size])).to(device)  # (B, S, S, 3)
@@ -204,6 +209,7 @@ def predict_split(
                     progress(first + len(batch), len(images))
     finally:
         network.train(was_training)
+    probabilities = processes.together(probabilities)
     num_lost = int((~np.isfinite(probabilities)).any(axis=1).sum())
     if num_lost:
         raise WorkError(
@@ -263,6 +269,7 @@ def evaluate_split(
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Predict a whole split and count its errors; arguments and errors as in `predict_split`."""
     start_s = time.perf_counter()
@@ -278,6 +285,7 @@ def evaluate_split(
         device=device,
         precision=precision,
         progress=progress,
+        processes=processes,
     )
     duration_s = time.perf_counter() - start_s
     return measure(probabilities, data, split, num_views, len(probabilities) / duration_s)

@@ -12,6 +12,7 @@ from alexnet.data.prepared import ClassInfo, PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_split
 from alexnet.evaluation.predictions import NumViews, save_predictions, views_name
+from alexnet.evaluation.processes import ALONE, Processes
 from alexnet.model.device import choose_device, choose_precision
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
@@ -26,6 +27,7 @@ def evaluate_run(
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     progress: Callable[[int, int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Measure a run's network and store the errors and the probabilities in its folder.
 
@@ -37,6 +39,7 @@ def evaluate_run(
         split: None is the data set's evaluation split.
         num_views: 1, 9, 10 or `dense`, see `predict_split`.
         progress: called with (images done, images in all).
+        processes: those that share the work; the first of them writes.
 
     Returns:
         What `Evaluation.to_dict` says, with the run's folder as `run`; classes are the network's, in its order.
@@ -63,8 +66,11 @@ def evaluate_run(
         device=chosen,
         precision=choose_precision(precision, chosen),
         progress=progress,
+        processes=processes,
     )
     result = {"run": str(run_folder), **measured.to_dict()}
+    if not processes.leads:
+        return result
     # What was measured on other data must not take the place of the run's own result.
     own = data.checksum == run.facts()["data"]["checksum"]
     predictions = run_folder / "predictions" / ("" if own else data.checksum[:12])
