@@ -43,9 +43,10 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
     step.add_argument("--only", action="append", default=[], metavar="WAY", help="measure this way (may be repeated)")
     step.add_argument(
         "--allocator",
-        choices=["both", "tuned", "default"],
+        choices=["both", "tuned", "default", "here"],
         default="both",
-        help="on processors: all of it in a process with the tuned memory allocator, with the system's, or in both",
+        help="on processors: in a process of its own with the tuned memory allocator, with the system's, or one after "
+        "the other in both (default); here: in this process as it is",
     )
     evaluate = _kind(kinds, "evaluate", "forward passes beside the usual networks', and ten views beside one")
     evaluate.add_argument("--batch-size", type=int, default=128, help="images at a time (default 128)")
@@ -117,11 +118,12 @@ def _checkpoint(options: argparse.Namespace, report: Report) -> dict[str, Any]:
 
 
 def _step(options: argparse.Namespace, report: Report) -> dict[str, Any]:
-    if options.allocator == "both" and options.device != "cuda":
-        from alexnet.bench.stepping import bench_step_by_allocator
+    from alexnet.bench.stepping import bench_step, bench_step_by_allocator
+    from alexnet.model.device import choose_device
 
-        return bench_step_by_allocator(sys.argv[1:], report)
-    from alexnet.bench.stepping import bench_step
+    if options.allocator != "here" and choose_device(options.device).type == "cpu":
+        names = ("tuned", "default") if options.allocator == "both" else (options.allocator,)
+        return bench_step_by_allocator(names, sys.argv[1:], report)
 
     return bench_step(
         options.batch_size,

@@ -1,6 +1,6 @@
 """What this machine can do for a training, what it lacks, and what to do about each lack."""
 
-import importlib.util
+import importlib
 import os
 import platform
 import shutil
@@ -151,16 +151,15 @@ def _accelerators() -> list[Finding]:
         import torch
     except Exception:
         return [Finding("GPU", "broken", "unknown: torch does not load", "mend torch first")]
-    triton = importlib.util.find_spec("triton") is not None
     if torch.cuda.is_available():
+        from alexnet.data.triton_check import why_no_triton
+
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         findings = [Finding("GPU", "good", names)]
-        if triton:
+        if (reason := why_no_triton()) is None:
             return [*findings, Finding("Triton", "good", _version_of("triton"))]
-        return [
-            *findings,
-            Finding("Triton", "lacking", "not installed", "pip install triton, in the version your torch names"),
-        ]
+        advice = "training uses torch's own, slower operations; pip install triton, in the version your torch names"
+        return [*findings, Finding("Triton", "lacking", reason, advice)]
     if torch.backends.mps.is_available():
         return [Finding("GPU", "good", "Apple MPS")]
     advice = "training runs on the CPU"

@@ -107,20 +107,22 @@ def finetune_options(words: Sequence[str], summary: str, example: str) -> Finetu
     Raises:
         RequestError: no such run or data set, a layer that cannot be frozen, or a value that a setting does not allow.
     """
-    # Run and data are read first: the settings' defaults follow from them.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("trained", type=Path, nargs="?")
-    first.add_argument("data_set", type=Path, nargs="?")
-    first.add_argument("--freeze-until")
-    first.add_argument("--run", type=Path)
-    asked, _ = first.parse_known_args(words)
-    base = Recipe(name="finetune")
-    if asked.trained and asked.data_set and not {"-h", "--help"} & set(words):
-        from alexnet.data.joined import open_data
-        from alexnet.training.finetune import finetune_recipe
+    # Run and data are read first, among all the words: the settings' defaults follow from them.
+    asked = _finetune_parser(Recipe(name="finetune"), summary, example).parse_args(list(words))
+    from alexnet.data.joined import open_data
+    from alexnet.training.finetune import finetune_recipe
 
-        base = finetune_recipe(RunFolder.open(asked.trained).recipe(), open_data([asked.data_set]), asked.freeze_until)
+    data = open_data([Path(asked.data_set)])
+    base = finetune_recipe(RunFolder.open(Path(asked.trained)).recipe(), data, asked.freeze_until)
+    parser = _finetune_parser(base, summary, example)
+    options = parser.instantiate(parser.parse_args(list(words)))
+    recipe = Recipe(name=base.name, claim=base.claim, **{name: getattr(options, name) for name in GROUPS})
+    refuse_unread_changes(base, recipe)
+    run = options.run or options.trained.with_name(f"{options.trained.name}-finetuned")
+    return FinetuneOptions(options.trained, options.data_set, recipe, run)
 
+
+def _finetune_parser(base: Recipe, summary: str, example: str) -> jsonargparse.ArgumentParser:
     parser = _parser("finetune", f"{summary} Every setting of the recipe is a dotted option.", example)
     parser.add_argument("trained", type=Path, metavar="RUN", help="run folder of the network to go on with")
     parser.add_argument("data_set", type=Path, metavar="DATA", help="the prepared data set to learn")
@@ -132,11 +134,7 @@ def finetune_options(words: Sequence[str], summary: str, example: str) -> Finetu
         "where a class has fewer than 100 images)",
     )
     _add_settings(parser, base, tuple(GROUPS))
-    options = parser.instantiate(parser.parse_args(list(words)))
-    recipe = Recipe(name=base.name, claim=base.claim, **{name: getattr(options, name) for name in GROUPS})
-    refuse_unread_changes(base, recipe)
-    run = options.run or options.trained.with_name(f"{options.trained.name}-finetuned")
-    return FinetuneOptions(options.trained, options.data_set, recipe, run)
+    return parser
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def print_checkpoint_bench(measured: Mapping[str, Any]) -> None:
 def print_step_bench(measured: Mapping[str, Any]) -> None:
     """Print what `bench_step` or `bench_step_by_allocator` found."""
     console = Console()
-    for allocator, one in measured.items() if "tuned" in measured else (("", measured),):
+    for allocator, one in (("", measured),) if "ways" in measured else measured.items():
         table = _table(
             f"{one['device']}, batches of {one['batch_size']}, {one['precision']}, kernels {one['kernels']}"
             + (f", {allocator} allocator" if allocator else ""),

@@ -100,3 +100,12 @@ def test_state_goes_on_where_it_was() -> None:
         return torch.cat([tensor.detach().flatten() for tensor in layer.parameters()])
 
     assert torch.equal(run(False), run(True))
+
+
+def test_without_momentum_there_is_a_state_all_the_same() -> None:
+    network = torch.nn.Linear(3, 2)
+    optimizer = VelocitySGD(network, 0.0, 0.0)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step(Rates(weights=0.1, biases=0.1))
+    assert optimizer.state() == ({"weight": 0.1, "bias": 0.1}, {})  # torch keeps no buffer

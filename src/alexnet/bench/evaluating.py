@@ -109,7 +109,7 @@ def bench_evaluate(
         "batch_size": batch_size,
         "batches": batches,
         "rounds": rounds,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "precision": precision,
         "kernels": why_plain(device.type) or "fused",
         "ways": found,

@@ -22,7 +22,7 @@ from alexnet.bench.random_images import random_data
 from alexnet.bench.timing import alternate
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
-from alexnet.errors import RequestError
+from alexnet.errors import RequestError, WorkError
 from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision
 from alexnet.model.kernels import plain_operations, why_plain
 from alexnet.model.network import AlexNet
@@ -110,19 +110,22 @@ def bench_step(
     for name, make in makers.items():
         if only and name not in only:
             continue
+        before_bytes = torch.cuda.memory_allocated() if device.type == "cuda" else 0
         way = make()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        way()  # compiles, captures and tries algorithms
+        wait_for(device)
         start_s = time.perf_counter()
         way()
         wait_for(device)
         first_s = time.perf_counter() - start_s
         if device.type == "cuda":
-            memory[name] = torch.cuda.max_memory_allocated()
+            memory[name] = torch.cuda.max_memory_allocated() - before_bytes
         # A way that needs a second for a step says enough with one.
         counts[name] = 1 if device.type == "cpu" and first_s > 1 else steps
         ways[name] = _repeated(way, counts[name], device)
-        report(f"{name}: first step in {first_s:.2f} s")
+        report(f"{name}: a step in {first_s:.3f} s")
     timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
     ceilings = machine_ceilings(device, precision)
     rates = {name: [batch_size * counts[name] / wall for wall in one.wall_s] for name, one in timed.items()}
@@ -141,7 +144,7 @@ def bench_step(
         "batch_size": batch_size,
         "steps": steps,
         "rounds": rounds,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "precision": precision,
         "kernels": why_plain(device.type) or "fused",
         "flops_per_image": flops,
@@ -157,20 +160,25 @@ def bench_step(
     }
 
 
-def bench_step_by_allocator(words: Sequence[str], report: Callable[[str], None]) -> dict[str, Any]:
-    """`bench_step` in a process of its own for each memory allocator: by `tuned` and `default`.
+def bench_step_by_allocator(
+    names: Sequence[str], words: Sequence[str], report: Callable[[str], None]
+) -> dict[str, Any]:
+    """`bench_step` in a process of its own for each memory allocator, by their names.
 
     Args:
+        names: of `tuned` and `default`.
         words: of the command `alexnet`, from `bench` on.
         report: is given lines for people.
     """
     found = {}
-    for name in ("tuned", "default"):
+    for name in names:
         report(f"with the {name} allocator")
-        command = [sys.executable, "-P", "-m", "alexnet", *words, "--allocator", name, "--json"]
-        run = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, env=allocator_environment(name == "tuned"), check=True
-        )
+        command = [sys.executable, "-P", "-m", "alexnet", *words, "--allocator", "here", "--json"]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=allocator_environment(name == "tuned"))
+        if run.returncode:
+            raise WorkError(
+                f"the measurement with the {name} allocator ended with exit code {run.returncode}, see above"
+            )
         found[name] = json.loads(run.stdout)
     return found
 
@@ -269,6 +277,8 @@ def wait_for(device: torch.device) -> None:
     """Until what a GPU was asked for is done."""
     if device.type == "cuda":
         torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _flops() -> int:

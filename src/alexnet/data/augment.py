@@ -4,7 +4,6 @@ Every draw is a function of (seed, epoch, sample id) alone, by a counter-based g
 whatever the batch size, the number of workers, or where a run was resumed. Paper: section 4.1.
 """
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.prepared import Statistics
+from alexnet.data.triton_check import why_no_triton
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
 
@@ -228,7 +228,7 @@ def to_input(
         return (centred if divisor == 1 else centred.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
     batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
     side = crop if resident is not None and crop is not None else batch.images.shape[1]
-    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+    if device.type == "cuda" and why_no_triton() is None:
         from alexnet.data.finishing import finish
 
         centred = finish(

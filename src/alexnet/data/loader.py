@@ -224,7 +224,7 @@ class Loader:
             return samples.copy(), cut_crops(self._split.images, samples, corners, self._settings.crop), {}
         except UnreadableSample as error:
             if self._on_unreadable == "stop":
-                raise self._named(error) from error
+                raise self._split.named(error) from error
         served = samples.copy()
         images = np.empty((len(samples), self._settings.crop, self._settings.crop, 3), np.uint8)
         unreadable: dict[int, str] = {}
@@ -237,7 +237,7 @@ class Loader:
                     images[one] = cut_crops(self._split.images, served[one], corners[one], self._settings.crop)
                     break
                 except UnreadableSample as error:
-                    named = self._named(error)
+                    named = self._split.named(error)
                     if tried == most:
                         text = f"{most} images in a row cannot be read: is the data set whole? The last one: {named}"
                         raise UnreadableSample(text, error.image) from error
@@ -245,6 +245,3 @@ class Loader:
                     # The one stored next, the first after the last.
                     served[place] = used[np.searchsorted(used, served[place], side="right") % len(used)]
         return served, images, unreadable
-
-    def _named(self, error: UnreadableSample) -> UnreadableSample:
-        return UnreadableSample(f"{self._split.key(error.image)}: {error}", error.image)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.packed import PackedStrings
-from alexnet.data.shards import JpegImages, StoredImages
+from alexnet.data.shards import JpegImages, StoredImages, UnreadableSample
 from alexnet.errors import RequestError
 
 FORMAT_VERSION = 2
@@ -74,6 +74,10 @@ class Split:
     def key(self, index: int) -> str:
         """Where image `index` came from."""
         return self.keys[index]
+
+    def named(self, error: UnreadableSample) -> UnreadableSample:
+        """The error with the image's own name in it."""
+        return UnreadableSample(f"{self.key(error.image)}: {error}", error.image)
 
 
 @dataclass(frozen=True, eq=False)

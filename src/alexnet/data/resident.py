@@ -1,7 +1,8 @@
 """The images of a split, all of them on the device: what a training cuts its crops from where they fit."""
 
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.loader import cut_crops
 from alexnet.data.prepared import Split
+from alexnet.data.shards import UnreadableSample
 
 _CHUNK = 256
 SHARE_OF_FREE_MEMORY = 0.5
@@ -47,15 +49,27 @@ class ResidentImages:
 
         def read(first: int) -> NDArray[np.uint8]:
             chosen = samples[first : first + _CHUNK]
-            return cut_crops(split.images, chosen, whole[: len(chosen)], side)
+            try:
+                return cut_crops(split.images, chosen, whole[: len(chosen)], side)
+            except UnreadableSample as error:
+                raise split.named(error) from error
 
+        ahead: deque[Future[NDArray[np.uint8]]] = deque()
+        firsts = iter(range(0, len(samples), _CHUNK))
         done = 0
-        with ThreadPoolExecutor(workers, thread_name_prefix="alexnet-resident") as pool:
-            for chunk in pool.map(read, range(0, len(samples), _CHUNK)):
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-resident")
+        try:
+            while done < len(samples):
+                # A few chunks ahead and no more: the reader may be faster than the way to the device.
+                while len(ahead) < workers + 2 and (first := next(firsts, None)) is not None:
+                    ahead.append(pool.submit(read, first))
+                chunk = ahead.popleft().result()
                 self.images[done : done + len(chunk)] = torch.from_numpy(chunk).to(device)
                 done += len(chunk)
                 if progress is not None:
                     progress(done, len(samples))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def rows(self, samples: torch.Tensor) -> torch.Tensor:
         """Where the images of these samples, int64 (B,), stand; each must be one of those held."""
@@ -66,5 +80,6 @@ def fits(num_images: int, side: int, device: torch.device) -> bool:
     """Whether so many images take no more than half of what is free on a GPU."""
     if device.type != "cuda":
         return False
+    torch.cuda.empty_cache()  # what an earlier training has left is free
     free, _ = torch.cuda.mem_get_info(device)
     return num_images * side * side * 3 <= SHARE_OF_FREE_MEMORY * free

@@ -382,7 +382,9 @@ class AlexNet(nn.Module):
         """Images as the first layer reads them, (B, 3, H, W)."""
         scale = self.description.input_scale
         if isinstance(scale, tuple):
-            return images * images.new_tensor(scale)[:, None, None]
+            # Filled on the device: a graph that is being captured cannot copy from the processor's memory.
+            factors = [torch.full((1, 1, 1), one, dtype=images.dtype, device=images.device) for one in scale]
+            return images * torch.cat(factors)
         return images if scale == 1 else images * scale
 
     def expect_part(self, rows: slice | None, num: int = 0) -> None:

@@ -13,16 +13,18 @@ from torch.autograd.function import once_differentiable
 from alexnet.errors import RequestError
 
 
-def window_matrix(num_maps: int, size: int, columns: int) -> torch.Tensor:
-    """Which maps stand in whose window: float64 (C, C), 1 where map j is in the window of map i, else 0.
+def window_matrix(
+    num_maps: int, size: int, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+) -> torch.Tensor:
+    """Which maps stand in whose window: (C, C) of `dtype` on `device`, 1 where map j is in that of map i, else 0.
 
     The window of map i holds the maps i - size//2 .. i + (size - 1)//2 of i's own column.
     """
-    maps = torch.arange(num_maps)
+    maps = torch.arange(num_maps, device=device)
     offset = maps[None, :] - maps[:, None]  # (C, C), j - i
     column = maps * columns // num_maps
     near = (offset >= -(size // 2)) & (offset <= (size - 1) // 2)
-    return (near & (column[None, :] == column[:, None])).double()
+    return (near & (column[None, :] == column[:, None])).to(dtype)
 
 
 class _ResponseNorm(torch.autograd.Function):
@@ -119,7 +121,7 @@ def local_response_norm(
     if k <= 0 or alpha < 0:
         raise RequestError(f"k is {k} and alpha is {alpha}; allowed are k above 0 and alpha 0 or more")
     factor = alpha if alpha_per_element else alpha / size
-    window = window_matrix(x.shape[1], size, columns).to(x.device, x.dtype)
+    window = window_matrix(x.shape[1], size, columns, x.device, x.dtype)
     places = x if x.dim() == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
     # Under autocast the products would come back in another dtype than the responses they scale.
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):

@@ -187,8 +187,10 @@ def resident_images(training: Training, say: Callable[[str], None]) -> ResidentI
     settings, split = training.recipe.training, training.data.splits["train"]
     cache = settings.cache
     if cache == "auto":
-        fit = settings.on_unreadable == "stop" and fits(len(training.samples), training.data.side, training.device)
-        cache = "device" if fit else "none"
+        fit = fits(len(training.samples), training.data.side, training.device)
+        cache = "device" if fit and settings.on_unreadable == "stop" else "none"
+        if not fit and training.device.type == "cuda":
+            say("the training images do not fit into half of the GPU's free memory: they are read as they are needed")
     if cache == "none":
         return None
     resident = ResidentImages(split, training.samples, training.device, workers_of(training.recipe))

@@ -14,7 +14,7 @@ from alexnet.data.augment import to_input
 from alexnet.data.loader import Batch
 from alexnet.data.resident import ResidentImages
 from alexnet.training.assembly import Training
-from alexnet.training.journal import rates_now
+from alexnet.training.journal import fail, rates_now
 from alexnet.training.plan import Stretch
 from alexnet.training.step import StepAtOnce, Sums, divisor_of, dropout_seed, loss_and_errors
 from alexnet.training.update import rates_table, update_on_device
@@ -45,8 +45,6 @@ class StepOnDevice:
     def __init__(self, training: Training, resident: ResidentImages | None = None) -> None:
         device = training.device
         self.training = training
-        # The library tries its algorithms once for each shape, and there are few.
-        torch.backends.cudnn.benchmark = True
         self._resident = resident
         self._mean_image = torch.from_numpy(training.data.statistics.mean_image).to(device)
         # What autocast makes of the input of the first layer, unless a scale comes before it.
@@ -104,8 +102,14 @@ class StepOnDevice:
         """Do the step that failed once more, at once, and so come upon the same: the weights have not changed since."""
         stretch, batch = next((stretch, batch) for number, stretch, batch in self._asked if number == step)
         self.training.step = step
-        StepAtOnce(self.training, self._resident).run(stretch, batch)
-        raise AssertionError(f"step {step} was not finite on the device, and is when it is repeated")
+        # The graphs hold the memory of whole steps, which the repetition needs.
+        self._captured.clear()
+        self.training.optimizer.clear_gradients()
+        if self.training.device.type == "cuda":
+            torch.cuda.empty_cache()
+        value = StepAtOnce(self.training, self._resident).derive(stretch, batch)
+        what = f"step {step} was not finite on the device, and is when it is repeated (its loss is {value:.6g})"
+        fail(self.training, batch, what, value)
 
     def _staged(self, batch: Batch) -> Batch:
         """The batch on the device, copied beside what the device computes."""
@@ -132,14 +136,20 @@ class StepOnDevice:
         training = self.training
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        # The library tries its algorithms once for each shape; a graph keeps those it was captured with.
+        with torch.cuda.stream(beside), torch.backends.cudnn.flags(benchmark=True):
             for _ in range(_WARM_UPS):
                 self._derive(batch, divisor)
+            self._update_parameters(torch.zeros_like(self._rates))  # compiled now, and moves nothing
         torch.cuda.current_stream().wait_stream(beside)
         training.optimizer.clear_gradients()
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(training.dropout)
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Loader threads pin memory meanwhile: only this thread's calls are part of the capture.
+        with (
+            torch.backends.cudnn.flags(benchmark=True),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
             self._update(batch, divisor)
         return _Captured(batch, graph, divisor)
 
@@ -171,9 +181,13 @@ class StepOnDevice:
         finite = loss.isfinite() & norms.isfinite().all()
         self._stopped.copy_(torch.where((self._stopped == 0) & ~finite, self._number, self._stopped))
         self._results += torch.stack((loss.double() * len(batch.labels), wrong.double()))
+        self._update_parameters(self._rates)
+
+    @torch.no_grad()
+    def _update_parameters(self, rates: torch.Tensor) -> None:
         for number, (parameter, buffer, decay) in enumerate(self._parameters):
             assert parameter.grad is not None
-            update_on_device(parameter.detach(), buffer, parameter.grad, self._rates[number], decay, self._stopped)
+            update_on_device(parameter.detach(), buffer, parameter.grad, rates[number], decay, self._stopped)
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:

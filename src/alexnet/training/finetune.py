@@ -26,9 +26,9 @@ NEVER = "none"
 def finetune_recipe(trained: Recipe, data: PreparedData, freeze_until: str | None = None) -> Recipe:
     """A recipe for going on with a network on other images.
 
-    The copied layers learn at 0.001, the new last one at ten times that, in batches of up to 128. With a validation
-    split the rate drops when its error has not improved for three epochs, twice, and the third such stall ends the
-    training; without one the rate drops after half of 30 epochs and after three quarters.
+    The copied layers learn at 0.001, the weights of the new last one at ten times that, in batches of up to 128. With
+    a validation split the rate drops when its error has not improved for three epochs, twice, and the third such stall
+    ends the training; without one the rate drops after half of 30 epochs and after three quarters.
 
     Args:
         trained: the recipe of the network to go on with: its variant, width, dropout and the data path are kept.

@@ -98,7 +98,7 @@ def train(
                 raise WorkError(
                     f"memory is too small for batches of {recipe.optimizer.batch_size} ({_first_line(error)}); "
                     f"`{resume_command(run.path)} --training.micro_batch N` goes on with fewer images at a time and "
-                    "the same result; --training.precision bfloat16 needs less too"
+                    "the same result; --training.precision bfloat16 and, on a GPU, --training.cache none need less too"
                 ) from error
             if isinstance(error, UnreadableSample):
                 raise WorkError(

@@ -106,7 +106,7 @@ class VelocitySGD:
         buffers = {
             name: self._sgd.state[parameter]["momentum_buffer"]
             for name, parameter in self.parameters.items()
-            if name in self._last_rates
+            if name in self._last_rates and "momentum_buffer" in self._sgd.state[parameter]
         }
         return dict(self._last_rates), buffers
 

@@ -64,6 +64,20 @@ class StepAtOnce:
 
     def run(self, stretch: Stretch, batch: Batch) -> None:
         """One update; a loss or gradient that is not finite stops before it."""
+        training = self.training
+        value = self.derive(stretch, batch)
+        training.optimizer.step(rates_now(training, training.step))
+        if training.average is not None:
+            training.average.update(training.step)
+        self._sums.loss += value * len(batch.labels)
+        self._sums.num += len(batch.labels)
+
+    def derive(self, stretch: Stretch, batch: Batch) -> float:
+        """The gradients of a step, and its loss, without the update.
+
+        Raises:
+            WorkError: the loss or a gradient is not finite.
+        """
         training, recipe = self.training, self.training.recipe
         training.dropout.manual_seed(dropout_seed(recipe.training.seed, training.step))
         num = len(batch.labels)
@@ -87,11 +101,7 @@ class StepAtOnce:
         training.network.expect_part(None)
         if not training.optimizer.gradients_are_finite():
             fail(training, batch, f"a gradient of step {training.step} is not finite", value)
-        training.optimizer.step(rates_now(training, training.step))
-        if training.average is not None:
-            training.average.update(training.step)
-        self._sums.loss += value * num
-        self._sums.num += num
+        return value
 
     def sums(self) -> Sums:
         """Losses and errors since the last call."""

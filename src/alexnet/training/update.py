@@ -3,9 +3,9 @@
 Paper: section 5. `training/optimizer.py` says how the buffer b = -v / rate stands for the paper's velocity v.
 """
 
-import importlib.util
-
 import torch
+
+from alexnet.model.kernels import why_plain
 
 
 def update_on_device(
@@ -29,7 +29,7 @@ def update_on_device(
     # One run of numbers each: the kernel walks them in the order of memory.
     if gradient.stride() != parameter.stride():
         gradient = torch.empty_like(parameter).copy_(gradient)
-    if parameter.is_cuda and importlib.util.find_spec("triton") is not None:
+    if parameter.is_cuda and why_plain("cuda") is None:
         from alexnet.training.update_kernel import update
 
         update(parameter, buffer, gradient, rates, decay, stopped)

@@ -5,14 +5,12 @@ form of `form.py` computes the same.
 """
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Iterator
 
 import torch
 
-PLAIN_VARIABLE = "ALEXNET_PLAIN"
-"""An environment variable; not empty, it says: torch's own operations only."""
+from alexnet.data.triton_check import PLAIN_VARIABLE, why_no_triton
 
 _switched_off = False
 _reasons: dict[str, str | None] = {}
@@ -36,12 +34,10 @@ def why_plain(device_type: str) -> str | None:
 
 
 def _reason(device_type: str) -> str | None:
+    if device_type == "cuda":
+        return why_no_triton()
     if os.environ.get(PLAIN_VARIABLE):
         return f"the environment variable {PLAIN_VARIABLE} asks for torch's own operations"
-    if device_type == "cuda":
-        if importlib.util.find_spec("triton") is None:
-            return "Triton is not installed (it comes with torch's builds for CUDA on Linux)"
-        return None
     if device_type == "cpu":
         from alexnet.model.kernels import cpu
 

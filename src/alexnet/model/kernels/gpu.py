@@ -18,7 +18,8 @@ from alexnet.model.kernels.form import NormPool
 from alexnet.model.normalisation import window_matrix
 
 _BLOCK = 1024
-_MOST_MAPS = 256
+# A product's factor of 256 x 256 would fill more shared memory than most cards have.
+_MOST_MAPS = 128
 
 
 @triton.jit
@@ -432,7 +433,7 @@ def _tile(x: torch.Tensor, form: NormPool) -> dict[str, Any]:
     # The interpreter does not multiply bfloat16; the factors are rounded to it first, and so the products are the same.
     factors = tl.bfloat16 if x.is_cuda else tl.float32
     few = padded <= 64
-    return {"PADDED": padded, "PLACES": 64 if padded <= 128 else 32, "FACTORS": factors, "num_warps": 4 if few else 8}
+    return {"PADDED": padded, "PLACES": 64, "FACTORS": factors, "num_warps": 4 if few else 8}
 
 
 _bands: dict[tuple[torch.device, int, int, int], torch.Tensor] = {}

@@ -76,8 +76,7 @@ def _(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype)
 
 
 def _blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    shape = (len(x), stride * stride * x.shape[1], rows, columns)
-    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    return _room(x, (len(x), stride * stride * x.shape[1], rows, columns), dtype)
 
 
 @torch.library.custom_op("alexnet::norm_pool", mutates_args=())
@@ -194,11 +193,12 @@ def _outputs(x: torch.Tensor, form: NormPool) -> tuple[torch.Tensor, torch.Tenso
     if not form.pools:
         return _like(x), x.new_empty(0, dtype=torch.uint8)
     shape = (*x.shape[:2], *(pooled_side(side, form.pool, form.stride) for side in x.shape[2:]))
-    last = torch.channels_last
-    return (
-        x.new_empty(shape).contiguous(memory_format=last),
-        x.new_empty(shape, dtype=torch.int16 if form.ties == "every" else torch.uint8).contiguous(memory_format=last),
-    )
+    noted = torch.int16 if form.ties == "every" else torch.uint8
+    return _room(x, shape, x.dtype), _room(x, shape, noted)
+
+
+def _room(x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
 
 
 @_norm_pool.register_fake
