@@ -357,7 +357,7 @@ def _table(words: Arguments) -> None:
 def _predict(words: Arguments) -> None:
     parser = _parser("predict")
     parser.add_argument("run", type=Path, help="a run folder or a weights file")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photographs")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photographs, or folders of them")
     parser.add_argument("--views", type=int, choices=(1, 9, 10), default=10, help="views per image")
     parser.add_argument(
         "--format",
@@ -376,11 +376,11 @@ def _predict(words: Arguments) -> None:
         raise RequestError("--label-order goes with --format ilsvrc")
     if options.json and options.format == "ilsvrc":
         raise RequestError("--json and --format ilsvrc are two forms; choose one")
-    from alexnet.evaluation.photographs import classify_photographs, ilsvrc_lines, read_label_order
+    from alexnet.evaluation.photographs import classify_photographs, ilsvrc_lines, photographs_in, read_label_order
     from alexnet.model.weights import load_trained
 
     trained = load_trained(options.run)
-    answers = classify_photographs(trained, options.images, options.views)
+    answers = classify_photographs(trained, photographs_in(options.images), options.views)
     if options.json:
         print(json.dumps({"trained_on": trained.title, "generated": trained.generated, "predictions": answers}))
         return

@@ -9,7 +9,7 @@ from PIL import Image
 
 from alexnet.data.prepared import ClassInfo
 from alexnet.errors import RequestError
-from alexnet.evaluation.photographs import classify_photographs, ilsvrc_lines, read_label_order
+from alexnet.evaluation.photographs import classify_photographs, ilsvrc_lines, photographs_in, read_label_order
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
 
@@ -58,3 +58,14 @@ def test_an_order_that_cannot_serve_is_refused(trained: Trained, photograph: Pat
         ilsvrc_lines(answers, trained, ["n0", "n0"])
     with pytest.raises(RequestError, match="cannot read"):
         read_label_order(tmp_path / "none.txt")
+
+
+def test_a_folder_stands_for_its_photographs(photograph: Path, tmp_path: Path) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "b" / ".hidden").write_bytes(b"")
+    for name in ("b/z.png", "b/c/a.png"):
+        (tmp_path / name).write_bytes(photograph.read_bytes())
+    assert photographs_in([photograph, tmp_path / "b"]) == [photograph, tmp_path / "b/c/a.png", tmp_path / "b/z.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="has no files"):
+        photographs_in([tmp_path / "empty"])

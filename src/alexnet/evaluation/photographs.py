@@ -53,6 +53,28 @@ def classify_photographs(
     return answers
 
 
+def photographs_in(paths: Sequence[Path]) -> list[Path]:
+    """The files named, and for a folder all files in it and below it, by their paths; hidden ones are left out.
+
+    Raises:
+        RequestError: a folder has no file.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        below = sorted(
+            one
+            for one in path.rglob("*")
+            if one.is_file() and not any(part.startswith(".") for part in one.relative_to(path).parts)
+        )
+        if not below:
+            raise RequestError(f"the folder {path} has no files; name photographs, or folders of them")
+        found += below
+    return found
+
+
 def ilsvrc_lines(
     answers: Sequence[dict[str, Any]], trained: Trained, label_order: Sequence[str] | None = None
 ) -> list[str]:
