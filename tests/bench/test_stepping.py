@@ -27,6 +27,7 @@ def test_the_usual_networks_are_what_they_say() -> None:
     assert sum(one.numel() for one in torchvision_network(1000).parameters()) == 61_100_840  # as torchvision states
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_and_shares_follow_from_it() -> None:
     lines: list[str] = []
     ways = ("alexnet", "torchvision's network")
@@ -42,6 +43,7 @@ def test_a_step_is_measured_and_shares_follow_from_it() -> None:
     assert any("a step in" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_evaluations_are_measured() -> None:
     measured = bench_evaluate(2, 1, 1, "cpu", "float32", lambda _: None)
     assert measured["ways"]["stored images, ten views"] < measured["ways"]["stored images, one view"]

@@ -29,6 +29,7 @@ def test_every_batch_is_one_processs(num_images: int, num: int) -> None:
     assert all(sum(one) == 1 for one in takers)
 
 
+@pytest.mark.slow
 def test_two_processes_count_as_one(tmp_path: Path) -> None:
     # 301 images in batches of 128 are three batches, two for one process and one, cut short, for the other.
     random = np.random.default_rng(1)
