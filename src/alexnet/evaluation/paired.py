@@ -18,7 +18,13 @@ from alexnet.data.joined import open_data
 from alexnet.data.prepared import ClassInfo, PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.metrics import Counts, wilson_interval
-from alexnet.evaluation.predictions import NumViews, load_predictions, predictions_path
+from alexnet.evaluation.predictions import (
+    NumViews,
+    load_predictions,
+    predictions_folder,
+    predictions_path,
+    views_in_words,
+)
 from alexnet.runs.folder import RunFolder
 
 TOP5_CLASSES = 20
@@ -227,12 +233,11 @@ def open_same_images(
     found = []
     for run, checksum in zip(runs, trained_on, strict=True):
         again = _evaluate_command(run, data_folder, split, num_views)
-        folder = run / "predictions" / ("" if checksum == data.checksum else data.checksum[:12])
+        folder = predictions_folder(run, checksum, data.checksum)
         if not predictions_path(folder, split, num_views).is_file():
-            views = f"{num_views} view{'s' * (num_views != 1)}" if num_views != "dense" else "dense views"
             raise RequestError(
-                f"{run} has no saved probabilities of split {split!r} of {data.folder} with {views}; "
-                f"`{again}` makes them"
+                f"{run} has no saved probabilities of split {split!r} of {data.folder} with "
+                f"{views_in_words(num_views)}; `{again}` makes them"
             )
         one = load_predictions(folder, split, num_views, data)
         found.append(one)

@@ -59,6 +59,14 @@ def views_order(num_views: NumViews) -> int:
     return 0 if num_views == "dense" else num_views
 
 
+def predictions_folder(run_folder: Path, trained_on: str, measured_on: str) -> Path:
+    """Where a run keeps probabilities, by the checksums of its own data and of the data they are of.
+
+    What was measured on other data must not take the place of the run's own result.
+    """
+    return run_folder / "predictions" / ("" if trained_on == measured_on else measured_on[:12])
+
+
 def predictions_path(folder: Path, split: str, num_views: NumViews) -> Path:
     """Where `folder`, a run's `predictions/`, keeps those of a split."""
     return folder / f"{split}-{views_name(num_views)}.safetensors"

@@ -11,7 +11,7 @@ from alexnet.data.joined import open_data
 from alexnet.data.prepared import ClassInfo, PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_split
-from alexnet.evaluation.predictions import NumViews, save_predictions, views_name
+from alexnet.evaluation.predictions import NumViews, predictions_folder, save_predictions, views_name
 from alexnet.evaluation.processes import ALONE, Processes
 from alexnet.model.device import choose_device, choose_precision
 from alexnet.model.weights import load_trained
@@ -71,9 +71,9 @@ def evaluate_run(
     result = {"run": str(run_folder), **measured.to_dict()}
     if not processes.leads:
         return result
-    # What was measured on other data must not take the place of the run's own result.
-    own = data.checksum == run.facts()["data"]["checksum"]
-    predictions = run_folder / "predictions" / ("" if own else data.checksum[:12])
+    trained_on = run.facts()["data"]["checksum"]
+    own = data.checksum == trained_on
+    predictions = predictions_folder(run_folder, trained_on, data.checksum)
     predictions.mkdir(parents=True, exist_ok=True)
     save_predictions(predictions, split, num_views, measured.probabilities, data)
     run.save_evaluation(f"{split}-{views_name(num_views)}" + ("" if own else f"-{data.checksum[:12]}"), result)

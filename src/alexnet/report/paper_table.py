@@ -20,14 +20,19 @@ from alexnet.data.prepared import PreparedData
 from alexnet.data.synsets import synset_words
 from alexnet.errors import AlexNetError, RequestError, WorkError
 from alexnet.evaluation.metrics import Counts, count_errors, wilson_interval
-from alexnet.evaluation.predictions import NumViews, Predictions, load_predictions, predictions_path, views_in_words
+from alexnet.evaluation.paired import TOP5_CLASSES
+from alexnet.evaluation.predictions import (
+    NumViews,
+    Predictions,
+    load_predictions,
+    predictions_folder,
+    predictions_path,
+    views_in_words,
+)
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import recipe_differences
 from alexnet.runs.recipes import RECIPES
-
-TOP5_CLASSES = 20
-"""With fewer classes the top-5 error says little and is not given."""
 
 
 @dataclass(frozen=True)
@@ -266,8 +271,7 @@ def _predictions(
     run: RunFolder, data: PreparedData, split: str, num_views: NumViews, named: Sequence[Path]
 ) -> Predictions:
     """What the run saved of the split, in the split's order."""
-    own = data.checksum == _checksum(run)
-    folder = run.path / "predictions" / ("" if own else data.checksum[:12])
+    folder = predictions_folder(run.path, _checksum(run), data.checksum)
     if not predictions_path(folder, split, num_views).is_file():
         words = ["alexnet", "evaluate", str(run.path), "--views", str(num_views)]
         words += ["--data", *map(str, named)] if named else []

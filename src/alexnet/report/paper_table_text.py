@@ -5,9 +5,10 @@ import re
 from dataclasses import asdict
 from typing import Any
 
+from alexnet.evaluation.paired import TOP5_CLASSES
 from alexnet.evaluation.predictions import views_in_words
 from alexnet.report.layout import readable
-from alexnet.report.paper_table import SPARSE, TOP5_CLASSES, Figure, PaperTable, Row, RunBehind
+from alexnet.report.paper_table import SPARSE, Figure, PaperTable, Row, RunBehind
 
 
 def as_json(table: PaperTable) -> dict[str, Any]:
