@@ -3,12 +3,13 @@
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.loader import cut_crops
+from alexnet.data.loader import Batch, cut_crops
 from alexnet.data.prepared import Split
 from alexnet.data.shards import UnreadableSample
 
@@ -70,6 +71,10 @@ class ResidentImages:
                     progress(done, len(samples))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def placed(self, batch: Batch) -> Batch:
+        """The batch with its `samples` counted among the images held."""
+        return replace(batch, samples=self.rows(batch.samples))
 
     def rows(self, samples: torch.Tensor) -> torch.Tensor:
         """Where the images of these samples, int64 (B,), stand; each must be one of those held."""

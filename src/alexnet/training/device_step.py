@@ -6,17 +6,16 @@ the host has asked for in the meantime.
 """
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from alexnet.data.augment import to_input
 from alexnet.data.loader import Batch
 from alexnet.data.resident import ResidentImages
 from alexnet.training.assembly import Training
 from alexnet.training.journal import fail, rates_now
 from alexnet.training.plan import Stretch
-from alexnet.training.step import StepAtOnce, Sums, divisor_of, dropout_seed, loss_and_errors
+from alexnet.training.step import StepAtOnce, Sums, divisor_of, dropout_seed, loss_and_errors, network_input
 from alexnet.training.update import rates_table, update_on_device
 
 # Before a graph is captured: libraries choose their kernels and take their memory.
@@ -68,7 +67,7 @@ class StepOnDevice:
         training = self.training
         self._asked.append((training.step, stretch, batch))
         if self._resident is not None:
-            batch = replace(batch, samples=self._resident.rows(batch.samples))
+            batch = self._resident.placed(batch)
         staged = self._staged(batch)
         self._set_rates()
         self._number.fill_(training.step + 1)
@@ -156,16 +155,7 @@ class StepOnDevice:
     def _derive(self, batch: Batch, divisor: float) -> tuple[torch.Tensor, torch.Tensor]:
         training = self.training
         training.optimizer.clear_gradients()
-        images = to_input(
-            batch,
-            self._mean_image,
-            training.device,
-            mean_at=training.recipe.data.mean,
-            divisor=divisor,
-            resident=None if self._resident is None else self._resident.images,
-            crop=training.recipe.data.crop,
-            dtype=self._input_dtype,
-        )
+        images = network_input(training, batch, self._mean_image, self._resident, divisor, self._input_dtype)
         loss, wrong = loss_and_errors(training, images, batch.labels)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), wrong

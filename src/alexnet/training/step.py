@@ -2,7 +2,7 @@
 
 import math
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -88,7 +88,8 @@ class StepAtOnce:
             rows = slice(first, min(first + size, num))
             part = batch if size >= num else batch.each(operator.itemgetter(rows))
             training.network.expect_part(None if part is batch else rows, num)
-            images = network_input(training, part, self._mean_image, self._resident, divisor_of(training, stretch))
+            placed = part if self._resident is None else self._resident.placed(part)
+            images = network_input(training, placed, self._mean_image, self._resident, divisor_of(training, stretch))
             labels = part.labels.to(training.device)
             loss, wrong = loss_and_errors(training, images, labels)
             # A part's share of the batch's mean.
@@ -126,10 +127,9 @@ def network_input(
     mean_image: torch.Tensor,
     resident: ResidentImages | None,
     divisor: float,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """What the network reads of a batch, (b, 3, S, S); its `samples` are those of the data set, with `resident` too."""
-    if resident is not None:
-        batch = replace(batch, samples=resident.rows(batch.samples))
+    """What the network reads of a batch, (b, 3, S, S); with `resident`, of one that is placed in it."""
     return to_input(
         batch,
         mean_image,
@@ -138,6 +138,7 @@ def network_input(
         divisor=divisor,
         resident=None if resident is None else resident.images,
         crop=training.recipe.data.crop,
+        dtype=dtype,
     )
 
 
