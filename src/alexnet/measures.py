@@ -30,14 +30,14 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(words)
     from alexnet.evaluation.predictions import views_in_words
-    from alexnet.evaluation.processes import started_processes
     from alexnet.evaluation.runs import evaluate_run
+    from alexnet.parallel.processes import started_processes
     from alexnet.progress import counted
     from alexnet.terminal import print_results
 
     views: tuple[NumViews, ...] = (options.views,) if options.views else (1, TEN_VIEWS)
     results: list[dict[str, Any]] = []
-    with started_processes() as processes:
+    with started_processes() as (processes, _):
         for run in options.runs:
             for num_views in views:
                 with counted(f"{run.name}, {views_in_words(num_views)}") as progress:

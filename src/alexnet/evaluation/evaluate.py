@@ -17,10 +17,10 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.calibration import Calibration, calibration
 from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, per_class_counts, wilson_interval
 from alexnet.evaluation.predictions import NumViews
-from alexnet.evaluation.processes import ALONE, Processes
 from alexnet.model.device import Precision, arithmetic
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
+from alexnet.parallel.processes import ALONE, Processes
 
 Progress = Callable[[int, int], None]
 

@@ -12,9 +12,9 @@ from alexnet.data.prepared import ClassInfo, PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_split
 from alexnet.evaluation.predictions import NumViews, predictions_folder, save_predictions, views_name
-from alexnet.evaluation.processes import ALONE, Processes
 from alexnet.model.device import choose_device, choose_precision
 from alexnet.model.weights import load_trained
+from alexnet.parallel.processes import ALONE, Processes
 from alexnet.runs.folder import RunFolder
 
 

@@ -145,8 +145,10 @@ class Dropout(nn.Module):
 
     Attributes:
         generator: where the masks come from; None is torch's global generator.
-        part: rows of a larger batch that the next input holds, and the rows of that batch; None is all. The masks of a
-            batch are drawn with its first part, so they are the same whatever its parts.
+        part: rows of a larger batch that the next input holds, and the rows of that batch; None is all. The mask of a
+            batch is drawn with the first part that is seen of it, so it is the same whatever the parts.
+        units: units of a larger layer that the input holds, and the units of that layer; None is all. The mask is drawn
+            for the whole layer.
     """
 
     def __init__(self, probability: float, inverted: bool = False) -> None:
@@ -157,7 +159,14 @@ class Dropout(nn.Module):
         self.inverted = inverted
         self.generator: torch.Generator | None = None
         self.part: tuple[slice, int] | None = None
+        self.units: tuple[slice, int] | None = None
         self._drawn: torch.Tensor | None = None
+
+    def expect(self, part: tuple[slice, int] | None) -> None:
+        """Set `part`; None also forgets the mask of the batch before."""
+        self.part = part
+        if part is None:
+            self._drawn = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, D)."""
@@ -169,13 +178,14 @@ class Dropout(nn.Module):
         return kept / self.keep if self.inverted else kept
 
     def _mask(self, x: torch.Tensor) -> torch.Tensor:
-        if self.part is None:
-            return torch.empty_like(x).bernoulli_(self.keep, generator=self.generator)
-        rows, num = self.part
-        if rows.start == 0:
-            self._drawn = x.new_empty((num, *x.shape[1:])).bernoulli_(self.keep, generator=self.generator)
-        assert self._drawn is not None
-        return self._drawn[rows]
+        rows, num = self.part or (slice(None), len(x))
+        units, width = self.units or (slice(None), x.shape[1])
+        mask = self._drawn
+        if mask is None:
+            mask = x.new_empty((num, width)).bernoulli_(self.keep, generator=self.generator)
+            if self.part is not None:
+                self._drawn = mask  # for the parts that follow
+        return mask[rows, units]
 
     def extra_repr(self) -> str:
         return f"keep={self.keep}, inverted={self.inverted}"

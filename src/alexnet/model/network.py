@@ -340,16 +340,20 @@ class AlexNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) -> (B, K)."""
+        self.require_images(images)
+        x = self.scale(images)
+        for stage in self.stages:
+            x = self.compute(stage, x)
+        return x
+
+    def require_images(self, images: torch.Tensor) -> None:
+        """Refuse what is not a batch of the images that the network reads."""
         side = self.description.image_px
         if images.dim() != 4 or tuple(images.shape[1:]) != (3, side, side) or not images.is_floating_point():
             raise RequestError(
                 f"variant {self.variant!r} takes floating point (B, 3, {side}, {side}), 0..255 less the mean; "
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
-        x = self.scale(images)
-        for stage in self.stages:
-            x = self.compute(stage, x)
-        return x
 
     def compute(self, stage: Layer | Fused, x: torch.Tensor) -> torch.Tensor:
         """What one of `stages` makes of what the one before it made."""
@@ -394,7 +398,7 @@ class AlexNet(nn.Module):
         """
         for module in self.modules():
             if isinstance(module, Dropout):
-                module.part = None if rows is None else (rows, num)
+                module.expect(None if rows is None else (rows, num))
 
     def seed_dropout(self, generator: torch.Generator) -> None:
         """Draw all dropout masks from `generator` from now on; it must live on the network's device."""

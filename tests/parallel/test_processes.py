@@ -14,7 +14,7 @@ from PIL import Image
 from alexnet.data.prepare import prepare
 from alexnet.data.prepared import PreparedData
 from alexnet.evaluation.predictions import load_predictions
-from alexnet.evaluation.processes import Processes
+from alexnet.parallel.processes import Processes
 from alexnet.runs.recipes import QUICK
 from alexnet.training.loop import train
 

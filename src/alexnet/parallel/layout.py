@@ -1,0 +1,74 @@
+"""How the processes of a training share it: columns of one network, replicas of it, or both.
+
+Nothing of this is part of a recipe: batches, their order, rates and dropout are the same however many processes there
+are, and so are the weights, but for rounding.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alexnet.errors import RequestError
+
+ColumnsIn = Literal["every-layer", "dense"]
+SumsIn = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Columns and replicas, as they were asked for."""
+
+    columns: int = 1
+    """Processes that share one network, each with half of every layer's maps or units: 1 or 2. Paper: section 3.5."""
+    replicas: int = 0
+    """Networks, each of one or two processes, that share each batch; 0 is as many as there are processes for."""
+    columns_in: ColumnsIn = "every-layer"
+    """`every-layer`: as in the paper. `dense`: each of the two has all convolutions and half of the images, and they
+    share the dense layers alone (Krizhevsky 2014, "One weird trick")."""
+    sums_in: SumsIn = "float32"
+    """Arithmetic in which replicas add their gradients up; bfloat16 sends half of the bytes."""
+    stalls_after: float = 30.0
+    """Seconds without a sign of life, or without progress while others wait, after which a process is named."""
+    gives_up_after: float = 600.0
+    """Seconds that a process waits for another one before all stop."""
+
+    def __post_init__(self) -> None:
+        if self.columns not in (1, 2):
+            raise RequestError(f"--columns is {self.columns}; allowed are 1 and 2, as many as the network has")
+        if self.replicas < 0:
+            raise RequestError(
+                f"--replicas is {self.replicas}; allowed is 1 or more (0: as many as there are processes)"
+            )
+        if self.columns_in == "dense" and self.columns == 1:
+            raise RequestError("--columns-in is dense and --columns is 1; it takes --columns 2")
+        for option, value in (("--stalls-after", self.stalls_after), ("--gives-up-after", self.gives_up_after)):
+            if not value > 0:
+                raise RequestError(f"{option} is {value}; allowed is above 0 seconds")
+
+    def replicas_among(self, num_processes: int) -> int:
+        """How many replicas so many processes make.
+
+        Raises:
+            RequestError: these processes cannot be laid out so.
+        """
+        replicas = self.replicas or num_processes // self.columns
+        wanted = max(1, replicas) * self.columns
+        if wanted != num_processes:
+            raise RequestError(
+                f"{self.columns} columns and {max(1, replicas)} replicas take {wanted} processes, and there "
+                f"{'is' if num_processes == 1 else 'are'} {num_processes}; start them with `torchrun --nproc-per-node "
+                f"{wanted} -m alexnet ...`"
+            )
+        return replicas
+
+    def require_batch(self, batch_size: int, replicas: int) -> None:
+        """See that a batch can be shared.
+
+        Raises:
+            RequestError: its images cannot be dealt out equally.
+        """
+        sharers = replicas * (2 if self.columns_in == "dense" else 1)
+        if batch_size % sharers:
+            raise RequestError(
+                f"--optimizer.batch_size is {batch_size} and {sharers} processes share its images; allowed is a "
+                f"multiple of {sharers}, or a number of --replicas that divides the batch"
+            )
