@@ -20,6 +20,7 @@ from alexnet.errors import AlexNetError, RequestError
 
 if TYPE_CHECKING:
     from alexnet.options import TrainOptions
+    from alexnet.parallel.team import Team
 
 Arguments = Sequence[str]
 
@@ -62,7 +63,8 @@ def main(words: Arguments | None = None) -> int:
             restart_with_tuned_allocator()
         command.run(words[1:])
     except AlexNetError as error:
-        print(f"alexnet: error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        print(f"alexnet: {f'rank {rank}: ' if rank else ''}error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("alexnet: interrupted; the same command starts again", file=sys.stderr)
@@ -253,16 +255,19 @@ def _train(words: Arguments) -> None:
         return
     if not asked.data:
         raise RequestError("train needs a prepared data set (DATA); without one it can only --show the network")
+    from alexnet.parallel.team import started_team
     from alexnet.training.loop import train
-
-    if asked.seeds == 1:
-        _finished(train(asked.data, asked.recipe, asked.run, asked.start_from).path)
-        return
     from alexnet.training.seeds import train_seeds
 
-    runs = train_seeds(asked.data, asked.recipe, asked.run, asked.start_from, asked.seeds, _say)
-    names = " ".join(str(run) for run in runs)
-    print(f"{len(runs)} networks; next: alexnet evaluate {names}, then: alexnet ensemble {names}")
+    with started_team(asked.layout, _say) as team:
+        if asked.seeds == 1:
+            run = train(asked.data, asked.recipe, asked.run, asked.start_from, team=team)
+            _finished(run.path, team)
+            return
+        runs = train_seeds(asked.data, asked.recipe, asked.run, asked.start_from, asked.seeds, _say, team)
+        if team.leads:
+            names = " ".join(str(run) for run in runs)
+            print(f"{len(runs)} networks; next: alexnet evaluate {names}, then: alexnet ensemble {names}")
 
 
 def _finetune(words: Arguments) -> None:
@@ -273,9 +278,11 @@ def _finetune(words: Arguments) -> None:
     factors = asked.recipe.optimizer.layer_factors
     frozen = [name for name, factor in factors.items() if factor == 0]
     _say(f"as they were learned stay {', '.join(frozen)}" if frozen else "all layers learn")
+    from alexnet.parallel.team import started_team
     from alexnet.training.loop import train
 
-    _finished(train(asked.data, asked.recipe, asked.run, asked.trained).path)
+    with started_team(asked.layout, _say) as team:
+        _finished(train(asked.data, asked.recipe, asked.run, asked.trained, team=team).path, team)
 
 
 def _show(asked: "TrainOptions") -> None:
@@ -300,10 +307,13 @@ def _resume(words: Arguments) -> None:
 
     command = COMMANDS["resume"]
     asked = resume_options(words, command.summary, command.example)
+    from alexnet.parallel.team import started_team
     from alexnet.runs.folder import RunFolder
     from alexnet.training.loop import train
 
-    _finished(train(RunFolder.open(asked.run).data_folders(), asked.recipe, asked.run, may_change=True).path)
+    with started_team(asked.layout, _say) as team:
+        folders = RunFolder.open(asked.run).data_folders()
+        _finished(train(folders, asked.recipe, asked.run, may_change=True, team=team).path, team)
 
 
 def _runs(words: Arguments) -> None:
@@ -323,9 +333,11 @@ def _runs(words: Arguments) -> None:
         print_runs(runs)
 
 
-def _finished(run: Path) -> None:
+def _finished(run: Path, team: "Team") -> None:
     from alexnet.runs.folder import RunFolder
 
+    if not team.leads:
+        return
     seconds = RunFolder.open(run).facts()["duration_s"]
     print(f"{run}: trained in {seconds:.0f} s; next: alexnet evaluate {run}")
 
@@ -435,7 +447,13 @@ def _bench(words: Arguments) -> None:
 def _doctor(words: Arguments) -> None:
     parser = _parser("doctor")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument(
+        "--distributed", action="store_true", help="under torchrun: how fast its processes reach each other"
+    )
     options = parser.parse_args(words)
+    if options.distributed:
+        _doctor_of_links(options.json)
+        return
     from alexnet.doctor import examine, print_findings
 
     findings = examine()
@@ -444,6 +462,21 @@ def _doctor(words: Arguments) -> None:
     else:
         print_findings(findings)
     if any(finding.state == "broken" for finding in findings):
+        raise SystemExit(1)
+
+
+def _doctor_of_links(as_json: bool) -> None:
+    from alexnet.parallel.link_tables import print_links
+    from alexnet.parallel.links import measure_links
+
+    measured = measure_links(_say)
+    if measured is None:  # the first process prints
+        return
+    if as_json:
+        print(json.dumps(measured))
+    else:
+        print_links(measured)
+    if measured["differences"]:
         raise SystemExit(1)
 
 

@@ -2,12 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import jsonargparse
 
 from alexnet.errors import RequestError
+from alexnet.parallel.layout import ColumnsIn, Layout, SumsIn
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import CHANGEABLE, GROUPS, Recipe, refuse_unread_changes
 from alexnet.runs.recipe_file import read_config
@@ -28,6 +29,7 @@ class TrainOptions:
     json: bool
     seeds: int
     """How many networks, each with a seed of its own, the recipe's and those after it."""
+    layout: Layout
 
 
 def train_options(words: Sequence[str], summary: str, example: str) -> TrainOptions:
@@ -78,6 +80,7 @@ def train_options(words: Sequence[str], summary: str, example: str) -> TrainOpti
         help="train so many networks, into RUN-SEED each; what is done is not done again",
     )
     parser.add_argument("--json", action="store_true", help="with --show: print one JSON object instead of a table")
+    _add_layout(parser)
     _add_settings(parser, base, tuple(GROUPS))
     options = parser.instantiate(parser.parse_args(list(words)))
     if options.json and not options.show:
@@ -87,7 +90,16 @@ def train_options(words: Sequence[str], summary: str, example: str) -> TrainOpti
     run = options.run or Path("runs") / base.name
     if options.seeds < 1:
         raise RequestError(f"--seeds is {options.seeds}; allowed is 1 or more")
-    return TrainOptions(options.data_set, recipe, run, options.start_from, options.show, options.json, options.seeds)
+    return TrainOptions(
+        data=options.data_set,
+        recipe=recipe,
+        run=run,
+        start_from=options.start_from,
+        show=options.show,
+        json=options.json,
+        seeds=options.seeds,
+        layout=_layout(options),
+    )
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,7 @@ class FinetuneOptions:
     data: Path
     recipe: Recipe
     run: Path
+    layout: Layout
 
 
 def finetune_options(words: Sequence[str], summary: str, example: str) -> FinetuneOptions:
@@ -119,7 +132,7 @@ def finetune_options(words: Sequence[str], summary: str, example: str) -> Finetu
     recipe = Recipe(name=base.name, claim=base.claim, **{name: getattr(options, name) for name in GROUPS})
     refuse_unread_changes(base, recipe)
     run = options.run or options.trained.with_name(f"{options.trained.name}-finetuned")
-    return FinetuneOptions(options.trained, options.data_set, recipe, run)
+    return FinetuneOptions(options.trained, options.data_set, recipe, run, _layout(options))
 
 
 def _finetune_parser(base: Recipe, summary: str, example: str) -> jsonargparse.ArgumentParser:
@@ -133,6 +146,7 @@ def _finetune_parser(base: Recipe, summary: str, example: str) -> jsonargparse.A
         help="the last layer that stays as it is, with all before it; `none` freezes none (default: the convolutions "
         "where a class has fewer than 100 images)",
     )
+    _add_layout(parser)
     _add_settings(parser, base, tuple(GROUPS))
     return parser
 
@@ -144,6 +158,7 @@ class ResumeOptions:
     run: Path
     recipe: Recipe
     """The run's own, with all changes."""
+    layout: Layout
 
 
 def resume_options(words: Sequence[str], summary: str, example: str) -> ResumeOptions:
@@ -157,6 +172,7 @@ def resume_options(words: Sequence[str], summary: str, example: str) -> ResumeOp
     base = RunFolder.open(runs[0]).recipe() if runs else Recipe()
     parser = _parser("resume", f"{summary} Of the settings, these may differ from the run's.", example)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of an interrupted training")
+    _add_layout(parser)
     groups = tuple(dict.fromkeys(name.split(".")[0] for name in CHANGEABLE))
     _add_settings(parser, base, groups)
     options = parser.instantiate(parser.parse_args(list(words)))
@@ -164,7 +180,7 @@ def resume_options(words: Sequence[str], summary: str, example: str) -> ResumeOp
         raise RequestError(f"{runs[0]} is a run too; name {options.run} before the settings")
     recipe = replace(base, **{name: getattr(options, name) for name in groups})
     refuse_unread_changes(base, recipe)
-    return ResumeOptions(options.run, recipe)
+    return ResumeOptions(options.run, recipe, _layout(options))
 
 
 def _parser(command: str, description: str, example: str) -> jsonargparse.ArgumentParser:
@@ -172,6 +188,52 @@ def _parser(command: str, description: str, example: str) -> jsonargparse.Argume
     return jsonargparse.ArgumentParser(
         prog=f"alexnet {command}", description=description, epilog=f"example: {example}", allow_abbrev=False
     )
+
+
+def _add_layout(parser: jsonargparse.ArgumentParser) -> None:
+    """Options for a training that `torchrun` starts in several processes; none of them is part of the recipe."""
+    usual = Layout()
+    parser.add_argument(
+        "--columns",
+        type=int,
+        default=usual.columns,
+        help="processes that share one network, each with one of its two columns: 1 (default) or 2; needs torchrun",
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=usual.replicas,
+        help="networks that share each batch (default: as many as there are processes for); needs torchrun",
+    )
+    parser.add_argument(
+        "--columns-in",
+        type=ColumnsIn,
+        default=usual.columns_in,
+        help="every-layer: as in the paper (default); dense: the two processes share the dense layers alone and each "
+        "has the convolutions for half of the images",
+    )
+    parser.add_argument(
+        "--sums-in",
+        type=SumsIn,
+        default=usual.sums_in,
+        help="arithmetic in which replicas add up their gradients: float32 (default), or bfloat16, half of the bytes",
+    )
+    parser.add_argument(
+        "--stalls-after",
+        type=float,
+        default=usual.stalls_after,
+        help=f"seconds after which a process that holds the others up is named (default {usual.stalls_after:g})",
+    )
+    parser.add_argument(
+        "--gives-up-after",
+        type=float,
+        default=usual.gives_up_after,
+        help=f"seconds that processes wait for one of them before all stop (default {usual.gives_up_after:g})",
+    )
+
+
+def _layout(options: jsonargparse.Namespace) -> Layout:
+    return Layout(**{field.name: options[field.name] for field in fields(Layout)})
 
 
 def _add_settings(parser: jsonargparse.ArgumentParser, base: Recipe, groups: Sequence[str]) -> None:

@@ -57,6 +57,11 @@ def num_started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def num_started_here() -> int:
+    """How many of them were started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 @contextmanager
 def started_processes(
     layout: Layout | None = None, report: Callable[[str], None] | None = None
@@ -103,10 +108,10 @@ def _use_own_device() -> None:
 
 def idle_cores_in_words() -> str | None:
     """What to do where the processes of this machine leave most of its cores idle: torchrun gives each one thread."""
-    used = torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    used = torch.get_num_threads() * num_started_here()
     if 2 * used > num_cores():
         return None
     return (
         f"{used} of {num_cores()} cores are used, {torch.get_num_threads()} by each process; "
-        f"OMP_NUM_THREADS={num_cores() // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))} before torchrun uses all"
+        f"OMP_NUM_THREADS={num_cores() // num_started_here()} before torchrun uses all"
     )

@@ -1,6 +1,7 @@
 """The processes of one training, laid out as columns and replicas: a mesh with the axes `data` and `column`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from alexnet.errors import RequestError
 from alexnet.parallel.layout import Layout
 from alexnet.parallel.pair import Pair
-from alexnet.parallel.processes import ALONE, Processes
+from alexnet.parallel.processes import ALONE, Processes, started_processes
 from alexnet.parallel.watch import Watch
 
 T = TypeVar("T")
@@ -119,6 +120,17 @@ def team_of(layout: Layout, processes: Processes, watch: Watch | None) -> Team:
     pair = Pair(mesh.get_group("column"), column) if layout.columns == 2 else None
     replica = Processes(data, replicas, mesh.get_group("data"))
     return Team(layout, processes, replica, column, pair, watch)
+
+
+@contextmanager
+def started_team(layout: Layout, report: Callable[[str], None] | None = None) -> Iterator[Team]:
+    """The processes among which this one was started, laid out; see `started_processes` for how one of them fails.
+
+    Raises:
+        RequestError: there are too many or too few of them for the layout.
+    """
+    with started_processes(layout, report) as (processes, watch):
+        yield team_of(layout, processes, watch)
 
 
 def _mesh(replicas: int, columns: int) -> DeviceMesh:

@@ -168,6 +168,32 @@ class RunFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
 
+class UnwrittenRunFolder(RunFolder):
+    """The run folder of another process of the same training, maybe on another machine: what it is told is not kept."""
+
+    def update_facts(self, **changes: Any) -> None:
+        """Nothing: the first process does it."""
+
+    def change_recipe(self, recipe: Recipe) -> None:
+        """Nothing: the first process does it."""
+
+    def log(self, event: str, **content: Any) -> None:
+        """Nothing: the first process does it."""
+
+    def events(self) -> list[dict[str, Any]]:
+        """None: they are the first process's."""
+        return []
+
+    def drop_events_after(self, step: int) -> None:
+        """Nothing: the first process does it."""
+
+    def save_evaluation(self, name: str, content: Mapping[str, Any]) -> None:
+        """Nothing: the first process does it."""
+
+    def forget_evaluations(self) -> None:
+        """Nothing: the first process does it."""
+
+
 def _event(line: str) -> dict[str, Any] | None:
     try:
         event = json.loads(line)

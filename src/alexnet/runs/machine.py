@@ -3,6 +3,7 @@
 This module imports neither torch nor NumPy: the command reads it before it decides what to load.
 """
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -116,6 +117,15 @@ def source_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return commit + ("+" if changed else "")
+
+
+def source_digest() -> str:
+    """Digest of this package's Python files: the same wherever the same code is installed."""
+    folder = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _git(folder: Path, *words: str) -> str:

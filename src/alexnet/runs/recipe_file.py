@@ -119,6 +119,13 @@ def recipe_differences(first: Recipe, second: Recipe) -> list[str]:
     return lines
 
 
+def flat_settings(recipe: Recipe) -> dict[str, object]:
+    """Every setting by its dotted name, with the recipe's name."""
+    settings = {f"{group}.{one.name}": getattr(recipe, group) for group, kind in GROUPS.items() for one in fields(kind)}
+    values = {name: getattr(group, name.partition(".")[2]) for name, group in settings.items()}
+    return {"recipe": recipe.name, **values}
+
+
 def read_config(path: Path, base: Recipe) -> Recipe:
     """`base` with the settings of a YAML file laid over it; the file looks like a run's recipe.yaml, whole or in part.
 

@@ -18,12 +18,15 @@ from alexnet.model.device import Precision, choose_device, choose_precision
 from alexnet.model.network import AlexNet
 from alexnet.model.transfer import transfer
 from alexnet.model.weights import load_trained
+from alexnet.parallel.processes import num_started_here
+from alexnet.parallel.team import ALONE_TEAM, Team
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.machine import num_cores
 from alexnet.runs.recipe import Recipe
 from alexnet.training.average import WeightAverage
 from alexnet.training.optimizer import VelocitySGD, require_layers
 from alexnet.training.plan import Plan, Stretch
+from alexnet.training.sharing import Forward, own_part, own_tensors
 
 MOST_WORKERS = 8
 """Threads that make batches unless more are asked for: eight cut more crops than any GPU takes, and each holds some."""
@@ -58,6 +61,7 @@ class Training:
     data: PreparedData
     recipe: Recipe
     network: AlexNet
+    """What this process holds of it."""
     optimizer: VelocitySGD
     plan: Plan
     samples: NDArray[np.int64]
@@ -66,6 +70,9 @@ class Training:
     precision: Precision
     dropout: torch.Generator
     average: WeightAverage | None
+    team: Team
+    forward: Forward
+    """The network as the images of a step pass through it."""
     copied: list[str] = field(default_factory=list)
     """Layers whose first weights came from another network."""
     errors: list[float] = field(default_factory=list)
@@ -82,17 +89,21 @@ class Training:
     epoch: Tally = field(default_factory=Tally)
 
 
-def assemble(run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Path | None = None) -> Training:
+def assemble(
+    run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Path | None = None, team: Team = ALONE_TEAM
+) -> Training:
     """Build network, optimizer and plan; the run folder need not exist yet and is not touched.
 
     Args:
         start_from: a run folder or weights file whose layers are the first weights, as far as names agree.
+        team: the processes that share the training; each assembles its own part.
 
     Raises:
         RequestError: the data set cannot serve the recipe (crop, subset, stages), or the variant, a layer that the
-            recipe names or the device is not there.
+            recipe names or the device is not there, or the processes cannot share the network or the batch.
     """
     settings = recipe.training
+    team.layout.require_batch(recipe.optimizer.batch_size, team.replica.num)
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     if recipe.schedule.kind == "plateau" and data.evaluation_split != "val":
@@ -108,23 +119,32 @@ def assemble(run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Pat
     plan = Plan(recipe.schedule, len(samples), recipe.optimizer.batch_size)
     for num_images in {stretch.num_images for stretch in plan.stretches}:
         weights_of(recipe, data, samples[:num_images])  # refused before anything is begun
-    network = AlexNet(
-        data.num_classes,
-        recipe.network.variant,
-        recipe.network.width,
-        dropout=recipe.network.dropout,
-        generator=torch.Generator().manual_seed(settings.seed),
-    )
-    require_fit(recipe, network)
+    whole = first_network(recipe, data.num_classes)
+    require_fit(recipe, whole)
+    network = own_part(whole, team)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dropout = torch.Generator(device)
     network.seed_dropout(dropout)
     optimizer = VelocitySGD(network, recipe.optimizer.momentum, recipe.optimizer.decay, recipe.optimizer.layer_decay)
     average = WeightAverage(network, settings.average) if settings.average else None
-    training = Training(run, data, recipe, network, optimizer, plan, samples, device, precision, dropout, average)
+    forward = Forward(network, team)
+    training = Training(
+        run, data, recipe, network, optimizer, plan, samples, device, precision, dropout, average, team, forward
+    )
     if start_from:
         start_from_layers(training, start_from)
     return training
+
+
+def first_network(recipe: Recipe, num_classes: int) -> AlexNet:
+    """The recipe's network with the first weights that its seed gives."""
+    return AlexNet(
+        num_classes,
+        recipe.network.variant,
+        recipe.network.width,
+        dropout=recipe.network.dropout,
+        generator=torch.Generator().manual_seed(recipe.training.seed),
+    )
 
 
 def start_from_layers(training: Training, path: Path) -> None:
@@ -134,7 +154,9 @@ def start_from_layers(training: Training, path: Path) -> None:
         RequestError: there is no trained network at `path`, or its layers have other shapes.
     """
     layers = training.recipe.network.start_layers
-    training.copied = transfer(load_trained(path).network, training.network, layers)
+    whole = first_network(training.recipe, training.data.num_classes)
+    training.copied = transfer(load_trained(path).network, whole, layers)
+    training.network.load_state_dict(own_tensors(training.network, whole.state_dict()))
     if training.average is not None:
         training.average.restore({name: tensor.detach() for name, tensor in training.network.named_parameters()})
 
@@ -175,7 +197,8 @@ def weights_of(recipe: Recipe, data: PreparedData, samples: NDArray[np.int64]) -
 
 def on_device(training: Training) -> bool:
     """Whether a GPU does the steps on its own, whole batches at a time."""
-    return training.device.type == "cuda" and not training.recipe.training.micro_batch
+    alone = not training.team.together  # a captured graph would hold the exchange with other processes too
+    return training.device.type == "cuda" and not training.recipe.training.micro_batch and alone
 
 
 def resident_images(training: Training, say: Callable[[str], None]) -> ResidentImages | None:
@@ -202,7 +225,7 @@ def resident_images(training: Training, say: Callable[[str], None]) -> ResidentI
 
 def workers_of(recipe: Recipe) -> int:
     """Threads that read images."""
-    return recipe.training.workers or min(num_cores(), MOST_WORKERS)
+    return recipe.training.workers or min(max(1, num_cores() // num_started_here()), MOST_WORKERS)
 
 
 def loader_of(training: Training, stretch: Stretch, cut: bool = True) -> Loader:
@@ -223,6 +246,8 @@ def loader_of(training: Training, stretch: Stretch, cut: bool = True) -> Loader:
         weights=weights_of(training.recipe, training.data, samples),
         first_epoch=stretch.first_epoch,
         workers=workers_of(training.recipe),
+        rank=training.team.replica.rank,
+        num_ranks=training.team.replica.num,
         on_unreadable=training.recipe.training.on_unreadable,
         pin_memory=training.device.type == "cuda",
         cut=cut,

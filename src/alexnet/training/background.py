@@ -15,10 +15,15 @@ class CheckpointWriter:
 
     A disk that is full or gone does not stop the training: the failure is told at the next call of
     `failure`, and the checkpoints before stay.
+
+    Args:
+        run_folder: where they go.
+        writes: False in a process that only gives its part of the state to the one that writes.
     """
 
-    def __init__(self, run_folder: Path) -> None:
+    def __init__(self, run_folder: Path, writes: bool = True) -> None:
         self._run_folder = run_folder
+        self._writes = writes
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="alexnet-checkpoint")
         self._snapshot = Snapshot()
         self._writing: Future[None] | None = None
@@ -52,7 +57,8 @@ class CheckpointWriter:
         """Copy the state and start writing it; only when not `busy`."""
         assert not self.busy
         self._snapshot.fill(network, optimizer, position, average)
-        self._writing = self._thread.submit(write_checkpoint, self._run_folder, self._snapshot)
+        if self._writes:
+            self._writing = self._thread.submit(write_checkpoint, self._run_folder, self._snapshot)
 
     def finish(self) -> None:
         """Wait until the checkpoint that was begun is written or has failed."""

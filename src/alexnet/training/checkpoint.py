@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
+from alexnet.parallel.team import ALONE_TEAM, Team
 from alexnet.storage.atomic import remove_partial, write_json
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.tensors import write_tensors
 from alexnet.training.average import WeightAverage
 from alexnet.training.optimizer import VelocitySGD
+from alexnet.training.sharing import own_tensors, spread, whole_shapes, whole_tensors
 
 FORMAT_VERSION = 3
 KEEP = 2
@@ -57,16 +59,15 @@ class Snapshot:
     def fill(
         self, network: AlexNet, optimizer: VelocitySGD, position: Position, average: WeightAverage | None = None
     ) -> None:
-        """Take the state as it is now."""
+        """Take the state as it is now; where two processes hold the network, both do at once, and take it whole."""
         last_rates, velocities = optimizer.state()
-        tensors = {f"{NETWORK}{name}": tensor for name, tensor in network.state_dict().items()}
-        tensors |= {f"{VELOCITY}{name}": tensor for name, tensor in velocities.items()}
-        if average is not None:
-            tensors |= {f"{AVERAGE}{name}": tensor for name, tensor in average.tensors.items()}
-        for name, tensor in tensors.items():
-            if name not in self.arrays:
-                self.arrays[name] = torch.empty(tensor.shape, dtype=tensor.dtype).numpy()
-            torch.from_numpy(self.arrays[name]).copy_(tensor.detach())
+        kinds = {NETWORK: network.state_dict(), VELOCITY: velocities, AVERAGE: average.tensors if average else {}}
+        for prefix, own in kinds.items():
+            for name, tensor in whole_tensors(network, own).items():
+                key = prefix + name
+                if key not in self.arrays:
+                    self.arrays[key] = torch.empty(tensor.shape, dtype=tensor.dtype).numpy()
+                torch.from_numpy(self.arrays[key]).copy_(tensor.detach())
         self.facts = {
             "format_version": FORMAT_VERSION,
             **asdict(position),
@@ -140,12 +141,38 @@ class Loaded:
 
 
 def load_checkpoint(
-    run_folder: Path, network: AlexNet, optimizer: VelocitySGD, average: WeightAverage | None = None
+    run_folder: Path,
+    network: AlexNet,
+    optimizer: VelocitySGD,
+    average: WeightAverage | None = None,
+    team: Team = ALONE_TEAM,
 ) -> Loaded:
     """Put network, optimizer and average where the newest sound checkpoint left them.
 
     What a killed process left half-written is removed. A checkpoint whose bytes are not those that were
     written is renamed to `broken-...`, and the one before it is tried.
+
+    Args:
+        team: processes that share the training: the first of them reads, all get their part.
+
+    Raises:
+        RequestError: another version of alexnet wrote it, or one in which the variant computed something else.
+        WorkError: it belongs to another network.
+    """
+    loaded, facts, tensors = _read_newest(run_folder, network) if team.leads else (None, None, None)
+    loaded, facts = team.told((loaded, facts))
+    assert loaded is not None and facts is not None
+    if loaded.position is not None:
+        tensors = spread(team, tensors)
+        optimizer.restore(facts["last_rates"], own_tensors(network, _named(tensors, VELOCITY)))
+        network.load_state_dict(own_tensors(network, _named(tensors, NETWORK)))
+        if average is not None:
+            average.restore(own_tensors(network, _named(tensors, AVERAGE)))
+    return loaded
+
+
+def _read_newest(run_folder: Path, network: AlexNet) -> tuple[Loaded, dict[str, Any], dict[str, torch.Tensor]]:
+    """The newest sound checkpoint: what was found on the way, what its manifest says, its tensors.
 
     Raises:
         RequestError: another version of alexnet wrote it, or one in which the variant computed something else.
@@ -170,26 +197,21 @@ def load_checkpoint(
                 if path.exists():
                     path.rename(path.with_name(f"broken-{path.name}"))
             continue
-        _restore(file, facts, network, optimizer, average)
+        with safetensors.safe_open(file, framework="pt") as content:
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        shapes = {name: tuple(tensor.shape) for name, tensor in _named(tensors, NETWORK).items()}
+        expected = whole_shapes(network)
+        if shapes != expected:
+            differing = sorted(name for name in shapes.keys() | expected if shapes.get(name) != expected.get(name))
+            raise WorkError(
+                f"{file} belongs to another network than {network.variant!r}: it has {differing[0]} of shape "
+                f"{shapes.get(differing[0])}, the network {expected.get(differing[0])}"
+            )
         position = Position(
             step=facts["step"], trained_s=facts["trained_s"], error=facts["error"], errors=tuple(facts["errors"])
         )
-        return Loaded(position=position, broken=tuple(broken))
-    return Loaded(position=None, broken=tuple(broken))
-
-
-def _restore(
-    file: Path, facts: dict[str, Any], network: AlexNet, optimizer: VelocitySGD, average: WeightAverage | None
-) -> None:
-    with safetensors.safe_open(file, framework="pt") as content:
-        tensors: dict[str, torch.Tensor] = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    try:
-        network.load_state_dict(_named(tensors, NETWORK))
-    except RuntimeError as error:
-        raise WorkError(f"{file} belongs to another network than {network.variant!r}: {error}") from error
-    optimizer.restore(facts["last_rates"], _named(tensors, VELOCITY))
-    if average is not None:
-        average.restore(_named(tensors, AVERAGE))
+        return Loaded(position=position, broken=tuple(broken)), facts, tensors
+    return Loaded(position=None, broken=tuple(broken)), {}, {}
 
 
 def _named(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from alexnet.data.joined import count_leaks
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError
 from alexnet.model.device import choose_device
+from alexnet.parallel.team import Team
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.machine import machine_facts, source_commit, versions
 from alexnet.runs.recipe import CHANGEABLE, Recipe
@@ -116,11 +117,15 @@ def create_or_continue(
 
 def restore(training: Training, start_from: Path | None, last_writer: str | None) -> None:
     """Take up the run's last sound checkpoint, or its beginning, and cut the log to what is behind these weights."""
-    run = training.run
-    loaded = load_checkpoint(run.path, training.network, training.optimizer, training.average)
+    run, team = training.run, training.team
+    loaded = load_checkpoint(run.path, training.network, training.optimizer, training.average, team)
     position = loaded.position
     if position is not None:
-        if position.step >= training.plan.num_steps and training.plan.num_steps < run.facts().get("num_steps", 0):
+        if (
+            team.leads
+            and position.step >= training.plan.num_steps
+            and training.plan.num_steps < run.facts().get("num_steps", 0)
+        ):
             raise RequestError(
                 f"{run.path} has done {position.step} steps, and the schedule asked for has {training.plan.num_steps}; "
                 "allowed is a longer one"
@@ -145,12 +150,24 @@ def restore(training: Training, start_from: Path | None, last_writer: str | None
         threads=torch.get_num_threads(),
         commit=source_commit(),
         last_writer=last_writer,
+        **layout_facts(team),
     )
+    if not team.leads:
+        return
     for name in loaded.broken:
         run.log("broken_checkpoint", step=training.step, name=name)
         _say(f"checkpoint {name} is damaged and kept as broken-{name}; going on from step {training.step}")
     if last_writer:
         _say(f"{run.path}: {last_writer} ended without letting go; going on from step {training.step}")
+
+
+def layout_facts(team: Team) -> dict[str, Any]:
+    """How many processes share a training, and how."""
+    layout = team.layout
+    facts: dict[str, Any] = {"processes": team.all.num, "columns": layout.columns, "replicas": team.replica.num}
+    if team.together:
+        facts |= {"columns_in": layout.columns_in, "sums_in": layout.sums_in}
+    return facts
 
 
 def _machine(recipe: Recipe) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class StepOnDevice:
         training = self.training
         training.optimizer.clear_gradients()
         images = network_input(training, batch, self._mean_image, self._resident, divisor, self._input_dtype)
-        loss, wrong = loss_and_errors(training, images, batch.labels)
+        loss, wrong = loss_and_errors(training, images, batch.labels, len(batch.labels))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), wrong
 

@@ -14,6 +14,7 @@ from alexnet.training.assembly import Tally, Training
 from alexnet.training.background import CheckpointWriter
 from alexnet.training.progress import TrainingProgress
 from alexnet.training.schedule import Rates, ended, rates_at, stalls
+from alexnet.training.sharing import whole_network, whole_tensors
 
 # A loss this share of ln K and below is no longer that of a network that knows nothing.
 LEFT_CHANCE = 0.95
@@ -63,8 +64,9 @@ def log_window(training: Training, progress: TrainingProgress) -> None:
 
 
 def note_unreadable(training: Training, batch: Batch, progress: TrainingProgress) -> None:
-    """Say and log which images could not be read and were replaced, each once."""
-    new = {sample: reason for sample, reason in batch.unreadable.items() if sample not in training.unreadable}
+    """Say and log which images could not be read and were replaced, each once; all processes call it at once."""
+    found = {sample: reason for one in training.team.all_told(batch.unreadable) for sample, reason in one.items()}
+    new = {sample: reason for sample, reason in found.items() if sample not in training.unreadable}
     for sample, reason in new.items():
         training.unreadable.add(sample)
         num = len(training.unreadable)
@@ -106,11 +108,14 @@ def end_epoch(training: Training, progress: TrainingProgress) -> bool:
             mean_at=settings.data.mean,
             device=training.device,
             precision=training.precision,
+            processes=training.team.replica,
         )
     training.network.train()
-    lowest = measured.top1_error < min(training.errors, default=math.inf)
+    # One error for all: other processors may round otherwise, and the rates may follow from it.
+    top1_error = training.team.told(measured.top1_error)
+    lowest = top1_error < min(training.errors, default=math.inf)
     training.measured_step = training.step
-    _note_stall(training, measured.top1_error, progress)
+    _note_stall(training, top1_error, progress)
     training.run.log(
         "validation",
         epoch=epoch,
@@ -153,15 +158,22 @@ def note_failure(training: Training, writer: CheckpointWriter, progress: Trainin
 def fail(training: Training, batch: Batch, what: str, loss: float) -> NoReturn:
     """Stop before the update; keep the weights that did it, the images and every layer's norms."""
     kept = training.run.path / "weights-at-failure.safetensors"
-    save_trained(kept, _trained(training))
+    trained, team = _trained(training), training.team
+    if team.leads:
+        save_trained(kept, trained)
+    parameters = dict(training.network.named_parameters())
+    gradients = {name: one.grad for name, one in parameters.items() if one.grad is not None}
+    gradients = whole_tensors(training.network, gradients)
+    weights = trained.network.state_dict()
     norms = {
         name: {
-            "weights": _as_json(parameter.detach().norm().item()),
-            "gradient": None if parameter.grad is None else _as_json(parameter.grad.norm().item()),
+            "weights": _as_json(weights[name].norm().item()),
+            "gradient": _as_json(gradients[name].norm().item()) if name in gradients else None,
         }
-        for name, parameter in training.network.named_parameters()
+        for name in parameters
     }
-    training.run.log("not_finite", step=training.step, loss=_as_json(loss), samples=batch.samples.tolist(), norms=norms)
+    samples = list(dict.fromkeys(sample for one in team.all_told(batch.samples.tolist()) for sample in one))
+    training.run.log("not_finite", step=training.step, loss=_as_json(loss), samples=samples, norms=norms)
     raise WorkError(
         f"{what}; the weights that gave it are kept in {kept}, its images and every layer's norms in "
         f"{training.run.path / 'events.jsonl'}. A lower rate usually helps"
@@ -179,15 +191,19 @@ def _weights_to_keep(training: Training) -> AbstractContextManager[None]:
 
 
 def save_weights(training: Training) -> None:
+    """Keep the weights as they are now; all processes call it at once."""
     # Evaluations of an interrupted run's weights are not those of the weights that follow.
     training.run.forget_evaluations()
     with _weights_to_keep(training):
-        save_trained(training.run.weights, _trained(training))
+        trained = _trained(training)
+        if training.team.leads:
+            save_trained(training.run.weights, trained)
 
 
 def _trained(training: Training) -> Trained:
+    """The network with all that goes with it; all processes call it at once."""
     return Trained(
-        network=training.network,
+        network=whole_network(training.network),
         classes=training.data.classes,
         mean_image=torch.from_numpy(training.data.statistics.mean_image),
         crop=training.recipe.data.crop,

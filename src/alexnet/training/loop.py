@@ -1,8 +1,9 @@
 """A prepared data set and a recipe in, a run folder with a trained network out. Paper: section 5."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,24 +13,31 @@ from alexnet.data.joined import open_data
 from alexnet.data.loader import Batch
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.model.device import choose_device, choose_precision
 from alexnet.model.kernels import why_plain
-from alexnet.runs.folder import RunFolder, State, utc_now
+from alexnet.parallel.team import ALONE_TEAM, Team
+from alexnet.runs.folder import RunFolder, State, UnwrittenRunFolder, utc_now
+from alexnet.runs.machine import source_digest
 from alexnet.runs.recipe import Recipe
+from alexnet.runs.recipe_file import flat_settings
 from alexnet.storage.atomic import is_full
 from alexnet.storage.lock import only_writer
 from alexnet.training.assembly import Training, assemble, loader_of, on_device, resident_images
 from alexnet.training.background import CheckpointWriter
 from alexnet.training.checkpoint import Position, has_checkpoint, remove_checkpoints
-from alexnet.training.continuing import create_or_continue, recorded_start, restore, resume_command
+from alexnet.training.continuing import create_or_continue, layout_facts, recorded_start, restore, resume_command
 from alexnet.training.device_step import StepOnDevice
 from alexnet.training.interrupt import stop_on_signal
 from alexnet.training.journal import end_epoch, log_window, note_failure, note_unreadable, save_weights
 from alexnet.training.plan import Stretch
 from alexnet.training.progress import TrainingProgress
 from alexnet.training.schedule import ended
+from alexnet.training.sharing import whole_shapes
 from alexnet.training.step import Step, StepAtOnce
 
 LOG_EVERY_STEPS = 10
+# What a process is at within a step, as it tells the others.
+WAITS, COMPUTES, ENDS_STEP = 0, 1, 2
 
 
 def train(
@@ -39,6 +47,7 @@ def train(
     start_from: Path | None = None,
     *,
     may_change: bool = False,
+    team: Team = ALONE_TEAM,
 ) -> RunFolder:
     """Train the recipe's network on the prepared data set, or go on with an interrupted training.
 
@@ -49,6 +58,8 @@ def train(
         start_from: a run folder or weights file: layers of the same names start from its weights, all but the last
             ones; None is what an unfinished run began with.
         may_change: go on with another recipe than the run's, as far as `CHANGEABLE` allows.
+        team: the processes that share the training, each of which calls this. The first one writes the run folder,
+            which the others need not see; the data set must be on every machine.
 
     Returns:
         The run folder, finished: weights, log and the validation error of the last epoch inside.
@@ -62,20 +73,25 @@ def train(
     """
     folders = [data_folder] if isinstance(data_folder, Path) else list(data_folder)
     data = open_data(folders)
-    run = RunFolder(run_folder)
-    start_from = start_from or recorded_start(run)
+    device = choose_device(recipe.training.device)
+    arithmetic = f"{choose_precision(recipe.training.precision, device)} on {device.type}"
+    facts = {"data set": data.checksum, "code": source_digest(), "arithmetic": arithmetic, **layout_facts(team)}
+    team.require_same(flat_settings(recipe) | facts)
+    run = RunFolder(run_folder) if team.leads else UnwrittenRunFolder(run_folder)
     # With a checkpoint the first weights are history, and the file they came from may be gone.
-    fresh = not has_checkpoint(run.path)
-    training = assemble(run, data, recipe, start_from if fresh else None)
-    changes = create_or_continue(run, recipe, data, folders, start_from, may_change)
-    with only_writer(run.lock_path, str(run.path)) as before:
+    start_from, fresh = team.told((start_from or recorded_start(run), not has_checkpoint(run.path)))
+    training = assemble(run, data, recipe, start_from if fresh else None, team)
+    changes = create_or_continue(run, recipe, data, folders, start_from, may_change) if team.leads else []
+    with only_writer(run.lock_path, str(run.path)) if team.leads else nullcontext() as before:
         try:
             restore(training, start_from, before)
             if changes:
                 run.change_recipe(recipe)
                 run.log("recipe_changed", step=training.step, changes=changes)
-            parameters = sum(parameter.numel() for parameter in training.network.parameters())
-            run.update_facts(state="running", parameters=parameters, num_steps=training.plan.num_steps)
+            parameters = sum(math.prod(shape) for shape in whole_shapes(training.network).values())
+            run.update_facts(
+                state="running", parameters=parameters, num_steps=training.plan.num_steps, **layout_facts(team)
+            )
             if training.copied:
                 run.update_facts(copied_layers=training.copied)
             _run_steps(training)
@@ -85,7 +101,8 @@ def train(
                 duration_s=round(training.trained_s, 1),
                 unreadable_images=len(training.unreadable),
             )
-            remove_checkpoints(run.path, training.errors[-1] if training.errors else None)
+            if team.leads:
+                remove_checkpoints(run.path, training.errors[-1] if training.errors else None)
         except RequestError:
             raise  # nothing was begun
         except WorkError:
@@ -130,12 +147,15 @@ def _first_line(error: BaseException) -> str:
 
 
 def _run_steps(training: Training) -> None:
-    plan = training.plan
+    plan, team = training.plan, training.team
     training.network.train()
     with (
         stop_on_signal() as stop,
-        CheckpointWriter(training.run.path) as writer,
-        TrainingProgress(training.run.path.name, training.step, plan.num_steps, plan.num_epochs) as progress,
+        CheckpointWriter(training.run.path, team.leads) as writer,
+        TrainingProgress(
+            training.run.path.name, training.step, plan.num_steps, plan.num_epochs, team.leads
+        ) as progress,
+        _stalls_told(training, progress),
     ):
         if reason := why_plain(training.device.type):
             progress.say(f"normalising and pooling by torch's own operations, which are slower: {reason}")
@@ -145,13 +165,17 @@ def _run_steps(training: Training) -> None:
         # The stopwatch covers waiting for data and the step; it stands still for validation and checkpoints.
         mark = time.perf_counter()
         for stretch, batch in _batches(training, cut=resident is None):
+            team.enters(training.step, COMPUTES, "its computation")
             step.run(stretch, batch)
             training.step += 1
-            if batch.unreadable:
-                note_unreadable(training, batch, progress)
             logs = training.step % LOG_EVERY_STEPS == 0 or training.step == plan.num_steps
-            stopping = bool(stop)
             due = time.monotonic() - last_checkpoint >= training.recipe.training.checkpoint_every
+            # What one process sees, all do: whether to stop, to save (as the one that writes has time), to name images.
+            stopping, due, unreadable = team.any(
+                bool(stop), team.leads and due and not writer.busy, bool(batch.unreadable)
+            )
+            if unreadable:
+                note_unreadable(training, batch, progress)
             # To ask a GPU is to wait for it: only where something follows from the answer.
             if step.at_once or logs or due or stopping or plan.ends_epoch(training.step):
                 sums = step.sums()
@@ -161,18 +185,20 @@ def _run_steps(training: Training) -> None:
             progress.advance(training.step)
             if logs:
                 log_window(training, progress)
+            team.enters(training.step, ENDS_STEP, "the end of its step, which may measure or save")
             lowest = plan.ends_epoch(training.step) and end_epoch(training, progress)
             if _over(training):
                 break
             if stopping:
-                _stop(training, writer, stop.signal_name)
+                _stop(training, writer, stop.signal_name or "a signal to another process")
             if lowest:
                 writer.finish()  # the best so far is not passed over
-            if (due or lowest) and not writer.busy:
+            if due or lowest:
                 note_failure(training, writer, progress)
                 writer.begin(training.network, training.optimizer, _position(training), training.average)
                 last_checkpoint = time.monotonic()
             mark = time.perf_counter()
+            team.enters(training.step, WAITS, "waiting for its batch")
         writer.finish()
         note_failure(training, writer, progress)
     save_weights(training)
@@ -186,8 +212,10 @@ def _stop(training: Training, writer: CheckpointWriter, signal_name: str | None)
     writer.begin(training.network, training.optimizer, _position(training), training.average)
     writer.finish()
     lost = ""
-    if failure := writer.failure():
-        lost = f"; its state could not be saved ({failure.strerror or failure}), the checkpoint before it is kept"
+    failure = writer.failure()
+    if training.team.any(failure is not None)[0]:
+        reason = "by the first process" if failure is None else failure.strerror or str(failure)
+        lost = f"; its state could not be saved ({reason}), the checkpoint before it is kept"
     else:
         save_weights(training)
     training.run.log("interrupted", step=training.step, by=signal_name)
@@ -195,6 +223,25 @@ def _stop(training: Training, writer: CheckpointWriter, signal_name: str | None)
         f"stopped by {signal_name} after step {training.step} of {training.plan.num_steps}{lost}; "
         f"go on with `{resume_command(training.run.path)}`"
     )
+
+
+@contextmanager
+def _stalls_told(training: Training, progress: TrainingProgress) -> Iterator[None]:
+    """Say and log which process holds the others up, for as long as the block lasts."""
+    watch = training.team.watch
+    if watch is None or not training.team.leads:
+        yield
+        return
+
+    def tell(text: str) -> None:
+        progress.say(text)
+        training.run.log("held_up", step=training.step, by=text)
+
+    watch.on_stall, before = tell, watch.on_stall
+    try:
+        yield
+    finally:
+        watch.on_stall = before
 
 
 def _position(training: Training) -> Position:

@@ -24,6 +24,11 @@ class Stretch:
     """The step, at or before `first_step`, at which epochs began to have this length."""
     steps_per_epoch: int
 
+    def batch_length(self, step: int, batch_size: int) -> int:
+        """Images of the batch of step `step`, one of this stretch: the last one of an epoch holds what is left."""
+        place = (step - self.epoch_step) % self.steps_per_epoch
+        return min(batch_size, self.num_images - place * batch_size)
+
     def epochs_at(self, step: int) -> float:
         """Epochs done after `step` steps, for a step of this stretch or the one after it."""
         return self.first_epoch + (step - self.epoch_step) / self.steps_per_epoch

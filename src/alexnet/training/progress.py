@@ -11,14 +11,22 @@ LINE_INTERVAL_S = 15.0
 
 
 class TrainingProgress:
-    """Shows epoch, loss, training error, images per second and time left. Use it as a context manager."""
+    """Shows epoch, loss, training error, images per second and time left. Use it as a context manager.
 
-    def __init__(self, name: str, first_step: int, num_steps: int, num_epochs: float) -> None:
-        self._console = Console(stderr=True)
+    Args:
+        name: of the run.
+        first_step: steps done before.
+        num_steps: steps in all.
+        num_epochs: epochs in all.
+        shown: False in a process whose steps another one shows.
+    """
+
+    def __init__(self, name: str, first_step: int, num_steps: int, num_epochs: float, shown: bool = True) -> None:
+        self._console = Console(stderr=True, quiet=not shown)
         self._name, self._num_steps, self._num_epochs = name, num_steps, num_epochs
         self._started, self._first_step, self._last_line = time.monotonic(), first_step, 0.0
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alexnet.errors import RequestError
+from alexnet.parallel.team import ALONE_TEAM, Team
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
 from alexnet.training.loop import train
@@ -17,6 +18,7 @@ def train_seeds(
     start_from: Path | None,
     num: int,
     report: Callable[[str], None],
+    team: Team = ALONE_TEAM,
 ) -> list[Path]:
     """Train `num` networks one after the other, with the recipe's seed and those after it, in `run_folder`-SEED each.
 
@@ -24,6 +26,7 @@ def train_seeds(
 
     Args:
         report: is given lines for people.
+        team: the processes that share each training.
 
     Returns:
         The run folders.
@@ -36,11 +39,19 @@ def train_seeds(
         own = replace(recipe, training=replace(recipe.training, seed=seed))
         folder = run_folder.with_name(f"{run_folder.name}-{seed}")
         folders.append(folder)
-        if (folder / "run.json").is_file() and (run := RunFolder.open(folder)).state == "finished":
-            if run.recipe() != own:
-                raise RequestError(f"{folder} holds a finished run of another recipe; name another --run")
-            report(f"{folder}: trained already")
+        if team.told(team.leads and _is_trained(folder, own)):
+            if team.leads:
+                report(f"{folder}: trained already")
             continue
-        report(f"{folder}: seed {seed}")
-        train(data_folder, own, folder, start_from)
+        if team.leads:
+            report(f"{folder}: seed {seed}")
+        train(data_folder, own, folder, start_from, team=team)
     return folders
+
+
+def _is_trained(folder: Path, recipe: Recipe) -> bool:
+    if not (folder / "run.json").is_file() or (run := RunFolder.open(folder)).state != "finished":
+        return False
+    if run.recipe() != recipe:
+        raise RequestError(f"{folder} holds a finished run of another recipe; name another --run")
+    return True

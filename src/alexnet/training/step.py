@@ -2,6 +2,7 @@
 
 import math
 import operator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 
 from alexnet.data.augment import to_input
 from alexnet.data.loader import Batch
+from alexnet.data.order import share_of_rank
 from alexnet.data.resident import ResidentImages
 from alexnet.model.device import arithmetic
 from alexnet.training.assembly import Training
@@ -65,12 +67,10 @@ class StepAtOnce:
     def run(self, stretch: Stretch, batch: Batch) -> None:
         """One update; a loss or gradient that is not finite stops before it."""
         training = self.training
-        value = self.derive(stretch, batch)
+        self.derive(stretch, batch)
         training.optimizer.step(rates_now(training, training.step))
         if training.average is not None:
             training.average.update(training.step)
-        self._sums.loss += value * len(batch.labels)
-        self._sums.num += len(batch.labels)
 
     def derive(self, stretch: Stretch, batch: Batch) -> float:
         """The gradients of a step, and its loss, without the update.
@@ -78,36 +78,58 @@ class StepAtOnce:
         Raises:
             WorkError: the loss or a gradient is not finite.
         """
-        training, recipe = self.training, self.training.recipe
-        training.dropout.manual_seed(dropout_seed(recipe.training.seed, training.step))
-        num = len(batch.labels)
-        size = recipe.training.micro_batch or num
-        value = 0.0
+        training, team = self.training, self.training.team
+        training.dropout.manual_seed(dropout_seed(training.recipe.training.seed, training.step))
+        num = stretch.batch_length(training.step, training.recipe.optimizer.batch_size)  # of all replicas
+        own = share_of_rank(num, team.replica.rank, team.replica.num)
+        value, wrong = 0.0, 0.0
         training.optimizer.clear_gradients()
-        for first in range(0, num, size):
-            rows = slice(first, min(first + size, num))
-            part = batch if size >= num else batch.each(operator.itemgetter(rows))
-            training.network.expect_part(None if part is batch else rows, num)
+        parts = self._parts(own, num)
+        for rows in parts:
+            part = batch if rows == own else batch.each(operator.itemgetter(_shifted(rows, -own.start)))
+            training.network.expect_part(None if rows == slice(0, num) else rows, num)
             placed = part if self._resident is None else self._resident.placed(part)
             images = network_input(training, placed, self._mean_image, self._resident, divisor_of(training, stretch))
-            labels = part.labels.to(training.device)
-            loss, wrong = loss_and_errors(training, images, labels)
-            # A part's share of the batch's mean.
-            loss = loss if part is batch else loss * (len(labels) / num)
-            value += loss.item()
+            with nullcontext() if rows == parts[-1] else training.forward.without_sums():
+                loss, num_wrong = loss_and_errors(training, images, part.labels.to(training.device), num)
+                value += loss.item()
+                if not math.isfinite(value) and not team.together:
+                    fail(training, batch, f"the loss of step {training.step} is {value}", value)
+                loss.backward()  # type: ignore[no-untyped-call]
+            wrong += int(num_wrong)
+        training.network.expect_part(None)
+        finite = training.optimizer.gradients_are_finite()
+        if team.together:
+            # All stop at the same step, or none.
+            value, wrong = team.sums(value, wrong)
+            finite = not team.any(not finite)[0]
             if not math.isfinite(value):
                 fail(training, batch, f"the loss of step {training.step} is {value}", value)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._sums.wrong += int(wrong)
-        training.network.expect_part(None)
-        if not training.optimizer.gradients_are_finite():
+        if not finite:
             fail(training, batch, f"a gradient of step {training.step} is not finite", value)
+        self._sums.loss += value * num
+        self._sums.num += num
+        self._sums.wrong += int(wrong)
         return value
+
+    def _parts(self, own: slice, num: int) -> list[slice]:
+        """The rows of the batch of `num` that pass through the network at a time: `own`, or as many parts as others.
+
+        The last ones may be empty where others have an image more.
+        """
+        most = -(-num // self.training.team.replica.num)
+        size = self.training.recipe.training.micro_batch or most
+        firsts = range(own.start, own.start + most, size)
+        return [slice(min(first, own.stop), min(first + size, own.stop)) for first in firsts]
 
     def sums(self) -> Sums:
         """Losses and errors since the last call."""
         sums, self._sums = self._sums, Sums()
         return sums
+
+
+def _shifted(rows: slice, by: int) -> slice:
+    return slice(rows.start + by, rows.stop + by)
 
 
 def dropout_seed(seed: int, step: int) -> int:
@@ -143,10 +165,14 @@ def network_input(
 
 
 def loss_and_errors(
-    training: Training, images: torch.Tensor, labels: torch.Tensor
+    training: Training, images: torch.Tensor, labels: torch.Tensor, num: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean loss of some images (b, 3, S, S), to be derived, and how many of them are wrong; both on the device."""
+    """Of some images (b, 3, S, S) of a batch of `num`: their share of its mean loss, and how many are wrong.
+
+    Both are on the device; the loss is to be derived.
+    """
     with arithmetic(training.device, training.precision):
-        scores = training.network(images).float()  # (b, K)
-    loss = F.cross_entropy(scores, labels, label_smoothing=training.recipe.training.label_smoothing)
+        scores = training.forward(images).float()  # (b, K)
+    smoothing = training.recipe.training.label_smoothing
+    loss = F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="sum") / num
     return loss, (scores.detach().argmax(1) != labels).sum()
