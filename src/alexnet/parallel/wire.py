@@ -95,13 +95,13 @@ class Wire:
             return time.perf_counter() - start_s
 
         for num_bytes in SIZES:
-            goes = _goes(num_bytes, seconds, limit_s)
-            dist.send(torch.tensor([int(goes)]), receiver)
-            if not goes:
+            going = goes(num_bytes, seconds, limit_s)
+            dist.send(torch.tensor([int(going)]), receiver)
+            if not going:
                 break
             message = self._tensor(num_bytes)
             one_round()  # the first one opens connections
-            rounds = _rounds(num_bytes, one_round(), limit_s)
+            rounds = rounds_within(num_bytes, one_round(), limit_s)
             dist.send(torch.tensor([rounds]), receiver)
             seconds[num_bytes] = statistics.median(one_round() for _ in range(rounds))
         latency_s = seconds.pop(SMALL_BYTES) / 2
@@ -138,11 +138,11 @@ class Wire:
             return time.perf_counter() - start_s
 
         for num_bytes in SIZES:
-            if not self._told(int(_goes(num_bytes, seconds, limit_s))):
+            if not self._told(int(goes(num_bytes, seconds, limit_s))):
                 break
             values = self._tensor(num_bytes)
             one_round()
-            rounds = self._told(_rounds(num_bytes, one_round(), limit_s))
+            rounds = self._told(rounds_within(num_bytes, one_round(), limit_s))
             own = torch.tensor([one_round() for _ in range(rounds)], dtype=torch.float64)
             dist.all_reduce(own, dist.ReduceOp.MAX)
             seconds[num_bytes] = statistics.median(own.tolist())
@@ -155,12 +155,12 @@ class Wire:
         return int(told.item())
 
 
-def _goes(num_bytes: int, seconds: Mapping[int, float], limit_s: float) -> bool:
+def goes(num_bytes: int, seconds: Mapping[int, float], limit_s: float) -> bool:
     """Whether a message of this size is sent: not where the one before it says that it takes too long."""
     last = max(seconds, default=SMALL_BYTES)
     return last == SMALL_BYTES or seconds[last] * num_bytes / last <= limit_s
 
 
-def _rounds(num_bytes: int, round_s: float, limit_s: float) -> int:
+def rounds_within(num_bytes: int, round_s: float, limit_s: float) -> int:
     """How often to repeat what takes so long: as often as the limit allows, at least once."""
     return max(1, min(MOST_ROUNDS.get(num_bytes, ROUNDS), int(limit_s / round_s)))
