@@ -7,7 +7,6 @@ gradients of the layers before are still being derived.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -125,9 +124,7 @@ class Forward:
         return self._over(module, team.replica.group, team.layout.sums_in)
 
     def _over(self, module: nn.Module, group: dist.ProcessGroup | None, sums_in: SumsIn) -> nn.Module:
-        replicated = DistributedDataParallel(
-            module, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        replicated = DistributedDataParallel(module, process_group=group, gradient_as_bucket_view=True)
         sums = _Sums(group, torch.bfloat16 if sums_in == "bfloat16" else None)
         replicated.register_comm_hook(sums, _sum_bucket)
         self._sums.append(sums)
@@ -156,7 +153,7 @@ class _Sums:
     num_bytes: int = 0
 
 
-def _sum_bucket(sums: _Sums, bucket: Any) -> "torch.futures.Future[torch.Tensor]":
+def _sum_bucket(sums: _Sums, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """The sum over the replicas, whose losses are shares of the batch's (torch's own hooks divide by their number).
 
     torch's hook for bfloat16 divides as well, and before that asks gloo for what it does not have.
