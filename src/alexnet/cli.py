@@ -20,6 +20,7 @@ from alexnet.errors import AlexNetError, RequestError
 
 if TYPE_CHECKING:
     from alexnet.options import TrainOptions
+    from alexnet.parallel.layout import Layout
     from alexnet.parallel.team import Team
 
 Arguments = Sequence[str]
@@ -63,8 +64,9 @@ def main(words: Arguments | None = None) -> int:
             restart_with_tuned_allocator()
         command.run(words[1:])
     except AlexNetError as error:
-        rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-        print(f"alexnet: {f'rank {rank}: ' if rank else ''}error: {error}", file=sys.stderr)
+        if not error.said:
+            rank = f"rank {os.environ['RANK']}: " if os.environ.get("RANK") else ""
+            print(f"alexnet: {rank}error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("alexnet: interrupted; the same command starts again", file=sys.stderr)
@@ -255,6 +257,7 @@ def _train(words: Arguments) -> None:
         return
     if not asked.data:
         raise RequestError("train needs a prepared data set (DATA); without one it can only --show the network")
+    _share("train", words, asked.layout)
     from alexnet.parallel.team import started_team
     from alexnet.training.loop import train
     from alexnet.training.seeds import train_seeds
@@ -277,6 +280,7 @@ def _finetune(words: Arguments) -> None:
     asked = finetune_options(words, command.summary, command.example)
     factors = asked.recipe.optimizer.layer_factors
     frozen = [name for name, factor in factors.items() if factor == 0]
+    _share("finetune", words, asked.layout)
     _say(f"as they were learned stay {', '.join(frozen)}" if frozen else "all layers learn")
     from alexnet.parallel.team import started_team
     from alexnet.training.loop import train
@@ -307,6 +311,7 @@ def _resume(words: Arguments) -> None:
 
     command = COMMANDS["resume"]
     asked = resume_options(words, command.summary, command.example)
+    _share("resume", words, asked.layout)
     from alexnet.parallel.team import started_team
     from alexnet.runs.folder import RunFolder
     from alexnet.training.loop import train
@@ -331,6 +336,19 @@ def _runs(words: Arguments) -> None:
         print(json.dumps({"runs": runs}))
     else:
         print_runs(runs)
+
+
+def _share(command: str, words: Arguments, layout: "Layout") -> None:
+    """Where more processes are asked for than this one, which was started alone: start them, wait, and exit."""
+    if layout.num_processes == 1:
+        return
+    from alexnet.parallel.processes import num_started
+
+    if num_started() == 1:
+        from alexnet.parallel.launch import run_in_processes
+
+        _say(f"starting {layout.num_processes} processes on this machine (docs/launching.md: several machines)")
+        raise SystemExit(run_in_processes([command, *words], layout.num_processes))
 
 
 def _finished(run: Path, team: "Team") -> None:

@@ -9,6 +9,8 @@ class AlexNetError(Exception):
     """Base of the errors whose message is written for the person at the keyboard."""
 
     exit_code = 1
+    said = False
+    """Whether another process of the same work has found the same and says it."""
 
 
 class WorkError(AlexNetError, RuntimeError):

@@ -44,19 +44,22 @@ class Layout:
             if not value > 0:
                 raise RequestError(f"{option} is {value}; allowed is above 0 seconds")
 
+    @property
+    def num_processes(self) -> int:
+        """Processes that were asked for."""
+        return self.columns * max(1, self.replicas)
+
     def replicas_among(self, num_processes: int) -> int:
         """How many replicas so many processes make.
 
         Raises:
             RequestError: these processes cannot be laid out so.
         """
-        replicas = self.replicas or num_processes // self.columns
-        wanted = max(1, replicas) * self.columns
-        if wanted != num_processes:
+        replicas = self.replicas or max(1, num_processes // self.columns)
+        if replicas * self.columns != num_processes:
             raise RequestError(
-                f"{self.columns} columns and {max(1, replicas)} replicas take {wanted} processes, and there "
-                f"{'is' if num_processes == 1 else 'are'} {num_processes}; start them with `torchrun --nproc-per-node "
-                f"{wanted} -m alexnet ...`"
+                f"--columns {self.columns} and --replicas {replicas} take {replicas * self.columns} processes, and "
+                f"{num_processes} were started; allowed are as many as they take"
             )
         return replicas
 

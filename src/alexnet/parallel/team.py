@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 
 from alexnet.errors import RequestError
 from alexnet.parallel.layout import Layout
@@ -53,7 +53,7 @@ class Team:
             return list(values)
         # The columns of a replica have the same numbers: one of them counts.
         own = torch.tensor(values if self.column == 0 else [0.0] * len(values), dtype=torch.float64)
-        dist.all_reduce(own)
+        dist.all_reduce(own, group=self.all.group)
         return own.tolist()
 
     def any(self, *flags: bool) -> list[bool]:
@@ -61,7 +61,7 @@ class Team:
         if not self.together:
             return list(flags)
         set_in = torch.tensor([int(flag) for flag in flags], dtype=torch.int32)
-        dist.all_reduce(set_in)
+        dist.all_reduce(set_in, group=self.all.group)
         return [bool(number) for number in set_in.tolist()]
 
     def told(self, value: T) -> T:
@@ -69,7 +69,7 @@ class Team:
         if not self.together:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        dist.broadcast_object_list(values, src=0, group=self.all.group)
         return values[0]
 
     def all_told(self, value: T) -> list[T]:
@@ -77,7 +77,7 @@ class Team:
         if not self.together:
             return [value]
         values: list[Any] = [None] * self.all.num
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.all.group)
         return values
 
     def require_same(self, facts: Mapping[str, object]) -> None:
@@ -115,7 +115,9 @@ def team_of(layout: Layout, processes: Processes, watch: Watch | None) -> Team:
     replicas = layout.replicas_among(processes.num)
     if processes.num == 1:
         return Team(layout=layout)
-    mesh = _mesh(replicas, layout.columns)
+    # The two columns of a network are neighbours: most likely on one machine. The groups serve tensors on GPUs too,
+    # with the backends of the group of all.
+    mesh = init_device_mesh("cpu", (replicas, layout.columns), mesh_dim_names=("data", "column"))
     data, column = mesh.get_local_rank("data"), mesh.get_local_rank("column")
     pair = Pair(mesh.get_group("column"), column) if layout.columns == 2 else None
     replica = Processes(data, replicas, mesh.get_group("data"))
@@ -131,9 +133,3 @@ def started_team(layout: Layout, report: Callable[[str], None] | None = None) ->
     """
     with started_processes(layout, report) as (processes, watch):
         yield team_of(layout, processes, watch)
-
-
-def _mesh(replicas: int, columns: int) -> DeviceMesh:
-    # The two columns of a network are neighbours: most likely on one machine. The groups serve tensors on GPUs too,
-    # with the backends of the group of all.
-    return init_device_mesh("cpu", (replicas, columns), mesh_dim_names=("data", "column"))

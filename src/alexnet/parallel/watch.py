@@ -96,7 +96,18 @@ class Watch:
         text = str(error) or type(error).__name__
         with suppress(Exception):  # the store may have ended with the machine that held it
             self._store.set(f"end/{self.rank}", json.dumps({"who": self.who, "code": code, "text": text}))
+            if isinstance(error, AlexNetError) and self.rank:
+                error.said = self._said_by_first(text)
         return error
+
+    def _said_by_first(self, text: str) -> bool:
+        """Whether the first process ends with the same words, now or in a moment."""
+        deadline = time.monotonic() + BEAT_EVERY_S
+        while not self._store.check(["end/0"]):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return bool(json.loads(self._store.get("end/0"))["text"] == text)
 
     def _found_ended(self) -> AlexNetError | None:
         """The first process found that has ended, or stays silent, with its reason."""

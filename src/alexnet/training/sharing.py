@@ -65,7 +65,7 @@ def spread(team: Team, tensors: Mapping[str, torch.Tensor] | None) -> dict[str, 
     found = {}
     for name, (shape, dtype) in outlines.items():
         tensor = torch.empty(shape, dtype=dtype) if tensors is None else tensors[name].contiguous()
-        dist.broadcast(tensor, src=0)
+        dist.broadcast(tensor, src=0, group=team.all.group)
         found[name] = tensor
     return found
 
@@ -92,7 +92,7 @@ class Forward:
             # Of the convolutions there is one in every process, of a column's units one in every replica.
             self._parts = [
                 network.scale,
-                self._over(_Part(network, network.steps[:first]), None, team.layout.sums_in),
+                self._over(_Part(network, network.steps[:first]), team.all.group, team.layout.sums_in),
                 self._over_replicas(_Part(network, network.steps[first:]), team),
                 network.both_scores,
             ]

@@ -1,0 +1,37 @@
+"""The processes of a training on this machine, started by the command itself through torchrun's own code."""
+
+import os
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
+
+from alexnet.errors import Interrupted
+from alexnet.runs.machine import num_cores
+
+OWN_CODES = (1, 2, 3)
+
+
+def run_in_processes(words: Sequence[str], num: int) -> int:
+    """Run the command in `num` processes on this machine and wait for them.
+
+    The cores are dealt out equally unless OMP_NUM_THREADS says otherwise.
+
+    Args:
+        words: of the command, `train` first.
+
+    Returns:
+        Exit code of the command: that of the first process that failed.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // num)))
+    # After `--` torchrun takes no word for one of its own options, which it would complete.
+    starting = ["--standalone", "--nproc-per-node", str(num), "-m", "--", "alexnet"]
+    try:
+        torchrun([*starting, *words])
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code in OWN_CODES else 1
+    except SignalException:
+        return Interrupted.exit_code
+    return 0
