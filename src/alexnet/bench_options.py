@@ -53,13 +53,23 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
     evaluate.add_argument("--steps", type=int, default=4, help="batches of one measurement (default 4)")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     evaluate.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
-    options = parser.parse_args(list(words))
+    columns = _kind(kinds, "columns", "what processes that share a network send each other, and how fast they train")
+    columns.add_argument("--variant", default="paper", help="of the network (default paper)")
+    columns.add_argument("--width", type=float, default=1.0, help="factor on its maps and units (default 1)")
+    columns.add_argument("--batch-size", type=int, default=32, help="images a step of all processes (default 32)")
+    columns.add_argument("--steps", type=int, default=2, help="steps of one measurement (default 2)")
+    columns.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
+    columns.add_argument("--no-speed", action="store_true", help="count bytes, in two processes, and time nothing")
+    options = parser.parse_args(list(words), argparse.Namespace(words=list(words)))
     measured = _MEASURES[options.what](options, report)
+    if not measured:  # one of several processes, of which the first one prints
+        return
     if options.json:
         print(json.dumps(measured))
         return
-    from alexnet.terminal import (
+    from alexnet.bench_tables import (
         print_checkpoint_bench,
+        print_columns_bench,
         print_data_bench,
         print_evaluate_bench,
         print_prepare_bench,
@@ -72,6 +82,7 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         "checkpoint": print_checkpoint_bench,
         "step": print_step_bench,
         "evaluate": print_evaluate_bench,
+        "columns": print_columns_bench,
     }
     tables[options.what](measured)
 
@@ -142,10 +153,32 @@ def _evaluate(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     return bench_evaluate(options.batch_size, options.steps, options.rounds, options.device, options.precision, report)
 
 
+def _columns(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    from alexnet.bench.columns import bench_columns
+    from alexnet.bench.sharing_ways import ColumnsBench
+    from alexnet.parallel.launch import run_in_processes
+    from alexnet.parallel.processes import num_started
+
+    asked = ColumnsBench(
+        variant=options.variant,
+        width=options.width,
+        batch_size=options.batch_size,
+        precision=options.precision,
+        steps=options.steps,
+        rounds=options.rounds,
+        speed=not options.no_speed,
+    )
+    if num_started() == 1:
+        report(f"starting {asked.num_processes} processes on this machine")
+        raise SystemExit(run_in_processes(["bench", *options.words], asked.num_processes))
+    return bench_columns(asked, report)
+
+
 _MEASURES: Mapping[str, Callable[[argparse.Namespace, Report], dict[str, Any]]] = {
     "prepare": _prepare,
     "data": _data,
     "checkpoint": _checkpoint,
     "step": _step,
     "evaluate": _evaluate,
+    "columns": _columns,
 }

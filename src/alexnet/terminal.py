@@ -22,7 +22,7 @@ BAR_COLUMNS = 30
 
 def print_results(results: list[dict[str, Any]]) -> None:
     """Evaluations, a line each: errors in percent with their intervals."""
-    table = _table("errors in percent, with 95 % intervals", "run split", "images views top-1 top-5")
+    table = new_table("errors in percent, with 95 % intervals", "run split", "images views top-1 top-5")
 
     def percent(result: dict[str, Any], name: str) -> str:
         low, high = result[f"{name}_interval"]
@@ -42,7 +42,7 @@ def print_results(results: list[dict[str, Any]]) -> None:
 
 def print_runs(runs: list[dict[str, Any]]) -> None:
     """Runs as `list_runs` describes them, a line each; then what their recipes changed."""
-    table = _table(
+    table = new_table(
         "runs; errors on the validation images, in percent", "run recipe state", "step of error lowest seconds"
     )
 
@@ -74,7 +74,7 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
 def print_network(described: dict[str, Any]) -> None:
     """A network as `table_as_json` describes it: a line each layer with weights, the sums, the schedule."""
     title = f"recipe {described['recipe']}, variant {described['variant']}, {described['num_classes']} classes"
-    table = _table(title, "layer", "maps side parameters neurons multiply-adds rate biases decay")
+    table = new_table(title, "layer", "maps side parameters neurons multiply-adds rate biases decay")
     for layer in described["layers"]:
         table.add_row(
             layer["layer"],
@@ -92,125 +92,6 @@ def print_network(described: dict[str, Any]) -> None:
     console.print(table)
     for line in described["schedule"]:
         console.print(f"  {line}", highlight=False, markup=False)
-
-
-def print_prepare_bench(measured: Mapping[str, Any]) -> None:
-    """Print what `bench_prepare` found."""
-    console = Console()
-    table = _table("preparing", "way", "images/s ms/image")
-    table.columns[-1].header = "CPU ms/image"
-    for name, one in measured["ways"].items():
-        table.add_row(name, f"{one['images_per_second']:,.0f}", f"{one['cpu_ms_per_image']:.2f}")
-    console.print(table)
-    alone, alone_cpu = measured["prepare_of_alone"], measured["prepare_of_alone_cpu"]
-    console.print(f"prepare / alone: {alone:.2f} (CPU {alone_cpu:.2f})", highlight=False)
-    console.print(f"prepare / pillow: {measured['prepare_of_pillow']:.2f}", highlight=False)
-    console.print(
-        f"{measured['files']:,} files ({measured['photographs']}, {measured['mean_file_bytes'] / 1000:.1f} kB), "
-        f"{measured['workers']} threads, medians of {measured['rounds']} rounds",
-        highlight=False,
-        markup=False,
-    )
-
-
-def print_data_bench(measured: Mapping[str, Any]) -> None:
-    """Print what `bench_data` found."""
-    console = Console()
-    table = _table("loading batches of 128 crops of 224 pixels", "way", "images/s ms/image CPU memory")
-    table.columns[2].header, table.columns[3].header = "CPU ms/image", "CPU share"
-    table.columns[4].header = "adds memory"
-    for name, one in measured["ways"].items():
-        held = one["anonymous_bytes"]
-        table.add_row(
-            name,
-            f"{one['images_per_second']:,.0f}",
-            f"{one['cpu_ms_per_image']:.3f}",
-            f"{100 * one['cpu_share']:.0f} %",
-            "-" if held is None else f"{held / 1e6:,.0f} MB",
-        )
-    console.print(table)
-    for store, parts in measured["parts_us"].items():
-        times = ", ".join(f"{part} {us:,.1f}" for part, us in parts.items())
-        console.print(
-            f"{store} / usual: {measured[f'{store}_of_usual']:.1f}; microseconds an image in one thread: {times}; "
-            f"bottleneck: {measured['bottleneck'][store]}",
-            highlight=False,
-        )
-    console.print(
-        f"{measured['images_per_pass']:,} images a pass ({measured['photographs']}, "
-        f"{measured['mean_file_bytes'] / 1000:.1f} kB), {measured['workers']} threads or processes, handed to "
-        f"{measured['device']}, medians of {measured['rounds']} rounds",
-        highlight=False,
-        markup=False,
-    )
-
-
-def print_checkpoint_bench(measured: Mapping[str, Any]) -> None:
-    """Print what `bench_checkpoint` found."""
-    Console().print(
-        f"{measured['variant']}, batches of {measured['batch_size']} on {measured['device']}: "
-        f"{measured['step_s']:.3f} s a step\n"
-        f"a checkpoint of {measured['checkpoint_bytes'] / 1e6:,.0f} MB: the training stands still for "
-        f"{measured['pause_ms']:.1f} ms, the file is written after {measured['written_after_s']:.2f} s\n"
-        f"the steps beside it take {measured['extra_s']:.2f} s longer in all: "
-        f"{100 * measured['share_at_default']:.3f} % of a training with one every "
-        f"{measured['checkpoint_every_s']:g} s; medians of {measured['rounds']} rounds",
-        highlight=False,
-        markup=False,
-    )
-
-
-def print_step_bench(measured: Mapping[str, Any]) -> None:
-    """Print what `bench_step` or `bench_step_by_allocator` found."""
-    console = Console()
-    for allocator, one in (("", measured),) if "ways" in measured else measured.items():
-        table = _table(
-            f"{one['device']}, batches of {one['batch_size']}, {one['precision']}, kernels {one['kernels']}"
-            + (f", {allocator} allocator" if allocator else ""),
-            "way",
-            "images/s best alexnet_is_times matmul_share",
-        )
-        for name, way in one["ways"].items():
-            ratio = one["ratios"].get(name)
-            table.add_row(
-                name,
-                f"{way['images_per_second']:,.1f}",
-                f"{way['best_images_per_second']:,.1f}",
-                "" if ratio is None else f"{ratio:.2f}",
-                f"{100 * way['share_of_matmul']:.0f} %",
-            )
-        console.print(table)
-        layers = _table("layers alone, milliseconds", "layer", "forward backward")
-        for layer in one["layers"]:
-            backward = "" if layer["backward_ms"] is None else f"{layer['backward_ms']:.2f}"
-            layers.add_row(layer["layer"], f"{layer['forward_ms']:.2f}", backward)
-        console.print(layers)
-        ceilings = one["ceilings"]
-        console.print(
-            f"this machine: {ceilings['matmul_flops'] / 1e12:.2f} TFLOP/s in a large product, "
-            f"{ceilings['copy_bytes'] / 1e9:.1f} GB/s in a large copy; medians of {one['rounds']} rounds",
-            highlight=False,
-        )
-
-
-def print_evaluate_bench(measured: Mapping[str, Any]) -> None:
-    """Print what `bench_evaluate` found."""
-    console = Console()
-    table = _table(
-        f"{measured['device']}, batches of {measured['batch_size']}, {measured['precision']}, "
-        f"kernels {measured['kernels']}",
-        "way",
-        "images/s alexnet_is_times",
-    )
-    for name, rate in measured["ways"].items():
-        ratio = measured["ratios"].get(name)
-        table.add_row(name, f"{rate:,.1f}", "" if ratio is None else f"{ratio:.2f}")
-    console.print(table)
-    console.print(
-        f"ten views take {measured['ten_views_of_ten_passes']:.3f} of the time of ten evaluations of one view; "
-        f"medians of {measured['rounds']} rounds",
-        highlight=False,
-    )
 
 
 def print_inspection(facts: Mapping[str, Any]) -> None:
@@ -238,7 +119,7 @@ def print_inspection(facts: Mapping[str, Any]) -> None:
 
 def _print_counts(console: Console, facts: Mapping[str, Any]) -> None:
     """Splits, and the largest and the smallest classes."""
-    table = _table("splits", "split", "images found refused largest smallest ratio")
+    table = new_table("splits", "split", "images found refused largest smallest ratio")
     for name, split in facts["splits"].items():
         numbers = (split["images"], split["listed"], split["refused"])
         extremes = (split[which]["images"] for which in ("largest", "smallest"))
@@ -248,7 +129,7 @@ def _print_counts(console: Console, facts: Mapping[str, Any]) -> None:
     classes = sorted(facts["classes"], key=lambda one: -int(one["images"]["train"]))
     num_more = max(0, len(classes) - MOST_CLASSES)
     title = f"the {MOST_CLASSES // 2} largest and the {MOST_CLASSES // 2} smallest classes" if num_more else "classes"
-    table = _table(title, "class id", " ".join(facts["splits"]))
+    table = new_table(title, "class id", " ".join(facts["splits"]))
     for column, width in zip(table.columns[:2], (40, 16), strict=True):
         column.no_wrap, column.overflow, column.max_width = True, "ellipsis", width
     for place, one in enumerate(classes):
@@ -266,7 +147,7 @@ def _print_troubles(console: Console, facts: Mapping[str, Any]) -> None:
     """Refused files by reason, and pictures that are stored more than once."""
     refused, twice = facts["refused"], facts["duplicates"]
     if refused["images"]:
-        table = _table("refused files", "files reason", "")
+        table = new_table("refused files", "files reason", "")
         for one in refused["reasons"][:MOST_REASONS]:
             such_as = "such as " if one["images"] > 1 else ""
             table.add_row(f"{one['images']:,}", f"{escape(one['reason'])}; {such_as}{escape(one['examples'][0])}")
@@ -275,7 +156,7 @@ def _print_troubles(console: Console, facts: Mapping[str, Any]) -> None:
         if num_more := max(0, len(refused["reasons"]) - MOST_REASONS):
             _line(console, "", f"... and {num_more:,} more kinds of reason; refused.jsonl names every file")
     if twice["pictures"]:
-        table = _table(f"pictures stored more than once: {twice['pictures']:,}", "what where", "")
+        table = new_table(f"pictures stored more than once: {twice['pictures']:,}", "what where", "")
         for one in twice["groups"][:MOST_DUPLICATES]:
             what = [text for key, text in (("leak", "LEAK"), ("other_label", "two classes")) if one[key]]
             places = [escape(image["path"]) for image in one["images"][:2]]
@@ -288,7 +169,7 @@ def _print_troubles(console: Console, facts: Mapping[str, Any]) -> None:
 
 def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
     """Widths and heights of the originals, and how many have which shorter side."""
-    table = _table("sizes of the originals, pixels", "split measure", "smallest median largest enlarged")
+    table = new_table("sizes of the originals, pixels", "split measure", "smallest median largest enlarged")
     for name, split in sizes["splits"].items():
         for which in ("width", "height"):
             values = (f"{split[which][key]:,}" for key in ("min", "median", "max"))
@@ -298,7 +179,7 @@ def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
     step = -(-len(counts) // MOST_BARS)
     starts = range(0, len(counts), step)
     bars = [sum(counts[start : start + step]) for start in starts]
-    table = _table(f"shorter side; below {side} an image was enlarged", "pixels", "images")
+    table = new_table(f"shorter side; below {side} an image was enlarged", "pixels", "images")
     table.add_column("")
     for start, count in zip(starts, bars, strict=True):
         last = edges[min(start + step, len(counts))] - 1
@@ -309,12 +190,12 @@ def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
 
 def _print_colour(console: Console, colour: Mapping[str, Any]) -> None:
     """Mean and spread of the channels, and the principal components."""
-    table = _table("training pixels, 0 to 255", "channel", "mean deviation")
+    table = new_table("training pixels, 0 to 255", "channel", "mean deviation")
     channels = zip(("red", "green", "blue"), colour["mean"], colour["standard_deviation"], strict=True)
     for name, mean, deviation in channels:
         table.add_row(name, f"{mean:.1f}", f"{deviation:.1f}")
     console.print(table)
-    table = _table("colour components", "from-to", "variance deviation red green blue")
+    table = new_table("colour components", "from-to", "variance deviation red green blue")
     for one in colour["components"]:
         vector = (f"{value:.2f}" for value in one["vector"])
         table.add_row(one["meaning"], f"{one['share']:.1%}", f"{one['standard_deviation']:.1f}", *vector)
@@ -326,7 +207,8 @@ def _line(console: Console, label: str, text: str, style: str = "") -> None:
     console.print(Text.assemble((f"{label}: ", style), text) if label else Text(text))
 
 
-def _table(title: str, texts: str, numbers: str) -> Table:
+def new_table(title: str, texts: str, numbers: str) -> Table:
+    """An empty table with headings, separated by spaces: of texts, then of numbers."""
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in texts.split():
         # Long paths are folded, so that the figures stay whole.
@@ -341,7 +223,7 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
     names = ["top1", "top5"] if result["equal"]["top5_error"] is not None else ["top1"]
     headings = " ".join(name.replace("top", "top-") for name in names)
     where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {views_in_words(result['num_views'])}"
-    table = _table(f"errors in percent, with 95 % intervals; {where}", "run", f"weight {headings}")
+    table = new_table(f"errors in percent, with 95 % intervals; {where}", "run", f"weight {headings}")
     averages = {"equal weights": result["equal"]}
     if result["greedy"] is not None:
         averages["greedy weights"] = result["greedy"]
@@ -382,11 +264,11 @@ def print_comparison(result: Mapping[str, Any]) -> None:
     console = Console()
     _line(console, "first", result["first"])
     _line(console, "second", result["second"])
-    table = _table(f"errors in percent, with 95 % intervals; {where}", "error", "first second difference")
+    table = new_table(f"errors in percent, with 95 % intervals; {where}", "error", "first second difference")
     for name, one in measures.items():
         table.add_row(name, *(_with_interval(one[run]) for run in ("first", "second")), _points(one["difference"]))
     console.print(table)
-    table = _table("images by who is right, and McNemar's test", "error", "both first second neither p-value")
+    table = new_table("images by who is right, and McNemar's test", "error", "both first second neither p-value")
     for name, one in measures.items():
         counts = (f"{one[key]:,}" for key in ("both_right", "only_first", "only_second", "both_wrong"))
         table.add_row(name, *counts, f"{one['p_value']:.3g}")
@@ -394,7 +276,7 @@ def print_comparison(result: Mapping[str, Any]) -> None:
     if result["images"]:
         # A long list is what the page is for.
         title = "the most confident of their disagreements; probabilities in percent"
-        table = _table(f"{result['num_differing']:,} answers differ; {title}", "image right first second", "")
+        table = new_table(f"{result['num_differing']:,} answers differ; {title}", "image right first second", "")
         for one in result["images"][:10]:
             answers = (one["first"], one["second"])
             said = (f"{escape(answer['name'])} {100 * answer['probability']:.1f}" for answer in answers)

@@ -4,8 +4,9 @@ Autograd's order makes the overlap: what is computed between `begin` and `end` i
 gradient of the other's half and the receiving of that of one's own.
 """
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,11 +23,13 @@ class Pair:
 
     Attributes:
         sent: bytes sent to the other so far, by what they were for: (name, "forward" or "backward").
+        waited_s: seconds in which this process has stood still for the other so far (a GPU's are not its process's).
     """
 
     def __init__(self, group: dist.ProcessGroup, place: int) -> None:
         self.place = place
         self.sent: Counter[tuple[str, str]] = Counter()
+        self.waited_s = 0.0
         self._group = group
         self._other = dist.get_global_rank(group, 1 - place)
 
@@ -39,6 +42,13 @@ class Pair:
         exchange = Exchange(self, what)
         exchange.buffer = _Begin.apply(x, exchange, tuple(other_shape))  # type: ignore[no-untyped-call]
         return exchange
+
+    def wait(self, works: "Iterable[_Sending]") -> None:
+        """Until these transfers are over."""
+        start_s = time.perf_counter()
+        for work in works:
+            work.wait()
+        self.waited_s += time.perf_counter() - start_s
 
     def swap(
         self, x: torch.Tensor, other_shape: Sequence[int], what: tuple[str, str]
@@ -92,8 +102,7 @@ class Exchange:
         return result
 
     def wait(self) -> None:
-        for work in self.works:
-            work.wait()
+        self.pair.wait(self.works)
         self.works = ()
 
 
@@ -144,8 +153,7 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, pair: Pair, other_shape: tuple[int, ...], what: str) -> torch.Tensor:
         other, works = pair.swap(x, other_shape, (what, "forward"))
-        for work in works:
-            work.wait()
+        pair.wait(works)
         ctx.own = slice(0, x.shape[1]) if pair.place == 0 else slice(other_shape[1], None)
         return torch.cat([x, other] if pair.place == 0 else [other, x], dim=1)
 

@@ -1,0 +1,184 @@
+"""What `alexnet bench` measured, as tables on a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from alexnet.terminal import new_table
+
+
+def print_prepare_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_prepare` found."""
+    console = Console()
+    table = new_table("preparing", "way", "images/s ms/image")
+    table.columns[-1].header = "CPU ms/image"
+    for name, one in measured["ways"].items():
+        table.add_row(name, f"{one['images_per_second']:,.0f}", f"{one['cpu_ms_per_image']:.2f}")
+    console.print(table)
+    alone, alone_cpu = measured["prepare_of_alone"], measured["prepare_of_alone_cpu"]
+    console.print(f"prepare / alone: {alone:.2f} (CPU {alone_cpu:.2f})", highlight=False)
+    console.print(f"prepare / pillow: {measured['prepare_of_pillow']:.2f}", highlight=False)
+    console.print(
+        f"{measured['files']:,} files ({measured['photographs']}, {measured['mean_file_bytes'] / 1000:.1f} kB), "
+        f"{measured['workers']} threads, medians of {measured['rounds']} rounds",
+        highlight=False,
+        markup=False,
+    )
+
+
+def print_data_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_data` found."""
+    console = Console()
+    table = new_table("loading batches of 128 crops of 224 pixels", "way", "images/s ms/image CPU memory")
+    table.columns[2].header, table.columns[3].header = "CPU ms/image", "CPU share"
+    table.columns[4].header = "adds memory"
+    for name, one in measured["ways"].items():
+        held = one["anonymous_bytes"]
+        table.add_row(
+            name,
+            f"{one['images_per_second']:,.0f}",
+            f"{one['cpu_ms_per_image']:.3f}",
+            f"{100 * one['cpu_share']:.0f} %",
+            "-" if held is None else f"{held / 1e6:,.0f} MB",
+        )
+    console.print(table)
+    for store, parts in measured["parts_us"].items():
+        times = ", ".join(f"{part} {us:,.1f}" for part, us in parts.items())
+        console.print(
+            f"{store} / usual: {measured[f'{store}_of_usual']:.1f}; microseconds an image in one thread: {times}; "
+            f"bottleneck: {measured['bottleneck'][store]}",
+            highlight=False,
+        )
+    console.print(
+        f"{measured['images_per_pass']:,} images a pass ({measured['photographs']}, "
+        f"{measured['mean_file_bytes'] / 1000:.1f} kB), {measured['workers']} threads or processes, handed to "
+        f"{measured['device']}, medians of {measured['rounds']} rounds",
+        highlight=False,
+        markup=False,
+    )
+
+
+def print_checkpoint_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_checkpoint` found."""
+    Console().print(
+        f"{measured['variant']}, batches of {measured['batch_size']} on {measured['device']}: "
+        f"{measured['step_s']:.3f} s a step\n"
+        f"a checkpoint of {measured['checkpoint_bytes'] / 1e6:,.0f} MB: the training stands still for "
+        f"{measured['pause_ms']:.1f} ms, the file is written after {measured['written_after_s']:.2f} s\n"
+        f"the steps beside it take {measured['extra_s']:.2f} s longer in all: "
+        f"{100 * measured['share_at_default']:.3f} % of a training with one every "
+        f"{measured['checkpoint_every_s']:g} s; medians of {measured['rounds']} rounds",
+        highlight=False,
+        markup=False,
+    )
+
+
+def print_step_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_step` or `bench_step_by_allocator` found."""
+    console = Console()
+    for allocator, one in (("", measured),) if "ways" in measured else measured.items():
+        table = new_table(
+            f"{one['device']}, batches of {one['batch_size']}, {one['precision']}, kernels {one['kernels']}"
+            + (f", {allocator} allocator" if allocator else ""),
+            "way",
+            "images/s best alexnet_is_times matmul_share",
+        )
+        for name, way in one["ways"].items():
+            ratio = one["ratios"].get(name)
+            table.add_row(
+                name,
+                f"{way['images_per_second']:,.1f}",
+                f"{way['best_images_per_second']:,.1f}",
+                "" if ratio is None else f"{ratio:.2f}",
+                f"{100 * way['share_of_matmul']:.0f} %",
+            )
+        console.print(table)
+        layers = new_table("layers alone, milliseconds", "layer", "forward backward")
+        for layer in one["layers"]:
+            backward = "" if layer["backward_ms"] is None else f"{layer['backward_ms']:.2f}"
+            layers.add_row(layer["layer"], f"{layer['forward_ms']:.2f}", backward)
+        console.print(layers)
+        ceilings = one["ceilings"]
+        console.print(
+            f"this machine: {ceilings['matmul_flops'] / 1e12:.2f} TFLOP/s in a large product, "
+            f"{ceilings['copy_bytes'] / 1e9:.1f} GB/s in a large copy; medians of {one['rounds']} rounds",
+            highlight=False,
+        )
+
+
+def print_evaluate_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_evaluate` found."""
+    console = Console()
+    table = new_table(
+        f"{measured['device']}, batches of {measured['batch_size']}, {measured['precision']}, "
+        f"kernels {measured['kernels']}",
+        "way",
+        "images/s alexnet_is_times",
+    )
+    for name, rate in measured["ways"].items():
+        ratio = measured["ratios"].get(name)
+        table.add_row(name, f"{rate:,.1f}", "" if ratio is None else f"{ratio:.2f}")
+    console.print(table)
+    console.print(
+        f"ten views take {measured['ten_views_of_ten_passes']:.3f} of the time of ten evaluations of one view; "
+        f"medians of {measured['rounds']} rounds",
+        highlight=False,
+    )
+
+
+def print_columns_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_columns` found."""
+    console = Console()
+    layers, ways = measured["bytes"]["layers"], measured["bytes"]["ways"]
+    print(
+        f"{measured['variant']}, width {measured['width']:g}, batches of {measured['batch_size']}, "
+        f"{measured['precision']}; bytes that each process sends (and receives)"
+    )
+    *in_columns, replicas, replicas_bfloat16 = ways
+    for name in in_columns:
+        title = f"{name}: bytes for an image, by layer; {replicas} beside them"
+        table = new_table(title, "layer", "forward back gradients expected agrees replicas bfloat16")
+        for layer in layers:
+            sent = layer[name]
+            figures = (sent["forward"], sent["backward"], sent["gradients"], sent["expected"])
+            others = (layer[other]["gradients"] for other in (replicas, replicas_bfloat16))
+            table.add_row(
+                layer["layer"],
+                *(f"{figure:,.0f}" for figure in figures),
+                "yes" if sent["agrees"] else "NO",
+                *(f"{figure:,.0f}" for figure in others),
+            )
+        console.print(table)
+    table = new_table("in all", "way", "bytes/image MB/step of_replicas as_replicas_at as_bfloat16_at")
+    for name, way in ways.items():
+        batches = (way.get(key) for key in ("equal_batch", "equal_batch_bfloat16"))
+        table.add_row(
+            name,
+            f"{way['per_image']:,.0f}",
+            f"{way['per_step'] / 1e6:,.2f}",
+            f"{way['of_replicas']:.3f}",
+            *("" if batch is None else f"{batch:,.0f}" for batch in batches),
+        )
+    console.print(table)
+    if measured["speed"] is None:
+        return
+    table = new_table("trained, medians of the slowest process", "way", "processes threads images/s of_one waited")
+    for name, way in measured["speed"].items():
+        waited = way["waited_share"]
+        table.add_row(
+            name,
+            str(way["processes"]),
+            str(way["threads"]),
+            f"{way['images_per_second']:,.1f}",
+            f"{way['of_one_process']:.2f}",
+            "" if waited is None else f"{100 * waited:.0f} %",
+        )
+    console.print(table)
+    console.print(
+        f"{measured['machine']['cores']} cores of {measured['machine']['processor']}; of one: of the rate of one "
+        f"process with all of them; waited: of a process's time, for the other column; {measured['rounds']} rounds of "
+        f"{measured['steps']} steps",
+        highlight=False,
+        markup=False,
+    )

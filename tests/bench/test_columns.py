@@ -1,0 +1,172 @@
+"""What `bench columns` expects follows from the description, and is what real processes send."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet.bench.columns import Took, compared, rates, require_expected
+from alexnet.bench.exchanged import equal_batch, expected_exchange, gradient_bytes, ring_bytes
+from alexnet.bench.sharing_ways import COUNTED, ColumnsBench, expected_bytes
+from alexnet.bench_tables import print_columns_bench
+from alexnet.cli import main
+from alexnet.errors import RequestError, WorkError
+from alexnet.model.description import Placed
+from alexnet.model.network import AlexNet
+
+# Worked out by hand for the full network: maps, places and units of the other column, 4 bytes each.
+CONV3, FC6, FC7, FC8, SCORES = 128 * 13 * 13 * 4, 128 * 6 * 6 * 4, 2048 * 4, 2048 * 4, 500 * 4
+IN_DENSE = 2 * (FC6 + FC7 + FC8) + SCORES
+IN_EVERY_LAYER = 2 * CONV3 + IN_DENSE
+PARAMETERS, OF_CONVOLUTIONS = 60_965_224, 2_334_080
+
+
+def placed(variant: str) -> tuple[Placed, ...]:
+    with torch.device("meta"):
+        return tuple(AlexNet(1000, variant).placed)
+
+
+def test_columns_send_half_of_what_a_layer_reads_there_and_back() -> None:
+    found = expected_exchange(placed("paper"), 1000, "every-layer", 4)
+    assert found["conv3", "forward"] == CONV3 == 86_528
+    both_ways = {"conv3": CONV3, "fc6": FC6, "fc7": FC7, "fc8": FC8}
+    assert found == {
+        ("scores", "forward"): SCORES,
+        **{(layer, kind): num for layer, num in both_ways.items() for kind in ("forward", "backward")},
+    }
+    halved = expected_exchange(placed("paper"), 1000, "every-layer", 2)
+    assert sum(halved.values()) == IN_EVERY_LAYER // 2 == 122_344
+
+
+def test_columns_in_dense_layers_send_rows_first() -> None:
+    found = expected_exchange(placed("paper"), 1000, "dense", 4)
+    # fc6: all 9,216 inputs of every second image.
+    assert found["fc6", "forward"] == 9216 * 4 // 2 and sum(found.values()) == IN_DENSE == 71_632
+
+
+def test_without_communication_columns_meet_in_the_last_layer() -> None:
+    found = expected_exchange(placed("no-communication"), 1000, "every-layer", 4)
+    assert found == {("fc8", "forward"): FC8, ("fc8", "backward"): FC8, ("scores", "forward"): SCORES}
+    # With the convolutions in both processes, each needs all of fc6's inputs once more.
+    dense = expected_exchange(placed("no-communication"), 1000, "dense", 4)
+    assert {layer for layer, _ in dense} == {"fc6", "fc8", "scores"} and dense["fc6", "forward"] == FC6
+
+
+def test_replicas_send_gradients_and_columns_send_as_much_at_one_batch_size() -> None:
+    by_layer = gradient_bytes(placed("paper"))
+    assert by_layer["fc8"] == 4 * (4096 * 1000 + 1000) and sum(by_layer.values()) == 4 * PARAMETERS
+    assert ring_bytes(100, 2) == 100 and ring_bytes(100, 4) == 150
+    assert equal_batch(4 * PARAMETERS, IN_EVERY_LAYER) == pytest.approx(996.62, abs=0.01)
+    dense = equal_batch(4 * PARAMETERS, IN_DENSE, 4 * OF_CONVOLUTIONS)
+    assert dense == pytest.approx(3274.02, abs=0.01)
+    assert dense * IN_DENSE + 4 * OF_CONVOLUTIONS == pytest.approx(4 * PARAMETERS)
+
+
+def test_figures_by_layer_add_up_to_those_of_a_way() -> None:
+    asked = ColumnsBench(speed=False)
+    expected = {name: expected_bytes(asked, layout) for name, layout in COUNTED.items()}
+    found = compared(expected, expected, 32)
+    ways = found["ways"]
+    assert ways["2 columns"]["per_image"] == IN_EVERY_LAYER and ways["2 columns"]["per_step"] == 32 * IN_EVERY_LAYER
+    assert ways["2 columns, dense"]["per_step"] == 32 * IN_DENSE + 4 * OF_CONVOLUTIONS
+    assert ways["2 replicas"]["per_step"] == 4 * PARAMETERS and ways["2 replicas"]["of_replicas"] == 1
+    assert ways["2 replicas, bfloat16"]["per_step"] == 2 * PARAMETERS
+    assert ways["2 columns"]["equal_batch"] == pytest.approx(2 * ways["2 columns"]["equal_batch_bfloat16"])
+    for name, way in ways.items():
+        assert sum(layer[name]["expected"] for layer in found["layers"]) == pytest.approx(way["per_image"])
+        assert all(layer[name]["agrees"] for layer in found["layers"])
+
+
+def test_what_was_not_expected_is_named() -> None:
+    expected = {("fc6", "forward"): 8, ("fc6", "gradients"): 4, ("fc7", "gradients"): 6}
+    right = {("fc6", "forward"): 8, ("", "gradients"): 10}
+    require_expected("2 columns", [right, right], expected)
+    for wrong, said in (
+        ({**right, ("fc6", "forward"): 9}, "rank 1 sent 9 bytes in a step for fc6, forward; expected .* are 8"),
+        ({**right, ("fc7", "backward"): 1}, "rank 1 sent 1 bytes in a step for fc7, backward; expected .* are 0"),
+        ({("fc6", "forward"): 8}, "rank 1 sent 0 bytes in a step for all layers, gradients; expected .* are 10"),
+    ):
+        with pytest.raises(WorkError, match=said):
+            require_expected("2 columns", [right, wrong], expected)
+
+
+def test_a_way_is_as_fast_as_its_slowest_process() -> None:
+    one, two = Took(2.0, 0.0), Took(1.0, 0.0)
+    told = [
+        {"1 process, 1 thread": [one, one], "1 process": [two, two], "2 columns": [Took(0.5, 0.1), Took(1.0, 0.1)]},
+        {"1 process, 1 thread": [], "1 process": [], "2 columns": [Took(1.0, 0.4), Took(0.5, 0.4)]},
+    ]
+    found = rates(told, 8)
+    assert found["2 columns"]["images_per_second"] == 8 and found["2 columns"]["of_one_process"] == 1
+    assert found["2 columns"]["waited_share"] == pytest.approx(1.0 / 3.0)
+    assert found["1 process, 1 thread"]["of_one_process"] == 0.5 and found["1 process"]["waited_share"] is None
+
+
+def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (
+            ["--batch-size", "30"],
+            "--batch-size is 30 and up to 4 processes share its images; allowed is a multiple of 4",
+        ),
+        (["--batch-size", "3", "--no-speed"], "allowed is a multiple of 2"),
+        (["--steps", "0"], "--steps is 0"),
+        (["--variant", "alexnet2"], "alexnet2"),
+        (["--width", "9"], "--network.width is 9"),
+        (["--variant", "one-gpu"], "so it has no two columns"),
+        (["--precision", "float16"], "allowed are auto, float32 and bfloat16"),
+    ):
+        assert main(["bench", "columns", *words]) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(RequestError, match="--rounds 0"):
+        ColumnsBench(rounds=0)
+
+
+def require_counts(measured: dict[str, Any], element_bytes: int) -> None:
+    layers = {row["layer"]: row for row in measured["bytes"]["layers"]}
+    # Half of conv2's 16 maps, of conv5's, of fc6's 256 units and of the scores.
+    assert layers["conv3"]["2 columns"]["forward"] == 8 * 13 * 13 * element_bytes
+    assert layers["fc6"]["2 columns, dense"]["backward"] == 16 * 6 * 6 // 2 * element_bytes
+    assert layers["fc7"]["2 columns"]["forward"] == 128 * element_bytes
+    assert layers["scores"]["2 columns"]["forward"] == 500 * element_bytes
+    assert all(way["agrees"] for row in layers.values() for name, way in row.items() if name != "layer")
+
+
+@pytest.mark.slow
+def test_two_processes_send_half_as_much_in_bfloat16() -> None:
+    measured = run("--no-speed", "--width", "0.0625", "--batch-size", "4", "--precision", "bfloat16", "--json")
+    assert measured["speed"] is None
+    require_counts(measured, 2)
+
+
+@pytest.mark.slow
+def test_four_processes_are_counted_and_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--width", "0.0625", "--batch-size", "4", "--precision", "float32")
+    measured = run(*small, "--steps", "1", "--rounds", "2", "--json")
+    require_counts(measured, 4)
+    speed = measured["speed"]
+    assert list(speed) == [
+        "1 process, 1 thread", "1 process", "2 columns", "2 columns, dense", "2 replicas", "2 replicas, bfloat16",
+        "2 columns x 2 replicas", "4 replicas",
+    ]  # fmt: skip
+    assert speed["1 process"]["of_one_process"] == 1
+    for name, way in speed.items():
+        assert len(way["rounds"]) == 2 and way["images_per_second"] > 0
+        assert (way["waited_share"] is not None) == ("columns" in name)
+        assert way["waited_share"] is None or 0 < way["waited_share"] < 1
+    print_columns_bench(measured)
+    printed = capsys.readouterr().out
+    assert "NO" not in printed and f"{8 * 13 * 13 * 4:,}" in printed and "4 replicas" in printed
+
+
+def run(*words: str) -> dict[str, Any]:
+    """What the command prints, in processes that it starts itself."""
+    environment = {**os.environ, "ALEXNET_ALLOCATOR": "default", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "alexnet", "bench", "columns", *words]
+    made = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert made.returncode == 0, made.stderr
+    found: dict[str, Any] = json.loads(made.stdout)
+    return found
