@@ -108,10 +108,11 @@ def _use_own_device() -> None:
 
 def idle_cores_in_words() -> str | None:
     """What to do where the processes of this machine leave most of its cores idle: torchrun gives each one thread."""
-    used = torch.get_num_threads() * num_started_here()
+    here = num_started_here()
+    used = torch.get_num_threads() * here
     if 2 * used > num_cores():
         return None
     return (
         f"{used} of {num_cores()} cores are used, {torch.get_num_threads()} by each process; "
-        f"OMP_NUM_THREADS={num_cores() // num_started_here()} before torchrun uses all"
+        f"OMP_NUM_THREADS={num_cores() // here} before torchrun uses all"
     )

@@ -15,6 +15,7 @@ from alexnet.data.shards import UnreadableSample
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.model.device import choose_device, choose_precision
 from alexnet.model.kernels import why_plain
+from alexnet.parallel.processes import idle_cores_in_words
 from alexnet.parallel.team import ALONE_TEAM, Team
 from alexnet.runs.folder import RunFolder, State, UnwrittenRunFolder, utc_now
 from alexnet.runs.machine import source_digest
@@ -159,6 +160,8 @@ def _run_steps(training: Training) -> None:
     ):
         if reason := why_plain(training.device.type):
             progress.say(f"normalising and pooling by torch's own operations, which are slower: {reason}")
+        if team.together and (idle := idle_cores_in_words()):
+            progress.say(idle)
         resident = resident_images(training, progress.say)
         step: Step = StepOnDevice(training, resident) if on_device(training) else StepAtOnce(training, resident)
         last_checkpoint = time.monotonic()
