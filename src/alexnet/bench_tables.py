@@ -150,7 +150,7 @@ def print_columns_bench(measured: Mapping[str, Any]) -> None:
                 *(f"{figure:,.0f}" for figure in others),
             )
         console.print(table)
-    table = new_table("in all", "way", "bytes/image MB/step of_replicas as_replicas_at as_bfloat16_at")
+    table = new_table("in all", "way", "bytes/image MB/step of_replicas equal_at bfloat16_at")
     for name, way in ways.items():
         batches = (way.get(key) for key in ("equal_batch", "equal_batch_bfloat16"))
         table.add_row(
@@ -161,6 +161,10 @@ def print_columns_bench(measured: Mapping[str, Any]) -> None:
             *("" if batch is None else f"{batch:,.0f}" for batch in batches),
         )
     console.print(table)
+    console.print(
+        "equal at: size of the batches at which replicas send as much as columns, bfloat16 at: where their sums are in it",
+        highlight=False,
+    )
     if measured["speed"] is None:
         return
     table = new_table("trained, medians of the slowest process", "way", "processes threads images/s of_one waited")
