@@ -264,10 +264,12 @@ def _train(words: Arguments) -> None:
 
     with started_team(asked.layout, _say) as team:
         if asked.seeds == 1:
-            run = train(asked.data, asked.recipe, asked.run, asked.start_from, team=team)
+            run = train(asked.data, asked.recipe, asked.run, asked.start_from, team=team, tensorboard=asked.tensorboard)
             _finished(run.path, team)
             return
-        runs = train_seeds(asked.data, asked.recipe, asked.run, asked.start_from, asked.seeds, _say, team)
+        runs = train_seeds(
+            asked.data, asked.recipe, asked.run, asked.start_from, asked.seeds, _say, team, asked.tensorboard
+        )
         if team.leads:
             names = " ".join(str(run) for run in runs)
             print(f"{len(runs)} networks; next: alexnet evaluate {names}, then: alexnet ensemble {names}")
@@ -286,7 +288,8 @@ def _finetune(words: Arguments) -> None:
     from alexnet.training.loop import train
 
     with started_team(asked.layout, _say) as team:
-        _finished(train(asked.data, asked.recipe, asked.run, asked.trained, team=team).path, team)
+        run = train(asked.data, asked.recipe, asked.run, asked.trained, team=team, tensorboard=asked.tensorboard)
+        _finished(run.path, team)
 
 
 def _show(asked: "TrainOptions") -> None:
@@ -318,7 +321,8 @@ def _resume(words: Arguments) -> None:
 
     with started_team(asked.layout, _say) as team:
         folders = RunFolder.open(asked.run).data_folders()
-        _finished(train(folders, asked.recipe, asked.run, may_change=True, team=team).path, team)
+        run = train(folders, asked.recipe, asked.run, may_change=True, team=team, tensorboard=asked.tensorboard)
+        _finished(run.path, team)
 
 
 def _runs(words: Arguments) -> None:

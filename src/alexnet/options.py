@@ -30,6 +30,8 @@ class TrainOptions:
     seeds: int
     """How many networks, each with a seed of its own, the recipe's and those after it."""
     layout: Layout
+    tensorboard: bool
+    """Whether the log is written for TensorBoard too."""
 
 
 def train_options(words: Sequence[str], summary: str, example: str) -> TrainOptions:
@@ -80,7 +82,7 @@ def train_options(words: Sequence[str], summary: str, example: str) -> TrainOpti
         help="train so many networks, into RUN-SEED each; what is done is not done again",
     )
     parser.add_argument("--json", action="store_true", help="with --show: print one JSON object instead of a table")
-    _add_layout(parser)
+    _add_carrying_out(parser)
     _add_settings(parser, base, tuple(GROUPS))
     options = parser.instantiate(parser.parse_args(list(words)))
     if options.json and not options.show:
@@ -99,6 +101,7 @@ def train_options(words: Sequence[str], summary: str, example: str) -> TrainOpti
         json=options.json,
         seeds=options.seeds,
         layout=_layout(options),
+        tensorboard=options.tensorboard,
     )
 
 
@@ -112,6 +115,7 @@ class FinetuneOptions:
     recipe: Recipe
     run: Path
     layout: Layout
+    tensorboard: bool
 
 
 def finetune_options(words: Sequence[str], summary: str, example: str) -> FinetuneOptions:
@@ -132,7 +136,7 @@ def finetune_options(words: Sequence[str], summary: str, example: str) -> Finetu
     recipe = Recipe(name=base.name, claim=base.claim, **{name: getattr(options, name) for name in GROUPS})
     refuse_unread_changes(base, recipe)
     run = options.run or options.trained.with_name(f"{options.trained.name}-finetuned")
-    return FinetuneOptions(options.trained, options.data_set, recipe, run, _layout(options))
+    return FinetuneOptions(options.trained, options.data_set, recipe, run, _layout(options), options.tensorboard)
 
 
 def _finetune_parser(base: Recipe, summary: str, example: str) -> jsonargparse.ArgumentParser:
@@ -146,7 +150,7 @@ def _finetune_parser(base: Recipe, summary: str, example: str) -> jsonargparse.A
         help="the last layer that stays as it is, with all before it; `none` freezes none (default: the convolutions "
         "where a class has fewer than 100 images)",
     )
-    _add_layout(parser)
+    _add_carrying_out(parser)
     _add_settings(parser, base, tuple(GROUPS))
     return parser
 
@@ -159,6 +163,7 @@ class ResumeOptions:
     recipe: Recipe
     """The run's own, with all changes."""
     layout: Layout
+    tensorboard: bool
 
 
 def resume_options(words: Sequence[str], summary: str, example: str) -> ResumeOptions:
@@ -172,7 +177,7 @@ def resume_options(words: Sequence[str], summary: str, example: str) -> ResumeOp
     base = RunFolder.open(runs[0]).recipe() if runs else Recipe()
     parser = _parser("resume", f"{summary} Of the settings, these may differ from the run's.", example)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of an interrupted training")
-    _add_layout(parser)
+    _add_carrying_out(parser)
     groups = tuple(dict.fromkeys(name.split(".")[0] for name in CHANGEABLE))
     _add_settings(parser, base, groups)
     options = parser.instantiate(parser.parse_args(list(words)))
@@ -180,7 +185,7 @@ def resume_options(words: Sequence[str], summary: str, example: str) -> ResumeOp
         raise RequestError(f"{runs[0]} is a run too; name {options.run} before the settings")
     recipe = replace(base, **{name: getattr(options, name) for name in groups})
     refuse_unread_changes(base, recipe)
-    return ResumeOptions(options.run, recipe, _layout(options))
+    return ResumeOptions(options.run, recipe, _layout(options), options.tensorboard)
 
 
 def _parser(command: str, description: str, example: str) -> jsonargparse.ArgumentParser:
@@ -190,8 +195,13 @@ def _parser(command: str, description: str, example: str) -> jsonargparse.Argume
     )
 
 
-def _add_layout(parser: jsonargparse.ArgumentParser) -> None:
-    """Options for a training that `torchrun` starts in several processes; none of them is part of the recipe."""
+def _add_carrying_out(parser: jsonargparse.ArgumentParser) -> None:
+    """Options of how a training is carried out, by how many processes above all; none of them is part of the recipe."""
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write the log for TensorBoard too, into RUN/tensorboard (needs the extra of that name)",
+    )
     usual = Layout()
     parser.add_argument(
         "--columns",

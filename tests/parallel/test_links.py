@@ -24,7 +24,7 @@ MIB = 2**20
 
 
 def member(rank: int, host: str = "a", device_id: str = "", **other: Any) -> Member:
-    facts = {"pid": 100 + rank, "threads": 1, "device": "cpu", "alexnet": "1", "commit": "c", "torch": "2.13", **other}
+    facts = {"pid": 100 + rank, "threads": 1, "device": "cpu", "alexnet": "1", "code": "c", "torch": "2.13", **other}
     return Member(rank=rank, host=host, device_id=device_id, **facts)
 
 
@@ -68,9 +68,9 @@ def test_nccl_takes_a_gpu_for_each_process() -> None:
 
 def test_what_differs_is_named_with_both_sides() -> None:
     assert differences([member(0), member(1, "b")]) == []
-    found = differences([member(0), member(1, "b", torch="2.11"), member(2, "b", commit="d")])
+    found = differences([member(0), member(1, "b", torch="2.11"), member(2, "b", code="d")])
     assert len(found) == 2
-    assert "rank 2 on b has alexnet from commit d, rank 0 on a has c" in found[0]
+    assert "rank 2 on b has source code d, rank 0 on a has c" in found[0]
     assert "rank 1 on b has torch 2.11, rank 0 on a has 2.13" in found[1]
 
 

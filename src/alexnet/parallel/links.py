@@ -16,7 +16,7 @@ from alexnet.parallel.layout import Layout
 from alexnet.parallel.processes import idle_cores_in_words, num_started, started_processes
 from alexnet.parallel.team import Team
 from alexnet.parallel.wire import SMALL_BYTES, LinkTime, Wire
-from alexnet.runs.machine import source_commit, versions
+from alexnet.runs.machine import source_digest, versions
 
 ALL_LINKS_S = 60.0
 """Aim for how long all pairs of one backend take together."""
@@ -48,7 +48,8 @@ class Member:
     device_id: str
     """The GPU's own number, the same for whoever uses it; empty for cpu."""
     alexnet: str
-    commit: str | None
+    code: str
+    """Digest of this package's source, which a training compares as well."""
     torch: str
 
 
@@ -90,11 +91,11 @@ def why_no_nccl(members: Sequence[Member]) -> str | None:
 def differences(members: Sequence[Member]) -> list[str]:
     """What must be the same in all processes and is not, in words."""
     lead, found = members[0], []
-    for name in ("alexnet", "commit", "torch"):
+    for name in ("alexnet", "code", "torch"):
         expected = getattr(lead, name)
         for member in members[1:]:
             if getattr(member, name) != expected:
-                called = "alexnet from commit" if name == "commit" else name
+                called = "source code" if name == "code" else name
                 found.append(
                     f"rank {member.rank} on {member.host} has {called} {getattr(member, name)}, rank {lead.rank} on "
                     f"{lead.host} has {expected}; a training refuses that: install the same on both"
@@ -189,7 +190,7 @@ def _member(rank: int) -> Member:
         device=device,
         device_id=device_id,
         alexnet=versions()["alexnet"],
-        commit=source_commit(),
+        code=source_digest(),
         torch=torch.__version__,
     )
 

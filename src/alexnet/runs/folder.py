@@ -14,7 +14,7 @@ import datetime
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,8 @@ class RunFolder:
         self.path = path
         self.lost_events = 0
         """Events that a full disk did not take."""
+        self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
+        """Who else is told every event that is logged."""
 
     @staticmethod
     def create(path: Path, recipe: Recipe, facts: Mapping[str, Any]) -> "RunFolder":
@@ -120,7 +122,8 @@ class RunFolder:
 
     def log(self, event: str, **content: Any) -> None:
         """Append one event to events.jsonl; on a full disk it is lost and counted in `lost_events`."""
-        line = json.dumps({"event": event, "time": utc_now(), **content}) + "\n"
+        logged = {"event": event, "time": utc_now(), **content}
+        line = json.dumps(logged) + "\n"
         try:
             with (self.path / "events.jsonl").open("a+b") as file:
                 # What a full disk cut short must not run into the next line.
@@ -131,6 +134,8 @@ class RunFolder:
             if not is_full(error):
                 raise
             self.lost_events += 1
+        for listener in self.listeners:
+            listener(logged)
 
     def events(self) -> list[dict[str, Any]]:
         """All events in order. A line cut short by a crash or a full disk is left out."""

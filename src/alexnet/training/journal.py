@@ -10,6 +10,7 @@ from alexnet.data.loader import Batch
 from alexnet.errors import WorkError
 from alexnet.evaluation.evaluate import evaluate_split
 from alexnet.model.weights import Trained, save_trained
+from alexnet.runs.machine import resident_bytes
 from alexnet.training.assembly import Tally, Training
 from alexnet.training.background import CheckpointWriter
 from alexnet.training.progress import TrainingProgress
@@ -45,6 +46,7 @@ def log_window(training: Training, progress: TrainingProgress) -> None:
         images_per_second=round(images_per_second, 1),
         wait_share=round(training.window.waited_s / window_s, 5),
         elapsed_s=round(training.trained_s, 3),
+        **memory_in_use(training.device),
     )
     progress.update(training.step, epoch, loss, error, images_per_second)
     if not training.left_chance and loss < LEFT_CHANCE * math.log(training.data.num_classes):
@@ -61,6 +63,16 @@ def log_window(training: Training, progress: TrainingProgress) -> None:
         training.told_lost_events = True
         progress.say(f"the disk of {training.run.path} is full: the log loses events; the training goes on")
     training.window = Tally(since_s=training.trained_s)
+
+
+def memory_in_use(device: torch.device) -> dict[str, int]:
+    """Bytes that this process keeps in memory, and on a GPU the most that tensors have taken so far."""
+    found = {}
+    if (resident := resident_bytes()) is not None:
+        found["resident_bytes"] = resident
+    if device.type == "cuda":
+        found["device_bytes"] = torch.cuda.max_memory_allocated(device)
+    return found
 
 
 def note_unreadable(training: Training, batch: Batch, progress: TrainingProgress) -> None:

@@ -25,6 +25,7 @@ from alexnet.storage.atomic import is_full
 from alexnet.storage.lock import only_writer
 from alexnet.training.assembly import Training, assemble, loader_of, on_device, resident_images
 from alexnet.training.background import CheckpointWriter
+from alexnet.training.board import board_folder, require_tensorboard, written_board
 from alexnet.training.checkpoint import Position, has_checkpoint, remove_checkpoints
 from alexnet.training.continuing import create_or_continue, layout_facts, recorded_start, restore, resume_command
 from alexnet.training.device_step import StepOnDevice
@@ -49,6 +50,7 @@ def train(
     *,
     may_change: bool = False,
     team: Team = ALONE_TEAM,
+    tensorboard: bool = False,
 ) -> RunFolder:
     """Train the recipe's network on the prepared data set, or go on with an interrupted training.
 
@@ -61,6 +63,7 @@ def train(
         may_change: go on with another recipe than the run's, as far as `CHANGEABLE` allows.
         team: the processes that share the training, each of which calls this. The first one writes the run folder,
             which the others need not see; the data set must be on every machine.
+        tensorboard: write the log for TensorBoard too, into the run folder; a run that has begun to goes on to.
 
     Returns:
         The run folder, finished: weights, log and the validation error of the last epoch inside.
@@ -74,6 +77,8 @@ def train(
     """
     folders = [data_folder] if isinstance(data_folder, Path) else list(data_folder)
     data = open_data(folders)
+    if tensorboard:
+        require_tensorboard()
     device = choose_device(recipe.training.device)
     arithmetic = f"{choose_precision(recipe.training.precision, device)} on {device.type}"
     facts = {"data set": data.checksum, "code": source_digest(), "arithmetic": arithmetic, **layout_facts(team)}
@@ -95,7 +100,7 @@ def train(
             )
             if training.copied:
                 run.update_facts(copied_layers=training.copied)
-            _run_steps(training)
+            _run_steps(training, tensorboard or board_folder(run.path).is_dir())
             run.update_facts(
                 state="finished",
                 finished=utc_now(),
@@ -147,7 +152,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _run_steps(training: Training) -> None:
+def _run_steps(training: Training, tensorboard: bool) -> None:
     plan, team = training.plan, training.team
     training.network.train()
     with (
@@ -157,6 +162,7 @@ def _run_steps(training: Training) -> None:
             training.run.path.name, training.step, plan.num_steps, plan.num_epochs, team.leads
         ) as progress,
         _stalls_told(training, progress),
+        written_board(training, progress.say) if tensorboard and team.leads else nullcontext(),
     ):
         if reason := why_plain(training.device.type):
             progress.say(f"normalising and pooling by torch's own operations, which are slower: {reason}")

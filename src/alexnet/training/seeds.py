@@ -19,6 +19,7 @@ def train_seeds(
     num: int,
     report: Callable[[str], None],
     team: Team = ALONE_TEAM,
+    tensorboard: bool = False,
 ) -> list[Path]:
     """Train `num` networks one after the other, with the recipe's seed and those after it, in `run_folder`-SEED each.
 
@@ -27,6 +28,7 @@ def train_seeds(
     Args:
         report: is given lines for people.
         team: the processes that share each training.
+        tensorboard: whether the logs are written for TensorBoard too.
 
     Returns:
         The run folders.
@@ -45,7 +47,7 @@ def train_seeds(
             continue
         if team.leads:
             report(f"{folder}: seed {seed}")
-        train(data_folder, own, folder, start_from, team=team)
+        train(data_folder, own, folder, start_from, team=team, tensorboard=tensorboard)
     return folders
 
 
