@@ -17,6 +17,7 @@ RECIPE = (
     *("--recipe", "paper", "--network.width", "0.0625", "--optimizer.batch_size", "8", "--training.device", "cpu"),
     *("--optimizer.rate", "0.003", "--schedule.kind", "steps", "--schedule.drops", "[0.5]"),
     *("--training.precision", "float32", "--training.checkpoint_every", "0"),
+    *("--training.average", "0.5"),
 )
 
 

@@ -68,6 +68,7 @@ layouts = {
     "columns": Layout(columns=2),
     "dense": Layout(columns=2, columns_in="dense"),
     "replicas": Layout(replicas=2),
+    "rounded": Layout(replicas=2, sums_in="bfloat16"),
 }
 with started_processes() as (processes, watch):
     for dtype in (torch.float64, torch.float32):
@@ -102,6 +103,8 @@ def test_twenty_steps_of_two_processes_are_those_of_one(start: Start, tmp_path: 
         assert max(found[f"{layout} torch.float64"]) < 1e-9
         assert found[f"{layout} torch.float32"][0] < 1e-5
         assert found[f"{layout} torch.float32"][1] < 1e-4
+    # bfloat16 keeps 8 bits of what replicas add up.
+    assert 1e-5 < found["rounded torch.float32"][1] < 2e-2
 
 
 def ended(process: "subprocess.Popen[str]", code: int = 0) -> str:
