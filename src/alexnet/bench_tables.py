@@ -162,12 +162,12 @@ def print_columns_bench(measured: Mapping[str, Any]) -> None:
         )
     console.print(table)
     console.print(
-        "equal at: size of the batches at which replicas send as much as columns, bfloat16 at: where their sums are in it",
+        "equal at: the size of batches at which replicas send as much; bfloat16 at: the same, with their sums in it",
         highlight=False,
     )
     if measured["speed"] is None:
         return
-    table = new_table("trained, medians of the slowest process", "way", "processes threads images/s of_one waited")
+    table = new_table("trained, medians of the slowest process", "way", "processes threads images/s best of_one waited")
     for name, way in measured["speed"].items():
         waited = way["waited_share"]
         table.add_row(
@@ -175,6 +175,7 @@ def print_columns_bench(measured: Mapping[str, Any]) -> None:
             str(way["processes"]),
             str(way["threads"]),
             f"{way['images_per_second']:,.1f}",
+            f"{way['best_images_per_second']:,.1f}",
             f"{way['of_one_process']:.2f}",
             "" if waited is None else f"{100 * waited:.0f} %",
         )

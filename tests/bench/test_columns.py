@@ -102,6 +102,7 @@ def test_a_way_is_as_fast_as_its_slowest_process() -> None:
     ]
     found = rates(told, 8)
     assert found["2 columns"]["images_per_second"] == 8 and found["2 columns"]["of_one_process"] == 1
+    assert found["2 columns"]["best_images_per_second"] == 8
     assert found["2 columns"]["waited_share"] == pytest.approx(1.0 / 3.0)
     assert found["1 process, 1 thread"]["of_one_process"] == 0.5 and found["1 process"]["waited_share"] is None
 

@@ -217,6 +217,7 @@ def rates(told: Sequence[Mapping[str, Sequence[Took]]], images: int) -> dict[str
             "processes": layout.num_processes,
             "threads": _threads(name),
             "images_per_second": statistics.median(per_second),
+            "best_images_per_second": max(per_second),
             "of_one_process": median_ratio(walls[ONE], wall_s),
             "waited_share": waited if layout.columns == 2 else None,
             "rounds": per_second,
