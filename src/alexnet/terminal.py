@@ -66,7 +66,9 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
     console = Console()
     console.print(table)
     for run in runs:
-        said = run.get("unreadable") or "; ".join(run["changes"])
+        processes = run.get("processes", 1)
+        shared = [f"{processes} processes"] if processes > 1 else []
+        said = run.get("unreadable") or "; ".join([*shared, *run["changes"]])
         if said:
             console.print(f"{Path(run['run']).name}: {said}", highlight=False, markup=False, soft_wrap=True)
 

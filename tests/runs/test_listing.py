@@ -36,6 +36,7 @@ def test_every_run_is_listed_with_its_true_state(runs: Path) -> None:
     assert [listed[name]["state"] for name in "abc"] == ["finished", "running", "killed"]
     assert "is damaged" in listed["d"]["unreadable"]
     a = listed["a"]
+    assert a["processes"] == 1
     assert (a["step"], a["num_steps"], a["top1_error"], a["lowest_error"], a["seconds"]) == (20, 20, 0.5, 0.25, 30.0)
     assert listed["a"]["changes"] == [] and listed["b"]["changes"] == ["optimizer.rate: 0.05 -> 0.125"]
     assert [run["run"] for run in list_runs(runs / "a")] == [str(runs / "a")]

@@ -16,8 +16,9 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     Returns:
         One object a run: `run`, `recipe`, `variant`, `state` (`running`, `finished`, `interrupted`, `failed`, or
         `killed`: it says running and nobody holds its lock), `step`, `num_steps`, `top1_error` (the last one on the
-        validation images, a fraction, or null), `lowest_error`, `seconds` of training, `changes` (settings in which its
-        recipe differs from the named one); of a run whose files are damaged, `run` and `unreadable` (why) alone.
+        validation images, a fraction, or null), `lowest_error`, `seconds` of training, `processes` that shared it
+        last, `changes` (settings in which its recipe differs from the named one); of a run whose files are damaged,
+        `run` and `unreadable` (why) alone.
 
     Raises:
         RequestError: there is no such folder, or no run in it.
@@ -50,5 +51,6 @@ def _described(path: Path) -> dict[str, Any]:
         "top1_error": errors[-1] if errors else None,
         "lowest_error": min(errors, default=None),
         "seconds": seconds[-1] if seconds else 0.0,
+        "processes": facts.get("processes", 1),
         "changes": recipe_differences(RECIPES[recipe.name], recipe) if recipe.name in RECIPES else [],
     }
