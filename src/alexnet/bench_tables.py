@@ -167,7 +167,9 @@ def print_columns_bench(measured: Mapping[str, Any]) -> None:
     )
     if measured["speed"] is None:
         return
-    table = new_table("trained, medians of the slowest process", "way", "processes threads images/s best of_one waited")
+    headings = "processes threads images/s best of_one CPU waited"
+    table = new_table("trained, medians of the slowest process", "way", headings)
+    table.columns[-2].header = "CPU ms/image"
     for name, way in measured["speed"].items():
         waited = way["waited_share"]
         table.add_row(
@@ -177,6 +179,7 @@ def print_columns_bench(measured: Mapping[str, Any]) -> None:
             f"{way['images_per_second']:,.1f}",
             f"{way['best_images_per_second']:,.1f}",
             f"{way['of_one_process']:.2f}",
+            f"{way['cpu_ms_per_image']:.1f}",
             "" if waited is None else f"{100 * waited:.0f} %",
         )
     console.print(table)

@@ -95,15 +95,19 @@ def test_what_was_not_expected_is_named() -> None:
 
 
 def test_a_way_is_as_fast_as_its_slowest_process() -> None:
-    one, two = Took(2.0, 0.0), Took(1.0, 0.0)
+    one, two = Took(2.0, 0.0, 2.0), Took(1.0, 0.0, 2.0)
+    first, second = [Took(0.5, 0.1, 0.3), Took(1.0, 0.1, 0.5)], [Took(1.0, 0.4, 0.5), Took(0.5, 0.4, 0.3)]
     told = [
-        {"1 process, 1 thread": [one, one], "1 process": [two, two], "2 columns": [Took(0.5, 0.1), Took(1.0, 0.1)]},
-        {"1 process, 1 thread": [], "1 process": [], "2 columns": [Took(1.0, 0.4), Took(0.5, 0.4)]},
+        {"1 process, 1 thread": [one, one], "1 process": [two, two], "2 columns": first},
+        {"1 process, 1 thread": [], "1 process": [], "2 columns": second},
     ]
     found = rates(told, 8)
     assert found["2 columns"]["images_per_second"] == 8 and found["2 columns"]["of_one_process"] == 1
     assert found["2 columns"]["best_images_per_second"] == 8
     assert found["2 columns"]["waited_share"] == pytest.approx(1.0 / 3.0)
+    assert (
+        found["2 columns"]["cpu_ms_per_image"] == pytest.approx(100) and found["1 process"]["cpu_ms_per_image"] == 250
+    )
     assert found["1 process, 1 thread"]["of_one_process"] == 0.5 and found["1 process"]["waited_share"] is None
 
 
@@ -155,7 +159,8 @@ def test_four_processes_are_counted_and_timed(capsys: pytest.CaptureFixture[str]
     ]  # fmt: skip
     assert speed["1 process"]["of_one_process"] == 1
     for name, way in speed.items():
-        assert len(way["rounds"]) == 2 and way["images_per_second"] > 0
+        assert len(way["rounds"]) == 2 and way["best_images_per_second"] >= way["images_per_second"] > 0
+        assert way["cpu_ms_per_image"] > 0
         assert (way["waited_share"] is not None) == ("columns" in name)
         assert way["waited_share"] is None or 0 < way["waited_share"] < 1
     print_columns_bench(measured)

@@ -164,6 +164,8 @@ class Took:
     wall_s: float
     waited_s: float
     """Of that, for the other column."""
+    cpu_s: float
+    """Processor time of all its threads."""
 
 
 def _timed(
@@ -179,9 +181,10 @@ def _timed(
             torch.set_num_threads(_threads(name))
             dist.barrier()
             if way is not None:
-                start_s, waited_s = time.perf_counter(), way.waited_s
+                start_s, waited_s, cpu_s = time.perf_counter(), way.waited_s, time.process_time()
                 way.run(asked.steps)
-                took[name].append(Took(time.perf_counter() - start_s, way.waited_s - waited_s))
+                wall_s = time.perf_counter() - start_s
+                took[name].append(Took(wall_s, way.waited_s - waited_s, time.process_time() - cpu_s))
 
         return run
 
@@ -197,32 +200,38 @@ def _timed(
 
 
 def rates(told: Sequence[Mapping[str, Sequence[Took]]], images: int) -> dict[str, Any]:
-    """Images a second of each way, by its slowest process, and what part of their time columns waited.
+    """Images a second of each way, by its slowest process; processor time of all; how long columns waited.
+
+    On a machine that does other work too, processor time says more about a way than the rate does.
 
     Args:
         told: by process and way, what each round took.
         images: of one measurement, in all processes together.
     """
-    walls = {
-        name: [max(one.wall_s for one in took) for took in zip(*(one[name] for one in told if one[name]), strict=True)]
-        for name in told[0]
-    }
+    walls = {name: [max(one.wall_s for one in took) for took in _by_round(told, name)] for name in told[0]}
     found = {}
     for name, wall_s in walls.items():
         layout = ALL[_layout_name(name)]
         took = [one for process in told for one in process[name]]
         waited = sum(one.waited_s for one in took) / sum(one.wall_s for one in took)
         per_second = [images / wall for wall in wall_s]
+        cpu_s = [sum(one.cpu_s for one in took) for took in _by_round(told, name)]
         found[name] = {
             "processes": layout.num_processes,
             "threads": _threads(name),
             "images_per_second": statistics.median(per_second),
             "best_images_per_second": max(per_second),
             "of_one_process": median_ratio(walls[ONE], wall_s),
+            "cpu_ms_per_image": 1e3 * statistics.median(cpu_s) / images,
             "waited_share": waited if layout.columns == 2 else None,
             "rounds": per_second,
         }
     return found
+
+
+def _by_round(told: Sequence[Mapping[str, Sequence[Took]]], name: str) -> list[tuple[Took, ...]]:
+    """What each round of a way took, in each of its processes."""
+    return list(zip(*(one[name] for one in told if one[name]), strict=True))
 
 
 def _layout_name(name: str) -> str:
