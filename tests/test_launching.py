@@ -42,6 +42,8 @@ SBATCH_OPTIONS = frozenset(_OF_SBATCH.split())
 # Writes down how it was called, then does what `$DOES` says.
 STAND_IN = """#!{python}
 import json, os, signal, sys, time
+with open(os.environ["CALLS"] + "-environment", "w") as environment:
+    json.dump(dict(os.environ), environment)
 with open(os.environ["CALLS"], "a") as calls:
     print(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]), file=calls, flush=True)
     if os.environ.get("DOES") == "wait":
@@ -110,7 +112,14 @@ class Stage:
         """How the script calls torchrun, as torchrun and alexnet read it."""
         code, printed = self.run(script, *words, **variables)
         assert code == 0, printed
+        self.require_variables()
         return understood(self.calls()[-1])
+
+    def require_variables(self) -> None:
+        """See that torchrun was given what it needs to wait, and to start again."""
+        found = json.loads((self.folder / "calls-environment").read_text())
+        assert int(found["OMP_NUM_THREADS"]) >= 1 and int(found["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) > 30
+        assert found["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
 
 
 def understood(call: list[str]) -> tuple[Any, TrainOptions]:
@@ -285,11 +294,12 @@ def test_kubernetes_objects_fit_each_other(cluster: dict[str, dict[str, Any]]) -
 def test_kubernetes_pods_start_torchrun(stage: Stage, cluster: dict[str, dict[str, Any]], index: int) -> None:
     job = cluster["Job"]
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    process = stage.start(
-        [*container["command"], *container["args"]], JOB_COMPLETION_INDEX=str(index), POD_IP=f"10.0.0.{index}"
-    )
+    variables = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    pod = {"JOB_COMPLETION_INDEX": str(index), "POD_IP": f"10.0.0.{index}"}
+    process = stage.start([*container["command"], *container["args"]], **variables, **pod)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0, printed
+    stage.require_variables()
     asked, train = understood(stage.calls()[-1])
     assert int(asked.nnodes) == job["spec"]["completions"] and asked.local_addr == f"10.0.0.{index}"
     name, service = job["metadata"]["name"], cluster["Service"]["metadata"]["name"]
