@@ -12,7 +12,7 @@ import alexnet
 SOURCE = Path(alexnet.__file__).parent
 ORDER = (
     "errors", "storage", "figures", "runs", "data", "model", "evaluation", "training", "baselines", "explore", "study",
-    "report", "export", "serve", "bench", "progress", "options", "terminal", "measures", "bench_options", "doctor",
+    "report", "export", "serve", "bench", "progress", "options", "terminal", "baseline_options", "measures", "bench_options", "doctor",
     "cli", "__main__",
 )  # fmt: skip
 # storage and figures stand side by side: neither sees the other.
