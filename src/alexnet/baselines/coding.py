@@ -12,6 +12,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.baselines.windows import ANY_ORDER
+
 Floats = NDArray[np.float32]
 
 _CLOSE = 1e-6
@@ -19,8 +21,6 @@ _CLOSE = 1e-6
 _ENTERING = 3e-3
 """The same while further atoms still enter."""
 _MOST_SWEEPS = 1000
-_ANY_ORDER = {"reassoc", "contract", "nsz"}
-"""What the compiler may do to sums: add in any order, which is what lets it add eight at once."""
 
 
 def locality_codes(
@@ -96,7 +96,7 @@ def largest_lengths(codes: Floats, regions: NDArray[np.int64], num_regions: int)
     return pooled
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER)
+@numba.njit(nogil=True, cache=True, fastmath=ANY_ORDER)
 def _locality(
     values: Any, distances: Any, atoms: Any, regularisation: Any, places: Any, codes: Any
 ) -> None:  # pragma: no cover (compiled)
@@ -164,7 +164,7 @@ def _solved(system: Any, k: Any) -> Any:  # pragma: no cover (compiled)
     return found
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER)
+@numba.njit(nogil=True, cache=True, fastmath=ANY_ORDER)
 def _l1(correlations: Any, gram: Any, penalty: Any, codes: Any) -> None:  # pragma: no cover (compiled)
     num, num_atoms = correlations.shape
     within = np.empty(num_atoms, np.int64)

@@ -121,42 +121,48 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _of_one_size(self, images: Images) -> list[DescriptorSet]:
         with torch.inference_mode():
-            colours = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # (B, 3, H, W)
-            colours = _scaled(colours, min(1.0, math.sqrt(self.max_pixels / (images.shape[1] * images.shape[2]))))
-            found: list[torch.Tensor] = []
+            planes = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+            if self.kind != "colour":
+                planes = grey_of(planes)[:, None]
+            planes = _scaled(planes, min(1.0, math.sqrt(self.max_pixels / (images.shape[1] * images.shape[2]))))
+            found: list[list[NDArray[np.float32]]] = [[] for _ in images]
             places: list[NDArray[np.float32]] = []
             patch_px = 4 * self.cell_px
             for number in range(self.scales):
-                scaled = _scaled(colours, self.factor**number)
+                scaled = _scaled(planes, self.factor**number)
                 if number and min(scaled.shape[-2:]) < patch_px:
                     break
-                found.append(_KINDS[self.kind](scaled, self.cell_px, self.step_px, self.smoothing))
+                for own, image in zip(found, scaled, strict=True):
+                    own.append(_KINDS[self.kind](image, self))
                 places.append(_grid_places(scaled.shape[-2], scaled.shape[-1], patch_px, self.step_px))
-            values, where = torch.cat(found, dim=1), np.concatenate(places)
-            if self.limit and self.limit < len(where):
-                drawn = np.random.Generator(np.random.Philox(self.seed)).permutation(len(where))[: self.limit]
-                drawn.sort()
-                values, where = values[:, torch.from_numpy(drawn)], where[drawn]
-            return [DescriptorSet(one.numpy(), where) for one in values]
+        where = np.concatenate(places)
+        drawn: Any = slice(None)
+        if self.limit and self.limit < len(where):
+            drawn = np.random.Generator(np.random.Philox(self.seed)).permutation(len(where))[: self.limit]
+            drawn.sort()
+        return [DescriptorSet(np.concatenate(own)[drawn], where[drawn]) for own in found]
 
 
-def _sift(colours: torch.Tensor, cell_px: int, step_px: int, smoothing: float) -> torch.Tensor:
-    return dense_sift(smoothed(grey_of(colours), smoothing), cell_px, step_px)
+def _sift(planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
+    grey = smoothed(planes, settings.smoothing)[0]
+    return dense_sift(np.ascontiguousarray(grey.numpy()), settings.cell_px, settings.step_px)
 
 
-def _colour(colours: torch.Tensor, cell_px: int, step_px: int, smoothing: float) -> torch.Tensor:
-    return dense_colour(colours, cell_px, step_px)
+def _colour(planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
+    return dense_colour(planes.permute(1, 2, 0).numpy(), settings.cell_px, settings.step_px)
 
 
-def _patterns(colours: torch.Tensor, cell_px: int, step_px: int, smoothing: float) -> torch.Tensor:
-    return dense_patterns(grey_of(colours), 2 * cell_px, step_px)
+def _patterns(planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = dense_patterns(planes, 2 * settings.cell_px, settings.step_px)[0].numpy()
+    return found
 
 
-_KINDS: dict[str, Callable[[torch.Tensor, int, int, float], torch.Tensor]] = {
+_KINDS: dict[str, Callable[[torch.Tensor, DenseDescriptors], NDArray[np.float32]]] = {
     "sift": _sift,
     "colour": _colour,
     "patterns": _patterns,
 }
+"""From the planes of one image, float32 (1 or 3, H, W), 0..255."""
 KINDS = tuple(_KINDS)
 
 
@@ -179,12 +185,12 @@ def smoothed(grey: torch.Tensor, deviation: float) -> torch.Tensor:
     return functional.conv2d(across, kernel.reshape(1, 1, -1, 1))[:, 0]
 
 
-def _scaled(colours: torch.Tensor, factor: float) -> torch.Tensor:
-    """(B, 3, H, W) by a factor of 1 or less, antialiased; 1 leaves it as it is."""
+def _scaled(planes: torch.Tensor, factor: float) -> torch.Tensor:
+    """(B, C, H, W) by a factor of 1 or less, antialiased; 1 leaves it as it is."""
     if factor == 1:
-        return colours
-    size = tuple(max(1, round(length * factor)) for length in colours.shape[-2:])
-    return functional.interpolate(colours, size=size, mode="bilinear", antialias=True, align_corners=False)
+        return planes
+    size = tuple(max(1, round(length * factor)) for length in planes.shape[-2:])
+    return functional.interpolate(planes, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def _grid_places(height: int, width: int, patch_px: int, step_px: int) -> NDArray[np.float32]:

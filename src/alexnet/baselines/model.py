@@ -47,7 +47,8 @@ class Channel:
         for step in self.steps:
             found = step.transform(found)
         kept: NDArray[np.float16] = np.asarray(found, np.float16)
-        return kept.astype(np.float32)
+        widened: NDArray[np.float32] = kept.astype(np.float32)
+        return widened
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,12 @@ nearest of eight orientations and the four nearest cells, a Gaussian window of h
 """
 
 import math
+from typing import Any
 
-import torch
-from torch.nn import functional
+import numba
+import numpy as np
 
-from alexnet.baselines.windows import Grid, cell_sums
+from alexnet.baselines.windows import ANY_ORDER, Floats, Grid, cell_sums
 
 ORIENTATIONS = 8
 CELLS = 4
@@ -19,53 +20,80 @@ _NO_CONTRAST = 1e-3
 """Sums of gradients (grey levels 0..255) shorter than this are none: the descriptor is all zeros."""
 
 
-def dense_sift(grey: torch.Tensor, cell_px: int, step_px: int) -> torch.Tensor:
+def dense_sift(grey: Floats, cell_px: int, step_px: int) -> Floats:
     """SIFT descriptors of every patch of 4 cells' side.
 
     Args:
-        grey: float32 (B, H, W), 0..255, smoothed as it should be.
+        grey: float32 (H, W), 0..255, smoothed as it should be.
         cell_px: side of a cell, 1 or more.
         step_px: from patch to patch.
 
     Returns:
-        float32 (B, patches, 128), cells row by row, in each the 8 orientations counterclockwise from rightward; of
+        float32 (patches, 128), cells row by row, in each the 8 orientations counterclockwise from rightward; of
         length 1, or all 0 where the patch has no contrast.
 
     Raises:
         RequestError: the image is smaller than a patch.
     """
-    rows, columns = (Grid(length, cell_px, CELLS, step_px) for length in grey.shape[-2:])
+    rows, columns = (Grid(length, cell_px, CELLS, step_px) for length in grey.shape)
     sums = cell_sums(orientation_maps(grey), rows, columns, "gaussian")
-    return _cut_and_scaled(sums.flatten(-3))
+    found = np.empty((rows.num * columns.num, DIMENSIONS), np.float32)
+    _cut_and_scaled(sums, columns.num, found)
+    return found
 
 
-def orientation_maps(grey: torch.Tensor) -> torch.Tensor:
+def orientation_maps(grey: Floats) -> Floats:
     """The length of the gradient at each pixel, shared by the two nearest orientations; 0 on the image's edge.
 
     Args:
-        grey: float32 (B, H, W).
+        grey: float32 (H, W).
 
     Returns:
-        float32 (B, 8, H, W).
+        float32 (H, W, 8).
     """
-    rightward = grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]
-    upward = grey[:, :-2, 1:-1] - grey[:, 2:, 1:-1]
-    length = torch.hypot(rightward, upward)
-    place = torch.atan2(upward, rightward).mul_(ORIENTATIONS / (2 * math.pi))  # -4 .. 4
-    lower = place.floor()
-    share = (place - lower).mul_(length)
-    lower_bin = lower.to(torch.int64).remainder_(ORIENTATIONS)
-    upper_bin = (lower_bin + 1).remainder_(ORIENTATIONS)
-    maps = grey.new_zeros(len(grey), ORIENTATIONS, *length.shape[1:])
-    maps.scatter_(1, lower_bin[:, None], (length - share)[:, None])
-    maps.scatter_(1, upper_bin[:, None], share[:, None])
-    return functional.pad(maps, (1, 1, 1, 1))
+    maps = np.zeros((*grey.shape, ORIENTATIONS), np.float32)
+    rightward = grey[1:-1, 2:] - grey[1:-1, :-2]
+    upward = grey[:-2, 1:-1] - grey[2:, 1:-1]
+    place = np.arctan2(upward, rightward) * np.float32(ORIENTATIONS / (2 * math.pi))  # -4 .. 4
+    _shared(np.sqrt(rightward * rightward + upward * upward), place, maps)
+    return maps
 
 
-def _cut_and_scaled(sums: torch.Tensor) -> torch.Tensor:
-    """Unit length, no number above 0.2, unit length again; (..., 128)."""
-    length = sums.norm(dim=-1, keepdim=True)
-    cut = (sums / length.clamp_min(_NO_CONTRAST)).clamp_max_(_CUT)
-    again = cut.norm(dim=-1, keepdim=True)
-    scaled = cut / again.clamp_min(1e-12)
-    return torch.where(length < _NO_CONTRAST, torch.zeros_like(scaled), scaled)
+@numba.njit(nogil=True, cache=True)
+def _shared(length: Any, place: Any, maps: Any) -> None:  # pragma: no cover (compiled)
+    for row in range(length.shape[0]):
+        for column in range(length.shape[1]):
+            lower = np.floor(place[row, column])
+            share = (place[row, column] - lower) * length[row, column]
+            orientation = int(lower)
+            maps[row + 1, column + 1, orientation & 7] += length[row, column] - share
+            maps[row + 1, column + 1, (orientation + 1) & 7] += share
+
+
+@numba.njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+def _cut_and_scaled(sums: Any, across: Any, found: Any) -> None:  # pragma: no cover (compiled)
+    """Unit length, no number above 0.2, unit length again."""
+    cut = np.float32(_CUT)
+    for patch in range(found.shape[0]):
+        top, left = patch // across * CELLS, patch % across * CELLS
+        own = found[patch]
+        place = 0
+        for row in range(CELLS):
+            for column in range(CELLS):
+                for orientation in range(ORIENTATIONS):
+                    own[place] = sums[top + row, left + column, orientation]
+                    place += 1
+        total = np.float32(0)
+        for place in range(DIMENSIONS):
+            total += own[place] * own[place]
+        length = np.sqrt(total)
+        if length < _NO_CONTRAST:
+            own[:] = 0
+            continue
+        total = np.float32(0)
+        for place in range(DIMENSIONS):
+            own[place] = min(own[place] / length, cut)
+            total += own[place] * own[place]
+        scale = np.float32(1) / np.sqrt(total)
+        for place in range(DIMENSIONS):
+            own[place] *= scale

@@ -1,23 +1,24 @@
-"""Sums over the cells of patches on a grid, for every patch at once: two matrix products, one along each axis.
+"""Sums over the cells of patches on a grid, for every patch at once: one pass along each axis.
 
-A dense descriptor weighs each pixel by a function of its row times a function of its column. All patches of a grid
-share those functions up to a shift, so a matrix of weights along each axis holds them all, and a map of pixels becomes
-a table of cells by one product from each side.
+A dense descriptor weighs each pixel by a function of its row times a function of its column, and all patches of a grid
+share those functions up to a shift. So each row of pixels is first summed into the cells of its columns, and these
+sums into the cells of the rows. The maps of a pixel lie side by side, so that the processor adds eight at a time.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+import numba
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from alexnet.errors import RequestError
 
+Floats = NDArray[np.float32]
 Weighting = Literal["gaussian", "flat"]
-BLOCK = 12
-"""Patches along an axis whose cells are summed in one product: outside their stretch of pixels the weights are 0."""
+ANY_ORDER = {"reassoc", "contract", "nsz"}
+"""What the compiler may do to sums: add in any order, which is what lets it add eight at once."""
 
 
 @dataclass(frozen=True)
@@ -59,57 +60,111 @@ class Grid:
         return self.starts.astype(np.float64) + self.patch_px / 2
 
 
-@lru_cache(maxsize=64)
-def cell_weights(grid: Grid, weighting: Weighting) -> torch.Tensor:
-    """How much each pixel of an axis counts in each cell of each patch, float32 (length, num * cells).
+class Taps(NamedTuple):
+    """Which pixels of an axis count in each cell of each patch, and how much."""
+
+    first: NDArray[np.int64]
+    """(num * cells,): the first pixel."""
+    weights: Floats
+    """(num * cells, T): of it and those after it; none reaches beyond the axis."""
+
+
+@lru_cache(maxsize=256)
+def cell_taps(grid: Grid, weighting: Weighting) -> Taps:
+    """How the pixels of an axis count.
 
     `gaussian`: SIFT's, a pixel is shared linearly by the two cells between whose middles it lies, and weighs less the
     farther it is from the patch's middle, by a Gaussian of half the patch's side. `flat`: 1 / `cell_px` within the
     cell, 0 outside, so that a sum is a mean.
     """
-    pixels = np.arange(grid.length_px, dtype=np.float64)[:, None, None]
-    cells = np.arange(grid.cells)[None, None, :]
+    cells = np.arange(grid.cells)
+    own = grid.starts[:, None] + cells * grid.cell_px  # the first pixel within each cell, (num, cells)
+    # With `gaussian` a cell reaches half of each neighbour, and one pixel more where its middle lies between two.
+    reach = 0 if weighting == "flat" else (grid.cell_px + 1) // 2
+    num_taps = min(grid.cell_px + 2 * reach, grid.length_px)
+    first = np.clip(own - reach, 0, grid.length_px - num_taps)
+    pixels = first[:, :, None] + np.arange(num_taps)
     if weighting == "flat":
-        first = grid.starts[None, :, None] + cells * grid.cell_px
-        weights = ((pixels >= first) & (pixels < first + grid.cell_px)) / grid.cell_px
+        weights = ((pixels >= own[:, :, None]) & (pixels < own[:, :, None] + grid.cell_px)) / grid.cell_px
     else:
-        away = (pixels - grid.centres[None, :, None]) / grid.cell_px  # cells from the patch's middle
-        shared = np.maximum(0, 1 - np.abs(away + grid.cells / 2 - 0.5 - cells))
+        away = (pixels - grid.centres[:, None, None]) / grid.cell_px  # cells from the patch's middle
+        shared = np.maximum(0, 1 - np.abs(away + grid.cells / 2 - 0.5 - cells[:, None]))
         weights = shared * np.exp(-(away**2) / (grid.cells**2 / 2))
-    return torch.from_numpy(weights.reshape(grid.length_px, -1).astype(np.float32))
+    flat = weights.reshape(-1, num_taps).astype(np.float32)
+    return Taps(np.ascontiguousarray(first.ravel()), np.ascontiguousarray(flat))
 
 
-def cell_sums(maps: torch.Tensor, rows: Grid, columns: Grid, weighting: Weighting) -> torch.Tensor:
+def cell_sums(maps: Floats, rows: Grid, columns: Grid, weighting: Weighting) -> Floats:
     """The weighted sums of maps over all cells of all patches.
 
     Args:
-        maps: float32 (..., M, H, W).
+        maps: float32 (H, W, M); fastest where M is 8.
         rows: patches along the height.
         columns: patches along the width.
 
     Returns:
-        float32 (..., patches = rows.num * columns.num, rows.cells, columns.cells, M), patches row by row.
+        float32 (rows.num * rows.cells, columns.num * columns.cells, M).
     """
-    lead, num_maps = maps.shape[:-3], maps.shape[-3]
-    across = _along_last(maps, columns, weighting)  # (..., M, H, columns)
-    down = _along_last(across.transpose(-1, -2).contiguous(), rows, weighting)  # (..., M, columns, rows)
-    cells = down.reshape(*lead, num_maps, columns.num, columns.cells, rows.num, rows.cells)
-    order = [one - 5 for one in (3, 1, 4, 2, 0)]
-    kept = list(range(len(lead)))
-    moved = cells.permute(*kept, *(len(lead) + 5 + one for one in order))
-    return moved.reshape(*lead, rows.num * columns.num, rows.cells, columns.cells, num_maps)
+    down, across = cell_taps(rows, weighting), cell_taps(columns, weighting)
+    sums = np.zeros((len(down.first), len(across.first), maps.shape[2]), np.float32)
+    row_sums = np.empty((maps.shape[0], len(across.first), maps.shape[2]), np.float32)
+    if maps.shape[2] == 8:
+        _along_rows_of_8(maps, across.first, across.weights, row_sums)
+    else:
+        _along_rows(maps, across.first, across.weights, row_sums)
+    flat = (len(across.first) * maps.shape[2],)
+    _down_columns(row_sums.reshape(len(row_sums), *flat), down.first, down.weights, sums.reshape(len(sums), *flat))
+    return sums
 
 
-def _along_last(values: torch.Tensor, grid: Grid, weighting: Weighting) -> torch.Tensor:
-    """(..., length) times the weights, (..., num * cells), some patches at a time."""
-    weights = cell_weights(grid, weighting)
-    if grid.num <= BLOCK:
-        return values @ weights
-    reach = grid.cell_px  # beyond a patch: half a cell is shared with what lies outside
-    parts = []
-    for first in range(0, grid.num, BLOCK):
-        last = min(first + BLOCK, grid.num)
-        start = max(0, int(grid.starts[first]) - reach)
-        end = min(grid.length_px, int(grid.starts[last - 1]) + grid.patch_px + reach)
-        parts.append(values[..., start:end] @ weights[start:end, first * grid.cells : last * grid.cells])
-    return torch.cat(parts, dim=-1)
+def by_patch(sums: Floats, rows: Grid, columns: Grid) -> Floats:
+    """`cell_sums` patch by patch, row by row: float32 (patches, cells, cells, M)."""
+    cells = sums.reshape(rows.num, rows.cells, columns.num, columns.cells, sums.shape[2])
+    return np.ascontiguousarray(cells.transpose(0, 2, 1, 3, 4)).reshape(-1, rows.cells, columns.cells, sums.shape[2])
+
+
+@numba.njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+def _along_rows_of_8(maps: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
+    for row in range(maps.shape[0]):
+        for cell in range(len(first)):
+            start = first[cell]
+            # Eight sums by name: an array of them would go through memory.
+            a = b = c = d = e = f = g = h = np.float32(0)
+            for tap in range(weights.shape[1]):
+                weight = weights[cell, tap]
+                pixel = maps[row, start + tap]
+                a += weight * pixel[0]
+                b += weight * pixel[1]
+                c += weight * pixel[2]
+                d += weight * pixel[3]
+                e += weight * pixel[4]
+                f += weight * pixel[5]
+                g += weight * pixel[6]
+                h += weight * pixel[7]
+            found = sums[row, cell]
+            found[0], found[1], found[2], found[3] = a, b, c, d
+            found[4], found[5], found[6], found[7] = e, f, g, h
+
+
+@numba.njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+def _along_rows(maps: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
+    for row in range(maps.shape[0]):
+        for cell in range(len(first)):
+            for one in range(maps.shape[2]):
+                total = np.float32(0)
+                for tap in range(weights.shape[1]):
+                    total += weights[cell, tap] * maps[row, first[cell] + tap, one]
+                sums[row, cell, one] = total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+def _down_columns(row_sums: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
+    width = row_sums.shape[1]
+    for cell in range(len(first)):
+        own = sums[cell]
+        for tap in range(weights.shape[1]):
+            weight = weights[cell, tap]
+            if weight != 0:
+                row = row_sums[first[cell] + tap]
+                for place in range(width):
+                    own[place] += weight * row[place]

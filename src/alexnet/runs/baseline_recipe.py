@@ -220,8 +220,9 @@ _FISHER = BaselineRecipe(
 _FISHER_2011 = BaselineRecipe(
     name="sift-fisher-2011",
     claim=(
-        "As Sanchez and Perronnin, CVPR 2011, have it: patches every 4 pixels, 1,024 Gaussians. On ILSVRC-2010: 45.7 % top-1 and 25.7 % top-5 "
-        "error on the test images (AlexNet paper, table 1); this project has not run it."
+        "As Sanchez and Perronnin, CVPR 2011, have it: patches every 4 pixels, 1,024 Gaussians. On "
+        "ILSVRC-2010: 45.7 % top-1 and 25.7 % top-5 error on the test images (AlexNet paper, table 1); this project "
+        "has not run it."
     ),
     descriptors=DescriptorSettings(step_px=4),
     encoder=FisherSettings(components=1024, sample=1_000_000),
