@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -62,7 +61,8 @@ def _options(kind: Kind, words: Sequence[str], summary: str, example: str) -> tu
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog=f"alexnet baseline {kind}",
-        description=f"{summary} Every setting of the recipe is a dotted option.",
+        description=f"{summary} Every setting of the recipe is a dotted option; --per-class and --seed are short for "
+        "--protocol.per_class and --protocol.seed.",
         epilog=f"example: {example}",
         allow_abbrev=False,
     )
@@ -72,21 +72,23 @@ def _options(kind: Kind, words: Sequence[str], summary: str, example: str) -> tu
     names = ", ".join(name for name, one in BASELINES.items() if one.kind == kind)
     parser.add_argument("--recipe", default=base.name, help=f"settings to start from: {names}")
     parser.add_argument("--run", type=Path, required=True, help="run folder to make, or to go on with")
-    parser.add_argument("--per-class", type=int, help="the same as --protocol.per_class")
-    parser.add_argument("--seed", type=int, help="the same as --protocol.seed")
     parser.add_argument("--cache", type=Path, help="folder of features (default: baseline-features beside RUN)")
     parser.add_argument("--workers", type=int, help="threads (default: one per core)")
     for group, settings in GROUPS[kind].items():
         parser.add_argument(f"--{group}", type=settings, default=getattr(base, group))
-    options = parser.instantiate(parser.parse_args(list(words)))
+    options = parser.instantiate(parser.parse_args([_SHORT.get(word, word) for word in _apart(words)]))
     if options.workers is not None and options.workers < 1:
         raise RequestError(f"--workers is {options.workers}; allowed is 1 or more")
-    protocol = options.protocol
-    for name, value in (("per_class", options.per_class), ("seed", options.seed)):
-        if value is not None:
-            protocol = replace(protocol, **{name: value})
     groups = {group: getattr(options, group) for group in GROUPS[kind]}
-    return options, BaselineRecipe(name=base.name, claim=base.claim, **{**groups, "protocol": protocol})
+    return options, BaselineRecipe(name=base.name, claim=base.claim, **groups)
+
+
+_SHORT = {"--per-class": "--protocol.per_class", "--seed": "--protocol.seed"}
+
+
+def _apart(words: Sequence[str]) -> list[str]:
+    """`--seed=1` as two words."""
+    return [part for word in words for part in (word.split("=", 1) if word.split("=")[0] in _SHORT else [word])]
 
 
 def require_scikit_learn() -> None:

@@ -53,12 +53,16 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
     evaluate.add_argument("--steps", type=int, default=4, help="batches of one measurement (default 4)")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     evaluate.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
+    baselines = _kind(kinds, "baselines", "the baselines' stages beside OpenCV, scikit-image and scikit-learn")
+    baselines.add_argument("--source", type=Path, help="photographs to measure with (default: pictures are drawn)")
+    baselines.add_argument("--files", type=int, default=20, help="how many of them (default 20)")
     options = parser.parse_args(list(words))
     measured = _MEASURES[options.what](options, report)
     if options.json:
         print(json.dumps(measured))
         return
     from alexnet.terminal import (
+        print_baselines_bench,
         print_checkpoint_bench,
         print_data_bench,
         print_evaluate_bench,
@@ -72,6 +76,7 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         "checkpoint": print_checkpoint_bench,
         "step": print_step_bench,
         "evaluate": print_evaluate_bench,
+        "baselines": print_baselines_bench,
     }
     tables[options.what](measured)
 
@@ -142,10 +147,20 @@ def _evaluate(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     return bench_evaluate(options.batch_size, options.steps, options.rounds, options.device, options.precision, report)
 
 
+def _baselines(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    from alexnet.baseline_options import require_scikit_learn
+
+    require_scikit_learn()
+    from alexnet.bench.baselines import bench_baselines
+
+    return bench_baselines(options.source, options.files, options.rounds, report)
+
+
 _MEASURES: Mapping[str, Callable[[argparse.Namespace, Report], dict[str, Any]]] = {
     "prepare": _prepare,
     "data": _data,
     "checkpoint": _checkpoint,
     "step": _step,
     "evaluate": _evaluate,
+    "baselines": _baselines,
 }

@@ -14,6 +14,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from alexnet.baselines.arrays import as_tensor
+
 Rows = NDArray[np.floating[Any]]
 
 
@@ -121,8 +123,9 @@ class AveragedSgd(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The score of each class, float32 (N, K), of two classes too."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float32, np.float64, np.float16], reset=False)
-        values = torch.from_numpy(np.ascontiguousarray(X, np.float32))
-        return torch.addmm(torch.from_numpy(self.intercept_), values, torch.from_numpy(self.coef_).T).numpy()
+        scores = torch.addmm(as_tensor(self.intercept_), as_tensor(X, np.float32), as_tensor(self.coef_).T)
+        found: NDArray[np.float32] = scores.numpy()
+        return found
 
     def predict(self, X: Rows) -> NDArray[Any]:
         """The class with the highest score, (N,)."""

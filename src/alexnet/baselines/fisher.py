@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from alexnet.baselines.arrays import as_tensor
 from alexnet.baselines.descriptors import DescriptorSet, checked_sets
 from alexnet.baselines.mixture import DiagonalMixture, Mixture, posteriors
 from alexnet.baselines.pyramid import Levels, num_regions, parse_pyramid, region_of
@@ -124,7 +125,7 @@ class MixtureEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         levels = parse_pyramid(self.pyramid)
-        mixture = Mixture(*(torch.from_numpy(getattr(self, name)) for name in self.arrays))
+        mixture = Mixture(*(as_tensor(getattr(self, name)) for name in self.arrays))
         rows = []
         with torch.inference_mode():
             for one in checked_sets(X, self.means_.shape[1]):
@@ -139,7 +140,7 @@ class MixtureEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 def _moments_of_regions(one: DescriptorSet, levels: Levels, mixture: Mixture) -> list[Moments]:
     """The moments of a set's descriptors in each region of each level."""
-    values = torch.from_numpy(np.asarray(one.values, np.float32))
+    values = as_tensor(one.values, np.float32)
     shares = posteriors(values, mixture)
     regions = region_of(one.places, levels)
     of_levels: list[list[Moments]] = []

@@ -16,6 +16,8 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from alexnet.baselines.arrays import as_tensor
+
 ROWS_AT_ONCE = 8192
 _ROWS_OF_KMEANS = 100
 """Samples a component from which the first means are found: more do not move them."""
@@ -91,7 +93,7 @@ class DiagonalMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 f"a mixture of {self.components} Gaussians from {len(X)} samples; allowed is 1 to as many as there "
                 "are samples: take fewer components, or more samples"
             )
-        values = torch.from_numpy(np.ascontiguousarray(X))
+        values = as_tensor(X)
         least = (self.floor * values.var(dim=0)).clamp_min(1e-9)
         with torch.inference_mode():
             mixture = self._first(X, values, least)
@@ -127,8 +129,8 @@ class DiagonalMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _logs(self, X: NDArray[Any]) -> torch.Tensor:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        mixture = Mixture(*(torch.from_numpy(one) for one in (self.weights_, self.means_, self.variances_)))
-        return log_densities(torch.from_numpy(np.ascontiguousarray(X, self.means_.dtype)), mixture)
+        mixture = Mixture(*(as_tensor(one) for one in (self.weights_, self.means_, self.variances_)))
+        return log_densities(as_tensor(X, self.means_.dtype), mixture)
 
     def _first(self, X: NDArray[Any], values: torch.Tensor, least: torch.Tensor) -> Mixture:
         """Each sample belongs to the nearest of the means that k-means finds."""

@@ -32,6 +32,9 @@ _CLASSES = {
 }
 
 
+_SCALARS = ("t_", "n_features_in_")
+
+
 @dataclass(frozen=True, eq=False)
 class Channel:
     """One kind of descriptor in one coding: what turns images into rows."""
@@ -74,7 +77,8 @@ class Baseline:
 def mean_scores(classifiers: Sequence[AveragedSgd], rows: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     """The mean of the channels' scores, float32 (N, K). Paper: Sanchez and Perronnin, CVPR 2011, section 5.2."""
     every = [one.scores(np.asarray(part, np.float32)) for one, part in zip(classifiers, rows, strict=True)]
-    return np.mean(every, axis=0, dtype=np.float32)
+    mean: NDArray[np.float32] = np.mean(every, axis=0, dtype=np.float32)
+    return mean
 
 
 def softened(scores: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
@@ -96,7 +100,7 @@ def write_estimators(
         described[name] = {"class": type(one).__name__, "params": one.get_params()}
         for attribute in getattr(one, "arrays", ()):
             if attribute not in leave_out:
-                arrays[f"{name}/{attribute}"] = np.ascontiguousarray(getattr(one, attribute))
+                arrays[f"{name}/{attribute}"] = np.asarray(getattr(one, attribute), order="C")
     content = {"format_version": FORMAT_VERSION, "estimators": described, **facts}
     write_tensors(path, arrays, {"alexnet": json.dumps(content)})
 
@@ -131,7 +135,7 @@ def read_estimators(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for attribute in getattr(made, "arrays", ()):
             if f"{name}/{attribute}" in arrays:
                 array = arrays[f"{name}/{attribute}"]
-                setattr(made, attribute, array.item() if array.ndim == 0 else array)
+                setattr(made, attribute, int(array.item()) if attribute in _SCALARS else array)
         named[name] = made
     return named, content
 

@@ -82,6 +82,7 @@ def run_baseline(
         effort = Effort(run)
         run.update_facts(state="running", features=str(cache))
         try:
+            run.log("start", commit=source_commit(), elapsed_s=round(effort.elapsed_s, 2))
             work = _Work(run, recipe, data, training, effort, cache, workers or num_cores(), counting, say)
             work.all_stages(measured)
         except KeyboardInterrupt:
