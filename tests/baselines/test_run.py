@@ -15,10 +15,18 @@ from PIL import Image
 
 pytest.importorskip("sklearn")
 
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+
 from alexnet import cli
 from alexnet.baselines.cache import cached_rows
+from alexnet.baselines.classifier import AveragedSgd
+from alexnet.baselines.descriptors import DenseDescriptors
+from alexnet.baselines.fisher import FisherVectors
 from alexnet.baselines.measuring import evaluate_baseline
 from alexnet.baselines.model import Channel, load_baseline
+from alexnet.baselines.projection import DescriptorPca
 from alexnet.baselines.run import run_baseline
 from alexnet.baselines.samples import drawn_images
 from alexnet.data.prepare import prepare
@@ -306,3 +314,37 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(baseline_options.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"alexnet\[baselines\]"):
         baseline_options.require_scikit_learn()
+
+
+def test_a_pipeline_of_the_estimators_learns_is_cloned_and_is_the_runs_own_features(data: Path, tmp_path: Path) -> None:
+    opened = PreparedData.open(data)
+    images, labels = np.asarray(opened.splits["train"].images), opened.splits["train"].labels
+    steps = (DenseDescriptors("sift", cell_px=4, step_px=4, scales=2), DescriptorPca(8), FisherVectors(16))
+    pipeline = make_pipeline(*steps, AveragedSgd(1e-3))
+    with pytest.raises(NotFittedError):
+        pipeline.predict(images)
+    copy = clone(pipeline).set_params(averagedsgd__epochs=6).fit(images, labels)
+    assert copy.named_steps["averagedsgd"].epochs == 6 and pipeline.named_steps["averagedsgd"].epochs == 10
+    held = opened.splits["val"]
+    assert copy.score(np.asarray(held.images), held.labels) == 1.0
+    channel = load_baseline(run(data, FISHER, tmp_path / "runs" / "one").path).channels[0]
+    rows = make_pipeline(*channel.steps).transform(images[:5])
+    np.testing.assert_array_equal(channel.rows(images[:5]), rows.astype(np.float16).astype(np.float32))
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    """Rows of 64 kB: 40 MB are written with less than half of that held."""
+    program = (
+        "import sys, numpy as np; from pathlib import Path; from alexnet.baselines import cache, effort\n"
+        "make = lambda first, last: np.ones((last - first, 32768), np.float32)\n"
+        "cache.cached_rows(Path(sys.argv[1]), 'warm', (16, 32768), make, 2)\n"
+        "before, most = effort._anonymous_bytes(), 0\n"
+        "def watch(done, total):\n"
+        "    global most\n"
+        "    most = max(most, effort._anonymous_bytes())\n"
+        "rows = cache.cached_rows(Path(sys.argv[1]), 'rows', (640, 32768), make, 2, watch)\n"
+        "print(rows.nbytes, most - before)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    written, held = map(int, found.stdout.split())
+    assert written == 640 * 65536 and held < written / 2
