@@ -18,18 +18,14 @@ def baseline(words: Sequence[str], summary: str, example: str, say: Callable[[st
     Raises:
         RequestError: an unknown system or recipe, a value that a setting does not allow, or no scikit-learn.
     """
+    parser = argparse.ArgumentParser(
+        prog="alexnet baseline", description=summary, epilog=f"example: {example}", allow_abbrev=False
+    )
     kinds: tuple[Kind, ...] = get_args(Kind)
-    if not words or words[0] not in kinds:
-        if words and words[0] not in ("-h", "--help"):
-            raise RequestError(f"unknown baseline {words[0]!r}; known are {', '.join(kinds)}")
-        print(
-            f"usage: alexnet baseline {{{','.join(kinds)}}} DATA --run RUN ...\n\n{summary}\n\n"
-            f"`alexnet baseline {kinds[0]} --help` names every setting.\n\nexample: {example}"
-        )
-        if not words:
-            raise RequestError(f"name a baseline: {', '.join(kinds)}")
-        return
-    kind = next(one for one in kinds if one == words[0])
+    parser.add_argument(
+        "kind", choices=kinds, help=f"which system; `alexnet baseline {kinds[0]} --help` names its settings"
+    )
+    kind = parser.parse_args(list(words[:1])).kind
     options, recipe = _options(kind, words[1:], summary, example)
     require_scikit_learn()
     from alexnet.baselines.run import run_baseline

@@ -295,7 +295,7 @@ def test_recipes_survive_the_file_and_wrong_settings_are_named(capsys: pytest.Ca
     with pytest.raises(RequestError, match="unknown keys"):
         baseline_from_dict({"baseline": "sift-fisher", "encoder": {"atoms": 3}})
     for words, message in (
-        (["bag"], "unknown baseline 'bag'"),
+        (["bag"], "invalid choice: 'bag'"),
         (["sift-fisher", "d", "--run", "r", "--encoder.components", "8"], "allowed is 16 to 1024"),
         (["sift-fisher", "d", "--run", "r", "--descriptors.kinds", "sift,surf"], "allowed are some of sift"),
         (["sparse-coding", "d", "--run", "r", "--protocol.measure", "rest"], "without --per-class"),
