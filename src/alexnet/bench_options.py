@@ -60,6 +60,9 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
     columns.add_argument("--steps", type=int, default=2, help="steps of one measurement (default 2)")
     columns.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
     columns.add_argument("--no-speed", action="store_true", help="count bytes, in two processes, and time nothing")
+    baselines = _kind(kinds, "baselines", "the baselines' stages beside OpenCV, scikit-image and scikit-learn")
+    baselines.add_argument("--source", type=Path, help="photographs to measure with (default: pictures are drawn)")
+    baselines.add_argument("--files", type=int, default=20, help="how many of them (default 20)")
     options = parser.parse_args(list(words), argparse.Namespace(words=list(words)))
     measured = _MEASURES[options.what](options, report)
     if not measured:  # one of several processes, of which the first one prints
@@ -68,6 +71,7 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         print(json.dumps(measured))
         return
     from alexnet.bench_tables import (
+        print_baselines_bench,
         print_checkpoint_bench,
         print_columns_bench,
         print_data_bench,
@@ -83,6 +87,7 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         "step": print_step_bench,
         "evaluate": print_evaluate_bench,
         "columns": print_columns_bench,
+        "baselines": print_baselines_bench,
     }
     tables[options.what](measured)
 
@@ -174,6 +179,15 @@ def _columns(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     return bench_columns(asked, report)
 
 
+def _baselines(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    from alexnet.baseline_options import require_scikit_learn
+
+    require_scikit_learn()
+    from alexnet.bench.baselines import bench_baselines
+
+    return bench_baselines(options.source, options.files, options.rounds, report)
+
+
 _MEASURES: Mapping[str, Callable[[argparse.Namespace, Report], dict[str, Any]]] = {
     "prepare": _prepare,
     "data": _data,
@@ -181,4 +195,5 @@ _MEASURES: Mapping[str, Callable[[argparse.Namespace, Report], dict[str, Any]]] 
     "step": _step,
     "evaluate": _evaluate,
     "columns": _columns,
+    "baselines": _baselines,
 }

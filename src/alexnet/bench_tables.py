@@ -190,3 +190,29 @@ def print_columns_bench(measured: Mapping[str, Any]) -> None:
         highlight=False,
         markup=False,
     )
+
+
+def print_baselines_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_baselines` found."""
+    console = Console()
+    table = new_table("stages of the baselines, one thread", "stage way unit", "a_second best ms ours_is_times")
+    table.columns[5].header = "CPU ms"
+    for stage, one in measured["stages"].items():
+        for way, found in one["ways"].items():
+            ratio = one["ours_is"].get(way)
+            table.add_row(
+                stage if way == "ours" else "",
+                way,
+                one["unit"],
+                f"{found['per_second']:,.1f}",
+                f"{found['best_per_second']:,.1f}",
+                f"{found['cpu_ms_per_unit']:,.3f}",
+                "" if ratio is None else f"{ratio:.1f}",
+            )
+    console.print(table)
+    console.print(
+        f"{measured['images']} images of 256 pixels ({measured['photographs']}), medians of {measured['rounds']} "
+        "rounds; the last column compares processor time",
+        highlight=False,
+        markup=False,
+    )

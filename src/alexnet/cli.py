@@ -430,6 +430,14 @@ def _predict(words: Arguments) -> None:
             print(f"  {100 * one['probability']:5.1f} %  {'#' * round(40 * one['probability']):40}  {one['name']}")
 
 
+def _baseline(words: Arguments) -> None:
+    from alexnet.baseline_options import baseline
+
+    command = COMMANDS["baseline"]
+    with _terminated_as_interrupted():
+        baseline(words, command.summary, command.example, _say)
+
+
 def _report(words: Arguments) -> None:
     from alexnet.measures import add_data
 
@@ -550,6 +558,12 @@ COMMANDS = {
         "Put runs into the paper's table of results.", "alexnet table runs/net-0 runs/net-1 --like paper", _table
     ),
     "predict": Command("Name what is on photographs.", "alexnet predict runs/first photo.jpg", _predict),
+    "baseline": Command(
+        "Learn and measure a system the network was compared with: sift-fisher or sparse-coding.",
+        "alexnet baseline sift-fisher data/prepared --run runs/fisher",
+        _baseline,
+        computes=True,
+    ),
     "report": Command("Write a run's report.html.", "alexnet report runs/first", _report),
     "bench": Command(
         "Measure a part of the system beside its alternatives, in one process.",

@@ -33,12 +33,17 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
     from alexnet.evaluation.runs import evaluate_run
     from alexnet.parallel.processes import started_processes
     from alexnet.progress import counted
+    from alexnet.runs.folder import RunFolder
     from alexnet.terminal import print_results
 
     views: tuple[NumViews, ...] = (options.views,) if options.views else (1, TEN_VIEWS)
     results: list[dict[str, Any]] = []
     with started_processes() as (processes, _):
         for run in options.runs:
+            if RunFolder.open(run).is_baseline:
+                if processes.leads:
+                    results.append(_evaluated_baseline(run, options))
+                continue
             for num_views in views:
                 with counted(f"{run.name}, {views_in_words(num_views)}") as progress:
                     results.append(
@@ -59,6 +64,20 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
         print(json.dumps({**results[0], "evaluations": results}))
     else:
         print_results(results)
+
+
+def _evaluated_baseline(run: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """A baseline's result; it looks at the whole image once."""
+    if options.views not in (None, 1):
+        raise RequestError(f"{run} is a baseline, which looks at each image once; leave --views away, or take 1")
+    from alexnet.baseline_options import require_scikit_learn
+
+    require_scikit_learn()
+    from alexnet.baselines.measuring import evaluate_baseline
+    from alexnet.progress import counted
+
+    with counted(run.name) as progress:
+        return evaluate_baseline(run, data_folder=options.data, split=options.split, progress=progress)
 
 
 def ensemble(parser: argparse.ArgumentParser, words: Words) -> None:

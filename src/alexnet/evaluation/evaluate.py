@@ -60,6 +60,12 @@ class Evaluation:
         return self.counts.top5_error
 
     @property
+    def mean_class_accuracy(self) -> float:
+        """Mean over the classes that have images of the fraction rightly named, 0..1; a tie counts as in errors."""
+        found = [1 - one.top1_error for one in self.per_class if one.num]
+        return sum(found) / len(found)
+
+    @property
     def loss(self) -> float:
         """Mean of -ln p(right class), nats."""
         return self.counts.loss
@@ -96,6 +102,7 @@ class Evaluation:
             "top1_interval": list(self.top1_interval),
             "top5_error": self.top5_error,
             "top5_interval": list(self.top5_interval),
+            "mean_class_accuracy": self.mean_class_accuracy,
             "loss": self.loss,
             "calibration": self.calibration.to_dict(),
             "images_per_second": self.images_per_second,

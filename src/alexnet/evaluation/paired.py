@@ -20,6 +20,7 @@ from alexnet.errors import RequestError
 from alexnet.evaluation.metrics import Counts, wilson_interval
 from alexnet.evaluation.predictions import (
     NumViews,
+    kept_views,
     load_predictions,
     predictions_folder,
     predictions_path,
@@ -202,7 +203,7 @@ def open_same_images(
         data_folder: the prepared data set, or several to be joined, on which all of them were measured; None is what
             they were trained on, which must be the same for all.
         split: None is the data set's evaluation split.
-        num_views: views that were averaged, or `dense`.
+        num_views: views that were averaged, or `dense`; a baseline has one, whatever is asked for.
 
     Raises:
         RequestError: fewer than two runs or one named twice, runs trained on different data where none is named, a
@@ -231,15 +232,16 @@ def open_same_images(
     if split not in data.splits:
         raise RequestError(f"{data.folder} has no split {split!r}; it has {', '.join(data.splits)}")
     found = []
-    for run, checksum in zip(runs, trained_on, strict=True):
-        again = _evaluate_command(run, data_folder, split, num_views)
+    for one_run, run, checksum in zip(opened, runs, trained_on, strict=True):
+        own_views = kept_views(one_run, num_views)
+        again = _evaluate_command(run, data_folder, split, own_views)
         folder = predictions_folder(run, checksum, data.checksum)
-        if not predictions_path(folder, split, num_views).is_file():
+        if not predictions_path(folder, split, own_views).is_file():
             raise RequestError(
                 f"{run} has no saved probabilities of split {split!r} of {data.folder} with "
-                f"{views_in_words(num_views)}; `{again}` makes them"
+                f"{views_in_words(own_views)}; `{again}` makes them"
             )
-        one = load_predictions(folder, split, num_views, data)
+        one = load_predictions(folder, split, own_views, data)
         found.append(one)
         if one.class_ids != found[0].class_ids:
             raise RequestError(

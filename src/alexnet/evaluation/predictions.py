@@ -17,6 +17,7 @@ import safetensors.numpy
 
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError, WorkError
+from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import write_bytes
 
 FORMAT_VERSION = 1
@@ -52,6 +53,14 @@ def views_name(num_views: NumViews) -> str:
 def views_in_words(num_views: int | str) -> str:
     """`1 view`, `10 views` or `dense views`."""
     return "1 view" if num_views == 1 else f"{num_views} views"
+
+
+def kept_views(run: RunFolder, num_views: NumViews) -> NumViews:
+    """The number of views under which a run's probabilities lie where `num_views` are asked for.
+
+    A baseline looks at the whole image once, so its probabilities of one view stand for any number.
+    """
+    return 1 if run.is_baseline else num_views
 
 
 def views_order(num_views: NumViews) -> int:

@@ -86,6 +86,8 @@ def load_trained(path: Path | str) -> Trained:
     path = Path(path)
     file = path / "weights.safetensors" if path.is_dir() else path
     if not file.is_file():
+        if path.is_dir() and (path / "baseline.safetensors").is_file():
+            raise RequestError(f"{path} holds a baseline, which is no network; `alexnet evaluate {path}` measures it")
         raise RequestError(
             f"{path} holds no trained network ({file.name} is missing); `alexnet train DATA --run {path}` makes one"
         )

@@ -17,6 +17,8 @@ from alexnet.figures.curves import Series, curve_svg
 from alexnet.figures.filters import filter_grid, png_data_uri
 from alexnet.figures.panel import Pictured, panel_html
 from alexnet.report.layout import evenly_spaced
+from alexnet.runs.baseline_recipe import GROUPS as BASELINE_GROUPS
+from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import GROUPS, Recipe, unread_settings
 
@@ -128,6 +130,8 @@ def epoch_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def first_layer(run: RunFolder) -> Piece:
     """The filters of `conv1` as a picture."""
+    if run.is_baseline:
+        return Piece(missing="A baseline has no filters: what it looks for in a patch is given, not learned.")
     if not run.weights.is_file():
         return Piece(missing="The run has stored no weights yet, so there are no filters to show.")
     try:
@@ -195,9 +199,12 @@ def confused_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def settings(recipe: Recipe) -> dict[str, dict[str, str]]:
+def settings(recipe: Recipe | BaselineRecipe) -> dict[str, dict[str, str]]:
     """Every setting of the recipe by group, as text; without those that its kind of schedule does not read."""
     content = asdict(recipe)
+    if isinstance(recipe, BaselineRecipe):
+        groups = BASELINE_GROUPS[recipe.kind]
+        return {group: {key: _text(value) for key, value in content[group].items()} for group in groups}
     unread = unread_settings(recipe)
     return {
         group: {key: _text(value) for key, value in content[group].items() if f"{group}.{key}" not in unread}

@@ -12,10 +12,10 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
 from alexnet.report.layout import environment
+from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.listing import changes_of
 from alexnet.runs.recipe import epochs_of
-from alexnet.runs.recipe_file import recipe_differences
-from alexnet.runs.recipes import RECIPES
 from alexnet.storage.atomic import write_text
 
 _STATES = {
@@ -56,7 +56,8 @@ def write_report(run_folder: Path, data: PreparedData | None) -> Path:
 
 def render(run: RunFolder, data: PreparedData | None) -> str:
     """The page's HTML; see `write_report`."""
-    facts, recipe = run.facts(), run.recipe()
+    facts, recipe = run.facts(), run.any_recipe()
+    network = None if isinstance(recipe, BaselineRecipe) else recipe
     described: Mapping[str, Any] = facts.get("data") or {}
     if data is not None and described.get("checksum") not in (None, data.checksum):
         raise RequestError(
@@ -80,8 +81,9 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
         generated=bool(described.get("generated") or (data is not None and data.generated)),
         state=facts.get("state"),
         state_note=_STATES.get(facts.get("state", ""), ""),
-        reached=_reached(events, epochs_of(recipe.schedule)),
-        rows=[(one, contents.published(one, recipe.network.variant)) for one in evaluations],
+        baseline=network is None,
+        reached="" if network is None else _reached(events, epochs_of(network.schedule)),
+        rows=[(one, contents.published(one, network.network.variant) if network else None) for one in evaluations],
         best=best,
         last_measured=measured[-1] if measured else None,
         loss_curve=loss_curve,
@@ -94,7 +96,7 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
         classes=classes,
         num_classes=num_classes,
         confused=contents.confused_rows(best) if best else [],
-        changes=recipe_differences(RECIPES[recipe.name], recipe) if recipe.name in RECIPES else [],
+        changes=changes_of(recipe),
         settings=contents.settings(recipe),
         circumstances=contents.circumstances(facts),
         run_path=shlex.quote(str(run.path)),

@@ -24,15 +24,16 @@ from alexnet.evaluation.paired import TOP5_CLASSES
 from alexnet.evaluation.predictions import (
     NumViews,
     Predictions,
+    kept_views,
     load_predictions,
     predictions_folder,
     predictions_path,
     views_in_words,
 )
+from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.listing import changes_of
 from alexnet.runs.recipe import Recipe
-from alexnet.runs.recipe_file import recipe_differences
-from alexnet.runs.recipes import RECIPES
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def paper_table(
 
     Args:
         run_folders: runs of one data set, in any order.
-        num_views: of the saved probabilities, or `dense`.
+        num_views: of the saved probabilities, or `dense`; a baseline has one view, whatever is asked for.
         data_folder: the prepared data set they were measured on, or several joined; None is what they were trained on.
 
     Raises:
@@ -178,7 +179,7 @@ def paper_table(
     behind: list[RunBehind] = []
     class_ids: tuple[str, ...] = ()
     for run in runs:
-        facts, recipe = run.facts(), run.recipe()
+        facts, recipe = run.facts(), run.any_recipe()
         group = groups[_row_of(run, recipe, facts)]
         found = _predictions(run, data, split, num_views, named or [])
         class_ids = class_ids or found.class_ids
@@ -253,8 +254,10 @@ def _class_difference(own: Sequence[str], other: Sequence[str]) -> list[str]:
     return [f"class number {place} is {mine!r} and {theirs!r}" for place, (mine, theirs) in pairs if mine != theirs][:1]
 
 
-def _row_of(run: RunFolder, recipe: Recipe, facts: Mapping[str, Any]) -> str:
+def _row_of(run: RunFolder, recipe: Recipe | BaselineRecipe, facts: Mapping[str, Any]) -> str:
     """Which row a run belongs to by itself."""
+    if isinstance(recipe, BaselineRecipe):
+        return _BASELINES[recipe.kind]
     if recipe.name in _BASELINES:
         return _BASELINES[recipe.name]
     if facts.get("start_from") or facts.get("copied_layers"):
@@ -272,6 +275,7 @@ def _predictions(
 ) -> Predictions:
     """What the run saved of the split, in the split's order."""
     folder = predictions_folder(run.path, _checksum(run), data.checksum)
+    num_views = kept_views(run, num_views)
     if not predictions_path(folder, split, num_views).is_file():
         words = ["alexnet", "evaluate", str(run.path), "--views", str(num_views)]
         words += ["--data", *map(str, named)] if named else []
@@ -285,7 +289,7 @@ def _predictions(
     return found
 
 
-def _behind(run: RunFolder, recipe: Recipe, facts: Mapping[str, Any]) -> RunBehind:
+def _behind(run: RunFolder, recipe: Recipe | BaselineRecipe, facts: Mapping[str, Any]) -> RunBehind:
     events = run.events()
     seconds = facts.get("duration_s")
     if seconds is None:  # it has not finished
@@ -299,8 +303,8 @@ def _behind(run: RunFolder, recipe: Recipe, facts: Mapping[str, Any]) -> RunBehi
     return RunBehind(
         run=str(run.path),
         recipe=recipe.name,
-        variant=None if recipe.name in _BASELINES else recipe.network.variant,
-        changes=tuple(recipe_differences(RECIPES[recipe.name], recipe)) if recipe.name in RECIPES else (),
+        variant=None if isinstance(recipe, BaselineRecipe) or recipe.name in _BASELINES else recipe.network.variant,
+        changes=tuple(changes_of(recipe)),
         start_from=facts.get("start_from"),
         state=str(facts.get("state")),
         hours=None if seconds is None else seconds / 3600,

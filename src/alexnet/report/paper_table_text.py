@@ -8,7 +8,7 @@ from typing import Any
 from alexnet.evaluation.paired import TOP5_CLASSES
 from alexnet.evaluation.predictions import views_in_words
 from alexnet.report.layout import readable
-from alexnet.report.paper_table import SPARSE, Figure, PaperTable, Row, RunBehind
+from alexnet.report.paper_table import FISHER, SPARSE, Figure, PaperTable, Row, RunBehind
 
 
 def as_json(table: PaperTable) -> dict[str, Any]:
@@ -71,6 +71,8 @@ def notes(table: PaperTable) -> list[str]:
         )
     elif table.num_views != 10:
         lines.append(f"The paper's figures are of ten views, ours of {views_in_words(table.num_views)}.")
+    if table.num_views != 1 and any(row.runs for row in table.rows if row.name in (FISHER, SPARSE)):
+        lines.append(f"{FISHER} and {SPARSE} look at the whole image, once.")
     lines.append("(table 1): of the test images of ILSVRC-2010; the paper has sparse coding there alone.")
     lines += [f"{row.label}: {row.how} {', '.join(row.runs)}." for row in table.rows if row.runs]
     return lines + [_cost(run) for run in table.runs]

@@ -4,7 +4,7 @@ recipe.yaml           every hyper-parameter
 run.json              format version, commit, machine, versions, seed, data checksum, state
 events.jsonl          one JSON object per event, appended while training
 checkpoints/          what an interrupted training goes on from
-weights.safetensors   the network, with class names and preprocessing inside
+weights.safetensors   the network, with class names and preprocessing inside (of a baseline: baseline.safetensors)
 predictions/          probabilities per split
 evaluations/          error counts per split and number of views
 report.html           what a person looks at
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import yaml
 
 from alexnet.errors import RequestError, WorkError
+from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_from_dict, baseline_to_dict
 from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import recipe_from_dict, recipe_to_dict
 from alexnet.storage.atomic import is_full, staged_folder, write_json, write_text
@@ -46,7 +47,7 @@ class RunFolder:
         """Who else is told every event that is logged."""
 
     @staticmethod
-    def create(path: Path, recipe: Recipe, facts: Mapping[str, Any]) -> "RunFolder":
+    def create(path: Path, recipe: Recipe | BaselineRecipe, facts: Mapping[str, Any]) -> "RunFolder":
         """Make a new run folder that holds its recipe and `facts` (see `alexnet.runs.machine`), in state `running`.
 
         Raises:
@@ -80,8 +81,28 @@ class RunFolder:
         return run
 
     def recipe(self) -> Recipe:
-        """The recipe the run was started with."""
-        return recipe_from_dict(yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8")))
+        """The recipe the run was started with.
+
+        Raises:
+            RequestError: it is a baseline's, which is no network.
+        """
+        recipe = self.any_recipe()
+        if isinstance(recipe, BaselineRecipe):
+            raise RequestError(
+                f"{self.path} is the run of a baseline ({recipe.kind}), not of a network; an unfinished one is gone on "
+                "with by the `alexnet baseline` command that began it, and `alexnet evaluate` measures it"
+            )
+        return recipe
+
+    def any_recipe(self) -> Recipe | BaselineRecipe:
+        """The recipe the run was started with, of a network or of a baseline."""
+        content = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
+        return baseline_from_dict(content) if "baseline" in content else recipe_from_dict(content)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is the run of a baseline, which looks at each image once."""
+        return isinstance(self.any_recipe(), BaselineRecipe)
 
     def facts(self) -> dict[str, Any]:
         """The contents of run.json.
@@ -207,6 +228,7 @@ def _event(line: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) else None
 
 
-def _recipe_text(recipe: Recipe) -> str:
-    text: str = yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
+def _recipe_text(recipe: Recipe | BaselineRecipe) -> str:
+    content = baseline_to_dict(recipe) if isinstance(recipe, BaselineRecipe) else recipe_to_dict(recipe)
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return text

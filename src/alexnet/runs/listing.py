@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.errors import AlexNetError, RequestError
+from alexnet.runs.baseline_recipe import BASELINES, BaselineRecipe, baseline_differences
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import recipe_differences
 from alexnet.runs.recipes import RECIPES
 from alexnet.storage.lock import is_held
@@ -14,11 +16,11 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """The runs that stand in `folder`, by name.
 
     Returns:
-        One object a run: `run`, `recipe`, `variant`, `state` (`running`, `finished`, `interrupted`, `failed`, or
-        `killed`: it says running and nobody holds its lock), `step`, `num_steps`, `top1_error` (the last one on the
-        validation images, a fraction, or null), `lowest_error`, `seconds` of training, `processes` that shared it
-        last, `changes` (settings in which its recipe differs from the named one); of a run whose files are damaged,
-        `run` and `unreadable` (why) alone.
+        One object a run: `run`, `recipe`, `variant` (null of a baseline), `state` (`running`, `finished`,
+        `interrupted`, `failed`, or `killed`: it says running and nobody holds its lock), `step`, `num_steps`,
+        `top1_error` (the last one on the validation images, a fraction, or null), `lowest_error`, `seconds` of
+        training, `processes` that shared it last, `changes` (settings in which its recipe differs from the named one);
+        of a run whose files are damaged, `run` and `unreadable` (why) alone.
 
     Raises:
         RequestError: there is no such folder, or no run in it.
@@ -34,7 +36,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 def _described(path: Path) -> dict[str, Any]:
     try:
         run = RunFolder.open(path)
-        facts, recipe, events = run.facts(), run.recipe(), run.events()
+        facts, recipe, events = run.facts(), run.any_recipe(), run.events()
     except AlexNetError as error:
         return {"run": str(path), "unreadable": str(error)}
     steps = [event for event in events if "step" in event]
@@ -44,7 +46,7 @@ def _described(path: Path) -> dict[str, Any]:
     return {
         "run": str(path),
         "recipe": recipe.name,
-        "variant": recipe.network.variant,
+        "variant": recipe.network.variant if isinstance(recipe, Recipe) else None,
         "state": "killed" if killed else facts["state"],
         "step": max((event["step"] for event in steps), default=0),
         "num_steps": facts.get("num_steps"),
@@ -52,5 +54,12 @@ def _described(path: Path) -> dict[str, Any]:
         "lowest_error": min(errors, default=None),
         "seconds": seconds[-1] if seconds else 0.0,
         "processes": facts.get("processes", 1),
-        "changes": recipe_differences(RECIPES[recipe.name], recipe) if recipe.name in RECIPES else [],
+        "changes": changes_of(recipe),
     }
+
+
+def changes_of(recipe: Recipe | BaselineRecipe) -> list[str]:
+    """Settings in which a recipe differs from the one of its name."""
+    if isinstance(recipe, BaselineRecipe):
+        return baseline_differences(BASELINES[recipe.name], recipe) if recipe.name in BASELINES else []
+    return recipe_differences(RECIPES[recipe.name], recipe) if recipe.name in RECIPES else []

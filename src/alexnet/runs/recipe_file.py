@@ -54,6 +54,15 @@ def _settings(kind: type, name: str, content: Any) -> Any:
     return kind(**{key: _typed(kind, name, key, value) for key, value in content.items()})
 
 
+def settings_from(kind: type, name: str, content: Any) -> Any:
+    """A frozen group of settings, `kind`, from its keys and values under `name`; each value in the field's own type.
+
+    Raises:
+        RequestError: a key that the group does not have, or a value that it does not allow.
+    """
+    return _settings(kind, name, content)
+
+
 def _required(one: Field[Any]) -> bool:
     return one.default is MISSING and one.default_factory is MISSING
 

@@ -1,0 +1,158 @@
+"""Dense descriptors against OpenCV, scikit-image and plain NumPy; what they do with odd images."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+pytest.importorskip("sklearn")
+
+from alexnet.baselines import binary_patterns, colour, sift
+from alexnet.baselines.descriptors import KINDS, DenseDescriptors, grey_of, smoothed
+from alexnet.baselines.windows import Grid, by_patch, cell_sums
+from alexnet.errors import RequestError
+
+
+def texture(side: int, seed: int = 0) -> NDArray[np.uint8]:
+    """An image of blurred noise, uint8 (side, side, 3)."""
+    noise = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (1, 3, side // 5, side // 5))).float()
+    large = torch.nn.functional.interpolate(noise, size=(side, side), mode="bicubic", align_corners=False)
+    return large[0].permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()
+
+
+@pytest.mark.parametrize(("cell_px", "step_px"), [(4, 4), (6, 5), (5, 7)])
+def test_sift_is_opencvs_at_the_same_places(cell_px: int, step_px: int) -> None:
+    cv2 = pytest.importorskip("cv2")
+    grey = cv2.cvtColor(texture(96), cv2.COLOR_RGB2GRAY)
+    grid = Grid(96, cell_px, 4, step_px)
+    # OpenCV rounds a keypoint to a pixel, smooths to a deviation of 1.6 from 0.5, and a cell has 3/2 of the size.
+    points = [cv2.KeyPoint(float(x), float(y), cell_px / 1.5, 0) for y in grid.centres for x in grid.centres]
+    _, theirs = cv2.SIFT_create().compute(grey, points)
+    image = smoothed(torch.from_numpy(grey).float()[None], (1.6**2 - 0.5**2) ** 0.5)
+    ours = sift.dense_sift(image[0].numpy(), cell_px, step_px)
+    assert ours.shape == theirs.shape == (grid.num**2, 128)
+    # Theirs is cut to whole numbers of 512ths, with a fast arctangent.
+    assert np.abs(512 * ours - theirs).max() < 1.5
+    cosine = (ours * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
+    assert cosine.min() > 0.9999
+
+
+@pytest.mark.parametrize("num_maps", [2, 8])
+def test_cell_sums_are_sums_over_pixels(num_maps: int) -> None:
+    """A patch's cells, pixel by pixel, from the definition."""
+    maps = np.random.default_rng(1).random((40, 44, num_maps)).astype(np.float32)
+    rows, columns = Grid(40, 3, 4, 5), Grid(44, 3, 4, 4)
+    ours = by_patch(cell_sums(maps, rows, columns, "gaussian"), rows, columns)
+    ours = ours.reshape(rows.num, columns.num, 4, 4, num_maps)
+    for patch in [(0, 0), (2, 3), (rows.num - 1, columns.num - 1)]:
+        expected = np.zeros((4, 4, num_maps))
+        for y in range(40):
+            for x in range(44):
+                v, u = (y - rows.centres[patch[0]]) / 3, (x - columns.centres[patch[1]]) / 3
+                for i in range(4):
+                    for j in range(4):
+                        share = max(0, 1 - abs(v + 1.5 - i)) * max(0, 1 - abs(u + 1.5 - j))
+                        expected[i, j] += share * np.exp(-(v * v + u * u) / 8) * maps[y, x]
+        np.testing.assert_allclose(ours[patch], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_colour_statistics_are_means_and_deviations_of_cells() -> None:
+    image = texture(50, 2)
+    grid = Grid(50, 4, 4, 6)
+    ours = colour.dense_colour(image.astype(np.float32), 4, 6)
+    scaled = image.astype(np.float64) / 255
+    for row, top in enumerate(grid.starts):
+        for column, left in enumerate(grid.starts):
+            patch = scaled[top : top + 16, left : left + 16].reshape(4, 4, 4, 4, 3)  # cell rows, pixels, ...
+            means, deviations = patch.mean(axis=(1, 3)), patch.std(axis=(1, 3))
+            expected = np.concatenate([means, deviations], axis=-1).ravel()
+            np.testing.assert_allclose(ours[row * grid.num + column], expected, atol=2e-4)
+
+
+def test_patterns_are_scikit_images() -> None:
+    feature = pytest.importorskip("skimage.feature")
+    grey = np.random.default_rng(3).integers(0, 256, (40, 37)).astype(np.uint8)
+    theirs = feature.local_binary_pattern(grey, 8, 1, "nri_uniform")[1:-1, 1:-1].astype(int)
+    ours = binary_patterns.pattern_labels(torch.from_numpy(grey).float()[None])[0, 1:-1, 1:-1].numpy()
+    # The labels have other numbers: each of theirs is one of ours, and the reverse.
+    pairs = {(int(a), int(b)) for a, b in zip(ours.ravel(), theirs.ravel(), strict=True)}
+    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) > 40
+
+
+def test_counts_of_patterns_are_those_of_the_cells() -> None:
+    grey = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (1, 45, 41))).float()
+    labels = binary_patterns.pattern_labels(grey)[0].numpy()
+    rows, columns = Grid(45, 8, 2, 4), Grid(41, 8, 2, 4)
+    ours = binary_patterns.dense_patterns(grey, 8, 4)[0].numpy()
+    assert ours.shape == (rows.num * columns.num, binary_patterns.DIMENSIONS)
+    for row, top in enumerate(rows.starts):
+        for column, left in enumerate(columns.starts):
+            cells = [
+                labels[top + 8 * i : top + 8 * i + 8, left + 8 * j : left + 8 * j + 8] for i in (0, 1) for j in (0, 1)
+            ]
+            counts = np.concatenate([np.bincount(one.ravel(), minlength=59) for one in cells]).astype(float)
+            expected = counts / np.linalg.norm(counts)
+            np.testing.assert_allclose(ours[row * columns.num + column], expected, atol=1e-6)
+
+
+@given(
+    height=st.integers(20, 60), width=st.integers(20, 60), cell_px=st.integers(1, 5), step_px=st.integers(1, 9),
+    scales=st.integers(1, 4), kind=st.sampled_from([one for one in KINDS if one != "patterns"]),
+)  # fmt: skip
+@settings(max_examples=25)
+def test_any_size_gives_as_many_descriptors_as_places(
+    height: int, width: int, cell_px: int, step_px: int, scales: int, kind: str
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    describe = DenseDescriptors(kind, cell_px=cell_px, step_px=step_px, scales=scales)
+    (found,) = describe.transform([image])
+    patch = 4 * cell_px
+    assert (
+        len(found.values) == len(found.places) >= ((height - patch) // step_px + 1) * ((width - patch) // step_px + 1)
+    )
+    assert np.isfinite(found.values).all() and ((found.places > 0) & (found.places < 1)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_constant_image_has_no_contrast_and_no_nan(kind: str) -> None:
+    (found,) = DenseDescriptors(kind, scales=2).transform([np.full((40, 40, 3), 77, np.uint8)])
+    assert np.isfinite(found.values).all()
+    if kind == "sift":
+        assert (found.values == 0).all()
+    if kind == "colour":
+        np.testing.assert_allclose(found.values.reshape(-1, 16, 6)[:, :, :3], 77 / 255, atol=1e-5)
+        np.testing.assert_allclose(found.values.reshape(-1, 16, 6)[:, :, 3:], 0, atol=1e-3)
+
+
+def test_an_image_smaller_than_a_patch_is_refused() -> None:
+    with pytest.raises(RequestError, match="20 pixels is smaller than a patch of 24"):
+        DenseDescriptors("sift").transform([np.zeros((20, 30, 3), np.uint8)])
+
+
+def test_large_images_are_scaled_down_and_a_limit_draws_the_same_places() -> None:
+    images = np.stack([texture(100, 1), texture(100, 2)])
+    whole = DenseDescriptors("sift", scales=1).transform(images)
+    small = DenseDescriptors("sift", scales=1, max_pixels=2500).transform(images)
+    limited = DenseDescriptors("sift", scales=1, limit=7).transform(images)
+    assert len(small[0].values) == ((50 - 24) // 6 + 1) ** 2 < len(whole[0].values)
+    assert len(limited[0].values) == 7 and (limited[0].places == limited[1].places).all()
+    at = [int(np.flatnonzero((whole[1].places == place).all(axis=1))[0]) for place in limited[1].places]
+    np.testing.assert_array_equal(whole[1].values[at], limited[1].values)
+
+
+def test_what_is_no_image_and_settings_out_of_range_are_refused() -> None:
+    for wrong in (np.zeros((40, 40), np.uint8), np.zeros((40, 40, 3), np.float32)):
+        with pytest.raises(RequestError, match="allowed is uint8"):
+            DenseDescriptors("sift").transform([wrong])
+    for setting in ({"kind": "surf"}, {"cell_px": 0}, {"factor": 1.0}, {"limit": -1}):
+        with pytest.raises(RequestError, match=r"(allowed|known)"):
+            DenseDescriptors(**{"kind": "sift", **setting}).fit([])  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="no multiple of a step"):
+        DenseDescriptors("patterns", cell_px=3, step_px=4).transform([np.zeros((40, 40, 3), np.uint8)])
+
+
+def test_grey_is_luminance() -> None:
+    colours = torch.tensor([255.0, 0, 0]).reshape(1, 3, 1, 1)
+    assert grey_of(colours).item() == pytest.approx(0.299 * 255)

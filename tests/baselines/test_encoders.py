@@ -1,0 +1,282 @@
+"""Fisher vectors, mixtures and codes against scikit-image, scikit-learn and formulas; the contract of sets."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+pytest.importorskip("sklearn")
+
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import check_estimator
+
+from alexnet.baselines.coding import l1_codes, largest_codes, largest_lengths, locality_codes
+from alexnet.baselines.descriptors import DescriptorSet
+from alexnet.baselines.dictionary import LocalityCodes, SparseCodes, l1_dictionary
+from alexnet.baselines.fisher import BagOfWords, FisherVectors, fisher_gradients, moments
+from alexnet.baselines.mixture import DiagonalMixture, Mixture, maximised, posteriors
+from alexnet.baselines.projection import DescriptorPca
+from alexnet.baselines.pyramid import num_regions, parse_pyramid, region_of
+from alexnet.errors import RequestError
+
+
+def some_sets(num: int = 6, size: int = 40, width: int = 8, seed: int = 0) -> list[DescriptorSet]:
+    random = np.random.default_rng(seed)
+    return [
+        DescriptorSet(
+            random.standard_normal((size + n, width)).astype(np.float32),
+            random.random((size + n, 2)).astype(np.float32),
+        )
+        for n in range(num)
+    ]
+
+
+def a_mixture(k: int = 5, d: int = 8, seed: int = 1) -> tuple[NDArray[np.float64], ...]:
+    random = np.random.default_rng(seed)
+    weights = random.random(k) + 0.1
+    return weights / weights.sum(), random.standard_normal((k, d)), random.random((k, d)) + 0.3
+
+
+SETS = [
+    DescriptorPca(4),
+    FisherVectors(3),
+    FisherVectors(3, pyramid="2x2"),
+    BagOfWords(3, pyramid="1x1,2x1"),
+    LocalityCodes(8, neighbours=3),
+    SparseCodes(8, penalty=0.3),
+]
+
+
+@pytest.mark.parametrize("estimator", SETS, ids=repr)
+def test_the_contract_of_estimators_that_take_lists_of_descriptor_sets(estimator: Any) -> None:
+    sets = some_sets()
+    before = [(one.values.copy(), one.places.copy()) for one in sets]
+    params = estimator.get_params()
+    with pytest.raises(NotFittedError):
+        estimator.transform(sets)
+    copy = clone(estimator)
+    assert copy is not estimator and copy.get_params() == params and estimator.set_params(**params) is estimator
+    assert copy.fit(sets) is copy and copy.get_params() == params
+    whole = copy.transform(sets)
+    assert len(whole) == len(sets)
+    for number, one in enumerate(sets):  # a row hangs on its own set alone
+        alone = copy.transform([one])[0]
+        np.testing.assert_allclose(
+            getattr(alone, "values", alone), getattr(whole[number], "values", whole[number]), atol=1e-6
+        )
+    again = clone(estimator).fit(sets).transform(sets)  # the same list gives the same
+    for one, other in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(getattr(one, "values", one), getattr(other, "values", other))
+    for one, (values, places) in zip(sets, before, strict=True):
+        np.testing.assert_array_equal(one.values, values)
+        np.testing.assert_array_equal(one.places, places)
+    with pytest.raises(ValueError, match="0 descriptor sets"):
+        copy.transform([])
+    with pytest.raises(ValueError, match=r"allowed are \(n, 8\)"):
+        copy.transform(some_sets(width=7))
+    broken = some_sets()
+    broken[2].values[3, 1] = np.nan
+    for call in (clone(estimator).fit, copy.transform):
+        with pytest.raises(ValueError, match="set 2 holds values that are not finite"):
+            call(broken)
+    empty = DescriptorSet(np.empty((0, 8), np.float32), np.empty((0, 2), np.float32))
+    rows = copy.transform([empty])[0]
+    assert (np.asarray(getattr(rows, "values", rows)) == 0).all()
+
+
+def test_the_mixture_passes_scikit_learns_own_checks() -> None:
+    outcome = check_estimator(DiagonalMixture(), on_fail=None, on_skip=None)
+    assert [(one["check_name"], one["exception"]) for one in outcome if one["status"] == "failed"] == []
+    assert sum(one["status"] == "passed" for one in outcome) > 30
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_fisher_gradients_are_scikit_images(dtype: type) -> None:
+    feature = pytest.importorskip("skimage.feature")
+    from sklearn.mixture import GaussianMixture
+
+    weights, means, variances = a_mixture()
+    theirs = GaussianMixture(len(weights), covariance_type="diag")
+    theirs.weights_, theirs.means_, theirs.covariances_ = weights, means, variances
+    theirs.precisions_cholesky_ = 1 / np.sqrt(variances)
+    values = np.random.default_rng(2).standard_normal((300, 8))
+    expected = feature.fisher_vector(values, theirs)[len(weights) :]  # first the gradients to the weights
+    expected[means.size :] *= -1  # theirs is the other direction
+    mixture = Mixture(*(torch.from_numpy(one.astype(dtype)) for one in (weights, means, variances)))
+    given_values = torch.from_numpy(values.astype(dtype))
+    ours = fisher_gradients(moments(given_values, posteriors(given_values, mixture)), mixture).numpy()
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(ours, expected, atol=1e-10 if dtype is np.float64 else 1e-5)
+
+
+def test_fisher_gradients_are_the_formula_one_descriptor_at_a_time() -> None:
+    weights, means, variances = a_mixture(3, 2)
+    values = np.random.default_rng(3).standard_normal((7, 2))
+    of_means, of_deviations = np.zeros((3, 2)), np.zeros((3, 2))
+    for x in values:
+        density = weights * np.exp(-((x - means) ** 2 / variances).sum(axis=1) / 2) / np.sqrt(variances.prod(axis=1))
+        for k, share in enumerate(density / density.sum()):
+            of_means[k] += share * (x - means[k]) / np.sqrt(variances[k]) / (7 * np.sqrt(weights[k]))
+            of_deviations[k] += share * ((x - means[k]) ** 2 / variances[k] - 1) / (7 * np.sqrt(2 * weights[k]))
+    mixture = Mixture(*map(torch.from_numpy, (weights, means, variances)))
+    rows = torch.from_numpy(values)
+    ours = fisher_gradients(moments(rows, posteriors(rows, mixture)), mixture).numpy()
+    np.testing.assert_allclose(ours, np.concatenate([of_means.ravel(), of_deviations.ravel()]), rtol=1e-9)
+
+
+def test_a_fisher_row_is_its_regions_each_rooted_and_of_equal_length() -> None:
+    (one,) = some_sets(1, 60)
+    encoder = FisherVectors(3, pyramid="3x1,1x1").fit([one])
+    row = encoder.transform([one])[0].reshape(4, -1)
+    np.testing.assert_allclose(np.linalg.norm(row, axis=1), 0.5, rtol=1e-5)
+    mixture = Mixture(*(torch.from_numpy(getattr(encoder, name)) for name in encoder.arrays))
+    strip = np.minimum((one.places[:, 0] * 3).astype(int), 2)
+    for number, within in enumerate([strip == 0, strip == 1, strip == 2, strip >= 0]):
+        values = torch.from_numpy(one.values[within])
+        raw = fisher_gradients(moments(values, posteriors(values, mixture)), mixture).numpy()
+        rooted = np.sign(raw) * np.sqrt(np.abs(raw))
+        np.testing.assert_allclose(row[number], rooted / np.linalg.norm(rooted) / 2, atol=2e-4)  # roots of near zeros
+
+
+def test_the_mixture_is_scikit_learns_from_the_same_beginning() -> None:
+    from sklearn.mixture import GaussianMixture
+
+    random = np.random.default_rng(5)
+    data = np.concatenate([random.normal(at, 0.5, (200, 3)) for at in (-2, 0, 3)])
+    first = DiagonalMixture(3, passes=1, floor=1e-12).fit(data)
+    theirs = GaussianMixture(
+        3, covariance_type="diag", max_iter=15, tol=0, reg_covar=0,
+        weights_init=first.weights_, means_init=first.means_, precisions_init=1 / first.variances_,
+    )  # fmt: skip
+    with pytest.warns(match="did not converge"):
+        theirs.fit(data)
+    mixture = Mixture(*(torch.from_numpy(one) for one in (first.weights_, first.means_, first.variances_)))
+    likelihoods = []
+    for _ in range(15):
+        likelihood, mixture = maximised(torch.from_numpy(data), mixture, torch.full((3,), 1e-12, dtype=torch.float64))
+        likelihoods.append(likelihood)
+    assert (np.diff(likelihoods) > -1e-9).all()
+    for ours, other in zip(mixture, (theirs.weights_, theirs.means_, theirs.covariances_), strict=True):
+        np.testing.assert_allclose(ours.numpy(), other, rtol=1e-6, atol=1e-9)
+
+
+def test_too_few_descriptors_and_constant_ones() -> None:
+    few = some_sets(1, 5)
+    for estimator in (FisherVectors(16), LocalityCodes(16), SparseCodes(16), DescriptorPca(8)):
+        with pytest.raises(RequestError, match=r"(from|of) 5 descriptors"):
+            estimator.fit(few)
+    same = [
+        DescriptorSet(np.full((50, 8), 0.25, np.float32), np.random.default_rng(0).random((50, 2)).astype(np.float32))
+    ]
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn says that equal points make fewer clusters
+        for estimator in (FisherVectors(4), BagOfWords(4), LocalityCodes(4, neighbours=2), SparseCodes(4)):
+            assert np.isfinite(estimator.fit(same).transform(same)).all()
+
+
+@given(seed=st.integers(0, 1000), neighbours=st.integers(1, 5), width=st.integers(2, 12))
+@settings(max_examples=25)
+def test_locality_codes_solve_the_constrained_least_squares(seed: int, neighbours: int, width: int) -> None:
+    random = np.random.default_rng(seed)
+    atoms, values = (
+        random.standard_normal((9, width)).astype(np.float32),
+        random.standard_normal((4, width)).astype(np.float32),
+    )
+    places, codes = locality_codes(values, atoms, neighbours, regularisation=1e-2)
+    for x, where, code in zip(values.astype(np.float64), places, codes, strict=True):
+        distances = ((atoms - x) ** 2).sum(axis=1)
+        nearest = np.argsort(distances)[:neighbours]
+        np.testing.assert_array_equal(where, nearest)
+        base = atoms[nearest] - x
+        covariance = base @ base.T
+        covariance += 1e-2 * np.trace(covariance) * np.eye(neighbours)
+        # With a Lagrange multiplier: minimise c' C c, sum c = 1.
+        system = np.block([[2 * covariance, np.ones((neighbours, 1))], [np.ones((1, neighbours)), np.zeros((1, 1))]])
+        expected = np.linalg.solve(system, np.append(np.zeros(neighbours), 1))[:neighbours]
+        np.testing.assert_allclose(code, expected, atol=2e-4)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@given(seed=st.integers(0, 1000), penalty=st.floats(0.02, 0.6), width=st.sampled_from([10, 40]))
+@settings(max_examples=15)
+def test_l1_codes_are_scikit_learns(seed: int, penalty: float, width: int) -> None:
+    from sklearn.decomposition import sparse_encode
+
+    random = np.random.default_rng(seed)
+    atoms = random.standard_normal((20, width)).astype(np.float32)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    values = random.standard_normal((5, width)).astype(np.float32)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    ours = l1_codes(values, atoms, atoms @ atoms.T, penalty)
+    theirs = sparse_encode(
+        values.astype(np.float64), atoms.astype(np.float64), algorithm="lasso_cd", alpha=penalty, max_iter=10_000
+    )
+
+    def height(codes: NDArray[Any]) -> NDArray[Any]:
+        found: NDArray[Any] = ((values - codes @ atoms) ** 2).sum(axis=1) / 2 + penalty * np.abs(codes).sum(axis=1)
+        return found
+
+    assert (height(ours) <= height(theirs) + 1e-4).all()
+    if width == 40:  # with more atoms than dimensions very different codes have nearly the same sum
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_l1_codes_of_nothing_are_nothing() -> None:
+    atoms = np.eye(4, dtype=np.float32)
+    assert (l1_codes(np.zeros((2, 4), np.float32), atoms, atoms, 0.1) == 0).all()
+    np.testing.assert_allclose(
+        l1_codes(np.array([[1, -0.5, 0.05, 0]], np.float32), atoms, atoms, 0.1), [[0.9, -0.4, 0, 0]], atol=1e-6
+    )
+
+
+def test_pooling_takes_the_largest_of_each_region() -> None:
+    random = np.random.default_rng(6)
+    levels = parse_pyramid("1x1,2x2")
+    places = random.random((30, 2)).astype(np.float32)
+    regions = region_of(places, levels)
+    dense = (random.standard_normal((30, 7)) * (random.random((30, 7)) < 0.3)).astype(np.float32)
+    row, column = (places[:, 0] >= 0.5).astype(int), (places[:, 1] >= 0.5).astype(int)
+    where = [np.full(30, True)] + [(row == i) & (column == j) for i in (0, 1) for j in (0, 1)]
+    expected = np.stack([np.abs(dense[one]).max(axis=0) for one in where])
+    np.testing.assert_array_equal(largest_lengths(dense, regions, num_regions(levels)), expected)
+    slots = np.stack([random.permutation(7)[:2] for _ in range(30)]).astype(np.int64)
+    codes = random.standard_normal((30, 2)).astype(np.float32)
+    scattered = np.zeros((30, 7), np.float32)
+    np.put_along_axis(scattered, slots, codes, axis=1)
+    signed = np.stack([np.maximum(scattered[one].max(axis=0), 0) for one in where])
+    np.testing.assert_array_equal(largest_codes(slots, codes, regions, num_regions(levels), 7), signed)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_l1_dictionary_explains_as_well_as_scikit_learns() -> None:
+    from sklearn.decomposition import MiniBatchDictionaryLearning
+
+    random = np.random.default_rng(7)
+    truth = random.standard_normal((12, 10))
+    values = ((random.random((600, 12)) < 0.2) * random.standard_normal((600, 12))) @ truth
+    values = (values / (np.linalg.norm(values, axis=1, keepdims=True) + 1e-9)).astype(np.float32)
+    first = values[np.random.Generator(np.random.Philox(0)).permutation(600)[:12]]  # as ours begins
+    theirs = MiniBatchDictionaryLearning(
+        12, alpha=0.1, batch_size=256, max_iter=4, fit_algorithm="cd", dict_init=first, random_state=0
+    ).fit(values)
+
+    def height(atoms: NDArray[np.float32]) -> float:
+        codes = l1_codes(values, atoms, atoms @ atoms.T, 0.1)
+        return float((((values - codes @ atoms) ** 2).sum(axis=1) / 2 + 0.1 * np.abs(codes).sum(axis=1)).mean())
+
+    ours = l1_dictionary(values, 12, 0.1, 4, 0)
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, rtol=1e-5)
+    assert height(ours) <= 1.03 * height(theirs.components_.astype(np.float32))
+
+
+@pytest.mark.parametrize("text", ["", "0x1", "1x", "1x1;2x2", "a"])
+def test_a_pyramid_that_is_not_understood_is_refused(text: str) -> None:
+    with pytest.raises(RequestError, match="rows x columns"):
+        parse_pyramid(text)

@@ -1,0 +1,350 @@
+"""Whole baselines on small data: the run folder, what reads it, interruption, odd data."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("sklearn")
+
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+
+from alexnet import cli
+from alexnet.baselines.cache import cached_rows
+from alexnet.baselines.classifier import AveragedSgd
+from alexnet.baselines.descriptors import DenseDescriptors
+from alexnet.baselines.fisher import FisherVectors
+from alexnet.baselines.measuring import evaluate_baseline
+from alexnet.baselines.model import Channel, load_baseline
+from alexnet.baselines.projection import DescriptorPca
+from alexnet.baselines.run import run_baseline
+from alexnet.baselines.samples import drawn_images
+from alexnet.data.prepare import prepare
+from alexnet.data.prepared import PreparedData
+from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.evaluation.predictions import load_predictions
+from alexnet.runs.baseline_recipe import (
+    BaselineRecipe,
+    ClassifierSettings,
+    CodingSettings,
+    DescriptorSettings,
+    FisherSettings,
+    ProtocolSettings,
+    baseline_from_dict,
+    baseline_to_dict,
+    named_baseline,
+)
+from alexnet.runs.folder import RunFolder
+
+DESCRIPTORS = DescriptorSettings(cell_px=4, step_px=4, scales=2)
+FISHER = BaselineRecipe(
+    name="sift-fisher",
+    descriptors=DESCRIPTORS,
+    encoder=FisherSettings(components=16, dimensions=8, sample=2000),
+    classifier=ClassifierSettings(epochs=4, decay=1e-3),
+)
+SPARSE = replace(
+    FISHER,
+    name="sparse-coding",
+    descriptors=replace(DESCRIPTORS, kinds="sift,patterns", scales=1),
+    encoder=CodingSettings(codings="locality,l1", atoms=24, limit=12, sample=800, pyramid="1x1,2x2"),
+)
+
+
+@contextmanager
+def uncounted(what: str) -> Iterator[Callable[[int, int], None]]:
+    yield lambda done, total: None
+
+
+def run(data: Path, recipe: BaselineRecipe, folder: Path, workers: int = 2) -> RunFolder:
+    return run_baseline(data, recipe, folder, workers=workers, counting=uncounted, say=lambda text: None)
+
+
+def draw_tree(root: Path, classes: int, train: int, val: int) -> Path:
+    """A class-per-folder tree whose classes are textures: stripes along, stripes across, squares."""
+    random = np.random.default_rng(5)
+    for split, count in (("train", train), ("val", val)):
+        for one in range(classes):
+            folder = root / split / f"texture{one}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                rows, columns = np.indices((32, 32)) + random.integers(0, 6, 2)[:, None, None]
+                bright = [rows // 3 % 2, columns // 3 % 2, (rows // 3 + columns // 3) % 2][one]
+                pixels = random.integers(40, 90, 3) + 120 * bright[:, :, None] + random.integers(0, 40, (32, 32, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    prepare(draw_tree(tmp_path / "tree", 3, 20, 5), folder, side=32)
+    return folder
+
+
+def probabilities(folder: Path, data: Path, split: str = "val") -> Any:
+    return load_predictions(folder / "predictions", split, 1, PreparedData.open(data)).probabilities
+
+
+def test_both_baselines_fill_a_run_folder_that_every_command_reads(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / "runs" / name for name in ("fisher", "sparse")]
+    for recipe, folder in zip((FISHER, SPARSE), runs, strict=True):
+        run(data, recipe, folder)
+        facts = RunFolder.open(folder).facts()
+        assert facts["state"] == "finished" and facts["cpu_s"] > 0 and facts["peak_anonymous_bytes"] > 0
+        assert RunFolder.open(folder).any_recipe() == recipe
+        with pytest.raises(RequestError, match="run of a baseline"):
+            RunFolder.open(folder).recipe()
+        stages = {event["name"] for event in RunFolder.open(folder).events() if event["event"] == "stage"}
+        assert {"calibrate", "measure"} < stages and any(name.startswith("encode") for name in stages)
+    # The textures are the classes: gradients know them all.
+    assert RunFolder.open(runs[0]).evaluations()["val-1views"]["top1_error"] == 0
+    before = probabilities(runs[0], data)
+    assert cli.main(["evaluate", *map(str, runs), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["evaluations"]
+    assert [one["num_views"] for one in found] == [1, 1] and found[0]["mean_class_accuracy"] == 1
+    # From the images anew, rounded as they were kept.
+    np.testing.assert_allclose(probabilities(runs[0], data), before, atol=1e-5)
+    for words in (
+        ["ensemble", *map(str, runs)],
+        ["compare", *map(str, runs)],
+        ["table", *map(str, runs)],
+        ["runs", str(runs[0].parent)],
+    ):
+        assert cli.main([*words, "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [row["name"] for row in json.loads(lines[2])["rows"] if row["runs"]] == ["SIFT + FVs", "Sparse coding"]
+    listed = json.loads(lines[3])["runs"]
+    assert [one["recipe"] for one in listed] == ["sift-fisher", "sparse-coding"] and listed[0]["top1_error"] == 0
+    for folder in runs:
+        assert cli.main(["report", str(folder)]) == 0
+        page = (folder / "report.html").read_text()
+        assert "a baseline" in page and "alexnet predict" not in page and "looks at the whole image, once" in page
+    assert cli.main(["evaluate", str(runs[0]), "--views", "10"]) == 2
+    assert "looks at each image once" in capsys.readouterr().err
+    assert cli.main(["predict", str(runs[0]), str(data)]) == 2
+    assert "is no network" in capsys.readouterr().err
+    assert cli.main(["resume", str(runs[0])]) == 2
+
+
+@pytest.mark.parametrize("where", ["learn", "features", "classifiers"])
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_probabilities(
+    where: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = probabilities(run(data, FISHER, tmp_path / "whole" / "run", workers=1).path, data)
+    calls = {"num": 0}
+    made = Channel.rows
+
+    def some_rows(self: Channel, images: Any) -> Any:
+        calls["num"] += 1
+        if calls["num"] > 7:
+            raise KeyboardInterrupt
+        return made(self, images)
+
+    def stop(*arguments: Any, **named: Any) -> Any:
+        raise KeyboardInterrupt
+
+    target: dict[str, tuple[Any, str, Any]] = {
+        "learn": (sys.modules["alexnet.baselines.learning"], "sampled_descriptors", stop),
+        "features": (Channel, "rows", some_rows),
+        "classifiers": (sys.modules["alexnet.baselines.run"], "fitted_temperature", stop),
+    }
+    folder = tmp_path / "broken" / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(*target[where])
+        with pytest.raises(Interrupted, match="alexnet baseline sift-fisher"):
+            run(data, FISHER, folder)
+    assert RunFolder.open(folder).state == "interrupted"
+    with pytest.raises(RequestError, match=r"begun with other settings.*decay"):
+        run(data, replace(FISHER, classifier=ClassifierSettings(epochs=4, decay=1e-4)), folder)
+    run(data, FISHER, folder)
+    np.testing.assert_array_equal(probabilities(folder, data), whole)
+    with pytest.raises(RequestError, match="is finished"):
+        run(data, FISHER, folder)
+
+
+def test_features_of_a_killed_process_are_gone_on_with(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, numpy as np; from pathlib import Path; from alexnet.baselines import cache\n"
+        "cache.CURSOR_EVERY_S = 0\n"
+        "def make(first, last):\n"
+        "    if first >= 40: os._exit(9)\n"
+        "    return np.arange(first, last, dtype=np.float32)[:, None] * np.ones(3, np.float32)\n"
+        "cache.cached_rows(Path(sys.argv[1]), 'train', (100, 3), make, 1)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=300)
+    assert killed.returncode == 9
+    done = json.loads((tmp_path / "train.json").read_text())["done"]
+    assert 0 < done <= 40
+    with (tmp_path / "train.f16").open("ab") as file:
+        file.write(b"half a r")  # what the disk had of a row that was never said to be whole
+    starts: list[int] = []
+
+    def make(first: int, last: int) -> Any:
+        starts.append(first)
+        return np.arange(first, last, dtype=np.float32)[:, None] * np.ones(3, np.float32)
+
+    rows = cached_rows(tmp_path, "train", (100, 3), make, 2)
+    assert min(starts) == done
+    np.testing.assert_array_equal(rows, np.arange(100)[:, None] * np.ones(3))
+    assert cached_rows(tmp_path, "train", (100, 3), make, 2)[99, 0] == 99 and len(starts) == 25 - done // 4
+    with pytest.raises(WorkError, match="images 0 to 3 are not finite"):
+        cached_rows(tmp_path, "other", (4, 3), lambda first, last: np.full((last - first, 3), np.nan, np.float32), 1)
+
+
+def test_another_run_finds_the_features_and_a_bag_of_words_the_vocabulary(data: Path, tmp_path: Path) -> None:
+    first = run(data, FISHER, tmp_path / "runs" / "first")
+    second = run(data, replace(FISHER, classifier=ClassifierSettings(epochs=2)), tmp_path / "runs" / "second")
+    bag = run(data, replace(FISHER, encoder=replace(FISHER.encoder, form="bag-of-words")), tmp_path / "runs" / "bag")  # type: ignore[arg-type]
+
+    def stages(one: RunFolder) -> set[str]:
+        return {event["name"].split()[0] for event in one.events() if event["event"] == "stage"}
+
+    assert stages(first) == {"learn", "encode", "classify", "calibrate", "measure"}
+    assert stages(second) == {"classify", "calibrate", "measure"}
+    assert stages(bag) == {"encode", "classify", "calibrate", "measure"}
+    models = [load_baseline(one.path) for one in (first, bag)]
+    for name in ("weights_", "means_", "variances_"):
+        one, other = (getattr(model.channels[0].steps[-1], name) for model in models)
+        np.testing.assert_array_equal(one, other)
+
+
+def test_per_class_draws_and_the_rest_is_measured(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["baseline", "sift-fisher", str(data), "--per-class", "12", "--seed", "3", "--protocol.measure", "rest"]
+    words += ["--descriptors.cell_px", "4", "--encoder.components", "16", "--encoder.dimensions", "8"]
+    words += ["--classifier.epochs", "3", "--run", str(tmp_path / "runs" / "rest"), "--workers", "1"]
+    assert cli.main(words) == 0
+    made = RunFolder.open(tmp_path / "runs" / "rest")
+    (result,) = made.evaluations().values()
+    assert (result["split"], result["num_images"]) == ("rest", 24)
+    errors = [one["top1_error"] for one in result["per_class"]]
+    assert result["mean_class_accuracy"] == pytest.approx(1 - np.mean(errors)) and np.mean(errors) < 0.5
+    again = evaluate_baseline(made.path, split="val")
+    assert again["num_images"] == 15
+    labels = np.array([0] * 5 + [1] * 2 + [2] * 9)
+    drawn = drawn_images(labels, 3, 1)
+    assert np.bincount(labels[drawn]).tolist() == [3, 2, 3] and len(set(drawn.tolist())) == 8
+    assert not np.array_equal(drawn, drawn_images(labels, 3, 2))
+    with pytest.raises(RequestError, match="nothing is left"):
+        run(data, replace(FISHER, protocol=ProtocolSettings(per_class=20, measure="rest")), tmp_path / "none")
+
+
+def test_odd_data(data: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    prepare(draw_tree(tmp_path / "few", 2, 1, 1), small, side=32)
+    one_each = replace(FISHER, encoder=FisherSettings(components=16, dimensions=8))
+    made = run(small, one_each, tmp_path / "runs" / "one-image")  # a class with one image
+    assert RunFolder.open(made.path).evaluations()["val-1views"]["num_images"] == 2
+    with pytest.raises(RequestError, match="smaller than a patch"):
+        run(small, replace(one_each, descriptors=DescriptorSettings(cell_px=9)), tmp_path / "runs" / "patch")
+    assert RunFolder.open(tmp_path / "runs" / "patch").state == "failed"
+    with pytest.raises(RequestError, match="mixture of 1024 Gaussians from"):
+        run(small, replace(one_each, encoder=FisherSettings(components=1024, dimensions=8)), tmp_path / "runs" / "many")
+    unknown = PreparedData.open(data)
+    labels = np.load(data / "train-labels.npy")
+    np.save(data / "train-labels.npy", np.where(np.arange(len(labels)) < 2, -1, labels))
+    with pytest.raises(RequestError, match=r"2 of 60 training images.*no label"):
+        run(data, FISHER, tmp_path / "runs" / "unlabelled")
+    np.save(data / "train-labels.npy", np.zeros_like(labels))
+    with pytest.raises(RequestError, match="1 class; a classifier needs 2"):
+        run(data, FISHER, tmp_path / "runs" / "one-class")
+    np.save(data / "train-labels.npy", labels)
+    np.save(data / "val-labels.npy", np.full_like(unknown.splits["val"].labels, -1))
+    learned = run(data, FISHER, tmp_path / "runs" / "unmeasured")  # it learns, and is not measured
+    assert learned.state == "finished" and not learned.evaluations()
+    with pytest.raises(RequestError, match=r"15 of 15 images of split 'val'.*no label"):
+        evaluate_baseline(learned.path)
+
+
+def test_files_that_are_damaged_or_no_baseline_are_refused(data: Path, tmp_path: Path) -> None:
+    made = run(data, FISHER, tmp_path / "runs" / "one")
+    file = made.path / "baseline.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    with pytest.raises(WorkError, match="damaged"):
+        load_baseline(made.path)
+    file.write_bytes(whole.replace(b'"DescriptorPca', b'"DescriptorPcb'))
+    with pytest.raises(RequestError, match="DescriptorPcb, which is not among"):
+        load_baseline(made.path)
+    file.unlink()
+    with pytest.raises(RequestError, match="holds no baseline yet"):
+        load_baseline(made.path)
+
+
+def test_recipes_survive_the_file_and_wrong_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, name in (("sift-fisher", "sift-fisher-caltech101"), ("sparse-coding", "sparse-coding-caltech101")):
+        recipe = named_baseline(kind, name)  # type: ignore[arg-type]
+        assert baseline_from_dict(baseline_to_dict(recipe)) == recipe
+        assert recipe.protocol.per_class == 30 and recipe.protocol.measure == "rest"
+    with pytest.raises(RequestError, match="known are sift-fisher, "):
+        named_baseline("sift-fisher", "sparse-coding")
+    with pytest.raises(RequestError, match="unknown keys"):
+        baseline_from_dict({"baseline": "sift-fisher", "encoder": {"atoms": 3}})
+    for words, message in (
+        (["bag"], "invalid choice: 'bag'"),
+        (["sift-fisher", "d", "--run", "r", "--encoder.components", "8"], "allowed is 16 to 1024"),
+        (["sift-fisher", "d", "--run", "r", "--descriptors.kinds", "sift,surf"], "allowed are some of sift"),
+        (["sparse-coding", "d", "--run", "r", "--protocol.measure", "rest"], "without --per-class"),
+        (["sift-fisher", "d", "--run", "r", "--recipe", "none"], "unknown recipe 'none'"),
+    ):
+        with pytest.raises((SystemExit, RequestError)) as raised:
+            code = cli.main(["baseline", *words])
+            raise SystemExit(code)
+        assert raised.value.code == 2  # type: ignore[union-attr]
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from alexnet import baseline_options
+
+    monkeypatch.setattr(baseline_options.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"alexnet\[baselines\]"):
+        baseline_options.require_scikit_learn()
+
+
+def test_a_pipeline_of_the_estimators_learns_is_cloned_and_is_the_runs_own_features(data: Path, tmp_path: Path) -> None:
+    opened = PreparedData.open(data)
+    images, labels = np.asarray(opened.splits["train"].images), opened.splits["train"].labels
+    steps = (DenseDescriptors("sift", cell_px=4, step_px=4, scales=2), DescriptorPca(8), FisherVectors(16))
+    pipeline = make_pipeline(*steps, AveragedSgd(1e-3))
+    with pytest.raises(NotFittedError):
+        pipeline.predict(images)
+    copy = clone(pipeline).set_params(averagedsgd__epochs=6).fit(images, labels)
+    assert copy.named_steps["averagedsgd"].epochs == 6 and pipeline.named_steps["averagedsgd"].epochs == 10
+    held = opened.splits["val"]
+    assert copy.score(np.asarray(held.images), held.labels) == 1.0
+    channel = load_baseline(run(data, FISHER, tmp_path / "runs" / "one").path).channels[0]
+    rows = make_pipeline(*channel.steps).transform(images[:5])
+    np.testing.assert_array_equal(channel.rows(images[:5]), rows.astype(np.float16).astype(np.float32))
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    """Rows of 64 kB: 40 MB are written with less than half of that held."""
+    program = (
+        "import sys, numpy as np; from pathlib import Path; from alexnet.baselines import cache, effort\n"
+        "make = lambda first, last: np.ones((last - first, 32768), np.float32)\n"
+        "cache.cached_rows(Path(sys.argv[1]), 'warm', (16, 32768), make, 2)\n"
+        "before, most = effort._anonymous_bytes(), 0\n"
+        "def watch(done, total):\n"
+        "    global most\n"
+        "    most = max(most, effort._anonymous_bytes())\n"
+        "rows = cache.cached_rows(Path(sys.argv[1]), 'rows', (640, 32768), make, 2, watch)\n"
+        "print(rows.nbytes, most - before)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    written, held = map(int, found.stdout.split())
+    assert written == 640 * 65536 and held < written / 2

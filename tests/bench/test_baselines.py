@@ -1,0 +1,56 @@
+"""The baselines' stages are measured beside libraries that do the same."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("cv2")
+pytest.importorskip("skimage")
+
+from alexnet import cli
+from alexnet.baselines.coding import locality_codes
+from alexnet.baselines.descriptors import DenseDescriptors
+from alexnet.bench import baselines
+
+
+def test_what_is_compared_with_does_the_same() -> None:
+    import cv2
+
+    random = np.random.default_rng(0)
+    image = cv2.resize(random.integers(0, 256, (12, 12, 3), dtype=np.uint8), (96, 96), interpolation=cv2.INTER_CUBIC)
+    describe = DenseDescriptors("colour", scales=1)
+    (ours,) = describe.transform([image])
+    (theirs,) = baselines._opencv_colour(cv2, image, describe)
+    np.testing.assert_allclose(ours.values, theirs.reshape(len(ours.values), 16, 6).reshape(-1, 96), atol=2e-3)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    sift = DenseDescriptors("sift", scales=1, smoothing=(1.6**2 - 0.5**2) ** 0.5)
+    (theirs,) = baselines._opencv_sift(cv2, cv2.SIFT_create(), grey, sift)
+    cosine = (sift.transform([image])[0].values * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
+    assert cosine.min() > 0.99  # OpenCV rounds grey values to whole numbers
+    atoms, values = (
+        random.standard_normal((30, 9)).astype(np.float32),
+        random.standard_normal((8, 9)).astype(np.float32),
+    )
+    places, codes = locality_codes(values, atoms)
+    nearest, other = baselines._numpy_locality(values, atoms)
+    order, usual = np.argsort(places, axis=1), np.argsort(nearest, axis=1)
+    np.testing.assert_array_equal(np.take_along_axis(places, order, 1), np.take_along_axis(nearest, usual, 1))
+    np.testing.assert_allclose(np.take_along_axis(codes, order, 1), np.take_along_axis(other, usual, 1), atol=1e-2)
+
+
+def test_too_few_files_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "baselines", "--files", "3"]) == 2
+    assert "allowed are 10 and 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_stage_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    files = 10 if os.environ.get("CI") else 20
+    assert cli.main(["bench", "baselines", "--files", str(files), "--rounds", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["stages"]
+    assert len(found) == 8
+    for stage in found.values():
+        assert all(way["per_second"] > 0 for way in stage["ways"].values()) and len(stage["ours_is"]) == 1
