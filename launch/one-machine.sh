@@ -15,8 +15,6 @@ CORES=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((CORES > PROCESSES ? CORES / PROCESSES : 1))}
 # Seconds that a step, a measurement and a checkpoint may take after SIGTERM or Ctrl-C before torchrun kills.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
-# A meeting place anew at each restart: in torchrun's own one, processes can find the addresses of those before them.
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 # `--`: torchrun would otherwise take --run for one of its own options.
 exec torchrun --standalone --nproc-per-node "$PROCESSES" --max-restarts "${RESTARTS:-3}" -m -- alexnet train "$@"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -18,16 +17,6 @@ SCRIPT = Path(__file__).parents[2] / "launch" / "several-machines.sh"
 EPOCHS = ("--schedule.epochs", "12")
 # In the order of their names: the first process is on the first, the other one is where they meet.
 MACHINES = ("127.0.0.1", "localhost")
-
-# The first attempt fails when the processes have met; in the second one the first process comes two seconds late.
-LATE = """
-import datetime, os, sys, time, torch.distributed as dist
-again = os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
-time.sleep(2 if again and os.environ["RANK"] == "0" else 0)
-dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=30))
-dist.barrier()
-sys.exit(0 if again else 1)
-"""
 
 
 def free_port() -> int:
@@ -118,18 +107,3 @@ def test_two_machines_train_what_one_trains(photographs: Path, recipe: tuple[str
         [event["loss"] for event in events(path) if event["event"] == "validation"] for path in (run, tmp_path / "run")
     )
     assert measured == wanted and len(measured) == 12
-
-
-@pytest.mark.slow
-def test_restarted_processes_do_not_find_those_before_them(tmp_path: Path) -> None:
-    (setting,) = re.findall(r"^export (TORCH_DISABLE_SHARE_RDZV_TCP_STORE)=(\d)$", SCRIPT.read_text(), re.MULTILINE)
-    (tmp_path / "late.py").write_text(LATE)
-    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    made = subprocess.run(
-        [*starter, "--max-restarts", "1", str(tmp_path / "late.py")],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **dict([setting])},
-    )
-    assert made.returncode == 0, made.stderr

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from alexnet.errors import RequestError
 from alexnet.parallel.layout import Layout
+from alexnet.parallel.meeting import meeting_place
 from alexnet.parallel.watch import Watch
 from alexnet.runs.machine import num_cores
 
@@ -88,13 +89,18 @@ def started_processes(
         )
     layout = layout or Layout()
     _use_own_device()
+    rank, num = int(os.environ["RANK"]), num_started()
+    store = meeting_place(rank, num, layout.gives_up_after)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        store=dist.PrefixStore("group", store),
+        rank=rank,
+        world_size=num,
         timeout=datetime.timedelta(seconds=layout.gives_up_after),
     )
-    with Watch(dist.get_rank(), dist.get_world_size(), layout.stalls_after, report) as watch:
+    with Watch(rank, num, dist.PrefixStore("watch", store), layout.stalls_after, report) as watch:
         try:
-            yield Processes(dist.get_rank(), dist.get_world_size()), watch
+            yield Processes(rank, num), watch
         except BaseException as error:
             raise watch.ended_by(error) from error
         finally:

@@ -1,10 +1,9 @@
 """Signs of life of the processes that work together: who ended and why, who holds the others up.
 
-Each process tells the store that brought them together, every second, that it lives and what it is at. The store is
-torchrun's own where torchrun started them, and outlives each of them.
+Each process tells the store where they met, every second, that it lives and what it is at. The store is torchrun's own
+where torchrun started them, and outlives each of them; else it ends with the first process.
 """
 
-import datetime
 import json
 import os
 import socket
@@ -45,24 +44,20 @@ class Watch:
     Args:
         rank: of this process.
         num: of all processes.
+        store: where the signs are left; of these processes alone (`meeting_place`).
         stalls_after: seconds after which one that holds the others up is named.
         report: is given lines for people; only the first process's is used.
     """
 
-    def __init__(self, rank: int, num: int, stalls_after: float, report: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, rank: int, num: int, store: dist.Store, stalls_after: float, report: Callable[[str], None] | None = None
+    ) -> None:
         self.rank, self.num = rank, num
         self.who = f"rank {rank} (process {os.getpid()} on {socket.gethostname()})"
         self.on_stall: Callable[[str], None] | None = report
         self._stalls_after = stalls_after
-        # A client of its own: the process group's blocks while it waits for others.
-        server = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=datetime.timedelta(seconds=SILENT_S),
-        )
-        # A restarted group must not read the signs of the one before it.
-        self._store = dist.PrefixStore(f"alexnet/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", server)
+        # A client of its own: another's calls must not wait for it, nor it for them.
+        self._store = store.clone()
         self._step, self._phase, self._doing = 0, 0, "starting"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="alexnet-watch", daemon=True)

@@ -3,9 +3,14 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from alexnet.parallel.processes import num_started
+
+ONE_REQUEST_S = 2.0
 
 
 class StopRequest:
@@ -22,6 +27,9 @@ class StopRequest:
 def stop_on_signal() -> Iterator[StopRequest]:
     """Yield a `StopRequest` that the first SIGINT or SIGTERM sets; the second has its usual effect.
 
+    Of several processes each may be told twice at once, by a scheduler and by torchrun, which it tells too: there, what
+    comes within `ONE_REQUEST_S` is one request.
+
     Outside the main thread no signal arrives, and the request stays unset.
     """
     request = StopRequest()
@@ -31,10 +39,22 @@ def stop_on_signal() -> Iterator[StopRequest]:
     watched = (signal.SIGINT, signal.SIGTERM)
     usual = {number: signal.getsignal(number) for number in watched}
 
+    asked_s = 0.0
+    repeated = num_started() > 1
+
     def ask(number: int, frame: FrameType | None) -> None:
-        request.signal_name = signal.Signals(number).name
-        for each in watched:
-            signal.signal(each, usual[each])
+        nonlocal asked_s
+        if request and time.monotonic() - asked_s < ONE_REQUEST_S:
+            return
+        if request:
+            for each in watched:
+                signal.signal(each, usual[each])
+            signal.raise_signal(number)
+            return
+        request.signal_name, asked_s = signal.Signals(number).name, time.monotonic()
+        if not repeated:
+            for each in watched:
+                signal.signal(each, usual[each])
         # Straight to the descriptor: a handler may run in the middle of somebody's print.
         os.write(2, b"\nstopping after this step or measurement; a second signal stops at once\n")
 
