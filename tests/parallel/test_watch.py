@@ -30,6 +30,15 @@ def test_none_is_named_while_all_stand_together_or_move() -> None:
         assert stalls.seen([sign(0, now, now, 1), sign(1, now, now)], now) == []
 
 
+def test_time_in_which_nobody_waited_does_not_count() -> None:
+    stalls = Stalls(10)
+    for now in range(50):
+        assert stalls.seen([sign(0, now, 5), sign(1, now, 5)], now) == []
+    said = [(now, text) for now in range(50, 65) for text in stalls.seen([sign(0, now, 6), sign(1, now, 5)], now)]
+    assert [now for now, _ in said] == [60]
+    assert "for 10 s" in said[0][1]
+
+
 def test_one_that_goes_on_is_said_to_and_may_be_named_anew() -> None:
     stalls = Stalls(10)
     behind = sign(1, 0, 5)

@@ -161,7 +161,8 @@ class Stalls:
     def __init__(self, after_s: float) -> None:
         self._after_s = after_s
         self._beats: dict[str, tuple[int, float]] = {}
-        self._places: dict[str, tuple[tuple[int, int], float]] = {}
+        self._behind: dict[str, tuple[tuple[int, int], float]] = {}
+        """Where one stands behind another, and since when."""
         self._named: dict[str, float] = {}
 
     def seen(self, signs: Sequence[Sign], now_s: float) -> list[str]:
@@ -172,10 +173,12 @@ class Stalls:
             place = (sign.step, sign.phase)
             if self._beats.get(sign.who, (-1, 0.0))[0] != sign.beat:
                 self._beats[sign.who] = (sign.beat, now_s)
-            if sign.who not in self._places or self._places[sign.who][0] != place:
-                self._places[sign.who] = (place, now_s)
+            if place == ahead:
+                self._behind.pop(sign.who, None)
+            elif self._behind.get(sign.who, (None, 0.0))[0] != place:
+                self._behind[sign.who] = (place, now_s)
             silent_s = now_s - self._beats[sign.who][1]
-            held_up_s = max(silent_s, now_s - self._places[sign.who][1] if place < ahead else 0.0)
+            held_up_s = max(silent_s, now_s - self._behind.get(sign.who, (place, now_s))[1])
             wait_s = self._named.get(sign.who, self._after_s)
             if held_up_s >= wait_s:
                 how = "has given no sign of life" if silent_s >= wait_s else f"has stood at {sign.doing}"
