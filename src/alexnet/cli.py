@@ -566,7 +566,7 @@ COMMANDS = {
     ),
     "report": Command("Write a run's report.html.", "alexnet report runs/first", _report),
     "bench": Command(
-        "Measure a part of the system beside its alternatives, in one process.",
+        "Measure a part of the system beside its alternatives, in turns.",
         "alexnet bench prepare --source photographs/ --files 2000",
         _bench,
         computes=True,
