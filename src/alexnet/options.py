@@ -207,13 +207,13 @@ def _add_carrying_out(parser: jsonargparse.ArgumentParser) -> None:
         "--columns",
         type=int,
         default=usual.columns,
-        help="processes that share one network, each with one of its two columns: 1 (default) or 2; needs torchrun",
+        help="processes that share one network, each with one of its two columns: 1 (default) or 2; started here, unless torchrun did",
     )
     parser.add_argument(
         "--replicas",
         type=int,
         default=usual.replicas,
-        help="networks that share each batch (default: as many as there are processes for); needs torchrun",
+        help="networks that share each batch (default: as many as torchrun started processes for, else 1)",
     )
     parser.add_argument(
         "--columns-in",
