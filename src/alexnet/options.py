@@ -207,7 +207,8 @@ def _add_carrying_out(parser: jsonargparse.ArgumentParser) -> None:
         "--columns",
         type=int,
         default=usual.columns,
-        help="processes that share one network, each with one of its two columns: 1 (default) or 2; started here, unless torchrun did",
+        help="processes that share one network, each with one of its two columns: 1 (default) or 2; started here, "
+        "unless torchrun did",
     )
     parser.add_argument(
         "--replicas",

@@ -6,6 +6,8 @@ probabilities are those of one process to the last bit on equal machines and wit
 
 import datetime
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,13 +100,19 @@ def started_processes(
         world_size=num,
         timeout=datetime.timedelta(seconds=layout.gives_up_after),
     )
+    watched = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    usual = {number: signal.getsignal(number) for number in watched}
     with Watch(rank, num, dist.PrefixStore("watch", store), layout.stalls_after, report) as watch:
         try:
             yield Processes(rank, num), watch
         except BaseException as error:
+            for number in watched:
+                signal.signal(number, signal.SIG_IGN)  # torchrun ends those that are left; first they say why they end
             raise watch.ended_by(error) from error
         finally:
             dist.destroy_process_group()
+            for number in watched:
+                signal.signal(number, usual[number])
 
 
 def _use_own_device() -> None:

@@ -28,7 +28,8 @@ def stop_on_signal() -> Iterator[StopRequest]:
     """Yield a `StopRequest` that the first SIGINT or SIGTERM sets; the second has its usual effect.
 
     Of several processes each may be told twice at once, by a scheduler and by torchrun, which it tells too: there, what
-    comes within `ONE_REQUEST_S` is one request.
+    comes within `ONE_REQUEST_S` is one request. And when one of them has failed, torchrun tells the others to end while
+    they find out which one it was: from an error on they hear no signal until `started_processes` is over.
 
     Outside the main thread no signal arrives, and the request stays unset.
     """
@@ -60,8 +61,10 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
     for number in watched:
         signal.signal(number, ask)
+    failed = True
     try:
         yield request
+        failed = False
     finally:
         for number in watched:
-            signal.signal(number, usual[number])
+            signal.signal(number, signal.SIG_IGN if failed and repeated else usual[number])
