@@ -148,6 +148,7 @@ def test_two_processes_send_half_as_much_in_bfloat16() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(os.environ.get("CI")), reason="CI counts the bytes in two processes")
 def test_four_processes_are_counted_and_timed(capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--width", "0.0625", "--batch-size", "4", "--precision", "float32")
     measured = run(*small, "--steps", "1", "--rounds", "2", "--json")
