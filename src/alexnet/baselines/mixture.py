@@ -17,7 +17,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from alexnet.baselines.arrays import as_tensor
-from alexnet.baselines.pieces import in_pieces
+from alexnet.baselines.pieces import in_pieces, one_thread_each
 from alexnet.runs.machine import num_cores
 
 ROWS_AT_ONCE = 8192
@@ -142,7 +142,9 @@ class DiagonalMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         random = np.random.RandomState(self.seed)
         num = min(len(X), max(10_000, _ROWS_OF_KMEANS * self.components))
         drawn = X if num == len(X) else X[np.sort(random.choice(len(X), num, replace=False))]
-        found = MiniBatchKMeans(self.components, batch_size=2048, n_init=1, max_iter=50, random_state=random).fit(drawn)
+        means = MiniBatchKMeans(self.components, batch_size=2048, n_init=1, max_iter=50, random_state=random)
+        with one_thread_each():
+            found = means.fit(drawn)
         centres = torch.from_numpy(np.asarray(found.cluster_centers_, X.dtype))
 
         def nearest(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
