@@ -125,6 +125,7 @@ def test_both_baselines_fill_a_run_folder_that_every_command_reads(
     ):
         assert cli.main([*words, "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["num_views"] for line in lines[:3]] == [1, 1, 1]
     assert [row["name"] for row in json.loads(lines[2])["rows"] if row["runs"]] == ["SIFT + FVs", "Sparse coding"]
     listed = json.loads(lines[3])["runs"]
     assert [one["recipe"] for one in listed] == ["sift-fisher", "sparse-coding"] and listed[0]["top1_error"] == 0
