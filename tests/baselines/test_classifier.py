@@ -15,7 +15,14 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
 from alexnet.baselines.classifier import AveragedSgd
-from alexnet.baselines.classifying import best_temperature, fitted_temperature, learned_classifier
+from alexnet.baselines.classifying import (
+    Lesson,
+    best_temperature,
+    fitted_temperature,
+    held_out_lessons,
+    learned_classifier,
+    learned_classifiers,
+)
 from alexnet.runs.baseline_recipe import BaselineRecipe, ClassifierSettings
 
 
@@ -130,8 +137,34 @@ def test_the_temperature_is_where_the_loss_is_least(tmp_path: Path) -> None:
     labels = np.array([random.choice(5, p=one) for one in chances])
     assert best_temperature(logits * 7, labels) == pytest.approx(7, rel=0.07)
     recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(epochs=2))
-    rows, few = some_rows(40)
-    assert fitted_temperature([rows.astype(np.float16)], few, 4, recipe, tmp_path, lambda name, epoch: None) == 1.0
     rows, labels = some_rows(200)
-    found = fitted_temperature([rows.astype(np.float16)] * 2, labels, 4, recipe, tmp_path, lambda name, epoch: None)
-    assert 0 < found < 1e3 and found != 1.0
+    both = [rows.astype(np.float16)] * 2
+    assert held_out_lessons(both, labels[:40], 0)[0] == []
+    lessons, held = held_out_lessons(both, labels, 0)
+    assert len(held) == 40 and len(lessons[0].labels) == 160
+    classifiers = learned_classifiers(lessons, 4, recipe, tmp_path, 2, lambda name, epoch: None)
+    found = fitted_temperature(classifiers, both, labels, held)
+    scores = np.mean([one.scores(rows[held]) for one in classifiers], axis=0, dtype=np.float64)
+
+    def loss(temperature: float) -> float:
+        scaled = scores / temperature - (scores / temperature).max(axis=1, keepdims=True)
+        return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(40), labels[held]]).mean())
+
+    assert loss(found) <= min(loss(1.05 * found), loss(found / 1.05)) + 1e-6
+    assert fitted_temperature([], both, labels, np.empty(0, np.int64)) == 1.0
+
+
+def test_a_lesson_that_fails_stops_the_others_after_their_pass(tmp_path: Path) -> None:
+    recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(epochs=1000))
+    rows, labels = some_rows(60)
+    passes: list[int] = []
+
+    def told(name: str, epoch: int) -> None:
+        passes.append(epoch)
+        if name == "first" and epoch == 3:
+            raise KeyboardInterrupt
+
+    lessons = [Lesson(name, rows.astype(np.float16), labels) for name in ("first", "second")]
+    with pytest.raises(KeyboardInterrupt):
+        learned_classifiers(lessons, 4, recipe, tmp_path, 2, told)
+    assert max(passes) < 900

@@ -108,7 +108,7 @@ def test_both_baselines_fill_a_run_folder_that_every_command_reads(
         with pytest.raises(RequestError, match="run of a baseline"):
             RunFolder.open(folder).recipe()
         stages = {event["name"] for event in RunFolder.open(folder).events() if event["event"] == "stage"}
-        assert {"calibrate", "measure"} < stages and any(name.startswith("encode") for name in stages)
+        assert {"classify", "measure"} < stages and any(name.startswith("encode") for name in stages)
     # The textures are the classes: gradients know them all.
     assert RunFolder.open(runs[0]).evaluations()["val-1views"]["top1_error"] == 0
     before = probabilities(runs[0], data)
@@ -125,6 +125,7 @@ def test_both_baselines_fill_a_run_folder_that_every_command_reads(
     ):
         assert cli.main([*words, "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["num_views"] for line in lines[:3]] == [1, 1, 1]
     assert [row["name"] for row in json.loads(lines[2])["rows"] if row["runs"]] == ["SIFT + FVs", "Sparse coding"]
     listed = json.loads(lines[3])["runs"]
     assert [one["recipe"] for one in listed] == ["sift-fisher", "sparse-coding"] and listed[0]["top1_error"] == 0
@@ -212,9 +213,9 @@ def test_another_run_finds_the_features_and_a_bag_of_words_the_vocabulary(data: 
     def stages(one: RunFolder) -> set[str]:
         return {event["name"].split()[0] for event in one.events() if event["event"] == "stage"}
 
-    assert stages(first) == {"learn", "encode", "classify", "calibrate", "measure"}
-    assert stages(second) == {"classify", "calibrate", "measure"}
-    assert stages(bag) == {"encode", "classify", "calibrate", "measure"}
+    assert stages(first) == {"learn", "encode", "classify", "measure"}
+    assert stages(second) == {"classify", "measure"}
+    assert stages(bag) == {"encode", "classify", "measure"}
     models = [load_baseline(one.path) for one in (first, bag)]
     for name in ("weights_", "means_", "variances_"):
         one, other = (getattr(model.channels[0].steps[-1], name) for model in models)

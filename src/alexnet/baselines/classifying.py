@@ -1,14 +1,20 @@
 """The classifiers of a baseline, learned from rows on the disk, and the temperature of its probabilities."""
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from alexnet.baselines.classifier import AveragedSgd
 from alexnet.baselines.model import mean_scores, read_estimators, write_estimators
+from alexnet.baselines.pieces import one_thread_each
 from alexnet.errors import AlexNetError
 from alexnet.runs.baseline_recipe import BaselineRecipe
 
@@ -17,11 +23,11 @@ ROWS_AT_ONCE = 512
 """Read from the disk together: what bounds the memory."""
 FOLDS = 5
 LEAST_TO_CALIBRATE = 50
-"""With fewer images the temperature stays 1: a fifth of them says nothing."""
+"""With fewer images the temperature stays 1: a fifth of so few says nothing."""
 TEMPERATURES = (1e-3, 1e3)
 
 Told = Callable[[str, int], None]
-"""Called with what is learned and the pass that was done."""
+"""Called with the name of a lesson and the pass that was done."""
 
 
 def learned_classifier(
@@ -75,43 +81,84 @@ def _continued(checkpoint: Path) -> tuple[AveragedSgd, int] | None:
     return named["classifier"], int(facts["epochs"])
 
 
-def fitted_temperature(
-    rows: Sequence[Rows],
-    labels: NDArray[np.int64],
-    num_classes: int,
-    recipe: BaselineRecipe,
-    folder: Path,
-    told: Told,
-) -> float:
-    """The temperature that makes the loss least on a fifth of the images, scored by classifiers of the others.
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What one classifier learns from."""
 
-    On images that a classifier has learned from its scores are surer than on others, so none of those can say it.
+    name: str
+    """Of its checkpoint."""
+    rows: Rows
+    """(N, D)."""
+    labels: NDArray[np.int64]
+    """(N,)."""
+
+
+def learned_classifiers(
+    lessons: Sequence[Lesson], num_classes: int, recipe: BaselineRecipe, folder: Path, workers: int, told: Told
+) -> list[AveragedSgd]:
+    """The classifier of each lesson, several lessons at a time.
+
+    A descent is one long row of small products: threads within one would wait for each other most of the time.
 
     Args:
-        rows: (N, D_c) of each channel.
         folder: for checkpoints.
+        workers: threads.
+        told: called, in these threads, with a lesson's name and the pass that was done.
+    """
+    stopped = threading.Event()
+
+    def learned(lesson: Lesson) -> AveragedSgd:
+        def passed(epoch: int) -> None:
+            told(lesson.name, epoch)
+            if stopped.is_set():
+                raise KeyboardInterrupt
+
+        checkpoint = folder / f"{lesson.name}.safetensors"
+        return learned_classifier(lesson.rows, lesson.labels, num_classes, recipe, checkpoint, passed)
+
+    with one_thread_each(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(learned, lesson) for lesson in lessons]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stopped.set()
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def held_out_lessons(
+    rows: Sequence[Rows], labels: NDArray[np.int64], seed: int
+) -> tuple[list[Lesson], NDArray[np.int64]]:
+    """Lessons of four fifths of the images, one for each channel's rows, and which images they leave out.
+
+    On images that a classifier has learned from its scores are surer than on others, so none of those can say the
+    temperature.
 
     Returns:
-        Above 0; 1 with fewer than 50 images.
+        Nothing and no images with fewer than 50 of them.
     """
     if len(labels) < LEAST_TO_CALIBRATE:
-        return 1.0
-    order = np.random.Generator(np.random.Philox(recipe.protocol.seed)).permutation(len(labels))
+        return [], np.empty(0, np.int64)
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(labels))
     held, kept = np.sort(order[::FOLDS]), np.sort(np.delete(order, np.s_[::FOLDS]))
-    classifiers = []
+    lessons = []
     for number, one in enumerate(rows):
-        part = _Some(one, kept)
-        name = f"held-out-{number}"
-        classifiers.append(
-            learned_classifier(
-                part,  # type: ignore[arg-type]
-                labels[kept],
-                num_classes,
-                recipe,
-                folder / f"{name}.safetensors",
-                lambda epoch, name=name: told(name, epoch),  # type: ignore[misc]
-            )
-        )
+        some: Any = _Some(one, kept)  # as far as a lesson reads it, an array
+        lessons.append(Lesson(f"held-out-{number}", some, labels[kept]))
+    return lessons, held
+
+
+def fitted_temperature(
+    classifiers: Sequence[AveragedSgd], rows: Sequence[Rows], labels: NDArray[np.int64], held: NDArray[np.int64]
+) -> float:
+    """The temperature that makes the loss least on the images `held`, which the classifiers have not seen.
+
+    Returns:
+        Above 0; 1 where there are no such images.
+    """
+    if len(held) == 0:
+        return 1.0
     scores = np.concatenate(
         [
             mean_scores(classifiers, [one[held[first : first + ROWS_AT_ONCE]] for one in rows])

@@ -4,9 +4,12 @@ S. Clinchant, G. Csurka, F. Perronnin, J.-M. Renders: XRCE's participation to Im
 descriptor of J. Sanchez and F. Perronnin, CVPR 2011, section 5.1.
 """
 
+from typing import Any
+
+import numba
 import numpy as np
 
-from alexnet.baselines.windows import Floats, Grid, by_patch, cell_sums
+from alexnet.baselines.windows import Floats, Grid, shared_cells
 
 CELLS = 4
 DIMENSIONS = CELLS * CELLS * 6
@@ -31,10 +34,20 @@ def dense_colour(colours: Floats, cell_px: int, step_px: int) -> Floats:
     # Around the image's own mean the squares are small, and their difference is exact enough in float32.
     middle = colours.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
     maps = np.zeros((*colours.shape[:2], 8), np.float32)  # two maps more: eight are summed as fast as six
-    maps[..., :3] = (colours - middle) / 255
-    maps[..., 3:6] = maps[..., :3] ** 2
-    sums = cell_sums(maps, rows, columns, "flat")
-    means = sums[..., :3]
-    deviations = np.sqrt(np.maximum(sums[..., 3:6] - means**2, 0))
-    both = np.concatenate([means + middle / 255, deviations], axis=-1)
-    return by_patch(both, rows, columns).reshape(-1, DIMENSIONS)
+    _centred_and_squared(colours, middle, maps)
+    cells = shared_cells(maps, rows, columns)
+    means, squares = cells.means[..., :3], cells.means[..., 3:6]
+    deviations = np.sqrt(np.maximum(squares - means**2, 0))
+    both = np.concatenate([means + middle / np.float32(255), deviations], axis=-1)
+    return cells.by_patch(both).reshape(-1, DIMENSIONS)
+
+
+@numba.njit(nogil=True, cache=True)
+def _centred_and_squared(colours: Any, middle: Any, maps: Any) -> None:  # pragma: no cover (compiled)
+    """The colours less the middle, in units of the whole range, and behind them their squares."""
+    for row in range(colours.shape[0]):
+        for column in range(colours.shape[1]):
+            for one in range(3):
+                value = (colours[row, column, one] - middle[one]) / np.float32(255)
+                maps[row, column, one] = value
+                maps[row, column, 3 + one] = value * value

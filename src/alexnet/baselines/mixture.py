@@ -6,7 +6,7 @@ beginning both come to the same mixture (a test).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -17,6 +17,8 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from alexnet.baselines.arrays import as_tensor
+from alexnet.baselines.pieces import in_pieces, one_thread_each
+from alexnet.runs.machine import num_cores
 
 ROWS_AT_ONCE = 8192
 _ROWS_OF_KMEANS = 100
@@ -140,15 +142,16 @@ class DiagonalMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         random = np.random.RandomState(self.seed)
         num = min(len(X), max(10_000, _ROWS_OF_KMEANS * self.components))
         drawn = X if num == len(X) else X[np.sort(random.choice(len(X), num, replace=False))]
-        found = MiniBatchKMeans(self.components, batch_size=2048, n_init=1, max_iter=50, random_state=random).fit(drawn)
+        means = MiniBatchKMeans(self.components, batch_size=2048, n_init=1, max_iter=50, random_state=random)
+        with one_thread_each():
+            found = means.fit(drawn)
         centres = torch.from_numpy(np.asarray(found.cluster_centers_, X.dtype))
-        sums: tuple[torch.Tensor, ...] = ()
-        for rows in _pieces(values):
-            nearest = torch.cdist(rows, centres).argmin(dim=1)
-            shares = torch.nn.functional.one_hot(nearest, self.components).to(values.dtype)
-            piece = _sums(rows, shares)
-            sums = tuple(one + other for one, other in zip(sums, piece, strict=True)) if sums else piece
-        return _from_sums(sums, len(values), least)
+
+        def nearest(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            labels = torch.cdist(rows, centres).argmin(dim=1)
+            return _sums(rows, torch.nn.functional.one_hot(labels, self.components).to(rows.dtype))
+
+        return _from_sums(_over_pieces(values, nearest), len(values), least)
 
 
 def maximised(values: torch.Tensor, mixture: Mixture, least: torch.Tensor) -> tuple[float, Mixture]:
@@ -157,20 +160,27 @@ def maximised(values: torch.Tensor, mixture: Mixture, least: torch.Tensor) -> tu
     Args:
         least: the smallest variance allowed in each dimension, (D,).
     """
-    likelihood = 0.0
-    sums: tuple[torch.Tensor, ...] = ()
-    for rows in _pieces(values):
+
+    def shared(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logs = log_densities(rows, mixture)
         whole = logs.logsumexp(dim=1, keepdim=True)
-        likelihood += float(whole.sum(dtype=torch.float64))
-        piece = _sums(rows, logs.sub_(whole).exp_())
-        sums = tuple(one + other for one, other in zip(sums, piece, strict=True)) if sums else piece
-    return likelihood / len(values), _from_sums(sums, len(values), least)
+        return (whole.sum(dtype=torch.float64), *_sums(rows, logs.sub_(whole).exp_()))
+
+    likelihood, *sums = _over_pieces(values, shared)
+    return float(likelihood) / len(values), _from_sums(tuple(sums), len(values), least)
 
 
-def _pieces(values: torch.Tensor) -> Iterator[torch.Tensor]:
-    for first in range(0, len(values), ROWS_AT_ONCE):
-        yield values[first : first + ROWS_AT_ONCE]
+def _over_pieces(
+    values: torch.Tensor, work: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+) -> tuple[torch.Tensor, ...]:
+    """The sums of what `work` makes of some rows at a time, a thread each, added up in order."""
+
+    def piece(first: int, last: int) -> tuple[torch.Tensor, ...]:
+        with torch.inference_mode():
+            return work(values[first:last])
+
+    found = [part for _, part in in_pieces(piece, 0, len(values), ROWS_AT_ONCE, num_cores())]
+    return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*found, strict=True))
 
 
 def _sums(values: torch.Tensor, shares: torch.Tensor) -> tuple[torch.Tensor, ...]:

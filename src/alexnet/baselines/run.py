@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.baselines.cache import cached_rows
-from alexnet.baselines.classifying import ROWS_AT_ONCE, fitted_temperature, learned_classifier
+from alexnet.baselines.classifying import (
+    ROWS_AT_ONCE,
+    Lesson,
+    fitted_temperature,
+    held_out_lessons,
+    learned_classifiers,
+)
 from alexnet.baselines.effort import Effort
 from alexnet.baselines.learning import (
     channels_of,
@@ -238,25 +244,16 @@ class _Work:
             self.effort.watch()
             self.run.log("pass", name=name, number=epoch, of=epochs, elapsed_s=round(self.effort.elapsed_s, 2))
 
-        classifiers = []
-        for channel, one in zip(channels, rows, strict=True):
-            with self.effort.stage(f"classify {channel.name}", len(labels)):
-                classifiers.append(
-                    learned_classifier(
-                        one,
-                        labels,
-                        num_classes,
-                        self.recipe,
-                        checkpoints / f"{channel.name}.safetensors",
-                        lambda epoch, name=channel.name: told(name, epoch),  # type: ignore[misc]
-                    )
-                )
-            self.say(f"{channel.name}: classifiers of {num_classes} classes from {len(labels):,} images")
-        with self.effort.stage("calibrate", len(labels)):
-            temperature = fitted_temperature(rows, labels, num_classes, self.recipe, checkpoints, told)
+        lessons = [Lesson(channel.name, one, labels) for channel, one in zip(channels, rows, strict=True)]
+        held_out, held = held_out_lessons(rows, labels, self.recipe.protocol.seed)
+        with self.effort.stage("classify", len(labels)):
+            classifiers = learned_classifiers(
+                [*lessons, *held_out], num_classes, self.recipe, checkpoints, self.workers, told
+            )
+        temperature = fitted_temperature(classifiers[len(lessons) :], rows, labels, held)
         return Baseline(
             tuple(channels),
-            tuple(classifiers),
+            tuple(classifiers[: len(lessons)]),
             temperature,
             tuple(self.data.classes),
             self.data.side,

@@ -105,15 +105,47 @@ def cell_sums(maps: Floats, rows: Grid, columns: Grid, weighting: Weighting) -> 
     Returns:
         float32 (rows.num * rows.cells, columns.num * columns.cells, M).
     """
-    down, across = cell_taps(rows, weighting), cell_taps(columns, weighting)
-    sums = np.zeros((len(down.first), len(across.first), maps.shape[2]), np.float32)
-    row_sums = np.empty((maps.shape[0], len(across.first), maps.shape[2]), np.float32)
-    if maps.shape[2] == 8:
-        _along_rows_of_8(maps, across.first, across.weights, row_sums)
-    else:
-        _along_rows(maps, across.first, across.weights, row_sums)
-    flat = (len(across.first) * maps.shape[2],)
-    _down_columns(row_sums.reshape(len(row_sums), *flat), down.first, down.weights, sums.reshape(len(sums), *flat))
+    return _sums_of(maps, cell_taps(rows, weighting), cell_taps(columns, weighting))
+
+
+class SharedCells(NamedTuple):
+    """Means over cells, each cell once that patches share, and where each patch has its cells."""
+
+    means: Floats
+    """(cells down, cells across, M)."""
+    rows: NDArray[np.int64]
+    """(patches down, cells): places along the first axis."""
+    columns: NDArray[np.int64]
+    """(patches across, cells): places along the second."""
+
+    def by_patch(self, values: Floats) -> Floats:
+        """Values of the cells, (cells down, cells across, V), patch by patch: (patches, cells, cells, V)."""
+        found = values[self.rows[:, None, :, None], self.columns[None, :, None, :]]
+        return found.reshape(-1, self.rows.shape[1], self.columns.shape[1], values.shape[2])
+
+
+def shared_cells(maps: Floats, rows: Grid, columns: Grid) -> SharedCells:
+    """The means of maps, float32 (H, W, M), over the cells of all patches; all pixels of a cell weigh alike."""
+    down, of_rows = _distinct(cell_taps(rows, "flat"), rows)
+    across, of_columns = _distinct(cell_taps(columns, "flat"), columns)
+    return SharedCells(_sums_of(maps, down, across), of_rows, of_columns)
+
+
+def _distinct(taps: Taps, grid: Grid) -> tuple[Taps, NDArray[np.int64]]:
+    """The cells that begin at different pixels, and which of them are those of each patch."""
+    first, places = np.unique(taps.first, return_inverse=True)
+    return Taps(first, taps.weights[: len(first)]), places.reshape(grid.num, grid.cells)
+
+
+def _sums_of(maps: Floats, down: Taps, across: Taps) -> Floats:
+    """The sums, float32 (cells down, cells across, M)."""
+    num_maps = maps.shape[2]
+    sums = np.zeros((len(down.first), len(across.first), num_maps), np.float32)
+    row_sums = np.empty((len(maps), len(across.first), num_maps), np.float32)
+    along = _along_rows_of_8 if num_maps == 8 else _along_rows
+    along(maps, across.first, across.weights, row_sums)
+    width = len(across.first) * num_maps
+    _down_columns(row_sums.reshape(-1, width), down.first, down.weights, sums.reshape(-1, width))
     return sums
 
 

@@ -170,7 +170,7 @@ def compare_runs(
         first=str(first),
         second=str(second),
         split=found.split,
-        num_views=num_views,
+        num_views=found.num_views,
         data_checksum=found.data.checksum,
         data_title=found.data.title,
         generated=found.data.generated,

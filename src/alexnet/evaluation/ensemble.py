@@ -206,7 +206,7 @@ def average_runs(
     num_runs = len(found.runs)
     return Ensemble(
         split=found.split,
-        num_views=num_views,
+        num_views=found.num_views,
         num_images=len(labels),
         num_classes=num_classes,
         data_checksum=found.data.checksum,

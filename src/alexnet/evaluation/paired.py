@@ -218,6 +218,7 @@ def open_same_images(
         if first.resolve() == second.resolve():
             raise RequestError(f"{second} is named twice (as {first} and {second}); name each run once")
     opened = [RunFolder.open(run) for run in runs]
+    num_views = kept_views(opened, num_views)
     trained_on = [str(run.facts()["data"]["checksum"]) for run in opened]
     if data_folder is None:
         for run, checksum in zip(runs[1:], trained_on[1:], strict=True):
@@ -233,7 +234,7 @@ def open_same_images(
         raise RequestError(f"{data.folder} has no split {split!r}; it has {', '.join(data.splits)}")
     found = []
     for one_run, run, checksum in zip(opened, runs, trained_on, strict=True):
-        own_views = kept_views(one_run, num_views)
+        own_views = kept_views([one_run], num_views)
         again = _evaluate_command(run, data_folder, split, own_views)
         folder = predictions_folder(run, checksum, data.checksum)
         if not predictions_path(folder, split, own_views).is_file():

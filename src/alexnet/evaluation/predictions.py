@@ -6,6 +6,7 @@ One file per split and number of views, `<split>-<views>views.safetensors` or `<
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,12 +56,12 @@ def views_in_words(num_views: int | str) -> str:
     return "1 view" if num_views == 1 else f"{num_views} views"
 
 
-def kept_views(run: RunFolder, num_views: NumViews) -> NumViews:
-    """The number of views under which a run's probabilities lie where `num_views` are asked for.
+def kept_views(runs: Sequence[RunFolder], num_views: NumViews) -> NumViews:
+    """The number of views of which some runs have probabilities where `num_views` are asked for.
 
     A baseline looks at the whole image once, so its probabilities of one view stand for any number.
     """
-    return 1 if run.is_baseline else num_views
+    return 1 if all(run.is_baseline for run in runs) else num_views
 
 
 def views_order(num_views: NumViews) -> int:

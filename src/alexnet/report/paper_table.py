@@ -168,6 +168,7 @@ def paper_table(
     runs = [RunFolder.open(folder) for folder in run_folders]
     if not runs:
         raise RequestError("a table needs one run or more; name their folders")
+    num_views = kept_views(runs, num_views)
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise RequestError(f"{', '.join(str(run.path) for run in runs)}: a run stands there twice; name each once")
     named = [data_folder] if isinstance(data_folder, Path) else data_folder
@@ -275,7 +276,7 @@ def _predictions(
 ) -> Predictions:
     """What the run saved of the split, in the split's order."""
     folder = predictions_folder(run.path, _checksum(run), data.checksum)
-    num_views = kept_views(run, num_views)
+    num_views = kept_views([run], num_views)
     if not predictions_path(folder, split, num_views).is_file():
         words = ["alexnet", "evaluate", str(run.path), "--views", str(num_views)]
         words += ["--data", *map(str, named)] if named else []
