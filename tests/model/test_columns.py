@@ -53,6 +53,7 @@ class ThreadPair(Pair):
 
     def __init__(self, place: int, boxes: "Sequence[queue.Queue[torch.Tensor]]") -> None:
         self.place = place
+        self.waited_s = 0.0
         self.boxes = boxes
         self.swapped: list[tuple[str, str]] = []
 
