@@ -133,6 +133,7 @@ def test_both_baselines_fill_a_run_folder_that_every_command_reads(
         assert cli.main(["report", str(folder)]) == 0
         page = (folder / "report.html").read_text()
         assert "a baseline" in page and "alexnet predict" not in page and "looks at the whole image, once" in page
+        assert "Learning curves" not in page
     assert cli.main(["evaluate", str(runs[0]), "--views", "10"]) == 2
     assert "looks at each image once" in capsys.readouterr().err
     assert cli.main(["predict", str(runs[0]), str(data)]) == 2
