@@ -11,6 +11,7 @@ from alexnet.bench.preparing import bench_prepare
 from alexnet.errors import RequestError
 
 
+@pytest.mark.slow
 def test_data_has_every_way_with_its_parts_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "ROUND_S", 0.1)
     lines: list[str] = []
