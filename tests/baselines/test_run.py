@@ -241,6 +241,8 @@ def test_per_class_draws_and_the_rest_is_measured(
     drawn = drawn_images(labels, 3, 1)
     assert np.bincount(labels[drawn]).tolist() == [3, 2, 3] and len(set(drawn.tolist())) == 8
     assert not np.array_equal(drawn, drawn_images(labels, 3, 2))
+    with pytest.raises(RequestError, match="the largest class has"):
+        drawn_images(labels, 1000, 1)
     with pytest.raises(RequestError, match="nothing is left"):
         run(data, replace(FISHER, protocol=ProtocolSettings(per_class=20, measure="rest")), tmp_path / "none")
 

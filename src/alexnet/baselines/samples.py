@@ -59,10 +59,19 @@ def drawn_images(labels: NDArray[np.int64], per_class: int, seed: int) -> NDArra
     """`per_class` images of each class, drawn without replacement, in order, (n,); 0 is all that have a label.
 
     A class that has fewer gives all of them.
+
+    Raises:
+        RequestError: no class has so many.
     """
     known = np.flatnonzero(labels >= 0)
     if not per_class:
         return known
+    largest = int(np.bincount(labels[known]).max(initial=0))
+    if per_class > largest:
+        raise RequestError(
+            f"--per-class is {per_class}, and the largest class has {largest} training images; allowed is up to that, "
+            "or 0 (all)"
+        )
     order = known[np.random.Generator(np.random.Philox(seed)).permutation(len(known))]
     of_class = [order[labels[order] == one][:per_class] for one in np.unique(labels[known])]
     return np.sort(np.concatenate(of_class))
