@@ -109,7 +109,7 @@ class OneColumn(AlexNet):
     """
 
     def __init__(self, network: AlexNet, pair: Pair, columns_in: ColumnsIn = "every-layer") -> None:
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # not AlexNet's: the modules are cut from those of the whole network
         self.num_classes, self.variant, self.width = network.num_classes, network.variant, network.width
         self.dropout, self.description, self.placed = network.dropout, network.description, network.placed
         self.stages = network.stages
