@@ -147,14 +147,13 @@ class OneColumn(AlexNet):
     def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The inverse of `cut`, in both processes of the pair at once."""
         joined = dict(tensors)
-        lengths = {f"{place.name}.weight": place.writes[0] for place in self.placed}
+        lengths = {place.name: place.writes[0] for place in self.placed}
         for name, tensor in tensors.items():
             layer = name.rpartition(".")[0]
             if layer in self.cut_layers:
-                num = lengths[f"{layer}.weight"] - len(tensor)
+                num = lengths[layer] - len(tensor)
                 other, works = self.pair.swap(tensor, (num, *tensor.shape[1:]), (layer, "state"))
-                for work in works:
-                    work.wait()
+                self.pair.wait(works)
                 joined[name] = torch.cat([tensor.detach(), other] if self.pair.place == 0 else [other, tensor.detach()])
         return joined
 
