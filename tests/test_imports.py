@@ -11,9 +11,9 @@ import alexnet
 
 SOURCE = Path(alexnet.__file__).parent
 ORDER = (
-    "errors", "storage", "figures", "runs", "parallel", "data", "model", "evaluation", "training", "baselines",
-    "explore", "study", "report", "export", "serve", "bench", "progress", "options", "terminal", "bench_tables",
-    "baseline_options", "measures", "bench_options", "doctor", "cli", "__main__",
+    "errors", "compiled", "storage", "figures", "runs", "parallel", "data", "model", "evaluation", "training",
+    "baselines", "explore", "study", "report", "export", "serve", "bench", "progress", "options", "terminal",
+    "bench_tables", "baseline_options", "measures", "bench_options", "doctor", "cli", "__main__",
 )  # fmt: skip
 # storage and figures stand side by side: neither sees the other.
 SIDE_BY_SIDE = {("figures", "storage"), ("figures", "errors")}

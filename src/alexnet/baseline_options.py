@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import jsonargparse
 
+from alexnet import compiled
 from alexnet.errors import RequestError
 from alexnet.runs.baseline_recipe import BASELINES, GROUPS, BaselineRecipe, Kind, named_baseline
 
@@ -27,7 +28,7 @@ def baseline(words: Sequence[str], summary: str, example: str, say: Callable[[st
     )
     kind = parser.parse_args(list(words[:1])).kind
     options, recipe = _options(kind, words[1:], summary, example)
-    require_scikit_learn()
+    require_libraries()
     from alexnet.baselines.run import run_baseline
     from alexnet.progress import counted
 
@@ -87,12 +88,17 @@ def _apart(words: Sequence[str]) -> list[str]:
     return [part for word in words for part in (word.split("=", 1) if word.split("=")[0] in _SHORT else [word])]
 
 
-def require_scikit_learn() -> None:
+def require_libraries() -> None:
     """Refuse to begin without what the baselines stand on.
 
     Raises:
-        RequestError: it is not installed; the extra that brings it is named.
+        RequestError: scikit-learn is not installed, or Numba cannot be imported; what brings it is named.
     """
+    if compiled.why_not:
+        raise RequestError(
+            f"the baselines are compiled by Numba, which cannot be imported ({compiled.why_not}); "
+            "`pip install --force-reinstall numba` usually helps"
+        )
     if importlib.util.find_spec("sklearn") is None:
         raise RequestError(
             "the baselines need scikit-learn, which is not installed; pip install 'alexnet[baselines]' brings it"

@@ -180,9 +180,9 @@ def _columns(options: argparse.Namespace, report: Report) -> dict[str, Any]:
 
 
 def _baselines(options: argparse.Namespace, report: Report) -> dict[str, Any]:
-    from alexnet.baseline_options import require_scikit_learn
+    from alexnet.baseline_options import require_libraries
 
-    require_scikit_learn()
+    require_libraries()
     from alexnet.bench.baselines import bench_baselines
 
     return bench_baselines(options.source, options.files, options.rounds, report)

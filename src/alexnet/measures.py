@@ -70,9 +70,9 @@ def _evaluated_baseline(run: Path, options: argparse.Namespace) -> dict[str, Any
     """A baseline's result; it looks at the whole image once."""
     if options.views not in (None, 1):
         raise RequestError(f"{run} is a baseline, which looks at each image once; leave --views away, or take 1")
-    from alexnet.baseline_options import require_scikit_learn
+    from alexnet.baseline_options import require_libraries
 
-    require_scikit_learn()
+    require_libraries()
     from alexnet.baselines.measuring import evaluate_baseline
     from alexnet.progress import counted
 

@@ -317,7 +317,7 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(baseline_options.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"alexnet\[baselines\]"):
-        baseline_options.require_scikit_learn()
+        baseline_options.require_libraries()
 
 
 def test_a_pipeline_of_the_estimators_learns_is_cloned_and_is_the_runs_own_features(data: Path, tmp_path: Path) -> None:

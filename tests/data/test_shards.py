@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.data import shards
@@ -49,6 +51,26 @@ def test_shards_are_plain_tars_of_jpeg_and_label(data: PreparedData) -> None:
             assert image == simplejpeg.encode_jpeg(np.asarray(original), 95, "RGB", "420")
         with Image.open(io.BytesIO(image)) as stored:
             assert np.array_equal(data.splits["train"].images[index], np.asarray(stored))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    number=st.integers(0, 10**9 - 1),
+    size=st.integers(0, 5000) | st.sampled_from([2**21 - 1]),
+    label=st.integers(0, 10**6),
+)
+def test_members_are_what_tarfile_writes(number: int, size: int, label: int) -> None:
+    content = bytes(size)
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, member_content in ((f"{number:09d}.jpg", content), (f"{number:09d}.cls", str(label).encode())):
+            member = tarfile.TarInfo(name)
+            member.size = len(member_content)
+            tar.addfile(member, io.BytesIO(member_content))
+    written = b"".join(shards.sample_members(number, content, label))
+    # An archive ends with empty blocks.
+    assert written == expected.getvalue()[: len(written)]
+    assert not any(expected.getvalue()[len(written) :])
 
 
 # The package leaves its own files open.

@@ -1,5 +1,6 @@
 """The exact sums against whole-number arithmetic of Python, and the statistics against NumPy's."""
 
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import numpy as np
@@ -7,31 +8,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data import statistics
+from alexnet.compiled import why_not
+from alexnet.data import tally
 from alexnet.data.statistics import ColourSums
+from alexnet.data.tally import Tally
 
-BYTES = pytest.mark.parametrize(
-    "by_bytes",
-    [
-        False,
-        pytest.param(
-            True, marks=pytest.mark.skipif(not statistics._multiplies_bytes(), reason="no products of bytes here")
-        ),
-    ],
+COMPILED = pytest.mark.parametrize(
+    "is_compiled", [False, pytest.param(True, marks=pytest.mark.skipif(bool(why_not), reason=f"no Numba: {why_not}"))]
 )
 
 
-@BYTES
+def sums_of(images: np.ndarray) -> ColourSums:
+    counted = Tally(images.shape[1])
+    for image in images:
+        counted.add(image)
+    return counted.sums()
+
+
+@COMPILED
 @settings(max_examples=25, deadline=None)
 @given(num=st.integers(0, 4), side=st.integers(1, 40), seed=st.integers(0, 99), bright=st.booleans())
-def test_sums_are_exact(by_bytes: bool, num: int, side: int, seed: int, bright: bool) -> None:
-    with mock.patch.object(statistics, "_multiplies_bytes", lambda: by_bytes):
+def test_sums_are_exact(is_compiled: bool, num: int, side: int, seed: int, bright: bool) -> None:
+    with mock.patch.object(tally, "why_not", "" if is_compiled else "for this test"):
         check_sums(num, side, seed, bright)
 
 
 def check_sums(num: int, side: int, seed: int, bright: bool) -> None:
     images = np.random.default_rng(seed).integers(254 if bright else 0, 256, (num, side, side, 3), dtype=np.uint8)
-    sums = ColourSums.of(images)
+    sums = sums_of(images)
     assert sums.num_images == num
     assert np.array_equal(sums.pixel_sums, images.astype(np.int64).sum(axis=0))
     pixels = images.reshape(-1, 3).astype(object)  # Python integers: no rounding anywhere
@@ -40,17 +44,32 @@ def check_sums(num: int, side: int, seed: int, bright: bool) -> None:
             assert sums.products[row][column] == sum(pixels[:, row] * pixels[:, column])
 
 
-@BYTES
+@COMPILED
+@pytest.mark.parametrize("side", [256, 1024])
 @pytest.mark.parametrize("value", [0, 1, 254, 255])
-def test_sums_of_flat_images_of_full_size_are_exact(by_bytes: bool, value: int) -> None:
-    images = np.full((5, 256, 256, 3), value, np.uint8)
-    with mock.patch.object(statistics, "_multiplies_bytes", lambda: by_bytes):
-        assert ColourSums.of(images).products == ((5 * 256 * 256 * value**2,) * 3,) * 3
+def test_sums_of_flat_images_of_full_size_are_exact(is_compiled: bool, side: int, value: int) -> None:
+    images = np.full((2, side, side, 3), value, np.uint8)
+    with mock.patch.object(tally, "why_not", "" if is_compiled else "for this test"):
+        sums = sums_of(images)
+    assert sums.products == ((2 * side**2 * value**2,) * 3,) * 3
+    assert (sums.pixel_sums == 2 * value).all()
 
 
-def test_more_images_than_16_bits_can_add_are_exact() -> None:
+@COMPILED
+def test_more_images_than_16_bits_can_add_are_exact(is_compiled: bool) -> None:
     images = np.full((600, 2, 2, 3), 255, np.uint8)
-    assert (ColourSums.of(images).pixel_sums == 600 * 255).all()
+    with mock.patch.object(tally, "why_not", "" if is_compiled else "for this test"):
+        assert (sums_of(images).pixel_sums == 600 * 255).all()
+
+
+def test_many_threads_add_to_one_tally() -> None:
+    images = np.random.default_rng(3).integers(0, 256, (400, 30, 30, 3), dtype=np.uint8)
+    counted = Tally(30)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(counted.add, images))
+    sums, alone = counted.sums(), sums_of(images)
+    assert sums.num_images == 400 and sums.products == alone.products
+    assert np.array_equal(sums.pixel_sums, images.astype(np.int64).sum(axis=0))
 
 
 @settings(max_examples=15, deadline=None)
@@ -58,9 +77,9 @@ def test_more_images_than_16_bits_can_add_are_exact() -> None:
 def test_how_the_images_are_cut_does_not_matter(cuts: list[int], seed: int) -> None:
     images = np.random.default_rng(seed).integers(0, 256, (9, 5, 5, 3), dtype=np.uint8)
     first, second = sorted(cuts)
-    parts = [ColourSums.of(part) for part in (images[:first], images[first:second], images[second:])]
+    parts = [sums_of(part) for part in (images[:first], images[first:second], images[second:])]
     together = parts[2] + parts[0] + parts[1]
-    whole = ColourSums.of(images)
+    whole = sums_of(images)
     assert together.products == whole.products and np.array_equal(together.pixel_sums, whole.pixel_sums)
     one, other = together.statistics(), ColourSums.from_arrays(whole.arrays()).statistics()
     for name in ("mean_image", "covariance", "eigenvalues", "eigenvectors"):
@@ -71,6 +90,6 @@ def test_how_the_images_are_cut_does_not_matter(cuts: list[int], seed: int) -> N
 
 
 def test_sums_beyond_64_bits_survive_a_file() -> None:
-    small = ColourSums.of(np.full((1, 2, 2, 3), 255, np.uint8))
+    small = sums_of(np.full((1, 2, 2, 3), 255, np.uint8))
     huge = ColourSums(10, small.pixel_sums, tuple(tuple(value * 2**60 for value in row) for row in small.products))
     assert ColourSums.from_arrays(huge.arrays()).products == huge.products

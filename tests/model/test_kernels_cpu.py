@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alexnet import compiled
 from alexnet.model.description import pooled_side
 from alexnet.model.kernels import cpu
 from alexnet.model.kernels.form import NormPool
@@ -296,7 +297,7 @@ def test_compiles_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> 
         return compile_function(**options)
 
     monkeypatch.setattr(numba, "njit", without_a_place)
-    assert cpu._compiled(lambda value: value + 1)(2) == 3
+    assert compiled.compiled()(lambda value: value + 1)(2) == 3
 
 
 def box_sums(x: np.ndarray, size: int) -> np.ndarray:

@@ -6,10 +6,10 @@ descriptor of J. Sanchez and F. Perronnin, CVPR 2011, section 5.1.
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from alexnet.baselines.windows import Floats, Grid, shared_cells
+from alexnet.compiled import compiled
 
 CELLS = 4
 DIMENSIONS = CELLS * CELLS * 6
@@ -42,7 +42,7 @@ def dense_colour(colours: Floats, cell_px: int, step_px: int) -> Floats:
     return cells.by_patch(both).reshape(-1, DIMENSIONS)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _centred_and_squared(colours: Any, middle: Any, maps: Any) -> None:  # pragma: no cover (compiled)
     """The colours less the middle, in units of the whole range, and behind them their squares."""
     for row in range(colours.shape[0]):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.compiled import compiled
 from alexnet.errors import RequestError
 
 Floats = NDArray[np.float32]
@@ -155,7 +155,7 @@ def by_patch(sums: Floats, rows: Grid, columns: Grid) -> Floats:
     return np.ascontiguousarray(cells.transpose(0, 2, 1, 3, 4)).reshape(-1, rows.cells, columns.cells, sums.shape[2])
 
 
-@numba.njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+@compiled(fastmath=ANY_ORDER)
 def _along_rows_of_8(maps: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
     for row in range(maps.shape[0]):
         for cell in range(len(first)):
@@ -178,7 +178,7 @@ def _along_rows_of_8(maps: Any, first: Any, weights: Any, sums: Any) -> None:  #
             found[4], found[5], found[6], found[7] = e, f, g, h
 
 
-@numba.njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+@compiled(fastmath=ANY_ORDER)
 def _along_rows(maps: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
     for row in range(maps.shape[0]):
         for cell in range(len(first)):
@@ -189,7 +189,7 @@ def _along_rows(maps: Any, first: Any, weights: Any, sums: Any) -> None:  # prag
                 sums[row, cell, one] = total
 
 
-@numba.njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+@compiled(fastmath=ANY_ORDER)
 def _down_columns(row_sums: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
     width = row_sums.shape[1]
     for cell in range(len(first)):

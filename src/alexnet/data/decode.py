@@ -80,7 +80,7 @@ def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
         side: pixels, 1 or more.
 
     Returns:
-        uint8 (side, side, 3).
+        uint8 (side, side, 3), contiguous.
 
     Raises:
         UnreadableImage: more than 100 times longer than wide, or the reverse.

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from alexnet.data.duplicates import duplicate_counts, duplicates_text, find_duplicates
 from alexnet.data.packed import PackedStrings
-from alexnet.data.piecework import Piece, images_header
+from alexnet.data.piece_files import images_header
+from alexnet.data.piecework import Piece
 from alexnet.data.prepared import (
     DESCRIPTION_FILE,
     DUPLICATES_FILE,

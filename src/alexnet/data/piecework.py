@@ -3,31 +3,28 @@
 A piece is a shard of the finished data set, or a stretch of its array.
 """
 
-import contextlib
 import hashlib
-import io
 import json
-import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
+from alexnet.data.piece_files import PieceFile, PixelsPiece, ShardPiece
 from alexnet.data.prepared import DIGEST_BYTES, split_file
-from alexnet.data.shards import ShardWriter, encode_stored, shard_name
+from alexnet.data.shards import BLOCK_BYTES, encode_stored, sample_members, shard_name
 from alexnet.data.sources.listing import Listing, Source
-from alexnet.data.stage import Stage, truncate
+from alexnet.data.stage import Stage
 from alexnet.data.statistics import ColourSums
+from alexnet.data.tally import Tally
 from alexnet.errors import WorkError
-from alexnet.storage.atomic import PARTIAL
 
-GROUP_BYTES = 2**20
+GROUP_BYTES = 3 * 2**19
 """Pixels that one task of a thread makes: large enough to hide its overhead, small enough to share out."""
 
 
@@ -55,17 +52,14 @@ def pieces_of(source: Source, num_images: int) -> list[Piece]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
-    """What a thread made of some neighbouring files."""
+class _Facts:
+    """What is kept of some neighbouring files beside their images."""
 
     numbers: list[int]
     """Places in the listing of the files that were read."""
-    stored: list[bytes] | NDArray[np.uint8]
-    """Of these, the JPEG files, or uint8 (n, S, S, 3)."""
     digests: list[bytes]
     sizes: list[tuple[int, int]]
     """Height and width of the originals, pixels."""
-    sums: ColourSums | None
     refused: list[tuple[int, str]]
     """Place in the listing, and reason."""
 
@@ -74,17 +68,34 @@ class _Group:
         return len(self.numbers) + len(self.refused)
 
 
-class _Writer(Protocol):
-    """Takes the groups of one piece in order."""
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """What a thread made of some neighbouring files."""
 
-    def add(self, group: _Group) -> None:
-        """Write the images of a group."""
+    facts: _Facts
+    content: Sequence[bytes | memoryview]
+    """What is stored, in parts: members of a tar, or the images' pixels."""
+    extents: list[tuple[int, int]]
+    """Where in the members each JPEG file begins, and its length, bytes."""
 
-    def finish(self) -> dict[str, NDArray[Any]]:
-        """Bring everything to the disk; returns what the part should say of it."""
 
-    def close(self) -> None:
-        """Close the file, finished or not."""
+@dataclass(frozen=True, eq=False)
+class WrittenPiece:
+    """A piece whose images have been handed to the system; it is on the disk once `keep` returns."""
+
+    number: int
+    file: PieceFile
+    facts: list[_Facts]
+    tally: Tally
+    """Of its training images."""
+
+    def keep(self, stage: Stage) -> ColourSums:
+        """Bring it to the disk with what is to be said of it; returns its training images' sums."""
+        try:
+            stage.save_part(self.number, {**_part_arrays(self.facts), **self.file.keep()})
+        finally:
+            self.file.close()
+        return self.tally.sums()
 
 
 class PieceWork:
@@ -108,11 +119,12 @@ class PieceWork:
         self._store = store
         self._upright = upright
         self._stop_at_bad = stop_at_bad
+        self._group_size = max(1, GROUP_BYTES // (side**2 * 3))
 
     def run(
         self, pieces: list[Piece], first: int, pool: Executor, workers: int, count: Callable[[int], None]
-    ) -> Iterator[tuple[int, ColourSums]]:
-        """Do pieces `first` and on; yields the number of each that is on the disk, and its training images' sums.
+    ) -> Iterator[WrittenPiece]:
+        """Do pieces `first` and on, in order; while the caller keeps one, the next is under way.
 
         Args:
             pieces: all of them.
@@ -125,153 +137,111 @@ class PieceWork:
             WorkError: a file is bad and `stop_at_bad` is set.
         """
         groups = self._groups(pieces[first:], pool, workers)
+        num_rows = 0
         for number in range(first, len(pieces)):
             piece = pieces[number]
-            parts: list[_Group] = []
-            sums = ColourSums.none(self.side)
+            if piece.number == 0 or number == first:
+                earlier = range(number - piece.number, number)
+                num_rows = sum(len(self._stage.part(one)["numbers"]) for one in earlier)
+            written: list[_Facts] = []
+            tally = Tally(self.side)
             num_missing = len(piece)
-            with contextlib.closing(self._writer(pieces, number)) as writer:
+            file = self._file(piece, num_rows)
+            try:
                 while num_missing:
-                    group = next(groups)
-                    if group.refused and self._stop_at_bad:
-                        place, reason = group.refused[0]
+                    group, tally = next(groups)
+                    facts = group.facts
+                    if facts.refused and self._stop_at_bad:
+                        place, reason = facts.refused[0]
                         key = self._source.splits[piece.split].keys[place]
                         raise WorkError(f"{key}: {reason}; mend or remove it, or leave --on-bad stop away")
-                    writer.add(group)
-                    if group.sums is not None:
-                        sums = sums + group.sums
-                    num_missing -= group.num_files
-                    parts.append(replace(group, stored=[], sums=None))  # the images are written
-                    count(group.num_files)
-                written = writer.finish()
-            self._stage.save_part(number, {**_part_arrays(parts), **written})
-            yield number, sums
+                    file.add(group.content, group.extents)
+                    num_missing -= facts.num_files
+                    num_rows += len(facts.numbers)
+                    written.append(facts)
+                    count(facts.num_files)
+                file.end()
+            except BaseException:
+                file.close()
+                raise
+            yield WrittenPiece(number, file, written, tally)
 
-    def _writer(self, pieces: list[Piece], number: int) -> _Writer:
-        piece = pieces[number]
-        listing = self._source.splits[piece.split]
+    def _file(self, piece: Piece, num_rows: int) -> PieceFile:
+        """Where a piece goes; `num_rows` images of its split stand before it."""
         if self._store == "jpeg":
-            return _ShardPiece(self._stage.folder / shard_name(piece.split, piece.number), piece.number, listing)
-        earlier = range(number - piece.number, number)
-        num_rows = sum(len(self._stage.part(one)["numbers"]) for one in earlier)
-        path = self._stage.folder / split_file(piece.split, "images")
-        return _PixelsPiece(path, num_rows, self.side)
+            return ShardPiece(self._stage.folder / shard_name(piece.split, piece.number), piece.number)
+        return PixelsPiece(self._stage.folder / split_file(piece.split, "images"), num_rows, self.side)
 
-    def _groups(self, pieces: list[Piece], pool: Executor, workers: int) -> Iterator[_Group]:
-        """What the threads make, in order, a few groups worked on ahead; a group never crosses from piece to piece."""
-        group_size = max(1, GROUP_BYTES // (self.side**2 * 3))
-        waiting: deque[Future[_Group]] = deque()
+    def _groups(self, pieces: list[Piece], pool: Executor, workers: int) -> Iterator[tuple[_Group, Tally]]:
+        """What the threads make, in order, and the tally of its piece; a few groups are worked on ahead.
+
+        A group never crosses from piece to piece.
+        """
+        waiting: deque[tuple[Future[_Group], Tally]] = deque()
         for piece in pieces:
             listing = self._source.splits[piece.split]
-            for start in range(piece.first, piece.last, group_size):
-                stop = min(start + group_size, piece.last)
-                waiting.append(pool.submit(self._make, listing, start, stop, piece.split == "train"))
+            tally = Tally(self.side)
+            for start in range(piece.first, piece.last, self._group_size):
+                stop = min(start + self._group_size, piece.last)
+                counted_in = tally if piece.split == "train" else None
+                waiting.append((pool.submit(self._make, listing, start, stop, counted_in), tally))
                 if len(waiting) > 2 * workers + 1:
-                    yield waiting.popleft().result()
+                    future, of_piece = waiting.popleft()
+                    yield future.result(), of_piece
         while waiting:
-            yield waiting.popleft().result()
+            future, of_piece = waiting.popleft()
+            yield future.result(), of_piece
 
-    def _make(self, listing: Listing, start: int, stop: int, is_training: bool) -> _Group:
+    def _make(self, listing: Listing, start: int, stop: int, tally: Tally | None) -> _Group:
         """Read, decode, crop and encode some files: a thread's task."""
-        images = np.empty((stop - start, self.side, self.side, 3), np.uint8)
-        numbers: list[int] = []
-        sizes: list[tuple[int, int]] = []
-        refused: list[tuple[int, str]] = []
+        facts = _Facts([], [], [], [])
+        parts: list[bytes | memoryview] = []
+        extents: list[tuple[int, int]] = []
+        position = 0
         for number in range(start, stop):
             try:
-                content = listing.read(number)
-                image = (
-                    decode_image(content, apply_orientation=self._upright) if isinstance(content, bytes) else content
-                )
-                images[len(numbers)] = resize_and_crop(image, self.side)
+                size, image = self._cropped(listing, number)
             except UnreadableImage as error:
-                refused.append((number, str(error)))
+                facts.refused.append((number, str(error)))
+                continue
             except OSError as error:
-                refused.append((number, f"cannot be read: {error.strerror or error}"))
+                facts.refused.append((number, f"cannot be read: {error.strerror or error}"))
+                continue
             except MemoryError:
-                refused.append((number, "needs more memory than this machine has free"))
+                facts.refused.append((number, "needs more memory than this machine has free"))
+                continue
+            # All that is done with an image is done at once, while it is in the processor's caches.
+            if tally is not None:
+                tally.add(image)
+            stored = encode_stored(image) if self._store == "jpeg" else image.data.cast("B")
+            facts.numbers.append(number)
+            facts.sizes.append(size)
+            facts.digests.append(hashlib.sha256(stored).digest()[:DIGEST_BYTES])
+            if isinstance(stored, bytes):
+                extents.append((position + BLOCK_BYTES, len(stored)))
+                members = sample_members(number, stored, int(listing.labels[number]))
+                parts.extend(members)
+                position += sum(map(len, members))
             else:
-                numbers.append(number)
-                sizes.append((image.shape[0], image.shape[1]))
-        images = images[: len(numbers)]
-        stored = images if self._store == "pixels" else [encode_stored(image) for image in images]
-        bytes_of = [one.data if isinstance(one, np.ndarray) else one for one in stored]
-        digests = [hashlib.sha256(one).digest()[:DIGEST_BYTES] for one in bytes_of]
-        return _Group(numbers, stored, digests, sizes, ColourSums.of(images) if is_training else None, refused)
+                parts.append(stored)
+        return _Group(facts, [b"".join(parts)] if self._store == "jpeg" else parts, extents)
+
+    def _cropped(self, listing: Listing, number: int) -> tuple[tuple[int, int], NDArray[np.uint8]]:
+        """Height and width of a file's image, and its square, uint8 (S, S, 3)."""
+        content = listing.read(number)
+        image = decode_image(content, apply_orientation=self._upright) if isinstance(content, bytes) else content
+        return (image.shape[0], image.shape[1]), resize_and_crop(image, self.side)
 
 
-def _part_arrays(groups: list[_Group]) -> dict[str, NDArray[Any]]:
+def _part_arrays(facts: list[_Facts]) -> dict[str, NDArray[Any]]:
     """What is kept of a piece's images until the end."""
-    reasons = [reason for group in groups for _, reason in group.refused]
+    reasons = [reason for one in facts for _, reason in one.refused]
     return {
-        "numbers": np.array([number for group in groups for number in group.numbers], np.int64),
-        "digests": np.frombuffer(b"".join(one for group in groups for one in group.digests), np.uint8).reshape(
+        "numbers": np.array([number for one in facts for number in one.numbers], np.int64),
+        "digests": np.frombuffer(b"".join(digest for one in facts for digest in one.digests), np.uint8).reshape(
             -1, DIGEST_BYTES
         ),
-        "sizes": np.array([size for group in groups for size in group.sizes], np.int32).reshape(-1, 2),
-        "refused": np.array([number for group in groups for number, _ in group.refused], np.int64),
+        "sizes": np.array([size for one in facts for size in one.sizes], np.int32).reshape(-1, 2),
+        "refused": np.array([number for one in facts for number, _ in one.refused], np.int64),
         "reasons": np.frombuffer(json.dumps(reasons).encode(), np.uint8),
     }
-
-
-class _ShardPiece:
-    """A tar shard; it takes its name when it is whole."""
-
-    def __init__(self, path: Path, number: int, listing: Listing) -> None:
-        self._path = path
-        self._number = number
-        self._listing = listing
-        self._partial = path.with_name(f".{path.name}{PARTIAL}")
-        self._file: BinaryIO = self._partial.open("wb")
-        self._shard = ShardWriter(self._file)
-        self._extents: list[tuple[int, int, int]] = []
-
-    def add(self, group: _Group) -> None:
-        for number, jpeg in zip(group.numbers, group.stored, strict=True):
-            assert isinstance(jpeg, bytes)
-            offset = self._shard.add(number, jpeg, int(self._listing.labels[number]))
-            self._extents.append((self._number, offset, len(jpeg)))
-
-    def finish(self) -> dict[str, NDArray[Any]]:
-        self._shard.finish()
-        self._partial.replace(self._path)
-        return {
-            "index": np.array(self._extents, np.int64).reshape(-1, 3),
-            "shard_bytes": np.array(self._shard.position, np.int64),
-            "shard_sha256": np.array(self._shard.digest.hexdigest()),
-        }
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _PixelsPiece:
-    """A stretch of a split's array, behind what the earlier pieces wrote."""
-
-    def __init__(self, path: Path, num_rows: int, side: int) -> None:
-        header = images_header(0, side)
-        if num_rows == 0:
-            path.write_bytes(header)  # mended at the end, when the number of images is known
-        truncate(path, len(header) + num_rows * side**2 * 3)
-        self._file: BinaryIO = path.open("ab")
-
-    def add(self, group: _Group) -> None:
-        assert isinstance(group.stored, np.ndarray)
-        self._file.write(group.stored.data)
-
-    def finish(self) -> dict[str, NDArray[Any]]:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return {}
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def images_header(num_images: int, side: int) -> bytes:
-    """The .npy header of uint8 (N, S, S, 3); NumPy makes it equally long for any N."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|u1", "fortran_order": False, "shape": (num_images, side, side, 3)}
-    )
-    return header.getvalue()

@@ -6,7 +6,7 @@ Paper: section 2 (256 x 256 pixels) and 4.1 (colour).
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from alexnet.data.finish import finish
-from alexnet.data.piecework import Piece, PieceWork, pieces_of
+from alexnet.data.piecework import Piece, PieceWork, WrittenPiece, pieces_of
 from alexnet.data.prepared import FORMAT_VERSION, REFUSED_FILE, STORES, PreparedData
 from alexnet.data.shards import JPEG_QUALITY
 from alexnet.data.sources.listing import with_hold_out
@@ -201,15 +201,33 @@ def _do_pieces(
         if progress is not None:
             progress(num_done, num_files)
 
+    sums = cursor.sums
+
+    def keep(piece: WrittenPiece) -> None:
+        nonlocal sums
+        sums = sums + piece.keep(stage)
+        stage.advance(Cursor(piece.number + 1, sums))
+
     num_torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the workers are the parallelism; more threads below each would get in each other's way
     try:
-        with ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prepare") as pool:
+        with (
+            ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prepare") as pool,
+            # Flushes to the disk are waited for beside the work on the next piece.
+            ThreadPoolExecutor(1, thread_name_prefix="alexnet-prepare-disk") as disk,
+        ):
             try:
-                sums = cursor.sums
-                for number, piece_sums in work.run(pieces, cursor.pieces, pool, workers, count):
-                    sums = sums + piece_sums
-                    stage.advance(Cursor(number + 1, sums))
+                kept: Future[None] | None = None
+                for piece in work.run(pieces, cursor.pieces, pool, workers, count):
+                    try:
+                        if kept is not None:
+                            kept.result()  # never more than one piece that is not on the disk
+                    except BaseException:
+                        piece.file.close()
+                        raise
+                    kept = disk.submit(keep, piece)
+                if kept is not None:
+                    kept.result()
             finally:
                 pool.shutdown(cancel_futures=True)
     finally:

@@ -6,7 +6,6 @@ refused file leaves a gap and shifts nothing.
 
 import errno
 import hashlib
-import os
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -57,36 +56,53 @@ def shard_name(split: str, number: int) -> str:
 
 @dataclass
 class ShardWriter:
-    """Writes one tar shard; the same images give the same bytes."""
+    """Writes one tar shard into a file of its own; the same images give the same bytes."""
 
     file: BinaryIO
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     position: int = 0
 
-    def add(self, number: int, jpeg: bytes, label: int) -> int:
-        """Append an image and its label; returns the offset of the JPEG's bytes."""
-        name = f"{number:0{NUMBER_DIGITS}d}"
-        offset = self.position + BLOCK_BYTES
-        self._write(_member(f"{name}.jpg", jpeg) + _member(f"{name}.cls", str(label).encode()))
-        return offset
-
-    def finish(self) -> None:
-        """Write the two empty blocks that end a tar, and flush everything to the disk."""
-        self._write(bytes(2 * BLOCK_BYTES))
-        self.file.flush()
-        os.fsync(self.file.fileno())
-
-    def _write(self, content: bytes) -> None:
+    def write(self, content: bytes | memoryview) -> None:
+        """Append members, see `sample_members`."""
         self.file.write(content)
         self.digest.update(content)
         self.position += len(content)
 
+    def end(self) -> None:
+        """Append the two empty blocks that end a tar."""
+        self.write(bytes(2 * BLOCK_BYTES))
 
-def _member(name: str, content: bytes) -> bytes:
-    """A file of a tar: header, content, and zeros up to a whole block."""
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    return member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK_BYTES)
+
+def sample_members(number: int, jpeg: bytes, label: int) -> tuple[bytes, ...]:
+    """An image and its label as two members of a tar, to be joined; the JPEG's bytes begin at `BLOCK_BYTES`."""
+    name = b"%0*d" % (NUMBER_DIGITS, number)
+    return *_member(name + b".jpg", jpeg), *_member(name + b".cls", b"%d" % label)
+
+
+def _member(name: bytes, content: bytes) -> tuple[bytes, bytes, bytes]:
+    """A file of a tar: header, content, and zeros up to a whole block.
+
+    POSIX.1-1988 (ustar), as `tarfile` writes it: of its header only name, size and checksum are filled in here, since
+    `tarfile` takes as long for one as reading a photograph does.
+    """
+    size = b"%011o" % len(content)
+    header = bytearray(_HEADER)
+    header[: len(name)] = name
+    header[124:135] = size
+    # The sum of all bytes, those of the checksum itself taken as blanks.
+    header[148:154] = b"%06o" % (_HEADER_SUM + sum(name) + sum(size))
+    return bytes(header), content, bytes(-len(content) % BLOCK_BYTES)
+
+
+def _empty_header() -> bytes:
+    """A header without name, size and checksum."""
+    header = bytearray(tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT))
+    header[124:135] = bytes(11)
+    return bytes(header)
+
+
+_HEADER = _empty_header()
+_HEADER_SUM = sum(_HEADER[:148]) + 8 * ord(" ") + sum(_HEADER[156:])
 
 
 class OneByOne(ABC):

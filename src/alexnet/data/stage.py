@@ -7,7 +7,6 @@ again, with the same bytes. The cursor moves by one rename, after everything it 
 import contextlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -175,13 +174,3 @@ def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]
     return content.getvalue()
-
-
-def truncate(path: Path, size_bytes: int) -> None:
-    """Cut a file to `size_bytes`, making it where it is missing; a shorter one is an error of ours."""
-    with path.open("ab") as file:
-        if file.tell() < size_bytes:
-            raise AssertionError(f"{path} is shorter than the cursor says")
-        file.truncate(size_bytes)
-        file.flush()
-        os.fsync(file.fileno())

@@ -2,12 +2,12 @@
 
 import csv
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from alexnet.data.sources.listing import Content, Listing, ListingBuilder, Place, Source, source_of
+from alexnet.data.sources.pieces import read_plain_file
 from alexnet.data.sources.splits import SPLIT_OF_FOLDER
 from alexnet.errors import RequestError
 
@@ -73,9 +73,7 @@ def open_table(path: Path) -> Source:
             raise OSError(f"no path of a file ({error})") from error
         if not file.startswith(os.path.join(root, "")):
             raise OSError(f"leads out of the folder of {path.name}")
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            raise OSError("no plain file")  # a pipe or a device could be waited for without end
-        return Path(file).read_bytes()
+        return read_plain_file(file)
 
     source = source_of("csv", path.stem, str(path), builders, read)
     for split, listing in source.splits.items():

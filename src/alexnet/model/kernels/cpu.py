@@ -9,23 +9,21 @@ import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
+from alexnet import compiled
 from alexnet.model.kernels.form import NormPool
 
-_missing = ""
-try:
-    import numba
+if not compiled.why_not:
     from llvmlite import ir
     from numba import types
     from numba.extending import intrinsic
-except ImportError as error:  # not installed, or not for this NumPy
-    _missing = str(error)
 
-F = TypeVar("F", bound=Callable[..., Any])
+# Products and sums may join in one instruction; nothing that would lose a NaN or an infinity.
+_compiled = compiled.compiled(error_model="numpy", fastmath={"contract", "nsz"})
 
 _CHUNK = 512
 """About how many responses of a row are worked on at a time: few enough that they stay in the first cache."""
@@ -74,8 +72,8 @@ def same_map_norm_backward(
 @functools.cache
 def why_not() -> str | None:
     """Why the fused passes cannot run on this machine, in a sentence; None where they can."""
-    if _missing:
-        return f"Numba, which compiles the fused passes for this processor, cannot be imported: {_missing}"
+    if compiled.why_not:
+        return f"Numba, which compiles the fused passes for this processor, cannot be imported: {compiled.why_not}"
     try:
         _halved(np.float32(1.0))
     except Exception as error:  # whatever the compiler stumbles over, torch's own operations still serve
@@ -143,20 +141,6 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="alexnet-kernels")
 
 
-def _compiled(function: F, **options: Any) -> F:
-    """`function` compiled on its first call; the machine code is kept on disk where some place for it is writable."""
-    if _missing:
-        return function
-    # Products and sums may join in one instruction; nothing that would lose a NaN or an infinity.
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}, **options}
-    compiled: F
-    try:
-        compiled = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no place to keep it
-        compiled = numba.njit(**options)(function)
-    return compiled
-
-
 def _wide(value: Any) -> Any:
     """float32 of a float32 or of the bits of a bfloat16."""
     raise NotImplementedError
@@ -167,7 +151,7 @@ def _narrow(value: Any, like: Any) -> Any:
     raise NotImplementedError
 
 
-if not _missing:
+if not compiled.why_not:
     # What NumPy's language has no cheap words for, written as the compiler's own instructions.
     _number, _bits, _half_bits = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 
