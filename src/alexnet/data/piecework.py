@@ -26,6 +26,8 @@ from alexnet.errors import WorkError
 
 GROUP_BYTES = 3 * 2**19
 """Pixels that one task of a thread makes: large enough to hide its overhead, small enough to share out."""
+AHEAD_GROUPS = 16
+"""Besides two for each thread, so many may wait to be written: a write can stand still while a shard is flushed."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class PieceWork:
                 stop = min(start + self._group_size, piece.last)
                 counted_in = tally if piece.split == "train" else None
                 waiting.append((pool.submit(self._make, listing, start, stop, counted_in), tally))
-                if len(waiting) > 2 * workers + 1:
+                if len(waiting) > 2 * workers + AHEAD_GROUPS:
                     future, of_piece = waiting.popleft()
                     yield future.result(), of_piece
         while waiting:

@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 BLOCK_BYTES = 2**20
-# A pipe is opened without waiting for somebody who writes to it. Windows has no such word, and one for plain bytes.
-_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+# A pipe is opened without waiting for somebody who writes to it.
+_AT_ONCE = os.O_RDONLY | os.O_NONBLOCK
 
 
 def read_plain_file(path: str) -> bytes:
