@@ -13,7 +13,7 @@ SOURCE = Path(alexnet.__file__).parent
 ORDER = (
     "errors", "compiled", "storage", "figures", "runs", "parallel", "data", "model", "evaluation", "training",
     "baselines", "explore", "study", "report", "export", "serve", "bench", "progress", "options", "terminal",
-    "bench_tables", "baseline_options", "measures", "bench_options", "doctor", "cli", "__main__",
+    "bench_tables", "baseline_options", "measures", "explorations", "bench_options", "doctor", "cli", "__main__",
 )  # fmt: skip
 # storage and figures stand side by side: neither sees the other.
 SIDE_BY_SIDE = {("figures", "storage"), ("figures", "errors")}
@@ -56,7 +56,15 @@ def test_help_loads_neither_torch_nor_numpy() -> None:
 
 
 def test_public_names() -> None:
-    assert sorted(alexnet.__all__) == ["AlexNet", "evaluate_split", "load", "local_response_norm", "prepare", "train"]
+    assert sorted(alexnet.__all__) == [
+        "AlexNet",
+        "evaluate_split",
+        "features",
+        "load",
+        "local_response_norm",
+        "prepare",
+        "train",
+    ]
     for name in alexnet.__all__:
         assert getattr(alexnet, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alexnet.data.prepare import prepare
     from alexnet.evaluation.evaluate import evaluate_split
+    from alexnet.explore.features import features
     from alexnet.model.network import AlexNet
     from alexnet.model.normalisation import local_response_norm
     from alexnet.model.weights import load_trained as load
@@ -16,13 +17,14 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AlexNet": ("alexnet.model.network", "AlexNet"),
     "evaluate_split": ("alexnet.evaluation.evaluate", "evaluate_split"),
+    "features": ("alexnet.explore.features", "features"),
     "load": ("alexnet.model.weights", "load_trained"),
     "local_response_norm": ("alexnet.model.normalisation", "local_response_norm"),
     "prepare": ("alexnet.data.prepare", "prepare"),
     "train": ("alexnet.training.loop", "train"),
 }
 
-__all__ = ["AlexNet", "evaluate_split", "load", "local_response_norm", "prepare", "train"]
+__all__ = ["AlexNet", "evaluate_split", "features", "load", "local_response_norm", "prepare", "train"]
 
 
 def __getattr__(name: str) -> Any:

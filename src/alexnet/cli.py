@@ -430,6 +430,13 @@ def _predict(words: Arguments) -> None:
             print(f"  {100 * one['probability']:5.1f} %  {'#' * round(40 * one['probability']):40}  {one['name']}")
 
 
+def _features(words: Arguments) -> None:
+    from alexnet.explorations import features
+
+    with _terminated_as_interrupted():
+        features(_parser("features"), words, _say)
+
+
 def _baseline(words: Arguments) -> None:
     from alexnet.baseline_options import baseline
 
@@ -558,6 +565,12 @@ COMMANDS = {
         "Put runs into the paper's table of results.", "alexnet table runs/net-0 runs/net-1 --like paper", _table
     ),
     "predict": Command("Name what is on photographs.", "alexnet predict runs/first photo.jpg", _predict),
+    "features": Command(
+        "Write a network's responses to many images as arrays.",
+        "alexnet features runs/first --layer conv5 --layer fc7 --out features/first",
+        _features,
+        computes=True,
+    ),
     "baseline": Command(
         "Learn and measure a system the network was compared with: sift-fisher or sparse-coding.",
         "alexnet baseline sift-fisher data/prepared --run runs/fisher",

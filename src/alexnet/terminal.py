@@ -1,5 +1,6 @@
 """Results and networks as tables on a terminal."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,14 @@ def new_table(title: str, texts: str, numbers: str) -> Table:
     for heading in numbers.split():
         table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def print_responses(variant: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The responses that a network has, by point, with the size of those to one image."""
+    table = new_table(f"responses of {variant}", "layer", "shape numbers")
+    for name, shape in shapes.items():
+        table.add_row(name, " x ".join(map(str, shape)), f"{math.prod(shape):,}")
+    Console().print(table)
 
 
 def print_ensemble(result: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ def classify_photographs(
     chosen = views(num_views, trained.side, trained.crop)
     answers = []
     for path in paths:
-        image = torch.from_numpy(_read(path, trained.side))[None]  # (1, S, S, 3) uint8
+        image = torch.from_numpy(read_photograph(path, trained.side))[None]  # (1, S, S, 3) uint8
         with torch.inference_mode():
             cuts = [cut_view(image, view, trained.crop, trained.mean_image, trained.mean_at) for view in chosen]
             probabilities = torch.cat([trained.network(cut) for cut in cuts]).softmax(dim=1).mean(dim=0)  # (K,)
@@ -111,7 +111,12 @@ def read_label_order(path: Path) -> list[str]:
     return [line.split()[0] for line in text.splitlines() if line.strip()]
 
 
-def _read(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def read_photograph(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """A photograph as the training images were stored: upright, uint8 (side, side, 3), RGB.
+
+    Raises:
+        RequestError: it is missing, or no readable image.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -72,6 +72,11 @@ def save_trained(path: Path, trained: Trained) -> None:
     write_bytes(path, safetensors.torch.save(tensors, metadata={"alexnet": json.dumps(description)}))
 
 
+def weights_file(path: Path) -> Path:
+    """The file that `load_trained` reads for a path: itself, or that of a run folder."""
+    return path / "weights.safetensors" if path.is_dir() else path
+
+
 def load_trained(path: Path | str) -> Trained:
     """The network that `save_trained` wrote, on the CPU, in evaluation mode.
 
@@ -84,7 +89,7 @@ def load_trained(path: Path | str) -> Trained:
         WorkError: the file is damaged.
     """
     path = Path(path)
-    file = path / "weights.safetensors" if path.is_dir() else path
+    file = weights_file(path)
     if not file.is_file():
         if path.is_dir() and (path / "baseline.safetensors").is_file():
             raise RequestError(f"{path} holds a baseline, which is no network; `alexnet evaluate {path}` measures it")

@@ -1,0 +1,218 @@
+"""Features of a split and of photographs: the network's own responses, whole after a kill, refused where wrong."""
+
+import csv
+import json
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import alexnet
+from alexnet.cli import main
+from alexnet.data.prepare import prepare
+from alexnet.data.prepared import PreparedData
+from alexnet.data.stage import stage_folder
+from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.explore.features import features, open_features, write_features
+from alexnet.model.network import AlexNet
+from alexnet.model.weights import Trained, save_trained
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipes import QUICK
+
+HERE = {"device": "cpu", "precision": "float32"}
+
+
+@pytest.fixture
+def data(make_tree: Any, tmp_path: Path) -> PreparedData:
+    return prepare(make_tree("source", classes=5, val=3), tmp_path / "data", side=32)
+
+
+def a_run(data: PreparedData, path: Path, factor: float = 1.0) -> RunFolder:
+    """A run whose network has random weights."""
+    run = RunFolder.create(path, QUICK, {"data": {"folder": str(data.folder), "checksum": data.checksum}})
+    network = AlexNet(data.num_classes, "quick", 0.25, generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        network.get_parameter("conv4.weight").mul_(factor)
+    mean_image = torch.from_numpy(data.statistics.mean_image.copy())
+    save_trained(
+        run.weights,
+        Trained(network=network, classes=data.classes, mean_image=mean_image, crop=28, title="t", generated=True),
+    )
+    return run
+
+
+@pytest.fixture
+def run(data: PreparedData, tmp_path: Path) -> RunFolder:
+    return a_run(data, tmp_path / "run")
+
+
+def own_responses(run: RunFolder, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores, and what the last layer reads but for dropout, of the central crop less the mean's."""
+    trained = alexnet.load(run.path)
+    read: list[torch.Tensor] = []
+    trained.network.drop5.register_forward_pre_hook(lambda module, given: read.append(given[0]))
+    centred = torch.from_numpy(images.astype(np.float32)) - trained.mean_image
+    with torch.inference_mode():
+        scores = trained.network(centred[:, 2:30, 2:30].permute(0, 3, 1, 2))
+    return scores, read[0].reshape(len(images), -1)
+
+
+def test_features_of_a_split_are_the_networks_responses(run: RunFolder, data: PreparedData, tmp_path: Path) -> None:
+    made = write_features(run.path, tmp_path / "out", points=["conv4", "fc5", "conv1.linear"], batch_size=4, **HERE)
+    split = data.splits["val"]
+    scores, hidden = own_responses(run, np.array(split.images[:]))
+    np.testing.assert_allclose(made.responses["fc5"], scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(made.responses["conv4"].reshape(len(split), -1), hidden, rtol=1e-5, atol=1e-5)
+    assert made.responses["conv1.linear"].shape == (15, 8, 28, 28)
+    assert made.paths == tuple(split.keys) and made.labels is not None
+    np.testing.assert_array_equal(made.labels, split.labels)
+    assert made.classes == tuple(one.id for one in data.classes)
+    with (tmp_path / "out" / "images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == [data.classes[label].id for label in split.labels]
+    assert not stage_folder(tmp_path / "out").exists()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "conv1.linear.npy", "conv4.npy", "fc5.npy", "features.json", "images.csv", "labels.npy",
+    ]  # fmt: skip
+
+
+def test_photographs_and_arrays_give_the_same(run: RunFolder, data: PreparedData, tmp_path: Path) -> None:
+    images = np.array(data.splits["val"].images[:6])
+    (tmp_path / "photographs").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "photographs" / f"{number}.png")
+    made = write_features(run.path, tmp_path / "out", photographs=[tmp_path / "photographs"], **HERE)
+    assert list(made.responses) == ["conv4"] and made.labels is None
+    assert made.paths == tuple(str(tmp_path / "photographs" / f"{number}.png") for number in range(6))
+    in_memory = alexnet.features(run.path, images, **HERE)["conv4"]
+    np.testing.assert_allclose(made.responses["conv4"], in_memory, rtol=1e-5, atol=1e-5)
+    by_path = features(run.path, list(made.paths), batch_size=4, **HERE)["conv4"]
+    np.testing.assert_allclose(by_path, in_memory, rtol=1e-5, atol=1e-5)
+    with pytest.raises(RequestError, match=r"allowed are uint8 \(N, 32, 32, 3\)"):
+        features(run.path, images.astype(np.float32), **HERE)
+
+
+def test_half_precision_is_rounded_or_refused(data: PreparedData, tmp_path: Path) -> None:
+    full = write_features(a_run(data, tmp_path / "run").path, tmp_path / "full", **HERE).responses["conv4"]
+    half = write_features(tmp_path / "run", tmp_path / "half", dtype="float16", **HERE).responses["conv4"]
+    assert half.dtype == np.float16
+    np.testing.assert_array_equal(half, full.astype(np.float16))
+    large = a_run(data, tmp_path / "large", factor=1e7)
+    with pytest.raises(WorkError, match="which float16 cannot hold; take --dtype float32"):
+        write_features(large.path, tmp_path / "refused", dtype="float16", **HERE)
+    assert not (tmp_path / "refused").exists()
+    with pytest.raises(WorkError, match="are not finite: the network's training has diverged"):
+        write_features(a_run(data, tmp_path / "lost", factor=float("inf")).path, tmp_path / "refused2", **HERE)
+
+
+def test_an_interrupt_is_gone_on_with_and_another_command_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    whole = write_features(run.path, tmp_path / "whole", batch_size=4, **HERE)
+
+    def interrupt(done: int, num: int) -> None:
+        if done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        write_features(run.path, tmp_path / "out", batch_size=4, progress=interrupt, **HERE)
+    with pytest.raises(RequestError, match=r"points was \['conv4'\] and is \['fc5'\].*--restart"):
+        write_features(run.path, tmp_path / "out", points=["fc5"], **HERE)
+    told: list[str] = []
+    made = write_features(run.path, tmp_path / "out", batch_size=4, report=told.append, **HERE)
+    assert told == ["going on: 8 of 15 images are done already"]
+    for name in ("conv4.npy", "images.csv", "labels.npy", "features.json"):
+        assert (made.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    with pytest.raises(RequestError, match="exists already"):
+        write_features(run.path, tmp_path / "out", **HERE)
+
+
+def slowly(run: Path, destination: Path) -> None:
+    """The victim: a batch of one at a time, each kept."""
+    import alexnet.explore.features as module
+
+    torch.set_num_threads(1)  # as here: other sums differ in their last bit
+    module.CURSOR_EVERY_S = 0.0
+    write_features(run, destination, batch_size=1, progress=lambda done, num: time.sleep(0.02), **HERE)
+
+
+def test_a_kill_is_gone_on_with(run: RunFolder, tmp_path: Path) -> None:
+    whole = write_features(run.path, tmp_path / "whole", batch_size=1, **HERE)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["alexnet.explore.features"])
+    victim = processes.Process(target=slowly, args=(run.path, tmp_path / "out"))
+    victim.start()
+    cursor = stage_folder(tmp_path / "out") / "parts" / "done.json"
+    while victim.is_alive() and not (cursor.exists() and json.loads(cursor.read_text())["done"] >= 3):
+        time.sleep(0.005)
+    victim.kill()
+    victim.join()
+    assert not (tmp_path / "out").exists(), "it ended before it was killed"
+    told: list[str] = []
+    made = write_features(run.path, tmp_path / "out", batch_size=1, report=told.append, **HERE)
+    assert len(told) == 1 and told[0].startswith("going on: ")
+    assert (made.folder / "conv4.npy").read_bytes() == (whole.folder / "conv4.npy").read_bytes()
+
+
+def test_other_classes_are_no_labels(run: RunFolder, make_tree: Any, tmp_path: Path) -> None:
+    tree = make_tree("other", classes=2)
+    for split in ("train", "val"):
+        (tree / split / "colour1").rename(tree / split / "unknown")
+    prepare(tree, tmp_path / "other-data", side=32)
+    made = write_features(run.path, tmp_path / "out", data_folder=tmp_path / "other-data", split="train", **HERE)
+    assert made.labels is None and len(made.paths) == 16
+    assert open_features(tmp_path / "out").labels is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"points": ["fc7"]}, "no responses called 'fc7'"),
+        ({"split": "test"}, "has no split 'test'"),
+        ({"photographs": [Path("x.jpg")], "split": "val"}, "name one or the other"),
+        ({"photographs": [Path("missing.jpg")]}, "cannot read missing.jpg"),
+        ({"batch_size": 0}, "--batch-size is 0"),
+    ],
+)
+def test_wrong_requests_are_refused(run: RunFolder, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        write_features(run.path, tmp_path / "out", **{**HERE, **options})
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_of_another_side_is_refused(run: RunFolder, make_tree: Any, tmp_path: Path) -> None:
+    prepare(make_tree("larger"), tmp_path / "larger-data", side=40)
+    with pytest.raises(RequestError, match="prepare the data with --side 32"):
+        write_features(run.path, tmp_path / "out", data_folder=tmp_path / "larger-data", **HERE)
+
+
+def test_weights_alone_know_no_data(run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="a weights file, which knows no data"):
+        write_features(run.weights, tmp_path / "out", **HERE)
+
+
+def test_what_is_no_features_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="holds no features"):
+        open_features(tmp_path)
+    (tmp_path / "features.json").write_text('{"format_version": 99}')
+    with pytest.raises(RequestError, match="features of format 99, this version reads 1"):
+        open_features(tmp_path)
+
+
+def test_the_command(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["features", str(run.path), "--list"]) == 0
+    assert "conv1.norm" in capsys.readouterr().out
+    assert main(["features", str(run.path), "--list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shapes"]["fc5"] == [5]
+    assert main(["features", str(run.path)]) == 2
+    assert "name it with --out" in capsys.readouterr().err
+    words = ["features", str(run.path), "--layer", "conv4", "--layer", "fc5", "--device", "cpu", "--json"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["shapes"] == {"conv4": [15, 64, 3, 3], "fc5": [15, 5]} and said["images"] == 15
+    Image.new("RGB", (50, 40)).save(tmp_path / "one.png")
+    assert main(["features", str(run.path), "--out", str(tmp_path / "one"), str(tmp_path / "one.png")]) == 0
+    assert "1 x 64 x 3 x 3, float32" in " ".join(capsys.readouterr().out.split())
