@@ -69,3 +69,14 @@ def test_public_names() -> None:
         assert getattr(alexnet, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         alexnet.nothing  # noqa: B018
+
+
+def test_a_network_answers_without_torchs_compiler() -> None:
+    """Loading it takes two seconds, which every command would wait for."""
+    program = (
+        "import sys, torch; from alexnet.model.network import AlexNet; "
+        "x = torch.randn(1, 3, 224, 224, requires_grad=True); AlexNet(5, width=0.05)(x).sum().backward(); "
+        "print('torch._dynamo' in sys.modules, 'sympy' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=400)
+    assert run.stdout.split() == ["False", "False"]

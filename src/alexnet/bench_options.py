@@ -49,10 +49,12 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         "the other in both (default); here: in this process as it is",
     )
     evaluate = _kind(kinds, "evaluate", "forward passes beside the usual networks', and ten views beside one")
-    evaluate.add_argument("--batch-size", type=int, default=128, help="images at a time (default 128)")
-    evaluate.add_argument("--steps", type=int, default=4, help="batches of one measurement (default 4)")
-    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
-    evaluate.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
+    features = _kind(kinds, "features", "a hidden layer's responses beside the usual networks with a hook on it")
+    for forward in (evaluate, features):
+        forward.add_argument("--batch-size", type=int, default=128, help="images at a time (default 128)")
+        forward.add_argument("--steps", type=int, default=4, help="batches of one measurement (default 4)")
+        forward.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+        forward.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
     columns = _kind(kinds, "columns", "what processes that share a network send each other, and how fast they train")
     columns.add_argument("--variant", default="paper", help="of the network (default paper)")
     columns.add_argument("--width", type=float, default=1.0, help="factor on its maps and units (default 1)")
@@ -76,6 +78,7 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         print_columns_bench,
         print_data_bench,
         print_evaluate_bench,
+        print_features_bench,
         print_prepare_bench,
         print_step_bench,
     )
@@ -86,6 +89,7 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         "checkpoint": print_checkpoint_bench,
         "step": print_step_bench,
         "evaluate": print_evaluate_bench,
+        "features": print_features_bench,
         "columns": print_columns_bench,
         "baselines": print_baselines_bench,
     }
@@ -158,6 +162,12 @@ def _evaluate(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     return bench_evaluate(options.batch_size, options.steps, options.rounds, options.device, options.precision, report)
 
 
+def _features(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    from alexnet.bench.featuring import bench_features
+
+    return bench_features(options.batch_size, options.steps, options.rounds, options.device, options.precision, report)
+
+
 def _columns(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     from alexnet.bench.columns import bench_columns
     from alexnet.bench.sharing_ways import ColumnsBench
@@ -194,6 +204,7 @@ _MEASURES: Mapping[str, Callable[[argparse.Namespace, Report], dict[str, Any]]] 
     "checkpoint": _checkpoint,
     "step": _step,
     "evaluate": _evaluate,
+    "features": _features,
     "columns": _columns,
     "baselines": _baselines,
 }

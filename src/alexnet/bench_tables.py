@@ -109,22 +109,33 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
 
 def print_evaluate_bench(measured: Mapping[str, Any]) -> None:
     """Print what `bench_evaluate` found."""
+    _print_forward_bench(
+        measured,
+        "alexnet_is_times",
+        f"ten views take {measured['ten_views_of_ten_passes']:.3f} of the time of ten evaluations of one view; "
+        f"medians of {measured['rounds']} rounds",
+    )
+
+
+def print_features_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_features` found."""
+    _print_forward_bench(measured, "alexnet's_fc7_is_times", f"medians of {measured['rounds']} rounds")
+
+
+def _print_forward_bench(measured: Mapping[str, Any], ratio_heading: str, below: str) -> None:
+    """A table of images a second, a way each, and a line."""
     console = Console()
     table = new_table(
         f"{measured['device']}, batches of {measured['batch_size']}, {measured['precision']}, "
         f"kernels {measured['kernels']}",
         "way",
-        "images/s alexnet_is_times",
+        f"images/s {ratio_heading}",
     )
     for name, rate in measured["ways"].items():
         ratio = measured["ratios"].get(name)
         table.add_row(name, f"{rate:,.1f}", "" if ratio is None else f"{ratio:.2f}")
     console.print(table)
-    console.print(
-        f"ten views take {measured['ten_views_of_ten_passes']:.3f} of the time of ten evaluations of one view; "
-        f"medians of {measured['rounds']} rounds",
-        highlight=False,
-    )
+    console.print(below, highlight=False)
 
 
 def print_columns_bench(measured: Mapping[str, Any]) -> None:

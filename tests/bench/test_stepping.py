@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from alexnet.bench.evaluating import bench_evaluate
+from alexnet.bench.featuring import bench_features
 from alexnet.bench.stepping import bench_step
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.errors import RequestError
@@ -57,3 +58,12 @@ def test_what_cannot_be_measured_is_refused() -> None:
         bench_step(2, 1, 1, "cpu", "float32", print, ("caffe",))
     with pytest.raises(RequestError, match="--steps 0"):
         bench_evaluate(2, 0, 1, "cpu", "float32", print)
+    with pytest.raises(RequestError, match="--batch-size is 0"):
+        bench_features(0, 1, 1, "cpu", "float32", print)
+
+
+@pytest.mark.slow
+def test_features_are_measured() -> None:
+    measured = bench_features(2, 1, 1, "cpu", "float32", lambda _: None)
+    assert measured["ways"]["alexnet, conv1"] > measured["ways"]["alexnet, fc7"]
+    assert measured["ratios"]["alexnet, fc7"] == 1 and "stored images to arrays, fc7" in measured["ways"]

@@ -53,16 +53,8 @@ def bench_evaluate(
     data = random_data(batch_size * batches, STORED_PX, NUM_CLASSES)
     mean = torch.from_numpy(data.statistics.mean_image)
 
-    def forward(network: nn.Module, given: torch.Tensor, half: bool) -> Callable[[], None]:
-        network.eval().to(device)
-
-        def run() -> None:
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-                for _ in range(batches):
-                    network(given)
-            wait_for(device)
-
-        return run
+    def forward(network: Callable[[torch.Tensor], object], given: torch.Tensor, half: bool) -> Callable[[], None]:
+        return forward_passes(network, given, batches, device, half=half)
 
     def plainly() -> None:
         with torch.inference_mode(), plain_operations(), arithmetic(device, precision):
@@ -86,10 +78,13 @@ def bench_evaluate(
 
         return run
 
-    half = device.type == "cuda" or (device.type == "cpu" and multiplies_bfloat16(processor_flags()))
+    def usual(network: nn.Module) -> nn.Module:
+        return network.eval().to(device)
+
+    half = multiplies_in_half(device)
     ways: dict[str, Callable[[], None]] = {
-        "paper, as usually written": forward(paper_network(NUM_CLASSES), images, False),
-        "torchvision's network": forward(torchvision_network(NUM_CLASSES), images, False),
+        "paper, as usually written": forward(usual(paper_network(NUM_CLASSES)), images, False),
+        "torchvision's network": forward(usual(torchvision_network(NUM_CLASSES)), images, False),
         "alexnet, plain operations": plainly,
         "alexnet": forward(product, last, precision == "bfloat16"),
         "stored images, one view": views(1),
@@ -97,7 +92,7 @@ def bench_evaluate(
     }
     if half:
         network = torchvision_network(NUM_CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        ways["torchvision's, bfloat16"] = forward(network, last, True)
+        ways["torchvision's, bfloat16"] = forward(usual(network), last, True)
     for name, way in ways.items():
         way()
         report(f"{name}: warmed up")
@@ -120,3 +115,22 @@ def bench_evaluate(
         "machine": machine_facts(),
         "commit": source_commit(),
     }
+
+
+def forward_passes(
+    network: Callable[[torch.Tensor], object], images: torch.Tensor, batches: int, device: torch.device, *, half: bool
+) -> Callable[[], None]:
+    """A way that shows `images` to a network `batches` times, in bfloat16 by autocast where `half`."""
+
+    def run() -> None:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+            for _ in range(batches):
+                network(images)
+        wait_for(device)
+
+    return run
+
+
+def multiplies_in_half(device: torch.device) -> bool:
+    """Whether bfloat16 is the faster arithmetic there, so that the usual networks are measured in it too."""
+    return device.type == "cuda" or (device.type == "cpu" and multiplies_bfloat16(processor_flags()))

@@ -23,7 +23,7 @@ from alexnet.data.augment import cut_view, views
 from alexnet.data.stage import PARTS_FOLDER, Stage, opened_stage
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.explore.shown import Read, Shown, of_photographs, of_split, reader_of, require_images
-from alexnet.model.device import arithmetic, choose_device, choose_precision
+from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision
 from alexnet.model.network import AlexNet
 from alexnet.model.responses import ResponseReader
 from alexnet.model.weights import Trained, load_trained, weights_file
@@ -89,8 +89,10 @@ def features(
         read: Read = lambda first, last: images[first:last]  # noqa: E731
     else:
         read = reader_of([Path(one) for one in images], trained.side)
+    chosen = choose_device(device)
+    chosen_precision = choose_precision(precision, chosen)
     found = {name: np.empty((len(images), *reader.shape(name)), np.float32) for name in reader.names}
-    for first, responses in _responses(trained, reader, read, 0, len(images), batch_size, device, precision):
+    for first, responses in in_batches(trained, reader, read, 0, len(images), batch_size, chosen, chosen_precision):
         for name, values in responses.items():
             found[name][first : first + len(values)] = values
     return found
@@ -141,6 +143,8 @@ def write_features(
         shown = of_photographs(photographs, trained)
     else:
         shown = of_split(run, data_folder, split, trained)
+    chosen = choose_device(device)
+    chosen_precision = choose_precision(precision, chosen)
     shapes = {name: (len(shown.paths), *reader.shape(name)) for name in reader.names}
     plan = {
         "format_version": FORMAT_VERSION,
@@ -150,7 +154,7 @@ def write_features(
         "title": trained.title,
         "points": list(reader.names),
         "dtype": dtype,
-        "precision": choose_precision(precision, choose_device(device)),
+        "precision": chosen_precision,
         **shown.facts,
     }
     with opened_stage(destination, plan, restart=restart) as stage:
@@ -167,8 +171,8 @@ def write_features(
         }
         try:
             saved_s = time.monotonic()
-            for first, responses in _responses(
-                trained, reader, shown.read, done, len(shown.paths), batch_size, device, precision
+            for first, responses in in_batches(
+                trained, reader, shown.read, done, len(shown.paths), batch_size, chosen, chosen_precision
             ):
                 for name, values in responses.items():
                     done = first + len(values)
@@ -238,21 +242,32 @@ def default_points(network: AlexNet) -> tuple[str, ...]:
     return ([place.name for place in network.placed if place.weight_shape][-2],)
 
 
-def _responses(
+def in_batches(
     trained: Trained,
     reader: ResponseReader,
     read: Read,
     start: int,
     num: int,
     batch_size: int,
-    device_name: Device,
-    precision_name: AskedPrecision,
+    device: torch.device,
+    precision: Precision,
 ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
-    """Place of a batch's first image, and the responses to it; the next batch is read meanwhile."""
+    """Responses batch by batch; the next batch is read meanwhile.
+
+    Args:
+        read: gives the images, on another thread.
+        start: the first image.
+        num: the image behind the last one.
+
+    Yields:
+        Place of the batch's first image, and the responses by point, float32 (B, ...).
+
+    Raises:
+        RequestError: a batch size below 1.
+        WorkError: responses that are not finite.
+    """
     if batch_size < 1:
         raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
-    device = choose_device(device_name)
-    precision = choose_precision(precision_name, device)
     trained.network.to(device)
     (view,) = views(1, trained.side, trained.crop)
     starts = range(start, num, batch_size)

@@ -3,6 +3,7 @@
 Axes: B images, C maps (channels), H W places. Tensors lie in channels-last memory; what does not is copied.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,7 +63,23 @@ def in_blocks(x: torch.Tensor, stride: int, blocks: tuple[int, int], dtype: torc
     return result
 
 
-@torch.library.custom_op("alexnet::in_blocks", mutates_args=())
+def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make the function under this an operator of torch's, its form on every device.
+
+    `torch.library.custom_op` would do too, and load torch's compiler on the first call: two seconds of every command.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        qualified = f"alexnet::{name}"
+        torch.library.define(qualified, torch.library.infer_schema(function, mutates_args=()))
+        torch.library.impl(qualified, "default")(function)
+        operator: Callable[..., Any] = getattr(torch.ops.alexnet, name).default
+        return operator
+
+    return register
+
+
+@_operator("in_blocks")
 def _in_blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
     result = _blocks(x, stride, rows, columns, dtype)
     if x.numel():
@@ -70,8 +87,7 @@ def _in_blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: tor
     return result
 
 
-@_in_blocks.register_fake
-def _(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+def _in_blocks_outputs(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
     return _blocks(x, stride, rows, columns, dtype)
 
 
@@ -79,7 +95,7 @@ def _blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.
     return _room(x, (len(x), stride * stride * x.shape[1], rows, columns), dtype)
 
 
-@torch.library.custom_op("alexnet::norm_pool", mutates_args=())
+@_operator("norm_pool")
 def _norm_pool(
     x: torch.Tensor,
     rectify_before: bool,
@@ -101,7 +117,7 @@ def _norm_pool(
     return result, winners
 
 
-@torch.library.custom_op("alexnet::norm_pool_backward", mutates_args=())
+@_operator("norm_pool_backward")
 def _norm_pool_backward(
     gradient: torch.Tensor,
     x: torch.Tensor,
@@ -126,7 +142,7 @@ def _norm_pool_backward(
     return of_x
 
 
-@torch.library.custom_op("alexnet::same_map_norm", mutates_args=())
+@_operator("same_map_norm")
 def _same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
     result = _like(x)
     if x.numel():
@@ -134,7 +150,7 @@ def _same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> tor
     return result
 
 
-@torch.library.custom_op("alexnet::same_map_norm_backward", mutates_args=())
+@_operator("same_map_norm_backward")
 def _same_map_norm_backward(
     gradient: torch.Tensor, x: torch.Tensor, size: int, alpha: float, beta: float
 ) -> torch.Tensor:
@@ -201,23 +217,21 @@ def _room(x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.
     return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
 
 
-@_norm_pool.register_fake
-def _(x: torch.Tensor, *numbers: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _norm_pool_outputs(x: torch.Tensor, *numbers: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return _outputs(x, _form(*numbers))
 
 
-@_norm_pool_backward.register_fake
-def _(gradient: torch.Tensor, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+def _norm_pool_backward_outputs(gradient: torch.Tensor, x: torch.Tensor, *rest: Any) -> torch.Tensor:
     return _like(x)
 
 
-@_same_map_norm.register_fake
-def _(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
+def _same_map_norm_outputs(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
     return _like(x)
 
 
-@_same_map_norm_backward.register_fake
-def _(gradient: torch.Tensor, x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
+def _same_map_norm_backward_outputs(
+    gradient: torch.Tensor, x: torch.Tensor, size: int, alpha: float, beta: float
+) -> torch.Tensor:
     return _like(x)
 
 
@@ -241,5 +255,10 @@ def _same_map_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor |
     return _same_map_norm_backward(gradient, ctx.saved_tensors[0], *ctx.numbers), None, None, None
 
 
-_norm_pool.register_autograd(_norm_pool_gradient, setup_context=_keep_norm_pool)
-_same_map_norm.register_autograd(_same_map_gradient, setup_context=_keep_same_map)
+torch.library.register_fake("alexnet::in_blocks", _in_blocks_outputs)
+torch.library.register_fake("alexnet::norm_pool", _norm_pool_outputs)
+torch.library.register_fake("alexnet::norm_pool_backward", _norm_pool_backward_outputs)
+torch.library.register_fake("alexnet::same_map_norm", _same_map_norm_outputs)
+torch.library.register_fake("alexnet::same_map_norm_backward", _same_map_norm_backward_outputs)
+torch.library.register_autograd("alexnet::norm_pool", _norm_pool_gradient, setup_context=_keep_norm_pool)
+torch.library.register_autograd("alexnet::same_map_norm", _same_map_gradient, setup_context=_keep_same_map)

@@ -1,0 +1,129 @@
+"""`alexnet bench features`: a hidden layer's responses a second, beside the usual networks with a hook on the layer."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from alexnet.bench.evaluating import forward_passes, multiplies_in_half
+from alexnet.bench.random_images import random_data
+from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings
+from alexnet.bench.timing import alternate
+from alexnet.bench.usual import paper_network, torchvision_network
+from alexnet.errors import RequestError
+from alexnet.explore.features import in_batches
+from alexnet.model.device import choose_device, choose_precision
+from alexnet.model.kernels import why_plain
+from alexnet.model.network import AlexNet
+from alexnet.model.responses import ResponseReader
+from alexnet.model.weights import Trained
+from alexnet.runs.machine import machine_facts, source_commit
+
+CROP_PX = 224
+LAYERS = ("conv1", "conv5", "fc7")
+
+
+def bench_features(
+    batch_size: int, batches: int, rounds: int, device_name: str, precision_name: str, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure responses to random images, and from stored images to arrays.
+
+    Args:
+        batch_size: images at a time, 1 or more.
+        batches: of one measurement, 1 or more.
+        rounds: how often each way runs, 1 or more.
+        device_name: see `choose_device`.
+        precision_name: of the product's ways, see `choose_precision`.
+        report: is given lines for people.
+
+    Returns:
+        Images a second of each way (medians over the rounds), and how many times faster `alexnet, fc7` is.
+
+    Raises:
+        RequestError: a number below 1, a device that is not there.
+    """
+    if min(batch_size, batches, rounds) < 1:
+        raise RequestError(
+            f"--batch-size is {batch_size}, --steps {batches} and --rounds {rounds}; allowed are 1 or more"
+        )
+    device = choose_device(device_name)
+    precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
+    torch.backends.cudnn.benchmark = True  # for all ways alike
+    images = 50 * torch.randn(batch_size, 3, CROP_PX, CROP_PX, device=device)
+    last = images.contiguous(memory_format=torch.channels_last)
+    product = AlexNet(NUM_CLASSES).eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    data = random_data(batch_size * batches, STORED_PX, NUM_CLASSES)
+    stored = data.splits["val"].images
+    mean_image = torch.from_numpy(data.statistics.mean_image)
+    trained = Trained(
+        network=product, classes=data.classes, mean_image=mean_image, crop=CROP_PX, title="random", generated=True
+    )
+
+    def read(first: int, behind: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return np.array(stored[first:behind])
+
+    def to_arrays() -> None:
+        reader = ResponseReader(product, ["fc7"])
+        made = np.empty((len(stored), *reader.shape("fc7")), np.float32)
+        for first, found in in_batches(trained, reader, read, 0, len(stored), batch_size, device, precision):
+            made[first : first + len(found["fc7"])] = found["fc7"]
+
+    def hooked(network: nn.Module) -> Callable[[torch.Tensor], object]:
+        return _Hooked(network.eval().to(device))
+
+    half = precision == "bfloat16"
+    ways: dict[str, Callable[[], None]] = {
+        "paper, as usually written": forward_passes(
+            hooked(paper_network(NUM_CLASSES)), images, batches, device, half=False
+        ),
+        "torchvision's network": forward_passes(
+            hooked(torchvision_network(NUM_CLASSES)), images, batches, device, half=False
+        ),
+    }
+    if multiplies_in_half(device):
+        network = torchvision_network(NUM_CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ways["torchvision's, bfloat16"] = forward_passes(hooked(network), last, batches, device, half=True)
+    for layer in LAYERS:
+        ways[f"alexnet, {layer}"] = forward_passes(ResponseReader(product, [layer]), last, batches, device, half=half)
+    ways["alexnet, all three"] = forward_passes(ResponseReader(product, LAYERS), last, batches, device, half=half)
+    ways["stored images to arrays, fc7"] = to_arrays
+    for name, way in ways.items():
+        way()
+        report(f"{name}: warmed up")
+    timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
+    rates = {name: [batch_size * batches / wall for wall in one.wall_s] for name, one in timed.items()}
+    found = {name: statistics.median(values) for name, values in rates.items()}
+    return {
+        "batch_size": batch_size,
+        "batches": batches,
+        "rounds": rounds,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "precision": precision,
+        "kernels": why_plain(device.type) or "fused",
+        "ways": found,
+        "ratios": {name: found["alexnet, fc7"] / value for name, value in found.items()},
+        "ceilings": machine_ceilings(device, precision),
+        "images_per_second": rates,
+        "machine": machine_facts(),
+        "commit": source_commit(),
+    }
+
+
+class _Hooked:
+    """A network whose last hidden layer is read by a hook during a whole forward pass, as is usual."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self.responses = torch.empty(0)
+        last_hidden = [module for module in network.modules() if isinstance(module, nn.ReLU)][-1]
+        last_hidden.register_forward_hook(self._keep)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self._network(images)
+        return self.responses
+
+    def _keep(self, module: nn.Module, given: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
+        self.responses = result
