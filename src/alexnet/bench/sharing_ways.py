@@ -18,9 +18,8 @@ from alexnet.model.description import Dense
 from alexnet.model.device import Precision, choose_precision
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.pair import Pair
 from alexnet.parallel.processes import Processes
-from alexnet.parallel.team import Team
+from alexnet.parallel.team import MESH_AXES, Team, team_on
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import (
     DataSettings,
@@ -183,11 +182,8 @@ def _team(layout: Layout, processes: Processes) -> Team | None:
         return Team(layout) if processes.leads else None
     replicas = num // layout.columns
     ranks = torch.arange(num).view(replicas, layout.columns)
-    mesh = DeviceMesh("cpu", ranks, mesh_dim_names=("data", "column"))
+    mesh = DeviceMesh("cpu", ranks, mesh_dim_names=MESH_AXES)
     group = dist.new_group(ranks.flatten().tolist())
     if processes.rank >= num:
         return None
-    data, column = mesh.get_local_rank("data"), mesh.get_local_rank("column")
-    pair = Pair(mesh.get_group("column"), column) if layout.columns == 2 else None
-    own = Processes(processes.rank, num, group)
-    return Team(layout, own, Processes(data, replicas, mesh.get_group("data")), column, pair)
+    return team_on(mesh, layout, Processes(processes.rank, num, group))

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from alexnet.errors import RequestError
 from alexnet.parallel.layout import Layout
@@ -16,6 +16,8 @@ from alexnet.parallel.processes import ALONE, Processes, started_processes
 from alexnet.parallel.watch import Watch
 
 T = TypeVar("T")
+MESH_AXES = ("data", "column")
+"""Replicas, and the columns of one."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,15 @@ def team_of(layout: Layout, processes: Processes, watch: Watch | None) -> Team:
         return Team(layout=layout)
     # The two columns of a network are neighbours: most likely on one machine. The groups serve tensors on GPUs too,
     # with the backends of the group of all.
-    mesh = init_device_mesh("cpu", (replicas, layout.columns), mesh_dim_names=("data", "column"))
+    mesh = init_device_mesh("cpu", (replicas, layout.columns), mesh_dim_names=MESH_AXES)
+    return team_on(mesh, layout, processes, watch)
+
+
+def team_on(mesh: DeviceMesh, layout: Layout, processes: Processes, watch: Watch | None = None) -> Team:
+    """The team whose places are those of a mesh with the axes `MESH_AXES`, as this process, one of them, sees it."""
     data, column = mesh.get_local_rank("data"), mesh.get_local_rank("column")
     pair = Pair(mesh.get_group("column"), column) if layout.columns == 2 else None
-    replica = Processes(data, replicas, mesh.get_group("data"))
+    replica = Processes(data, mesh.size(0), mesh.get_group("data"))
     return Team(layout, processes, replica, column, pair, watch)
 
 
