@@ -3,6 +3,8 @@
 import csv
 import json
 import multiprocessing
+import resource
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,30 @@ def test_a_kill_is_gone_on_with(run: RunFolder, tmp_path: Path) -> None:
     told: list[str] = []
     made = write_features(run.path, tmp_path / "out", batch_size=1, report=told.append, **HERE)
     assert len(told) == 1 and told[0].startswith("going on: ")
+    assert (made.folder / "conv4.npy").read_bytes() == (whole.folder / "conv4.npy").read_bytes()
+
+
+def limited(run: Path, destination: Path, queue: Any) -> None:
+    """Where no file may grow beyond six images' responses and a bit: a full disk, as far as a write can tell."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
+    try:
+        write_features(run, destination, batch_size=2, **HERE)
+    except WorkError as error:
+        queue.put(str(error))
+
+
+def test_a_full_disk_is_said_and_gone_on_after(run: RunFolder, tmp_path: Path) -> None:
+    whole = write_features(run.path, tmp_path / "whole", batch_size=2, **HERE)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["alexnet.explore.features"])
+    queue = processes.Queue()
+    victim = processes.Process(target=limited, args=(run.path, tmp_path / "out", queue))
+    victim.start()
+    assert "is full; what is done is kept in" in queue.get(timeout=500)
+    victim.join()
+    made = write_features(run.path, tmp_path / "out", batch_size=2, **HERE)
     assert (made.folder / "conv4.npy").read_bytes() == (whole.folder / "conv4.npy").read_bytes()
 
 

@@ -5,15 +5,18 @@ the images in the same order (number, path, class), `labels.npy` (int64 (N,), of
 says what they are of.
 """
 
+import contextlib
 import csv
 import io
 import json
+import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -161,33 +164,32 @@ def write_features(
         done = _num_done(stage)
         if done:
             report(f"going on: {done:,} of {len(shown.paths):,} images are done already")
-        itemsize = np.dtype(dtype).itemsize
-        require_space(destination, sum(int(np.prod(shape)) for shape in shapes.values()) * itemsize if not done else 0)
-        arrays = {
-            name: np.lib.format.open_memmap(
-                stage.folder / f"{name}.npy", "r+" if done else "w+", np.dtype(dtype), None if done else shape
-            )
-            for name, shape in shapes.items()
-        }
-        try:
-            saved_s = time.monotonic()
-            for first, responses in in_batches(
-                trained, reader, shown.read, done, len(shown.paths), batch_size, chosen, chosen_precision
-            ):
-                for name, values in responses.items():
-                    done = first + len(values)
-                    arrays[name][first:done] = _as(values, dtype, name)
-                if progress is not None:
-                    progress(done, len(shown.paths))
-                if time.monotonic() - saved_s > CURSOR_EVERY_S or done == len(shown.paths):
-                    saved_s = time.monotonic()
-                    _save_done(stage, arrays, done)
-        except KeyboardInterrupt as error:
-            _save_done(stage, arrays, done)
-            raise Interrupted(
-                f"interrupted; what is done is kept in {stage.folder}, and the same command goes on"
-            ) from error
-        arrays.clear()
+        left = len(shown.paths) - done
+        needed = sum(left * math.prod(shape[1:]) for shape in shapes.values()) * np.dtype(dtype).itemsize
+        require_space(stage.folder, needed)
+        with contextlib.ExitStack() as opened:
+            files = {
+                name: opened.enter_context(_array_file(stage.folder / f"{name}.npy", np.dtype(dtype), shape, done))
+                for name, shape in shapes.items()
+            }
+            try:
+                saved_s = time.monotonic()
+                for first, responses in in_batches(
+                    trained, reader, shown.read, done, len(shown.paths), batch_size, chosen, chosen_precision
+                ):
+                    for name, values in responses.items():
+                        files[name].write(_as(values, dtype, name).data)
+                    done = min(first + batch_size, len(shown.paths))  # once all of a batch is there
+                    if progress is not None:
+                        progress(done, len(shown.paths))
+                    if time.monotonic() - saved_s > CURSOR_EVERY_S or done == len(shown.paths):
+                        saved_s = time.monotonic()
+                        _save_done(stage, files, done)
+            except KeyboardInterrupt as error:
+                _save_done(stage, files, done)
+                raise Interrupted(
+                    f"interrupted; what is done is kept in {stage.folder}, and the same command goes on"
+                ) from error
         write_bytes(stage.folder / IMAGES_FILE, _images_csv(shown, trained))
         if shown.labels is not None:
             with (stage.folder / LABELS_FILE).open("wb") as file:
@@ -303,9 +305,27 @@ def _num_done(stage: Stage) -> int:
     return int(json.loads(path.read_text())["done"]) if path.is_file() else 0
 
 
-def _save_done(stage: Stage, arrays: dict[str, np.memmap[Any, np.dtype[Any]]], done: int) -> None:
-    for array in arrays.values():
-        array.flush()
+@contextlib.contextmanager
+def _array_file(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], num_rows: int) -> Iterator[BinaryIO]:
+    """The .npy file of an array, to append rows to; what stands behind its first `num_rows` rows is cut off.
+
+    Rows are written, not mapped: a full disk is an error then, and not the end of the process.
+    """
+    header = io.BytesIO()
+    facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, facts)
+    with path.open("r+b" if num_rows else "wb") as file:
+        if num_rows == 0:
+            file.write(header.getvalue())
+        file.truncate(len(header.getvalue()) + num_rows * math.prod(shape[1:]) * dtype.itemsize)
+        file.seek(0, os.SEEK_END)
+        yield file
+
+
+def _save_done(stage: Stage, files: dict[str, BinaryIO], done: int) -> None:
+    for file in files.values():
+        file.flush()
+        os.fsync(file.fileno())
     write_json(stage.folder / PARTS_FOLDER / CURSOR_FILE, {"done": done})
 
 
