@@ -1,5 +1,7 @@
 """Python functions over arrays and numbers, compiled by Numba: nobody who installs the package needs a compiler."""
 
+import contextlib
+import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -32,6 +34,27 @@ def compiled(**options: Any) -> Callable[[F], F]:
             result = numba.njit(cache=True, **chosen)(function)
         except RuntimeError:  # no place to keep it
             result = numba.njit(**chosen)(function)
+        else:
+            _forgive(getattr(result, "_cache", None))
         return result
 
     return compile_it
+
+
+def _forgive(cache: Any) -> None:
+    """Let a full disk or a damaged file of the kept machine code cost time, and nothing else."""
+    if cache is None:
+        return
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_if_sound(*words: Any) -> Any:
+        try:
+            return load(*words)
+        except (OSError, EOFError, pickle.UnpicklingError, ValueError, IndexError):
+            return None  # as where there is none yet
+
+    def save_if_there_is_room(*words: Any) -> None:
+        with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
+            save(*words)
+
+    cache.load_overload, cache.save_overload = load_if_sound, save_if_there_is_room

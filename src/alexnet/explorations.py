@@ -43,6 +43,8 @@ def features(parser: argparse.ArgumentParser, words: Words, report: Callable[[st
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     options = parser.parse_intermixed_args(words)
     if options.list:
+        if options.out or options.layer or options.photographs or options.data or options.split:
+            raise RequestError("--list only names the responses that the network has; leave the images and --out away")
         _list(options.run, as_json=options.json)
         return
     if options.out is None:

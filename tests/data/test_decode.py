@@ -354,3 +354,12 @@ def test_a_panorama_is_decoded_and_its_scaling_refused_with_what_is_allowed() ->
 def test_a_thread_of_a_picture_is_refused() -> None:
     with pytest.raises(UnreadableImage, match="100 times longer"):
         resize_and_crop(np.zeros((1, 101, 3), np.uint8), 8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(800, 32), (32, 800), (33, 32), (64, 64), (32, 32)])
+def test_a_square_keeps_no_larger_picture_in_memory(height: int, width: int) -> None:
+    square = resize_and_crop(np.full((height, width, 3), 7, np.uint8), 32)
+    behind = square
+    while isinstance(behind.base, np.ndarray):
+        behind = behind.base
+    assert square.flags.c_contiguous and behind.nbytes == square.nbytes

@@ -154,29 +154,42 @@ def test_an_interrupt_keeps_what_is_done(photographs: Path, tmp_path: Path) -> N
 
 def test_another_command_at_the_same_place_is_refused(photographs: Path, tmp_path: Path) -> None:
     def interrupt(done: int, of: int) -> None:
-        raise KeyboardInterrupt
+        if done > of // 2:
+            raise KeyboardInterrupt
 
     with pytest.raises(Interrupted):
-        prepare(photographs, tmp_path / "out", side=16, progress=interrupt)
-    with pytest.raises(RequestError, match=r"begun by another command \(side was 16 and is 24\).*--restart"):
-        prepare(photographs, tmp_path / "out", side=24)
+        prepare(photographs, tmp_path / "out", side=16, shard_images=10, progress=interrupt)
+    with pytest.raises(RequestError, match=r"begun by another command \(.*side was 16 and is 24\).*--restart"):
+        prepare(photographs, tmp_path / "out", side=24, shard_images=10)
     assert prepare(photographs, tmp_path / "out", side=24, restart=True).side == 24
 
 
-def test_a_changed_file_is_noticed(photographs: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    for place in ("train/a/1", "train/b/1", "val/a/1"):
-        (source / place).parent.mkdir(parents=True, exist_ok=True)
-        (source / place).write_bytes((photographs / "train" / "class0" / "002.jpg").read_bytes())
-
+def test_where_nothing_is_done_another_command_begins_anew(photographs: Path, tmp_path: Path) -> None:
     def interrupt(done: int, of: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(Interrupted):
-        prepare(source, tmp_path / "out", side=16, progress=interrupt)
+        prepare(photographs, tmp_path / "out", side=16, store="pixels", progress=interrupt)
+    prepare(photographs, tmp_path / "out", side=24, store="jpeg", workers=1)
+    prepare(photographs, tmp_path / "whole", side=24, store="jpeg", workers=1)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_changed_file_is_noticed(photographs: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for place in ("train/a/1", "train/b/1", "train/b/2", "val/a/1"):
+        (source / place).parent.mkdir(parents=True, exist_ok=True)
+        (source / place).write_bytes((photographs / "train" / "class0" / "002.jpg").read_bytes())
+
+    def interrupt(done: int, of: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        prepare(source, tmp_path / "out", side=16, shard_images=1, progress=interrupt)
     (source / "train/a/1").write_bytes((photographs / "train" / "class0" / "004.jpg").read_bytes())
     with pytest.raises(RequestError, match="source_sha256 was"):
-        prepare(source, tmp_path / "out", side=16)
+        prepare(source, tmp_path / "out", side=16, shard_images=1)
 
 
 def test_the_second_of_two_processes_is_refused(photographs: Path, tmp_path: Path) -> None:

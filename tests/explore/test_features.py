@@ -79,7 +79,7 @@ def test_features_of_a_split_are_the_networks_responses(run: RunFolder, data: Pr
     assert [row["class"] for row in rows] == [data.classes[label].id for label in split.labels]
     assert not stage_folder(tmp_path / "out").exists()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "conv1.linear.npy", "conv4.npy", "fc5.npy", "features.json", "images.csv", "labels.npy",
+        "conv1.linear.npy", "conv4.npy", "fc5.npy", "features.json", "images.csv", "labels.npy", "refused.jsonl",
     ]  # fmt: skip
 
 
@@ -97,6 +97,38 @@ def test_photographs_and_arrays_give_the_same(run: RunFolder, data: PreparedData
     np.testing.assert_allclose(by_path, in_memory, rtol=1e-5, atol=1e-5)
     with pytest.raises(RequestError, match=r"allowed are uint8 \(N, 32, 32, 3\)"):
         features(run.path, images.astype(np.float32), **HERE)
+    # One photograph, one layer, a folder, an array that runs backwards, one mapped read-only.
+    one = features(run.path, made.paths[2], "conv4", **HERE)["conv4"]
+    np.testing.assert_allclose(one, in_memory[2:3], rtol=1e-5, atol=1e-5)
+    folder = features(run.path, tmp_path / "photographs", **HERE)["conv4"]
+    np.testing.assert_allclose(folder, in_memory, rtol=1e-5, atol=1e-5)
+    backwards = np.ascontiguousarray(images[..., ::-1])[..., ::-1]
+    np.testing.assert_array_equal(features(run.path, backwards, **HERE)["conv4"], in_memory)
+    np.testing.assert_array_equal(features(run.path, data.splits["val"].images[:6], **HERE)["conv4"], in_memory)
+
+
+def test_what_cannot_be_read_is_passed_over_and_named(run: RunFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    colours = {"a.png": 10, "c\r1.png": 20, 'd,"2".png': 30, "f.png": 40}
+    for name, colour in colours.items():
+        Image.new("RGB", (40, 50), (colour, 2 * colour, 200)).save(folder / name)
+    (folder / "b.txt").write_text("no photograph")
+    (folder / "e.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    told: list[str] = []
+    options: dict[str, Any] = {"batch_size": 2, "report": told.append, **HERE}
+    made = write_features(run.path, tmp_path / "out", photographs=[folder], **options)
+    assert made.paths == tuple(str(folder / name) for name in colours)
+    assert made.responses["conv4"].shape == (4, 64, 3, 3)
+    alone = features(run.path, list(made.paths), **HERE)["conv4"]
+    np.testing.assert_allclose(made.responses["conv4"], alone, rtol=1e-5, atol=1e-5)
+    refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
+    assert [Path(one["path"]).name for one in refused] == ["b.txt", "e.png"]
+    assert told == [f"refused 2 of 6 files; the reasons are in {tmp_path / 'out' / 'refused.jsonl'}"]
+    with pytest.raises(RequestError, match=r"b\.txt is not a readable image"):
+        features(run.path, folder, **HERE)
+    with pytest.raises(WorkError, match="none of the 1 files can be read"):
+        write_features(run.path, tmp_path / "none", photographs=[folder / "b.txt"], **HERE)
 
 
 def test_half_precision_is_rounded_or_refused(data: PreparedData, tmp_path: Path) -> None:
@@ -107,29 +139,75 @@ def test_half_precision_is_rounded_or_refused(data: PreparedData, tmp_path: Path
     large = a_run(data, tmp_path / "large", factor=1e7)
     with pytest.raises(WorkError, match="which float16 cannot hold; take --dtype float32"):
         write_features(large.path, tmp_path / "refused", dtype="float16", **HERE)
-    assert not (tmp_path / "refused").exists()
+    # Nothing was done, so the better command begins anew.
+    assert write_features(large.path, tmp_path / "refused", **HERE).responses["conv4"].max() > 65_504
+    lost = a_run(data, tmp_path / "lost", factor=float("inf"))
     with pytest.raises(WorkError, match="are not finite: the network's training has diverged"):
-        write_features(a_run(data, tmp_path / "lost", factor=float("inf")).path, tmp_path / "refused2", **HERE)
+        write_features(lost.path, tmp_path / "refused2", **HERE)
+    with pytest.raises(RequestError, match="--dtype is 'float64'; allowed is float32 or float16"):
+        write_features(large.path, tmp_path / "refused3", dtype="float64", **HERE)  # type: ignore[arg-type]
 
 
-def test_an_interrupt_is_gone_on_with_and_another_command_is_refused(run: RunFolder, tmp_path: Path) -> None:
-    whole = write_features(run.path, tmp_path / "whole", batch_size=4, **HERE)
+@pytest.mark.parametrize("moment", [5, 6, 7, 8])
+def test_an_interrupt_is_gone_on_with_and_another_command_is_refused(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """In the middle of a batch, too, of which some arrays have the rows and others have not."""
+    import alexnet.explore.features as module
 
-    def interrupt(done: int, num: int) -> None:
-        if done >= 8:
+    wanted: dict[str, Any] = {"points": ["conv4", "fc5", "conv1.pool"], "batch_size": 4, **HERE}
+    whole = write_features(run.path, tmp_path / "whole", **wanted)
+    usual, calls = module._as, 0
+
+    def interrupted(*words: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == moment:
             raise KeyboardInterrupt
+        return usual(*words)
 
+    monkeypatch.setattr(module, "_as", interrupted)
     with pytest.raises(Interrupted, match="the same command goes on"):
-        write_features(run.path, tmp_path / "out", batch_size=4, progress=interrupt, **HERE)
-    with pytest.raises(RequestError, match=r"points was \['conv4'\] and is \['fc5'\].*--restart"):
+        write_features(run.path, tmp_path / "out", **wanted)
+    with pytest.raises(RequestError, match=r"points was .*'conv4'.* and is \['fc5'\].*--restart"):
         write_features(run.path, tmp_path / "out", points=["fc5"], **HERE)
     told: list[str] = []
-    made = write_features(run.path, tmp_path / "out", batch_size=4, report=told.append, **HERE)
-    assert told == ["going on: 8 of 15 images are done already"]
-    for name in ("conv4.npy", "images.csv", "labels.npy", "features.json"):
-        assert (made.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    made = write_features(run.path, tmp_path / "out", report=told.append, **wanted)
+    assert told == [f"going on: {4 * ((moment - 1) // 3)} of 15 images are done already"]
+    for path in whole.folder.iterdir():
+        assert (made.folder / path.name).read_bytes() == path.read_bytes(), path.name
     with pytest.raises(RequestError, match="exists already"):
+        write_features(run.path, tmp_path / "out", **wanted)
+
+
+@pytest.mark.parametrize("victim", ["cursor.unlink", "plan.unlink", "rename"])
+def test_an_end_while_the_folder_gets_its_name_is_survived(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
+) -> None:
+    whole = write_features(run.path, tmp_path / "whole", **HERE)
+    stage = stage_folder(tmp_path / "out")
+    name = {"cursor.unlink": "done.json", "plan.unlink": "plan.json", "rename": stage.name}[victim]
+    method = victim.rpartition(".")[2]
+    usual = getattr(Path, method)
+
+    def ending(self: Path, *words: Any, **options: Any) -> Any:
+        if self.name == name and self.exists() and victim != "rename":
+            usual(self, *words, **options)
+            raise MemoryError
+        if self.name == name and victim == "rename":
+            raise MemoryError
+        return usual(self, *words, **options)
+
+    monkeypatch.setattr(Path, method, ending)
+    with pytest.raises(MemoryError):
         write_features(run.path, tmp_path / "out", **HERE)
+    monkeypatch.setattr(Path, method, usual)
+    with pytest.raises(RequestError, match="was begun by another command"):
+        write_features(run.path, tmp_path / "out", points=["fc5"], **HERE)
+    monkeypatch.setattr("alexnet.explore.features.in_batches", None)  # nothing is computed again
+    made = write_features(run.path, tmp_path / "out", **HERE)
+    for path in whole.folder.iterdir():
+        assert (made.folder / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def slowly(run: Path, destination: Path) -> None:
@@ -147,7 +225,7 @@ def test_a_kill_is_gone_on_with(run: RunFolder, tmp_path: Path) -> None:
     processes.set_forkserver_preload(["alexnet.explore.features"])
     victim = processes.Process(target=slowly, args=(run.path, tmp_path / "out"))
     victim.start()
-    cursor = stage_folder(tmp_path / "out") / "parts" / "done.json"
+    cursor = stage_folder(tmp_path / "out") / "done.json"
     while victim.is_alive() and not (cursor.exists() and json.loads(cursor.read_text())["done"] >= 3):
         time.sleep(0.005)
     victim.kill()
@@ -199,7 +277,7 @@ def test_other_classes_are_no_labels(run: RunFolder, make_tree: Any, tmp_path: P
         ({"points": ["fc7"]}, "no responses called 'fc7'"),
         ({"split": "test"}, "has no split 'test'"),
         ({"photographs": [Path("x.jpg")], "split": "val"}, "name one or the other"),
-        ({"photographs": [Path("missing.jpg")]}, "cannot read missing.jpg"),
+        ({"photographs": [Path("missing.jpg")]}, "cannot read missing.jpg: No such file"),
         ({"batch_size": 0}, "--batch-size is 0"),
     ],
 )
@@ -207,6 +285,10 @@ def test_wrong_requests_are_refused(run: RunFolder, tmp_path: Path, options: dic
     with pytest.raises(RequestError, match=message):
         write_features(run.path, tmp_path / "out", **{**HERE, **options})
     assert not (tmp_path / "out").exists()
+    stage = stage_folder(tmp_path / "out")
+    assert not stage.exists() or not (stage / "done.json").exists()
+    # A mistake does not lock the destination against the right command.
+    assert len(write_features(run.path, tmp_path / "out", **HERE).paths) == 15
 
 
 def test_data_of_another_side_is_refused(run: RunFolder, make_tree: Any, tmp_path: Path) -> None:
@@ -233,6 +315,8 @@ def test_the_command(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "conv1.norm" in capsys.readouterr().out
     assert main(["features", str(run.path), "--list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["shapes"]["fc5"] == [5]
+    assert main(["features", str(run.path), "--list", "--layer", "conv4"]) == 2
+    assert "--list only names" in capsys.readouterr().err
     assert main(["features", str(run.path)]) == 2
     assert "name it with --out" in capsys.readouterr().err
     words = ["features", str(run.path), "--layer", "conv4", "--layer", "fc5", "--device", "cpu", "--json"]

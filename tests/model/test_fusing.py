@@ -101,3 +101,11 @@ def test_the_plain_form_is_taken_where_it_is_asked_for() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"ALEXNET_PLAIN": "1"}
     )
     assert run.stdout == "the environment variable ALEXNET_PLAIN asks for torch's own operations\n"
+
+
+def test_a_second_derivative_is_refused_and_not_taken_for_zero() -> None:
+    network = AlexNet(5, "paper", 0.05)
+    images = torch.randn(1, 3, 224, 224)
+    first = torch.autograd.grad(network(images).sum(), network.get_parameter("conv1.weight"), create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        first.square().sum().backward()

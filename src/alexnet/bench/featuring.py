@@ -15,6 +15,7 @@ from alexnet.bench.timing import alternate
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.errors import RequestError
 from alexnet.explore.features import in_batches
+from alexnet.explore.shown import reader_of_array
 from alexnet.model.device import choose_device, choose_precision
 from alexnet.model.kernels import why_plain
 from alexnet.model.network import AlexNet
@@ -62,14 +63,12 @@ def bench_features(
         network=product, classes=data.classes, mean_image=mean_image, crop=CROP_PX, title="random", generated=True
     )
 
-    def read(first: int, behind: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        return np.array(stored[first:behind])
-
     def to_arrays() -> None:
         reader = ResponseReader(product, ["fc7"])
         made = np.empty((len(stored), *reader.shape("fc7")), np.float32)
-        for first, found in in_batches(trained, reader, read, 0, len(stored), batch_size, device, precision):
-            made[first : first + len(found["fc7"])] = found["fc7"]
+        read = reader_of_array(stored)
+        for batch in in_batches(trained, reader, read, 0, len(stored), batch_size, device, precision):
+            made[batch.last - len(batch.responses["fc7"]) : batch.last] = batch.responses["fc7"]
 
     def hooked(network: nn.Module) -> Callable[[torch.Tensor], object]:
         return _Hooked(network.eval().to(device))

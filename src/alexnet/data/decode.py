@@ -80,7 +80,7 @@ def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
         side: pixels, 1 or more.
 
     Returns:
-        uint8 (side, side, 3), contiguous.
+        uint8 (side, side, 3), contiguous, with no memory of a larger picture behind it.
 
     Raises:
         UnreadableImage: more than 100 times longer than wide, or the reverse.
@@ -103,8 +103,11 @@ def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
         scaled = functional.interpolate(planes, size=size, mode="bilinear", antialias=True, align_corners=False)
         image = scaled[0].permute(1, 2, 0).numpy()
         height, width = size
+    if height == width:
+        return np.ascontiguousarray(image)
     top, left = (height - side) // 2, (width - side) // 2
-    return np.ascontiguousarray(image[top : top + side, left : left + side])
+    # A copy even where the rows lie together: a part would keep the whole of a long picture in memory.
+    return image[top : top + side, left : left + side].copy()
 
 
 def _decode_jpeg(content: bytes) -> tuple[NDArray[np.uint8], int]:

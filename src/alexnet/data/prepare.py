@@ -211,27 +211,36 @@ def _do_pieces(
     num_torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the workers are the parallelism; more threads below each would get in each other's way
     try:
-        with (
-            ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prepare") as pool,
-            # Flushes to the disk are waited for beside the work on the next piece.
-            ThreadPoolExecutor(1, thread_name_prefix="alexnet-prepare-disk") as disk,
-        ):
-            try:
-                kept: Future[None] | None = None
-                for piece in work.run(pieces, cursor.pieces, pool, workers, count):
-                    try:
-                        if kept is not None:
-                            kept.result()  # never more than one piece that is not on the disk
-                    except BaseException:
-                        piece.file.close()
-                        raise
-                    kept = disk.submit(keep, piece)
-                if kept is not None:
-                    kept.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prepare")
+        # Flushes to the disk are waited for beside the work on the next piece.
+        disk = ThreadPoolExecutor(1, thread_name_prefix="alexnet-prepare-disk")
+        try:
+            kept: Future[None] | None = None
+            for piece in work.run(pieces, cursor.pieces, pool, workers, count):
+                try:
+                    if kept is not None:
+                        kept.result()  # never more than one piece that is not on the disk
+                except BaseException:
+                    piece.file.close()
+                    raise
+                kept = disk.submit(keep, piece)
+            if kept is not None:
+                kept.result()
+        finally:
+            _end(pool)
+            _end(disk)
     finally:
         torch.set_num_threads(num_torch_threads)
+
+
+def _end(pool: ThreadPoolExecutor) -> None:
+    """Wait for what the threads are in the middle of, whatever else comes: the lock must outlive them."""
+    while True:
+        try:
+            pool.shutdown(cancel_futures=True)
+            return
+        except KeyboardInterrupt:
+            continue
 
 
 def _tell(data: PreparedData, num_files: int, report: Callable[[str], None]) -> None:

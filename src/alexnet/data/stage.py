@@ -41,17 +41,19 @@ class Cursor:
 class Stage:
     """The folder of a preparation under way, locked for this process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, description_file: str = DESCRIPTION_FILE, cursor_file: str = CURSOR_FILE) -> None:
         self.folder = folder
+        self.description_path = folder / description_file
+        self.cursor_path = folder / cursor_file
 
     @property
     def is_complete(self) -> bool:
         """Whether all that is left is to give the folder its name."""
-        return (self.folder / DESCRIPTION_FILE).is_file()
+        return self.description_path.is_file()
 
     def cursor(self, side: int) -> Cursor:
         """How far the work is; at the start for a new folder."""
-        path = self.folder / CURSOR_FILE
+        path = self.cursor_path
         if not path.is_file():
             return Cursor(0, ColourSums.none(side))
         with path.open("rb") as file, np.load(file) as arrays:
@@ -70,13 +72,13 @@ class Stage:
         """Count the pieces before `cursor` as done, once their files are on the disk."""
         sync_folder(self.folder / PARTS_FOLDER)
         sync_folder(self.folder)
-        write_bytes(self.folder / CURSOR_FILE, _npz({"pieces": np.array(cursor.pieces), **cursor.sums.arrays()}))
+        write_bytes(self.cursor_path, _npz({"pieces": np.array(cursor.pieces), **cursor.sums.arrays()}))
 
     def publish(self, destination: Path) -> None:
         """Remove what only the work needed and give the folder its name."""
         shutil.rmtree(self.folder / PARTS_FOLDER, ignore_errors=True)
-        for name in (CURSOR_FILE, PLAN_FILE, LOCK_FILE):
-            (self.folder / name).unlink(missing_ok=True)
+        for path in (self.cursor_path, self.folder / PLAN_FILE, self.folder / LOCK_FILE):
+            path.unlink(missing_ok=True)
         sync_folder(self.folder)
         if destination.exists():
             destination.rmdir()
@@ -93,7 +95,14 @@ def stage_folder(destination: Path) -> Path:
 
 
 @contextlib.contextmanager
-def opened_stage(destination: Path, plan: Mapping[str, Any], *, restart: bool) -> Iterator[Stage]:
+def opened_stage(
+    destination: Path,
+    plan: Mapping[str, Any],
+    *,
+    restart: bool,
+    description_file: str = DESCRIPTION_FILE,
+    cursor_file: str = CURSOR_FILE,
+) -> Iterator[Stage]:
     """Begin a preparation, or go on with the one that was broken off.
 
     The folder stays when the block ends with an error, so that the same command can go on.
@@ -102,6 +111,8 @@ def opened_stage(destination: Path, plan: Mapping[str, Any], *, restart: bool) -
         destination: the folder to make.
         plan: what is being prepared and how; work done to another plan is not gone on with.
         restart: throw away what an earlier preparation has done.
+        description_file: what makes the folder whole; it holds the plan as `plan`.
+        cursor_file: what says that something is done.
 
     Raises:
         RequestError: the destination is taken or cannot be made; another process is at work on it; or it was begun
@@ -120,10 +131,11 @@ def opened_stage(destination: Path, plan: Mapping[str, Any], *, restart: bool) -
                 raise RequestError(f"another process has just finished {destination}; run the same command again")
             if restart:
                 _clear(folder)
-            _agree(folder, plan, destination)
+            stage = Stage(folder, description_file, cursor_file)
+            _agree(stage, plan, destination)
             remove_partial(folder)
             remove_partial(folder / PARTS_FOLDER)
-            yield Stage(folder)
+            yield stage
     except OSError as error:
         if is_full(error):
             raise WorkError(
@@ -137,17 +149,22 @@ def opened_stage(destination: Path, plan: Mapping[str, Any], *, restart: bool) -
         raise
 
 
-def _agree(folder: Path, plan: Mapping[str, Any], destination: Path) -> None:
-    """Write the plan, or hold it against the one that was begun."""
-    path = folder / PLAN_FILE
-    if not path.exists():
-        if not Stage(folder).is_complete:
-            write_json(path, plan)
-        return
+def _agree(stage: Stage, plan: Mapping[str, Any], destination: Path) -> None:
+    """Write the plan, or hold it against the one that was begun; where nothing is done yet, begin anew."""
+    path = stage.folder / PLAN_FILE
     try:
-        begun: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        # The plan goes first when a whole folder is to get its name, and stands in its description too.
+        begun: dict[str, Any] = (
+            json.loads(path.read_text(encoding="utf-8"))
+            if path.exists() or not stage.is_complete
+            else json.loads(stage.description_path.read_text(encoding="utf-8"))["plan"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
         begun = {}
+    if begun != plan and not stage.is_complete and not stage.cursor_path.exists():
+        _clear(stage.folder)
+        write_json(path, plan)
+        return
     differences = [
         f"{name} was {begun.get(name)!r} and is {plan.get(name)!r}"
         for name in sorted({*begun, *plan})

@@ -1,8 +1,8 @@
 """Responses of a trained network to many images, in arrays on the disk that any program can read.
 
 A folder with `<point>.npy` for each kind of responses (float32 or float16, (N, D) or (N, C, H, W)), `images.csv` with
-the images in the same order (number, path, class), `labels.npy` (int64 (N,), of a data set) and `features.json`, which
-says what they are of.
+the images in the same order (number, path, class), `labels.npy` (int64 (N,), of a data set), `refused.jsonl` (path and
+reason of photographs that could not be read) and `features.json`, which says what they are of.
 """
 
 import contextlib
@@ -12,31 +12,40 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from alexnet.data.augment import cut_view, views
-from alexnet.data.stage import PARTS_FOLDER, Stage, opened_stage
+from alexnet.data.stage import Stage, opened_stage, stage_folder
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.explore.shown import Read, Shown, of_photographs, of_split, reader_of, require_images
+from alexnet.explore.shown import (
+    Read,
+    Refused,
+    Shown,
+    of_photographs,
+    of_split,
+    reader_of_array,
+    require_images,
+)
 from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision
 from alexnet.model.network import AlexNet
 from alexnet.model.responses import ResponseReader
 from alexnet.model.weights import Trained, load_trained, weights_file
-from alexnet.storage.atomic import require_free, require_space, write_bytes, write_json
+from alexnet.storage.atomic import require_free, require_space, sync_folder, write_bytes, write_json, write_text
 from alexnet.storage.checksums import file_digest
 
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "features.json"
 IMAGES_FILE = "images.csv"
 LABELS_FILE = "labels.npy"
+REFUSED_FILE = "refused.jsonl"
 CURSOR_FILE = "done.json"
 CURSOR_EVERY_S = 10.0
 Dtype = Literal["float32", "float16"]
@@ -63,8 +72,8 @@ class Features:
 
 def features(
     run: Path | str,
-    images: NDArray[np.uint8] | Sequence[Path | str],
-    points: Sequence[str] = (),
+    images: NDArray[np.uint8] | Sequence[Path | str] | Path | str,
+    points: Sequence[str] | str = (),
     *,
     batch_size: int = 128,
     device: Device = "auto",
@@ -74,7 +83,8 @@ def features(
 
     Args:
         run: a run folder or a weights file.
-        images: uint8 (N, S, S, 3), RGB, S as the network's training images were stored; or photographs of any size.
+        images: uint8 (N, S, S, 3), RGB, S as the network's training images were stored; or
+            photographs of any size, files or folders.
         points: see `response_points`; none is what the last layer reads, before dropout.
 
     Returns:
@@ -86,18 +96,22 @@ def features(
         WorkError: responses that are not finite.
     """
     trained = load_trained(run)
-    reader = ResponseReader(trained.network, points or default_points(trained.network))
-    if isinstance(images, np.ndarray):
-        require_images(images, trained.side)
-        read: Read = lambda first, last: images[first:last]  # noqa: E731
-    else:
-        read = reader_of([Path(one) for one in images], trained.side)
+    reader = ResponseReader(trained.network, _listed(points) or default_points(trained.network))
     chosen = choose_device(device)
     chosen_precision = choose_precision(precision, chosen)
-    found = {name: np.empty((len(images), *reader.shape(name)), np.float32) for name in reader.names}
-    for first, responses in in_batches(trained, reader, read, 0, len(images), batch_size, chosen, chosen_precision):
-        for name, values in responses.items():
-            found[name][first : first + len(values)] = values
+    if isinstance(images, np.ndarray):
+        require_images(images, trained.side)
+        read, num = reader_of_array(images), len(images)
+    else:
+        given = [images] if isinstance(images, str | Path) else images
+        shown = of_photographs([Path(one) for one in given], trained)
+        read, num = shown.read, len(shown.paths)
+    found = {name: np.empty((num, *reader.shape(name)), np.float32) for name in reader.names}
+    for batch in in_batches(trained, reader, read, 0, num, batch_size, chosen, chosen_precision):
+        if batch.refused:
+            raise RequestError(batch.refused[0][1])
+        for name, values in batch.responses.items():
+            found[name][batch.last - len(values) : batch.last] = values
     return found
 
 
@@ -137,75 +151,182 @@ def write_features(
         WorkError: the disk is full, or responses are not finite or do not fit the dtype.
         Interrupted: from the keyboard; what is done is kept.
     """
+    run, destination = Path(run), Path(destination)
+    if dtype not in get_args(Dtype):
+        raise RequestError(f"--dtype is {dtype!r}; allowed is {' or '.join(get_args(Dtype))}")
     require_free(destination)
     trained = load_trained(run)
-    reader = ResponseReader(trained.network, points or default_points(trained.network))
+    reader = ResponseReader(trained.network, _listed(points) or default_points(trained.network))
     if photographs:
         if data_folder is not None or split is not None:
             raise RequestError("photographs are named and a data set or split too; name one or the other")
-        shown = of_photographs(photographs, trained)
+        shown = of_photographs([Path(one) for one in photographs], trained)
     else:
         shown = of_split(run, data_folder, split, trained)
     chosen = choose_device(device)
-    chosen_precision = choose_precision(precision, chosen)
-    shapes = {name: (len(shown.paths), *reader.shape(name)) for name in reader.names}
+    shapes = {name: reader.shape(name) for name in reader.names}
     plan = {
         "format_version": FORMAT_VERSION,
-        "run": str(run),
         "weights_sha256": file_digest(weights_file(run)),
-        "variant": trained.network.variant,
-        "title": trained.title,
         "points": list(reader.names),
         "dtype": dtype,
-        "precision": chosen_precision,
-        **shown.facts,
+        "precision": choose_precision(precision, chosen),
+        **shown.identity,
     }
-    with opened_stage(destination, plan, restart=restart) as stage:
-        done = _num_done(stage)
-        if done:
-            report(f"going on: {done:,} of {len(shown.paths):,} images are done already")
-        left = len(shown.paths) - done
-        needed = sum(left * math.prod(shape[1:]) for shape in shapes.values()) * np.dtype(dtype).itemsize
-        require_space(stage.folder, needed)
+    if not stage_folder(destination).exists():
+        num_numbers = len(shown.paths) * sum(math.prod(shape) for shape in shapes.values())
+        require_space(destination, num_numbers * np.dtype(dtype).itemsize)
+    stage_files = {"description_file": DESCRIPTION_FILE, "cursor_file": CURSOR_FILE}
+    with opened_stage(destination, plan, restart=restart, **stage_files) as stage:
+        if not stage.is_complete:
+            work = _Work(stage, trained, reader, shown, shapes, np.dtype(dtype))
+            if work.done:
+                report(f"going on: {work.done:,} of {len(shown.paths):,} images are done already")
+            work.run(batch_size, chosen, choose_precision(precision, chosen), progress)
+            work.describe(run, plan)
+        stage.publish(destination)
+    made = open_features(destination)
+    num_refused = len(shown.paths) - len(made.paths)
+    if num_refused:
+        report(
+            f"refused {num_refused:,} of {len(shown.paths):,} files; the reasons are in {destination / REFUSED_FILE}"
+        )
+    return made
+
+
+class _Work:
+    """Responses on their way to the disk; what is done is known from the stage's cursor."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        trained: Trained,
+        reader: ResponseReader,
+        shown: Shown,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: np.dtype[Any],
+    ) -> None:
+        self.done = 0
+        """Images that were shown, refused ones among them."""
+        self.refused: Refused = []
+        self._stage = stage
+        self._trained = trained
+        self._reader = reader
+        self._shown = shown
+        self._shapes = shapes
+        self._dtype = dtype
+        if stage.cursor_path.is_file():
+            said = json.loads(stage.cursor_path.read_text())
+            self.done, self.refused = said["done"], [(number, reason) for number, reason in said["refused"]]
+
+    def run(
+        self,
+        batch_size: int,
+        device: torch.device,
+        precision: Precision,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Show the network what it has not seen yet."""
+        num = len(self._shown.paths)
         with contextlib.ExitStack() as opened:
-            files = {
-                name: opened.enter_context(_array_file(stage.folder / f"{name}.npy", np.dtype(dtype), shape, done))
-                for name, shape in shapes.items()
-            }
+            files = {name: opened.enter_context(self._array_file(name)) for name in self._reader.names}
+            saved_s = time.monotonic()
             try:
-                saved_s = time.monotonic()
-                for first, responses in in_batches(
-                    trained, reader, shown.read, done, len(shown.paths), batch_size, chosen, chosen_precision
+                for batch in in_batches(
+                    self._trained, self._reader, self._shown.read, self.done, num, batch_size, device, precision
                 ):
-                    for name, values in responses.items():
-                        files[name].write(_as(values, dtype, name).data)
-                    done = min(first + batch_size, len(shown.paths))  # once all of a batch is there
+                    for name, values in batch.responses.items():
+                        files[name].write(_as(values, self._dtype, name).data)
+                    # Once all of a batch is there.
+                    self.done, self.refused = batch.last, self.refused + batch.refused
                     if progress is not None:
-                        progress(done, len(shown.paths))
-                    if time.monotonic() - saved_s > CURSOR_EVERY_S or done == len(shown.paths):
+                        progress(self.done, num)
+                    if time.monotonic() - saved_s > CURSOR_EVERY_S:
                         saved_s = time.monotonic()
-                        _save_done(stage, files, done)
-            except KeyboardInterrupt as error:
-                _save_done(stage, files, done)
-                raise Interrupted(
-                    f"interrupted; what is done is kept in {stage.folder}, and the same command goes on"
-                ) from error
-        write_bytes(stage.folder / IMAGES_FILE, _images_csv(shown, trained))
-        if shown.labels is not None:
-            with (stage.folder / LABELS_FILE).open("wb") as file:
-                np.save(file, shown.labels)
+                        self._save(files)
+                self._save(files)
+            except BaseException as error:
+                with contextlib.suppress(OSError):  # on a full disk what was last kept counts
+                    self._save(files)
+                if isinstance(error, KeyboardInterrupt):
+                    raise Interrupted(
+                        f"interrupted; what is done is kept in {self._stage.folder}, and the same command goes on"
+                    ) from error
+                raise
+
+    def describe(self, run: Path, plan: Mapping[str, Any]) -> None:
+        """Write everything but the responses, which are there; the description comes last."""
+        refused = {number for number, _ in self.refused}
+        numbers = [number for number in range(len(self._shown.paths)) if number not in refused]
+        if not numbers:
+            raise WorkError(f"none of the {len(self._shown.paths)} files can be read: {self.refused[0][1]}")
+        network, folder = self._trained.network, self._stage.folder
+        for name in self._reader.names:
+            with (folder / f"{name}.npy").open("r+b") as file:
+                file.write(self._header(name, len(numbers)))
+        paths = [self._shown.paths[number] for number in numbers]
+        classes = [one.id for one in self._trained.classes]
+        labels = None if self._shown.labels is None else self._shown.labels[numbers]
+        write_bytes(
+            folder / IMAGES_FILE, _images_csv(paths, None if labels is None else [classes[one] for one in labels])
+        )
+        if labels is not None:
+            with (folder / LABELS_FILE).open("wb") as file:
+                np.save(file, labels)
+        lines = [json.dumps({"path": self._shown.paths[number], "reason": why}) + "\n" for number, why in self.refused]
+        write_text(folder / REFUSED_FILE, "".join(lines))
         write_json(
-            stage.folder / DESCRIPTION_FILE,
+            self._stage.description_path,
             {
                 **plan,
-                "images": len(shown.paths),
-                "shapes": {name: list(shape) for name, shape in shapes.items()},
-                "columns": _columns(trained.network),
-                "classes": [one.id for one in trained.classes],
+                "run": str(run),
+                **self._shown.facts,
+                "variant": network.variant,
+                "title": self._trained.title,
+                "images": len(numbers),
+                "refused": len(refused),
+                "shapes": {name: [len(numbers), *shape] for name, shape in self._shapes.items()},
+                "columns": max((getattr(place.layer, "columns", 1) for place in network.placed), default=1),
+                "classes": classes,
+                "plan": dict(plan),
             },
         )
-        stage.publish(destination)
-    return open_features(destination)
+
+    @contextlib.contextmanager
+    def _array_file(self, name: str) -> Iterator[BinaryIO]:
+        """The .npy file of responses, to append to; what stands behind the counted ones is cut off.
+
+        They are written, not mapped: a full disk is an error then, and not the end of the process.
+        """
+        num_rows = self.done - len(self.refused)
+        header = self._header(name, 0)  # mended at the end, when the number of images is known
+        size_bytes = len(header) + num_rows * math.prod(self._shapes[name]) * self._dtype.itemsize
+        with (self._stage.folder / f"{name}.npy").open("r+b" if self.done else "wb") as file:
+            if self.done == 0:
+                file.write(header)
+            if file.seek(0, os.SEEK_END) < size_bytes:
+                raise WorkError(f"{file.name} is shorter than what was counted; add --restart to begin anew")
+            file.truncate(size_bytes)
+            file.seek(size_bytes)
+            yield file
+
+    def _header(self, name: str, num_rows: int) -> bytes:
+        """NumPy makes it equally long for any number of rows."""
+        header = io.BytesIO()
+        shape = (num_rows, *self._shapes[name])
+        facts = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, facts)
+        return header.getvalue()
+
+    def _save(self, files: Mapping[str, BinaryIO]) -> None:
+        """Bring everything to the disk, and count it; where nothing is done, nothing is claimed."""
+        if not self.done:
+            return
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(self._stage.folder)
+        write_json(self._stage.cursor_path, {"done": self.done, "refused": self.refused})
 
 
 def open_features(folder: Path) -> Features:
@@ -244,6 +365,17 @@ def default_points(network: AlexNet) -> tuple[str, ...]:
     return ([place.name for place in network.placed if place.weight_shape][-2],)
 
 
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """The responses to a batch."""
+
+    last: int
+    """The image behind the batch's last one."""
+    responses: dict[str, NDArray[np.float32]]
+    """By point, (B, ...), of the images that could be read."""
+    refused: Refused
+
+
 def in_batches(
     trained: Trained,
     reader: ResponseReader,
@@ -253,16 +385,12 @@ def in_batches(
     batch_size: int,
     device: torch.device,
     precision: Precision,
-) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
-    """Responses batch by batch; the next batch is read meanwhile.
+) -> Iterator[Answered]:
+    """Responses batch by batch; the next batch is read meanwhile, on another thread.
 
     Args:
-        read: gives the images, on another thread.
         start: the first image.
         num: the image behind the last one.
-
-    Yields:
-        Place of the batch's first image, and the responses by point, float32 (B, ...).
 
     Raises:
         RequestError: a batch size below 1.
@@ -276,69 +404,44 @@ def in_batches(
     with ThreadPoolExecutor(1, thread_name_prefix="alexnet-features") as pool, torch.inference_mode():
         coming = [pool.submit(read, first, min(first + batch_size, num)) for first in starts[:1]]
         for first in starts:
-            images = torch.from_numpy(coming.pop().result()).to(device)  # (B, S, S, 3)
-            if first + batch_size < num:
-                coming.append(pool.submit(read, first + batch_size, min(first + 2 * batch_size, num)))
+            last = min(first + batch_size, num)
+            images, refused = coming.pop().result()  # (B, S, S, 3)
+            if last < num:
+                coming.append(pool.submit(read, last, min(last + batch_size, num)))
+            if not len(images):
+                yield Answered(last, {}, refused)
+                continue
+            batch = torch.from_numpy(images).to(device)
             with arithmetic(device, precision):
-                responses = reader(cut_view(images, view, trained.crop, trained.mean_image, trained.mean_at))
+                responses = reader(cut_view(batch, view, trained.crop, trained.mean_image, trained.mean_at))
             found = {name: values.float().contiguous().cpu().numpy() for name, values in responses.items()}
             for name, values in found.items():
                 if not np.isfinite(values).all():
                     raise WorkError(
-                        f"the responses {name} to images {first} to {first + len(values) - 1} are not finite: the "
-                        "network's training has diverged; train again with a lower rate"
+                        f"the responses {name} to images {first} to {last - 1} are not finite: the network's training "
+                        "has diverged; train again with a lower rate"
                     )
-            yield first, found
+            yield Answered(last, found, refused)
 
 
-def _as(values: NDArray[np.float32], dtype: Dtype, name: str) -> NDArray[np.floating[Any]]:
-    if dtype == "float32":
-        return values
+def _as(values: NDArray[np.float32], dtype: np.dtype[Any], name: str) -> NDArray[np.floating[Any]]:
     largest = float(np.abs(values).max(initial=0.0))
-    if largest > float(np.finfo(np.float16).max):
-        raise WorkError(f"responses {name} reach {largest:.4g}, which float16 cannot hold; take --dtype float32")
-    return values.astype(np.float16)
+    if largest > float(np.finfo(dtype).max):
+        raise WorkError(
+            f"responses {name} reach {largest:.4g}, which {dtype} cannot hold; take --dtype float32 and --restart"
+        )
+    return values.astype(dtype, copy=False)
 
 
-def _num_done(stage: Stage) -> int:
-    path = stage.folder / PARTS_FOLDER / CURSOR_FILE
-    return int(json.loads(path.read_text())["done"]) if path.is_file() else 0
+def _listed(points: Sequence[str] | str) -> Sequence[str]:
+    return [points] if isinstance(points, str) else points
 
 
-@contextlib.contextmanager
-def _array_file(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], num_rows: int) -> Iterator[BinaryIO]:
-    """The .npy file of an array, to append rows to; what stands behind its first `num_rows` rows is cut off.
-
-    Rows are written, not mapped: a full disk is an error then, and not the end of the process.
-    """
-    header = io.BytesIO()
-    facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, facts)
-    with path.open("r+b" if num_rows else "wb") as file:
-        if num_rows == 0:
-            file.write(header.getvalue())
-        file.truncate(len(header.getvalue()) + num_rows * math.prod(shape[1:]) * dtype.itemsize)
-        file.seek(0, os.SEEK_END)
-        yield file
-
-
-def _save_done(stage: Stage, files: dict[str, BinaryIO], done: int) -> None:
-    for file in files.values():
-        file.flush()
-        os.fsync(file.fileno())
-    write_json(stage.folder / PARTS_FOLDER / CURSOR_FILE, {"done": done})
-
-
-def _columns(network: AlexNet) -> int:
-    """Columns of the network: of the first half of a layer's maps reads and speaks the first, and so on."""
-    return max((getattr(place.layer, "columns", 1) for place in network.placed), default=1)
-
-
-def _images_csv(shown: Shown, trained: Trained) -> bytes:
+def _images_csv(paths: Sequence[str], classes: Sequence[str] | None) -> bytes:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # Texts in quotation marks: a file's name may hold anything, a line's end too.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(["number", "path", "class"])
-    for number in range(len(shown.paths)):
-        class_id = "" if shown.labels is None else trained.classes[int(shown.labels[number])].id
-        writer.writerow([number, shown.paths[number], class_id])
+    for number, path in enumerate(paths):
+        writer.writerow([number, path, "" if classes is None else classes[number]])
     return text.getvalue().encode("utf-8", "surrogateescape")  # the name of a file need not be UTF-8

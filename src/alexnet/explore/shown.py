@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from alexnet.data.joined import open_data
 from alexnet.data.prepared import PreparedData
+from alexnet.data.shards import StoredImages
 from alexnet.errors import RequestError
 from alexnet.evaluation.photographs import photographs_in, read_photograph
 from alexnet.model.weights import Trained
 from alexnet.runs.folder import RunFolder
 
-Read = Callable[[int, int], NDArray[np.uint8]]
-"""Images `first` .. `last` - 1, uint8 (last - first, S, S, 3)."""
+Refused = list[tuple[int, str]]
+"""Place among the images, and reason, of those that cannot be read."""
+Read = Callable[[int, int], tuple[NDArray[np.uint8], Refused]]
+"""Of images `first` .. `last` - 1 those that can be read, uint8 (n, S, S, 3), and the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +32,10 @@ class Shown:
     """(N,): where each came from."""
     labels: NDArray[np.int64] | None
     """(N,), index into the network's classes; None where nothing is known of them, or other classes."""
+    identity: dict[str, Any]
+    """What they are, so that other images are told from them."""
     facts: dict[str, Any]
-    """What they are, for a file."""
+    """Where they are."""
 
 
 def of_split(run: Path, data_folder: Path | Sequence[Path] | None, split: str | None, trained: Trained) -> Shown:
@@ -62,10 +67,10 @@ def of_split(run: Path, data_folder: Path | Sequence[Path] | None, split: str | 
             f"data with --side {trained.side}"
         )
     images = data.splits[split].images
-    # A copy: the store is mapped read-only, and torch warns of arrays it may not write to.
-    read: Read = lambda first, last: np.array(images[first:last])  # noqa: E731
-    facts = {"data": str(data.folder), "data_checksum": data.checksum, "split": split}
-    return Shown(read, data.splits[split].keys, _labels(data, split, trained), facts)
+    identity = {"data_checksum": data.checksum, "split": split}
+    facts = {"data": [str(folder) for folder in folders]}
+    labels = _labels(data, split, trained)
+    return Shown(reader_of_array(images), data.splits[split].keys, labels, identity, facts)
 
 
 def _labels(data: PreparedData, split: str, trained: Trained) -> NDArray[np.int64] | None:
@@ -78,26 +83,46 @@ def _labels(data: PreparedData, split: str, trained: Trained) -> NDArray[np.int6
 
 
 def of_photographs(paths: Sequence[Path], trained: Trained) -> Shown:
-    """Photographs: files, and folders of them.
+    """Photographs: files, and folders of them; those that are no readable images are passed over.
 
     Raises:
-        RequestError: a folder has no file.
+        RequestError: a folder has no file, or a file is missing.
     """
     files = photographs_in(paths)
     named = [str(file) for file in files]
     # With sizes and times, so that work that is gone on with later sees that a file has changed meanwhile.
-    versions = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None for file in files]
+    versions = []
+    for file in files:
+        try:
+            facts = file.stat()
+        except OSError as error:
+            raise RequestError(f"cannot read {file}: {error.strerror or error}; name image files") from error
+        versions.append((facts.st_size, facts.st_mtime_ns))
     digest = hashlib.sha256(repr((named, versions)).encode("utf-8", "surrogateescape")).hexdigest()
-    return Shown(reader_of(files, trained.side), named, None, {"photographs": len(files), "photographs_sha256": digest})
+    identity = {"photographs": len(files), "photographs_sha256": digest}
+    return Shown(reader_of(files, trained.side), named, None, identity, {})
 
 
 def reader_of(files: Sequence[Path], side: int) -> Read:
-    """Reads photographs as images of `side` pixels; RequestError where one is missing or unreadable."""
+    """Reads photographs as images of `side` pixels."""
 
-    def read(first: int, last: int) -> NDArray[np.uint8]:
-        return np.stack([read_photograph(file, side) for file in files[first:last]])
+    def read(first: int, last: int) -> tuple[NDArray[np.uint8], Refused]:
+        images: list[NDArray[np.uint8]] = []
+        refused: Refused = []
+        for number in range(first, last):
+            try:
+                images.append(read_photograph(files[number], side))
+            except RequestError as error:
+                refused.append((number, str(error)))
+        return np.array(images, np.uint8).reshape(-1, side, side, 3), refused
 
     return read
+
+
+def reader_of_array(images: NDArray[np.uint8] | StoredImages) -> Read:
+    """Reads images that are stored as the network was shown them."""
+    # A copy: torch takes neither an array that is mapped read-only without a warning nor one that runs backwards.
+    return lambda first, last: (np.array(images[first:last]), [])
 
 
 def require_images(images: NDArray[np.uint8], side: int) -> None:

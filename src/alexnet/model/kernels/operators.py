@@ -235,6 +235,11 @@ def _same_map_norm_backward_outputs(
     return _like(x)
 
 
+def _no_gradient(ctx: Any, *gradients: torch.Tensor) -> None:
+    # Left away, torch would take the gradient for zero.
+    raise RuntimeError("the fused passes have no second derivatives, and blocks of places have no gradient at all")
+
+
 def _keep_norm_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
     x, *numbers = inputs
     ctx.save_for_backward(x, *output)
@@ -260,5 +265,7 @@ torch.library.register_fake("alexnet::norm_pool", _norm_pool_outputs)
 torch.library.register_fake("alexnet::norm_pool_backward", _norm_pool_backward_outputs)
 torch.library.register_fake("alexnet::same_map_norm", _same_map_norm_outputs)
 torch.library.register_fake("alexnet::same_map_norm_backward", _same_map_norm_backward_outputs)
+for _name in ("in_blocks", "norm_pool_backward", "same_map_norm_backward"):
+    torch.library.register_autograd(f"alexnet::{_name}", _no_gradient)
 torch.library.register_autograd("alexnet::norm_pool", _norm_pool_gradient, setup_context=_keep_norm_pool)
 torch.library.register_autograd("alexnet::same_map_norm", _same_map_gradient, setup_context=_keep_same_map)

@@ -1,0 +1,51 @@
+"""Compiled functions: a full disk or a damaged file of kept machine code costs time and nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet.compiled import why_not
+
+pytestmark = pytest.mark.skipif(bool(why_not), reason=f"no Numba: {why_not}")
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import squares
+print(squares.square(7))
+"""
+
+
+def run(folder: Path, before: str = "") -> str:
+    program = [sys.executable, "-c", before + PROGRAM, str(folder)]
+    made = subprocess.run(program, capture_output=True, text=True, timeout=400)
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "squares.py").write_text(
+        "from alexnet.compiled import compiled\n\n\n@compiled()\ndef square(x):\n    return x * x\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("left_bytes", [0, 20, -5])
+def test_a_damaged_file_is_compiled_anew(folder: Path, ending: str, left_bytes: int) -> None:
+    assert run(folder) == "49"
+    (kept,) = (folder / "__pycache__").glob(f"squares.square-*.{ending}")
+    content = kept.read_bytes()
+    kept.write_bytes(content[:left_bytes])
+    assert run(folder) == "49"
+
+
+def test_a_full_disk_keeps_nothing(folder: Path) -> None:
+    limit = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    )
+    assert run(folder, limit) == "49"
