@@ -9,6 +9,7 @@ from alexnet.errors import RequestError
 from alexnet.model.network import AlexNet
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_weights_and_velocities_and_its_cost_is_told(tmp_path: Path) -> None:
     lines: list[str] = []
     measured = bench_checkpoint("cifar-80sec", 2, 2, 2, tmp_path, lines.append)

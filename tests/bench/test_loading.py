@@ -39,6 +39,7 @@ def test_data_has_every_way_with_its_parts_and_memory(tmp_path: Path, monkeypatc
     assert page.count("<svg") == 2 and "http" not in page
 
 
+@pytest.mark.slow
 def test_prepare_has_every_way() -> None:
     measured = bench_prepare(None, 20, 1, 1, lambda line: None)
     assert set(measured["ways"]) == {"alone", "prepare", "pillow"}

@@ -11,6 +11,7 @@ from alexnet.errors import RequestError
 from alexnet.model.network import AlexNet
 
 
+@pytest.mark.slow
 def test_the_usual_networks_are_what_they_say() -> None:
     ours, usual = AlexNet(10).eval(), paper_network(10).eval()
     # The same layers in the same order, so the weights go over by their place.

@@ -38,6 +38,7 @@ def load_and_watch(data_folder: Path, num_images: int, queue: Any) -> None:
     queue.put(held)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(anonymous_bytes() is None, reason="memory is read from /proc, which Linux has")
 def test_memory_is_flat_over_epochs_and_images(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
