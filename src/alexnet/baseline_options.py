@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 import jsonargparse
 
-from alexnet import compiled
 from alexnet.errors import RequestError
 from alexnet.runs.baseline_recipe import BASELINES, GROUPS, BaselineRecipe, Kind, named_baseline
 
@@ -94,6 +93,8 @@ def require_libraries() -> None:
     Raises:
         RequestError: scikit-learn is not installed, or Numba cannot be imported; what brings it is named.
     """
+    from alexnet import compiled  # loads Numba, which help and refused words need not wait for
+
     if compiled.why_not:
         raise RequestError(
             f"the baselines are compiled by Numba, which cannot be imported ({compiled.why_not}); "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from alexnet.errors import RequestError
-from alexnet.measures import add_data
+from alexnet.measures import add_arithmetic, add_data
 
 Words = Sequence[str]
 
@@ -33,12 +33,7 @@ def features(parser: argparse.ArgumentParser, words: Words, report: Callable[[st
         "--dtype", default="float32", choices=("float32", "float16"), help="of the arrays (default float32)"
     )
     parser.add_argument("--batch-size", type=int, default=128, help="images at a time (default 128)")
-    parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the network runs"
-    )
-    parser.add_argument(
-        "--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="arithmetic of the network"
-    )
+    add_arithmetic(parser)
     parser.add_argument("--restart", action="store_true", help="throw away what an unfinished call has done")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     options = parser.parse_intermixed_args(words)

@@ -21,12 +21,7 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
     add_data(parser)
     parser.add_argument("--split", help="split to measure (default: val, else test)")
     _add_views(parser, "default: first 1, then 10")
-    parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the network runs"
-    )
-    parser.add_argument(
-        "--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="arithmetic of the network"
-    )
+    add_arithmetic(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(words)
     from alexnet.evaluation.predictions import views_in_words
@@ -169,6 +164,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         help="prepared data set, or several to be joined (default: the run's own)",
+    )
+
+
+def add_arithmetic(parser: argparse.ArgumentParser) -> None:
+    """The options `--device` and `--precision`."""
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where the network runs"
+    )
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="arithmetic of the network"
     )
 
 

@@ -40,10 +40,7 @@ def bench_evaluate(
     Raises:
         RequestError: a number below 1, a device that is not there.
     """
-    if min(batch_size, batches, rounds) < 1:
-        raise RequestError(
-            f"--batch-size is {batch_size}, --steps {batches} and --rounds {rounds}; allowed are 1 or more"
-        )
+    require_counts(batch_size, batches, rounds)
     device = choose_device(device_name)
     precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
     torch.backends.cudnn.benchmark = True  # for all ways alike
@@ -134,3 +131,11 @@ def forward_passes(
 def multiplies_in_half(device: torch.device) -> bool:
     """Whether bfloat16 is the faster arithmetic there, so that the usual networks are measured in it too."""
     return device.type == "cuda" or (device.type == "cpu" and multiplies_bfloat16(processor_flags()))
+
+
+def require_counts(batch_size: int, batches: int, rounds: int) -> None:
+    """Refuse to measure nothing."""
+    if min(batch_size, batches, rounds) < 1:
+        raise RequestError(
+            f"--batch-size is {batch_size}, --steps {batches} and --rounds {rounds}; allowed are 1 or more"
+        )

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from alexnet.bench.evaluating import forward_passes, multiplies_in_half
+from alexnet.bench.evaluating import forward_passes, multiplies_in_half, require_counts
 from alexnet.bench.random_images import random_data
 from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings
 from alexnet.bench.timing import alternate
 from alexnet.bench.usual import paper_network, torchvision_network
-from alexnet.errors import RequestError
 from alexnet.explore.features import in_batches
 from alexnet.explore.shown import reader_of_array
 from alexnet.model.device import choose_device, choose_precision
@@ -46,10 +45,7 @@ def bench_features(
     Raises:
         RequestError: a number below 1, a device that is not there.
     """
-    if min(batch_size, batches, rounds) < 1:
-        raise RequestError(
-            f"--batch-size is {batch_size}, --steps {batches} and --rounds {rounds}; allowed are 1 or more"
-        )
+    require_counts(batch_size, batches, rounds)
     device = choose_device(device_name)
     precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
     torch.backends.cudnn.benchmark = True  # for all ways alike

@@ -1,6 +1,5 @@
 """Where the images of a piece go: a tar shard of its own, or a stretch of the array of its split."""
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.shards import ShardWriter
 from alexnet.storage.atomic import PARTIAL
+from alexnet.storage.npy import npy_header
 
 
 class PieceFile(Protocol):
@@ -106,11 +106,7 @@ class PixelsPiece:
 
 def images_header(num_images: int, side: int) -> bytes:
     """The .npy header of uint8 (N, S, S, 3); NumPy makes it equally long for any N."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|u1", "fortran_order": False, "shape": (num_images, side, side, 3)}
-    )
-    return header.getvalue()
+    return npy_header(np.dtype(np.uint8), (num_images, side, side, 3))
 
 
 def _cut(path: Path, size_bytes: int) -> None:

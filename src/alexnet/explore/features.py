@@ -40,6 +40,7 @@ from alexnet.model.responses import ResponseReader
 from alexnet.model.weights import Trained, load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space, sync_folder, write_bytes, write_json, write_text
 from alexnet.storage.checksums import file_digest
+from alexnet.storage.npy import npy_header
 
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "features.json"
@@ -164,13 +165,14 @@ def write_features(
     else:
         shown = of_split(run, data_folder, split, trained)
     chosen = choose_device(device)
+    chosen_precision = choose_precision(precision, chosen)
     shapes = {name: reader.shape(name) for name in reader.names}
     plan = {
         "format_version": FORMAT_VERSION,
         "weights_sha256": file_digest(weights_file(run)),
         "points": list(reader.names),
         "dtype": dtype,
-        "precision": choose_precision(precision, chosen),
+        "precision": chosen_precision,
         **shown.identity,
     }
     if not stage_folder(destination).exists():
@@ -182,7 +184,7 @@ def write_features(
             work = _Work(stage, trained, reader, shown, shapes, np.dtype(dtype))
             if work.done:
                 report(f"going on: {work.done:,} of {len(shown.paths):,} images are done already")
-            work.run(batch_size, chosen, choose_precision(precision, chosen), progress)
+            work.run(batch_size, chosen, chosen_precision, progress)
             work.describe(run, plan)
         stage.publish(destination)
     made = open_features(destination)
@@ -311,12 +313,7 @@ class _Work:
             yield file
 
     def _header(self, name: str, num_rows: int) -> bytes:
-        """NumPy makes it equally long for any number of rows."""
-        header = io.BytesIO()
-        shape = (num_rows, *self._shapes[name])
-        facts = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(header, facts)
-        return header.getvalue()
+        return npy_header(self._dtype, (num_rows, *self._shapes[name]))
 
     def _save(self, files: Mapping[str, BinaryIO]) -> None:
         """Bring everything to the disk, and count it; where nothing is done, nothing is claimed."""
