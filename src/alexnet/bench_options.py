@@ -55,6 +55,13 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         forward.add_argument("--steps", type=int, default=4, help="batches of one measurement (default 4)")
         forward.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
         forward.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
+    precision = _kind(kinds, "precision", "whether a training in bfloat16 learns as one in float32 does", rounds=False)
+    precision.add_argument("data", type=Path, metavar="DATA", help="a prepared data set")
+    precision.add_argument("--recipe", default="paper", help="whose network and first rate are taken (default paper)")
+    precision.add_argument("--steps", type=int, default=200, help="of each training (default 200)")
+    precision.add_argument("--batch-size", type=int, help="images a step (default: the recipe's)")
+    precision.add_argument("--seeds", type=int, default=3, help="trainings in float32 (default 3)")
+    precision.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     columns = _kind(kinds, "columns", "what processes that share a network send each other, and how fast they train")
     columns.add_argument("--variant", default="paper", help="of the network (default paper)")
     columns.add_argument("--width", type=float, default=1.0, help="factor on its maps and units (default 1)")
@@ -79,6 +86,7 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         print_data_bench,
         print_evaluate_bench,
         print_features_bench,
+        print_precision_bench,
         print_prepare_bench,
         print_step_bench,
     )
@@ -90,6 +98,7 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         "step": print_step_bench,
         "evaluate": print_evaluate_bench,
         "features": print_features_bench,
+        "precision": print_precision_bench,
         "columns": print_columns_bench,
         "baselines": print_baselines_bench,
     }
@@ -97,10 +106,11 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
 
 
 def _kind(
-    kinds: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str
+    kinds: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str, *, rounds: bool = True
 ) -> argparse.ArgumentParser:
     made = kinds.add_parser(name, help=what, description=f"Measure {what}.", allow_abbrev=False)
-    made.add_argument("--rounds", type=int, default=5, help="how often each way runs (default 5)")
+    if rounds:
+        made.add_argument("--rounds", type=int, default=5, help="how often each way runs (default 5)")
     made.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     return made
 
@@ -168,6 +178,14 @@ def _features(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     return bench_features(options.batch_size, options.steps, options.rounds, options.device, options.precision, report)
 
 
+def _precision(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    from alexnet.bench.precision import bench_precision
+
+    return bench_precision(
+        options.data, options.recipe, options.steps, options.batch_size, options.seeds, options.device, report
+    )
+
+
 def _columns(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     from alexnet.bench.columns import bench_columns
     from alexnet.bench.sharing_ways import ColumnsBench
@@ -205,6 +223,7 @@ _MEASURES: Mapping[str, Callable[[argparse.Namespace, Report], dict[str, Any]]] 
     "step": _step,
     "evaluate": _evaluate,
     "features": _features,
+    "precision": _precision,
     "columns": _columns,
     "baselines": _baselines,
 }

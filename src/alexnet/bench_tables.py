@@ -122,6 +122,31 @@ def print_features_bench(measured: Mapping[str, Any]) -> None:
     _print_forward_bench(measured, "alexnet's_fc7_is_times", f"medians of {measured['rounds']} rounds")
 
 
+def print_precision_bench(measured: Mapping[str, Any]) -> None:
+    """Print what `bench_precision` found."""
+    console = Console()
+    table = new_table(
+        f"mean loss of every ten steps, {measured['recipe']}", "step", " ".join(["loss"] * len(measured["losses"]))
+    )
+    for column, name in zip(table.columns[1:], measured["losses"], strict=True):
+        column.header = name
+    for window, losses in enumerate(zip(*measured["mean_losses"].values(), strict=True), 1):
+        table.add_row(f"{10 * window}", *(f"{loss:.3f}" for loss in losses))
+    console.print(table)
+    apart = ", ".join(f"{seeds}: {distance:.4f}" for seeds, distance in measured["seed_distances"].items())
+    verdict = "no further apart than seeds are" if measured["tracks"] else "further apart than seeds are"
+    console.print(
+        f"bfloat16 and float32, seed 0: {measured['distance']:.4f} apart; seeds in float32: {apart} (root mean square "
+        f"of the rows' differences); {verdict}",
+        highlight=False,
+    )
+    console.print(
+        f"batches of {measured['batch_size']}, rate {measured['rate']:g}, {measured['device']}; sums of products in "
+        f"bfloat16: {measured['products']}",
+        highlight=False,
+    )
+
+
 def _print_forward_bench(measured: Mapping[str, Any], ratio_heading: str, below: str) -> None:
     """A table of images a second, a way each, and a line."""
     console = Console()

@@ -32,7 +32,7 @@ def test_the_usual_networks_are_what_they_say() -> None:
 @pytest.mark.slow
 def test_a_step_is_measured_and_shares_follow_from_it() -> None:
     lines: list[str] = []
-    ways = ("alexnet", "torchvision's network")
+    ways = ("alexnet", "torchvision's network", "alexnet, from blocks")
     measured = bench_step(2, 1, 1, "cpu", "float32", lines.append, ways)
     assert set(measured["ways"]) == set(ways) and measured["ratios"]["alexnet"] == 1
     for name, way in measured["ways"].items():

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from alexnet.data.augment import Batch, MeanAt, to_input
+from alexnet.data.blocks import decode_crops, encode
 from alexnet.data.loader import cut_crops
 from alexnet.data.prepared import Split
 from alexnet.data.resident import ResidentImages
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SIDE, CROP = 12, 9
+SIDE, CROP = 14, 9
 
 
 def batch_of(images: np.ndarray, samples: np.ndarray, seed: int = 0) -> Batch:
@@ -59,21 +60,26 @@ def test_resident_images_give_the_same_input(
 
 
 @pytest.mark.parametrize("mean_at", ["own-place", "centre"])
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("stored", ["crops", "whole", "blocks"])
 def test_the_kernel_gives_the_same_input(
-    images: np.ndarray, mean_image: torch.Tensor, mean_at: MeanAt, whole: bool
+    images: np.ndarray, mean_image: torch.Tensor, mean_at: MeanAt, stored: str
 ) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     from alexnet.data.finishing import finish
 
     samples = np.array([3, 19, 0, 3, 7])
+    resident = torch.from_numpy(images)
+    if stored == "blocks":
+        resident = torch.from_numpy(encode(images))
+        whole = torch.zeros(len(images), 2, dtype=torch.int16)
+        images = decode_crops(resident, torch.arange(len(images)), whole, SIDE).numpy()
     batch = batch_of(images, samples)
     want = to_input(batch, mean_image, torch.device("cpu"), mean_at=mean_at, divisor=1.1)
     given = batch.each(lambda tensor: tensor.to(DEVICE))
     for dtype in (torch.float32, torch.bfloat16):
         got = finish(
-            torch.from_numpy(images).to(DEVICE) if whole else given.images,
-            given.samples if whole else None,
+            given.images if stored == "crops" else resident.to(DEVICE),
+            None if stored == "crops" else given.samples,
             given.corners,
             given.mirror,
             given.noise,

@@ -6,16 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from alexnet.data.blocks import decode_crops, encode
+from alexnet.data.joined import open_data
 from alexnet.data.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.model.weights import load_trained
-from alexnet.runs.folder import RunFolder
+from alexnet.runs.folder import RunFolder, UnwrittenRunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.runs.recipes import QUICK
-from alexnet.training import loop
+from alexnet.training import assembly, loop
 from alexnet.training.device_step import StepOnDevice
 from alexnet.training.loop import train
 from alexnet.training.update import update_on_device
@@ -60,7 +63,7 @@ def weights_of(run: RunFolder) -> dict[str, torch.Tensor]:
     return dict(load_trained(run.path).network.state_dict())
 
 
-@pytest.mark.parametrize("cache", ["none", "device"])
+@pytest.mark.parametrize("cache", ["none", "device", "bc1"])
 def test_it_makes_the_same_weights_and_log(data: Path, tmp_path: Path, cache: Any) -> None:
     recipe = replace(SMALL, training=replace(SMALL.training, cache=cache))
     once, alone = both(data, recipe, tmp_path)
@@ -112,9 +115,83 @@ def test_what_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) 
         assert (runs["on-device"][2][name] - tensor).double().norm() <= 1e-3 * tensor.double().norm(), name
 
 
-def test_all_images_on_the_device_leave_none_to_stand_in() -> None:
-    with pytest.raises(RequestError, match=r"cache is device and --training\.on_unreadable replace"):
-        replace(SMALL.training, cache="device", on_unreadable="replace")
+@pytest.mark.parametrize("cache", ["device", "bc1"])
+def test_all_images_on_the_device_leave_none_to_stand_in(cache: Any) -> None:
+    with pytest.raises(RequestError, match=rf"cache is {cache} and --training\.on_unreadable replace"):
+        replace(SMALL.training, cache=cache, on_unreadable="replace")
+
+
+@pytest.mark.parametrize(
+    ("cache", "free", "refused"),
+    [
+        ("device", 10 * 32 * 32 * 3 - 1, "allowed is none or bc1 .slightly changed"),
+        ("device", 10 * 32 * 32 * 3, ""),
+        ("bc1", 10 * 32 * 32 // 2 - 1, "allowed is none, or take fewer images"),
+        ("bc1", 10 * 32 * 32 // 2, ""),
+        ("auto", 0, ""),
+        ("none", 0, ""),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(
+    cache: Any, free: int, refused: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "free_bytes", lambda device: free)
+    recipe = replace(SMALL, data=replace(SMALL.data, subset=10), training=replace(SMALL.training, cache=cache))
+    run = UnwrittenRunFolder(tmp_path / "run")
+    if not refused:
+        assembly.assemble(run, open_data([data]), recipe)
+        return
+    with pytest.raises(RequestError, match=rf"cache is {cache}, and 10 images of 32 pixels take.*{refused}"):
+        assembly.assemble(run, open_data([data]), recipe)
+
+
+def test_blocks_need_numba(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet.data.blocks.why_not", "no such module")
+    recipe = replace(SMALL, training=replace(SMALL.training, cache="bc1"))
+    with pytest.raises(RequestError, match=r"bc1 needs Numba, which cannot be imported here \(no such module"):
+        train(data, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_blocks_are_what_the_network_learns_from(data: Path, tmp_path: Path) -> None:
+    """A training from blocks is one from the images that they are decoded to, stored as pixels."""
+    prepared = open_data([data])
+    images = np.ascontiguousarray(prepared.splits["train"].images[:])
+    num, side = images.shape[:2]
+    blocks = torch.from_numpy(encode(images))
+    decoded = decode_crops(blocks, torch.arange(num), torch.zeros(num, 2, dtype=torch.int16), side).numpy()
+    assert not np.array_equal(decoded, images)
+    losses = []
+    for name, cache, stored in (("blocks", "bc1", images), ("decoded", "none", decoded), ("pixels", "none", images)):
+        with pytest.MonkeyPatch.context() as patched:
+            changed = replace(
+                prepared, splits={**prepared.splits, "train": replace(prepared.splits["train"], images=stored)}
+            )
+            patched.setattr(loop, "open_data", lambda _, changed=changed: changed)
+            recipe = replace(SMALL, training=replace(SMALL.training, cache=cache))  # type: ignore[arg-type]
+            run = train(data, recipe, tmp_path / name)
+        losses.append([event["loss"] for event in run.events() if event["event"] == "step"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] != pytest.approx(losses[2], rel=1e-4)
+
+
+def test_a_signal_while_the_images_are_read_stops(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = assembly.ResidentImages.__init__
+
+    def interrupted(own: Any, *arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        read(own, *arguments, **options)
+
+    recipe = replace(SMALL, training=replace(SMALL.training, cache="device"))
+    whole = train(data, recipe, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(assembly.ResidentImages, "__init__", interrupted)
+        with pytest.raises(Interrupted, match="stopped by SIGINT while the training images were read; go on with"):
+            train(data, recipe, tmp_path / "cut")
+    assert RunFolder.open(tmp_path / "cut").facts()["state"] == "interrupted"
+    resumed = train(data, recipe, tmp_path / "cut")
+    for name, tensor in weights_of(whole).items():
+        torch.testing.assert_close(weights_of(resumed)[name], tensor, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("kernel", [False, True])

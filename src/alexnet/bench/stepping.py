@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def bench_step(
         "alexnet, plain operations": lambda: _plain(training),
         "alexnet": lambda: _product(training),
         "alexnet, from stored images": lambda: _from_images(training),
+        "alexnet, from blocks": lambda: _from_images(_from_blocks(training)),
     }
     if device.type == "cpu":
         # torch's response normalisation in bfloat16 exists on GPUs alone, and not every processor multiplies bfloat16.
@@ -235,6 +237,12 @@ def _product(training: Training) -> Callable[[], None]:
         step.run(stretch, batch)
 
     return product
+
+
+def _from_blocks(training: Training) -> Training:
+    """The same training with its images as blocks on the device (`--training.cache bc1`)."""
+    recipe = training.recipe
+    return replace(training, recipe=replace(recipe, training=replace(recipe.training, cache="bc1")))
 
 
 def _from_images(training: Training) -> Callable[[], None]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.blocks import decode_crops
 from alexnet.data.prepared import Statistics
 from alexnet.data.triton_check import why_no_triton
 from alexnet.errors import RequestError
@@ -212,8 +213,8 @@ def to_input(
         device: where the result lies.
         mean_at: which part of the mean image; the centre is not mirrored with the crop.
         divisor: of the whole result; the source divides images with noise by 1.1.
-        resident: uint8 (N, side, side, 3) on the device; the batch then holds no pixels, and its `samples` say which
-            of these images it is made of.
+        resident: uint8 (N, side, side, 3), or int32 (N, R, R, 2), blocks as `blocks.encode` makes them, on the device;
+            the batch then holds no pixels, and its `samples` say which of these images it is made of.
         crop: S, pixels, with `resident`.
         dtype: of the result; the arithmetic is float32.
 
@@ -223,7 +224,9 @@ def to_input(
     Paper: sections 2 and 4.1. The original source takes the centre for every crop.
     """
     mean_image = mean_image.to(device, non_blocking=True)
-    if device.type == "cpu" and resident is None:
+    if device.type == "cpu":
+        if resident is not None and crop is not None:
+            batch = replace(batch, images=_cut_together(resident, batch, crop))
         centred = _finish_one_by_one(batch, mean_image, mean_at)  # (B, S, S, 3)
         return (centred if divisor == 1 else centred.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
     batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -251,7 +254,9 @@ def to_input(
 
 
 def _cut_together(images: torch.Tensor, batch: Batch, crop: int) -> torch.Tensor:
-    """The crops (B, S, S, 3) of stored images (N, side, side, 3), everything on one device."""
+    """The crops (B, S, S, 3) of stored images, see `to_input`, everything on one device."""
+    if images.dtype == torch.int32:
+        return decode_crops(images, batch.samples, batch.corners, crop)
     places = images.unfold(1, crop, 1).unfold(2, crop, 1).permute(0, 1, 2, 4, 5, 3)
     corners = batch.corners.long()
     return places[batch.samples, corners[:, 0], corners[:, 1]]

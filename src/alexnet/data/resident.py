@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.blocks import BLOCK_BYTES, encode, num_block_rows
 from alexnet.data.loader import Batch, cut_crops
 from alexnet.data.prepared import Split
 from alexnet.data.shards import UnreadableSample
@@ -25,11 +26,12 @@ class ResidentImages:
         split: from which they are read.
         samples: int64 (M,), ascending: which ones.
         device: where they lie.
-        workers: threads that read, 1 or more.
+        blocks: whether they lie there as blocks (`data/blocks.py`), in a sixth of the memory, slightly changed.
+        workers: threads that read, and encode, 1 or more.
         progress: called with (images done, images in all).
 
     Attributes:
-        images: uint8 (M, side, side, 3), in the order of `samples`.
+        images: uint8 (M, side, side, 3), in the order of `samples`; or their blocks, int32 (M, R, R, 2).
 
     Raises:
         UnreadableSample: one cannot be read.
@@ -40,22 +42,29 @@ class ResidentImages:
         split: Split,
         samples: NDArray[np.int64],
         device: torch.device,
+        *,
+        blocks: bool = False,
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._samples = samples
         side = int(split.images.shape[1])
-        self.images = torch.empty(len(samples), side, side, 3, dtype=torch.uint8, device=device)
+        if blocks:
+            rows = num_block_rows(side)
+            self.images = torch.empty(len(samples), rows, rows, 2, dtype=torch.int32, device=device)
+        else:
+            self.images = torch.empty(len(samples), side, side, 3, dtype=torch.uint8, device=device)
         whole = np.zeros((_CHUNK, 2), np.int16)
 
-        def read(first: int) -> NDArray[np.uint8]:
+        def read(first: int) -> NDArray[np.uint8] | NDArray[np.int32]:
             chosen = samples[first : first + _CHUNK]
             try:
-                return cut_crops(split.images, chosen, whole[: len(chosen)], side)
+                images = cut_crops(split.images, chosen, whole[: len(chosen)], side)
             except UnreadableSample as error:
                 raise split.named(error) from error
+            return encode(images) if blocks else images
 
-        ahead: deque[Future[NDArray[np.uint8]]] = deque()
+        ahead: deque[Future[NDArray[np.uint8] | NDArray[np.int32]]] = deque()
         firsts = iter(range(0, len(samples), _CHUNK))
         done = 0
         pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-resident")
@@ -81,10 +90,15 @@ class ResidentImages:
         return torch.from_numpy(np.searchsorted(self._samples, samples.numpy()))
 
 
-def fits(num_images: int, side: int, device: torch.device) -> bool:
-    """Whether so many images take no more than half of what is free on a GPU."""
+def bytes_of(num_images: int, side: int, *, blocks: bool = False) -> int:
+    """What so many images take on a device."""
+    return num_images * (num_block_rows(side) ** 2 * BLOCK_BYTES if blocks else side * side * 3)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What is free on a GPU; None where that is not known."""
     if device.type != "cuda":
-        return False
+        return None
     torch.cuda.empty_cache()  # what an earlier training has left is free
     free, _ = torch.cuda.mem_get_info(device)
-    return num_images * side * side * 3 <= SHARE_OF_FREE_MEMORY * free
+    return free

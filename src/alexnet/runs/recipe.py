@@ -244,9 +244,10 @@ class TrainingSettings:
     most 8."""
     on_unreadable: Literal["stop", "replace"] = "stop"
     """When a stored image cannot be read: stop and name it, or name it, count it and take the next one stored."""
-    cache: Literal["auto", "none", "device"] = "auto"
-    """Where the training images lie: read as they are needed (`none`), or all on the device, which cuts the crops;
-    `auto` is `device` on a GPU half of whose free memory holds them."""
+    cache: Literal["auto", "none", "device", "bc1"] = "auto"
+    """Where the training images lie: read as they are needed (`none`), or all on the device, which cuts the crops,
+    as they are (`device`) or in a sixth of the memory and slightly changed, two colours and their mixtures for each
+    4 x 4 pixels (`bc1`); `auto` is `device` on a GPU half of whose free memory holds them."""
     average: float = 0.0
     """Share that a running average of the weights keeps of itself each step; 0 is none. With one, the average is what
     is measured and kept."""
@@ -266,10 +267,10 @@ class TrainingSettings:
             )
         if self.micro_batch < 0:
             raise RequestError(f"--training.micro_batch is {self.micro_batch}; allowed is 0 (whole batches) or more")
-        if self.cache == "device" and self.on_unreadable != "stop":
+        if self.cache in ("device", "bc1") and self.on_unreadable != "stop":
             raise RequestError(
-                f"--training.cache is device and --training.on_unreadable {self.on_unreadable}: all images are read "
-                "before the first step, and none is left to stand in; allowed is --training.on_unreadable stop"
+                f"--training.cache is {self.cache} and --training.on_unreadable {self.on_unreadable}: all images are "
+                "read before the first step, and none is left to stand in; allowed is --training.on_unreadable stop"
             )
         if self.workers < 0:
             raise RequestError(f"--training.workers is {self.workers}; allowed is 0 (one a core, at most 8) or more")

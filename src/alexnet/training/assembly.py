@@ -1,5 +1,6 @@
 """Everything one training needs, put together from a data set and a recipe before anything is written."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.augment import crop_margin
+from alexnet.data.blocks import require_encoder
 from alexnet.data.loader import Loader
 from alexnet.data.order import class_balanced_subset, sample_weights
 from alexnet.data.prepared import PreparedData
-from alexnet.data.resident import ResidentImages, fits
+from alexnet.data.resident import SHARE_OF_FREE_MEMORY, ResidentImages, bytes_of, free_bytes
 from alexnet.errors import RequestError
 from alexnet.model.device import Precision, choose_device, choose_precision
 from alexnet.model.network import AlexNet
@@ -28,6 +30,7 @@ from alexnet.training.optimizer import VelocitySGD, require_layers
 from alexnet.training.plan import Plan, Stretch
 from alexnet.training.sharing import Forward, own_part, own_tensors
 
+TELL_EVERY_S = 10.0
 MOST_WORKERS = 8
 """Threads that make batches unless more are asked for: eight cut more crops than any GPU takes, and each holds some."""
 
@@ -100,7 +103,8 @@ def assemble(
 
     Raises:
         RequestError: the data set cannot serve the recipe (crop, subset, stages), or the variant, a layer that the
-            recipe names or the device is not there, or the processes cannot share the network or the batch.
+            recipe names or the device is not there, or the images cannot lie where the recipe wants them, or the
+            processes cannot share the network or the batch.
     """
     settings = recipe.training
     team.layout.require_batch(recipe.optimizer.batch_size, team.replica.num)
@@ -119,6 +123,7 @@ def assemble(
     plan = Plan(recipe.schedule, len(samples), recipe.optimizer.batch_size)
     for num_images in {stretch.num_images for stretch in plan.stretches}:
         weights_of(recipe, data, samples[:num_images])  # refused before anything is begun
+    _require_room(settings.cache, len(samples), data.side, device)
     whole = first_network(recipe, data.num_classes)
     require_fit(recipe, whole)
     network = own_part(whole, team)
@@ -201,26 +206,70 @@ def on_device(training: Training) -> bool:
     return training.device.type == "cuda" and not training.recipe.training.micro_batch and alone
 
 
-def resident_images(training: Training, say: Callable[[str], None]) -> ResidentImages | None:
+def resident_images(
+    training: Training, say: Callable[[str], None], wait: Callable[[], None] = lambda: None
+) -> ResidentImages | None:
     """The training images on the device, where the recipe asks for that or they fit; None leaves them to the loader.
+
+    Args:
+        say: is given lines for people.
+        wait: called now and then while they are read; may raise.
 
     Raises:
         UnreadableSample: one cannot be read.
     """
     settings, split = training.recipe.training, training.data.splits["train"]
+    num, side = len(training.samples), training.data.side
+    free = free_bytes(training.device)
     cache = settings.cache
     if cache == "auto":
-        fit = fits(len(training.samples), training.data.side, training.device)
+        fit = free is not None and bytes_of(num, side) <= SHARE_OF_FREE_MEMORY * free
         cache = "device" if fit and settings.on_unreadable == "stop" else "none"
-        if not fit and training.device.type == "cuda":
-            say("the training images do not fit into half of the GPU's free memory: they are read as they are needed")
+        if free is not None and not fit:
+            say(
+                "the training images do not fit into half of the GPU's free memory: they are read as they are needed "
+                f"(--training.cache bc1 holds them in {_mib(bytes_of(num, side, blocks=True))}, slightly changed)"
+            )
     if cache == "none":
         return None
-    resident = ResidentImages(split, training.samples, training.device, workers_of(training.recipe))
-    say(
-        f"{len(training.samples):,} training images lie on {training.device}: {resident.images.nbytes / 2**20:,.0f} MiB"
+    blocks = cache == "bc1"
+    start = told = time.monotonic()
+
+    def progress(done: int, of: int) -> None:
+        nonlocal told
+        wait()
+        if time.monotonic() - told >= TELL_EVERY_S and done < of:
+            told = time.monotonic()
+            say(f"{done:,} of {of:,} training images have been read to {training.device}")
+
+    workers = workers_of(training.recipe)
+    resident = ResidentImages(
+        split, training.samples, training.device, blocks=blocks, workers=workers, progress=progress
     )
+    how = ", as blocks of two colours and their mixtures" if blocks else ""
+    taken_s = time.monotonic() - start
+    say(f"{num:,} training images lie on {training.device}: {_mib(resident.images.nbytes)}{how}, in {taken_s:.0f} s")
     return resident
+
+
+def _require_room(cache: str, num: int, side: int, device: torch.device) -> None:
+    """See that the images can lie on the device where they are asked to."""
+    if cache not in ("device", "bc1"):
+        return
+    blocks = cache == "bc1"
+    if blocks:
+        require_encoder()
+    free, needed = free_bytes(device), bytes_of(num, side, blocks=blocks)
+    if free is not None and needed > free:
+        smaller = "" if blocks else f" or bc1 (slightly changed, {_mib(bytes_of(num, side, blocks=True))})"
+        raise RequestError(
+            f"--training.cache is {cache}, and {num:,} images of {side} pixels take {_mib(needed)} where "
+            f"{device} has {_mib(free)} free; allowed is none{smaller}, or take fewer images with --data.subset"
+        )
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"
 
 
 def workers_of(recipe: Recipe) -> int:

@@ -168,7 +168,15 @@ def _run_steps(training: Training, tensorboard: bool) -> None:
             progress.say(f"normalising and pooling by torch's own operations, which are slower: {reason}")
         if team.together and (idle := idle_cores_in_words()):
             progress.say(idle)
-        resident = resident_images(training, progress.say)
+
+        def stop_if_asked() -> None:
+            if stop:
+                raise Interrupted(
+                    f"stopped by {stop.signal_name} while the training images were read; "
+                    f"go on with `{resume_command(training.run.path)}`"
+                )
+
+        resident = resident_images(training, progress.say, stop_if_asked)
         step: Step = StepOnDevice(training, resident) if on_device(training) else StepAtOnce(training, resident)
         last_checkpoint = time.monotonic()
         # The stopwatch covers waiting for data and the step; it stands still for validation and checkpoints.

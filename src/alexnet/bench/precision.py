@@ -1,0 +1,148 @@
+"""`alexnet bench precision`: whether a training in bfloat16 learns as one in float32 does.
+
+Some steps of a recipe are taken in float32 with several seeds, and in bfloat16 with the first of them: the same first
+weights, images, crops and dropout. How far the two of one seed are apart is set beside how far the seeds are.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from alexnet.bench.rounded import RoundedProducts
+from alexnet.data.joined import open_data
+from alexnet.errors import RequestError
+from alexnet.model.device import Precision, choose_device, choose_precision
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.machine import machine_facts, source_commit
+from alexnet.runs.recipe import Recipe, ScheduleSettings
+from alexnet.runs.recipes import named_recipe
+from alexnet.training.assembly import assemble, loader_of, on_device
+from alexnet.training.device_step import StepOnDevice
+from alexnet.training.step import Step, StepAtOnce
+
+WINDOW = 10
+"""Losses are averaged over so many steps before they are compared."""
+
+
+def bench_precision(
+    data_folder: Path,
+    recipe_name: str,
+    steps: int,
+    batch_size: int | None,
+    num_seeds: int,
+    device_name: str,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train for some steps in both kinds of arithmetic; nothing is written.
+
+    Args:
+        data_folder: a prepared data set.
+        recipe_name: whose network, data settings and first rate are taken; the rate stays what it is.
+        steps: of each training, a multiple of 10.
+        batch_size: images a step; None is the recipe's.
+        num_seeds: trainings in float32, 2 or more.
+        device_name: see `choose_device`.
+        report: is given lines for people.
+
+    Returns:
+        The losses, and root mean square differences of their means over ten steps: `distance` between the two trainings
+        of the first seed, `seed_distances` between every two seeds in float32. `tracks` says whether the first is no
+        more than the greatest of the others.
+
+    Raises:
+        RequestError: a number is out of range, or the data set cannot serve the recipe.
+    """
+    if steps < WINDOW or steps % WINDOW:
+        raise RequestError(f"--steps is {steps}; allowed are multiples of {WINDOW}")
+    if num_seeds < 2:
+        raise RequestError(f"--seeds is {num_seeds}; allowed are 2 or more: their spread is what is compared with")
+    if batch_size is not None and batch_size < 1:
+        raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
+    device = choose_device(device_name)
+    emulated = device.type == "cpu" and choose_precision("auto", device) == "float32"
+    recipe = named_recipe(recipe_name)
+    rate = recipe.schedule.stages[0].rate if recipe.schedule.stages else recipe.optimizer.rate
+    recipe = replace(
+        recipe,
+        optimizer=replace(recipe.optimizer, batch_size=batch_size or recipe.optimizer.batch_size, rate=rate),
+        schedule=ScheduleSettings(kind="steps", epochs=10**6),
+        training=replace(recipe.training, device=device.type),  # type: ignore[arg-type]
+    )
+    runs: dict[str, list[float]] = {}
+    seconds: dict[str, float] = {}
+    num_widened = 0
+    for name, precision, seed in (
+        *((f"float32, seed {seed}", "float32", seed) for seed in range(num_seeds)),
+        ("bfloat16, seed 0", "bfloat16", 0),
+    ):
+        rounded = RoundedProducts() if emulated and precision == "bfloat16" else None
+        start_s = time.perf_counter()
+        with rounded or nullcontext():
+            runs[name] = _losses(data_folder, recipe, steps, precision, seed, report, name)  # type: ignore[arg-type]
+        seconds[name] = time.perf_counter() - start_s
+        num_widened = rounded.num_widened if rounded else num_widened
+    means = {name: _window_means(losses) for name, losses in runs.items()}
+    whole = list(means.values())[:num_seeds]
+    seed_distances = {
+        f"{one} and {other}": _distance(whole[one], whole[other]) for one, other in combinations(range(num_seeds), 2)
+    }
+    distance = _distance(whole[0], means["bfloat16, seed 0"])
+    return {
+        "recipe": recipe_name,
+        "steps": steps,
+        "batch_size": recipe.optimizer.batch_size,
+        "rate": rate,
+        "device": device.type,
+        "products": "float32 ones, rounded" if emulated else "the hardware's",
+        "rounded_operations": num_widened,
+        "losses": runs,
+        "seconds": seconds,
+        "mean_losses": means,
+        "distance": distance,
+        "seed_distances": seed_distances,
+        "tracks": distance <= max(seed_distances.values()),
+        "machine": machine_facts(),
+        "commit": source_commit(),
+    }
+
+
+def _losses(
+    data_folder: Path,
+    recipe: Recipe,
+    steps: int,
+    precision: Precision,
+    seed: int,
+    report: Callable[[str], None],
+    name: str,
+) -> list[float]:
+    """The loss of each step of a training that is not kept."""
+    recipe = replace(recipe, training=replace(recipe.training, precision=precision, seed=seed))
+    training = assemble(RunFolder(Path("unwritten")), open_data([data_folder]), recipe)
+    training.network.train()
+    step: Step = StepOnDevice(training) if on_device(training) else StepAtOnce(training)
+    stretch = training.plan.stretches[0]
+    losses = []
+    with closing(loader_of(training, stretch).batches(0, steps)) as batches:
+        for batch in batches:
+            step.run(stretch, batch)
+            training.step += 1
+            sums = step.sums()
+            losses.append(sums.loss / sums.num)
+            if training.step % WINDOW == 0:
+                report(f"{name}: step {training.step} of {steps}, loss {statistics.mean(losses[-WINDOW:]):.3f}")
+    return losses
+
+
+def _window_means(losses: Sequence[float]) -> list[float]:
+    return [statistics.mean(losses[first : first + WINDOW]) for first in range(0, len(losses), WINDOW)]
+
+
+def _distance(one: Sequence[float], other: Sequence[float]) -> float:
+    """Root mean square difference."""
+    return math.sqrt(statistics.mean((a - b) ** 2 for a, b in zip(one, other, strict=True)))

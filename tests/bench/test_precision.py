@@ -1,0 +1,137 @@
+"""bfloat16 by rounded float32 products is bfloat16, and the two kinds of arithmetic are compared as is said."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alexnet.bench import precision
+from alexnet.bench.precision import bench_precision
+from alexnet.bench.rounded import RoundedProducts
+from alexnet.data.prepare import prepare
+from alexnet.errors import RequestError
+from alexnet.model.network import AlexNet
+from alexnet.runs.machine import multiplies_bfloat16, processor_flags
+
+HALF_STEP = 2.0**-8
+"""Rounding to 8 bits is off by so much of a number, at most."""
+
+
+def halves(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def test_sums_of_products_are_exact_but_for_one_rounding() -> None:
+    """Against float64, from the formulas: a convolution in two columns with both its gradients, a dense layer."""
+    x, weight, bias = halves(3, 8, 9, 9, seed=1), halves(6, 4, 3, 3, seed=2), halves(6, seed=3)
+    gradient = halves(3, 6, 5, 5, seed=4)
+
+    def results(dtype: torch.dtype) -> list[torch.Tensor]:
+        given = [one.to(dtype).requires_grad_() for one in (x, weight, bias)]
+        convolved = F.conv2d(*given, stride=2, padding=1, groups=2)
+        found = [convolved, *torch.autograd.grad(convolved, given, gradient.to(dtype))]
+        return [*found, F.linear(x.to(dtype).flatten(2), weight.to(dtype).reshape(-1)[:81].expand(5, 81))]
+
+    with RoundedProducts() as rounded:
+        got = results(torch.bfloat16)
+    assert rounded.num_widened >= 3
+    for ours, exact in zip(got, results(torch.float64), strict=True):
+        assert ours.dtype == torch.bfloat16
+        # The sums themselves are float32: some 2^-22 of the terms' sizes, which cancellation may leave standing alone.
+        assert ((ours.double() - exact).abs() <= HALF_STEP * exact.abs() + 1e-4).all()
+
+
+def test_a_step_as_the_library_makes_it() -> None:
+    """Scores and gradients of a small network under autocast, beside torch's own (slow) bfloat16 products."""
+    images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(5))
+    found = []
+    for mode in (RoundedProducts(), None):
+        network = AlexNet(4, "quick", 0.25, generator=torch.Generator().manual_seed(0)).eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            if mode is None:
+                scores = network(images)
+                F.cross_entropy(scores.float(), torch.tensor([0, 3])).backward()
+            else:
+                with mode:
+                    scores = network(images)
+                    F.cross_entropy(scores.float(), torch.tensor([0, 3])).backward()
+        found.append([scores.detach(), *(one.grad for one in network.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).norm() <= 0.02 * theirs.norm()
+
+
+def test_other_numbers_are_left_alone() -> None:
+    x, weight = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
+    with RoundedProducts() as rounded:
+        result = F.conv2d(x, weight)
+        doubled = halves(4, seed=1) * 2
+    assert rounded.num_widened == 0
+    assert result.dtype == torch.float32 and torch.equal(result, F.conv2d(x, weight))
+    assert doubled.dtype == torch.bfloat16
+
+
+@pytest.fixture
+def data(make_tree: Any, tmp_path: Path) -> Path:
+    prepare(make_tree("photographs", train=16), tmp_path / "data", side=32)
+    return tmp_path / "data"
+
+
+def test_figures_follow_from_the_losses(data: Path) -> None:
+    lines: list[str] = []
+    found = bench_precision(data, "quick", 20, 16, 2, "cpu", lines.append)
+    losses = found["losses"]
+    assert list(losses) == ["float32, seed 0", "float32, seed 1", "bfloat16, seed 0"]
+    assert all(len(one) == 20 and np.isfinite(one).all() for one in losses.values())
+    means = {name: np.reshape(one, (2, 10)).mean(1) for name, one in losses.items()}
+    for name, one in means.items():
+        assert found["mean_losses"][name] == pytest.approx(one)
+    apart = math.sqrt(((means["float32, seed 0"] - means["bfloat16, seed 0"]) ** 2).mean())
+    seeds = math.sqrt(((means["float32, seed 0"] - means["float32, seed 1"]) ** 2).mean())
+    assert found["distance"] == pytest.approx(apart) and found["seed_distances"] == {"0 and 1": pytest.approx(seeds)}
+    assert found["tracks"] == (apart <= seeds)
+    # The same weights, images and dropout: the first losses differ by rounding alone, and they do differ.
+    first, half = losses["float32, seed 0"][0], losses["bfloat16, seed 0"][0]
+    assert first != half and first == pytest.approx(half, rel=0.02)
+    assert (found["rounded_operations"] > 0) == (not multiplies_bfloat16(processor_flags()))
+    assert lines[-1].startswith("bfloat16, seed 0: step 20 of 20, loss ")
+
+
+@pytest.mark.slow
+def test_arithmetic_that_spoils_the_gradients_is_found_out(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check can fail: factors of two bits in place of eight."""
+
+    def coarse(value: Any) -> Any:
+        return precision_round(value) if isinstance(value, torch.Tensor) else value
+
+    def precision_round(value: torch.Tensor) -> torch.Tensor:
+        return ((value.float().view(torch.int32) + 2**21) & -(2**22)).view(torch.float32)
+
+    monkeypatch.setattr("alexnet.bench.rounded._widened", coarse)
+    monkeypatch.setattr(precision, "choose_precision", lambda wanted, device: "float32")
+    found = bench_precision(data, "quick", 60, 16, 2, "cpu", lambda _: None)
+    assert not found["tracks"], (found["distance"], found["seed_distances"])
+
+
+@pytest.mark.slow
+def test_bfloat16_learns_as_float32_does(data: Path) -> None:
+    found = bench_precision(data, "quick", 200, 16, 3, "cpu", lambda _: None)
+    assert found["tracks"], (found["distance"], found["seed_distances"])
+    assert all(losses[-1] < 0.5 * losses[0] for losses in found["mean_losses"].values())
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "seeds", "text"),
+    [
+        (15, 8, 2, "--steps is 15; allowed are multiples of 10"),
+        (0, 8, 2, "--steps is 0"),
+        (10, 0, 2, "--batch-size is 0; allowed is 1 or more"),
+        (10, 8, 1, "--seeds is 1; allowed are 2 or more"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, steps: int, batch_size: int, seeds: int, text: str) -> None:
+    with pytest.raises(RequestError, match=text):
+        bench_precision(tmp_path, "quick", steps, batch_size, seeds, "cpu", print)
