@@ -195,6 +195,20 @@ def test_bfloat16_is_near_float32():
     np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-6)
 
 
+def test_weights_are_rounded_once_and_left_as_they_were():
+    network, data = tiny_network(), made_up_data()
+    seen = []
+    for layer in network.modules():
+        layer.register_forward_pre_hook(
+            lambda layer, given: seen.extend(parameter.dtype for parameter in layer.parameters(recurse=False))
+        )
+    before = [parameter.clone() for parameter in network.parameters()]
+    predict_split(network, data, "test", CROP, 10, precision="bfloat16")
+    assert set(seen) == {torch.bfloat16}
+    for parameter, whole in zip(network.parameters(), before, strict=True):
+        assert torch.equal(parameter, whole) and parameter.dtype == torch.float32
+
+
 def test_evaluation_counts_and_turns_into_json():
     network, data = tiny_network(), made_up_data()
     evaluation = evaluate_split(network, data, "test", CROP, 10, batch_size=4)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from alexnet import AlexNet
+from alexnet.bench.rounded import RoundedProducts
+from alexnet.model.device import arithmetic, rounded_weights
 
 # Between them: both normalisations, both kinds of pooling and of ties, columns, local layers, end padding.
 VARIED = ("paper", "original", "cifar-18pct", "cifar-11pct")
@@ -52,6 +54,29 @@ def test_bfloat16(variant: str) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert normwise(network(images), want) < 0.03  # some ten roundings of 2^-8 each, and sums of them
         assert normwise(network.bfloat16()(images.bfloat16()), want) < 0.03
+
+
+@pytest.mark.parametrize("variant", [*VARIED, "torchvision"])
+def test_weights_rounded_once_give_the_same_scores(variant: str) -> None:
+    network, images, _ = made(variant)
+    whole = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    cpu = torch.device("cpu")
+    with torch.inference_mode(), RoundedProducts():  # the same in both, and fast everywhere
+        with arithmetic(cpu, "bfloat16"):
+            want = network(images)
+        with rounded_weights(network, "bfloat16"), arithmetic(cpu, "bfloat16"):
+            assert all(one.dtype == torch.bfloat16 for one in network.parameters())
+            # Another use within it neither rounds again nor ends it.
+            with rounded_weights(network, "bfloat16"):
+                pass
+            assert all(one.dtype == torch.bfloat16 for one in network.parameters())
+            assert torch.equal(network(images), want)
+    with pytest.raises(KeyboardInterrupt), rounded_weights(network, "bfloat16"):
+        raise KeyboardInterrupt
+    with rounded_weights(network, "float32"):
+        assert all(one.dtype == torch.float32 for one in network.parameters())
+    for name, tensor in network.state_dict().items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, whole[name])
 
 
 @pytest.mark.parametrize("variant", ["original", "cifar-11pct"])

@@ -17,7 +17,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.calibration import Calibration, calibration
 from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, per_class_counts, wilson_interval
 from alexnet.evaluation.predictions import NumViews
-from alexnet.model.device import Precision, arithmetic
+from alexnet.model.device import Precision, arithmetic, rounded_weights
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
 from alexnet.parallel.processes import ALONE, Processes
@@ -188,7 +188,7 @@ def predict_split(
     was_training = network.training
     network.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), rounded_weights(network, precision):
             for number, first in enumerate(range(0, len(images), batch_size)):
                 if not processes.takes(number):
                     continue

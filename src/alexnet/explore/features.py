@@ -34,7 +34,7 @@ from alexnet.explore.shown import (
     reader_of_array,
     require_images,
 )
-from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision
+from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision, rounded_weights
 from alexnet.model.network import AlexNet
 from alexnet.model.responses import ResponseReader
 from alexnet.model.weights import Trained, load_trained, weights_file
@@ -398,7 +398,11 @@ def in_batches(
     trained.network.to(device)
     (view,) = views(1, trained.side, trained.crop)
     starts = range(start, num, batch_size)
-    with ThreadPoolExecutor(1, thread_name_prefix="alexnet-features") as pool, torch.inference_mode():
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="alexnet-features") as pool,
+        torch.inference_mode(),
+        rounded_weights(trained.network, precision),
+    ):
         coming = [pool.submit(read, first, min(first + batch_size, num)) for first in starts[:1]]
         for first in starts:
             last = min(first + batch_size, num)

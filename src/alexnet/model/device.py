@@ -1,6 +1,7 @@
 """Where the network runs and in which arithmetic."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -42,3 +43,25 @@ def arithmetic(device: torch.device, precision: Precision) -> contextlib.Abstrac
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextlib.contextmanager
+def rounded_weights(network: torch.nn.Module, precision: Precision) -> Iterator[None]:
+    """Within it, the weights are of `precision`, and afterwards what they were; for a network that is only asked,
+    and by nobody who computes otherwise meanwhile.
+
+    `arithmetic` rounds them to bfloat16 in every forward pass where no gradients are kept: for AlexNet 366 MB of
+    memory's traffic, a fifth of a pass on processors with matrix units. Rounded once they give the same scores.
+    """
+    whole = {
+        parameter: parameter.data
+        for parameter in network.parameters()
+        if precision == "bfloat16" and parameter.dtype == torch.float32
+    }
+    try:
+        for parameter, data in whole.items():
+            parameter.data = data.bfloat16()
+        yield
+    finally:
+        for parameter, data in whole.items():
+            parameter.data = data
