@@ -82,7 +82,7 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
             f"{one['device']}, batches of {one['batch_size']}, {one['precision']}, kernels {one['kernels']}"
             + (f", {allocator} allocator" if allocator else ""),
             "way",
-            "images/s best alexnet_is_times matmul_share",
+            "images/s best alexnet_is_times matmul_share adds_memory",
         )
         for name, way in one["ways"].items():
             ratio = one["ratios"].get(name)
@@ -92,6 +92,7 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
                 f"{way['best_images_per_second']:,.1f}",
                 "" if ratio is None else f"{ratio:.2f}",
                 f"{100 * way['share_of_matmul']:.0f} %",
+                "" if way["peak_bytes"] is None else f"{way['peak_bytes'] / 1e6:,.0f} MB",
             )
         console.print(table)
         layers = new_table("layers alone, milliseconds", "layer", "forward backward")

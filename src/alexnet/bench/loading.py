@@ -7,12 +7,10 @@ that does nothing but, where there is a GPU, copy them to it. The usual way mirr
 mean image and noise to the training's device, where they are one pass: the part `finish`, which is not in its rate.
 """
 
-import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from alexnet.bench.photographs import write_photographs
 from alexnet.bench.timing import alternate, median_ratio
-from alexnet.bench.usage import anonymous_bytes, cpu_seconds, watched_memory
+from alexnet.bench.usage import anonymous_bytes, cpu_seconds, in_fresh_process, watched_memory
 from alexnet.data.augment import draw, to_input
 from alexnet.data.loader import Loader, cut_crops
 from alexnet.data.prepare import prepare
@@ -107,7 +105,7 @@ def bench_data(
         usual = _usual_loader(tree, workers)
         loaders = {store: _loader(data, workers) for store, data in prepared.items()}
         memory = {
-            name: _in_fresh_process(_added_memory, name, tree, Path(folder), workers) for name in ("usual", *STORES)
+            name: in_fresh_process(_added_memory, name, tree, Path(folder), workers) for name in ("usual", *STORES)
         }
         passes = iter(range(10**9))
         passes_a_round: dict[str, int] = {}
@@ -145,7 +143,7 @@ def bench_data(
         watched: dict[str, dict[str, Any]] = {}
         for store in STORES if epochs else ():
             watched[store] = {
-                f"{used}": _in_fresh_process(_memory_over_epochs, Path(folder) / store, used, workers, epochs)
+                f"{used}": in_fresh_process(_memory_over_epochs, Path(folder) / store, used, workers, epochs)
                 for used in (num_trained // 4, num_trained)
             }
             report(f"watched the memory of {epochs} epochs, {store}")
@@ -267,13 +265,6 @@ def _microseconds(work: Callable[[], object], num_images: int) -> float:
         work()
         taken.append(time.perf_counter() - start_s)
     return 1e6 * statistics.median(taken) / num_images
-
-
-def _in_fresh_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What `work` returns in a process of its own, which holds nothing of this one's memory."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return pool.submit(work, *arguments).result()
 
 
 def _added_memory(name: str, tree: Path, prepared: Path, workers: int) -> int | None:

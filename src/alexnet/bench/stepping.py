@@ -21,8 +21,10 @@ from torch import nn
 
 from alexnet.bench.random_images import random_data
 from alexnet.bench.timing import alternate
+from alexnet.bench.usage import anonymous_bytes, in_fresh_process, watched_memory
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
+from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision
 from alexnet.model.kernels import plain_operations, why_plain
@@ -44,6 +46,7 @@ NUM_CLASSES = 1000
 STORED_PX = 256
 # Batches of images that are stored for the measure from the loader to the update: more than any cache holds.
 STORED_BATCHES = 32
+SAMPLE_MEMORY_S = 0.01
 MOMENTUM, DECAY, RATE = 0.9, 0.0005, 1e-4
 
 
@@ -80,38 +83,18 @@ def bench_step(
     device = choose_device(device_name)
     precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
     torch.backends.cudnn.benchmark = True  # for all ways alike
-    images = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
-    labels = torch.randint(0, NUM_CLASSES, (batch_size,), device=device)
-    training = _training(batch_size, device, precision)
-    makers: Mapping[str, Callable[[], Callable[[], None]]] = {
-        "paper, as usually written": lambda: _usual(paper_network(NUM_CLASSES), images, labels, half=False),
-        "paper, usual, bfloat16": lambda: _usual(paper_network(NUM_CLASSES), images, labels, half=True),
-        "torchvision's network": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=False),
-        "torchvision's, bfloat16": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=True),
-        "no normalisation, bfloat16": lambda: _usual(
-            paper_network(NUM_CLASSES, normalised=False), images, labels, half=True
-        ),
-        "alexnet, plain operations": lambda: _plain(training),
-        "alexnet": lambda: _product(training),
-        "alexnet, from stored images": lambda: _from_images(training),
-        "alexnet, from blocks": lambda: _from_images(_from_blocks(training)),
-    }
-    if device.type == "cpu":
-        # torch's response normalisation in bfloat16 exists on GPUs alone, and not every processor multiplies bfloat16.
-        half = multiplies_bfloat16(processor_flags())
-        makers = {
-            name: make
-            for name, make in makers.items()
-            if name != "paper, usual, bfloat16" and (half or not name.endswith("bfloat16"))
-        }
+    makers = _ways(batch_size, device, precision, STORED_BATCHES)
     if unknown := set(only) - set(makers):
         raise RequestError(f"unknown way {', '.join(unknown)}; known are {'; '.join(makers)}")
     ways: dict[str, Callable[[], None]] = {}
     counts: dict[str, int] = {}
-    memory: dict[str, int] = {}
+    memory: dict[str, int | None] = {}
     for name, make in makers.items():
         if only and name not in only:
             continue
+        if device.type == "cpu":
+            report(f"{name}: its memory, in a process of its own")
+            memory[name] = in_fresh_process(_added_memory, name, batch_size, precision, threads=torch.get_num_threads())
         before_bytes = torch.cuda.memory_allocated() if device.type == "cuda" else 0
         way = make()
         if device.type == "cuda":
@@ -162,6 +145,56 @@ def bench_step(
     }
 
 
+def _ways(
+    batch_size: int, device: torch.device, precision: Precision, stored_batches: int
+) -> Mapping[str, Callable[[], Callable[[], None]]]:
+    """By name, what makes a way with a network of its own, ready for its first step."""
+    images = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
+    labels = torch.randint(0, NUM_CLASSES, (batch_size,), device=device)
+    data = random_data(stored_batches * batch_size, STORED_PX, NUM_CLASSES)
+
+    def paper(*, normalised: bool = True, half: bool = False) -> Callable[[], None]:
+        return _usual(paper_network(NUM_CLASSES, normalised=normalised), images, labels, half=half)
+
+    def training() -> Training:
+        return _training(data, batch_size, device, precision)
+
+    makers: Mapping[str, Callable[[], Callable[[], None]]] = {
+        "paper, as usually written": paper,
+        "paper, usual, bfloat16": lambda: paper(half=True),
+        "torchvision's network": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=False),
+        "torchvision's, bfloat16": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=True),
+        "no normalisation": lambda: paper(normalised=False),
+        "no normalisation, bfloat16": lambda: paper(normalised=False, half=True),
+        "alexnet, plain operations": lambda: _plain(training()),
+        "alexnet": lambda: _product(training()),
+        "alexnet, from stored images": lambda: _from_images(training()),
+        "alexnet, from blocks": lambda: _from_images(_from_blocks(training())),
+    }
+    if device.type != "cpu":
+        return makers
+    # torch's response normalisation in bfloat16 exists on GPUs alone, and not every processor multiplies bfloat16.
+    half = multiplies_bfloat16(processor_flags())
+    return {
+        name: make
+        for name, make in makers.items()
+        if name != "paper, usual, bfloat16" and (half or not name.endswith("bfloat16"))
+    }
+
+
+def _added_memory(name: str, batch_size: int, precision: Precision) -> int | None:
+    """The most anonymous memory that a way's network and two of its steps add to this process."""
+    make = _ways(batch_size, torch.device("cpu"), precision, 2)[name]
+    before = anonymous_bytes()
+    if before is None:
+        return None
+    with watched_memory(SAMPLE_MEMORY_S) as seen:
+        way = make()
+        way()
+        way()
+    return max(held for _, held in seen) - before
+
+
 def bench_step_by_allocator(
     names: Sequence[str], words: Sequence[str], report: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -185,15 +218,15 @@ def bench_step_by_allocator(
     return found
 
 
-def _training(batch_size: int, device: torch.device, precision: Precision) -> Training:
-    """A training of the paper's network on random images in memory; nothing is written."""
+def _training(data: PreparedData, batch_size: int, device: torch.device, precision: Precision) -> Training:
+    """A training of the paper's network on images in memory; nothing is written."""
     recipe = Recipe(
         name="bench",
         optimizer=OptimizerSettings(batch_size=batch_size, rate=RATE, momentum=MOMENTUM, decay=DECAY),
         schedule=ScheduleSettings(kind="steps", epochs=10**6),
         training=TrainingSettings(device=device.type, precision=precision, cache="auto"),  # type: ignore[arg-type]
     )
-    return assemble(RunFolder(Path("random")), random_data(STORED_BATCHES * batch_size, STORED_PX, NUM_CLASSES), recipe)
+    return assemble(RunFolder(Path("random")), data, recipe)
 
 
 def _usual(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, half: bool) -> Callable[[], None]:

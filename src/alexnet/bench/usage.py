@@ -4,9 +4,13 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 
 def cpu_seconds() -> float:
@@ -41,6 +45,17 @@ def watched_memory(every_s: float) -> Iterator[list[tuple[float, int]]]:
     finally:
         ended.set()
         watcher.join()
+
+
+def in_fresh_process(work: Callable[..., Any], *arguments: Any, threads: int = 1) -> Any:
+    """What `work` returns in a process of its own, which holds nothing of this one's memory.
+
+    Args:
+        threads: with which torch computes there.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def _children() -> list[int]:
