@@ -13,7 +13,7 @@ from alexnet.bench.random_images import random_data
 from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings
 from alexnet.bench.timing import alternate
 from alexnet.bench.usual import paper_network, torchvision_network
-from alexnet.explore.features import in_batches
+from alexnet.explore.asking import in_batches
 from alexnet.explore.shown import reader_of_array
 from alexnet.model.device import choose_device, choose_precision
 from alexnet.model.kernels import why_plain

@@ -1,0 +1,79 @@
+"""Asking a trained network for its responses, batch by batch."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.data.augment import cut_view, views
+from alexnet.errors import RequestError, WorkError
+from alexnet.explore.shown import Read, Refused
+from alexnet.model.device import Precision, arithmetic, rounded_weights
+from alexnet.model.responses import ResponseReader
+from alexnet.model.weights import Trained
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """The responses to a batch."""
+
+    last: int
+    """The image behind the batch's last one."""
+    responses: dict[str, NDArray[np.float32]]
+    """By point, (B, ...), of the images that could be read."""
+    refused: Refused
+
+
+def in_batches(
+    trained: Trained,
+    reader: ResponseReader,
+    read: Read,
+    start: int,
+    num: int,
+    batch_size: int,
+    device: torch.device,
+    precision: Precision,
+) -> Iterator[Answered]:
+    """Responses batch by batch; the next batch is read meanwhile, on another thread.
+
+    Args:
+        start: the first image.
+        num: the image behind the last one.
+
+    Raises:
+        RequestError: a batch size below 1.
+        WorkError: responses that are not finite.
+    """
+    if batch_size < 1:
+        raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
+    trained.network.to(device)
+    (view,) = views(1, trained.side, trained.crop)
+    starts = range(start, num, batch_size)
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="alexnet-features") as pool,
+        torch.inference_mode(),
+        rounded_weights(trained.network, precision),
+    ):
+        coming = [pool.submit(read, first, min(first + batch_size, num)) for first in starts[:1]]
+        for first in starts:
+            last = min(first + batch_size, num)
+            images, refused = coming.pop().result()  # (B, S, S, 3)
+            if last < num:
+                coming.append(pool.submit(read, last, min(last + batch_size, num)))
+            if not len(images):
+                yield Answered(last, {}, refused)
+                continue
+            batch = torch.from_numpy(images).to(device)
+            with arithmetic(device, precision):
+                responses = reader(cut_view(batch, view, trained.crop, trained.mean_image, trained.mean_at))
+            found = {name: values.float().contiguous().cpu().numpy() for name, values in responses.items()}
+            for name, values in found.items():
+                if not np.isfinite(values).all():
+                    raise WorkError(
+                        f"the responses {name} to images {first} to {last - 1} are not finite: the network's training "
+                        "has diverged; train again with a lower rate"
+                    )
+            yield Answered(last, found, refused)
