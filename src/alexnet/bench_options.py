@@ -57,7 +57,7 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         forward.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
     precision = _kind(kinds, "precision", "whether a training in bfloat16 learns as one in float32 does", rounds=False)
     precision.add_argument("data", type=Path, metavar="DATA", help="a prepared data set")
-    precision.add_argument("--recipe", default="paper", help="whose network and first rate are taken (default paper)")
+    precision.add_argument("--recipe", default="paper", help="whose network and first rates are taken (default paper)")
     precision.add_argument("--steps", type=int, default=200, help="of each training (default 200)")
     precision.add_argument("--batch-size", type=int, help="images a step (default: the recipe's)")
     precision.add_argument("--seeds", type=int, default=3, help="trainings in float32 (default 3)")

@@ -1,6 +1,7 @@
 """What `alexnet bench` measured, as tables on a terminal."""
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
@@ -131,13 +132,14 @@ def print_precision_bench(measured: Mapping[str, Any]) -> None:
     )
     for column, name in zip(table.columns[1:], measured["losses"], strict=True):
         column.header = name
-    for window, losses in enumerate(zip(*measured["mean_losses"].values(), strict=True), 1):
-        table.add_row(f"{10 * window}", *(f"{loss:.3f}" for loss in losses))
+    for window, losses in enumerate(zip_longest(*measured["mean_losses"].values()), 1):
+        table.add_row(f"{10 * window}", *("diverged" if loss is None else f"{loss:.3f}" for loss in losses))
     console.print(table)
     apart = ", ".join(f"{seeds}: {distance:.4f}" for seeds, distance in measured["seed_distances"].items())
     verdict = "no further apart than seeds are" if measured["tracks"] else "further apart than seeds are"
+    distance = "any distance" if measured["distance"] is None else f"{measured['distance']:.4f}"
     console.print(
-        f"bfloat16 and float32, seed 0: {measured['distance']:.4f} apart; seeds in float32: {apart} (root mean square "
+        f"bfloat16 and float32, seed 0: {distance} apart; seeds in float32: {apart} (root mean square "
         f"of the rows' differences); {verdict}",
         highlight=False,
     )

@@ -1,5 +1,6 @@
 """bfloat16 by rounded float32 products is bfloat16, and the two kinds of arithmetic are compared as is said."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ import torch.nn.functional as F
 from alexnet.bench import precision
 from alexnet.bench.precision import bench_precision
 from alexnet.bench.rounded import RoundedProducts
+from alexnet.bench_tables import print_precision_bench
 from alexnet.data.prepare import prepare
-from alexnet.errors import RequestError
+from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 from alexnet.runs.machine import multiplies_bfloat16, processor_flags
+from alexnet.runs.recipes import ORIGINAL, PAPER
+from alexnet.training.schedule import rates_at
+from alexnet.training.step import StepAtOnce
 
 HALF_STEP = 2.0**-8
 """Rounding to 8 bits is off by so much of a number, at most."""
@@ -116,11 +121,51 @@ def test_arithmetic_that_spoils_the_gradients_is_found_out(data: Path, monkeypat
     assert not found["tracks"], (found["distance"], found["seed_distances"])
 
 
+def test_the_recipe_begins_as_it_does() -> None:
+    """Rates of weights, biases and single layers; `paper` has one rate for all."""
+    original = precision._at_first_rates(ORIGINAL).schedule
+    assert original.stages == (dataclasses.replace(ORIGINAL.schedule.stages[0], epochs=10**6),)
+    assert original.stages[0].bias_rate == 2 * original.stages[0].rate
+    paper = precision._at_first_rates(PAPER)
+    assert rates_at(paper, 10**5, 10**9).of("conv1.weight") == PAPER.optimizer.rate
+
+
+@pytest.mark.parametrize("where", ["float32", "bfloat16"])
+def test_a_training_that_diverges_is_said(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    derive = StepAtOnce.derive
+
+    def derived(own: StepAtOnce, *words: Any) -> float:
+        if own.training.precision == where and own.training.step == 13:
+            for parameter in own.training.network.parameters():
+                parameter.data.fill_(math.nan)
+        return derive(own, *words)
+
+    monkeypatch.setattr(StepAtOnce, "derive", derived)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    if where == "float32":
+        with pytest.raises(WorkError, match="float32, seed 0: a loss or gradient of step 13 is not finite; nothing is"):
+            bench_precision(data, "quick", 20, 16, 2, "cpu", print)
+    else:
+        found = bench_precision(data, "quick", 20, 16, 2, "cpu", print)
+        assert not found["tracks"] and found["distance"] is None
+        assert len(found["losses"]["bfloat16, seed 0"]) == 13 and len(found["mean_losses"]["bfloat16, seed 0"]) == 1
+        print_precision_bench(found)
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is written
+
+
 @pytest.mark.slow
 def test_bfloat16_learns_as_float32_does(data: Path) -> None:
     found = bench_precision(data, "quick", 200, 16, 3, "cpu", lambda _: None)
     assert found["tracks"], (found["distance"], found["seed_distances"])
     assert all(losses[-1] < 0.5 * losses[0] for losses in found["mean_losses"].values())
+
+
+def test_a_batch_is_not_cut(data: Path) -> None:
+    with pytest.raises(RequestError, match="--batch-size is 49 and a pass of quick has 48 images; allowed are as many"):
+        bench_precision(data, "quick", 10, 49, 2, "cpu", print)
 
 
 @pytest.mark.parametrize(

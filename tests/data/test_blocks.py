@@ -46,10 +46,10 @@ def textured(num: int, side: int, seed: int) -> NDArray[np.uint8]:
     return images
 
 
-def plain_encoder(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """What is left of an image, (S, S, 3), by the simplest encoder: the corners of each block's colours.
+def without_least_squares(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What is left of an image, (S, S, 3), by an encoder that stops at the line of greatest variance, in float64.
 
-    In float64, from the format's description: two colours of 5, 6, 5 bits, each pixel its nearest of the four.
+    From the format's description: the outermost colours on the line in 5, 6, 5 bits, each pixel its nearest of four.
     """
     side = len(image)
     result = np.empty((side, side, 3))
@@ -57,7 +57,13 @@ def plain_encoder(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     for row in range(0, side, 4):
         for column in range(0, side, 4):
             pixels = image[row : row + 4, column : column + 4].reshape(-1, 3).astype(np.float64)
-            ends = [np.round(end / 255 * levels) / levels * 255 for end in (pixels.max(0), pixels.min(0))]
+            mean = pixels.mean(0)
+            axis = np.linalg.eigh((pixels - mean).T @ (pixels - mean))[1][:, -1]
+            along = (pixels - mean) @ axis
+            ends = [
+                np.round(np.clip(mean + place * axis, 0, 255) / 255 * levels) / levels * 255
+                for place in (along.max(), along.min())
+            ]
             palette = np.stack([ends[0] + share * (ends[1] - ends[0]) for share in (0, 1 / 3, 2 / 3, 1)])
             nearest = ((pixels[:, None] - palette) ** 2).sum(-1).argmin(1)
             result[row : row + 4, column : column + 4] = palette[nearest].reshape(4, 4, 3)
@@ -97,13 +103,23 @@ def test_only_the_mode_of_four_colours_is_written() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_nearer_than_a_plain_encoder(seed: int) -> None:
-    """Every picture but those that are nearly exact in both; and by a good part on the whole."""
+def test_nearer_than_without_least_squares(seed: int) -> None:
+    """Every picture but those nearly exact in both; and by a twentieth in all, since colours in noise have no line."""
     images = textured(24, 32, seed)
     ours = ((decoded(encode(images), 32).astype(np.float64) - images) ** 2).mean((1, 2, 3))
-    plain = np.array([((plain_encoder(image) - image) ** 2).mean() for image in images])
-    assert (ours <= np.maximum(plain, 4.0)).all()
-    assert ours.sum() < 0.8 * plain.sum()
+    without = np.array([((without_least_squares(image) - image) ** 2).mean() for image in images])
+    assert (ours <= np.maximum(1.02 * without, 5.0)).all()
+    assert ours.sum() < 0.97 * without.sum(), ours.sum() / without.sum()
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_the_line_may_leave_out_the_colour_that_varies_most(turn: int) -> None:
+    """One colour swings by 60, two others together by 50 each, at the same time in no way alike: they are the line."""
+    swings = np.array([[first, second] for first in (-60, 60) for second in (-50, -16, 16, 50)] * 2)
+    image = np.roll(np.stack([swings[:, 0], swings[:, 1], swings[:, 1]], 1) + 128, turn, axis=1)
+    image = image.astype(np.uint8).reshape(1, 4, 4, 3)
+    ours = ((decoded(encode(image), 4).astype(np.float64) - image) ** 2).mean()
+    assert ours <= 1.02 * ((without_least_squares(image[0]) - image[0]) ** 2).mean()
 
 
 @given(

@@ -94,6 +94,22 @@ def test_the_kernel_gives_the_same_input(
         torch.testing.assert_close(got.float().cpu(), want, **tolerance)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs 9 GB of a GPU")
+def test_images_beyond_two_thousand_million_words(images: np.ndarray, mean_image: torch.Tensor) -> None:
+    """All of ImageNet in blocks is 10,500 million words: places are counted in 64 bits."""
+    blocks = torch.from_numpy(encode(images)).to(DEVICE)
+    num = 2**31 // blocks[0].numel() + len(images)
+    many = torch.empty(num, *blocks.shape[1:], dtype=torch.int32, device=DEVICE)
+    many[-len(images) :] = blocks
+    batch = batch_of(images, np.array([3, 19, 0]))
+    found = []
+    for resident, first in ((many, num - len(images)), (blocks, 0)):
+        placed = batch.each(lambda tensor: tensor)
+        placed = Batch(**{**vars(placed), "samples": batch.samples + first, "images": torch.empty(3, 0, 0, 3)})
+        found.append(to_input(placed, mean_image, DEVICE, resident=resident, crop=CROP))
+    assert torch.equal(*found)
+
+
 def test_resident_images_of_some_samples(images: np.ndarray) -> None:
     split = Split("train", images, np.arange(20), [""] * 20)
     told: list[tuple[int, int]] = []

@@ -68,7 +68,7 @@ def test_it_makes_the_same_weights_and_log(data: Path, tmp_path: Path, cache: An
     recipe = replace(SMALL, training=replace(SMALL.training, cache=cache))
     once, alone = both(data, recipe, tmp_path)
     for name, tensor in weights_of(once).items():
-        torch.testing.assert_close(weights_of(alone)[name], tensor, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(weights_of(alone)[name], tensor, rtol=1e-4, atol=5e-6)
     losses = [[event["loss"] for event in run.events() if event["event"] == "step"] for run in (once, alone)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0]
     epochs = [
@@ -128,8 +128,6 @@ def test_all_images_on_the_device_leave_none_to_stand_in(cache: Any) -> None:
         ("device", 10 * 32 * 32 * 3, ""),
         ("bc1", 10 * 32 * 32 // 2 - 1, "allowed is none, or take fewer images"),
         ("bc1", 10 * 32 * 32 // 2, ""),
-        ("auto", 0, ""),
-        ("none", 0, ""),
     ],
 )
 def test_images_that_do_not_fit_are_refused(
@@ -143,6 +141,55 @@ def test_images_that_do_not_fit_are_refused(
         return
     with pytest.raises(RequestError, match=rf"cache is {cache}, and 10 images of 32 pixels take.*{refused}"):
         assembly.assemble(run, open_data([data]), recipe)
+
+
+@pytest.mark.parametrize(
+    ("free", "unreadable", "numba", "held", "hint"),
+    [
+        (10 * 32 * 32 * 3 * 2, "stop", True, True, False),
+        (10 * 32 * 32 * 3 * 2, "replace", True, False, False),
+        (10 * 32 * 32 * 3 * 2 - 1, "stop", True, False, True),
+        (10 * 32 * 32 * 3 * 2 - 1, "replace", True, False, False),
+        (10 * 32 * 32 * 3 * 2 - 1, "stop", False, False, False),
+        (10 * 32 * 32, "stop", True, False, True),
+        (10 * 32 * 32 - 1, "stop", True, False, False),
+        (None, "stop", True, False, False),
+    ],
+)
+def test_images_lie_on_the_device_unasked_where_half_of_it_holds_them(
+    free: int | None,
+    unreadable: Any,
+    numba: bool,
+    held: bool,
+    hint: bool,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(assembly, "free_bytes", lambda device: free)
+    monkeypatch.setattr(assembly, "why_not", "" if numba else "no such module")
+    monkeypatch.setattr(assembly, "TELL_EVERY_S", 0.0)
+    recipe = replace(
+        SMALL, data=replace(SMALL.data, subset=10), training=replace(SMALL.training, on_unreadable=unreadable)
+    )
+    training = assembly.assemble(UnwrittenRunFolder(tmp_path / "run"), open_data([data]), recipe)
+    said: list[str] = []
+    waits: list[int] = []
+    resident = assembly.resident_images(training, said.append, lambda: waits.append(1))
+    assert (resident is not None) == held and bool(waits) == held
+    assert any("do not fit into half" in line for line in said) == (free is not None and free < 10 * 32 * 32 * 3 * 2)
+    assert any("--training.cache bc1 holds them in 5 KiB" in line for line in said) == hint
+    assert any("10 training images lie on" in line and "30 KiB, in" in line for line in said) == held
+
+
+def test_reading_many_images_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("alexnet.data.resident._CHUNK", 10)
+    recipe = replace(SMALL, training=replace(SMALL.training, cache="device"))
+    training = assembly.assemble(UnwrittenRunFolder(tmp_path / "run"), open_data([data]), recipe)
+    said: list[str] = []
+    assembly.resident_images(training, said.append)
+    assert [line.split(" have")[0] for line in said[:-1]] == ["10 of 24 training images", "20 of 24 training images"]
 
 
 def test_blocks_need_numba(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +235,9 @@ def test_a_signal_while_the_images_are_read_stops(data: Path, tmp_path: Path, mo
         patched.setattr(assembly.ResidentImages, "__init__", interrupted)
         with pytest.raises(Interrupted, match="stopped by SIGINT while the training images were read; go on with"):
             train(data, recipe, tmp_path / "cut")
-    assert RunFolder.open(tmp_path / "cut").facts()["state"] == "interrupted"
+    cut = RunFolder.open(tmp_path / "cut")
+    assert cut.facts()["state"] == "interrupted"
+    assert [event["by"] for event in cut.events() if event["event"] == "interrupted"] == ["SIGINT"]
     resumed = train(data, recipe, tmp_path / "cut")
     for name, tensor in weights_of(whole).items():
         torch.testing.assert_close(weights_of(resumed)[name], tensor, rtol=1e-6, atol=1e-7)

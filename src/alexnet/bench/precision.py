@@ -6,6 +6,7 @@ weights, images, crops and dropout. How far the two of one seed are apart is set
 
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
@@ -16,7 +17,8 @@ from typing import Any
 
 from alexnet.bench.rounded import RoundedProducts
 from alexnet.data.joined import open_data
-from alexnet.errors import RequestError
+from alexnet.data.prepared import PreparedData
+from alexnet.errors import RequestError, WorkError
 from alexnet.model.device import Precision, choose_device, choose_precision
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.machine import machine_facts, source_commit
@@ -43,9 +45,10 @@ def bench_precision(
 
     Args:
         data_folder: a prepared data set.
-        recipe_name: whose network, data settings and first rate are taken; the rate stays what it is.
+        recipe_name: whose network, data settings and first rates are taken, of weights, biases and single layers; of a
+            curve (`one-cycle`, `cosine`) its greatest rate, without the way up to it. The rates stay what they are.
         steps: of each training, a multiple of 10.
-        batch_size: images a step; None is the recipe's.
+        batch_size: images a step, at most those of a pass; None is the recipe's.
         num_seeds: trainings in float32, 2 or more.
         device_name: see `choose_device`.
         report: is given lines for people.
@@ -57,6 +60,7 @@ def bench_precision(
 
     Raises:
         RequestError: a number is out of range, or the data set cannot serve the recipe.
+        WorkError: a training in float32 diverges; one that does in bfloat16 alone is a finding: its losses end there.
     """
     if steps < WINDOW or steps % WINDOW:
         raise RequestError(f"--steps is {steps}; allowed are multiples of {WINDOW}")
@@ -66,14 +70,13 @@ def bench_precision(
         raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
     device = choose_device(device_name)
     emulated = device.type == "cpu" and choose_precision("auto", device) == "float32"
-    recipe = named_recipe(recipe_name)
-    rate = recipe.schedule.stages[0].rate if recipe.schedule.stages else recipe.optimizer.rate
+    recipe = _at_first_rates(named_recipe(recipe_name))
     recipe = replace(
         recipe,
-        optimizer=replace(recipe.optimizer, batch_size=batch_size or recipe.optimizer.batch_size, rate=rate),
-        schedule=ScheduleSettings(kind="steps", epochs=10**6),
+        optimizer=replace(recipe.optimizer, batch_size=batch_size or recipe.optimizer.batch_size),
         training=replace(recipe.training, device=device.type),  # type: ignore[arg-type]
     )
+    data = open_data([data_folder])
     runs: dict[str, list[float]] = {}
     seconds: dict[str, float] = {}
     num_widened = 0
@@ -84,7 +87,7 @@ def bench_precision(
         rounded = RoundedProducts() if emulated and precision == "bfloat16" else None
         start_s = time.perf_counter()
         with rounded or nullcontext():
-            runs[name] = _losses(data_folder, recipe, steps, precision, seed, report, name)  # type: ignore[arg-type]
+            runs[name] = _losses(data, recipe, steps, precision, seed, report, name)  # type: ignore[arg-type]
         seconds[name] = time.perf_counter() - start_s
         num_widened = rounded.num_widened if rounded else num_widened
     means = {name: _window_means(losses) for name, losses in runs.items()}
@@ -92,12 +95,13 @@ def bench_precision(
     seed_distances = {
         f"{one} and {other}": _distance(whole[one], whole[other]) for one, other in combinations(range(num_seeds), 2)
     }
-    distance = _distance(whole[0], means["bfloat16, seed 0"])
+    diverged = len(runs["bfloat16, seed 0"]) < steps
+    distance = None if diverged else _distance(whole[0], means["bfloat16, seed 0"])
     return {
         "recipe": recipe_name,
         "steps": steps,
         "batch_size": recipe.optimizer.batch_size,
-        "rate": rate,
+        "rate": recipe.schedule.stages[0].rate if recipe.schedule.stages else recipe.optimizer.rate,
         "device": device.type,
         "products": "float32 ones, rounded" if emulated else "the hardware's",
         "rounded_operations": num_widened,
@@ -106,14 +110,22 @@ def bench_precision(
         "mean_losses": means,
         "distance": distance,
         "seed_distances": seed_distances,
-        "tracks": distance <= max(seed_distances.values()),
+        "tracks": distance is not None and distance <= max(seed_distances.values()),
         "machine": machine_facts(),
         "commit": source_commit(),
     }
 
 
+def _at_first_rates(recipe: Recipe) -> Recipe:
+    """The recipe as it begins, for as long as one likes."""
+    if recipe.schedule.stages:
+        first = replace(recipe.schedule.stages[0], epochs=10**6)
+        return replace(recipe, schedule=replace(recipe.schedule, stages=(first,)))
+    return replace(recipe, schedule=ScheduleSettings(kind="steps", epochs=10**6))
+
+
 def _losses(
-    data_folder: Path,
+    data: PreparedData,
     recipe: Recipe,
     steps: int,
     precision: Precision,
@@ -121,26 +133,40 @@ def _losses(
     report: Callable[[str], None],
     name: str,
 ) -> list[float]:
-    """The loss of each step of a training that is not kept."""
+    """The loss of each step of a training that is not kept; in bfloat16 those before it diverges."""
     recipe = replace(recipe, training=replace(recipe.training, precision=precision, seed=seed))
-    training = assemble(RunFolder(Path("unwritten")), open_data([data_folder]), recipe)
-    training.network.train()
-    step: Step = StepOnDevice(training) if on_device(training) else StepAtOnce(training)
-    stretch = training.plan.stretches[0]
-    losses = []
-    with closing(loader_of(training, stretch).batches(0, steps)) as batches:
-        for batch in batches:
-            step.run(stretch, batch)
-            training.step += 1
-            sums = step.sums()
-            losses.append(sums.loss / sums.num)
-            if training.step % WINDOW == 0:
-                report(f"{name}: step {training.step} of {steps}, loss {statistics.mean(losses[-WINDOW:]):.3f}")
+    losses: list[float] = []
+    # A training that diverges keeps its weights for whoever looks into them: here nobody does.
+    with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
+        training = assemble(RunFolder(Path(folder)), data, recipe)
+        stretch = training.plan.stretches[0]
+        if recipe.optimizer.batch_size > stretch.num_images:
+            raise RequestError(
+                f"--batch-size is {recipe.optimizer.batch_size} and a pass of {recipe.name} has {stretch.num_images} "
+                "images; allowed are as many at most"
+            )
+        training.network.train()
+        step: Step = StepOnDevice(training) if on_device(training) else StepAtOnce(training)
+        with closing(loader_of(training, stretch).batches(0, steps)) as batches:
+            for batch in batches:
+                try:
+                    step.run(stretch, batch)
+                    training.step += 1
+                    sums = step.sums()
+                except WorkError as error:
+                    if precision == "float32":
+                        text = f"{name}: a loss or gradient of step {len(losses)} is not finite; nothing is compared"
+                        raise WorkError(text) from error
+                    report(f"{name}: a loss or gradient of step {len(losses)} is not finite")
+                    break
+                losses.append(sums.loss / sums.num)
+                if training.step % WINDOW == 0:
+                    report(f"{name}: step {training.step} of {steps}, loss {statistics.mean(losses[-WINDOW:]):.3f}")
     return losses
 
 
 def _window_means(losses: Sequence[float]) -> list[float]:
-    return [statistics.mean(losses[first : first + WINDOW]) for first in range(0, len(losses), WINDOW)]
+    return [statistics.mean(losses[first : first + WINDOW]) for first in range(0, len(losses) - WINDOW + 1, WINDOW)]
 
 
 def _distance(one: Sequence[float], other: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ from alexnet.errors import RequestError
 BLOCK_PX = 4
 BLOCK_BYTES = 8
 _PIXELS = BLOCK_PX * BLOCK_PX
-_POWER_STEPS = 6
+_SQUARINGS = 3
 _REFINEMENTS = 2
 _INDEX_BY_THIRDS = 0b01_11_10_00
 """A pixel's two bits for the mixture with no, one, two, three thirds of the second colour, the first in the lowest."""
@@ -169,23 +169,27 @@ def _ends_of_line(pixels: Any, centred: Any, ends: Any) -> None:  # pragma: no c
         yy += y * y
         yz += y * z
         zz += z * z
-    # The colour of greatest variance is never at right angles to the direction looked for.
+    if xx + yy + zz < np.float32(1e-6):
+        return  # all pixels are alike
+    # The eighth power of the covariance: but for that of the greatest variance little is left of any direction, and
+    # the greatest number of its diagonal is never one of a column at right angles to that.
+    for _ in range(_SQUARINGS):
+        factor = np.float32(1) / (xx + yy + zz)
+        xx, xy, xz, yy, yz, zz = xx * factor, xy * factor, xz * factor, yy * factor, yz * factor, zz * factor
+        xx, xy, xz, yy, yz, zz = (
+            xx * xx + xy * xy + xz * xz,
+            xx * xy + xy * yy + xz * yz,
+            xx * xz + xy * yz + xz * zz,
+            xy * xy + yy * yy + yz * yz,
+            xy * xz + yy * yz + yz * zz,
+            xz * xz + yz * yz + zz * zz,
+        )
     if xx >= yy and xx >= zz:
         red, green, blue = xx, xy, xz
     elif yy >= zz:
         red, green, blue = xy, yy, yz
     else:
         red, green, blue = xz, yz, zz
-    for _ in range(_POWER_STEPS):
-        most = max(abs(red), abs(green), abs(blue))
-        if most < np.float32(1e-6):
-            return  # all pixels are alike
-        red, green, blue = red / most, green / most, blue / most
-        red, green, blue = (
-            xx * red + xy * green + xz * blue,
-            xy * red + yy * green + yz * blue,
-            xz * red + yz * green + zz * blue,
-        )
     length = np.sqrt(red * red + green * green + blue * blue)
     red, green, blue = red / length, green / length, blue / length
     least = highest = np.float32(0)

@@ -39,6 +39,8 @@ def in_batches(
 ) -> Iterator[Answered]:
     """Responses batch by batch; the next batch is read meanwhile, on another thread.
 
+    Until it is over, or closed, the network is this function's: its weights may be rounded (`rounded_weights`).
+
     Args:
         start: the first image.
         num: the image behind the last one.

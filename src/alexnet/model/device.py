@@ -47,16 +47,18 @@ def arithmetic(device: torch.device, precision: Precision) -> contextlib.Abstrac
 
 @contextlib.contextmanager
 def rounded_weights(network: torch.nn.Module, precision: Precision) -> Iterator[None]:
-    """Within it, the weights are of `precision`, and afterwards what they were; for a network that is only asked,
-    and by nobody who computes otherwise meanwhile.
+    """Within it, the weights are of `precision`, and afterwards what they were; for a network that is only asked.
+
+    Others may ask it meanwhile if they do so in `arithmetic` of the same precision.
 
     `arithmetic` rounds them to bfloat16 in every forward pass where no gradients are kept: for AlexNet 366 MB of
     memory's traffic, a fifth of a pass on processors with matrix units. Rounded once they give the same scores.
     """
+    # What is rounded already is somebody else's to give back. Looked at once: another thread may be at it.
     whole = {
-        parameter: parameter.data
+        parameter: data
         for parameter in network.parameters()
-        if precision == "bfloat16" and parameter.dtype == torch.float32
+        if precision == "bfloat16" and (data := parameter.data).dtype == torch.float32
     }
     try:
         for parameter, data in whole.items():

@@ -270,7 +270,8 @@ class TrainingSettings:
         if self.cache in ("device", "bc1") and self.on_unreadable != "stop":
             raise RequestError(
                 f"--training.cache is {self.cache} and --training.on_unreadable {self.on_unreadable}: all images are "
-                "read before the first step, and none is left to stand in; allowed is --training.on_unreadable stop"
+                "read before the first step, and none is left to stand in; allowed is --training.on_unreadable stop, "
+                "or --training.cache none"
             )
         if self.workers < 0:
             raise RequestError(f"--training.workers is {self.workers}; allowed is 0 (one a core, at most 8) or more")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.compiled import why_not
 from alexnet.data.augment import crop_margin
 from alexnet.data.blocks import require_encoder
 from alexnet.data.loader import Loader
@@ -226,9 +227,12 @@ def resident_images(
         fit = free is not None and bytes_of(num, side) <= SHARE_OF_FREE_MEMORY * free
         cache = "device" if fit and settings.on_unreadable == "stop" else "none"
         if free is not None and not fit:
+            smaller = bytes_of(num, side, blocks=True)
+            hint = f" (--training.cache bc1 holds them in {_size(smaller)}, slightly changed)"
+            would = settings.on_unreadable == "stop" and smaller <= SHARE_OF_FREE_MEMORY * free and not why_not
             say(
-                "the training images do not fit into half of the GPU's free memory: they are read as they are needed "
-                f"(--training.cache bc1 holds them in {_mib(bytes_of(num, side, blocks=True))}, slightly changed)"
+                "the training images do not fit into half of the GPU's free memory: they are read as they are needed"
+                + (hint if would else "")
             )
     if cache == "none":
         return None
@@ -248,7 +252,7 @@ def resident_images(
     )
     how = ", as blocks of two colours and their mixtures" if blocks else ""
     taken_s = time.monotonic() - start
-    say(f"{num:,} training images lie on {training.device}: {_mib(resident.images.nbytes)}{how}, in {taken_s:.0f} s")
+    say(f"{num:,} training images lie on {training.device}: {_size(resident.images.nbytes)}{how}, in {taken_s:.0f} s")
     return resident
 
 
@@ -261,15 +265,15 @@ def _require_room(cache: str, num: int, side: int, device: torch.device) -> None
         require_encoder()
     free, needed = free_bytes(device), bytes_of(num, side, blocks=blocks)
     if free is not None and needed > free:
-        smaller = "" if blocks else f" or bc1 (slightly changed, {_mib(bytes_of(num, side, blocks=True))})"
+        smaller = "" if blocks else f" or bc1 (slightly changed, {_size(bytes_of(num, side, blocks=True))})"
         raise RequestError(
-            f"--training.cache is {cache}, and {num:,} images of {side} pixels take {_mib(needed)} where "
-            f"{device} has {_mib(free)} free; allowed is none{smaller}, or take fewer images with --data.subset"
+            f"--training.cache is {cache}, and {num:,} images of {side} pixels take {_size(needed)} where "
+            f"{device} has {_size(free)} free; allowed is none{smaller}, or take fewer images with --data.subset"
         )
 
 
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB"
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB" if num_bytes >= 10 * 2**20 else f"{num_bytes / 2**10:,.0f} KiB"
 
 
 def workers_of(recipe: Recipe) -> int:

@@ -73,7 +73,7 @@ def train(
         WorkError: the loss or a gradient is no longer finite (the weights that gave it are kept aside as
             weights-at-failure.safetensors), memory is too small, the disk is full at the very end, or a stored image
             cannot be read.
-        Interrupted: SIGINT or SIGTERM; the folder holds a checkpoint and usable weights.
+        Interrupted: SIGINT or SIGTERM; the folder holds a checkpoint and usable weights, unless no step was done yet.
     """
     folders = [data_folder] if isinstance(data_folder, Path) else list(data_folder)
     data = open_data(folders)
@@ -126,7 +126,8 @@ def train(
             if isinstance(error, UnreadableSample):
                 raise WorkError(
                     f"{error}; when the data set is whole again, go on with `{resume_command(run.path)}` (with "
-                    "--training.on_unreadable replace the image stored next stands in for a training image)"
+                    "--training.cache none --training.on_unreadable replace the image stored next stands in for a "
+                    "training image)"
                 ) from error
             if is_full(error):
                 raise WorkError(
@@ -171,11 +172,13 @@ def _run_steps(training: Training, tensorboard: bool) -> None:
 
         def stop_if_asked() -> None:
             if stop:
+                training.run.log("interrupted", step=training.step, by=stop.signal_name)
                 raise Interrupted(
                     f"stopped by {stop.signal_name} while the training images were read; "
                     f"go on with `{resume_command(training.run.path)}`"
                 )
 
+        team.enters(training.step, WAITS, "reading its images")
         resident = resident_images(training, progress.say, stop_if_asked)
         step: Step = StepOnDevice(training, resident) if on_device(training) else StepAtOnce(training, resident)
         last_checkpoint = time.monotonic()
