@@ -50,6 +50,7 @@ def test_sums_of_products_are_exact_but_for_one_rounding() -> None:
         assert ((ours.double() - exact).abs() <= HALF_STEP * exact.abs() + 1e-4).all()
 
 
+@pytest.mark.slow
 def test_a_step_as_the_library_makes_it() -> None:
     """Scores and gradients of a small network under autocast, beside torch's own (slow) bfloat16 products."""
     images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(5))
