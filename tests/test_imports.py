@@ -80,3 +80,13 @@ def test_a_network_answers_without_torchs_compiler() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=400)
     assert run.stdout.split() == ["False", "False"]
+
+
+def test_rooms_are_entered_without_numba() -> None:
+    """Whoever needs compiled passes, or blocks, loads it then: it is most of a second."""
+    program = (
+        "import sys, alexnet.training.loop, alexnet.evaluation.runs, alexnet.explore.features; "
+        "print('numba' in sys.modules)"
+    )
+    asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (asked.stdout, asked.stderr) == ("False\n", "")

@@ -18,7 +18,7 @@ from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder, UnwrittenRunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.runs.recipes import QUICK
-from alexnet.training import assembly, loop
+from alexnet.training import assembly, device_step, loop
 from alexnet.training.device_step import StepOnDevice
 from alexnet.training.loop import train
 from alexnet.training.update import update_on_device
@@ -54,7 +54,7 @@ def both(data: Path, recipe: Recipe, folder: Path) -> tuple[RunFolder, RunFolder
     runs = []
     for name, alone in (("at-once", False), ("on-device", True)):
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(loop, "on_device", lambda _, alone=alone: alone)
+            patched.setattr(device_step, "on_device", lambda _, alone=alone: alone)
             runs.append(train(data, recipe, folder / name))
     return runs[0], runs[1]
 
@@ -78,7 +78,7 @@ def test_it_makes_the_same_weights_and_log(data: Path, tmp_path: Path, cache: An
 
 
 def test_it_goes_on_where_it_was_stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "on_device", lambda _: True)
+    monkeypatch.setattr(device_step, "on_device", lambda _: True)
     whole = train(data, SMALL, tmp_path / "whole")
     run = StepOnDevice.run
 
@@ -102,7 +102,7 @@ def test_what_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) 
     runs = {}
     for name, alone in (("at-once", False), ("on-device", True)):
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(loop, "on_device", lambda _, alone=alone: alone)
+            patched.setattr(device_step, "on_device", lambda _, alone=alone: alone)
             with pytest.raises(WorkError, match=r"of step \d+ is.*; the weights that gave it are kept in"):
                 train(data, recipe, tmp_path / name)
         run = RunFolder.open(tmp_path / name)
@@ -167,7 +167,7 @@ def test_images_lie_on_the_device_unasked_where_half_of_it_holds_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(assembly, "free_bytes", lambda device: free)
-    monkeypatch.setattr(assembly, "why_not", "" if numba else "no such module")
+    monkeypatch.setattr("alexnet.compiled.why_not", "" if numba else "no such module")
     monkeypatch.setattr(assembly, "TELL_EVERY_S", 0.0)
     recipe = replace(
         SMALL, data=replace(SMALL.data, subset=10), training=replace(SMALL.training, on_unreadable=unreadable)

@@ -10,9 +10,8 @@ from torch import nn
 
 from alexnet.bench.random_images import random_data
 from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings, wait_for
-from alexnet.bench.timing import alternate
+from alexnet.bench.timing import alternate, require_counts
 from alexnet.bench.usual import paper_network, torchvision_network
-from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.model.device import arithmetic, choose_device, choose_precision
 from alexnet.model.kernels import plain_operations, why_plain
@@ -131,11 +130,3 @@ def forward_passes(
 def multiplies_in_half(device: torch.device) -> bool:
     """Whether bfloat16 is the faster arithmetic there, so that the usual networks are measured in it too."""
     return device.type == "cuda" or (device.type == "cpu" and multiplies_bfloat16(processor_flags()))
-
-
-def require_counts(batch_size: int, batches: int, rounds: int) -> None:
-    """Refuse to measure nothing."""
-    if min(batch_size, batches, rounds) < 1:
-        raise RequestError(
-            f"--batch-size is {batch_size}, --steps {batches} and --rounds {rounds}; allowed are 1 or more"
-        )

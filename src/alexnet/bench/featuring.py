@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from alexnet.bench.evaluating import forward_passes, multiplies_in_half, require_counts
+from alexnet.bench.evaluating import forward_passes, multiplies_in_half
 from alexnet.bench.random_images import random_data
 from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings
-from alexnet.bench.timing import alternate
+from alexnet.bench.timing import alternate, require_counts
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.explore.asking import in_batches
 from alexnet.explore.shown import reader_of_array

@@ -24,9 +24,8 @@ from alexnet.runs.folder import RunFolder
 from alexnet.runs.machine import machine_facts, source_commit
 from alexnet.runs.recipe import Recipe, ScheduleSettings
 from alexnet.runs.recipes import named_recipe
-from alexnet.training.assembly import assemble, loader_of, on_device
-from alexnet.training.device_step import StepOnDevice
-from alexnet.training.step import Step, StepAtOnce
+from alexnet.training.assembly import assemble, loader_of
+from alexnet.training.device_step import step_of
 
 WINDOW = 10
 """Losses are averaged over so many steps before they are compared."""
@@ -69,7 +68,8 @@ def bench_precision(
     if batch_size is not None and batch_size < 1:
         raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
     device = choose_device(device_name)
-    emulated = device.type == "cpu" and choose_precision("auto", device) == "float32"
+    has_half = device.type != "cpu" or choose_precision("auto", device) == "bfloat16"
+    rounded = None if has_half else RoundedProducts()
     recipe = _at_first_rates(named_recipe(recipe_name))
     recipe = replace(
         recipe,
@@ -79,17 +79,14 @@ def bench_precision(
     data = open_data([data_folder])
     runs: dict[str, list[float]] = {}
     seconds: dict[str, float] = {}
-    num_widened = 0
     for name, precision, seed in (
         *((f"float32, seed {seed}", "float32", seed) for seed in range(num_seeds)),
         ("bfloat16, seed 0", "bfloat16", 0),
     ):
-        rounded = RoundedProducts() if emulated and precision == "bfloat16" else None
         start_s = time.perf_counter()
-        with rounded or nullcontext():
+        with rounded if rounded and precision == "bfloat16" else nullcontext():
             runs[name] = _losses(data, recipe, steps, precision, seed, report, name)  # type: ignore[arg-type]
         seconds[name] = time.perf_counter() - start_s
-        num_widened = rounded.num_widened if rounded else num_widened
     means = {name: _window_means(losses) for name, losses in runs.items()}
     whole = list(means.values())[:num_seeds]
     seed_distances = {
@@ -103,8 +100,8 @@ def bench_precision(
         "batch_size": recipe.optimizer.batch_size,
         "rate": recipe.schedule.stages[0].rate if recipe.schedule.stages else recipe.optimizer.rate,
         "device": device.type,
-        "products": "float32 ones, rounded" if emulated else "the hardware's",
-        "rounded_operations": num_widened,
+        "products": "float32 ones, rounded" if rounded else "the hardware's",
+        "rounded_operations": rounded.num_widened if rounded else 0,
         "losses": runs,
         "seconds": seconds,
         "mean_losses": means,
@@ -146,7 +143,7 @@ def _losses(
                 "images; allowed are as many at most"
             )
         training.network.train()
-        step: Step = StepOnDevice(training) if on_device(training) else StepAtOnce(training)
+        step = step_of(training)
         with closing(loader_of(training, stretch).batches(0, steps)) as batches:
             for batch in batches:
                 try:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet.bench.random_images import random_data
-from alexnet.bench.timing import alternate
+from alexnet.bench.timing import alternate, require_counts
 from alexnet.bench.usage import anonymous_bytes, in_fresh_process, watched_memory
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
@@ -39,9 +39,9 @@ from alexnet.runs.machine import (
     source_commit,
 )
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
-from alexnet.training.assembly import Training, assemble, loader_of, on_device, resident_images
-from alexnet.training.device_step import StepOnDevice
-from alexnet.training.step import Step, StepAtOnce
+from alexnet.training.assembly import Training, assemble, loader_of, resident_images
+from alexnet.training.device_step import step_of
+from alexnet.training.step import StepAtOnce
 
 NUM_CLASSES = 1000
 STORED_PX = 256
@@ -77,10 +77,7 @@ def bench_step(
     Raises:
         RequestError: a number below 1, an unknown way, a device that is not there.
     """
-    if min(batch_size, steps, rounds) < 1:
-        raise RequestError(
-            f"--batch-size is {batch_size}, --steps {steps} and --rounds {rounds}; allowed are 1 or more"
-        )
+    require_counts(batch_size, steps, rounds)
     device = choose_device(device_name)
     precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
     torch.backends.cudnn.benchmark = True  # for all ways alike
@@ -267,7 +264,7 @@ def _plain(training: Training) -> Callable[[], None]:
 
 def _product(training: Training) -> Callable[[], None]:
     """The step of `alexnet train`, with a batch that is there already."""
-    step: Step = StepOnDevice(training) if on_device(training) else StepAtOnce(training)
+    step = step_of(training)
     stretch, batch = training.plan.stretches[0], _batch(training)
     if training.device.type == "cuda":
         batch = batch.each(lambda tensor: tensor.to(training.device))
@@ -287,7 +284,7 @@ def _from_blocks(training: Training) -> Training:
 def _from_images(training: Training) -> Callable[[], None]:
     """`alexnet train` from the loader, or the images on the device, to the update."""
     resident = resident_images(training, lambda _: None)
-    step: Step = StepOnDevice(training, resident) if on_device(training) else StepAtOnce(training, resident)
+    step = step_of(training, resident)
     stretch = training.plan.stretches[0]
 
     def batches() -> Iterator[Batch]:

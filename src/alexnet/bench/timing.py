@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from alexnet.errors import RequestError
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -47,3 +49,11 @@ def alternate(
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     """Median over the rounds of one time divided by the other of the same round."""
     return statistics.median(one / other for one, other in zip(numerators, denominators, strict=True))
+
+
+def require_counts(batch_size: int, steps: int, rounds: int) -> None:
+    """Refuse to measure nothing."""
+    if min(batch_size, steps, rounds) < 1:
+        raise RequestError(
+            f"--batch-size is {batch_size}, --steps {steps} and --rounds {rounds}; allowed are 1 or more"
+        )

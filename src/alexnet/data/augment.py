@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.blocks import decode_crops
 from alexnet.data.prepared import Statistics
 from alexnet.data.triton_check import why_no_triton
 from alexnet.errors import RequestError
@@ -256,6 +255,8 @@ def to_input(
 def _cut_together(images: torch.Tensor, batch: Batch, crop: int) -> torch.Tensor:
     """The crops (B, S, S, 3) of stored images, see `to_input`, everything on one device."""
     if images.dtype == torch.int32:
+        from alexnet.data.blocks import decode_crops  # loads Numba, for which nobody else need wait
+
         return decode_crops(images, batch.samples, batch.corners, crop)
     places = images.unfold(1, crop, 1).unfold(2, crop, 1).permute(0, 1, 2, 4, 5, 3)
     corners = batch.corners.long()

@@ -39,13 +39,13 @@ def _finish_kernel(
             stored_row % 4 * 4 + stored_column % 4,
             colour,
         ).to(tl.float32)
-    elif WHOLE:
-        images += tl.load(rows + image).to(tl.int64) * side * side * 3
-        offset = ((top + row) * side + left + read) * 3 + colour
-        value = tl.load(images + offset, mask=mask, other=0).to(tl.float32)
     else:
-        images += image.to(tl.int64) * CROP * CROP * 3
-        offset = (row * CROP + read) * 3 + colour
+        if WHOLE:
+            images += tl.load(rows + image).to(tl.int64) * side * side * 3
+            offset = ((top + row) * side + left + read) * 3 + colour
+        else:
+            images += image.to(tl.int64) * CROP * CROP * 3
+            offset = (row * CROP + read) * 3 + colour
         value = tl.load(images + offset, mask=mask, other=0).to(tl.float32)
     if CENTRE:
         margin = (mean_side - CROP) // 2

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.blocks import BLOCK_BYTES, encode, num_block_rows
 from alexnet.data.loader import Batch, cut_crops
 from alexnet.data.prepared import Split
 from alexnet.data.shards import UnreadableSample
@@ -50,6 +49,8 @@ class ResidentImages:
         self._samples = samples
         side = int(split.images.shape[1])
         if blocks:
+            from alexnet.data.blocks import encode, num_block_rows  # loads Numba, for which nobody else need wait
+
             rows = num_block_rows(side)
             self.images = torch.empty(len(samples), rows, rows, 2, dtype=torch.int32, device=device)
         else:
@@ -92,7 +93,11 @@ class ResidentImages:
 
 def bytes_of(num_images: int, side: int, *, blocks: bool = False) -> int:
     """What so many images take on a device."""
-    return num_images * (num_block_rows(side) ** 2 * BLOCK_BYTES if blocks else side * side * 3)
+    if not blocks:
+        return num_images * side * side * 3
+    from alexnet.data.blocks import BLOCK_BYTES, num_block_rows
+
+    return num_images * num_block_rows(side) ** 2 * BLOCK_BYTES
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.compiled import why_not
 from alexnet.data.augment import crop_margin
-from alexnet.data.blocks import require_encoder
 from alexnet.data.loader import Loader
 from alexnet.data.order import class_balanced_subset, sample_weights
 from alexnet.data.prepared import PreparedData
@@ -221,12 +219,14 @@ def resident_images(
     """
     settings, split = training.recipe.training, training.data.splits["train"]
     num, side = len(training.samples), training.data.side
-    free = free_bytes(training.device)
     cache = settings.cache
     if cache == "auto":
+        free = free_bytes(training.device)
         fit = free is not None and bytes_of(num, side) <= SHARE_OF_FREE_MEMORY * free
         cache = "device" if fit and settings.on_unreadable == "stop" else "none"
         if free is not None and not fit:
+            from alexnet.compiled import why_not  # loads Numba
+
             smaller = bytes_of(num, side, blocks=True)
             hint = f" (--training.cache bc1 holds them in {_size(smaller)}, slightly changed)"
             would = settings.on_unreadable == "stop" and smaller <= SHARE_OF_FREE_MEMORY * free and not why_not
@@ -262,6 +262,8 @@ def _require_room(cache: str, num: int, side: int, device: torch.device) -> None
         return
     blocks = cache == "bc1"
     if blocks:
+        from alexnet.data.blocks import require_encoder  # loads Numba
+
         require_encoder()
     free, needed = free_bytes(device), bytes_of(num, side, blocks=blocks)
     if free is not None and needed > free:

@@ -12,14 +12,23 @@ import torch
 
 from alexnet.data.loader import Batch
 from alexnet.data.resident import ResidentImages
-from alexnet.training.assembly import Training
+from alexnet.training.assembly import Training, on_device
 from alexnet.training.journal import fail, rates_now
 from alexnet.training.plan import Stretch
-from alexnet.training.step import StepAtOnce, Sums, divisor_of, dropout_seed, loss_and_errors, network_input
+from alexnet.training.step import Step, StepAtOnce, Sums, divisor_of, dropout_seed, loss_and_errors, network_input
 from alexnet.training.update import rates_table, update_on_device
 
 # Before a graph is captured: libraries choose their kernels and take their memory.
 _WARM_UPS = 3
+
+
+def step_of(training: Training, resident: ResidentImages | None = None) -> Step:
+    """How the training steps: a GPU does it on its own where it can, everything else at once.
+
+    Args:
+        resident: the training images, where they lie on the device.
+    """
+    return StepOnDevice(training, resident) if on_device(training) else StepAtOnce(training, resident)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,19 +24,18 @@ from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import flat_settings
 from alexnet.storage.atomic import is_full
 from alexnet.storage.lock import only_writer
-from alexnet.training.assembly import Training, assemble, loader_of, on_device, resident_images
+from alexnet.training.assembly import Training, assemble, loader_of, resident_images
 from alexnet.training.background import CheckpointWriter
 from alexnet.training.board import board_folder, require_tensorboard, written_board
 from alexnet.training.checkpoint import Position, has_checkpoint, remove_checkpoints
 from alexnet.training.continuing import create_or_continue, layout_facts, recorded_start, restore, resume_command
-from alexnet.training.device_step import StepOnDevice
-from alexnet.training.interrupt import stop_on_signal
+from alexnet.training.device_step import step_of
+from alexnet.training.interrupt import StopRequest, stop_on_signal
 from alexnet.training.journal import end_epoch, log_window, note_failure, note_unreadable, save_weights
 from alexnet.training.plan import Stretch
 from alexnet.training.progress import TrainingProgress
 from alexnet.training.schedule import ended
 from alexnet.training.sharing import whole_shapes
-from alexnet.training.step import Step, StepAtOnce
 
 LOG_EVERY_STEPS = 10
 # What a process is at within a step, as it tells the others.
@@ -169,18 +169,9 @@ def _run_steps(training: Training, tensorboard: bool) -> None:
             progress.say(f"normalising and pooling by torch's own operations, which are slower: {reason}")
         if team.together and (idle := idle_cores_in_words()):
             progress.say(idle)
-
-        def stop_if_asked() -> None:
-            if stop:
-                training.run.log("interrupted", step=training.step, by=stop.signal_name)
-                raise Interrupted(
-                    f"stopped by {stop.signal_name} while the training images were read; "
-                    f"go on with `{resume_command(training.run.path)}`"
-                )
-
         team.enters(training.step, WAITS, "reading its images")
-        resident = resident_images(training, progress.say, stop_if_asked)
-        step: Step = StepOnDevice(training, resident) if on_device(training) else StepAtOnce(training, resident)
+        resident = resident_images(training, progress.say, partial(_stop_reading, training, stop))
+        step = step_of(training, resident)
         last_checkpoint = time.monotonic()
         # The stopwatch covers waiting for data and the step; it stands still for validation and checkpoints.
         mark = time.perf_counter()
@@ -223,6 +214,16 @@ def _run_steps(training: Training, tensorboard: bool) -> None:
         note_failure(training, writer, progress)
     save_weights(training)
     training.run.log("end", step=training.step, trained_s=round(training.trained_s, 3))
+
+
+def _stop_reading(training: Training, stop: StopRequest) -> None:
+    """Leave, if asked to, while the images are read: nothing has been done since the last checkpoint."""
+    if stop:
+        training.run.log("interrupted", step=training.step, by=stop.signal_name)
+        raise Interrupted(
+            f"stopped by {stop.signal_name} while the training images were read; "
+            f"go on with `{resume_command(training.run.path)}`"
+        )
 
 
 def _stop(training: Training, writer: CheckpointWriter, signal_name: str | None) -> NoReturn:
