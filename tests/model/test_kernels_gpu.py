@@ -42,17 +42,17 @@ def distinct(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> torch.Ten
 def errors(
     fast: Callable[[torch.Tensor], torch.Tensor], exact: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
 ) -> tuple[float, float]:
-    """Relative L2 errors of a result and of its gradient; `exact` is given float64."""
-    single, double = x.clone().requires_grad_(), x.double().requires_grad_()
+    """Relative L2 errors of a result and of its gradient; `exact` is given float64, on the processor."""
+    single, double = x.clone().requires_grad_(), x.double().cpu().requires_grad_()
     result, wanted = fast(single), exact(double)
     assert result.dtype == x.dtype and result.shape == wanted.shape
-    gradient = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE, x.dtype)
-    result.backward(gradient)
+    gradient = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1)).to(x.dtype)
+    result.backward(gradient.to(DEVICE))
     wanted.backward(gradient.double())
     assert single.grad is not None and double.grad is not None
 
     def relative(got: torch.Tensor, want: torch.Tensor) -> float:
-        return float((got.double() - want).norm() / want.norm().clamp(min=1e-300))
+        return float((got.double().cpu() - want).norm() / want.norm().clamp(min=1e-300))
 
     return relative(result.detach(), wanted.detach()), relative(single.grad, double.grad)
 

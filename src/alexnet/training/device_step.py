@@ -6,9 +6,12 @@ the host has asked for in the meantime.
 """
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch.func import functional_call
 
 from alexnet.data.loader import Batch
 from alexnet.data.resident import ResidentImages
@@ -62,6 +65,13 @@ class StepOnDevice:
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._parameters = training.optimizer.moving_parameters()
+        # What forward and backward read, by name: in bfloat16 a rounded copy, which every update writes beside the
+        # weights, and whose gradient it takes as it is. To round weights and widen gradients in every step would move
+        # 14 bytes for each weight on top of the update's 20.
+        self._read = {
+            name: parameter.detach().bfloat16().requires_grad_() if training.precision == "bfloat16" else parameter
+            for name, parameter in training.optimizer.parameters.items()
+        }
         self._rates = torch.zeros(len(self._parameters), 2, device=device)
         self._rows: list[tuple[float, float]] = []
         # Sum of losses, images that were wrong; and the first step that was not finite, counted from 1, or 0.
@@ -112,7 +122,7 @@ class StepOnDevice:
         self.training.step = step
         # The graphs hold the memory of whole steps, which the repetition needs.
         self._captured.clear()
-        self.training.optimizer.clear_gradients()
+        self._clear_gradients()
         if self.training.device.type == "cuda":
             torch.cuda.empty_cache()
         value = StepAtOnce(self.training, self._resident).derive(stretch, batch)
@@ -145,17 +155,17 @@ class StepOnDevice:
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         # The library tries its algorithms once for each shape; a graph keeps those it was captured with.
-        with torch.cuda.stream(beside), torch.backends.cudnn.flags(benchmark=True):
+        with torch.cuda.stream(beside), algorithms_tried():
             for _ in range(_WARM_UPS):
                 self._derive(batch, divisor)
             self._update_parameters(torch.zeros_like(self._rates))  # compiled now, and moves nothing
         torch.cuda.current_stream().wait_stream(beside)
-        training.optimizer.clear_gradients()
+        self._clear_gradients()
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(training.dropout)
         # Loader threads pin memory meanwhile: only this thread's calls are part of the capture.
         with (
-            torch.backends.cudnn.flags(benchmark=True),
+            algorithms_tried(),
             torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
         ):
             self._update(batch, divisor)
@@ -163,18 +173,26 @@ class StepOnDevice:
 
     def _derive(self, batch: Batch, divisor: float) -> tuple[torch.Tensor, torch.Tensor]:
         training = self.training
-        training.optimizer.clear_gradients()
+        self._clear_gradients()
         images = network_input(training, batch, self._mean_image, self._resident, divisor, self._input_dtype)
-        loss, wrong = loss_and_errors(training, images, batch.labels, len(batch.labels))
+        loss, wrong = loss_and_errors(training, self._forward, images, batch.labels, len(batch.labels))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), wrong
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = functional_call(self.training.network, self._read, (images,))
+        return scores
+
+    def _clear_gradients(self) -> None:
+        for tensor in self._read.values():
+            tensor.grad = None
 
     @torch.no_grad()
     def _update(self, batch: Batch, divisor: float) -> None:
         """Everything of a step that the device does."""
         with torch.enable_grad():
             loss, wrong = self._derive(batch, divisor)
-        gradients = [parameter.grad for parameter, _, _ in self._parameters if parameter.grad is not None]
+        gradients = [tensor.grad for tensor in self._read.values() if tensor.grad is not None]
         # A norm is finite only where all its terms are.
         norms = torch.stack(torch._foreach_norm(gradients))
         finite = loss.isfinite() & norms.isfinite().all()
@@ -184,9 +202,25 @@ class StepOnDevice:
 
     @torch.no_grad()
     def _update_parameters(self, rates: torch.Tensor) -> None:
-        for number, (parameter, buffer, decay) in enumerate(self._parameters):
-            assert parameter.grad is not None
-            update_on_device(parameter.detach(), buffer, parameter.grad, rates[number], decay, self._stopped)
+        for (parameter, buffer, decay), read, row in zip(self._parameters, self._read.values(), rates, strict=True):
+            assert read.grad is not None
+            rounded = None if read is parameter else read.detach()
+            update_on_device(parameter.detach(), buffer, read.grad, row, decay, self._stopped, rounded)
+
+
+@contextmanager
+def algorithms_tried() -> Iterator[None]:
+    """Within it, the GPU's library tries its algorithms for each new shape and keeps the fastest.
+
+    `torch.backends.cudnn.flags` sets everything that is not named to what its authors took for a default: it turns the
+    library off.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:

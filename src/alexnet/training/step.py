@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -91,7 +92,8 @@ class StepAtOnce:
             placed = part if self._resident is None else self._resident.placed(part)
             images = network_input(training, placed, self._mean_image, self._resident, divisor_of(training, stretch))
             with nullcontext() if rows == parts[-1] else training.forward.without_sums():
-                loss, num_wrong = loss_and_errors(training, images, part.labels.to(training.device), num)
+                labels = part.labels.to(training.device)
+                loss, num_wrong = loss_and_errors(training, training.forward, images, labels, num)
                 value += loss.item()
                 if not math.isfinite(value) and not team.together:
                     fail(training, batch, f"the loss of step {training.step} is {value}", value)
@@ -165,14 +167,18 @@ def network_input(
 
 
 def loss_and_errors(
-    training: Training, images: torch.Tensor, labels: torch.Tensor, num: int
+    training: Training,
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    num: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of some images (b, 3, S, S) of a batch of `num`: their share of its mean loss, and how many are wrong.
 
-    Both are on the device; the loss is to be derived.
+    Both are on the device; the loss is to be derived. `forward` is the network, from images to scores (b, K).
     """
     with arithmetic(training.device, training.precision):
-        scores = training.forward(images).float()  # (b, K)
+        scores = forward(images).float()  # (b, K)
     smoothing = training.recipe.training.label_smoothing
     loss = F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="sum") / num
     return loss, (scores.detach().argmax(1) != labels).sum()

@@ -15,16 +15,18 @@ def update_on_device(
     rates: torch.Tensor,
     decay: float,
     stopped: torch.Tensor,
+    rounded: torch.Tensor | None = None,
 ) -> None:
     """b <- m b + g + decay w, w <- w - rate b, in place; nothing where the rate is 0 or the training has stopped.
 
     Args:
         parameter: float32, w.
         buffer: like `parameter` and laid out like it, b.
-        gradient: like `parameter`.
+        gradient: like `parameter`, or in bfloat16.
         rates: float32 (2,) on the device: rate, and m, the momentum with what a change of the rate makes of it.
         decay: of the weights.
         stopped: one number on the device, not 0 where nothing may change any more.
+        rounded: bfloat16, laid out like `parameter`: is given the new w, rounded.
     """
     # One run of numbers each: the kernel walks them in the order of memory.
     if gradient.stride() != parameter.stride():
@@ -32,12 +34,14 @@ def update_on_device(
     if parameter.is_cuda and why_plain("cuda") is None:
         from alexnet.training.update_kernel import update
 
-        update(parameter, buffer, gradient, rates, decay, stopped)
+        update(parameter, buffer, gradient, rates, decay, stopped, rounded)
         return
     moves = (rates[0] != 0) & (stopped == 0)
     moved = buffer * rates[1] + gradient + decay * parameter
     buffer.copy_(torch.where(moves, moved, buffer))
     parameter.copy_(torch.where(moves, parameter - rates[0] * buffer, parameter))
+    if rounded is not None:
+        rounded.copy_(parameter)
 
 
 def rates_table(rows: list[tuple[float, float]], device: torch.device) -> torch.Tensor:
