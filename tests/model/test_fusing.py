@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from alexnet.model import kernels
+from alexnet.model.convolution import Convolution2d
 from alexnet.model.description import Pool, Rectify
-from alexnet.model.fusing import Fused, fused
+from alexnet.model.fusing import Fused, Summed, fused, summed
 from alexnet.model.kernels import operators, plain_operations
 from alexnet.model.kernels.form import NormPool
 from alexnet.model.network import VARIANTS, AlexNet
+from alexnet.model.responses import ResponseReader
 
 needs_kernels = pytest.mark.skipif(kernels.why_plain("cpu") is not None, reason=str(kernels.why_plain("cpu")))
 NUMBERS = (True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False)
@@ -23,6 +25,8 @@ def test_nothing_is_lost_and_nothing_moves(name: str) -> None:
     stages = fused(layers)
     again = [layer for stage in stages for layer in (stage.layers if isinstance(stage, Fused) else (stage,))]
     assert tuple(again) == layers
+    passes = [(one.convolution, one.behind) if isinstance(one, Summed) else (one,) for one in summed(stages)]
+    assert tuple(stage for one in passes for stage in one) == stages
     # Wherever a maximum is taken it is taken in one pass with what stands around it.
     assert not any(isinstance(stage, Pool) and stage.kind == "max" for stage in stages)
 
@@ -65,10 +69,51 @@ def test_a_network_is_the_same_either_way(name: str) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("name", ["paper", "original", "caffe", "cifar-18pct", "tanh"])
+def test_biases_added_behind_a_convolution_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    width = 0.25 if VARIANTS[name].image_px > 32 else 1.0
+    network = AlexNet(5, name, width, generator=torch.Generator().manual_seed(1)).eval()
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if key.endswith("bias"):
+                parameter.normal_(generator=torch.Generator().manual_seed(3))
+    side = network.description.image_px
+    images = 50 * torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(2))
+    names = [f"conv{number}{point}" for number in (1, 2) for point in (".linear", "")]
+    biases: list[torch.Tensor | None] = []
+    found = []
+    convolve = Convolution2d._conv_forward
+
+    def watched(own: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        biases.append(bias)
+        return convolve(own, x, weight, bias)
+
+    monkeypatch.setattr(Convolution2d, "_conv_forward", watched)
+    for behind in (False, True):
+        monkeypatch.setattr(kernels, "adds_biases", kernels.serves if behind else lambda x: False)
+        network.zero_grad()
+        biases.clear()
+        scores = network(images)
+        # Behind every convolution of these there is such a pass, but where tanh, or an average, comes first.
+        assert (None in biases) == behind if name != "tanh" else None not in biases
+        scores.square().sum().backward()
+        found.append((scores.detach(), {key: value.grad for key, value in network.named_parameters()}))
+        with torch.no_grad():
+            found[-1][1].update(ResponseReader(network, names)(images))
+    (scores, once), (other, again) = found
+    assert (scores - other).norm() < 1e-5 * scores.norm()
+    for key, wanted in once.items():
+        got = again[key]
+        assert wanted is not None and got is not None and (wanted - got).norm() <= 1e-2 * wanted.norm(), key
+
+
+@needs_kernels
 def test_operators_are_what_torch_expects() -> None:
     x = torch.randn(2, 6, 7, 8, generator=torch.Generator().manual_seed(3))
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    torch.library.opcheck(operators._norm_pool, (x, *NUMBERS))
+    bias = torch.randn(6, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    torch.library.opcheck(operators._norm_pool, (x, None, *NUMBERS))
+    torch.library.opcheck(operators._norm_pool, (x, bias, *NUMBERS))
     torch.library.opcheck(operators._same_map_norm, (x, 3, 0.5, 0.75))
 
 

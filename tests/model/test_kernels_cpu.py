@@ -115,10 +115,10 @@ def run(
     winners = torch.empty(0, dtype=torch.uint8)
     if form.pools:
         winners = last(torch.zeros(shape), torch.int16 if form.ties == "every" else torch.uint8)
-    cpu.norm_pool(x, form, result, winners)
+    cpu.norm_pool(x, None, form, result, winners)
     of_x = last(torch.full(x.shape, math.nan), x.dtype)
     above = last(np.ones(shape) if gradient is None else gradient, x.dtype)
-    cpu.norm_pool_backward(above, x, result, winners, form, of_x)
+    cpu.norm_pool_backward(above, x, None, result, winners, form, of_x)
     return result, winners, of_x
 
 

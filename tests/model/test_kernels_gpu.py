@@ -40,21 +40,28 @@ def distinct(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> torch.Ten
 
 
 def errors(
-    fast: Callable[[torch.Tensor], torch.Tensor], exact: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
-) -> tuple[float, float]:
-    """Relative L2 errors of a result and of its gradient; `exact` is given float64, on the processor."""
-    single, double = x.clone().requires_grad_(), x.double().cpu().requires_grad_()
-    result, wanted = fast(single), exact(double)
+    fast: Callable[..., torch.Tensor],
+    exact: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> tuple[float, ...]:
+    """Relative L2 errors of a result and of its gradients; `exact` is given float64, on the processor."""
+    given = [x] if bias is None else [x, bias]
+    single = [tensor.clone().requires_grad_() for tensor in given]
+    double = [tensor.double().cpu().requires_grad_() for tensor in given]
+    result = fast(*single)
+    wanted = exact(double[0] if bias is None else double[0] + double[1][:, None, None])
     assert result.dtype == x.dtype and result.shape == wanted.shape
     gradient = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1)).to(x.dtype)
     result.backward(gradient.to(DEVICE))
     wanted.backward(gradient.double())
-    assert single.grad is not None and double.grad is not None
 
     def relative(got: torch.Tensor, want: torch.Tensor) -> float:
         return float((got.double().cpu() - want).norm() / want.norm().clamp(min=1e-300))
 
-    return relative(result.detach(), wanted.detach()), relative(single.grad, double.grad)
+    gradients = [(one.grad, other.grad) for one, other in zip(single, double, strict=True)]
+    assert all(got is not None and got.dtype == tensor.dtype for (got, _), tensor in zip(gradients, given, strict=True))
+    return relative(result.detach(), wanted.detach()), *(relative(got, want) for got, want in gradients)  # type: ignore[arg-type]
 
 
 # The interpreter cuts where a GPU rounds to the nearest.
@@ -63,14 +70,32 @@ HALF = 2e-3 if DEVICE == "cuda" else 4e-3
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("shape", [(2, 6, 7, 6), (1, 10, 5, 9)])
-def test_norm_pool(name: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("biased", [False, True])
+def test_norm_pool(name: str, shape: tuple[int, ...], biased: bool) -> None:
     form = FORMS[name]
     x = distinct(shape, 3, torch.float32)
-    assert max(errors(lambda v: operators.norm_pool(v, form), form.plain, x)) < 1e-6
+    bias = distinct((1, shape[1], 1, 1), 4, torch.float32).flatten() if biased else None
+    assert max(errors(norm_pool_of(form), form.plain, x, bias)) < 1e-6
     half = x.bfloat16()
-    got, of_x = errors(lambda v: operators.norm_pool(v, form), form.plain, half)
+    got, of_x, *_ = errors(norm_pool_of(form), form.plain, half, bias)
     # Where the rounded inputs tie, one of the tied may get the gradient in one form and another in the other.
     assert got < HALF and (of_x < HALF or form.pools)
+    if bias is not None and not form.pools:
+        assert max(errors(norm_pool_of(form), form.plain, half, bias.bfloat16())) < HALF
+
+
+def norm_pool_of(form: NormPool) -> Callable[..., torch.Tensor]:
+    return lambda x, bias=None: operators.norm_pool(x, form, bias)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2, 2), (3, 200, 5, 7), (20, 3, 30, 30)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_over_places(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = distinct(shape, 5, dtype)
+    sums = gpu.sums_over_places(x)
+    wanted = x.double().sum((0, 2, 3))
+    assert float((sums.double() - wanted).abs().max()) < 1e-6 * float(x.double().abs().sum((0, 2, 3)).max())
+    assert torch.equal(sums, gpu.sums_over_places(x))
 
 
 @settings(max_examples=10, deadline=None)  # each compiles kernels of its own
@@ -82,6 +107,7 @@ def test_norm_pool(name: str, shape: tuple[int, ...]) -> None:
     ties=st.sampled_from(["one", "every"]),
     before=st.booleans(),
     after=st.booleans(),
+    biased=st.booleans(),
     height=st.integers(3, 9),
     width=st.integers(3, 9),
     seed=st.integers(0, 999),
@@ -95,6 +121,7 @@ def test_norm_pool_at_any_size(
     ties: str,
     before: bool,
     after: bool,
+    biased: bool,
     height: int,
     width: int,
     seed: int,
@@ -114,7 +141,9 @@ def test_norm_pool_at_any_size(
     x = distinct((2, per_column * columns, height, width), seed, torch.float32)
     if before and ties == "every":
         x = x.abs() + 0.1  # many a zero is tied, and each gets the gradient, which rectifying then takes away
-    assert max(errors(lambda v: operators.norm_pool(v, form), form.plain, x)) < 1e-6
+        biased = False
+    bias = distinct((1, x.shape[1], 1, 1), seed + 1, torch.float32).flatten() if biased else None
+    assert max(errors(norm_pool_of(form), form.plain, x, bias)) < 1e-6
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
@@ -150,5 +179,7 @@ def test_any_layout_and_no_image() -> None:
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 def test_operators_are_what_torch_expects() -> None:
     x = distinct((2, 6, 7, 8), 8, torch.float32).requires_grad_()
-    torch.library.opcheck(operators._norm_pool, (x, True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False))
+    bias = distinct((1, 6, 1, 1), 9, torch.float32).flatten().requires_grad_()
+    torch.library.opcheck(operators._norm_pool, (x, bias, True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False))
+    torch.library.opcheck(operators._norm_pool, (x, None, True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False))
     torch.library.opcheck(operators._same_map_norm, (x, 3, 0.5, 0.75))

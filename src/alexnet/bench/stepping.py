@@ -27,8 +27,10 @@ from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError, WorkError
+from alexnet.model.description import Layer
 from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision
-from alexnet.model.kernels import plain_operations, why_plain
+from alexnet.model.fusing import Fused, Summed
+from alexnet.model.kernels import adds_biases, plain_operations, why_plain
 from alexnet.model.network import AlexNet
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.machine import (
@@ -364,7 +366,7 @@ def layer_times(device: torch.device, precision: Precision, batch_size: int, tim
     found = []
     x = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
-    for number, stage in enumerate(network.stages):
+    for number, stage in enumerate(network.passes if adds_biases(x) else network.stages):
         given = x.detach().requires_grad_(number > 0)
         forward_s, backward_s = [], []
         for _ in range(times + 1):
@@ -383,12 +385,21 @@ def layer_times(device: torch.device, precision: Precision, batch_size: int, tim
                 backward_s.append(time.perf_counter() - start_s)
             given.grad = None
         x = result.detach()
-        names = [type(layer).__name__ for layer in stage.layers] if hasattr(stage, "layers") else []
         found.append(
             {
-                "layer": getattr(stage, "name", None) or " + ".join(names) or type(stage).__name__,
+                "layer": _in_words(stage),
                 "forward_ms": 1e3 * statistics.median(forward_s[1:]),
                 "backward_ms": 1e3 * statistics.median(backward_s[1:]) if backward_s else None,
             }
         )
     return found
+
+
+def _in_words(stage: Layer | Fused | Summed) -> str:
+    match stage:
+        case Summed(convolution=convolution, behind=behind):
+            return f"{_in_words(convolution)} + {_in_words(behind)}"
+        case Fused(layers=layers):
+            return " + ".join(map(_in_words, layers))
+        case _:
+            return str(getattr(stage, "name", type(stage).__name__))

@@ -53,6 +53,10 @@ class Convolution2d(nn.Conv2d):
         super().__init__(maps, outputs, kernel, stride, padding, groups=groups, dtype=dtype)
         self.end = end
 
+    def without_bias(self, input: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, D, H', W'), the biases left to somebody else."""
+        return self._conv_forward(input, self.weight, None)
+
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if self._reads_blocks(input):
             return by_blocks(input, weight, bias, self.stride[0], self.end)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from alexnet.model.description import Layer, Normalise, Pool, Rectify
+from alexnet.model.description import Convolution, Layer, Normalise, Pool, Rectify
 from alexnet.model.kernels.form import MOST_PLACES, NormPool
 
 
@@ -12,6 +12,31 @@ class Fused:
 
     layers: tuple[Layer, ...]
     form: NormPool
+
+
+@dataclass(frozen=True)
+class Summed:
+    """A convolution and the pass behind it, which can add the convolution's biases."""
+
+    convolution: Convolution
+    behind: Rectify | Fused
+
+    @property
+    def form(self) -> NormPool:
+        """Of the pass."""
+        return self.behind.form if isinstance(self.behind, Fused) else NormPool(rectify_before=True)
+
+
+def summed(stages: tuple[Layer | Fused, ...]) -> tuple[Layer | Fused | Summed, ...]:
+    """The stages in order, every convolution put together with the pass behind it where there is one."""
+    together: list[Layer | Fused | Summed] = []
+    for stage in stages:
+        before = together[-1] if together else None
+        if isinstance(before, Convolution) and isinstance(stage, Rectify | Fused):
+            together[-1] = Summed(before, stage)
+        else:
+            together.append(stage)
+    return tuple(together)
 
 
 def fused(layers: tuple[Layer, ...]) -> tuple[Layer | Fused, ...]:

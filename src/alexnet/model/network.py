@@ -31,7 +31,7 @@ from alexnet.model.description import (
     Variant,
     placed_layers,
 )
-from alexnet.model.fusing import Fused, fused
+from alexnet.model.fusing import Fused, Summed, fused, summed
 from alexnet.model.kernels.operators import norm_pool
 from alexnet.model.kernels.operators import same_map_norm as fused_same_map_norm
 from alexnet.model.layers import (
@@ -327,6 +327,7 @@ class AlexNet(nn.Module):
         self.num_classes, self.variant, self.width, self.dropout = num_classes, variant, width, dropout
         self.description = VARIANTS[variant]
         self.stages = fused(self.description.layers)
+        self.passes = summed(self.stages)
         for device_type in ("cpu", "cuda"):
             kernels.why_plain(device_type)  # asked before anything is compiled or captured
         self.placed = tuple(placed_layers(self.description, num_classes, width))
@@ -342,7 +343,7 @@ class AlexNet(nn.Module):
         """(B, 3, S, S) -> (B, K)."""
         self.require_images(images)
         x = self.scale(images)
-        for stage in self.stages:
+        for stage in self.passes:
             x = self.compute(stage, x)
         return x
 
@@ -355,9 +356,15 @@ class AlexNet(nn.Module):
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
 
-    def compute(self, stage: Layer | Fused, x: torch.Tensor) -> torch.Tensor:
-        """What one of `stages` makes of what the one before it made."""
+    def compute(self, stage: Layer | Fused | Summed, x: torch.Tensor) -> torch.Tensor:
+        """What one of `stages`, or of `passes`, makes of what the one before it made."""
         match stage:
+            case Summed(convolution=convolution, behind=behind):
+                if not kernels.adds_biases(x):
+                    return self.compute(behind, self.compute(convolution, x))
+                module = self.get_submodule(convolution.name)
+                assert isinstance(module, Convolution2d)
+                return norm_pool(module.without_bias(x), stage.form, module.bias)
             case Fused(form=form):
                 return norm_pool(x, form) if kernels.serves(x) else form.plain(x)
             case Convolution() | Local() | Dense() | Drop():

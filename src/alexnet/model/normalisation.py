@@ -160,5 +160,7 @@ def same_map_norm(x: torch.Tensor, size: int = 5, alpha: float = 1e-3, beta: flo
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         # bfloat16 keeps 8 bits: all that stands between the responses and the result is wider.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean_square = F.avg_pool2d(wide * wide, size, stride=1, padding=size // 2)  # the border's zeros are counted
+        # The border's zeros are counted. Laid there first: backward through padding of its own, torch's averages over
+        # channels-last maps on GPUs are wrong (pytorch/pytorch issue 188344; up to 2.13).
+        mean_square = F.avg_pool2d(F.pad(wide * wide, [size // 2] * 4), size, stride=1)
         return (wide * _power(mean_square.mul(alpha).add(1.0), -beta)).to(x.dtype)

@@ -21,7 +21,7 @@ from alexnet.model.description import (
     Variant,
     Weighted,
 )
-from alexnet.model.fusing import Fused, fused
+from alexnet.model.fusing import Fused, Summed, fused, summed
 from alexnet.model.network import AlexNet
 
 
@@ -92,10 +92,10 @@ class ResponseReader:
         self._network = network
         self._points = {name: points[name] for name in names}
         # What lies between two points is computed in as few passes as a whole network is.
-        self._parts: list[tuple[int, tuple[Layer | Fused, ...]]] = []
+        self._parts: list[tuple[int, tuple[Layer | Fused | Summed, ...]]] = []
         first = 0
         for last in sorted(set(self._points.values())):
-            self._parts.append((last, fused(network.description.layers[first:last])))
+            self._parts.append((last, summed(fused(network.description.layers[first:last]))))
             first = last
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -23,6 +23,15 @@ def serves(x: torch.Tensor) -> bool:
     return _reasons[x.device.type] is None if x.device.type in _reasons else False
 
 
+def adds_biases(x: torch.Tensor) -> bool:
+    """Whether a convolution of x leaves its biases to the fused pass behind it.
+
+    A GPU's library adds them in a pass over memory of its own, and sums their gradient in another; a processor's adds
+    them as it goes.
+    """
+    return x.is_cuda and serves(x)
+
+
 def why_plain(device_type: str) -> str | None:
     """Why the fused forms do not run on such a device here, in a sentence; None where they do.
 

@@ -29,30 +29,45 @@ _CHUNK = 512
 """About how many responses of a row are worked on at a time: few enough that they stay in the first cache."""
 
 
-def norm_pool(x: torch.Tensor, form: NormPool, result: torch.Tensor, winners: torch.Tensor) -> None:
+def norm_pool(
+    x: torch.Tensor, bias: torch.Tensor | None, form: NormPool, result: torch.Tensor, winners: torch.Tensor
+) -> None:
     """What `form` says of x (B, C, H, W), into `result` and `winners` (B, C, H', W'), all channels-last.
 
     Args:
         x: float32 or bfloat16.
+        bias: (C), added in a pass of its own: a processor's library adds it in the convolution, at no cost.
         form: what is computed.
         result: of the dtype of `x`, overwritten.
         winners: overwritten; for ties "one" uint8, the first of the largest places of each window, row * pool + column;
             for "every" int16, bit row * pool + column for each of the largest. Empty where nothing is pooled.
     """
+    x = _biased(x, bias)
     _over_images(_forward, (_rows(x), _rows(result), _winner_rows(winners, form)), *_numbers(x, form))
 
 
 def norm_pool_backward(
     gradient: torch.Tensor,
     x: torch.Tensor,
+    bias: torch.Tensor | None,
     result: torch.Tensor,
     winners: torch.Tensor,
     form: NormPool,
     of_x: torch.Tensor,
 ) -> None:
     """The gradient of x (B, C, H, W) from that of the result (B, C, H', W'), into `of_x`; dtypes as in `norm_pool`."""
+    x = _biased(x, bias)
     arrays = (_rows(gradient), _rows(x), _rows(result), _winner_rows(winners, form), _rows(of_x))
     _over_images(_backward, arrays, *_numbers(x, form))
+
+
+def sums_over_places(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) to float32 (C,)."""
+    return x.sum((0, 2, 3), dtype=torch.float32)
+
+
+def _biased(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return x if bias is None else x + bias.to(x.dtype)[:, None, None]
 
 
 def same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float, result: torch.Tensor) -> None:

@@ -20,6 +20,8 @@ from alexnet.model.normalisation import window_matrix
 _BLOCK = 1024
 # A product's factor of 256 x 256 would fill more shared memory than most cards have.
 _MOST_MAPS = 128
+# Rows that a program sums at a time, and programs that share a sum: a few for each unit of a large card.
+_SUMMED, _MOST_PARTS = 32, 512
 
 
 @triton.jit
@@ -34,12 +36,21 @@ def _to_minus(base, BETA: tl.constexpr):
 
 
 @triton.jit
-def _load(x, offset, mask, RECTIFY: tl.constexpr):
-    """float32 responses, rectified where asked; NaN stays NaN."""
+def _load(x, offset, added, mask, BIASED: tl.constexpr, RECTIFY: tl.constexpr):
+    """float32 responses, each with its bias added and rectified where asked; NaN stays NaN."""
     value = tl.load(x + offset, mask=mask, other=0.0).to(tl.float32)
+    if BIASED:
+        value = tl.where(mask, value + added, 0.0)
     if RECTIFY:
         value = tl.where(value < 0, 0.0, value)
     return value
+
+
+@triton.jit
+def _bias_of(bias, c, mask, BIASED: tl.constexpr):
+    """float32 biases of maps c; 0 where there are none."""
+    added = tl.load(bias + c, mask=mask, other=0.0).to(tl.float32) if BIASED else 0.0
+    return added
 
 
 @triton.jit
@@ -53,17 +64,17 @@ def _across_maps(
     for step in tl.static_range(SIZE):
         shift = step - SIZE // 2
         there = mask & (within + shift >= 0) & (within + shift < PER_COLUMN)
-        near = _load(x, offset + shift, there, RECTIFY)
+        near = _load(x, offset + shift, 0.0, there, False, RECTIFY)
         total += near * near
     return K + ALPHA * total
 
 
 @triton.jit
 def _normalised(
-    x, offset, c, mask, PER_COLUMN: tl.constexpr, SIZE: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr,
-    K: tl.constexpr, NORMALISE: tl.constexpr, RECTIFY: tl.constexpr,
+    x, bias, offset, c, mask, PER_COLUMN: tl.constexpr, SIZE: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr,
+    K: tl.constexpr, NORMALISE: tl.constexpr, BIASED: tl.constexpr, RECTIFY: tl.constexpr,
 ):  # fmt: skip
-    value = _load(x, offset, mask, RECTIFY)
+    value = _load(x, offset, _bias_of(bias, c, mask, BIASED), mask, BIASED, RECTIFY)
     if NORMALISE:
         base = _across_maps(x, offset, c, mask, PER_COLUMN, SIZE, ALPHA, K, RECTIFY)
         value = value * _to_minus(base, BETA)
@@ -72,9 +83,10 @@ def _normalised(
 
 @triton.jit
 def _norm_pool_kernel(
-    x, result, winners, H, W, ROWS, COLUMNS,
+    x, bias, result, winners, H, W, ROWS, COLUMNS,
     C: tl.constexpr, PER_COLUMN: tl.constexpr, SIZE: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr,
-    K: tl.constexpr, NORMALISE: tl.constexpr, RECTIFY_BEFORE: tl.constexpr, RECTIFY_AFTER: tl.constexpr,
+    K: tl.constexpr, NORMALISE: tl.constexpr, BIASED: tl.constexpr,
+    RECTIFY_BEFORE: tl.constexpr, RECTIFY_AFTER: tl.constexpr,
     POOL: tl.constexpr, STRIDE: tl.constexpr, EVERY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     image = tl.program_id(0).to(tl.int64)
@@ -85,7 +97,9 @@ def _norm_pool_kernel(
     row = place // C // COLUMNS
     x += image * H * W * C
     if POOL == 1:
-        best = _normalised(x, place, c, mask, PER_COLUMN, SIZE, ALPHA, BETA, K, NORMALISE, RECTIFY_BEFORE)
+        best = _normalised(
+            x, bias, place, c, mask, PER_COLUMN, SIZE, ALPHA, BETA, K, NORMALISE, BIASED, RECTIFY_BEFORE
+        )  # fmt: skip
     else:
         best = tl.full((BLOCK,), float("-inf"), tl.float32)
         code = tl.zeros((BLOCK,), tl.int32)
@@ -95,7 +109,9 @@ def _norm_pool_kernel(
                 w = column * STRIDE + j
                 there = mask & (h < H) & (w < W)
                 offset = (h * W + w) * C + c
-                value = _normalised(x, offset, c, there, PER_COLUMN, SIZE, ALPHA, BETA, K, NORMALISE, RECTIFY_BEFORE)
+                value = _normalised(
+                    x, bias, offset, c, there, PER_COLUMN, SIZE, ALPHA, BETA, K, NORMALISE, BIASED, RECTIFY_BEFORE
+                )  # fmt: skip
                 larger = there & ((value > best) | (value != value))  # what is no number wins, so that it is seen
                 if EVERY:
                     bit = 1 << (i * POOL + j)
@@ -137,9 +153,10 @@ def _of_windows(
 
 @triton.jit
 def _norm_pool_backward_kernel(
-    gradient, x, result, winners, crossed, of_x, H, W, ROWS, COLUMNS,
+    gradient, x, bias, result, winners, crossed, of_x, H, W, ROWS, COLUMNS,
     C: tl.constexpr, PER_COLUMN: tl.constexpr, SIZE: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr,
-    K: tl.constexpr, NORMALISE: tl.constexpr, RECTIFY_BEFORE: tl.constexpr, RECTIFY_AFTER: tl.constexpr,
+    K: tl.constexpr, NORMALISE: tl.constexpr, BIASED: tl.constexpr,
+    RECTIFY_BEFORE: tl.constexpr, RECTIFY_AFTER: tl.constexpr,
     POOL: tl.constexpr, STRIDE: tl.constexpr, EVERY: tl.constexpr, CROSSED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """With CROSSED, what each response gives to its neighbours, g a d^(-beta - 1); without, the gradient of x."""
@@ -156,7 +173,7 @@ def _norm_pool_backward_kernel(
         gradient + windows, result + windows, winners + windows, h, w, c, mask, ROWS, COLUMNS, C, POOL, STRIDE, EVERY,
         RECTIFY_AFTER,
     )  # fmt: skip
-    value = _load(x, place, mask, RECTIFY_BEFORE)
+    value = _load(x, place, _bias_of(bias, c, mask, BIASED), mask, BIASED, RECTIFY_BEFORE)
     if NORMALISE:
         base = _across_maps(x, place, c, mask, PER_COLUMN, SIZE, ALPHA, K, RECTIFY_BEFORE)
         total = total * _to_minus(base, BETA)
@@ -179,9 +196,9 @@ def _norm_pool_backward_kernel(
 
 @triton.jit
 def _norm_pool_tile_kernel(
-    x, band, result, winners, H, W, ROWS, COLUMNS,
+    x, bias, band, result, winners, H, W, ROWS, COLUMNS,
     C: tl.constexpr, PER_COLUMN: tl.constexpr, PADDED: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr,
-    K: tl.constexpr, RECTIFY_BEFORE: tl.constexpr, RECTIFY_AFTER: tl.constexpr,
+    K: tl.constexpr, BIASED: tl.constexpr, RECTIFY_BEFORE: tl.constexpr, RECTIFY_AFTER: tl.constexpr,
     POOL: tl.constexpr, STRIDE: tl.constexpr, EVERY: tl.constexpr, PLACES: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
     """`_norm_pool_kernel` for bfloat16: some places times one column's maps, whose window sums are a matrix product."""
@@ -194,6 +211,7 @@ def _norm_pool_tile_kernel(
     of_column = c < PER_COLUMN
     c_first = tl.program_id(2) * PER_COLUMN
     x += image * H * W * C + c_first
+    added = tl.zeros((1, PADDED), tl.float32) + _bias_of(bias, c_first + c, of_column, BIASED)
     weights = tl.load(band + c[:, None] * PADDED + c[None, :]).to(FACTORS)  # (map read, map normalised)
     best = tl.full((PLACES, PADDED), float("-inf"), tl.float32)
     code = tl.zeros((PLACES, PADDED), tl.int32)
@@ -201,7 +219,7 @@ def _norm_pool_tile_kernel(
         h = row * STRIDE + n // POOL
         w = column * STRIDE + n % POOL
         there = (inside & (h < H) & (w < W))[:, None] & of_column[None, :]
-        value = _load(x, ((h * W + w) * C)[:, None] + c[None, :], there, RECTIFY_BEFORE)
+        value = _load(x, ((h * W + w) * C)[:, None] + c[None, :], added, there, BIASED, RECTIFY_BEFORE)
         base = K + ALPHA * tl.dot((value * value).to(tl.bfloat16).to(FACTORS), weights)
         value = value * _to_minus(base, BETA)
         larger = there & ((value > best) | (value != value))
@@ -222,9 +240,9 @@ def _norm_pool_tile_kernel(
 
 @triton.jit
 def _norm_pool_backward_tile_kernel(
-    gradient, x, result, winners, band, of_x, H, W, ROWS, COLUMNS,
+    gradient, x, bias, result, winners, band, of_x, H, W, ROWS, COLUMNS,
     C: tl.constexpr, PER_COLUMN: tl.constexpr, PADDED: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr,
-    K: tl.constexpr, RECTIFY_BEFORE: tl.constexpr, RECTIFY_AFTER: tl.constexpr,
+    K: tl.constexpr, BIASED: tl.constexpr, RECTIFY_BEFORE: tl.constexpr, RECTIFY_AFTER: tl.constexpr,
     POOL: tl.constexpr, STRIDE: tl.constexpr, EVERY: tl.constexpr, PLACES: tl.constexpr, FACTORS: tl.constexpr,
     SYMMETRIC: tl.constexpr,
 ):  # fmt: skip
@@ -242,7 +260,8 @@ def _norm_pool_backward_tile_kernel(
         RECTIFY_AFTER,
     )  # fmt: skip
     offset = (place * C)[:, None] + c[None, :]
-    value = _load(x, offset, mask, RECTIFY_BEFORE)
+    added = tl.zeros((1, PADDED), tl.float32) + _bias_of(bias, c_first + c, c < PER_COLUMN, BIASED)
+    value = _load(x, offset, added, mask, BIASED, RECTIFY_BEFORE)
     weights = tl.load(band + c[:, None] * PADDED + c[None, :]).to(FACTORS)  # (map read, map normalised)
     base = K + ALPHA * tl.dot((value * value).to(tl.bfloat16).to(FACTORS), weights)
     scaled = total * _to_minus(base, BETA)
@@ -313,22 +332,42 @@ def _same_map_kernel(
     tl.store(result + start + place, value.to(result.dtype.element_ty), mask=mask)
 
 
-def norm_pool(x: torch.Tensor, form: NormPool, result: torch.Tensor, winners: torch.Tensor) -> None:
-    """Fill `result` and `winners` (B, C, H', W') from x (B, C, H, W); all channels-last."""
+@triton.jit
+def _sums_kernel(x, sums, NUM, EACH, C: tl.constexpr, ROWS: tl.constexpr, MAPS: tl.constexpr):
+    """Of NUM rows of C numbers, the sums over the EACH rows of every program."""
+    c = tl.program_id(1) * MAPS + tl.arange(0, MAPS)
+    first = tl.program_id(0).to(tl.int64) * EACH
+    total = tl.zeros((ROWS, MAPS), tl.float32)
+    for start in range(0, EACH, ROWS):
+        row = first + start + tl.arange(0, ROWS)
+        mask = (row < NUM)[:, None] & (c < C)[None, :]
+        total += tl.load(x + row[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    tl.store(sums + tl.program_id(0) * C + c, tl.sum(total, 0), mask=c < C)
+
+
+def norm_pool(
+    x: torch.Tensor, bias: torch.Tensor | None, form: NormPool, result: torch.Tensor, winners: torch.Tensor
+) -> None:
+    """Fill `result` and `winners` (B, C, H', W') from x (B, C, H, W); all channels-last; bias (C), of any dtype."""
     sizes = (*x.shape[2:], *result.shape[2:])
+    x, bias = _biased(x, bias, form)
+    added = x if bias is None else bias
     with _device_of(x):
         if _as_product(x, form):
             tile = _tile(x, form)
             tiles = (len(x), triton.cdiv(result.shape[2] * result.shape[3], tile["PLACES"]), form.columns)
-            _norm_pool_tile_kernel[tiles](x, _band(x, form), result, winners, *sizes, **tile, **_shared(x, form))
+            _norm_pool_tile_kernel[tiles](
+                x, added, _band(x, form), result, winners, *sizes, **tile, **_shared(x, bias, form)
+            )
         else:
             grid = _grid(x, result[0].numel())
-            _norm_pool_kernel[grid](x, result, winners, *sizes, **_by_number(form), **_shared(x, form))
+            _norm_pool_kernel[grid](x, added, result, winners, *sizes, **_by_number(form), **_shared(x, bias, form))
 
 
 def norm_pool_backward(
     gradient: torch.Tensor,
     x: torch.Tensor,
+    bias: torch.Tensor | None,
     result: torch.Tensor,
     winners: torch.Tensor,
     form: NormPool,
@@ -336,6 +375,8 @@ def norm_pool_backward(
 ) -> None:
     """Fill `of_x` (B, C, H, W), the gradient of x, from that of the result; all channels-last."""
     sizes = (*x.shape[2:], *result.shape[2:])
+    x, bias = _biased(x, bias, form)
+    added = x if bias is None else bias
     with _device_of(x):
         if _as_product(x, form):
             tile = _tile(x, form)
@@ -344,13 +385,14 @@ def norm_pool_backward(
             _norm_pool_backward_tile_kernel[tiles](
                 gradient,
                 x,
+                added,
                 result,
                 winners,
                 _band(x, form),
                 of_x,
                 *sizes,
                 **tile,
-                **_shared(x, form),
+                **_shared(x, bias, form),
             )
             return
         crossed = torch.empty_like(x) if form.normalises else x
@@ -358,6 +400,7 @@ def norm_pool_backward(
             _norm_pool_backward_kernel[_grid(x, x[0].numel())](
                 gradient,
                 x,
+                added,
                 result,
                 winners,
                 crossed,
@@ -365,8 +408,21 @@ def norm_pool_backward(
                 *sizes,
                 CROSSED=part,
                 **_by_number(form),
-                **_shared(x, form),
+                **_shared(x, bias, form),
             )
+
+
+def sums_over_places(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W), channels-last, to float32 (C,), the same however often it is asked."""
+    maps = x.shape[1]
+    rows = x.numel() // maps
+    each = _SUMMED * max(1, triton.cdiv(rows, _SUMMED * _MOST_PARTS))
+    parts = triton.cdiv(rows, each)
+    wide = min(_MOST_MAPS, triton.next_power_of_2(maps))
+    sums = torch.empty(parts, maps, dtype=torch.float32, device=x.device)
+    with _device_of(x):
+        _sums_kernel[(parts, triton.cdiv(maps, wide))](x, sums, rows, each, maps, ROWS=_SUMMED, MAPS=wide)
+    return sums.sum(0)
 
 
 def in_blocks(x: torch.Tensor, stride: int, result: torch.Tensor) -> None:
@@ -401,9 +457,10 @@ def _grid(x: torch.Tensor, numbers: int) -> tuple[int, int]:
     return x.shape[0], triton.cdiv(numbers, _BLOCK)
 
 
-def _shared(x: torch.Tensor, form: NormPool) -> dict[str, Any]:
+def _shared(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> dict[str, Any]:
     """Constants of all `norm_pool` kernels."""
     return {
+        "BIASED": bias is not None,
         "C": x.shape[1],
         "PER_COLUMN": x.shape[1] // form.columns,
         "ALPHA": form.alpha,
@@ -415,6 +472,13 @@ def _shared(x: torch.Tensor, form: NormPool) -> dict[str, Any]:
         "STRIDE": form.stride,
         "EVERY": form.ties == "every",
     }
+
+
+def _biased(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """x with its biases, where the kernel would read them again for every neighbour; else both as they are."""
+    if bias is None or not form.normalises or _as_product(x, form):
+        return x, bias
+    return x + bias.to(x.dtype)[:, None, None], None
 
 
 def _by_number(form: NormPool) -> dict[str, Any]:

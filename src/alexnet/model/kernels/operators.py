@@ -12,8 +12,8 @@ from alexnet.model.description import pooled_side
 from alexnet.model.kernels.form import NormPool
 
 
-def norm_pool(x: torch.Tensor, form: NormPool) -> torch.Tensor:
-    """`form.plain(x)` in one pass over memory, backward in one or two.
+def norm_pool(x: torch.Tensor, form: NormPool, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`form.plain(x)`, or of x with its biases, in one pass over memory, backward in one or two.
 
     The largest response of a window is chosen before the result is rounded to the dtype of `x`, so that in bfloat16
     more ties are told apart than by the plain form.
@@ -21,12 +21,14 @@ def norm_pool(x: torch.Tensor, form: NormPool) -> torch.Tensor:
     Args:
         x: float32 or bfloat16 (B, C, H, W) on a device for which `serves` says yes.
         form: what is computed.
+        bias: floating point (C,), of the maps of x; the sum is not rounded.
 
     Returns:
         (B, C, H', W') of the dtype of `x`, channels-last.
     """
     result: torch.Tensor = _norm_pool(
         x,
+        bias,
         form.rectify_before,
         form.size,
         form.alpha,
@@ -98,6 +100,7 @@ def _blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.
 @_operator("norm_pool")
 def _norm_pool(
     x: torch.Tensor,
+    bias: torch.Tensor | None,
     rectify_before: bool,
     size: int,
     alpha: float,
@@ -113,7 +116,7 @@ def _norm_pool(
     form = _form(rectify_before, size, alpha, beta, k, columns, pool, stride, every, rectify_after)
     result, winners = _outputs(x, form)
     if x.numel():
-        _backend(x).norm_pool(_laid_out(x), form, result, winners)
+        _backend(x).norm_pool(_laid_out(x), bias, form, result, winners)
     return result, winners
 
 
@@ -121,6 +124,7 @@ def _norm_pool(
 def _norm_pool_backward(
     gradient: torch.Tensor,
     x: torch.Tensor,
+    bias: torch.Tensor | None,
     result: torch.Tensor,
     winners: torch.Tensor,
     rectify_before: bool,
@@ -133,13 +137,16 @@ def _norm_pool_backward(
     stride: int,
     every: bool,
     rectify_after: bool,
-) -> torch.Tensor:
-    # gradient, result: (B, C, H', W'); x: (B, C, H, W) -> its gradient (B, C, H, W)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # gradient, result: (B, C, H', W'); x: (B, C, H, W) -> its gradient (B, C, H, W), and that of the biases (C) or ()
     form = _form(rectify_before, size, alpha, beta, k, columns, pool, stride, every, rectify_after)
-    of_x = _like(x)
+    of_x, of_bias = _like(x), _of_bias(x, bias)
     if x.numel():
-        _backend(x).norm_pool_backward(_laid_out(gradient), _laid_out(x), result, winners, form, of_x)
-    return of_x
+        backend = _backend(x)
+        backend.norm_pool_backward(_laid_out(gradient), _laid_out(x), bias, result, winners, form, of_x)
+        if bias is not None:
+            of_bias.copy_(backend.sums_over_places(of_x))
+    return of_x, of_bias
 
 
 @_operator("same_map_norm")
@@ -217,12 +224,19 @@ def _room(x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.
     return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _norm_pool_outputs(x: torch.Tensor, *numbers: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _of_bias(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Room for the gradient of the biases: zeros, which it is where there are no images; empty without biases."""
+    return x.new_empty(0) if bias is None else torch.zeros_like(bias)
+
+
+def _norm_pool_outputs(x: torch.Tensor, bias: torch.Tensor | None, *numbers: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return _outputs(x, _form(*numbers))
 
 
-def _norm_pool_backward_outputs(gradient: torch.Tensor, x: torch.Tensor, *rest: Any) -> torch.Tensor:
-    return _like(x)
+def _norm_pool_backward_outputs(
+    gradient: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _like(x), _of_bias(x, bias)
 
 
 def _same_map_norm_outputs(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
@@ -241,14 +255,15 @@ def _no_gradient(ctx: Any, *gradients: torch.Tensor) -> None:
 
 
 def _keep_norm_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    x, *numbers = inputs
-    ctx.save_for_backward(x, *output)
+    x, bias, *numbers = inputs
+    ctx.save_for_backward(x, bias, *output)
     ctx.numbers = numbers
 
 
 def _norm_pool_gradient(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    x, result, winners = ctx.saved_tensors
-    return _norm_pool_backward(gradient, x, result, winners, *ctx.numbers), *([None] * len(ctx.numbers))
+    x, bias, result, winners = ctx.saved_tensors
+    of_x, of_bias = _norm_pool_backward(gradient, x, bias, result, winners, *ctx.numbers)
+    return of_x, None if bias is None else of_bias, *([None] * len(ctx.numbers))
 
 
 def _keep_same_map(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
