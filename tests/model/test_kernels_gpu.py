@@ -81,7 +81,9 @@ def test_norm_pool(name: str, shape: tuple[int, ...], biased: bool) -> None:
     # Where the rounded inputs tie, one of the tied may get the gradient in one form and another in the other.
     assert got < HALF and (of_x < HALF or form.pools)
     if bias is not None and not form.pools:
-        assert max(errors(norm_pool_of(form), form.plain, half, bias.bfloat16())) < HALF
+        # Its gradient is a rounded sum of rounded numbers.
+        got, of_x, of_bias = errors(norm_pool_of(form), form.plain, half, bias.bfloat16())
+        assert max(got, of_x) < HALF and of_bias < 2 * HALF
 
 
 def norm_pool_of(form: NormPool) -> Callable[..., torch.Tensor]:
@@ -92,10 +94,12 @@ def norm_pool_of(form: NormPool) -> Callable[..., torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sums_over_places(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = distinct(shape, 5, dtype)
-    sums = gpu.sums_over_places(x)
+    sums, again = (torch.full((shape[1],), torch.nan, device=DEVICE) for _ in range(2))
+    gpu.sums_over_places(x, sums)
+    gpu.sums_over_places(x, again)
     wanted = x.double().sum((0, 2, 3))
     assert float((sums.double() - wanted).abs().max()) < 1e-6 * float(x.double().abs().sum((0, 2, 3)).max())
-    assert torch.equal(sums, gpu.sums_over_places(x))
+    assert torch.equal(sums, again)
 
 
 @settings(max_examples=10, deadline=None)  # each compiles kernels of its own

@@ -61,9 +61,9 @@ def norm_pool_backward(
     _over_images(_backward, arrays, *_numbers(x, form))
 
 
-def sums_over_places(x: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) to float32 (C,)."""
-    return x.sum((0, 2, 3), dtype=torch.float32)
+def sums_over_places(x: torch.Tensor, sums: torch.Tensor) -> None:
+    """Fill `sums` (C) from x (B, C, H, W)."""
+    sums.copy_(x.sum((0, 2, 3), dtype=torch.float32))
 
 
 def _biased(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -22,6 +22,8 @@ _BLOCK = 1024
 _MOST_MAPS = 128
 # Rows that a program sums at a time, and programs that share a sum: a few for each unit of a large card.
 _SUMMED, _MOST_PARTS = 32, 512
+# Places and warps of a tile of normalising and pooling, by (few maps, backward): see docs/log.md.
+_TILES = {(True, False): (64, 4), (True, True): (64, 4), (False, False): (32, 4), (False, True): (32, 4)}
 
 
 @triton.jit
@@ -37,10 +39,13 @@ def _to_minus(base, BETA: tl.constexpr):
 
 @triton.jit
 def _load(x, offset, added, mask, BIASED: tl.constexpr, RECTIFY: tl.constexpr):
-    """float32 responses, each with its bias added and rectified where asked; NaN stays NaN."""
+    """float32 responses, each with its bias added and rectified where asked; NaN stays NaN.
+
+    Where the mask is not, that is no response either: what stands there must not be used.
+    """
     value = tl.load(x + offset, mask=mask, other=0.0).to(tl.float32)
     if BIASED:
-        value = tl.where(mask, value + added, 0.0)
+        value += added
     if RECTIFY:
         value = tl.where(value < 0, 0.0, value)
     return value
@@ -342,7 +347,7 @@ def _sums_kernel(x, sums, NUM, EACH, C: tl.constexpr, ROWS: tl.constexpr, MAPS: 
         row = first + start + tl.arange(0, ROWS)
         mask = (row < NUM)[:, None] & (c < C)[None, :]
         total += tl.load(x + row[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
-    tl.store(sums + tl.program_id(0) * C + c, tl.sum(total, 0), mask=c < C)
+    tl.store(sums + tl.program_id(0) * C + c, tl.sum(total, 0).to(sums.dtype.element_ty), mask=c < C)
 
 
 def norm_pool(
@@ -354,7 +359,7 @@ def norm_pool(
     added = x if bias is None else bias
     with _device_of(x):
         if _as_product(x, form):
-            tile = _tile(x, form)
+            tile = _tile(x, form, backward=False)
             tiles = (len(x), triton.cdiv(result.shape[2] * result.shape[3], tile["PLACES"]), form.columns)
             _norm_pool_tile_kernel[tiles](
                 x, added, _band(x, form), result, winners, *sizes, **tile, **_shared(x, bias, form)
@@ -379,7 +384,7 @@ def norm_pool_backward(
     added = x if bias is None else bias
     with _device_of(x):
         if _as_product(x, form):
-            tile = _tile(x, form)
+            tile = _tile(x, form, backward=True)
             tile["SYMMETRIC"] = form.size % 2 == 1
             tiles = (len(x), triton.cdiv(x.shape[2] * x.shape[3], tile["PLACES"]), form.columns)
             _norm_pool_backward_tile_kernel[tiles](
@@ -412,17 +417,19 @@ def norm_pool_backward(
             )
 
 
-def sums_over_places(x: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W), channels-last, to float32 (C,), the same however often it is asked."""
+def sums_over_places(x: torch.Tensor, sums: torch.Tensor) -> None:
+    """Fill `sums` (C) from x (B, C, H, W), channels-last; the same however often it is asked."""
     maps = x.shape[1]
     rows = x.numel() // maps
     each = _SUMMED * max(1, triton.cdiv(rows, _SUMMED * _MOST_PARTS))
     parts = triton.cdiv(rows, each)
+    part_sums = torch.empty(parts, maps, dtype=torch.float32, device=x.device)
     wide = min(_MOST_MAPS, triton.next_power_of_2(maps))
-    sums = torch.empty(parts, maps, dtype=torch.float32, device=x.device)
+    narrow = min(32, wide)
     with _device_of(x):
-        _sums_kernel[(parts, triton.cdiv(maps, wide))](x, sums, rows, each, maps, ROWS=_SUMMED, MAPS=wide)
-    return sums.sum(0)
+        _sums_kernel[(parts, triton.cdiv(maps, wide))](x, part_sums, rows, each, maps, ROWS=_SUMMED, MAPS=wide)
+        whole = (1, triton.cdiv(maps, narrow))
+        _sums_kernel[whole](part_sums, sums, parts, parts, maps, ROWS=4 * _SUMMED, MAPS=narrow)
 
 
 def in_blocks(x: torch.Tensor, stride: int, result: torch.Tensor) -> None:
@@ -491,13 +498,18 @@ def _as_product(x: torch.Tensor, form: NormPool) -> bool:
     return x.dtype == torch.bfloat16 and form.normalises and x.shape[1] // form.columns <= _MOST_MAPS
 
 
-def _tile(x: torch.Tensor, form: NormPool) -> dict[str, Any]:
+def _padded(x: torch.Tensor, form: NormPool) -> int:
+    """Maps of a tile: those of a column, up to a size that matrix units take."""
+    return max(16, int(triton.next_power_of_2(x.shape[1] // form.columns)))
+
+
+def _tile(x: torch.Tensor, form: NormPool, backward: bool) -> dict[str, Any]:
     """Maps and places of a tile, warps that share it, and in what its products take their factors."""
-    padded = max(16, triton.next_power_of_2(x.shape[1] // form.columns))
+    padded = _padded(x, form)
+    places, warps = _TILES[padded <= 64, backward]
     # The interpreter does not multiply bfloat16; the factors are rounded to it first, and so the products are the same.
     factors = tl.bfloat16 if x.is_cuda else tl.float32
-    few = padded <= 64
-    return {"PADDED": padded, "PLACES": 64, "FACTORS": factors, "num_warps": 4 if few else 8}
+    return {"PADDED": padded, "PLACES": places, "FACTORS": factors, "num_warps": warps}
 
 
 _bands: dict[tuple[torch.device, int, int, int], torch.Tensor] = {}
@@ -505,7 +517,7 @@ _bands: dict[tuple[torch.device, int, int, int], torch.Tensor] = {}
 
 def _band(x: torch.Tensor, form: NormPool) -> torch.Tensor:
     """Which maps of a column stand in whose window: bfloat16 (padded, padded), 1 at (j, i) where j is in that of i."""
-    maps, padded = x.shape[1] // form.columns, _tile(x, form)["PADDED"]
+    maps, padded = x.shape[1] // form.columns, _padded(x, form)
     key = (x.device, maps, padded, form.size)
     if key not in _bands:
         band = torch.zeros(padded, padded)

@@ -145,7 +145,7 @@ def _norm_pool_backward(
         backend = _backend(x)
         backend.norm_pool_backward(_laid_out(gradient), _laid_out(x), bias, result, winners, form, of_x)
         if bias is not None:
-            of_bias.copy_(backend.sums_over_places(of_x))
+            backend.sums_over_places(of_x, of_bias)
     return of_x, of_bias
 
 
@@ -225,8 +225,10 @@ def _room(x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.
 
 
 def _of_bias(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Room for the gradient of the biases: zeros, which it is where there are no images; empty without biases."""
-    return x.new_empty(0) if bias is None else torch.zeros_like(bias)
+    """Room for the gradient of the biases; empty without them, and zeros where there are no images."""
+    if bias is None:
+        return x.new_empty(0)
+    return torch.empty_like(bias) if x.numel() else torch.zeros_like(bias)
 
 
 def _norm_pool_outputs(x: torch.Tensor, bias: torch.Tensor | None, *numbers: Any) -> tuple[torch.Tensor, torch.Tensor]:
