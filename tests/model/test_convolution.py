@@ -7,7 +7,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.model.convolution import PRODUCT_UP_TO_PX, Convolution2d, across_columns, by_blocks, weight_gradient
+from alexnet.model import kernels
+from alexnet.model.convolution import (
+    PRODUCT_UP_TO_PX,
+    Convolution2d,
+    _in_blocks,
+    across_columns,
+    by_blocks,
+    weight_gradient,
+)
+from alexnet.model.kernels.operators import in_blocks
 
 
 def gradient_by_loops(x: np.ndarray, g: np.ndarray, kernel: tuple[int, int], padding: tuple[int, int]) -> np.ndarray:
@@ -143,3 +152,22 @@ def test_the_first_layer_reads_blocks_in_bfloat16(device: str) -> None:
         got = layer(x)
     assert got.dtype == torch.bfloat16 and got.shape == want.shape
     assert (got.double() - want).norm() < 2**-7 * want.norm()
+
+
+@pytest.mark.skipif(kernels.why_plain("cpu") is not None, reason=str(kernels.why_plain("cpu")))
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 12), st.integers(1, 12)),
+    stride=st.integers(1, 5),
+    blocks=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    given_dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_blocks_laid_in_one_pass_are_those_of_many(
+    shape: tuple[int, ...], stride: int, blocks: tuple[int, int], given_dtype: torch.dtype, dtype: torch.dtype
+) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(7)).to(given_dtype)
+    for laid_out in (x, x.contiguous(memory_format=torch.channels_last)):
+        got = in_blocks(laid_out, stride, blocks, dtype)
+        assert torch.equal(got, _in_blocks(x, blocks, stride).to(dtype))
+        assert got.is_contiguous(memory_format=torch.channels_last)

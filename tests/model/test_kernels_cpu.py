@@ -283,7 +283,7 @@ def test_error_in_a_thread_is_raised() -> None:
 
     torch.set_num_threads(2)
     with pytest.raises(ArithmeticError, match="images 2 to 5"):
-        cpu._over_images(fail, (np.zeros(5),))
+        cpu.over_shares(fail, (np.zeros(5),))
 
 
 def test_compiles_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from alexnet.data.blocks import decode_crops, encode
 from alexnet.data.joined import open_data
 from alexnet.data.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.model.kernels import plain_operations, why_plain
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder, UnwrittenRunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
@@ -21,7 +23,8 @@ from alexnet.runs.recipes import QUICK
 from alexnet.training import assembly, device_step, loop
 from alexnet.training.device_step import StepOnDevice, algorithms_tried
 from alexnet.training.loop import train
-from alexnet.training.update import update_on_device
+from alexnet.training.read_weights import ReadWeights
+from alexnet.training.update import update
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -92,7 +95,9 @@ def test_in_bfloat16_it_reads_rounded_weights(data: Path, tmp_path: Path) -> Non
     def followed(own: StepOnDevice, *arguments: Any) -> None:
         run(own, *arguments)
         steps.append(own)
-        for (name, read), parameter in zip(own._read.items(), own.training.network.parameters(), strict=True):
+        for (name, read), parameter in zip(
+            own._weights.tensors.items(), own.training.network.parameters(), strict=True
+        ):
             assert torch.equal(read, parameter.bfloat16()) and read.stride() == parameter.stride(), name
 
     with pytest.MonkeyPatch.context() as patched:
@@ -104,6 +109,30 @@ def test_in_bfloat16_it_reads_rounded_weights(data: Path, tmp_path: Path) -> Non
         # The two updates round in another order, and so now and then a weight falls to the other side.
         assert float((tensor - first[name]).norm() / first[name].norm()) < 3e-3, name
     losses = [[event["loss"] for event in run.events() if event["event"] == "step"] for run in (once, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=3e-3)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="what a processor does")
+@pytest.mark.skipif(why_plain("cpu") is not None, reason=str(why_plain("cpu")))
+def test_a_processor_reads_rounded_weights_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches in one part take the way of batches in parts: weights in float32, rounded by autocast in every pass."""
+    forward, read = ReadWeights.forward, 0
+
+    def counted(own: ReadWeights, images: torch.Tensor) -> torch.Tensor:
+        nonlocal read
+        read += 1
+        return forward(own, images)
+
+    monkeypatch.setattr(ReadWeights, "forward", counted)
+    runs = []
+    for name, part in (("whole", 0), ("parts", 10)):
+        settings = replace(SMALL.training, precision="bfloat16", micro_batch=part)
+        runs.append(train(data, replace(SMALL, training=settings), tmp_path / name))
+        assert read == 15
+    whole, parts = (weights_of(run) for run in runs)
+    for key, tensor in whole.items():
+        assert float((tensor - parts[key]).norm() / tensor.norm()) < 3e-3, key
+    losses = [[event["loss"] for event in run.events() if event["event"] == "step"] for run in runs]
     assert losses[0] == pytest.approx(losses[1], rel=3e-3)
 
 
@@ -281,12 +310,16 @@ def test_a_signal_while_the_images_are_read_stops(data: Path, tmp_path: Path, mo
         torch.testing.assert_close(weights_of(resumed)[name], tensor, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("kernel", [False, True])
+@pytest.mark.parametrize("form", ["plain", "compiled", "triton"])
 @pytest.mark.parametrize("rounds", [False, True])
 @pytest.mark.parametrize(("rate", "stopped", "moves"), [(0.1, 0, True), (0.0, 0, False), (0.1, 3, False)])
-def test_update_on_the_device(rate: float, stopped: int, moves: bool, kernel: bool, rounds: bool) -> None:
+def test_update_on_the_device(rate: float, stopped: int, moves: bool, form: str, rounds: bool) -> None:
     generator = torch.Generator().manual_seed(1)
-    weight, buffer, gradient = (torch.randn(3, 50, 7, generator=generator).to(DEVICE) for _ in range(3))
+    device = "cpu" if form == "compiled" else DEVICE
+    # Out of a larger one, in channels-last memory; the gradient laid out otherwise.
+    weight, buffer, gradient = (torch.randn(3, 5, 7, 4, generator=generator).to(device) for _ in range(3))
+    weight, buffer = (tensor.contiguous(memory_format=torch.channels_last)[1:] for tensor in (weight, buffer))
+    gradient = gradient[1:]
     rounded = weight.bfloat16() if rounds else None
     if rounds:
         gradient = gradient.bfloat16()
@@ -295,18 +328,22 @@ def test_update_on_the_device(rate: float, stopped: int, moves: bool, kernel: bo
         weight,
         buffer,
         gradient,
-        torch.tensor([rate, 0.9], device=DEVICE),
+        torch.tensor([rate, 0.9], device=device),
         0.01,
-        torch.tensor(stopped, device=DEVICE),
+        torch.tensor(stopped, device=device),
         rounded,
     )
-    if kernel:
+    if form == "triton":
         pytest.importorskip("triton", reason="Triton is not installed")
-        from alexnet.training.update_kernel import update
+        from alexnet.training import update_gpu
 
-        update(*given)
+        laid_out = torch.empty_like(weight).copy_(gradient).to(gradient.dtype)
+        update_gpu.update(*given[:2], laid_out, *given[3:])
     else:
-        update_on_device(*given)
+        if form == "compiled" and (reason := why_plain("cpu")):
+            pytest.skip(reason)
+        with plain_operations() if form == "plain" else nullcontext():
+            update(*given)
     moved = 0.9 * before[1] + gradient.double() + 0.01 * before[0] if moves else before[1]
     torch.testing.assert_close(buffer.double(), moved, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(weight.double(), before[0] - (rate * moved if moves else 0), rtol=1e-6, atol=1e-6)

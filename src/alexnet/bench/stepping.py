@@ -254,8 +254,9 @@ def _usual(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, ha
 
 
 def _plain(training: Training) -> Callable[[], None]:
-    step, stretch = StepAtOnce(training), training.plan.stretches[0]
-    batch = _batch(training)
+    with plain_operations():
+        step = StepAtOnce(training)
+    stretch, batch = training.plan.stretches[0], _batch(training)
 
     def plain() -> None:
         with plain_operations():

@@ -126,7 +126,7 @@ def by_blocks(
     kernel = weight.shape[2]
     reach = -(-kernel // stride)  # blocks that a window reaches into
     rows, columns = ((side + end - kernel) // stride + reach for side in x.shape[2:])
-    if x.is_cuda and kernels.serves(x) and not x.requires_grad:
+    if kernels.serves(x) and not x.requires_grad:
         blocks = in_blocks(x, stride, (rows, columns), _computed_dtype(x))
     else:
         blocks = _in_blocks(x, (rows, columns), stride)

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch.func import functional_call
 
 from alexnet.data.loader import Batch
 from alexnet.data.resident import ResidentImages
 from alexnet.training.assembly import Training, on_device
 from alexnet.training.journal import fail, rates_now
 from alexnet.training.plan import Stretch
+from alexnet.training.read_weights import ReadWeights
 from alexnet.training.step import Step, StepAtOnce, Sums, divisor_of, dropout_seed, loss_and_errors, network_input
-from alexnet.training.update import rates_table, update_on_device
+from alexnet.training.update import rates_table
 
 # Before a graph is captured: libraries choose their kernels and take their memory.
 _WARM_UPS = 3
@@ -64,15 +64,8 @@ class StepOnDevice:
         self._captured: dict[tuple[int, float], _Captured] = {}
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._parameters = training.optimizer.moving_parameters()
-        # What forward and backward read, by name: in bfloat16 a rounded copy, which every update writes beside the
-        # weights, and whose gradient it takes as it is. To round weights and widen gradients in every step would move
-        # 14 bytes for each weight on top of the update's 20.
-        self._read = {
-            name: parameter.detach().bfloat16().requires_grad_() if training.precision == "bfloat16" else parameter
-            for name, parameter in training.optimizer.parameters.items()
-        }
-        self._rates = torch.zeros(len(self._parameters), 2, device=device)
+        self._weights = ReadWeights(training)
+        self._rates = torch.zeros(len(self._weights.tensors), 2, device=device)
         self._rows: list[tuple[float, float]] = []
         # Sum of losses, images that were wrong; and the first step that was not finite, counted from 1, or 0.
         self._results = torch.zeros(2, dtype=torch.float64, device=device)
@@ -122,7 +115,7 @@ class StepOnDevice:
         self.training.step = step
         # The graphs hold the memory of whole steps, which the repetition needs.
         self._captured.clear()
-        self._clear_gradients()
+        self._weights.clear_gradients()
         if self.training.device.type == "cuda":
             torch.cuda.empty_cache()
         value = StepAtOnce(self.training, self._resident).derive(stretch, batch)
@@ -158,9 +151,9 @@ class StepOnDevice:
         with torch.cuda.stream(beside), algorithms_tried():
             for _ in range(_WARM_UPS):
                 self._derive(batch, divisor)
-            self._update_parameters(torch.zeros_like(self._rates))  # compiled now, and moves nothing
+            self._weights.update(torch.zeros_like(self._rates), self._stopped)  # compiled now, and moves nothing
         torch.cuda.current_stream().wait_stream(beside)
-        self._clear_gradients()
+        self._weights.clear_gradients()
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(training.dropout)
         # Loader threads pin memory meanwhile: only this thread's calls are part of the capture.
@@ -173,39 +166,21 @@ class StepOnDevice:
 
     def _derive(self, batch: Batch, divisor: float) -> tuple[torch.Tensor, torch.Tensor]:
         training = self.training
-        self._clear_gradients()
+        self._weights.clear_gradients()
         images = network_input(training, batch, self._mean_image, self._resident, divisor, self._input_dtype)
-        loss, wrong = loss_and_errors(training, self._forward, images, batch.labels, len(batch.labels))
+        loss, wrong = loss_and_errors(training, self._weights.forward, images, batch.labels, len(batch.labels))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), wrong
-
-    def _forward(self, images: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = functional_call(self.training.network, self._read, (images,))
-        return scores
-
-    def _clear_gradients(self) -> None:
-        for tensor in self._read.values():
-            tensor.grad = None
 
     @torch.no_grad()
     def _update(self, batch: Batch, divisor: float) -> None:
         """Everything of a step that the device does."""
         with torch.enable_grad():
             loss, wrong = self._derive(batch, divisor)
-        gradients = [tensor.grad for tensor in self._read.values() if tensor.grad is not None]
-        # A norm is finite only where all its terms are.
-        norms = torch.stack(torch._foreach_norm(gradients))
-        finite = loss.isfinite() & norms.isfinite().all()
+        finite = loss.isfinite() & self._weights.norms().isfinite().all()
         self._stopped.copy_(torch.where((self._stopped == 0) & ~finite, self._number, self._stopped))
         self._results += torch.stack((loss.double() * len(batch.labels), wrong.double()))
-        self._update_parameters(self._rates)
-
-    @torch.no_grad()
-    def _update_parameters(self, rates: torch.Tensor) -> None:
-        for (parameter, buffer, decay), read, row in zip(self._parameters, self._read.values(), rates, strict=True):
-            assert read.grad is not None
-            rounded = None if read is parameter else read.detach()
-            update_on_device(parameter.detach(), buffer, read.grad, row, decay, self._stopped, rounded)
+        self._weights.update(self._rates, self._stopped)
 
 
 @contextmanager

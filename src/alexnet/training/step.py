@@ -15,10 +15,13 @@ from alexnet.data.augment import to_input
 from alexnet.data.loader import Batch
 from alexnet.data.order import share_of_rank
 from alexnet.data.resident import ResidentImages
+from alexnet.model import kernels
 from alexnet.model.device import arithmetic
 from alexnet.training.assembly import Training
 from alexnet.training.journal import fail, rates_now
 from alexnet.training.plan import Stretch
+from alexnet.training.read_weights import ReadWeights
+from alexnet.training.update import rates_table
 
 
 @dataclass
@@ -64,12 +67,22 @@ class StepAtOnce:
         self._resident = resident
         self._mean_image = torch.from_numpy(training.data.statistics.mean_image).to(training.device)
         self._sums = Sums()
+        # A batch in parts adds up its gradients, which is done in float32, and so do several processes.
+        alone = not training.recipe.training.micro_batch and not training.team.together
+        serves = training.device.type == "cpu" and kernels.serves(next(training.network.parameters()))
+        rounds = training.precision == "bfloat16" and alone and serves
+        self._weights = ReadWeights(training) if rounds else None
 
     def run(self, stretch: Stretch, batch: Batch) -> None:
         """One update; a loss or gradient that is not finite stops before it."""
         training = self.training
         self.derive(stretch, batch)
-        training.optimizer.step(rates_now(training, training.step))
+        rates = rates_now(training, training.step)
+        if self._weights is None:
+            training.optimizer.step(rates)
+        else:
+            table = rates_table(training.optimizer.rates_and_momenta(rates), training.device)
+            self._weights.update(table, torch.zeros((), dtype=torch.int64))
         if training.average is not None:
             training.average.update(training.step)
 
@@ -84,7 +97,9 @@ class StepAtOnce:
         num = stretch.batch_length(training.step, training.recipe.optimizer.batch_size)  # of all replicas
         own = share_of_rank(num, team.replica.rank, team.replica.num)
         value, wrong = 0.0, 0.0
-        training.optimizer.clear_gradients()
+        weights = training.optimizer if self._weights is None else self._weights
+        forward = training.forward if self._weights is None else self._weights.forward
+        weights.clear_gradients()
         parts = self._parts(own, num)
         for rows in parts:
             part = batch if rows == own else batch.each(operator.itemgetter(_shifted(rows, -own.start)))
@@ -93,14 +108,14 @@ class StepAtOnce:
             images = network_input(training, placed, self._mean_image, self._resident, divisor_of(training, stretch))
             with nullcontext() if rows == parts[-1] else training.forward.without_sums():
                 labels = part.labels.to(training.device)
-                loss, num_wrong = loss_and_errors(training, training.forward, images, labels, num)
+                loss, num_wrong = loss_and_errors(training, forward, images, labels, num)
                 value += loss.item()
                 if not math.isfinite(value) and not team.together:
                     fail(training, batch, f"the loss of step {training.step} is {value}", value)
                 loss.backward()  # type: ignore[no-untyped-call]
             wrong += int(num_wrong)
         training.network.expect_part(None)
-        finite = training.optimizer.gradients_are_finite()
+        finite = weights.gradients_are_finite()
         if team.together:
             # All stop at the same step, or none.
             value, wrong = team.sums(value, wrong)

@@ -1,14 +1,14 @@
-"""The update rule with everything that changes from step to step on the device, so that a captured graph can hold it.
+"""The update rule as one pass, with everything that changes from step to step on the device: a captured graph holds it.
 
 Paper: section 5. `training/optimizer.py` says how the buffer b = -v / rate stands for the paper's velocity v.
 """
 
 import torch
 
-from alexnet.model.kernels import why_plain
+from alexnet.model import kernels
 
 
-def update_on_device(
+def update(
     parameter: torch.Tensor,
     buffer: torch.Tensor,
     gradient: torch.Tensor,
@@ -31,10 +31,15 @@ def update_on_device(
     # One run of numbers each: the kernel walks them in the order of memory.
     if gradient.stride() != parameter.stride():
         gradient = torch.empty_like(parameter).copy_(gradient)
-    if parameter.is_cuda and why_plain("cuda") is None:
-        from alexnet.training.update_kernel import update
+    if parameter.is_cuda and kernels.why_plain("cuda") is None:
+        from alexnet.training import update_gpu
 
-        update(parameter, buffer, gradient, rates, decay, stopped, rounded)
+        update_gpu.update(parameter, buffer, gradient, rates, decay, stopped, rounded)
+        return
+    if parameter.device.type == "cpu" and kernels.serves(parameter):
+        from alexnet.training import update_cpu
+
+        update_cpu.update(parameter, buffer, gradient, rates, decay, stopped, rounded)
         return
     moves = (rates[0] != 0) & (stopped == 0)
     moved = buffer * rates[1] + gradient + decay * parameter

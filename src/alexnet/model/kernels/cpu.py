@@ -43,7 +43,7 @@ def norm_pool(
             for "every" int16, bit row * pool + column for each of the largest. Empty where nothing is pooled.
     """
     x = _biased(x, bias)
-    _over_images(_forward, (_rows(x), _rows(result), _winner_rows(winners, form)), *_numbers(x, form))
+    over_shares(_forward, (_rows(x), _rows(result), _winner_rows(winners, form)), *_numbers(x, form))
 
 
 def norm_pool_backward(
@@ -58,7 +58,7 @@ def norm_pool_backward(
     """The gradient of x (B, C, H, W) from that of the result (B, C, H', W'), into `of_x`; dtypes as in `norm_pool`."""
     x = _biased(x, bias)
     arrays = (_rows(gradient), _rows(x), _rows(result), _winner_rows(winners, form), _rows(of_x))
-    _over_images(_backward, arrays, *_numbers(x, form))
+    over_shares(_backward, arrays, *_numbers(x, form))
 
 
 def sums_over_places(x: torch.Tensor, sums: torch.Tensor) -> None:
@@ -73,7 +73,7 @@ def _biased(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
 def same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float, result: torch.Tensor) -> None:
     """x / (1 + alpha / size^2 * sum of x^2 over size x size places)^beta; all float32 or all bfloat16 (B, C, H, W)."""
     numbers = (x.shape[1], size, np.float32(alpha / size**2), np.float32(beta))
-    _over_images(_same_map_forward, (_rows(x), _rows(result)), *numbers)
+    over_shares(_same_map_forward, (_rows(x), _rows(result)), *numbers)
 
 
 def same_map_norm_backward(
@@ -81,7 +81,12 @@ def same_map_norm_backward(
 ) -> None:
     """The gradient of x from that of the result, into `of_x`, all (B, C, H, W) of one dtype."""
     numbers = (x.shape[1], size, np.float32(alpha / size**2), np.float32(beta))
-    _over_images(_same_map_backward, (_rows(gradient), _rows(x), _rows(of_x)), *numbers)
+    over_shares(_same_map_backward, (_rows(gradient), _rows(x), _rows(of_x)), *numbers)
+
+
+def in_blocks(x: torch.Tensor, stride: int, result: torch.Tensor) -> None:
+    """Fill `result` (B, s s C, rows, columns) from x (B, C, H, W); both channels-last, each of its own dtype."""
+    over_shares(_blocks, (_rows(x), _rows(result)), x.shape[1], stride)
 
 
 @functools.cache
@@ -129,8 +134,14 @@ def _numbers(x: torch.Tensor, form: NormPool) -> tuple[Any, ...]:
     )
 
 
-def _over_images(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], *numbers: Any) -> None:
-    """Run a kernel over all images of (B, ...) arrays, a range of them in each of torch's threads."""
+def over_shares(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], *numbers: Any) -> None:
+    """Run a kernel over all entries of (N, ...) arrays, images for example, a range of them in each of torch's threads.
+
+    Args:
+        kernel: called with the arrays, the first and behind the last entry of its range, and the numbers.
+        arrays: of the same length, 1 or more.
+        numbers: whatever else the kernel takes.
+    """
     images = len(arrays[0])
     workers = min(torch.get_num_threads(), images)
     if workers == 1:
@@ -156,12 +167,12 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="alexnet-kernels")
 
 
-def _wide(value: Any) -> Any:
+def wide(value: Any) -> Any:
     """float32 of a float32 or of the bits of a bfloat16."""
     raise NotImplementedError
 
 
-def _narrow(value: Any, like: Any) -> Any:
+def narrow(value: Any, like: Any) -> Any:
     """A float32 as `like` is: itself, or the bits of the nearest bfloat16, of two as near the even one."""
     raise NotImplementedError
 
@@ -171,7 +182,7 @@ if not compiled.why_not:
     _number, _bits, _half_bits = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 
     @intrinsic
-    def _wide(_: Any, value: Any) -> Any:
+    def wide(_: Any, value: Any) -> Any:
         def same(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return arguments[0]
 
@@ -182,7 +193,7 @@ if not compiled.why_not:
         return types.float32(value), same if isinstance(value, types.Float) else widened
 
     @intrinsic
-    def _narrow(_: Any, value: Any, like: Any) -> Any:
+    def narrow(_: Any, value: Any, like: Any) -> Any:
         def same(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return arguments[0]
 
@@ -216,12 +227,12 @@ def _read(
         source, target = begin + block * per_column, reach + block * pitch
         if rectify:
             for i in range(per_column):
-                value = _wide(row[np.uintp(source + i)])
+                value = wide(row[np.uintp(source + i)])
                 # Not greater, so that a NaN stays.
                 values[np.uintp(target + i)] = np.float32(0) if value <= np.float32(0) else value
         else:
             for i in range(per_column):
-                values[np.uintp(target + i)] = _wide(row[np.uintp(source + i)])
+                values[np.uintp(target + i)] = wide(row[np.uintp(source + i)])
 
 
 @_compiled
@@ -243,10 +254,10 @@ def _write(
             for i in range(per_column):
                 above = responses[np.uintp(source + reach + i)] > np.float32(0)
                 value = values[np.uintp(source + i)] if above else np.float32(0)
-                row[np.uintp(target + i)] = _narrow(value, row[0])
+                row[np.uintp(target + i)] = narrow(value, row[0])
         else:
             for i in range(per_column):
-                row[np.uintp(target + i)] = _narrow(values[np.uintp(source + i)], row[0])
+                row[np.uintp(target + i)] = narrow(values[np.uintp(source + i)], row[0])
 
 
 @_compiled
@@ -430,7 +441,7 @@ def _pool_row(
         if side > 1:
             winners[i] = place
         best = np.float32(0) if rectify and best <= np.float32(0) else best
-        result[i] = _narrow(best, result[i])
+        result[i] = narrow(best, result[i])
 
 
 @_compiled
@@ -558,10 +569,10 @@ def _backward(
 def _read_gradient(row: Any, result: Any, rectify: Any, values: Any) -> None:
     if rectify:
         for i in range(len(row)):
-            values[i] = _wide(row[i]) if _wide(result[i]) > np.float32(0) else np.float32(0)
+            values[i] = wide(row[i]) if wide(result[i]) > np.float32(0) else np.float32(0)
     else:
         for i in range(len(row)):
-            values[i] = _wide(row[i])
+            values[i] = wide(row[i])
 
 
 @_compiled
@@ -626,13 +637,13 @@ def _same_map_forward(x: Any, result: Any, first: Any, last: Any, maps: Any, siz
         for row in range(height):
             source, target = x[image, row], squares[row + reach]
             for i in range(length):
-                value = _wide(source[i])
+                value = wide(source[i])
                 target[i] = value * value
         for row in range(height):
             _box_powers(squares, row, maps, size, alpha, beta, column, total, power)
             source, end = x[image, row], result[image, row]
             for i in range(length):
-                end[i] = _narrow(_wide(source[i]) * power[i], end[i])
+                end[i] = narrow(wide(source[i]) * power[i], end[i])
 
 
 @_compiled
@@ -652,18 +663,40 @@ def _same_map_backward(
         for row in range(height):
             source, target = x[image, row], squares[row + reach]
             for i in range(length):
-                value = _wide(source[i])
+                value = wide(source[i])
                 target[i] = value * value
         for row in range(height):
             _box_powers(squares, row, maps, size, alpha, beta, column, total, power)
             source, above = x[image, row], gradient[image, row]
             part_row, products = scaled[row], inner[row + reach]
             for i in range(length):
-                part = _wide(above[i]) * power[i]
+                part = wide(above[i]) * power[i]
                 part_row[i] = part
-                products[i] = part * _wide(source[i]) * total[i]
+                products[i] = part * wide(source[i]) * total[i]
         for row in range(height):
             _box_sums(inner, row, maps, size, column, total)
             source, end, part_row = x[image, row], of_x[image, row], scaled[row]
             for i in range(length):
-                end[i] = _narrow(part_row[i] + factor * _wide(source[i]) * total[i], end[i])
+                end[i] = narrow(part_row[i] + factor * wide(source[i]) * total[i], end[i])
+
+
+@_compiled
+def _blocks(x: Any, result: Any, first: Any, last: Any, maps: Any, stride: Any) -> None:
+    """Images first .. last - 1 of x (B, H, W * C) -> result (B, rows, columns * stride * stride * C), 0 beyond."""
+    height, length = x.shape[1:]
+    rows, end = result.shape[1:]
+    run = stride * maps  # numbers that lie side by side in both
+    zero = narrow(np.float32(0), result[0, 0, 0])
+    for image in range(first, last):
+        for row in range(rows):
+            target = result[image, row]
+            for i in range(stride):
+                line = row * stride + i
+                source = x[image, min(line, height - 1)]
+                for column in range(end // (stride * run)):
+                    begin, place = column * run, (column * stride + i) * run
+                    there = min(run, max(0, length - begin)) if line < height else 0
+                    for k in range(there):
+                        target[np.uintp(place + k)] = narrow(wide(source[np.uintp(begin + k)]), target[0])
+                    for k in range(there, run):
+                        target[np.uintp(place + k)] = zero

@@ -50,13 +50,13 @@ def same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torc
 
 
 def in_blocks(x: torch.Tensor, stride: int, blocks: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    """Blocks of stride x stride places laid side by side as maps, in one pass, on a GPU; it has no gradient.
+    """Blocks of stride x stride places laid side by side as maps, in one pass; it has no gradient.
 
     Args:
-        x: floating point (B, C, H, W).
+        x: float32 or bfloat16 (B, C, H, W) on a device for which `serves` says yes.
         stride: s.
         blocks: rows and columns of the result; places beyond the edge of x are 0.
-        dtype: of the result.
+        dtype: of the result, one of the two.
 
     Returns:
         (B, s s C, rows, columns), channels-last.

@@ -1,4 +1,4 @@
-"""`update_on_device` as one pass over memory, in Triton."""
+"""`update` as one pass over memory, in Triton."""
 
 import torch
 import triton
@@ -35,7 +35,7 @@ def update(
     stopped: torch.Tensor,
     rounded: torch.Tensor | None = None,
 ) -> None:
-    """See `update_on_device`; all tensors dense and laid out alike."""
+    """See `alexnet.training.update.update`; all tensors dense and laid out alike."""
     num = parameter.numel()
     with torch.cuda.device_of(parameter):
         _update_kernel[(triton.cdiv(num, _BLOCK),)](

@@ -1,0 +1,66 @@
+"""`update` as one pass over memory on a processor, compiled by Numba."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from alexnet.compiled import compiled
+from alexnet.model.kernels.cpu import narrow, over_shares, wide
+
+
+def update(
+    parameter: torch.Tensor,
+    buffer: torch.Tensor,
+    gradient: torch.Tensor,
+    rates: torch.Tensor,
+    decay: float,
+    stopped: torch.Tensor,
+    rounded: torch.Tensor | None = None,
+) -> None:
+    """See `alexnet.training.update.update`; all tensors dense and laid out alike."""
+    rate, momentum = rates.tolist()
+    if rate == 0 or int(stopped) or not parameter.numel():
+        return
+    arrays = tuple(_run(tensor) for tensor in (parameter, buffer, gradient))
+    numbers = (np.float32(rate), np.float32(momentum), np.float32(decay))
+    if rounded is None:
+        over_shares(_update, arrays, *numbers)
+    else:
+        over_shares(_update_and_round, (*arrays, _run(rounded)), *numbers)
+
+
+def _run(x: torch.Tensor) -> np.ndarray:
+    """The numbers in the order of memory, (N,), float32 or the bits of bfloat16 as uint16."""
+    flat = x.detach().as_strided((x.numel(),), (1,))
+    return (flat.view(torch.uint16) if x.dtype == torch.bfloat16 else flat).numpy()
+
+
+@compiled(error_model="numpy", fastmath={"contract", "nsz"})
+def _update(
+    parameter: Any, buffer: Any, gradient: Any, first: Any, last: Any, rate: Any, momentum: Any, decay: Any
+) -> None:
+    for i in range(first, last):
+        moved = momentum * buffer[i] + wide(gradient[i]) + decay * parameter[i]
+        buffer[i] = moved
+        parameter[i] -= rate * moved
+
+
+@compiled(error_model="numpy", fastmath={"contract", "nsz"})
+def _update_and_round(
+    parameter: Any,
+    buffer: Any,
+    gradient: Any,
+    rounded: Any,
+    first: Any,
+    last: Any,
+    rate: Any,
+    momentum: Any,
+    decay: Any,
+) -> None:
+    for i in range(first, last):
+        moved = momentum * buffer[i] + wide(gradient[i]) + decay * parameter[i]
+        buffer[i] = moved
+        weight = parameter[i] - rate * moved
+        parameter[i] = weight
+        rounded[i] = narrow(weight, rounded[i])
