@@ -64,8 +64,9 @@ def errors(
     return relative(result.detach(), wanted.detach()), *(relative(got, want) for got, want in gradients)  # type: ignore[arg-type]
 
 
-# The interpreter cuts where a GPU rounds to the nearest.
-HALF = 2e-3 if DEVICE == "cuda" else 4e-3
+# Rounding a few numbers, and their squares before they are added, to bfloat16 is an error of up to 2.1e-3 by itself;
+# the interpreter cuts where a GPU rounds to the nearest.
+HALF = 2.5e-3 if DEVICE == "cuda" else 4e-3
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -364,7 +364,10 @@ class AlexNet(nn.Module):
                     return self.compute(behind, self.compute(convolution, x))
                 module = self.get_submodule(convolution.name)
                 assert isinstance(module, Convolution2d)
-                return norm_pool(module.without_bias(x), stage.form, module.bias)
+                sums = module.without_bias(x)
+                assert module.bias is not None
+                # As precise as where autocast hands it to the convolution.
+                return norm_pool(sums, stage.form, module.bias.to(sums.dtype))
             case Fused(form=form):
                 return norm_pool(x, form) if kernels.serves(x) else form.plain(x)
             case Convolution() | Local() | Dense() | Drop():

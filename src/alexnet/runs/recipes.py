@@ -249,16 +249,20 @@ CIFAR_11PCT = replace(
 MODERN = Recipe(
     name="modern",
     claim=(
-        "The paper's network as one would train it today: large batches, warm-up, half a cosine, smoothed labels, "
-        "averaged weights. An aim without a figure: what it gains over `paper` has not been measured."
+        "The paper's network as one would train it today: warm-up, half a cosine, smoothed labels, averaged weights. "
+        "On imagenette, 60 passes, one view, one seed each: 18.0 % top-1 error, where `paper` makes 18.9 % (its rate "
+        "dropped at stalls) and 20.7 % (at fixed steps); nearly all of it is the cosine (docs/log.md)."
     ),
     data=DataSettings(colour_scale="deviations"),
-    # Rate and batch grow together; the average looks back over some 500 steps.
-    optimizer=OptimizerSettings(batch_size=1024, rate=0.08, decay=0.0005),
+    # The paper's batch and rate: 1024 images at eight times the rate learned nothing from 9,469 photographs
+    # (docs/log.md). The average looks back over some 500 steps.
+    optimizer=OptimizerSettings(batch_size=128, rate=0.01, decay=0.0005),
     schedule=ScheduleSettings(kind="cosine", epochs=90, warm_up=0.05),
     training=TrainingSettings(label_smoothing=0.1, average=0.998),
 )
-"""This project's. `alexnet train DATA --recipe modern`; bfloat16 where the machine has it, as in every recipe."""
+"""This project's. `alexnet train DATA --recipe modern`; bfloat16 where the machine has it, as in every recipe. Expected
+on imagenette with `--schedule.epochs 60`: 18.0 % top-1 error with one view; 85 s on an H100 beside six others.
+"""
 
 QUICK = Recipe(
     name="quick",

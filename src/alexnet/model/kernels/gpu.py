@@ -23,7 +23,7 @@ _MOST_MAPS = 128
 # Rows that a program sums at a time, and programs that share a sum: a few for each unit of a large card.
 _SUMMED, _MOST_PARTS = 32, 512
 # Places and warps of a tile of normalising and pooling, by (few maps, backward): see docs/log.md.
-_TILES = {(True, False): (64, 4), (True, True): (64, 4), (False, False): (32, 4), (False, True): (32, 4)}
+_TILES = {(True, False): (64, 4), (True, True): (64, 4), (False, False): (64, 8), (False, True): (32, 4)}
 
 
 @triton.jit
