@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet.data import prepare as preparing
 from alexnet.data.prepare import prepare
 from alexnet.data.stage import stage_folder
 from alexnet.errors import Interrupted, RequestError, WorkError
@@ -150,6 +152,26 @@ def test_an_interrupt_keeps_what_is_done(photographs: Path, tmp_path: Path) -> N
     assert any(line.startswith("going on: ") for line in told)
     assert data.description["duplicates"]["leaked_images"] == 1
     assert any(line.startswith("LEAK: 1 validation") for line in told)
+
+
+def test_a_whole_piece_that_waits_for_the_disk_is_kept(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowDisk(ThreadPoolExecutor):
+        def __init__(self, threads: int, thread_name_prefix: str) -> None:
+            late = (lambda: time.sleep(1)) if thread_name_prefix.endswith("disk") else None
+            super().__init__(threads, thread_name_prefix, late)
+
+    def interrupt(done: int, of: int) -> None:
+        if done > 10:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparing, "ThreadPoolExecutor", SlowDisk)
+    with pytest.raises(Interrupted):
+        prepare(photographs, tmp_path / "out", side=16, shard_images=10, progress=interrupt)
+    told: list[str] = []
+    prepare(photographs, tmp_path / "out", side=16, shard_images=10, report=told.append)
+    assert [line for line in told if line.startswith("going on: 10 of")]
 
 
 def test_another_command_at_the_same_place_is_refused(photographs: Path, tmp_path: Path) -> None:

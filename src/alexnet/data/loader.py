@@ -6,9 +6,8 @@ number of threads that make batches and of processes that share them (docs/decis
 
 import threading
 import time
-from collections import deque
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from alexnet.data.ahead import made_ahead
 from alexnet.data.augment import Batch as Batch
 from alexnet.data.augment import crop_margin, draw
 from alexnet.data.order import epoch_order, repeats, share_of_rank, weighted_order
@@ -182,20 +182,14 @@ class Loader:
 
         An error of a background thread is raised here. Closing the iterator early ends the threads.
         """
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="alexnet-loader")
-        ahead: deque[Future[Batch]] = deque()
-        begun = first_step
-        try:
-            for _ in range(first_step, last_step):
-                while begun < last_step and len(ahead) < self._prefetch:
-                    ahead.append(pool.submit(self.batch, begun))
-                    begun += 1
+        steps = range(first_step, last_step)
+        made = made_ahead(self.batch, steps, workers=self._workers, ahead=self._prefetch, name="alexnet-loader")
+        with closing(made):
+            for _ in steps:
                 asked_s = time.perf_counter()
-                batch = ahead.popleft().result()
+                batch = next(made)
                 self.waited_s += time.perf_counter() - asked_s
                 yield batch
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """The sample ids of an epoch in order and, where they may repeat, how often each came before.

@@ -228,16 +228,17 @@ def _do_pieces(
                 kept.result()
         finally:
             _end(pool)
-            _end(disk)
+            # A piece that is whole is still kept, and its file closed, whatever stopped the others.
+            _end(disk, cancels=False)
     finally:
         torch.set_num_threads(num_torch_threads)
 
 
-def _end(pool: ThreadPoolExecutor) -> None:
+def _end(pool: ThreadPoolExecutor, cancels: bool = True) -> None:
     """Wait for what the threads are in the middle of, whatever else comes: the lock must outlive them."""
     while True:
         try:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(cancel_futures=cancels)
             return
         except KeyboardInterrupt:
             continue

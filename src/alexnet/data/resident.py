@@ -1,14 +1,14 @@
 """The images of a split, all of them on the device: what a training cuts its crops from where they fit."""
 
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.ahead import made_ahead
 from alexnet.data.loader import Batch, cut_crops
 from alexnet.data.prepared import Split
 from alexnet.data.shards import UnreadableSample
@@ -65,22 +65,16 @@ class ResidentImages:
                 raise split.named(error) from error
             return encode(images) if blocks else images
 
-        ahead: deque[Future[NDArray[np.uint8] | NDArray[np.int32]]] = deque()
-        firsts = iter(range(0, len(samples), _CHUNK))
         done = 0
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-resident")
-        try:
-            while done < len(samples):
-                # A few chunks ahead and no more: the reader may be faster than the way to the device.
-                while len(ahead) < workers + 2 and (first := next(firsts, None)) is not None:
-                    ahead.append(pool.submit(read, first))
-                chunk = ahead.popleft().result()
+        firsts = range(0, len(samples), _CHUNK)
+        # A few chunks ahead and no more: the reader may be faster than the way to the device.
+        chunks = made_ahead(read, firsts, workers=workers, ahead=workers + 2, name="alexnet-resident")
+        with closing(chunks):
+            for chunk in chunks:
                 self.images[done : done + len(chunk)] = torch.from_numpy(chunk).to(device)
                 done += len(chunk)
                 if progress is not None:
                     progress(done, len(samples))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def placed(self, batch: Batch) -> Batch:
         """The batch with its `samples` counted among the images held."""

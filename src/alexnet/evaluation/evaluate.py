@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from alexnet.data.ahead import MOST_READERS, made_ahead
 from alexnet.data.augment import MeanAt, View, cut_view, views
 from alexnet.data.prepared import ClassInfo, PreparedData
 from alexnet.data.shards import UnreadableSample
@@ -20,7 +22,8 @@ from alexnet.evaluation.predictions import NumViews
 from alexnet.model.device import Precision, arithmetic, rounded_weights
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
-from alexnet.parallel.processes import ALONE, Processes
+from alexnet.parallel.processes import ALONE, Processes, num_started_here
+from alexnet.runs.machine import num_cores
 
 Progress = Callable[[int, int], None]
 
@@ -185,22 +188,29 @@ def predict_split(
     scored, seen_px, chosen = _ways_to_look(network, num_views, data.side, crop)
     num_axes = 4 if num_views == "dense" else 2
     probabilities = np.zeros((len(images), data.num_classes), np.float32)
+    firsts = [first for number, first in enumerate(range(0, len(images), batch_size)) if processes.takes(number)]
+
+    def read(first: int) -> torch.Tensor:
+        try:
+            # The store is mapped read-only: the batch is copied before torch sees it.
+            batch = torch.from_numpy(np.array(images[first : first + batch_size]))
+        except UnreadableSample as error:
+            raise UnreadableSample(
+                f"{data.splits[split].key(error.image)} of split {split!r}, which is measured whole or not at all: "
+                f"{error}",
+                error.image,
+            ) from error
+        return batch.pin_memory() if device.type == "cuda" else batch
+
+    # A processor's cores are the network's: one thread is enough to have the next batch ready.
+    readers = 1 if device.type == "cpu" else min(max(1, num_cores() // num_started_here()), MOST_READERS)
+    read_ahead = made_ahead(read, firsts, workers=readers, ahead=readers + 1, name="alexnet-evaluation")
     was_training = network.training
     network.eval()
     try:
-        with torch.inference_mode(), rounded_weights(network, precision):
-            for number, first in enumerate(range(0, len(images), batch_size)):
-                if not processes.takes(number):
-                    continue
-                try:
-                    # The store is mapped read-only: the batch is copied before torch sees it.
-                    batch = torch.from_numpy(np.array(images[first : first + batch_size])).to(device)  # (B, S, S, 3)
-                except UnreadableSample as error:
-                    raise UnreadableSample(
-                        f"{data.splits[split].key(error.image)} of split {split!r}, which is measured whole or not at "
-                        f"all: {error}",
-                        error.image,
-                    ) from error
+        with closing(read_ahead), torch.inference_mode(), rounded_weights(network, precision):
+            for first, images_read in zip(firsts, read_ahead, strict=True):
+                batch = images_read.to(device, non_blocking=True)  # (B, S, S, 3)
                 total = torch.zeros(len(batch), data.num_classes, device=device)
                 for view in chosen:
                     with arithmetic(device, precision):

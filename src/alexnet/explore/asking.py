@@ -1,13 +1,14 @@
 """Asking a trained network for its responses, batch by batch."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.ahead import made_ahead
 from alexnet.data.augment import cut_view, views
 from alexnet.errors import RequestError, WorkError
 from alexnet.explore.shown import Read, Refused
@@ -54,17 +55,14 @@ def in_batches(
     trained.network.to(device)
     (view,) = views(1, trained.side, trained.crop)
     starts = range(start, num, batch_size)
-    with (
-        ThreadPoolExecutor(1, thread_name_prefix="alexnet-features") as pool,
-        torch.inference_mode(),
-        rounded_weights(trained.network, precision),
-    ):
-        coming = [pool.submit(read, first, min(first + batch_size, num)) for first in starts[:1]]
-        for first in starts:
+
+    def read_from(first: int) -> tuple[NDArray[np.uint8], Refused]:
+        return read(first, min(first + batch_size, num))
+
+    coming = made_ahead(read_from, starts, workers=1, ahead=2, name="alexnet-features")
+    with closing(coming), torch.inference_mode(), rounded_weights(trained.network, precision):
+        for first, (images, refused) in zip(starts, coming, strict=True):  # (B, S, S, 3)
             last = min(first + batch_size, num)
-            images, refused = coming.pop().result()  # (B, S, S, 3)
-            if last < num:
-                coming.append(pool.submit(read, last, min(last + batch_size, num)))
             if not len(images):
                 yield Answered(last, {}, refused)
                 continue

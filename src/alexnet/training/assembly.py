@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.ahead import MOST_READERS
 from alexnet.data.augment import crop_margin
 from alexnet.data.loader import Loader
 from alexnet.data.order import class_balanced_subset, sample_weights
@@ -30,8 +31,6 @@ from alexnet.training.plan import Plan, Stretch
 from alexnet.training.sharing import Forward, own_part, own_tensors
 
 TELL_EVERY_S = 10.0
-MOST_WORKERS = 8
-"""Threads that make batches unless more are asked for: eight cut more crops than any GPU takes, and each holds some."""
 
 
 @dataclass
@@ -280,7 +279,7 @@ def _size(num_bytes: int) -> str:
 
 def workers_of(recipe: Recipe) -> int:
     """Threads that read images."""
-    return recipe.training.workers or min(max(1, num_cores() // num_started_here()), MOST_WORKERS)
+    return recipe.training.workers or min(max(1, num_cores() // num_started_here()), MOST_READERS)
 
 
 def loader_of(training: Training, stretch: Stretch, cut: bool = True) -> Loader:
