@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -90,7 +91,7 @@ def test_biases_added_behind_a_convolution_are_the_same(name: str, monkeypatch: 
 
     monkeypatch.setattr(Convolution2d, "_conv_forward", watched)
     for behind in (False, True):
-        monkeypatch.setattr(kernels, "adds_biases", kernels.serves if behind else lambda x: False)
+        monkeypatch.setattr(kernels, "adds_biases", lambda x, dtype, behind=behind: behind and kernels.serves(x))
         network.zero_grad()
         biases.clear()
         scores = network(images)
@@ -105,6 +106,45 @@ def test_biases_added_behind_a_convolution_are_the_same(name: str, monkeypatch: 
     for key, wanted in once.items():
         got = again[key]
         assert wanted is not None and got is not None and (wanted - got).norm() <= 1e-2 * wanted.norm(), key
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["quick", "cifar-13pct"])
+def test_biases_behind_a_convolution_in_bfloat16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding makes other responses of a window the largest; so both ways are held against float32."""
+    found = []
+    for precise, behind in ((True, False), (False, False), (False, True)):
+        monkeypatch.setattr(kernels, "adds_biases", lambda x, dtype, behind=behind: behind and kernels.serves(x))
+        network = AlexNet(5, name, 0.25, generator=torch.Generator().manual_seed(1)).eval()
+        for key, parameter in network.named_parameters():
+            if key.endswith("bias"):
+                parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(3))
+        side = network.description.image_px
+        images = 50 * torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(2))
+        with nullcontext() if precise else torch.autocast("cpu", torch.bfloat16):
+            scores = network(images).float()
+        scores.square().sum().backward()
+        found.append([scores.detach(), *(parameter.grad for parameter in network.parameters())])
+    for exact, usual, fast in zip(*found, strict=True):
+        assert exact is not None and usual is not None and fast is not None and fast.dtype == torch.float32
+        assert (fast - exact).norm() < 1.5 * (usual - exact).norm() + 0.01 * exact.norm()
+
+
+@needs_kernels
+def test_a_layer_that_is_watched_or_replaced_is_asked_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "adds_biases", lambda x, dtype: kernels.serves(x))
+    network = AlexNet(5, "quick", 0.25, generator=torch.Generator().manual_seed(1)).eval()
+    images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(2))
+    seen: list[torch.Tensor] = []
+    conv2 = network.get_submodule("conv2")
+    handle = conv2.register_forward_hook(lambda module, given, result: seen.append(result))
+    wanted = network(images)
+    handle.remove()
+    network.conv2 = torch.nn.Sequential(conv2)
+    torch.testing.assert_close(network(images), wanted)
+    assert len(seen) == 1
+    with_bias = ResponseReader(network, ["conv2.linear"])(images)["conv2.linear"]
+    torch.testing.assert_close(seen[0], with_bias)
 
 
 @needs_kernels

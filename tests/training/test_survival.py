@@ -27,6 +27,7 @@ from alexnet.storage.lock import only_writer
 from alexnet.training.checkpoint import checkpoint_folder
 from alexnet.training.loop import train
 from alexnet.training.optimizer import VelocitySGD
+from alexnet.training.read_weights import ReadWeights
 from alexnet.training.step import StepAtOnce
 
 SMALL = replace(
@@ -72,23 +73,31 @@ def interrupted(data: Path, run: Path, recipe: Recipe, step: int) -> None:
             train(data, recipe, run)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_gradient_that_is_not_finite_stops_before_the_update(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any
 ) -> None:
     before: dict[str, torch.Tensor] = {}
-    finite = VelocitySGD.gradients_are_finite
+    step = StepAtOnce.derive
 
-    def spoiled(self: VelocitySGD) -> bool:
-        assert finite(self)
-        before.update({name: tensor.detach().clone() for name, tensor in self.parameters.items()})
-        gradient = self.parameters["conv2.weight"].grad
-        assert gradient is not None
-        gradient[0, 0, 0, 0] = float("nan")
-        return finite(self)
+    def watched(own: StepAtOnce, *rest: Any) -> float:
+        before.update({name: tensor.detach().clone() for name, tensor in own.training.optimizer.parameters.items()})
+        return step(own, *rest)
 
-    monkeypatch.setattr(VelocitySGD, "gradients_are_finite", spoiled)
+    # Whoever holds the gradients in this precision.
+    for holder in (VelocitySGD, ReadWeights):
+        finite = holder.gradients_are_finite
+
+        def spoiled(self: Any, finite: Any = finite) -> bool:
+            assert finite(self)
+            self.gradients()["conv2.weight"][0, 0, 0, 0] = float("nan")
+            return bool(finite(self))
+
+        monkeypatch.setattr(holder, "gradients_are_finite", spoiled)
+    monkeypatch.setattr(StepAtOnce, "derive", watched)
+    recipe = replace(SMALL, training=replace(SMALL.training, precision=precision))
     with pytest.raises(WorkError, match=r"a gradient of step 0 is not finite; the weights that gave it are kept in"):
-        train(data, SMALL, tmp_path / "run")
+        train(data, recipe, tmp_path / "run")
     (failure,) = events_of(tmp_path / "run", "not_finite")
     assert failure["norms"]["conv2.weight"]["gradient"] == "nan"
     assert isinstance(failure["norms"]["conv1.weight"]["gradient"], float) and len(failure["samples"]) == 10

@@ -151,7 +151,8 @@ def _ways(
     """By name, what makes a way, ready for its first step.
 
     On a GPU each has a network of its own, since its memory is measured here; on a processor, where another process
-    measures that, those of the product share one.
+    measures that, those of the product share one. What one way has made of its weights the others, where they read
+    rounded copies, see from their second step of a turn on: here it is the time that counts.
     """
     images = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
     labels = torch.randint(0, NUM_CLASSES, (batch_size,), device=device)
@@ -367,7 +368,8 @@ def layer_times(device: torch.device, precision: Precision, batch_size: int, tim
     found = []
     x = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
-    for number, stage in enumerate(network.passes if adds_biases(x) else network.stages):
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    for number, stage in enumerate(network.passes if adds_biases(x, dtype) else network.stages):
         given = x.detach().requires_grad_(number > 0)
         forward_s, backward_s = [], []
         for _ in range(times + 1):

@@ -360,14 +360,13 @@ class AlexNet(nn.Module):
         """What one of `stages`, or of `passes`, makes of what the one before it made."""
         match stage:
             case Summed(convolution=convolution, behind=behind):
-                if not kernels.adds_biases(x):
-                    return self.compute(behind, self.compute(convolution, x))
                 module = self.get_submodule(convolution.name)
-                assert isinstance(module, Convolution2d)
-                sums = module.without_bias(x)
-                assert module.bias is not None
-                # As precise as where autocast hands it to the convolution.
-                return norm_pool(sums, stage.form, module.bias.to(sums.dtype))
+                # What somebody has put in a layer's place is asked for all of it.
+                if type(module) is Convolution2d and module.bias is not None and module.leaves_bias(x):
+                    sums = module.without_bias(x)
+                    # As precise as where autocast hands it to the convolution.
+                    return norm_pool(sums, stage.form, module.bias.to(sums.dtype))
+                return self.compute(behind, self.compute(convolution, x))
             case Fused(form=form):
                 return norm_pool(x, form) if kernels.serves(x) else form.plain(x)
             case Convolution() | Local() | Dense() | Drop():

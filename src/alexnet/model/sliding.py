@@ -46,7 +46,7 @@ def class_maps(network: AlexNet, images: torch.Tensor) -> torch.Tensor:
     read_px = next(place.reads[1] for place in network.placed if isinstance(place.layer, Flatten))
     places = (1, 1)
     x = network.scale(images)
-    for stage in network.stages:
+    for stage in network.passes:
         if isinstance(stage, Flatten):
             windows = x.unfold(2, read_px, 1).unfold(3, read_px, 1)  # (B, C, h, w, k, k)
             places = (windows.shape[2], windows.shape[3])

@@ -16,6 +16,7 @@ from alexnet.data.loader import Batch
 from alexnet.data.resident import ResidentImages
 from alexnet.training.assembly import Training, on_device
 from alexnet.training.journal import fail, rates_now
+from alexnet.training.optimizer import are_finite
 from alexnet.training.plan import Stretch
 from alexnet.training.read_weights import ReadWeights
 from alexnet.training.step import Step, StepAtOnce, Sums, divisor_of, dropout_seed, loss_and_errors, network_input
@@ -118,9 +119,10 @@ class StepOnDevice:
         self._weights.clear_gradients()
         if self.training.device.type == "cuda":
             torch.cuda.empty_cache()
-        value = StepAtOnce(self.training, self._resident).derive(stretch, batch)
+        at_once = StepAtOnce(self.training, self._resident)
+        value = at_once.derive(stretch, batch)
         what = f"step {step} was not finite on the device, and is when it is repeated (its loss is {value:.6g})"
-        fail(self.training, batch, what, value)
+        fail(self.training, batch, what, value, at_once.gradients())
 
     def _staged(self, batch: Batch) -> Batch:
         """The batch on the device, copied beside what the device computes."""
@@ -177,7 +179,7 @@ class StepOnDevice:
         """Everything of a step that the device does."""
         with torch.enable_grad():
             loss, wrong = self._derive(batch, divisor)
-        finite = loss.isfinite() & self._weights.norms().isfinite().all()
+        finite = loss.isfinite() & are_finite(self._weights.gradients())
         self._stopped.copy_(torch.where((self._stopped == 0) & ~finite, self._number, self._stopped))
         self._results += torch.stack((loss.double() * len(batch.labels), wrong.double()))
         self._weights.update(self._rates, self._stopped)

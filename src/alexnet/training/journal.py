@@ -1,6 +1,7 @@
 """What a training says while it runs: its log, its validation errors, what goes wrong and what follows from it."""
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import NoReturn
 
@@ -167,22 +168,25 @@ def note_failure(training: Training, writer: CheckpointWriter, progress: Trainin
         )
 
 
-def fail(training: Training, batch: Batch, what: str, loss: float) -> NoReturn:
-    """Stop before the update; keep the weights that did it, the images and every layer's norms."""
+def fail(training: Training, batch: Batch, what: str, loss: float, gradients: Mapping[str, torch.Tensor]) -> NoReturn:
+    """Stop before the update; keep the weights that did it, the images and every layer's norms.
+
+    Args:
+        what: has happened.
+        gradients: by the parameter's name, as far as there are some.
+    """
     kept = training.run.path / "weights-at-failure.safetensors"
     trained, team = _trained(training), training.team
     if team.leads:
         save_trained(kept, trained)
-    parameters = dict(training.network.named_parameters())
-    gradients = {name: one.grad for name, one in parameters.items() if one.grad is not None}
-    gradients = whole_tensors(training.network, gradients)
+    gradients = whole_tensors(training.network, dict(gradients))
     weights = trained.network.state_dict()
     norms = {
         name: {
             "weights": _as_json(weights[name].norm().item()),
             "gradient": _as_json(gradients[name].norm().item()) if name in gradients else None,
         }
-        for name in parameters
+        for name in training.optimizer.parameters
     }
     samples = list(dict.fromkeys(sample for one in team.all_told(batch.samples.tolist()) for sample in one))
     training.run.log("not_finite", step=training.step, loss=_as_json(loss), samples=samples, norms=norms)

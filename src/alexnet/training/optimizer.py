@@ -91,11 +91,13 @@ class VelocitySGD:
         buffer: torch.Tensor = state["momentum_buffer"]
         return buffer
 
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Those that stand on the parameters, by name."""
+        return {name: tensor.grad for name, tensor in self.parameters.items() if tensor.grad is not None}
+
     def gradients_are_finite(self) -> bool:
         """Whether no gradient holds an infinity or something that is no number."""
-        gradients = [tensor.grad for tensor in self.parameters.values() if tensor.grad is not None]
-        # A norm is finite only where all its terms are (beyond 1e19 a float32 square is not, which is as bad).
-        return bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+        return bool(are_finite(self.gradients()))
 
     def clear_gradients(self) -> None:
         """Forget the gradients; their memory is freed for the next step's."""
@@ -118,6 +120,12 @@ class VelocitySGD:
             parameter = self.parameters[name]
             # Laid out as the parameter is (channels-last, say): the fused update walks both in one order.
             self._sgd.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+
+
+def are_finite(gradients: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Whether no gradient, of one or more, holds an infinity or something that is no number, bool ()."""
+    # A norm is finite only where all its terms are (beyond 1e19 a float32 square is not, which is as bad).
+    return torch.stack(torch._foreach_norm(list(gradients.values()))).isfinite().all()
 
 
 def require_layers(parameters: Mapping[str, object], named: Mapping[str, object], option: str) -> None:

@@ -97,7 +97,7 @@ class StepAtOnce:
         num = stretch.batch_length(training.step, training.recipe.optimizer.batch_size)  # of all replicas
         own = share_of_rank(num, team.replica.rank, team.replica.num)
         value, wrong = 0.0, 0.0
-        weights = training.optimizer if self._weights is None else self._weights
+        weights = self._weights or training.optimizer
         forward = training.forward if self._weights is None else self._weights.forward
         weights.clear_gradients()
         parts = self._parts(own, num)
@@ -111,7 +111,7 @@ class StepAtOnce:
                 loss, num_wrong = loss_and_errors(training, forward, images, labels, num)
                 value += loss.item()
                 if not math.isfinite(value) and not team.together:
-                    fail(training, batch, f"the loss of step {training.step} is {value}", value)
+                    fail(training, batch, f"the loss of step {training.step} is {value}", value, self.gradients())
                 loss.backward()  # type: ignore[no-untyped-call]
             wrong += int(num_wrong)
         training.network.expect_part(None)
@@ -121,13 +121,17 @@ class StepAtOnce:
             value, wrong = team.sums(value, wrong)
             finite = not team.any(not finite)[0]
             if not math.isfinite(value):
-                fail(training, batch, f"the loss of step {training.step} is {value}", value)
+                fail(training, batch, f"the loss of step {training.step} is {value}", value, self.gradients())
         if not finite:
-            fail(training, batch, f"a gradient of step {training.step} is not finite", value)
+            fail(training, batch, f"a gradient of step {training.step} is not finite", value, self.gradients())
         self._sums.loss += value * num
         self._sums.num += num
         self._sums.wrong += int(wrong)
         return value
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Those of the last step, by the parameter's name."""
+        return (self._weights or self.training.optimizer).gradients()
 
     def _parts(self, own: slice, num: int) -> list[slice]:
         """The rows of the batch of `num` that pass through the network at a time: `own`, or as many parts as others.

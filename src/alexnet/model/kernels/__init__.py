@@ -23,13 +23,13 @@ def serves(x: torch.Tensor) -> bool:
     return _reasons[x.device.type] is None if x.device.type in _reasons else False
 
 
-def adds_biases(x: torch.Tensor) -> bool:
-    """Whether a convolution of x leaves its biases to the fused pass behind it.
+def adds_biases(x: torch.Tensor, computed: torch.dtype) -> bool:
+    """Whether a convolution of x, in dtype `computed`, leaves its biases to the fused pass behind it.
 
     A GPU's library adds them in a pass over memory of its own, and sums their gradient in another; a processor's adds
-    them as it goes.
+    them as it goes. In float32 the fused pass would read them again for every neighbour.
     """
-    return x.is_cuda and serves(x)
+    return x.is_cuda and computed == torch.bfloat16 and serves(x)
 
 
 def why_plain(device_type: str) -> str | None:

@@ -21,14 +21,14 @@ def norm_pool(x: torch.Tensor, form: NormPool, bias: torch.Tensor | None = None)
     Args:
         x: float32 or bfloat16 (B, C, H, W) on a device for which `serves` says yes.
         form: what is computed.
-        bias: floating point (C,), of the maps of x; the sum is not rounded.
+        bias: floating point (C,), of the maps of x.
 
     Returns:
         (B, C, H', W') of the dtype of `x`, channels-last.
     """
     result: torch.Tensor = _norm_pool(
         x,
-        bias,
+        None if bias is None else bias.contiguous(),
         form.rectify_before,
         form.size,
         form.alpha,
@@ -138,12 +138,15 @@ def _norm_pool_backward(
     every: bool,
     rectify_after: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    # gradient, result: (B, C, H', W'); x: (B, C, H, W) -> its gradient (B, C, H, W), and that of the biases (C) or ()
+    # gradient, result: (B, C, H', W'); x: (B, C, H, W) -> its gradient (B, C, H, W), and that of the biases (C) or (0)
+    # Of a form that only rectifies, x may be the result.
     form = _form(rectify_before, size, alpha, beta, k, columns, pool, stride, every, rectify_after)
     of_x, of_bias = _like(x), _of_bias(x, bias)
     if x.numel():
         backend = _backend(x)
-        backend.norm_pool_backward(_laid_out(gradient), _laid_out(x), bias, result, winners, form, of_x)
+        added = bias if form.pools or form.normalises else None
+        source = x if form.pools or form.normalises else result
+        backend.norm_pool_backward(_laid_out(gradient), _laid_out(source), added, result, winners, form, of_x)
         if bias is not None:
             backend.sums_over_places(of_x, of_bias)
     return of_x, of_bias
@@ -258,7 +261,9 @@ def _no_gradient(ctx: Any, *gradients: torch.Tensor) -> None:
 
 def _keep_norm_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
     x, bias, *numbers = inputs
-    ctx.save_for_backward(x, bias, *output)
+    form = _form(*numbers)
+    # Where all that is done is to rectify, the result says what may pass: the sums without biases need not be kept.
+    ctx.save_for_backward(x if form.pools or form.normalises else output[0], bias, *output)
     ctx.numbers = numbers
 
 
