@@ -22,8 +22,7 @@ from alexnet.evaluation.predictions import NumViews
 from alexnet.model.device import Precision, arithmetic, rounded_weights
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
-from alexnet.parallel.processes import ALONE, Processes, num_started_here
-from alexnet.runs.machine import num_cores
+from alexnet.parallel.processes import ALONE, Processes, own_cores
 
 Progress = Callable[[int, int], None]
 
@@ -203,7 +202,7 @@ def predict_split(
         return batch.pin_memory() if device.type == "cuda" else batch
 
     # A processor's cores are the network's: one thread is enough to have the next batch ready.
-    readers = 1 if device.type == "cpu" else min(max(1, num_cores() // num_started_here()), MOST_READERS)
+    readers = 1 if device.type == "cpu" else min(own_cores(), MOST_READERS)
     read_ahead = made_ahead(read, firsts, workers=readers, ahead=readers + 1, name="alexnet-evaluation")
     was_training = network.training
     network.eval()

@@ -56,7 +56,7 @@ class Convolution2d(nn.Conv2d):
     def leaves_bias(self, input: torch.Tensor) -> bool:
         """Whether `without_bias` and a fused pass behind it are the faster way, and nobody is hooked to this layer."""
         hooked = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
-        return not hooked and kernels.adds_biases(input, computed_dtype(input))
+        return not hooked and kernels.adds_biases(input, _computed_dtype(input))
 
     def without_bias(self, input: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, D, H', W'), the biases left to somebody else."""
@@ -67,7 +67,7 @@ class Convolution2d(nn.Conv2d):
             return by_blocks(input, weight, bias, self.stride[0], self.end)
         if self.end:
             input = F.pad(input, (0, self.end, 0, self.end))
-        if self.groups > 1 and input.is_cuda and computed_dtype(input) == torch.bfloat16:
+        if self.groups > 1 and input.is_cuda and _computed_dtype(input) == torch.bfloat16:
             whole = across_columns(weight.to(torch.bfloat16), self.groups)
             return F.conv2d(input, whole, bias, self.stride, self.padding, self.dilation)
         if bias is None or not self._served(input):
@@ -82,7 +82,7 @@ class Convolution2d(nn.Conv2d):
         plain = self.groups == 1 and self.padding == (0, 0) and self.dilation == (1, 1)
         if not plain or stride == 1 or self.stride[1] != stride or self.in_channels >= MATRIX_UNIT:
             return False
-        return computed_dtype(input) == torch.bfloat16
+        return _computed_dtype(input) == torch.bfloat16
 
     def _served(self, input: torch.Tensor) -> bool:
         if input.device.type != "cpu" or not torch.is_grad_enabled() or max(input.shape[2:]) > PRODUCT_UP_TO_PX:
@@ -91,10 +91,10 @@ class Convolution2d(nn.Conv2d):
             return False
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return False
-        return computed_dtype(input) == torch.bfloat16
+        return _computed_dtype(input) == torch.bfloat16
 
 
-def computed_dtype(x: torch.Tensor) -> torch.dtype:
+def _computed_dtype(x: torch.Tensor) -> torch.dtype:
     """In which a convolution of x computes."""
     kind = x.device.type
     if kind == "meta":
@@ -132,7 +132,7 @@ def by_blocks(
     reach = -(-kernel // stride)  # blocks that a window reaches into
     rows, columns = ((side + end - kernel) // stride + reach for side in x.shape[2:])
     if kernels.serves(x) and not x.requires_grad:
-        blocks = in_blocks(x, stride, (rows, columns), computed_dtype(x))
+        blocks = in_blocks(x, stride, (rows, columns), _computed_dtype(x))
     else:
         blocks = _in_blocks(x, (rows, columns), stride)
     return F.conv2d(blocks, _in_blocks(weight, (reach, reach), stride), bias)

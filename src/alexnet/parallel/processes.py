@@ -120,6 +120,11 @@ def _use_own_device() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
+def own_cores() -> int:
+    """Cores of this machine for each process that was started here, 1 or more."""
+    return max(1, num_cores() // num_started_here())
+
+
 def idle_cores_in_words() -> str | None:
     """What to do where the processes of this machine leave most of its cores idle: torchrun gives each one thread."""
     here = num_started_here()

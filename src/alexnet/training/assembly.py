@@ -20,10 +20,9 @@ from alexnet.model.device import Precision, choose_device, choose_precision
 from alexnet.model.network import AlexNet
 from alexnet.model.transfer import transfer
 from alexnet.model.weights import load_trained
-from alexnet.parallel.processes import num_started_here
+from alexnet.parallel.processes import own_cores
 from alexnet.parallel.team import ALONE_TEAM, Team
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.machine import num_cores
 from alexnet.runs.recipe import Recipe
 from alexnet.training.average import WeightAverage
 from alexnet.training.optimizer import VelocitySGD, require_layers
@@ -279,7 +278,7 @@ def _size(num_bytes: int) -> str:
 
 def workers_of(recipe: Recipe) -> int:
     """Threads that read images."""
-    return recipe.training.workers or min(max(1, num_cores() // num_started_here()), MOST_READERS)
+    return recipe.training.workers or min(own_cores(), MOST_READERS)
 
 
 def loader_of(training: Training, stretch: Stretch, cut: bool = True) -> Loader:

@@ -16,18 +16,14 @@ def update(
     rates: torch.Tensor,
     decay: float,
     stopped: torch.Tensor,
-    rounded: torch.Tensor | None = None,
+    rounded: torch.Tensor,
 ) -> None:
     """See `alexnet.training.update.update`; all tensors dense and laid out alike."""
     rate, momentum = rates.tolist()
     if rate == 0 or int(stopped) or not parameter.numel():
         return
-    arrays = tuple(_run(tensor) for tensor in (parameter, buffer, gradient))
-    numbers = (np.float32(rate), np.float32(momentum), np.float32(decay))
-    if rounded is None:
-        over_shares(_update, arrays, *numbers)
-    else:
-        over_shares(_update_and_round, (*arrays, _run(rounded)), *numbers)
+    arrays = tuple(_run(tensor) for tensor in (parameter, buffer, gradient, rounded))
+    over_shares(_update, arrays, np.float32(rate), np.float32(momentum), np.float32(decay))
 
 
 def _run(x: torch.Tensor) -> np.ndarray:
@@ -38,16 +34,6 @@ def _run(x: torch.Tensor) -> np.ndarray:
 
 @compiled(error_model="numpy", fastmath={"contract", "nsz"})
 def _update(
-    parameter: Any, buffer: Any, gradient: Any, first: Any, last: Any, rate: Any, momentum: Any, decay: Any
-) -> None:
-    for i in range(first, last):
-        moved = momentum * buffer[i] + wide(gradient[i]) + decay * parameter[i]
-        buffer[i] = moved
-        parameter[i] -= rate * moved
-
-
-@compiled(error_model="numpy", fastmath={"contract", "nsz"})
-def _update_and_round(
     parameter: Any,
     buffer: Any,
     gradient: Any,

@@ -50,6 +50,11 @@ class NormPool:
         """Whether there is a pooling."""
         return self.pool > 1
 
+    @property
+    def only_rectifies(self) -> bool:
+        """Whether there is neither a normalisation nor a pooling."""
+        return not self.normalises and not self.pools
+
     def plain(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H', W') by torch's own operations."""
         x = F.relu(x) if self.rectify_before else x

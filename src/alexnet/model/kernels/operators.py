@@ -144,8 +144,7 @@ def _norm_pool_backward(
     of_x, of_bias = _like(x), _of_bias(x, bias)
     if x.numel():
         backend = _backend(x)
-        added = bias if form.pools or form.normalises else None
-        source = x if form.pools or form.normalises else result
+        source, added = (result, None) if form.only_rectifies else (x, bias)
         backend.norm_pool_backward(_laid_out(gradient), _laid_out(source), added, result, winners, form, of_x)
         if bias is not None:
             backend.sums_over_places(of_x, of_bias)
@@ -261,9 +260,8 @@ def _no_gradient(ctx: Any, *gradients: torch.Tensor) -> None:
 
 def _keep_norm_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
     x, bias, *numbers = inputs
-    form = _form(*numbers)
     # Where all that is done is to rectify, the result says what may pass: the sums without biases need not be kept.
-    ctx.save_for_backward(x if form.pools or form.normalises else output[0], bias, *output)
+    ctx.save_for_backward(output[0] if _form(*numbers).only_rectifies else x, bias, *output)
     ctx.numbers = numbers
 
 
