@@ -132,6 +132,13 @@ def test_an_order_drawn_once_is_every_epochs() -> None:
     assert not np.array_equal(loader.batch(0).corners, loader.batch(4).corners)
 
 
+def test_the_sources_files_are_read_as_they_are_stored() -> None:
+    loader = Loader(split_of(20), STATISTICS, replace(SETTINGS, order="stored", file_images=8), 6, 3)
+    for epoch in range(2):
+        served = [batch.samples.tolist() for batch in loader.batches(5 * epoch, 5 * (epoch + 1))]
+        assert served == [[0, 1, 2, 3, 4, 5], [6, 7], [8, 9, 10, 11, 12, 13], [14, 15], [16, 17, 18, 19]]
+
+
 @settings(max_examples=15, deadline=None)
 @given(num=st.integers(1, 40), batch_size=st.integers(1, 12), shared=st.integers(2, 9), seed=st.integers(0, 9))
 def test_consecutive_images_share_crop_and_mirror(num: int, batch_size: int, shared: int, seed: int) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.order import repeats, sample_weights, share_of_rank, weighted_order
+from alexnet.data.order import Cut, repeats, sample_weights, share_of_rank, weighted_order
 from alexnet.errors import RequestError
 
 WEIGHTS = st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1e3)), min_size=1, max_size=50).filter(any)
@@ -46,6 +46,24 @@ def test_the_ranks_parts_are_the_batch(num: int, num_ranks: int) -> None:
     parts = [list(range(num))[share_of_rank(num, rank, num_ranks)] for rank in range(num_ranks)]
     assert [one for part in parts for one in part] == list(range(num))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 120))
+def test_a_cut_is_each_file_in_batches(num_images: int, batch_size: int, file_images: int) -> None:
+    files = [
+        list(range(num_images))[first:][: file_images or None]
+        for first in range(0, num_images, file_images or num_images)
+    ]
+    expected = [file[first : first + batch_size] for file in files for first in range(0, len(file), batch_size)]
+    cut = Cut(num_images=num_images, batch_size=batch_size, file_images=file_images)
+    assert [list(cut.batch(place)) for place in range(cut.num_batches)] == expected
+
+
+def test_the_sources_cut_of_cifar10() -> None:
+    cut = Cut(num_images=50_000, batch_size=128, file_images=10_000)
+    assert cut.num_batches == 5 * 79
+    assert [len(cut.batch(place)) for place in (77, 78, 79, 157, 394)] == [128, 16, 128, 16, 16]
+    assert cut.batch(79) == range(10_000, 10_128) and cut.batch(394) == range(49_984, 50_000)
 
 
 def test_balanced_classes_weigh_the_same_whatever_their_size() -> None:

@@ -62,7 +62,7 @@ def test_every_image_of_an_epoch_is_one_processs(images: int, batch_size: int, n
     for epoch in range(epochs):
         seen = 0
         for step in range(epoch * stretch.steps_per_epoch, (epoch + 1) * stretch.steps_per_epoch):
-            length = stretch.batch_length(step, batch_size)
+            length = stretch.batch_length(step)
             parts = [share_of_rank(length, rank, num) for rank in range(num)]
             assert [row for part in parts for row in range(part.start, part.stop)] == list(range(length))
             seen += length

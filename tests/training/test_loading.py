@@ -5,7 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -198,6 +198,9 @@ def test_stages_weigh_their_own_images(jpeg: PreparedData, tmp_path: Path) -> No
     assert train(jpeg.folder, staged(colour1=0.0), tmp_path / "run").state == "finished"
 
 
-def test_an_order_drawn_once_goes_with_no_weights() -> None:
-    with pytest.raises(RequestError, match=r"--data.order is once, and which images a weighted epoch serves"):
-        replace(SMALL.data, order="once", sampling="class-balanced")
+@pytest.mark.parametrize("order", ["once", "stored"])
+def test_a_fixed_order_goes_with_no_weights(order: Literal["once", "stored"]) -> None:
+    with pytest.raises(RequestError, match=rf"--data.order is {order}, and which images a weighted epoch serves"):
+        replace(SMALL.data, order=order, sampling="class-balanced")
+    with pytest.raises(RequestError, match=r"--data.file_images is -1; allowed is 0"):
+        replace(SMALL.data, file_images=-1)

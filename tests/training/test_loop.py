@@ -270,11 +270,15 @@ def test_stages_change_images_rates_and_noise(data: Path, tmp_path: Path, monkey
     assert [event["epoch"] for event in run.events() if event["event"] == "epoch"] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("cut", [3, 8, 10])
+FILES = replace(STAGED, data=replace(STAGED.data, order="stored", file_images=11, crops_shared_by=1))
+"""As STAGED, read file by file: 3 steps in an epoch of 15 images (10, 1, 4), 5 in one of 24 (10, 1, 10, 1, 2)."""
+
+
+@pytest.mark.parametrize(("recipe", "cut"), [(STAGED, 3), (STAGED, 8), (STAGED, 10), (FILES, 5), (FILES, 13)])
 def test_a_staged_and_averaged_training_goes_on_exactly(
-    cut: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, cut: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(data, STAGED, tmp_path / "whole")
+    whole = train(data, recipe, tmp_path / "whole")
     step = StepAtOnce.run
 
     def cut_here(own: StepAtOnce, *arguments: Any) -> Any:
@@ -285,8 +289,10 @@ def test_a_staged_and_averaged_training_goes_on_exactly(
     with monkeypatch.context() as patched:
         patched.setattr(StepAtOnce, "run", cut_here)
         with pytest.raises(Interrupted):
-            train(data, STAGED, tmp_path / "cut")
-    resumed = train(data, STAGED, tmp_path / "cut")
+            train(data, recipe, tmp_path / "cut")
+    resumed = train(data, recipe, tmp_path / "cut")
+    if recipe is FILES:  # 2 epochs of 3 steps, then 2.7 of 5
+        assert whole.facts()["num_steps"] == 6 + 14
     for name, tensor in weights_of(whole.path).items():
         assert torch.equal(tensor, weights_of(resumed.path)[name]), name
 

@@ -130,6 +130,14 @@ def test_a_plan_without_stages_is_plain_epochs(num_images: int, batch_size: int,
     assert [plan.epoch_number(step) for step in ends] == list(range(1, epochs + 1))
 
 
+def test_files_end_batches_in_the_plan_too() -> None:
+    plan = Plan(ScheduleSettings(kind="stages", stages=STAGES), num_images=50, batch_size=16, file_images=20)
+    assert [one.steps_per_epoch for one in plan.stretches] == [4, 5, 5]  # 16 4, 16 4 of 40 images; 16 4, 16 4, 10 of 50
+    assert [plan.stretches[1].batch_length(plan.stretches[1].epoch_step + step) for step in range(6)] == [
+        16, 4, 16, 4, 10, 16,
+    ]  # fmt: skip
+
+
 def test_stages_that_do_not_fit_are_refused() -> None:
     with pytest.raises(RequestError, match=r"stage 1 trains on 40 images and there are 39"):
         Plan(ScheduleSettings(kind="stages", stages=STAGES), 39, 16)

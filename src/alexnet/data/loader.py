@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from alexnet.data.ahead import made_ahead
 from alexnet.data.augment import Batch as Batch
 from alexnet.data.augment import crop_margin, draw
-from alexnet.data.order import epoch_order, repeats, share_of_rank, weighted_order
+from alexnet.data.order import Cut, epoch_order, repeats, share_of_rank, weighted_order
 from alexnet.data.prepared import Split, Statistics
 from alexnet.data.shards import StoredImages, UnreadableSample
 from alexnet.errors import RequestError
@@ -65,8 +65,9 @@ class Loader:
     Args:
         split: the images and labels.
         statistics: of the training split, for the colour noise.
-        settings: crop, corners, mirror, which images share them, order, colour noise.
-        batch_size: samples in a batch of all processes together; the last batch of an epoch holds what is left.
+        settings: crop, corners, mirror, which images share them, order, where batches end, colour noise.
+        batch_size: samples in a batch of all processes together; the last batch of an epoch, or of one of its files,
+            holds what is left.
         seed: of order and draws.
         sample_ids: int64 (M,), the samples to use; None is all of them.
         weights: float64 (M,), how often each of them comes, see `weighted_order`; None serves each once an epoch.
@@ -108,7 +109,6 @@ class Loader:
         self._split = split
         self._statistics = statistics
         self._settings = settings
-        self._batch_size = batch_size
         self._seed = seed
         self._first_epoch = first_epoch
         self._workers = workers
@@ -118,6 +118,7 @@ class Loader:
         self._pin_memory = pin_memory
         self._cut = cut
         self._ids = np.arange(len(split), dtype=np.int64) if sample_ids is None else sample_ids
+        self._cuts = Cut(num_images=len(self._ids), batch_size=batch_size, file_images=settings.file_images)
         self._weights = weights
         self._side = int(split.images.shape[1])
         crop_margin(self._side, settings.crop)
@@ -136,8 +137,8 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch, the last, smaller one included."""
-        return -(-len(self._ids) // self._batch_size)
+        """Batches in an epoch, the smaller ones included."""
+        return self._cuts.num_batches
 
     def batch(self, step: int) -> Batch:
         """This process's part of the batch of step `step` (0 or more), counted from the start of the first epoch.
@@ -147,10 +148,10 @@ class Loader:
                 can be read either.
         """
         epochs, place = divmod(step, self.steps_per_epoch)
-        epoch, first = self._first_epoch + epochs, place * self._batch_size
+        epoch, whole = self._first_epoch + epochs, self._cuts.batch(place)
         order, repeated = self._order(epoch)
-        own = share_of_rank(min(self._batch_size, len(order) - first), self._rank, self._num_ranks)
-        begin, end = first + own.start, first + own.stop
+        own = share_of_rank(len(whole), self._rank, self._num_ranks)
+        begin, end = whole.start + own.start, whole.start + own.stop
         samples = order[begin:end]
         groups = None
         if self._settings.crops_shared_by > 1:
@@ -196,11 +197,13 @@ class Loader:
 
         The last epoch asked for is kept.
         """
-        shuffled = 0 if self._settings.order == "once" else epoch
+        shuffled = epoch if self._settings.order == "each-epoch" else 0
         with self._ordering:
             kept, order, repeated = self._ordered
             if kept != shuffled:
-                if self._weights is None:
+                if self._settings.order == "stored":
+                    order = self._ids
+                elif self._weights is None:
                     order = self._ids[epoch_order(len(self._ids), self._seed, shuffled)]
                 else:
                     order = self._ids[weighted_order(self._weights, self._seed, shuffled)]

@@ -4,10 +4,42 @@ N samples of the data set, M places in an epoch. Nothing here is remembered from
 at once, by any process.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import RequestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How the images of an epoch, in their order, are cut into batches."""
+
+    num_images: int
+    batch_size: int
+    file_images: int = 0
+    """No batch crosses from one run of so many images into the next, as the source's batches end with its files; the
+    last batch of each run holds what is left of it. 0: the epoch is one run."""
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch, the smaller ones included."""
+        files, rest = divmod(self.num_images, self._run)
+        return files * self._batches_of(self._run) + self._batches_of(rest)
+
+    def batch(self, place: int) -> range:
+        """Which images of the epoch make its batch number `place`, 0 .. num_batches-1."""
+        file, within = divmod(place, self._batches_of(self._run))
+        begin = file * self._run + within * self.batch_size
+        return range(begin, min(begin + self.batch_size, (file + 1) * self._run, self.num_images))
+
+    @property
+    def _run(self) -> int:
+        return self.file_images or self.num_images
+
+    def _batches_of(self, images: int) -> int:
+        return -(-images // self.batch_size)
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -49,8 +49,12 @@ class DataSettings:
     """Whether half of the training images are mirrored left to right."""
     crops_shared_by: int = 1
     """Consecutive images of an epoch that share one crop and one mirroring; the source: 32."""
-    order: Literal["each-epoch", "once"] = "each-epoch"
-    """When the training images are shuffled: anew for each epoch, or once, each epoch in that same order (source)."""
+    order: Literal["each-epoch", "once", "stored"] = "each-epoch"
+    """When the training images are shuffled: anew for each epoch; once, each epoch in that same order (source); or
+    never, each epoch as they are stored (source on CIFAR-10, whose files are shuffled)."""
+    file_images: int = 0
+    """No batch crosses from one run of so many images, in their order, into the next: the last one of each holds what
+    is left. The source's batches end with its files, 10,000 images each for CIFAR-10. 0: only with the epoch."""
     mean: Literal["own-place", "centre"] = "own-place"
     """Which part of the mean image is subtracted: the crop's own (mirrored with it), or always the centre (source)."""
     colour_noise: float = 0.1
@@ -75,14 +79,18 @@ class DataSettings:
             raise RequestError(
                 f"--data.crops_shared_by is {self.crops_shared_by}; allowed is 1 (a crop each) or more images"
             )
+        if self.file_images < 0:
+            raise RequestError(
+                f"--data.file_images is {self.file_images}; allowed is 0 (batches end with the epoch) or more images"
+            )
         if self.subset < 0:
             raise RequestError(f"--data.subset is {self.subset}; allowed is 0 (all images) or more")
         if not all(0 <= weight < math.inf for weight in self.class_weights.values()):
             raise RequestError(f"--data.class_weights is {dict(self.class_weights)}; allowed are weights of 0 or more")
-        if self.order == "once" and (self.class_weights or self.sampling != "each-once"):
+        if self.order != "each-epoch" and (self.class_weights or self.sampling != "each-once"):
             raise RequestError(
-                "--data.order is once, and which images a weighted epoch serves is drawn anew for each; allowed with "
-                "--data.sampling class-balanced or --data.class_weights is --data.order each-epoch"
+                f"--data.order is {self.order}, and which images a weighted epoch serves is drawn anew for "
+                "each; allowed with --data.sampling class-balanced or --data.class_weights is --data.order each-epoch"
             )
 
 

@@ -174,8 +174,11 @@ first rate. `alexnet train ILSVRC2012 --recipe six-conv-finetune --start-from RU
 project has not run it).
 """
 
-# The source's CIFAR-10 networks: pixels less the mean image's centre, images in a fixed order, crops as `original`.
-_CIFAR_WHOLE = DataSettings(crop=32, corners="original", mirror=False, order="once", mean="centre", colour_noise=0.0)
+# The source's CIFAR-10 networks: pixels less the mean image's centre, crops as `original`, images in the order of the
+# data set's five files, each cut into 79 batches, the last of 16 images.
+_CIFAR_WHOLE = DataSettings(
+    crop=32, corners="original", mirror=False, order="stored", file_images=10_000, mean="centre", colour_noise=0.0
+)
 _CIFAR_MOVED = replace(_CIFAR_WHOLE, crop=24, mirror=True)
 _BATCHES_1_TO_4 = 40_000
 

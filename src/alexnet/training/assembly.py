@@ -117,7 +117,7 @@ def assemble(
     samples = np.arange(len(split), dtype=np.int64)
     if recipe.data.subset:
         samples = class_balanced_subset(split.labels, recipe.data.subset, settings.seed)
-    plan = Plan(recipe.schedule, len(samples), recipe.optimizer.batch_size)
+    plan = Plan(recipe.schedule, len(samples), recipe.optimizer.batch_size, recipe.data.file_images)
     for num_images in {stretch.num_images for stretch in plan.stretches}:
         weights_of(recipe, data, samples[:num_images])  # refused before anything is begun
     _require_room(settings.cache, len(samples), data.side, device)

@@ -61,7 +61,7 @@ def finetune_recipe(trained: Recipe, data: PreparedData, freeze_until: str | Non
         trained,
         name="finetune",
         claim="",
-        data=replace(trained.data, subset=0, sampling="each-once", class_weights={}, order="each-epoch"),
+        data=replace(trained.data, subset=0, sampling="each-once", class_weights={}, order="each-epoch", file_images=0),
         optimizer=OptimizerSettings(batch_size=batch_size, rate=0.001, layer_factors=factors),
         schedule=schedule,
         training=TrainingSettings(seed=trained.training.seed),

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from alexnet.data.order import Cut
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import ScheduleSettings, Stage
 
@@ -15,19 +16,27 @@ class Stretch:
     first_step: int
     last_step: int
     """The step after the stretch."""
-    num_images: int
-    """Images of an epoch: the first so many."""
+    cut: Cut
+    """The batches of an epoch, over the first so many images."""
     colour_noise: bool
     first_epoch: int
     """Number of the epoch, 0 or more, that began at `epoch_step`."""
     epoch_step: int
     """The step, at or before `first_step`, at which epochs began to have this length."""
-    steps_per_epoch: int
 
-    def batch_length(self, step: int, batch_size: int) -> int:
-        """Images of the batch of step `step`, one of this stretch: the last one of an epoch holds what is left."""
-        place = (step - self.epoch_step) % self.steps_per_epoch
-        return min(batch_size, self.num_images - place * batch_size)
+    @property
+    def num_images(self) -> int:
+        """Images of an epoch: the first so many."""
+        return self.cut.num_images
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return self.cut.num_batches
+
+    def batch_length(self, step: int) -> int:
+        """Images of the batch of step `step`, one of this stretch."""
+        return len(self.cut.batch((step - self.epoch_step) % self.steps_per_epoch))
 
     def epochs_at(self, step: int) -> float:
         """Epochs done after `step` steps, for a step of this stretch or the one after it."""
@@ -41,12 +50,13 @@ class Plan:
         schedule: its epochs, or its stages.
         num_images: training images there are, 1 or more.
         batch_size: the last batch of an epoch holds what is left.
+        file_images: so does the last one of each so many images; 0 is none.
 
     Raises:
         RequestError: a stage wants more images than there are, or all stages together are no step.
     """
 
-    def __init__(self, schedule: ScheduleSettings, num_images: int, batch_size: int) -> None:
+    def __init__(self, schedule: ScheduleSettings, num_images: int, batch_size: int, file_images: int = 0) -> None:
         stages = schedule.stages or (Stage(epochs=schedule.epochs, rate=0.0),)
         stretches: list[Stretch] = []
         step, epoch_step, first_epoch, reached = 0, 0, 0, 0.0
@@ -56,24 +66,23 @@ class Plan:
                 raise RequestError(
                     f"--schedule.stages: stage {number + 1} trains on {images:,} images and there are {num_images:,}"
                 )
-            per_epoch = -(-images // batch_size)
+            cut = Cut(num_images=images, batch_size=batch_size, file_images=file_images)
             if stretches and images != stretches[-1].num_images:
                 # The settings see to it that this happens at the end of an epoch.
                 first_epoch, epoch_step = round(reached), step
             reached += stage.epochs
             # From the epochs in all, not stage by stage: roundings must not add up. A stage of less than half a step
             # may have none.
-            last_step = max(step, epoch_step + round((reached - first_epoch) * per_epoch))
+            last_step = max(step, epoch_step + round((reached - first_epoch) * cut.num_batches))
             stretches.append(
                 Stretch(
                     stage=number,
                     first_step=step,
                     last_step=last_step,
-                    num_images=images,
+                    cut=cut,
                     colour_noise=stage.colour_noise,
                     first_epoch=first_epoch,
                     epoch_step=epoch_step,
-                    steps_per_epoch=per_epoch,
                 )
             )
             step = last_step

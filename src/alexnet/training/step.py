@@ -94,7 +94,7 @@ class StepAtOnce:
         """
         training, team = self.training, self.training.team
         training.dropout.manual_seed(dropout_seed(training.recipe.training.seed, training.step))
-        num = stretch.batch_length(training.step, training.recipe.optimizer.batch_size)  # of all replicas
+        num = stretch.batch_length(training.step)  # of all replicas
         own = share_of_rank(num, team.replica.rank, team.replica.num)
         value, wrong = 0.0, 0.0
         weights = self._weights or training.optimizer
