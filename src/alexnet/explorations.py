@@ -32,7 +32,7 @@ def features(parser: argparse.ArgumentParser, words: Words, report: Callable[[st
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "float16"), help="of the arrays (default float32)"
     )
-    parser.add_argument("--batch-size", type=int, default=128, help="images at a time (default 128)")
+    parser.add_argument("--batch-size", type=int, help="images at a time (default: as suits the device)")
     add_arithmetic(parser)
     parser.add_argument("--restart", action="store_true", help="throw away what an unfinished call has done")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")

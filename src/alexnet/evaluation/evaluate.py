@@ -19,7 +19,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.calibration import Calibration, calibration
 from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, per_class_counts, wilson_interval
 from alexnet.evaluation.predictions import NumViews
-from alexnet.model.device import Precision, arithmetic, rounded_weights
+from alexnet.model.device import IMAGES_AT_A_TIME, Precision, arithmetic, images_at_a_time, rounded_weights
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
 from alexnet.parallel.processes import ALONE, Processes, own_cores
@@ -134,7 +134,7 @@ def predict_split(
     *,
     mean_image: torch.Tensor | None = None,
     mean_at: MeanAt = "own-place",
-    batch_size: int = 128,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     progress: Progress | None = None,
@@ -152,7 +152,8 @@ def predict_split(
         mean_image: float32 (S, S, 3), 0..255, what the network was trained with; None takes the data set's own.
         mean_at: which part of the mean image a view loses, as the network was trained. With `dense` the whole image
             loses the whole mean image, mirrored with it or (`centre`) not, so each place loses its own part.
-        batch_size: images at a time; the result does not depend on it but for rounding.
+        batch_size: images at a time; None is what suits the device, of several processes always as many. The result
+            does not depend on it but for rounding.
         precision: arithmetic of the network; the softmax and the average are always float32.
         progress: called with (images done, images in all) after each batch.
         processes: those that share the split's batches; all of them get the whole result.
@@ -186,6 +187,8 @@ def predict_split(
     mean_image = mean_image.to(device)
     scored, seen_px, chosen = _ways_to_look(network, num_views, data.side, crop)
     num_axes = 4 if num_views == "dense" else 2
+    if batch_size is None:
+        batch_size = images_at_a_time(device, data.side) if processes.num == 1 else IMAGES_AT_A_TIME
     probabilities = np.zeros((len(images), data.num_classes), np.float32)
     firsts = [first for number, first in enumerate(range(0, len(images), batch_size)) if processes.takes(number)]
 
@@ -281,7 +284,7 @@ def evaluate_split(
     *,
     mean_image: torch.Tensor | None = None,
     mean_at: MeanAt = "own-place",
-    batch_size: int = 128,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     progress: Progress | None = None,

@@ -12,7 +12,7 @@ from alexnet.data.ahead import made_ahead
 from alexnet.data.augment import cut_view, views
 from alexnet.errors import RequestError, WorkError
 from alexnet.explore.shown import Read, Refused
-from alexnet.model.device import Precision, arithmetic, rounded_weights
+from alexnet.model.device import Precision, arithmetic, images_at_a_time, rounded_weights
 from alexnet.model.responses import ResponseReader
 from alexnet.model.weights import Trained
 
@@ -34,7 +34,7 @@ def in_batches(
     read: Read,
     start: int,
     num: int,
-    batch_size: int,
+    batch_size: int | None,
     device: torch.device,
     precision: Precision,
 ) -> Iterator[Answered]:
@@ -45,11 +45,14 @@ def in_batches(
     Args:
         start: the first image.
         num: the image behind the last one.
+        batch_size: images at a time; None is what suits the device.
 
     Raises:
         RequestError: a batch size below 1.
         WorkError: responses that are not finite.
     """
+    if batch_size is None:
+        batch_size = images_at_a_time(device, trained.side)
     if batch_size < 1:
         raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
     trained.network.to(device)

@@ -63,7 +63,7 @@ def features(
     images: NDArray[np.uint8] | Sequence[Path | str] | Path | str,
     points: Sequence[str] | str = (),
     *,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     device: Device = "auto",
     precision: AskedPrecision = "auto",
 ) -> dict[str, NDArray[np.float32]]:
@@ -112,7 +112,7 @@ def write_features(
     photographs: Sequence[Path] = (),
     points: Sequence[str] = (),
     dtype: Dtype = "float32",
-    batch_size: int = 128,
+    batch_size: int | None = None,
     device: Device = "auto",
     precision: AskedPrecision = "auto",
     restart: bool = False,

@@ -60,7 +60,7 @@ class Writing:
 
     def run(
         self,
-        batch_size: int,
+        batch_size: int | None,
         device: torch.device,
         precision: Precision,
         progress: Callable[[int, int], None] | None,

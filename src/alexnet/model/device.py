@@ -11,6 +11,14 @@ from alexnet.runs.machine import multiplies_bfloat16, processor_flags
 
 Precision = Literal["float32", "bfloat16"]
 
+IMAGES_AT_A_TIME = 128
+"""How many images a network is asked about at a time where all who ask must do so alike: processes that share a split,
+and a training that goes on elsewhere, whose rates may follow from a rounding. On two cores 32 to 256 are as fast."""
+_ON_A_GPU = 256
+"""From so many on a GPU computes for longer than its kernels take to be launched."""
+_BYTES_PER_PIXEL = 128
+"""Room for what is alive at once of an image's responses, four times that of the paper's network in float32."""
+
 
 def choose_device(wanted: str) -> torch.device:
     """The device meant by `auto`, `cpu`, `cuda` or `mps`; `auto` takes a GPU where there is one.
@@ -67,3 +75,16 @@ def rounded_weights(network: torch.nn.Module, precision: Precision) -> Iterator[
     finally:
         for parameter, data in whole.items():
             parameter.data = data
+
+
+def images_at_a_time(device: torch.device, side: int) -> int:
+    """How many images a network is asked about at a time: as suits the device, and fits a quarter of its free memory.
+
+    Args:
+        side: of the images, pixels.
+    """
+    if device.type != "cuda":
+        return IMAGES_AT_A_TIME
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for what comes
+    return max(1, min(_ON_A_GPU, free // 4 // (_BYTES_PER_PIXEL * side**2)))

@@ -10,6 +10,7 @@ import torch
 from alexnet.data.loader import Batch
 from alexnet.errors import WorkError
 from alexnet.evaluation.evaluate import evaluate_split
+from alexnet.model.device import IMAGES_AT_A_TIME
 from alexnet.model.weights import Trained, save_trained
 from alexnet.runs.machine import resident_bytes
 from alexnet.training.assembly import Tally, Training
@@ -119,6 +120,7 @@ def end_epoch(training: Training, progress: TrainingProgress) -> bool:
             settings.data.crop,
             1,
             mean_at=settings.data.mean,
+            batch_size=IMAGES_AT_A_TIME,
             device=training.device,
             precision=training.precision,
             processes=training.team.replica,
