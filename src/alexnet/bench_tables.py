@@ -98,8 +98,7 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
         console.print(table)
         layers = new_table("layers alone, milliseconds", "layer", "forward backward")
         for layer in one["layers"]:
-            backward = "" if layer["backward_ms"] is None else f"{layer['backward_ms']:.2f}"
-            layers.add_row(layer["layer"], f"{layer['forward_ms']:.2f}", backward)
+            layers.add_row(layer["layer"], f"{layer['forward_ms']:.2f}", f"{layer['backward_ms']:.2f}")
         console.print(layers)
         ceilings = one["ceilings"]
         console.print(

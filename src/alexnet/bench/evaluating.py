@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from alexnet.bench.random_images import random_data
-from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings, wait_for
-from alexnet.bench.timing import alternate, require_counts
+from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings
+from alexnet.bench.timing import alternate, require_counts, wait_for
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.model.device import arithmetic, choose_device, choose_precision

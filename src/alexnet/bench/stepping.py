@@ -20,17 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from alexnet.bench.layer_times import layer_times
 from alexnet.bench.random_images import random_data
-from alexnet.bench.timing import alternate, require_counts
+from alexnet.bench.timing import alternate, require_counts, wait_for
 from alexnet.bench.usage import anonymous_bytes, in_fresh_process, watched_memory
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError, WorkError
-from alexnet.model.description import Layer
-from alexnet.model.device import Precision, arithmetic, choose_device, choose_precision
-from alexnet.model.fusing import Fused, Summed
-from alexnet.model.kernels import adds_biases, plain_operations, why_plain
+from alexnet.model.device import Precision, choose_device, choose_precision
+from alexnet.model.kernels import plain_operations, why_plain
 from alexnet.model.network import AlexNet
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.machine import (
@@ -321,14 +320,6 @@ def _repeated(step: Callable[[], None], count: int, device: torch.device) -> Cal
     return repeated
 
 
-def wait_for(device: torch.device) -> None:
-    """Until what a GPU was asked for is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def _flops() -> int:
     """Floating point operations of one image's step: two a multiply-add, forward and twice backward.
 
@@ -357,52 +348,3 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     work()
     wait_for(device)
     return time.perf_counter() - start_s
-
-
-def layer_times(device: torch.device, precision: Precision, batch_size: int, times: int = 5) -> list[dict[str, Any]]:
-    """Milliseconds forward and backward of each layer of the paper's network alone, medians.
-
-    Layers that are computed in one pass stand as one.
-    """
-    network = AlexNet(NUM_CLASSES).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = []
-    x = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
-    x = x.contiguous(memory_format=torch.channels_last)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    for number, stage in enumerate(network.passes if adds_biases(x, dtype) else network.stages):
-        given = x.detach().requires_grad_(number > 0)
-        forward_s, backward_s = [], []
-        for _ in range(times + 1):
-            wait_for(device)
-            start_s = time.perf_counter()
-            with arithmetic(device, precision):
-                result = network.compute(stage, given)
-            wait_for(device)
-            forward_s.append(time.perf_counter() - start_s)
-            if result.requires_grad:
-                gradient = torch.randn_like(result)
-                wait_for(device)
-                start_s = time.perf_counter()
-                result.backward(gradient)
-                wait_for(device)
-                backward_s.append(time.perf_counter() - start_s)
-            given.grad = None
-        x = result.detach()
-        found.append(
-            {
-                "layer": _in_words(stage),
-                "forward_ms": 1e3 * statistics.median(forward_s[1:]),
-                "backward_ms": 1e3 * statistics.median(backward_s[1:]) if backward_s else None,
-            }
-        )
-    return found
-
-
-def _in_words(stage: Layer | Fused | Summed) -> str:
-    match stage:
-        case Summed(convolution=convolution, behind=behind):
-            return f"{_in_words(convolution)} + {_in_words(behind)}"
-        case Fused(layers=layers):
-            return " + ".join(map(_in_words, layers))
-        case _:
-            return str(getattr(stage, "name", type(stage).__name__))

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from alexnet.errors import RequestError
 
 
@@ -57,3 +59,11 @@ def require_counts(batch_size: int, steps: int, rounds: int) -> None:
         raise RequestError(
             f"--batch-size is {batch_size}, --steps {steps} and --rounds {rounds}; allowed are 1 or more"
         )
+
+
+def wait_for(device: torch.device) -> None:
+    """Until what a GPU was asked for is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()
