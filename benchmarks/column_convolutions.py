@@ -3,7 +3,7 @@
     python benchmarks/column_convolutions.py [--images 32] [--rounds 5] [--device cpu|cuda] [--float32] [--json]
 
 The forms: the library's own grouped convolution; one over all maps, with zeros for what a column does not read; one for
-each column over a slice of the maps in place; one for each column over maps of its own, laid out side by side. Backward
+each column over maps of its own, whose laying out, and that of the results, is part of the time. Backward
 is the gradient of weights and input together. Prints medians per layer and form, and the whole of each form over all
 layers.
 """
@@ -32,11 +32,6 @@ def with_zeros(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return F.conv2d(x, across_columns(weight, COLUMNS), padding=weight.shape[2] // 2)
 
 
-def in_slices(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    parts = zip(x.chunk(COLUMNS, 1), weight.chunk(COLUMNS), strict=True)
-    return torch.cat([F.conv2d(maps, own, padding=own.shape[2] // 2) for maps, own in parts], 1)
-
-
 def side_by_side(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     parts = zip(x.chunk(COLUMNS, 1), weight.chunk(COLUMNS), strict=True)
     own = [(maps.contiguous(memory_format=torch.channels_last), weights) for maps, weights in parts]
@@ -46,7 +41,6 @@ def side_by_side(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 FORMS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "grouped": grouped,
     "with zeros": with_zeros,
-    "in slices": in_slices,
     "side by side": side_by_side,
 }
 
@@ -103,6 +97,9 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true", help="instead of bfloat16")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     options = parser.parse_args()
+    # On a GPU products of float32 numbers as they are, and the fastest algorithms, as in a training.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
     device, dtype = torch.device(options.device), torch.float32 if options.float32 else torch.bfloat16
     layers = {name: measure(name, options.images, options.rounds, device, dtype) for name in LAYERS}
     if options.json:

@@ -59,6 +59,18 @@ def test_a_cut_is_each_file_in_batches(num_images: int, batch_size: int, file_im
     assert [list(cut.batch(place)) for place in range(cut.num_batches)] == expected
 
 
+@given(st.integers(1, 200), st.integers(0, 60), st.integers(1, 40))
+def test_groups_begin_anew_with_each_file(num_images: int, file_images: int, size: int) -> None:
+    cut = Cut(num_images=num_images, batch_size=7, file_images=file_images)
+    groups = cut.groups(range(num_images), size)
+    run = file_images or num_images
+    same = [(place // run, place % run // size) for place in range(num_images)]
+    for one in range(num_images - 1):
+        assert (groups[one] == groups[one + 1]) == (same[one] == same[one + 1])
+    assert (np.diff(groups) >= 0).all()
+    assert np.array_equal(cut.groups(range(num_images // 2, num_images), size), groups[num_images // 2 :])
+
+
 def test_the_sources_cut_of_cifar10() -> None:
     cut = Cut(num_images=50_000, batch_size=128, file_images=10_000)
     assert cut.num_batches == 5 * 79

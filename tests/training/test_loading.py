@@ -198,6 +198,14 @@ def test_stages_weigh_their_own_images(jpeg: PreparedData, tmp_path: Path) -> No
     assert train(jpeg.folder, staged(colour1=0.0), tmp_path / "run").state == "finished"
 
 
+def test_images_stored_class_by_class_are_not_trained_on_in_that_order(jpeg: PreparedData, tmp_path: Path) -> None:
+    labels = jpeg.splits["train"].labels
+    assert (labels[1:] >= labels[:-1]).all()
+    with pytest.raises(RequestError, match=r"stores its images class by class: \d+ % of them follow"):
+        train(jpeg.folder, replace(SMALL, data=replace(SMALL.data, order="stored")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("order", ["once", "stored"])
 def test_a_fixed_order_goes_with_no_weights(order: Literal["once", "stored"]) -> None:
     with pytest.raises(RequestError, match=rf"--data.order is {order}, and which images a weighted epoch serves"):

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from alexnet.bench.timing import wait_for
 from alexnet.model.description import Layer
 from alexnet.model.device import Precision, arithmetic
 from alexnet.model.fusing import Fused, Summed
-from alexnet.model.kernels import adds_biases
+from alexnet.model.kernels import adds_biases, serves
 from alexnet.model.network import AlexNet
 from alexnet.training.device_step import algorithms_tried
 
@@ -20,21 +21,25 @@ T = TypeVar("T")
 Stage = Layer | Fused | Summed
 
 _WARM_UPS = 3
-_REPLAYS = 20
-"""In a row on a GPU, between two looks at the clock."""
+_REPEATS = 20
+"""How often a GPU does a layer's work between two looks at the clock, all of it launched at once."""
 
 
 def layer_times(device: torch.device, precision: Precision, batch_size: int, times: int = 5) -> list[dict[str, Any]]:
     """Milliseconds forward and backward of each layer of the paper's network alone, medians.
 
     Layers that are computed in one pass stand as one. On a GPU a layer's kernels are recorded and replayed, as they are
-    in a training step: what is timed is their work, not their launching.
+    in a training step: what is timed is their work, not their launching. In bfloat16 a training reads weights that its
+    update has rounded, and so do the layers here, but where only torch's own operations serve (`StepAtOnce`).
     """
     network = AlexNet().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    network.to(dtype)  # a step reads weights that its update has rounded
     x = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
-    x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
+    if device.type == "cuda":
+        x = x.to(dtype)  # the pass that finishes the images rounds them; a processor's does not
+    if serves(x):
+        network.to(dtype)
     found = []
     for number, stage in enumerate(network.passes if adds_biases(x, dtype) else network.stages):
         x.requires_grad_(number > 0)  # the gradient of the images is nobody's
@@ -67,7 +72,7 @@ def _alone(
 def _recorded(
     work: Callable[[], T], device: torch.device, warm_up: Callable[[], object] = lambda: None
 ) -> tuple[T, Callable[[], object]]:
-    """The result of some work, and what does the same once more: on a GPU a replay of its kernels.
+    """The result of some work, and what does the same once more: on a GPU a replay of its kernels, `_REPEATS` times.
 
     Args:
         warm_up: done first; on a GPU several times, so that libraries have chosen their algorithms.
@@ -82,23 +87,25 @@ def _recorded(
             warm_up()
     torch.cuda.current_stream().wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with algorithms_tried(), torch.cuda.graph(graph):
-        result = work()
+    with warnings.catch_warnings(), algorithms_tried():
+        # Where a layer only looks at its input in another shape there is nothing to do.
+        warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            for _ in range(_REPEATS):
+                result = work()
     graph.replay()
     return result, graph.replay
 
 
 def _seconds(work: Callable[[], object], device: torch.device, times: int) -> float:
-    """Median time of some work."""
-    repeats = _REPLAYS if device.type == "cuda" else 1
+    """Median time of what `_recorded` gave, once."""
     found = []
     for _ in range(times + 1):
         wait_for(device)
         start_s = time.perf_counter()
-        for _ in range(repeats):
-            work()
+        work()
         wait_for(device)
-        found.append((time.perf_counter() - start_s) / repeats)
+        found.append((time.perf_counter() - start_s) / (_REPEATS if device.type == "cuda" else 1))
     return statistics.median(found[1:])
 
 

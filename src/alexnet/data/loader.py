@@ -151,11 +151,11 @@ class Loader:
         epoch, whole = self._first_epoch + epochs, self._cuts.batch(place)
         order, repeated = self._order(epoch)
         own = share_of_rank(len(whole), self._rank, self._num_ranks)
-        begin, end = whole.start + own.start, whole.start + own.stop
-        samples = order[begin:end]
+        places = whole[own]
+        samples = order[places.start : places.stop]
         groups = None
         if self._settings.crops_shared_by > 1:
-            groups = np.arange(begin, end) // self._settings.crops_shared_by
+            groups = self._cuts.groups(places, self._settings.crops_shared_by)
         draws = draw(
             self._settings,
             self._statistics,
@@ -164,7 +164,7 @@ class Loader:
             epoch,
             samples,
             groups,
-            None if repeated is None else repeated[begin:end],
+            None if repeated is None else repeated[places.start : places.stop],
         )
         served, images, unreadable = self._read(samples, draws.corners)
         batch = Batch(

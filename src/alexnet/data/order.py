@@ -29,14 +29,21 @@ class Cut:
         return files * self._batches_of(self._run) + self._batches_of(rest)
 
     def batch(self, place: int) -> range:
-        """Which images of the epoch make its batch number `place`, 0 .. num_batches-1."""
+        """Which images of the epoch make its batch number `place`, 0 .. num_batches-1, by their place in it."""
         file, within = divmod(place, self._batches_of(self._run))
         begin = file * self._run + within * self.batch_size
         return range(begin, min(begin + self.batch_size, (file + 1) * self._run, self.num_images))
 
+    def groups(self, places: range, size: int) -> NDArray[np.int64]:
+        """For each of some places of the epoch the number of its group: each file begins groups of `size` anew."""
+        files, within = np.divmod(np.asarray(places, np.int64), self._run)
+        per_file = -(-self._run // size)
+        groups: NDArray[np.int64] = files * per_file + within // size
+        return groups
+
     @property
     def _run(self) -> int:
-        return self.file_images or self.num_images
+        return self.file_images or max(1, self.num_images)
 
     def _batches_of(self, images: int) -> int:
         return -(-images // self.batch_size)

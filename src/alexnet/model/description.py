@@ -105,6 +105,9 @@ class Pool:
     kind: Literal["max", "average"] = "max"
     ties: Literal["one", "every"] = "one"
     """Where several responses of a window are the largest: which of them get the gradient (the source: every)."""
+    divisor: Literal["inside", "whole"] = "inside"
+    """What the sum over a window that the edge cuts is divided by for its mean: the places inside (the source at its
+    end, Caffe), or those of the whole window (the source when its first networks for CIFAR-10 were published)."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ IMAGES_AT_A_TIME = 128
 """How many images a network is asked about at a time where all who ask must do so alike: processes that share a split,
 and a training that goes on elsewhere, whose rates may follow from a rounding. On two cores 32 to 256 are as fast."""
 _ON_A_GPU = 256
-"""From so many on a GPU computes for longer than its kernels take to be launched."""
-_BYTES_PER_PIXEL = 128
-"""Room for what is alive at once of an image's responses, four times that of the paper's network in float32."""
+"""On a GPU that has room: what `docs/performance.md` has been measured with, where launching kernels is hidden."""
+_BYTES_PER_PIXEL = 256
+"""Room for an image's responses: one layer's of 64 maps as large as the image, in float32. Of the paper's network 2 MB
+are alive at once, an eighth of it."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -78,13 +79,14 @@ def rounded_weights(network: torch.nn.Module, precision: Precision) -> Iterator[
 
 
 def images_at_a_time(device: torch.device, side: int) -> int:
-    """How many images a network is asked about at a time: as suits the device, and fits a quarter of its free memory.
+    """How many images a network is asked about at a time: on a GPU more, if a quarter of its memory holds them.
+
+    The same on the same machine, whatever is free at the moment: roundings follow from it.
 
     Args:
         side: of the images, pixels.
     """
     if device.type != "cuda":
         return IMAGES_AT_A_TIME
-    free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for what comes
-    return max(1, min(_ON_A_GPU, free // 4 // (_BYTES_PER_PIXEL * side**2)))
+    room = torch.cuda.get_device_properties(device).total_memory // 4
+    return max(1, min(_ON_A_GPU, room // (_BYTES_PER_PIXEL * side**2)))

@@ -33,10 +33,17 @@ def max_pool(x: torch.Tensor, size: int, stride: int, ties: Literal["one", "ever
     return result
 
 
-def average_pool(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
-    """Mean response in each window, windows as in `max_pool`; a window cut by the edge has the mean of what is left."""
+def average_pool(
+    x: torch.Tensor, size: int, stride: int, divisor: Literal["inside", "whole"] = "inside"
+) -> torch.Tensor:
+    """Mean response in each window, windows as in `max_pool`.
+
+    A window cut by the edge has the mean of what is left (`inside`), or the sum of that divided by all its places
+    (`whole`), see `Pool`.
+    """
     _check_windows(x, size, stride)
-    return F.avg_pool2d(x, size, stride, ceil_mode=True, count_include_pad=False)
+    places = size**2 if divisor == "whole" else None
+    return F.avg_pool2d(x, size, stride, ceil_mode=True, count_include_pad=False, divisor_override=places)
 
 
 def _check_windows(x: torch.Tensor, size: int, stride: int) -> None:

@@ -381,7 +381,7 @@ class AlexNet(nn.Module):
             case Pool(kind="max"):
                 return max_pool(x, stage.size, stage.stride, stage.ties)
             case Pool():
-                return average_pool(x, stage.size, stage.stride)
+                return average_pool(x, stage.size, stage.stride, stage.divisor)
             case Flatten():
                 return x.flatten(1)
             case _:

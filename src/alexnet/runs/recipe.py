@@ -51,10 +51,12 @@ class DataSettings:
     """Consecutive images of an epoch that share one crop and one mirroring; the source: 32."""
     order: Literal["each-epoch", "once", "stored"] = "each-epoch"
     """When the training images are shuffled: anew for each epoch; once, each epoch in that same order (source); or
-    never, each epoch as they are stored (source on CIFAR-10, whose files are shuffled)."""
+    never, each epoch as they are stored (source on CIFAR-10, whose files are shuffled). Images stored class by class,
+    as folders are, are refused then."""
     file_images: int = 0
     """No batch crosses from one run of so many images, in their order, into the next: the last one of each holds what
-    is left. The source's batches end with its files, 10,000 images each for CIFAR-10. 0: only with the epoch."""
+    is left. The source's batches end with its files, 10,000 images each for CIFAR-10, which is counted here over the
+    images that are trained on. 0: only with the epoch."""
     mean: Literal["own-place", "centre"] = "own-place"
     """Which part of the mean image is subtracted: the crop's own (mirrored with it), or always the centre (source)."""
     colour_noise: float = 0.1

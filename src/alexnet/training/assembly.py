@@ -117,6 +117,8 @@ def assemble(
     samples = np.arange(len(split), dtype=np.int64)
     if recipe.data.subset:
         samples = class_balanced_subset(split.labels, recipe.data.subset, settings.seed)
+    if recipe.data.order == "stored":
+        _require_mixed(split.labels[samples], data)
     plan = Plan(recipe.schedule, len(samples), recipe.optimizer.batch_size, recipe.data.file_images)
     for num_images in {stretch.num_images for stretch in plan.stretches}:
         weights_of(recipe, data, samples[:num_images])  # refused before anything is begun
@@ -252,6 +254,17 @@ def resident_images(
     taken_s = time.monotonic() - start
     say(f"{num:,} training images lie on {training.device}: {_size(resident.images.nbytes)}{how}, in {taken_s:.0f} s")
     return resident
+
+
+def _require_mixed(labels: NDArray[np.int64], data: PreparedData) -> None:
+    """See that images in stored order do not come class by class: their batches would teach one class at a time."""
+    followed = labels[1:] == labels[:-1]
+    if len(np.unique(labels)) > 1 and len(followed) and followed.mean() > 0.5:
+        raise RequestError(
+            f"--data.order is stored, and {data.folder} stores its images class by class: "
+            f"{100 * followed.mean():.0f} % of them follow one of their own class; allowed is --data.order once or "
+            "each-epoch"
+        )
 
 
 def _require_room(cache: str, num: int, side: int, device: torch.device) -> None:
