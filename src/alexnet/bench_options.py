@@ -51,7 +51,7 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
     evaluate = _kind(kinds, "evaluate", "forward passes beside the usual networks', and ten views beside one")
     features = _kind(kinds, "features", "a hidden layer's responses beside the usual networks with a hook on it")
     for forward in (evaluate, features):
-        forward.add_argument("--batch-size", type=int, default=128, help="images at a time (default 128)")
+        forward.add_argument("--batch-size", type=int, help="images at a time (default: as `evaluate` on this device)")
         forward.add_argument("--steps", type=int, default=4, help="batches of one measurement (default 4)")
         forward.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
         forward.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")

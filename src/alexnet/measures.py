@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
     options = parser.parse_args(words)
     from alexnet.evaluation.predictions import views_in_words
     from alexnet.evaluation.runs import evaluate_run
+    from alexnet.model.device import choose_device
+    from alexnet.model.kernels import slower_in_words
     from alexnet.parallel.processes import started_processes
     from alexnet.progress import counted
     from alexnet.runs.folder import RunFolder
@@ -34,6 +37,8 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
     views: tuple[NumViews, ...] = (options.views,) if options.views else (1, TEN_VIEWS)
     results: list[dict[str, Any]] = []
     with started_processes() as (processes, _):
+        if processes.leads and (slower := slower_in_words(choose_device(options.device).type)):
+            print(slower, file=sys.stderr)
         for run in options.runs:
             if RunFolder.open(run).is_baseline:
                 if processes.leads:

@@ -155,6 +155,12 @@ def test_operators_are_what_torch_expects() -> None:
     torch.library.opcheck(operators._norm_pool, (x, None, *NUMBERS))
     torch.library.opcheck(operators._norm_pool, (x, bias, *NUMBERS))
     torch.library.opcheck(operators._same_map_norm, (x, 3, 0.5, 0.75))
+    torch.library.opcheck(operators._in_blocks, (x.detach(), 3, 3, 2, torch.float32))
+    # Those that go backward have no derivatives, and are handed what needs none.
+    x = x.detach()
+    result, winners = operators._norm_pool(x, bias.detach(), *NUMBERS)
+    torch.library.opcheck(operators._norm_pool_backward, (result, x, bias.detach(), result, winners, *NUMBERS))
+    torch.library.opcheck(operators._same_map_norm_backward, (x, x, 3, 0.5, 0.75))
 
 
 @needs_kernels

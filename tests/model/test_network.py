@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from alexnet import AlexNet
+from alexnet.model.network import VARIANTS
 
 
 def test_counts_of_the_paper() -> None:
@@ -28,6 +29,57 @@ def test_first_biases_are_the_papers() -> None:
     zeros = {name for name, tensor in network.named_parameters() if name.endswith("bias") and (tensor == 0).all()}
     assert ones == {"conv2.bias", "conv4.bias", "conv5.bias", "fc6.bias", "fc7.bias"}
     assert zeros == {"conv1.bias", "conv3.bias", "fc8.bias"}
+
+
+@pytest.mark.parametrize("other", ["one-gpu", "minus-conv4", "six-conv", "cifar-18pct"])
+def test_weights_of_another_variant_are_refused_and_none_is_taken(other: str) -> None:
+    network = AlexNet(10, width=0.05)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    given = AlexNet(10, other, width=0.05).state_dict()
+    with pytest.raises(ValueError, match=r"not the weights of variant 'paper' of width 0.05: \S+ is"):
+        network.load_state_dict(given)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    with pytest.raises(ValueError, match=r"fc8.weight is \(7, 204\) and must be \(10, 204\) \(and 1 more\)"):
+        network.load_state_dict(AlexNet(7, width=0.05).state_dict())
+    network.load_state_dict({"conv1.weight": before["conv1.weight"]}, strict=False)
+    network.load_state_dict(AlexNet(10, width=0.05).state_dict())
+
+
+# Deviation of the first weights and value of the first biases, layer by layer, of the source's and Caffe's files.
+_ORIGINAL = {
+    "conv1": (0.01, 0), "conv2": (0.01, 1), "conv3": (0.03, 0), "conv4": (0.03, 1), "conv5": (0.03, 1),
+    "fc6": (0.01, 1), "fc7": (0.01, 1), "fc8": (0.01, 0),
+}  # fmt: skip
+_CONVOLUTIONS = {"conv1": (1e-4, 0), "conv2": (0.01, 0), "conv3": (0.01, 0)}
+_LOCAL = {"conv1": (1e-4, 0), "conv2": (0.01, 0), "local3": (0.04, 0), "local4": (0.04, 0), "fc5": (0.01, 0)}
+_PAPER = {name: (0.01, bias) for name, (_, bias) in _ORIGINAL.items()}
+FIRST = {
+    "paper": _PAPER,
+    "original": _ORIGINAL,
+    "no-norm": _ORIGINAL,
+    "non-overlapping": _ORIGINAL,
+    "one-gpu": _ORIGINAL,
+    "six-conv": _ORIGINAL | {"conv6": (0.03, 1)},
+    "caffe": {name: (0.005 if name in ("fc6", "fc7") else 0.01, 0.1 * bias) for name, (_, bias) in _ORIGINAL.items()},
+    "cifar-80sec": _CONVOLUTIONS | {"fc4": (0.1, 0), "fc5": (0.1, 0)},
+    "cifar-18pct": _CONVOLUTIONS | {"fc4": (0.01, 0)},
+    "cifar-13pct": _LOCAL,
+    "cifar-11pct": _LOCAL,
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_first_weights_and_biases_are_the_sources(name: str) -> None:
+    width = 0.25 if name in ("paper", "original", "caffe") else 0.1 if VARIANTS[name].image_px > 32 else 1.0
+    network = AlexNet(10, name, width, generator=torch.Generator().manual_seed(3))
+    parameters = dict(network.named_parameters())
+    assert {key.split(".")[0] for key in parameters} == set(FIRST[name])
+    for layer, (deviation, bias) in FIRST[name].items():
+        weight = parameters[f"{layer}.weight"].detach().double()
+        num = weight.numel()
+        assert abs(float(weight.mean())) < 4 * deviation / num**0.5, layer
+        assert abs(float(weight.std()) - deviation) < 4 * deviation / (2 * num) ** 0.5, layer
+        assert (parameters[f"{layer}.bias"] == bias).all(), layer
 
 
 def test_columns_do_not_see_each_other_before_conv3() -> None:

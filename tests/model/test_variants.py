@@ -130,7 +130,8 @@ def same_map(x: Array, size: int, alpha: float) -> Step:
 
 
 def pooled(x: Array, size: int, stride: int, kind: str) -> Step:
-    """`first` and `every`: the maximum, its gradient to the first of equal responses or to each; `mean`: the mean."""
+    """`first` and `every`: the maximum, its gradient to the first of equal responses or to each. `share`: the sum over
+    a window, divided by all its places, those beyond the edge too."""
     places = math.ceil((x.shape[2] - size) / stride) + 1
     windows = [
         (i, j, np.s_[:, :, i * stride : i * stride + size, j * stride : j * stride + size])
@@ -139,14 +140,14 @@ def pooled(x: Array, size: int, stride: int, kind: str) -> Step:
     ]
     out = np.empty((*x.shape[:2], places, places))
     for i, j, window in windows:
-        out[:, :, i, j] = x[window].mean((2, 3)) if kind == "mean" else x[window].max((2, 3))
+        out[:, :, i, j] = x[window].sum((2, 3)) / size**2 if kind == "share" else x[window].max((2, 3))
 
     def back(g: Array) -> Array:
         spread = np.zeros_like(x)
         for i, j, window in windows:
             values = x[window]
-            if kind == "mean":
-                share = np.full(values.shape, 1 / values[0, 0].size)
+            if kind == "share":
+                share = np.full(values.shape, 1 / size**2)
             else:
                 share = (values == out[:, :, i, j][..., None, None]).astype(float)
             if kind == "first":
@@ -224,7 +225,7 @@ TORCHVISION = [
 
 
 def three_convolutions(*norms: tuple[Any, ...], act: Any = relu) -> list[tuple[Any, ...]]:
-    mean = (pooled, 3, 2, "mean")
+    mean = (pooled, 3, 2, "share")
     return [
         plain("conv1", 1, 5), MAX_EVERY, (act,), *norms, plain("conv2", 1, 5), (act,), mean, *norms,
         plain("conv3", 1, 5), (act,), mean, (flat,),

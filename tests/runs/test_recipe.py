@@ -1,6 +1,7 @@
 """Recipes: checked values, exact round trips, no key that does nothing."""
 
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,49 @@ def test_the_paper_recipe_states_the_paper() -> None:
     # Section 5: one rate for all, divided by 10 whenever the validation error stalls, three times in all.
     assert (PAPER.schedule.kind, PAPER.schedule.factor, PAPER.schedule.plateau_drops) == ("plateau", 0.1, 3)
     assert PAPER.optimizer.bias_factor == 1.0 and not PAPER.optimizer.layer_decay
+
+
+@pytest.mark.parametrize(
+    ("name", "ends", "rates"),
+    [
+        # Epochs at which a stage ends, and the weights' rates, as the notes in the source's parameter files have them.
+        ("original", [25, 51, 67, 72, 79, 91], [1e-2, 1e-3, 1e-4, 1e-4, 1e-4, 1e-5]),
+        ("original-2010", [23, 51, 68, 72, 78, 93], [1e-2, 1e-3, 1e-4, 1e-4, 1e-4, 1e-5]),
+        ("one-gpu", [20, 48, 66, 72, 79, 96], [1e-2, 1e-3, 1e-4, 1e-4, 1e-4, 1e-5]),
+        ("six-conv-pretrain", [6, 8.11], [1e-2, 1e-3]),
+        ("six-conv-finetune", [0.03, 5, 7, 9, 22, 38, 42, 54], [1e-3] * 5 + [1e-4, 1e-4, 1e-5]),
+        ("cifar-18pct", [120, 130, 140], [1e-3, 1e-4, 1e-5]),
+        ("cifar-13pct", [100, 140, 150, 160], [1e-3, 1e-3, 1e-4, 1e-5]),
+        ("cifar-11pct", [350, 500, 510, 520], [1e-3, 1e-3, 1e-4, 1e-5]),
+    ],
+)
+def test_stages_are_the_published_ones(name: str, ends: list[float], rates: list[float]) -> None:
+    stages = RECIPES[name].schedule.stages
+    assert list(accumulate(stage.epochs for stage in stages)) == pytest.approx(ends)
+    assert [stage.rate for stage in stages] == rates
+
+
+def test_the_sources_data_and_decays() -> None:
+    for name in ("original", "original-2010", "one-gpu", "six-conv-pretrain", "six-conv-finetune"):
+        data, optimizer = RECIPES[name].data, RECIPES[name].optimizer
+        assert (data.corners, data.crops_shared_by, data.order, data.mean) == ("original", 32, "once", "centre"), name
+        assert (data.colour_noise, data.colour_scale, data.colour_shrink) == (0.1, "deviations", True), name
+        assert (optimizer.batch_size, optimizer.momentum, optimizer.decay) == (128, 0.9, 0.0005), name
+    # conv1 slows down when the noise ends, and stands still five, or four, or six epochs later.
+    for name, off in (("original", 67), ("original-2010", 68), ("one-gpu", 66)):
+        stages = RECIPES[name].schedule.stages
+        assert [stage.layer_rates.get("conv1") for stage in stages] == [None, None, None, 1e-5, 0.0, 0.0]
+        assert sum(stage.epochs for stage in stages if stage.colour_noise) == off
+    decays = {name: RECIPES[name].optimizer.layer_decay for name in ("cifar-18pct", "cifar-13pct", "cifar-11pct")}
+    none = {"conv1": 0.0, "conv2": 0.0}
+    assert decays == {"cifar-18pct": {"fc4": 1.0}, "cifar-13pct": none, "cifar-11pct": none | {"fc5": 0.01}}
+    for name in decays:
+        assert RECIPES[name].optimizer.decay == 0.004 and RECIPES[name].network.dropout == 0
+        data = RECIPES[name].data
+        assert (data.order, data.file_images, data.mean, data.colour_noise) == ("stored", 10_000, "centre", 0.0)
+        assert (data.crop, data.mirror) == ((32, False) if name == "cifar-18pct" else (24, True))
+        first = RECIPES[name].schedule.stages[0]
+        assert first.bias_rate == 2e-3 and first.images == (0 if name == "cifar-18pct" else 40_000)
 
 
 def test_unknown_names_are_refused() -> None:

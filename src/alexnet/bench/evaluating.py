@@ -13,19 +13,24 @@ from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings
 from alexnet.bench.timing import alternate, require_counts, wait_for
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.evaluation.evaluate import predict_split
-from alexnet.model.device import arithmetic, choose_device, choose_precision
+from alexnet.model.device import arithmetic, choose_device, choose_precision, images_at_a_time
 from alexnet.model.kernels import plain_operations, why_plain
 from alexnet.model.network import AlexNet
 from alexnet.runs.machine import machine_facts, multiplies_bfloat16, processor_flags, source_commit
 
 
 def bench_evaluate(
-    batch_size: int, batches: int, rounds: int, device_name: str, precision_name: str, report: Callable[[str], None]
+    batch_size: int | None,
+    batches: int,
+    rounds: int,
+    device_name: str,
+    precision_name: str,
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Measure forward passes of random images, and whole evaluations of stored ones.
 
     Args:
-        batch_size: images of a forward pass, 1 or more.
+        batch_size: images of a forward pass, 1 or more; None is what suits the device.
         batches: forward passes of one measurement, and batches of the stored images, 1 or more.
         rounds: how often each way runs, 1 or more.
         device_name: see `choose_device`.
@@ -39,8 +44,10 @@ def bench_evaluate(
     Raises:
         RequestError: a number below 1, a device that is not there.
     """
-    require_counts(batch_size, batches, rounds)
     device = choose_device(device_name)
+    if batch_size is None:
+        batch_size = images_at_a_time(device, STORED_PX)
+    require_counts(batch_size, batches, rounds)
     precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
     torch.backends.cudnn.benchmark = True  # for all ways alike
     images = 50 * torch.randn(batch_size, 3, 224, 224, device=device)

@@ -15,7 +15,7 @@ from alexnet.bench.timing import alternate, require_counts
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.explore.asking import in_batches
 from alexnet.explore.shown import reader_of_array
-from alexnet.model.device import choose_device, choose_precision
+from alexnet.model.device import choose_device, choose_precision, images_at_a_time
 from alexnet.model.kernels import why_plain
 from alexnet.model.network import AlexNet
 from alexnet.model.responses import ResponseReader
@@ -27,7 +27,12 @@ LAYERS = ("conv1", "conv5", "fc7")
 
 
 def bench_features(
-    batch_size: int, batches: int, rounds: int, device_name: str, precision_name: str, report: Callable[[str], None]
+    batch_size: int | None,
+    batches: int,
+    rounds: int,
+    device_name: str,
+    precision_name: str,
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Measure responses to random images, and from stored images to arrays.
 
@@ -45,8 +50,10 @@ def bench_features(
     Raises:
         RequestError: a number below 1, a device that is not there.
     """
-    require_counts(batch_size, batches, rounds)
     device = choose_device(device_name)
+    if batch_size is None:
+        batch_size = images_at_a_time(device, STORED_PX)
+    require_counts(batch_size, batches, rounds)
     precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
     torch.backends.cudnn.benchmark = True  # for all ways alike
     images = 50 * torch.randn(batch_size, 3, CROP_PX, CROP_PX, device=device)

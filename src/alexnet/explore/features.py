@@ -29,6 +29,7 @@ from alexnet.explore.writing import (
     Writing,
 )
 from alexnet.model.device import choose_device, choose_precision
+from alexnet.model.kernels import slower_in_words
 from alexnet.model.network import AlexNet
 from alexnet.model.responses import ResponseReader
 from alexnet.model.weights import load_trained, weights_file
@@ -169,6 +170,8 @@ def write_features(
     with opened_stage(destination, plan, restart=restart, **stage_files) as stage:
         if not stage.is_complete:
             work = Writing(stage, trained, reader, shown, shapes, np.dtype(dtype))
+            if slower := slower_in_words(chosen.type):
+                report(slower)
             if work.done:
                 report(f"going on: {work.done:,} of {len(shown.paths):,} images are done already")
             work.run(batch_size, chosen, chosen_precision, progress)

@@ -5,7 +5,9 @@ Axes: B images, C maps, H W places, D features, K classes. A variant is a tuple 
 docs/fidelity.md holds all differences in one table.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -355,6 +357,31 @@ class AlexNet(nn.Module):
                 f"variant {self.variant!r} takes floating point (B, 3, {side}, {side}), 0..255 less the mean; "
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As `torch.nn.Module.load_state_dict`; weights of other layers are refused before any is taken.
+
+        Raises:
+            RequestError: a tensor is missing, is not of this network, or has another shape.
+        """
+        own, given = self.state_dict(), state_dict
+        missing = [name for name in own if name not in given] if strict else []
+        unknown = [name for name in given if name not in own] if strict else []
+        shapes = [
+            f"{name} is {tuple(given[name].shape)} and must be {tuple(tensor.shape)}"
+            for name, tensor in own.items()
+            if name in given and given[name].shape != tensor.shape
+        ]
+        if missing or unknown or shapes:
+            found = (
+                [f"{name} is missing" for name in missing] + [f"{name} is not a layer's" for name in unknown] + shapes
+            )
+            raise RequestError(
+                f"these are not the weights of variant {self.variant!r} of width {self.width:g}: {found[0]}"
+                + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
+                + "; make the network that they are of, or let alexnet.load do so"
+            )
+        return super().load_state_dict(state_dict, strict, assign)
 
     def compute(self, stage: Layer | Fused | Summed, x: torch.Tensor) -> torch.Tensor:
         """What one of `stages`, or of `passes`, makes of what the one before it made."""

@@ -15,7 +15,7 @@ from alexnet.data.loader import Batch
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.model.device import choose_device, choose_precision
-from alexnet.model.kernels import why_plain
+from alexnet.model.kernels import slower_in_words
 from alexnet.parallel.processes import idle_cores_in_words
 from alexnet.parallel.team import ALONE_TEAM, Team
 from alexnet.runs.folder import RunFolder, State, UnwrittenRunFolder, utc_now
@@ -165,8 +165,8 @@ def _run_steps(training: Training, tensorboard: bool) -> None:
         _stalls_told(training, progress),
         written_board(training, progress.say) if tensorboard and team.leads else nullcontext(),
     ):
-        if reason := why_plain(training.device.type):
-            progress.say(f"normalising and pooling by torch's own operations, which are slower: {reason}")
+        if slower := slower_in_words(training.device.type):
+            progress.say(slower)
         if team.together and (idle := idle_cores_in_words()):
             progress.say(idle)
         team.enters(training.step, WAITS, "reading its images")

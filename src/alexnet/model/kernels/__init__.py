@@ -42,6 +42,12 @@ def why_plain(device_type: str) -> str | None:
     return _reasons[device_type]
 
 
+def slower_in_words(device_type: str) -> str | None:
+    """What to tell whoever waits for a network there; None where the fused forms run."""
+    reason = why_plain(device_type)
+    return reason and f"normalising and pooling by torch's own operations, which are slower: {reason}"
+
+
 def _reason(device_type: str) -> str | None:
     if device_type == "cuda":
         return why_no_triton()
