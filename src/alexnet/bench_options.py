@@ -41,13 +41,6 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
     step.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     step.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
     step.add_argument("--only", action="append", default=[], metavar="WAY", help="measure this way (may be repeated)")
-    step.add_argument(
-        "--allocator",
-        choices=["both", "tuned", "default", "here"],
-        default="both",
-        help="on processors: in a process of its own with the tuned memory allocator, with the system's, or one after "
-        "the other in both (default); here: in this process as it is",
-    )
     evaluate = _kind(kinds, "evaluate", "forward passes beside the usual networks', and ten views beside one")
     features = _kind(kinds, "features", "a hidden layer's responses beside the usual networks with a hook on it")
     for forward in (evaluate, features):
@@ -55,6 +48,14 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         forward.add_argument("--steps", type=int, default=4, help="batches of one measurement (default 4)")
         forward.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
         forward.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
+    for one in (step, evaluate, features):
+        one.add_argument(
+            "--allocator",
+            choices=["both", "tuned", "default", "here"],
+            default="both",
+            help="on processors: in a process of its own with the tuned memory allocator, with the system's, or one "
+            "after the other in both (default); here: in this process as it is",
+        )
     precision = _kind(kinds, "precision", "whether a training in bfloat16 learns as one in float32 does", rounds=False)
     precision.add_argument("data", type=Path, metavar="DATA", help="a prepared data set")
     precision.add_argument("--recipe", default="paper", help="whose network and first rates are taken (default paper)")
@@ -148,13 +149,11 @@ def _checkpoint(options: argparse.Namespace, report: Report) -> dict[str, Any]:
 
 
 def _step(options: argparse.Namespace, report: Report) -> dict[str, Any]:
-    from alexnet.bench.stepping import bench_step, bench_step_by_allocator
-    from alexnet.model.device import choose_device
+    from alexnet.bench.allocators import by_allocator
+    from alexnet.bench.stepping import bench_step
 
-    if options.allocator != "here" and choose_device(options.device).type == "cpu":
-        names = ("tuned", "default") if options.allocator == "both" else (options.allocator,)
-        return bench_step_by_allocator(names, sys.argv[1:], report)
-
+    if _allocators(options):
+        return by_allocator(_allocators(options), sys.argv[1:], "alexnet", report)
     return bench_step(
         options.batch_size,
         options.steps,
@@ -166,15 +165,30 @@ def _step(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     )
 
 
+def _allocators(options: argparse.Namespace) -> tuple[str, ...]:
+    """The memory allocators to measure with, a process each; none is this process as it is."""
+    from alexnet.model.device import choose_device
+
+    if options.allocator == "here" or choose_device(options.device).type != "cpu":
+        return ()
+    return ("tuned", "default") if options.allocator == "both" else (options.allocator,)
+
+
 def _evaluate(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    from alexnet.bench.allocators import by_allocator
     from alexnet.bench.evaluating import bench_evaluate
 
+    if _allocators(options):
+        return by_allocator(_allocators(options), sys.argv[1:], "alexnet", report)
     return bench_evaluate(options.batch_size, options.steps, options.rounds, options.device, options.precision, report)
 
 
 def _features(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    from alexnet.bench.allocators import by_allocator
     from alexnet.bench.featuring import bench_features
 
+    if _allocators(options):
+        return by_allocator(_allocators(options), sys.argv[1:], "alexnet, fc7", report)
     return bench_features(options.batch_size, options.steps, options.rounds, options.device, options.precision, report)
 
 

@@ -1,6 +1,6 @@
 """What `alexnet bench` measured, as tables on a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -76,14 +76,14 @@ def print_checkpoint_bench(measured: Mapping[str, Any]) -> None:
 
 
 def print_step_bench(measured: Mapping[str, Any]) -> None:
-    """Print what `bench_step` or `bench_step_by_allocator` found."""
+    """Print what `bench_step` found, with one memory allocator or with several (`by_allocator`)."""
     console = Console()
-    for allocator, one in (("", measured),) if "ways" in measured else measured.items():
+    for allocator, one in _allocators(measured):
         table = new_table(
             f"{one['device']}, batches of {one['batch_size']}, {one['precision']}, kernels {one['kernels']}"
             + (f", {allocator} allocator" if allocator else ""),
             "way",
-            "images/s best alexnet_is_times matmul_share adds_memory",
+            "images/s best alexnet_is product floor adds_MB",
         )
         for name, way in one["ways"].items():
             ratio = one["ratios"].get(name)
@@ -91,9 +91,10 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
                 name,
                 f"{way['images_per_second']:,.1f}",
                 f"{way['best_images_per_second']:,.1f}",
-                "" if ratio is None else f"{ratio:.2f}",
+                "" if ratio is None else f"{ratio:.2f} x",
                 f"{100 * way['share_of_matmul']:.0f} %",
-                "" if way["peak_bytes"] is None else f"{way['peak_bytes'] / 1e6:,.0f} MB",
+                f"{100 * way['share_of_floor']:.0f} %",
+                "" if way["peak_bytes"] is None else f"{way['peak_bytes'] / 1e6:,.0f}",
             )
         console.print(table)
         layers = new_table("layers alone, milliseconds", "layer", "forward backward")
@@ -103,24 +104,22 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
         ceilings = one["ceilings"]
         console.print(
             f"this machine: {ceilings['matmul_flops'] / 1e12:.2f} TFLOP/s in a large product, "
-            f"{ceilings['copy_bytes'] / 1e9:.1f} GB/s in a large copy; medians of {one['rounds']} rounds",
+            f"{ceilings['copy_bytes'] / 1e9:.1f} GB/s in a large copy, by which products and bytes of an image's step "
+            f"take {1e6 * one['floor_s_per_image']:,.1f} microseconds, the floor; product and floor above are shares of "
+            f"these; medians of {one['rounds']} rounds",
             highlight=False,
         )
+    _print_shell_ratios(console, measured)
 
 
 def print_evaluate_bench(measured: Mapping[str, Any]) -> None:
     """Print what `bench_evaluate` found."""
-    _print_forward_bench(
-        measured,
-        "alexnet_is_times",
-        f"ten views take {measured['ten_views_of_ten_passes']:.3f} of the time of ten evaluations of one view; "
-        f"medians of {measured['rounds']} rounds",
-    )
+    _print_forward_bench(measured, "alexnet", "alexnet_is_times")
 
 
 def print_features_bench(measured: Mapping[str, Any]) -> None:
     """Print what `bench_features` found."""
-    _print_forward_bench(measured, "alexnet's_fc7_is_times", f"medians of {measured['rounds']} rounds")
+    _print_forward_bench(measured, "alexnet's fc7", "alexnet's_fc7_is_times")
 
 
 def print_precision_bench(measured: Mapping[str, Any]) -> None:
@@ -149,20 +148,42 @@ def print_precision_bench(measured: Mapping[str, Any]) -> None:
     )
 
 
-def _print_forward_bench(measured: Mapping[str, Any], ratio_heading: str, below: str) -> None:
-    """A table of images a second, a way each, and a line."""
+def _print_forward_bench(measured: Mapping[str, Any], product: str, ratio_heading: str) -> None:
+    """A table of images a second for each memory allocator, a way each, and a line."""
     console = Console()
-    table = new_table(
-        f"{measured['device']}, batches of {measured['batch_size']}, {measured['precision']}, "
-        f"kernels {measured['kernels']}",
-        "way",
-        f"images/s {ratio_heading}",
-    )
-    for name, rate in measured["ways"].items():
-        ratio = measured["ratios"].get(name)
-        table.add_row(name, f"{rate:,.1f}", "" if ratio is None else f"{ratio:.2f}")
-    console.print(table)
-    console.print(below, highlight=False)
+    for allocator, one in _allocators(measured):
+        table = new_table(
+            f"{one['device']}, batches of {one['batch_size']}, {one['precision']}, kernels {one['kernels']}"
+            + (f", {allocator} allocator" if allocator else ""),
+            "way",
+            f"images/s {ratio_heading}",
+        )
+        for name, rate in one["ways"].items():
+            ratio = one["ratios"].get(name)
+            table.add_row(name, f"{rate:,.1f}", "" if ratio is None else f"{ratio:.2f}")
+        console.print(table)
+        views = one.get("ten_views_of_ten_passes")
+        console.print(
+            ("" if views is None else f"ten views take {views:.3f} of the time of ten evaluations of one view; ")
+            + f"{product} is at {100 * one['share_of_matmul']:.0f} % of a large product's rate "
+            f"({one['ceilings']['matmul_flops'] / 1e12:.2f} TFLOP/s); medians of {one['rounds']} rounds",
+            highlight=False,
+        )
+    _print_shell_ratios(console, measured)
+
+
+def _allocators(measured: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """What was measured by the name of the memory allocator; "" where there was only this process's."""
+    return (("", measured),) if "ways" in measured else measured.items()
+
+
+def _print_shell_ratios(console: Console, measured: Mapping[str, Any]) -> None:
+    ratios = measured.get("tuned", {}).get("ratios_in_a_shell", {})
+    if ratios:
+        times = ", ".join(f"{ratio:.2f} times {name}" for name, ratio in ratios.items())
+        console.print(
+            f"as a user's shell starts them, alexnet (which takes the tuned allocator) is {times}", highlight=False
+        )
 
 
 def print_columns_bench(measured: Mapping[str, Any]) -> None:

@@ -1,14 +1,19 @@
 """The benches of steps and of evaluations run every way they name and report shares that follow from their figures."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from alexnet.bench.allocators import by_allocator
 from alexnet.bench.evaluating import bench_evaluate
 from alexnet.bench.featuring import bench_features
+from alexnet.bench.floor import step_bytes, step_floor_s, step_flops
 from alexnet.bench.layer_times import layer_times
 from alexnet.bench.stepping import bench_step
 from alexnet.bench.usual import paper_network, torchvision_network
-from alexnet.errors import RequestError
+from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 
 
@@ -41,6 +46,8 @@ def test_a_step_is_measured_and_shares_follow_from_it() -> None:
         assert way["share_of_matmul"] == pytest.approx(share) and 0 < share < 1.5, name
         # Weights, gradients and velocities at the least: 12 bytes each; on Linux alone it is known.
         assert way["peak_bytes"] is None or 7e8 < way["peak_bytes"] < 3e9, name
+        floor = way["images_per_second"] * measured["floor_s_per_image"]
+        assert way["share_of_floor"] == pytest.approx(floor) and share < floor, name
     # Two operations a multiply-add; forward once and backward twice, conv1 once: its input has no gradient.
     placed = AlexNet(1000).placed
     assert measured["flops_per_image"] == 6 * sum(one.multiply_adds for one in placed) - 2 * placed[0].multiply_adds
@@ -59,11 +66,56 @@ def test_layers_are_measured_as_a_gpu_replays_them() -> None:
     assert 0 < times["fc8"] < times["conv2"] < 5
 
 
+def test_the_floor_is_the_sum_of_its_bytes_and_products() -> None:
+    with torch.device("meta"):
+        network = AlexNet()
+    # (maps * places) in thousands: images 150,528; conv1 290,400; pooled 69,984; conv2 186,624; pooled 43,264;
+    # conv3, conv4 64,896 each; conv5 43,264; pooled 9,216; 4,096 twice; 1,000.
+    layers = [
+        (150_528, 290_400), (69_984, 186_624), (43_264, 64_896), (64_896, 64_896), (64_896, 43_264),
+        (9_216, 4_096), (4_096, 4_096), (4_096, 1_000),
+    ]  # fmt: skip
+    pools = [(290_400, 69_984), (186_624, 43_264), (43_264, 9_216)]
+    numbers = sum(3 * (read + written) for read, written in layers) - sum(layers[0])
+    numbers += sum(3 * read + 2 * written for read, written in pools)
+    notes = 2 * sum(written for _, written in pools)
+    weights = 60_965_224
+    assert step_bytes(network, 128, 2) == pytest.approx(2 * numbers + notes + weights * (6 + 2 + 16 + 2) / 128)
+    assert step_bytes(network, 1, 4) == pytest.approx(4 * numbers + notes + weights * (12 + 4 + 16))
+    ceilings = {"matmul_flops": 1e15, "copy_bytes": 3e12}
+    in_all = step_flops(network) / 1e15 + step_bytes(network, 128, 2) / 3e12
+    assert step_floor_s(128, 2, ceilings) == pytest.approx(in_all)
+
+
+def test_allocators_are_compared_as_a_shell_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[str], str]] = []
+
+    def ended(command: list[str], env: dict[str, str], **_: object) -> SimpleNamespace:
+        tuned = "GLIBC_TUNABLES" in env
+        asked.append((command[3:], "tuned" if tuned else "default"))
+        rates = {"usual": 40.0 if tuned else 20.0, "alexnet": 300.0 if tuned else 200.0}
+        ways = {name: {"images_per_second": rate} for name, rate in rates.items()}
+        return SimpleNamespace(returncode=failing, stdout=json.dumps({"ways": ways}))
+
+    failing = 0
+    monkeypatch.setattr("subprocess.run", ended)
+    found = by_allocator(("tuned", "default"), ["bench", "step"], "alexnet", lambda _: None)
+    assert found["tuned"]["ratios_in_a_shell"] == {"usual": 15.0} and "ratios_in_a_shell" not in found["default"]
+    assert asked == [(["alexnet", "bench", "step", "--allocator", "here", "--json"], name) for name in found]
+    failing = 3
+    with pytest.raises(WorkError, match="with the default allocator ended with exit code 3"):
+        by_allocator(("default",), ["bench", "step"], "alexnet", lambda _: None)
+
+
 @pytest.mark.slow
 def test_evaluations_are_measured() -> None:
     measured = bench_evaluate(2, 1, 1, "cpu", "float32", lambda _: None)
     assert measured["ways"]["stored images, ten views"] < measured["ways"]["stored images, one view"]
     assert measured["ten_views_of_ten_passes"] > 0 and measured["ratios"]["alexnet"] == 1
+    assert measured["flops_per_image"] == 2 * sum(one.multiply_adds for one in AlexNet(1000).placed)
+    assert measured["share_of_matmul"] == pytest.approx(
+        measured["ways"]["alexnet"] * measured["flops_per_image"] / measured["ceilings"]["matmul_flops"]
+    )
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

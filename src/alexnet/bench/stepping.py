@@ -5,12 +5,9 @@ that `alexnet train` takes.
 """
 
 import functools
-import json
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from alexnet.bench.floor import step_floor_s, step_flops
 from alexnet.bench.layer_times import layer_times
 from alexnet.bench.random_images import random_data
 from alexnet.bench.timing import alternate, require_counts, wait_for
@@ -27,13 +25,12 @@ from alexnet.bench.usage import anonymous_bytes, in_fresh_process, watched_memor
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
 from alexnet.data.prepared import PreparedData
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import RequestError
 from alexnet.model.device import Precision, choose_device, choose_precision
 from alexnet.model.kernels import plain_operations, why_plain
 from alexnet.model.network import AlexNet
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.machine import (
-    allocator_environment,
     machine_facts,
     multiplies_bfloat16,
     processor_flags,
@@ -113,12 +110,14 @@ def bench_step(
     timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
     ceilings = machine_ceilings(device, precision)
     rates = {name: [batch_size * counts[name] / wall for wall in one.wall_s] for name, one in timed.items()}
-    flops = _flops()
+    flops = step_flops(AlexNet())
+    floor_s = step_floor_s(batch_size, 2 if precision == "bfloat16" else 4, ceilings)
     found = {
         name: {
             "images_per_second": statistics.median(values),
             "best_images_per_second": max(values),
             "share_of_matmul": statistics.median(values) * flops / ceilings["matmul_flops"],
+            "share_of_floor": statistics.median(values) * floor_s,
             "peak_bytes": memory.get(name),
         }
         for name, values in rates.items()
@@ -132,6 +131,7 @@ def bench_step(
         "precision": precision,
         "kernels": why_plain(device.type) or "fused",
         "flops_per_image": flops,
+        "floor_s_per_image": floor_s,
         "ways": found,
         "ratios": {}
         if product is None
@@ -198,29 +198,6 @@ def _added_memory(name: str, batch_size: int, precision: Precision) -> int | Non
         way()
         way()
     return max(held for _, held in seen) - before
-
-
-def bench_step_by_allocator(
-    names: Sequence[str], words: Sequence[str], report: Callable[[str], None]
-) -> dict[str, Any]:
-    """`bench_step` in a process of its own for each memory allocator, by their names.
-
-    Args:
-        names: of `tuned` and `default`.
-        words: of the command `alexnet`, from `bench` on.
-        report: is given lines for people.
-    """
-    found = {}
-    for name in names:
-        report(f"with the {name} allocator")
-        command = [sys.executable, "-P", "-m", "alexnet", *words, "--allocator", "here", "--json"]
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=allocator_environment(name == "tuned"))
-        if run.returncode:
-            raise WorkError(
-                f"the measurement with the {name} allocator ended with exit code {run.returncode}, see above"
-            )
-        found[name] = json.loads(run.stdout)
-    return found
 
 
 def _training(data: PreparedData, batch_size: int, device: torch.device, precision: Precision) -> Training:
@@ -318,15 +295,6 @@ def _repeated(step: Callable[[], None], count: int, device: torch.device) -> Cal
         wait_for(device)
 
     return repeated
-
-
-def _flops() -> int:
-    """Floating point operations of one image's step: two a multiply-add, forward and twice backward.
-
-    The gradient of the images themselves is nobody's: the first layer goes backward once.
-    """
-    placed = [one for one in AlexNet(NUM_CLASSES).placed if one.multiply_adds]
-    return 2 * (3 * sum(one.multiply_adds for one in placed) - placed[0].multiply_adds)
 
 
 def machine_ceilings(device: torch.device, precision: Precision) -> dict[str, float]:
