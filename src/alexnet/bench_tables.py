@@ -105,8 +105,8 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
         console.print(
             f"this machine: {ceilings['matmul_flops'] / 1e12:.2f} TFLOP/s in a large product, "
             f"{ceilings['copy_bytes'] / 1e9:.1f} GB/s in a large copy, by which products and bytes of an image's step "
-            f"take {1e6 * one['floor_s_per_image']:,.1f} microseconds, the floor; product and floor above are shares of "
-            f"these; medians of {one['rounds']} rounds",
+            f"take {1e6 * one['floor_s_per_image']:,.1f} microseconds, the floor; above are shares of product and floor, "
+            f"medians of {one['rounds']} rounds",
             highlight=False,
         )
     _print_shell_ratios(console, measured)
