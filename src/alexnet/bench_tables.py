@@ -105,7 +105,7 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
         console.print(
             f"this machine: {ceilings['matmul_flops'] / 1e12:.2f} TFLOP/s in a large product, "
             f"{ceilings['copy_bytes'] / 1e9:.1f} GB/s in a large copy, by which products and bytes of an image's step "
-            f"take {1e6 * one['floor_s_per_image']:,.1f} microseconds, the floor; above are shares of product and floor, "
+            f"take {1e6 * one['floor_s_per_image']:,.1f} microseconds, the floor; above are shares of these, "
             f"medians of {one['rounds']} rounds",
             highlight=False,
         )
