@@ -9,7 +9,7 @@ import torch
 from alexnet.bench.allocators import by_allocator
 from alexnet.bench.evaluating import bench_evaluate
 from alexnet.bench.featuring import bench_features
-from alexnet.bench.floor import step_bytes, step_floor_s, step_flops
+from alexnet.bench.floor import papers_network, step_bytes, step_floor_s, step_flops
 from alexnet.bench.layer_times import layer_times
 from alexnet.bench.stepping import bench_step
 from alexnet.bench.usual import paper_network, torchvision_network
@@ -67,8 +67,7 @@ def test_layers_are_measured_as_a_gpu_replays_them() -> None:
 
 
 def test_the_floor_is_the_sum_of_its_bytes_and_products() -> None:
-    with torch.device("meta"):
-        network = AlexNet()
+    network = papers_network()
     # (maps * places) in thousands: images 150,528; conv1 290,400; pooled 69,984; conv2 186,624; pooled 43,264;
     # conv3, conv4 64,896 each; conv5 43,264; pooled 9,216; 4,096 twice; 1,000.
     layers = [

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alexnet.bench.floor import forward_flops
+from alexnet.bench.floor import forward_flops, papers_network
 from alexnet.bench.random_images import random_data
 from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings
 from alexnet.bench.timing import alternate, require_counts, wait_for
@@ -104,7 +104,7 @@ def bench_evaluate(
     rates = {name: [batch_size * batches / wall for wall in one.wall_s] for name, one in timed.items()}
     found: Mapping[str, float] = {name: statistics.median(values) for name, values in rates.items()}
     one, ten = (timed[f"stored images, {name}"].wall_s for name in ("one view", "ten views"))
-    ceilings, flops = machine_ceilings(device, precision), forward_flops(AlexNet(NUM_CLASSES))
+    ceilings, flops = machine_ceilings(device, precision), forward_flops(papers_network())
     return {
         "batch_size": batch_size,
         "batches": batches,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from alexnet.bench.evaluating import forward_passes, multiplies_in_half
-from alexnet.bench.floor import forward_flops
+from alexnet.bench.floor import forward_flops, papers_network
 from alexnet.bench.random_images import random_data
 from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings
 from alexnet.bench.timing import alternate, require_counts
@@ -99,7 +99,7 @@ def bench_features(
     timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
     rates = {name: [batch_size * batches / wall for wall in one.wall_s] for name, one in timed.items()}
     found = {name: statistics.median(values) for name, values in rates.items()}
-    ceilings, flops = machine_ceilings(device, precision), forward_flops(AlexNet(NUM_CLASSES))
+    ceilings, flops = machine_ceilings(device, precision), forward_flops(papers_network())
     return {
         "batch_size": batch_size,
         "batches": batches,

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.bench.floor import step_floor_s, step_flops
+from alexnet.bench.floor import papers_network, step_floor_s, step_flops
 from alexnet.bench.layer_times import layer_times
 from alexnet.bench.random_images import random_data
 from alexnet.bench.timing import alternate, require_counts, wait_for
@@ -28,7 +28,6 @@ from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError
 from alexnet.model.device import Precision, choose_device, choose_precision
 from alexnet.model.kernels import plain_operations, why_plain
-from alexnet.model.network import AlexNet
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.machine import (
     machine_facts,
@@ -110,7 +109,7 @@ def bench_step(
     timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
     ceilings = machine_ceilings(device, precision)
     rates = {name: [batch_size * counts[name] / wall for wall in one.wall_s] for name, one in timed.items()}
-    flops = step_flops(AlexNet())
+    flops = step_flops(papers_network())
     floor_s = step_floor_s(batch_size, 2 if precision == "bfloat16" else 4, ceilings)
     found = {
         name: {
