@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.func import functional_call
 
 from alexnet.errors import RequestError
+from alexnet.model.convolution import Convolution2d
 from alexnet.model.layers import (
     ColumnLinear,
     Dropout,
@@ -44,6 +46,30 @@ def test_pools_equal_the_loops(side: int, size: int, stride: int, seed: int) -> 
     if min(small.shape[2:]) >= size:
         assert torch.autograd.gradcheck(lambda v: max_pool(v, size, stride, "every"), (small,), eps=1e-7)
         assert torch.autograd.gradcheck(lambda v: average_pool(v, size, stride, "whole"), (small,))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (LocallyConnected2d(2, 3, 3, 1, 4), (2, 2, 4, 4)),
+        (ColumnLinear(6, 4, 2), (3, 6)),
+        (Convolution2d(4, 6, 3, padding=1, groups=2), (2, 4, 5, 4)),
+        (Convolution2d(3, 2, 5, stride=4, end=3), (2, 3, 10, 10)),
+    ],
+    ids=["locally connected", "dense in columns", "convolution in columns", "first convolution"],
+)
+def test_gradients_agree_with_differences(layer: torch.nn.Module, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    layer.double()
+    names = [name for name, _ in layer.named_parameters()]
+    sizes = [shape, *(parameter.shape for parameter in layer.parameters())]
+    given = [torch.randn(size, dtype=torch.float64, generator=generator).requires_grad_() for size in sizes]
+
+    def computed(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = functional_call(layer, dict(zip(names, parameters, strict=True)), x)
+        return result
+
+    assert torch.autograd.gradcheck(computed, given)
 
 
 def test_ties_go_to_one_or_to_every() -> None:
