@@ -1,4 +1,4 @@
-"""The network's convolutions in two columns, in four forms, forward and backward, in turns.
+"""The network's convolutions in two columns, in three forms, forward and backward, in turns.
 
     python benchmarks/column_convolutions.py [--images 32] [--rounds 5] [--device cpu|cuda] [--float32] [--json]
 
@@ -10,6 +10,7 @@ layers.
 
 import argparse
 import json
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -85,7 +86,7 @@ def measure(
     for work in ways.values():
         work()
     timed = alternate(ways, rounds)
-    median = {way: 1e3 * sorted(one.wall_s)[rounds // 2] for way, one in timed.items()}
+    median = {way: 1e3 * statistics.median(one.wall_s) for way, one in timed.items()}
     return {form: {way: median[f"{form} {way}"] for way in ("forward", "backward")} for form in FORMS}
 
 

@@ -149,12 +149,9 @@ def _checkpoint(options: argparse.Namespace, report: Report) -> dict[str, Any]:
 
 
 def _step(options: argparse.Namespace, report: Report) -> dict[str, Any]:
-    from alexnet.bench.allocators import by_allocator
     from alexnet.bench.stepping import bench_step
 
-    if _allocators(options):
-        return by_allocator(_allocators(options), sys.argv[1:], "alexnet", report)
-    return bench_step(
+    return _by_allocator(options, "alexnet", report) or bench_step(
         options.batch_size,
         options.steps,
         options.rounds,
@@ -165,31 +162,31 @@ def _step(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     )
 
 
-def _allocators(options: argparse.Namespace) -> tuple[str, ...]:
-    """The memory allocators to measure with, a process each; none is this process as it is."""
+def _by_allocator(options: argparse.Namespace, product: str, report: Report) -> dict[str, Any] | None:
+    """What the same words find with each memory allocator asked for; None where this process is to measure as it is."""
+    from alexnet.bench.allocators import by_allocator
     from alexnet.model.device import choose_device
 
     if options.allocator == "here" or choose_device(options.device).type != "cpu":
-        return ()
-    return ("tuned", "default") if options.allocator == "both" else (options.allocator,)
+        return None
+    names = ("tuned", "default") if options.allocator == "both" else (options.allocator,)
+    return by_allocator(names, sys.argv[1:], product, report)
 
 
 def _evaluate(options: argparse.Namespace, report: Report) -> dict[str, Any]:
-    from alexnet.bench.allocators import by_allocator
     from alexnet.bench.evaluating import bench_evaluate
 
-    if _allocators(options):
-        return by_allocator(_allocators(options), sys.argv[1:], "alexnet", report)
-    return bench_evaluate(options.batch_size, options.steps, options.rounds, options.device, options.precision, report)
+    return _by_allocator(options, "alexnet", report) or bench_evaluate(
+        options.batch_size, options.steps, options.rounds, options.device, options.precision, report
+    )
 
 
 def _features(options: argparse.Namespace, report: Report) -> dict[str, Any]:
-    from alexnet.bench.allocators import by_allocator
     from alexnet.bench.featuring import bench_features
 
-    if _allocators(options):
-        return by_allocator(_allocators(options), sys.argv[1:], "alexnet, fc7", report)
-    return bench_features(options.batch_size, options.steps, options.rounds, options.device, options.precision, report)
+    return _by_allocator(options, "alexnet, fc7", report) or bench_features(
+        options.batch_size, options.steps, options.rounds, options.device, options.precision, report
+    )
 
 
 def _precision(options: argparse.Namespace, report: Report) -> dict[str, Any]:

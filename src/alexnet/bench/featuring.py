@@ -38,7 +38,7 @@ def bench_features(
     """Measure responses to random images, and from stored images to arrays.
 
     Args:
-        batch_size: images at a time, 1 or more.
+        batch_size: images at a time, 1 or more; None is what suits the device.
         batches: of one measurement, 1 or more.
         rounds: how often each way runs, 1 or more.
         device_name: see `choose_device`.
