@@ -11,12 +11,17 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from alexnet.model import kernels
+from alexnet.model.kernels import convolutions
 from alexnet.model.kernels.operators import in_blocks
 
 MATRIX_UNIT = 8
 """Maps that matrix units take at a time: a layer that reads fewer leaves most of them idle."""
 # Side of the images up to which the product was seen to be the faster one (docs/log.md).
 PRODUCT_UP_TO_PX = 8
+WINOGRAD_FROM_IMAGES = 8
+"""Images of a batch from which Winograd's filtering is looked for: fewer are answered before its code is loaded."""
+# Products of an image at one place of the kernel, of a column, from which it pays (docs/log.md).
+_FROM_PRODUCTS = 3_000_000
 # Images laid out at a time: what they fill stays in a cache, and their sum is kept in float32.
 _GROUP = 64
 
@@ -35,8 +40,15 @@ class Convolution2d(nn.Conv2d):
     same sum is a plain matrix product (`benchmarks/weight_gradient.py`, docs/log.md). This serves bfloat16 on CPUs
     (also under autocast), one column, stride 1 and maps of at most `PRODUCT_UP_TO_PX` places a side.
 
+    In float32 a processor has no matrix units, and products are what it waits for. Winograd's filtering takes fewer of
+    them (`alexnet.model.kernels.winograd`, `benchmarks/winograd.py`): for the weight gradient of 3 x 3, which a first
+    layer laid out in blocks is too, and for all of 5 x 5 over many places. This serves float32 on CPUs, stride 1, maps
+    enough, `WINOGRAD_FROM_IMAGES` images or more, and not while torch traces or compiles.
+
     Args:
         end: zeros added beyond the right and the lower edge only; the others as in `torch.nn.Conv2d`.
+        keeps_ties: equal windows give equal results, to the last bit, wherever they are. With Winograd's filtering a
+            result's rounding depends on its place in a tile: only gradients are then computed so.
     """
 
     def __init__(
@@ -48,10 +60,11 @@ class Convolution2d(nn.Conv2d):
         padding: int = 0,
         groups: int = 1,
         end: int = 0,
+        keeps_ties: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(maps, outputs, kernel, stride, padding, groups=groups, dtype=dtype)
-        self.end = end
+        self.end, self.keeps_ties = end, keeps_ties
 
     def leaves_bias(self, input: torch.Tensor) -> bool:
         """Whether `without_bias` and a fused pass behind it are the faster way, and nobody is hooked to this layer."""
@@ -65,6 +78,9 @@ class Convolution2d(nn.Conv2d):
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if self._reads_blocks(input):
             return by_blocks(input, weight, bias, self.stride[0], self.end)
+        if self._by_winograd(input):
+            forward = self.kernel_size == (5, 5) and not self.keeps_ties
+            return convolutions.convolution(input, weight, bias, int(self.padding[0]), forward=forward)
         if self.end:
             input = F.pad(input, (0, self.end, 0, self.end))
         if self.groups > 1 and input.is_cuda and _computed_dtype(input) == torch.bfloat16:
@@ -82,7 +98,38 @@ class Convolution2d(nn.Conv2d):
         plain = self.groups == 1 and self.padding == (0, 0) and self.dilation == (1, 1)
         if not plain or stride == 1 or self.stride[1] != stride or self.in_channels >= MATRIX_UNIT:
             return False
-        return _computed_dtype(input) == torch.bfloat16
+        if _computed_dtype(input) == torch.bfloat16:
+            return True
+        return self._blocks_by_winograd(input)
+
+    def _blocks_by_winograd(self, input: torch.Tensor) -> bool:
+        # Blocks are read by 3 x 3 weights or by 5 x 5; in float32 the gradient of these is what gains.
+        stride = self.stride[0]
+        sides = {-(-places // stride) for places in self.kernel_size}
+        places = input.shape[-1] * input.shape[-2]  # as many as blocks have maps
+        gains = self.weight.requires_grad and not input.requires_grad and torch.is_grad_enabled()
+        enough = self.in_channels * self.out_channels * places >= _FROM_PRODUCTS
+        return gains and enough and sides in ({3}, {5}) and self._winograd_takes(input)
+
+    def _by_winograd(self, input: torch.Tensor) -> bool:
+        side = self.kernel_size[0]
+        if self.kernel_size not in ((3, 3), (5, 5)) or self.padding not in [(zeros, zeros) for zeros in range(side)]:
+            return False
+        if self.stride != (1, 1) or self.dilation != (1, 1) or self.padding_mode != "zeros" or self.end:
+            return False
+        products = self.in_channels * self.out_channels * input.shape[-1] * input.shape[-2]
+        if products < _FROM_PRODUCTS * self.groups**2 or not self._winograd_takes(input):
+            return False
+        learns = torch.is_grad_enabled() and (self.weight.requires_grad or side == 5)
+        return learns or (side == 5 and not self.keeps_ties)
+
+    def _winograd_takes(self, input: torch.Tensor) -> bool:
+        if input.device.type != "cpu" or input.dim() != 4 or not kernels.serves(input):
+            return False
+        # A graph would be bound to batches of so many images.
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or len(input) < WINOGRAD_FROM_IMAGES:
+            return False
+        return self.weight.dtype == torch.float32 and _computed_dtype(input) == torch.float32
 
     def _served(self, input: torch.Tensor) -> bool:
         if input.device.type != "cpu" or not torch.is_grad_enabled() or max(input.shape[2:]) > PRODUCT_UP_TO_PX:
@@ -135,7 +182,10 @@ def by_blocks(
         blocks = in_blocks(x, stride, (rows, columns), _computed_dtype(x))
     else:
         blocks = _in_blocks(x, (rows, columns), stride)
-    return F.conv2d(blocks, _in_blocks(weight, (reach, reach), stride), bias)
+    weight = _in_blocks(weight, (reach, reach), stride)
+    if blocks.device.type == "cpu" and blocks.dtype == torch.float32 and reach in (3, 5) and kernels.serves(blocks):
+        return convolutions.convolution(blocks, weight, bias, 0, forward=False)
+    return F.conv2d(blocks, weight, bias)
 
 
 def _in_blocks(x: torch.Tensor, blocks: tuple[int, int], stride: int) -> torch.Tensor:

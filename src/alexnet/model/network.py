@@ -333,11 +333,12 @@ class AlexNet(nn.Module):
         for device_type in ("cpu", "cuda"):
             kernels.why_plain(device_type)  # asked before anything is compiled or captured
         self.placed = tuple(placed_layers(self.description, num_classes, width))
+        ties = any(isinstance(layer, Pool) and layer.ties == "every" for layer in self.description.layers)
         for place in self.placed:
             if isinstance(place.layer, Drop):
                 self.add_module(place.layer.name, Dropout(dropout, place.layer.inverted))
             elif isinstance(place.layer, Convolution | Local | Dense):
-                module = _weighted_module(place)
+                module = _weighted_module(place, ties)
                 initialise(module, place.inputs_per_unit, place.layer.deviation, place.layer.bias, generator)
                 self.add_module(place.layer.name, module)
 
@@ -443,12 +444,12 @@ class AlexNet(nn.Module):
                 module.generator = generator
 
 
-def _weighted_module(place: Placed) -> WeightedModule:
-    """The layer's module, its weights still without values."""
+def _weighted_module(place: Placed, ties: bool) -> WeightedModule:
+    """The layer's module, its weights still without values; `ties` if equal responses must stay equal."""
     maps, outputs = place.reads[0], place.writes[0]
     match place.layer:
         case Convolution(kernel=kernel, stride=stride, padding=padding, columns=columns, end_padding=end):
-            return Convolution2d(maps, outputs, kernel, stride, padding, groups=columns, end=end)
+            return Convolution2d(maps, outputs, kernel, stride, padding, groups=columns, end=end, keeps_ties=ties)
         case Local(kernel=kernel, padding=padding):
             return LocallyConnected2d(maps, outputs, kernel, padding, place.writes[1])
         case Dense(columns=columns) if columns > 1:

@@ -65,7 +65,7 @@ def in_blocks(x: torch.Tensor, stride: int, blocks: tuple[int, int], dtype: torc
     return result
 
 
-def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def torch_operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make the function under this an operator of torch's, its form on every device.
 
     `torch.library.custom_op` would do too, and load torch's compiler on the first call: two seconds of every command.
@@ -81,7 +81,7 @@ def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
-@_operator("in_blocks")
+@torch_operator("in_blocks")
 def _in_blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
     result = _blocks(x, stride, rows, columns, dtype)
     if x.numel():
@@ -97,7 +97,7 @@ def _blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.
     return _room(x, (len(x), stride * stride * x.shape[1], rows, columns), dtype)
 
 
-@_operator("norm_pool")
+@torch_operator("norm_pool")
 def _norm_pool(
     x: torch.Tensor,
     bias: torch.Tensor | None,
@@ -120,7 +120,7 @@ def _norm_pool(
     return result, winners
 
 
-@_operator("norm_pool_backward")
+@torch_operator("norm_pool_backward")
 def _norm_pool_backward(
     gradient: torch.Tensor,
     x: torch.Tensor,
@@ -151,7 +151,7 @@ def _norm_pool_backward(
     return of_x, of_bias
 
 
-@_operator("same_map_norm")
+@torch_operator("same_map_norm")
 def _same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
     result = _like(x)
     if x.numel():
@@ -159,7 +159,7 @@ def _same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> tor
     return result
 
 
-@_operator("same_map_norm_backward")
+@torch_operator("same_map_norm_backward")
 def _same_map_norm_backward(
     gradient: torch.Tensor, x: torch.Tensor, size: int, alpha: float, beta: float
 ) -> torch.Tensor:
@@ -253,9 +253,9 @@ def _same_map_norm_backward_outputs(
     return _like(x)
 
 
-def _no_gradient(ctx: Any, *gradients: torch.Tensor) -> None:
+def no_gradient(ctx: Any, *gradients: torch.Tensor) -> None:
     # Left away, torch would take the gradient for zero.
-    raise RuntimeError("the fused passes have no second derivatives, and blocks of places have no gradient at all")
+    raise RuntimeError("the fast forms have no second derivatives, and blocks of places have no gradient at all")
 
 
 def _keep_norm_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -286,6 +286,6 @@ torch.library.register_fake("alexnet::norm_pool_backward", _norm_pool_backward_o
 torch.library.register_fake("alexnet::same_map_norm", _same_map_norm_outputs)
 torch.library.register_fake("alexnet::same_map_norm_backward", _same_map_norm_backward_outputs)
 for _name in ("in_blocks", "norm_pool_backward", "same_map_norm_backward"):
-    torch.library.register_autograd(f"alexnet::{_name}", _no_gradient)
+    torch.library.register_autograd(f"alexnet::{_name}", no_gradient)
 torch.library.register_autograd("alexnet::norm_pool", _norm_pool_gradient, setup_context=_keep_norm_pool)
 torch.library.register_autograd("alexnet::same_map_norm", _same_map_gradient, setup_context=_keep_same_map)

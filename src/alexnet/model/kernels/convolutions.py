@@ -1,0 +1,127 @@
+"""Convolutions with fewer products as operators that torch knows.
+
+Axes: B images, C maps read, D maps written, H W places, k the side of the kernel, G columns. Float32 on a processor, in
+channels-last memory; what does not lie so is copied.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from alexnet.model.kernels.operators import no_gradient, torch_operator
+
+STEP = 4
+"""Results of a tile along a side."""
+
+
+def convolution(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, *, forward: bool
+) -> torch.Tensor:
+    """A convolution of stride 1 whose gradients, or all of it, take fewer products; see `winograd` beside this.
+
+    Args:
+        x: float32 (B, C, H, W) on a processor for which `alexnet.model.kernels.serves` says yes.
+        weight: float32 (D, C / G, k, k), k 3 or 5.
+        bias: float32 (D), or none.
+        padding: zeros around x, below k.
+        forward: whether the results are computed so, too, which k = 5 can; else by torch's library.
+
+    Returns:
+        (B, D, H + 2 * padding - k + 1, W + 2 * padding - k + 1), channels-last.
+    """
+    result: torch.Tensor = _convolution(x, weight, bias, padding, forward)
+    return result
+
+
+@torch_operator("convolution")
+def _convolution(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, forward: bool
+) -> torch.Tensor:
+    if not forward or not x.numel():
+        result = F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1] // weight.shape[1])
+        return result.contiguous(memory_format=torch.channels_last)
+    from alexnet.model.kernels import winograd
+
+    result = _results(x, weight, bias, padding, forward)
+    winograd.convolution(_laid_out(x), weight, bias, padding, result)
+    return result
+
+
+@torch_operator("convolution_backward")
+def _convolution_backward(
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    padding: int,
+    wants_x: bool,
+    wants_weight: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # gradient: (B, D, H', W') -> that of x (B, C, H, W) and of the weights (D, C / G, k, k); empty what is not wanted
+    from alexnet.model.kernels import winograd
+
+    of_x, of_weight = _gradients(gradient, x, weight, padding, wants_x, wants_weight)
+    if not x.numel():
+        return of_x.zero_(), of_weight.zero_()
+    gradient, x = _laid_out(gradient), _laid_out(x)
+    if wants_x and weight.shape[2] == 5:
+        winograd.input_gradient(gradient, weight, padding, of_x)
+    elif wants_x:
+        of_x.copy_(_input_gradient_of_the_library(gradient, x, weight, padding))
+    if wants_weight:
+        winograd.weight_gradient(x, gradient, padding, of_weight)
+    return of_x, of_weight
+
+
+def _input_gradient_of_the_library(
+    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, padding: int
+) -> torch.Tensor:
+    columns, one = x.shape[1] // weight.shape[1], [1, 1]
+    of_x: torch.Tensor = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, one, [padding, padding], one, False, [0, 0], columns, [True, False, False]
+    )[0]
+    return of_x
+
+
+def _laid_out(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _results(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, forward: bool
+) -> torch.Tensor:
+    height, width = (side + 2 * padding - weight.shape[2] + 1 for side in x.shape[2:])
+    shape = (len(x), len(weight), height, width)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _gradients(
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    padding: int,
+    wants_x: bool,
+    wants_weight: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    of_x = torch.empty_like(x, memory_format=torch.channels_last) if wants_x else x.new_empty(0)
+    return of_x, torch.empty_like(weight) if wants_weight else x.new_empty(0)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, weight, bias, ctx.padding, _ = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.biased = bias is not None
+
+
+def _gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+    of_x, of_weight = _convolution_backward(gradient, x, weight, ctx.padding, wants_x, wants_weight)
+    of_bias = gradient.sum((0, 2, 3)) if ctx.biased and wants_bias else None
+    return of_x if wants_x else None, of_weight if wants_weight else None, of_bias, None, None
+
+
+torch.library.register_fake("alexnet::convolution", _results)
+torch.library.register_fake("alexnet::convolution_backward", _gradients)
+torch.library.register_autograd("alexnet::convolution", _gradient, setup_context=_keep)
+torch.library.register_autograd("alexnet::convolution_backward", no_gradient)

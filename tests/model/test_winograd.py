@@ -1,0 +1,268 @@
+"""Convolutions with fewer products, against sums over windows in float64."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet.model import kernels
+from alexnet.model.convolution import WINOGRAD_FROM_IMAGES, Convolution2d
+from alexnet.model.kernels import convolutions, plain_operations
+from alexnet.model.network import AlexNet
+
+pytestmark = pytest.mark.skipif(kernels.why_plain("cpu") is not None, reason=str(kernels.why_plain("cpu")))
+
+if kernels.why_plain("cpu") is None:
+    from alexnet.model.kernels import winograd
+
+
+def windows(x: np.ndarray, kernel: int, padding: int) -> np.ndarray:
+    """float64 (B, C, H, W) -> (B, C, H', W', k, k)."""
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2))
+    return np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (2, 3))
+
+
+def exactly(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, gradient: np.ndarray, columns: int, padding: int
+) -> tuple[np.ndarray, ...]:
+    """Results, and the gradients of x, weights and biases, from the formula of a convolution."""
+    kernel = weight.shape[2]
+    results, of_x, of_weight = [], [], []
+    for part, w, g in zip(
+        np.split(x, columns, 1), np.split(weight, columns), np.split(gradient, columns, 1), strict=True
+    ):
+        read = windows(part, kernel, padding)
+        results.append(np.einsum("bchwij,dcij->bdhw", read, w, optimize=True))
+        of_weight.append(np.einsum("bchwij,bdhw->dcij", read, g, optimize=True))
+        # A place is read with weight (i, j) by the window that begins (i, j) before it.
+        wide = np.zeros((*part.shape[:2], *(side + 2 * padding for side in part.shape[2:])))
+        for i in range(kernel):
+            for j in range(kernel):
+                wide[:, :, i : i + g.shape[2], j : j + g.shape[3]] += np.einsum("bdhw,dc->bchw", g, w[:, :, i, j])
+        of_x.append(wide[:, :, padding : padding + x.shape[2], padding : padding + x.shape[3]])
+    return (
+        np.concatenate(results, 1) + bias[:, None, None],
+        np.concatenate(of_x, 1),
+        np.concatenate(of_weight),
+        gradient.sum((0, 2, 3)),
+    )
+
+
+def normwise(got: torch.Tensor | None, want: np.ndarray) -> float:
+    assert got is not None
+    return float(np.linalg.norm(got.detach().double().numpy() - want) / max(np.linalg.norm(want), 1e-300))
+
+
+def errors(
+    shape: tuple[int, int, int, int],
+    outputs: int,
+    kernel: int,
+    columns: int,
+    padding: int,
+    seed: int = 0,
+    forward: bool | None = None,
+    spread: Callable[[np.ndarray], np.ndarray] = lambda numbers: numbers,
+) -> list[float]:
+    """Of results and the gradients of x, weights and biases."""
+    random = np.random.default_rng(seed)
+    x = spread(random.standard_normal(shape)).astype(np.float32)
+    weight = random.standard_normal((outputs, shape[1] // columns, kernel, kernel)).astype(np.float32)
+    bias = random.standard_normal(outputs).astype(np.float32)
+    height, width = (side + 2 * padding - kernel + 1 for side in shape[2:])
+    gradient = random.standard_normal((shape[0], outputs, height, width)).astype(np.float32)
+    leaves = [torch.from_numpy(array).requires_grad_() for array in (x, weight, bias)]
+    forward = kernel == 5 if forward is None else forward
+    result = convolutions.convolution(*leaves, padding, forward=forward)
+    assert result.dtype == torch.float32 and result.is_contiguous(memory_format=torch.channels_last)
+    result.backward(torch.from_numpy(gradient))
+    wanted = exactly(*(array.astype(np.float64) for array in (x, weight, bias, gradient)), columns, padding)
+    return [normwise(got, want) for got, want in zip([result, *(leaf.grad for leaf in leaves)], wanted, strict=True)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    images=st.integers(1, 3),
+    maps=st.integers(1, 70),
+    outputs=st.integers(1, 70),
+    columns=st.integers(1, 3),
+    kernel=st.sampled_from([3, 5]),
+    side=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    forward=st.booleans(),
+    seed=st.integers(0, 999),
+    data=st.data(),
+)
+def test_any_size_equals_the_sums(
+    images: int,
+    maps: int,
+    outputs: int,
+    columns: int,
+    kernel: int,
+    side: tuple[int, int],
+    forward: bool,
+    seed: int,
+    data: st.DataObject,
+) -> None:
+    padding = data.draw(st.integers(max(0, (kernel - min(side)) // 2 + (kernel - min(side)) % 2), kernel - 1))
+    shape = (images, maps * columns, *side)
+    assert max(errors(shape, outputs * columns, kernel, columns, padding, seed, forward and kernel == 5)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("maps", "outputs", "kernel", "columns", "side"), [(96, 256, 5, 2, 27), (256, 384, 3, 1, 13), (384, 384, 3, 2, 13)]
+)
+def test_as_exact_as_is_said(maps: int, outputs: int, kernel: int, columns: int, side: int) -> None:
+    result, of_x, of_weight, _ = errors(
+        (2, maps, side, side), outputs, kernel, columns, kernel // 2, spread=lambda numbers: np.maximum(numbers, 0)
+    )
+    assert of_weight < 1e-6 and (kernel == 3 or max(result, of_x) < 1e-6)  # the rest of 3 x 3 is the library's
+
+
+def test_threads_change_no_result() -> None:
+    generator = torch.Generator().manual_seed(2)
+    x, weight = torch.randn(5, 6, 9, 9, generator=generator), torch.randn(8, 3, 5, 5, generator=generator)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(convolutions.convolution(x, weight, None, 2, forward=True))
+        assert torch.get_num_threads() == threads
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    alone = convolutions.convolution(x[2:3], weight, None, 2, forward=True)
+    assert torch.equal(alone, results[0][2:3])
+
+
+def test_threads_are_given_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ArithmeticError("no")
+
+    monkeypatch.setattr(winograd, "_rows_to_points", fail)
+    torch.set_num_threads(2)
+    with pytest.raises(ArithmeticError, match="no"):
+        convolutions.convolution(torch.ones(4, 2, 5, 5), torch.ones(2, 2, 5, 5), None, 2, forward=True)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("what", [float("nan"), float("inf")])
+def test_what_is_no_number_is_seen(what: float) -> None:
+    x, weight = torch.ones(2, 4, 9, 9), torch.ones(3, 4, 5, 5)
+    x[1, 2, 4, 4] = what
+    result = convolutions.convolution(x, weight, None, 2, forward=True)
+    assert not result[1, :, 2:7, 2:7].isfinite().any() and result[0].isfinite().all()
+    for kernel in (3, 5):
+        layer = torch.ones(3, 4, kernel, kernel, requires_grad=True)
+        convolutions.convolution(x, layer, None, kernel // 2, forward=False).sum().backward()
+        assert layer.grad is not None
+        assert not layer.grad[:, 2].isfinite().any() and layer.grad[:, 0].isfinite().all()
+
+
+def test_operators_are_what_torch_expects() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 4, 6, 7, generator=generator).requires_grad_()
+    three, five = (torch.randn(6, 2, side, side, generator=generator).requires_grad_() for side in (3, 5))
+    bias = torch.randn(6, generator=generator).requires_grad_()
+    torch.library.opcheck(convolutions._convolution, (x, three, bias, 1, False))
+    torch.library.opcheck(convolutions._convolution, (x, five, bias, 2, True))
+    torch.library.opcheck(convolutions._convolution, (x, five, None, 2, False))
+    gradient = torch.randn(2, 6, 6, 7, generator=generator)
+    for weight, wants in ((three, (True, True)), (five, (False, True)), (five, (True, False))):
+        given = (gradient, x.detach(), weight.detach(), weight.shape[2] // 2)
+        torch.library.opcheck(convolutions._convolution_backward, (*given, *wants))
+
+
+def test_no_image_and_no_second_derivative() -> None:
+    weight = torch.ones(3, 2, 5, 5, requires_grad=True)
+    empty = torch.ones(0, 2, 5, 5, requires_grad=True)
+    result = convolutions.convolution(empty, weight, None, 2, forward=True)
+    assert result.shape == (0, 3, 5, 5)
+    result.sum().backward()
+    assert torch.equal(weight.grad, torch.zeros_like(weight))
+    x = torch.ones(1, 2, 5, 5, requires_grad=True)
+    result = convolutions.convolution(x, weight, None, 2, forward=True)
+    (first,) = torch.autograd.grad(result.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        first.sum().backward()
+
+
+def how(layer: Convolution2d, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether a layer's results, only its weights' gradients, or nothing is computed with fewer products."""
+    seen = ["not"]
+
+    def note(*words: torch.Tensor | None, forward: bool) -> torch.Tensor:
+        seen[0] = "all" if forward else "gradient"
+        return convolution(*words, forward=forward)  # type: ignore[arg-type]
+
+    convolution = convolutions.convolution
+    with monkeypatch.context() as patch:
+        patch.setattr(convolutions, "convolution", note)
+        layer(x)
+    return seen[0]
+
+
+def test_layers_that_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    many, few = torch.randn(WINOGRAD_FROM_IMAGES, 64, 32, 32), torch.randn(WINOGRAD_FROM_IMAGES - 1, 64, 32, 32)
+    five, three = Convolution2d(64, 64, 5, padding=2), Convolution2d(64, 64, 3, padding=1)
+    tied = Convolution2d(64, 64, 5, padding=2, keeps_ties=True)
+    assert [how(layer, many, monkeypatch) for layer in (five, three, tied)] == ["all", "gradient", "gradient"]
+    with torch.no_grad():
+        assert [how(layer, many, monkeypatch) for layer in (five, three, tied)] == ["all", "not", "not"]
+    frozen = Convolution2d(64, 64, 3, padding=1).requires_grad_(False)
+    left = (
+        (frozen, many.clone().requires_grad_()),
+        (five, few),
+        (five, many[0]),
+        (five, many[:, :, :12]),
+        (Convolution2d(64, 64, 3, stride=2, padding=1), many),
+        (Convolution2d(64, 64, 3, padding=3), many),
+        (Convolution2d(64, 64, 3, padding=1, end=1), many),
+        (Convolution2d(64, 64, 4, padding=1), many),
+        (Convolution2d(64, 8, 3, padding=1), many),
+        (Convolution2d(64, 64, 5, padding=2).double(), many.double()),
+    )
+    for layer, x in left:
+        assert how(layer, x, monkeypatch) == "not"
+    with plain_operations():
+        assert how(five, many, monkeypatch) == "not"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert how(five, many, monkeypatch) == "not"
+
+
+def test_a_first_layer_in_blocks_gains_its_weights_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Convolution2d(3, 24, 11, 4, end=3)
+    images = torch.randn(WINOGRAD_FROM_IMAGES, 3, 224, 224, generator=torch.Generator().manual_seed(5))
+    assert how(layer, images, monkeypatch) == "gradient"
+    assert how(layer, images.clone().requires_grad_(), monkeypatch) == "not"
+    with torch.no_grad():
+        assert how(layer, images, monkeypatch) == "not"
+    gradient = torch.randn(layer(images).shape, generator=torch.Generator().manual_seed(6))
+    layer(images).backward(gradient)
+    padded = np.pad(images.double().numpy(), ((0, 0), (0, 0), (0, 3), (0, 3)))
+    read = np.lib.stride_tricks.sliding_window_view(padded, (11, 11), (2, 3))[:, :, ::4, ::4]
+    of_weight = np.einsum("bchwij,bdhw->dcij", read, gradient.double().numpy(), optimize=True)
+    assert normwise(layer.weight.grad, of_weight) < 5e-6
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_ties_are_kept_where_asked(kernel: int) -> None:
+    layer = Convolution2d(64, 64, kernel, padding=kernel // 2, keeps_ties=True)
+    x = torch.randn(WINOGRAD_FROM_IMAGES, 64, 1, 1).expand(-1, -1, 32, 32)  # the same everywhere
+    inner = layer(x)[:, :, 2:-2, 2:-2]
+    assert torch.equal(inner, inner[:, :, :1, :1].expand_as(inner))
+
+
+def test_networks_whose_pooling_looks_for_ties_keep_them() -> None:
+    for variant, keeps in (("paper", False), ("original", True), ("cifar-18pct", True)):
+        network = AlexNet(10, variant=variant)
+        layers = [module for module in network.modules() if isinstance(module, Convolution2d)]
+        assert layers and all(layer.keeps_ties == keeps for layer in layers)
+
+
+def test_whole_network_is_as_exact_as_before() -> None:
+    generator = torch.Generator().manual_seed(4)
+    network = AlexNet(10, generator=generator).eval()
+    images = torch.randn(WINOGRAD_FROM_IMAGES, 3, 224, 224, generator=generator) * 60
+    with torch.no_grad():
+        got = network(images)
+        want = network.double()(images.double())
+    assert float((got - want).norm() / want.norm()) < 2e-6
