@@ -190,8 +190,8 @@ def _rows(x: torch.Tensor) -> np.ndarray:
 
 
 def _in_shares(images: int, work: Callable[[int, int], None]) -> None:
-    # Each thread multiplies on its own: what it wrote to the points is then in the cache beside it, and threads of
-    # torch's, which wait actively after a product, do not keep the others from the processors.
+    # Each thread multiplies what it wrote to the points itself, out of the cache beside it: shared out between torch's
+    # threads, a product would wait for them all, and for what stands in the others' caches (docs/log.md).
     def alone(first: int, last: int) -> None:
         torch.set_num_threads(1)
         work(first, last)
