@@ -102,11 +102,14 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
             layers.add_row(layer["layer"], f"{layer['forward_ms']:.2f}", f"{layer['backward_ms']:.2f}")
         console.print(layers)
         ceilings = one["ceilings"]
+        fewer = one["device"] == "cpu" and one["precision"] == "float32"
         console.print(
             f"this machine: {ceilings['matmul_flops'] / 1e12:.2f} TFLOP/s in a large product, "
             f"{ceilings['copy_bytes'] / 1e9:.1f} GB/s in a large copy, by which products and bytes of an image's step "
             f"take {1e6 * one['floor_s_per_image']:,.1f} microseconds, the floor; above are shares of these, "
-            f"medians of {one['rounds']} rounds",
+            f"medians of {one['rounds']} rounds"
+            # docs/decisions/021
+            + ("; products are counted as plain convolutions have them, and alexnet takes fewer" if fewer else ""),
             highlight=False,
         )
     _print_shell_ratios(console, measured)

@@ -65,6 +65,8 @@ def step_bytes(network: AlexNet, batch_size: int, number: int) -> float:
 def step_floor_s(batch_size: int, number: int, ceilings: Mapping[str, float]) -> float:
     """Seconds an image that products and copies at a machine's best would take, one after the other.
 
+    Products are those of plain convolutions; a step in float32 on a processor takes fewer and may be faster.
+
     Args:
         ceilings: `matmul_flops` and `copy_bytes` a second.
     """
