@@ -22,7 +22,7 @@ from alexnet.model.convolution import WINOGRAD_FROM_IMAGES, Convolution2d
 from alexnet.model.kernels import plain_operations, why_plain
 from alexnet.runs.machine import allocator_environment, machine_facts, source_commit
 
-# Maps read and written, kernel, stride, padding, columns, side, zeros at the end: the layers of `paper`, and others.
+# Maps read and written, kernel, stride, padding, columns, side, zeros at the end: the layers of `paper`, and one more.
 LAYERS = {
     "conv1": (3, 96, 11, 4, 0, 1, 224, 3),
     "conv2": (96, 256, 5, 1, 2, 2, 27, 0),
@@ -30,8 +30,6 @@ LAYERS = {
     "conv4": (384, 384, 3, 1, 1, 2, 13, 0),
     "conv5": (384, 256, 3, 1, 1, 2, 13, 0),
     "conv2 of `torchvision`": (64, 192, 5, 1, 2, 1, 27, 0),
-    "conv2 of `quick`": (64, 128, 3, 1, 1, 1, 14, 0),
-    "conv3 of `quick`": (128, 256, 3, 1, 1, 1, 7, 0),
 }
 WAYS: dict[str, Callable[[], AbstractContextManager[None]]] = {"library": plain_operations, "fewer": nullcontext}
 

@@ -111,7 +111,8 @@ def _kernels() -> Finding:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
     if reason is None:
-        return Finding("kernels", "good", "normalising and pooling in one pass (Numba)")
+        good = "normalising and pooling in one pass, float32 convolutions with fewer products (Numba)"
+        return Finding("kernels", "good", good)
     return Finding(
         "kernels",
         "lacking",

@@ -1,5 +1,6 @@
 """Convolutions with fewer products, against sums over windows in float64."""
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -84,7 +85,8 @@ def errors(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    images=st.integers(1, 3),
+    images=st.integers(1, 20),
+    threads=st.integers(1, 3),
     maps=st.integers(1, 70),
     outputs=st.integers(1, 70),
     columns=st.integers(1, 3),
@@ -96,6 +98,7 @@ def errors(
 )
 def test_any_size_equals_the_sums(
     images: int,
+    threads: int,
     maps: int,
     outputs: int,
     columns: int,
@@ -105,6 +108,7 @@ def test_any_size_equals_the_sums(
     seed: int,
     data: st.DataObject,
 ) -> None:
+    torch.set_num_threads(threads)
     padding = data.draw(st.integers(max(0, (kernel - min(side)) // 2 + (kernel - min(side)) % 2), kernel - 1))
     shape = (images, maps * columns, *side)
     assert max(errors(shape, outputs * columns, kernel, columns, padding, seed, forward and kernel == 5)) < 1e-5
@@ -131,6 +135,35 @@ def test_threads_change_no_result() -> None:
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
     alone = convolutions.convolution(x[2:3], weight, None, 2, forward=True)
     assert torch.equal(alone, results[0][2:3])
+
+
+def test_gradients_are_sums_over_all_shares_and_groups() -> None:
+    # 24 images are three shares of 8, and of 3 x 3 over 16 places a group holds 8 images and one of a single thread 16.
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for kernel in (3, 5):
+            assert max(errors((25, 4, 9, 10), 6, kernel, 2, kernel // 2)) < 5e-6
+
+
+def test_other_threads_keep_their_number() -> None:
+    seen: list[int] = []
+
+    def born_later() -> None:
+        layer = torch.ones(2, 2, 5, 5)
+        for _ in range(3):
+            convolutions.convolution(torch.ones(9, 2, 6, 6), layer, None, 2, forward=True)
+            seen.append(torch.get_num_threads())
+
+    torch.set_num_threads(2)
+    convolutions.convolution(torch.ones(9, 2, 6, 6), torch.ones(2, 2, 5, 5), None, 2, forward=True)
+    for _ in range(5):
+        beside = [threading.Thread(target=born_later) for _ in range(2)]
+        for thread in beside:
+            thread.start()
+        born_later()
+        for thread in beside:
+            thread.join()
+    assert set(seen) == {2} and torch.get_num_threads() == 2
 
 
 def test_threads_are_given_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,12 +276,66 @@ def test_a_first_layer_in_blocks_gains_its_weights_gradient(monkeypatch: pytest.
     assert normwise(layer.weight.grad, of_weight) < 5e-6
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_ties_are_kept_where_asked(kernel: int) -> None:
-    layer = Convolution2d(64, 64, kernel, padding=kernel // 2, keeps_ties=True)
+def test_ties_are_kept_where_asked() -> None:
     x = torch.randn(WINOGRAD_FROM_IMAGES, 64, 1, 1).expand(-1, -1, 32, 32)  # the same everywhere
-    inner = layer(x)[:, :, 2:-2, 2:-2]
-    assert torch.equal(inner, inner[:, :, :1, :1].expand_as(inner))
+    images = torch.randn(WINOGRAD_FROM_IMAGES, 3, 1, 1).expand(-1, -1, 224, 224)
+    kept = []
+    for keeps in (True, False):
+        layer = Convolution2d(64, 64, 5, padding=2, keeps_ties=keeps)
+        inner = layer(x)[:, :, 2:-2, 2:-2]
+        kept.append(torch.equal(inner, inner[:, :, :1, :1].expand_as(inner)))
+    assert kept == [True, False]
+    responses = Convolution2d(3, 24, 11, 4, end=3, keeps_ties=True)(images)[:, :, :-1, :-1]
+    assert torch.equal(responses, responses[:, :, :1, :1].expand_as(responses))
+
+
+def test_what_does_not_fit_is_refused_by_the_library() -> None:
+    layer = Convolution2d(64, 64, 5, padding=2)
+    for maps in (32, 65, 128):
+        with pytest.raises(RuntimeError, match="to have 64 channels"):
+            layer(torch.ones(WINOGRAD_FROM_IMAGES, maps, 32, 32))
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+        Convolution2d(64, 128, 5)(torch.ones(WINOGRAD_FROM_IMAGES, 64, 4, 400))
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_modes_of_the_caller_change_nothing(kernel: int) -> None:
+    layer = Convolution2d(64, 64, kernel, padding=kernel // 2)
+    x = torch.randn(WINOGRAD_FROM_IMAGES, 64, 32, 32, generator=torch.Generator().manual_seed(8))
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    of_weight, result = layer.weight.grad.clone(), layer(x).detach()
+    layer.zero_grad()
+    ended = layer(x).sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        ended.backward()
+    assert torch.equal(layer.weight.grad, of_weight)
+    with torch.inference_mode():
+        assert torch.equal(layer(x), result) or kernel == 3  # without gradients 3 x 3 is the library's own
+    layer.zero_grad()
+    try:
+        torch.set_default_dtype(torch.float64)
+        layer(x).sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(layer.weight.grad, of_weight)
+
+
+def test_images_have_a_gradient_within_autocast() -> None:
+    layer = Convolution2d(3, 24, 11, 4, end=3)
+    images = torch.randn(WINOGRAD_FROM_IMAGES, 3, 224, 224).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(images).float().sum().backward()
+    assert images.grad is not None and images.grad.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, on its first use
+def test_derivatives_going_forward_are_the_librarys() -> None:
+    layer = Convolution2d(64, 64, 5, padding=2).requires_grad_(False)
+    x = torch.randn(WINOGRAD_FROM_IMAGES, 64, 32, 32)
+    with plain_operations():
+        want = torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1]
+    torch.testing.assert_close(torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1], want)
 
 
 def test_networks_whose_pooling_looks_for_ties_keep_them() -> None:
@@ -258,11 +345,15 @@ def test_networks_whose_pooling_looks_for_ties_keep_them() -> None:
         assert layers and all(layer.keeps_ties == keeps for layer in layers)
 
 
-def test_whole_network_is_as_exact_as_before() -> None:
+def test_whole_network_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(4)
     network = AlexNet(10, generator=generator).eval()
     images = torch.randn(WINOGRAD_FROM_IMAGES, 3, 224, 224, generator=generator) * 60
+    calls = []
+    convolution = convolutions.convolution
+    monkeypatch.setattr(convolutions, "convolution", lambda *x, **y: calls.append(1) or convolution(*x, **y))
     with torch.no_grad():
         got = network(images)
+        assert calls == [1]
         want = network.double()(images.double())
     assert float((got - want).norm() / want.norm()) < 2e-6

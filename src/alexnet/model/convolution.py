@@ -1,4 +1,4 @@
-"""A convolution in the forms that are fast where the library's own is slow: the first layer's, and small maps'.
+"""A convolution in the forms that are fast where the library's own is slow: the first layer's, small maps', float32's.
 
 Axes: B images, C maps read, D maps written, H W places, k the side of the kernel, s its stride.
 """
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from alexnet.model import kernels
@@ -31,7 +32,7 @@ class Convolution2d(nn.Conv2d):
 
     A first layer, few maps read s places apart, is slow because matrix units take eight maps or more at a time: s x s
     places laid side by side as maps make of it a layer of stride 1 that reads C s^2 maps (`by_blocks`). This serves
-    bfloat16, one column, no padding.
+    bfloat16, one column, no padding, and trainings in float32 as below.
 
     Columns cost a GPU more than they save: one convolution with zeros for what a column does not read multiplies twice
     as often and is done sooner (docs/log.md). This serves bfloat16 on GPUs.
@@ -43,7 +44,8 @@ class Convolution2d(nn.Conv2d):
     In float32 a processor has no matrix units, and products are what it waits for. Winograd's filtering takes fewer of
     them (`alexnet.model.kernels.winograd`, `benchmarks/winograd.py`): for the weight gradient of 3 x 3, which a first
     layer laid out in blocks is too, and for all of 5 x 5 over many places. This serves float32 on CPUs, stride 1, maps
-    enough, `WINOGRAD_FROM_IMAGES` images or more, and not while torch traces or compiles.
+    enough, `WINOGRAD_FROM_IMAGES` images or more, and not while torch traces or compiles. It has no second derivatives
+    (`alexnet.model.kernels.plain_operations` has them).
 
     Args:
         end: zeros added beyond the right and the lower edge only; the others as in `torch.nn.Conv2d`.
@@ -76,9 +78,10 @@ class Convolution2d(nn.Conv2d):
         return self._conv_forward(input, self.weight, None)
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if self._reads_blocks(input):
-            return by_blocks(input, weight, bias, self.stride[0], self.end)
-        if self._by_winograd(input):
+        if self._reads_blocks(input, weight):
+            fewer = self._blocks_by_winograd(input, weight)
+            return by_blocks(input, weight, bias, self.stride[0], self.end, fewer_products=fewer)
+        if self._by_winograd(input, weight):
             forward = self.kernel_size == (5, 5) and not self.keeps_ties
             return convolutions.convolution(input, weight, bias, int(self.padding[0]), forward=forward)
         if self.end:
@@ -93,43 +96,49 @@ class Convolution2d(nn.Conv2d):
         result: torch.Tensor = _ByProduct.apply(input.to(half), weight.to(half), bias.to(half), self.padding)  # type: ignore[no-untyped-call]
         return result
 
-    def _reads_blocks(self, input: torch.Tensor) -> bool:
+    def _reads_blocks(self, input: torch.Tensor, weight: torch.Tensor) -> bool:
         stride = self.stride[0]
         plain = self.groups == 1 and self.padding == (0, 0) and self.dilation == (1, 1)
         if not plain or stride == 1 or self.stride[1] != stride or self.in_channels >= MATRIX_UNIT:
             return False
         if _computed_dtype(input) == torch.bfloat16:
             return True
-        return self._blocks_by_winograd(input)
+        return self._blocks_by_winograd(input, weight)
 
-    def _blocks_by_winograd(self, input: torch.Tensor) -> bool:
+    def _blocks_by_winograd(self, input: torch.Tensor, weight: torch.Tensor) -> bool:
         # Blocks are read by 3 x 3 weights or by 5 x 5; in float32 the gradient of these is what gains.
         stride = self.stride[0]
         sides = {-(-places // stride) for places in self.kernel_size}
         places = input.shape[-1] * input.shape[-2]  # as many as blocks have maps
-        gains = self.weight.requires_grad and not input.requires_grad and torch.is_grad_enabled()
+        gains = weight.requires_grad and not input.requires_grad and torch.is_grad_enabled()
         enough = self.in_channels * self.out_channels * places >= _FROM_PRODUCTS
-        return gains and enough and sides in ({3}, {5}) and self._winograd_takes(input)
+        return gains and enough and sides in ({3}, {5}) and self._winograd_takes(input, weight)
 
-    def _by_winograd(self, input: torch.Tensor) -> bool:
+    def _by_winograd(self, input: torch.Tensor, weight: torch.Tensor) -> bool:
         side = self.kernel_size[0]
         if self.kernel_size not in ((3, 3), (5, 5)) or self.padding not in [(zeros, zeros) for zeros in range(side)]:
             return False
         if self.stride != (1, 1) or self.dilation != (1, 1) or self.padding_mode != "zeros" or self.end:
             return False
         products = self.in_channels * self.out_channels * input.shape[-1] * input.shape[-2]
-        if products < _FROM_PRODUCTS * self.groups**2 or not self._winograd_takes(input):
+        if products < _FROM_PRODUCTS * self.groups**2 or not self._winograd_takes(input, weight):
             return False
-        learns = torch.is_grad_enabled() and (self.weight.requires_grad or side == 5)
+        learns = torch.is_grad_enabled() and (weight.requires_grad or side == 5)
         return learns or (side == 5 and not self.keeps_ties)
 
-    def _winograd_takes(self, input: torch.Tensor) -> bool:
+    def _winograd_takes(self, input: torch.Tensor, weight: torch.Tensor) -> bool:
         if input.device.type != "cpu" or input.dim() != 4 or not kernels.serves(input):
+            return False
+        # The library says what is wrong with what does not fit, and has derivatives going forward.
+        reach = min(input.shape[2:]) + 2 * int(self.padding[0]) + self.end
+        if input.shape[1] != weight.shape[1] * self.groups or reach < max(self.kernel_size):
+            return False
+        if any(forward_ad.unpack_dual(given).tangent is not None for given in (input, weight)):  # type: ignore[no-untyped-call]
             return False
         # A graph would be bound to batches of so many images.
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or len(input) < WINOGRAD_FROM_IMAGES:
             return False
-        return self.weight.dtype == torch.float32 and _computed_dtype(input) == torch.float32
+        return weight.dtype == torch.float32 and _computed_dtype(input) == torch.float32
 
     def _served(self, input: torch.Tensor) -> bool:
         if input.device.type != "cpu" or not torch.is_grad_enabled() or max(input.shape[2:]) > PRODUCT_UP_TO_PX:
@@ -161,7 +170,13 @@ def across_columns(weight: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 def by_blocks(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end: int = 0
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: int,
+    end: int = 0,
+    *,
+    fewer_products: bool = False,
 ) -> torch.Tensor:
     """A convolution without padding, `stride` apart, as one of stride 1 over blocks of stride x stride places.
 
@@ -171,6 +186,7 @@ def by_blocks(
         bias: (D), or none.
         stride: s, 2 or more.
         end: zeros beyond the right and the lower edge.
+        fewer_products: for the gradient of the weights (`alexnet.model.kernels.convolutions`, which says of what).
 
     Returns:
         (B, D, H', W') with H' = (H + end - k) // s + 1, as the plain convolution has it.
@@ -183,7 +199,7 @@ def by_blocks(
     else:
         blocks = _in_blocks(x, (rows, columns), stride)
     weight = _in_blocks(weight, (reach, reach), stride)
-    if blocks.device.type == "cpu" and blocks.dtype == torch.float32 and reach in (3, 5) and kernels.serves(blocks):
+    if fewer_products:
         return convolutions.convolution(blocks, weight, bias, 0, forward=False)
     return F.conv2d(blocks, weight, bias)
 

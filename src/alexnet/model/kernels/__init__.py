@@ -1,4 +1,4 @@
-"""The fused forms of rectifying, normalising and pooling: one pass over memory where torch's own operations take many.
+"""Fast forms: rectifying, normalising and pooling in one pass over memory; float32 convolutions with fewer products.
 
 `serves` says where they run: Numba on processors, Triton on NVIDIA GPUs. Everywhere else, and in float64, the plain
 form of `form.py` computes the same.
@@ -45,7 +45,7 @@ def why_plain(device_type: str) -> str | None:
 def slower_in_words(device_type: str) -> str | None:
     """What to tell whoever waits for a network there; None where the fused forms run."""
     reason = why_plain(device_type)
-    return reason and f"normalising and pooling by torch's own operations, which are slower: {reason}"
+    return reason and f"all layers by torch's own operations, which are slower: {reason}"
 
 
 def _reason(device_type: str) -> str | None:

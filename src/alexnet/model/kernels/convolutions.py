@@ -44,7 +44,8 @@ def _convolution(
     from alexnet.model.kernels import winograd
 
     result = _results(x, weight, bias, padding, forward)
-    winograd.convolution(_laid_out(x), weight, bias, padding, result)
+    with torch.autocast("cpu", enabled=False):
+        winograd.convolution(_laid_out(x), weight, bias, padding, result)
     return result
 
 
@@ -64,12 +65,13 @@ def _convolution_backward(
     if not x.numel():
         return of_x.zero_(), of_weight.zero_()
     gradient, x = _laid_out(gradient), _laid_out(x)
-    if wants_x and weight.shape[2] == 5:
-        winograd.input_gradient(gradient, weight, padding, of_x)
-    elif wants_x:
-        of_x.copy_(_input_gradient_of_the_library(gradient, x, weight, padding))
-    if wants_weight:
-        winograd.weight_gradient(x, gradient, padding, of_weight)
+    with torch.autocast("cpu", enabled=False):  # backward, too, may be asked for within it
+        if wants_x and weight.shape[2] == 5:
+            winograd.input_gradient(gradient, weight, padding, of_x)
+        elif wants_x:
+            of_x.copy_(_input_gradient_of_the_library(gradient, x, weight, padding))
+        if wants_weight:
+            winograd.weight_gradient(x, gradient, padding, of_weight)
     return of_x, of_weight
 
 

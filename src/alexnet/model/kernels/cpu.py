@@ -142,21 +142,17 @@ def over_shares(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], *nu
         arrays: of the same length, 1 or more.
         numbers: whatever else the kernel takes.
     """
-    in_shares(len(arrays[0]), lambda first, last: kernel(*arrays, first, last, *numbers))
-
-
-def in_shares(entries: int, work: Callable[[int, int], None]) -> None:
-    """Do `work(first, behind the last)` of `entries` entries, 1 or more: a range of them in each of torch's threads."""
-    workers = min(torch.get_num_threads(), entries)
+    images = len(arrays[0])
+    workers = min(torch.get_num_threads(), images)
     if workers == 1:
-        work(0, entries)
+        kernel(*arrays, 0, images, *numbers)
         return
-    edges = [entries * worker // workers for worker in range(workers + 1)]
+    edges = [images * worker // workers for worker in range(workers + 1)]
     pool = _pool(torch.get_num_threads(), os.getpid())
     own, *others = itertools.pairwise(edges)
-    shares = [pool.submit(work, *share) for share in others]
+    shares = [pool.submit(kernel, *arrays, *share, *numbers) for share in others]
     try:
-        work(*own)
+        kernel(*arrays, *own, *numbers)
     finally:
         # Nobody writes to the arrays any more when this returns, whatever was raised.
         errors = [share.exception() for share in shares]

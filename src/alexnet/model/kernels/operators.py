@@ -255,7 +255,10 @@ def _same_map_norm_backward_outputs(
 
 def no_gradient(ctx: Any, *gradients: torch.Tensor) -> None:
     # Left away, torch would take the gradient for zero.
-    raise RuntimeError("the fast forms have no second derivatives, and blocks of places have no gradient at all")
+    raise RuntimeError(
+        "the fast forms have no second derivatives, and blocks of places have no gradient at all; "
+        "within alexnet.model.kernels.plain_operations() torch's own operations have both"
+    )
 
 
 def _keep_norm_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:

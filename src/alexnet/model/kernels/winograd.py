@@ -9,16 +9,20 @@ way from the points to the results turned round.
 - 5 x 5: along rows, 8 products for 4 results where the plain form has 20; the five rows are added at the points.
 - The weight gradient of 3 x 3: along both sides, 36 products for 16 results where the plain form has 144.
 
-More would be saved by 5 x 5 along both sides (64 for 400), but its rounding grows with every way: at the sizes of the
-network's second layer it was off by 3e-6 to 5e-6 of the norm, where what is done here is off by less than 1e-6, and the
-library by 2e-7 to 4e-6 (docs/log.md).
+More would be saved by 5 x 5 along both sides (64 for 400), but rounding grows with every way: at the sizes of the
+network's second layer it was off by 3e-6 to 5e-6 of the norm, where two images are off by less than 1e-6 here
+(tests/model/test_winograd.py), and 64 by no more than the library (docs/log.md).
 
 Axes: B images, C maps read, D maps written, H W places, k the side of the kernel, G columns, P points, tiles of 4
 results, 4 x 4 where they go along both sides. All tensors are float32 and lie in channels-last memory.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,11 +30,12 @@ import torch
 
 from alexnet import compiled
 from alexnet.model.kernels.convolutions import STEP
-from alexnet.model.kernels.cpu import in_shares
 
 # Tiles of 3 x 3 whose points a thread writes before it reads them again: rows enough for a matrix product, and few
 # enough that they stay in the last cache (docs/log.md).
 _TILES = 128
+# Images of a share of a weight gradient: each share has a sum of its own, many times as large as the weights.
+_IMAGES_OF_A_SUM = 8
 # Maps that are worked on at a time: a tile of them stays in the first two caches.
 _CHUNK = 64
 
@@ -91,9 +96,11 @@ def _weight_gradient_of_three(x: torch.Tensor, gradient: torch.Tensor, padding: 
     sums: dict[int, torch.Tensor] = {}  # by the first of a thread's images, (G * P, D / G, C / G)
 
     def add(first: int, last: int) -> None:
-        total = sums[first] = torch.zeros(36 * columns, outputs, maps)
+        total = sums[first] = torch.zeros(36 * columns, outputs, maps, dtype=torch.float32)
         group = max(1, min(last - first, _TILES // (down * across)))
-        of_x, of_gradient = (torch.empty(group * down * across * 36 * t.shape[1]) for t in (x, gradient))
+        of_x, of_gradient = (
+            torch.empty(group * down * across * 36 * read.shape[1], dtype=torch.float32) for read in (x, gradient)
+        )
         for start in range(first, last, group):
             images, steps = (_rows(tensor[start : min(last, start + group)]) for tensor in (x, gradient))
             tiles = len(images) * down * across
@@ -102,7 +109,7 @@ def _weight_gradient_of_three(x: torch.Tensor, gradient: torch.Tensor, padding: 
             left, right = _matrices(of_gradient, total, tiles, outputs), _matrices(of_x, total, tiles, maps)
             torch.baddbmm(total, left.transpose(1, 2), right, out=total)
 
-    _in_shares(len(x), add)
+    _in_shares(len(x), add, _IMAGES_OF_A_SUM)
     total = _added(sums)
     by_point = total.view(columns, 36, -1).transpose(0, 1).reshape(36, -1)  # (P, G * D / G * C / G)
     by_place = (_SIX_SQUARED.t() @ by_point).view(3, 3, columns * outputs, maps)
@@ -116,9 +123,9 @@ def _weight_gradient_of_five(x: torch.Tensor, gradient: torch.Tensor, padding: i
     sums: dict[int, torch.Tensor] = {}  # by the first of a thread's images, (k, G * P, D / G, C / G)
 
     def add(first: int, last: int) -> None:
-        total = sums[first] = torch.zeros(5, 8 * columns, outputs, maps)
-        of_x = torch.empty(8 * columns, (rows + 4) * across, maps)
-        of_gradient = torch.empty(8 * columns, rows * across, outputs)
+        total = sums[first] = torch.zeros(5, 8 * columns, outputs, maps, dtype=torch.float32)
+        of_x = torch.empty(8 * columns, (rows + 4) * across, maps, dtype=torch.float32)
+        of_gradient = torch.empty(8 * columns, rows * across, outputs, dtype=torch.float32)
         for image in range(first, last):
             _rows_to_points(images, image, of_x.numpy(), 8, columns, padding, across)
             _rows_to_points(steps, image, of_gradient.numpy(), STEP, columns, 0, across)
@@ -126,7 +133,7 @@ def _weight_gradient_of_five(x: torch.Tensor, gradient: torch.Tensor, padding: i
                 read = of_x[:, row * across : (row + rows) * across]
                 torch.baddbmm(total[row], of_gradient.transpose(1, 2), read, out=total[row])
 
-    _in_shares(len(x), add)
+    _in_shares(len(x), add, _IMAGES_OF_A_SUM)
     by_point = _added(sums).view(5, columns, 8, -1)
     by_place = torch.einsum("pj,igpn->gnij", _EIGHT, by_point)  # (G, D / G * C / G, k, k)
     of_weight.copy_(by_place.reshape(of_weight.shape))
@@ -148,8 +155,8 @@ def _convolve(
 
     def fill(first: int, last: int) -> None:
         # One image at a time: so its results do not depend on those beside it, nor on the number of threads.
-        read = torch.empty(points, (rows + 4) * across, maps)
-        written = torch.empty(points, rows * across, outputs)
+        read = torch.empty(points, (rows + 4) * across, maps, dtype=torch.float32)
+        written = torch.empty(points, rows * across, outputs, dtype=torch.float32)
         for image in range(first, last):
             _rows_to_points(images, image, read.numpy(), 8, columns, padding, across)
             torch.bmm(read[:, : rows * across], at_points[0], out=written)
@@ -162,10 +169,14 @@ def _convolve(
 
 def _at_eight(weight: torch.Tensor, columns: int) -> torch.Tensor:
     # (D, C / G, k, k) -> (k, G * P, D / G, C / G)
-    by_column = weight.reshape(columns, -1, *weight.shape[1:])
-    with _one_thread():  # shared out by the number of threads, a product is rounded otherwise
-        at_points = torch.einsum("pj,gdcij->igpdc", _EIGHT, by_column)
-    return at_points.reshape(5, 8 * columns, *by_column.shape[1:3])
+    by_column = weight.detach().reshape(columns, -1, *weight.shape[1:])
+    found = []
+
+    def values(first: int, last: int) -> None:
+        found.append(torch.einsum("pj,gdcij->igpdc", _EIGHT, by_column))
+
+    _in_shares(1, values)  # in one thread: shared out by the number of threads, a product is rounded otherwise
+    return found[0].reshape(5, 8 * columns, *by_column.shape[1:3])
 
 
 def _sizes(x: torch.Tensor, of_weight: torch.Tensor) -> tuple[int, int, int]:
@@ -175,7 +186,10 @@ def _sizes(x: torch.Tensor, of_weight: torch.Tensor) -> tuple[int, int, int]:
 
 
 def _added(sums: dict[int, torch.Tensor]) -> torch.Tensor:
-    return torch.stack([sums[first] for first in sorted(sums)]).sum(0)
+    first, *others = (sums[start] for start in sorted(sums))
+    for other in others:
+        first += other
+    return first
 
 
 def _matrices(room: torch.Tensor, total: torch.Tensor, tiles: int, maps: int) -> torch.Tensor:
@@ -189,28 +203,44 @@ def _rows(x: torch.Tensor) -> np.ndarray:
     return rows
 
 
-def _in_shares(images: int, work: Callable[[int, int], None]) -> None:
-    # Each thread multiplies what it wrote to the points itself, out of the cache beside it: shared out between torch's
-    # threads, a product would wait for them all, and for what stands in the others' caches (docs/log.md).
-    def alone(first: int, last: int) -> None:
-        torch.set_num_threads(1)
-        work(first, last)
+def _in_shares(entries: int, work: Callable[[int, int], None], at_least: int = 1) -> None:
+    """`work(first, behind the last)` for all entries, a range of `at_least` or more in each of some threads.
 
+    Each thread multiplies what it wrote to the points itself, out of the cache beside it: shared out between torch's
+    threads, a product would wait for them all, and for what stands in the others' caches (docs/log.md).
+    """
     threads = torch.get_num_threads()
-    try:
-        in_shares(images, alone)
-    finally:
-        torch.set_num_threads(threads)
+    if threads == 1:
+        work(0, entries)
+        return
+    shares = max(1, min(threads, entries // at_least))
+    edges = [entries * share // shares for share in range(shares + 1)]
+    running = [_workers(threads).submit(work, *share) for share in itertools.pairwise(edges)]
+    # Nobody writes to the arrays any more when this returns, whatever was raised.
+    errors = [share.exception() for share in running]
+    for error in errors:
+        if error is not None:
+            raise error
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _workers(threads: int) -> ThreadPoolExecutor:
+    with _birth:
+        return _born(threads, os.getpid())
+
+
+_birth = threading.Lock()
+
+
+@functools.lru_cache(maxsize=4)
+def _born(threads: int, process: int) -> ThreadPoolExecutor:
+    # Threads in which torch's operations use one thread, for good. What one of them says at its birth holds for threads
+    # that are born until the caller says otherwise: so all of them are born at once.
+    pool = ThreadPoolExecutor(threads, "alexnet-winograd", initializer=torch.set_num_threads, initargs=(1,))
+    all_there = threading.Barrier(threads)
+    for worker in [pool.submit(all_there.wait) for _ in range(threads)]:
+        worker.result()
+    torch.set_num_threads(threads)
+    return pool
 
 
 # Below: numbers in a row, each of `_CHUNK` maps and `apart` from the next, become others, `between` from each other.
