@@ -10,6 +10,8 @@ RUN ?= runs/$(RECIPE)
 DATA ?= data/cifar10
 PREPARED ?= data/cifar10-prepared
 TRAIN_OPTIONS ?=
+# Files of tests that run beside each other; each test has one thread.
+TESTS_AT_ONCE ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,7 +41,7 @@ $(DATA)/SOURCE.json: | $(INSTALLED)
 test: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
 
 slow: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -m slow
