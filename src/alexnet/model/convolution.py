@@ -78,9 +78,10 @@ class Convolution2d(nn.Conv2d):
         return self._conv_forward(input, self.weight, None)
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if self._reads_blocks(input, weight):
+        if self._has_blocks():
             fewer = self._blocks_by_winograd(input, weight)
-            return by_blocks(input, weight, bias, self.stride[0], self.end, fewer_products=fewer)
+            if fewer or _computed_dtype(input) == torch.bfloat16:
+                return by_blocks(input, weight, bias, self.stride[0], self.end, fewer_products=fewer)
         if self._by_winograd(input, weight):
             forward = self.kernel_size == (5, 5) and not self.keeps_ties
             return convolutions.convolution(input, weight, bias, int(self.padding[0]), forward=forward)
@@ -96,14 +97,10 @@ class Convolution2d(nn.Conv2d):
         result: torch.Tensor = _ByProduct.apply(input.to(half), weight.to(half), bias.to(half), self.padding)  # type: ignore[no-untyped-call]
         return result
 
-    def _reads_blocks(self, input: torch.Tensor, weight: torch.Tensor) -> bool:
+    def _has_blocks(self) -> bool:
         stride = self.stride[0]
         plain = self.groups == 1 and self.padding == (0, 0) and self.dilation == (1, 1)
-        if not plain or stride == 1 or self.stride[1] != stride or self.in_channels >= MATRIX_UNIT:
-            return False
-        if _computed_dtype(input) == torch.bfloat16:
-            return True
-        return self._blocks_by_winograd(input, weight)
+        return plain and stride > 1 and self.stride[1] == stride and self.in_channels < MATRIX_UNIT
 
     def _blocks_by_winograd(self, input: torch.Tensor, weight: torch.Tensor) -> bool:
         # Blocks are read by 3 x 3 weights or by 5 x 5; in float32 the gradient of these is what gains.

@@ -9,10 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from alexnet.model.kernels.operators import no_gradient, torch_operator
-
-STEP = 4
-"""Results of a tile along a side."""
+from alexnet.model.kernels.operators import laid_out, no_gradient, room, torch_operator
 
 
 def convolution(
@@ -39,13 +36,12 @@ def _convolution(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, forward: bool
 ) -> torch.Tensor:
     if not forward or not x.numel():
-        result = F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1] // weight.shape[1])
-        return result.contiguous(memory_format=torch.channels_last)
+        return laid_out(F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1] // weight.shape[1]))
     from alexnet.model.kernels import winograd
 
     result = _results(x, weight, bias, padding, forward)
     with torch.autocast("cpu", enabled=False):
-        winograd.convolution(_laid_out(x), weight, bias, padding, result)
+        winograd.convolution(laid_out(x), weight, bias, padding, result)
     return result
 
 
@@ -64,7 +60,7 @@ def _convolution_backward(
     of_x, of_weight = _gradients(gradient, x, weight, padding, wants_x, wants_weight)
     if not x.numel():
         return of_x.zero_(), of_weight.zero_()
-    gradient, x = _laid_out(gradient), _laid_out(x)
+    gradient, x = laid_out(gradient), laid_out(x)
     with torch.autocast("cpu", enabled=False):  # backward, too, may be asked for within it
         if wants_x and weight.shape[2] == 5:
             winograd.input_gradient(gradient, weight, padding, of_x)
@@ -85,16 +81,11 @@ def _input_gradient_of_the_library(
     return of_x
 
 
-def _laid_out(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def _results(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, forward: bool
 ) -> torch.Tensor:
     height, width = (side + 2 * padding - weight.shape[2] + 1 for side in x.shape[2:])
-    shape = (len(x), len(weight), height, width)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return room(x, (len(x), len(weight), height, width), x.dtype)
 
 
 def _gradients(

@@ -85,7 +85,7 @@ def torch_operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., An
 def _in_blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
     result = _blocks(x, stride, rows, columns, dtype)
     if x.numel():
-        _backend(x).in_blocks(_laid_out(x), stride, result)
+        _backend(x).in_blocks(laid_out(x), stride, result)
     return result
 
 
@@ -94,7 +94,7 @@ def _in_blocks_outputs(x: torch.Tensor, stride: int, rows: int, columns: int, dt
 
 
 def _blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    return _room(x, (len(x), stride * stride * x.shape[1], rows, columns), dtype)
+    return room(x, (len(x), stride * stride * x.shape[1], rows, columns), dtype)
 
 
 @torch_operator("norm_pool")
@@ -116,7 +116,7 @@ def _norm_pool(
     form = _form(rectify_before, size, alpha, beta, k, columns, pool, stride, every, rectify_after)
     result, winners = _outputs(x, form)
     if x.numel():
-        _backend(x).norm_pool(_laid_out(x), bias, form, result, winners)
+        _backend(x).norm_pool(laid_out(x), bias, form, result, winners)
     return result, winners
 
 
@@ -145,7 +145,7 @@ def _norm_pool_backward(
     if x.numel():
         backend = _backend(x)
         source, added = (result, None) if form.only_rectifies else (x, bias)
-        backend.norm_pool_backward(_laid_out(gradient), _laid_out(source), added, result, winners, form, of_x)
+        backend.norm_pool_backward(laid_out(gradient), laid_out(source), added, result, winners, form, of_x)
         if bias is not None:
             backend.sums_over_places(of_x, of_bias)
     return of_x, of_bias
@@ -155,7 +155,7 @@ def _norm_pool_backward(
 def _same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
     result = _like(x)
     if x.numel():
-        _backend(x).same_map_norm(_laid_out(x), size, alpha, beta, result)
+        _backend(x).same_map_norm(laid_out(x), size, alpha, beta, result)
     return result
 
 
@@ -165,7 +165,7 @@ def _same_map_norm_backward(
 ) -> torch.Tensor:
     of_x = _like(x)
     if x.numel():
-        _backend(x).same_map_norm_backward(_laid_out(gradient), _laid_out(x), size, alpha, beta, of_x)
+        _backend(x).same_map_norm_backward(laid_out(gradient), laid_out(x), size, alpha, beta, of_x)
     return of_x
 
 
@@ -205,7 +205,8 @@ def _backend(x: torch.Tensor) -> Any:
     return cpu
 
 
-def _laid_out(x: torch.Tensor) -> torch.Tensor:
+def laid_out(x: torch.Tensor) -> torch.Tensor:
+    """x (B, C, H, W) in channels-last memory; a copy where it lies otherwise."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -219,10 +220,11 @@ def _outputs(x: torch.Tensor, form: NormPool) -> tuple[torch.Tensor, torch.Tenso
         return _like(x), x.new_empty(0, dtype=torch.uint8)
     shape = (*x.shape[:2], *(pooled_side(side, form.pool, form.stride) for side in x.shape[2:]))
     noted = torch.int16 if form.ties == "every" else torch.uint8
-    return _room(x, shape, x.dtype), _room(x, shape, noted)
+    return room(x, shape, x.dtype), room(x, shape, noted)
 
 
-def _room(x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def room(x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Memory without values for (B, C, H, W), channels-last, on the device of x."""
     return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
 
 

@@ -29,8 +29,9 @@ import numpy as np
 import torch
 
 from alexnet import compiled
-from alexnet.model.kernels.convolutions import STEP
 
+STEP = 4
+"""Results of a tile along a side."""
 # Tiles of 3 x 3 whose points a thread writes before it reads them again: rows enough for a matrix product, and few
 # enough that they stay in the last cache (docs/log.md).
 _TILES = 128
