@@ -8,10 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 
 from alexnet.model import kernels
+from alexnet.model.derivatives import beyond_backward
 from alexnet.model.kernels import convolutions
 from alexnet.model.kernels.operators import in_blocks
 
@@ -70,8 +69,9 @@ class Convolution2d(nn.Conv2d):
 
     def leaves_bias(self, input: torch.Tensor) -> bool:
         """Whether `without_bias` and a fused pass behind it are the faster way, and nobody is hooked to this layer."""
-        hooked = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
-        return not hooked and kernels.adds_biases(input, _computed_dtype(input))
+        if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks:
+            return False
+        return kernels.adds_biases(input, _computed_dtype(input)) and not beyond_backward(self.weight, self.bias)
 
     def without_bias(self, input: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, D, H', W'), the biases left to somebody else."""
@@ -126,11 +126,11 @@ class Convolution2d(nn.Conv2d):
     def _winograd_takes(self, input: torch.Tensor, weight: torch.Tensor) -> bool:
         if input.device.type != "cpu" or input.dim() != 4 or not kernels.serves(input):
             return False
-        # The library says what is wrong with what does not fit, and has derivatives going forward.
+        # The library says what is wrong with what does not fit.
         reach = min(input.shape[2:]) + 2 * int(self.padding[0]) + self.end
         if input.shape[1] != weight.shape[1] * self.groups or reach < max(self.kernel_size):
             return False
-        if any(forward_ad.unpack_dual(given).tangent is not None for given in (input, weight)):  # type: ignore[no-untyped-call]
+        if beyond_backward(weight, self.bias):
             return False
         # A graph would be bound to batches of so many images.
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or len(input) < WINOGRAD_FROM_IMAGES:
@@ -144,7 +144,7 @@ class Convolution2d(nn.Conv2d):
             return False
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return False
-        return _computed_dtype(input) == torch.bfloat16
+        return _computed_dtype(input) == torch.bfloat16 and not beyond_backward(input, self.weight, self.bias)
 
 
 def _computed_dtype(x: torch.Tensor) -> torch.dtype:
@@ -224,7 +224,6 @@ class _ByProduct(torch.autograd.Function):
             return F.conv2d(x, weight, bias, padding=padding)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # gradient: (B, D, H', W')
         x, weight = ctx.saved_tensors

@@ -4,14 +4,15 @@ Axes: B images, C maps (channels), H W places, D features.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from alexnet.errors import RequestError
+from alexnet.model.derivatives import beyond_backward
 from alexnet.model.description import Deviation, pooled_side
 
 
@@ -29,6 +30,8 @@ def max_pool(x: torch.Tensor, size: int, stride: int, ties: Literal["one", "ever
     _check_windows(x, size, stride)
     if ties == "one":
         return F.max_pool2d(x, size, stride, ceil_mode=True)
+    if beyond_backward(x):
+        return _max_pool_to_every(x, size, stride)
     result: torch.Tensor = _MaxPoolToEvery.apply(x, size, stride)  # type: ignore[no-untyped-call]
     return result
 
@@ -66,25 +69,44 @@ class _MaxPoolToEvery(torch.autograd.Function):
         return largest
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, largest = ctx.saved_tensors
         size, stride = ctx.window
         height, width = x.shape[2:]
-        rows, columns = largest.shape[2:]
-        # Up to the end of the last window, with something below every response there.
-        beyond = (0, (columns - 1) * stride + size - width, 0, (rows - 1) * stride + size - height)
-        padded = F.pad(x, beyond, value=-math.inf)
+        padded = _to_whole_windows(x, largest, size, stride)
         total = torch.zeros_like(padded, dtype=torch.promote_types(x.dtype, torch.float32))
-        for row in range(size):
-            for column in range(size):
-                place = (
-                    ...,
-                    slice(row, row + (rows - 1) * stride + 1, stride),
-                    slice(column, column + (columns - 1) * stride + 1, stride),
-                )
-                total[place] += (padded[place] == largest) * gradient
+        for place in _places(largest, size, stride):
+            total[place] += (padded[place] == largest) * gradient
         return total[..., :height, :width].to(x.dtype), None, None
+
+
+def _max_pool_to_every(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    # The same of operations of torch's: the largest, and for derivatives of any kind a zero that changes as they do.
+    largest = F.max_pool2d(x, size, stride, ceil_mode=True).detach()
+    padded = _to_whole_windows(x, largest, size, stride)
+    result = largest
+    for place in _places(largest, size, stride):
+        result = result + torch.where((padded[place] == largest) & largest.isfinite(), padded[place] - largest, 0.0)
+    return result
+
+
+def _to_whole_windows(x: torch.Tensor, largest: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    # Up to the end of the last window, with something below every response there.
+    (height, width), (rows, columns) = x.shape[2:], largest.shape[2:]
+    beyond = (0, (columns - 1) * stride + size - width, 0, (rows - 1) * stride + size - height)
+    return F.pad(x, beyond, value=-math.inf)
+
+
+def _places(largest: torch.Tensor, size: int, stride: int) -> Iterator[tuple[Any, ...]]:
+    # For each place of a window the indices of those places of all windows, (..., H', W').
+    rows, columns = largest.shape[2:]
+    for row in range(size):
+        for column in range(size):
+            yield (
+                ...,
+                slice(row, row + (rows - 1) * stride + 1, stride),
+                slice(column, column + (columns - 1) * stride + 1, stride),
+            )
 
 
 class ColumnLinear(nn.Module):

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
 from alexnet.errors import RequestError
+from alexnet.model.derivatives import beyond_backward
 
 
 def window_matrix(
@@ -39,22 +39,33 @@ class _ResponseNorm(torch.autograd.Function):
         # x: (B, C, H, W); window: (C, C)
         ctx.save_for_backward(x, window)
         ctx.constants = (alpha, beta, k)
-        power = _power(_denominator(x, window, alpha, k), -beta)
-        # Widened first: torch multiplies tensors of two dtypes, one of them bfloat16, many times slower on a CPU.
-        return (x.to(power.dtype) * power).to(x.dtype)
+        return _normalised(x, window, alpha, beta, k)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # dx_j = g_j d_j^-beta - 2 alpha beta x_j sum over i with j in window(i) of g_i x_i d_i^(-beta - 1)
         x, window = ctx.saved_tensors
         alpha, beta, k = ctx.constants
+        if torch.is_grad_enabled():  # somebody will go backward through this, too
+            return (
+                *torch.autograd.grad(_normalised(x, window, alpha, beta, k), x, gradient, create_graph=True),
+                None,
+                None,
+                None,
+                None,
+            )
         denominator = _denominator(x, window, alpha, k)
         responses = x.to(denominator.dtype)
         scaled = gradient.to(denominator.dtype) * _power(denominator, -beta)
         inner = (scaled * responses).div_(denominator).to(x.dtype)
         crossed = _window_sum(inner, window.t().contiguous()).to(denominator.dtype)
         return scaled.addcmul_(crossed, responses, value=-2 * alpha * beta).to(x.dtype), None, None, None, None
+
+
+def _normalised(x: torch.Tensor, window: torch.Tensor, alpha: float, beta: float, k: float) -> torch.Tensor:
+    power = _power(_denominator(x, window, alpha, k), -beta)
+    # Widened first: torch multiplies tensors of two dtypes, one of them bfloat16, many times slower on a CPU.
+    return (x.to(power.dtype) * power).to(x.dtype)
 
 
 def _denominator(x: torch.Tensor, window: torch.Tensor, alpha: float, k: float) -> torch.Tensor:
@@ -125,6 +136,8 @@ def local_response_norm(
     places = x if x.dim() == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
     # Under autocast the products would come back in another dtype than the responses they scale.
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        if beyond_backward(places):
+            return _normalised(places, window, factor, beta, k).reshape(x.shape)
         result: torch.Tensor = _ResponseNorm.apply(places, window, factor, beta, k)  # type: ignore[no-untyped-call]
     return result.reshape(x.shape)
 

@@ -11,16 +11,22 @@ from collections.abc import Iterator
 import torch
 
 from alexnet.data.triton_check import PLAIN_VARIABLE, why_no_triton
+from alexnet.model.derivatives import beyond_backward
 
 _switched_off = False
 _reasons: dict[str, str | None] = {}
 
 
 def serves(x: torch.Tensor) -> bool:
-    """Whether the fused forms take this tensor: its device, its dtype, and nobody asked for the plain ones."""
+    """Whether the fused forms take this tensor: its device, its dtype, and nobody asked for the plain ones.
+
+    Transforms of `torch.func` and derivatives going forward are left to the plain ones.
+    """
     if _switched_off or x.dtype not in (torch.float32, torch.bfloat16) or torch.onnx.is_in_onnx_export():
         return False
-    return _reasons[x.device.type] is None if x.device.type in _reasons else False
+    if _reasons.get(x.device.type, "nobody has asked yet") is not None:
+        return False
+    return not beyond_backward(x)
 
 
 def adds_biases(x: torch.Tensor, computed: torch.dtype) -> bool:

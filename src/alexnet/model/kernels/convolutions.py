@@ -4,10 +4,12 @@ Axes: B images, C maps read, D maps written, H W places, k the side of the kerne
 channels-last memory; what does not lie so is copied.
 """
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import register_flop_formula
 
 from alexnet.model.kernels.operators import laid_out, no_gradient, room, torch_operator
 
@@ -112,6 +114,24 @@ def _gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ..
     of_x, of_weight = _convolution_backward(gradient, x, weight, ctx.padding, wants_x, wants_weight)
     of_bias = gradient.sum((0, 2, 3)) if ctx.biased and wants_bias else None
     return of_x if wants_x else None, of_weight if wants_weight else None, of_bias, None, None
+
+
+def _products(x: torch.Size, weight: torch.Size, padding: int) -> int:
+    # Of the plain convolution, as everybody counts them.
+    places = [side + 2 * padding - weight[2] + 1 for side in x[2:]]
+    return x[0] * math.prod(places) * math.prod(weight)
+
+
+@register_flop_formula(torch.ops.alexnet.convolution)
+def _flops(x: torch.Size, weight: torch.Size, _: Any, padding: int, *__: Any, **___: Any) -> int:
+    return 2 * _products(x, weight, padding)
+
+
+@register_flop_formula(torch.ops.alexnet.convolution_backward)
+def _flops_backward(
+    _: Any, x: torch.Size, weight: torch.Size, padding: int, wants_x: bool, wants_weight: bool, **__: Any
+) -> int:
+    return 2 * (wants_x + wants_weight) * _products(x, weight, padding)
 
 
 torch.library.register_fake("alexnet::convolution", _results)
