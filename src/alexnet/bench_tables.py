@@ -34,7 +34,7 @@ def print_data_bench(measured: Mapping[str, Any]) -> None:
     table = new_table("loading batches of 128 crops of 224 pixels", "way", "images/s ms/image CPU memory")
     table.columns[2].header, table.columns[3].header = "CPU ms/image", "CPU share"
     table.columns[4].header = "adds memory"
-    for name, one in measured["ways"].items():
+    for name, one in (measured["ways"] | measured["limits"]).items():
         held = one["anonymous_bytes"]
         table.add_row(
             name,
@@ -47,7 +47,8 @@ def print_data_bench(measured: Mapping[str, Any]) -> None:
     for store, parts in measured["parts_us"].items():
         times = ", ".join(f"{part} {us:,.1f}" for part, us in parts.items())
         console.print(
-            f"{store} / usual: {measured[f'{store}_of_usual']:.1f}; microseconds an image in one thread: {times}; "
+            f"{store} / usual: {measured[f'{store}_of_usual']:.1f}; {100 * measured['share_of_limit'][store]:.0f} % of "
+            f"{measured['limit_of'][store]}; microseconds an image in one thread: {times}; "
             f"bottleneck: {measured['bottleneck'][store]}",
             highlight=False,
         )

@@ -17,6 +17,9 @@ def test_data_has_every_way_with_its_parts_and_memory(tmp_path: Path, monkeypatc
     lines: list[str] = []
     measured = bench_data(None, 256, 1, 2, 2, lines.append)
     assert set(measured["ways"]) == {"usual", "jpeg", "pixels"}
+    for store, limit in (("jpeg", "decoding alone"), ("pixels", "copying alone")):
+        rates = [measured[kind][name]["images_per_second"] for kind, name in (("ways", store), ("limits", limit))]
+        assert measured["share_of_limit"][store] == pytest.approx(rates[0] / rates[1])
     for name, one in measured["ways"].items():
         assert one["images_per_second"] == pytest.approx(
             one["passes_a_round"] * measured["images_per_pass"] / one["wall_s"][0]

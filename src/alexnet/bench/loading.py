@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from alexnet.bench.loading_limits import copying_alone, decoding_alone
 from alexnet.bench.photographs import write_photographs
 from alexnet.bench.timing import alternate, median_ratio
 from alexnet.bench.usage import anonymous_bytes, cpu_seconds, in_fresh_process, watched_memory
@@ -35,6 +36,8 @@ from alexnet.runs.recipe import DataSettings
 
 SIDE_PX, CROP_PX, BATCH_SIZE = 256, 224, 128
 STORES = ("jpeg", "pixels")
+LIMITS = {"jpeg": "decoding alone", "pixels": "copying alone"}
+"""What bounds each store's loading: all threads do nothing else."""
 PARTS_OF = 200
 """Images over which the parts of the work are timed."""
 SAMPLE_MEMORY_S = 0.05
@@ -84,7 +87,8 @@ def bench_data(
         report: is given lines for people.
 
     Returns:
-        Rates in images a second, shares of the processor, memory, times of the parts, ratios (medians over the rounds).
+        Rates in images a second, shares of the processor, memory, times of the parts, ratios (medians over the rounds):
+        to the usual way, and to what the machine does at best (`LIMITS`), in the same turns.
     """
     if num_files < 2 * BATCH_SIZE:
         raise RequestError(f"--files is {num_files}; allowed is {2 * BATCH_SIZE} or more")
@@ -122,6 +126,8 @@ def bench_data(
         once: dict[str, Callable[[], object]] = {
             "usual": lambda: _consume(images for images, _ in usual),
             **{store: pass_of(store) for store in STORES},
+            LIMITS["jpeg"]: decoding_alone(prepared["jpeg"], workers),
+            LIMITS["pixels"]: copying_alone(num_trained, 3 * CROP_PX**2, BATCH_SIZE),
         }
         for name, way in once.items():
             way()  # processes are started, files are in the system's cache: what is timed is the loading
@@ -154,11 +160,16 @@ def bench_data(
             "images_per_second": passes_a_round[name] * num_trained / statistics.median(one.wall_s),
             "cpu_share": statistics.median(cpu / wall / cores for cpu, wall in zip(one.cpu_s, one.wall_s, strict=True)),
             "cpu_ms_per_image": 1e3 * statistics.median(one.cpu_s) / num_trained / passes_a_round[name],
-            "anonymous_bytes": memory[name],
+            "anonymous_bytes": memory.get(name),
             "wall_s": list(one.wall_s),
         }
         for name, one in timed.items()
     }
+
+    def times(one: str, other: str) -> float:
+        passes = passes_a_round[one] / passes_a_round[other]
+        return median_ratio(timed[other].wall_s, timed[one].wall_s) * passes
+
     return {
         "files": count,
         "images_per_pass": num_trained,
@@ -167,18 +178,16 @@ def bench_data(
         "workers": workers,
         "rounds": rounds,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "ways": rows,
+        "ways": {name: row for name, row in rows.items() if name not in LIMITS.values()},
+        "limits": {name: rows[name] for name in LIMITS.values()},
+        "limit_of": LIMITS,
+        "share_of_limit": {store: times(store, limit) for store, limit in LIMITS.items()},
         "parts_us": parts,
         "bottleneck": {
             store: max((part for part in parts[store] if part != "finish"), key=lambda part: parts[store][part])
             for store in STORES
         },
-        **{
-            f"{store}_of_usual": median_ratio(timed["usual"].wall_s, timed[store].wall_s)
-            * passes_a_round[store]
-            / passes_a_round["usual"]
-            for store in STORES
-        },
+        **{f"{store}_of_usual": times(store, "usual") for store in STORES},
         "memory": watched,
         "machine": machine_facts(),
         "commit": source_commit(),

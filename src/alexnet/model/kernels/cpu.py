@@ -5,10 +5,7 @@ Several threads take an equal share of the images each, so that the result does 
 """
 
 import functools
-import itertools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,7 @@ import torch
 
 from alexnet import compiled
 from alexnet.model.kernels.form import NormPool
+from alexnet.model.kernels.shares import in_shares
 
 if not compiled.why_not:
     from llvmlite import ir
@@ -142,29 +140,7 @@ def over_shares(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], *nu
         arrays: of the same length, 1 or more.
         numbers: whatever else the kernel takes.
     """
-    images = len(arrays[0])
-    workers = min(torch.get_num_threads(), images)
-    if workers == 1:
-        kernel(*arrays, 0, images, *numbers)
-        return
-    edges = [images * worker // workers for worker in range(workers + 1)]
-    pool = _pool(torch.get_num_threads(), os.getpid())
-    own, *others = itertools.pairwise(edges)
-    shares = [pool.submit(kernel, *arrays, *share, *numbers) for share in others]
-    try:
-        kernel(*arrays, *own, *numbers)
-    finally:
-        # Nobody writes to the arrays any more when this returns, whatever was raised.
-        errors = [share.exception() for share in shares]
-    for error in errors:
-        if error is not None:
-            raise error
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    # Of one process: a forked one has none of its parent's threads. The calling thread is one of `threads`.
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="alexnet-kernels")
+    in_shares(len(arrays[0]), lambda first, last: kernel(*arrays, first, last, *numbers))
 
 
 def wide(value: Any) -> Any:

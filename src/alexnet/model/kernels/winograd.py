@@ -17,18 +17,13 @@ Axes: B images, C maps read, D maps written, H W places, k the side of the kerne
 results, 4 x 4 where they go along both sides. All tensors are float32 and lie in channels-last memory.
 """
 
-import functools
-import itertools
-import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 
 from alexnet import compiled
+from alexnet.model.kernels.shares import in_shares
 
 STEP = 4
 """Results of a tile along a side."""
@@ -110,7 +105,7 @@ def _weight_gradient_of_three(x: torch.Tensor, gradient: torch.Tensor, padding: 
             left, right = _matrices(of_gradient, total, tiles, outputs), _matrices(of_x, total, tiles, maps)
             torch.baddbmm(total, left.transpose(1, 2), right, out=total)
 
-    _in_shares(len(x), add, _IMAGES_OF_A_SUM)
+    in_shares(len(x), add, _IMAGES_OF_A_SUM)
     total = _added(sums)
     by_point = total.view(columns, 36, -1).transpose(0, 1).reshape(36, -1)  # (P, G * D / G * C / G)
     by_place = (_SIX_SQUARED.t() @ by_point).view(3, 3, columns * outputs, maps)
@@ -134,7 +129,7 @@ def _weight_gradient_of_five(x: torch.Tensor, gradient: torch.Tensor, padding: i
                 read = of_x[:, row * across : (row + rows) * across]
                 torch.baddbmm(total[row], of_gradient.transpose(1, 2), read, out=total[row])
 
-    _in_shares(len(x), add, _IMAGES_OF_A_SUM)
+    in_shares(len(x), add, _IMAGES_OF_A_SUM)
     by_point = _added(sums).view(5, columns, 8, -1)
     by_place = torch.einsum("pj,igpn->gnij", _EIGHT, by_point)  # (G, D / G * C / G, k, k)
     of_weight.copy_(by_place.reshape(of_weight.shape))
@@ -165,7 +160,7 @@ def _convolve(
                 torch.baddbmm(written, read[:, row * across : (row + rows) * across], at_points[row], out=written)
             _rows_from_points(written.numpy(), results, image, columns, across, added)
 
-    _in_shares(len(x), fill)
+    in_shares(len(x), fill)
 
 
 def _at_eight(weight: torch.Tensor, columns: int) -> torch.Tensor:
@@ -176,7 +171,7 @@ def _at_eight(weight: torch.Tensor, columns: int) -> torch.Tensor:
     def values(first: int, last: int) -> None:
         found.append(torch.einsum("pj,gdcij->igpdc", _EIGHT, by_column))
 
-    _in_shares(1, values)  # in one thread: shared out by the number of threads, a product is rounded otherwise
+    in_shares(1, values)  # in one thread: shared out by the number of threads, a product is rounded otherwise
     return found[0].reshape(5, 8 * columns, *by_column.shape[1:3])
 
 
@@ -202,46 +197,6 @@ def _rows(x: torch.Tensor) -> np.ndarray:
     # (B, C, H, W) channels-last -> (B, H, W, C) of the same memory
     rows: np.ndarray = x.detach().permute(0, 2, 3, 1).numpy()
     return rows
-
-
-def _in_shares(entries: int, work: Callable[[int, int], None], at_least: int = 1) -> None:
-    """`work(first, behind the last)` for all entries, a range of `at_least` or more in each of some threads.
-
-    Each thread multiplies what it wrote to the points itself, out of the cache beside it: shared out between torch's
-    threads, a product would wait for them all, and for what stands in the others' caches (docs/log.md).
-    """
-    threads = torch.get_num_threads()
-    if threads == 1:
-        work(0, entries)
-        return
-    shares = max(1, min(threads, entries // at_least))
-    edges = [entries * share // shares for share in range(shares + 1)]
-    running = [_workers(threads).submit(work, *share) for share in itertools.pairwise(edges)]
-    # Nobody writes to the arrays any more when this returns, whatever was raised.
-    errors = [share.exception() for share in running]
-    for error in errors:
-        if error is not None:
-            raise error
-
-
-def _workers(threads: int) -> ThreadPoolExecutor:
-    with _birth:
-        return _born(threads, os.getpid())
-
-
-_birth = threading.Lock()
-
-
-@functools.lru_cache(maxsize=4)
-def _born(threads: int, process: int) -> ThreadPoolExecutor:
-    # Threads in which torch's operations use one thread, for good. What one of them says at its birth holds for threads
-    # that are born until the caller says otherwise: so all of them are born at once.
-    pool = ThreadPoolExecutor(threads, "alexnet-winograd", initializer=torch.set_num_threads, initargs=(1,))
-    all_there = threading.Barrier(threads)
-    for worker in [pool.submit(all_there.wait) for _ in range(threads)]:
-        worker.result()
-    torch.set_num_threads(threads)
-    return pool
 
 
 # Below: numbers in a row, each of `_CHUNK` maps and `apart` from the next, become others, `between` from each other.
