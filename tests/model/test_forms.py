@@ -79,7 +79,7 @@ def test_weights_rounded_once_give_the_same_scores(variant: str) -> None:
         assert tensor.dtype == torch.float32 and torch.equal(tensor, whole[name])
 
 
-@pytest.mark.parametrize("variant", ["original", "cifar-11pct"])
+@pytest.mark.parametrize("variant", VARIED)
 def test_exported(variant: str) -> None:
     network, images, _ = made(variant)
     with torch.no_grad():
@@ -98,7 +98,9 @@ def compiled_equals(variant: str, backend: str) -> None:
         assert normwise(got, want) < 1e-4
 
 
-@pytest.mark.parametrize("variant", [pytest.param("original", marks=pytest.mark.slow), "cifar-11pct"])
+@pytest.mark.parametrize(
+    "variant", [*(pytest.param(name, marks=pytest.mark.slow) for name in VARIED[:-1]), "cifar-11pct"]
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_traced_by_the_compiler(variant: str) -> None:
     compiled_equals(variant, "aot_eager")
