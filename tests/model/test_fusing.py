@@ -1,5 +1,6 @@
 """Which layers are computed in one pass, that the pass is the layers, and when it is not taken."""
 
+import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -189,7 +190,11 @@ def test_the_plain_form_is_taken_where_it_is_asked_for() -> None:
     assert kernels.why_plain("mps") == "there is no fused form for mps devices"
     program = "from alexnet.model.kernels import why_plain; print(why_plain('cpu'))"
     run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"ALEXNET_PLAIN": "1"}
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "ALEXNET_PLAIN": "1"},
     )
     assert run.stdout == "the environment variable ALEXNET_PLAIN asks for torch's own operations\n"
 

@@ -99,18 +99,20 @@ def check_half(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> No
     result.backward(gradient)
     # Squares are rounded before they are added: a response that is less by that may be taken for the largest.
     require_largest(winners.cpu().numpy(), exact, form, 2 * HALF)
-    of_x, _ = backward(gradient.double().cpu().numpy(), exact, wanted, winners.cpu().numpy(), form)
+    of_x, terms = backward(gradient.double().cpu().numpy(), exact, wanted, winners.cpu().numpy(), form)
 
-    def relative(got: torch.Tensor | None, want: np.ndarray) -> float:
+    def error(got: torch.Tensor | None, want: np.ndarray) -> float:
         assert got is not None
-        return float(np.linalg.norm(got.detach().double().cpu().numpy() - want) / np.linalg.norm(want))
+        return float(np.linalg.norm(got.detach().double().cpu().numpy() - want))
 
-    assert relative(result, wanted) < HALF and relative(leaves[0].grad, of_x) < HALF
+    assert error(result, wanted) < HALF * np.linalg.norm(wanted)
+    # The gradient is the difference of two terms, whose rounding does not cancel as they do.
+    assert error(leaves[0].grad, of_x) < HALF * terms
     if bias is not None:
         # Numbers are rounded, and their sum, which may have cancelled, is rounded again.
         assert leaves[1].grad is not None and leaves[1].grad.dtype == bias.dtype
-        error = np.abs(leaves[1].grad.double().cpu().numpy() - of_x.sum((0, 2, 3)))
-        assert (error <= 2 * HALF_ONCE * np.abs(of_x).sum((0, 2, 3))).all()
+        off = np.abs(leaves[1].grad.double().cpu().numpy() - of_x.sum((0, 2, 3)))
+        assert (off <= 2 * HALF_ONCE * np.abs(of_x).sum((0, 2, 3))).all()
 
 
 def norm_pool_of(form: NormPool) -> Callable[..., torch.Tensor]:
@@ -175,7 +177,9 @@ def test_norm_pool_at_any_size(
         x = x.abs() + 0.1  # many a zero is tied, and each gets the gradient, which rectifying then takes away
         biased = False
     bias = distinct((1, x.shape[1], 1, 1), seed + 1, torch.float32).flatten() if biased else None
-    assert max(errors(norm_pool_of(form), form.plain, x, bias)) < 1e-6
+    result, *gradients = errors(norm_pool_of(form), form.plain, x, bias)
+    # Of few places the two terms of a gradient may nearly cancel, all of them.
+    assert result < 1e-6 and max(gradients) < 1e-5
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])

@@ -58,7 +58,8 @@ def _alone(
         with arithmetic(device, precision):
             return network.compute(stage, given)
 
-    gradient = torch.randn_like(forward())
+    with algorithms_tried():  # what is chosen first stays
+        gradient = torch.randn_like(forward())
 
     def backward(result: torch.Tensor) -> object:
         return torch.autograd.grad(result, wanted, gradient, retain_graph=True, allow_unused=True)

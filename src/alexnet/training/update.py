@@ -31,7 +31,7 @@ def update(
     # One run of numbers each: the kernel walks them in the order of memory.
     if gradient.stride() != parameter.stride():
         gradient = torch.empty_like(parameter).copy_(gradient)
-    if parameter.is_cuda and kernels.why_plain("cuda") is None:
+    if parameter.is_cuda and kernels.serves(parameter):
         from alexnet.training import update_gpu
 
         update_gpu.update(parameter, buffer, gradient, rates, decay, stopped, rounded)
