@@ -180,3 +180,8 @@ def test_fewer_products_are_counted_as_those_of_the_plain_convolution() -> None:
         assert any("alexnet" in str(name) for name in counter.get_flop_counts()["Global"])
         once = 2 * len(x) * 40 * 40 * 128 * 48 * kernel**2
         assert counter.get_total_flops() == 3 * once
+    first = Convolution2d(3, 24, 11, 4, end=3)
+    with FlopCounterMode(display=False) as counter:
+        first(torch.randn(WINOGRAD_FROM_IMAGES, 3, 224, 224)).sum().backward()
+    assert any("strided" in str(name) for name in counter.get_flop_counts()["Global"])
+    assert counter.get_total_flops() == 2 * 2 * WINOGRAD_FROM_IMAGES * 55 * 55 * 24 * 3 * 11 * 11

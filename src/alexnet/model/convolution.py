@@ -31,7 +31,7 @@ class Convolution2d(nn.Conv2d):
 
     A first layer, few maps read s places apart, is slow because matrix units take eight maps or more at a time: s x s
     places laid side by side as maps make of it a layer of stride 1 that reads C s^2 maps (`by_blocks`). This serves
-    bfloat16, one column, no padding, and trainings in float32 as below.
+    bfloat16, one column, no padding.
 
     Columns cost a GPU more than they save: one convolution with zeros for what a column does not read multiplies twice
     as often and is done sooner (docs/log.md). This serves bfloat16 on GPUs.
@@ -42,7 +42,7 @@ class Convolution2d(nn.Conv2d):
 
     In float32 a processor has no matrix units, and products are what it waits for. Winograd's filtering takes fewer of
     them (`alexnet.model.kernels.winograd`, `benchmarks/winograd.py`): for the weight gradient of 3 x 3, which a first
-    layer laid out in blocks is too, and for all of 5 x 5 over many places. This serves float32 on CPUs, stride 1, maps
+    layer's is too, of blocks, and for all of 5 x 5 over many places. This serves float32 on CPUs, stride 1, maps
     enough, `WINOGRAD_FROM_IMAGES` images or more, and not while torch traces or compiles. It has no second derivatives
     (`alexnet.model.kernels.plain_operations` has them).
 
@@ -79,9 +79,10 @@ class Convolution2d(nn.Conv2d):
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if self._has_blocks():
-            fewer = self._blocks_by_winograd(input, weight)
-            if fewer or _computed_dtype(input) == torch.bfloat16:
-                return by_blocks(input, weight, bias, self.stride[0], self.end, fewer_products=fewer)
+            if self._blocks_by_winograd(input, weight):
+                return convolutions.strided_convolution(input, weight, bias, self.stride[0], self.end)
+            if _computed_dtype(input) == torch.bfloat16:
+                return by_blocks(input, weight, bias, self.stride[0], self.end)
         if self._by_winograd(input, weight):
             forward = self.kernel_size == (5, 5) and not self.keeps_ties
             return convolutions.convolution(input, weight, bias, int(self.padding[0]), forward=forward)
@@ -167,13 +168,7 @@ def across_columns(weight: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 def by_blocks(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: int,
-    end: int = 0,
-    *,
-    fewer_products: bool = False,
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end: int = 0
 ) -> torch.Tensor:
     """A convolution without padding, `stride` apart, as one of stride 1 over blocks of stride x stride places.
 
@@ -183,7 +178,6 @@ def by_blocks(
         bias: (D), or none.
         stride: s, 2 or more.
         end: zeros beyond the right and the lower edge.
-        fewer_products: for the gradient of the weights (`alexnet.model.kernels.convolutions`, which says of what).
 
     Returns:
         (B, D, H', W') with H' = (H + end - k) // s + 1, as the plain convolution has it.
@@ -196,8 +190,6 @@ def by_blocks(
     else:
         blocks = _in_blocks(x, (rows, columns), stride)
     weight = _in_blocks(weight, (reach, reach), stride)
-    if fewer_products:
-        return convolutions.convolution(blocks, weight, bias, 0, forward=False)
     return F.conv2d(blocks, weight, bias)
 
 
@@ -206,8 +198,8 @@ def _in_blocks(x: torch.Tensor, blocks: tuple[int, int], stride: int) -> torch.T
     rows, columns = blocks
     beyond = (0, columns * stride - x.shape[3], 0, rows * stride - x.shape[2])
     places = F.pad(x, beyond).permute(0, 2, 3, 1)  # (B, rows s, columns s, C)
-    tiled = places.reshape(len(x), rows, stride, columns, stride * x.shape[1]).transpose(2, 3)
-    return tiled.reshape(len(x), rows, columns, -1).permute(0, 3, 1, 2)
+    tiled = places.reshape(x.shape[0], rows, stride, columns, stride * x.shape[1]).transpose(2, 3)
+    return tiled.reshape(x.shape[0], rows, columns, -1).permute(0, 3, 1, 2)
 
 
 class _ByProduct(torch.autograd.Function):

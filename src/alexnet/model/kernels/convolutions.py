@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from alexnet.model.kernels.operators import laid_out, no_gradient, room, torch_operator
+from alexnet.model.kernels.operators import blocks_of, laid_out, no_gradient, room, torch_operator
 
 
 def convolution(
@@ -31,6 +31,56 @@ def convolution(
     """
     result: torch.Tensor = _convolution(x, weight, bias, padding, forward)
     return result
+
+
+def strided_convolution(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end: int
+) -> torch.Tensor:
+    """A first layer, by torch's library, but for the gradient of its weights, which takes fewer products.
+
+    Of blocks of stride x stride places laid side by side as maps the layer is one of stride 1. They are laid out for
+    the gradient alone, so that nobody keeps them.
+
+    Args:
+        x: float32 (B, C, H, W), images that have no gradient.
+        weight: float32 (D, C, k, k), k over the stride 3 or 5, rounded up.
+        bias: float32 (D), or none.
+        stride: 2 or more.
+        end: zeros beyond the right and the lower edge.
+
+    Returns:
+        (B, D, H', W'), H' = (H + end - k) // stride + 1, channels-last.
+    """
+    result: torch.Tensor = _strided_convolution(x, weight, bias, stride, end)
+    return result
+
+
+@torch_operator("strided_convolution")
+def _strided_convolution(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end: int
+) -> torch.Tensor:
+    padded = F.pad(x, (0, end, 0, end)) if end else x
+    return laid_out(F.conv2d(padded, weight, bias, stride))
+
+
+@torch_operator("strided_convolution_backward")
+def _strided_convolution_backward(gradient: torch.Tensor, x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    # gradient: (B, D, H', W'), x: (B, C, H, W) -> (D, C, k, k)
+    from alexnet.model.kernels import cpu, winograd
+
+    of_weight = _strided_weight(gradient, x, kernel, stride)
+    if not x.numel():
+        return of_weight.zero_()
+    reach = -(-kernel // stride)  # blocks that a window reaches into
+    rows, columns = (side + reach - 1 for side in gradient.shape[2:])
+    blocks = blocks_of(x, stride, rows, columns, x.dtype)
+    cpu.in_blocks(laid_out(x), stride, blocks)
+    with torch.autocast("cpu", enabled=False):
+        by_block = x.new_empty(gradient.shape[1], blocks.shape[1], reach, reach)  # (D, s s C, k / s, k / s)
+        winograd.weight_gradient(blocks, laid_out(gradient), 0, by_block)
+    places = by_block.permute(0, 2, 3, 1).reshape(-1, reach, reach, stride, stride * x.shape[1]).transpose(2, 3)
+    places = places.reshape(-1, reach * stride, reach * stride, x.shape[1]).permute(0, 3, 1, 2)
+    return of_weight.copy_(places[:, :, :kernel, :kernel])
 
 
 @torch_operator("convolution")
@@ -87,7 +137,18 @@ def _results(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, forward: bool
 ) -> torch.Tensor:
     height, width = (side + 2 * padding - weight.shape[2] + 1 for side in x.shape[2:])
-    return room(x, (len(x), len(weight), height, width), x.dtype)
+    return room(x, (x.shape[0], weight.shape[0], height, width), x.dtype)
+
+
+def _strided_results(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end: int
+) -> torch.Tensor:
+    height, width = ((side + end - weight.shape[2]) // stride + 1 for side in x.shape[2:])
+    return room(x, (x.shape[0], weight.shape[0], height, width), x.dtype)
+
+
+def _strided_weight(gradient: torch.Tensor, x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    return x.new_empty(gradient.shape[1], x.shape[1], kernel, kernel)
 
 
 def _gradients(
@@ -116,6 +177,21 @@ def _gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ..
     return of_x if wants_x else None, of_weight if wants_weight else None, of_bias, None, None
 
 
+def _keep_strided(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, weight, bias, ctx.stride, _ = inputs
+    ctx.save_for_backward(x)
+    ctx.kernel, ctx.biased = weight.shape[2], bias is not None
+
+
+def _strided_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+    if wants_x:
+        raise RuntimeError("what a strided convolution reads has no gradient here; torch's own operations have one")
+    of_weight = _strided_convolution_backward(gradient, *ctx.saved_tensors, ctx.kernel, ctx.stride)
+    of_bias = gradient.sum((0, 2, 3)) if ctx.biased and wants_bias else None
+    return None, of_weight if wants_weight else None, of_bias, None, None
+
+
 def _products(x: torch.Size, weight: torch.Size, padding: int) -> int:
     # Of the plain convolution, as everybody counts them.
     places = [side + 2 * padding - weight[2] + 1 for side in x[2:]]
@@ -134,7 +210,21 @@ def _flops_backward(
     return 2 * (wants_x + wants_weight) * _products(x, weight, padding)
 
 
+@register_flop_formula(torch.ops.alexnet.strided_convolution)
+def _strided_flops(x: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    return 2 * math.prod(out_shape) * math.prod(weight[1:])
+
+
+@register_flop_formula(torch.ops.alexnet.strided_convolution_backward)
+def _strided_flops_backward(gradient: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    return 2 * math.prod(gradient) * math.prod(out_shape[1:])
+
+
 torch.library.register_fake("alexnet::convolution", _results)
 torch.library.register_fake("alexnet::convolution_backward", _gradients)
 torch.library.register_autograd("alexnet::convolution", _gradient, setup_context=_keep)
 torch.library.register_autograd("alexnet::convolution_backward", no_gradient)
+torch.library.register_fake("alexnet::strided_convolution", _strided_results)
+torch.library.register_fake("alexnet::strided_convolution_backward", _strided_weight)
+torch.library.register_autograd("alexnet::strided_convolution", _strided_gradient, setup_context=_keep_strided)
+torch.library.register_autograd("alexnet::strided_convolution_backward", no_gradient)

@@ -83,18 +83,19 @@ def torch_operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., An
 
 @torch_operator("in_blocks")
 def _in_blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    result = _blocks(x, stride, rows, columns, dtype)
+    result = blocks_of(x, stride, rows, columns, dtype)
     if x.numel():
         _backend(x).in_blocks(laid_out(x), stride, result)
     return result
 
 
 def _in_blocks_outputs(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    return _blocks(x, stride, rows, columns, dtype)
+    return blocks_of(x, stride, rows, columns, dtype)
 
 
-def _blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    return room(x, (len(x), stride * stride * x.shape[1], rows, columns), dtype)
+def blocks_of(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """Memory without values for the blocks of x (B, C, H, W), channels-last (B, s s C, rows, columns)."""
+    return room(x, (x.shape[0], stride * stride * x.shape[1], rows, columns), dtype)
 
 
 @torch_operator("norm_pool")
