@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,27 +21,43 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         prog="alexnet bench", description=summary, epilog=f"example: {example}", allow_abbrev=False
     )
     kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    prepare = _kind(kinds, "prepare", "a whole preparation beside decode, resize and encode alone, and beside Pillow")
+    prepare = _kind(
+        kinds,
+        "prepare",
+        "a whole preparation beside decode, resize and encode alone, and beside Pillow",
+        "--source photographs/ --files 2000",
+    )
     _add_photographs(prepare)
-    data = _kind(kinds, "data", "the loader beside PyTorch's DataLoader with Pillow")
+    data = _kind(
+        kinds, "data", "the loader beside PyTorch's DataLoader with Pillow", "--source photographs/ --html loading.html"
+    )
     _add_photographs(data)
     data.add_argument(
         "--epochs", type=int, help="passes over which memory is watched (default 0, with --html 20)", metavar="N"
     )
     data.add_argument("--html", type=Path, help="write a page here with the table and memory over time")
-    checkpoint = _kind(kinds, "checkpoint", "what writing a checkpoint beside the training costs it")
+    checkpoint = _kind(kinds, "checkpoint", "what writing a checkpoint beside the training costs it", "--batch-size 64")
     checkpoint.add_argument("--variant", default="paper", help="of the network (default paper)")
     checkpoint.add_argument("--batch-size", type=int, default=128, help="images a step (default 128)")
     checkpoint.add_argument("--steps", type=int, default=4, help="steps beside each checkpoint (default 4)")
     checkpoint.add_argument("--folder", type=Path, help="where to write (default: the system's temporary files)")
-    step = _kind(kinds, "step", "the training step beside the network as usually written and beside torchvision's")
+    step = _kind(
+        kinds,
+        "step",
+        "the training step beside the network as usually written and beside torchvision's",
+        "--batch-size 64 --rounds 3",
+    )
     step.add_argument("--batch-size", type=int, default=128, help="images a step (default 128)")
     step.add_argument("--steps", type=int, default=4, help="steps of one measurement of a fast way (default 4)")
     step.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     step.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
     step.add_argument("--only", action="append", default=[], metavar="WAY", help="measure this way (may be repeated)")
-    evaluate = _kind(kinds, "evaluate", "forward passes beside the usual networks', and ten views beside one")
-    features = _kind(kinds, "features", "a hidden layer's responses beside the usual networks with a hook on it")
+    evaluate = _kind(
+        kinds, "evaluate", "forward passes beside the usual networks', and ten views beside one", "--rounds 3 --json"
+    )
+    features = _kind(
+        kinds, "features", "a hidden layer's responses beside the usual networks with a hook on it", "--allocator tuned"
+    )
     for forward in (evaluate, features):
         forward.add_argument("--batch-size", type=int, help="images at a time (default: as `evaluate` on this device)")
         forward.add_argument("--steps", type=int, default=4, help="batches of one measurement (default 4)")
@@ -56,21 +71,34 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
             help="on processors: in a process of its own with the tuned memory allocator, with the system's, or one "
             "after the other in both (default); here: in this process as it is",
         )
-    precision = _kind(kinds, "precision", "whether a training in bfloat16 learns as one in float32 does", rounds=False)
+    precision = _kind(
+        kinds,
+        "precision",
+        "whether a training in bfloat16 learns as one in float32 does",
+        "data/mine --batch-size 64",
+        rounds=False,
+    )
     precision.add_argument("data", type=Path, metavar="DATA", help="a prepared data set")
     precision.add_argument("--recipe", default="paper", help="whose network and first rates are taken (default paper)")
     precision.add_argument("--steps", type=int, default=200, help="of each training (default 200)")
     precision.add_argument("--batch-size", type=int, help="images a step (default: the recipe's)")
     precision.add_argument("--seeds", type=int, default=3, help="trainings in float32 (default 3)")
     precision.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
-    columns = _kind(kinds, "columns", "what processes that share a network send each other, and how fast they train")
+    columns = _kind(
+        kinds, "columns", "what processes that share a network send each other, and how fast they train", "--no-speed"
+    )
     columns.add_argument("--variant", default="paper", help="of the network (default paper)")
     columns.add_argument("--width", type=float, default=1.0, help="factor on its maps and units (default 1)")
     columns.add_argument("--batch-size", type=int, default=32, help="images a step of all processes (default 32)")
     columns.add_argument("--steps", type=int, default=2, help="steps of one measurement (default 2)")
     columns.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default auto)")
     columns.add_argument("--no-speed", action="store_true", help="count bytes, in two processes, and time nothing")
-    baselines = _kind(kinds, "baselines", "the baselines' stages beside OpenCV, scikit-image and scikit-learn")
+    baselines = _kind(
+        kinds,
+        "baselines",
+        "the baselines' stages beside OpenCV, scikit-image and scikit-learn",
+        "--source photographs/",
+    )
     baselines.add_argument("--source", type=Path, help="photographs to measure with (default: pictures are drawn)")
     baselines.add_argument("--files", type=int, default=20, help="how many of them (default 20)")
     options = parser.parse_args(list(words), argparse.Namespace(words=list(words)))
@@ -107,9 +135,20 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
 
 
 def _kind(
-    kinds: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str, *, rounds: bool = True
+    kinds: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    what: str,
+    example: str,
+    *,
+    rounds: bool = True,
 ) -> argparse.ArgumentParser:
-    made = kinds.add_parser(name, help=what, description=f"Measure {what}.", allow_abbrev=False)
+    made = kinds.add_parser(
+        name,
+        help=what,
+        description=f"Measure {what}.",
+        epilog=f"example: alexnet bench {name} {example}",
+        allow_abbrev=False,
+    )
     if rounds:
         made.add_argument("--rounds", type=int, default=5, help="how often each way runs (default 5)")
     made.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -170,7 +209,7 @@ def _by_allocator(options: argparse.Namespace, product: str, report: Report) -> 
     if options.allocator == "here" or choose_device(options.device).type != "cpu":
         return None
     names = ("tuned", "default") if options.allocator == "both" else (options.allocator,)
-    return by_allocator(names, sys.argv[1:], product, report)
+    return by_allocator(names, ["bench", *options.words], product, report)
 
 
 def _evaluate(options: argparse.Namespace, report: Report) -> dict[str, Any]:

@@ -118,12 +118,12 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
 
 def print_evaluate_bench(measured: Mapping[str, Any]) -> None:
     """Print what `bench_evaluate` found."""
-    _print_forward_bench(measured, "alexnet", "alexnet_is_times")
+    _print_forward_bench(measured, "alexnet_is")
 
 
 def print_features_bench(measured: Mapping[str, Any]) -> None:
     """Print what `bench_features` found."""
-    _print_forward_bench(measured, "alexnet's fc7", "alexnet's_fc7_is_times")
+    _print_forward_bench(measured, "alexnet's_fc7_is")
 
 
 def print_precision_bench(measured: Mapping[str, Any]) -> None:
@@ -152,7 +152,7 @@ def print_precision_bench(measured: Mapping[str, Any]) -> None:
     )
 
 
-def _print_forward_bench(measured: Mapping[str, Any], product: str, ratio_heading: str) -> None:
+def _print_forward_bench(measured: Mapping[str, Any], ratio_heading: str) -> None:
     """A table of images a second for each memory allocator, a way each, and a line."""
     console = Console()
     for allocator, one in _allocators(measured):
@@ -160,17 +160,23 @@ def _print_forward_bench(measured: Mapping[str, Any], product: str, ratio_headin
             f"{one['device']}, batches of {one['batch_size']}, {one['precision']}, kernels {one['kernels']}"
             + (f", {allocator} allocator" if allocator else ""),
             "way",
-            f"images/s {ratio_heading}",
+            f"images/s best {ratio_heading} product",
         )
-        for name, rate in one["ways"].items():
+        for name, way in one["ways"].items():
             ratio = one["ratios"].get(name)
-            table.add_row(name, f"{rate:,.1f}", "" if ratio is None else f"{ratio:.2f}")
+            table.add_row(
+                name,
+                f"{way['images_per_second']:,.1f}",
+                f"{way['best_images_per_second']:,.1f}",
+                "" if ratio is None else f"{ratio:.2f} x",
+                f"{100 * way['share_of_matmul']:.0f} %",
+            )
         console.print(table)
         views = one.get("ten_views_of_ten_passes")
         console.print(
             ("" if views is None else f"ten views take {views:.3f} of the time of ten evaluations of one view; ")
-            + f"{product} is at {100 * one['share_of_matmul']:.0f} % of a large product's rate "
-            f"({one['ceilings']['matmul_flops'] / 1e12:.2f} TFLOP/s); medians of {one['rounds']} rounds",
+            + f"this machine: {one['ceilings']['matmul_flops'] / 1e12:.2f} TFLOP/s in a large product, of which above "
+            f"are shares; medians of {one['rounds']} rounds",
             highlight=False,
         )
     _print_shell_ratios(console, measured)

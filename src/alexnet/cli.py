@@ -478,7 +478,8 @@ def _bench(words: Arguments) -> None:
     from alexnet.bench_options import bench
 
     command = COMMANDS["bench"]
-    bench(words, command.summary, command.example, _say)
+    with _terminated_as_interrupted():
+        bench(words, command.summary, command.example, _say)
 
 
 def _doctor(words: Arguments) -> None:

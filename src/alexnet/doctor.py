@@ -113,11 +113,14 @@ def _kernels() -> Finding:
     if reason is None:
         good = "normalising and pooling in one pass, float32 convolutions with fewer products (Numba)"
         return Finding("kernels", "good", good)
+    from alexnet.data.triton_check import PLAIN_VARIABLE
+
+    helps = "unset it" if os.environ.get(PLAIN_VARIABLE) else "`pip install --force-reinstall numba` usually helps"
     return Finding(
         "kernels",
         "lacking",
         f"torch's own operations on the processor: {reason}",
-        "training takes about twice as long; `pip install --force-reinstall numba` usually helps",
+        f"training takes half as long again, or more; {helps}",
     )
 
 
@@ -193,4 +196,7 @@ def _allocator() -> Finding:
         return Finding(
             "allocator", "lacking", "ALEXNET_ALLOCATOR=default", "unset it: on a CPU the tuned allocator is faster"
         )
-    return Finding("allocator", "good", "train, resume and evaluate restart themselves with a tuned allocator")
+    for variable in ("GLIBC_TUNABLES", "LD_PRELOAD"):
+        if variable in os.environ:
+            return Finding("allocator", "good", f"as {variable} has it; commands leave that alone")
+    return Finding("allocator", "good", "commands that compute start themselves again with a tuned allocator")

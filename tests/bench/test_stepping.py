@@ -1,18 +1,26 @@
 """The benches of steps and of evaluations run every way they name and report shares that follow from their figures."""
 
 import json
-from types import SimpleNamespace
+import os
+import signal
+import sys
+import time
 
 import pytest
 import torch
 
+from alexnet.bench import allocators
 from alexnet.bench.allocators import by_allocator
+from alexnet.bench.ceilings import Ceilings, ratios, summary
 from alexnet.bench.evaluating import bench_evaluate
 from alexnet.bench.featuring import bench_features
 from alexnet.bench.floor import papers_network, step_bytes, step_floor_s, step_flops
 from alexnet.bench.layer_times import layer_times
 from alexnet.bench.stepping import bench_step
+from alexnet.bench.timing import Timed
 from alexnet.bench.usual import paper_network, torchvision_network
+from alexnet.bench_tables import print_evaluate_bench, print_features_bench, print_step_bench
+from alexnet.cli import main
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 
@@ -36,7 +44,7 @@ def test_the_usual_networks_are_what_they_say() -> None:
 
 
 @pytest.mark.slow
-def test_a_step_is_measured_and_shares_follow_from_it() -> None:
+def test_a_step_is_measured_and_shares_follow_from_it(capsys: pytest.CaptureFixture[str]) -> None:
     lines: list[str] = []
     ways = ("alexnet", "torchvision's network", "alexnet, from blocks")
     measured = bench_step(2, 1, 1, "cpu", "float32", lines.append, ways)
@@ -54,6 +62,8 @@ def test_a_step_is_measured_and_shares_follow_from_it() -> None:
     assert [layer["layer"] for layer in measured["layers"]][:3] == ["conv1", "Rectify + Normalise + Pool", "conv2"]
     assert all(layer["forward_ms"] > 0 and layer["backward_ms"] > 0 for layer in measured["layers"])
     assert any("a step in" in line for line in lines)
+    print_step_bench(measured)
+    assert "torchvision's network" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -89,38 +99,100 @@ def test_the_floor_is_the_sum_of_its_bytes_and_products() -> None:
 def test_allocators_are_compared_as_a_shell_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[list[str], str]] = []
 
-    def ended(command: list[str], env: dict[str, str], **_: object) -> SimpleNamespace:
-        tuned = "GLIBC_TUNABLES" in env
+    def ended(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+        tuned = "GLIBC_TUNABLES" in environment
         asked.append((command[3:], "tuned" if tuned else "default"))
         rates = {"usual": 40.0 if tuned else 20.0, "alexnet": 300.0 if tuned else 200.0}
         ways = {name: {"images_per_second": rate} for name, rate in rates.items()}
-        return SimpleNamespace(returncode=failing, stdout=json.dumps({"ways": ways}))
+        return failing, json.dumps({"ways": ways})
 
     failing = 0
-    monkeypatch.setattr("subprocess.run", ended)
+    monkeypatch.setattr(allocators, "_ended", ended)
     found = by_allocator(("tuned", "default"), ["bench", "step"], "alexnet", lambda _: None)
     assert found["tuned"]["ratios_in_a_shell"] == {"usual": 15.0} and "ratios_in_a_shell" not in found["default"]
     assert asked == [(["alexnet", "bench", "step", "--allocator", "here", "--json"], name) for name in found]
     failing = 3
     with pytest.raises(WorkError, match="with the default allocator ended with exit code 3"):
         by_allocator(("default",), ["bench", "step"], "alexnet", lambda _: None)
+    failing = 2
+    with pytest.raises(RequestError) as wrong:
+        by_allocator(("default",), ["bench", "step"], "alexnet", lambda _: None)
+    assert wrong.value.said  # by the other process
+
+
+def test_a_measuring_process_ends_with_the_one_that_asked() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    start_s = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            allocators._ended([sys.executable, "-c", "import time; time.sleep(60)"], os.environ)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - start_s < 30
+    assert allocators._ended([sys.executable, "-c", "print(3); raise SystemExit(4)"], os.environ) == (4, "3\n")
 
 
 @pytest.mark.slow
-def test_evaluations_are_measured() -> None:
+def test_the_command_measures_in_other_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "step", "--device", "cpu", "--batch-size", "1", "--steps", "1", "--rounds", "1"]
+    assert main([*words, "--only", "alexnet", "--allocator", "default", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["default"] and list(found["default"]["ways"]) == ["alexnet"]
+    assert main([*words, "--only", "caffe"]) == 2  # the other process says why
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["step", "--batch-size", "0"], "--batch-size is 0"),
+        (["step", "--precision", "half"], "precision is 'half'; allowed are auto, float32 and bfloat16"),
+        (["evaluate", "--rounds", "0"], "--rounds 0; allowed are 1 or more"),
+        (["features", "--device", "tpu"], "unknown device 'tpu'"),
+        (["data", "--workers", "0"], "--workers is 0; allowed is 1 or more"),
+        (["prepare", "--workers", "-3"], "--workers is -3; allowed is 1 or more"),
+    ],
+)
+def test_the_command_refuses_what_is_wrong(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    here = ["--allocator", "here"] if words[0] in ("step", "evaluate", "features") else []
+    assert main(["bench", *words, *here]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_evaluations_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     measured = bench_evaluate(2, 1, 1, "cpu", "float32", lambda _: None)
-    assert measured["ways"]["stored images, ten views"] < measured["ways"]["stored images, one view"]
+    rates = {name: way["images_per_second"] for name, way in measured["ways"].items()}
+    assert rates["stored images, ten views"] < rates["stored images, one view"]
     assert measured["ten_views_of_ten_passes"] > 0 and measured["ratios"]["alexnet"] == 1
+    usual = rates["paper, as usually written"]
+    assert measured["ratios"]["paper, as usually written"] == pytest.approx(rates["alexnet"] / usual)
     assert measured["flops_per_image"] == 2 * sum(one.multiply_adds for one in AlexNet(1000).placed)
-    assert measured["share_of_matmul"] == pytest.approx(
-        measured["ways"]["alexnet"] * measured["flops_per_image"] / measured["ceilings"]["matmul_flops"]
-    )
+    for name, way in measured["ways"].items():
+        flops = measured["flops_per_image"] * (10 if name == "stored images, ten views" else 1)
+        assert way["share_of_matmul"] == pytest.approx(rates[name] * flops / measured["ceilings"]["matmul_flops"])
+    print_evaluate_bench(measured)
+    assert "torchvision's network" in capsys.readouterr().out
+
+
+def test_ratios_are_those_of_the_rounds() -> None:
+    rates = {"alexnet": [10.0, 30.0, 20.0], "usual": [5.0, 10.0, 20.0]}
+    assert ratios(rates, "alexnet") == {"alexnet": 1, "usual": 2} and ratios(rates, "caffe") == {}
+    found = summary(rates, {"alexnet": 2.0, "usual": 1.0}, {"matmul_flops": 100.0})
+    assert found["alexnet"] == {"images_per_second": 20, "best_images_per_second": 30, "share_of_matmul": 0.4}
+    limits = Ceilings(torch.device("cpu"), "float32")
+    timed = {"a large product": Timed((0.4, 0.2, 0.3), ()), "a large copy": Timed((0.5, 0.1, 0.2), ())}
+    assert limits.found(timed) == {"matmul_flops": 2 * 2048**3 / 0.1, "copy_bytes": 2 * 2**28 / 0.05}
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(RequestError, match="--batch-size is 0"):
         bench_step(0, 1, 1, "cpu", "float32", print)
-    with pytest.raises(RequestError, match="unknown way caffe; known are paper, as usually written"):
+    with pytest.raises(RequestError, match="no way caffe here; there are paper, as usually written"):
         bench_step(2, 1, 1, "cpu", "float32", print, ("caffe",))
     with pytest.raises(RequestError, match="--steps 0"):
         bench_evaluate(2, 0, 1, "cpu", "float32", print)
@@ -129,7 +201,13 @@ def test_what_cannot_be_measured_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_features_are_measured() -> None:
+def test_features_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     measured = bench_features(2, 1, 1, "cpu", "float32", lambda _: None)
-    assert measured["ways"]["alexnet, conv1"] > measured["ways"]["alexnet, fc7"]
-    assert measured["ratios"]["alexnet, fc7"] == 1 and "stored images to arrays, fc7" in measured["ways"]
+    ways = measured["ways"]
+    assert ways["alexnet, conv1"]["images_per_second"] > ways["alexnet, fc7"]["images_per_second"]
+    assert measured["ratios"]["alexnet, fc7"] == 1 and "stored images to arrays, fc7" in ways
+    first = AlexNet(1000).placed[0].multiply_adds
+    share = ways["alexnet, conv1"]["images_per_second"] * 2 * first / measured["ceilings"]["matmul_flops"]
+    assert ways["alexnet, conv1"]["share_of_matmul"] == pytest.approx(share)
+    print_features_bench(measured)
+    assert "stored images to arrays" in capsys.readouterr().out

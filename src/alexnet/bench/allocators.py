@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alexnet.errors import WorkError
+from alexnet.errors import RequestError, WorkError
 from alexnet.runs.machine import allocator_environment
 
 
@@ -26,18 +26,21 @@ def by_allocator(
         product, which starts itself again with the tuned allocator, is of each way as a user's shell starts it.
 
     Raises:
-        WorkError: a process has failed.
+        RequestError: it found the words wrong, and has said so.
+        WorkError: it has failed.
     """
     found = {}
     for name in names:
         report(f"with the {name} allocator")
         command = [sys.executable, "-P", "-m", "alexnet", *words, "--allocator", "here", "--json"]
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=allocator_environment(name == "tuned"))
-        if run.returncode:
-            raise WorkError(
-                f"the measurement with the {name} allocator ended with exit code {run.returncode}, see above"
-            )
-        found[name] = json.loads(run.stdout)
+        code, printed = _ended(command, allocator_environment(name == "tuned"))
+        if code == RequestError.exit_code:
+            wrong = RequestError("the measurement's own process found the request wrong")
+            wrong.said = True
+            raise wrong
+        if code:
+            raise WorkError(f"the measurement with the {name} allocator ended with exit code {code}, see above")
+        found[name] = json.loads(printed)
     if found.keys() == {"tuned", "default"} and product in found["tuned"]["ways"]:
         fast = _rate(found["tuned"]["ways"][product])
         found["tuned"]["ratios_in_a_shell"] = {
@@ -48,5 +51,16 @@ def by_allocator(
     return found
 
 
-def _rate(way: Any) -> float:
-    return float(way["images_per_second"] if isinstance(way, dict) else way)
+def _rate(way: Mapping[str, float]) -> float:
+    return way["images_per_second"]
+
+
+def _ended(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """The exit code of a process, and what it has printed; where this one is stopped, that one is too."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            printed, _ = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+    return process.returncode, printed

@@ -1,16 +1,17 @@
 """`alexnet bench evaluate`: predictions a second, beside the usual networks; ten views beside ten evaluations."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from alexnet.bench.ceilings import Ceilings, ratios, summary
 from alexnet.bench.floor import forward_flops, papers_network
 from alexnet.bench.random_images import random_data
-from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings
+from alexnet.bench.stepping import NUM_CLASSES, STORED_PX
 from alexnet.bench.timing import alternate, require_counts, wait_for
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.evaluation.evaluate import predict_split
@@ -39,8 +40,8 @@ def bench_evaluate(
         report: is given lines for people.
 
     Returns:
-        Images a second of each forward pass and of each evaluation (medians); `ten_views_of_ten_passes` is the time of
-        ten views over ten times that of one view.
+        Images a second of each forward pass and of each evaluation (medians and best), shares of a large product's rate
+        and ratios; `ten_views_of_ten_passes` is the time of ten views over ten times that of one view.
 
     Raises:
         RequestError: a number below 1, a device that is not there.
@@ -49,7 +50,7 @@ def bench_evaluate(
     if batch_size is None:
         batch_size = images_at_a_time(device, STORED_PX)
     require_counts(batch_size, batches, rounds)
-    precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
+    precision = choose_precision(precision_name, device)
     torch.backends.cudnn.benchmark = True  # for all ways alike
     images = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
     last = images.contiguous(memory_format=torch.channels_last)
@@ -100,11 +101,13 @@ def bench_evaluate(
     for name, way in ways.items():
         way()
         report(f"{name}: warmed up")
-    timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
-    rates = {name: [batch_size * batches / wall for wall in one.wall_s] for name, one in timed.items()}
-    found: Mapping[str, float] = {name: statistics.median(values) for name, values in rates.items()}
+    limits = Ceilings(device, precision)
+    timed = alternate(ways | limits.ways(), rounds, lambda name, number: report(f"round {number + 1}: {name}"))
+    ceilings = limits.found(timed)
+    rates = {name: [batch_size * batches / wall for wall in timed[name].wall_s] for name in ways}
     one, ten = (timed[f"stored images, {name}"].wall_s for name in ("one view", "ten views"))
-    ceilings, flops = machine_ceilings(device, precision), forward_flops(papers_network())
+    flops = forward_flops(papers_network())
+    of_image = {name: flops * (10 if name == "stored images, ten views" else 1) for name in rates}
     return {
         "batch_size": batch_size,
         "batches": batches,
@@ -112,10 +115,9 @@ def bench_evaluate(
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "precision": precision,
         "kernels": why_plain(device.type) or "fused",
-        "ways": found,
-        "ratios": {name: found["alexnet"] / value for name, value in found.items() if "stored" not in name},
+        "ways": summary(rates, of_image, ceilings),
+        "ratios": ratios({name: one for name, one in rates.items() if "stored" not in name}, "alexnet"),
         "ten_views_of_ten_passes": statistics.median(ten) / (10 * statistics.median(one)),
-        "share_of_matmul": found["alexnet"] * flops / ceilings["matmul_flops"],
         "flops_per_image": flops,
         "ceilings": ceilings,
         "images_per_second": rates,

@@ -1,6 +1,5 @@
 """`alexnet bench features`: a hidden layer's responses a second, beside the usual networks with a hook on the layer."""
 
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from alexnet.bench.ceilings import Ceilings, ratios, summary
 from alexnet.bench.evaluating import forward_passes, multiplies_in_half
 from alexnet.bench.floor import forward_flops, papers_network
 from alexnet.bench.random_images import random_data
-from alexnet.bench.stepping import NUM_CLASSES, STORED_PX, machine_ceilings
+from alexnet.bench.stepping import NUM_CLASSES, STORED_PX
 from alexnet.bench.timing import alternate, require_counts
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.explore.asking import in_batches
@@ -46,7 +46,8 @@ def bench_features(
         report: is given lines for people.
 
     Returns:
-        Images a second of each way (medians over the rounds), and how many times faster `alexnet, fc7` is.
+        Images a second of each way (medians and best), shares of a large product's rate, and how many times as fast
+        `alexnet, fc7` is.
 
     Raises:
         RequestError: a number below 1, a device that is not there.
@@ -55,7 +56,7 @@ def bench_features(
     if batch_size is None:
         batch_size = images_at_a_time(device, STORED_PX)
     require_counts(batch_size, batches, rounds)
-    precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
+    precision = choose_precision(precision_name, device)
     torch.backends.cudnn.benchmark = True  # for all ways alike
     images = 50 * torch.randn(batch_size, 3, CROP_PX, CROP_PX, device=device)
     last = images.contiguous(memory_format=torch.channels_last)
@@ -96,10 +97,13 @@ def bench_features(
     for name, way in ways.items():
         way()
         report(f"{name}: warmed up")
-    timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
-    rates = {name: [batch_size * batches / wall for wall in one.wall_s] for name, one in timed.items()}
-    found = {name: statistics.median(values) for name, values in rates.items()}
-    ceilings, flops = machine_ceilings(device, precision), forward_flops(papers_network())
+    limits = Ceilings(device, precision)
+    timed = alternate(ways | limits.ways(), rounds, lambda name, number: report(f"round {number + 1}: {name}"))
+    ceilings = limits.found(timed)
+    rates = {name: [batch_size * batches / wall for wall in timed[name].wall_s] for name in ways}
+    whole = papers_network()
+    up_to = {f"alexnet, {layer}": layer for layer in LAYERS}
+    flops = {name: forward_flops(whole, up_to.get(name)) for name in rates}
     return {
         "batch_size": batch_size,
         "batches": batches,
@@ -107,10 +111,9 @@ def bench_features(
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "precision": precision,
         "kernels": why_plain(device.type) or "fused",
-        "ways": found,
-        "ratios": {name: found["alexnet, fc7"] / value for name, value in found.items()},
-        "share_of_matmul": found["alexnet, fc7"] * flops / ceilings["matmul_flops"],
-        "flops_per_image": flops,
+        "ways": summary(rates, flops, ceilings),
+        "ratios": ratios(rates, "alexnet, fc7"),
+        "flops_per_image": flops["alexnet, fc7"],
         "ceilings": ceilings,
         "images_per_second": rates,
         "machine": machine_facts(),

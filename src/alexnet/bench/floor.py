@@ -26,9 +26,14 @@ def step_flops(network: AlexNet) -> int:
     return 2 * (3 * sum(one.multiply_adds for one in placed) - placed[0].multiply_adds)
 
 
-def forward_flops(network: AlexNet) -> int:
-    """Floating point operations of one image's forward pass."""
-    return 2 * sum(one.multiply_adds for one in network.placed)
+def forward_flops(network: AlexNet, up_to: str | None = None) -> int:
+    """Floating point operations of one image's forward pass, up to the layer of that name or to the end."""
+    total = 0
+    for one in network.placed:
+        total += 2 * one.multiply_adds
+        if up_to is not None and one.name == up_to:
+            break
+    return total
 
 
 def step_bytes(network: AlexNet, batch_size: int, number: int) -> float:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from alexnet.bench.loading_limits import copying_alone, decoding_alone
 from alexnet.bench.photographs import write_photographs
 from alexnet.bench.timing import alternate, median_ratio
-from alexnet.bench.usage import anonymous_bytes, cpu_seconds, in_fresh_process, watched_memory
+from alexnet.bench.usage import anonymous_bytes, cpu_seconds, in_fresh_process, num_workers, watched_memory
 from alexnet.data.augment import draw, to_input
 from alexnet.data.loader import Loader, cut_crops
 from alexnet.data.prepare import prepare
@@ -94,7 +94,7 @@ def bench_data(
         raise RequestError(f"--files is {num_files}; allowed is {2 * BATCH_SIZE} or more")
     if rounds < 1 or epochs < 0:
         raise RequestError(f"--rounds is {rounds} and --epochs {epochs}; allowed are 1 and 0 or more")
-    workers = workers or num_cores()
+    workers = num_workers(workers)
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         tree = Path(folder) / "photographs"
         contents = write_photographs(tree, source, num_files)

@@ -17,11 +17,12 @@ from PIL import Image
 
 from alexnet.bench.photographs import write_photographs
 from alexnet.bench.timing import alternate, median_ratio
+from alexnet.bench.usage import num_workers
 from alexnet.data.decode import decode_image, resize_and_crop
 from alexnet.data.prepare import prepare
 from alexnet.data.shards import JPEG_QUALITY, encode_stored
 from alexnet.errors import RequestError
-from alexnet.runs.machine import machine_facts, num_cores, source_commit
+from alexnet.runs.machine import machine_facts, source_commit
 
 SIDE_PX = 256
 TASK_FILES = 5
@@ -50,7 +51,7 @@ def bench_prepare(
         raise RequestError(f"--files is {num_files}; allowed is 20 or more")
     if rounds < 1:
         raise RequestError(f"--rounds is {rounds}; allowed is 1 or more")
-    workers = workers or num_cores()
+    workers = num_workers(workers)
     num_torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

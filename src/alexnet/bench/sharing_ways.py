@@ -101,7 +101,7 @@ class ColumnsBench:
 
     @cached_property
     def arithmetic(self) -> Precision:
-        return choose_precision(self.precision, torch.device("cpu"))  # type: ignore[arg-type]
+        return choose_precision(self.precision, torch.device("cpu"))
 
     @property
     def num_processes(self) -> int:

@@ -5,10 +5,9 @@ that `alexnet train` takes.
 """
 
 import functools
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from alexnet.bench.ceilings import Ceilings, ratios, summary
 from alexnet.bench.floor import papers_network, step_floor_s, step_flops
 from alexnet.bench.layer_times import layer_times
 from alexnet.bench.random_images import random_data
@@ -27,7 +27,7 @@ from alexnet.data.augment import Batch
 from alexnet.data.prepared import PreparedData
 from alexnet.errors import RequestError
 from alexnet.model.device import Precision, choose_device, choose_precision
-from alexnet.model.kernels import plain_operations, why_plain
+from alexnet.model.kernels import plain_convolutions, plain_operations, why_plain
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.machine import (
     machine_facts,
@@ -76,11 +76,11 @@ def bench_step(
     """
     require_counts(batch_size, steps, rounds)
     device = choose_device(device_name)
-    precision = choose_precision(precision_name, device)  # type: ignore[arg-type]
+    precision = choose_precision(precision_name, device)
     torch.backends.cudnn.benchmark = True  # for all ways alike
     makers = _ways(batch_size, device, precision, STORED_BATCHES)
     if unknown := set(only) - set(makers):
-        raise RequestError(f"unknown way {', '.join(unknown)}; known are {'; '.join(makers)}")
+        raise RequestError(f"there is no way {', '.join(sorted(unknown))} here; there are {'; '.join(makers)}")
     ways: dict[str, Callable[[], None]] = {}
     counts: dict[str, int] = {}
     memory: dict[str, int | None] = {}
@@ -106,22 +106,16 @@ def bench_step(
         counts[name] = 1 if device.type == "cpu" and first_s > 1 else steps
         ways[name] = _repeated(way, counts[name], device)
         report(f"{name}: a step in {first_s:.3f} s")
-    timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
-    ceilings = machine_ceilings(device, precision)
-    rates = {name: [batch_size * counts[name] / wall for wall in one.wall_s] for name, one in timed.items()}
+    limits = Ceilings(device, precision)
+    timed = alternate(ways | limits.ways(), rounds, lambda name, number: report(f"round {number + 1}: {name}"))
+    ceilings = limits.found(timed)
+    rates = {name: [batch_size * counts[name] / wall for wall in timed[name].wall_s] for name in ways}
     flops = step_flops(papers_network())
     floor_s = step_floor_s(batch_size, 2 if precision == "bfloat16" else 4, ceilings)
     found = {
-        name: {
-            "images_per_second": statistics.median(values),
-            "best_images_per_second": max(values),
-            "share_of_matmul": statistics.median(values) * flops / ceilings["matmul_flops"],
-            "share_of_floor": statistics.median(values) * floor_s,
-            "peak_bytes": memory.get(name),
-        }
-        for name, values in rates.items()
+        name: {**one, "share_of_floor": one["images_per_second"] * floor_s, "peak_bytes": memory.get(name)}
+        for name, one in summary(rates, dict.fromkeys(rates, flops), ceilings).items()
     }
-    product = found.get("alexnet")
     return {
         "batch_size": batch_size,
         "steps": steps,
@@ -132,12 +126,10 @@ def bench_step(
         "flops_per_image": flops,
         "floor_s_per_image": floor_s,
         "ways": found,
-        "ratios": {}
-        if product is None
-        else {name: product["images_per_second"] / one["images_per_second"] for name, one in found.items()},  # type: ignore[operator]
+        "ratios": ratios(rates, "alexnet"),
         "ceilings": ceilings,
         "layers": layer_times(device, precision, batch_size),
-        "images_per_second": {name: values for name, values in rates.items()},
+        "images_per_second": rates,
         "machine": machine_facts(),
         "commit": source_commit(),
     }
@@ -163,18 +155,21 @@ def _ways(
         return _training(data, batch_size, device, precision)
 
     training = functools.cache(new_training) if device.type == "cpu" else new_training
-    makers: Mapping[str, Callable[[], Callable[[], None]]] = {
+    makers: dict[str, Callable[[], Callable[[], None]]] = {
         "paper, as usually written": paper,
         "paper, usual, bfloat16": lambda: paper(half=True),
         "torchvision's network": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=False),
         "torchvision's, bfloat16": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=True),
         "no normalisation": lambda: paper(normalised=False),
         "no normalisation, bfloat16": lambda: paper(normalised=False, half=True),
-        "alexnet, plain operations": lambda: _plain(training()),
+        "alexnet, plain operations": lambda: _product(training(), plain_operations),
+        "alexnet, plain convolutions": lambda: _product(training(), plain_convolutions),
         "alexnet": lambda: _product(training()),
         "alexnet, from stored images": lambda: _from_images(training()),
         "alexnet, from blocks": lambda: _from_images(_from_blocks(training())),
     }
+    if device.type != "cpu" or precision != "float32":
+        del makers["alexnet, plain convolutions"]  # there they are torch's anyway
     if device.type != "cpu":
         return makers
     # torch's response normalisation in bfloat16 exists on GPUs alone, and not every processor multiplies bfloat16.
@@ -229,27 +224,19 @@ def _usual(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, ha
     return step
 
 
-def _plain(training: Training) -> Callable[[], None]:
-    with plain_operations():
-        step = StepAtOnce(training)
+def _product(
+    training: Training, within: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Callable[[], None]:
+    """The step of `alexnet train`, with a batch that is there already; of torch's operations it is taken at once."""
+    with within():
+        step = StepAtOnce(training) if within is plain_operations else step_of(training)
     stretch, batch = training.plan.stretches[0], _batch(training)
-
-    def plain() -> None:
-        with plain_operations():
-            step.run(stretch, batch)
-
-    return plain
-
-
-def _product(training: Training) -> Callable[[], None]:
-    """The step of `alexnet train`, with a batch that is there already."""
-    step = step_of(training)
-    stretch, batch = training.plan.stretches[0], _batch(training)
-    if training.device.type == "cuda":
+    if training.device.type == "cuda" and within is not plain_operations:
         batch = batch.each(lambda tensor: tensor.to(training.device))
 
     def product() -> None:
-        step.run(stretch, batch)
+        with within():
+            step.run(stretch, batch)
 
     return product
 
@@ -294,24 +281,3 @@ def _repeated(step: Callable[[], None], count: int, device: torch.device) -> Cal
         wait_for(device)
 
     return repeated
-
-
-def machine_ceilings(device: torch.device, precision: Precision) -> dict[str, float]:
-    """What the machine does at best: a large matrix product, and a large copy, bytes read and written."""
-    side = 8192 if device.type == "cuda" else 2048
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    bytes_copied = 2**30 if device.type == "cuda" else 2**28
-    source = torch.randint(0, 100, (bytes_copied,), dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    products = [_seconds(lambda: torch.mm(left, right), device) for _ in range(8)]
-    copies = [_seconds(lambda: target.copy_(source), device) for _ in range(8)]
-    return {"matmul_flops": 2 * side**3 / min(products), "copy_bytes": 2 * bytes_copied / min(copies)}
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    wait_for(device)
-    start_s = time.perf_counter()
-    work()
-    wait_for(device)
-    return time.perf_counter() - start_s

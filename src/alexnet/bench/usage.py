@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+from alexnet.errors import RequestError
+from alexnet.runs.machine import num_cores
+
 
 def cpu_seconds() -> float:
     """Processor time so far of this process and of its living children; elsewhere than on Linux of this one alone."""
@@ -47,6 +50,13 @@ def watched_memory(every_s: float) -> Iterator[list[tuple[float, int]]]:
         watcher.join()
 
 
+def num_workers(asked: int | None) -> int:
+    """Threads to measure with, 1 or more; None is one for each core."""
+    if asked is not None and asked < 1:
+        raise RequestError(f"--workers is {asked}; allowed is 1 or more")
+    return asked or num_cores()
+
+
 def in_fresh_process(work: Callable[..., Any], *arguments: Any, threads: int = 1) -> Any:
     """What `work` returns in a process of its own, which holds nothing of this one's memory.
 
@@ -55,7 +65,12 @@ def in_fresh_process(work: Callable[..., Any], *arguments: Any, threads: int = 1
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        return pool.submit(work, *arguments).result()
+        try:
+            return pool.submit(work, *arguments).result()
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():  # the pool would wait for it
+                child.terminate()
+            raise
 
 
 def _children() -> list[int]:

@@ -125,7 +125,7 @@ class Convolution2d(nn.Conv2d):
         return learns or (side == 5 and not self.keeps_ties)
 
     def _winograd_takes(self, input: torch.Tensor, weight: torch.Tensor) -> bool:
-        if input.device.type != "cpu" or input.dim() != 4 or not kernels.serves(input):
+        if input.dim() != 4 or not kernels.takes_fewer_products(input):
             return False
         # The library says what is wrong with what does not fit.
         reach = min(input.shape[2:]) + 2 * int(self.padding[0]) + self.end

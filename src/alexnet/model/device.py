@@ -38,10 +38,18 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def choose_precision(wanted: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
-    """The arithmetic meant by `auto`, `float32` or `bfloat16`; `auto` is bfloat16 where the hardware multiplies it."""
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """The arithmetic meant by `auto`, `float32` or `bfloat16`; `auto` is bfloat16 where the hardware multiplies it.
+
+    Raises:
+        RequestError: another word.
+    """
+    if wanted == "float32":
+        return "float32"
+    if wanted == "bfloat16":
+        return "bfloat16"
     if wanted != "auto":
-        return wanted
+        raise RequestError(f"precision is {wanted!r}; allowed are auto, float32 and bfloat16")
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bfloat16" if device.type == "cpu" and multiplies_bfloat16(processor_flags()) else "float32"

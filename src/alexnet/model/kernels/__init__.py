@@ -14,6 +14,7 @@ from alexnet.data.triton_check import PLAIN_VARIABLE, why_no_triton
 from alexnet.model.derivatives import beyond_backward
 
 _switched_off = False
+_convolutions_switched_off = False
 _reasons: dict[str, str | None] = {}
 
 
@@ -27,6 +28,11 @@ def serves(x: torch.Tensor) -> bool:
     if _reasons.get(x.device.type, "nobody has asked yet") is not None:
         return False
     return not beyond_backward(x)
+
+
+def takes_fewer_products(x: torch.Tensor) -> bool:
+    """Whether convolutions of this tensor may take fewer products: a processor's, in float32."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not _convolutions_switched_off and serves(x)
 
 
 def adds_biases(x: torch.Tensor, computed: torch.dtype) -> bool:
@@ -64,6 +70,17 @@ def _reason(device_type: str) -> str | None:
 
         return cpu.why_not()
     return f"there is no fused form for {device_type} devices"
+
+
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """torch's own convolutions, the fused passes beside them, for as long as the block lasts: to compare."""
+    global _convolutions_switched_off
+    before, _convolutions_switched_off = _convolutions_switched_off, True
+    try:
+        yield
+    finally:
+        _convolutions_switched_off = before
 
 
 @contextlib.contextmanager
