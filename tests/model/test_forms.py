@@ -87,6 +87,19 @@ def test_exported(variant: str) -> None:
         assert normwise(exported(images), network(images)) < 1e-6
 
 
+@pytest.mark.parametrize("variant", ["original", "cifar-18pct"])
+@pytest.mark.parametrize("half", [False, True])
+def test_exported_for_batches_of_any_size(variant: str, half: bool) -> None:
+    network, images, _ = made(variant)
+    if half:
+        network, images = network.bfloat16(), images.bfloat16()
+    sizes = ({0: torch.export.Dim("batch")},)
+    with torch.no_grad():
+        exported = torch.export.export(network, (images,), dynamic_shapes=sizes, strict=False).module()
+        for several in (images[:1], torch.cat([images, images, images])):
+            assert normwise(exported(several).float(), network(several).float()) < (1e-2 if half else 1e-6)
+
+
 def compiled_equals(variant: str, backend: str) -> None:
     network, images, direction = made(variant)
     wanted = gradients(network, images, direction)

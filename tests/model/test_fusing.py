@@ -149,19 +149,32 @@ def test_a_layer_that_is_watched_or_replaced_is_asked_for_all_of_it(monkeypatch:
 
 
 @needs_kernels
-def test_operators_are_what_torch_expects() -> None:
-    x = torch.randn(2, 6, 7, 8, generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize(
+    ("dtype", "images", "numbers"),
+    [
+        (torch.float32, 2, NUMBERS),
+        (torch.bfloat16, 2, NUMBERS),
+        (torch.float32, 0, NUMBERS),
+        (torch.float32, 2, (False, 5, 0.1, 0.75, 2.0, 2, 2, 2, True, True)),
+        (torch.float32, 2, (True, 5, 0.1, 0.75, 2.0, 2, 1, 1, False, False)),
+    ],
+    ids=["float32", "bfloat16", "no image", "every tie", "not pooled"],
+)
+def test_operators_are_what_torch_expects(dtype: torch.dtype, images: int, numbers: tuple[float, ...]) -> None:
+    x = torch.randn(images, 6, 7, 8, generator=torch.Generator().manual_seed(3)).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     bias = torch.randn(6, generator=torch.Generator().manual_seed(4)).requires_grad_()
-    torch.library.opcheck(operators._norm_pool, (x, None, *NUMBERS))
-    torch.library.opcheck(operators._norm_pool, (x, bias, *NUMBERS))
-    torch.library.opcheck(operators._same_map_norm, (x, 3, 0.5, 0.75))
-    torch.library.opcheck(operators._in_blocks, (x.detach(), 3, 3, 2, torch.float32))
+    torch.library.opcheck(operators._norm_pool, (x, bias, *numbers))
+    if numbers == NUMBERS:  # the others have to do with one operator
+        torch.library.opcheck(operators._norm_pool, (x, None, *numbers))
+        torch.library.opcheck(operators._same_map_norm, (x, 3, 0.5, 0.75))
+        torch.library.opcheck(operators._in_blocks, (x.detach(), 3, 3, 2, torch.float32))
     # Those that go backward have no derivatives, and are handed what needs none.
-    x = x.detach()
-    result, winners = operators._norm_pool(x, bias.detach(), *NUMBERS)
-    torch.library.opcheck(operators._norm_pool_backward, (result, x, bias.detach(), result, winners, *NUMBERS))
-    torch.library.opcheck(operators._same_map_norm_backward, (x, x, 3, 0.5, 0.75))
+    x, bias = x.detach(), bias.detach()
+    result, winners = operators._norm_pool(x, bias, *numbers)
+    torch.library.opcheck(operators._norm_pool_backward, (result, x, bias, result, winners, *numbers))
+    if numbers == NUMBERS:
+        torch.library.opcheck(operators._same_map_norm_backward, (x, x, 3, 0.5, 0.75))
 
 
 @needs_kernels

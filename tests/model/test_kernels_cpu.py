@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,16 @@ from tests.model.norm_pool_loops import backward, forward, require_largest, wind
 
 from alexnet import compiled
 from alexnet.model.description import pooled_side
-from alexnet.model.kernels import cpu
+from alexnet.model.kernels import cpu, operators
 from alexnet.model.kernels.form import NormPool
 
 pytestmark = pytest.mark.skipif(cpu.why_not() is not None, reason=str(cpu.why_not()))
 
 PAPER = NormPool(rectify_before=True, size=5, alpha=1e-4, beta=0.75, k=2.0, columns=2, pool=3, stride=2, ties="one")
 SOURCE = NormPool(size=5, alpha=1e-4, k=2.0, columns=2, pool=2, stride=2, ties="every", rectify_after=True)
+NORM_ALONE = dataclasses.replace(PAPER, rectify_before=False, pool=1, stride=1)
+POOL_ALONE = dataclasses.replace(PAPER, rectify_before=False, alpha=0.0, k=1.0)
+DTYPES = [torch.float32, torch.bfloat16]
 
 
 def last(x: np.ndarray | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -47,20 +51,49 @@ def relative(got: torch.Tensor, want: np.ndarray) -> float:
     return float(np.linalg.norm(got.double().numpy() - want)) / max(float(np.linalg.norm(want)), 1e-300)
 
 
-def check(x: torch.Tensor, form: NormPool, seed: int) -> None:
-    """Forward and backward against the loops, with the kernel's winners where two responses are as good."""
+# bfloat16 has 8 significant bits, the last worth 2^-7 of the power of two below a number. The nearest bfloat16 is off
+# by half of that at most. Of many random numbers the errors are spread evenly over the last bit: their root mean
+# square is 2^-7 / sqrt(12) of the powers of two, and less of the numbers.
+AT_MOST, OF_MANY = 2**-8, 2**-7 / math.sqrt(12)
+
+
+def require_close(got: torch.Tensor, want: np.ndarray, terms: float = 0.0, rounding: float = AT_MOST) -> None:
+    """See that the error is that of float32 and, in bfloat16, of one rounding.
+
+    `terms` is the norm of the terms whose difference `want` is: when they cancel, their errors in float32 do not.
+    """
+    assert got.shape == want.shape
+    size = float(np.linalg.norm(want))
+    limit = (rounding if got.dtype == torch.bfloat16 else 0.0) * size + 1e-6 * max(size, terms)
+    assert float(np.linalg.norm(got.double().numpy() - want)) <= limit
+
+
+def require_loops(
+    x: np.ndarray,
+    gradient: np.ndarray,
+    form: NormPool,
+    result: torch.Tensor,
+    winners: torch.Tensor,
+    of_x: torch.Tensor,
+    rounding: float = AT_MOST,
+) -> np.ndarray:
+    """Hold a pass against the loops, with its own winners where two responses are as good; the exact gradient of x."""
+    want = forward(x, form)
+    require_largest(winners.numpy(), x, form, 1e-6)
+    want_of_x, terms = backward(gradient, x, want, winners.numpy(), form)
+    require_close(result, want, rounding=rounding)
+    require_close(of_x, want_of_x, terms, rounding)
+    return want_of_x
+
+
+def check(
+    x: torch.Tensor, form: NormPool, seed: int, rounding: float = AT_MOST
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Hold forward and backward against the loops: the result, the gradient of x, and what that is exactly."""
     exact = x.double().numpy()
-    want = forward(exact, form)
-    gradient = last(np.random.default_rng(seed).normal(size=want.shape), x.dtype)
-    result, winners, of_x = run(x, form, gradient.double().numpy())
-    require_largest(winners.numpy(), exact, form, 1e-6)
-    want_of_x, terms = backward(gradient.double().numpy(), exact, want, winners.numpy(), form)
-    half = x.dtype == torch.bfloat16
-    # bfloat16 rounds once, by up to 2^-9 of the number.
-    assert relative(result, want) < (2**-8 if half else 1e-6)
-    # What is left of two terms that cancel has, in float32, the error of the terms.
-    error = np.linalg.norm(of_x.double().numpy() - want_of_x)
-    assert error <= (4e-3 * np.linalg.norm(want_of_x) if half else 1e-6 * terms)
+    gradient = last(np.random.default_rng(seed).normal(size=forward(exact, form).shape), x.dtype).double().numpy()
+    result, winners, of_x = run(x, form, gradient)
+    return result, of_x, require_loops(exact, gradient, form, result, winners, of_x, rounding)
 
 
 # Each form and dtype is compiled of its own, which takes seconds: so the tests share few.
@@ -127,13 +160,33 @@ def test_bfloat16_equals_the_loops(per_column: int, side: int, size: int, seed: 
     check(last(x, torch.bfloat16), dataclasses.replace(PAPER, size=size), seed)
 
 
+@pytest.mark.parametrize("scale", [1, 30])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-3)])
+def test_a_layer_is_as_exact_as_is_said(dtype: torch.dtype, limit: float, scale: float) -> None:
+    x = last(np.random.default_rng(5).normal(size=(2, 96, 27, 27)) * scale, dtype)
+    result, of_x, want_of_x = check(x, PAPER, 6)
+    assert relative(result, forward(x.double().numpy(), PAPER)) <= limit
+    assert relative(of_x, want_of_x) <= limit
+
+
+@pytest.mark.parametrize("scale", [1e-15, 30, 1e15])
+@pytest.mark.parametrize("form", [PAPER, SOURCE, NORM_ALONE, POOL_ALONE])
+def test_every_form_is_rounded_once_in_bfloat16(form: NormPool, scale: float) -> None:
+    x = last(np.random.default_rng(7).normal(size=(2, 32, 9, 10)) * scale, torch.bfloat16)
+    # Normalised, a huge response is the larger the smaller its neighbours are: a few then outweigh all others.
+    result, _, _ = check(x, form, 8, AT_MOST if scale > 30 else OF_MANY)
+    if not form.normalises:  # the largest of rounded numbers is one already
+        np.testing.assert_array_equal(result.double().numpy(), forward(x.double().numpy(), form))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", [PAPER, SOURCE])
-def test_ties(form: NormPool) -> None:
+def test_ties(form: NormPool, dtype: torch.dtype) -> None:
     # Whole numbers of few values and no normalisation: nearly every window has several largest responses.
     form = dataclasses.replace(form, alpha=0.0, k=1.0)
     x = np.random.default_rng(2).integers(-1, 2, size=(2, 4, 8, 9)).astype(float)
     x[:, 0] = -np.inf  # also what stands beyond the edges
-    _, winners, _ = run(last(x, torch.float32), form)
+    _, winners, _ = run(last(x, dtype), form)
     inside = np.full(winners.shape, -1)  # bits beyond the edge say nothing
     if form.ties == "every":
         for r, c, places in windows(x, form):
@@ -219,6 +272,23 @@ def box_sums(x: np.ndarray, size: int) -> np.ndarray:
     return total
 
 
+def require_same_map(
+    x: torch.Tensor,
+    gradient: torch.Tensor,
+    size: int,
+    alpha: float,
+    beta: float,
+    result: torch.Tensor,
+    of_x: torch.Tensor,
+) -> None:
+    """Hold a normalisation within each map against the loops."""
+    a, g, factor = x.double().numpy(), gradient.double().numpy(), alpha / size**2
+    d = 1 + factor * box_sums(a**2, size)
+    direct, crossed = g * d**-beta, 2 * factor * beta * a * box_sums(g * a * d ** (-beta - 1), size)
+    require_close(result, a * d**-beta)
+    require_close(of_x, direct - crossed, float(np.linalg.norm(np.stack([direct, crossed]))))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     images=st.integers(1, 3),
@@ -250,12 +320,7 @@ def test_same_map_equals_the_loops(
     result, of_x = torch.full_like(x, math.nan), torch.full_like(x, math.nan)
     cpu.same_map_norm(x, size, alpha, beta, result)
     cpu.same_map_norm_backward(gradient, x, size, alpha, beta, of_x)
-    a, g, factor = x.double().numpy(), gradient.double().numpy(), alpha / size**2
-    d = 1 + factor * box_sums(a**2, size)
-    want_of_x = g * d**-beta - 2 * factor * beta * a * box_sums(g * a * d ** (-beta - 1), size)
-    limit = 1e-6 if dtype == torch.float32 else 4e-3
-    assert relative(result, a * d**-beta) < limit
-    assert relative(of_x, want_of_x) < limit
+    require_same_map(x, gradient, size, alpha, beta, result, of_x)
 
 
 def test_same_map_keeps_nan() -> None:
@@ -265,3 +330,119 @@ def test_same_map_keeps_nan() -> None:
     cpu.same_map_norm(x, 3, 1.0, 0.75, result)
     assert result[0, 1, 1:4, 1:4].isnan().all()
     assert result.isnan().sum() == 9
+
+
+# From here on the passes are asked for through torch, as layers ask for them.
+
+
+@pytest.fixture
+def unwritten_is_nan() -> Iterator[None]:
+    """Memory of new tensors holds NaN, so that nothing is right by chance."""
+    torch.set_deterministic_debug_mode("error")
+    yield
+    torch.set_deterministic_debug_mode("default")
+
+
+LAYOUTS = ["maps first", "slice", "expanded", "no image"]
+
+
+def lying(layout: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """Whole numbers of 7 bits (B, C, H, W), also their sums exact in bfloat16, that are not channels-last; or none."""
+    images, maps, height, width = shape
+    memory = {
+        "maps first": (images, maps, height, width),
+        "slice": (2 * images, maps + 2, 2 * height, width + 1),
+        "expanded": (1, maps, 1, width),
+        "no image": (0, maps, height, width),
+    }[layout]
+    x = (30 * torch.randn(memory, generator=torch.Generator().manual_seed(seed))).round().clamp(-127, 127).to(dtype)
+    if layout == "slice":
+        x = x.contiguous(memory_format=torch.channels_last)[::2, 2:, 1::2, :-1]
+    x = x.expand(shape) if layout == "expanded" else x
+    assert layout == "no image" or not x.is_contiguous(memory_format=torch.channels_last)
+    return x
+
+
+def check_norm_pool(layout: str, dtype: torch.dtype, form: NormPool, biased: bool) -> None:
+    leaves = [lying(layout, (2, 6, 7, 8), dtype, 1).requires_grad_()]
+    exact = leaves[0].detach().double().numpy()
+    if biased:
+        leaves.append(lying("maps first", (1, 6, 1, 2), torch.float32, 2)[0, :, 0, 0].contiguous().requires_grad_())
+        exact = exact + leaves[1].detach().double().numpy()[:, None, None]
+    numbers = dataclasses.astuple(dataclasses.replace(form, ties=form.ties == "every"))  # type: ignore[arg-type]
+    result, winners = operators._norm_pool(leaves[0], leaves[1] if biased else None, *numbers)
+    gradient = lying(layout, tuple(result.shape), dtype, 3)
+    of_x, *of_bias = torch.autograd.grad(result, leaves, gradient)
+    assert result.dtype == of_x.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
+    want_of_x = require_loops(exact, gradient.double().numpy(), form, result.detach(), winners, of_x)
+    for got in of_bias:
+        assert got.dtype == torch.float32  # that of the biases
+        # The sum of numbers that were each rounded, by so much of each at most.
+        off, sizes = np.abs(got.double().numpy() - want_of_x.sum((0, 2, 3))), np.abs(want_of_x).sum((0, 2, 3))
+        assert (off <= ((AT_MOST if dtype == torch.bfloat16 else 0.0) + 2e-6) * sizes).all()
+
+
+def check_same_map_norm(layout: str, dtype: torch.dtype) -> None:
+    x = lying(layout, (2, 5, 6, 7), dtype, 4).requires_grad_()
+    gradient = lying(layout, tuple(x.shape), dtype, 5)
+    result = operators.same_map_norm(x, 3, 0.01, 0.75)
+    (of_x,) = torch.autograd.grad(result, x, gradient)
+    assert result.dtype == of_x.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
+    require_same_map(x.detach(), gradient, 3, 0.01, 0.75, result.detach(), of_x)
+
+
+def check_in_blocks(layout: str, dtype: torch.dtype) -> None:
+    x = lying(layout, (2, 3, 7, 8), dtype, 6)
+    for asked in DTYPES:
+        result = operators.in_blocks(x, 3, (4, 2), asked)
+        assert result.dtype == asked and result.is_contiguous(memory_format=torch.channels_last)
+        # The last row of blocks lies beyond the edge, and the last two columns of places are in no block.
+        np.testing.assert_array_equal(result.double().numpy(), blocks(x.double().numpy(), 3, 4, 2))
+
+
+def blocks(x: np.ndarray, stride: int, rows: int, columns: int) -> np.ndarray:
+    """The places of each block as maps, row by row, at each the maps of x; zeros beyond the edge."""
+    images, maps, height, width = x.shape
+    result = np.zeros((images, stride, stride, maps, rows, columns))
+    for i, j, row, column in np.ndindex(stride, stride, rows, columns):
+        if row * stride + i < height and column * stride + j < width:
+            result[:, i, j, :, row, column] = x[:, :, row * stride + i, column * stride + j]
+    return result.reshape(images, stride * stride * maps, rows, columns)
+
+
+@pytest.mark.usefixtures("unwritten_is_nan")
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("form", [PAPER, SOURCE, NormPool(rectify_before=True)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_is_normalised_and_pooled(layout: str, dtype: torch.dtype, form: NormPool, biased: bool) -> None:
+    check_norm_pool(layout, dtype, form, biased)
+
+
+@pytest.mark.usefixtures("unwritten_is_nan")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_is_normalised_within_maps_and_laid_in_blocks(layout: str, dtype: torch.dtype) -> None:
+    check_same_map_norm(layout, dtype)
+    check_in_blocks(layout, dtype)
+
+
+def test_blocks_have_no_gradient_even_of_no_image() -> None:
+    for images in (0, 2):
+        x = torch.ones(images, 3, 6, 6, requires_grad=True)
+        with pytest.raises(RuntimeError, match="blocks of places have no gradient at all"):
+            operators.in_blocks(x, 3, (2, 2), torch.float32).sum().backward()
+
+
+def test_blocks_of_no_place_are_zeros() -> None:
+    x = torch.ones(2, 3, 0, 5)
+    assert torch.equal(operators.in_blocks(x, 2, (2, 2), torch.float32), torch.zeros(2, 12, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_autocast_changes_no_pass(dtype: torch.dtype) -> None:
+    with torch.autocast("cpu", torch.bfloat16):  # backward, too
+        for form in (PAPER, SOURCE):
+            check_norm_pool("maps first", dtype, form, biased=True)
+        check_same_map_norm("maps first", dtype)
+        check_in_blocks("maps first", dtype)

@@ -69,14 +69,18 @@ def errors(
     spread: Callable[[np.ndarray], np.ndarray] = lambda numbers: numbers,
     *,
     of_terms: bool = False,
+    scales: tuple[float, float] = (1.0, 1.0),
 ) -> list[float]:
-    """Of results and the gradients of x, weights and biases; `of_terms`: as part of sums whose terms can't cancel."""
+    """Of results and the gradients of x, weights and biases; `of_terms`: as part of sums whose terms can't cancel.
+
+    `scales` are factors on what is read, x and biases, and on the gradient of the results.
+    """
     random = np.random.default_rng(seed)
-    x = spread(random.standard_normal(shape)).astype(np.float32)
+    x = (scales[0] * spread(random.standard_normal(shape))).astype(np.float32)
     weight = random.standard_normal((outputs, shape[1] // columns, kernel, kernel)).astype(np.float32)
-    bias = random.standard_normal(outputs).astype(np.float32)
+    bias = (scales[0] * random.standard_normal(outputs)).astype(np.float32)
     height, width = (side + 2 * padding - kernel + 1 for side in shape[2:])
-    gradient = random.standard_normal((shape[0], outputs, height, width)).astype(np.float32)
+    gradient = (scales[1] * random.standard_normal((shape[0], outputs, height, width))).astype(np.float32)
     leaves = [torch.from_numpy(array).requires_grad_() for array in (x, weight, bias)]
     forward = kernel == 5 if forward is None else forward
     result = convolutions.convolution(*leaves, padding, forward=forward)
@@ -131,6 +135,12 @@ def test_as_exact_as_is_said(maps: int, outputs: int, kernel: int, columns: int,
         (2, maps, side, side), outputs, kernel, columns, kernel // 2, spread=lambda numbers: np.maximum(numbers, 0)
     )
     assert of_weight < 1e-6 and (kernel == 3 or max(result, of_x) < 1e-6)  # the rest of 3 x 3 is the library's
+
+
+@pytest.mark.parametrize("scales", [(1e-30, 1.0), (1e15, 1.0), (1.0, 1e-30), (1.0, 1e15)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_tiny_and_huge(kernel: int, scales: tuple[float, float]) -> None:
+    assert max(errors((9, 10, 9, 10), 12, kernel, 2, kernel // 2, scales=scales)) < 5e-6
 
 
 def test_threads_change_no_result() -> None:

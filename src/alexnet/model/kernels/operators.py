@@ -86,6 +86,8 @@ def _in_blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: tor
     result = blocks_of(x, stride, rows, columns, dtype)
     if x.numel():
         _backend(x).in_blocks(laid_out(x), stride, result)
+    else:
+        result.zero_()
     return result
 
 
