@@ -204,9 +204,16 @@ def _step(options: argparse.Namespace, report: Report) -> dict[str, Any]:
 def _by_allocator(options: argparse.Namespace, product: str, report: Report) -> dict[str, Any] | None:
     """What the same words find with each memory allocator asked for; None where this process is to measure as it is."""
     from alexnet.bench.allocators import by_allocator
+    from alexnet.errors import RequestError
     from alexnet.model.device import choose_device
+    from alexnet.runs.machine import why_one_allocator
 
     if options.allocator == "here" or choose_device(options.device).type != "cpu":
+        return None
+    if reason := why_one_allocator():
+        if options.allocator != "both":
+            raise RequestError(f"--allocator is {options.allocator}; here there is one memory allocator: {reason}")
+        report(f"with one memory allocator: {reason}")
         return None
     names = ("tuned", "default") if options.allocator == "both" else (options.allocator,)
     return by_allocator(names, ["bench", *options.words], product, report)

@@ -120,6 +120,15 @@ def test_allocators_are_compared_as_a_shell_starts_them(monkeypatch: pytest.Monk
     assert wrong.value.said  # by the other process
 
 
+def test_one_allocator_is_not_called_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "libjemalloc.so")
+    monkeypatch.setattr("alexnet.bench.stepping.bench_step", lambda *_: {"measured": "here"})
+    assert main(["bench", "step", "--device", "cpu", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "with one memory allocator: LD_PRELOAD has chosen it" in printed.err and "here" in printed.out
+    assert main(["bench", "step", "--device", "cpu", "--allocator", "tuned"]) == 2
+
+
 def test_a_measuring_process_ends_with_the_one_that_asked() -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -33,6 +33,13 @@ def allocator_environment(tuned: bool) -> dict[str, str]:
     return environment | ({"GLIBC_TUNABLES": _ALLOCATOR} if tuned else {"ALEXNET_ALLOCATOR": "default"})
 
 
+def why_one_allocator() -> str | None:
+    """Why a process here can't be given one memory allocator or another; None where it can."""
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return "only the GNU C library's can be tuned"
+    return "LD_PRELOAD has chosen it" if "LD_PRELOAD" in os.environ else None
+
+
 def restart_with_tuned_allocator() -> None:
     """Start this same command again with an allocator that keeps memory, where that is possible and not yet so.
 
@@ -40,12 +47,7 @@ def restart_with_tuned_allocator() -> None:
     that sets GLIBC_TUNABLES or preloads an allocator itself are left alone.
     """
     environment = os.environ
-    chosen = (
-        environment.get("ALEXNET_ALLOCATOR") == "default"
-        or "GLIBC_TUNABLES" in environment
-        or "LD_PRELOAD" in environment
-    )
-    if chosen or sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+    if environment.get("ALEXNET_ALLOCATOR") == "default" or "GLIBC_TUNABLES" in environment or why_one_allocator():
         return
     os.execve(
         sys.executable,
