@@ -221,3 +221,19 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(finding["advice"] for finding in findings.values() if finding["state"] == "broken")
     assert main(["doctor"]) == 0
     assert "Python" in capsys.readouterr().out
+
+
+def test_a_photograph_is_answered_without_loading_the_fast_passes(make_tree: Any, tmp_path: Path) -> None:
+    """Few are answered sooner by torch's own operations than Numba is loaded; later the fast passes serve again."""
+    prepared, run = str(tmp_path / "data"), str(tmp_path / "run")
+    assert main(["prepare", str(make_tree("photographs")), prepared, "--side", "32"]) == 0
+    assert main(["train", prepared, *SMALL, "--schedule.epochs", "1", "--run", run]) == 0
+    photograph = str(next((tmp_path / "photographs").rglob("*.png")))
+    program = (
+        "import sys; from alexnet.cli import main; "
+        f"code = main(['predict', {run!r}, {photograph!r}]); "
+        "assert code == 0 and 'numba' not in sys.modules; "
+        "import torch; from alexnet.model import kernels; "
+        "x = torch.ones(1, 3, 4, 4); assert kernels.serves(x) == (kernels.why_plain('cpu') is None)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

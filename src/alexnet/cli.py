@@ -410,11 +410,20 @@ def _predict(words: Arguments) -> None:
         raise RequestError("--label-order goes with --format ilsvrc")
     if options.json and options.format == "ilsvrc":
         raise RequestError("--json and --format ilsvrc are two forms; choose one")
-    from alexnet.evaluation.photographs import classify_photographs, ilsvrc_lines, photographs_in, read_label_order
+    from alexnet.evaluation.photographs import (
+        FEW_VIEWS,
+        classify_photographs,
+        ilsvrc_lines,
+        photographs_in,
+        read_label_order,
+    )
+    from alexnet.model.kernels import plain_operations
     from alexnet.model.weights import load_trained
 
-    trained = load_trained(options.run)
-    answers = classify_photographs(trained, photographs_in(options.images), options.views)
+    paths = photographs_in(options.images)
+    with plain_operations() if len(paths) * options.views < FEW_VIEWS else contextlib.nullcontext():
+        trained = load_trained(options.run)
+        answers = classify_photographs(trained, paths, options.views)
     if options.json:
         print(json.dumps({"trained_on": trained.title, "generated": trained.generated, "predictions": answers}))
         return

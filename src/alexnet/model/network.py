@@ -330,8 +330,7 @@ class AlexNet(nn.Module):
         self.description = VARIANTS[variant]
         self.stages = fused(self.description.layers)
         self.passes = summed(self.stages)
-        for device_type in ("cpu", "cuda"):
-            kernels.why_plain(device_type)  # asked before anything is compiled or captured
+        kernels.load()
         self.placed = tuple(placed_layers(self.description, num_classes, width))
         ties = any(isinstance(layer, Pool) and layer.ties == "every" for layer in self.description.layers)
         for place in self.placed:

@@ -25,9 +25,9 @@ def serves(x: torch.Tensor) -> bool:
     """
     if _switched_off or x.dtype not in (torch.float32, torch.bfloat16) or torch.onnx.is_in_onnx_export():
         return False
-    if _reasons.get(x.device.type, "nobody has asked yet") is not None:
+    if torch.compiler.is_compiling() and x.device.type not in _reasons:
         return False
-    return not beyond_backward(x)
+    return why_plain(x.device.type) is None and not beyond_backward(x)
 
 
 def takes_fewer_products(x: torch.Tensor) -> bool:
@@ -44,10 +44,17 @@ def adds_biases(x: torch.Tensor, computed: torch.dtype) -> bool:
     return x.is_cuda and computed == torch.bfloat16 and serves(x)
 
 
+def load() -> None:
+    """Find out what serves here, before anything is compiled or captured; within `plain_operations` nothing does."""
+    if not _switched_off:
+        for device_type in ("cpu", "cuda"):
+            why_plain(device_type)
+
+
 def why_plain(device_type: str) -> str | None:
     """Why the fused forms do not run on such a device here, in a sentence; None where they do.
 
-    The first question takes the time that the answer needs (Numba is loaded); `serves` says no before it was asked.
+    The first question takes the time that the answer needs: Numba is loaded.
     """
     if device_type not in _reasons:
         _reasons[device_type] = _reason(device_type)
