@@ -87,13 +87,8 @@ def print_step_bench(measured: Mapping[str, Any]) -> None:
             "images/s best alexnet_is product floor adds_MB",
         )
         for name, way in one["ways"].items():
-            ratio = one["ratios"].get(name)
             table.add_row(
-                name,
-                f"{way['images_per_second']:,.1f}",
-                f"{way['best_images_per_second']:,.1f}",
-                "" if ratio is None else f"{ratio:.2f} x",
-                f"{100 * way['share_of_matmul']:.0f} %",
+                *_rates(name, way, one["ratios"]),
                 f"{100 * way['share_of_floor']:.0f} %",
                 "" if way["peak_bytes"] is None else f"{way['peak_bytes'] / 1e6:,.0f}",
             )
@@ -163,14 +158,7 @@ def _print_forward_bench(measured: Mapping[str, Any], ratio_heading: str) -> Non
             f"images/s best {ratio_heading} product",
         )
         for name, way in one["ways"].items():
-            ratio = one["ratios"].get(name)
-            table.add_row(
-                name,
-                f"{way['images_per_second']:,.1f}",
-                f"{way['best_images_per_second']:,.1f}",
-                "" if ratio is None else f"{ratio:.2f} x",
-                f"{100 * way['share_of_matmul']:.0f} %",
-            )
+            table.add_row(*_rates(name, way, one["ratios"]))
         console.print(table)
         views = one.get("ten_views_of_ten_passes")
         console.print(
@@ -180,6 +168,18 @@ def _print_forward_bench(measured: Mapping[str, Any], ratio_heading: str) -> Non
             highlight=False,
         )
     _print_shell_ratios(console, measured)
+
+
+def _rates(name: str, way: Mapping[str, float], ratios: Mapping[str, float]) -> tuple[str, ...]:
+    """A way's name, its images a second, median and best, what the product is of it, and its share of a product."""
+    ratio = ratios.get(name)
+    return (
+        name,
+        f"{way['images_per_second']:,.1f}",
+        f"{way['best_images_per_second']:,.1f}",
+        "" if ratio is None else f"{ratio:.2f} x",
+        f"{100 * way['share_of_matmul']:.0f} %",
+    )
 
 
 def _allocators(measured: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
