@@ -4,12 +4,19 @@ import importlib
 import os
 import platform
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from alexnet.runs.machine import memory_bytes, multiplies_bfloat16, num_cores, processor_flags, processor_name, versions
+from alexnet.runs.machine import (
+    has_gnu_c_library,
+    memory_bytes,
+    multiplies_bfloat16,
+    num_cores,
+    processor_flags,
+    processor_name,
+    versions,
+)
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,7 @@ def _version_of(name: str) -> str:
 
 
 def _allocator() -> Finding:
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+    if not has_gnu_c_library():
         return Finding(
             "allocator",
             "lacking",

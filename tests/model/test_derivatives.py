@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from tests.model.varied_networks import VARIED, made, normwise
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
@@ -12,42 +13,23 @@ from alexnet.model import kernels
 from alexnet.model.convolution import WINOGRAD_FROM_IMAGES, Convolution2d
 from alexnet.model.kernels import plain_operations
 from alexnet.model.layers import max_pool
-from alexnet.model.network import VARIANTS, AlexNet
+from alexnet.model.network import AlexNet
 from alexnet.model.normalisation import local_response_norm, same_map_norm
 
-# Between them: both normalisations, both kinds of pooling and of ties, columns, local layers.
-VARIED = ("paper", "original", "cifar-18pct", "cifar-11pct")
 # torch compiles rules of its own with the first derivative that goes forward.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
-
-
-def made(variant: str, dtype: torch.dtype = torch.float32) -> tuple[AlexNet, torch.Tensor, torch.Tensor]:
-    """A narrow network, images for it and a direction in which scores are summed."""
-    generator = torch.Generator().manual_seed(4)
-    width = 0.05 if VARIANTS[variant].image_px > 32 else 0.2
-    network = AlexNet(5, variant, width, generator=generator).eval().to(dtype)
-    for name, parameter in network.named_parameters():
-        if name.endswith("weight"):  # every layer matters
-            parameter.data.mul_(0.05 / float(parameter.data.std()))
-    side = network.description.image_px
-    images = torch.empty(2, 3, side, side, dtype=dtype).uniform_(-120, 130, generator=generator)
-    return network, images, torch.randn(2, 5, dtype=dtype, generator=generator)
 
 
 def loss_of(network: AlexNet, direction: torch.Tensor) -> Callable[..., torch.Tensor]:
     def loss(parameters: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = functional_call(network, parameters, (images,))
-        return (scores * direction[: len(scores)]).tanh().sum()
+        return (scores * direction[: len(scores)]).square().sum()
 
     return loss
 
 
 def detached(network: AlexNet) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in network.named_parameters()}
-
-
-def normwise(got: torch.Tensor, want: torch.Tensor) -> float:
-    return float((got - want).norm() / want.norm())
 
 
 @pytest.mark.parametrize("variant", VARIED)

@@ -2,31 +2,10 @@
 
 import pytest
 import torch
+from tests.model.varied_networks import VARIED, made, normwise
 
-from alexnet import AlexNet
 from alexnet.bench.rounded import RoundedProducts
 from alexnet.model.device import arithmetic, rounded_weights
-
-# Between them: both normalisations, both kinds of pooling and of ties, columns, local layers, end padding.
-VARIED = ("paper", "original", "cifar-18pct", "cifar-11pct")
-
-
-def made(variant: str) -> tuple[AlexNet, torch.Tensor, torch.Tensor]:
-    """A narrow network in evaluation, images for it, and a direction in which its scores are summed."""
-    generator = torch.Generator().manual_seed(2)
-    network = AlexNet(7, variant, 0.05 if "cifar" not in variant else 0.2, generator=generator).eval()
-    for name, tensor in network.named_parameters():
-        if name.endswith("weight"):  # He's deviation: every layer matters
-            fan_in = tensor[0].numel() if not name.startswith("local") else tensor[0, 0, 0].numel()
-            tensor.data.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
-    side = network.description.image_px
-    images = torch.empty(2, 3, side, side).uniform_(-120, 130, generator=generator)
-    return network, images, torch.randn(2, 7, generator=generator)
-
-
-def normwise(got: torch.Tensor, want: torch.Tensor) -> float:
-    difference = got.detach().double() - want.detach().double()
-    return float(difference.norm() / want.detach().double().norm())
 
 
 def gradients(network: torch.nn.Module, images: torch.Tensor, direction: torch.Tensor) -> list[torch.Tensor]:

@@ -53,9 +53,11 @@ def exactly(
     )
 
 
-def normwise(got: torch.Tensor | None, want: np.ndarray) -> float:
+def normwise(got: torch.Tensor | None, want: np.ndarray, of: np.ndarray | None = None) -> float:
+    """The error's norm, as part of that of `of`, or of what is wanted."""
     assert got is not None
-    return float(np.linalg.norm(got.detach().double().numpy() - want) / max(np.linalg.norm(want), 1e-300))
+    size = np.linalg.norm(want if of is None else of)
+    return float(np.linalg.norm(got.detach().double().numpy() - want) / max(size, 1e-300))
 
 
 def errors(
@@ -90,7 +92,7 @@ def errors(
     wanted = exactly(*arrays, columns, padding)
     norms = exactly(*map(np.abs, arrays), columns, padding) if of_terms else wanted
     return [
-        normwise(got, want) * float(np.linalg.norm(want) / np.linalg.norm(norm))
+        normwise(got, want, norm)
         for got, want, norm in zip([result, *(leaf.grad for leaf in leaves)], wanted, norms, strict=True)
     ]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from alexnet.bench.timing import Timed, wait_for
+from alexnet.bench.timing import Timed, alternate, median_ratio, wait_for
 from alexnet.model.device import Precision
 
 PRODUCT, COPY = "a large product", "a large copy"
@@ -51,6 +51,30 @@ class Ceilings:
         wait_for(self._device)
 
 
+def rates_and_ceilings(
+    ways: Mapping[str, Callable[[], None]],
+    images: Mapping[str, int],
+    rounds: int,
+    device: torch.device,
+    precision: Precision,
+    report: Callable[[str], None],
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Images a second of each way in each round, and what the machine does at best, measured in turns with them.
+
+    Args:
+        ways: by name, each has run before.
+        images: of one run of each way.
+        rounds: 1 or more.
+        device: where they run.
+        precision: of the large product's factors.
+        report: is given lines for people.
+    """
+    limits = Ceilings(device, precision)
+    timed = alternate({**ways, **limits.ways()}, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
+    rates = {name: [images[name] / wall for wall in timed[name].wall_s] for name in ways}
+    return rates, limits.found(timed)
+
+
 def summary(
     rates: Mapping[str, Sequence[float]], flops: Mapping[str, float], ceilings: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
@@ -75,7 +99,4 @@ def ratios(rates: Mapping[str, Sequence[float]], product: str) -> dict[str, floa
     """How many times as fast as each way the product is: the median of the rounds; empty where it was not measured."""
     if product not in rates:
         return {}
-    return {
-        name: statistics.median(fast / slow for fast, slow in zip(rates[product], values, strict=True))
-        for name, values in rates.items()
-    }
+    return {name: median_ratio(rates[product], values) for name, values in rates.items()}

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from alexnet.bench.ceilings import Ceilings, ratios, summary
+from alexnet.bench.ceilings import rates_and_ceilings, ratios, summary
 from alexnet.bench.floor import forward_flops, papers_network
 from alexnet.bench.random_images import random_data
 from alexnet.bench.stepping import NUM_CLASSES, STORED_PX
-from alexnet.bench.timing import alternate, require_counts, wait_for
+from alexnet.bench.timing import require_counts, wait_for
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.model.device import arithmetic, choose_device, choose_precision, images_at_a_time
@@ -101,11 +101,9 @@ def bench_evaluate(
     for name, way in ways.items():
         way()
         report(f"{name}: warmed up")
-    limits = Ceilings(device, precision)
-    timed = alternate(ways | limits.ways(), rounds, lambda name, number: report(f"round {number + 1}: {name}"))
-    ceilings = limits.found(timed)
-    rates = {name: [batch_size * batches / wall for wall in timed[name].wall_s] for name in ways}
-    one, ten = (timed[f"stored images, {name}"].wall_s for name in ("one view", "ten views"))
+    images_a_way = dict.fromkeys(ways, batch_size * batches)
+    rates, ceilings = rates_and_ceilings(ways, images_a_way, rounds, device, precision, report)
+    one, ten = ([1 / rate for rate in rates[f"stored images, {name}"]] for name in ("one view", "ten views"))
     flops = forward_flops(papers_network())
     of_image = {name: flops * (10 if name == "stored images, ten views" else 1) for name in rates}
     return {

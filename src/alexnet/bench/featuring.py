@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from alexnet.bench.ceilings import Ceilings, ratios, summary
+from alexnet.bench.ceilings import rates_and_ceilings, ratios, summary
 from alexnet.bench.evaluating import forward_passes, multiplies_in_half
 from alexnet.bench.floor import forward_flops, papers_network
 from alexnet.bench.random_images import random_data
 from alexnet.bench.stepping import NUM_CLASSES, STORED_PX
-from alexnet.bench.timing import alternate, require_counts
+from alexnet.bench.timing import require_counts
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.explore.asking import in_batches
 from alexnet.explore.shown import reader_of_array
@@ -97,10 +97,8 @@ def bench_features(
     for name, way in ways.items():
         way()
         report(f"{name}: warmed up")
-    limits = Ceilings(device, precision)
-    timed = alternate(ways | limits.ways(), rounds, lambda name, number: report(f"round {number + 1}: {name}"))
-    ceilings = limits.found(timed)
-    rates = {name: [batch_size * batches / wall for wall in timed[name].wall_s] for name in ways}
+    images_a_way = dict.fromkeys(ways, batch_size * batches)
+    rates, ceilings = rates_and_ceilings(ways, images_a_way, rounds, device, precision, report)
     whole = papers_network()
     up_to = {f"alexnet, {layer}": layer for layer in LAYERS}
     flops = {name: forward_flops(whole, up_to.get(name)) for name in rates}

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.bench.ceilings import Ceilings, ratios, summary
+from alexnet.bench.ceilings import rates_and_ceilings, ratios, summary
 from alexnet.bench.floor import papers_network, step_floor_s, step_flops
 from alexnet.bench.layer_times import layer_times
 from alexnet.bench.random_images import random_data
-from alexnet.bench.timing import alternate, require_counts, wait_for
+from alexnet.bench.timing import require_counts, wait_for
 from alexnet.bench.usage import anonymous_bytes, in_fresh_process, watched_memory
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
@@ -106,10 +106,8 @@ def bench_step(
         counts[name] = 1 if device.type == "cpu" and first_s > 1 else steps
         ways[name] = _repeated(way, counts[name], device)
         report(f"{name}: a step in {first_s:.3f} s")
-    limits = Ceilings(device, precision)
-    timed = alternate(ways | limits.ways(), rounds, lambda name, number: report(f"round {number + 1}: {name}"))
-    ceilings = limits.found(timed)
-    rates = {name: [batch_size * counts[name] / wall for wall in timed[name].wall_s] for name in ways}
+    images_a_way = {name: batch_size * count for name, count in counts.items()}
+    rates, ceilings = rates_and_ceilings(ways, images_a_way, rounds, device, precision, report)
     flops = step_flops(papers_network())
     floor_s = step_floor_s(batch_size, 2 if precision == "bfloat16" else 4, ceilings)
     found = {

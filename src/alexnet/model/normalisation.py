@@ -47,13 +47,9 @@ class _ResponseNorm(torch.autograd.Function):
         x, window = ctx.saved_tensors
         alpha, beta, k = ctx.constants
         if torch.is_grad_enabled():  # somebody will go backward through this, too
-            return (
-                *torch.autograd.grad(_normalised(x, window, alpha, beta, k), x, gradient, create_graph=True),
-                None,
-                None,
-                None,
-                None,
-            )
+            result = _normalised(x, window, alpha, beta, k)
+            (of_x,) = torch.autograd.grad(result, x, gradient, create_graph=True)
+            return of_x, None, None, None, None
         denominator = _denominator(x, window, alpha, k)
         responses = x.to(denominator.dtype)
         scaled = gradient.to(denominator.dtype) * _power(denominator, -beta)

@@ -33,9 +33,14 @@ def allocator_environment(tuned: bool) -> dict[str, str]:
     return environment | ({"GLIBC_TUNABLES": _ALLOCATOR} if tuned else {"ALEXNET_ALLOCATOR": "default"})
 
 
+def has_gnu_c_library() -> bool:
+    """Whether the system's memory allocator is the GNU C library's, which an environment variable tunes."""
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+
+
 def why_one_allocator() -> str | None:
     """Why a process here can't be given one memory allocator or another; None where it can."""
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+    if not has_gnu_c_library():
         return "only the GNU C library's can be tuned"
     return "LD_PRELOAD has chosen it" if "LD_PRELOAD" in os.environ else None
 

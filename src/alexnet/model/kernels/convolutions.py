@@ -187,32 +187,26 @@ def _strided_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | 
     wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
     if wants_x:
         raise RuntimeError("what a strided convolution reads has no gradient here; torch's own operations have one")
-    of_weight = _strided_convolution_backward(gradient, *ctx.saved_tensors, ctx.kernel, ctx.stride)
+    of_weight = None
+    if wants_weight:
+        of_weight = _strided_convolution_backward(gradient, *ctx.saved_tensors, ctx.kernel, ctx.stride)
     of_bias = gradient.sum((0, 2, 3)) if ctx.biased and wants_bias else None
-    return None, of_weight if wants_weight else None, of_bias, None, None
+    return None, of_weight, of_bias, None, None
 
 
-def _products(x: torch.Size, weight: torch.Size, padding: int) -> int:
-    # Of the plain convolution, as everybody counts them.
-    places = [side + 2 * padding - weight[2] + 1 for side in x[2:]]
-    return x[0] * math.prod(places) * math.prod(weight)
+# Two for each product of the plain convolution, as everybody counts them: those of each result.
 
 
-@register_flop_formula(torch.ops.alexnet.convolution)
-def _flops(x: torch.Size, weight: torch.Size, _: Any, padding: int, *__: Any, **___: Any) -> int:
-    return 2 * _products(x, weight, padding)
+@register_flop_formula([torch.ops.alexnet.convolution, torch.ops.alexnet.strided_convolution])
+def _flops(x: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
 @register_flop_formula(torch.ops.alexnet.convolution_backward)
 def _flops_backward(
-    _: Any, x: torch.Size, weight: torch.Size, padding: int, wants_x: bool, wants_weight: bool, **__: Any
+    gradient: torch.Size, _: Any, weight: torch.Size, padding: int, wants_x: bool, wants_weight: bool, **__: Any
 ) -> int:
-    return 2 * (wants_x + wants_weight) * _products(x, weight, padding)
-
-
-@register_flop_formula(torch.ops.alexnet.strided_convolution)
-def _strided_flops(x: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
-    return 2 * math.prod(out_shape) * math.prod(weight[1:])
+    return 2 * (wants_x + wants_weight) * math.prod(gradient) * math.prod(weight[1:])
 
 
 @register_flop_formula(torch.ops.alexnet.strided_convolution_backward)

@@ -26,10 +26,10 @@ def in_shares(entries: int, work: Callable[[int, int], None], at_least: int = 1)
         What `work` raised, after all shares have ended: nobody writes any more.
     """
     threads = torch.get_num_threads()
-    shares = max(1, min(threads, entries // at_least))
     if threads == 1:
         work(0, entries)
         return
+    shares = max(1, min(threads, entries // at_least))
     edges = [entries * share // shares for share in range(shares + 1)]
     running = [_workers(threads).submit(work, *share) for share in itertools.pairwise(edges)]
     errors = [share.exception() for share in running]
