@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from alexnet.bench.timing import alternate, wait_for
 from alexnet.model.convolution import across_columns
-from alexnet.runs.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_facts, source_commit
 
 COLUMNS = 2
 # Maps read and written, kernel, side: conv2, conv4 and conv5 of `paper`.

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from alexnet.model.convolution import weight_gradient
-from alexnet.runs.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_facts, source_commit
 
 # (maps read, maps written, side): conv2, conv3 and conv4 of `quick`, conv3 of `paper`.
 LAYERS = ((64, 128, 14), (128, 256, 7), (256, 256, 3), (256, 384, 13))

@@ -20,7 +20,7 @@ import torch
 from alexnet.bench.timing import alternate, median_ratio
 from alexnet.model.convolution import WINOGRAD_FROM_IMAGES, Convolution2d
 from alexnet.model.kernels import plain_operations, why_plain
-from alexnet.runs.machine import allocator_environment, machine_facts, source_commit
+from alexnet.system.machine import allocator_environment, machine_facts, source_commit
 
 # Maps read and written, kernel, stride, padding, columns, side, zeros at the end: the layers of `paper`, and one more.
 LAYERS = {

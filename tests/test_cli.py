@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.cli import COMMANDS, main
+from alexnet.cli.main import COMMANDS, main
+from alexnet.cli.recipe_options import TrainOptions, train_options
 from alexnet.errors import RequestError
-from alexnet.options import TrainOptions, train_options
 from alexnet.runs.recipe import Stage
 from alexnet.runs.recipes import PAPER, QUICK, RECIPES
 
@@ -230,7 +230,7 @@ def test_a_photograph_is_answered_without_loading_the_fast_passes(make_tree: Any
     assert main(["train", prepared, *SMALL, "--schedule.epochs", "1", "--run", run]) == 0
     photograph = str(next((tmp_path / "photographs").rglob("*.png")))
     program = (
-        "import sys; from alexnet.cli import main; "
+        "import sys; from alexnet.cli.main import main; "
         f"code = main(['predict', {run!r}, {photograph!r}]); "
         "assert code == 0 and 'numba' not in sys.modules; "
         "import torch; from alexnet.model import kernels; "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet.compiled import why_not
+from alexnet.system.numba_jit import why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not), reason=f"no Numba: {why_not}")
 
@@ -28,7 +28,7 @@ def run(folder: Path, before: str = "") -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "squares.py").write_text(
-        "from alexnet.compiled import compiled\n\n\n@compiled()\ndef square(x):\n    return x * x\n"
+        "from alexnet.system.numba_jit import compiled\n\n\n@compiled()\ndef square(x):\n    return x * x\n"
     )
     return tmp_path
 

@@ -11,9 +11,8 @@ import alexnet
 
 SOURCE = Path(alexnet.__file__).parent
 ORDER = (
-    "errors", "compiled", "storage", "figures", "runs", "parallel", "data", "model", "evaluation", "training",
-    "baselines", "explore", "study", "report", "export", "serve", "bench", "progress", "options", "terminal",
-    "bench_tables", "baseline_options", "measures", "explorations", "bench_options", "doctor", "cli", "__main__",
+    "errors", "system", "storage", "figures", "runs", "parallel", "data", "model", "evaluation", "training",
+    "baselines", "explore", "study", "report", "exchange", "serve", "bench", "doctor", "cli", "__main__",
 )  # fmt: skip
 # storage and figures stand side by side: neither sees the other.
 SIDE_BY_SIDE = {("figures", "storage"), ("figures", "errors")}
@@ -42,13 +41,13 @@ def test_rooms_import_one_way(path: Path) -> None:
 
 def test_the_test_sees_a_wrong_import(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("import alexnet.cli\nfrom alexnet.training.loop import train\n")
+    wrong.write_text("import alexnet.cli.main\nfrom alexnet.training.loop import train\n")
     assert imported_rooms(wrong) == {"cli", "training"}
 
 
 def test_help_loads_neither_torch_nor_numpy() -> None:
     program = (
-        "import sys; from alexnet.cli import main; code = main(['--help']); "
+        "import sys; from alexnet.cli.main import main; code = main(['--help']); "
         "print(sorted({'torch', 'numpy', 'jsonargparse', 'rich', 'matplotlib'} & set(sys.modules)), code)"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=400)
@@ -85,7 +84,7 @@ def test_a_network_answers_without_torchs_compiler() -> None:
 def test_rooms_are_entered_without_numba() -> None:
     """Whoever needs compiled passes, or blocks, loads it then: it is most of a second."""
     program = (
-        "import sys, alexnet.training.loop, alexnet.evaluation.runs, alexnet.explore.features; "
+        "import sys, alexnet.training.loop, alexnet.evaluation.run_evaluation, alexnet.explore.features; "
         "print('numba' in sys.modules)"
     )
     asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
-from alexnet.options import TrainOptions, train_options
+from alexnet.cli.recipe_options import TrainOptions, train_options
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"

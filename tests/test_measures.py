@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from alexnet.cli import main
-from alexnet.data.prepare import prepare
+from alexnet.cli.main import main
+from alexnet.data.preparation.prepare import prepare
 from alexnet.runs.recipe_file import recipe_to_dict
 from alexnet.runs.recipes import QUICK
 

@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.data.prepare import prepare
+    from alexnet.data.preparation.prepare import prepare
     from alexnet.evaluation.evaluate import evaluate_split
     from alexnet.explore.features import features
     from alexnet.model.network import AlexNet
-    from alexnet.model.normalisation import local_response_norm
+    from alexnet.model.response_norm import local_response_norm
     from alexnet.model.weights import load_trained as load
     from alexnet.training.loop import train
 
@@ -19,8 +19,8 @@ _PUBLIC = {
     "evaluate_split": ("alexnet.evaluation.evaluate", "evaluate_split"),
     "features": ("alexnet.explore.features", "features"),
     "load": ("alexnet.model.weights", "load_trained"),
-    "local_response_norm": ("alexnet.model.normalisation", "local_response_norm"),
-    "prepare": ("alexnet.data.prepare", "prepare"),
+    "local_response_norm": ("alexnet.model.response_norm", "local_response_norm"),
+    "prepare": ("alexnet.data.preparation.prepare", "prepare"),
     "train": ("alexnet.training.loop", "train"),
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from alexnet.runs.machine import (
+from alexnet.system.machine import (
     has_gnu_c_library,
     memory_bytes,
     multiplies_bfloat16,
@@ -120,7 +120,7 @@ def _kernels() -> Finding:
     if reason is None:
         good = "normalising and pooling in one pass, float32 convolutions with fewer products (Numba)"
         return Finding("kernels", "good", good)
-    from alexnet.data.triton_check import PLAIN_VARIABLE
+    from alexnet.system.triton_probe import PLAIN_VARIABLE
 
     helps = "unset it" if os.environ.get(PLAIN_VARIABLE) else "`pip install --force-reinstall numba` usually helps"
     return Finding(
@@ -163,7 +163,7 @@ def _accelerators() -> list[Finding]:
     except Exception:
         return [Finding("GPU", "broken", "unknown: torch does not load", "mend torch first")]
     if torch.cuda.is_available():
-        from alexnet.data.triton_check import why_no_triton
+        from alexnet.system.triton_probe import why_no_triton
 
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         findings = [Finding("GPU", "good", names)]

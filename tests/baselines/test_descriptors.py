@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("sklearn")
 
-from alexnet.baselines import binary_patterns, colour, sift
+from alexnet.baselines import binary_patterns, sift
+from alexnet.baselines import color as colour
 from alexnet.baselines.descriptors import KINDS, DenseDescriptors, grey_of, smoothed
 from alexnet.baselines.windows import Grid, by_patch, cell_sums
 from alexnet.errors import RequestError

@@ -19,7 +19,6 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
-from alexnet import cli
 from alexnet.baselines.cache import cached_rows
 from alexnet.baselines.classifier import AveragedSgd
 from alexnet.baselines.descriptors import DenseDescriptors
@@ -29,8 +28,9 @@ from alexnet.baselines.model import Channel, load_baseline
 from alexnet.baselines.projection import DescriptorPca
 from alexnet.baselines.run import run_baseline
 from alexnet.baselines.samples import drawn_images
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import PreparedData
+from alexnet.cli import main as cli
+from alexnet.data.dataset import PreparedData
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.evaluation.predictions import load_predictions
 from alexnet.runs.baseline_recipe import (
@@ -313,7 +313,7 @@ def test_recipes_survive_the_file_and_wrong_settings_are_named(capsys: pytest.Ca
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from alexnet import baseline_options
+    from alexnet.cli import baseline_command as baseline_options
 
     monkeypatch.setattr(baseline_options.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"alexnet\[baselines\]"):

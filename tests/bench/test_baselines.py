@@ -10,10 +10,10 @@ pytest.importorskip("sklearn")
 pytest.importorskip("cv2")
 pytest.importorskip("skimage")
 
-from alexnet import cli
 from alexnet.baselines.coding import locality_codes
 from alexnet.baselines.descriptors import DenseDescriptors
 from alexnet.bench import baselines
+from alexnet.cli import main as cli
 
 
 def test_what_is_compared_with_does_the_same() -> None:

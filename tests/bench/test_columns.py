@@ -12,10 +12,10 @@ import torch
 from alexnet.bench.columns import Took, compared, rates, require_expected
 from alexnet.bench.exchanged import equal_batch, expected_exchange, gradient_bytes, ring_bytes
 from alexnet.bench.sharing_ways import COUNTED, ColumnsBench, expected_bytes
-from alexnet.bench_tables import print_columns_bench
-from alexnet.cli import main
+from alexnet.cli.bench_tables import print_columns_bench
+from alexnet.cli.main import main
 from alexnet.errors import RequestError, WorkError
-from alexnet.model.description import Placed
+from alexnet.model.layer_specs import Placed
 from alexnet.model.network import AlexNet
 
 # Worked out by hand for the full network: maps, places and units of the other column, 4 bytes each.

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from alexnet.bench import precision
 from alexnet.bench.precision import bench_precision
 from alexnet.bench.rounded import RoundedProducts
-from alexnet.bench_tables import print_precision_bench
-from alexnet.data.prepare import prepare
+from alexnet.cli.bench_tables import print_precision_bench
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
-from alexnet.runs.machine import multiplies_bfloat16, processor_flags
 from alexnet.runs.recipes import ORIGINAL, PAPER
+from alexnet.system.machine import multiplies_bfloat16, processor_flags
+from alexnet.training.eager_step import StepAtOnce
 from alexnet.training.schedule import rates_at
-from alexnet.training.step import StepAtOnce
 
 HALF_STEP = 2.0**-8
 """Rounding to 8 bits is off by so much of a number, at most."""

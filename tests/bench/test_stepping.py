@@ -19,8 +19,8 @@ from alexnet.bench.layer_times import layer_times
 from alexnet.bench.stepping import bench_step
 from alexnet.bench.timing import Timed
 from alexnet.bench.usual import paper_network, torchvision_network
-from alexnet.bench_tables import print_evaluate_bench, print_features_bench, print_step_bench
-from alexnet.cli import main
+from alexnet.cli.bench_tables import print_evaluate_bench, print_features_bench, print_step_bench
+from alexnet.cli.main import main
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 

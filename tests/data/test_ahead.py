@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.ahead import made_ahead
+from alexnet.system.prefetch import made_ahead
 
 
 def threads_named(name: str) -> list[threading.Thread]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alexnet.data import augment
 from alexnet.data.augment import Batch, MeanAt, View, crop_margin, cut_view, draw, philox, to_input, views
-from alexnet.data.prepared import Statistics
+from alexnet.data.dataset import Statistics
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
 

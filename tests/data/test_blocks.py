@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet import compiled
-from alexnet.data.blocks import decode_crops, encode, num_block_rows
-from alexnet.data.prepared import Split
-from alexnet.data.resident import ResidentImages, bytes_of
+from alexnet.data.bc1 import decode_crops, encode, num_block_rows
+from alexnet.data.dataset import Split
+from alexnet.data.device_cache import ResidentImages, bytes_of
+from alexnet.system import numba_jit as compiled
 
 pytestmark = pytest.mark.skipif(bool(compiled.why_not), reason=f"no Numba: {compiled.why_not}")
 
@@ -154,7 +154,7 @@ def test_crops_are_cut_out_of_the_whole(data: st.DataObject, side: int, seed: in
     given = torch.from_numpy(blocks), torch.from_numpy(rows), torch.from_numpy(corners), crop
     with pytest.MonkeyPatch.context() as patched:
         for why_not in ("", "as on a GPU without Triton"):
-            patched.setattr("alexnet.data.blocks.why_not", why_not)
+            patched.setattr("alexnet.data.bc1.why_not", why_not)
             for got, row, (top, left) in zip(decode_crops(*given).numpy(), rows, corners, strict=True):
                 assert np.array_equal(got, whole[row, top : top + crop, left : left + crop])
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.data.duplicates import duplicate_counts, duplicates_text, find_duplicates
+from alexnet.data.preparation.duplicates import duplicate_counts, duplicates_text, find_duplicates
 
 
 @given(st.lists(st.tuples(st.sampled_from(["train", "val", "test"]), st.integers(0, 6), st.integers(0, 2))))

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from alexnet.data.augment import Batch, MeanAt, to_input
-from alexnet.data.blocks import decode_crops, encode
+from alexnet.data.bc1 import decode_crops, encode
+from alexnet.data.dataset import Split
+from alexnet.data.device_cache import ResidentImages
 from alexnet.data.loader import cut_crops
-from alexnet.data.prepared import Split
-from alexnet.data.resident import ResidentImages
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIDE, CROP = 14, 9
@@ -65,7 +65,7 @@ def test_the_kernel_gives_the_same_input(
     images: np.ndarray, mean_image: torch.Tensor, mean_at: MeanAt, stored: str
 ) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
-    from alexnet.data.finishing import finish
+    from alexnet.data.crop_kernel import finish
 
     samples = np.array([3, 19, 0, 3, 7])
     resident = torch.from_numpy(images)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.augment import draw
+from alexnet.data.dataset import Split, Statistics
 from alexnet.data.loader import Loader
-from alexnet.data.order import class_balanced_subset, epoch_order
-from alexnet.data.prepared import Split, Statistics
+from alexnet.data.sampler import class_balanced_subset, epoch_order
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
 

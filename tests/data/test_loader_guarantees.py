@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from alexnet.data.augment import Batch
-from alexnet.data.joined import open_data
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import PreparedData, Split, Statistics
 from alexnet.data.loader import Loader
-from alexnet.data.order import weighted_order
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import PreparedData, Split, Statistics
+from alexnet.data.preparation.prepare import prepare
+from alexnet.data.sampler import weighted_order
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings

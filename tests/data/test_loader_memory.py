@@ -9,9 +9,9 @@ import pytest
 import simplejpeg
 
 from alexnet.bench.usage import anonymous_bytes
+from alexnet.data.dataset import PreparedData
 from alexnet.data.loader import Loader
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import PreparedData
+from alexnet.data.preparation.prepare import prepare
 from alexnet.runs.recipe import DataSettings
 
 EPOCHS = 20

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.order import Cut, repeats, sample_weights, share_of_rank, weighted_order
+from alexnet.data.sampler import Cut, repeats, sample_weights, share_of_rank, weighted_order
 from alexnet.errors import RequestError
 
 WEIGHTS = st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1e3)), min_size=1, max_size=50).filter(any)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data.prepare import prepare
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError, WorkError
 
 
@@ -53,7 +53,7 @@ def test_pixels_labels_keys_and_statistics(tmp_path: Path) -> None:
 def test_workers_and_groups_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
     write_pictures(tmp_path / "source", COUNTS)
     prepare(tmp_path / "source", tmp_path / "one", side=24, store=store, workers=1)
-    monkeypatch.setattr("alexnet.data.piecework.GROUP_BYTES", 1)
+    monkeypatch.setattr("alexnet.data.preparation.workers.GROUP_BYTES", 1)
     prepare(tmp_path / "source", tmp_path / "three", side=24, store=store, workers=3)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "three").iterdir())
@@ -73,7 +73,7 @@ def test_pieces_do_not_change_images_and_statistics(tmp_path: Path) -> None:
 def test_the_store_follows_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(tmp_path / "source", COUNTS)
     assert prepare(tmp_path / "source", tmp_path / "small", side=16).store == "pixels"
-    monkeypatch.setattr("alexnet.data.prepare.MAX_PIXELS_STORE_BYTES", 10 * 16 * 16 * 3 - 1)
+    monkeypatch.setattr("alexnet.data.preparation.prepare.MAX_PIXELS_STORE_BYTES", 10 * 16 * 16 * 3 - 1)
     assert prepare(tmp_path / "source", tmp_path / "large", side=16).store == "jpeg"
 
 

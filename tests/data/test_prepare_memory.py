@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 
 from alexnet.bench.usage import watched_memory
-from alexnet.data.prepare import prepare
+from alexnet.data.preparation.prepare import prepare
 
 ALLOWED_GROWTH_BYTES = 200 * 2**20
 

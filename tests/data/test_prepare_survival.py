@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data import prepare as preparing
-from alexnet.data.prepare import prepare
-from alexnet.data.stage import stage_folder
+from alexnet.data.preparation import prepare as preparing
+from alexnet.data.preparation.prepare import prepare
+from alexnet.data.preparation.staging import stage_folder
 from alexnet.errors import Interrupted, RequestError, WorkError
 
 NUM_IMAGES, SHARD_IMAGES = 120, 6
@@ -53,7 +53,7 @@ def prepare_in_process(source: Path, destination: Path, store: str) -> None:
 def kill_often(source: Path, destination: Path, store: str, num_kills: int, seed: int) -> int:
     """Prepare with kills at random moments; returns how many hit a process at work."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["alexnet.data.prepare"])
+    processes.set_forkserver_preload(["alexnet.data.preparation.prepare"])
     chance = random.Random(seed)
     hits = 0
     while not destination.exists():
@@ -220,7 +220,7 @@ def test_the_second_of_two_processes_is_refused(photographs: Path, tmp_path: Pat
     def second(done: int, of: int) -> None:
         if not refusals:
             program = (
-                "import sys; from alexnet.cli import main; "
+                "import sys; from alexnet.cli.main import main; "
                 f"sys.exit(main(['prepare', {str(photographs)!r}, {str(tmp_path / 'out')!r}, '--side', '16']))"
             )
             run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=500)
@@ -246,7 +246,7 @@ def limited_in_size(source: Path, destination: Path, limit_bytes: int, queue: An
 def test_a_full_disk_is_said_and_gone_on_after(photographs: Path, tmp_path: Path) -> None:
     prepare_in_process(photographs, tmp_path / "whole", "pixels")
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["alexnet.data.prepare"])
+    processes.set_forkserver_preload(["alexnet.data.preparation.prepare"])
     queue = processes.Queue()
     victim = processes.Process(target=limited_in_size, args=(photographs, tmp_path / "out", 50 * 48 * 48 * 3, queue))
     victim.start()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet.data.prepared import FORMAT_VERSION, PreparedData, data_checksum
+from alexnet.data.dataset import FORMAT_VERSION, PreparedData, data_checksum
 from alexnet.errors import RequestError
 
 

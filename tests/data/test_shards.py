@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.data import shards
+from alexnet.data.dataset import PreparedData
 from alexnet.data.loader import cut_crops
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import PreparedData
+from alexnet.data.preparation.prepare import prepare
 from alexnet.data.shards import JpegImages, UnreadableSample
 from alexnet.errors import RequestError
 

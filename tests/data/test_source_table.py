@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alexnet.data.sources.csv_list import looks_like_table, open_table
 from alexnet.data.sources.listing import Source
-from alexnet.data.sources.table import looks_like_table, open_table
 from alexnet.errors import RequestError
 
 

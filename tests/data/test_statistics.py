@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.compiled import why_not
-from alexnet.data import tally
-from alexnet.data.statistics import ColourSums
-from alexnet.data.tally import Tally
+from alexnet.data.preparation import color_sums as tally
+from alexnet.data.preparation.color_sums import Tally
+from alexnet.data.preparation.statistics import ColourSums
+from alexnet.system.numba_jit import why_not
 
 COMPILED = pytest.mark.parametrize(
     "is_compiled", [False, pytest.param(True, marks=pytest.mark.skipif(bool(why_not), reason=f"no Numba: {why_not}"))]

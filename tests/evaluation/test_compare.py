@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
+from alexnet.cli.tables import print_comparison
+from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
 from alexnet.evaluation.compare import compare_runs
 from alexnet.evaluation.predictions import save_predictions
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
-from alexnet.terminal import print_comparison
 
 FIRST = np.array(
     [

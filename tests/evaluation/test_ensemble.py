@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
+from alexnet.cli.tables import print_ensemble
+from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError
 from alexnet.evaluation import ensemble
 from alexnet.evaluation.ensemble import average_runs, greedy_weights, weighted_mean
@@ -18,7 +19,6 @@ from alexnet.evaluation.metrics import count_errors
 from alexnet.evaluation.predictions import save_predictions
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
-from alexnet.terminal import print_ensemble
 
 
 def made_up_data(num, num_classes, checksum="ab" * 32):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
+from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.evaluate import evaluate_split, measure, predict_split
-from alexnet.model.description import Convolution, Dense, Drop, Flatten, Pool, Rectify, Variant
+from alexnet.model.layer_specs import Convolution, Dense, Drop, Flatten, Pool, Rectify, Variant
 from alexnet.model.network import VARIANTS, AlexNet
 
 SIDE, CROP, NUM_CLASSES = 7, 4, 3

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet.data.prepared import ClassInfo
+from alexnet.data.dataset import ClassInfo
 from alexnet.errors import RequestError
-from alexnet.evaluation.photographs import classify_photographs, ilsvrc_lines, photographs_in, read_label_order
+from alexnet.evaluation.classify import classify_photographs, ilsvrc_lines, photographs_in, read_label_order
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
 

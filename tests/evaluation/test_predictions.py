@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
+from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.predictions import load_predictions, predictions_path, save_predictions, views_order
-from alexnet.evaluation.runs import in_classes_of
+from alexnet.evaluation.run_evaluation import in_classes_of
 
 NUM, NUM_CLASSES = 5, 3
 

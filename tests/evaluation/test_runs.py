@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import PreparedData
+from alexnet.data.dataset import PreparedData
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import measure
 from alexnet.evaluation.predictions import load_predictions
-from alexnet.evaluation.runs import evaluate_run, in_classes_of
+from alexnet.evaluation.run_evaluation import evaluate_run, in_classes_of
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained, save_trained
 from alexnet.runs.folder import RunFolder

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 import alexnet
-from alexnet.cli import main
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import PreparedData
-from alexnet.data.stage import stage_folder
+from alexnet.cli.main import main
+from alexnet.data.dataset import PreparedData
+from alexnet.data.preparation.prepare import prepare
+from alexnet.data.preparation.staging import stage_folder
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.explore.features import features, open_features, write_features
 from alexnet.model.network import AlexNet
@@ -153,7 +153,7 @@ def test_an_interrupt_is_gone_on_with_and_another_command_is_refused(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     """In the middle of a batch, too, of which some arrays have the rows and others have not."""
-    import alexnet.explore.writing as module
+    import alexnet.explore.feature_writer as module
 
     wanted: dict[str, Any] = {"points": ["conv4", "fc5", "conv1.pool"], "batch_size": 4, **HERE}
     whole = write_features(run.path, tmp_path / "whole", **wanted)
@@ -204,7 +204,7 @@ def test_an_end_while_the_folder_gets_its_name_is_survived(
     monkeypatch.setattr(Path, method, usual)
     with pytest.raises(RequestError, match="was begun by another command"):
         write_features(run.path, tmp_path / "out", points=["fc5"], **HERE)
-    monkeypatch.setattr("alexnet.explore.writing.in_batches", None)  # nothing is computed again
+    monkeypatch.setattr("alexnet.explore.feature_writer.in_batches", None)  # nothing is computed again
     made = write_features(run.path, tmp_path / "out", **HERE)
     for path in whole.folder.iterdir():
         assert (made.folder / path.name).read_bytes() == path.read_bytes(), path.name
@@ -212,7 +212,7 @@ def test_an_end_while_the_folder_gets_its_name_is_survived(
 
 def slowly(run: Path, destination: Path) -> None:
     """The victim: a batch of one at a time, each kept."""
-    import alexnet.explore.writing as module
+    import alexnet.explore.feature_writer as module
 
     torch.set_num_threads(1)  # as here: other sums differ in their last bit
     module.CURSOR_EVERY_S = 0.0

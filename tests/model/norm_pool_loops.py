@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from alexnet.model.description import pooled_side
-from alexnet.model.kernels.form import NormPool
+from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.layer_specs import pooled_side
 
 
 def window(form: NormPool, maps: int, i: int) -> range:

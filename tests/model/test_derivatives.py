@@ -14,7 +14,7 @@ from alexnet.model.convolution import WINOGRAD_FROM_IMAGES, Convolution2d
 from alexnet.model.kernels import plain_operations
 from alexnet.model.layers import max_pool
 from alexnet.model.network import AlexNet
-from alexnet.model.normalisation import local_response_norm, same_map_norm
+from alexnet.model.response_norm import local_response_norm, same_map_norm
 
 # torch compiles rules of its own with the first derivative that goes forward.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")

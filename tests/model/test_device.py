@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alexnet.model.device import IMAGES_AT_A_TIME, images_at_a_time
+from alexnet.system.device import IMAGES_AT_A_TIME, images_at_a_time
 
 
 def test_a_gpu_is_asked_about_as_many_images_as_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import torch
 from tests.model.varied_networks import VARIED, made, normwise
 
 from alexnet.bench.rounded import RoundedProducts
-from alexnet.model.device import arithmetic, rounded_weights
+from alexnet.system.device import arithmetic, rounded_weights
 
 
 def gradients(network: torch.nn.Module, images: torch.Tensor, direction: torch.Tensor) -> list[torch.Tensor]:

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from alexnet.model import kernels
+from alexnet.model.activations import ResponseReader
 from alexnet.model.convolution import Convolution2d
-from alexnet.model.description import Pool, Rectify
-from alexnet.model.fusing import Fused, Summed, fused, summed
+from alexnet.model.fusion import Fused, Summed, fused, summed
 from alexnet.model.kernels import operators, plain_operations
-from alexnet.model.kernels.form import NormPool
+from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.layer_specs import Pool, Rectify
 from alexnet.model.network import VARIANTS, AlexNet
-from alexnet.model.responses import ResponseReader
 
 needs_kernels = pytest.mark.skipif(kernels.why_plain("cpu") is not None, reason=str(kernels.why_plain("cpu")))
 NUMBERS = (True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False)

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.model.norm_pool_loops import backward, forward, require_largest, windows, winners_of
 
-from alexnet import compiled
-from alexnet.model.description import pooled_side
 from alexnet.model.kernels import cpu, operators
-from alexnet.model.kernels.form import NormPool
+from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.layer_specs import pooled_side
+from alexnet.system import numba_jit as compiled
 
 pytestmark = pytest.mark.skipif(cpu.why_not() is not None, reason=str(cpu.why_not()))
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.errors import RequestError
-from alexnet.model.normalisation import local_response_norm, same_map_norm
+from alexnet.model.response_norm import local_response_norm, same_map_norm
 
 
 def norm_by_loops(x: np.ndarray, size: int, alpha: float, beta: float, k: float, columns: int) -> np.ndarray:

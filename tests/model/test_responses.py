@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.model.description import Flatten, Weighted
+from alexnet.model.activations import ResponseReader, response_points
+from alexnet.model.layer_specs import Flatten, Weighted
 from alexnet.model.network import VARIANTS, AlexNet
-from alexnet.model.responses import ResponseReader, response_points
 
 
 def small(variant: str) -> AlexNet:

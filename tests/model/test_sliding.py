@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.description import Convolution, Dense, Drop, Flatten, Normalise, Pool, Rectify, Variant
+from alexnet.model.layer_specs import Convolution, Dense, Drop, Flatten, Normalise, Pool, Rectify, Variant
 from alexnet.model.network import VARIANTS, AlexNet
 from alexnet.model.sliding import class_maps
 

@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from alexnet.data.prepared import ClassInfo
+from alexnet.data.dataset import ClassInfo
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import VARIANTS, AlexNet
 from alexnet.model.weights import Trained, load_trained, save_trained

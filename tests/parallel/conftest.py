@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data.prepare import prepare
+from alexnet.data.preparation.prepare import prepare
 
 # Two narrow steps a second; what is compared needs no more.
 RECIPE = (

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.cli import main
-from alexnet.data.order import share_of_rank
+from alexnet.cli.main import main
+from alexnet.data.sampler import share_of_rank
 from alexnet.errors import RequestError
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.processes import num_started, started_processes
-from alexnet.parallel.team import Team, team_of
+from alexnet.parallel.process_group import num_started, started_processes
+from alexnet.parallel.process_mesh import Team, team_of
 from alexnet.runs.recipe import ScheduleSettings
 from alexnet.training.plan import Plan, Stretch
 

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.cli import main
+from alexnet.cli.link_tables import link_in_words, print_links, verdict
+from alexnet.cli.main import main
 from alexnet.model.columns import AllRows, BothColumns, column_steps
 from alexnet.model.network import AlexNet
 from alexnet.parallel import links
-from alexnet.parallel.link_tables import link_in_words, print_links, verdict
 from alexnet.parallel.links import Member, bus_bytes_per_s, differences, exchanges, matrices, slowest, why_no_nccl
 from alexnet.parallel.wire import SMALL_BYTES, LinkTime, goes, rounds_within
 

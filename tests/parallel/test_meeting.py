@@ -10,14 +10,14 @@ import pytest
 import torch.distributed as dist
 
 from alexnet.errors import WorkError
-from alexnet.parallel.meeting import meeting_place
+from alexnet.parallel.rendezvous import meeting_place
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 # The first start fails when all have met; in the second one the first process comes two seconds late.
 LATE = """
 import os, sys, time, torch.distributed as dist
-from alexnet.parallel.processes import started_processes
+from alexnet.parallel.process_group import started_processes
 again = os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
 time.sleep(2 if again and os.environ["RANK"] == "0" else 0)
 with started_processes():

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import PreparedData
+from alexnet.data.dataset import PreparedData
+from alexnet.data.preparation.prepare import prepare
 from alexnet.evaluation.predictions import load_predictions
-from alexnet.parallel.processes import Processes
+from alexnet.parallel.process_group import Processes
 from alexnet.runs.recipes import QUICK
 from alexnet.training.loop import train
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alexnet.cli import main
+from alexnet.cli.main import main
 from alexnet.runs.folder import RunFolder
 from alexnet.training.checkpoint import checkpoint_folder
 
@@ -27,11 +27,11 @@ import json, sys, torch, torch.distributed as dist, torch.nn.functional as F
 from alexnet.model.columns import OneColumn
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.processes import started_processes
-from alexnet.parallel.team import team_of
+from alexnet.parallel.process_group import started_processes
+from alexnet.parallel.process_mesh import team_of
 from alexnet.training.optimizer import VelocitySGD
 from alexnet.training.schedule import Rates
-from alexnet.training.sharing import Forward
+from alexnet.training.distributed import Forward
 
 NUM = 3
 

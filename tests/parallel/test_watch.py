@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from alexnet.parallel.watch import Sign, Stalls
+from alexnet.parallel.heartbeat import Sign, Stalls
 
 
 def sign(rank: int, beat: int, step: int, phase: int = 0) -> Sign:

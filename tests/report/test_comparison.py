@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
+from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.compare import compare_runs

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from rich.cells import cell_len
 
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import PreparedData
+from alexnet.cli.tables import print_inspection
+from alexnet.data.dataset import PreparedData
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError, WorkError
 from alexnet.report.inspection import inspect_facts
 from alexnet.report.inspection_page import write_inspection
-from alexnet.terminal import print_inspection
 
 VOID = {"meta", "link", "img", "br"}
 QUOTED, TAG, DOG, LONG = "\"quoted\" & 'more'", "<b onmouseover=alert(1)>", "🐕 dog", "long " + "x" * 150

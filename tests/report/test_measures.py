@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from alexnet.data.prepared import Statistics
-from alexnet.report.measures import colour_facts, size_edges, size_facts
+from alexnet.data.dataset import Statistics
+from alexnet.report.data_measures import colour_facts, size_edges, size_facts
 
 
 def sizes(*pairs):

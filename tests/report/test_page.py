@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
+from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import measure
 from alexnet.evaluation.predictions import save_predictions

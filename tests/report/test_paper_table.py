@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from alexnet.data.prepared import FORMAT_VERSION, ClassInfo, PreparedData, Split
+from alexnet.data.dataset import FORMAT_VERSION, ClassInfo, PreparedData, Split
 from alexnet.data.synsets import synset_words
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.predictions import predictions_path, save_predictions

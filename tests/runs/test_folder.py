@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from alexnet.errors import RequestError, WorkError
-from alexnet.runs import machine
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
+from alexnet.system import machine
 
 
 def test_create_then_open(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from alexnet.cli import main
+from alexnet.cli.main import main
 from alexnet.errors import RequestError
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.listing import list_runs
+from alexnet.runs.overview import list_runs
 from alexnet.runs.recipes import QUICK
 from alexnet.storage.lock import only_writer
 

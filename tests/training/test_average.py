@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from alexnet.training.average import WeightAverage
+from alexnet.training.ema import WeightAverage
 
 
 def test_the_average_follows_the_recursion_and_changes_places() -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from alexnet.data.prepare import prepare
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
-from alexnet.training.board import board_folder
+from alexnet.training.eager_step import StepAtOnce
 from alexnet.training.loop import train
-from alexnet.training.step import StepAtOnce
+from alexnet.training.tensorboard import board_folder
 
 pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
 

@@ -8,8 +8,6 @@ import torch
 
 from alexnet import AlexNet
 from alexnet.errors import RequestError, WorkError
-from alexnet.training.average import WeightAverage
-from alexnet.training.background import CheckpointWriter
 from alexnet.training.checkpoint import (
     Loaded,
     Position,
@@ -20,6 +18,8 @@ from alexnet.training.checkpoint import (
     remove_checkpoints,
     write_checkpoint,
 )
+from alexnet.training.checkpoint_writer import CheckpointWriter
+from alexnet.training.ema import WeightAverage
 from alexnet.training.optimizer import VelocitySGD
 from alexnet.training.schedule import Rates
 

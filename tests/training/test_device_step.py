@@ -11,19 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.data.blocks import decode_crops, encode
-from alexnet.data.joined import open_data
-from alexnet.data.prepare import prepare
+from alexnet.data.bc1 import decode_crops, encode
+from alexnet.data.concatenated import open_data
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.model.kernels import plain_operations, why_plain
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder, UnwrittenRunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.runs.recipes import QUICK
-from alexnet.training import assembly, device_step, loop
-from alexnet.training.device_step import StepOnDevice, algorithms_tried
+from alexnet.training import graph_step as device_step
+from alexnet.training import loop
+from alexnet.training import setup as assembly
+from alexnet.training.compute_weights import ReadWeights
+from alexnet.training.graph_step import StepOnDevice, algorithms_tried
 from alexnet.training.loop import train
-from alexnet.training.read_weights import ReadWeights
 from alexnet.training.update import update
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -237,7 +239,7 @@ def test_images_lie_on_the_device_unasked_where_half_of_it_holds_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(assembly, "free_bytes", lambda device: free)
-    monkeypatch.setattr("alexnet.compiled.why_not", "" if numba else "no such module")
+    monkeypatch.setattr("alexnet.system.numba_jit.why_not", "" if numba else "no such module")
     monkeypatch.setattr(assembly, "TELL_EVERY_S", 0.0)
     recipe = replace(
         SMALL, data=replace(SMALL.data, subset=10), training=replace(SMALL.training, on_unreadable=unreadable)
@@ -254,7 +256,7 @@ def test_images_lie_on_the_device_unasked_where_half_of_it_holds_them(
 
 def test_reading_many_images_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assembly, "TELL_EVERY_S", 0.0)
-    monkeypatch.setattr("alexnet.data.resident._CHUNK", 10)
+    monkeypatch.setattr("alexnet.data.device_cache._CHUNK", 10)
     recipe = replace(SMALL, training=replace(SMALL.training, cache="device"))
     training = assembly.assemble(UnwrittenRunFolder(tmp_path / "run"), open_data([data]), recipe)
     said: list[str] = []
@@ -263,7 +265,7 @@ def test_reading_many_images_is_told(data: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_blocks_need_numba(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alexnet.data.blocks.why_not", "no such module")
+    monkeypatch.setattr("alexnet.data.bc1.why_not", "no such module")
     recipe = replace(SMALL, training=replace(SMALL.training, cache="bc1"))
     with pytest.raises(RequestError, match=r"bc1 needs Numba, which cannot be imported here \(no such module"):
         train(data, recipe, tmp_path / "run")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet.cli import main
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import PreparedData
+from alexnet.cli.main import main
+from alexnet.data.dataset import PreparedData
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder

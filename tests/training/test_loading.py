@@ -10,17 +10,17 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from alexnet.data.joined import count_leaks
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import PreparedData
+from alexnet.data.concatenated import count_leaks
+from alexnet.data.dataset import PreparedData
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.evaluation.runs import evaluate_run
+from alexnet.evaluation.run_evaluation import evaluate_run
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.runs.recipes import QUICK
+from alexnet.training.eager_step import StepAtOnce
 from alexnet.training.loop import train
-from alexnet.training.step import StepAtOnce
 
 SMALL = replace(
     QUICK,

@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from alexnet.data.augment import Batch
-from alexnet.data.prepare import prepare
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.evaluation.runs import evaluate_run
+from alexnet.evaluation.run_evaluation import evaluate_run
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.runs.recipes import PAPER, QUICK
+from alexnet.training import eager_step as step_module
 from alexnet.training import loop
-from alexnet.training import step as step_module
+from alexnet.training.eager_step import StepAtOnce, dropout_seed
 from alexnet.training.loop import train
-from alexnet.training.step import StepAtOnce, dropout_seed
 
 SMALL = replace(
     QUICK,
@@ -279,7 +279,7 @@ def test_a_staged_and_averaged_training_goes_on_exactly(
     recipe: Recipe, cut: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # These lie class by class, which is refused where it matters: here it does not.
-    monkeypatch.setattr("alexnet.training.assembly._require_mixed", lambda labels, data: None)
+    monkeypatch.setattr("alexnet.training.setup._require_mixed", lambda labels, data: None)
     whole = train(data, recipe, tmp_path / "whole")
     step = StepAtOnce.run
 

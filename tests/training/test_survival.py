@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet.cli import main
-from alexnet.data.prepare import prepare
+from alexnet.cli.main import main
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
@@ -25,10 +25,10 @@ from alexnet.runs.recipe import Recipe, TrainingSettings
 from alexnet.runs.recipes import QUICK
 from alexnet.storage.lock import only_writer
 from alexnet.training.checkpoint import checkpoint_folder
+from alexnet.training.compute_weights import ReadWeights
+from alexnet.training.eager_step import StepAtOnce
 from alexnet.training.loop import train
 from alexnet.training.optimizer import VelocitySGD
-from alexnet.training.read_weights import ReadWeights
-from alexnet.training.step import StepAtOnce
 
 SMALL = replace(
     QUICK,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.baselines.windows import ANY_ORDER
-from alexnet.compiled import compiled
+from alexnet.system.numba_jit import compiled
 
 Floats = NDArray[np.float32]
 

@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from torch.nn import functional
 
 from alexnet.baselines.binary_patterns import dense_patterns
-from alexnet.baselines.colour import dense_colour
+from alexnet.baselines.color import dense_colour
 from alexnet.baselines.sift import dense_sift
 from alexnet.errors import RequestError
 

@@ -14,9 +14,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.utils.validation import check_is_fitted
 
+from alexnet.baselines.chunks import one_thread_each
 from alexnet.baselines.coding import l1_codes, largest_codes, largest_lengths, locality_codes
 from alexnet.baselines.descriptors import DescriptorSet, checked_sets
-from alexnet.baselines.pieces import one_thread_each
 from alexnet.baselines.pyramid import Levels, num_regions, parse_pyramid, region_of
 from alexnet.errors import RequestError
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.baselines.cache import settings_checksum
+from alexnet.baselines.chunks import in_pieces
 from alexnet.baselines.descriptors import DenseDescriptors, DescriptorSet
 from alexnet.baselines.dictionary import LocalityCodes, SparseCodes
 from alexnet.baselines.fisher import BagOfWords, FisherVectors, MixtureEncoder
 from alexnet.baselines.model import Channel, read_estimators, write_estimators
-from alexnet.baselines.pieces import in_pieces
 from alexnet.baselines.projection import DescriptorPca
 from alexnet.baselines.pyramid import num_regions, parse_pyramid
-from alexnet.data.prepared import Split
+from alexnet.data.dataset import Split
 from alexnet.runs.baseline_recipe import CODINGS, DESCRIPTORS, BaselineRecipe, CodingSettings, FisherSettings, listed
 
 PIECE = 4

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.baselines.chunks import in_pieces
 from alexnet.baselines.model import Baseline, load_baseline
-from alexnet.baselines.pieces import in_pieces
 from alexnet.baselines.samples import REST, with_rest
-from alexnet.data.joined import open_data
-from alexnet.data.prepared import PreparedData
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import measure
 from alexnet.evaluation.predictions import predictions_folder, save_predictions
-from alexnet.evaluation.runs import in_classes_of
+from alexnet.evaluation.run_evaluation import in_classes_of
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.machine import num_cores
+from alexnet.system.machine import num_cores
 
 VIEWS = 1
 """A baseline looks at the whole image once."""

@@ -17,8 +17,8 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from alexnet.baselines.arrays import as_tensor
-from alexnet.baselines.pieces import in_pieces, one_thread_each
-from alexnet.runs.machine import num_cores
+from alexnet.baselines.chunks import in_pieces, one_thread_each
+from alexnet.system.machine import num_cores
 
 ROWS_AT_ONCE = 8192
 _ROWS_OF_KMEANS = 100

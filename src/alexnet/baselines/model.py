@@ -20,7 +20,7 @@ from alexnet.baselines.descriptors import DenseDescriptors, Images
 from alexnet.baselines.dictionary import LocalityCodes, SparseCodes
 from alexnet.baselines.fisher import BagOfWords, FisherVectors
 from alexnet.baselines.projection import DescriptorPca
-from alexnet.data.prepared import ClassInfo
+from alexnet.data.dataset import ClassInfo
 from alexnet.errors import RequestError, WorkError
 from alexnet.storage.tensors import write_tensors
 

@@ -20,7 +20,6 @@ from alexnet.baselines.classifying import (
     held_out_lessons,
     learned_classifiers,
 )
-from alexnet.baselines.effort import Effort
 from alexnet.baselines.learning import (
     channels_of,
     features_checksum,
@@ -31,15 +30,16 @@ from alexnet.baselines.learning import (
 )
 from alexnet.baselines.measuring import keep_measured, measured_split, probabilities_of_rows
 from alexnet.baselines.model import FILE, Baseline, Channel, save_baseline
+from alexnet.baselines.resource_usage import Effort
 from alexnet.baselines.samples import training_images
-from alexnet.data.joined import open_data
-from alexnet.data.prepared import PreparedData, Split
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import PreparedData, Split
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_differences, baseline_to_dict
 from alexnet.runs.folder import RunFolder, utc_now
-from alexnet.runs.machine import machine_facts, num_cores, source_commit, versions
 from alexnet.storage.lock import only_writer
+from alexnet.system.machine import machine_facts, num_cores, source_commit, versions
 
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Given what is done, a context that yields a function to be called with (images done, images in all)."""

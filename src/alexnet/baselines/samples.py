@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.prepared import PreparedData, Split
+from alexnet.data.dataset import PreparedData, Split
 from alexnet.data.shards import OneByOne, StoredImages, UnreadableSample
 from alexnet.errors import RequestError
 from alexnet.runs.baseline_recipe import ProtocolSettings

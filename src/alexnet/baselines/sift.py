@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.baselines.windows import ANY_ORDER, Floats, Grid, cell_sums
-from alexnet.compiled import compiled
+from alexnet.system.numba_jit import compiled
 
 ORIENTATIONS = 8
 CELLS = 4

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.compiled import compiled
 from alexnet.errors import RequestError
+from alexnet.system.numba_jit import compiled
 
 Floats = NDArray[np.float32]
 Weighting = Literal["gaussian", "flat"]

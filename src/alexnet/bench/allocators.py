@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from alexnet.errors import RequestError, WorkError
-from alexnet.runs.machine import allocator_environment
+from alexnet.system.machine import allocator_environment
 
 
 def by_allocator(

@@ -18,20 +18,20 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.baselines.binary_patterns import pattern_labels
+from alexnet.baselines.chunks import one_thread_each
 from alexnet.baselines.classifier import AveragedSgd
 from alexnet.baselines.coding import l1_codes, locality_codes
 from alexnet.baselines.descriptors import DenseDescriptors, DescriptorSet
 from alexnet.baselines.dictionary import SparseCodes, nearest_means
 from alexnet.baselines.fisher import FisherVectors
 from alexnet.baselines.mixture import Mixture, maximised
-from alexnet.baselines.pieces import one_thread_each
 from alexnet.baselines.projection import DescriptorPca
 from alexnet.baselines.windows import Grid
-from alexnet.bench.photographs import write_photographs
+from alexnet.bench.sample_photos import write_photographs
 from alexnet.bench.timing import alternate, median_ratio
-from alexnet.data.prepare import prepare
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
-from alexnet.runs.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_facts, source_commit
 
 SIDE_PX = 256
 GAUSSIANS, ATOMS, DIMENSIONS = 64, 1024, 64

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from alexnet.bench.timing import Timed, alternate, median_ratio, wait_for
-from alexnet.model.device import Precision
+from alexnet.system.device import Precision
 
 PRODUCT, COPY = "a large product", "a large copy"
 

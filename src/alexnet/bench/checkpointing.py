@@ -15,12 +15,12 @@ import torch.nn.functional as F
 
 from alexnet.bench.timing import alternate
 from alexnet.errors import RequestError
-from alexnet.model.device import arithmetic, choose_device, choose_precision
 from alexnet.model.network import AlexNet
-from alexnet.runs.machine import machine_facts, source_commit
 from alexnet.runs.recipe import TrainingSettings
-from alexnet.training.background import CheckpointWriter
+from alexnet.system.device import arithmetic, choose_device, choose_precision
+from alexnet.system.machine import machine_facts, source_commit
 from alexnet.training.checkpoint import Position
+from alexnet.training.checkpoint_writer import CheckpointWriter
 from alexnet.training.optimizer import VelocitySGD
 from alexnet.training.schedule import Rates
 

@@ -34,9 +34,9 @@ from alexnet.bench.sharing_ways import (
 from alexnet.bench.timing import alternate, median_ratio
 from alexnet.errors import RequestError, WorkError
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.processes import started_processes
-from alexnet.parallel.team import Team
-from alexnet.runs.machine import machine_facts, num_cores, source_commit
+from alexnet.parallel.process_group import started_processes
+from alexnet.parallel.process_mesh import Team
+from alexnet.system.machine import machine_facts, num_cores, source_commit
 
 ONE_THREAD = "1 process, 1 thread"
 # The first step allocates, after the second one torch's buckets of gradients lie as they stay.

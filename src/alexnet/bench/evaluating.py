@@ -15,10 +15,10 @@ from alexnet.bench.stepping import NUM_CLASSES, STORED_PX
 from alexnet.bench.timing import require_counts, wait_for
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.evaluation.evaluate import predict_split
-from alexnet.model.device import arithmetic, choose_device, choose_precision, images_at_a_time
 from alexnet.model.kernels import plain_operations, why_plain
 from alexnet.model.network import AlexNet
-from alexnet.runs.machine import machine_facts, multiplies_bfloat16, processor_flags, source_commit
+from alexnet.system.device import arithmetic, choose_device, choose_precision, images_at_a_time
+from alexnet.system.machine import machine_facts, multiplies_bfloat16, processor_flags, source_commit
 
 
 def bench_evaluate(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from alexnet.model.description import Dense, Placed
+from alexnet.model.layer_specs import Dense, Placed
 from alexnet.parallel.layout import ColumnsIn
 
 SCORES = "scores"

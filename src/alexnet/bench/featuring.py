@@ -14,14 +14,14 @@ from alexnet.bench.random_images import random_data
 from alexnet.bench.stepping import NUM_CLASSES, STORED_PX
 from alexnet.bench.timing import require_counts
 from alexnet.bench.usual import paper_network, torchvision_network
-from alexnet.explore.asking import in_batches
-from alexnet.explore.shown import reader_of_array
-from alexnet.model.device import choose_device, choose_precision, images_at_a_time
+from alexnet.explore.forward import in_batches
+from alexnet.explore.image_source import reader_of_array
+from alexnet.model.activations import ResponseReader
 from alexnet.model.kernels import why_plain
 from alexnet.model.network import AlexNet
-from alexnet.model.responses import ResponseReader
 from alexnet.model.weights import Trained
-from alexnet.runs.machine import machine_facts, source_commit
+from alexnet.system.device import choose_device, choose_precision, images_at_a_time
+from alexnet.system.machine import machine_facts, source_commit
 
 CROP_PX = 224
 LAYERS = ("conv1", "conv5", "fc7")

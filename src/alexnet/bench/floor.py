@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from alexnet.model.fusing import Fused
+from alexnet.model.fusion import Fused
 from alexnet.model.network import AlexNet
 
 _MASTER = 4

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import torch
 
 from alexnet.bench.timing import wait_for
-from alexnet.model.description import Layer
-from alexnet.model.device import Precision, arithmetic
-from alexnet.model.fusing import Fused, Summed
+from alexnet.model.fusion import Fused, Summed
 from alexnet.model.kernels import adds_biases, serves
+from alexnet.model.layer_specs import Layer
 from alexnet.model.network import AlexNet
-from alexnet.training.device_step import algorithms_tried
+from alexnet.system.device import Precision, arithmetic
+from alexnet.training.graph_step import algorithms_tried
 
 T = TypeVar("T")
 

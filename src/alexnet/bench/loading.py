@@ -22,17 +22,17 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from alexnet.bench.loading_limits import copying_alone, decoding_alone
-from alexnet.bench.photographs import write_photographs
+from alexnet.bench.sample_photos import write_photographs
 from alexnet.bench.timing import alternate, median_ratio
 from alexnet.bench.usage import anonymous_bytes, cpu_seconds, in_fresh_process, num_workers, watched_memory
 from alexnet.data.augment import draw, to_input
+from alexnet.data.dataset import PreparedData
 from alexnet.data.loader import Loader, cut_crops
-from alexnet.data.prepare import prepare
-from alexnet.data.prepared import PreparedData
+from alexnet.data.preparation.prepare import prepare
 from alexnet.data.shards import JpegImages
 from alexnet.errors import RequestError
-from alexnet.runs.machine import machine_facts, num_cores, source_commit
 from alexnet.runs.recipe import DataSettings
+from alexnet.system.machine import machine_facts, num_cores, source_commit
 
 SIDE_PX, CROP_PX, BATCH_SIZE = 256, 224, 128
 STORES = ("jpeg", "pixels")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from alexnet.data.prepared import PreparedData
+from alexnet.data.dataset import PreparedData
 from alexnet.data.shards import JpegImages
 
 _MOST_BYTES = 2**30

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from alexnet.figures.curves import Series, curve_svg
-from alexnet.report.layout import environment
+from alexnet.report.formatting import environment
 from alexnet.storage.atomic import write_text
 
 

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.bench.rounded import RoundedProducts
-from alexnet.data.joined import open_data
-from alexnet.data.prepared import PreparedData
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError, WorkError
-from alexnet.model.device import Precision, choose_device, choose_precision
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.machine import machine_facts, source_commit
 from alexnet.runs.recipe import Recipe, ScheduleSettings
 from alexnet.runs.recipes import named_recipe
-from alexnet.training.assembly import assemble, loader_of
-from alexnet.training.device_step import step_of
+from alexnet.system.device import Precision, choose_device, choose_precision
+from alexnet.system.machine import machine_facts, source_commit
+from alexnet.training.graph_step import step_of
+from alexnet.training.setup import assemble, loader_of
 
 WINDOW = 10
 """Losses are averaged over so many steps before they are compared."""

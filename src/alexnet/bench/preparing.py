@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from alexnet.bench.photographs import write_photographs
+from alexnet.bench.sample_photos import write_photographs
 from alexnet.bench.timing import alternate, median_ratio
 from alexnet.bench.usage import num_workers
 from alexnet.data.decode import decode_image, resize_and_crop
-from alexnet.data.prepare import prepare
+from alexnet.data.preparation.prepare import prepare
 from alexnet.data.shards import JPEG_QUALITY, encode_stored
 from alexnet.errors import RequestError
-from alexnet.runs.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_facts, source_commit
 
 SIDE_PX = 256
 TASK_FILES = 5

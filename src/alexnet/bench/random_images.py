@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet.data.prepared import ClassInfo, PreparedData, Split, Statistics
+from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 
 
 def random_data(num_images: int, side: int, num_classes: int) -> PreparedData:

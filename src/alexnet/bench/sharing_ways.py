@@ -14,12 +14,11 @@ from alexnet.bench.random_images import random_data
 from alexnet.bench.stepping import DECAY, MOMENTUM, NUM_CLASSES, RATE
 from alexnet.errors import RequestError
 from alexnet.model.columns import column_steps
-from alexnet.model.description import Dense
-from alexnet.model.device import Precision, choose_precision
+from alexnet.model.layer_specs import Dense
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.processes import Processes
-from alexnet.parallel.team import MESH_AXES, Team, team_on
+from alexnet.parallel.process_group import Processes
+from alexnet.parallel.process_mesh import MESH_AXES, Team, team_on
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import (
     DataSettings,
@@ -29,8 +28,9 @@ from alexnet.runs.recipe import (
     ScheduleSettings,
     TrainingSettings,
 )
-from alexnet.training.assembly import Training, assemble, loader_of
-from alexnet.training.step import StepAtOnce
+from alexnet.system.device import Precision, choose_precision
+from alexnet.training.eager_step import StepAtOnce
+from alexnet.training.setup import Training, assemble, loader_of
 
 ONE = "1 process"
 COLUMNS = "2 columns"

@@ -24,21 +24,21 @@ from alexnet.bench.timing import require_counts, wait_for
 from alexnet.bench.usage import anonymous_bytes, in_fresh_process, watched_memory
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
-from alexnet.data.prepared import PreparedData
+from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
-from alexnet.model.device import Precision, choose_device, choose_precision
 from alexnet.model.kernels import plain_convolutions, plain_operations, why_plain
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.machine import (
+from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
+from alexnet.system.device import Precision, choose_device, choose_precision
+from alexnet.system.machine import (
     machine_facts,
     multiplies_bfloat16,
     processor_flags,
     source_commit,
 )
-from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
-from alexnet.training.assembly import Training, assemble, loader_of, resident_images
-from alexnet.training.device_step import step_of
-from alexnet.training.step import StepAtOnce
+from alexnet.training.eager_step import StepAtOnce
+from alexnet.training.graph_step import step_of
+from alexnet.training.setup import Training, assemble, loader_of, resident_images
 
 NUM_CLASSES = 1000
 STORED_PX = 256

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.runs.machine import num_cores
+from alexnet.system.machine import num_cores
 
 
 def cpu_seconds() -> float:

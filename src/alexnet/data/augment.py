@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.prepared import Statistics
-from alexnet.data.triton_check import why_no_triton
+from alexnet.data.dataset import Statistics
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
+from alexnet.system.triton_probe import why_no_triton
 
 PHILOX_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -231,7 +231,7 @@ def to_input(
     batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
     side = crop if resident is not None and crop is not None else batch.images.shape[1]
     if device.type == "cuda" and why_no_triton() is None:
-        from alexnet.data.finishing import finish
+        from alexnet.data.crop_kernel import finish
 
         centred = finish(
             batch.images if resident is None else resident,
@@ -255,7 +255,7 @@ def to_input(
 def _cut_together(images: torch.Tensor, batch: Batch, crop: int) -> torch.Tensor:
     """The crops (B, S, S, 3) of stored images, see `to_input`, everything on one device."""
     if images.dtype == torch.int32:
-        from alexnet.data.blocks import decode_crops  # loads Numba, for which nobody else need wait
+        from alexnet.data.bc1 import decode_crops  # loads Numba, for which nobody else need wait
 
         return decode_crops(images, batch.samples, batch.corners, crop)
     places = images.unfold(1, crop, 1).unfold(2, crop, 1).permute(0, 1, 2, 4, 5, 3)

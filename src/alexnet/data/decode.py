@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 from torch.nn import functional
 
-from alexnet.data.quiet import pillow_muted
+from alexnet.data.pillow_warnings import pillow_muted
 
 MAX_PIXELS = 178_956_970
 """An image with more is refused: a small file can claim any size. Pillow's own limit."""

@@ -15,14 +15,14 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from alexnet.data.ahead import made_ahead
 from alexnet.data.augment import Batch as Batch
 from alexnet.data.augment import crop_margin, draw
-from alexnet.data.order import Cut, epoch_order, repeats, share_of_rank, weighted_order
-from alexnet.data.prepared import Split, Statistics
+from alexnet.data.dataset import Split, Statistics
+from alexnet.data.sampler import Cut, epoch_order, repeats, share_of_rank, weighted_order
 from alexnet.data.shards import StoredImages, UnreadableSample
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
+from alexnet.system.prefetch import made_ahead
 
 OnUnreadable = Literal["stop", "replace"]
 

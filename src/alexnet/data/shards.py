@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from alexnet.data.sources.pieces import read_piece
+from alexnet.data.sources.file_parts import read_piece
 
 JPEG_QUALITY = 95
 """As the author's later code stores its 256-pixel images."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alexnet.data.prepared import ClassInfo
+from alexnet.data.dataset import ClassInfo
 from alexnet.evaluation.metrics import Counts, count_errors, credits, per_class_counts
 from alexnet.evaluation.paired import (
     McNemar,

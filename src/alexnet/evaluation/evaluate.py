@@ -11,18 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet.data.ahead import MOST_READERS, made_ahead
 from alexnet.data.augment import MeanAt, View, cut_view, views
-from alexnet.data.prepared import ClassInfo, PreparedData
+from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.calibration import Calibration, calibration
 from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, per_class_counts, wilson_interval
 from alexnet.evaluation.predictions import NumViews
-from alexnet.model.device import IMAGES_AT_A_TIME, Precision, arithmetic, images_at_a_time, rounded_weights
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
-from alexnet.parallel.processes import ALONE, Processes, own_cores
+from alexnet.parallel.process_group import ALONE, Processes, own_cores
+from alexnet.system.device import IMAGES_AT_A_TIME, Precision, arithmetic, images_at_a_time, rounded_weights
+from alexnet.system.prefetch import MOST_READERS, made_ahead
 
 Progress = Callable[[int, int], None]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet.data.joined import open_data
-from alexnet.data.prepared import ClassInfo, PreparedData
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.metrics import Counts, wilson_interval
 from alexnet.evaluation.predictions import (

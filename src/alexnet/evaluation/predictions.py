@@ -16,7 +16,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from alexnet.data.prepared import PreparedData
+from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError, WorkError
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import write_bytes
@@ -88,7 +88,7 @@ def save_predictions(
     """Store probabilities (N, K), in the split's order, in `folder`, a run's `predictions/`, whole.
 
     Columns stand in the order of the data set's classes. Those of a network that knows other classes, or the same in
-    another order, go with the data set as `in_classes_of` (evaluation/runs.py) has it.
+    another order, go with the data set as `in_classes_of` (evaluation/run_evaluation.py) has it.
 
     Raises:
         ValueError: one row an image and one column a class is not what was got.

@@ -16,11 +16,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.stage import opened_stage, stage_folder
+from alexnet.data.preparation.staging import opened_stage, stage_folder
 from alexnet.errors import RequestError
-from alexnet.explore.asking import in_batches
-from alexnet.explore.shown import of_photographs, of_split, reader_of_array, require_images
-from alexnet.explore.writing import (
+from alexnet.explore.feature_writer import (
     CURSOR_FILE,
     DESCRIPTION_FILE,
     IMAGES_FILE,
@@ -28,13 +26,15 @@ from alexnet.explore.writing import (
     REFUSED_FILE,
     Writing,
 )
-from alexnet.model.device import choose_device, choose_precision
+from alexnet.explore.forward import in_batches
+from alexnet.explore.image_source import of_photographs, of_split, reader_of_array, require_images
+from alexnet.model.activations import ResponseReader
 from alexnet.model.kernels import slower_in_words
 from alexnet.model.network import AlexNet
-from alexnet.model.responses import ResponseReader
 from alexnet.model.weights import load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.checksums import file_digest
+from alexnet.system.device import choose_device, choose_precision
 
 FORMAT_VERSION = 1
 Dtype = Literal["float32", "float16"]

@@ -7,7 +7,7 @@ the recipes of the same names; how long the first was is not known.
 
 from dataclasses import replace
 
-from alexnet.model.description import (
+from alexnet.model.layer_specs import (
     Convolution,
     Dense,
     Drop,

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.data.order import share_of_rank
+from alexnet.data.sampler import share_of_rank
 from alexnet.errors import RequestError
 from alexnet.model.convolution import Convolution2d
-from alexnet.model.description import Convolution, Dense, Drop, Layer, Local
-from alexnet.model.fusing import Fused
+from alexnet.model.fusion import Fused
+from alexnet.model.layer_specs import Convolution, Dense, Drop, Layer, Local
 from alexnet.model.layers import ColumnLinear, Dropout
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import ColumnsIn

@@ -13,7 +13,7 @@ from torch import nn
 
 from alexnet.errors import RequestError
 from alexnet.model.derivatives import beyond_backward
-from alexnet.model.description import Deviation, pooled_side
+from alexnet.model.layer_specs import Deviation, pooled_side
 
 
 def max_pool(x: torch.Tensor, size: int, stride: int, ties: Literal["one", "every"] = "one") -> torch.Tensor:

@@ -17,7 +17,10 @@ from alexnet.errors import RequestError
 from alexnet.model import kernels
 from alexnet.model.cifar import CIFAR_VARIANTS
 from alexnet.model.convolution import Convolution2d
-from alexnet.model.description import (
+from alexnet.model.fusion import Fused, Summed, fused, summed
+from alexnet.model.kernels.operators import norm_pool
+from alexnet.model.kernels.operators import same_map_norm as fused_same_map_norm
+from alexnet.model.layer_specs import (
     Convolution,
     Dense,
     Drop,
@@ -33,9 +36,6 @@ from alexnet.model.description import (
     Variant,
     placed_layers,
 )
-from alexnet.model.fusing import Fused, Summed, fused, summed
-from alexnet.model.kernels.operators import norm_pool
-from alexnet.model.kernels.operators import same_map_norm as fused_same_map_norm
 from alexnet.model.layers import (
     ColumnLinear,
     Dropout,
@@ -45,7 +45,7 @@ from alexnet.model.layers import (
     initialise,
     max_pool,
 )
-from alexnet.model.normalisation import same_map_norm
+from alexnet.model.response_norm import same_map_norm
 
 PAPER = Variant(
     source="Krizhevsky, Sutskever and Hinton 2012, section 3.5",

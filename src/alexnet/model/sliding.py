@@ -7,7 +7,7 @@ read.
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.description import INPUT_MAPS, Flatten, Local
+from alexnet.model.layer_specs import INPUT_MAPS, Flatten, Local
 from alexnet.model.network import AlexNet
 
 

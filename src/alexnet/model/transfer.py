@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.description import Convolution, Placed
+from alexnet.model.layer_specs import Convolution, Placed
 from alexnet.model.network import AlexNet
 
 

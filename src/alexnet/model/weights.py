@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from alexnet.data.augment import MeanAt
-from alexnet.data.prepared import ClassInfo
+from alexnet.data.dataset import ClassInfo
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 from alexnet.storage.atomic import write_bytes

@@ -8,7 +8,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from alexnet.errors import Interrupted
-from alexnet.runs.machine import num_cores
+from alexnet.system.machine import num_cores
 
 OWN_CODES = (1, 2, 3)
 

@@ -13,10 +13,10 @@ import torch
 
 from alexnet.errors import RequestError
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.processes import idle_cores_in_words, num_started, started_processes
-from alexnet.parallel.team import Team
+from alexnet.parallel.process_group import idle_cores_in_words, num_started, started_processes
+from alexnet.parallel.process_mesh import Team
 from alexnet.parallel.wire import SMALL_BYTES, LinkTime, Wire
-from alexnet.runs.machine import source_digest, versions
+from alexnet.system.machine import source_digest, versions
 
 ALL_LINKS_S = 60.0
 """Aim for how long all pairs of one backend take together."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from alexnet.parallel.processes import Processes
-from alexnet.parallel.team import Team
-from alexnet.parallel.watch import Watch
+from alexnet.parallel.heartbeat import Watch
+from alexnet.parallel.process_group import Processes
+from alexnet.parallel.process_mesh import Team
 
 SMALL_BYTES = 4
 SIZES = (SMALL_BYTES, 2**20, 16 * 2**20, 64 * 2**20)

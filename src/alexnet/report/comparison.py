@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from alexnet.data.prepared import PreparedData
+from alexnet.data.dataset import PreparedData
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.compare import Comparison
 from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, shrunk, thumbnail_html
-from alexnet.report.layout import environment, readable
+from alexnet.report.formatting import environment, readable
 from alexnet.storage.atomic import write_text
 
 NUM_PICTURES = 30

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import safetensors
 from markupsafe import Markup
 
-from alexnet.data.prepared import PreparedData
+from alexnet.data.dataset import PreparedData
 from alexnet.errors import AlexNetError
 from alexnet.evaluation.predictions import load_predictions, views_order
 from alexnet.figures.curves import Series, curve_svg
 from alexnet.figures.filters import filter_grid, png_data_uri
 from alexnet.figures.panel import Pictured, panel_html
-from alexnet.report.layout import evenly_spaced
+from alexnet.report.formatting import evenly_spaced
 from alexnet.runs.baseline_recipe import GROUPS as BASELINE_GROUPS
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet.data.prepared import ClassInfo, PreparedData
-from alexnet.report.layout import readable
-from alexnet.report.measures import colour_facts, size_facts
+from alexnet.data.dataset import ClassInfo, PreparedData
+from alexnet.report.data_measures import colour_facts, size_facts
+from alexnet.report.formatting import readable
 from alexnet.report.troubles import duplicates_facts, refused_facts
 
 FEW_IMAGES = 10

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.prepared import PreparedData, Split
+from alexnet.data.dataset import PreparedData, Split
 from alexnet.figures.contact_sheet import shrunk, thumbnail_html
 from alexnet.figures.filters import png_data_uri
 from alexnet.figures.histogram import Bar, histogram_html, round_edges
 from alexnet.figures.swatches import ramp, ramp_html
-from alexnet.report.measures import NUM_RATIO_STEPS, RATIO_STEP, size_edges
+from alexnet.report.data_measures import NUM_RATIO_STEPS, RATIO_STEP, size_edges
 
 MEAN_IMAGE_PX = 256
 MOST_TICKS = 6

@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from alexnet.data.prepared import PreparedData
+from alexnet.data.dataset import PreparedData
 from alexnet.errors import WorkError
 from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, SheetRow, contact_sheet_html, shrunk
 from alexnet.figures.histogram import HISTOGRAM_STYLE
 from alexnet.figures.swatches import SWATCHES_STYLE
 from alexnet.report import inspection_figures as figures
+from alexnet.report.formatting import environment, evenly_spaced, readable
 from alexnet.report.inspection import inspect_facts
-from alexnet.report.layout import environment, evenly_spaced, readable
 from alexnet.storage.atomic import write_text
 
 MOST_CLASSES = 100

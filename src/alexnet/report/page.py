@@ -7,14 +7,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from alexnet.data.prepared import PreparedData
+from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError, WorkError
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
-from alexnet.report.layout import environment
+from alexnet.report.formatting import environment
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.listing import changes_of
+from alexnet.runs.overview import changes_of
 from alexnet.runs.recipe import epochs_of
 from alexnet.storage.atomic import write_text
 

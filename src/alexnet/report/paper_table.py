@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet.data.joined import open_data
-from alexnet.data.prepared import PreparedData
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import PreparedData
 from alexnet.data.synsets import synset_words
 from alexnet.errors import AlexNetError, RequestError, WorkError
 from alexnet.evaluation.metrics import Counts, count_errors, wilson_interval
@@ -32,7 +32,7 @@ from alexnet.evaluation.predictions import (
 )
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.listing import changes_of
+from alexnet.runs.overview import changes_of
 from alexnet.runs.recipe import Recipe
 
 

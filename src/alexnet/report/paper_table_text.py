@@ -7,7 +7,7 @@ from typing import Any
 
 from alexnet.evaluation.paired import TOP5_CLASSES
 from alexnet.evaluation.predictions import views_in_words
-from alexnet.report.layout import readable
+from alexnet.report.formatting import readable
 from alexnet.report.paper_table import FISHER, SPARSE, Figure, PaperTable, Row, RunBehind
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.prepared import DUPLICATES_FILE, REFUSED_FILE
+from alexnet.data.dataset import DUPLICATES_FILE, REFUSED_FILE
 from alexnet.errors import RequestError
 
 NUM_EXAMPLES = 5

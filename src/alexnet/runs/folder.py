@@ -48,7 +48,7 @@ class RunFolder:
 
     @staticmethod
     def create(path: Path, recipe: Recipe | BaselineRecipe, facts: Mapping[str, Any]) -> "RunFolder":
-        """Make a new run folder that holds its recipe and `facts` (see `alexnet.runs.machine`), in state `running`.
+        """Make a new run folder that holds its recipe and `facts` (see `alexnet.system.machine`), in state `running`.
 
         Raises:
             RequestError: the folder exists and is not empty, or cannot be made.

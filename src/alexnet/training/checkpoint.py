@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
-from alexnet.parallel.team import ALONE_TEAM, Team
+from alexnet.parallel.process_mesh import ALONE_TEAM, Team
 from alexnet.storage.atomic import remove_partial, write_json
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.tensors import write_tensors
-from alexnet.training.average import WeightAverage
+from alexnet.training.distributed import own_tensors, spread, whole_shapes, whole_tensors
+from alexnet.training.ema import WeightAverage
 from alexnet.training.optimizer import VelocitySGD
-from alexnet.training.sharing import own_tensors, spread, whole_shapes, whole_tensors
 
 FORMAT_VERSION = 3
 KEEP = 2

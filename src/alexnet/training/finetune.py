@@ -9,9 +9,9 @@ from statistics import median
 
 import numpy as np
 
-from alexnet.data.prepared import PreparedData
+from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
-from alexnet.model.description import Convolution, placed_layers
+from alexnet.model.layer_specs import Convolution, placed_layers
 from alexnet.model.network import VARIANTS
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from alexnet.parallel.processes import num_started
+from alexnet.parallel.process_group import num_started
 
 ONE_REQUEST_S = 2.0
 

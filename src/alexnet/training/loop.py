@@ -10,32 +10,32 @@ from typing import NoReturn
 
 import torch
 
-from alexnet.data.joined import open_data
+from alexnet.data.concatenated import open_data
 from alexnet.data.loader import Batch
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.model.device import choose_device, choose_precision
 from alexnet.model.kernels import slower_in_words
-from alexnet.parallel.processes import idle_cores_in_words
-from alexnet.parallel.team import ALONE_TEAM, Team
+from alexnet.parallel.process_group import idle_cores_in_words
+from alexnet.parallel.process_mesh import ALONE_TEAM, Team
 from alexnet.runs.folder import RunFolder, State, UnwrittenRunFolder, utc_now
-from alexnet.runs.machine import source_digest
 from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import flat_settings
 from alexnet.storage.atomic import is_full
 from alexnet.storage.lock import only_writer
-from alexnet.training.assembly import Training, assemble, loader_of, resident_images
-from alexnet.training.background import CheckpointWriter
-from alexnet.training.board import board_folder, require_tensorboard, written_board
+from alexnet.system.device import choose_device, choose_precision
+from alexnet.system.machine import source_digest
 from alexnet.training.checkpoint import Position, has_checkpoint, remove_checkpoints
-from alexnet.training.continuing import create_or_continue, layout_facts, recorded_start, restore, resume_command
-from alexnet.training.device_step import step_of
+from alexnet.training.checkpoint_writer import CheckpointWriter
+from alexnet.training.distributed import whole_shapes
+from alexnet.training.graph_step import step_of
 from alexnet.training.interrupt import StopRequest, stop_on_signal
-from alexnet.training.journal import end_epoch, log_window, note_failure, note_unreadable, save_weights
 from alexnet.training.plan import Stretch
-from alexnet.training.progress import TrainingProgress
+from alexnet.training.resume import create_or_continue, layout_facts, recorded_start, restore, resume_command
 from alexnet.training.schedule import ended
-from alexnet.training.sharing import whole_shapes
+from alexnet.training.setup import Training, assemble, loader_of, resident_images
+from alexnet.training.tensorboard import board_folder, require_tensorboard, written_board
+from alexnet.training.training_progress import TrainingProgress
+from alexnet.training.validation import end_epoch, log_window, note_failure, note_unreadable, save_weights
 
 LOG_EVERY_STEPS = 10
 # What a process is at within a step, as it tells the others.

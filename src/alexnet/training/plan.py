@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from alexnet.data.order import Cut
+from alexnet.data.sampler import Cut
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import ScheduleSettings, Stage
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alexnet.errors import RequestError
-from alexnet.parallel.team import ALONE_TEAM, Team
+from alexnet.parallel.process_mesh import ALONE_TEAM, Team
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
 from alexnet.training.loop import train

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet.compiled import compiled
 from alexnet.model.kernels.cpu import narrow, over_shares, wide
+from alexnet.system.numba_jit import compiled
 
 
 def update(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.sources.file_parts import read_piece
 from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
 from alexnet.data.sources.pickles import PickledArray, read_pickled_entries
-from alexnet.data.sources.pieces import read_piece
 from alexnet.data.sources.tree import SOURCE_FILE, described_by
 from alexnet.errors import RequestError
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.sources.file_parts import read_piece
 from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
-from alexnet.data.sources.pieces import read_piece
 from alexnet.errors import RequestError
 
 FILE_NAME = re.compile(

@@ -7,9 +7,9 @@ import io
 import re
 from pathlib import Path
 
+from alexnet.data.sources.file_parts import read_piece
 from alexnet.data.sources.ilsvrc_kit import RELEASES, HeldOut, Kit, Release, missing, read_file, read_kit, unpacked
 from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
-from alexnet.data.sources.pieces import read_piece
 from alexnet.data.sources.synset_tars import inner_tars, members_of, place_of
 from alexnet.data.sources.tar import tar_members
 from alexnet.data.sources.tree import NO_PLAIN_FILE

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet.data.sources.cifar import looks_like_cifar, open_cifar
+from alexnet.data.sources.csv_list import looks_like_table, open_table
 from alexnet.data.sources.idx import looks_like_idx, open_idx
 from alexnet.data.sources.ilsvrc import looks_like_ilsvrc, open_ilsvrc
 from alexnet.data.sources.listing import Source
 from alexnet.data.sources.parquet import looks_like_parquet, open_parquet
 from alexnet.data.sources.synset_tars import looks_like_synset_tars, open_synset_tars
-from alexnet.data.sources.table import looks_like_table, open_table
 from alexnet.data.sources.tree import open_folder, open_tar, open_zip
 from alexnet.data.sources.webdataset import looks_like_webdataset, open_webdataset
 from alexnet.errors import RequestError

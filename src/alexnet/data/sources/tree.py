@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from alexnet.data.sources.file_parts import read_piece, read_plain_file
 from alexnet.data.sources.listing import Content, ListingBuilder, Place, Read, Source, source_of
-from alexnet.data.sources.pieces import read_piece, read_plain_file
 from alexnet.data.sources.splits import SPLIT_OF_FOLDER, splits_of_words
 from alexnet.data.sources.tar import tar_members
 from alexnet.data.sources.zip import ZipReader, zip_members

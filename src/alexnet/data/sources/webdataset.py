@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from alexnet.data.sources.file_parts import read_open_piece, read_piece
 from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
-from alexnet.data.sources.pieces import read_open_piece, read_piece
 from alexnet.data.sources.splits import SPLIT_OF_FOLDER, splits_of_words
 from alexnet.data.sources.synset_tars import place_of
 from alexnet.data.sources.tar import TarMember, tar_members

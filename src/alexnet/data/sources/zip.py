@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet.data.sources.file_parts import read_open_piece
 from alexnet.data.sources.listing import Content, Place
-from alexnet.data.sources.pieces import read_open_piece
 from alexnet.data.sources.tar import inner_path
 from alexnet.errors import RequestError
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import torch
 
-from alexnet.data.triton_check import PLAIN_VARIABLE, why_no_triton
 from alexnet.model.derivatives import beyond_backward
+from alexnet.system.triton_probe import PLAIN_VARIABLE, why_no_triton
 
 _switched_off = False
 _convolutions_switched_off = False

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet import compiled
-from alexnet.model.kernels.form import NormPool
-from alexnet.model.kernels.shares import in_shares
+from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.system import numba_jit as compiled
+from alexnet.system.thread_split import in_shares
 
 if not compiled.why_not:
     from llvmlite import ir

@@ -14,8 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from alexnet.model.kernels.form import NormPool
-from alexnet.model.normalisation import window_matrix
+from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.response_norm import window_matrix
 
 _BLOCK = 1024
 # A product's factor of 256 x 256 would fill more shared memory than most cards have.

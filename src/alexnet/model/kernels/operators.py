@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from alexnet.model.description import pooled_side
-from alexnet.model.kernels.form import NormPool
+from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.layer_specs import pooled_side
 
 
 def norm_pool(x: torch.Tensor, form: NormPool, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -44,7 +44,7 @@ def norm_pool(x: torch.Tensor, form: NormPool, bias: torch.Tensor | None = None)
 
 
 def same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
-    """`alexnet.model.normalisation.same_map_norm` in one pass over memory; x float32 or bfloat16 (B, C, H, W)."""
+    """`alexnet.model.response_norm.same_map_norm` in one pass over memory; x float32 or bfloat16 (B, C, H, W)."""
     result: torch.Tensor = _same_map_norm(x, size, alpha, beta)
     return result
 

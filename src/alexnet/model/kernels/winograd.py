@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet import compiled
-from alexnet.model.kernels.shares import in_shares
+from alexnet.system import numba_jit as compiled
+from alexnet.system.thread_split import in_shares
 
 STEP = 4
 """Results of a tile along a side."""

@@ -1,0 +1,168 @@
+"""Several prepared data sets as one: classes by id, images one set after the other, statistics of all together."""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
+from alexnet.data.preparation.statistics import colour_components
+from alexnet.data.shards import OneByOne, StoredImages, UnreadableSample
+from alexnet.errors import RequestError
+
+
+class JoinedImages(OneByOne):
+    """The images of several stores, one after the other, as one array.
+
+    Args:
+        parts: each (N_i, S, S, 3), all of one side.
+    """
+
+    def __init__(self, parts: Sequence[StoredImages]) -> None:
+        self._parts = list(parts)
+        self._ends: list[int] = np.cumsum([len(part) for part in parts]).tolist()
+        self.shape = (self._ends[-1], *parts[0].shape[1:])
+
+    def decode(self, image: int) -> NDArray[np.uint8]:
+        """The pixels of an image, uint8 (S, S, 3)."""
+        part, place = _part_and_place(self._ends, image)
+        try:
+            pixels: NDArray[np.uint8] = self._parts[part][place]
+        except UnreadableSample as error:
+            raise UnreadableSample(str(error), image) from error
+        return pixels
+
+
+class JoinedKeys(Sequence[str]):
+    """Where the images of several splits came from, each key behind the path of its data set."""
+
+    def __init__(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
+        self._parts = list(parts)
+        self._ends: list[int] = np.cumsum([len(keys) for _, keys in parts]).tolist()
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    # The one form of indexing that is needed.
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        part, place = _part_and_place(self._ends, index)
+        folder, keys = self._parts[part]
+        return f"{folder}/{keys[place]}"
+
+
+def _part_and_place(ends: Sequence[int], index: int) -> tuple[int, int]:
+    """Which of several parts, given where each ends, holds item `index`, and at which place of its own."""
+    if not 0 <= index < ends[-1]:
+        raise IndexError(f"item {index} of {ends[-1]}")
+    part = bisect_right(ends, index)
+    return part, index - (ends[part - 1] if part else 0)
+
+
+def open_data(folders: Sequence[Path]) -> PreparedData:
+    """Open one prepared data set, or several as one.
+
+    Classes are the same where their ids are; they stand in the order of the first set, then of the next. Splits of the
+    same name are joined. Mean and covariance are those of all training images together.
+
+    Args:
+        folders: one or more.
+
+    Raises:
+        RequestError: one of them is no prepared data set, one stands there twice, or their sides differ.
+    """
+    parts = [PreparedData.open(folder) for folder in folders]
+    if len(parts) == 1:
+        return parts[0]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise RequestError(f"{', '.join(map(str, folders))}: a data set stands there twice; name each once")
+    sides = [part.side for part in parts]
+    if len(set(sides)) > 1:
+        described = ", ".join(f"{part.folder} {part.side}" for part in parts)
+        raise RequestError(
+            f"data sets of different sides cannot be joined ({described} pixels); prepare them with one --side"
+        )
+    classes: dict[str, ClassInfo] = {}
+    for part in parts:
+        for one in part.classes:
+            classes.setdefault(one.id, one)
+    labels = {name: label for label, name in enumerate(classes)}
+    names = dict.fromkeys(name for part in parts for name in part.splits)
+    digest = hashlib.sha256("\n".join(part.checksum for part in parts).encode())
+    return PreparedData(
+        folder=parts[0].folder,
+        title=" + ".join(part.title for part in parts),
+        generated=any(part.generated for part in parts),
+        classes=tuple(classes.values()),
+        splits={name: _joined_split(name, parts, labels) for name in names},
+        side=sides[0],
+        statistics=joined_statistics(
+            [part.statistics for part in parts], [len(part.splits["train"]) for part in parts]
+        ),
+        checksum=digest.hexdigest(),
+        store=" + ".join(part.store for part in parts),
+        description={"joined": [{"folder": str(part.folder), "splits": list(part.splits)} for part in parts]},
+    )
+
+
+def _joined_split(name: str, parts: Sequence[PreparedData], labels: dict[str, int]) -> Split:
+    having = [part for part in parts if name in part.splits]
+    of_part = [
+        np.array([labels[one.id] for one in part.classes], np.int64)[part.splits[name].labels] for part in having
+    ]
+    return Split(
+        name,
+        JoinedImages([part.splits[name].images for part in having]),
+        np.concatenate(of_part),
+        JoinedKeys([(str(part.folder), part.splits[name].keys) for part in having]),
+    )
+
+
+def joined_statistics(parts: Sequence[Statistics], counts: Sequence[int]) -> Statistics:
+    """Mean image and covariance of several sets of images together.
+
+    The covariance of all pixels is the mean of the sets' covariances and of what their mean colours differ from the
+    whole one, each set by its number of images.
+
+    Args:
+        parts: of sets of images of one side.
+        counts: images in each, 1 or more.
+    """
+    shares = np.array(counts, np.float64) / sum(counts)
+    mean_image = sum(share * part.mean_image.astype(np.float64) for share, part in zip(shares, parts, strict=True))
+    colours = [part.mean_image.astype(np.float64).mean((0, 1)) for part in parts]  # each (3,)
+    colour = sum(share * one for share, one in zip(shares, colours, strict=True))
+    covariance = sum(
+        share * (part.covariance + np.outer(one - colour, one - colour))
+        for share, part, one in zip(shares, parts, colours, strict=True)
+    )
+    eigenvalues, eigenvectors = colour_components(np.asarray(covariance))
+    return Statistics(np.asarray(mean_image, np.float32), np.asarray(covariance), eigenvalues, eigenvectors)
+
+
+def count_leaks(folders: Sequence[Path]) -> int | None:
+    """Images that one of several data sets keeps for validation or test and another one trains on.
+
+    Found are those whose stored bytes are the same. None where one set stores pixels and another JPEG files: their
+    bytes cannot be compared.
+    """
+    parts = [PreparedData.open(folder) for folder in folders]
+    if len({part.store for part in parts}) > 1:
+        return None
+    leaks = 0
+    for part in parts:
+        trained = np.concatenate(
+            [np.empty(0, _DIGEST), *(_comparable(other, "train") for other in parts if other is not part)]
+        )
+        leaks += sum(int(np.isin(_comparable(part, name), trained).sum()) for name in part.splits if name != "train")
+    return leaks
+
+
+_DIGEST = np.dtype([("first", "<u8"), ("second", "<u8")])
+
+
+def _comparable(part: PreparedData, split: str) -> NDArray[np.void]:
+    """The digests of a split as numbers that can be sorted, (N,)."""
+    return np.ascontiguousarray(part.digests(split)).view(_DIGEST)[:, 0]

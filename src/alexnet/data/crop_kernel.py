@@ -1,0 +1,130 @@
+"""A training batch from stored pixels to what the network reads, in one pass on a GPU, in Triton.
+
+Axes: B images, S the side of a crop. `TRITON_INTERPRET=1`, set before the start, runs it on a processor, slowly.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+_BLOCK = 1024
+
+
+@triton.jit
+def _finish_kernel(
+    images, rows, corners, mirror, noise, mean_image, result, side, mean_side, divisor,
+    CROP: tl.constexpr, WHOLE: tl.constexpr, BLOCKS: tl.constexpr, CENTRE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """WHOLE: `images` are stored ones, of which `rows` says which and `corners` where; else they are the crops.
+
+    BLOCKS: the stored ones are blocks of 4 x 4 pixels, `side` of them along an image's side.
+    """
+    image = tl.program_id(0)
+    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)  # among the S * S * 3 numbers of the crop
+    mask = place < CROP * CROP * 3
+    colour = place % 3
+    column = place // 3 % CROP
+    row = place // 3 // CROP
+    top = tl.load(corners + 2 * image).to(tl.int32)
+    left = tl.load(corners + 2 * image + 1).to(tl.int32)
+    # A mirrored image is read from the right; so is its own place of the mean image, but not the mean image's centre.
+    read = tl.where(tl.load(mirror + image) != 0, CROP - 1 - column, column)
+    if BLOCKS:
+        images += tl.load(rows + image).to(tl.int64) * side * side * 2
+        stored_row, stored_column = top + row, left + read
+        words = images + (stored_row // 4 * side + stored_column // 4) * 2
+        value = _decoded(
+            tl.load(words, mask=mask, other=0),
+            tl.load(words + 1, mask=mask, other=0),
+            stored_row % 4 * 4 + stored_column % 4,
+            colour,
+        ).to(tl.float32)
+    else:
+        if WHOLE:
+            images += tl.load(rows + image).to(tl.int64) * side * side * 3
+            offset = ((top + row) * side + left + read) * 3 + colour
+        else:
+            images += image.to(tl.int64) * CROP * CROP * 3
+            offset = (row * CROP + read) * 3 + colour
+        value = tl.load(images + offset, mask=mask, other=0).to(tl.float32)
+    if CENTRE:
+        margin = (mean_side - CROP) // 2
+        of_mean = ((margin + row) * mean_side + margin + column) * 3 + colour
+    else:
+        of_mean = ((top + row) * mean_side + left + read) * 3 + colour
+    value -= tl.load(mean_image + of_mean, mask=mask, other=0.0)
+    value += tl.load(noise + 3 * image + colour, mask=mask, other=0.0)
+    tl.store(
+        result + image.to(tl.int64) * CROP * CROP * 3 + place,
+        (value / divisor).to(result.dtype.element_ty),
+        mask=mask,
+    )
+
+
+@triton.jit
+def _decoded(colours, indices, pixel, colour):
+    """One of the three numbers, 0..255, of a pixel, 0..15, of a block of two words (`data/bc1.py`)."""
+    index = (indices >> (2 * pixel)) & 3
+    of_second = tl.where(index < 2, 3 * index, index - 1)  # thirds
+    shift = tl.where(colour == 0, 11, tl.where(colour == 1, 5, 0))
+    bits = tl.where(colour == 1, 6, 5)
+    first = (colours >> shift) & ((1 << bits) - 1)
+    second = (colours >> (shift + 16)) & ((1 << bits) - 1)
+    first = (first << (8 - bits)) | (first >> (2 * bits - 8))
+    second = (second << (8 - bits)) | (second >> (2 * bits - 8))
+    return (first * (3 - of_second) + second * of_second) // 3
+
+
+def finish(
+    images: torch.Tensor,
+    rows: torch.Tensor | None,
+    corners: torch.Tensor,
+    mirror: torch.Tensor,
+    noise: torch.Tensor,
+    mean_image: torch.Tensor,
+    crop: int,
+    *,
+    centre: bool,
+    divisor: float,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Cut, less the mean image, mirrored, plus noise, divided; everything on one GPU.
+
+    Args:
+        images: with `rows` whole images, uint8 (N, side, side, 3) or their blocks, int32 (N, R, R, 2); without, the
+            crops, uint8 (B, S, S, 3).
+        rows: int64 (B,), which of the images; None where they are cut already.
+        corners: int16 (B, 2), see `Draws`.
+        mirror: bool (B,), see `Draws`.
+        noise: float32 (B, 3), see `Draws`.
+        mean_image: float32 (side, side, 3).
+        crop: S, pixels.
+        centre: whether the mean image's centre is subtracted, or the crop's own place of it.
+        divisor: of the whole result.
+        dtype: of the result, into which float32 is rounded.
+
+    Returns:
+        (B, S, S, 3).
+    """
+    num = len(corners)
+    result = torch.empty(num, crop, crop, 3, dtype=dtype, device=images.device)
+    if num:
+        with torch.cuda.device_of(images):
+            _finish_kernel[num, triton.cdiv(crop * crop * 3, _BLOCK)](
+                images,
+                corners if rows is None else rows,  # without rows the place is not read
+                corners,
+                mirror.view(torch.uint8),
+                noise,
+                mean_image,
+                result,
+                images.shape[1],
+                mean_image.shape[0],
+                divisor,
+                CROP=crop,
+                WHOLE=rows is not None,
+                BLOCKS=images.dtype == torch.int32,
+                CENTRE=centre,
+                BLOCK=_BLOCK,
+            )
+    return result

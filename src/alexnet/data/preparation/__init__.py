@@ -1,0 +1,1 @@
+"""Photographs in, a prepared data set out."""

@@ -1,0 +1,174 @@
+"""Exact sums over images that several threads add up at once: what mean image and colour covariance are made of.
+
+Sums of whole numbers do not depend on their order, so neither the number of threads nor their luck shows.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.data.preparation.statistics import ColourSums
+from alexnet.system.numba_jit import compiled, why_not
+
+ADDED_IMAGES = 257
+"""Sums of so many bytes stay below 2^16."""
+PERIOD = 48
+"""Products are added up apart for so many places of bytes in a row: whole pixels, and whole registers of processors."""
+CHUNK = 4 * PERIOD
+"""Bytes of an image that are worked on at a time."""
+ADDED_CHUNKS = 2**14
+"""Sums of so many times four products of two bytes stay below 2^32."""
+BLOCK_PIXELS = 256
+"""Products of two bytes summed over so many pixels stay below 2^24, where float32 holds every integer."""
+PIXELS_A_ROW = 4
+"""Neighbouring pixels laid side by side for a product of matrices: a wider one is so much faster that most of it may
+be unused."""
+
+
+class Tally:
+    """Sums over images of one size; several threads may add to it.
+
+    Args:
+        side: of the images, pixels.
+    """
+
+    def __init__(self, side: int) -> None:
+        self._side = side
+        self._shares: list[_Share] = []
+        self._idle: list[_Share] = []
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        """Count one image, uint8 (S, S, 3)."""
+        try:
+            share = self._idle.pop()  # in one step, whatever other threads do
+        except IndexError:
+            share = _Share(self._side)
+            self._shares.append(share)
+        share.add(np.ascontiguousarray(image).reshape(-1))
+        self._idle.append(share)
+
+    def sums(self) -> ColourSums:
+        """The sums over all images so far; no thread may be adding."""
+        total = ColourSums.none(self._side)
+        for share in self._shares:
+            total = total + share.sums()
+        return total
+
+
+class _Share:
+    """What one thread at a time has added."""
+
+    def __init__(self, side: int) -> None:
+        self._side = side
+        self._num_images = 0
+        self._byte_sums = np.zeros(side * side * 3, np.int64)
+        # Of the last images, in half the memory of a cache that int32 would take.
+        self._num_latest = 0
+        self._latest = np.zeros(side * side * 3, np.uint16)
+        # Byte times itself, and times the next colour of its pixel (of blue: red); by its place in a period.
+        self._products = np.zeros((2, PERIOD), np.int64)
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        if self._num_latest == ADDED_IMAGES:
+            self._settle()
+        self._num_images += 1
+        self._num_latest += 1
+        if why_not:
+            self._latest += image
+            self._products[:, :3] += _products(image.reshape(-1, 3))
+        else:
+            _add(image, self._latest, self._products)
+
+    def sums(self) -> ColourSums:
+        self._settle()
+        squares, next_ones = self._products.reshape(2, -1, 3).sum(axis=1).tolist()  # (2, 16, 3) -> by colour
+        red_green, green_blue, blue_red = next_ones
+        return ColourSums(
+            self._num_images,
+            self._byte_sums.reshape(self._side, self._side, 3),
+            (
+                (squares[0], red_green, blue_red),
+                (red_green, squares[1], green_blue),
+                (blue_red, green_blue, squares[2]),
+            ),
+        )
+
+    def _settle(self) -> None:
+        self._byte_sums += self._latest
+        self._latest[:] = 0
+        self._num_latest = 0
+
+
+@compiled(error_model="numpy")
+def _product(one: Any, other: Any) -> Any:  # pragma: no cover (compiled)
+    # Of two bytes; it fits in 16 bits, which processors multiply faster than 32.
+    return np.uint32(np.uint16(np.uint16(one) * np.uint16(other)))
+
+
+@compiled(error_model="numpy")
+def _add_rest(pixels: Any, products: Any) -> None:  # pragma: no cover (compiled)
+    for first in range(0, len(pixels), 3):
+        red, green, blue = np.int64(pixels[first]), np.int64(pixels[first + 1]), np.int64(pixels[first + 2])
+        products[0, 0] += red * red
+        products[0, 1] += green * green
+        products[0, 2] += blue * blue
+        products[1, 0] += red * green
+        products[1, 1] += green * blue
+        products[1, 2] += blue * red
+
+
+@compiled(error_model="numpy")
+def _add(image: Any, byte_sums: Any, products: Any) -> None:  # pragma: no cover (compiled)
+    """Add the bytes of an image, uint8 (n,), to uint16 (n,), and their products to int64 (2, PERIOD)."""
+    size = len(image)
+    is_blue = np.empty(CHUNK, np.uint8)  # 255 or 0
+    for place in range(CHUNK):
+        is_blue[place] = 255 if place % 3 == 2 else 0
+    after = np.empty(CHUNK, np.uint8)
+    squares = np.zeros(PERIOD, np.uint32)
+    next_ones = np.zeros(PERIOD, np.uint32)
+    # Whole chunks begin at the second pixel and end before the last one, since a chunk looks two bytes back, one ahead.
+    chunks = max(0, (size - 4) // CHUNK)
+    for start in range(0, chunks, ADDED_CHUNKS):
+        for chunk in range(start, min(start + ADDED_CHUNKS, chunks)):
+            begin = 3 + chunk * CHUNK
+            for place in range(CHUNK):
+                at = begin + place
+                after[place] = (image[at - 2] & is_blue[place]) | (image[at + 1] & ~is_blue[place])
+            for place in range(PERIOD):
+                at = begin + place
+                first, second = image[at], image[at + PERIOD]
+                third, fourth = image[at + 2 * PERIOD], image[at + 3 * PERIOD]
+                squares[place] += _product(first, first) + _product(second, second)
+                squares[place] += _product(third, third) + _product(fourth, fourth)
+                next_ones[place] += _product(first, after[place]) + _product(second, after[place + PERIOD])
+                next_ones[place] += _product(third, after[place + 2 * PERIOD])
+                next_ones[place] += _product(fourth, after[place + 3 * PERIOD])
+        for place in range(PERIOD):
+            products[0, place] += squares[place]
+            products[1, place] += next_ones[place]
+            squares[place] = 0
+            next_ones[place] = 0
+    _add_rest(image[: min(3, size)], products)
+    _add_rest(image[3 + chunks * CHUNK :], products)
+    for place in range(size):
+        byte_sums[place] += image[place]
+
+
+def _products(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """What `_add` adds up of pixels (N, 3), without a compiler, as (2, 3).
+
+    By float32 products over blocks short enough to be exact.
+    """
+    numbers = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).float()
+    block = BLOCK_PIXELS * PIXELS_A_ROW
+    whole = len(numbers) // block * block
+    blocks = numbers[:whole].view(-1, BLOCK_PIXELS, 3 * PIXELS_A_ROW)
+    rest = numbers[whole:].double()
+    products = torch.bmm(blocks.transpose(1, 2), blocks).double().sum(dim=0).numpy().astype(np.int64)
+    # Of the products of pixels side by side only those of each pixel with itself: (3 p, 3 p) -> (3, 3).
+    own = np.einsum("pipj->ij", products.reshape(PIXELS_A_ROW, 3, PIXELS_A_ROW, 3))
+    own += (rest.T @ rest).numpy().astype(np.int64)
+    return np.array([[own[0, 0], own[1, 1], own[2, 2]], [own[0, 1], own[1, 2], own[2, 0]]])

@@ -1,0 +1,88 @@
+"""Mean image and colour covariance of the training images, from exact sums: no order and no number of workers shows.
+
+Paper: sections 2 (the mean activity over the training set) and 4.1 (the principal components of the RGB values).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data.dataset import Statistics
+
+
+@dataclass(frozen=True, eq=False)
+class ColourSums:
+    """Exact integer sums over some images of one size.
+
+    The products are held as Python integers: over 15 million images of 256 pixels they pass 2^63.
+    """
+
+    num_images: int
+    pixel_sums: NDArray[np.int64]
+    """(S, S, 3)."""
+    products: tuple[tuple[int, ...], ...]
+    """3 x 3, sum over all pixels of channel times channel."""
+
+    @classmethod
+    def none(cls, side: int) -> Self:
+        """Of no images, `side` pixels square."""
+        return cls(0, np.zeros((side, side, 3), np.int64), ((0,) * 3,) * 3)
+
+    def __add__(self, other: "ColourSums") -> "ColourSums":
+        """Of the images of both."""
+        products = tuple(
+            tuple(one + two for one, two in zip(mine, theirs, strict=True))
+            for mine, theirs in zip(self.products, other.products, strict=True)
+        )
+        return ColourSums(self.num_images + other.num_images, self.pixel_sums + other.pixel_sums, products)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """For a file; the products as decimal text, since they may pass 64 bits."""
+        return {
+            "num_images": np.array(self.num_images, np.int64),
+            "pixel_sums": self.pixel_sums,
+            "products": np.array([[str(value) for value in row] for row in self.products], np.str_),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
+        """The reverse of `arrays`."""
+        products = tuple(tuple(int(str(value)) for value in row) for row in arrays["products"])
+        return cls(int(arrays["num_images"].item()), arrays["pixel_sums"].astype(np.int64), products)
+
+    def statistics(self) -> Statistics:
+        """Mean image, and covariance with its components, each rounded once from the exact value."""
+        side = self.pixel_sums.shape[0]
+        num_pixels = self.num_images * side**2
+        sums = [int(total) for total in self.pixel_sums.sum(axis=(0, 1))]
+        covariance = np.array(
+            [
+                [
+                    (num_pixels * self.products[row][column] - sums[row] * sums[column]) / num_pixels**2
+                    for column in range(3)
+                ]
+                for row in range(3)
+            ]
+        )
+        eigenvalues, eigenvectors = colour_components(covariance)
+        return Statistics(
+            mean_image=(self.pixel_sums / self.num_images).astype(np.float32),
+            covariance=covariance,
+            eigenvalues=eigenvalues,
+            eigenvectors=eigenvectors,
+        )
+
+
+def colour_components(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Principal components of a covariance of colours, (3, 3), as `Statistics` holds them.
+
+    Returns:
+        Eigenvalues (3,), ascending, 0 or more, and eigenvectors (3, 3), unit columns whose largest component is
+        positive.
+    """
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    largest = np.take_along_axis(eigenvectors, np.abs(eigenvectors).argmax(axis=0)[None], axis=0)
+    return np.maximum(eigenvalues, 0.0), eigenvectors * np.sign(largest)

@@ -1,0 +1,155 @@
+"""A table of images and their classes: a CSV or TSV file beside the images it names."""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from alexnet.data.sources.file_parts import read_plain_file
+from alexnet.data.sources.listing import Content, Listing, ListingBuilder, Place, Source, source_of
+from alexnet.data.sources.splits import SPLIT_OF_FOLDER
+from alexnet.errors import RequestError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+"""By the ending of the file, in any mixture of cases."""
+COLUMNS = {
+    "path": ("path", "file", "filename", "image"),
+    "label": ("label", "class", "category"),
+    "split": ("split", "set", "subset"),
+}
+"""The names a column may have, in any mixture of cases; without a split all is training."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of the table."""
+
+    line: int
+    path: str
+    class_id: str
+    split: str
+
+
+def looks_like_table(path: Path) -> bool:
+    """Whether a path is that of a CSV or TSV file, by its name."""
+    try:
+        return path.suffix.lower() in DELIMITERS and path.is_file()
+    except OSError:
+        return False
+
+
+def open_table(path: Path) -> Source:
+    """List the images that a table names, relative to the table's own folder.
+
+    An image outside that folder (by `..`, by a path from the root or by a link) is one that cannot be read.
+
+    Args:
+        path: UTF-8 text with a line of column names, one for the path, one for the label and perhaps one for the split;
+            separated by commas (`.csv`) or tabulators (`.tsv`).
+
+    Raises:
+        RequestError: it cannot be read, a column is missing or there twice, a line has too few or too many fields, an
+            unknown split, or an image that the split has already.
+    """
+    builders = {"train": ListingBuilder()}
+    folder = path.parent
+    try:
+        for row in _rows(path):
+            builder = builders.setdefault(row.split, ListingBuilder())
+            builder.add(row.path, row.class_id, (row.line, *_version(folder, row.path), 0))
+    except csv.Error as error:
+        raise RequestError(f"{path} is damaged: {error}; quote fields as CSV does") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is no UTF-8 text ({error.reason}); write it as UTF-8") from error
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error}; allow it or name another source") from error
+    root = os.path.realpath(folder)
+
+    def read(key: str, place: Place) -> Content:
+        try:
+            file = os.path.realpath(os.path.join(root, key), strict=True)
+        except ValueError as error:
+            raise OSError(f"no path of a file ({error})") from error
+        if not file.startswith(os.path.join(root, "")):
+            raise OSError(f"leads out of the folder of {path.name}")
+        return read_plain_file(file)
+
+    source = source_of("csv", path.stem, str(path), builders, read)
+    for split, listing in source.splits.items():
+        _require_each_once(path, split, listing)
+    return source
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    """The lines of the table; empty ones are passed over."""
+    delimiter = DELIMITERS.get(path.suffix.lower(), ",")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+        header = next(lines, [])
+        columns = _columns(path, header)
+        for fields in lines:
+            if not fields:
+                continue
+            line = lines.line_num
+            if len(fields) > len(header):
+                raise RequestError(
+                    f"line {line} of {path} has {len(fields)} fields and the first line {len(header)}; quote fields "
+                    "that have the separator in them"
+                )
+            found = {role: fields[column] if column < len(fields) else "" for role, column in columns.items()}
+            for role, text in found.items():
+                if not text.strip():
+                    raise RequestError(
+                        f"line {line} of {path} has no {header[columns[role]]}; fill it in or remove the line"
+                    )
+            split = found.get("split", "train").strip()
+            if split.lower() not in SPLIT_OF_FOLDER:
+                allowed = ", ".join(SPLIT_OF_FOLDER)
+                raise RequestError(f"line {line} of {path} has the split {split!r}; allowed are {allowed}")
+            # `./a//b.jpg` is the image `a/b.jpg`.
+            name = str(PurePosixPath(found["path"]))
+            yield _Row(line, name, found["label"].strip(), SPLIT_OF_FOLDER[split.lower()])
+
+
+def _columns(path: Path, header: list[str]) -> dict[str, int]:
+    """Number of the column by its role."""
+    names = [name.strip().lower() for name in header]
+    columns: dict[str, int] = {}
+    for role, allowed in COLUMNS.items():
+        numbers = [number for number, name in enumerate(names) if name in allowed]
+        found = ", ".join(repr(name) for name in header) or "none"
+        if len(numbers) > 1:
+            raise RequestError(
+                f"{path} has {len(numbers)} columns for the {role} ({found}); keep one of {', '.join(allowed)}"
+            )
+        if numbers:
+            columns[role] = numbers[0]
+        elif role != "split":
+            raise RequestError(
+                f"the first line of {path} names no column for the {role}; found are {found}, allowed is one of "
+                f"{', '.join(allowed)}"
+            )
+    return columns
+
+
+def _version(folder: Path, name: str) -> tuple[int, int]:
+    """Size and time of a file, by which a later listing sees that it has changed; zeros where it cannot be had."""
+    try:
+        facts = (folder / name).stat()
+    except (OSError, ValueError):
+        return (0, 0)
+    return (facts.st_size, facts.st_mtime_ns)
+
+
+def _require_each_once(path: Path, split: str, listing: Listing) -> None:
+    """Refuse an image that a split has twice; the keys are sorted."""
+    before = b""
+    for index in range(len(listing)):
+        key = listing.keys.encoded(index)
+        if index and key == before:
+            first, second = sorted(listing.places[index - 1 : index + 1, 0].tolist())
+            raise RequestError(
+                f"lines {first} and {second} of {path} both have {listing.keys[index]} in the split {split}; remove one"
+            )
+        before = key

@@ -1,0 +1,104 @@
+"""A run folder measured on a prepared data set; the result is stored in the run folder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import ClassInfo, PreparedData
+from alexnet.errors import RequestError
+from alexnet.evaluation.evaluate import evaluate_split
+from alexnet.evaluation.predictions import NumViews, predictions_folder, save_predictions, views_name
+from alexnet.model.weights import load_trained
+from alexnet.parallel.process_group import ALONE, Processes
+from alexnet.runs.folder import RunFolder
+from alexnet.system.device import choose_device, choose_precision
+
+
+def evaluate_run(
+    run_folder: Path,
+    *,
+    data_folder: Path | Sequence[Path] | None = None,
+    split: str | None = None,
+    num_views: NumViews = 1,
+    device: str = "auto",
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    progress: Callable[[int, int], None] | None = None,
+    processes: Processes = ALONE,
+) -> dict[str, Any]:
+    """Measure a run's network and store the errors and the probabilities in its folder.
+
+    Another data set may have the network's classes in another order, or only some of them: they are matched by their
+    ids, and the answers are among all classes that the network knows, so that one that the data set lacks is wrong.
+
+    Args:
+        data_folder: the prepared data set, or several to be joined; None is what the run was trained on.
+        split: None is the data set's evaluation split.
+        num_views: 1, 9, 10 or `dense`, see `predict_split`.
+        progress: called with (images done, images in all).
+        processes: those that share the work; the first of them writes.
+
+    Returns:
+        What `Evaluation.to_dict` says, with the run's folder as `run`; classes are the network's, in its order.
+
+    Raises:
+        RequestError: no run, no weights yet, or a data set with a class that the network does not know.
+    """
+    run = RunFolder.open(run_folder)
+    trained = load_trained(run_folder)
+    folders = run.data_folders() if data_folder is None else data_folder
+    data = in_classes_of(trained.classes, open_data([folders] if isinstance(folders, Path) else folders))
+    split = split or data.evaluation_split
+    chosen = choose_device(device)
+    trained.network.to(chosen)
+    # The network's own mean image, not the data set's: preprocessing belongs to the weights.
+    measured = evaluate_split(
+        trained.network,
+        data,
+        split,
+        trained.crop,
+        num_views,
+        mean_image=trained.mean_image,
+        mean_at=trained.mean_at,
+        device=chosen,
+        precision=choose_precision(precision, chosen),
+        progress=progress,
+        processes=processes,
+    )
+    result = {"run": str(run_folder), **measured.to_dict()}
+    if not processes.leads:
+        return result
+    trained_on = run.facts()["data"]["checksum"]
+    own = data.checksum == trained_on
+    predictions = predictions_folder(run_folder, trained_on, data.checksum)
+    predictions.mkdir(parents=True, exist_ok=True)
+    save_predictions(predictions, split, num_views, measured.probabilities, data)
+    run.save_evaluation(f"{split}-{views_name(num_views)}" + ("" if own else f"-{data.checksum[:12]}"), result)
+    return result
+
+
+def in_classes_of(known: Sequence[ClassInfo], data: PreparedData) -> PreparedData:
+    """The data set with its labels counted in the classes that a network knows, matched by id.
+
+    Images, keys and checksum are left as they are; where the ids are the same in the same order, so is everything.
+
+    Raises:
+        RequestError: the data set has a class that the network does not know; the first such is named.
+    """
+    ids, own_ids = [one.id for one in known], [one.id for one in data.classes]
+    if ids == own_ids:
+        return data
+    places = {one: place for place, one in enumerate(ids)}
+    for number, one in enumerate(own_ids):
+        if one not in places:
+            raise RequestError(
+                f"the network knows {len(ids)} classes and {data.folder} has {len(own_ids)}; it does not know number "
+                f"{number} of these, {one!r}; measure it on data prepared with the classes it was trained on, or with "
+                "some of them"
+            )
+    renumbered = np.array([places[one] for one in own_ids], np.int64)
+    splits = {name: replace(split, labels=renumbered[split.labels]) for name, split in data.splits.items()}
+    return replace(data, classes=tuple(known), splits=splits)

@@ -1,0 +1,182 @@
+"""Responses on their way into a folder: appended to arrays, counted now and then, described at the end."""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.data.preparation.staging import Stage
+from alexnet.errors import Interrupted, WorkError
+from alexnet.explore.forward import in_batches
+from alexnet.explore.image_source import Refused, Shown
+from alexnet.model.activations import ResponseReader
+from alexnet.model.weights import Trained
+from alexnet.storage.atomic import sync_folder, write_bytes, write_json, write_text
+from alexnet.storage.npy import npy_header
+from alexnet.system.device import Precision
+
+DESCRIPTION_FILE = "features.json"
+IMAGES_FILE = "images.csv"
+LABELS_FILE = "labels.npy"
+REFUSED_FILE = "refused.jsonl"
+CURSOR_FILE = "done.json"
+CURSOR_EVERY_S = 10.0
+
+
+class Writing:
+    """Responses on their way to the disk; what is done is known from the stage's cursor."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        trained: Trained,
+        reader: ResponseReader,
+        shown: Shown,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: np.dtype[Any],
+    ) -> None:
+        self.done = 0
+        """Images that were shown, refused ones among them."""
+        self.refused: Refused = []
+        self._stage = stage
+        self._trained = trained
+        self._reader = reader
+        self._shown = shown
+        self._shapes = shapes
+        self._dtype = dtype
+        if stage.cursor_path.is_file():
+            said = json.loads(stage.cursor_path.read_text())
+            self.done, self.refused = said["done"], [(number, reason) for number, reason in said["refused"]]
+
+    def run(
+        self,
+        batch_size: int | None,
+        device: torch.device,
+        precision: Precision,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Show the network what it has not seen yet."""
+        num = len(self._shown.paths)
+        with contextlib.ExitStack() as opened:
+            files = {name: opened.enter_context(self._array_file(name)) for name in self._reader.names}
+            saved_s = time.monotonic()
+            try:
+                for batch in in_batches(
+                    self._trained, self._reader, self._shown.read, self.done, num, batch_size, device, precision
+                ):
+                    for name, values in batch.responses.items():
+                        files[name].write(_as(values, self._dtype, name).data)
+                    # Once all of a batch is there.
+                    self.done, self.refused = batch.last, self.refused + batch.refused
+                    if progress is not None:
+                        progress(self.done, num)
+                    if time.monotonic() - saved_s > CURSOR_EVERY_S:
+                        saved_s = time.monotonic()
+                        self._save(files)
+                self._save(files)
+            except BaseException as error:
+                with contextlib.suppress(OSError):  # on a full disk what was last kept counts
+                    self._save(files)
+                if isinstance(error, KeyboardInterrupt):
+                    raise Interrupted(
+                        f"interrupted; what is done is kept in {self._stage.folder}, and the same command goes on"
+                    ) from error
+                raise
+
+    def describe(self, run: Path, plan: Mapping[str, Any]) -> None:
+        """Write everything but the responses, which are there; the description comes last."""
+        refused = {number for number, _ in self.refused}
+        numbers = [number for number in range(len(self._shown.paths)) if number not in refused]
+        if not numbers:
+            raise WorkError(f"none of the {len(self._shown.paths)} files can be read: {self.refused[0][1]}")
+        network, folder = self._trained.network, self._stage.folder
+        for name in self._reader.names:
+            with (folder / f"{name}.npy").open("r+b") as file:
+                file.write(self._header(name, len(numbers)))
+        paths = [self._shown.paths[number] for number in numbers]
+        classes = [one.id for one in self._trained.classes]
+        labels = None if self._shown.labels is None else self._shown.labels[numbers]
+        write_bytes(
+            folder / IMAGES_FILE, _images_csv(paths, None if labels is None else [classes[one] for one in labels])
+        )
+        if labels is not None:
+            with (folder / LABELS_FILE).open("wb") as file:
+                np.save(file, labels)
+        lines = [json.dumps({"path": self._shown.paths[number], "reason": why}) + "\n" for number, why in self.refused]
+        write_text(folder / REFUSED_FILE, "".join(lines))
+        write_json(
+            self._stage.description_path,
+            {
+                **plan,
+                "run": str(run),
+                **self._shown.facts,
+                "variant": network.variant,
+                "title": self._trained.title,
+                "images": len(numbers),
+                "refused": len(refused),
+                "shapes": {name: [len(numbers), *shape] for name, shape in self._shapes.items()},
+                "columns": max((getattr(place.layer, "columns", 1) for place in network.placed), default=1),
+                "classes": classes,
+                "plan": dict(plan),
+            },
+        )
+
+    @contextlib.contextmanager
+    def _array_file(self, name: str) -> Iterator[BinaryIO]:
+        """The .npy file of responses, to append to; what stands behind the counted ones is cut off.
+
+        They are written, not mapped: a full disk is an error then, and not the end of the process.
+        """
+        num_rows = self.done - len(self.refused)
+        header = self._header(name, 0)  # mended at the end, when the number of images is known
+        size_bytes = len(header) + num_rows * math.prod(self._shapes[name]) * self._dtype.itemsize
+        with (self._stage.folder / f"{name}.npy").open("r+b" if self.done else "wb") as file:
+            if self.done == 0:
+                file.write(header)
+            if file.seek(0, os.SEEK_END) < size_bytes:
+                raise WorkError(f"{file.name} is shorter than what was counted; add --restart to begin anew")
+            file.truncate(size_bytes)
+            file.seek(size_bytes)
+            yield file
+
+    def _header(self, name: str, num_rows: int) -> bytes:
+        return npy_header(self._dtype, (num_rows, *self._shapes[name]))
+
+    def _save(self, files: Mapping[str, BinaryIO]) -> None:
+        """Bring everything to the disk, and count it; where nothing is done, nothing is claimed."""
+        if not self.done:
+            return
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(self._stage.folder)
+        write_json(self._stage.cursor_path, {"done": self.done, "refused": self.refused})
+
+
+def _as(values: NDArray[np.float32], dtype: np.dtype[Any], name: str) -> NDArray[np.floating[Any]]:
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > float(np.finfo(dtype).max):
+        raise WorkError(
+            f"responses {name} reach {largest:.4g}, which {dtype} cannot hold; take --dtype float32 and --restart"
+        )
+    return values.astype(dtype, copy=False)
+
+
+def _images_csv(paths: Sequence[str], classes: Sequence[str] | None) -> bytes:
+    text = io.StringIO()
+    # Texts in quotation marks: a file's name may hold anything, a line's end too.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(["number", "path", "class"])
+    for number, path in enumerate(paths):
+        writer.writerow([number, path, "" if classes is None else classes[number]])
+    return text.getvalue().encode("utf-8", "surrogateescape")  # the name of a file need not be UTF-8

@@ -1,0 +1,116 @@
+"""What can be measured on a prepared data set before training: the originals' sizes, the mean and the colours."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet.data.dataset import Statistics
+from alexnet.figures.histogram import round_edges
+from alexnet.figures.swatches import direction_in_words
+
+TAIL_PERCENTILE = 99
+"""Beyond it sizes share one bin: a few huge pictures would else press all the others into another."""
+RATIO_STEP = 0.2
+"""Width of a bin of width / height, as a power of two: 1:1, 4:3, 3:2 and 16:9 each fall into the middle of one."""
+NUM_RATIO_STEPS = 8
+"""Bins on either side of the square: up to three times as long as wide."""
+_NO_VARIANCE = 1e-9
+
+
+def size_facts(sizes: Mapping[str, npt.NDArray[np.int32]], side: int) -> dict[str, Any]:
+    """How large the pictures were before they were scaled to `side` pixels.
+
+    Args:
+        sizes: by split, int32 (N, 2), height and width, pixels; none is empty.
+
+    Returns:
+        `splits`: for each, `width` and `height` with `min`, `median`, `max`, and `enlarged`, the fraction whose shorter
+        side is below `side`. Of all splits together: `enlarged`; `landscape`, `square`, `portrait`, fractions; and the
+        histograms `shorter_side` (pixels) and `width_to_height`, each `edges` (B + 1) and `counts` (B): bin i goes from
+        edge i up to, not including, edge i + 1. The outermost bins hold what lies beyond.
+    """
+    shorter = np.concatenate([one.min(axis=1) for one in sizes.values()])
+    heights, widths = np.concatenate(list(sizes.values())).T
+    num_images = len(shorter)
+    return {
+        "splits": {name: _split_sizes(one, side) for name, one in sizes.items()},
+        "enlarged": _share(shorter < side),
+        "landscape": _share(widths > heights),
+        "square": _share(widths == heights),
+        "portrait": _share(widths < heights),
+        "images": num_images,
+        "shorter_side": _histogram(shorter, size_edges(shorter)),
+        "width_to_height": _histogram(np.log2(widths / heights), _ratio_edges(), power_of=2),
+    }
+
+
+def size_edges(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Round edges for the histogram of whole numbers, (N,), N >= 1; the last bin takes the tail, however long."""
+    lowest, highest = int(values.min()), int(values.max())
+    usual = int(np.percentile(values, TAIL_PERCENTILE, method="higher"))
+    edges = round_edges(lowest, usual)
+    return edges if highest < edges[-1] else np.append(edges, highest + 1)
+
+
+def colour_facts(statistics: Statistics) -> dict[str, Any]:
+    """Mean, spread and principal components of the RGB values of all training pixels, in 0..255 units.
+
+    Returns:
+        `mean` and `standard_deviation` (R, G, B); `components`, the largest first: `share` of the variance, 0..1,
+        `standard_deviation` along it, its unit `vector` (R, G, B), and its `meaning` in words.
+    """
+    total = float(statistics.eigenvalues.sum())
+    components = []
+    for place in reversed(range(3)):
+        eigenvalue, vector = float(statistics.eigenvalues[place]), statistics.eigenvectors[:, place]
+        share = eigenvalue / total if total > 0 else 0.0
+        components.append(
+            {
+                "share": share,
+                "standard_deviation": float(np.sqrt(eigenvalue)),
+                "vector": [float(value) for value in vector],
+                "meaning": direction_in_words(vector) if share > _NO_VARIANCE else "no pixel differs along it",
+            }
+        )
+    return {
+        "mean": [float(value) for value in statistics.mean_image.mean(axis=(0, 1), dtype=np.float64)],
+        "standard_deviation": [float(value) for value in np.sqrt(np.diag(statistics.covariance))],
+        "components": components,
+    }
+
+
+def _split_sizes(sizes: npt.NDArray[np.int32], side: int) -> dict[str, Any]:
+    """Least, middle and largest width and height of one split."""
+
+    def three(values: npt.NDArray[np.int32]) -> dict[str, int]:
+        middle = int(np.percentile(values, 50, method="lower"))
+        return {"min": int(values.min()), "median": middle, "max": int(values.max())}
+
+    return {
+        "width": three(sizes[:, 1]),
+        "height": three(sizes[:, 0]),
+        "enlarged": _share(sizes.min(axis=1) < side),
+    }
+
+
+def _ratio_edges() -> npt.NDArray[np.float64]:
+    """Edges of width / height, as powers of two, the square in the middle bin."""
+    steps = np.arange(-NUM_RATIO_STEPS, NUM_RATIO_STEPS + 2, dtype=np.float64)
+    edges: npt.NDArray[np.float64] = (steps - 0.5) * RATIO_STEP
+    return edges
+
+
+def _histogram(
+    values: npt.NDArray[Any], edges: npt.NDArray[Any], power_of: float | None = None
+) -> dict[str, list[Any]]:
+    """Counts between edges; what lies beyond them is counted in the outermost bins."""
+    places = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    counts = np.bincount(places, minlength=len(edges) - 1)
+    return {"edges": (edges if power_of is None else power_of**edges).tolist(), "counts": counts.tolist()}
+
+
+def _share(is_so: npt.NDArray[np.bool_]) -> float:
+    """Fraction for which it is so."""
+    return float(np.count_nonzero(is_so) / len(is_so))

@@ -1,0 +1,1 @@
+"""What the machine offers: processors, devices, compilers, threads, progress."""

@@ -1,0 +1,126 @@
+"""A recipe's network as a table, before anything is trained: what `alexnet train --show` prints."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from alexnet.model.layer_specs import Placed
+from alexnet.model.network import AlexNet
+from alexnet.runs.recipe import Recipe
+from alexnet.training.optimizer import VelocitySGD
+from alexnet.training.schedule import Rates, rates_at
+from alexnet.training.setup import require_fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One layer with weights, as it is built and as it learns at first."""
+
+    layer: str
+    maps: int
+    """Maps, or units of a dense layer."""
+    side: int
+    """Places along a side of a map; 1 for a dense layer."""
+    weight_shape: tuple[int, ...]
+    parameters: int
+    neurons: int
+    multiply_adds: int
+    """For one image."""
+    rate: float
+    """Of the weights, first of the schedule or, where it rises first, its peak."""
+    bias_rate: float
+    decay: float
+    """Of the weights; biases have none."""
+
+
+def network_table(recipe: Recipe, num_classes: int) -> list[Row]:
+    """The layers with weights of a recipe's network.
+
+    Raises:
+        RequestError: the recipe names a variant or a layer that there is not.
+    """
+    with torch.device("meta"):  # shapes only: nothing is drawn, nothing takes memory
+        network = AlexNet(num_classes, recipe.network.variant, recipe.network.width, dropout=recipe.network.dropout)
+        require_fit(recipe, network)
+        optimizer = VelocitySGD(
+            network, recipe.optimizer.momentum, recipe.optimizer.decay, recipe.optimizer.layer_decay
+        )
+    rates = _first_rates(recipe)
+    return [_row(place, rates, optimizer) for place in network.placed if place.weight_shape]
+
+
+def _first_rates(recipe: Recipe) -> Rates:
+    if recipe.schedule.kind in ("one-cycle", "cosine"):
+        return Rates(weights=recipe.optimizer.rate, biases=recipe.optimizer.rate * recipe.optimizer.bias_factor)
+    return rates_at(recipe, 0, 1)
+
+
+def _row(place: Placed, rates: Rates, optimizer: VelocitySGD) -> Row:
+    name = place.name
+    return Row(
+        layer=name,
+        maps=place.writes[0],
+        side=place.writes[1],
+        weight_shape=place.weight_shape,
+        parameters=math.prod(place.weight_shape) + math.prod(place.bias_shape),
+        neurons=place.neurons,
+        multiply_adds=place.multiply_adds,
+        rate=rates.of(f"{name}.weight"),
+        bias_rate=rates.of(f"{name}.bias"),
+        decay=optimizer.decays[f"{name}.weight"],
+    )
+
+
+def schedule_lines(recipe: Recipe) -> list[str]:
+    """What becomes of the rates after the first ones, a line each."""
+    schedule = recipe.schedule
+    match schedule.kind:
+        case "stages":
+            lines, begin = [], 0.0
+            for stage in schedule.stages:
+                layers = ", ".join(f"{name} {rate:g}" for name, rate in stage.layer_rates.items())
+                lines.append(
+                    f"epoch {begin:g} to {begin + stage.epochs:g}: weights {stage.rate:g}"
+                    + (f" ({layers})" if layers else "")
+                    + f", biases {stage.rate if stage.bias_rate is None else stage.bias_rate:g}"
+                    + ("" if stage.colour_noise or not recipe.data.colour_noise else ", no colour noise")
+                    + (f", first {stage.images:,} images" if stage.images else "")
+                )
+                begin += stage.epochs
+            return lines
+        case "plateau":
+            return [
+                f"times {schedule.factor:g} when the validation error has not fallen by {100 * schedule.improvement:g} "
+                f"points for {schedule.patience} epochs, {schedule.plateau_drops} times; then the end, or at epoch "
+                f"{schedule.epochs}"
+            ]
+        case "steps":
+            drops = ", ".join(f"{drop * schedule.epochs:g}" for drop in schedule.drops)
+            return [f"times {schedule.factor:g} at epoch {drops or 'none'}; the end at {schedule.epochs}"]
+        case "geometric":
+            return [
+                f"{schedule.plateaus} plateaus down to 1 / {schedule.fall:g} (biases {schedule.bias_plateaus}, "
+                f"1 / {schedule.bias_fall:g}); the end at epoch {schedule.epochs}"
+            ]
+        case _:
+            return [
+                f"{schedule.kind}: up to this until epoch {schedule.warm_up * schedule.epochs:g}, then down to 0; "
+                f"the end at {schedule.epochs}"
+            ]
+
+
+def table_as_json(recipe: Recipe, num_classes: int) -> dict[str, Any]:
+    """The table as one JSON object: `layers`, one object each as `Row`, and the sums."""
+    rows = network_table(recipe, num_classes)
+    return {
+        "recipe": recipe.name,
+        "variant": recipe.network.variant,
+        "num_classes": num_classes,
+        "layers": [{**asdict(row), "weight_shape": list(row.weight_shape)} for row in rows],
+        "parameters": sum(row.parameters for row in rows),
+        "neurons": sum(row.neurons for row in rows),
+        "multiply_adds": sum(row.multiply_adds for row in rows),
+        "schedule": schedule_lines(recipe),
+    }
