@@ -43,14 +43,14 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def make_tree(tmp_path: Path) -> Any:
-    """A function that draws a class-per-folder tree whose classes are colours, so that a small net learns them."""
+    """A function that draws a class-per-folder tree whose classes are colors, so that a small net learns them."""
 
     def draw(name: str, *, classes: int = 3, train: int = 8, val: int = 4, side: int = 40) -> Path:
         root = tmp_path / name
         random = np.random.default_rng(5)
         for split, count in (("train", train), ("val", val)):
             for index in range(classes):
-                folder = root / split / f"colour{index}"
+                folder = root / split / f"color{index}"
                 folder.mkdir(parents=True)
                 for number in range(count):
                     pixels = random.integers(0, 80, (side, side, 3))

@@ -166,9 +166,9 @@ def test_the_whole_way(
     Image.fromarray(photograph).save("green.jpg")
     assert main(["predict", "run", "green.jpg", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)["predictions"][0]
-    assert answer["image"] == "green.jpg" and answer["top"][0]["id"] == "colour1"
+    assert answer["image"] == "green.jpg" and answer["top"][0]["id"] == "color1"
     assert main(["predict", "run", "green.jpg"]) == 0
-    assert "colour1" in capsys.readouterr().out
+    assert "color1" in capsys.readouterr().out
     # The stored size exactly, and no JPEG: the decoder's own memory, which torch may not write to.
     Image.fromarray(photograph[:32, :32]).save("small.png")
     assert main(["predict", "run", "small.png", "--views", "1"]) == 0

@@ -209,7 +209,7 @@ def test_slurm_queues_what_can_go_on_again(
 
 
 def test_slurms_warning_reaches_torchrun_once(stage: Stage) -> None:
-    """Slurm signals every process of a step; here by signalling the group of all that the script started."""
+    """Slurm signals every process of a step; here by signaling the group of all that the script started."""
     process = subprocess.Popen(
         ["bash", str(LAUNCH / "slurm.sbatch")],
         env={**stage.environment, "DATA": "data", "RUN": "run", "DOES": "wait"},

@@ -118,7 +118,7 @@ def _kernels() -> Finding:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
     if reason is None:
-        good = "normalising and pooling in one pass, float32 convolutions with fewer products (Numba)"
+        good = "normalizing and pooling in one pass, float32 convolutions with fewer products (Numba)"
         return Finding("kernels", "good", good)
     from alexnet.system.triton_probe import PLAIN_VARIABLE
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 pytest.importorskip("sklearn")
 
 from alexnet.baselines import binary_patterns, sift
-from alexnet.baselines import color as colour
-from alexnet.baselines.descriptors import KINDS, DenseDescriptors, grey_of, smoothed
+from alexnet.baselines import color as color
+from alexnet.baselines.descriptors import KINDS, DenseDescriptors, gray_of, smoothed
 from alexnet.baselines.windows import Grid, by_patch, cell_sums
 from alexnet.errors import RequestError
 
@@ -26,12 +26,12 @@ def texture(side: int, seed: int = 0) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(("cell_px", "step_px"), [(4, 4), (6, 5), (5, 7)])
 def test_sift_is_opencvs_at_the_same_places(cell_px: int, step_px: int) -> None:
     cv2 = pytest.importorskip("cv2")
-    grey = cv2.cvtColor(texture(96), cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(texture(96), cv2.COLOR_RGB2GRAY)
     grid = Grid(96, cell_px, 4, step_px)
     # OpenCV rounds a keypoint to a pixel, smooths to a deviation of 1.6 from 0.5, and a cell has 3/2 of the size.
-    points = [cv2.KeyPoint(float(x), float(y), cell_px / 1.5, 0) for y in grid.centres for x in grid.centres]
-    _, theirs = cv2.SIFT_create().compute(grey, points)
-    image = smoothed(torch.from_numpy(grey).float()[None], (1.6**2 - 0.5**2) ** 0.5)
+    points = [cv2.KeyPoint(float(x), float(y), cell_px / 1.5, 0) for y in grid.centers for x in grid.centers]
+    _, theirs = cv2.SIFT_create().compute(gray, points)
+    image = smoothed(torch.from_numpy(gray).float()[None], (1.6**2 - 0.5**2) ** 0.5)
     ours = sift.dense_sift(image[0].numpy(), cell_px, step_px)
     assert ours.shape == theirs.shape == (grid.num**2, 128)
     # Theirs is cut to whole numbers of 512ths, with a fast arctangent.
@@ -51,7 +51,7 @@ def test_cell_sums_are_sums_over_pixels(num_maps: int) -> None:
         expected = np.zeros((4, 4, num_maps))
         for y in range(40):
             for x in range(44):
-                v, u = (y - rows.centres[patch[0]]) / 3, (x - columns.centres[patch[1]]) / 3
+                v, u = (y - rows.centers[patch[0]]) / 3, (x - columns.centers[patch[1]]) / 3
                 for i in range(4):
                     for j in range(4):
                         share = max(0, 1 - abs(v + 1.5 - i)) * max(0, 1 - abs(u + 1.5 - j))
@@ -59,10 +59,10 @@ def test_cell_sums_are_sums_over_pixels(num_maps: int) -> None:
         np.testing.assert_allclose(ours[patch], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_colour_statistics_are_means_and_deviations_of_cells() -> None:
+def test_color_statistics_are_means_and_deviations_of_cells() -> None:
     image = texture(50, 2)
     grid = Grid(50, 4, 4, 6)
-    ours = colour.dense_colour(image.astype(np.float32), 4, 6)
+    ours = color.dense_color(image.astype(np.float32), 4, 6)
     scaled = image.astype(np.float64) / 255
     for row, top in enumerate(grid.starts):
         for column, left in enumerate(grid.starts):
@@ -74,19 +74,19 @@ def test_colour_statistics_are_means_and_deviations_of_cells() -> None:
 
 def test_patterns_are_scikit_images() -> None:
     feature = pytest.importorskip("skimage.feature")
-    grey = np.random.default_rng(3).integers(0, 256, (40, 37)).astype(np.uint8)
-    theirs = feature.local_binary_pattern(grey, 8, 1, "nri_uniform")[1:-1, 1:-1].astype(int)
-    ours = binary_patterns.pattern_labels(torch.from_numpy(grey).float()[None])[0, 1:-1, 1:-1].numpy()
+    gray = np.random.default_rng(3).integers(0, 256, (40, 37)).astype(np.uint8)
+    theirs = feature.local_binary_pattern(gray, 8, 1, "nri_uniform")[1:-1, 1:-1].astype(int)
+    ours = binary_patterns.pattern_labels(torch.from_numpy(gray).float()[None])[0, 1:-1, 1:-1].numpy()
     # The labels have other numbers: each of theirs is one of ours, and the reverse.
     pairs = {(int(a), int(b)) for a, b in zip(ours.ravel(), theirs.ravel(), strict=True)}
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) > 40
 
 
 def test_counts_of_patterns_are_those_of_the_cells() -> None:
-    grey = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (1, 45, 41))).float()
-    labels = binary_patterns.pattern_labels(grey)[0].numpy()
+    gray = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (1, 45, 41))).float()
+    labels = binary_patterns.pattern_labels(gray)[0].numpy()
     rows, columns = Grid(45, 8, 2, 4), Grid(41, 8, 2, 4)
-    ours = binary_patterns.dense_patterns(grey, 8, 4)[0].numpy()
+    ours = binary_patterns.dense_patterns(gray, 8, 4)[0].numpy()
     assert ours.shape == (rows.num * columns.num, binary_patterns.DIMENSIONS)
     for row, top in enumerate(rows.starts):
         for column, left in enumerate(columns.starts):
@@ -122,7 +122,7 @@ def test_a_constant_image_has_no_contrast_and_no_nan(kind: str) -> None:
     assert np.isfinite(found.values).all()
     if kind == "sift":
         assert (found.values == 0).all()
-    if kind == "colour":
+    if kind == "color":
         np.testing.assert_allclose(found.values.reshape(-1, 16, 6)[:, :, :3], 77 / 255, atol=1e-5)
         np.testing.assert_allclose(found.values.reshape(-1, 16, 6)[:, :, 3:], 0, atol=1e-3)
 
@@ -154,6 +154,6 @@ def test_what_is_no_image_and_settings_out_of_range_are_refused() -> None:
         DenseDescriptors("patterns", cell_px=3, step_px=4).transform([np.zeros((40, 40, 3), np.uint8)])
 
 
-def test_grey_is_luminance() -> None:
-    colours = torch.tensor([255.0, 0, 0]).reshape(1, 3, 1, 1)
-    assert grey_of(colours).item() == pytest.approx(0.299 * 255)
+def test_gray_is_luminance() -> None:
+    colors = torch.tensor([255.0, 0, 0]).reshape(1, 3, 1, 1)
+    assert gray_of(colors).item() == pytest.approx(0.299 * 255)

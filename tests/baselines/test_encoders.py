@@ -19,7 +19,7 @@ from alexnet.baselines.coding import l1_codes, largest_codes, largest_lengths, l
 from alexnet.baselines.descriptors import DescriptorSet
 from alexnet.baselines.dictionary import LocalityCodes, SparseCodes, l1_dictionary
 from alexnet.baselines.fisher import BagOfWords, FisherVectors, fisher_gradients, moments
-from alexnet.baselines.mixture import DiagonalMixture, Mixture, maximised, posteriors
+from alexnet.baselines.mixture import DiagonalMixture, Mixture, maximized, posteriors
 from alexnet.baselines.projection import DescriptorPca
 from alexnet.baselines.pyramid import num_regions, parse_pyramid, region_of
 from alexnet.errors import RequestError
@@ -47,7 +47,7 @@ SETS = [
     FisherVectors(3),
     FisherVectors(3, pyramid="2x2"),
     BagOfWords(3, pyramid="1x1,2x1"),
-    LocalityCodes(8, neighbours=3),
+    LocalityCodes(8, neighbors=3),
     SparseCodes(8, penalty=0.3),
 ]
 
@@ -158,7 +158,7 @@ def test_the_mixture_is_scikit_learns_from_the_same_beginning() -> None:
     mixture = Mixture(*(torch.from_numpy(one) for one in (first.weights_, first.means_, first.variances_)))
     likelihoods = []
     for _ in range(15):
-        likelihood, mixture = maximised(torch.from_numpy(data), mixture, torch.full((3,), 1e-12, dtype=torch.float64))
+        likelihood, mixture = maximized(torch.from_numpy(data), mixture, torch.full((3,), 1e-12, dtype=torch.float64))
         likelihoods.append(likelihood)
     assert (np.diff(likelihoods) > -1e-9).all()
     for ours, other in zip(mixture, (theirs.weights_, theirs.means_, theirs.covariances_), strict=True):
@@ -177,29 +177,29 @@ def test_too_few_descriptors_and_constant_ones() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn says that equal points make fewer clusters
-        for estimator in (FisherVectors(4), BagOfWords(4), LocalityCodes(4, neighbours=2), SparseCodes(4)):
+        for estimator in (FisherVectors(4), BagOfWords(4), LocalityCodes(4, neighbors=2), SparseCodes(4)):
             assert np.isfinite(estimator.fit(same).transform(same)).all()
 
 
-@given(seed=st.integers(0, 1000), neighbours=st.integers(1, 5), width=st.integers(2, 12))
+@given(seed=st.integers(0, 1000), neighbors=st.integers(1, 5), width=st.integers(2, 12))
 @settings(max_examples=25)
-def test_locality_codes_solve_the_constrained_least_squares(seed: int, neighbours: int, width: int) -> None:
+def test_locality_codes_solve_the_constrained_least_squares(seed: int, neighbors: int, width: int) -> None:
     random = np.random.default_rng(seed)
     atoms, values = (
         random.standard_normal((9, width)).astype(np.float32),
         random.standard_normal((4, width)).astype(np.float32),
     )
-    places, codes = locality_codes(values, atoms, neighbours, regularisation=1e-2)
+    places, codes = locality_codes(values, atoms, neighbors, regularisation=1e-2)
     for x, where, code in zip(values.astype(np.float64), places, codes, strict=True):
         distances = ((atoms - x) ** 2).sum(axis=1)
-        nearest = np.argsort(distances)[:neighbours]
+        nearest = np.argsort(distances)[:neighbors]
         np.testing.assert_array_equal(where, nearest)
         base = atoms[nearest] - x
         covariance = base @ base.T
-        covariance += 1e-2 * np.trace(covariance) * np.eye(neighbours)
-        # With a Lagrange multiplier: minimise c' C c, sum c = 1.
-        system = np.block([[2 * covariance, np.ones((neighbours, 1))], [np.ones((1, neighbours)), np.zeros((1, 1))]])
-        expected = np.linalg.solve(system, np.append(np.zeros(neighbours), 1))[:neighbours]
+        covariance += 1e-2 * np.trace(covariance) * np.eye(neighbors)
+        # With a Lagrange multiplier: minimize c' C c, sum c = 1.
+        system = np.block([[2 * covariance, np.ones((neighbors, 1))], [np.ones((1, neighbors)), np.zeros((1, 1))]])
+        expected = np.linalg.solve(system, np.append(np.zeros(neighbors), 1))[:neighbors]
         np.testing.assert_allclose(code, expected, atol=2e-4)
 
 

@@ -262,7 +262,7 @@ def test_odd_data(data: Path, tmp_path: Path) -> None:
     labels = np.load(data / "train-labels.npy")
     np.save(data / "train-labels.npy", np.where(np.arange(len(labels)) < 2, -1, labels))
     with pytest.raises(RequestError, match=r"2 of 60 training images.*no label"):
-        run(data, FISHER, tmp_path / "runs" / "unlabelled")
+        run(data, FISHER, tmp_path / "runs" / "unlabeled")
     np.save(data / "train-labels.npy", np.zeros_like(labels))
     with pytest.raises(RequestError, match="1 class; a classifier needs 2"):
         run(data, FISHER, tmp_path / "runs" / "one-class")

@@ -21,15 +21,15 @@ def test_what_is_compared_with_does_the_same() -> None:
 
     random = np.random.default_rng(0)
     image = cv2.resize(random.integers(0, 256, (12, 12, 3), dtype=np.uint8), (96, 96), interpolation=cv2.INTER_CUBIC)
-    describe = DenseDescriptors("colour", scales=1)
+    describe = DenseDescriptors("color", scales=1)
     (ours,) = describe.transform([image])
-    (theirs,) = baselines._opencv_colour(cv2, image, describe)
+    (theirs,) = baselines._opencv_color(cv2, image, describe)
     np.testing.assert_allclose(ours.values, theirs.reshape(len(ours.values), 16, 6).reshape(-1, 96), atol=2e-3)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     sift = DenseDescriptors("sift", scales=1, smoothing=(1.6**2 - 0.5**2) ** 0.5)
-    (theirs,) = baselines._opencv_sift(cv2, cv2.SIFT_create(), grey, sift)
+    (theirs,) = baselines._opencv_sift(cv2, cv2.SIFT_create(), gray, sift)
     cosine = (sift.transform([image])[0].values * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
-    assert cosine.min() > 0.99  # OpenCV rounds grey values to whole numbers
+    assert cosine.min() > 0.99  # OpenCV rounds gray values to whole numbers
     atoms, values = (
         random.standard_normal((30, 9)).astype(np.float32),
         random.standard_normal((8, 9)).astype(np.float32),

@@ -59,7 +59,7 @@ def test_a_step_is_measured_and_shares_follow_from_it(capsys: pytest.CaptureFixt
     # Two operations a multiply-add; forward once and backward twice, conv1 once: its input has no gradient.
     placed = AlexNet(1000).placed
     assert measured["flops_per_image"] == 6 * sum(one.multiply_adds for one in placed) - 2 * placed[0].multiply_adds
-    assert [layer["layer"] for layer in measured["layers"]][:3] == ["conv1", "Rectify + Normalise + Pool", "conv2"]
+    assert [layer["layer"] for layer in measured["layers"]][:3] == ["conv1", "Rectify + Normalize + Pool", "conv2"]
     assert all(layer["forward_ms"] > 0 and layer["backward_ms"] > 0 for layer in measured["layers"])
     assert any("a step in" in line for line in lines)
     print_step_bench(measured)
@@ -69,7 +69,7 @@ def test_a_step_is_measured_and_shares_follow_from_it(capsys: pytest.CaptureFixt
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_layers_are_measured_as_a_gpu_replays_them() -> None:
     measured = layer_times(torch.device("cuda"), "bfloat16", 64, times=3)
-    assert measured[0]["layer"] == "conv1 + Rectify + Normalise + Pool"
+    assert measured[0]["layer"] == "conv1 + Rectify + Normalize + Pool"
     assert len(measured) == len(AlexNet().passes)
     # conv2 multiplies 224 million pairs an image, fc8 4 million.
     times = {layer["layer"].split(" + ")[0]: layer["forward_ms"] + layer["backward_ms"] for layer in measured}

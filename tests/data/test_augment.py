@@ -1,4 +1,4 @@
-"""Crop, mirror, colour noise and views, against formulas written from the paper."""
+"""Crop, mirror, color noise and views, against formulas written from the paper."""
 
 import math
 from typing import Literal
@@ -17,7 +17,7 @@ from alexnet.runs.recipe import DataSettings
 
 
 def statistics(side: int) -> Statistics:
-    """Colour statistics with known components, and a mean image that differs at every place."""
+    """Color statistics with known components, and a mean image that differs at every place."""
     generator = np.random.default_rng(3)
     rotation = np.linalg.qr(generator.normal(size=(3, 3)))[0]
     eigenvalues = np.array([300.0, 1400.0, 14000.0])
@@ -84,14 +84,14 @@ def test_corners_are_uniform_over_the_places_of_the_convention(corners: str, hig
 
 def test_what_is_switched_off_is_off() -> None:
     samples = np.arange(100, dtype=np.int64)
-    drawn = draw(DataSettings(crop=32, mirror=False, colour_noise=0.0), statistics(32), 32, 0, 0, samples)
+    drawn = draw(DataSettings(crop=32, mirror=False, color_noise=0.0), statistics(32), 32, 0, 0, samples)
     assert not drawn.corners.any() and not drawn.mirror.any() and not drawn.noise.any()
 
 
 @pytest.mark.parametrize("scale", ["eigenvalues", "deviations"])
-def test_colour_noise_has_the_variance_of_its_formula(scale: Literal["eigenvalues", "deviations"]) -> None:
+def test_color_noise_has_the_variance_of_its_formula(scale: Literal["eigenvalues", "deviations"]) -> None:
     stats = statistics(32)
-    chosen = DataSettings(crop=24, colour_noise=0.1, colour_scale=scale)
+    chosen = DataSettings(crop=24, color_noise=0.1, color_scale=scale)
     drawn = draw(chosen, stats, 32, 1, 0, np.arange(40_000, dtype=np.int64))
     assert drawn.noise.dtype == np.float32
     along = drawn.noise.astype(np.float64) @ stats.eigenvectors
@@ -109,7 +109,7 @@ def test_colour_noise_has_the_variance_of_its_formula(scale: Literal["eigenvalue
 @given(batch_size=st.integers(1, 5), side=st.integers(2, 9), data=st.data())
 def test_input_is_image_minus_mean_mirrored_plus_noise_divided(batch_size: int, side: int, data: st.DataObject) -> None:
     crop = data.draw(st.integers(1, side))
-    mean_at: MeanAt = data.draw(st.sampled_from(["own-place", "centre"]))
+    mean_at: MeanAt = data.draw(st.sampled_from(["own-place", "center"]))
     divisor = data.draw(st.sampled_from([1.0, 1.1]))
     generator = np.random.default_rng(data.draw(st.integers(0, 1000)))
     mean = generator.uniform(0, 255, (side, side, 3)).astype(np.float32)
@@ -127,13 +127,13 @@ def test_input_is_image_minus_mean_mirrored_plus_noise_divided(batch_size: int, 
         row, column = corners[index]
         image = images[index].astype(np.float64)
         if mean_at == "own-place":
-            centred = image - mean[row : row + crop, column : column + crop]
-            centred = centred[:, ::-1] if mirror[index] else centred
-        else:  # the centre is subtracted from the crop as the network sees it
+            centered = image - mean[row : row + crop, column : column + crop]
+            centered = centered[:, ::-1] if mirror[index] else centered
+        else:  # the center is subtracted from the crop as the network sees it
             first = (side - crop) // 2
             upright = image[:, ::-1] if mirror[index] else image
-            centred = upright - mean[first : first + crop, first : first + crop]
-        expected = ((centred + noise[index]) / divisor).transpose(2, 0, 1)
+            centered = upright - mean[first : first + crop, first : first + crop]
+        expected = ((centered + noise[index]) / divisor).transpose(2, 0, 1)
         assert np.allclose(got[index].numpy(), expected, atol=1e-4)
 
 
@@ -152,7 +152,7 @@ def test_other_numbers_of_views_and_too_large_crops_are_refused() -> None:
 
 
 @pytest.mark.parametrize("view", views(10, 8, 5))
-def test_a_view_loses_the_mean_of_its_place_or_the_centre(view: View) -> None:
+def test_a_view_loses_the_mean_of_its_place_or_the_center(view: View) -> None:
     generator = np.random.default_rng(1)
     images = generator.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     mean = generator.uniform(0, 255, (8, 8, 3)).astype(np.float32)
@@ -161,13 +161,13 @@ def test_a_view_loses_the_mean_of_its_place_or_the_centre(view: View) -> None:
     expected = whole[:, :, ::-1] if view.mirrored else whole
     assert np.allclose(got.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)
 
-    got = cut_view(torch.from_numpy(images), view, 5, torch.from_numpy(mean), "centre")
+    got = cut_view(torch.from_numpy(images), view, 5, torch.from_numpy(mean), "center")
     cut = images.astype(np.float64)[:, view.row : view.row + 5, view.column : view.column + 5]
     expected = (cut[:, :, ::-1] if view.mirrored else cut) - mean[1:6, 1:6]
     assert np.allclose(got.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("mean_at", ["own-place", "centre"])
+@pytest.mark.parametrize("mean_at", ["own-place", "center"])
 @settings(max_examples=20, deadline=None)
 @given(num=st.integers(1, 5), crop=st.integers(1, 9), seed=st.integers(0, 99))
 def test_one_by_one_equals_together_to_the_last_bit(mean_at: MeanAt, num: int, crop: int, seed: int) -> None:

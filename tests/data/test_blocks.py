@@ -33,7 +33,7 @@ def decoded(blocks: NDArray[np.int32], side: int) -> NDArray[np.uint8]:
 
 
 def textured(num: int, side: int, seed: int) -> NDArray[np.uint8]:
-    """Pictures with edges, slopes, noise and colours anywhere, the whole range of bytes among them."""
+    """Pictures with edges, slopes, noise and colors anywhere, the whole range of bytes among them."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:side, :side] / side
     images = np.empty((num, side, side, 3), np.uint8)
@@ -49,7 +49,7 @@ def textured(num: int, side: int, seed: int) -> NDArray[np.uint8]:
 def without_least_squares(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """What is left of an image, (S, S, 3), by an encoder that stops at the line of greatest variance, in float64.
 
-    From the format's description: the outermost colours on the line in 5, 6, 5 bits, each pixel its nearest of four.
+    From the format's description: the outermost colors on the line in 5, 6, 5 bits, each pixel its nearest of four.
     """
     side = len(image)
     result = np.empty((side, side, 3))
@@ -83,7 +83,7 @@ def test_decoded_as_pillow_does(side: int, num: int, seed: int) -> None:
 
 @given(words=st.lists(st.integers(-(2**31), 2**31 - 1), min_size=2, max_size=2))
 @settings(deadline=None)
-def test_any_block_of_four_colours_is_decoded_as_pillow_does(words: list[int]) -> None:
+def test_any_block_of_four_colors_is_decoded_as_pillow_does(words: list[int]) -> None:
     first, second = words[0] & 0xFFFF, words[0] >> 16 & 0xFFFF
     words[0] = np.uint32(max(first, second) | min(first, second) << 16).astype(np.int32)
     if first == second:
@@ -92,7 +92,7 @@ def test_any_block_of_four_colours_is_decoded_as_pillow_does(words: list[int]) -
     assert np.array_equal(decoded(blocks, 4), decoded_by_pillow(blocks, 4))
 
 
-def test_only_the_mode_of_four_colours_is_written() -> None:
+def test_only_the_mode_of_four_colors_is_written() -> None:
     random = np.random.default_rng(3)
     images = np.concatenate(
         [textured(20, 16, 4), random.integers(0, 256, (4, 1, 1, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)]
@@ -104,7 +104,7 @@ def test_only_the_mode_of_four_colours_is_written() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_nearer_than_without_least_squares(seed: int) -> None:
-    """Every picture but those nearly exact in both; and by a twentieth in all, since colours in noise have no line."""
+    """Every picture but those nearly exact in both; and by a twentieth in all, since colors in noise have no line."""
     images = textured(24, 32, seed)
     ours = ((decoded(encode(images), 32).astype(np.float64) - images) ** 2).mean((1, 2, 3))
     without = np.array([((without_least_squares(image) - image) ** 2).mean() for image in images])
@@ -113,8 +113,8 @@ def test_nearer_than_without_least_squares(seed: int) -> None:
 
 
 @pytest.mark.parametrize("turn", range(3))
-def test_the_line_may_leave_out_the_colour_that_varies_most(turn: int) -> None:
-    """One colour swings by 60, two others together by 50 each, at the same time in no way alike: they are the line."""
+def test_the_line_may_leave_out_the_color_that_varies_most(turn: int) -> None:
+    """One color swings by 60, two others together by 50 each, at the same time in no way alike: they are the line."""
     swings = np.array([[first, second] for first in (-60, 60) for second in (-50, -16, 16, 50)] * 2)
     image = np.roll(np.stack([swings[:, 0], swings[:, 1], swings[:, 1]], 1) + 128, turn, axis=1)
     image = image.astype(np.uint8).reshape(1, 4, 4, 3)
@@ -123,20 +123,20 @@ def test_the_line_may_leave_out_the_colour_that_varies_most(turn: int) -> None:
 
 
 @given(
-    colours=st.lists(st.tuples(st.integers(0, 31), st.integers(0, 63), st.integers(0, 31)), min_size=2, max_size=2),
+    colors=st.lists(st.tuples(st.integers(0, 31), st.integers(0, 63), st.integers(0, 31)), min_size=2, max_size=2),
     pixels=st.integers(0, 2**16 - 1),
 )
 @settings(deadline=None)
-def test_two_colours_of_the_format_are_kept(colours: list[tuple[int, int, int]], pixels: int) -> None:
-    palette = np.array([(r << 3 | r >> 2, g << 2 | g >> 4, b << 3 | b >> 2) for r, g, b in colours], np.uint8)
+def test_two_colors_of_the_format_are_kept(colors: list[tuple[int, int, int]], pixels: int) -> None:
+    palette = np.array([(r << 3 | r >> 2, g << 2 | g >> 4, b << 3 | b >> 2) for r, g, b in colors], np.uint8)
     image = palette[np.array([pixels >> place & 1 for place in range(16)])].reshape(1, 4, 4, 3)
     assert np.array_equal(decoded(encode(image), 4), image)
 
 
-@given(colour=st.tuples(*[st.integers(0, 255)] * 3))
+@given(color=st.tuples(*[st.integers(0, 255)] * 3))
 @settings(deadline=None)
-def test_a_single_colour_is_off_by_half_a_step_at_most(colour: tuple[int, int, int]) -> None:
-    image = np.full((1, 4, 4, 3), colour, np.uint8)
+def test_a_single_color_is_off_by_half_a_step_at_most(color: tuple[int, int, int]) -> None:
+    image = np.full((1, 4, 4, 3), color, np.uint8)
     off = np.abs(decoded(encode(image), 4).astype(int) - image)
     assert (off.max((0, 1, 2)) <= (5, 3, 5)).all()
 

@@ -36,12 +36,12 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png_of(values: np.ndarray, colour_type: int, *extra: bytes, size: tuple[int, int] | None = None) -> bytes:
+def png_of(values: np.ndarray, color_type: int, *extra: bytes, size: tuple[int, int] | None = None) -> bytes:
     """A PNG written by hand; values uint8 or uint16 (H, W, channels), `size` the width and height that it claims."""
     height, width = values.shape[:2]
     claimed = size or (width, height)
     rows = b"".join(b"\0" + row.astype(row.dtype.newbyteorder(">")).tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", *claimed, values.itemsize * 8, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", *claimed, values.itemsize * 8, color_type, 0, 0, 0)
     chunks = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
@@ -85,26 +85,26 @@ def test_transparency_is_laid_on_white() -> None:
 
 
 def test_of_sixteen_bits_the_upper_eight_are_kept() -> None:
-    grey = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
-    got = decode_image(encode(Image.fromarray(grey), "PNG"), apply_orientation=True)
+    gray = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    got = decode_image(encode(Image.fromarray(gray), "PNG"), apply_orientation=True)
     assert np.array_equal(got, np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2))
 
 
-@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_of_a_sixteen_bit_png_of_any_kind_the_upper_eight_are_kept(colour_type: int, channels: int) -> None:
+@pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_of_a_sixteen_bit_png_of_any_kind_the_upper_eight_are_kept(color_type: int, channels: int) -> None:
     values = np.random.default_rng(3).integers(0, 2**16, (5, 7, channels), np.uint16)
     if channels in (2, 4):
         values[..., -1] = 0xFFFF
-    colours = values[..., : 1 if channels < 3 else 3] >> 8
-    got = decode_image(png_of(values, colour_type), apply_orientation=True)
-    assert np.array_equal(got, np.broadcast_to(colours, (5, 7, 3)))
+    colors = values[..., : 1 if channels < 3 else 3] >> 8
+    got = decode_image(png_of(values, color_type), apply_orientation=True)
+    assert np.array_equal(got, np.broadcast_to(colors, (5, 7, 3)))
 
 
 def test_sixteen_bit_tiff_and_ppm_keep_the_upper_eight() -> None:
-    grey = np.random.default_rng(4).integers(0, 2**16, (5, 7), np.uint16)
-    expected = np.repeat((grey >> 8)[..., None], 3, axis=2)
-    tiff = encode(Image.fromarray(grey), "TIFF")
-    ppm = b"P5 7 5 65535\n" + grey.astype(">u2").tobytes()
+    gray = np.random.default_rng(4).integers(0, 2**16, (5, 7), np.uint16)
+    expected = np.repeat((gray >> 8)[..., None], 3, axis=2)
+    tiff = encode(Image.fromarray(gray), "TIFF")
+    ppm = b"P5 7 5 65535\n" + gray.astype(">u2").tobytes()
     for content in (tiff, ppm):
         assert np.array_equal(decode_image(content, apply_orientation=True), expected)
 
@@ -132,10 +132,10 @@ def inks(*, transform: int) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize(("transform", "colour_space"), [(0, "CMYK"), (2, "YCCK")])
-def test_the_inks_of_print_are_mixed_as_pillow_does(transform: int, colour_space: str) -> None:
+@pytest.mark.parametrize(("transform", "color_space"), [(0, "CMYK"), (2, "YCCK")])
+def test_the_inks_of_print_are_mixed_as_pillow_does(transform: int, color_space: str) -> None:
     content = inks(transform=transform)
-    assert simplejpeg.decode_jpeg_header(content)[2] == colour_space
+    assert simplejpeg.decode_jpeg_header(content)[2] == color_space
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     assert np.array_equal(decode_image(content, apply_orientation=True), expected)
     if transform == 0:
@@ -161,7 +161,7 @@ def test_damaged_inks_are_refused_where_pillow_shows_them() -> None:
 
 @pytest.mark.parametrize("format_name", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_of_an_animation_the_first_frame_is_taken(format_name: str) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     content = encode(frames[0], format_name, save_all=True, append_images=frames[1:], lossless=True)
     assert decode_image(content, apply_orientation=True)[0, 0].tolist() == [255, 0, 0]
 

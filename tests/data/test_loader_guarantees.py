@@ -194,7 +194,7 @@ def test_batches_for_a_gpu_are_pinned() -> None:
 
 @pytest.fixture
 def two_sets(make_tree, tmp_path: Path) -> list[PreparedData]:
-    """Three colours as pixels, four colours as JPEG files of other pictures."""
+    """Three colors as pixels, four colors as JPEG files of other pictures."""
     first = prepare(make_tree("first", classes=3, train=5, val=2), tmp_path / "a", side=24, store="pixels")
     second = prepare(make_tree("second", classes=4, train=3, val=1, side=44), tmp_path / "b", side=24, store="jpeg")
     return [first, second]
@@ -203,7 +203,7 @@ def two_sets(make_tree, tmp_path: Path) -> list[PreparedData]:
 def test_joined_sets_serve_each_image_once_with_one_label_a_class(two_sets: list[PreparedData]) -> None:
     data = open_data([one.folder for one in two_sets])
     split = data.splits["train"]
-    assert [one.id for one in data.classes] == ["colour0", "colour1", "colour2", "colour3"]
+    assert [one.id for one in data.classes] == ["color0", "color1", "color2", "color3"]
     assert len(split) == 15 + 12 and {name: len(one) for name, one in data.splits.items()}["val"] == 6 + 4
     for index in range(len(split)):
         part, place = (two_sets[0], index) if index < 15 else (two_sets[1], index - 15)

@@ -54,8 +54,8 @@ def photograph(seed: int, height: int = 60, width: int = 80) -> Image.Image:
     for _ in range(6):
         left, top = random.integers(0, width - 20), random.integers(0, height - 20)
         corners = (left, top, left + random.integers(5, 20), top + random.integers(5, 20))
-        colour = tuple(random.integers(0, 256, 3).tolist())
-        (draw.ellipse if random.integers(2) else draw.rectangle)(corners, fill=colour)
+        color = tuple(random.integers(0, 256, 3).tolist())
+        (draw.ellipse if random.integers(2) else draw.rectangle)(corners, fill=color)
     noisy = np.asarray(image) + random.normal(0, 5, (height, width, 3))
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
@@ -81,15 +81,15 @@ def sound_files() -> dict[str, bytes]:
         "jpeg baseline 4:2:0": encode(first, "JPEG", subsampling=2),
         "jpeg baseline 4:4:4": encode(second, "JPEG", subsampling=0, quality=92),
         "jpeg progressive": encode(first, "JPEG", progressive=True),
-        "jpeg grey": encode(first.convert("L"), "JPEG"),
+        "jpeg gray": encode(first.convert("L"), "JPEG"),
         "jpeg restarts": encode(second, "JPEG", restart_marker_rows=1),
         "jpeg exif": encode(first, "JPEG", exif=exif.tobytes()),
         "jpeg cmyk": cmyk,
         "jpeg ycck": cmyk[:transform] + b"\x02" + cmyk[transform + 1 :],
         "png rgb": encode(first, "PNG"),
         "png rgba": encode(transparent, "PNG"),
-        "png grey": encode(first.convert("L"), "PNG"),
-        "png grey alpha": encode(transparent.convert("LA"), "PNG"),
+        "png gray": encode(first.convert("L"), "PNG"),
+        "png gray alpha": encode(transparent.convert("LA"), "PNG"),
         "png palette": encode(first.quantize(64), "PNG", transparency=3),
         "png 1 bit": encode(first.convert("1"), "PNG"),
         "png 16 bit": encode(sixteen, "PNG"),
@@ -107,7 +107,7 @@ def sound_files() -> dict[str, bytes]:
         "tiff cmyk": encode(first.convert("CMYK"), "TIFF"),
         "tiff turned": encode(first, "TIFF", tiffinfo={274: 6}),
         "ppm rgb": encode(first, "PPM"),
-        "ppm grey": encode(first.convert("L"), "PPM"),
+        "ppm gray": encode(first.convert("L"), "PPM"),
         "ppm text": b"P3 8 6 255\n" + b" ".join(b"%d" % value for value in range(8 * 6 * 3)),
     }
     if features.check("webp"):

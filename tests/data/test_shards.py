@@ -46,7 +46,7 @@ def test_shards_are_plain_tars_of_jpeg_and_label(data: PreparedData) -> None:
     for index, (image_name, image, label_name, label) in enumerate(members):
         assert (image_name, label_name) == (f"{index:09d}.jpg", f"{index:09d}.cls")
         assert int(label) == data.splits["train"].labels[index]
-        # What is stored is the original at quality 95 with colour at half resolution, encoded by the same library.
+        # What is stored is the original at quality 95 with color at half resolution, encoded by the same library.
         with Image.open(data.folder.parent / "source" / data.splits["train"].key(index)) as original:
             assert image == simplejpeg.encode_jpeg(np.asarray(original), 95, "RGB", "420")
         with Image.open(io.BytesIO(image)) as stored:

@@ -40,7 +40,7 @@ def write(
 @pytest.mark.parametrize(
     ("train", "test"), [("train", "t10k"), ("emnist-balanced-train", "emnist-balanced-test"), ("train", "test")]
 )
-def test_grey_images_become_rgb(tmp_path: Path, train: str, test: str, mark: str, packed: bool) -> None:
+def test_gray_images_become_rgb(tmp_path: Path, train: str, test: str, mark: str, packed: bool) -> None:
     folder = write(tmp_path / "digits", train=train, test=test, mark=mark, packed=packed)
     assert looks_like_idx(folder)
     source = open_idx(folder)

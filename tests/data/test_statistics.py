@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alexnet.data.preparation import color_sums as tally
 from alexnet.data.preparation.color_sums import Tally
-from alexnet.data.preparation.statistics import ColourSums
+from alexnet.data.preparation.statistics import ColorSums
 from alexnet.system.numba_jit import why_not
 
 COMPILED = pytest.mark.parametrize(
@@ -18,7 +18,7 @@ COMPILED = pytest.mark.parametrize(
 )
 
 
-def sums_of(images: np.ndarray) -> ColourSums:
+def sums_of(images: np.ndarray) -> ColorSums:
     counted = Tally(images.shape[1])
     for image in images:
         counted.add(image)
@@ -81,7 +81,7 @@ def test_how_the_images_are_cut_does_not_matter(cuts: list[int], seed: int) -> N
     together = parts[2] + parts[0] + parts[1]
     whole = sums_of(images)
     assert together.products == whole.products and np.array_equal(together.pixel_sums, whole.pixel_sums)
-    one, other = together.statistics(), ColourSums.from_arrays(whole.arrays()).statistics()
+    one, other = together.statistics(), ColorSums.from_arrays(whole.arrays()).statistics()
     for name in ("mean_image", "covariance", "eigenvalues", "eigenvectors"):
         assert np.array_equal(getattr(one, name), getattr(other, name))
     pixels = images.reshape(-1, 3).astype(np.float64)
@@ -91,5 +91,5 @@ def test_how_the_images_are_cut_does_not_matter(cuts: list[int], seed: int) -> N
 
 def test_sums_beyond_64_bits_survive_a_file() -> None:
     small = sums_of(np.full((1, 2, 2, 3), 255, np.uint8))
-    huge = ColourSums(10, small.pixel_sums, tuple(tuple(value * 2**60 for value in row) for row in small.products))
-    assert ColourSums.from_arrays(huge.arrays()).products == huge.products
+    huge = ColorSums(10, small.pixel_sums, tuple(tuple(value * 2**60 for value in row) for row in small.products))
+    assert ColorSums.from_arrays(huge.arrays()).products == huge.products

@@ -59,7 +59,7 @@ def by_loop(network, data, places, crop, mean_at):
     exact = copy.deepcopy(network).double()
     mean_image = data.statistics.mean_image.astype(np.float64)
     first = (data.side - crop) // 2
-    centre = mean_image[first : first + crop, first : first + crop]
+    center = mean_image[first : first + crop, first : first + crop]
     means = []
     for image in data.splits["test"].images.astype(np.float64):
         answers = []
@@ -69,7 +69,7 @@ def by_loop(network, data, places, crop, mean_at):
                 own = mean_image[row : row + crop, column : column + crop]
                 if mirrored:
                     cut, own = cut[:, ::-1], own[:, ::-1]
-                seen = cut - (own if mean_at == "own-place" else centre)
+                seen = cut - (own if mean_at == "own-place" else center)
                 with torch.no_grad():
                     scores = exact(torch.from_numpy(seen.transpose(2, 0, 1).copy()[None]))[0].numpy()
                 powers = np.exp(scores - scores.max())
@@ -84,11 +84,11 @@ def by_hand(network, data, num_views):
     weight = network[2].weight.detach().numpy().astype(np.float64)
     bias = network[2].bias.detach().numpy().astype(np.float64)
     margin = SIDE - CROP
-    centre = (margin // 2, margin // 2)
-    corners = [(0, 0), (0, margin), centre, (margin, 0), (margin, margin)]
+    center = (margin // 2, margin // 2)
+    corners = [(0, 0), (0, margin), center, (margin, 0), (margin, margin)]
     grid = [(row, column) for row in (0, margin // 2, margin) for column in (0, margin // 2, margin)]
     places = {
-        1: [(centre, False)],
+        1: [(center, False)],
         9: [(one, False) for one in grid],
         10: [(one, mirrored) for mirrored in (False, True) for one in corners],
     }[num_views]
@@ -118,7 +118,7 @@ def test_probabilities_are_the_mean_over_views(num_views, batch_size):
     assert seen[-1] == (11, 11) and len(seen) == -(-11 // batch_size)
 
 
-@pytest.mark.parametrize("mean_at", ["own-place", "centre"])
+@pytest.mark.parametrize("mean_at", ["own-place", "center"])
 def test_ten_views_of_a_network_are_a_plain_loop_over_them(mean_at):
     network, data = small_network("quick"), made_up_data(num=3, side=33)
     got = predict_split(network, data, "test", 28, 10, mean_at=mean_at, batch_size=2)
@@ -143,16 +143,16 @@ def test_dense_views_are_the_mean_over_places_and_mirror_images(monkeypatch):
     got = predict_split(network.train(), data, "test", 13, "dense", batch_size=2)
     assert network.training
     np.testing.assert_allclose(got, by_loop(network.eval(), data, places, 13, "own-place"), rtol=0, atol=1e-6)
-    # With `centre` the whole image loses the whole mean image, which is not mirrored with it.
+    # With `center` the whole image loses the whole mean image, which is not mirrored with it.
     turned = dataclasses.replace(data.statistics, mean_image=data.statistics.mean_image[:, ::-1].copy())
     both = [
-        predict_split(network, dataclasses.replace(data, statistics=one), "test", 13, "dense", mean_at="centre")
+        predict_split(network, dataclasses.replace(data, statistics=one), "test", 13, "dense", mean_at="center")
         for one in (data.statistics, turned)
     ]
     assert not np.allclose(both[0], got, atol=1e-4)
     flipped = data.splits["test"].images[:, :, ::-1]
     mirrored = dataclasses.replace(data, splits={"test": dataclasses.replace(data.splits["test"], images=flipped)})
-    again = predict_split(network, mirrored, "test", 13, "dense", mean_at="centre")
+    again = predict_split(network, mirrored, "test", 13, "dense", mean_at="center")
     np.testing.assert_allclose(again, both[0], rtol=0, atol=1e-6)
     assert not np.allclose(both[1], both[0], atol=1e-4)
 

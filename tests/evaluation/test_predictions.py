@@ -63,8 +63,8 @@ def test_dense_has_a_name_of_its_own(folder, data, probabilities):
 
 
 def test_columns_of_a_network_that_knows_more_in_another_order(folder, data):
-    labelled = dataclasses.replace(data.splits["val"], labels=np.array([0, 1, 2, 2, 0]))
-    data = dataclasses.replace(data, splits={"val": labelled})
+    labeled = dataclasses.replace(data.splits["val"], labels=np.array([0, 1, 2, 2, 0]))
+    data = dataclasses.replace(data, splits={"val": labeled})
     known = [data.classes[2], ClassInfo("zebra", "zebra"), data.classes[0], data.classes[1]]
     wider = np.random.default_rng(1).uniform(0, 1, (NUM, 4)).astype(np.float32)
     with pytest.raises(ValueError, match="shape"):

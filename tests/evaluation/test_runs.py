@@ -78,7 +78,7 @@ def test_dense_results_stand_beside_the_others(run: RunFolder, own: PreparedData
 def test_the_same_classes_in_another_order_count_the_same(run: RunFolder, own: PreparedData, tmp_path: Path) -> None:
     order = [3, 0, 6, 1, 5, 2, 4]
     other = reordered(own, tmp_path / "other", order)
-    assert [one.id for one in other.classes] == [f"colour{old}" for old in order]
+    assert [one.id for one in other.classes] == [f"color{old}" for old in order]
     expected, result = evaluate(run), evaluate(run, data_folder=other.folder)
     for name in (*FIGURES, "per_class", "confused_pairs"):
         assert result[name] == expected[name], name
@@ -96,11 +96,11 @@ def test_a_subset_of_the_classes_is_answered_among_all(
     run: RunFolder, own: PreparedData, make_tree: Any, tmp_path: Path
 ) -> None:
     tree = make_tree("few", classes=7, val=3)
-    for name in ("colour0", "colour2", "colour3", "colour4"):
+    for name in ("color0", "color2", "color3", "color4"):
         for split in ("train", "val"):
             shutil.rmtree(tree / split / name)
     few = prepare(tree, tmp_path / "few-data", side=32)
-    assert [one.id for one in few.classes] == ["colour1", "colour5", "colour6"]
+    assert [one.id for one in few.classes] == ["color1", "color5", "color6"]
     result = evaluate(run, data_folder=few.folder)
     assert (result["num_images"], result["num_classes"], result["classes_absent"]) == (9, 7, 4)
     # The same images as among the run's own: each of their classes has the error that it has there.
@@ -118,8 +118,8 @@ def test_a_subset_of_the_classes_is_answered_among_all(
 def test_a_class_that_the_network_does_not_know_is_refused(run: RunFolder, make_tree: Any, tmp_path: Path) -> None:
     tree = make_tree("more", classes=3)
     for split in ("train", "val"):
-        (tree / split / "colour1").rename(tree / split / "aardvark")
-        (tree / split / "colour2").rename(tree / split / "zebra")
+        (tree / split / "color1").rename(tree / split / "aardvark")
+        (tree / split / "color2").rename(tree / split / "zebra")
     more = prepare(tree, tmp_path / "more-data", side=32)
     with pytest.raises(RequestError, match=r"knows 7 classes and .* has 3; it does not know number 0 .* 'aardvark'"):
         evaluate(run, data_folder=more.folder)
@@ -129,7 +129,7 @@ def test_a_class_that_the_network_does_not_know_is_refused(run: RunFolder, make_
 def test_a_validation_set_of_one_image(run: RunFolder, make_tree: Any, tmp_path: Path) -> None:
     tree = make_tree("one", classes=7, val=1)
     for index in (0, 1, 2, 4, 5, 6):
-        shutil.rmtree(tree / "val" / f"colour{index}")
+        shutil.rmtree(tree / "val" / f"color{index}")
     one = prepare(tree, tmp_path / "one-data", side=32)
     assert len(one.splits["val"]) == 1
     for views in (1, 10, "dense"):

@@ -58,9 +58,9 @@ def own_responses(run: RunFolder, images: np.ndarray) -> tuple[torch.Tensor, tor
     trained = alexnet.load(run.path)
     read: list[torch.Tensor] = []
     trained.network.drop5.register_forward_pre_hook(lambda module, given: read.append(given[0]))
-    centred = torch.from_numpy(images.astype(np.float32)) - trained.mean_image
+    centered = torch.from_numpy(images.astype(np.float32)) - trained.mean_image
     with torch.inference_mode():
-        scores = trained.network(centred[:, 2:30, 2:30].permute(0, 3, 1, 2))
+        scores = trained.network(centered[:, 2:30, 2:30].permute(0, 3, 1, 2))
     return scores, read[0].reshape(len(images), -1)
 
 
@@ -110,15 +110,15 @@ def test_photographs_and_arrays_give_the_same(run: RunFolder, data: PreparedData
 def test_what_cannot_be_read_is_passed_over_and_named(run: RunFolder, tmp_path: Path) -> None:
     folder = tmp_path / "photographs"
     folder.mkdir()
-    colours = {"a.png": 10, "c\r1.png": 20, 'd,"2".png': 30, "f.png": 40}
-    for name, colour in colours.items():
-        Image.new("RGB", (40, 50), (colour, 2 * colour, 200)).save(folder / name)
+    colors = {"a.png": 10, "c\r1.png": 20, 'd,"2".png': 30, "f.png": 40}
+    for name, color in colors.items():
+        Image.new("RGB", (40, 50), (color, 2 * color, 200)).save(folder / name)
     (folder / "b.txt").write_text("no photograph")
     (folder / "e.png").write_bytes((folder / "a.png").read_bytes()[:60])
     told: list[str] = []
     options: dict[str, Any] = {"batch_size": 2, "report": told.append, **HERE}
     made = write_features(run.path, tmp_path / "out", photographs=[folder], **options)
-    assert made.paths == tuple(str(folder / name) for name in colours)
+    assert made.paths == tuple(str(folder / name) for name in colors)
     assert made.responses["conv4"].shape == (4, 64, 3, 3)
     alone = features(run.path, list(made.paths), **HERE)["conv4"]
     np.testing.assert_allclose(made.responses["conv4"], alone, rtol=1e-5, atol=1e-5)
@@ -264,7 +264,7 @@ def test_a_full_disk_is_said_and_gone_on_after(run: RunFolder, tmp_path: Path) -
 def test_other_classes_are_no_labels(run: RunFolder, make_tree: Any, tmp_path: Path) -> None:
     tree = make_tree("other", classes=2)
     for split in ("train", "val"):
-        (tree / split / "colour1").rename(tree / split / "unknown")
+        (tree / split / "color1").rename(tree / split / "unknown")
     prepare(tree, tmp_path / "other-data", side=32)
     made = write_features(run.path, tmp_path / "out", data_folder=tmp_path / "other-data", split="train", **HERE)
     assert made.labels is None and len(made.paths) == 16

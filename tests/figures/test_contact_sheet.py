@@ -52,10 +52,10 @@ def test_pictures_show_what_they_were_given():
     html = contact_sheet_html([SheetRow("cat", "2 images", [red, blue], ["a", "b"])], most_bytes=10**6)
     images = Seen(html).images
     assert [one["alt"] for one in images] == ["cat: a", "cat: b"]
-    for one, colour in zip(images, ([200, 0, 0], [0, 0, 200]), strict=True):
+    for one, color in zip(images, ([200, 0, 0], [0, 0, 200]), strict=True):
         shown = decoded(one["src"])
         assert shown.shape == (128, 128, 3) and one["width"] == one["height"] == "128"
-        assert np.abs(shown.astype(int) - colour).max() < 6
+        assert np.abs(shown.astype(int) - color).max() < 6
 
 
 def test_names_are_escaped():

@@ -20,7 +20,7 @@ def test_bytes_are_the_same_each_time():
     assert draw() == draw()
 
 
-def test_is_one_element_with_its_words_and_colours():
+def test_is_one_element_with_its_words_and_colors():
     svg = draw()
     root = ElementTree.fromstring(svg)
     assert root.tag == "svg"

@@ -50,7 +50,7 @@ def test_the_papers_layer_is_drawn_in_six_rows_of_sixteen():
     assert got.shape == (4 * (6 * 12 + 1), 4 * (16 * 12 + 1), 3)
 
 
-def test_filters_of_one_value_are_grey():
+def test_filters_of_one_value_are_gray():
     assert filter_grid(np.full((1, 3, 2, 2), 0.5), scale=1)[1:3, 1:3].tolist() == [[[128] * 3] * 2] * 2
 
 

@@ -1,4 +1,4 @@
-"""Colour directions: swatches around the mean, and words a person would use."""
+"""Color directions: swatches around the mean, and words a person would use."""
 
 import re
 
@@ -27,15 +27,15 @@ def test_directions_in_words(direction, words):
 
 
 def test_a_ramp_goes_two_deviations_to_either_side():
-    colours = ramp(np.array([100.0, 100.0, 100.0]), np.array([0.0, 0.6, 0.8]), 50.0)
-    assert colours.dtype == np.uint8 and colours.shape == (9, 3)
-    assert colours[0].tolist() == [100, 40, 20] and colours[4].tolist() == [100, 100, 100]
-    assert colours[8].tolist() == [100, 160, 180]
+    colors = ramp(np.array([100.0, 100.0, 100.0]), np.array([0.0, 0.6, 0.8]), 50.0)
+    assert colors.dtype == np.uint8 and colors.shape == (9, 3)
+    assert colors[0].tolist() == [100, 40, 20] and colors[4].tolist() == [100, 100, 100]
+    assert colors[8].tolist() == [100, 160, 180]
 
 
 def test_a_ramp_ends_at_black_and_white():
-    colours = ramp(np.full(3, 128.0), np.full(3, 3**-0.5), 500.0)
-    assert colours[0].tolist() == [0, 0, 0] and colours[-1].tolist() == [255, 255, 255]
+    colors = ramp(np.full(3, 128.0), np.full(3, 3**-0.5), 500.0)
+    assert colors[0].tolist() == [0, 0, 0] and colors[-1].tolist() == [255, 255, 255]
 
 
 def test_the_swatches_of_a_page():

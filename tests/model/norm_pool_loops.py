@@ -1,4 +1,4 @@
-"""Normalising and pooling as float64 loops, written from the formulas: what the kernels are held against."""
+"""Normalizing and pooling as float64 loops, written from the formulas: what the kernels are held against."""
 
 import numpy as np
 
@@ -18,10 +18,10 @@ def denominators(x: np.ndarray, form: NormPool) -> np.ndarray:
     return form.k + form.alpha * np.stack(total, axis=1)
 
 
-def normalised(x: np.ndarray, form: NormPool) -> np.ndarray:
+def normalized(x: np.ndarray, form: NormPool) -> np.ndarray:
     """What stands before the pooling, (B, C, H, W)."""
     x = np.where(x <= 0, 0, x) if form.rectify_before else x
-    return x * denominators(x, form) ** -form.beta if form.normalises else x
+    return x * denominators(x, form) ** -form.beta if form.normalizes else x
 
 
 def windows(x: np.ndarray, form: NormPool) -> list[tuple[int, int, np.ndarray]]:
@@ -35,7 +35,7 @@ def windows(x: np.ndarray, form: NormPool) -> list[tuple[int, int, np.ndarray]]:
 
 
 def forward(x: np.ndarray, form: NormPool) -> np.ndarray:
-    responses = normalised(x, form)
+    responses = normalized(x, form)
     if form.pools:
         result = np.empty((*x.shape[:2], *(pooled_side(side, form.pool, form.stride) for side in x.shape[2:])))
         for r, c, places in windows(responses, form):
@@ -60,7 +60,7 @@ def backward(
                     chosen = won >> place & 1 if form.ties == "every" else won == place
                     places[:, :, row, column] += chosen * gradient[:, :, r, c]
     a = np.where(x <= 0, 0, x) if form.rectify_before else x
-    if form.normalises:
+    if form.normalizes:
         d = denominators(a, form)
         crossed = np.zeros_like(a)
         for i in range(x.shape[1]):
@@ -76,7 +76,7 @@ def backward(
 
 def winners_of(x: np.ndarray, form: NormPool) -> np.ndarray:
     """The winners of each window, noted as the kernels do."""
-    responses = normalised(x, form)
+    responses = normalized(x, form)
     noted = np.zeros(forward(x, form).shape, np.int64)
     for r, c, places in windows(responses, form):
         for b, m in np.ndindex(*x.shape[:2]):
@@ -91,7 +91,7 @@ def require_largest(winners: np.ndarray, x: np.ndarray, form: NormPool, within: 
     if not form.pools:
         return
     exact = winners_of(x, form)
-    for r, c, places in windows(normalised(x, form), form):
+    for r, c, places in windows(normalized(x, form), form):
         for b, m in np.argwhere(winners[:, :, r, c] != exact[:, :, r, c]):
             mark, largest = int(winners[b, m, r, c]), places[b, m].max()
             chosen = [p for p in range(form.pool**2) if mark >> p & 1] if form.ties == "every" else [mark]

@@ -34,7 +34,7 @@ IN_COLUMNS = [
     "cifar-four-layer",
     "cifar-four-layer-tanh",
 ]
-"""Variants whose normalisation, if they have one, stays within two columns."""
+"""Variants whose normalization, if they have one, stays within two columns."""
 ONE_COLUMN = ["one-gpu", "caffe", "cifar-13pct", "cifar-11pct", "quick"]
 
 

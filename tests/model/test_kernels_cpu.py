@@ -173,16 +173,16 @@ def test_a_layer_is_as_exact_as_is_said(dtype: torch.dtype, limit: float, scale:
 @pytest.mark.parametrize("form", [PAPER, SOURCE, NORM_ALONE, POOL_ALONE])
 def test_every_form_is_rounded_once_in_bfloat16(form: NormPool, scale: float) -> None:
     x = last(np.random.default_rng(7).normal(size=(2, 32, 9, 10)) * scale, torch.bfloat16)
-    # Normalised, a huge response is the larger the smaller its neighbours are: a few then outweigh all others.
+    # Normalized, a huge response is the larger the smaller its neighbors are: a few then outweigh all others.
     result, _, _ = check(x, form, 8, AT_MOST if scale > 30 else OF_MANY)
-    if not form.normalises:  # the largest of rounded numbers is one already
+    if not form.normalizes:  # the largest of rounded numbers is one already
         np.testing.assert_array_equal(result.double().numpy(), forward(x.double().numpy(), form))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", [PAPER, SOURCE])
 def test_ties(form: NormPool, dtype: torch.dtype) -> None:
-    # Whole numbers of few values and no normalisation: nearly every window has several largest responses.
+    # Whole numbers of few values and no normalization: nearly every window has several largest responses.
     form = dataclasses.replace(form, alpha=0.0, k=1.0)
     x = np.random.default_rng(2).integers(-1, 2, size=(2, 4, 8, 9)).astype(float)
     x[:, 0] = -np.inf  # also what stands beyond the edges
@@ -281,7 +281,7 @@ def require_same_map(
     result: torch.Tensor,
     of_x: torch.Tensor,
 ) -> None:
-    """Hold a normalisation within each map against the loops."""
+    """Hold a normalization within each map against the loops."""
     a, g, factor = x.double().numpy(), gradient.double().numpy(), alpha / size**2
     d = 1 + factor * box_sums(a**2, size)
     direct, crossed = g * d**-beta, 2 * factor * beta * a * box_sums(g * a * d ** (-beta - 1), size)
@@ -415,14 +415,14 @@ def blocks(x: np.ndarray, stride: int, rows: int, columns: int) -> np.ndarray:
 @pytest.mark.parametrize("form", [PAPER, SOURCE, NormPool(rectify_before=True)])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_layout_is_normalised_and_pooled(layout: str, dtype: torch.dtype, form: NormPool, biased: bool) -> None:
+def test_any_layout_is_normalized_and_pooled(layout: str, dtype: torch.dtype, form: NormPool, biased: bool) -> None:
     check_norm_pool(layout, dtype, form, biased)
 
 
 @pytest.mark.usefixtures("unwritten_is_nan")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_layout_is_normalised_within_maps_and_laid_in_blocks(layout: str, dtype: torch.dtype) -> None:
+def test_any_layout_is_normalized_within_maps_and_laid_in_blocks(layout: str, dtype: torch.dtype) -> None:
     check_same_map_norm(layout, dtype)
     check_in_blocks(layout, dtype)
 

@@ -109,7 +109,7 @@ def check_half(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> No
     # The gradient is the difference of two terms, whose rounding does not cancel as they do.
     assert error(leaves[0].grad, of_x) < HALF * terms
     if bias is not None:
-        # Numbers are rounded, and their sum, which may have cancelled, is rounded again.
+        # Numbers are rounded, and their sum, which may have canceled, is rounded again.
         assert leaves[1].grad is not None and leaves[1].grad.dtype == bias.dtype
         off = np.abs(leaves[1].grad.double().cpu().numpy() - of_x.sum((0, 2, 3)))
         assert (off <= 2 * HALF_ONCE * np.abs(of_x).sum((0, 2, 3))).all()

@@ -15,7 +15,7 @@ from alexnet.model.layers import (
     Dropout,
     LocallyConnected2d,
     average_pool,
-    initialise,
+    initialize,
     max_pool,
 )
 
@@ -98,7 +98,7 @@ def test_rectifying_has_no_gradient_at_zero() -> None:
 
 def test_columns_of_a_dense_layer_do_not_see_each_other() -> None:
     layer = ColumnLinear(6, 4, 2).double()
-    initialise(layer, 3, 1.0, 0.5, torch.Generator().manual_seed(0))
+    initialize(layer, 3, 1.0, 0.5, torch.Generator().manual_seed(0))
     x = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
     out = layer(x)
     want = np.hstack([x.detach().numpy()[:, :3] @ layer.weight.detach().numpy()[:2].T + 0.5,
@@ -146,7 +146,7 @@ def test_inverted_dropout_scales_up_in_training_and_not_after() -> None:
 @pytest.mark.parametrize(("deviation", "want"), [(0.01, 0.01), (0.03, 0.03), (None, (2 / 75) ** 0.5)])
 def test_first_weights_have_their_moments(deviation: float | None, want: float) -> None:
     layer = torch.nn.Conv2d(3, 400, 5)
-    initialise(layer, 75, deviation, 1.0, torch.Generator().manual_seed(0))
+    initialize(layer, 75, deviation, 1.0, torch.Generator().manual_seed(0))
     values = layer.weight.detach().double().numpy()
     num = values.size  # 30,000
     assert abs(values.mean()) < 4 * want / num**0.5
@@ -157,7 +157,7 @@ def test_first_weights_have_their_moments(deviation: float | None, want: float) 
 def test_uniform_first_weights_are_torchs() -> None:
     layer = torch.nn.Conv2d(3, 400, 5)
     limit = float(np.sqrt(1 / 75))
-    initialise(layer, 75, "uniform", 1.0, torch.Generator().manual_seed(0))
+    initialize(layer, 75, "uniform", 1.0, torch.Generator().manual_seed(0))
     for tensor in (layer.weight, layer.bias):
         assert tensor is not None
         values = tensor.detach().double().numpy()

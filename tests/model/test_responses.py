@@ -77,7 +77,7 @@ def test_the_first_layer_of_paper_and_original_is_in_their_orders() -> None:
             found = ResponseReader(network, [*names, "conv1"])(images(network).double())
         linear, first, second, third = (found[name] for name in names)
         rectified = linear.relu() if variant == "paper" else linear
-        normalised = torch.cat(
+        normalized = torch.cat(
             [
                 # torch divides alpha by the window's size; so does the source, and the paper's text does not.
                 F.local_response_norm(half, 5, alpha=5e-4 if variant == "paper" else 1e-4, beta=0.75, k=2.0)
@@ -85,8 +85,8 @@ def test_the_first_layer_of_paper_and_original_is_in_their_orders() -> None:
             ],
             1,
         )
-        pooled = F.max_pool2d(normalised, 3, 2, ceil_mode=True)
-        expected = (rectified, normalised, pooled) if variant == "paper" else (normalised, pooled, pooled.relu())
+        pooled = F.max_pool2d(normalized, 3, 2, ceil_mode=True)
+        expected = (rectified, normalized, pooled) if variant == "paper" else (normalized, pooled, pooled.relu())
         for got, wanted in zip((first, second, third), expected, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
         assert torch.equal(found["conv1"], third)

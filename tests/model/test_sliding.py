@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.layer_specs import Convolution, Dense, Drop, Flatten, Normalise, Pool, Rectify, Variant
+from alexnet.model.layer_specs import Convolution, Dense, Drop, Flatten, Normalize, Pool, Rectify, Variant
 from alexnet.model.network import VARIANTS, AlexNet
 from alexnet.model.sliding import class_maps
 
@@ -17,7 +17,7 @@ UNPADDED = Variant(
     layers=(
         Convolution(name="conv1", maps=8, kernel=3, stride=2, deviation=None),  # 19 -> 9
         Rectify(),
-        Normalise(size=3, alpha=0.1),
+        Normalize(size=3, alpha=0.1),
         Pool(),  # 9 -> 4
         Convolution(name="conv2", maps=6, kernel=3, columns=2, deviation=None),  # 4 -> 2
         Rectify(),

@@ -194,10 +194,10 @@ def paper(*without: str, act: Any = relu) -> list[tuple[Any, ...]]:
 
 
 def original(
-    columns: int = 2, normalised: bool = True, pool: Any = MAX_EVERY, conv6: bool = False, apart: bool = False
+    columns: int = 2, normalized: bool = True, pool: Any = MAX_EVERY, conv6: bool = False, apart: bool = False
 ) -> list[tuple[Any, ...]]:
-    across = [(norm, 5, 2e-5, 2.0, columns)] if normalised else []
-    within = [(same_map, 5, 1e-3 / 25)] if normalised else []
+    across = [(norm, 5, 2e-5, 2.0, columns)] if normalized else []
+    within = [(same_map, 5, 1e-3 / 25)] if normalized else []
     narrow = pool is not MAX_EVERY
     return [
         CONV1, *across, pool, (relu,),
@@ -216,9 +216,9 @@ CAFFE = [
     plain("conv3", 1), (relu,), plain("conv4", 2), (relu,), plain("conv5", 2), (relu,), MAX,
     (flat,), (dense, "fc6"), (relu,), (dense, "fc7"), (relu,), (dense, "fc8"),
 ]  # fmt: skip
-COLOURS = 1 / (255 * np.array([0.229, 0.224, 0.225]))
+COLORS = 1 / (255 * np.array([0.229, 0.224, 0.225]))
 TORCHVISION = [
-    (scaled, COLOURS[:, None, None]), (conv, "conv1", 4, 2, 0, 1), (relu,), MAX, plain("conv2", 1, 5), (relu,), MAX,
+    (scaled, COLORS[:, None, None]), (conv, "conv1", 4, 2, 0, 1), (relu,), MAX, plain("conv2", 1, 5), (relu,), MAX,
     plain("conv3", 1), (relu,), plain("conv4", 1), (relu,), plain("conv5", 1), (relu,), MAX,
     (flat,), (dense, "fc6"), (relu,), (dense, "fc7"), (relu,), (dense, "fc8"),
 ]  # fmt: skip
@@ -244,7 +244,7 @@ NETWORKS: dict[str, tuple[int, list[tuple[Any, ...]]]] = {
     "paper": (224, paper()),
     "original": (224, original()),
     "one-gpu": (224, original(columns=1)),
-    "no-norm": (224, original(normalised=False)),
+    "no-norm": (224, original(normalized=False)),
     "non-overlapping": (224, original(pool=(pooled, 2, 2, "every"))),
     "no-communication": (224, original(apart=True)),
     "six-conv": (224, original(conv6=True)),
@@ -277,7 +277,7 @@ def test_scores_and_gradients_equal_numpys(name: str) -> None:
     network = AlexNet(7, name, width=0.05 if side > 200 else 0.2).double().eval()
     random = np.random.default_rng(3)
     for key, tensor in network.named_parameters():
-        # Large enough for every layer to matter, the normalisation's denominators and the squashed ends included.
+        # Large enough for every layer to matter, the normalization's denominators and the squashed ends included.
         fan_in = math.prod(tensor.shape[2:] if key.startswith("local") else tensor.shape[1:])
         spread = math.sqrt(2 / fan_in) if key.endswith("weight") else 1.0
         tensor.data.copy_(torch.from_numpy(random.normal(0, spread, tuple(tensor.shape))))

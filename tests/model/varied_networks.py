@@ -4,7 +4,7 @@ import torch
 
 from alexnet import AlexNet
 
-# Both normalisations, both kinds of pooling and of ties, columns, local layers, end padding.
+# Both normalizations, both kinds of pooling and of ties, columns, local layers, end padding.
 VARIED = ("paper", "original", "cifar-18pct", "cifar-11pct")
 
 

@@ -30,7 +30,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(count):
             pixels = random.integers(0, 120, (256, 256, 3))
             pixels[..., number % 3] += 100
-            path = folder / "tree" / split / f"colour{number % 3}" / f"{number}.png"
+            path = folder / "tree" / split / f"color{number % 3}" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(path)
     prepare(folder / "tree", folder / "data")

@@ -156,9 +156,9 @@ def test_the_facts_of_a_troubled_set(troubled):
 
     if troubled.store == "pixels":  # statistics are those of the pixels before they become a JPEG file
         pixels = np.asarray(troubled.splits["train"].images[:], np.float64).reshape(-1, 3)
-        assert facts["colour"]["mean"] == pytest.approx(pixels.mean(axis=0), abs=1e-4)
-        assert facts["colour"]["standard_deviation"] == pytest.approx(pixels.std(axis=0), rel=1e-6)
-    assert sum(one["share"] for one in facts["colour"]["components"]) == pytest.approx(1)
+        assert facts["color"]["mean"] == pytest.approx(pixels.mean(axis=0), abs=1e-4)
+        assert facts["color"]["standard_deviation"] == pytest.approx(pixels.std(axis=0), rel=1e-6)
+    assert sum(one["share"] for one in facts["color"]["components"]) == pytest.approx(1)
     assert [one["about"] for one in facts["warnings"]] == ["leak", "labels", "missing", "few", "imbalance", "refused"]
     assert facts["warnings"][2]["text"].startswith("1 class has no val images")
     assert facts["warnings"][3]["text"].startswith("2 classes have fewer than 10")
@@ -209,12 +209,12 @@ def test_a_name_that_is_a_script_is_shown_as_text(troubled, tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """One image for each class, all grey and of the stored size; one class is not in val."""
+    """One image for each class, all gray and of the stored size; one class is not in val."""
     folder = tmp_path_factory.mktemp("tiny")
     for level, place in enumerate(("train/cat", "train/dog", "val/dog")):
         (folder / "tree" / place).mkdir(parents=True)
-        grey = np.full((8, 8), 80 * level, np.uint8)
-        Image.fromarray(grey).save(folder / "tree" / place / "1.png")
+        gray = np.full((8, 8), 80 * level, np.uint8)
+        Image.fromarray(gray).save(folder / "tree" / place / "1.png")
     (folder / "tree" / "SOURCE.json").write_text(json.dumps({"title": "Tiny", "generated": True}))
     return prepare(folder / "tree", folder / "data", side=8, workers=1)
 
@@ -224,8 +224,8 @@ def test_a_tiny_generated_set(tiny, tmp_path, capsys):
     assert facts["generated"] and facts["splits"]["train"]["imbalance"] == 1
     assert facts["splits"]["val"]["missing"] == ["cat"]
     assert facts["duplicates"]["groups"] == [] and facts["refused"]["reasons"] == []
-    shares = [one["share"] for one in facts["colour"]["components"]]
-    assert shares == pytest.approx([1, 0, 0]) and facts["colour"]["components"][0]["meaning"] == "dark to light"
+    shares = [one["share"] for one in facts["color"]["components"]]
+    assert shares == pytest.approx([1, 0, 0]) and facts["color"]["components"][0]["meaning"] == "dark to light"
     page = check(write_inspection(tiny, tmp_path / "page.html"))
     for words in (
         "Generated pictures.",

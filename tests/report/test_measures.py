@@ -1,4 +1,4 @@
-"""Sizes and colours in numbers, against what can be counted by hand."""
+"""Sizes and colors in numbers, against what can be counted by hand."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from alexnet.data.dataset import Statistics
-from alexnet.report.data_measures import colour_facts, size_edges, size_facts
+from alexnet.report.data_measures import color_facts, size_edges, size_facts
 
 
 def sizes(*pairs):
@@ -59,7 +59,7 @@ def test_components_come_largest_first_and_in_words():
     values = np.array([1.0, 4.0, 95.0])
     covariance = vectors @ np.diag(values) @ vectors.T
     mean = np.zeros((4, 4, 3), np.float32) + np.array([10, 20, 30], np.float32)
-    facts = colour_facts(Statistics(mean, covariance, values, vectors))
+    facts = color_facts(Statistics(mean, covariance, values, vectors))
     assert facts["mean"] == [10, 20, 30]
     assert [one["meaning"] for one in facts["components"]] == [
         "dark to light",
@@ -72,9 +72,9 @@ def test_components_come_largest_first_and_in_words():
 
 
 @pytest.mark.parametrize(("values", "shares"), [((0, 0, 9.0), [1, 0, 0]), ((0, 0, 0), [0, 0, 0])])
-def test_grey_and_black_images_have_directions_along_which_nothing_differs(values, shares):
+def test_gray_and_black_images_have_directions_along_which_nothing_differs(values, shares):
     vectors = np.array([[0, 1, -1], [-2, 1, 1], [1, 1, 1]]).T / np.sqrt([2, 6, 3])
     covariance = vectors @ np.diag(values) @ vectors.T
-    facts = colour_facts(Statistics(np.zeros((4, 4, 3), np.float32), covariance, np.array(values), vectors))
+    facts = color_facts(Statistics(np.zeros((4, 4, 3), np.float32), covariance, np.array(values), vectors))
     assert [one["share"] for one in facts["components"]] == shares
     assert facts["components"][2]["meaning"] == "no pixel differs along it"

@@ -25,7 +25,7 @@ SPECIAL = "a&b%c$d#e_f{g}h~i^j\\k|l[m]<n>`o`*p*--q"
 
 
 def write_data(folder, *, checksum="ab" * 32, title="Made up", ids=None, splits=None):
-    """A prepared data set of grey pictures, from the format's description."""
+    """A prepared data set of gray pictures, from the format's description."""
     folder.mkdir()
     ids = ids or [f"c{place:02}" for place in range(NUM_CLASSES)]
     splits = splits or {"train": NUM_CLASSES, "val": NUM}
@@ -206,7 +206,7 @@ def test_top5_needs_twenty_classes(tmp_path):
     assert any("fewer than 20 classes" in note for note in notes(table))
 
 
-def test_the_papers_task_is_recognised_by_its_classes_and_images(tmp_path, data):
+def test_the_papers_task_is_recognized_by_its_classes_and_images(tmp_path, data):
     ids = list(synset_words())
     whole = np.arange(50_000, dtype=np.int64) % 1000
     classes = tuple(ClassInfo(one, one) for one in ids)

@@ -33,7 +33,7 @@ def test_the_paper_recipe_states_the_paper() -> None:
     # Section 5: batch 128, momentum 0.9, decay 0.0005, rate 0.01; 4.2: dropout 0.5; 4.1: crops of 224, noise 0.1.
     assert (PAPER.optimizer.batch_size, PAPER.optimizer.momentum) == (128, 0.9)
     assert (PAPER.optimizer.decay, PAPER.optimizer.rate) == (0.0005, 0.01)
-    assert (PAPER.network.dropout, PAPER.data.crop, PAPER.data.colour_noise) == (0.5, 224, 0.1)
+    assert (PAPER.network.dropout, PAPER.data.crop, PAPER.data.color_noise) == (0.5, 224, 0.1)
     # Section 5: one rate for all, divided by 10 whenever the validation error stalls, three times in all.
     assert (PAPER.schedule.kind, PAPER.schedule.factor, PAPER.schedule.plateau_drops) == ("plateau", 0.1, 3)
     assert PAPER.optimizer.bias_factor == 1.0 and not PAPER.optimizer.layer_decay
@@ -62,21 +62,21 @@ def test_stages_are_the_published_ones(name: str, ends: list[float], rates: list
 def test_the_sources_data_and_decays() -> None:
     for name in ("original", "original-2010", "one-gpu", "six-conv-pretrain", "six-conv-finetune"):
         data, optimizer = RECIPES[name].data, RECIPES[name].optimizer
-        assert (data.corners, data.crops_shared_by, data.order, data.mean) == ("original", 32, "once", "centre"), name
-        assert (data.colour_noise, data.colour_scale, data.colour_shrink) == (0.1, "deviations", True), name
+        assert (data.corners, data.crops_shared_by, data.order, data.mean) == ("original", 32, "once", "center"), name
+        assert (data.color_noise, data.color_scale, data.color_shrink) == (0.1, "deviations", True), name
         assert (optimizer.batch_size, optimizer.momentum, optimizer.decay) == (128, 0.9, 0.0005), name
     # conv1 slows down when the noise ends, and stands still five, or four, or six epochs later.
     for name, off in (("original", 67), ("original-2010", 68), ("one-gpu", 66)):
         stages = RECIPES[name].schedule.stages
         assert [stage.layer_rates.get("conv1") for stage in stages] == [None, None, None, 1e-5, 0.0, 0.0]
-        assert sum(stage.epochs for stage in stages if stage.colour_noise) == off
+        assert sum(stage.epochs for stage in stages if stage.color_noise) == off
     decays = {name: RECIPES[name].optimizer.layer_decay for name in ("cifar-18pct", "cifar-13pct", "cifar-11pct")}
     none = {"conv1": 0.0, "conv2": 0.0}
     assert decays == {"cifar-18pct": {"fc4": 1.0}, "cifar-13pct": none, "cifar-11pct": none | {"fc5": 0.01}}
     for name in decays:
         assert RECIPES[name].optimizer.decay == 0.004 and RECIPES[name].network.dropout == 0
         data = RECIPES[name].data
-        assert (data.order, data.file_images, data.mean, data.colour_noise) == ("stored", 10_000, "centre", 0.0)
+        assert (data.order, data.file_images, data.mean, data.color_noise) == ("stored", 10_000, "center", 0.0)
         assert (data.crop, data.mirror) == ((32, False) if name == "cifar-18pct" else (24, True))
         first = RECIPES[name].schedule.stages[0]
         assert first.bias_rate == 2e-3 and first.images == (0 if name == "cifar-18pct" else 40_000)
@@ -85,8 +85,8 @@ def test_the_sources_data_and_decays() -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(RequestError, match="unknown recipe 'papers'; known are quick, paper"):
         named_recipe("papers")
-    with pytest.raises(RequestError, match=r"unknown recipe keys \['colour'\]"):
-        recipe_from_dict({"colour": 1})
+    with pytest.raises(RequestError, match=r"unknown recipe keys \['color'\]"):
+        recipe_from_dict({"color": 1})
     with pytest.raises(RequestError, match=r"unknown keys \['rte'\] under optimizer"):
         recipe_from_dict({"optimizer": {"rte": 1}})
 
@@ -97,7 +97,7 @@ def test_unknown_names_are_refused() -> None:
         (NetworkSettings, {"width": 0}),
         (NetworkSettings, {"dropout": 1}),
         (DataSettings, {"crop": 7}),
-        (DataSettings, {"colour_noise": -1}),
+        (DataSettings, {"color_noise": -1}),
         (DataSettings, {"subset": -1}),
         (OptimizerSettings, {"batch_size": 0}),
         (OptimizerSettings, {"rate": -0.1}),
@@ -138,7 +138,7 @@ def test_config_file_changes_only_what_it_says(tmp_path: Path) -> None:
         "[1, 2]",
         "a: [",
         "optimizer: {rates: 1}",
-        "colour: 1",
+        "color: 1",
         "optimizer: {rate: fast}",
         "optimizer: {momentum: }",
         "optimizer: {batch_size: 12.5}",

@@ -34,13 +34,13 @@ SMALL = replace(
     QUICK,
     name="small",
     network=replace(QUICK.network, width=0.125),
-    data=replace(QUICK.data, colour_noise=0.1, colour_shrink=True),
+    data=replace(QUICK.data, color_noise=0.1, color_shrink=True),
     optimizer=replace(QUICK.optimizer, batch_size=10),
     schedule=ScheduleSettings(
         kind="stages",
         stages=(
             Stage(epochs=2, rate=0.02, bias_rate=0.04, layer_rates={"conv1": 0.01}),
-            Stage(epochs=2, rate=0.002, layer_rates={"conv1": 0.0}, colour_noise=False),
+            Stage(epochs=2, rate=0.002, layer_rates={"conv1": 0.0}, color_noise=False),
             Stage(epochs=1, rate=0.004),
         ),
     ),

@@ -155,13 +155,13 @@ def test_joined_sets_train_and_are_measured_together(make_tree: Any, tmp_path: P
     assert run.data_folders() == folders
     assert run.facts()["data"]["splits"] == {"train": 48, "val": 24}
     assert evaluate_run(run.path)["num_images"] == 24
-    assert run.events()[-2]["top1_error"] == 0.0  # three plain colours
+    assert run.events()[-2]["top1_error"] == 0.0  # three plain colors
 
 
 def test_a_leak_between_joined_sets_is_told(make_tree: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = make_tree("first"), make_tree("second", side=48)
-    copied = second / "val" / "colour0" / "copy.png"
-    copied.write_bytes((first / "train" / "colour0" / "0.png").read_bytes())
+    copied = second / "val" / "color0" / "copy.png"
+    copied.write_bytes((first / "train" / "color0" / "0.png").read_bytes())
     for name, tree in (("a", first), ("b", second)):
         prepare(tree, tmp_path / name, side=32)
     run = train([tmp_path / "a", tmp_path / "b"], SMALL, tmp_path / "run")
@@ -173,10 +173,10 @@ def test_weights_of_classes_are_read_and_unknown_ones_refused(jpeg: PreparedData
     def weighted(**weights: float) -> Recipe:
         return replace(SMALL, data=replace(SMALL.data, class_weights=weights, sampling="class-balanced"))
 
-    with pytest.raises(RequestError, match=r"--data.class_weights names color0; .* has the classes colour0, colour1"):
+    with pytest.raises(RequestError, match=r"--data.class_weights names color0; .* has the classes color0, color1"):
         train(jpeg.folder, weighted(color0=2.0), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    run = train(jpeg.folder, weighted(colour0=0.0), tmp_path / "run")
+    run = train(jpeg.folder, weighted(color0=0.0), tmp_path / "run")
     # What a network never saw it does not name.
     result = evaluate_run(run.path)
     assert [one["top1_error"] for one in result["per_class"]] == [1.0, 0.0, 0.0]
@@ -185,7 +185,7 @@ def test_weights_of_classes_are_read_and_unknown_ones_refused(jpeg: PreparedData
 
 def test_stages_weigh_their_own_images(jpeg: PreparedData, tmp_path: Path) -> None:
     def staged(**weights: float) -> Recipe:
-        stages = (Stage(epochs=1, rate=0.01), Stage(epochs=1, rate=0.01, images=8))  # the first 8 are colour0
+        stages = (Stage(epochs=1, rate=0.01), Stage(epochs=1, rate=0.01, images=8))  # the first 8 are color0
         return replace(
             SMALL,
             data=replace(SMALL.data, class_weights=weights),
@@ -193,9 +193,9 @@ def test_stages_weigh_their_own_images(jpeg: PreparedData, tmp_path: Path) -> No
         )
 
     with pytest.raises(RequestError, match="gives no training image a weight above 0"):
-        train(jpeg.folder, staged(colour0=0.0), tmp_path / "run")
+        train(jpeg.folder, staged(color0=0.0), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert train(jpeg.folder, staged(colour1=0.0), tmp_path / "run").state == "finished"
+    assert train(jpeg.folder, staged(color1=0.0), tmp_path / "run").state == "finished"
 
 
 def test_images_stored_class_by_class_are_not_trained_on_in_that_order(jpeg: PreparedData, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> 
     kinds = [event["event"] for event in events]
     assert kinds[0] == "start" and kinds[-1] == "end"
     assert kinds.count("epoch") == 6 and kinds.count("validation") == 2
-    assert events[-2]["top1_error"] == 0.0  # three plain colours
+    assert events[-2]["top1_error"] == 0.0  # three plain colors
     facts = run.facts()
     assert (facts["state"], facts["seed"], facts["data"]["num_classes"]) == ("finished", 0, 3)
     assert facts["parameters"] == sum(tensor.numel() for tensor in weights_of(run.path).values())
@@ -219,13 +219,13 @@ def test_going_on_forgets_what_the_interrupted_weights_did(
 
 STAGED = replace(
     SMALL,
-    data=replace(SMALL.data, colour_noise=0.1, colour_shrink=True, order="once", mean="centre", crops_shared_by=4),
+    data=replace(SMALL.data, color_noise=0.1, color_shrink=True, order="once", mean="center", crops_shared_by=4),
     schedule=ScheduleSettings(
         kind="stages",
         stages=(
             Stage(epochs=2, rate=0.02, images=15),  # 2 steps an epoch
             Stage(epochs=1.7, rate=0.02, bias_rate=0.04, layer_rates={"conv1": 0.01}),  # 3 steps an epoch
-            Stage(epochs=1, rate=0.002, layer_rates={"conv1": 0.0}, colour_noise=False),
+            Stage(epochs=1, rate=0.002, layer_rates={"conv1": 0.0}, color_noise=False),
         ),
     ),
     training=replace(SMALL.training, evaluate_every=1, average=0.5),
@@ -238,7 +238,7 @@ def test_stages_change_images_rates_and_noise(data: Path, tmp_path: Path, monkey
 
     def watched(batch: Batch, *arguments: Any, **options: Any) -> torch.Tensor:
         seen.append((batch, options["divisor"], conv1().clone()))
-        assert options["mean_at"] == "centre"
+        assert options["mean_at"] == "center"
         return to_input(batch, *arguments, **options)
 
     made = []
@@ -266,7 +266,7 @@ def test_stages_change_images_rates_and_noise(data: Path, tmp_path: Path, monkey
     assert torch.equal(conv1(), seen[-1][2])
     # What is kept is the average, which the frozen weights are approached by and not equal to.
     assert not torch.equal(weights_of(run.path)["conv1.weight"], conv1())
-    assert load_trained(run.path).mean_at == "centre"
+    assert load_trained(run.path).mean_at == "center"
     assert [event["epoch"] for event in run.events() if event["event"] == "epoch"] == [1, 2, 3, 4, 5]
 
 
@@ -304,7 +304,7 @@ def test_a_plateau_run_drops_its_rate_and_ends_at_the_last_stall(data: Path, tmp
     recipe = replace(SMALL, schedule=schedule, training=replace(SMALL.training, evaluate_every=1))
     run = train(data, recipe, tmp_path / "run")
     errors = [event["top1_error"] for event in run.events() if event["event"] == "validation"]
-    # The three colours are soon all right: two epochs without improvement, a drop, two more, the end.
+    # The three colors are soon all right: two epochs without improvement, a drop, two more, the end.
     assert len(errors) < 40 and errors[-1] == 0
     stalls = [event for event in run.events() if event["event"] == "stall"]
     assert [event["then"] for event in stalls] == ["rates times 0.1", "training ends"]

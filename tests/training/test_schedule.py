@@ -86,7 +86,7 @@ def test_a_frozen_layer_is_frozen_whole() -> None:
 STAGES = (
     Stage(epochs=3, rate=0.1, images=40),
     Stage(epochs=2.5, rate=0.1, bias_rate=0.3),
-    Stage(epochs=1, rate=0.01, layer_rates={"conv1": 0.0}, colour_noise=False),
+    Stage(epochs=1, rate=0.01, layer_rates={"conv1": 0.0}, color_noise=False),
 )
 
 

@@ -24,7 +24,7 @@ _MOST_SWEEPS = 1000
 
 
 def locality_codes(
-    values: Floats, atoms: Floats, neighbours: int = 5, regularisation: float = 1e-4
+    values: Floats, atoms: Floats, neighbors: int = 5, regularisation: float = 1e-4
 ) -> tuple[NDArray[np.int64], Floats]:
     """Each descriptor as a combination of its nearest atoms.
 
@@ -34,7 +34,7 @@ def locality_codes(
     Args:
         values: float32 (n, D).
         atoms: float32 (A, D).
-        neighbours: k, 1 .. A.
+        neighbors: k, 1 .. A.
 
     Returns:
         Which atoms, int64 (n, k), nearest first, and their codes, float32 (n, k).
@@ -43,8 +43,8 @@ def locality_codes(
     """
     # The descriptor's own length does not change which atoms are nearest.
     distances = (atoms * atoms).sum(axis=1) - 2 * (values @ atoms.T)
-    places = np.empty((len(values), neighbours), np.int64)
-    codes = np.empty((len(values), neighbours), np.float32)
+    places = np.empty((len(values), neighbors), np.int64)
+    codes = np.empty((len(values), neighbors), np.float32)
     _locality(np.ascontiguousarray(values), distances, np.ascontiguousarray(atoms), regularisation, places, codes)
     return places, codes
 
@@ -53,7 +53,7 @@ def l1_codes(values: Floats, atoms: Floats, gram: Floats, penalty: float) -> Flo
     """The codes a that make |x - sum a_i b_i|^2 / 2 + penalty sum |a_i| least.
 
     Atoms enter one at a time, the one that explains most of what is left first; between two entries the codes of those
-    within are optimised in turn. It ends when no atom outside would lower the sum.
+    within are optimized in turn. It ends when no atom outside would lower the sum.
 
     Args:
         values: float32 (n, D).

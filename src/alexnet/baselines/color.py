@@ -1,4 +1,4 @@
-"""Local colour statistics: mean and deviation of red, green and blue in 4 x 4 cells.
+"""Local color statistics: mean and deviation of red, green and blue in 4 x 4 cells.
 
 S. Clinchant, G. Csurka, F. Perronnin, J.-M. Renders: XRCE's participation to ImagEval, 2007; the second kind of
 descriptor of J. Sanchez and F. Perronnin, CVPR 2011, section 5.1.
@@ -15,11 +15,11 @@ CELLS = 4
 DIMENSIONS = CELLS * CELLS * 6
 
 
-def dense_colour(colours: Floats, cell_px: int, step_px: int) -> Floats:
-    """Colour statistics of every patch of 4 cells' side.
+def dense_color(colors: Floats, cell_px: int, step_px: int) -> Floats:
+    """Color statistics of every patch of 4 cells' side.
 
     Args:
-        colours: float32 (H, W, 3), RGB, 0..255.
+        colors: float32 (H, W, 3), RGB, 0..255.
         cell_px: side of a cell, 1 or more.
         step_px: from patch to patch.
 
@@ -30,11 +30,11 @@ def dense_colour(colours: Floats, cell_px: int, step_px: int) -> Floats:
     Raises:
         RequestError: the image is smaller than a patch.
     """
-    rows, columns = (Grid(length, cell_px, CELLS, step_px) for length in colours.shape[:2])
+    rows, columns = (Grid(length, cell_px, CELLS, step_px) for length in colors.shape[:2])
     # Around the image's own mean the squares are small, and their difference is exact enough in float32.
-    middle = colours.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-    maps = np.zeros((*colours.shape[:2], 8), np.float32)  # two maps more: eight are summed as fast as six
-    _centred_and_squared(colours, middle, maps)
+    middle = colors.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    maps = np.zeros((*colors.shape[:2], 8), np.float32)  # two maps more: eight are summed as fast as six
+    _centered_and_squared(colors, middle, maps)
     cells = shared_cells(maps, rows, columns)
     means, squares = cells.means[..., :3], cells.means[..., 3:6]
     deviations = np.sqrt(np.maximum(squares - means**2, 0))
@@ -43,11 +43,11 @@ def dense_colour(colours: Floats, cell_px: int, step_px: int) -> Floats:
 
 
 @compiled()
-def _centred_and_squared(colours: Any, middle: Any, maps: Any) -> None:  # pragma: no cover (compiled)
-    """The colours less the middle, in units of the whole range, and behind them their squares."""
-    for row in range(colours.shape[0]):
-        for column in range(colours.shape[1]):
+def _centered_and_squared(colors: Any, middle: Any, maps: Any) -> None:  # pragma: no cover (compiled)
+    """The colors less the middle, in units of the whole range, and behind them their squares."""
+    for row in range(colors.shape[0]):
+        for column in range(colors.shape[1]):
             for one in range(3):
-                value = (colours[row, column, one] - middle[one]) / np.float32(255)
+                value = (colors[row, column, one] - middle[one]) / np.float32(255)
                 maps[row, column, one] = value
                 maps[row, column, 3 + one] = value * value

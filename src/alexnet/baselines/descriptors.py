@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from torch.nn import functional
 
 from alexnet.baselines.binary_patterns import dense_patterns
-from alexnet.baselines.color import dense_colour
+from alexnet.baselines.color import dense_color
 from alexnet.baselines.sift import dense_sift
 from alexnet.errors import RequestError
 
@@ -40,13 +40,13 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Descriptors of one kind on a grid, on several scales of the image. It learns nothing.
 
     Args:
-        kind: `sift`, `colour` (local colour statistics) or `patterns` (local binary patterns).
+        kind: `sift`, `color` (local color statistics) or `patterns` (local binary patterns).
         cell_px: side of a patch's cell; a patch has 4 x 4 of them, of binary patterns 2 x 2 of twice the side.
         step_px: from patch to patch, on every scale; the paper has 4.
         scales: how often the image is scaled; scales on which it is smaller than a patch are left out.
         factor: from one scale to the next, below 1.
         max_pixels: a larger image is scaled down to as many pixels before; smaller ones are not enlarged.
-        smoothing: deviation of a Gaussian, pixels, that smooths grey values on each scale before gradients; 0 is none.
+        smoothing: deviation of a Gaussian, pixels, that smooths gray values on each scale before gradients; 0 is none.
         limit: descriptors kept of an image, drawn once for all images of a size; 0 is all.
         seed: of that drawing.
 
@@ -122,8 +122,8 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _of_one_size(self, images: Images) -> list[DescriptorSet]:
         with torch.inference_mode():
             planes = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # (B, 3, H, W)
-            if self.kind != "colour":
-                planes = grey_of(planes)[:, None]
+            if self.kind != "color":
+                planes = gray_of(planes)[:, None]
             planes = _scaled(planes, min(1.0, math.sqrt(self.max_pixels / (images.shape[1] * images.shape[2]))))
             found: list[list[NDArray[np.float32]]] = [[] for _ in images]
             places: list[NDArray[np.float32]] = []
@@ -144,12 +144,12 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _sift(planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
-    grey = smoothed(planes, settings.smoothing)[0]
-    return dense_sift(np.ascontiguousarray(grey.numpy()), settings.cell_px, settings.step_px)
+    gray = smoothed(planes, settings.smoothing)[0]
+    return dense_sift(np.ascontiguousarray(gray.numpy()), settings.cell_px, settings.step_px)
 
 
-def _colour(planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
-    return dense_colour(planes.permute(1, 2, 0).numpy(), settings.cell_px, settings.step_px)
+def _color(planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
+    return dense_color(planes.permute(1, 2, 0).numpy(), settings.cell_px, settings.step_px)
 
 
 def _patterns(planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
@@ -159,28 +159,28 @@ def _patterns(planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.fl
 
 _KINDS: dict[str, Callable[[torch.Tensor, DenseDescriptors], NDArray[np.float32]]] = {
     "sift": _sift,
-    "colour": _colour,
+    "color": _color,
     "patterns": _patterns,
 }
 """From the planes of one image, float32 (1 or 3, H, W), 0..255."""
 KINDS = tuple(_KINDS)
 
 
-def grey_of(colours: torch.Tensor) -> torch.Tensor:
+def gray_of(colors: torch.Tensor) -> torch.Tensor:
     """Luminance of RGB, float32 (B, 3, H, W) -> (B, H, W), the same range."""
-    red, green, blue = colours.unbind(dim=1)
+    red, green, blue = colors.unbind(dim=1)
     return _LUMINANCE[0] * red + _LUMINANCE[1] * green + _LUMINANCE[2] * blue
 
 
-def smoothed(grey: torch.Tensor, deviation: float) -> torch.Tensor:
+def smoothed(gray: torch.Tensor, deviation: float) -> torch.Tensor:
     """Float32 (B, H, W) under a Gaussian of that deviation, pixels; edges are mirrored. 0 leaves it as it is."""
     if deviation == 0:
-        return grey
+        return gray
     reach = max(1, round(4 * deviation))
     away = torch.arange(-reach, reach + 1, dtype=torch.float32)
     kernel = torch.exp(-away.square() / (2 * deviation**2))
     kernel /= kernel.sum()
-    padded = functional.pad(grey[:, None], (reach,) * 4, mode="reflect")
+    padded = functional.pad(gray[:, None], (reach,) * 4, mode="reflect")
     across = functional.conv2d(padded, kernel.reshape(1, 1, 1, -1))
     return functional.conv2d(across, kernel.reshape(1, 1, -1, 1))[:, 0]
 

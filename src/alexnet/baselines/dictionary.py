@@ -82,29 +82,29 @@ class LocalityCodes(DictionaryEncoder):
 
     Args:
         atoms: of the dictionary, which is scikit-learn's k-means.
-        neighbours: atoms that code a descriptor.
+        neighbors: atoms that code a descriptor.
         pyramid: levels of rows x columns.
         seed: of k-means.
 
-    Paper: J. Wang et al., CVPR 2010: 5 neighbours, pyramid 1x1,2x2,4x4.
+    Paper: J. Wang et al., CVPR 2010: 5 neighbors, pyramid 1x1,2x2,4x4.
     """
 
-    def __init__(self, atoms: int = 1024, *, neighbours: int = 5, pyramid: str = "1x1,2x2,4x4", seed: int = 0) -> None:
+    def __init__(self, atoms: int = 1024, *, neighbors: int = 5, pyramid: str = "1x1,2x2,4x4", seed: int = 0) -> None:
         self.atoms = atoms
-        self.neighbours = neighbours
+        self.neighbors = neighbors
         self.pyramid = pyramid
         self.seed = seed
 
     def _check(self) -> None:
         super()._check()
-        if not 1 <= self.neighbours <= self.atoms:
-            raise RequestError(f"neighbours is {self.neighbours}; allowed is 1 to the number of atoms, {self.atoms}")
+        if not 1 <= self.neighbors <= self.atoms:
+            raise RequestError(f"neighbors is {self.neighbors}; allowed is 1 to the number of atoms, {self.atoms}")
 
     def _learned(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         return nearest_means(values, self.atoms, self.seed)
 
     def _pooled(self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels) -> NDArray[np.float32]:
-        places, codes = locality_codes(values, self.atoms_, self.neighbours)
+        places, codes = locality_codes(values, self.atoms_, self.neighbors)
         return largest_codes(places, codes, regions, num_regions(levels), len(self.atoms_))
 
 
@@ -154,7 +154,7 @@ class SparseCodes(DictionaryEncoder):
 
 
 def nearest_means(values: NDArray[np.float32], num: int, seed: int) -> NDArray[np.float32]:
-    """The centres that scikit-learn's k-means finds, float32 (num, D)."""
+    """The centers that scikit-learn's k-means finds, float32 (num, D)."""
     # With threads of its own it takes four times the processor time where anything else runs.
     with one_thread_each():
         found = MiniBatchKMeans(num, batch_size=4096, n_init=1, max_iter=8, random_state=seed).fit(values)

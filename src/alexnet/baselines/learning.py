@@ -62,7 +62,7 @@ def _descriptors(recipe: BaselineRecipe, kind: str, limit: int) -> DenseDescript
 
 def _coder(encoder: CodingSettings, coding: str, seed: int) -> LocalityCodes | SparseCodes:
     if coding == "locality":
-        return LocalityCodes(encoder.atoms, neighbours=encoder.neighbours, pyramid=encoder.pyramid, seed=seed)
+        return LocalityCodes(encoder.atoms, neighbors=encoder.neighbors, pyramid=encoder.pyramid, seed=seed)
     return SparseCodes(encoder.atoms, penalty=encoder.penalty, pyramid=encoder.pyramid, seed=seed)
 
 
@@ -71,7 +71,7 @@ def vocabulary_checksum(recipe: BaselineRecipe, channel: Channel, data_checksum:
     encoder = channel.steps[-1]
     # The limit on coded descriptors says nothing of those that a vocabulary is learned from.
     params = {name: value for name, value in channel.steps[0].get_params().items() if name != "limit"}
-    learned = {name: value for name, value in encoder.get_params().items() if name not in ("pyramid", "neighbours")}
+    learned = {name: value for name, value in encoder.get_params().items() if name not in ("pyramid", "neighbors")}
     return settings_checksum(
         {
             "data": data_checksum,

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians with diagonal covariances, learned by expectation and maximisation.
+"""A mixture of Gaussians with diagonal covariances, learned by expectation and maximization.
 
 scikit-learn's `GaussianMixture` learns the same; in float32 it loses components whose variance is small, and a pass of
 it takes several times as long (`alexnet bench baselines`). Ours begins with scikit-learn's k-means, and from the same
@@ -58,7 +58,7 @@ class DiagonalMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         components: Gaussians, K.
-        passes: of expectation and maximisation, at most.
+        passes: of expectation and maximization, at most.
         tolerance: it ends when the mean log-likelihood grows by less, nats.
         floor: least variance, as a share of the data's own in each dimension (and at least 1e-9).
         seed: of the first means.
@@ -101,7 +101,7 @@ class DiagonalMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             mixture = self._first(X, values, least)
             self.lower_bound_, self.n_iter_ = -math.inf, 0
             for number in range(self.passes):
-                likelihood, improved = maximised(values, mixture, least)
+                likelihood, improved = maximized(values, mixture, least)
                 grown, self.lower_bound_ = likelihood - self.lower_bound_, likelihood
                 mixture, self.n_iter_ = improved, number + 1
                 if grown < self.tolerance:
@@ -145,16 +145,16 @@ class DiagonalMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         means = MiniBatchKMeans(self.components, batch_size=2048, n_init=1, max_iter=50, random_state=random)
         with one_thread_each():
             found = means.fit(drawn)
-        centres = torch.from_numpy(np.asarray(found.cluster_centers_, X.dtype))
+        centers = torch.from_numpy(np.asarray(found.cluster_centers_, X.dtype))
 
         def nearest(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            labels = torch.cdist(rows, centres).argmin(dim=1)
+            labels = torch.cdist(rows, centers).argmin(dim=1)
             return _sums(rows, torch.nn.functional.one_hot(labels, self.components).to(rows.dtype))
 
         return _from_sums(_over_pieces(values, nearest), len(values), least)
 
 
-def maximised(values: torch.Tensor, mixture: Mixture, least: torch.Tensor) -> tuple[float, Mixture]:
+def maximized(values: torch.Tensor, mixture: Mixture, least: torch.Tensor) -> tuple[float, Mixture]:
     """One pass: the mean log-likelihood of (N, D) under `mixture`, and the mixture that follows from its shares.
 
     Args:

@@ -57,6 +57,6 @@ class DescriptorPca(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         sets = checked_sets(X, len(self.mean_))
         projected = []
         for one in sets:
-            centred = np.asarray(one.values, np.float32) - self.mean_
-            projected.append(DescriptorSet(np.asarray(centred @ self.components_.T, np.float32), one.places))
+            centered = np.asarray(one.values, np.float32) - self.mean_
+            projected.append(DescriptorSet(np.asarray(centered @ self.components_.T, np.float32), one.places))
         return projected

@@ -17,14 +17,14 @@ CELLS = 4
 DIMENSIONS = CELLS * CELLS * ORIENTATIONS
 _CUT = 0.2
 _NO_CONTRAST = 1e-3
-"""Sums of gradients (grey levels 0..255) shorter than this are none: the descriptor is all zeros."""
+"""Sums of gradients (gray levels 0..255) shorter than this are none: the descriptor is all zeros."""
 
 
-def dense_sift(grey: Floats, cell_px: int, step_px: int) -> Floats:
+def dense_sift(gray: Floats, cell_px: int, step_px: int) -> Floats:
     """SIFT descriptors of every patch of 4 cells' side.
 
     Args:
-        grey: float32 (H, W), 0..255, smoothed as it should be.
+        gray: float32 (H, W), 0..255, smoothed as it should be.
         cell_px: side of a cell, 1 or more.
         step_px: from patch to patch.
 
@@ -35,25 +35,25 @@ def dense_sift(grey: Floats, cell_px: int, step_px: int) -> Floats:
     Raises:
         RequestError: the image is smaller than a patch.
     """
-    rows, columns = (Grid(length, cell_px, CELLS, step_px) for length in grey.shape)
-    sums = cell_sums(orientation_maps(grey), rows, columns, "gaussian")
+    rows, columns = (Grid(length, cell_px, CELLS, step_px) for length in gray.shape)
+    sums = cell_sums(orientation_maps(gray), rows, columns, "gaussian")
     found = np.empty((rows.num * columns.num, DIMENSIONS), np.float32)
     _cut_and_scaled(sums, columns.num, found)
     return found
 
 
-def orientation_maps(grey: Floats) -> Floats:
+def orientation_maps(gray: Floats) -> Floats:
     """The length of the gradient at each pixel, shared by the two nearest orientations; 0 on the image's edge.
 
     Args:
-        grey: float32 (H, W).
+        gray: float32 (H, W).
 
     Returns:
         float32 (H, W, 8).
     """
-    maps = np.zeros((*grey.shape, ORIENTATIONS), np.float32)
-    rightward = grey[1:-1, 2:] - grey[1:-1, :-2]
-    upward = grey[:-2, 1:-1] - grey[2:, 1:-1]
+    maps = np.zeros((*gray.shape, ORIENTATIONS), np.float32)
+    rightward = gray[1:-1, 2:] - gray[1:-1, :-2]
+    upward = gray[:-2, 1:-1] - gray[2:, 1:-1]
     place = np.arctan2(upward, rightward) * np.float32(ORIENTATIONS / (2 * math.pi))  # -4 .. 4
     _shared(np.sqrt(rightward * rightward + upward * upward), place, maps)
     return maps

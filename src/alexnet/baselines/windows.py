@@ -55,8 +55,8 @@ class Grid:
         return left // 2 + self.step_px * np.arange(self.num, dtype=np.int64)
 
     @property
-    def centres(self) -> NDArray[np.float64]:
-        """Middle of each patch as a coordinate of pixels' centres, (num,); between two pixels where a side is odd."""
+    def centers(self) -> NDArray[np.float64]:
+        """Middle of each patch as a coordinate of pixels' centers, (num,); between two pixels where a side is odd."""
         return self.starts.astype(np.float64) + self.patch_px / 2
 
 
@@ -79,7 +79,7 @@ def cell_taps(grid: Grid, weighting: Weighting) -> Taps:
     """
     cells = np.arange(grid.cells)
     own = grid.starts[:, None] + cells * grid.cell_px  # the first pixel within each cell, (num, cells)
-    # With `gaussian` a cell reaches half of each neighbour, and one pixel more where its middle lies between two.
+    # With `gaussian` a cell reaches half of each neighbor, and one pixel more where its middle lies between two.
     reach = 0 if weighting == "flat" else (grid.cell_px + 1) // 2
     num_taps = min(grid.cell_px + 2 * reach, grid.length_px)
     first = np.clip(own - reach, 0, grid.length_px - num_taps)
@@ -87,7 +87,7 @@ def cell_taps(grid: Grid, weighting: Weighting) -> Taps:
     if weighting == "flat":
         weights = ((pixels >= own[:, :, None]) & (pixels < own[:, :, None] + grid.cell_px)) / grid.cell_px
     else:
-        away = (pixels - grid.centres[:, None, None]) / grid.cell_px  # cells from the patch's middle
+        away = (pixels - grid.centers[:, None, None]) / grid.cell_px  # cells from the patch's middle
         shared = np.maximum(0, 1 - np.abs(away + grid.cells / 2 - 0.5 - cells[:, None]))
         weights = shared * np.exp(-(away**2) / (grid.cells**2 / 2))
     flat = weights.reshape(-1, num_taps).astype(np.float32)

@@ -24,7 +24,7 @@ from alexnet.baselines.coding import l1_codes, locality_codes
 from alexnet.baselines.descriptors import DenseDescriptors, DescriptorSet
 from alexnet.baselines.dictionary import SparseCodes, nearest_means
 from alexnet.baselines.fisher import FisherVectors
-from alexnet.baselines.mixture import Mixture, maximised
+from alexnet.baselines.mixture import Mixture, maximized
 from alexnet.baselines.projection import DescriptorPca
 from alexnet.baselines.windows import Grid
 from alexnet.bench.sample_photos import write_photographs
@@ -115,7 +115,7 @@ def _stages(images: NDArray[np.uint8], cv2: Any, feature: Any) -> Mapping[str, t
     fisher = FisherVectors(GAUSSIANS, pyramid="1x1").fit(projected)
     theirs = _scikit_mixture(fisher)
     sample = np.concatenate([one.values for one in found])
-    centres = nearest_means(sample, ATOMS, 0)
+    centers = nearest_means(sample, ATOMS, 0)
     sparse = SparseCodes(ATOMS, penalty=PENALTY, passes=1).fit(
         [DescriptorSet(sample, np.zeros((len(sample), 2), np.float32))]
     )
@@ -125,7 +125,7 @@ def _stages(images: NDArray[np.uint8], cv2: Any, feature: Any) -> Mapping[str, t
     rows = fisher.transform(projected)
     rows = np.ascontiguousarray(np.tile(rows, (-(-ROWS_OF_CLASSIFIER // num), 1))[:ROWS_OF_CLASSIFIER])
     labels = np.arange(len(rows)) % CLASSES
-    grey = np.stack([cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in images])
+    gray = np.stack([cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in images])
     detector = cv2.SIFT_create()
     mixture = Mixture(*(torch.from_numpy(getattr(fisher, name)) for name in fisher.arrays))
     tensor, least = torch.from_numpy(values), torch.full((values.shape[1],), 1e-6)
@@ -138,23 +138,23 @@ def _stages(images: NDArray[np.uint8], cv2: Any, feature: Any) -> Mapping[str, t
             num,
             {
                 "ours": lambda: describe.transform(images),
-                "OpenCV": lambda: [_opencv_sift(cv2, detector, one, describe) for one in grey],
+                "OpenCV": lambda: [_opencv_sift(cv2, detector, one, describe) for one in gray],
             },
         ),
-        "colour statistics, five scales": (
+        "color statistics, five scales": (
             "images",
             num,
             {
-                "ours": lambda: DenseDescriptors("colour").transform(images),
-                "OpenCV": lambda: [_opencv_colour(cv2, one, describe) for one in images],
+                "ours": lambda: DenseDescriptors("color").transform(images),
+                "OpenCV": lambda: [_opencv_color(cv2, one, describe) for one in images],
             },
         ),
         "binary patterns, labels": (
             "images",
             num,
             {
-                "ours": lambda: [pattern_labels(torch.from_numpy(one).float()[None]) for one in grey],
-                "scikit-image": lambda: [feature.local_binary_pattern(one, 8, 1, "nri_uniform") for one in grey],
+                "ours": lambda: [pattern_labels(torch.from_numpy(one).float()[None]) for one in gray],
+                "scikit-image": lambda: [feature.local_binary_pattern(one, 8, 1, "nri_uniform") for one in gray],
             },
         ),
         f"Fisher vector, {GAUSSIANS} Gaussians": (
@@ -169,8 +169,8 @@ def _stages(images: NDArray[np.uint8], cv2: Any, feature: Any) -> Mapping[str, t
             "images",
             num,
             {
-                "ours": lambda: [locality_codes(one.values, centres) for one in found],
-                "NumPy": lambda: [_numpy_locality(one.values, centres) for one in found],
+                "ours": lambda: [locality_codes(one.values, centers) for one in found],
+                "NumPy": lambda: [_numpy_locality(one.values, centers) for one in found],
             },
         ),
         f"l1 codes, {ATOMS} atoms, {L1_DESCRIPTORS} descriptors": (
@@ -187,7 +187,7 @@ def _stages(images: NDArray[np.uint8], cv2: Any, feature: Any) -> Mapping[str, t
             "descriptors",
             len(values),
             {
-                "ours": lambda: maximised(tensor, mixture, least),
+                "ours": lambda: maximized(tensor, mixture, least),
                 # Its first pass is the one from the given beginning; with more it would make several.
                 "scikit-learn": lambda: _scikit_mixture(fisher, start=True).fit(values),
             },
@@ -225,19 +225,19 @@ def _scikit_mixture(fisher: FisherVectors, start: bool = False) -> Any:
     return made
 
 
-def _opencv_sift(cv2: Any, detector: Any, grey: NDArray[np.uint8], settings: DenseDescriptors) -> list[Any]:
+def _opencv_sift(cv2: Any, detector: Any, gray: NDArray[np.uint8], settings: DenseDescriptors) -> list[Any]:
     """OpenCV's descriptors at our places on our scales."""
     found = []
     for number in range(settings.scales):
-        side = round(len(grey) * settings.factor**number)
-        scaled = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
-        centres = Grid(side, settings.cell_px, 4, settings.step_px).centres
-        points = [cv2.KeyPoint(float(x), float(y), settings.cell_px / 1.5, 0) for y in centres for x in centres]
+        side = round(len(gray) * settings.factor**number)
+        scaled = cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
+        centers = Grid(side, settings.cell_px, 4, settings.step_px).centers
+        points = [cv2.KeyPoint(float(x), float(y), settings.cell_px / 1.5, 0) for y in centers for x in centers]
         found.append(detector.compute(scaled, points)[1])
     return found
 
 
-def _opencv_colour(cv2: Any, image: NDArray[np.uint8], settings: DenseDescriptors) -> list[Any]:
+def _opencv_color(cv2: Any, image: NDArray[np.uint8], settings: DenseDescriptors) -> list[Any]:
     """Means and deviations of all cells by OpenCV's box filter, at our places on our scales."""
     found = []
     for number in range(settings.scales):

@@ -42,7 +42,7 @@ def step_bytes(network: AlexNet, batch_size: int, number: int) -> float:
     A layer with weights reads its input and writes its result; going backward it reads the result's gradient for the
     weights', with its input, and once more for the input's, which it writes (the first layer has none). A pass that
     pools reads and writes once forward and notes a byte a result; backward it reads those, the gradient and its input,
-    and writes. Rectifying alone and dropout cost nothing beside their neighbours. Weights are read forward and
+    and writes. Rectifying alone and dropout cost nothing beside their neighbors. Weights are read forward and
     backward, their gradient is written, and the update reads it, reads and writes weights and velocities, and writes
     the rounded ones.
 

@@ -49,15 +49,15 @@ def _drawn(num_files: int) -> list[bytes]:
 def _pattern(generator: np.random.Generator) -> NDArray[np.uint8]:
     """A picture, uint8 (375, 500, 3): waves of random direction and length, a bright and a dark patch, noise."""
     rows, columns = np.mgrid[0:DRAWN_HEIGHT_PX, 0:DRAWN_WIDTH_PX].astype(np.float32)
-    grey = np.zeros((DRAWN_HEIGHT_PX, DRAWN_WIDTH_PX), np.float32)
+    gray = np.zeros((DRAWN_HEIGHT_PX, DRAWN_WIDTH_PX), np.float32)
     for _ in range(12):
         direction, length_px = generator.uniform(0, np.pi), generator.uniform(6, 300)
         along = np.cos(direction) * rows + np.sin(direction) * columns
-        grey += np.sin(2 * np.pi * along / length_px + generator.uniform(0, 6)) * generator.uniform(4, 22)
+        gray += np.sin(2 * np.pi * along / length_px + generator.uniform(0, 6)) * generator.uniform(4, 22)
     for _ in range(8):
         row, column = generator.uniform(0, DRAWN_HEIGHT_PX), generator.uniform(0, DRAWN_WIDTH_PX)
         inside = (rows - row) ** 2 + (columns - column) ** 2 < generator.uniform(20, 90) ** 2
-        grey += inside * generator.uniform(-60, 60)
-    colour = generator.uniform(0.5, 1.0, 3).astype(np.float32)
+        gray += inside * generator.uniform(-60, 60)
+    color = generator.uniform(0.5, 1.0, 3).astype(np.float32)
     noise = generator.normal(0, 5, (DRAWN_HEIGHT_PX, DRAWN_WIDTH_PX, 3))
-    return (128 + grey[:, :, None] * colour + noise).clip(0, 255).astype(np.uint8)
+    return (128 + gray[:, :, None] * color + noise).clip(0, 255).astype(np.uint8)

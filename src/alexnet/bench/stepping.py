@@ -146,8 +146,8 @@ def _ways(
     labels = torch.randint(0, NUM_CLASSES, (batch_size,), device=device)
     data = random_data(stored_batches * batch_size, STORED_PX, NUM_CLASSES)
 
-    def paper(*, normalised: bool = True, half: bool = False) -> Callable[[], None]:
-        return _usual(paper_network(NUM_CLASSES, normalised=normalised), images, labels, half=half)
+    def paper(*, normalized: bool = True, half: bool = False) -> Callable[[], None]:
+        return _usual(paper_network(NUM_CLASSES, normalized=normalized), images, labels, half=half)
 
     def new_training() -> Training:
         return _training(data, batch_size, device, precision)
@@ -158,8 +158,8 @@ def _ways(
         "paper, usual, bfloat16": lambda: paper(half=True),
         "torchvision's network": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=False),
         "torchvision's, bfloat16": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=True),
-        "no normalisation": lambda: paper(normalised=False),
-        "no normalisation, bfloat16": lambda: paper(normalised=False, half=True),
+        "no normalization": lambda: paper(normalized=False),
+        "no normalization, bfloat16": lambda: paper(normalized=False, half=True),
         "alexnet, plain operations": lambda: _product(training(), plain_operations),
         "alexnet, plain convolutions": lambda: _product(training(), plain_convolutions),
         "alexnet": lambda: _product(training()),
@@ -170,7 +170,7 @@ def _ways(
         del makers["alexnet, plain convolutions"]  # there they are torch's anyway
     if device.type != "cpu":
         return makers
-    # torch's response normalisation in bfloat16 exists on GPUs alone, and not every processor multiplies bfloat16.
+    # torch's response normalization in bfloat16 exists on GPUs alone, and not every processor multiplies bfloat16.
     half = multiplies_bfloat16(processor_flags())
     return {
         name: make

@@ -6,7 +6,7 @@ from torch import nn
 
 
 class _ColumnNorm(nn.Module):
-    """torch's response normalisation, a column at a time; its alpha is the paper's times the window's size."""
+    """torch's response normalization, a column at a time; its alpha is the paper's times the window's size."""
 
     def __init__(self, columns: int) -> None:
         super().__init__()
@@ -18,12 +18,12 @@ class _ColumnNorm(nn.Module):
         return torch.cat([F.local_response_norm(part, 5, alpha=5e-4, beta=0.75, k=2.0) for part in parts], 1)
 
 
-def paper_network(num_classes: int = 1000, *, normalised: bool = True) -> nn.Sequential:
-    """The paper's network from torch's own layers; without normalisation, what most copies make of it.
+def paper_network(num_classes: int = 1000, *, normalized: bool = True) -> nn.Sequential:
+    """The paper's network from torch's own layers; without normalization, what most copies make of it.
 
     Reads (B, 3, 224, 224), writes (B, K). Dropout is torch's.
     """
-    norm = _ColumnNorm(2) if normalised else nn.Identity()
+    norm = _ColumnNorm(2) if normalized else nn.Identity()
     return nn.Sequential(
         nn.ZeroPad2d((0, 3, 0, 3)),
         nn.Conv2d(3, 96, 11, 4),

@@ -160,7 +160,7 @@ def _prepare(words: Arguments) -> None:
         "archives, CIFAR, IDX, Parquet, WebDataset shards, or a CSV of path,label",
     )
     parser.add_argument("destination", type=Path, help="folder to make: the prepared data set")
-    parser.add_argument("--kind", help="what the source is, where that is not recognised (a wrong name lists them all)")
+    parser.add_argument("--kind", help="what the source is, where that is not recognized (a wrong name lists them all)")
     parser.add_argument(
         "--side", type=int, help="side of the stored square images, pixels (default: what the source says, else 256)"
     )

@@ -117,7 +117,7 @@ def print_inspection(facts: Mapping[str, Any]) -> None:
     _print_counts(console, facts)
     _print_troubles(console, facts)
     _print_sizes(console, facts["sizes"], facts["side"])
-    _print_colour(console, facts["colour"])
+    _print_color(console, facts["color"])
 
 
 def _print_counts(console: Console, facts: Mapping[str, Any]) -> None:
@@ -191,22 +191,22 @@ def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
     console.print(table)
 
 
-def _print_colour(console: Console, colour: Mapping[str, Any]) -> None:
+def _print_color(console: Console, color: Mapping[str, Any]) -> None:
     """Mean and spread of the channels, and the principal components."""
     table = new_table("training pixels, 0 to 255", "channel", "mean deviation")
-    channels = zip(("red", "green", "blue"), colour["mean"], colour["standard_deviation"], strict=True)
+    channels = zip(("red", "green", "blue"), color["mean"], color["standard_deviation"], strict=True)
     for name, mean, deviation in channels:
         table.add_row(name, f"{mean:.1f}", f"{deviation:.1f}")
     console.print(table)
-    table = new_table("colour components", "from-to", "variance deviation red green blue")
-    for one in colour["components"]:
+    table = new_table("color components", "from-to", "variance deviation red green blue")
+    for one in color["components"]:
         vector = (f"{value:.2f}" for value in one["vector"])
         table.add_row(one["meaning"], f"{one['share']:.1%}", f"{one['standard_deviation']:.1f}", *vector)
     console.print(table)
 
 
 def _line(console: Console, label: str, text: str, style: str = "") -> None:
-    """A line of text as it stands, behind a coloured label."""
+    """A line of text as it stands, behind a colored label."""
     console.print(Text.assemble((f"{label}: ", style), text) if label else Text(text))
 
 

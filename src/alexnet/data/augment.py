@@ -1,4 +1,4 @@
-"""What a training image undergoes: random crop, mirror, colour noise; and the ten views of a test image.
+"""What a training image undergoes: random crop, mirror, color noise; and the ten views of a test image.
 
 Every draw is a function of (seed, epoch, sample id) alone, by a counter-based generator: the same crop
 whatever the batch size, the number of workers, or where a run was resumed. Paper: section 4.1.
@@ -22,8 +22,8 @@ PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 PHILOX_ROUNDS = 10
 WORD = 0xFFFFFFFF
 
-MeanAt = Literal["own-place", "centre"]
-"""Which part of the mean image is subtracted from a crop: the crop's own (mirrored with it), or always the centre."""
+MeanAt = Literal["own-place", "center"]
+"""Which part of the mean image is subtracted from a crop: the crop's own (mirrored with it), or always the center."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,16 +126,16 @@ def draw(
     groups: NDArray[np.int64] | None = None,
     repeated: NDArray[np.int64] | None = None,
 ) -> Draws:
-    """Draw crop, mirror and colour noise of each sample from (seed, epoch, sample id).
+    """Draw crop, mirror and color noise of each sample from (seed, epoch, sample id).
 
     A corner's probabilities are equal to within 2^-20. The noise of one image is, in units of [0, 1],
-    the sum over the components k of colour of `e_k * a_k * lambda_k`, a_k normal with standard deviation
-    `settings.colour_noise` and lambda_k the eigenvalue of the covariance of RGB in [0, 1]
-    (the stored one divided by 255 squared), or its root where `settings.colour_scale` says `deviations`;
+    the sum over the components k of color of `e_k * a_k * lambda_k`, a_k normal with standard deviation
+    `settings.color_noise` and lambda_k the eigenvalue of the covariance of RGB in [0, 1]
+    (the stored one divided by 255 squared), or its root where `settings.color_scale` says `deviations`;
     it is returned multiplied by 255.
 
     Args:
-        settings: `crop`, `corners`, `mirror`, `colour_noise` and `colour_scale` are read.
+        settings: `crop`, `corners`, `mirror`, `color_noise` and `color_scale` are read.
         statistics: of the training split.
         side: side of the stored images, pixels.
         seed: 0 .. 2^32-1.
@@ -158,11 +158,11 @@ def draw(
     corners = ((words[:, :2].astype(np.uint64) * np.uint64(num_places)) >> np.uint64(32)).astype(np.int16)
     mirror = (words[:, 2] >> np.uint32(31)).astype(np.bool_) & settings.mirror
 
-    if settings.colour_noise == 0:
+    if settings.color_noise == 0:
         return Draws(corners, mirror, np.zeros((len(samples), 3), np.float32))
     normals = _normals(philox(key, _counters(samples, 1, repeated)))  # (B, 3), one column a component
-    factors = settings.colour_noise * normals
-    if settings.colour_scale == "eigenvalues":
+    factors = settings.color_noise * normals
+    if settings.color_scale == "eigenvalues":
         weights = factors * (statistics.eigenvalues / 255.0**2) * 255.0
     else:
         weights = factors * np.sqrt(statistics.eigenvalues)
@@ -210,7 +210,7 @@ def to_input(
         batch: from the loader.
         mean_image: float32 (side, side, 3), 0..255, best kept on `device`.
         device: where the result lies.
-        mean_at: which part of the mean image; the centre is not mirrored with the crop.
+        mean_at: which part of the mean image; the center is not mirrored with the crop.
         divisor: of the whole result; the source divides images with noise by 1.1.
         resident: uint8 (N, side, side, 3), or int32 (N, R, R, 2), blocks as `blocks.encode` makes them, on the device;
             the batch then holds no pixels, and its `samples` say which of these images it is made of.
@@ -220,20 +220,20 @@ def to_input(
     Returns:
         (B, 3, S, S) of `dtype` in channels-last memory, 0..255 units around zero.
 
-    Paper: sections 2 and 4.1. The original source takes the centre for every crop.
+    Paper: sections 2 and 4.1. The original source takes the center for every crop.
     """
     mean_image = mean_image.to(device, non_blocking=True)
     if device.type == "cpu":
         if resident is not None and crop is not None:
             batch = replace(batch, images=_cut_together(resident, batch, crop))
-        centred = _finish_one_by_one(batch, mean_image, mean_at)  # (B, S, S, 3)
-        return (centred if divisor == 1 else centred.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
+        centered = _finish_one_by_one(batch, mean_image, mean_at)  # (B, S, S, 3)
+        return (centered if divisor == 1 else centered.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
     batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
     side = crop if resident is not None and crop is not None else batch.images.shape[1]
     if device.type == "cuda" and why_no_triton() is None:
         from alexnet.data.crop_kernel import finish
 
-        centred = finish(
+        centered = finish(
             batch.images if resident is None else resident,
             None if resident is None else batch.samples,
             batch.corners,
@@ -241,15 +241,15 @@ def to_input(
             batch.noise,
             mean_image,
             side,
-            centre=mean_at == "centre",
+            center=mean_at == "center",
             divisor=divisor,
             dtype=dtype,
         )
-        return centred.permute(0, 3, 1, 2)
+        return centered.permute(0, 3, 1, 2)
     if resident is not None:
         batch = replace(batch, images=_cut_together(resident, batch, side))
-    centred = _finish_together(batch, mean_image, mean_at)
-    return (centred if divisor == 1 else centred.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
+    centered = _finish_together(batch, mean_image, mean_at)
+    return (centered if divisor == 1 else centered.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
 
 
 def _cut_together(images: torch.Tensor, batch: Batch, crop: int) -> torch.Tensor:
@@ -266,19 +266,19 @@ def _cut_together(images: torch.Tensor, batch: Batch, crop: int) -> torch.Tensor
 def _finish_one_by_one(batch: Batch, mean_image: torch.Tensor, mean_at: MeanAt) -> torch.Tensor:
     """`_finish_together`, to the last bit, in a quarter of its time on a processor: an image stays in the cache."""
     num, crop = batch.images.shape[:2]
-    centred = torch.empty(num, crop, crop, 3)
+    centered = torch.empty(num, crop, crop, 3)
     # A pixel's three numbers repeated along a row: adding whole rows takes a third of the time of adding threes.
     noise = batch.noise.repeat(1, crop)  # (B, S * 3)
     middle = central(mean_image, crop)
     for place, ((row, column), mirrored) in enumerate(zip(batch.corners.tolist(), batch.mirror.tolist(), strict=True)):
         image = batch.images[place].float()
-        if mean_at == "centre":
+        if mean_at == "center":
             image = (image.flip(1) if mirrored else image).sub_(middle)
         else:
             image.sub_(mean_image[row : row + crop, column : column + crop])
             image = image.flip(1) if mirrored else image
-        torch.add(image.view(crop, crop * 3), noise[place], out=centred[place].view(crop, crop * 3))
-    return centred
+        torch.add(image.view(crop, crop * 3), noise[place], out=centered[place].view(crop, crop * 3))
+    return centered
 
 
 def _finish_together(batch: Batch, mean_image: torch.Tensor, mean_at: MeanAt) -> torch.Tensor:
@@ -286,15 +286,15 @@ def _finish_together(batch: Batch, mean_image: torch.Tensor, mean_at: MeanAt) ->
     images, corners = batch.images, batch.corners.long()
     crop = images.shape[1]
     flips = batch.mirror[:, None, None, None]
-    if mean_at == "centre":
+    if mean_at == "center":
         upright = torch.where(flips, images.flip(2), images)
-        centred = upright.float().sub_(central(mean_image, crop))  # (B, S, S, 3)
+        centered = upright.float().sub_(central(mean_image, crop))  # (B, S, S, 3)
     else:
         # Every place of the mean image as one strided view: (rows, columns, S, S, 3), nothing is copied until indexed.
         places = mean_image.unfold(0, crop, 1).unfold(1, crop, 1).permute(0, 1, 3, 4, 2)
-        centred = images.float().sub_(places[corners[:, 0], corners[:, 1]])  # (B, S, S, 3)
-        centred = torch.where(flips, centred.flip(2), centred)
-    return centred.add_(batch.noise[:, None, None, :])
+        centered = images.float().sub_(places[corners[:, 0], corners[:, 1]])  # (B, S, S, 3)
+        centered = torch.where(flips, centered.flip(2), centered)
+    return centered.add_(batch.noise[:, None, None, :])
 
 
 def central(image: torch.Tensor, crop: int) -> torch.Tensor:
@@ -304,9 +304,9 @@ def central(image: torch.Tensor, crop: int) -> torch.Tensor:
 
 
 def views(num: int, side: int, crop: int) -> list[View]:
-    """The places at which a test image is seen: 1 (the centre), 9 or 10.
+    """The places at which a test image is seen: 1 (the center), 9 or 10.
 
-    The ten are top left, top right, centre, bottom left, bottom right, then the same five mirrored. The nine
+    The ten are top left, top right, center, bottom left, bottom right, then the same five mirrored. The nine
     are a grid of three by three, none mirrored: how the source measured its networks for CIFAR-10.
 
     Raises:
@@ -315,24 +315,24 @@ def views(num: int, side: int, crop: int) -> list[View]:
     Paper: section 4.1; the order is the original source's.
     """
     margin = crop_margin(side, crop)
-    centre = margin // 2
+    center = margin // 2
     if num == 1:
-        return [View(centre, centre, False)]
+        return [View(center, center, False)]
     if num == 9:
-        return [View(row, column, False) for row in (0, centre, margin) for column in (0, centre, margin)]
+        return [View(row, column, False) for row in (0, center, margin) for column in (0, center, margin)]
     if num != 10:
         raise RequestError(
-            f"--views is {num}; allowed are 1 (the centre), 9 (three by three), 10 (corners and centre, mirrored too), "
+            f"--views is {num}; allowed are 1 (the center), 9 (three by three), 10 (corners and center, mirrored too), "
             "and for evaluations dense"
         )
-    corners = ((0, 0), (0, margin), (centre, centre), (margin, 0), (margin, margin))
+    corners = ((0, 0), (0, margin), (center, center), (margin, 0), (margin, margin))
     return [View(row, column, mirrored) for mirrored in (False, True) for row, column in corners]
 
 
 def cut_view(
     images: torch.Tensor, view: View, crop: int, mean_image: torch.Tensor, mean_at: MeanAt = "own-place"
 ) -> torch.Tensor:
-    """One view of each image, minus the mean image at the same place, mirrored with it, or minus its centre.
+    """One view of each image, minus the mean image at the same place, mirrored with it, or minus its center.
 
     Args:
         images: uint8 (B, side, side, 3), RGB, on the device of the result.
@@ -346,8 +346,8 @@ def cut_view(
     """
     rows, columns = slice(view.row, view.row + crop), slice(view.column, view.column + crop)
     mean_image = mean_image.to(images.device)
-    if mean_at == "centre":
+    if mean_at == "center":
         cut = images[:, rows, columns]
         return (cut.flip(2) if view.mirrored else cut).float().sub(central(mean_image, crop)).permute(0, 3, 1, 2)
-    centred = images[:, rows, columns].float().sub_(mean_image[rows, columns])
-    return (centred.flip(2) if view.mirrored else centred).permute(0, 3, 1, 2)
+    centered = images[:, rows, columns].float().sub_(mean_image[rows, columns])
+    return (centered.flip(2) if view.mirrored else centered).permute(0, 3, 1, 2)

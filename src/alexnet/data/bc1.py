@@ -1,8 +1,8 @@
-"""Images at half a byte a pixel: blocks of 4 x 4, each with two colours, and which mixture of them every pixel is.
+"""Images at half a byte a pixel: blocks of 4 x 4, each with two colors, and which mixture of them every pixel is.
 
-The format is that of graphics hardware (BC1, also DXT1; always its mode of four colours): a block is two 32-bit words,
-little-endian. The first holds two colours of 5, 6 and 5 bits for red, green and blue, the first one in the low half;
-the second holds two bits a pixel, row by row from the lowest: the first colour, the second, two thirds of the first and
+The format is that of graphics hardware (BC1, also DXT1; always its mode of four colors): a block is two 32-bit words,
+little-endian. The first holds two colors of 5, 6 and 5 bits for red, green and blue, the first one in the low half;
+the second holds two bits a pixel, row by row from the lowest: the first color, the second, two thirds of the first and
 a third of the second, or the reverse, rounded down. Six times as many images fit into memory as with three bytes a
 pixel, and any crop can be read without what lies around it.
 """
@@ -22,7 +22,7 @@ _PIXELS = BLOCK_PX * BLOCK_PX
 _SQUARINGS = 3
 _REFINEMENTS = 2
 _INDEX_BY_THIRDS = 0b01_11_10_00
-"""A pixel's two bits for the mixture with no, one, two, three thirds of the second colour, the first in the lowest."""
+"""A pixel's two bits for the mixture with no, one, two, three thirds of the second color, the first in the lowest."""
 _EXACT_SUMS = {"reassoc", "nsz"}
 """Sums of whole numbers below 2^24 in float32 may be added in any order."""
 
@@ -48,7 +48,7 @@ def require_encoder() -> None:
 def encode(images: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Blocks of images.
 
-    The line through a block's colours that is nearest to them gives the first two colours; least squares over the
+    The line through a block's colors that is nearest to them gives the first two colors; least squares over the
     mixtures then taken move them.
 
     Args:
@@ -92,42 +92,42 @@ def decode_crops(blocks: torch.Tensor, images: torch.Tensor, corners: torch.Tens
     index = (words[..., 1] >> (2 * place)) & 3  # (B, S, S)
     of_second = torch.where(index < 2, 3 * index, index - 1)  # thirds
     decoded = torch.empty(*index.shape, 3, dtype=torch.uint8, device=blocks.device)
-    for colour, (shift, bits) in enumerate(((11, 5), (5, 6), (0, 5))):
+    for color, (shift, bits) in enumerate(((11, 5), (5, 6), (0, 5))):
         first, second = (
             (part << (8 - bits)) | (part >> (2 * bits - 8))
             for part in ((words[..., 0] >> (shift + half)) & (2**bits - 1) for half in (0, 16))
         )
-        decoded[..., colour] = torch.div(first * (3 - of_second) + second * of_second, 3, rounding_mode="floor")
+        decoded[..., color] = torch.div(first * (3 - of_second) + second * of_second, 3, rounding_mode="floor")
     return decoded
 
 
 @compiled(error_model="numpy")
 def _word_of(ends: Any, end: Any) -> Any:  # pragma: no cover (compiled)
-    """A colour of `ends`, (2, 3) of 0..255, in 16 bits."""
+    """A color of `ends`, (2, 3) of 0..255, in 16 bits."""
     word = np.int64(0)
-    for colour in range(3):
-        bits = 6 if colour == 1 else 5
+    for color in range(3):
+        bits = 6 if color == 1 else 5
         most = np.float32((1 << bits) - 1)
-        within = min(max(ends[end, colour], np.float32(0)), np.float32(255))
+        within = min(max(ends[end, color], np.float32(0)), np.float32(255))
         word = (word << bits) | np.int64(within * (most / np.float32(255)) + np.float32(0.5))
     return word
 
 
 @compiled(error_model="numpy")
 def _mix(first: Any, second: Any, palette: Any) -> None:  # pragma: no cover (compiled)
-    """The four colours of two words, (4, 3) of 0..255, by how many thirds of the second are in them."""
-    for colour in range(3):
-        shift = 11 if colour == 0 else (5 if colour == 1 else 0)
-        bits = 6 if colour == 1 else 5
+    """The four colors of two words, (4, 3) of 0..255, by how many thirds of the second are in them."""
+    for color in range(3):
+        shift = 11 if color == 0 else (5 if color == 1 else 0)
+        bits = 6 if color == 1 else 5
         low, high = (first >> shift) & ((1 << bits) - 1), (second >> shift) & ((1 << bits) - 1)
         one, other = (low << (8 - bits)) | (low >> (2 * bits - 8)), (high << (8 - bits)) | (high >> (2 * bits - 8))
         for thirds in range(4):
-            palette[thirds, colour] = (one * (3 - thirds) + other * thirds) // 3
+            palette[thirds, color] = (one * (3 - thirds) + other * thirds) // 3
 
 
 @compiled(error_model="numpy")
 def _apart(pixels: Any, pixel: Any, palette: Any, mixture: Any) -> Any:  # pragma: no cover (compiled)
-    """The squared distance of a pixel and a colour of the palette."""
+    """The squared distance of a pixel and a color of the palette."""
     red = pixels[0, pixel] - palette[mixture, 0]
     green = pixels[1, pixel] - palette[mixture, 1]
     blue = pixels[2, pixel] - palette[mixture, 2]
@@ -136,7 +136,7 @@ def _apart(pixels: Any, pixel: Any, palette: Any, mixture: Any) -> Any:  # pragm
 
 @compiled(error_model="numpy", fastmath=_EXACT_SUMS)
 def _choose(pixels: Any, palette: Any, thirds: Any) -> Any:  # pragma: no cover (compiled)
-    """The nearest colour of each pixel, the first among equals; returns the sum of squared distances."""
+    """The nearest color of each pixel, the first among equals; returns the sum of squared distances."""
     total = np.float32(0)
     for pixel in range(_PIXELS):
         nearest, share = _apart(pixels, pixel, palette, 0), np.float32(0)
@@ -150,19 +150,19 @@ def _choose(pixels: Any, palette: Any, thirds: Any) -> Any:  # pragma: no cover 
 
 
 @compiled(error_model="numpy", fastmath=True)
-def _ends_of_line(pixels: Any, centred: Any, ends: Any) -> None:  # pragma: no cover (compiled)
+def _ends_of_line(pixels: Any, centered: Any, ends: Any) -> None:  # pragma: no cover (compiled)
     """The outermost points, (2, 3), of pixels (3, 16) on the line of their greatest variance."""
-    for colour in range(3):
+    for color in range(3):
         mean = np.float32(0)
         for pixel in range(_PIXELS):
-            mean += pixels[colour, pixel]
+            mean += pixels[color, pixel]
         mean /= np.float32(_PIXELS)
-        ends[0, colour] = ends[1, colour] = mean
+        ends[0, color] = ends[1, color] = mean
         for pixel in range(_PIXELS):
-            centred[colour, pixel] = pixels[colour, pixel] - mean
+            centered[color, pixel] = pixels[color, pixel] - mean
     xx = xy = xz = yy = yz = zz = np.float32(0)
     for pixel in range(_PIXELS):
-        x, y, z = centred[0, pixel], centred[1, pixel], centred[2, pixel]
+        x, y, z = centered[0, pixel], centered[1, pixel], centered[2, pixel]
         xx += x * x
         xy += x * y
         xz += x * z
@@ -194,16 +194,16 @@ def _ends_of_line(pixels: Any, centred: Any, ends: Any) -> None:  # pragma: no c
     red, green, blue = red / length, green / length, blue / length
     least = highest = np.float32(0)
     for pixel in range(_PIXELS):
-        along = centred[0, pixel] * red + centred[1, pixel] * green + centred[2, pixel] * blue
+        along = centered[0, pixel] * red + centered[1, pixel] * green + centered[2, pixel] * blue
         least, highest = min(least, along), max(highest, along)
-    for colour, part in enumerate((red, green, blue)):
-        ends[0, colour] += highest * part
-        ends[1, colour] += least * part
+    for color, part in enumerate((red, green, blue)):
+        ends[0, color] += highest * part
+        ends[1, color] += least * part
 
 
 @compiled(error_model="numpy", fastmath=_EXACT_SUMS)
 def _refine(pixels: Any, thirds: Any, ends: Any) -> Any:  # pragma: no cover (compiled)
-    """The two colours, (2, 3), whose mixtures as chosen are nearest to the pixels; False where many are."""
+    """The two colors, (2, 3), whose mixtures as chosen are nearest to the pixels; False where many are."""
     of_first = of_both = of_second = np.float32(0)
     for pixel in range(_PIXELS):
         second = thirds[pixel]
@@ -215,14 +215,14 @@ def _refine(pixels: Any, thirds: Any, ends: Any) -> Any:  # pragma: no cover (co
     if determinant == 0:
         return False
     factor = np.float32(3) / determinant
-    for colour in range(3):
+    for color in range(3):
         from_first = from_second = np.float32(0)
         for pixel in range(_PIXELS):
-            value, second = pixels[colour, pixel], thirds[pixel]
+            value, second = pixels[color, pixel], thirds[pixel]
             from_first += (np.float32(3) - second) * value
             from_second += second * value
-        ends[0, colour] = factor * (of_second * from_first - of_both * from_second)
-        ends[1, colour] = factor * (of_first * from_second - of_both * from_first)
+        ends[0, color] = factor * (of_second * from_first - of_both * from_second)
+        ends[1, color] = factor * (of_first * from_second - of_both * from_first)
     return True
 
 
@@ -231,7 +231,7 @@ def _encode_image(image: Any, blocks: Any) -> None:  # pragma: no cover (compile
     """Write the blocks, int32 (R, R, 2), of an image, uint8 (S, S, 3)."""
     side = image.shape[0]
     pixels = np.empty((3, _PIXELS), np.float32)
-    centred = np.empty((3, _PIXELS), np.float32)
+    centered = np.empty((3, _PIXELS), np.float32)
     ends = np.empty((2, 3), np.float32)
     palette = np.empty((4, 3), np.float32)
     thirds, best_thirds = np.zeros(_PIXELS, np.float32), np.zeros(_PIXELS, np.float32)
@@ -240,9 +240,9 @@ def _encode_image(image: Any, blocks: Any) -> None:  # pragma: no cover (compile
             for pixel in range(_PIXELS):
                 row = min(block_row * BLOCK_PX + pixel // BLOCK_PX, side - 1)
                 column = min(block_column * BLOCK_PX + pixel % BLOCK_PX, side - 1)
-                for colour in range(3):
-                    pixels[colour, pixel] = image[row, column, colour]
-            _ends_of_line(pixels, centred, ends)
+                for color in range(3):
+                    pixels[color, pixel] = image[row, column, color]
+            _ends_of_line(pixels, centered, ends)
             best, best_first, best_second = np.float32(np.inf), np.int64(0), np.int64(0)
             for trial in range(_REFINEMENTS + 1):
                 if trial > 0 and not _refine(pixels, thirds, ends):
@@ -255,7 +255,7 @@ def _encode_image(image: Any, blocks: Any) -> None:  # pragma: no cover (compile
                 best, best_first, best_second = distance, first, second
                 for pixel in range(_PIXELS):
                     best_thirds[pixel] = thirds[pixel]
-            # The greater word comes first: that is what says "four colours". Of two equal ones all pixels take the
+            # The greater word comes first: that is what says "four colors". Of two equal ones all pixels take the
             # first, as `_choose` does among equals.
             swapped = best_first < best_second
             indices = np.int64(0)
@@ -280,14 +280,14 @@ def _decode_crops(blocks: Any, images: Any, corners: Any, cut: Any) -> None:  # 
         top, left = np.int64(corners[place, 0]), np.int64(corners[place, 1])
         for block_row in range(top // BLOCK_PX, (top + crop - 1) // BLOCK_PX + 1):
             for block_column in range(left // BLOCK_PX, (left + crop - 1) // BLOCK_PX + 1):
-                colours = np.int64(of_image[block_row, block_column, 0])
+                colors = np.int64(of_image[block_row, block_column, 0])
                 indices = np.int64(of_image[block_row, block_column, 1])
-                _mix(colours & 0xFFFF, (colours >> 16) & 0xFFFF, palette)
+                _mix(colors & 0xFFFF, (colors >> 16) & 0xFFFF, palette)
                 first_row, first_column = block_row * BLOCK_PX, block_column * BLOCK_PX
                 for pixel in range(_PIXELS):
                     row, column = first_row + pixel // BLOCK_PX, first_column + pixel % BLOCK_PX
                     if top <= row < top + crop and left <= column < left + crop:
                         index = (indices >> (2 * pixel)) & 3
                         thirds = 3 * index if index < 2 else index - 1
-                        for colour in range(3):
-                            cut[place, row - top, column - left, colour] = np.uint8(palette[thirds, colour])
+                        for color in range(3):
+                            cut[place, row - top, column - left, color] = np.uint8(palette[thirds, color])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
-from alexnet.data.preparation.statistics import colour_components
+from alexnet.data.preparation.statistics import color_components
 from alexnet.data.shards import OneByOne, StoredImages, UnreadableSample
 from alexnet.errors import RequestError
 
@@ -123,7 +123,7 @@ def _joined_split(name: str, parts: Sequence[PreparedData], labels: dict[str, in
 def joined_statistics(parts: Sequence[Statistics], counts: Sequence[int]) -> Statistics:
     """Mean image and covariance of several sets of images together.
 
-    The covariance of all pixels is the mean of the sets' covariances and of what their mean colours differ from the
+    The covariance of all pixels is the mean of the sets' covariances and of what their mean colors differ from the
     whole one, each set by its number of images.
 
     Args:
@@ -132,13 +132,13 @@ def joined_statistics(parts: Sequence[Statistics], counts: Sequence[int]) -> Sta
     """
     shares = np.array(counts, np.float64) / sum(counts)
     mean_image = sum(share * part.mean_image.astype(np.float64) for share, part in zip(shares, parts, strict=True))
-    colours = [part.mean_image.astype(np.float64).mean((0, 1)) for part in parts]  # each (3,)
-    colour = sum(share * one for share, one in zip(shares, colours, strict=True))
+    colors = [part.mean_image.astype(np.float64).mean((0, 1)) for part in parts]  # each (3,)
+    color = sum(share * one for share, one in zip(shares, colors, strict=True))
     covariance = sum(
-        share * (part.covariance + np.outer(one - colour, one - colour))
-        for share, part, one in zip(shares, parts, colours, strict=True)
+        share * (part.covariance + np.outer(one - color, one - color))
+        for share, part, one in zip(shares, parts, colors, strict=True)
     )
-    eigenvalues, eigenvectors = colour_components(np.asarray(covariance))
+    eigenvalues, eigenvectors = color_components(np.asarray(covariance))
     return Statistics(np.asarray(mean_image, np.float32), np.asarray(covariance), eigenvalues, eigenvectors)
 
 

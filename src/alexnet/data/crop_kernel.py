@@ -13,7 +13,7 @@ _BLOCK = 1024
 @triton.jit
 def _finish_kernel(
     images, rows, corners, mirror, noise, mean_image, result, side, mean_side, divisor,
-    CROP: tl.constexpr, WHOLE: tl.constexpr, BLOCKS: tl.constexpr, CENTRE: tl.constexpr, BLOCK: tl.constexpr,
+    CROP: tl.constexpr, WHOLE: tl.constexpr, BLOCKS: tl.constexpr, CENTER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """WHOLE: `images` are stored ones, of which `rows` says which and `corners` where; else they are the crops.
 
@@ -22,12 +22,12 @@ def _finish_kernel(
     image = tl.program_id(0)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)  # among the S * S * 3 numbers of the crop
     mask = place < CROP * CROP * 3
-    colour = place % 3
+    color = place % 3
     column = place // 3 % CROP
     row = place // 3 // CROP
     top = tl.load(corners + 2 * image).to(tl.int32)
     left = tl.load(corners + 2 * image + 1).to(tl.int32)
-    # A mirrored image is read from the right; so is its own place of the mean image, but not the mean image's centre.
+    # A mirrored image is read from the right; so is its own place of the mean image, but not the mean image's center.
     read = tl.where(tl.load(mirror + image) != 0, CROP - 1 - column, column)
     if BLOCKS:
         images += tl.load(rows + image).to(tl.int64) * side * side * 2
@@ -37,23 +37,23 @@ def _finish_kernel(
             tl.load(words, mask=mask, other=0),
             tl.load(words + 1, mask=mask, other=0),
             stored_row % 4 * 4 + stored_column % 4,
-            colour,
+            color,
         ).to(tl.float32)
     else:
         if WHOLE:
             images += tl.load(rows + image).to(tl.int64) * side * side * 3
-            offset = ((top + row) * side + left + read) * 3 + colour
+            offset = ((top + row) * side + left + read) * 3 + color
         else:
             images += image.to(tl.int64) * CROP * CROP * 3
-            offset = (row * CROP + read) * 3 + colour
+            offset = (row * CROP + read) * 3 + color
         value = tl.load(images + offset, mask=mask, other=0).to(tl.float32)
-    if CENTRE:
+    if CENTER:
         margin = (mean_side - CROP) // 2
-        of_mean = ((margin + row) * mean_side + margin + column) * 3 + colour
+        of_mean = ((margin + row) * mean_side + margin + column) * 3 + color
     else:
-        of_mean = ((top + row) * mean_side + left + read) * 3 + colour
+        of_mean = ((top + row) * mean_side + left + read) * 3 + color
     value -= tl.load(mean_image + of_mean, mask=mask, other=0.0)
-    value += tl.load(noise + 3 * image + colour, mask=mask, other=0.0)
+    value += tl.load(noise + 3 * image + color, mask=mask, other=0.0)
     tl.store(
         result + image.to(tl.int64) * CROP * CROP * 3 + place,
         (value / divisor).to(result.dtype.element_ty),
@@ -62,14 +62,14 @@ def _finish_kernel(
 
 
 @triton.jit
-def _decoded(colours, indices, pixel, colour):
+def _decoded(colors, indices, pixel, color):
     """One of the three numbers, 0..255, of a pixel, 0..15, of a block of two words (`data/bc1.py`)."""
     index = (indices >> (2 * pixel)) & 3
     of_second = tl.where(index < 2, 3 * index, index - 1)  # thirds
-    shift = tl.where(colour == 0, 11, tl.where(colour == 1, 5, 0))
-    bits = tl.where(colour == 1, 6, 5)
-    first = (colours >> shift) & ((1 << bits) - 1)
-    second = (colours >> (shift + 16)) & ((1 << bits) - 1)
+    shift = tl.where(color == 0, 11, tl.where(color == 1, 5, 0))
+    bits = tl.where(color == 1, 6, 5)
+    first = (colors >> shift) & ((1 << bits) - 1)
+    second = (colors >> (shift + 16)) & ((1 << bits) - 1)
     first = (first << (8 - bits)) | (first >> (2 * bits - 8))
     second = (second << (8 - bits)) | (second >> (2 * bits - 8))
     return (first * (3 - of_second) + second * of_second) // 3
@@ -84,7 +84,7 @@ def finish(
     mean_image: torch.Tensor,
     crop: int,
     *,
-    centre: bool,
+    center: bool,
     divisor: float,
     dtype: torch.dtype,
 ) -> torch.Tensor:
@@ -99,7 +99,7 @@ def finish(
         noise: float32 (B, 3), see `Draws`.
         mean_image: float32 (side, side, 3).
         crop: S, pixels.
-        centre: whether the mean image's centre is subtracted, or the crop's own place of it.
+        center: whether the mean image's center is subtracted, or the crop's own place of it.
         divisor: of the whole result.
         dtype: of the result, into which float32 is rounded.
 
@@ -124,7 +124,7 @@ def finish(
                 CROP=crop,
                 WHOLE=rows is not None,
                 BLOCKS=images.dtype == torch.int32,
-                CENTRE=centre,
+                CENTER=center,
                 BLOCK=_BLOCK,
             )
     return result

@@ -5,7 +5,7 @@
 `<split>-index.npy`).
 Beside them, for each split: `-labels.npy` (int64 (N,)), `-keys.npy` and `-key-ends.npy` (where each image came from),
 `-digests.npy` (uint8 (N, 16), of the stored bytes) and `-sizes.npy` (int32 (N, 2), height and width of the original).
-`statistics.npz` holds what the training images say about mean and colour; `refused.jsonl` names the files that could
+`statistics.npz` holds what the training images say about mean and color; `refused.jsonl` names the files that could
 not be read, with the reason; `duplicates.jsonl` the images that are stored more than once.
 """
 
@@ -44,7 +44,7 @@ class ClassInfo:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What the training images say about mean and colour, in 0..255 units. Paper: sections 2 and 4.1."""
+    """What the training images say about mean and color, in 0..255 units. Paper: sections 2 and 4.1."""
 
     mean_image: NDArray[np.float32]
     """Mean of the training images, (S, S, 3), 0..255."""

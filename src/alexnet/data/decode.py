@@ -1,7 +1,7 @@
 """From bytes to RGB, one policy for odd files (docs/odd-files.md); and from any size to the stored square.
 
-JPEG is decoded by libjpeg-turbo, strictly: a file with damaged data is refused, not shown half grey. Everything else
-is recognised by its first bytes, never by its name, and read by Pillow. Grey and palette become RGB, transparency is
+JPEG is decoded by libjpeg-turbo, strictly: a file with damaged data is refused, not shown half gray. Everything else
+is recognized by its first bytes, never by its name, and read by Pillow. Gray and palette become RGB, transparency is
 laid on white, 16 bits become the upper 8, of an animation the first frame is taken.
 """
 
@@ -113,10 +113,10 @@ def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def _decode_jpeg(content: bytes) -> tuple[NDArray[np.uint8], int]:
     """A JPEG's pixels as stored, and its EXIF orientation."""
     try:
-        height, width, colour_space, _ = simplejpeg.decode_jpeg_header(content, strict=True)
+        height, width, color_space, _ = simplejpeg.decode_jpeg_header(content, strict=True)
         _require_size(width, height)
         # Inks are decoded as inks, so that the strict check holds for them too; Pillow then only mixes them.
-        has_inks = colour_space in ("CMYK", "YCCK")
+        has_inks = color_space in ("CMYK", "YCCK")
         image: NDArray[np.uint8] = simplejpeg.decode_jpeg(
             content, colorspace="CMYK" if has_inks else "RGB", strict=True
         )
@@ -243,10 +243,10 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "F":
         raise UnreadableImage("floating-point pixels have no agreed range; allowed are 8 or 16 bits per channel")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
+        gray = np.asarray(image).astype(np.int64)
+        if gray.min() < 0 or gray.max() > 0xFFFF:
             raise UnreadableImage("32-bit pixels have no agreed range; allowed are 8 or 16 bits per channel")
-        return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+        return np.repeat((gray >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         transparent = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", transparent.size, "white"), transparent)

@@ -49,7 +49,7 @@ def cut_crops(
     """
     if isinstance(images, np.ndarray):
         # Every crop of every image as one strided view whose rows are one run of bytes each, (N, rows, bytes of a row,
-        # crop, crop * 3): a batch is one indexing, three times as fast as one with the colours as an axis.
+        # crop, crop * 3): a batch is one indexing, three times as fast as one with the colors as an axis.
         num, side, width, _ = images.shape
         windows = sliding_window_view(images.reshape(num, side, width * 3), (crop, crop * 3), axis=(1, 2))
         return windows[samples, corners[:, 0], corners[:, 1].astype(np.int64) * 3].reshape(-1, crop, crop, 3)
@@ -64,8 +64,8 @@ class Loader:
 
     Args:
         split: the images and labels.
-        statistics: of the training split, for the colour noise.
-        settings: crop, corners, mirror, which images share them, order, where batches end, colour noise.
+        statistics: of the training split, for the color noise.
+        settings: crop, corners, mirror, which images share them, order, where batches end, color noise.
         batch_size: samples in a batch of all processes together; the last batch of an epoch, or of one of its files,
             holds what is left.
         seed: of order and draws.

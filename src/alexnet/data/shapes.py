@@ -44,13 +44,13 @@ def fetch_shapes(destination: Path, report: Callable[[str], None]) -> None:
 
 
 def draw_shape(shape: str, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """One picture of a shape in a random colour, place, size and rotation, on a noisy ground.
+    """One picture of a shape in a random color, place, size and rotation, on a noisy ground.
 
     Returns:
         uint8 (32, 32, 3).
     """
     size_px = generator.uniform(7.0, 13.0)
-    centre = generator.uniform(size_px, SHAPES_SIDE_PX - size_px, size=2)
+    center = generator.uniform(size_px, SHAPES_SIDE_PX - size_px, size=2)
     turn = generator.uniform(-np.pi, np.pi) * {
         "stripes across": 0.06,
         "stripes up": 0.06,
@@ -58,18 +58,18 @@ def draw_shape(shape: str, generator: np.random.Generator) -> NDArray[np.uint8]:
         "dots": 0.2,
     }.get(shape, 1.0)
     ground = generator.uniform(0, 255, size=3)
-    colour = generator.uniform(0, 255, size=3)
-    while np.abs(colour - ground).sum() < 160:  # too alike to be seen
-        colour = generator.uniform(0, 255, size=3)
+    color = generator.uniform(0, 255, size=3)
+    while np.abs(color - ground).sum() < 160:  # too alike to be seen
+        color = generator.uniform(0, 255, size=3)
 
     fine = (np.arange(3 * SHAPES_SIDE_PX) + 0.5) / 3.0  # three samples a pixel and axis soften the edges
-    down, right = np.meshgrid(fine - centre[0], fine - centre[1], indexing="ij")
+    down, right = np.meshgrid(fine - center[0], fine - center[1], indexing="ij")
     up = (-down * np.cos(turn) + right * np.sin(turn)) / size_px
     along = (right * np.cos(turn) + down * np.sin(turn)) / size_px
     mask = _shape_mask(shape, along, up).reshape(SHAPES_SIDE_PX, 3, SHAPES_SIDE_PX, 3).mean(axis=(1, 3))[:, :, None]
     slope = generator.uniform(-1.0, 1.0, size=(2, 3))
     place = np.linspace(-30.0, 30.0, SHAPES_SIDE_PX)
-    picture = ground * (1 - mask) + colour * mask + place[:, None, None] * slope[0] + place[None, :, None] * slope[1]
+    picture = ground * (1 - mask) + color * mask + place[:, None, None] * slope[0] + place[None, :, None] * slope[1]
     picture += generator.normal(0.0, 16.0, size=picture.shape)
     drawn: NDArray[np.uint8] = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
     return drawn

@@ -44,7 +44,7 @@ class UnreadableSample(OSError):
 
 
 def encode_stored(image: NDArray[np.uint8]) -> bytes:
-    """The JPEG file that is stored for uint8 (S, S, 3), RGB: quality 95, colour at half resolution."""
+    """The JPEG file that is stored for uint8 (S, S, 3), RGB: quality 95, color at half resolution."""
     content: bytes = simplejpeg.encode_jpeg(image, JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING)
     return content
 

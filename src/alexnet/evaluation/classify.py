@@ -26,7 +26,7 @@ def classify_photographs(
 
     Args:
         paths: image files of any format `alexnet prepare` reads.
-        num_views: 1 (centre), 9 or 10.
+        num_views: 1 (center), 9 or 10.
         num_top: classes named for each photograph; fewer where the network knows fewer.
 
     Returns:

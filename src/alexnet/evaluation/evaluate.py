@@ -147,11 +147,11 @@ def predict_split(
 
     Args:
         crop: side of the view, pixels; at most the data set's side.
-        num_views: 1 (centre), 9 (three by three), 10 (corners and centre, each also mirrored), or `dense`: the softmax
+        num_views: 1 (center), 9 (three by three), 10 (corners and center, each also mirrored), or `dense`: the softmax
             at every place of the whole stored image and of its mirror image, averaged (`class_maps`).
         mean_image: float32 (S, S, 3), 0..255, what the network was trained with; None takes the data set's own.
         mean_at: which part of the mean image a view loses, as the network was trained. With `dense` the whole image
-            loses the whole mean image, mirrored with it or (`centre`) not, so each place loses its own part.
+            loses the whole mean image, mirrored with it or (`center`) not, so each place loses its own part.
         batch_size: images at a time; None is what suits the device, of several processes always as many. The result
             does not depend on it but for rounding.
         precision: arithmetic of the network; the softmax and the average are always float32.

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-# Drawn in this colour, then replaced by the page's own text colour, whichever that is.
+# Drawn in this color, then replaced by the page's own text color, whichever that is.
 _INK = "#010203"
-# Blue, vermilion, green, purple of Okabe and Ito's palette: apart for every common kind of colour vision.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+# Blue, vermilion, green, purple of Okabe and Ito's palette: apart for every common kind of color vision.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _MOST_POINTS = 500
 # Any: the stubs want every key as a literal of theirs.
 _STYLE: dict[Any, Any] = {
@@ -52,7 +52,7 @@ class Series:
 def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title: str, y_title: str) -> str:
     """Draw curves into one SVG element, ready to stand in an HTML page.
 
-    A curve of more than 500 points is drawn as 500 averages of neighbours. Curves differ by colour and by
+    A curve of more than 500 points is drawn as 500 averages of neighbors. Curves differ by color and by
     line or marks.
 
     Args:
@@ -72,7 +72,7 @@ def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title:
                 x,
                 y,
                 label=one.label,
-                color=_COLOURS[place % len(_COLOURS)],
+                color=_COLORS[place % len(_COLORS)],
                 linestyle="--" if one.kind == "points" else "-",
                 linewidth=1.2 if one.kind == "points" else 1.6,
                 marker="o" if marked else "",
@@ -94,7 +94,7 @@ def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title:
 def _averaged(
     x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The finite points, as at most `_MOST_POINTS` averages of neighbours."""
+    """The finite points, as at most `_MOST_POINTS` averages of neighbors."""
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
     if len(x) <= _MOST_POINTS:

@@ -16,7 +16,7 @@ def filter_grid(
     """Draw filters side by side, row by row, with a black line around each.
 
     One scale for all: the smallest weight of all filters is 0, the largest 255, as the original drew them,
-    so that a strong filter looks strong beside a weak one. Filters that are all one value are drawn grey.
+    so that a strong filter looks strong beside a weak one. Filters that are all one value are drawn gray.
 
     Args:
         filters: (F, 3, h, w), RGB, finite.

@@ -51,7 +51,7 @@ class Pictured:
 def panel_html(pictures: Sequence[Pictured]) -> str:
     """An HTML fragment: each picture, its right label, and a bar for each guess, the right one's marked.
 
-    Names are escaped. The marking is a colour, a heavier type and a tick, so it does not hang on colour.
+    Names are escaped. The marking is a color, a heavier type and a tick, so it does not hang on color.
     """
     return '<div class="panel">\n' + "\n".join(_figure(one) for one in pictures) + "\n</div>"
 

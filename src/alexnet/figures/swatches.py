@@ -1,4 +1,4 @@
-"""A direction in colour space: as a row of swatches, and in words."""
+"""A direction in color space: as a row of swatches, and in words."""
 
 import html
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ SWATCHES_STYLE = """
 
 NUM_SWATCHES = 9
 NUM_DEVIATIONS = 2.0
-# A third of the way round for each primary colour, a twelfth for each name.
+# A third of the way round for each primary color, a twelfth for each name.
 _HUES = (
     "red", "orange", "yellow", "yellow-green", "green", "blue-green",
     "cyan", "sky blue", "blue", "violet", "magenta", "pink",
 )  # fmt: skip
-_GREY_COSINE = 0.9
+_GRAY_COSINE = 0.9
 
 
 def ramp(
     mean: npt.NDArray[np.floating], direction: npt.NDArray[np.floating], deviation: float
 ) -> npt.NDArray[np.uint8]:
-    """Colours from two standard deviations below the mean to two above it, along a direction.
+    """Colors from two standard deviations below the mean to two above it, along a direction.
 
     Args:
         mean: (3,), RGB, 0..255.
@@ -39,28 +39,28 @@ def ramp(
         uint8 (9, 3), RGB; what lies beyond 0..255 is cut off.
     """
     steps = np.linspace(-NUM_DEVIATIONS, NUM_DEVIATIONS, NUM_SWATCHES)
-    colours = np.asarray(mean, np.float64) + deviation * steps[:, None] * np.asarray(direction, np.float64)
-    return np.rint(np.clip(colours, 0, 255)).astype(np.uint8)
+    colors = np.asarray(mean, np.float64) + deviation * steps[:, None] * np.asarray(direction, np.float64)
+    return np.rint(np.clip(colors, 0, 255)).astype(np.uint8)
 
 
-def ramp_html(colours: npt.NDArray[np.uint8], description: str) -> str:
+def ramp_html(colors: npt.NDArray[np.uint8], description: str) -> str:
     """A row of swatches, uint8 (N, 3), RGB, as an HTML element; the description is escaped."""
-    swatches = "".join(f'<span style="background: {_hexadecimal(colour.tolist())}"></span>' for colour in colours)
+    swatches = "".join(f'<span style="background: {_hexadecimal(color.tolist())}"></span>' for color in colors)
     return f'<div class="ramp" role="img" aria-label="{html.escape(description)}">{swatches}</div>'
 
 
 def direction_in_words(direction: npt.NDArray[np.floating]) -> str:
-    """What changes along a direction, (3,), RGB, not zero: `dark to light`, or two colours: `sky blue to orange`."""
+    """What changes along a direction, (3,), RGB, not zero: `dark to light`, or two colors: `sky blue to orange`."""
     values = np.asarray(direction, np.float64)
-    along_grey = values.sum() / (np.sqrt(3) * np.linalg.norm(values))
-    if abs(along_grey) > _GREY_COSINE:
-        return "dark to light" if along_grey > 0 else "light to dark"
+    along_gray = values.sum() / (np.sqrt(3) * np.linalg.norm(values))
+    if abs(along_gray) > _GRAY_COSINE:
+        return "dark to light" if along_gray > 0 else "light to dark"
     red, green, blue = values - values.mean()
     hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)  # 0 is red, a third of the circle green
     place = round(hue / (2 * np.pi) * len(_HUES))
     return f"{_HUES[(place + len(_HUES) // 2) % len(_HUES)]} to {_HUES[place % len(_HUES)]}"
 
 
-def _hexadecimal(colour: Sequence[int]) -> str:
-    """A colour as a page writes it."""
-    return "#" + "".join(f"{value:02x}" for value in colour)
+def _hexadecimal(color: Sequence[int]) -> str:
+    """A color as a page writes it."""
+    return "#" + "".join(f"{value:02x}" for value in color)

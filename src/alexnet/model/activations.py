@@ -13,8 +13,8 @@ from alexnet.model.layer_specs import (
     Drop,
     Flatten,
     Layer,
-    Normalise,
-    NormaliseSameMap,
+    Normalize,
+    NormalizeSameMap,
     Placed,
     Pool,
     Rectify,
@@ -29,7 +29,7 @@ def response_points(variant: Variant) -> dict[str, int]:
     """Where responses can be read: by name, the number of layers that have been computed there.
 
     `conv1` is what layer conv1 hands on to the next one with weights, before dropout: `fc7` the rectified units of the
-    last hidden layer, `conv1` of `paper` the rectified, normalised and pooled maps, `fc8` the class scores.
+    last hidden layer, `conv1` of `paper` the rectified, normalized and pooled maps, `fc8` the class scores.
     `conv1.linear` is the sum alone, and `conv1.relu`, `.tanh`, `.sigmoid`, `.norm`, `.same-map-norm`, `.pool`, `.drop`
     what it is after that operation, in whatever order the variant has them; a second pooling is `.pool2`.
     """
@@ -54,9 +54,9 @@ def _operation(layer: Layer) -> str:
             return "relu"
         case Squash(function=function):
             return function
-        case Normalise():
+        case Normalize():
             return "norm"
-        case NormaliseSameMap():
+        case NormalizeSameMap():
             return "same-map-norm"
         case Pool():
             return "pool"

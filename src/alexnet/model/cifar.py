@@ -14,8 +14,8 @@ from alexnet.model.layer_specs import (
     Flatten,
     Layer,
     Local,
-    Normalise,
-    NormaliseSameMap,
+    Normalize,
+    NormalizeSameMap,
     Pool,
     Rectify,
     Squash,
@@ -25,12 +25,12 @@ from alexnet.model.layer_specs import (
 _MAX = Pool(ties="every")
 # As the source computed it when these were published; the 13 and 11 % networks have no averages.
 _AVERAGE = Pool(kind="average", divisor="whole")
-_SAME_MAP = NormaliseSameMap(size=3, alpha=5e-5)
+_SAME_MAP = NormalizeSameMap(size=3, alpha=5e-5)
 
 
-def _three_convolutions(*, normalised: bool) -> tuple[Layer, ...]:
+def _three_convolutions(*, normalized: bool) -> tuple[Layer, ...]:
     """The convolutional part that the source's 80sec, 19pct and 18pct networks share; 32 -> 16 -> 8 -> 4 pixels."""
-    norm = (_SAME_MAP,) if normalised else ()
+    norm = (_SAME_MAP,) if normalized else ()
     return (
         Convolution(name="conv1", maps=32, kernel=5, padding=2, deviation=1e-4),
         _MAX,
@@ -47,9 +47,9 @@ def _three_convolutions(*, normalised: bool) -> tuple[Layer, ...]:
     )
 
 
-def _two_local(*, normalised: bool, maps: int) -> tuple[Layer, ...]:
+def _two_local(*, normalized: bool, maps: int) -> tuple[Layer, ...]:
     """The source's conv-local networks: two convolutions, two locally connected layers; 24 -> 12 -> 6 pixels."""
-    norm = (Normalise(size=9, alpha=0.001, k=1, alpha_per_element=False),) if normalised else ()
+    norm = (Normalize(size=9, alpha=0.001, k=1, alpha_per_element=False),) if normalized else ()
     return (
         Convolution(name="conv1", maps=64, kernel=5, padding=2, deviation=1e-4),
         Rectify(),
@@ -71,7 +71,7 @@ def _two_local(*, normalised: bool, maps: int) -> tuple[Layer, ...]:
 _FOUR_LAYER = Variant(
     source="paper, section 3.1, figure 1: four layers, three of them convolutional; the source's layers-19pct",
     image_px=32,
-    layers=(*_three_convolutions(normalised=False), Dense(name="fc4", units=None)),
+    layers=(*_three_convolutions(normalized=False), Dense(name="fc4", units=None)),
 )
 
 _QUICK = Variant(
@@ -83,11 +83,11 @@ _QUICK = Variant(
         # The larger of two rectified responses is the rectified larger one: pooled first there are fewer to rectify.
         Pool(),  # 28 -> 14
         Rectify(),
-        Normalise(size=9, alpha=0.05, k=1),
+        Normalize(size=9, alpha=0.05, k=1),
         Convolution(name="conv2", maps=64, kernel=3, padding=1, deviation=None),
         Pool(),  # 14 -> 7
         Rectify(),
-        Normalise(size=9, alpha=0.05, k=1),
+        Normalize(size=9, alpha=0.05, k=1),
         Convolution(name="conv3", maps=128, kernel=3, padding=1, deviation=None),
         Pool(),  # 7 -> 3
         Rectify(),
@@ -104,26 +104,26 @@ CIFAR_VARIANTS = {
         source="the source's layers-80sec: 26 % error",
         image_px=32,
         layers=(
-            *_three_convolutions(normalised=False),
+            *_three_convolutions(normalized=False),
             Dense(name="fc4", units=64, deviation=0.1),
             Rectify(),
             Dense(name="fc5", units=None, deviation=0.1),
         ),
     ),
     "cifar-18pct": Variant(
-        source="the source's layers-18pct: same-map normalisation, 18 % error without moving or mirroring images",
+        source="the source's layers-18pct: same-map normalization, 18 % error without moving or mirroring images",
         image_px=32,
-        layers=(*_three_convolutions(normalised=True), Dense(name="fc4", units=None)),
+        layers=(*_three_convolutions(normalized=True), Dense(name="fc4", units=None)),
     ),
     "cifar-13pct": Variant(
-        source="the source's layers-conv-local-13pct: no normalisation, 13 % error",
+        source="the source's layers-conv-local-13pct: no normalization, 13 % error",
         image_px=24,
-        layers=_two_local(normalised=False, maps=32),
+        layers=_two_local(normalized=False, maps=32),
     ),
     "cifar-11pct": Variant(
-        source="paper, section 3.3, and the source's layers-conv-local-11pct: response normalisation, 11 % error",
+        source="paper, section 3.3, and the source's layers-conv-local-11pct: response normalization, 11 % error",
         image_px=24,
-        layers=_two_local(normalised=True, maps=64),
+        layers=_two_local(normalized=True, maps=64),
     ),
     "cifar-four-layer": _FOUR_LAYER,
     "cifar-four-layer-tanh": replace(

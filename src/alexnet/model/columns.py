@@ -77,10 +77,10 @@ def column_steps(stages: Iterable[Layer | Fused], columns_in: ColumnsIn, variant
                     f"variant {variant!r} has locally connected layers, which are not cut into columns; allowed is "
                     "--columns-in dense, or --columns 1"
                 )
-            case Fused(form=form) if halved and form.normalises:
+            case Fused(form=form) if halved and form.normalizes:
                 if form.columns != NUM_COLUMNS:
                     raise RequestError(
-                        f"variant {variant!r} normalises across all its maps, so it has no two columns; allowed is "
+                        f"variant {variant!r} normalizes across all its maps, so it has no two columns; allowed is "
                         "a variant in columns (paper, original, ...), --columns-in dense, or --columns 1"
                     )
                 steps.append(replace(stage, form=replace(form, columns=1)))

@@ -250,7 +250,7 @@ def weight_gradient(
         images = x[first : first + _GROUP].permute(0, 2, 3, 1)  # (b, H, W, C)
         images = F.pad(images, (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
         by_image, by_row, by_place, _ = images.stride()
-        # A window's row holds k_w * C neighbouring values, so a window is k_h such pieces: (b, H', W', k_h, k_w * C).
+        # A window's row holds k_w * C neighboring values, so a window is k_h such pieces: (b, H', W', k_h, k_w * C).
         windows = images.as_strided(
             (len(images), height, width, kernel_height, kernel_width * maps), (by_image, by_row, by_place, by_row, 1)
         )

@@ -1,9 +1,9 @@
-"""Which layers of a network are computed in one pass: rectifying, normalising, pooling and rectifying in a row."""
+"""Which layers of a network are computed in one pass: rectifying, normalizing, pooling and rectifying in a row."""
 
 from dataclasses import dataclass, replace
 
 from alexnet.model.kernels.norm_pool import MOST_PLACES, NormPool
-from alexnet.model.layer_specs import Convolution, Layer, Normalise, Pool, Rectify
+from alexnet.model.layer_specs import Convolution, Layer, Normalize, Pool, Rectify
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def fused(layers: tuple[Layer, ...]) -> tuple[Layer | Fused, ...]:
 
 
 def _longest(layers: tuple[Layer, ...]) -> Fused | None:
-    """What can be fused at the start of `layers`: a normalisation or a pooling, and what stands around them."""
+    """What can be fused at the start of `layers`: a normalization or a pooling, and what stands around them."""
     taken: list[Layer] = []
 
     def take(kind: type[Layer]) -> Layer | None:
@@ -62,13 +62,13 @@ def _longest(layers: tuple[Layer, ...]) -> Fused | None:
         return layer
 
     before = take(Rectify)
-    norm = take(Normalise)
+    norm = take(Normalize)
     pool = take(Pool)
     if norm is None and pool is None:
         return None
     after = take(Rectify)
     form = NormPool(rectify_before=before is not None, rectify_after=after is not None)
-    if isinstance(norm, Normalise):
+    if isinstance(norm, Normalize):
         alpha = norm.alpha if norm.alpha_per_element else norm.alpha / norm.size
         form = replace(form, size=norm.size, alpha=alpha, beta=norm.beta, k=norm.k, columns=norm.columns)
     if isinstance(pool, Pool):

@@ -72,8 +72,8 @@ class Squash:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normalise:
-    """Response normalisation among neighbouring maps of a column. Paper: section 3.3."""
+class Normalize:
+    """Response normalization among neighboring maps of a column. Paper: section 3.3."""
 
     size: int = 5
     alpha: float = 1e-4
@@ -85,8 +85,8 @@ class Normalise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormaliseSameMap:
-    """Response normalisation among neighbouring places of one map; alpha / size^2 multiplies each square, k is 1.
+class NormalizeSameMap:
+    """Response normalization among neighboring places of one map; alpha / size^2 multiplies each square, k is 1.
 
     Not in the paper: the source has it in layer 2 and in its networks for CIFAR-10.
     """
@@ -125,7 +125,7 @@ class Flatten:
     """(B, C, H, W) -> (B, C * H * W), maps first."""
 
 
-Layer = Convolution | Local | Dense | Rectify | Squash | Normalise | NormaliseSameMap | Pool | Drop | Flatten
+Layer = Convolution | Local | Dense | Rectify | Squash | Normalize | NormalizeSameMap | Pool | Drop | Flatten
 Weighted = Convolution | Local | Dense
 
 
@@ -139,7 +139,7 @@ class Variant:
     """Side of the image it reads."""
     layers: tuple[Layer, ...]
     input_scale: float | tuple[float, float, float] = 1.0
-    """Factor on the input before the first layer, one or one a colour."""
+    """Factor on the input before the first layer, one or one a color."""
 
     def as_json(self) -> dict[str, object]:
         """What the network computes: input and layers in order, each with the settings that are not their defaults.

@@ -224,7 +224,7 @@ WeightedModule = nn.Conv2d | nn.Linear | ColumnLinear | LocallyConnected2d
 
 
 @torch.no_grad()
-def initialise(
+def initialize(
     layer: WeightedModule, inputs_per_unit: int, deviation: Deviation, bias: float, generator: torch.Generator | None
 ) -> None:
     """Give a layer its first weights and its first biases.

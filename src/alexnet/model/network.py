@@ -27,8 +27,8 @@ from alexnet.model.layer_specs import (
     Flatten,
     Layer,
     Local,
-    Normalise,
-    NormaliseSameMap,
+    Normalize,
+    NormalizeSameMap,
     Placed,
     Pool,
     Rectify,
@@ -42,7 +42,7 @@ from alexnet.model.layers import (
     LocallyConnected2d,
     WeightedModule,
     average_pool,
-    initialise,
+    initialize,
     max_pool,
 )
 from alexnet.model.response_norm import same_map_norm
@@ -54,11 +54,11 @@ PAPER = Variant(
         # 224 -> 55: the last window ends three pixels beyond the image (docs/decisions/003).
         Convolution(name="conv1", maps=96, kernel=11, stride=4, end_padding=3),
         Rectify(),
-        Normalise(columns=2),
+        Normalize(columns=2),
         Pool(),  # 55 -> 27
         Convolution(name="conv2", maps=256, kernel=5, padding=2, columns=2, bias=1),
         Rectify(),
-        Normalise(columns=2),
+        Normalize(columns=2),
         Pool(),  # 27 -> 13
         Convolution(name="conv3", maps=384, kernel=3, padding=1),
         Rectify(),
@@ -81,7 +81,7 @@ PAPER = Variant(
 
 # Flattening and fc6 to fc8 with their rectifying and dropout: the same in nearly all that follows.
 _HEAD = PAPER.layers[-8:]
-_SOURCE_NORM = Normalise(columns=2, alpha_per_element=False)
+_SOURCE_NORM = Normalize(columns=2, alpha_per_element=False)
 _SOURCE_POOL = Pool(ties="every")
 
 ORIGINAL = Variant(
@@ -95,7 +95,7 @@ ORIGINAL = Variant(
         Convolution(name="conv2", maps=256, kernel=5, padding=2, columns=2, bias=1),
         Rectify(),
         _SOURCE_NORM,
-        NormaliseSameMap(),
+        NormalizeSameMap(),
         _SOURCE_POOL,
         Convolution(name="conv3", maps=384, kernel=3, padding=1, deviation=0.03),
         Rectify(),
@@ -147,13 +147,13 @@ _ONE_GPU = replace(
     source="paper, section 3.2, and the source's layers-145-half: one column, conv5 as wide as two",
     layers=(
         Convolution(name="conv1", maps=48, kernel=11, stride=4, end_padding=3),
-        Normalise(alpha_per_element=False),
+        Normalize(alpha_per_element=False),
         _SOURCE_POOL,
         Rectify(),
         Convolution(name="conv2", maps=128, kernel=5, padding=2, bias=1),
         Rectify(),
-        Normalise(alpha_per_element=False),
-        NormaliseSameMap(),
+        Normalize(alpha_per_element=False),
+        NormalizeSameMap(),
         _SOURCE_POOL,
         Convolution(name="conv3", maps=192, kernel=3, padding=1, deviation=0.03),
         Rectify(),
@@ -167,9 +167,9 @@ _ONE_GPU = replace(
 )
 
 _NO_NORM = _exchanged(
-    _exchanged(ORIGINAL, "", Normalise),
-    "paper, section 3.3, and the source's layers-148: `original` without normalisation of either kind",
-    NormaliseSameMap,
+    _exchanged(ORIGINAL, "", Normalize),
+    "paper, section 3.3, and the source's layers-148: `original` without normalization of either kind",
+    NormalizeSameMap,
 )
 
 _NON_OVERLAPPING = _changed(
@@ -210,10 +210,10 @@ _SIX_CONV_22K = replace(
     layers=(*_SIX_CONV.layers[:-1], Dense(name="fc8", units=2048), Dense(name="fc9", units=None)),
 )
 
-_CAFFE_NORM = Normalise(k=1, alpha_per_element=False)
+_CAFFE_NORM = Normalize(k=1, alpha_per_element=False)
 
 _CAFFE = Variant(
-    source="Caffe's bvlc_alexnet: 227 pixels, normalisation across the columns' border with k = 1, biases 0.1",
+    source="Caffe's bvlc_alexnet: 227 pixels, normalization across the columns' border with k = 1, biases 0.1",
     image_px=227,
     layers=(
         Convolution(name="conv1", maps=96, kernel=11, stride=4),
@@ -243,9 +243,9 @@ _CAFFE = Variant(
 )
 
 _TORCHVISION = Variant(
-    source="torchvision's alexnet, after Krizhevsky 2014: one column, other widths, no normalisation",
+    source="torchvision's alexnet, after Krizhevsky 2014: one column, other widths, no normalization",
     image_px=224,
-    # It reads colours from 0 to 1, less the mean, divided by these deviations.
+    # It reads colors from 0 to 1, less the mean, divided by these deviations.
     input_scale=(1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)),
     layers=(
         Convolution(name="conv1", maps=64, kernel=11, stride=4, padding=2, deviation="uniform"),
@@ -338,7 +338,7 @@ class AlexNet(nn.Module):
                 self.add_module(place.layer.name, Dropout(dropout, place.layer.inverted))
             elif isinstance(place.layer, Convolution | Local | Dense):
                 module = _weighted_module(place, ties)
-                initialise(module, place.inputs_per_unit, place.layer.deviation, place.layer.bias, generator)
+                initialize(module, place.inputs_per_unit, place.layer.deviation, place.layer.bias, generator)
                 self.add_module(place.layer.name, module)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -402,7 +402,7 @@ class AlexNet(nn.Module):
                 return F.relu(x)
             case Squash():
                 return torch.tanh(x) if stage.function == "tanh" else torch.sigmoid(x)
-            case NormaliseSameMap():
+            case NormalizeSameMap():
                 norm = fused_same_map_norm if kernels.serves(x) else same_map_norm
                 return norm(x, stage.size, stage.alpha, stage.beta)
             case Pool(kind="max"):

@@ -1,4 +1,4 @@
-"""Response normalisation: among neighbouring maps (the paper's), among neighbouring places of a map (the source's).
+"""Response normalization: among neighboring maps (the paper's), among neighboring places of a map (the source's).
 
 Axes: B images, C maps (channels), H W places.
 """
@@ -39,7 +39,7 @@ class _ResponseNorm(torch.autograd.Function):
         # x: (B, C, H, W); window: (C, C)
         ctx.save_for_backward(x, window)
         ctx.constants = (alpha, beta, k)
-        return _normalised(x, window, alpha, beta, k)
+        return _normalized(x, window, alpha, beta, k)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -47,7 +47,7 @@ class _ResponseNorm(torch.autograd.Function):
         x, window = ctx.saved_tensors
         alpha, beta, k = ctx.constants
         if torch.is_grad_enabled():  # somebody will go backward through this, too
-            result = _normalised(x, window, alpha, beta, k)
+            result = _normalized(x, window, alpha, beta, k)
             (of_x,) = torch.autograd.grad(result, x, gradient, create_graph=True)
             return of_x, None, None, None, None
         denominator = _denominator(x, window, alpha, k)
@@ -58,7 +58,7 @@ class _ResponseNorm(torch.autograd.Function):
         return scaled.addcmul_(crossed, responses, value=-2 * alpha * beta).to(x.dtype), None, None, None, None
 
 
-def _normalised(x: torch.Tensor, window: torch.Tensor, alpha: float, beta: float, k: float) -> torch.Tensor:
+def _normalized(x: torch.Tensor, window: torch.Tensor, alpha: float, beta: float, k: float) -> torch.Tensor:
     power = _power(_denominator(x, window, alpha, k), -beta)
     # Widened first: torch multiplies tensors of two dtypes, one of them bfloat16, many times slower on a CPU.
     return (x.to(power.dtype) * power).to(x.dtype)
@@ -95,7 +95,7 @@ def local_response_norm(
     columns: int = 1,
     alpha_per_element: bool = True,
 ) -> torch.Tensor:
-    """Divide each response by a power of the summed squares of its neighbours among the maps.
+    """Divide each response by a power of the summed squares of its neighbors among the maps.
 
     b_i = a_i / (k + alpha * sum over j of a_j^2) ^ beta, j over the `size` maps around i that exist and
     stand in i's column. Windows are cut at the edges of a column, not made up.
@@ -119,7 +119,7 @@ def local_response_norm(
     """
     if not x.is_floating_point() or x.dim() < 2:
         raise RequestError(
-            f"response normalisation takes floating point (B, C, ...), got {x.dtype} of shape {tuple(x.shape)}"
+            f"response normalization takes floating point (B, C, ...), got {x.dtype} of shape {tuple(x.shape)}"
         )
     if size < 1 or columns < 1 or x.shape[1] % columns:
         raise RequestError(
@@ -133,13 +133,13 @@ def local_response_norm(
     # Under autocast the products would come back in another dtype than the responses they scale.
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         if beyond_backward(places):
-            return _normalised(places, window, factor, beta, k).reshape(x.shape)
+            return _normalized(places, window, factor, beta, k).reshape(x.shape)
         result: torch.Tensor = _ResponseNorm.apply(places, window, factor, beta, k)  # type: ignore[no-untyped-call]
     return result.reshape(x.shape)
 
 
 def same_map_norm(x: torch.Tensor, size: int = 5, alpha: float = 1e-3, beta: float = 0.75) -> torch.Tensor:
-    """Divide each response by a power of the summed squares of its neighbours in its own map.
+    """Divide each response by a power of the summed squares of its neighbors in its own map.
 
     b = a / (1 + alpha / size^2 * sum of a^2 over the size x size places around) ^ beta. Places beyond the
     edge count as 0, and the sum is not scaled up for them.
@@ -160,7 +160,7 @@ def same_map_norm(x: torch.Tensor, size: int = 5, alpha: float = 1e-3, beta: flo
     """
     if not x.is_floating_point() or x.dim() != 4:
         raise RequestError(
-            f"same-map normalisation takes floating point (B, C, H, W), got {x.dtype} of shape {tuple(x.shape)}"
+            f"same-map normalization takes floating point (B, C, H, W), got {x.dtype} of shape {tuple(x.shape)}"
         )
     if size < 1 or size % 2 == 0:
         raise RequestError(f"the window is {size} places; allowed are odd numbers, so that it has a middle")

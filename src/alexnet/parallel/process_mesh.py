@@ -117,7 +117,7 @@ def team_of(layout: Layout, processes: Processes, watch: Watch | None) -> Team:
     replicas = layout.replicas_among(processes.num)
     if processes.num == 1:
         return Team(layout=layout)
-    # The two columns of a network are neighbours: most likely on one machine. The groups serve tensors on GPUs too,
+    # The two columns of a network are neighbors: most likely on one machine. The groups serve tensors on GPUs too,
     # with the backends of the group of all.
     mesh = init_device_mesh("cpu", (replicas, layout.columns), mesh_dim_names=MESH_AXES)
     return team_on(mesh, layout, processes, watch)

@@ -1,7 +1,7 @@
 """Where the processes of one start meet: a part of the store that no earlier start has written to.
 
 torchrun keeps one store through its restarts. A process that comes early would find there where the process before its
-neighbour was to be reached, and call in vain. So the first process makes up a name for each meeting, and tells it to
+neighbor was to be reached, and call in vain. So the first process makes up a name for each meeting, and tells it to
 those that ask now: each asks with a word of its own, which no earlier process can have been answered.
 """
 

@@ -50,7 +50,7 @@ class Published:
 _PUBLISHED = {
     (50_000, 10): Published(0.407, 0.182, "table 2, ILSVRC-2012 validation, one network, ten views"),
     (150_000, 10): Published(0.375, 0.170, "table 1, ILSVRC-2010 test, ten views"),
-    (150_000, 1): Published(0.390, 0.183, "section 6, ILSVRC-2010 test, centre view"),
+    (150_000, 1): Published(0.390, 0.183, "section 6, ILSVRC-2010 test, center view"),
 }
 
 
@@ -153,7 +153,7 @@ def first_layer(run: RunFolder) -> Piece:
         ),
         note=(
             f"The {number} filters of conv1, {height} by {width} weights in each of red, green and blue. "
-            f"One scale for all: black is {lowest:.3g}, full colour {highest:.3g}."
+            f"One scale for all: black is {lowest:.3g}, full color {highest:.3g}."
         ),
     )
 

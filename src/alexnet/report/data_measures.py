@@ -1,4 +1,4 @@
-"""What can be measured on a prepared data set before training: the originals' sizes, the mean and the colours."""
+"""What can be measured on a prepared data set before training: the originals' sizes, the mean and the colors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -54,7 +54,7 @@ def size_edges(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     return edges if highest < edges[-1] else np.append(edges, highest + 1)
 
 
-def colour_facts(statistics: Statistics) -> dict[str, Any]:
+def color_facts(statistics: Statistics) -> dict[str, Any]:
     """Mean, spread and principal components of the RGB values of all training pixels, in 0..255 units.
 
     Returns:

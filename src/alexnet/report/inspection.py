@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet.data.dataset import ClassInfo, PreparedData
-from alexnet.report.data_measures import colour_facts, size_facts
+from alexnet.report.data_measures import color_facts, size_facts
 from alexnet.report.formatting import readable
 from alexnet.report.troubles import duplicates_facts, refused_facts
 
@@ -30,7 +30,7 @@ def inspect_facts(data: PreparedData) -> dict[str, Any]:
         and `images`, `imbalance` (their ratio, None where a class has no image) and `missing` (ids of such classes);
         `classes`: in label order, `id`, `name`, and `images` by split;
         `refused`: see `refused_facts`; `duplicates`: see `duplicates_facts`; `sizes`: see `size_facts`;
-        `colour`: see `colour_facts`;
+        `color`: see `color_facts`;
         `warnings`: the gravest first, each with `about` (`leak`, `labels`, `missing`, `few`, `imbalance`, `refused`)
         and `text`.
 
@@ -59,7 +59,7 @@ def inspect_facts(data: PreparedData) -> dict[str, Any]:
         "refused": refused_facts(data.folder),
         "duplicates": duplicates_facts(data.folder, data.description["duplicates"]),
         "sizes": size_facts({name: np.asarray(data.original_sizes(name)) for name in data.splits}, data.side),
-        "colour": colour_facts(data.statistics),
+        "color": color_facts(data.statistics),
     }
     facts["warnings"] = _warnings(facts)
     shown: dict[str, Any] = readable(facts)

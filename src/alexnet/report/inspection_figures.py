@@ -22,7 +22,7 @@ _RATIOS = ((1, 3), (1, 2), (1, 1), (2, 1), (3, 1))
 
 
 def mean_image(data: PreparedData) -> str:
-    """The mean image at its real colours."""
+    """The mean image at its real colors."""
     mean = shrunk(np.rint(data.statistics.mean_image).clip(0, 255).astype(np.uint8), MEAN_IMAGE_PX)
     hard = ' class="small"' if len(mean) < _SOFT_EDGES_PX else ""
     return (
@@ -31,12 +31,12 @@ def mean_image(data: PreparedData) -> str:
     )
 
 
-def component_ramp(colour: Mapping[str, Any], component: Mapping[str, Any]) -> str:
-    """A principal component as swatches around the mean colour."""
-    mean, vector = np.array(colour["mean"]), np.array(component["vector"])
+def component_ramp(color: Mapping[str, Any], component: Mapping[str, Any]) -> str:
+    """A principal component as swatches around the mean color."""
+    mean, vector = np.array(color["mean"]), np.array(component["vector"])
     return ramp_html(
         ramp(mean, vector, component["standard_deviation"]),
-        f"Mean colour and up to two standard deviations to either side: {component['meaning']}",
+        f"Mean color and up to two standard deviations to either side: {component['meaning']}",
     )
 
 
@@ -130,8 +130,8 @@ def _edge_ticks(edges: Sequence[int]) -> list[tuple[float, str]]:
     """A few labels at round numbers; a last bin that is wider than the others is named as open."""
     is_open = len(edges) > 2 and edges[-1] - edges[-2] != edges[1] - edges[0]
     regular = edges[:-1] if is_open else edges
-    labelled = round_edges(regular[0], regular[-1], most_bins=MOST_TICKS)
-    ticks = [(float(regular.index(edge)), f"{edge:,}") for edge in labelled.tolist() if edge in regular]
+    labeled = round_edges(regular[0], regular[-1], most_bins=MOST_TICKS)
+    ticks = [(float(regular.index(edge)), f"{edge:,}") for edge in labeled.tolist() if edge in regular]
     if is_open:
         ticks = [tick for tick in ticks if tick[0] < OPEN_TICK_FREE * len(regular)]
         ticks.append((float(len(regular) - 1), f"{regular[-1]:,} and more"))

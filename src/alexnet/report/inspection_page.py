@@ -89,7 +89,7 @@ def _render(data: PreparedData, facts: Mapping[str, Any], most_classes: int) -> 
         names={one["id"]: one["name"] for one in facts["classes"]},
         class_histogram=Markup(figures.class_histogram(by_size)) if is_long else "",
         mean_image=Markup(figures.mean_image(data)),
-        ramps=[Markup(figures.component_ramp(facts["colour"], one)) for one in facts["colour"]["components"]],
+        ramps=[Markup(figures.component_ramp(facts["color"], one)) for one in facts["color"]["components"]],
         uniform=figures.uniform_size(facts["sizes"]),
         size_histogram=Markup(figures.size_histogram(facts["sizes"], data.side)),
         side_is_marked=figures.position(facts["sizes"]["shorter_side"]["edges"], data.side) is not None,

@@ -13,7 +13,7 @@ from alexnet.errors import RequestError
 from alexnet.runs.recipe_file import settings_from
 
 Kind = Literal["sift-fisher", "sparse-coding"]
-DESCRIPTORS = ("sift", "colour", "patterns")
+DESCRIPTORS = ("sift", "color", "patterns")
 CODINGS = ("locality", "l1")
 
 
@@ -21,8 +21,8 @@ CODINGS = ("locality", "l1")
 class DescriptorSettings:
     """What is seen of an image: patches on a grid, on several scales of it."""
 
-    kinds: str = "sift,colour"
-    """Kinds of descriptors with commas: sift, colour (local colour statistics), patterns (local binary patterns)."""
+    kinds: str = "sift,color"
+    """Kinds of descriptors with commas: sift, color (local color statistics), patterns (local binary patterns)."""
     cell_px: int = 6
     """Side of a cell; a patch has 4 x 4 of them (patterns: 2 x 2 of twice the side). CVPR 2011: patches of 24."""
     step_px: int = 6
@@ -34,7 +34,7 @@ class DescriptorSettings:
     max_pixels: int = 100_000
     """Larger images are scaled down to as many pixels first. CVPR 2011."""
     smoothing: float = 0.0
-    """Deviation of a Gaussian on grey values before gradients, pixels."""
+    """Deviation of a Gaussian on gray values before gradients, pixels."""
 
     def __post_init__(self) -> None:
         listed("descriptors.kinds", self.kinds, DESCRIPTORS)
@@ -75,7 +75,7 @@ class CodingSettings:
     """Codings with commas: locality (5 nearest atoms), l1. Each is combined with each kind of descriptor."""
     atoms: int = 1024
     """Of each dictionary."""
-    neighbours: int = 5
+    neighbors: int = 5
     """Atoms that code a descriptor, with locality."""
     penalty: float = 0.075
     """On absolute codes, with l1, beside half of the squared error. CVPR 2009: lambda 0.15 without the half."""
@@ -88,7 +88,7 @@ class CodingSettings:
 
     def __post_init__(self) -> None:
         listed("encoder.codings", self.codings, CODINGS)
-        _require("encoder", self, atoms=2, neighbours=1, limit=0, sample=1)
+        _require("encoder", self, atoms=2, neighbors=1, limit=0, sample=1)
         if not 0 < self.penalty < math.inf:
             raise RequestError(f"--encoder.penalty is {self.penalty}; allowed is above 0")
 
@@ -212,7 +212,7 @@ def baseline_differences(first: BaselineRecipe, second: BaselineRecipe) -> list[
 _FISHER = BaselineRecipe(
     name="sift-fisher",
     claim=(
-        "SIFT and colour statistics on five scales, Fisher vectors of 64 Gaussians, after Sanchez and Perronnin, CVPR "
+        "SIFT and color statistics on five scales, Fisher vectors of 64 Gaussians, after Sanchez and Perronnin, CVPR "
         "2011. The paper's table 1 has 45.7 % top-1 and 25.7 % top-5 error for theirs on ILSVRC-2010; this project has "
         "not run that."
     ),

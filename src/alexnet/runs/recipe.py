@@ -57,14 +57,14 @@ class DataSettings:
     """No batch crosses from one run of so many images, in their order, into the next: the last one of each holds what
     is left. The source's batches end with its files, 10,000 images each for CIFAR-10, which is counted here over the
     images that are trained on. 0: only with the epoch."""
-    mean: Literal["own-place", "centre"] = "own-place"
-    """Which part of the mean image is subtracted: the crop's own (mirrored with it), or always the centre (source)."""
-    colour_noise: float = 0.1
-    """Standard deviation of the factors on the principal components of colour; 0 switches the noise off."""
-    colour_scale: Literal["eigenvalues", "deviations"] = "eigenvalues"
+    mean: Literal["own-place", "center"] = "own-place"
+    """Which part of the mean image is subtracted: the crop's own (mirrored with it), or always the center (source)."""
+    color_noise: float = 0.1
+    """Standard deviation of the factors on the principal components of color; 0 switches the noise off."""
+    color_scale: Literal["eigenvalues", "deviations"] = "eigenvalues"
     """What the factors multiply: the covariance's eigenvalues, units of [0, 1] (paper), or their roots (source)."""
-    colour_shrink: bool = False
-    """Whether a training image with noise is divided by 1 + `colour_noise` after it, as the source does."""
+    color_shrink: bool = False
+    """Whether a training image with noise is divided by 1 + `color_noise` after it, as the source does."""
     subset: int = 0
     """Train on this many images, drawn once with the seed, as equal in number per class as can be; 0 is all."""
     sampling: Literal["each-once", "class-balanced"] = "each-once"
@@ -75,8 +75,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.crop < 8:
             raise RequestError(f"--data.crop is {self.crop}; the smallest allowed is 8 pixels")
-        if not 0 <= self.colour_noise < math.inf:
-            raise RequestError(f"--data.colour_noise is {self.colour_noise}; allowed is 0 (off) or more")
+        if not 0 <= self.color_noise < math.inf:
+            raise RequestError(f"--data.color_noise is {self.color_noise}; allowed is 0 (off) or more")
         if self.crops_shared_by < 1:
             raise RequestError(
                 f"--data.crops_shared_by is {self.crops_shared_by}; allowed is 1 (a crop each) or more images"
@@ -147,8 +147,8 @@ class Stage:
     """Rate of the biases; None is that of the weights."""
     layer_rates: Mapping[str, float] = field(default_factory=dict)
     """Rate of the weights of single layers, by layer name; 0 freezes the layer, biases too."""
-    colour_noise: bool = True
-    """False switches the colour noise off, and the division that goes with it."""
+    color_noise: bool = True
+    """False switches the color noise off, and the division that goes with it."""
     images: int = 0
     """Train on the first so many training images as they are stored; 0 is all."""
 
@@ -256,7 +256,7 @@ class TrainingSettings:
     """When a stored image cannot be read: stop and name it, or name it, count it and take the next one stored."""
     cache: Literal["auto", "none", "device", "bc1"] = "auto"
     """Where the training images lie: read as they are needed (`none`), or all on the device, which cuts the crops,
-    as they are (`device`) or in a sixth of the memory and slightly changed, two colours and their mixtures for each
+    as they are (`device`) or in a sixth of the memory and slightly changed, two colors and their mixtures for each
     4 x 4 pixels (`bc1`); `auto` is `device` on a GPU half of whose free memory holds them."""
     average: float = 0.0
     """Share that a running average of the weights keeps of itself each step; 0 is none. With one, the average is what

@@ -37,12 +37,12 @@ _SOURCE_DATA = DataSettings(
     corners="original",
     crops_shared_by=32,
     order="once",
-    mean="centre",
-    colour_noise=0.1,
-    colour_scale="deviations",
-    colour_shrink=True,
+    mean="center",
+    color_noise=0.1,
+    color_scale="deviations",
+    color_shrink=True,
 )
-"""The source's crops, order, mean and colour noise, each of which differs from the paper's text."""
+"""The source's crops, order, mean and color noise, each of which differs from the paper's text."""
 
 
 def _by_hand(
@@ -61,7 +61,7 @@ def _by_hand(
             rate=rate,
             bias_rate=before if begin < first else after,
             layer_rates={} if conv1 is None else {"conv1": conv1},
-            colour_noise=begin < noise_off,
+            color_noise=begin < noise_off,
         )
 
     return ScheduleSettings(
@@ -168,8 +168,8 @@ SIX_CONV_FINETUNE = replace(
             Stage(epochs=2, rate=1e-3, bias_rate=0.02, layer_rates={"conv1": 0.0, "fc8": 1e-2}),
             Stage(epochs=13, rate=1e-3, bias_rate=0.02, layer_rates={"conv1": 0.0}),
             Stage(epochs=16, rate=1e-4, bias_rate=0.02, layer_rates={"conv1": 0.0}),
-            Stage(epochs=4, rate=1e-4, bias_rate=0.02, layer_rates={"conv1": 0.0}, colour_noise=False),
-            Stage(epochs=12, rate=1e-5, bias_rate=0.02, layer_rates={"conv1": 0.0}, colour_noise=False),
+            Stage(epochs=4, rate=1e-4, bias_rate=0.02, layer_rates={"conv1": 0.0}, color_noise=False),
+            Stage(epochs=12, rate=1e-5, bias_rate=0.02, layer_rates={"conv1": 0.0}, color_noise=False),
         ),
     ),
 )
@@ -178,10 +178,10 @@ first rate. `alexnet train ILSVRC2012 --recipe six-conv-finetune --start-from RU
 project has not run it). Time: not noted; three fifths of `original`'s passes.
 """
 
-# The source's CIFAR-10 networks: pixels less the mean image's centre, crops as `original`, images in the order of the
+# The source's CIFAR-10 networks: pixels less the mean image's center, crops as `original`, images in the order of the
 # data set's five files, each cut into 79 batches, the last of 16 images.
 _CIFAR_WHOLE = DataSettings(
-    crop=32, corners="original", mirror=False, order="stored", file_images=10_000, mean="centre", colour_noise=0.0
+    crop=32, corners="original", mirror=False, order="stored", file_images=10_000, mean="center", color_noise=0.0
 )
 _CIFAR_MOVED = replace(_CIFAR_WHOLE, crop=24, mirror=True)
 _BATCHES_1_TO_4 = 40_000
@@ -241,7 +241,7 @@ CIFAR_11PCT = replace(
     CIFAR_13PCT,
     name="cifar-11pct",
     claim=(
-        "CIFAR-10, the source's 11 % network, with response normalisation: published 11 % test error with ten views; "
+        "CIFAR-10, the source's 11 % network, with response normalization: published 11 % test error with ten views; "
         "this project has not run it to its end."
     ),
     network=NetworkSettings(variant="cifar-11pct", dropout=0.0),
@@ -268,7 +268,7 @@ MODERN = Recipe(
         "On imagenette, 60 passes, one view, one seed each: 18.0 % top-1 error, where `paper` makes 18.9 % (its rate "
         "dropped at stalls) and 20.7 % (at fixed steps); nearly all of it is the cosine (docs/log.md)."
     ),
-    data=DataSettings(colour_scale="deviations"),
+    data=DataSettings(color_scale="deviations"),
     # The paper's batch and rate: 1024 images at eight times the rate learned nothing from 9,469 photographs
     # (docs/log.md). The average looks back over some 500 steps.
     optimizer=OptimizerSettings(batch_size=128, rate=0.01, decay=0.0005),
@@ -286,7 +286,7 @@ QUICK = Recipe(
         "on two cores that multiply bfloat16 (seeds 0, 1, 2: 19.5, 19.0, 19.4 % in 138, 132, 136 s)."
     ),
     network=NetworkSettings(variant="quick", dropout=0.1),
-    data=DataSettings(crop=28, corners="original", colour_noise=0.0),
+    data=DataSettings(crop=28, corners="original", color_noise=0.0),
     optimizer=OptimizerSettings(batch_size=128, rate=0.05, decay=0.0005),
     schedule=ScheduleSettings(kind="one-cycle", epochs=8, warm_up=0.2),
 )

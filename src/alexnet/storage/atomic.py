@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all.
 
-A reader never meets half a file: bytes go to a hidden neighbour first, are flushed to the disk, and take
+A reader never meets half a file: bytes go to a hidden neighbor first, are flushed to the disk, and take
 their name by one rename. A folder is filled under a hidden name in the same way.
 """
 

@@ -159,9 +159,9 @@ def dropout_seed(seed: int, step: int) -> int:
 
 
 def divisor_of(training: Training, stretch: Stretch) -> float:
-    """What the images of a stretch are divided by after their colour noise."""
+    """What the images of a stretch are divided by after their color noise."""
     settings = training.recipe.data
-    return 1 + settings.colour_noise if settings.colour_shrink and stretch.colour_noise else 1.0
+    return 1 + settings.color_noise if settings.color_shrink and stretch.color_noise else 1.0
 
 
 def network_input(

@@ -85,7 +85,7 @@ def schedule_lines(recipe: Recipe) -> list[str]:
                     f"epoch {begin:g} to {begin + stage.epochs:g}: weights {stage.rate:g}"
                     + (f" ({layers})" if layers else "")
                     + f", biases {stage.rate if stage.bias_rate is None else stage.bias_rate:g}"
-                    + ("" if stage.colour_noise or not recipe.data.colour_noise else ", no colour noise")
+                    + ("" if stage.color_noise or not recipe.data.color_noise else ", no color noise")
                     + (f", first {stage.images:,} images" if stage.images else "")
                 )
                 begin += stage.epochs

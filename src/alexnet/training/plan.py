@@ -10,7 +10,7 @@ from alexnet.runs.recipe import ScheduleSettings, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Stretch:
-    """Steps during which the rates' stage, the images and the colour noise stay what they are."""
+    """Steps during which the rates' stage, the images and the color noise stay what they are."""
 
     stage: int
     first_step: int
@@ -18,7 +18,7 @@ class Stretch:
     """The step after the stretch."""
     cut: Cut
     """The batches of an epoch, over the first so many images."""
-    colour_noise: bool
+    color_noise: bool
     first_epoch: int
     """Number of the epoch, 0 or more, that began at `epoch_step`."""
     epoch_step: int
@@ -80,7 +80,7 @@ class Plan:
                     first_step=step,
                     last_step=last_step,
                     cut=cut,
-                    colour_noise=stage.colour_noise,
+                    color_noise=stage.color_noise,
                     first_epoch=first_epoch,
                     epoch_step=epoch_step,
                 )

@@ -250,7 +250,7 @@ def resident_images(
     resident = ResidentImages(
         split, training.samples, training.device, blocks=blocks, workers=workers, progress=progress
     )
-    how = ", as blocks of two colours and their mixtures" if blocks else ""
+    how = ", as blocks of two colors and their mixtures" if blocks else ""
     taken_s = time.monotonic() - start
     say(f"{num:,} training images lie on {training.device}: {_size(resident.images.nbytes)}{how}, in {taken_s:.0f} s")
     return resident
@@ -301,7 +301,7 @@ def loader_of(training: Training, stretch: Stretch, cut: bool = True) -> Loader:
         cut: whether its batches hold their crops, or the device has the images.
     """
     samples = training.samples[: stretch.num_images]
-    settings = training.recipe.data if stretch.colour_noise else replace(training.recipe.data, colour_noise=0.0)
+    settings = training.recipe.data if stretch.color_noise else replace(training.recipe.data, color_noise=0.0)
     return Loader(
         training.data.splits["train"],
         training.data.statistics,

@@ -106,7 +106,7 @@ def _show(writer: Any, event: Mapping[str, Any]) -> None:
 
 
 def _show_filters(writer: Any, training: Training) -> None:
-    """The first layer's filters, where this process holds all of them and they read colours."""
+    """The first layer's filters, where this process holds all of them and they read colors."""
     first = next(place for place in training.network.placed if place.weight_shape)
     filters = training.network.get_parameter(f"{first.name}.weight").detach()
     if isinstance(training.network, OneColumn) or filters.dim() != 4 or not bool(torch.isfinite(filters).all()):

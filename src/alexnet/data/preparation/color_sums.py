@@ -1,4 +1,4 @@
-"""Exact sums over images that several threads add up at once: what mean image and colour covariance are made of.
+"""Exact sums over images that several threads add up at once: what mean image and color covariance are made of.
 
 Sums of whole numbers do not depend on their order, so neither the number of threads nor their luck shows.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.preparation.statistics import ColourSums
+from alexnet.data.preparation.statistics import ColorSums
 from alexnet.system.numba_jit import compiled, why_not
 
 ADDED_IMAGES = 257
@@ -23,7 +23,7 @@ ADDED_CHUNKS = 2**14
 BLOCK_PIXELS = 256
 """Products of two bytes summed over so many pixels stay below 2^24, where float32 holds every integer."""
 PIXELS_A_ROW = 4
-"""Neighbouring pixels laid side by side for a product of matrices: a wider one is so much faster that most of it may
+"""Neighboring pixels laid side by side for a product of matrices: a wider one is so much faster that most of it may
 be unused."""
 
 
@@ -49,9 +49,9 @@ class Tally:
         share.add(np.ascontiguousarray(image).reshape(-1))
         self._idle.append(share)
 
-    def sums(self) -> ColourSums:
+    def sums(self) -> ColorSums:
         """The sums over all images so far; no thread may be adding."""
-        total = ColourSums.none(self._side)
+        total = ColorSums.none(self._side)
         for share in self._shares:
             total = total + share.sums()
         return total
@@ -67,7 +67,7 @@ class _Share:
         # Of the last images, in half the memory of a cache that int32 would take.
         self._num_latest = 0
         self._latest = np.zeros(side * side * 3, np.uint16)
-        # Byte times itself, and times the next colour of its pixel (of blue: red); by its place in a period.
+        # Byte times itself, and times the next color of its pixel (of blue: red); by its place in a period.
         self._products = np.zeros((2, PERIOD), np.int64)
 
     def add(self, image: NDArray[np.uint8]) -> None:
@@ -81,11 +81,11 @@ class _Share:
         else:
             _add(image, self._latest, self._products)
 
-    def sums(self) -> ColourSums:
+    def sums(self) -> ColorSums:
         self._settle()
-        squares, next_ones = self._products.reshape(2, -1, 3).sum(axis=1).tolist()  # (2, 16, 3) -> by colour
+        squares, next_ones = self._products.reshape(2, -1, 3).sum(axis=1).tolist()  # (2, 16, 3) -> by color
         red_green, green_blue, blue_red = next_ones
-        return ColourSums(
+        return ColorSums(
             self._num_images,
             self._byte_sums.reshape(self._side, self._side, 3),
             (

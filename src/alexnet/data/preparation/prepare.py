@@ -2,7 +2,7 @@
 
 The result does not depend on the number of workers, nor on how often the work was broken off: images keep the
 source's order, mean and covariance come from exact integer sums, and what is written depends on the images alone.
-Paper: section 2 (256 x 256 pixels) and 4.1 (colour).
+Paper: section 2 (256 x 256 pixels) and 4.1 (color).
 """
 
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def prepare(
     Args:
         source: see `open_source`.
         destination: a folder that does not exist yet, or is empty.
-        kind: of the source, see `open_source`; None recognises it.
+        kind: of the source, see `open_source`; None recognizes it.
         side: of the stored square images, 8..1024 pixels; None is what the source suggests, else 256.
         store: `pixels` (one array; nothing is lost), `jpeg` (tar shards, quality 95) or `auto`: pixels up to 4 GiB.
         hold_out: fraction of each class to hold out as `val` where the source has no such split.
@@ -105,7 +105,7 @@ def prepare(
         "seed": seed,
         "exif": "apply" if upright else "ignore",
         "shard_images": shard_images,
-        # Their pixels may differ from version to version, by a grey level: one data set is made by one of them.
+        # Their pixels may differ from version to version, by a gray level: one data set is made by one of them.
         "made_with": {name: version(name) for name in ("torch", "pillow", "simplejpeg")},
     }
     counts = ", ".join(f"{name} {len(listing):,}" for name, listing in opened.splits.items())

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import DESCRIPTION_FILE
-from alexnet.data.preparation.statistics import ColourSums
+from alexnet.data.preparation.statistics import ColorSums
 from alexnet.errors import RequestError, WorkError
 from alexnet.storage.atomic import is_full, remove_partial, require_free, sync_folder, write_bytes, write_json
 from alexnet.storage.lock import only_writer
@@ -34,7 +34,7 @@ class Cursor:
 
     pieces: int
     """Pieces that are done, counted over all splits."""
-    sums: ColourSums
+    sums: ColorSums
     """Over the training images of these pieces."""
 
 
@@ -55,9 +55,9 @@ class Stage:
         """How far the work is; at the start for a new folder."""
         path = self.cursor_path
         if not path.is_file():
-            return Cursor(0, ColourSums.none(side))
+            return Cursor(0, ColorSums.none(side))
         with path.open("rb") as file, np.load(file) as arrays:
-            return Cursor(int(arrays["pieces"]), ColourSums.from_arrays(arrays))
+            return Cursor(int(arrays["pieces"]), ColorSums.from_arrays(arrays))
 
     def save_part(self, number: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep what a piece says of its images until the end."""

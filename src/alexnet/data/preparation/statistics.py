@@ -1,4 +1,4 @@
-"""Mean image and colour covariance of the training images, from exact sums: no order and no number of workers shows.
+"""Mean image and color covariance of the training images, from exact sums: no order and no number of workers shows.
 
 Paper: sections 2 (the mean activity over the training set) and 4.1 (the principal components of the RGB values).
 """
@@ -14,7 +14,7 @@ from alexnet.data.dataset import Statistics
 
 
 @dataclass(frozen=True, eq=False)
-class ColourSums:
+class ColorSums:
     """Exact integer sums over some images of one size.
 
     The products are held as Python integers: over 15 million images of 256 pixels they pass 2^63.
@@ -31,13 +31,13 @@ class ColourSums:
         """Of no images, `side` pixels square."""
         return cls(0, np.zeros((side, side, 3), np.int64), ((0,) * 3,) * 3)
 
-    def __add__(self, other: "ColourSums") -> "ColourSums":
+    def __add__(self, other: "ColorSums") -> "ColorSums":
         """Of the images of both."""
         products = tuple(
             tuple(one + two for one, two in zip(mine, theirs, strict=True))
             for mine, theirs in zip(self.products, other.products, strict=True)
         )
-        return ColourSums(self.num_images + other.num_images, self.pixel_sums + other.pixel_sums, products)
+        return ColorSums(self.num_images + other.num_images, self.pixel_sums + other.pixel_sums, products)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """For a file; the products as decimal text, since they may pass 64 bits."""
@@ -67,7 +67,7 @@ class ColourSums:
                 for row in range(3)
             ]
         )
-        eigenvalues, eigenvectors = colour_components(covariance)
+        eigenvalues, eigenvectors = color_components(covariance)
         return Statistics(
             mean_image=(self.pixel_sums / self.num_images).astype(np.float32),
             covariance=covariance,
@@ -76,8 +76,8 @@ class ColourSums:
         )
 
 
-def colour_components(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Principal components of a covariance of colours, (3, 3), as `Statistics` holds them.
+def color_components(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Principal components of a covariance of colors, (3, 3), as `Statistics` holds them.
 
     Returns:
         Eigenvalues (3,), ascending, 0 or more, and eigenvectors (3, 3), unit columns whose largest component is

@@ -18,7 +18,7 @@ from alexnet.data.dataset import DIGEST_BYTES, split_file
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
 from alexnet.data.preparation.color_sums import Tally
 from alexnet.data.preparation.staging import Stage
-from alexnet.data.preparation.statistics import ColourSums
+from alexnet.data.preparation.statistics import ColorSums
 from alexnet.data.preparation.writers import PieceFile, PixelsPiece, ShardPiece
 from alexnet.data.shards import BLOCK_BYTES, encode_stored, sample_members, shard_name
 from alexnet.data.sources.listing import Listing, Source
@@ -55,7 +55,7 @@ def pieces_of(source: Source, num_images: int) -> list[Piece]:
 
 @dataclass(frozen=True, eq=False)
 class _Facts:
-    """What is kept of some neighbouring files beside their images."""
+    """What is kept of some neighboring files beside their images."""
 
     numbers: list[int]
     """Places in the listing of the files that were read."""
@@ -72,7 +72,7 @@ class _Facts:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """What a thread made of some neighbouring files."""
+    """What a thread made of some neighboring files."""
 
     facts: _Facts
     content: Sequence[bytes | memoryview]
@@ -91,7 +91,7 @@ class WrittenPiece:
     tally: Tally
     """Of its training images."""
 
-    def keep(self, stage: Stage) -> ColourSums:
+    def keep(self, stage: Stage) -> ColorSums:
         """Bring it to the disk with what is to be said of it; returns its training images' sums."""
         try:
             stage.save_part(self.number, {**_part_arrays(self.facts), **self.file.keep()})

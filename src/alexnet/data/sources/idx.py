@@ -1,4 +1,4 @@
-"""MNIST and its relatives: grey images and labels in IDX files, one pair of files for each split."""
+"""MNIST and its relatives: gray images and labels in IDX files, one pair of files for each split."""
 
 import gzip
 import math
@@ -60,7 +60,7 @@ def looks_like_idx(path: Path) -> bool:
 def open_idx(path: Path) -> Source:
     """List a folder of IDX files; its splits are `train` and, where there are files of it, `test`.
 
-    The images are given as they are stored, grey repeated to RGB; those of EMNIST lie on their side. Class ids are the
+    The images are given as they are stored, gray repeated to RGB; those of EMNIST lie on their side. Class ids are the
     labels as decimal numbers. Compressed files are kept in memory.
 
     Args:

@@ -1,4 +1,4 @@
-"""From a path to a listed source: its kind is recognised, or said."""
+"""From a path to a listed source: its kind is recognized, or said."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +58,7 @@ def open_source(path: Path, kind: str | None = None) -> Source:
 
     Args:
         path: a file or a folder.
-        kind: one of `KINDS`; None recognises it.
+        kind: one of `KINDS`; None recognizes it.
 
     Raises:
         RequestError: nothing is there, the kind is unknown, or the source makes no sense.

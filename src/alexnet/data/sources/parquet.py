@@ -76,7 +76,7 @@ def open_parquet(path: Path) -> Source:
             f"{path} has no training files (such as train-00000-of-00001.parquet); name one that has some"
         )
     builders = {"train": ListingBuilder()}
-    num_unlabelled: dict[str, int] = {}
+    num_unlabeled: dict[str, int] = {}
     columns: Columns | None = None
     # Training first, as its first file says what the others have to have.
     for number in sorted(range(len(paths)), key=lambda number: (split_of[number] != "train", number)):
@@ -87,7 +87,7 @@ def open_parquet(path: Path) -> Source:
             if columns is None:
                 columns = _columns(paths[number], file.schema, None)
             elif split != "train" and columns.label not in file.schema.names:
-                num_unlabelled[split] = num_unlabelled.get(split, 0) + 1
+                num_unlabeled[split] = num_unlabeled.get(split, 0) + 1
                 continue
             elif _columns(paths[number], file.schema, columns.label) != columns:
                 raise RequestError(
@@ -95,7 +95,7 @@ def open_parquet(path: Path) -> Source:
                     "data set together"
                 )
             name = names[number] or path.name
-            num_unlabelled[split] = num_unlabelled.get(split, 0) + _add_file(builder, file, number, name, columns)
+            num_unlabeled[split] = num_unlabeled.get(split, 0) + _add_file(builder, file, number, name, columns)
         except RequestError:
             raise
         except (pyarrow_module().ArrowException, ValueError, OSError) as error:
@@ -103,7 +103,7 @@ def open_parquet(path: Path) -> Source:
                 f"{paths[number]} is no Parquet or Arrow file or a damaged one ({error}); get it again"
             ) from error
     assert columns is not None
-    for split, num in num_unlabelled.items():
+    for split, num in num_unlabeled.items():
         if num and (split == "train" or len(builders[split])):
             raise RequestError(
                 f"{num} images in the {split} split of {path} have no {columns.label}; remove them or add their labels"
@@ -228,12 +228,12 @@ def _has_bytes(kind: Any) -> bool:
 
 def _add_file(builder: ListingBuilder, file: DataFile, number: int, name: str, columns: Columns) -> int:
     """Add the images of a file that have labels; the number of the others."""
-    num_unlabelled = row_in_file = 0
+    num_unlabeled = row_in_file = 0
     class_ids = columns.class_ids
     for group, labels in enumerate(file.labels(columns.label)):
         for row, label in enumerate(labels.to_pylist()):
             if label is None or label == NO_LABEL:
-                num_unlabelled += 1
+                num_unlabeled += 1
             elif class_ids and not 0 <= label < len(class_ids):
                 raise RequestError(
                     f"row {row_in_file + row} of {file.path} has the label {label} and there are {len(class_ids)} "
@@ -243,7 +243,7 @@ def _add_file(builder: ListingBuilder, file: DataFile, number: int, name: str, c
                 class_id = class_ids[label] if class_ids else str(label)
                 builder.add(f"{name}/{row_in_file + row:07d}", class_id, (number, group, row, 0))
         row_in_file += len(labels)
-    return num_unlabelled
+    return num_unlabeled
 
 
 def _classes(columns: Columns, met: list[str]) -> tuple[list[str] | None, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Fast forms: rectifying, normalising and pooling in one pass over memory; float32 convolutions with fewer products.
+"""Fast forms: rectifying, normalizing and pooling in one pass over memory; float32 convolutions with fewer products.
 
 `serves` says where they run: Numba on processors, Triton on NVIDIA GPUs. Everywhere else, and in float64, the plain
 form of `form.py` computes the same.
@@ -39,7 +39,7 @@ def adds_biases(x: torch.Tensor, computed: torch.dtype) -> bool:
     """Whether a convolution of x, in dtype `computed`, leaves its biases to the fused pass behind it.
 
     A GPU's library adds them in a pass over memory of its own, and sums their gradient in another; a processor's adds
-    them as it goes. In float32 the fused pass would read them again for every neighbour.
+    them as it goes. In float32 the fused pass would read them again for every neighbor.
     """
     return x.is_cuda and computed == torch.bfloat16 and serves(x)
 

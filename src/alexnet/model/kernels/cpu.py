@@ -124,8 +124,8 @@ def _numbers(x: torch.Tensor, form: NormPool) -> tuple[Any, ...]:
         (0,) * (form.ties == "every"),
         form.rectify_before,
         form.rectify_after,
-        form.size if form.normalises else 0,
-        form.columns if form.normalises else 1,
+        form.size if form.normalizes else 0,
+        form.columns if form.normalizes else 1,
         np.float32(form.alpha),
         np.float32(form.beta),
         np.float32(form.k),
@@ -305,27 +305,27 @@ def _squares(values: Any, size: Any, total: Any, count: Any) -> None:
 
 
 @_compiled
-def _normalise(values: Any, size: Any, alpha: Any, beta: Any, k: Any, normalised: Any, count: Any) -> None:
+def _normalize(values: Any, size: Any, alpha: Any, beta: Any, k: Any, normalized: Any, count: Any) -> None:
     """`count` responses, values[size // 2] the first, times their d^-beta; what lies between blocks of maps is 0."""
     middle = values[size // 2 :]
     if size == 5 and beta == np.float32(0.75):
         # The paper's, in one loop: its additions take place while the roots are waited for.
         for i in range(count):
             root = np.float32(1) / np.sqrt(k + alpha * _squares_of_five(values, i))
-            normalised[i] = middle[i] * (root * np.sqrt(root))
+            normalized[i] = middle[i] * (root * np.sqrt(root))
         return
-    _squares(values, size, normalised, count)
+    _squares(values, size, normalized, count)
     if beta == np.float32(0.75):
         for i in range(count):
-            root = np.float32(1) / np.sqrt(k + alpha * normalised[i])
-            normalised[i] = middle[i] * (root * np.sqrt(root))
+            root = np.float32(1) / np.sqrt(k + alpha * normalized[i])
+            normalized[i] = middle[i] * (root * np.sqrt(root))
     else:
         for i in range(count):
-            normalised[i] = middle[i] * (k + alpha * normalised[i]) ** -beta
+            normalized[i] = middle[i] * (k + alpha * normalized[i]) ** -beta
 
 
 @_compiled
-def _normalise_backward(
+def _normalize_backward(
     values: Any,
     size: Any,
     alpha: Any,
@@ -337,7 +337,7 @@ def _normalise_backward(
     inner: Any,
     gradient: Any,
 ) -> None:
-    """The gradient of the normalised responses, blocks `pitch` apart, becomes that of the responses, in place.
+    """The gradient of the normalized responses, blocks `pitch` apart, becomes that of the responses, in place.
 
     d being the denominator of a response a: gradient * d^-beta - 2 alpha beta a * the sum, over the windows that a is
     in, of inner = gradient * a * d^(-beta - 1).
@@ -439,11 +439,11 @@ def _forward(
     beta: Any,
     k: Any,
 ) -> None:
-    """Images first .. last - 1 of x (B, H, W * C) -> result and winners (B, H', W' * C); size 0 does not normalise."""
+    """Images first .. last - 1 of x (B, H, W * C) -> result and winners (B, H', W' * C); size 0 does not normalize."""
     side = len(window)
     width, windows = x.shape[2] // maps, result.shape[2] // maps
     # The latest `side` rows: place p of a row is in its part p % stride, so that the responses which the windows of one
-    # row have at the same place of theirs are neighbours. Beyond the edges lies what loses in every window.
+    # row have at the same place of theirs are neighbors. Beyond the edges lies what loses in every window.
     length = (((windows - 1) * stride + side - 1) // stride + 1) * maps
     ring = np.empty(side * stride * length, np.float32)
     ring[:] = -np.inf
@@ -451,7 +451,7 @@ def _forward(
     pitch, blocks = per_column + reach, max(1, _CHUNK // maps) * columns
     # Blocks of one column and place each, zeros between them: so every window is summed as if it were whole.
     values = np.zeros(blocks * pitch + size, np.float32)
-    normalised = np.zeros(blocks * pitch, np.float32)
+    normalized = np.zeros(blocks * pitch, np.float32)
     for image in range(first, last):
         for row in range((result.shape[1] - 1) * stride + side):
             base = row % side * stride * length
@@ -463,9 +463,9 @@ def _forward(
                     here = min(blocks, row_blocks - begin)
                     _read(source_row, begin * per_column, rectify_before, per_column, pitch, here, values, reach)
                     if size > 0:
-                        _normalise(values, size, alpha, beta, k, normalised, here * pitch)
-                    # Nothing lies between the blocks where nothing is normalised.
-                    responses = normalised if size > 0 else values
+                        _normalize(values, size, alpha, beta, k, normalized, here * pitch)
+                    # Nothing lies between the blocks where nothing is normalized.
+                    responses = normalized if size > 0 else values
                     place = begin // columns
                     _to_parts(responses, columns, per_column, pitch, here, ring, base, length, stride, place)
             top = row + 1 - side
@@ -509,7 +509,7 @@ def _backward(
     """Images first .. last - 1: gradient, result and winners (B, H', W' * C), x (B, H, W * C) -> of_x (B, H, W * C)."""
     side = len(window)
     width, windows = x.shape[2] // maps, result.shape[2] // maps
-    # The gradient of the normalised responses of a row, in parts as in `_forward`.
+    # The gradient of the normalized responses of a row, in parts as in `_forward`.
     length = ((max(width, (windows - 1) * stride + side) - 1) // stride + 1) * maps
     of_row = np.empty(stride * length, np.float32)
     of_windows = np.empty(windows * maps, np.float32)
@@ -537,7 +537,7 @@ def _backward(
                 _read(source_row, begin * per_column, rectify_before, per_column, pitch, here, values, before)
                 _from_parts(of_row, length, stride, begin // columns, columns, per_column, pitch, here, scaled)
                 if size > 0:
-                    _normalise_backward(values, size, alpha, beta, k, per_column, pitch, here, inner, scaled)
+                    _normalize_backward(values, size, alpha, beta, k, per_column, pitch, here, inner, scaled)
                 _write(scaled, values, before, rectify_before, per_column, pitch, here, end_row, begin * per_column)
 
 

@@ -1,7 +1,7 @@
 """The fused passes for CUDA, in Triton.
 
 Axes: B images, C maps (channels), H W places, H' W' windows. A program takes one image and a block of its numbers in
-channels-last order. Neighbouring maps and overlapping windows are read again rather than exchanged between programs:
+channels-last order. Neighboring maps and overlapping windows are read again rather than exchanged between programs:
 they come from the cache, and a pass then moves each number through memory once.
 
 `TRITON_INTERPRET=1`, set before the start, runs all of it on a processor, slowly: so the checks reach it without
@@ -22,7 +22,7 @@ _BLOCK = 1024
 _MOST_MAPS = 128
 # Rows that a program sums at a time, and programs that share a sum: a few for each unit of a large card.
 _SUMMED, _MOST_PARTS = 32, 512
-# Places and warps of a tile of normalising and pooling, by (few maps, backward): see docs/log.md.
+# Places and warps of a tile of normalizing and pooling, by (few maps, backward): see docs/log.md.
 _TILES = {(True, False): (64, 4), (True, True): (64, 4), (False, False): (64, 8), (False, True): (32, 4)}
 
 
@@ -75,12 +75,12 @@ def _across_maps(
 
 
 @triton.jit
-def _normalised(
+def _normalized(
     x, bias, offset, c, mask, PER_COLUMN: tl.constexpr, SIZE: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr,
-    K: tl.constexpr, NORMALISE: tl.constexpr, BIASED: tl.constexpr, RECTIFY: tl.constexpr,
+    K: tl.constexpr, NORMALIZE: tl.constexpr, BIASED: tl.constexpr, RECTIFY: tl.constexpr,
 ):  # fmt: skip
     value = _load(x, offset, _bias_of(bias, c, mask, BIASED), mask, BIASED, RECTIFY)
-    if NORMALISE:
+    if NORMALIZE:
         base = _across_maps(x, offset, c, mask, PER_COLUMN, SIZE, ALPHA, K, RECTIFY)
         value = value * _to_minus(base, BETA)
     return value
@@ -90,7 +90,7 @@ def _normalised(
 def _norm_pool_kernel(
     x, bias, result, winners, H, W, ROWS, COLUMNS,
     C: tl.constexpr, PER_COLUMN: tl.constexpr, SIZE: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr,
-    K: tl.constexpr, NORMALISE: tl.constexpr, BIASED: tl.constexpr,
+    K: tl.constexpr, NORMALIZE: tl.constexpr, BIASED: tl.constexpr,
     RECTIFY_BEFORE: tl.constexpr, RECTIFY_AFTER: tl.constexpr,
     POOL: tl.constexpr, STRIDE: tl.constexpr, EVERY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -102,8 +102,8 @@ def _norm_pool_kernel(
     row = place // C // COLUMNS
     x += image * H * W * C
     if POOL == 1:
-        best = _normalised(
-            x, bias, place, c, mask, PER_COLUMN, SIZE, ALPHA, BETA, K, NORMALISE, BIASED, RECTIFY_BEFORE
+        best = _normalized(
+            x, bias, place, c, mask, PER_COLUMN, SIZE, ALPHA, BETA, K, NORMALIZE, BIASED, RECTIFY_BEFORE
         )  # fmt: skip
     else:
         best = tl.full((BLOCK,), float("-inf"), tl.float32)
@@ -114,8 +114,8 @@ def _norm_pool_kernel(
                 w = column * STRIDE + j
                 there = mask & (h < H) & (w < W)
                 offset = (h * W + w) * C + c
-                value = _normalised(
-                    x, bias, offset, c, there, PER_COLUMN, SIZE, ALPHA, BETA, K, NORMALISE, BIASED, RECTIFY_BEFORE
+                value = _normalized(
+                    x, bias, offset, c, there, PER_COLUMN, SIZE, ALPHA, BETA, K, NORMALIZE, BIASED, RECTIFY_BEFORE
                 )  # fmt: skip
                 larger = there & ((value > best) | (value != value))  # what is no number wins, so that it is seen
                 if EVERY:
@@ -160,11 +160,11 @@ def _of_windows(
 def _norm_pool_backward_kernel(
     gradient, x, bias, result, winners, crossed, of_x, H, W, ROWS, COLUMNS,
     C: tl.constexpr, PER_COLUMN: tl.constexpr, SIZE: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr,
-    K: tl.constexpr, NORMALISE: tl.constexpr, BIASED: tl.constexpr,
+    K: tl.constexpr, NORMALIZE: tl.constexpr, BIASED: tl.constexpr,
     RECTIFY_BEFORE: tl.constexpr, RECTIFY_AFTER: tl.constexpr,
     POOL: tl.constexpr, STRIDE: tl.constexpr, EVERY: tl.constexpr, CROSSED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """With CROSSED, what each response gives to its neighbours, g a d^(-beta - 1); without, the gradient of x."""
+    """With CROSSED, what each response gives to its neighbors, g a d^(-beta - 1); without, the gradient of x."""
     image = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)  # among the H * W * C numbers of the image
     mask = place < H * W * C
@@ -179,7 +179,7 @@ def _norm_pool_backward_kernel(
         RECTIFY_AFTER,
     )  # fmt: skip
     value = _load(x, place, _bias_of(bias, c, mask, BIASED), mask, BIASED, RECTIFY_BEFORE)
-    if NORMALISE:
+    if NORMALIZE:
         base = _across_maps(x, place, c, mask, PER_COLUMN, SIZE, ALPHA, K, RECTIFY_BEFORE)
         total = total * _to_minus(base, BETA)
         if CROSSED:
@@ -217,7 +217,7 @@ def _norm_pool_tile_kernel(
     c_first = tl.program_id(2) * PER_COLUMN
     x += image * H * W * C + c_first
     added = tl.zeros((1, PADDED), tl.float32) + _bias_of(bias, c_first + c, of_column, BIASED)
-    weights = tl.load(band + c[:, None] * PADDED + c[None, :]).to(FACTORS)  # (map read, map normalised)
+    weights = tl.load(band + c[:, None] * PADDED + c[None, :]).to(FACTORS)  # (map read, map normalized)
     best = tl.full((PLACES, PADDED), float("-inf"), tl.float32)
     code = tl.zeros((PLACES, PADDED), tl.int32)
     for n in range(POOL * POOL):
@@ -267,12 +267,12 @@ def _norm_pool_backward_tile_kernel(
     offset = (place * C)[:, None] + c[None, :]
     added = tl.zeros((1, PADDED), tl.float32) + _bias_of(bias, c_first + c, c < PER_COLUMN, BIASED)
     value = _load(x, offset, added, mask, BIASED, RECTIFY_BEFORE)
-    weights = tl.load(band + c[:, None] * PADDED + c[None, :]).to(FACTORS)  # (map read, map normalised)
+    weights = tl.load(band + c[:, None] * PADDED + c[None, :]).to(FACTORS)  # (map read, map normalized)
     base = K + ALPHA * tl.dot((value * value).to(tl.bfloat16).to(FACTORS), weights)
     scaled = total * _to_minus(base, BETA)
     if not SYMMETRIC:
         weights = tl.load(band + c[None, :] * PADDED + c[:, None]).to(FACTORS)
-    near = tl.dot((scaled * value / base).to(tl.bfloat16).to(FACTORS), weights)  # (map normalised, map read)
+    near = tl.dot((scaled * value / base).to(tl.bfloat16).to(FACTORS), weights)  # (map normalized, map read)
     total = scaled - 2 * ALPHA * BETA * value * near
     if RECTIFY_BEFORE:
         total = tl.where(value > 0, total, 0.0)
@@ -314,7 +314,7 @@ def _same_map_kernel(
     C: tl.constexpr, SIZE: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr, PART: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """PART 0: the normalised responses. 1: what each gives to its neighbours' gradients. 2: the gradient of x."""
+    """PART 0: the normalized responses. 1: what each gives to its neighbors' gradients. 2: the gradient of x."""
     image = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = place < H * W * C
@@ -400,8 +400,8 @@ def norm_pool_backward(
                 **_shared(x, bias, form),
             )
             return
-        crossed = torch.empty_like(x) if form.normalises else x
-        for part in (True, False) if form.normalises else (False,):
+        crossed = torch.empty_like(x) if form.normalizes else x
+        for part in (True, False) if form.normalizes else (False,):
             _norm_pool_backward_kernel[_grid(x, x[0].numel())](
                 gradient,
                 x,
@@ -482,20 +482,20 @@ def _shared(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> dict[
 
 
 def _biased(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """x with its biases, where the kernel would read them again for every neighbour; else both as they are."""
-    if bias is None or not form.normalises or _as_product(x, form):
+    """x with its biases, where the kernel would read them again for every neighbor; else both as they are."""
+    if bias is None or not form.normalizes or _as_product(x, form):
         return x, bias
     return x + bias.to(x.dtype)[:, None, None], None
 
 
 def _by_number(form: NormPool) -> dict[str, Any]:
-    """Constants of the kernels that add up neighbours one by one."""
-    return {"SIZE": form.size, "NORMALISE": form.normalises, "BLOCK": _BLOCK}
+    """Constants of the kernels that add up neighbors one by one."""
+    return {"SIZE": form.size, "NORMALIZE": form.normalizes, "BLOCK": _BLOCK}
 
 
 def _as_product(x: torch.Tensor, form: NormPool) -> bool:
-    """Whether matrix units, which take bfloat16, add up the neighbours."""
-    return x.dtype == torch.bfloat16 and form.normalises and x.shape[1] // form.columns <= _MOST_MAPS
+    """Whether matrix units, which take bfloat16, add up the neighbors."""
+    return x.dtype == torch.bfloat16 and form.normalizes and x.shape[1] // form.columns <= _MOST_MAPS
 
 
 def _padded(x: torch.Tensor, form: NormPool) -> int:

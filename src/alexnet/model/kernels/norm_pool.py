@@ -18,17 +18,17 @@ MOST_PLACES = 15
 
 @dataclass(frozen=True, kw_only=True)
 class NormPool:
-    """Rectify, normalise among neighbouring maps, pool, rectify: each of them or not, in this order.
+    """Rectify, normalize among neighboring maps, pool, rectify: each of them or not, in this order.
 
-    One pass serves both orders there are: the paper's (rectify, normalise, pool) and that of the source's first layer
-    (normalise, pool, rectify).
+    One pass serves both orders there are: the paper's (rectify, normalize, pool) and that of the source's first layer
+    (normalize, pool, rectify).
     """
 
     rectify_before: bool = False
     size: int = 5
-    """Maps in a window of the normalisation."""
+    """Maps in a window of the normalization."""
     alpha: float = 0.0
-    """Factor on each square; 0, with `k` 1, normalises nothing."""
+    """Factor on each square; 0, with `k` 1, normalizes nothing."""
     beta: float = 0.75
     k: float = 1.0
     columns: int = 1
@@ -41,8 +41,8 @@ class NormPool:
     rectify_after: bool = False
 
     @property
-    def normalises(self) -> bool:
-        """Whether there is a normalisation."""
+    def normalizes(self) -> bool:
+        """Whether there is a normalization."""
         return self.alpha != 0 or self.k != 1
 
     @property
@@ -52,13 +52,13 @@ class NormPool:
 
     @property
     def only_rectifies(self) -> bool:
-        """Whether there is neither a normalisation nor a pooling."""
-        return not self.normalises and not self.pools
+        """Whether there is neither a normalization nor a pooling."""
+        return not self.normalizes and not self.pools
 
     def plain(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H', W') by torch's own operations."""
         x = F.relu(x) if self.rectify_before else x
-        if self.normalises:
+        if self.normalizes:
             x = local_response_norm(x, self.size, self.alpha, self.beta, self.k, self.columns)
         if self.pools:
             x = max_pool(x, self.pool, self.stride, self.ties)

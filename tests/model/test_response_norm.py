@@ -1,4 +1,4 @@
-"""Response normalisation, both kinds, against float64 NumPy loops written from their formulas."""
+"""Response normalization, both kinds, against float64 NumPy loops written from their formulas."""
 
 import numpy as np
 import pytest
