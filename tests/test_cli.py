@@ -25,7 +25,7 @@ SMALL = [
     "0.125",
     "--optimizer.batch_size",
     "10",
-    "--optimizer.rate",
+    "--optimizer.learning_rate",
     "0.02",
     "--schedule.epochs",
     "6",
@@ -48,7 +48,7 @@ def test_help_of_train_explains_each_setting(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--optimizer.rate" in shown and "Share of the velocity that is carried over each step." in shown
+    assert "--optimizer.learning_rate" in shown and "Share of the velocity that is carried over each step." in shown
 
 
 def options_of(*words: str) -> TrainOptions:
@@ -58,18 +58,30 @@ def options_of(*words: str) -> TrainOptions:
 def test_options_are_read_over_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("optimizer: {rate: 0.5, decay: 0.1}\n")
     asked = options_of(
-        "d", "--recipe", "quick", "--config", str(tmp_path / "c.yaml"), "--optimizer.rate", "0.25", "--start-from", "r"
+        "d",
+        "--recipe",
+        "quick",
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--optimizer.learning_rate",
+        "0.25",
+        "--start-from",
+        "r",
     )
     assert (asked.data, asked.run, asked.start_from) == ([Path("d")], Path("runs/quick"), Path("r"))
     optimizer = asked.recipe.optimizer
-    assert (optimizer.rate, optimizer.decay, optimizer.momentum) == (0.25, 0.1, QUICK.optimizer.momentum)
+    assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.momentum) == (
+        0.25,
+        0.1,
+        QUICK.optimizer.momentum,
+    )
     assert options_of("d").recipe == PAPER
-    steps = options_of("d", "--schedule.kind", "steps", "--schedule.drops", "[0.5, 0.6]").recipe.schedule
-    assert (steps.kind, steps.drops) == ("steps", (0.5, 0.6))
+    steps = options_of("d", "--schedule.kind", "steps", "--schedule.milestones", "[0.5, 0.6]").recipe.schedule
+    assert (steps.kind, steps.milestones) == ("steps", (0.5, 0.6))
     with pytest.raises(
-        RequestError, match=r"--schedule.drops is not read by a schedule of kind plateau, only by steps"
+        RequestError, match=r"--schedule.milestones is not read by a schedule of kind plateau, only by steps"
     ):
-        options_of("d", "--schedule.drops", "[0.5, 0.6]")
+        options_of("d", "--schedule.milestones", "[0.5, 0.6]")
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -79,13 +91,13 @@ def test_every_recipe_comes_through_the_options_unchanged(name: str) -> None:
 
 def test_nested_settings_are_options_too() -> None:
     asked = options_of(
-        "d", "--optimizer.layer_decay", '{"fc8": 0.5}', "--schedule.kind", "stages",
-        "--schedule.stages", '[{"epochs": 1.5, "rate": 0.1, "layer_rates": {"conv1": 0}}, {"epochs": 2, "rate": 1e-3}]',
+        "d", "--optimizer.layer_weight_decay", '{"fc8": 0.5}', "--schedule.kind", "stages",
+        "--schedule.stages", '[{"epochs": 1.5, "learning_rate": 0.1, "layer_learning_rates": {"conv1": 0}}, {"epochs": 2, "learning_rate": 1e-3}]',  # noqa: E501
     )  # fmt: skip
-    assert asked.recipe.optimizer.layer_decay == {"fc8": 0.5}
+    assert asked.recipe.optimizer.layer_weight_decay == {"fc8": 0.5}
     assert asked.recipe.schedule.stages == (
-        Stage(epochs=1.5, rate=0.1, layer_rates={"conv1": 0.0}),
-        Stage(epochs=2, rate=1e-3),
+        Stage(epochs=1.5, learning_rate=0.1, layer_learning_rates={"conv1": 0.0}),
+        Stage(epochs=2, learning_rate=1e-3),
     )
 
 
@@ -98,7 +110,9 @@ def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixtur
         55 * 55 * 11 * 11 * 3 * 96, 27 * 27 * 5 * 5 * 48 * 256, 13 * 13 * 9 * 256 * 384, 13 * 13 * 9 * 192 * 384,
         13 * 13 * 9 * 192 * 256, 9216 * 4096, 4096 * 4096, 4096 * 1000,
     ]  # fmt: skip
-    assert {(layer["rate"], layer["bias_rate"], layer["decay"]) for layer in shown["layers"]} == {(0.01, 0.02, 0.0005)}
+    assert {
+        (layer["learning_rate"], layer["bias_learning_rate"], layer["weight_decay"]) for layer in shown["layers"]
+    } == {(0.01, 0.02, 0.0005)}
     assert len(shown["schedule"]) == 6 and "conv1 0" in shown["schedule"][-1]
     assert main(["train", "--show", "--recipe", "cifar-18pct"]) == 0
     text = capsys.readouterr().out
@@ -114,8 +128,8 @@ def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixtur
         (["train", "d", "--recipe", "papers"], "unknown recipe 'papers'; known are quick, paper"),
         (["train", "d", "--optimizer.rte", "1"], "optimizer.rte"),
         (["train", "d", "--optimizer.rat", "1"], "optimizer.rat"),
-        (["train", "d", "--optimizer.rate", "fast"], "optimizer.rate"),
-        (["train", "d", "--optimizer.rate", "-1"], "--optimizer.rate is -1.0; allowed is 0 or more"),
+        (["train", "d", "--optimizer.learning_rate", "fast"], "optimizer.learning_rate"),
+        (["train", "d", "--optimizer.learning_rate", "-1"], "--optimizer.learning_rate is -1.0; allowed is 0 or more"),
         (["train", "nowhere", "--run", "r"], "nowhere"),
         (["prepare", "nowhere", "somewhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere is not a run folder"),

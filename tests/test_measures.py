@@ -15,7 +15,7 @@ from alexnet.runs.recipes import QUICK
 SMALL = replace(
     QUICK,
     network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=10, rate=0.02),
+    optimizer=replace(QUICK.optimizer, batch_size=10, learning_rate=0.02),
     schedule=replace(QUICK.schedule, epochs=1),
     training=replace(QUICK.training, precision="float32", device="cpu"),
 )

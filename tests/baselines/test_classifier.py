@@ -42,7 +42,7 @@ def test_steps_are_those_of_the_formula() -> None:
     """Averaged SGD of each class by itself, in float64, from the definition."""
     rows, labels = some_rows(24, 5, 3)
     decay, rate, size, begin = 1e-3, 0.5, 4, 8
-    ours = AveragedSgd(decay, rate=rate, batch_size=size, average_after=begin, positive_weight=2.0)
+    ours = AveragedSgd(decay, learning_rate=rate, batch_size=size, average_after=begin, positive_weight=2.0)
     ours.partial_fit(rows, labels, np.arange(3))
     for one in range(3):
         w, b, seen = np.zeros(5), 0.0, 0
@@ -72,7 +72,7 @@ def test_its_loss_comes_near_the_least() -> None:
         margins = signs * (rows @ coefficients.T + intercepts)
         return float((np.maximum(0, 1 - margins).mean(axis=0) + decay / 2 * (coefficients**2).sum(axis=1)).sum())
 
-    ours = AveragedSgd(decay, epochs=100, rate=0.5, batch_size=4).fit(rows, labels)
+    ours = AveragedSgd(decay, epochs=100, learning_rate=0.5, batch_size=4).fit(rows, labels)
     exact = LinearSVC(C=1 / (decay * len(rows)), loss="hinge", max_iter=200_000, intercept_scaling=10).fit(rows, labels)
     assert loss(ours.coef_, ours.intercept_) < 1.02 * loss(exact.coef_, exact.intercept_)
 
@@ -111,7 +111,7 @@ def test_a_class_with_one_image_and_one_with_none() -> None:
 def test_passes_that_were_broken_off_are_gone_on_with_bit_for_bit(tmp_path: Path) -> None:
     rows, labels = some_rows()
     kept = rows.astype(np.float16)
-    recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(epochs=5, decay=1e-3))
+    recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(epochs=5, weight_decay=1e-3))
     whole = learned_classifier(kept, labels, 4, recipe, tmp_path / "whole.safetensors", lambda epoch: None)
 
     def stop(epoch: int) -> None:

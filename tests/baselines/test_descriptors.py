@@ -147,7 +147,7 @@ def test_what_is_no_image_and_settings_out_of_range_are_refused() -> None:
     for wrong in (np.zeros((40, 40), np.uint8), np.zeros((40, 40, 3), np.float32)):
         with pytest.raises(RequestError, match="allowed is uint8"):
             DenseDescriptors("sift").transform([wrong])
-    for setting in ({"kind": "surf"}, {"cell_px": 0}, {"factor": 1.0}, {"limit": -1}):
+    for setting in ({"kind": "surf"}, {"cell_px": 0}, {"scale_factor": 1.0}, {"limit": -1}):
         with pytest.raises(RequestError, match=r"(allowed|known)"):
             DenseDescriptors(**{"kind": "sift", **setting}).fit([])  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="no multiple of a step"):

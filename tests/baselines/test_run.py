@@ -51,7 +51,7 @@ FISHER = BaselineRecipe(
     name="sift-fisher",
     descriptors=DESCRIPTORS,
     encoder=FisherSettings(components=16, dimensions=8, sample=2000),
-    classifier=ClassifierSettings(epochs=4, decay=1e-3),
+    classifier=ClassifierSettings(epochs=4, weight_decay=1e-3),
 )
 SPARSE = replace(
     FISHER,
@@ -170,7 +170,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_probabilities(
             run(data, FISHER, folder)
     assert RunFolder.open(folder).state == "interrupted"
     with pytest.raises(RequestError, match=r"begun with other settings.*decay"):
-        run(data, replace(FISHER, classifier=ClassifierSettings(epochs=4, decay=1e-4)), folder)
+        run(data, replace(FISHER, classifier=ClassifierSettings(epochs=4, weight_decay=1e-4)), folder)
     run(data, FISHER, folder)
     np.testing.assert_array_equal(probabilities(folder, data), whole)
     with pytest.raises(RequestError, match="is finished"):
@@ -339,13 +339,13 @@ def test_a_pipeline_of_the_estimators_learns_is_cloned_and_is_the_runs_own_featu
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     """Rows of 64 kB: 40 MB are written with less than half of that held."""
     program = (
-        "import sys, numpy as np; from pathlib import Path; from alexnet.baselines import cache, effort\n"
+        "import sys, numpy as np; from pathlib import Path; from alexnet.baselines import cache, resource_usage\n"
         "make = lambda first, last: np.ones((last - first, 32768), np.float32)\n"
         "cache.cached_rows(Path(sys.argv[1]), 'warm', (16, 32768), make, 2)\n"
-        "before, most = effort._anonymous_bytes(), 0\n"
+        "before, most = resource_usage._anonymous_bytes(), 0\n"
         "def watch(done, total):\n"
         "    global most\n"
-        "    most = max(most, effort._anonymous_bytes())\n"
+        "    most = max(most, resource_usage._anonymous_bytes())\n"
         "rows = cache.cached_rows(Path(sys.argv[1]), 'rows', (640, 32768), make, 2, watch)\n"
         "print(rows.nbytes, most - before)\n"
     )

@@ -126,9 +126,9 @@ def test_the_recipe_begins_as_it_does() -> None:
     """Rates of weights, biases and single layers; `paper` has one rate for all."""
     original = precision._at_first_rates(ORIGINAL).schedule
     assert original.stages == (dataclasses.replace(ORIGINAL.schedule.stages[0], epochs=10**6),)
-    assert original.stages[0].bias_rate == 2 * original.stages[0].rate
+    assert original.stages[0].bias_learning_rate == 2 * original.stages[0].learning_rate
     paper = precision._at_first_rates(PAPER)
-    assert rates_at(paper, 10**5, 10**9).of("conv1.weight") == PAPER.optimizer.rate
+    assert rates_at(paper, 10**5, 10**9).of("conv1.weight") == PAPER.optimizer.learning_rate
 
 
 @pytest.mark.parametrize("where", ["float32", "bfloat16"])

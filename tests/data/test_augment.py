@@ -109,7 +109,7 @@ def test_color_noise_has_the_variance_of_its_formula(scale: Literal["eigenvalues
 @given(batch_size=st.integers(1, 5), side=st.integers(2, 9), data=st.data())
 def test_input_is_image_minus_mean_mirrored_plus_noise_divided(batch_size: int, side: int, data: st.DataObject) -> None:
     crop = data.draw(st.integers(1, side))
-    mean_at: MeanAt = data.draw(st.sampled_from(["own-place", "center"]))
+    mean_at: MeanAt = data.draw(st.sampled_from(["crop", "center"]))
     divisor = data.draw(st.sampled_from([1.0, 1.1]))
     generator = np.random.default_rng(data.draw(st.integers(0, 1000)))
     mean = generator.uniform(0, 255, (side, side, 3)).astype(np.float32)
@@ -126,7 +126,7 @@ def test_input_is_image_minus_mean_mirrored_plus_noise_divided(batch_size: int, 
     for index in range(batch_size):
         row, column = corners[index]
         image = images[index].astype(np.float64)
-        if mean_at == "own-place":
+        if mean_at == "crop":
             centered = image - mean[row : row + crop, column : column + crop]
             centered = centered[:, ::-1] if mirror[index] else centered
         else:  # the center is subtracted from the crop as the network sees it
@@ -167,7 +167,7 @@ def test_a_view_loses_the_mean_of_its_place_or_the_center(view: View) -> None:
     assert np.allclose(got.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("mean_at", ["own-place", "center"])
+@pytest.mark.parametrize("mean_at", ["crop", "center"])
 @settings(max_examples=20, deadline=None)
 @given(num=st.integers(1, 5), crop=st.integers(1, 9), seed=st.integers(0, 99))
 def test_one_by_one_equals_together_to_the_last_bit(mean_at: MeanAt, num: int, crop: int, seed: int) -> None:

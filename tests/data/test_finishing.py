@@ -37,7 +37,7 @@ def mean_image() -> torch.Tensor:
     return torch.rand(SIDE, SIDE, 3, generator=torch.Generator().manual_seed(2)) * 255
 
 
-@pytest.mark.parametrize("mean_at", ["own-place", "center"])
+@pytest.mark.parametrize("mean_at", ["crop", "center"])
 @pytest.mark.parametrize("divisor", [1.0, 1.1])
 def test_resident_images_give_the_same_input(
     images: np.ndarray, mean_image: torch.Tensor, mean_at: MeanAt, divisor: float
@@ -59,7 +59,7 @@ def test_resident_images_give_the_same_input(
     torch.testing.assert_close(got.cpu(), want, rtol=1e-6, atol=2e-5)
 
 
-@pytest.mark.parametrize("mean_at", ["own-place", "center"])
+@pytest.mark.parametrize("mean_at", ["crop", "center"])
 @pytest.mark.parametrize("stored", ["crops", "whole", "blocks"])
 def test_the_kernel_gives_the_same_input(
     images: np.ndarray, mean_image: torch.Tensor, mean_at: MeanAt, stored: str

@@ -69,7 +69,7 @@ def by_loop(network, data, places, crop, mean_at):
                 own = mean_image[row : row + crop, column : column + crop]
                 if mirrored:
                     cut, own = cut[:, ::-1], own[:, ::-1]
-                seen = cut - (own if mean_at == "own-place" else center)
+                seen = cut - (own if mean_at == "crop" else center)
                 with torch.no_grad():
                     scores = exact(torch.from_numpy(seen.transpose(2, 0, 1).copy()[None]))[0].numpy()
                 powers = np.exp(scores - scores.max())
@@ -118,7 +118,7 @@ def test_probabilities_are_the_mean_over_views(num_views, batch_size):
     assert seen[-1] == (11, 11) and len(seen) == -(-11 // batch_size)
 
 
-@pytest.mark.parametrize("mean_at", ["own-place", "center"])
+@pytest.mark.parametrize("mean_at", ["crop", "center"])
 def test_ten_views_of_a_network_are_a_plain_loop_over_them(mean_at):
     network, data = small_network("quick"), made_up_data(num=3, side=33)
     got = predict_split(network, data, "test", 28, 10, mean_at=mean_at, batch_size=2)
@@ -142,7 +142,7 @@ def test_dense_views_are_the_mean_over_places_and_mirror_images(monkeypatch):
     places = [(row, column) for row in (0, 4, 8) for column in (0, 4, 8)]
     got = predict_split(network.train(), data, "test", 13, "dense", batch_size=2)
     assert network.training
-    np.testing.assert_allclose(got, by_loop(network.eval(), data, places, 13, "own-place"), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(got, by_loop(network.eval(), data, places, 13, "crop"), rtol=0, atol=1e-6)
     # With `center` the whole image loses the whole mean image, which is not mirrored with it.
     turned = dataclasses.replace(data.statistics, mean_image=data.statistics.mean_image[:, ::-1].copy())
     both = [

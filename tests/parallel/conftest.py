@@ -15,9 +15,9 @@ from alexnet.data.preparation.prepare import prepare
 # Two narrow steps a second; what is compared needs no more.
 RECIPE = (
     *("--recipe", "paper", "--network.width", "0.0625", "--optimizer.batch_size", "8", "--training.device", "cpu"),
-    *("--optimizer.rate", "0.003", "--schedule.kind", "steps", "--schedule.drops", "[0.5]"),
+    *("--optimizer.learning_rate", "0.003", "--schedule.kind", "steps", "--schedule.milestones", "[0.5]"),
     *("--training.precision", "float32", "--training.checkpoint_every", "0"),
-    *("--training.average", "0.5"),
+    *("--training.ema_decay", "0.5"),
 )
 
 

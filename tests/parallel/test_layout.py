@@ -57,7 +57,7 @@ def test_a_batch_must_be_shared_equally() -> None:
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 7), st.integers(1, 3))
 def test_every_image_of_an_epoch_is_one_processs(images: int, batch_size: int, num: int, epochs: int) -> None:
-    plan = Plan(ScheduleSettings(epochs=epochs, drops=()), images, batch_size)
+    plan = Plan(ScheduleSettings(epochs=epochs, milestones=()), images, batch_size)
     stretch: Stretch = plan.stretches[0]
     for epoch in range(epochs):
         seen = 0
@@ -83,15 +83,15 @@ class Others(Team):
 
     def all_told(self, value):  # type: ignore[no-untyped-def]
         _, facts = value
-        return [("rank 0", facts), ("rank 1", {**facts, "code": "b", "optimizer.rate": "0.2"})]
+        return [("rank 0", facts), ("rank 1", {**facts, "code": "b", "optimizer.learning_rate": "0.2"})]
 
 
 def test_the_first_difference_is_named_and_the_others_counted() -> None:
-    facts = {"recipe": "paper", "optimizer.rate": 0.1, "code": "a"}
+    facts = {"recipe": "paper", "optimizer.learning_rate": 0.1, "code": "a"}
     with pytest.raises(RequestError) as caught:
         Others().require_same(facts)
     assert str(caught.value) == (
-        "rank 1 has another optimizer.rate than rank 0: 0.2 instead of 0.1 (and another code); "
+        "rank 1 has another optimizer.learning_rate than rank 0: 0.2 instead of 0.1 (and another code); "
         "allowed is the same data, code and settings for every process"
     )
 

@@ -125,7 +125,7 @@ def test_a_finished_run_gives_one_whole_page_the_same_each_time(run, data):
     assert "Generated pictures." in page.text
     assert "State:" not in page.text and "missing" not in re.sub(r"\.missing", "", html)
     assert page.num_images == 1 + 12
-    for words in ("conv1", "dog & wolf", "<b>bird</b>", "a processor", "2.13.0", data.checksum, "warm_up", "12,345"):
+    for words in ("conv1", "dog & wolf", "<b>bird</b>", "a processor", "2.13.0", data.checksum, "warmup", "12,345"):
         assert words in page.text
     assert "the paper, top-1" not in page.text
     assert f"alexnet predict '{run.path}' photo.jpg" in page.text

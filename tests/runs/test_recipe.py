@@ -32,11 +32,11 @@ def test_round_trip_through_yaml(name: str) -> None:
 def test_the_paper_recipe_states_the_paper() -> None:
     # Section 5: batch 128, momentum 0.9, decay 0.0005, rate 0.01; 4.2: dropout 0.5; 4.1: crops of 224, noise 0.1.
     assert (PAPER.optimizer.batch_size, PAPER.optimizer.momentum) == (128, 0.9)
-    assert (PAPER.optimizer.decay, PAPER.optimizer.rate) == (0.0005, 0.01)
+    assert (PAPER.optimizer.weight_decay, PAPER.optimizer.learning_rate) == (0.0005, 0.01)
     assert (PAPER.network.dropout, PAPER.data.crop, PAPER.data.color_noise) == (0.5, 224, 0.1)
     # Section 5: one rate for all, divided by 10 whenever the validation error stalls, three times in all.
-    assert (PAPER.schedule.kind, PAPER.schedule.factor, PAPER.schedule.plateau_drops) == ("plateau", 0.1, 3)
-    assert PAPER.optimizer.bias_factor == 1.0 and not PAPER.optimizer.layer_decay
+    assert (PAPER.schedule.kind, PAPER.schedule.gamma, PAPER.schedule.plateau_drops) == ("plateau", 0.1, 3)
+    assert PAPER.optimizer.bias_lr_factor == 1.0 and not PAPER.optimizer.layer_weight_decay
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_paper_recipe_states_the_paper() -> None:
 def test_stages_are_the_published_ones(name: str, ends: list[float], rates: list[float]) -> None:
     stages = RECIPES[name].schedule.stages
     assert list(accumulate(stage.epochs for stage in stages)) == pytest.approx(ends)
-    assert [stage.rate for stage in stages] == rates
+    assert [stage.learning_rate for stage in stages] == rates
 
 
 def test_the_sources_data_and_decays() -> None:
@@ -64,22 +64,24 @@ def test_the_sources_data_and_decays() -> None:
         data, optimizer = RECIPES[name].data, RECIPES[name].optimizer
         assert (data.corners, data.crops_shared_by, data.order, data.mean) == ("original", 32, "once", "center"), name
         assert (data.color_noise, data.color_scale, data.color_shrink) == (0.1, "deviations", True), name
-        assert (optimizer.batch_size, optimizer.momentum, optimizer.decay) == (128, 0.9, 0.0005), name
+        assert (optimizer.batch_size, optimizer.momentum, optimizer.weight_decay) == (128, 0.9, 0.0005), name
     # conv1 slows down when the noise ends, and stands still five, or four, or six epochs later.
     for name, off in (("original", 67), ("original-2010", 68), ("one-gpu", 66)):
         stages = RECIPES[name].schedule.stages
-        assert [stage.layer_rates.get("conv1") for stage in stages] == [None, None, None, 1e-5, 0.0, 0.0]
+        assert [stage.layer_learning_rates.get("conv1") for stage in stages] == [None, None, None, 1e-5, 0.0, 0.0]
         assert sum(stage.epochs for stage in stages if stage.color_noise) == off
-    decays = {name: RECIPES[name].optimizer.layer_decay for name in ("cifar-18pct", "cifar-13pct", "cifar-11pct")}
+    decays = {
+        name: RECIPES[name].optimizer.layer_weight_decay for name in ("cifar-18pct", "cifar-13pct", "cifar-11pct")
+    }
     none = {"conv1": 0.0, "conv2": 0.0}
     assert decays == {"cifar-18pct": {"fc4": 1.0}, "cifar-13pct": none, "cifar-11pct": none | {"fc5": 0.01}}
     for name in decays:
-        assert RECIPES[name].optimizer.decay == 0.004 and RECIPES[name].network.dropout == 0
+        assert RECIPES[name].optimizer.weight_decay == 0.004 and RECIPES[name].network.dropout == 0
         data = RECIPES[name].data
         assert (data.order, data.file_images, data.mean, data.color_noise) == ("stored", 10_000, "center", 0.0)
         assert (data.crop, data.mirror) == ((32, False) if name == "cifar-18pct" else (24, True))
         first = RECIPES[name].schedule.stages[0]
-        assert first.bias_rate == 2e-3 and first.images == (0 if name == "cifar-18pct" else 40_000)
+        assert first.bias_learning_rate == 2e-3 and first.images == (0 if name == "cifar-18pct" else 40_000)
 
 
 def test_unknown_names_are_refused() -> None:
@@ -100,14 +102,14 @@ def test_unknown_names_are_refused() -> None:
         (DataSettings, {"color_noise": -1}),
         (DataSettings, {"subset": -1}),
         (OptimizerSettings, {"batch_size": 0}),
-        (OptimizerSettings, {"rate": -0.1}),
+        (OptimizerSettings, {"learning_rate": -0.1}),
         (OptimizerSettings, {"momentum": 1}),
-        (OptimizerSettings, {"decay": -1}),
+        (OptimizerSettings, {"weight_decay": -1}),
         (ScheduleSettings, {"epochs": 0}),
-        (ScheduleSettings, {"drops": (0.8, 0.5)}),
-        (ScheduleSettings, {"drops": (0.0,)}),
-        (ScheduleSettings, {"factor": 0}),
-        (ScheduleSettings, {"warm_up": 1}),
+        (ScheduleSettings, {"milestones": (0.8, 0.5)}),
+        (ScheduleSettings, {"milestones": (0.0,)}),
+        (ScheduleSettings, {"gamma": 0}),
+        (ScheduleSettings, {"warmup": 1}),
         (TrainingSettings, {"seed": -1}),
         (TrainingSettings, {"label_smoothing": 1}),
         (TrainingSettings, {"evaluate_every": 0}),
@@ -121,13 +123,13 @@ def test_values_out_of_range_name_their_option(settings: type, values: dict[str,
 
 def test_config_file_changes_only_what_it_says(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("optimizer: {rate: 2e-2}\nschedule: {epochs: 3, drops: [0.5]}\n")
+    path.write_text("optimizer: {learning_rate: 2e-2}\nschedule: {epochs: 3, milestones: [0.5]}\n")
     changed = read_config(path, PAPER)
-    assert changed.optimizer == replace(PAPER.optimizer, rate=0.02)
+    assert changed.optimizer == replace(PAPER.optimizer, learning_rate=0.02)
     assert recipe_differences(PAPER, changed) == [
-        "optimizer.rate: 0.01 -> 0.02",
+        "optimizer.learning_rate: 0.01 -> 0.02",
         "schedule.epochs: 150 -> 3",
-        "schedule.drops: (0.25, 0.55, 0.85) -> (0.5,)",
+        "schedule.milestones: (0.25, 0.55, 0.85) -> (0.5,)",
     ]
 
 
@@ -139,10 +141,10 @@ def test_config_file_changes_only_what_it_says(tmp_path: Path) -> None:
         "a: [",
         "optimizer: {rates: 1}",
         "color: 1",
-        "optimizer: {rate: fast}",
+        "optimizer: {learning_rate: fast}",
         "optimizer: {momentum: }",
         "optimizer: {batch_size: 12.5}",
-        "schedule: {drops: 0.5}",
+        "schedule: {milestones: 0.5}",
         "schedule: {kind: two-cycle}",
         "data: {mirror: 1}",
     ],
@@ -171,7 +173,7 @@ def test_the_help_of_variant_names_every_variant() -> None:
             {"epochs": 1},
             r"--schedule.epochs is not read by a schedule of kind stages, .*--schedule.stages '\[\]'",
         ),
-        ({"drops": (0.5,)}, "--schedule.drops is not read by a schedule of kind stages, only by steps"),
+        ({"milestones": (0.5,)}, "--schedule.milestones is not read by a schedule of kind stages, only by steps"),
         ({"patience": 9}, "--schedule.patience is not read .* only by plateau"),
     ],
 )
@@ -180,10 +182,10 @@ def test_a_change_that_would_do_nothing_is_refused(change: dict[str, Any], messa
     refuse_unread_changes(original, original)
     with pytest.raises(RequestError, match=message):
         refuse_unread_changes(original, replace(original, schedule=replace(original.schedule, **change)))
-    changed = replace(original, schedule=ScheduleSettings(kind="steps", epochs=3, drops=(0.5,)))
+    changed = replace(original, schedule=ScheduleSettings(kind="steps", epochs=3, milestones=(0.5,)))
     refuse_unread_changes(original, changed)
-    with pytest.raises(RequestError, match=r"--optimizer.rate is not read by a schedule of kind stages"):
-        refuse_unread_changes(original, replace(original, optimizer=replace(original.optimizer, rate=0.5)))
+    with pytest.raises(RequestError, match=r"--optimizer.learning_rate is not read by a schedule of kind stages"):
+        refuse_unread_changes(original, replace(original, optimizer=replace(original.optimizer, learning_rate=0.5)))
 
 
 @pytest.mark.parametrize(
@@ -192,15 +194,26 @@ def test_a_change_that_would_do_nothing_is_refused(change: dict[str, Any], messa
         ({"name": 5}, "the recipe's name is 5; allowed is text"),
         ({1: 2, "foo": 3}, "unknown recipe keys"),
         ({"optimizer": {1: 2, "foo": 3}}, "unknown keys .* under optimizer"),
-        ({"optimizer": {"rate": "nan"}}, "--optimizer.rate is nan; allowed is 0 or more"),
-        ({"optimizer": {"layer_decay": {"fc8": "x"}}}, "layer_decay is .*allowed is names with a number each"),
-        ({"schedule": {"drops": None}}, "drops is None; allowed is a list of numbers"),
-        ({"schedule": {"stages": 5}}, "stages is 5; allowed is a list of stages, each with epochs, rate and more"),
+        ({"optimizer": {"learning_rate": "nan"}}, "--optimizer.learning_rate is nan; allowed is 0 or more"),
         (
-            {"schedule": {"kind": "stages", "stages": [{"epochs": 1, "rate": 1}, {"epochs": "inf", "rate": 1}]}},
+            {"optimizer": {"layer_weight_decay": {"fc8": "x"}}},
+            "layer_weight_decay is .*allowed is names with a number each",
+        ),
+        ({"schedule": {"milestones": None}}, "milestones is None; allowed is a list of numbers"),
+        (
+            {"schedule": {"stages": 5}},
+            "stages is 5; allowed is a list of stages, each with epochs, learning_rate and more",
+        ),
+        (
+            {
+                "schedule": {
+                    "kind": "stages",
+                    "stages": [{"epochs": 1, "learning_rate": 1}, {"epochs": "inf", "learning_rate": 1}],
+                }
+            },
             "stage 2: .* a stage of inf epochs",
         ),
-        ({"schedule": {"kind": "stages", "stages": [{"epochs": 1}]}}, r"stage 1.*keys \['rate'\] are missing"),
+        ({"schedule": {"kind": "stages", "stages": [{"epochs": 1}]}}, r"stage 1.*keys \['learning_rate'\] are missing"),
     ],
 )
 def test_wrong_contents_are_refused_in_words(content: dict[Any, Any], message: str) -> None:

@@ -23,7 +23,7 @@ pytest.importorskip("tensorboard", reason="the extra tensorboard is not installe
 SMALL = replace(
     QUICK,
     network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=6, rate=0.02),
+    optimizer=replace(QUICK.optimizer, batch_size=6, learning_rate=0.02),
     schedule=replace(QUICK.schedule, epochs=6),
     training=replace(QUICK.training, precision="float32", device="cpu", evaluate_every=2, checkpoint_every=0),
 )
@@ -56,7 +56,7 @@ def logged(run: Path, event: str, key: str) -> dict[int, float]:
 def assert_shows_the_log(run: Path) -> None:
     found = shown(run)
     assert found["train/loss"] == logged(run, "step", "loss") and found["train/loss"]
-    assert found["rate/weights"] == logged(run, "step", "rate")
+    assert found["learning_rate/weights"] == logged(run, "step", "learning_rate")
     assert found["memory/resident_bytes"] == logged(run, "step", "resident_bytes")
     assert found["epoch/train_top1_error"] == logged(run, "epoch", "train_top1_error")
     assert found["val/top1_error"] == logged(run, "validation", "top1_error")

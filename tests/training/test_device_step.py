@@ -39,12 +39,12 @@ SMALL = replace(
     schedule=ScheduleSettings(
         kind="stages",
         stages=(
-            Stage(epochs=2, rate=0.02, bias_rate=0.04, layer_rates={"conv1": 0.01}),
-            Stage(epochs=2, rate=0.002, layer_rates={"conv1": 0.0}, color_noise=False),
-            Stage(epochs=1, rate=0.004),
+            Stage(epochs=2, learning_rate=0.02, bias_learning_rate=0.04, layer_learning_rates={"conv1": 0.01}),
+            Stage(epochs=2, learning_rate=0.002, layer_learning_rates={"conv1": 0.0}, color_noise=False),
+            Stage(epochs=1, learning_rate=0.004),
         ),
     ),
-    training=replace(QUICK.training, precision="float32", device=DEVICE, average=0.5),  # type: ignore[arg-type]
+    training=replace(QUICK.training, precision="float32", device=DEVICE, ema_decay=0.5),  # type: ignore[arg-type]
 )
 
 
@@ -169,7 +169,7 @@ def test_it_goes_on_where_it_was_stopped(data: Path, tmp_path: Path, monkeypatch
 
 
 def test_what_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) -> None:
-    steep = replace(SMALL.optimizer, rate=1e9)
+    steep = replace(SMALL.optimizer, learning_rate=1e9)
     recipe = replace(SMALL, schedule=ScheduleSettings(kind="steps", epochs=6), optimizer=steep)
     runs = {}
     for name, alone in (("at-once", False), ("on-device", True)):

@@ -23,7 +23,7 @@ SMALL = replace(
     QUICK,
     name="small",
     network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=10, rate=0.02),
+    optimizer=replace(QUICK.optimizer, batch_size=10, learning_rate=0.02),
     schedule=replace(QUICK.schedule, epochs=2),
     training=replace(QUICK.training, precision="float32", device="cpu"),
 )
@@ -43,11 +43,15 @@ def test_few_images_freeze_the_convolutions(data: Path) -> None:
     opened = PreparedData.open(data)
     recipe = finetune_recipe(SMALL, opened)
     frozen = {"conv1": 0.0, "conv2": 0.0, "conv3": 0.0, "conv4": 0.0}
-    assert recipe.optimizer.layer_factors == {**frozen, "fc5": 10.0}
+    assert recipe.optimizer.layer_lr_factors == {**frozen, "fc5": 10.0}
     assert (recipe.schedule.kind, recipe.optimizer.batch_size) == ("plateau", 8)
     assert recipe.network == SMALL.network and recipe.data == SMALL.data
-    assert finetune_recipe(SMALL, opened, "none").optimizer.layer_factors == {"fc5": 10.0}
-    assert finetune_recipe(SMALL, opened, "conv2").optimizer.layer_factors == {"conv1": 0.0, "conv2": 0.0, "fc5": 10.0}
+    assert finetune_recipe(SMALL, opened, "none").optimizer.layer_lr_factors == {"fc5": 10.0}
+    assert finetune_recipe(SMALL, opened, "conv2").optimizer.layer_lr_factors == {
+        "conv1": 0.0,
+        "conv2": 0.0,
+        "fc5": 10.0,
+    }
     rates = rates_at(recipe, 0, 10)
     assert [rates.of(f"{name}.weight") for name in ("conv1", "conv4", "fc5")] == [0.0, 0.0, pytest.approx(0.01)]
     assert rates.of("conv1.bias") == 0 and rates.of("fc5.bias") == pytest.approx(0.001)
@@ -56,7 +60,7 @@ def test_few_images_freeze_the_convolutions(data: Path) -> None:
 def test_stages_of_the_network_are_not_those_of_the_new_training(data: Path) -> None:
     recipe = finetune_recipe(CIFAR_11PCT, PreparedData.open(data), "local3")
     assert recipe.schedule.stages == () and recipe.data.order == "each-epoch"
-    assert set(recipe.optimizer.layer_factors) == {"conv1", "conv2", "local3", "fc5"}
+    assert set(recipe.optimizer.layer_lr_factors) == {"conv1", "conv2", "local3", "fc5"}
 
 
 @pytest.mark.parametrize("layer", ["fc8", "conv9", ""])
@@ -94,14 +98,14 @@ def test_seeds_make_networks_and_only_what_is_missing(data: Path, tmp_path: Path
     again = train_seeds(data, recipe, tmp_path / "net", None, 3, lines.append)
     assert again == [*runs, tmp_path / "net-5"] and lines.count(f"{runs[0]}: trained already") == 1
     assert all(torch.equal(before[name], tensor) for name, tensor in layers_of(runs[0]).items())
-    other = replace(recipe, optimizer=replace(recipe.optimizer, rate=0.01))
+    other = replace(recipe, optimizer=replace(recipe.optimizer, learning_rate=0.01))
     with pytest.raises(RequestError, match=r"net-3 holds a finished run of another recipe"):
         train_seeds(data, other, tmp_path / "net", None, 2, lines.append)
 
 
 def test_factors_of_layers_are_checked(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="layer_factors is"):
-        replace(SMALL.optimizer, layer_factors={"conv1": -1.0})
-    unknown = replace(SMALL, optimizer=replace(SMALL.optimizer, layer_factors={"conv9": 0.0}))
-    with pytest.raises(RequestError, match=r"--optimizer.layer_factors names conv9"):
+    with pytest.raises(RequestError, match="layer_lr_factors is"):
+        replace(SMALL.optimizer, layer_lr_factors={"conv1": -1.0})
+    unknown = replace(SMALL, optimizer=replace(SMALL.optimizer, layer_lr_factors={"conv9": 0.0}))
+    with pytest.raises(RequestError, match=r"--optimizer.layer_lr_factors names conv9"):
         train(data, unknown, tmp_path / "run")

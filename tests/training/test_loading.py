@@ -26,7 +26,7 @@ SMALL = replace(
     QUICK,
     name="small",
     network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=10, rate=0.02),
+    optimizer=replace(QUICK.optimizer, batch_size=10, learning_rate=0.02),
     schedule=replace(QUICK.schedule, epochs=4),
     training=replace(QUICK.training, precision="float32", device="cpu", evaluate_every=4, workers=1),
 )
@@ -173,8 +173,8 @@ def test_weights_of_classes_are_read_and_unknown_ones_refused(jpeg: PreparedData
     def weighted(**weights: float) -> Recipe:
         return replace(SMALL, data=replace(SMALL.data, class_weights=weights, sampling="class-balanced"))
 
-    with pytest.raises(RequestError, match=r"--data.class_weights names color0; .* has the classes color0, color1"):
-        train(jpeg.folder, weighted(color0=2.0), tmp_path / "run")
+    with pytest.raises(RequestError, match=r"--data.class_weights names hue0; .* has the classes color0, color1"):
+        train(jpeg.folder, weighted(hue0=2.0), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run = train(jpeg.folder, weighted(color0=0.0), tmp_path / "run")
     # What a network never saw it does not name.
@@ -185,7 +185,10 @@ def test_weights_of_classes_are_read_and_unknown_ones_refused(jpeg: PreparedData
 
 def test_stages_weigh_their_own_images(jpeg: PreparedData, tmp_path: Path) -> None:
     def staged(**weights: float) -> Recipe:
-        stages = (Stage(epochs=1, rate=0.01), Stage(epochs=1, rate=0.01, images=8))  # the first 8 are color0
+        stages = (
+            Stage(epochs=1, learning_rate=0.01),
+            Stage(epochs=1, learning_rate=0.01, images=8),
+        )  # the first 8 are color0
         return replace(
             SMALL,
             data=replace(SMALL.data, class_weights=weights),

@@ -29,7 +29,7 @@ SMALL = replace(
     QUICK,
     name="small",
     network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=10, rate=0.02),
+    optimizer=replace(QUICK.optimizer, batch_size=10, learning_rate=0.02),
     schedule=replace(QUICK.schedule, epochs=6),
     training=replace(QUICK.training, precision="float32", device="cpu", evaluate_every=3),
 )
@@ -128,7 +128,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data: Pat
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) -> None:
-    wild = replace(SMALL, optimizer=replace(SMALL.optimizer, rate=1e9))
+    wild = replace(SMALL, optimizer=replace(SMALL.optimizer, learning_rate=1e9))
     with pytest.raises(
         WorkError, match=r"the loss of step \d+ is (nan|inf); the weights that gave it are kept.*rate usually helps"
     ):
@@ -223,12 +223,14 @@ STAGED = replace(
     schedule=ScheduleSettings(
         kind="stages",
         stages=(
-            Stage(epochs=2, rate=0.02, images=15),  # 2 steps an epoch
-            Stage(epochs=1.7, rate=0.02, bias_rate=0.04, layer_rates={"conv1": 0.01}),  # 3 steps an epoch
-            Stage(epochs=1, rate=0.002, layer_rates={"conv1": 0.0}, color_noise=False),
+            Stage(epochs=2, learning_rate=0.02, images=15),  # 2 steps an epoch
+            Stage(
+                epochs=1.7, learning_rate=0.02, bias_learning_rate=0.04, layer_learning_rates={"conv1": 0.01}
+            ),  # 3 steps an epoch
+            Stage(epochs=1, learning_rate=0.002, layer_learning_rates={"conv1": 0.0}, color_noise=False),
         ),
     ),
-    training=replace(SMALL.training, evaluate_every=1, average=0.5),
+    training=replace(SMALL.training, evaluate_every=1, ema_decay=0.5),
 )
 
 
@@ -311,14 +313,14 @@ def test_a_plateau_run_drops_its_rate_and_ends_at_the_last_stall(data: Path, tmp
     assert stalls[1]["step"] - stalls[0]["step"] == 2 * 3
     assert run.state == "finished" and run.events()[-1]["step"] == 3 * len(errors)
     # The windows of the log close every ten steps: the last of them may lie wholly behind the drop, or not.
-    rates = {event["rate"] for event in run.events() if event["event"] == "step"}
+    rates = {event["learning_rate"] for event in run.events() if event["event"] == "step"}
     assert rates <= {0.02, 0.002} and 0.02 in rates
 
 
 def test_a_training_starts_from_another_networks_layers(data: Path, tmp_path: Path) -> None:
     first = train(data, SMALL, tmp_path / "first")
     frozen = ScheduleSettings(
-        kind="stages", stages=(Stage(epochs=1, rate=0.0, bias_rate=0.0),)
+        kind="stages", stages=(Stage(epochs=1, learning_rate=0.0, bias_learning_rate=0.0),)
     )  # nothing moves: what is found afterwards is what it started from
     second = train(
         data, replace(SMALL, schedule=frozen, training=replace(SMALL.training, seed=5)), tmp_path / "second", first.path
@@ -335,16 +337,23 @@ def test_a_training_starts_from_another_networks_layers(data: Path, tmp_path: Pa
 
 def test_settings_that_name_no_layer_are_refused_before_anything_is_made(data: Path, tmp_path: Path) -> None:
     for recipe, message in (
-        (replace(SMALL, optimizer=replace(SMALL.optimizer, layer_decay={"fc8": 1.0})), "layer_decay names fc8"),
+        (
+            replace(SMALL, optimizer=replace(SMALL.optimizer, layer_weight_decay={"fc8": 1.0})),
+            "layer_weight_decay names fc8",
+        ),
         (
             replace(
                 STAGED,
-                schedule=ScheduleSettings(kind="stages", stages=(Stage(epochs=1, rate=1, layer_rates={"x": 1}),)),
+                schedule=ScheduleSettings(
+                    kind="stages", stages=(Stage(epochs=1, learning_rate=1, layer_learning_rates={"x": 1}),)
+                ),
             ),
             "stages names x",
         ),
         (
-            replace(STAGED, schedule=ScheduleSettings(kind="stages", stages=(Stage(epochs=1, rate=1, images=99),))),
+            replace(
+                STAGED, schedule=ScheduleSettings(kind="stages", stages=(Stage(epochs=1, learning_rate=1, images=99),))
+            ),
             "trains on 99 images and there are 24",
         ),
     ):

@@ -64,13 +64,13 @@ def test_path_across_drops_and_a_freeze(dtype: torch.dtype, tolerance: float) ->
 
 def test_biases_and_single_layers_go_their_own_ways() -> None:
     # Biases at a rate that does not drop, while the weights of the named layer have another decay and other rates.
-    layer_rates = [0.2, 0.2, 0.2, 0.02, 0.02, 0.02, 0.0, 0.0, 0.2]
-    rates = [Rates(weights=9.0, biases=0.02, layers={"fc": rate}) for rate in layer_rates]
+    layer_learning_rates = [0.2, 0.2, 0.2, 0.02, 0.02, 0.02, 0.0, 0.0, 0.2]
+    rates = [Rates(weights=9.0, biases=0.02, layers={"fc": rate}) for rate in layer_learning_rates]
     path = walk(VelocitySGD(one_weight(torch.float64), 0.9, 0.05, {"fc": 0.4}), rates)
-    np.testing.assert_allclose(path[:, 0], by_hand(0.8, GRADIENTS, 0.4, 0.9, layer_rates), rtol=0, atol=1e-12)
-    frozen_too = [0.02 if rate else 0.0 for rate in layer_rates]
+    np.testing.assert_allclose(path[:, 0], by_hand(0.8, GRADIENTS, 0.4, 0.9, layer_learning_rates), rtol=0, atol=1e-12)
+    frozen_too = [0.02 if rate else 0.0 for rate in layer_learning_rates]
     np.testing.assert_allclose(path[:, 1], by_hand(-0.3, GRADIENTS, 0.0, 0.9, frozen_too), rtol=0, atol=1e-12)
-    with pytest.raises(RequestError, match=r"layer_decay names fc9, fcx; the network has fc"):
+    with pytest.raises(RequestError, match=r"layer_weight_decay names fc9, fcx; the network has fc"):
         VelocitySGD(one_weight(), 0.9, 0.05, {"fc9": 1.0, "fc": 1.0, "fcx": 1.0})
 
 

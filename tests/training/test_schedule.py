@@ -14,9 +14,9 @@ from alexnet.training.plan import Plan
 from alexnet.training.schedule import Rates, ended, rates_at, stalls
 
 
-def recipe(rate: float, bias_factor: float = 1.0, **schedule: object) -> Recipe:
+def recipe(rate: float, bias_lr_factor: float = 1.0, **schedule: object) -> Recipe:
     return Recipe(
-        optimizer=OptimizerSettings(rate=rate, bias_factor=bias_factor),
+        optimizer=OptimizerSettings(learning_rate=rate, bias_lr_factor=bias_lr_factor),
         schedule=ScheduleSettings(**schedule),  # type: ignore[arg-type]
     )
 
@@ -27,18 +27,18 @@ def weights_and_biases(of: Recipe, num_steps: int) -> np.ndarray:
 
 
 def test_steps() -> None:
-    got = weights_and_biases(recipe(0.02, 2.0, kind="steps", drops=(0.5, 0.75), factor=0.1), 8)
+    got = weights_and_biases(recipe(0.02, 2.0, kind="steps", milestones=(0.5, 0.75), gamma=0.1), 8)
     want = np.array([0.02] * 4 + [0.002] * 2 + [0.0002] * 2)
     np.testing.assert_allclose(got, np.stack([want, 2 * want], 1), rtol=1e-12)
 
 
 def test_one_cycle_rises_then_falls_along_lines() -> None:
-    got = weights_and_biases(recipe(1.0, kind="one-cycle", warm_up=0.25), 8)[:, 0]
+    got = weights_and_biases(recipe(1.0, kind="one-cycle", warmup=0.25), 8)[:, 0]
     np.testing.assert_allclose(got, [0.25, 0.75, *(np.array([5.5, 4.5, 3.5, 2.5, 1.5, 0.5]) / 6)], rtol=1e-12)
 
 
 def test_cosine_rises_along_a_line_and_falls_along_half_a_cosine() -> None:
-    got = weights_and_biases(recipe(1.0, kind="cosine", warm_up=0.25), 8)[:, 0]
+    got = weights_and_biases(recipe(1.0, kind="cosine", warmup=0.25), 8)[:, 0]
     middles = (np.arange(2, 8) + 0.5) / 8
     want = [0.25, 0.75, *((1 + np.cos(np.pi * (middles - 0.25) / 0.75)) / 2)]
     np.testing.assert_allclose(got, want, rtol=1e-12)
@@ -65,7 +65,7 @@ def test_a_stall_is_five_epochs_without_a_tenth_of_a_point() -> None:
 
 
 def test_the_rate_falls_at_three_stalls_and_the_fourth_ends_the_run() -> None:
-    of = Recipe(optimizer=OptimizerSettings(rate=0.01), schedule=PLATEAU)
+    of = Recipe(optimizer=OptimizerSettings(learning_rate=0.01), schedule=PLATEAU)
     rates = [rates_at(of, 0, 1, errors=[0.5] * (1 + 5 * count)).weights for count in range(5)]
     np.testing.assert_allclose(rates, [1e-2, 1e-3, 1e-4, 1e-5, 1e-5], rtol=1e-12)
     assert [ended([0.5] * num, PLATEAU) for num in (1, 16, 20, 21)] == [False, False, False, True]
@@ -84,9 +84,9 @@ def test_a_frozen_layer_is_frozen_whole() -> None:
 
 
 STAGES = (
-    Stage(epochs=3, rate=0.1, images=40),
-    Stage(epochs=2.5, rate=0.1, bias_rate=0.3),
-    Stage(epochs=1, rate=0.01, layer_rates={"conv1": 0.0}, color_noise=False),
+    Stage(epochs=3, learning_rate=0.1, images=40),
+    Stage(epochs=2.5, learning_rate=0.1, bias_learning_rate=0.3),
+    Stage(epochs=1, learning_rate=0.01, layer_learning_rates={"conv1": 0.0}, color_noise=False),
 )
 
 
@@ -109,15 +109,23 @@ def test_stages_follow_each_other_and_their_epochs_have_their_own_length() -> No
 
 
 def test_rounding_does_not_add_up() -> None:
-    halves = (Stage(epochs=0.5, rate=1, images=30), Stage(epochs=0.5, rate=1, images=30), Stage(epochs=1, rate=1))
+    halves = (
+        Stage(epochs=0.5, learning_rate=1, images=30),
+        Stage(epochs=0.5, learning_rate=1, images=30),
+        Stage(epochs=1, learning_rate=1),
+    )
     plan = Plan(ScheduleSettings(kind="stages", stages=halves), 40, 10)  # 3 steps, then 4
     assert [(one.first_step, one.last_step) for one in plan.stretches] == [(0, 2), (2, 3), (3, 7)]
-    tenths = tuple(Stage(epochs=part, rate=1, images=30) for part in (0.7, 0.2, 0.1))  # their sum is not quite 1
-    assert Plan(ScheduleSettings(kind="stages", stages=(*tenths, Stage(epochs=1, rate=1))), 40, 10).num_steps == 7
+    tenths = tuple(
+        Stage(epochs=part, learning_rate=1, images=30) for part in (0.7, 0.2, 0.1)
+    )  # their sum is not quite 1
+    assert (
+        Plan(ScheduleSettings(kind="stages", stages=(*tenths, Stage(epochs=1, learning_rate=1))), 40, 10).num_steps == 7
+    )
     finetune = RECIPES["six-conv-finetune"].schedule
     assert Plan(finetune, 1280, 128).num_steps == 540
     with pytest.raises(RequestError, match=r"0.1 epochs of 4 steps are not one step"):
-        Plan(ScheduleSettings(kind="stages", stages=(Stage(epochs=0.1, rate=1),)), 40, 10)
+        Plan(ScheduleSettings(kind="stages", stages=(Stage(epochs=0.1, learning_rate=1),)), 40, 10)
 
 
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 9))
@@ -142,11 +150,13 @@ def test_stages_that_do_not_fit_are_refused() -> None:
     with pytest.raises(RequestError, match=r"stage 1 trains on 40 images and there are 39"):
         Plan(ScheduleSettings(kind="stages", stages=STAGES), 39, 16)
     with pytest.raises(RequestError, match=r"the images change after 0\.5 epochs"):
-        ScheduleSettings(kind="stages", stages=(Stage(epochs=0.5, rate=1, images=9), Stage(epochs=1, rate=1)))
+        ScheduleSettings(
+            kind="stages", stages=(Stage(epochs=0.5, learning_rate=1, images=9), Stage(epochs=1, learning_rate=1))
+        )
     for settings in ({"kind": "stages"}, {"stages": STAGES}):
         with pytest.raises(RequestError, match="stages go with the kind `stages`, and it needs one or more"):
             ScheduleSettings(**settings)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="a stage of 0 epochs"):
-        Stage(epochs=0, rate=1)
+        Stage(epochs=0, learning_rate=1)
     with pytest.raises(RequestError, match=r"a rate of -1; allowed is 0"):
-        Stage(epochs=1, rate=1, layer_rates={"conv1": -1})
+        Stage(epochs=1, learning_rate=1, layer_learning_rates={"conv1": -1})

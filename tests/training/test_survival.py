@@ -34,7 +34,7 @@ SMALL = replace(
     QUICK,
     name="small",
     network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=10, rate=0.02),
+    optimizer=replace(QUICK.optimizer, batch_size=10, learning_rate=0.02),
     schedule=replace(QUICK.schedule, epochs=4),
     training=TrainingSettings(precision="float32", device="cpu", evaluate_every=2, checkpoint_every=0),
 )
@@ -119,13 +119,15 @@ def test_an_infinite_gradient_is_seen_wherever_it_stands() -> None:
 def test_a_training_that_learns_nothing_is_told_so(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(data, replace(SMALL, optimizer=replace(SMALL.optimizer, rate=0.0)), tmp_path / "dead")
+    train(data, replace(SMALL, optimizer=replace(SMALL.optimizer, learning_rate=0.0)), tmp_path / "dead")
     assert len(events_of(tmp_path / "dead", "at_chance")) == 4
     assert "the network has learned nothing yet" in capsys.readouterr().err
 
 
 def test_a_training_that_explodes_is_told_so(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wild = replace(SMALL, optimizer=replace(SMALL.optimizer, rate=30.0), schedule=replace(SMALL.schedule, epochs=8))
+    wild = replace(
+        SMALL, optimizer=replace(SMALL.optimizer, learning_rate=30.0), schedule=replace(SMALL.schedule, epochs=8)
+    )
     with suppress(WorkError):  # it may go on to lose its finite numbers; that it explodes is said before
         train(data, wild, tmp_path / "wild")
     assert events_of(tmp_path / "wild", "exploding")

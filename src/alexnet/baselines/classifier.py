@@ -20,12 +20,12 @@ Rows = NDArray[np.floating[Any]]
 
 
 class AveragedSgd(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Linear one-against-all classifiers: decay / 2 |w|^2 + mean of max(0, 1 - y (w x + b)), averaged SGD.
+    """Linear one-against-all classifiers: weight_decay / 2 |w|^2 + mean of max(0, 1 - y (w x + b)), averaged SGD.
 
     Args:
-        decay: the factor above.
+        weight_decay: the factor above.
         epochs: passes of `fit`.
-        rate: the first rate; after t samples it is rate / (1 + rate decay t)^(3/4).
+        learning_rate: at first; after t samples learning_rate / (1 + learning_rate weight_decay t)^(3/4).
         batch_size: samples whose gradients are added up in one step.
         average_after: samples after which the weights are averaged over the steps; None is after the first pass of
             `fit` (with `partial_fit`: from the start).
@@ -46,18 +46,18 @@ class AveragedSgd(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        decay: float = 1e-5,
+        weight_decay: float = 1e-5,
         *,
         epochs: int = 10,
-        rate: float = 1.0,
+        learning_rate: float = 1.0,
         batch_size: int = 16,
         average_after: int | None = None,
         positive_weight: float = 1.0,
         seed: int = 0,
     ) -> None:
-        self.decay = decay
+        self.weight_decay = weight_decay
         self.epochs = epochs
-        self.rate = rate
+        self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.average_after = average_after
         self.positive_weight = positive_weight
@@ -155,10 +155,10 @@ class AveragedSgd(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 signs[rows, labels] = 1.0
                 wrong = (signs * torch.addmm(bias, values, weights.T) < 1).float() * signs
                 wrong[rows, labels] *= self.positive_weight
-                rate = self.rate / (1 + self.rate * self.decay * self.t_) ** 0.75
-                weights.mul_(max(0.0, 1 - rate * self.decay * len(chosen)))
-                weights.addmm_(wrong.T, values, alpha=rate)
-                bias.add_(wrong.sum(dim=0), alpha=rate)
+                learning_rate = self.learning_rate / (1 + self.learning_rate * self.weight_decay * self.t_) ** 0.75
+                weights.mul_(max(0.0, 1 - learning_rate * self.weight_decay * len(chosen)))
+                weights.addmm_(wrong.T, values, alpha=learning_rate)
+                bias.add_(wrong.sum(dim=0), alpha=learning_rate)
                 self.t_ += len(chosen)
                 steps = (self.t_ - average_after) / self.batch_size
                 share = 1.0 if steps <= 1 else 1 / steps

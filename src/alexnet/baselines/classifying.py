@@ -49,9 +49,9 @@ def learned_classifier(
     settings = recipe.classifier
     classifier, done = _continued(checkpoint) or (
         AveragedSgd(
-            settings.decay,
+            settings.weight_decay,
             epochs=settings.epochs,
-            rate=settings.rate,
+            learning_rate=settings.learning_rate,
             batch_size=settings.batch_size,
             # With one pass there is no second one to average.
             average_after=len(rows) if settings.epochs > 1 else 0,

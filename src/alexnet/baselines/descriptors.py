@@ -44,7 +44,7 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         cell_px: side of a patch's cell; a patch has 4 x 4 of them, of binary patterns 2 x 2 of twice the side.
         step_px: from patch to patch, on every scale; the paper has 4.
         scales: how often the image is scaled; scales on which it is smaller than a patch are left out.
-        factor: from one scale to the next, below 1.
+        scale_factor: from one scale to the next, below 1.
         max_pixels: a larger image is scaled down to as many pixels before; smaller ones are not enlarged.
         smoothing: deviation of a Gaussian, pixels, that smooths gray values on each scale before gradients; 0 is none.
         limit: descriptors kept of an image, drawn once for all images of a size; 0 is all.
@@ -60,7 +60,7 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         cell_px: int = 6,
         step_px: int = 6,
         scales: int = 5,
-        factor: float = math.sqrt(0.5),
+        scale_factor: float = math.sqrt(0.5),
         max_pixels: int = 100_000,
         smoothing: float = 0.0,
         limit: int = 0,
@@ -70,7 +70,7 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.cell_px = cell_px
         self.step_px = step_px
         self.scales = scales
-        self.factor = factor
+        self.scale_factor = scale_factor
         self.max_pixels = max_pixels
         self.smoothing = smoothing
         self.limit = limit
@@ -114,8 +114,8 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         for name in ("cell_px", "step_px", "scales", "max_pixels"):
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} is {getattr(self, name)}; allowed is 1 or more")
-        if not 0 < self.factor < 1:
-            raise RequestError(f"factor is {self.factor}; allowed is above 0, below 1")
+        if not 0 < self.scale_factor < 1:
+            raise RequestError(f"scale_factor is {self.scale_factor}; allowed is above 0, below 1")
         if self.limit < 0 or self.smoothing < 0:
             raise RequestError(f"limit is {self.limit}, smoothing {self.smoothing}; allowed is 0 or more")
 
@@ -129,7 +129,7 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             places: list[NDArray[np.float32]] = []
             patch_px = 4 * self.cell_px
             for number in range(self.scales):
-                scaled = _scaled(planes, self.factor**number)
+                scaled = _scaled(planes, self.scale_factor**number)
                 if number and min(scaled.shape[-2:]) < patch_px:
                     break
                 for own, image in zip(found, scaled, strict=True):

@@ -229,7 +229,7 @@ def _opencv_sift(cv2: Any, detector: Any, gray: NDArray[np.uint8], settings: Den
     """OpenCV's descriptors at our places on our scales."""
     found = []
     for number in range(settings.scales):
-        side = round(len(gray) * settings.factor**number)
+        side = round(len(gray) * settings.scale_factor**number)
         scaled = cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
         centers = Grid(side, settings.cell_px, 4, settings.step_px).centers
         points = [cv2.KeyPoint(float(x), float(y), settings.cell_px / 1.5, 0) for y in centers for x in centers]
@@ -241,7 +241,7 @@ def _opencv_color(cv2: Any, image: NDArray[np.uint8], settings: DenseDescriptors
     """Means and deviations of all cells by OpenCV's box filter, at our places on our scales."""
     found = []
     for number in range(settings.scales):
-        side = round(len(image) * settings.factor**number)
+        side = round(len(image) * settings.scale_factor**number)
         scaled = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
         cell = settings.cell_px
         means, squares = cv2.blur(scaled, (cell, cell)), cv2.blur(scaled * scaled, (cell, cell))

@@ -71,21 +71,21 @@ def _alone(
 
 
 def _recorded(
-    work: Callable[[], T], device: torch.device, warm_up: Callable[[], object] = lambda: None
+    work: Callable[[], T], device: torch.device, warmup: Callable[[], object] = lambda: None
 ) -> tuple[T, Callable[[], object]]:
     """The result of some work, and what does the same once more: on a GPU a replay of its kernels, `_REPEATS` times.
 
     Args:
-        warm_up: done first; on a GPU several times, so that libraries have chosen their algorithms.
+        warmup: done first; on a GPU several times, so that libraries have chosen their algorithms.
     """
     if device.type != "cuda":
-        warm_up()
+        warmup()
         return work(), work
     beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     beside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(beside), algorithms_tried():
         for _ in range(_WARM_UPS):
-            warm_up()
+            warmup()
     torch.cuda.current_stream().wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
     with warnings.catch_warnings(), algorithms_tried():

@@ -98,7 +98,9 @@ def bench_precision(
         "recipe": recipe_name,
         "steps": steps,
         "batch_size": recipe.optimizer.batch_size,
-        "rate": recipe.schedule.stages[0].rate if recipe.schedule.stages else recipe.optimizer.rate,
+        "learning_rate": recipe.schedule.stages[0].learning_rate
+        if recipe.schedule.stages
+        else recipe.optimizer.learning_rate,
         "device": device.type,
         "products": "float32 ones, rounded" if rounded else "the hardware's",
         "rounded_operations": rounded.num_widened if rounded else 0,

@@ -167,7 +167,9 @@ def way_of(asked: ColumnsBench, layout: Layout, processes: Processes) -> Way | N
         name="bench",
         network=NetworkSettings(variant=asked.variant, width=asked.width),
         data=DataSettings(crop=side),
-        optimizer=OptimizerSettings(batch_size=asked.batch_size, rate=RATE, momentum=MOMENTUM, decay=DECAY),
+        optimizer=OptimizerSettings(
+            batch_size=asked.batch_size, learning_rate=RATE, momentum=MOMENTUM, weight_decay=DECAY
+        ),
         schedule=ScheduleSettings(kind="steps", epochs=10**6),
         training=TrainingSettings(device="cpu", precision=asked.arithmetic),
     )

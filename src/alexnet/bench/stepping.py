@@ -196,7 +196,7 @@ def _training(data: PreparedData, batch_size: int, device: torch.device, precisi
     """A training of the paper's network on images in memory; nothing is written."""
     recipe = Recipe(
         name="bench",
-        optimizer=OptimizerSettings(batch_size=batch_size, rate=RATE, momentum=MOMENTUM, decay=DECAY),
+        optimizer=OptimizerSettings(batch_size=batch_size, learning_rate=RATE, momentum=MOMENTUM, weight_decay=DECAY),
         schedule=ScheduleSettings(kind="steps", epochs=10**6),
         training=TrainingSettings(device=device.type, precision=precision, cache="auto"),  # type: ignore[arg-type]
     )

@@ -141,7 +141,8 @@ def print_precision_bench(measured: Mapping[str, Any]) -> None:
         highlight=False,
     )
     console.print(
-        f"batches of {measured['batch_size']}, rate {measured['rate']:g}, {measured['device']}; sums of products in "
+        f"batches of {measured['batch_size']}, learning rate {measured['learning_rate']:g}, {measured['device']}; "
+        "sums of products in "
         f"bfloat16: {measured['products']}",
         highlight=False,
     )

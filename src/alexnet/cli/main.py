@@ -280,7 +280,7 @@ def _finetune(words: Arguments) -> None:
 
     command = COMMANDS["finetune"]
     asked = finetune_options(words, command.summary, command.example)
-    factors = asked.recipe.optimizer.layer_factors
+    factors = asked.recipe.optimizer.layer_lr_factors
     frozen = [name for name, factor in factors.items() if factor == 0]
     _share("finetune", words, asked.layout)
     _say(f"as they were learned stay {', '.join(frozen)}" if frozen else "all layers learn")
@@ -541,7 +541,7 @@ COMMANDS = {
     ),
     "train": Command(
         "Train a network on a prepared data set.",
-        "alexnet train data/prepared --recipe paper --run runs/first --optimizer.rate 0.005",
+        "alexnet train data/prepared --recipe paper --run runs/first --optimizer.learning_rate 0.005",
         _train,
         computes=True,
     ),

@@ -86,7 +86,7 @@ def print_network(described: dict[str, Any]) -> None:
             f"{layer['parameters']:,}",
             f"{layer['neurons']:,}",
             f"{layer['multiply_adds']:,}",
-            *(f"{layer[name]:g}" for name in ("rate", "bias_rate", "decay")),
+            *(f"{layer[name]:g}" for name in ("learning_rate", "bias_learning_rate", "weight_decay")),
         )
     table.add_section()
     sums = (f"{described[name]:,}" for name in ("parameters", "neurons", "multiply_adds"))

@@ -22,7 +22,7 @@ PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 PHILOX_ROUNDS = 10
 WORD = 0xFFFFFFFF
 
-MeanAt = Literal["own-place", "center"]
+MeanAt = Literal["crop", "center"]
 """Which part of the mean image is subtracted from a crop: the crop's own (mirrored with it), or always the center."""
 
 
@@ -198,7 +198,7 @@ def to_input(
     mean_image: torch.Tensor,
     device: torch.device,
     *,
-    mean_at: MeanAt = "own-place",
+    mean_at: MeanAt = "crop",
     divisor: float = 1.0,
     resident: torch.Tensor | None = None,
     crop: int | None = None,
@@ -330,7 +330,7 @@ def views(num: int, side: int, crop: int) -> list[View]:
 
 
 def cut_view(
-    images: torch.Tensor, view: View, crop: int, mean_image: torch.Tensor, mean_at: MeanAt = "own-place"
+    images: torch.Tensor, view: View, crop: int, mean_image: torch.Tensor, mean_at: MeanAt = "crop"
 ) -> torch.Tensor:
     """One view of each image, minus the mean image at the same place, mirrored with it, or minus its center.
 

@@ -37,7 +37,7 @@ class Trained:
     """Title of the data set it learned from."""
     generated: bool
     """Whether that data set was generated, not photographed."""
-    mean_at: MeanAt = "own-place"
+    mean_at: MeanAt = "crop"
     """Which part of the mean image a crop loses."""
 
     @property
@@ -130,5 +130,5 @@ def load_trained(path: Path | str) -> Trained:
         crop=description["preprocessing"]["crop"],
         title=description["title"],
         generated=description["generated"],
-        mean_at=description["preprocessing"].get("mean_at", "own-place"),
+        mean_at=description["preprocessing"].get("mean_at", "crop"),
     )

@@ -29,7 +29,7 @@ class DescriptorSettings:
     """From patch to patch, on every scale. CVPR 2011: 4."""
     scales: int = 5
     """How often the image is scaled down; scales on which it is smaller than a patch are left out."""
-    factor: float = math.sqrt(0.5)
+    scale_factor: float = math.sqrt(0.5)
     """From one scale to the next."""
     max_pixels: int = 100_000
     """Larger images are scaled down to as many pixels first. CVPR 2011."""
@@ -39,10 +39,10 @@ class DescriptorSettings:
     def __post_init__(self) -> None:
         listed("descriptors.kinds", self.kinds, DESCRIPTORS)
         _require("descriptors", self, cell_px=1, step_px=1, scales=1, max_pixels=1)
-        if not 0 < self.factor < 1 or not 0 <= self.smoothing < 100:
+        if not 0 < self.scale_factor < 1 or not 0 <= self.smoothing < 100:
             raise RequestError(
-                f"--descriptors.factor is {self.factor}, --descriptors.smoothing {self.smoothing}; allowed are between "
-                "0 and 1, and 0 to 100"
+                f"--descriptors.scale_factor is {self.scale_factor}, --descriptors.smoothing {self.smoothing}; allowed "
+                "are between 0 and 1, and 0 to 100"
             )
 
 
@@ -97,11 +97,11 @@ class CodingSettings:
 class ClassifierSettings:
     """One-against-all linear classifiers by averaged stochastic gradient descent."""
 
-    decay: float = 1e-5
+    weight_decay: float = 1e-5
     """Factor on half the squared weights."""
     epochs: int = 10
     """Passes over the training images; the weights are averaged from the second on."""
-    rate: float = 1.0
+    learning_rate: float = 1.0
     """The first rate."""
     batch_size: int = 16
     """Images of one step."""
@@ -110,7 +110,7 @@ class ClassifierSettings:
 
     def __post_init__(self) -> None:
         _require("classifier", self, epochs=1, batch_size=1)
-        for name in ("decay", "rate", "positive_weight"):
+        for name in ("weight_decay", "learning_rate", "positive_weight"):
             if not 0 < getattr(self, name) < math.inf:
                 raise RequestError(f"--classifier.{name} is {getattr(self, name)}; allowed is above 0")
 
@@ -235,7 +235,7 @@ _FISHER_CALTECH = BaselineRecipe(
         "every 3 pixels, cells of 4 to 10, 80 components, 256 Gaussians, regions 1x1, 3x1, 2x2); this project has not "
         "run it."
     ),
-    descriptors=DescriptorSettings(kinds="sift", cell_px=4, step_px=3, scales=4, factor=0.75, max_pixels=160_000),
+    descriptors=DescriptorSettings(kinds="sift", cell_px=4, step_px=3, scales=4, scale_factor=0.75, max_pixels=160_000),
     encoder=FisherSettings(dimensions=80, components=256, pyramid="1x1,3x1,2x2", sample=500_000),
     protocol=ProtocolSettings(per_class=30, measure="rest"),
 )

@@ -57,7 +57,7 @@ class DataSettings:
     """No batch crosses from one run of so many images, in their order, into the next: the last one of each holds what
     is left. The source's batches end with its files, 10,000 images each for CIFAR-10, which is counted here over the
     images that are trained on. 0: only with the epoch."""
-    mean: Literal["own-place", "center"] = "own-place"
+    mean: Literal["crop", "center"] = "crop"
     """Which part of the mean image is subtracted: the crop's own (mirrored with it), or always the center (source)."""
     color_noise: float = 0.1
     """Standard deviation of the factors on the principal components of color; 0 switches the noise off."""
@@ -102,37 +102,39 @@ class OptimizerSettings:
 
     batch_size: int = 128
     """Images in a step."""
-    rate: float = 0.01
+    learning_rate: float = 0.01
     """Learning rate at the start (`steps`) or at the peak (`one-cycle`)."""
     momentum: float = 0.9
     """Share of the velocity that is carried over each step."""
-    decay: float = 0.0005
+    weight_decay: float = 0.0005
     """Weight decay, inside the velocity and multiplied by the rate; weights only, not biases."""
-    bias_factor: float = 1.0
+    bias_lr_factor: float = 1.0
     """Rate of the biases as a multiple of the weights' (paper: 1, one rate for all; source: 2)."""
-    layer_factors: Mapping[str, float] = field(default_factory=dict)
+    layer_lr_factors: Mapping[str, float] = field(default_factory=dict)
     """Rate of the weights of single layers as a multiple of the others', by layer name; 0 freezes the layer, biases
     too. The kind `stages` has rates of its own for layers."""
-    layer_decay: Mapping[str, float] = field(default_factory=dict)
-    """Decay of the weights of single layers, by layer name, in place of `decay`."""
+    layer_weight_decay: Mapping[str, float] = field(default_factory=dict)
+    """Decay of the weights of single layers, by layer name, in place of `weight_decay`."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise RequestError(f"--optimizer.batch_size is {self.batch_size}; allowed is 1 or more")
-        if not 0 <= self.rate < math.inf:
-            raise RequestError(f"--optimizer.rate is {self.rate}; allowed is 0 or more")
+        if not 0 <= self.learning_rate < math.inf:
+            raise RequestError(f"--optimizer.learning_rate is {self.learning_rate}; allowed is 0 or more")
         if not 0 <= self.momentum < 1:
             raise RequestError(f"--optimizer.momentum is {self.momentum}; allowed is 0 up to, not including, 1")
-        if not 0 <= self.decay < math.inf:
-            raise RequestError(f"--optimizer.decay is {self.decay}; allowed is 0 or more")
-        if not 0 <= self.bias_factor < math.inf:
-            raise RequestError(f"--optimizer.bias_factor is {self.bias_factor}; allowed is 0 or more")
-        if not all(0 <= value < math.inf for value in self.layer_factors.values()):
+        if not 0 <= self.weight_decay < math.inf:
+            raise RequestError(f"--optimizer.weight_decay is {self.weight_decay}; allowed is 0 or more")
+        if not 0 <= self.bias_lr_factor < math.inf:
+            raise RequestError(f"--optimizer.bias_lr_factor is {self.bias_lr_factor}; allowed is 0 or more")
+        if not all(0 <= value < math.inf for value in self.layer_lr_factors.values()):
             raise RequestError(
-                f"--optimizer.layer_factors is {dict(self.layer_factors)}; allowed are factors of 0 (frozen) or more"
+                f"--optimizer.layer_lr_factors is {dict(self.layer_lr_factors)}; allowed are 0 (frozen) or more"
             )
-        if not all(0 <= value < math.inf for value in self.layer_decay.values()):
-            raise RequestError(f"--optimizer.layer_decay is {dict(self.layer_decay)}; allowed are decays of 0 or more")
+        if not all(0 <= value < math.inf for value in self.layer_weight_decay.values()):
+            raise RequestError(
+                f"--optimizer.layer_weight_decay is {dict(self.layer_weight_decay)}; allowed are decays of 0 or more"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +143,11 @@ class Stage:
 
     epochs: float
     """Passes over the images, a part of one at the end if need be."""
-    rate: float
+    learning_rate: float
     """Rate of the weights."""
-    bias_rate: float | None = None
+    bias_learning_rate: float | None = None
     """Rate of the biases; None is that of the weights."""
-    layer_rates: Mapping[str, float] = field(default_factory=dict)
+    layer_learning_rates: Mapping[str, float] = field(default_factory=dict)
     """Rate of the weights of single layers, by layer name; 0 freezes the layer, biases too."""
     color_noise: bool = True
     """False switches the color noise off, and the division that goes with it."""
@@ -155,7 +157,11 @@ class Stage:
     def __post_init__(self) -> None:
         if not 0 < self.epochs < math.inf:
             raise RequestError(f"--schedule.stages: a stage of {self.epochs} epochs; allowed is above 0")
-        rates = [self.rate, *self.layer_rates.values(), *([] if self.bias_rate is None else [self.bias_rate])]
+        rates = [
+            self.learning_rate,
+            *self.layer_learning_rates.values(),
+            *([] if self.bias_learning_rate is None else [self.bias_learning_rate]),
+        ]
         if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
             raise RequestError(f"--schedule.stages: a rate of {wrong[0]}; allowed is 0 (frozen) or more")
         if self.images < 0:
@@ -167,15 +173,15 @@ class ScheduleSettings:
     """How the learning rate moves over the run."""
 
     kind: Literal["steps", "plateau", "stages", "geometric", "one-cycle", "cosine"] = "steps"
-    """`steps`: times `factor` at each of `drops`. `plateau`: times `factor` whenever the validation error stalls, and
-    the end when it stalls after the last drop (paper). `stages`: what `stages` says. `geometric`: `plateaus` of equal
-    length (later source). `one-cycle`: rises, then falls to 0, both along a line. `cosine`: rises along a line, falls
+    """`steps`: times `gamma` at each of `milestones`. `plateau`: times `gamma` whenever the validation error stalls;
+    the stall after the last drop ends the run (paper). `stages`: what `stages` says. `geometric`: `num_plateaus` of
+    equal length (later source). `one-cycle`: a linear rise, then a linear fall to 0. `cosine`: a linear rise, then a fall
     along half a cosine."""
     epochs: int = 90
     """Passes over the training images; `plateau`: at the most; `stages`: not read. Paper: about 90."""
-    drops: tuple[float, ...] = (0.25, 0.55, 0.85)
+    milestones: tuple[float, ...] = (0.25, 0.55, 0.85)
     """`steps`: fractions of the run at which the rate drops; the paper dropped it three times."""
-    factor: float = 0.1
+    gamma: float = 0.1
     """`steps`, `plateau`: what the rate is multiplied by at a drop."""
     patience: int = 5
     """`plateau`: epochs without improvement that are a stall."""
@@ -183,32 +189,34 @@ class ScheduleSettings:
     """`plateau`: by how much the top-1 error, a fraction, must fall below its lowest to count as improved."""
     plateau_drops: int = 3
     """`plateau`: how many times the rate drops; the stall after that ends the run."""
-    plateaus: int = 4
+    num_plateaus: int = 4
     """`geometric`: number of plateaus of the weights' rate."""
-    fall: float = 250.0
+    lr_range: float = 250.0
     """`geometric`: first rate over last."""
-    bias_plateaus: int = 2
+    num_bias_plateaus: int = 2
     """`geometric`: number of plateaus of the biases' rate."""
-    bias_fall: float = 10.0
+    bias_lr_range: float = 10.0
     """`geometric`: first rate of the biases over their last."""
-    warm_up: float = 0.2
+    warmup: float = 0.2
     """`one-cycle`, `cosine`: fraction of the run in which the rate rises."""
     stages: tuple[Stage, ...] = ()
-    """`stages`: one after the other; the optimizer's `rate` and `bias_factor` are not read."""
+    """`stages`: one after the other; the optimizer's `rate` and `bias_lr_factor` are not read."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise RequestError(f"--schedule.epochs is {self.epochs}; allowed is 1 or more")
-        if not all(0 < drop < 1 for drop in self.drops) or list(self.drops) != sorted(self.drops):
-            raise RequestError(f"--schedule.drops is {list(self.drops)}; allowed are rising fractions between 0 and 1")
-        if not 0 < self.factor <= 1:
-            raise RequestError(f"--schedule.factor is {self.factor}; allowed is above 0, up to 1")
-        if not 0 < self.warm_up < 1:
-            raise RequestError(f"--schedule.warm_up is {self.warm_up}; allowed is between 0 and 1")
-        for name in ("patience", "plateaus", "bias_plateaus"):
+        if not all(0 < drop < 1 for drop in self.milestones) or list(self.milestones) != sorted(self.milestones):
+            raise RequestError(
+                f"--schedule.milestones is {list(self.milestones)}; allowed are rising fractions between 0 and 1"
+            )
+        if not 0 < self.gamma <= 1:
+            raise RequestError(f"--schedule.gamma is {self.gamma}; allowed is above 0, up to 1")
+        if not 0 < self.warmup < 1:
+            raise RequestError(f"--schedule.warmup is {self.warmup}; allowed is between 0 and 1")
+        for name in ("patience", "num_plateaus", "num_bias_plateaus"):
             if getattr(self, name) < 1:
                 raise RequestError(f"--schedule.{name} is {getattr(self, name)}; allowed is 1 or more")
-        for name in ("fall", "bias_fall"):
+        for name in ("lr_range", "bias_lr_range"):
             if not 1 <= getattr(self, name) < math.inf:
                 raise RequestError(f"--schedule.{name} is {getattr(self, name)}; allowed is 1 or more")
         if not 0 <= self.improvement < math.inf:
@@ -258,7 +266,7 @@ class TrainingSettings:
     """Where the training images lie: read as they are needed (`none`), or all on the device, which cuts the crops,
     as they are (`device`) or in a sixth of the memory and slightly changed, two colors and their mixtures for each
     4 x 4 pixels (`bc1`); `auto` is `device` on a GPU half of whose free memory holds them."""
-    average: float = 0.0
+    ema_decay: float = 0.0
     """Share that a running average of the weights keeps of itself each step; 0 is none. With one, the average is what
     is measured and kept."""
 
@@ -285,8 +293,8 @@ class TrainingSettings:
             )
         if self.workers < 0:
             raise RequestError(f"--training.workers is {self.workers}; allowed is 0 (one a core, at most 8) or more")
-        if not 0 <= self.average < 1:
-            raise RequestError(f"--training.average is {self.average}; allowed is 0 (none) up to, not including, 1")
+        if not 0 <= self.ema_decay < 1:
+            raise RequestError(f"--training.ema_decay is {self.ema_decay}; allowed is 0 (none) up to, not including, 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,14 +331,17 @@ GROUPS: dict[str, type] = {
 _ALL_BUT_STAGES = ("steps", "plateau", "geometric", "one-cycle", "cosine")
 _READ_BY = {
     "schedule.epochs": _ALL_BUT_STAGES,
-    "optimizer.rate": _ALL_BUT_STAGES,
-    "optimizer.bias_factor": _ALL_BUT_STAGES,
-    "optimizer.layer_factors": _ALL_BUT_STAGES,
-    "schedule.drops": ("steps",),
-    "schedule.factor": ("steps", "plateau"),
+    "optimizer.learning_rate": _ALL_BUT_STAGES,
+    "optimizer.bias_lr_factor": _ALL_BUT_STAGES,
+    "optimizer.layer_lr_factors": _ALL_BUT_STAGES,
+    "schedule.milestones": ("steps",),
+    "schedule.gamma": ("steps", "plateau"),
     **{f"schedule.{name}": ("plateau",) for name in ("patience", "improvement", "plateau_drops")},
-    **{f"schedule.{name}": ("geometric",) for name in ("plateaus", "fall", "bias_plateaus", "bias_fall")},
-    "schedule.warm_up": ("one-cycle", "cosine"),
+    **{
+        f"schedule.{name}": ("geometric",)
+        for name in ("num_plateaus", "lr_range", "num_bias_plateaus", "bias_lr_range")
+    },
+    "schedule.warmup": ("one-cycle", "cosine"),
 }
 
 
@@ -367,12 +378,12 @@ def refuse_unread_changes(before: Recipe, after: Recipe) -> None:
 
 CHANGEABLE = (
     "schedule.",
-    "optimizer.rate",
+    "optimizer.learning_rate",
     "optimizer.momentum",
-    "optimizer.decay",
-    "optimizer.bias_factor",
-    "optimizer.layer_decay",
-    "optimizer.layer_factors",
+    "optimizer.weight_decay",
+    "optimizer.bias_lr_factor",
+    "optimizer.layer_weight_decay",
+    "optimizer.layer_lr_factors",
     "training.label_smoothing",
     "training.evaluate_every",
     "training.checkpoint_every",

@@ -10,6 +10,39 @@ import yaml
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import GROUPS, Recipe, Stage
 
+OLD_KEYS: Mapping[str, str] = {
+    "data.colour_noise": "color_noise",
+    "data.colour_scale": "color_scale",
+    "data.colour_shrink": "color_shrink",
+    "optimizer.rate": "learning_rate",
+    "optimizer.decay": "weight_decay",
+    "optimizer.bias_factor": "bias_lr_factor",
+    "optimizer.layer_factors": "layer_lr_factors",
+    "optimizer.layer_decay": "layer_weight_decay",
+    "schedule.drops": "milestones",
+    "schedule.factor": "gamma",
+    "schedule.plateaus": "num_plateaus",
+    "schedule.fall": "lr_range",
+    "schedule.bias_plateaus": "num_bias_plateaus",
+    "schedule.bias_fall": "bias_lr_range",
+    "schedule.warm_up": "warmup",
+    "schedule.stages.rate": "learning_rate",
+    "schedule.stages.bias_rate": "bias_learning_rate",
+    "schedule.stages.layer_rates": "layer_learning_rates",
+    "schedule.stages.colour_noise": "color_noise",
+    "training.average": "ema_decay",
+    "descriptors.factor": "scale_factor",
+    "encoder.neighbours": "neighbors",
+    "classifier.rate": "learning_rate",
+    "classifier.decay": "weight_decay",
+}
+"""What settings of earlier recipe files, networks' and baselines', are called today, by group and earlier key."""
+OLD_VALUES: Mapping[str, Mapping[str, str]] = {
+    "data.mean": {"own-place": "crop", "centre": "center"},
+    "descriptors.kinds": {"colour": "color"},
+}
+"""What their values are called today; of a list with commas, each entry's."""
+
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain dictionaries, lists and numbers, ready for YAML or JSON."""
@@ -46,12 +79,31 @@ def _settings(kind: type, name: str, content: Any) -> Any:
     """One group of settings, or one stage of a schedule, from its keys and values."""
     if not isinstance(content, Mapping):
         raise RequestError(f"{name} is {content!r}; allowed are keys and values")
+    content = _with_current_names("schedule.stages" if kind is Stage else name, content)
     allowed = {one.name for one in fields(kind)}
     if unknown := sorted(set(content) - allowed, key=str):
         raise RequestError(f"unknown keys {unknown} under {name}; known are {sorted(allowed)}")
     if missing := sorted(one.name for one in fields(kind) if _required(one) and one.name not in content):
         raise RequestError(f"keys {missing} are missing under {name}")
     return kind(**{key: _typed(kind, name, key, value) for key, value in content.items()})
+
+
+def _with_current_names(group: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys and values of an earlier file under their names of today.
+
+    Raises:
+        RequestError: a setting stands there under both names.
+    """
+    current: dict[str, Any] = {}
+    for key, value in content.items():
+        name = OLD_KEYS.get(f"{group}.{key}", key)
+        if name != key and name in content:
+            raise RequestError(f"{group} has {key} and {name}, which are the same setting; keep {name}")
+        values = OLD_VALUES.get(f"{group}.{name}")
+        if values and isinstance(value, str):
+            value = ",".join(values.get(one.strip(), one) for one in value.split(","))
+        current[name] = value
+    return current
 
 
 def settings_from(kind: type, name: str, content: Any) -> Any:
@@ -95,7 +147,7 @@ def _typed(settings: type, group: str, key: str, value: Any) -> Any:
         pass
     words = {Mapping: "names with a number each", tuple: "a list of numbers"}
     if kind == tuple[Stage, ...]:
-        words[tuple] = "a list of stages, each with epochs, rate and more"
+        words[tuple] = "a list of stages, each with epochs, learning_rate and more"
     origin = get_origin(kind)
     allowed = (
         words.get(origin, getattr(kind, "__name__", str(kind))) if origin else getattr(kind, "__name__", str(kind))
@@ -151,5 +203,5 @@ def read_config(path: Path, base: Recipe) -> Recipe:
         raise RequestError(f"--config {path} must hold groups of settings ({', '.join(GROUPS)}), each `key: value`")
     merged = recipe_to_dict(base)
     for key, value in content.items():
-        merged[key] = {**merged[key], **value} if key in GROUPS else value
+        merged[key] = {**merged[key], **_with_current_names(key, value)} if key in GROUPS else value
     return recipe_from_dict(merged)

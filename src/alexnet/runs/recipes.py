@@ -58,9 +58,9 @@ def _by_hand(
     def stage(begin: int, until: int, rate: float, conv1: float | None = None) -> Stage:
         return Stage(
             epochs=until - begin,
-            rate=rate,
-            bias_rate=before if begin < first else after,
-            layer_rates={} if conv1 is None else {"conv1": conv1},
+            learning_rate=rate,
+            bias_learning_rate=before if begin < first else after,
+            layer_learning_rates={} if conv1 is None else {"conv1": conv1},
             color_noise=begin < noise_off,
         )
 
@@ -136,11 +136,11 @@ SIX_CONV_PRETRAIN = replace(
         stages=(
             Stage(
                 epochs=6,
-                rate=0.01,
-                bias_rate=0.02,
-                layer_rates={f"conv{number}": 0.001 for number in range(1, 7)},
+                learning_rate=0.01,
+                bias_learning_rate=0.02,
+                layer_learning_rates={f"conv{number}": 0.001 for number in range(1, 7)},
             ),
-            Stage(epochs=2.11, rate=0.001, bias_rate=0.02),
+            Stage(epochs=2.11, learning_rate=0.001, bias_learning_rate=0.02),
         ),
     ),
 )
@@ -162,14 +162,35 @@ SIX_CONV_FINETUNE = replace(
         kind="stages",
         stages=(
             # "After 300 batches fc1000 0.01": 300 of about 10,009.
-            Stage(epochs=0.03, rate=1e-3, bias_rate=0.02, layer_rates={"conv1": 1e-4}),
-            Stage(epochs=4.97, rate=1e-3, bias_rate=0.02, layer_rates={"conv1": 1e-4, "fc8": 1e-2}),
-            Stage(epochs=2, rate=1e-3, bias_rate=0.02, layer_rates={"conv1": 1e-5, "fc8": 1e-2}),
-            Stage(epochs=2, rate=1e-3, bias_rate=0.02, layer_rates={"conv1": 0.0, "fc8": 1e-2}),
-            Stage(epochs=13, rate=1e-3, bias_rate=0.02, layer_rates={"conv1": 0.0}),
-            Stage(epochs=16, rate=1e-4, bias_rate=0.02, layer_rates={"conv1": 0.0}),
-            Stage(epochs=4, rate=1e-4, bias_rate=0.02, layer_rates={"conv1": 0.0}, color_noise=False),
-            Stage(epochs=12, rate=1e-5, bias_rate=0.02, layer_rates={"conv1": 0.0}, color_noise=False),
+            Stage(epochs=0.03, learning_rate=1e-3, bias_learning_rate=0.02, layer_learning_rates={"conv1": 1e-4}),
+            Stage(
+                epochs=4.97,
+                learning_rate=1e-3,
+                bias_learning_rate=0.02,
+                layer_learning_rates={"conv1": 1e-4, "fc8": 1e-2},
+            ),
+            Stage(
+                epochs=2, learning_rate=1e-3, bias_learning_rate=0.02, layer_learning_rates={"conv1": 1e-5, "fc8": 1e-2}
+            ),
+            Stage(
+                epochs=2, learning_rate=1e-3, bias_learning_rate=0.02, layer_learning_rates={"conv1": 0.0, "fc8": 1e-2}
+            ),
+            Stage(epochs=13, learning_rate=1e-3, bias_learning_rate=0.02, layer_learning_rates={"conv1": 0.0}),
+            Stage(epochs=16, learning_rate=1e-4, bias_learning_rate=0.02, layer_learning_rates={"conv1": 0.0}),
+            Stage(
+                epochs=4,
+                learning_rate=1e-4,
+                bias_learning_rate=0.02,
+                layer_learning_rates={"conv1": 0.0},
+                color_noise=False,
+            ),
+            Stage(
+                epochs=12,
+                learning_rate=1e-5,
+                bias_learning_rate=0.02,
+                layer_learning_rates={"conv1": 0.0},
+                color_noise=False,
+            ),
         ),
     ),
 )
@@ -196,13 +217,13 @@ CIFAR_18PCT = Recipe(
     ),
     network=NetworkSettings(variant="cifar-18pct", dropout=0.0),
     data=_CIFAR_WHOLE,
-    optimizer=OptimizerSettings(decay=0.004, layer_decay={"fc4": 1.0}),
+    optimizer=OptimizerSettings(weight_decay=0.004, layer_weight_decay={"fc4": 1.0}),
     schedule=ScheduleSettings(
         kind="stages",
         stages=(
-            Stage(epochs=120, rate=1e-3, bias_rate=2e-3),
-            Stage(epochs=10, rate=1e-4, bias_rate=2e-4),
-            Stage(epochs=10, rate=1e-5, bias_rate=2e-5),
+            Stage(epochs=120, learning_rate=1e-3, bias_learning_rate=2e-3),
+            Stage(epochs=10, learning_rate=1e-4, bias_learning_rate=2e-4),
+            Stage(epochs=10, learning_rate=1e-5, bias_learning_rate=2e-5),
         ),
     ),
 )
@@ -221,14 +242,14 @@ CIFAR_13PCT = Recipe(
     ),
     network=NetworkSettings(variant="cifar-13pct", dropout=0.0),
     data=_CIFAR_MOVED,
-    optimizer=OptimizerSettings(decay=0.004, layer_decay={"conv1": 0.0, "conv2": 0.0}),
+    optimizer=OptimizerSettings(weight_decay=0.004, layer_weight_decay={"conv1": 0.0, "conv2": 0.0}),
     schedule=ScheduleSettings(
         kind="stages",
         stages=(
-            Stage(epochs=100, rate=1e-3, bias_rate=2e-3, images=_BATCHES_1_TO_4),
-            Stage(epochs=40, rate=1e-3, bias_rate=2e-3),
-            Stage(epochs=10, rate=1e-4, bias_rate=2e-3),
-            Stage(epochs=10, rate=1e-5, bias_rate=2e-3),
+            Stage(epochs=100, learning_rate=1e-3, bias_learning_rate=2e-3, images=_BATCHES_1_TO_4),
+            Stage(epochs=40, learning_rate=1e-3, bias_learning_rate=2e-3),
+            Stage(epochs=10, learning_rate=1e-4, bias_learning_rate=2e-3),
+            Stage(epochs=10, learning_rate=1e-5, bias_learning_rate=2e-3),
         ),
     ),
 )
@@ -245,14 +266,14 @@ CIFAR_11PCT = replace(
         "this project has not run it to its end."
     ),
     network=NetworkSettings(variant="cifar-11pct", dropout=0.0),
-    optimizer=OptimizerSettings(decay=0.004, layer_decay={"conv1": 0.0, "conv2": 0.0, "fc5": 0.01}),
+    optimizer=OptimizerSettings(weight_decay=0.004, layer_weight_decay={"conv1": 0.0, "conv2": 0.0, "fc5": 0.01}),
     schedule=ScheduleSettings(
         kind="stages",
         stages=(
-            Stage(epochs=350, rate=1e-3, bias_rate=2e-3, images=_BATCHES_1_TO_4),
-            Stage(epochs=150, rate=1e-3, bias_rate=2e-3),
-            Stage(epochs=10, rate=1e-4, bias_rate=2e-3),
-            Stage(epochs=10, rate=1e-5, bias_rate=2e-3),
+            Stage(epochs=350, learning_rate=1e-3, bias_learning_rate=2e-3, images=_BATCHES_1_TO_4),
+            Stage(epochs=150, learning_rate=1e-3, bias_learning_rate=2e-3),
+            Stage(epochs=10, learning_rate=1e-4, bias_learning_rate=2e-3),
+            Stage(epochs=10, learning_rate=1e-5, bias_learning_rate=2e-3),
         ),
     ),
 )
@@ -271,9 +292,9 @@ MODERN = Recipe(
     data=DataSettings(color_scale="deviations"),
     # The paper's batch and rate: 1024 images at eight times the rate learned nothing from 9,469 photographs
     # (docs/log.md). The average looks back over some 500 steps.
-    optimizer=OptimizerSettings(batch_size=128, rate=0.01, decay=0.0005),
-    schedule=ScheduleSettings(kind="cosine", epochs=90, warm_up=0.05),
-    training=TrainingSettings(label_smoothing=0.1, average=0.998),
+    optimizer=OptimizerSettings(batch_size=128, learning_rate=0.01, weight_decay=0.0005),
+    schedule=ScheduleSettings(kind="cosine", epochs=90, warmup=0.05),
+    training=TrainingSettings(label_smoothing=0.1, ema_decay=0.998),
 )
 """This project's. `alexnet train DATA --recipe modern`; bfloat16 where the machine has it, as in every recipe. Expected
 on imagenette with `--schedule.epochs 60`: 18.0 % top-1 error with one view; 85 s on an H100 beside six others.
@@ -287,8 +308,8 @@ QUICK = Recipe(
     ),
     network=NetworkSettings(variant="quick", dropout=0.1),
     data=DataSettings(crop=28, corners="original", color_noise=0.0),
-    optimizer=OptimizerSettings(batch_size=128, rate=0.05, decay=0.0005),
-    schedule=ScheduleSettings(kind="one-cycle", epochs=8, warm_up=0.2),
+    optimizer=OptimizerSettings(batch_size=128, learning_rate=0.05, weight_decay=0.0005),
+    schedule=ScheduleSettings(kind="one-cycle", epochs=8, warmup=0.2),
 )
 """This project's first thing to do. `alexnet train CIFAR10 --recipe quick`. Expected: 19 to 20 % with one view, 17 to
 18 % with ten, after 140 s on two cores that multiply bfloat16.

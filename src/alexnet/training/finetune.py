@@ -53,7 +53,7 @@ def finetune_recipe(trained: Recipe, data: PreparedData, freeze_until: str | Non
     frozen = names[: names.index(freeze_until) + 1] if freeze_until != NEVER else []
     num_images = len(data.splits["train"])
     batch_size = max(8, min(128, num_images // 20))
-    schedule = ScheduleSettings(kind="steps", epochs=30, drops=(0.5, 0.75))
+    schedule = ScheduleSettings(kind="steps", epochs=30, milestones=(0.5, 0.75))
     if data.evaluation_split == "val":
         schedule = ScheduleSettings(kind="plateau", epochs=MOST_EPOCHS, patience=3, plateau_drops=2)
     factors = {**dict.fromkeys(frozen, 0.0), names[-1]: HEAD_FACTOR}
@@ -62,7 +62,7 @@ def finetune_recipe(trained: Recipe, data: PreparedData, freeze_until: str | Non
         name="finetune",
         claim="",
         data=replace(trained.data, subset=0, sampling="each-once", class_weights={}, order="each-epoch", file_images=0),
-        optimizer=OptimizerSettings(batch_size=batch_size, rate=0.001, layer_factors=factors),
+        optimizer=OptimizerSettings(batch_size=batch_size, learning_rate=0.001, layer_lr_factors=factors),
         schedule=schedule,
         training=TrainingSettings(seed=trained.training.seed),
         network=replace(trained.network, start_layers="all"),

@@ -28,10 +28,10 @@ class Row:
     neurons: int
     multiply_adds: int
     """For one image."""
-    rate: float
+    learning_rate: float
     """Of the weights, first of the schedule or, where it rises first, its peak."""
-    bias_rate: float
-    decay: float
+    bias_learning_rate: float
+    weight_decay: float
     """Of the weights; biases have none."""
 
 
@@ -45,7 +45,7 @@ def network_table(recipe: Recipe, num_classes: int) -> list[Row]:
         network = AlexNet(num_classes, recipe.network.variant, recipe.network.width, dropout=recipe.network.dropout)
         require_fit(recipe, network)
         optimizer = VelocitySGD(
-            network, recipe.optimizer.momentum, recipe.optimizer.decay, recipe.optimizer.layer_decay
+            network, recipe.optimizer.momentum, recipe.optimizer.weight_decay, recipe.optimizer.layer_weight_decay
         )
     rates = _first_rates(recipe)
     return [_row(place, rates, optimizer) for place in network.placed if place.weight_shape]
@@ -53,7 +53,10 @@ def network_table(recipe: Recipe, num_classes: int) -> list[Row]:
 
 def _first_rates(recipe: Recipe) -> Rates:
     if recipe.schedule.kind in ("one-cycle", "cosine"):
-        return Rates(weights=recipe.optimizer.rate, biases=recipe.optimizer.rate * recipe.optimizer.bias_factor)
+        return Rates(
+            weights=recipe.optimizer.learning_rate,
+            biases=recipe.optimizer.learning_rate * recipe.optimizer.bias_lr_factor,
+        )
     return rates_at(recipe, 0, 1)
 
 
@@ -67,9 +70,9 @@ def _row(place: Placed, rates: Rates, optimizer: VelocitySGD) -> Row:
         parameters=math.prod(place.weight_shape) + math.prod(place.bias_shape),
         neurons=place.neurons,
         multiply_adds=place.multiply_adds,
-        rate=rates.of(f"{name}.weight"),
-        bias_rate=rates.of(f"{name}.bias"),
-        decay=optimizer.decays[f"{name}.weight"],
+        learning_rate=rates.of(f"{name}.weight"),
+        bias_learning_rate=rates.of(f"{name}.bias"),
+        weight_decay=optimizer.decays[f"{name}.weight"],
     )
 
 
@@ -80,11 +83,12 @@ def schedule_lines(recipe: Recipe) -> list[str]:
         case "stages":
             lines, begin = [], 0.0
             for stage in schedule.stages:
-                layers = ", ".join(f"{name} {rate:g}" for name, rate in stage.layer_rates.items())
+                biases = stage.learning_rate if stage.bias_learning_rate is None else stage.bias_learning_rate
+                layers = ", ".join(f"{name} {rate:g}" for name, rate in stage.layer_learning_rates.items())
                 lines.append(
-                    f"epoch {begin:g} to {begin + stage.epochs:g}: weights {stage.rate:g}"
+                    f"epoch {begin:g} to {begin + stage.epochs:g}: weights {stage.learning_rate:g}"
                     + (f" ({layers})" if layers else "")
-                    + f", biases {stage.rate if stage.bias_rate is None else stage.bias_rate:g}"
+                    + f", biases {biases:g}"
                     + ("" if stage.color_noise or not recipe.data.color_noise else ", no color noise")
                     + (f", first {stage.images:,} images" if stage.images else "")
                 )
@@ -92,21 +96,21 @@ def schedule_lines(recipe: Recipe) -> list[str]:
             return lines
         case "plateau":
             return [
-                f"times {schedule.factor:g} when the validation error has not fallen by {100 * schedule.improvement:g} "
+                f"times {schedule.gamma:g} when the validation error has not fallen by {100 * schedule.improvement:g} "
                 f"points for {schedule.patience} epochs, {schedule.plateau_drops} times; then the end, or at epoch "
                 f"{schedule.epochs}"
             ]
         case "steps":
-            drops = ", ".join(f"{drop * schedule.epochs:g}" for drop in schedule.drops)
-            return [f"times {schedule.factor:g} at epoch {drops or 'none'}; the end at {schedule.epochs}"]
+            drops = ", ".join(f"{drop * schedule.epochs:g}" for drop in schedule.milestones)
+            return [f"times {schedule.gamma:g} at epoch {drops or 'none'}; the end at {schedule.epochs}"]
         case "geometric":
             return [
-                f"{schedule.plateaus} plateaus down to 1 / {schedule.fall:g} (biases {schedule.bias_plateaus}, "
-                f"1 / {schedule.bias_fall:g}); the end at epoch {schedule.epochs}"
+                f"{schedule.num_plateaus} plateaus down to 1 / {schedule.lr_range:g} (biases "
+                f"{schedule.num_bias_plateaus}, 1 / {schedule.bias_lr_range:g}); the end at epoch {schedule.epochs}"
             ]
         case _:
             return [
-                f"{schedule.kind}: up to this until epoch {schedule.warm_up * schedule.epochs:g}, then down to 0; "
+                f"{schedule.kind}: up to this until epoch {schedule.warmup * schedule.epochs:g}, then down to 0; "
                 f"the end at {schedule.epochs}"
             ]
 

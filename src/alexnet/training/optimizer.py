@@ -28,19 +28,19 @@ class VelocitySGD:
         network: its parameters named `*.weight` decay, the others do not.
         momentum: share of the velocity carried over.
         decay: weight decay.
-        layer_decay: decay of single layers, by layer name, in place of `decay`.
+        layer_weight_decay: decay of single layers, by layer name, in place of `decay`.
 
     Raises:
-        RequestError: `layer_decay` names a layer that the network does not have.
+        RequestError: `layer_weight_decay` names a layer that the network does not have.
     """
 
     def __init__(
-        self, network: nn.Module, momentum: float, decay: float, layer_decay: Mapping[str, float] | None = None
+        self, network: nn.Module, momentum: float, decay: float, layer_weight_decay: Mapping[str, float] | None = None
     ) -> None:
         self.momentum = momentum
         self.parameters = dict(network.named_parameters())
-        by_layer = dict(layer_decay or {})
-        require_layers(self.parameters, by_layer, "--optimizer.layer_decay")
+        by_layer = dict(layer_weight_decay or {})
+        require_layers(self.parameters, by_layer, "--optimizer.layer_weight_decay")
         self.decays = {
             name: by_layer.get(name.rpartition(".")[0], decay) if name.endswith("weight") else 0.0
             for name in self.parameters

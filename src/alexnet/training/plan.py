@@ -57,7 +57,7 @@ class Plan:
     """
 
     def __init__(self, schedule: ScheduleSettings, num_images: int, batch_size: int, file_images: int = 0) -> None:
-        stages = schedule.stages or (Stage(epochs=schedule.epochs, rate=0.0),)
+        stages = schedule.stages or (Stage(epochs=schedule.epochs, learning_rate=0.0),)
         stretches: list[Stretch] = []
         step, epoch_step, first_epoch, reached = 0, 0, 0, 0.0
         for number, stage in enumerate(stages):

@@ -36,24 +36,28 @@ def rates_at(recipe: Recipe, step: int, num_steps: int, stage: int = 0, errors: 
     if schedule.kind == "stages":
         now = schedule.stages[stage]
         return Rates(
-            weights=now.rate, biases=now.rate if now.bias_rate is None else now.bias_rate, layers=now.layer_rates
+            weights=now.learning_rate,
+            biases=now.learning_rate if now.bias_learning_rate is None else now.bias_learning_rate,
+            layers=now.layer_learning_rates,
         )
-    peak, done = optimizer.rate, step / num_steps
+    peak, done = optimizer.learning_rate, step / num_steps
     if schedule.kind == "geometric":
-        rate = peak * _plateau_factor(done, schedule.plateaus, schedule.fall)
-        biases = peak * optimizer.bias_factor * _plateau_factor(done, schedule.bias_plateaus, schedule.bias_fall)
+        rate = peak * _plateau_factor(done, schedule.num_plateaus, schedule.lr_range)
+        biases = (
+            peak * optimizer.bias_lr_factor * _plateau_factor(done, schedule.num_bias_plateaus, schedule.bias_lr_range)
+        )
         return Rates(weights=rate, biases=biases, layers=_by_layer(recipe, rate))
     if schedule.kind == "steps":
-        rate = peak * schedule.factor ** sum(done >= drop for drop in schedule.drops)
+        rate = peak * schedule.gamma ** sum(done >= drop for drop in schedule.milestones)
     elif schedule.kind == "plateau":
-        rate = peak * schedule.factor ** min(stalls(errors, schedule), schedule.plateau_drops)
+        rate = peak * schedule.gamma ** min(stalls(errors, schedule), schedule.plateau_drops)
     else:
         rate = peak * _up_and_down(schedule, (step + 0.5) / num_steps)
-    return Rates(weights=rate, biases=rate * optimizer.bias_factor, layers=_by_layer(recipe, rate))
+    return Rates(weights=rate, biases=rate * optimizer.bias_lr_factor, layers=_by_layer(recipe, rate))
 
 
 def _by_layer(recipe: Recipe, rate: float) -> dict[str, float]:
-    return {name: rate * factor for name, factor in recipe.optimizer.layer_factors.items()}
+    return {name: rate * factor for name, factor in recipe.optimizer.layer_lr_factors.items()}
 
 
 def stalls(errors: Sequence[float], schedule: ScheduleSettings) -> int:
@@ -88,7 +92,7 @@ def _plateau_factor(done: float, plateaus: int, fall: float) -> float:
 
 def _up_and_down(schedule: ScheduleSettings, middle: float) -> float:
     """`one-cycle` and `cosine`, at the middle of a step: the first step already moves, the last still does."""
-    if middle < schedule.warm_up:
-        return middle / schedule.warm_up
-    left = (1 - middle) / (1 - schedule.warm_up)
+    if middle < schedule.warmup:
+        return middle / schedule.warmup
+    left = (1 - middle) / (1 - schedule.warmup)
     return left if schedule.kind == "one-cycle" else (1 - math.cos(math.pi * left)) / 2

@@ -129,8 +129,10 @@ def assemble(
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dropout = torch.Generator(device)
     network.seed_dropout(dropout)
-    optimizer = VelocitySGD(network, recipe.optimizer.momentum, recipe.optimizer.decay, recipe.optimizer.layer_decay)
-    average = WeightAverage(network, settings.average) if settings.average else None
+    optimizer = VelocitySGD(
+        network, recipe.optimizer.momentum, recipe.optimizer.weight_decay, recipe.optimizer.layer_weight_decay
+    )
+    average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
     forward = Forward(network, team)
     training = Training(
         run, data, recipe, network, optimizer, plan, samples, device, precision, dropout, average, team, forward
@@ -176,9 +178,9 @@ def require_fit(recipe: Recipe, network: AlexNet) -> None:
             f"--data.crop is {recipe.data.crop}, and variant {recipe.network.variant!r} "
             f"reads {network.description.image_px}-pixel images"
         )
-    require_layers(dict(network.named_parameters()), recipe.optimizer.layer_factors, "--optimizer.layer_factors")
+    require_layers(dict(network.named_parameters()), recipe.optimizer.layer_lr_factors, "--optimizer.layer_lr_factors")
     for stage in recipe.schedule.stages:
-        require_layers(dict(network.named_parameters()), stage.layer_rates, "--schedule.stages")
+        require_layers(dict(network.named_parameters()), stage.layer_learning_rates, "--schedule.stages")
 
 
 def weights_of(recipe: Recipe, data: PreparedData, samples: NDArray[np.int64]) -> NDArray[np.float64] | None:

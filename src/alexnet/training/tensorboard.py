@@ -19,8 +19,8 @@ SCALARS: Mapping[str, Mapping[str, str]] = {
     "step": {
         "loss": "train/loss",
         "top1_error": "train/top1_error",
-        "rate": "rate/weights",
-        "bias_rate": "rate/biases",
+        "learning_rate": "learning_rate/weights",
+        "bias_learning_rate": "learning_rate/biases",
         "images_per_second": "speed/images_per_second",
         "wait_share": "speed/wait_share",
         "resident_bytes": "memory/resident_bytes",
@@ -98,8 +98,8 @@ def _show(writer: Any, event: Mapping[str, Any]) -> None:
     for key, name in SCALARS.get(kind, {}).items():
         if isinstance(event.get(key), int | float):
             writer.add_scalar(name.format(split=event.get("split", "")), event[key], step)
-    for layer, rate in event.get("layer_rates", {}).items():
-        writer.add_scalar(f"rate/{layer}", rate, step)
+    for layer, rate in event.get("layer_learning_rates", {}).items():
+        writer.add_scalar(f"learning_rate/{layer}", rate, step)
     if kind in TEXTS:
         said = ", ".join(f"{key}: {value}" for key, value in event.items() if key not in ("event", "time", "norms"))
         writer.add_text(kind, said, step)

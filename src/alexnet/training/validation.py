@@ -42,9 +42,9 @@ def log_window(training: Training, progress: TrainingProgress) -> None:
         epoch=round(epoch, 4),
         loss=round(loss, 6),
         top1_error=round(error, 6),
-        rate=rates.weights,
-        bias_rate=rates.biases,
-        layer_rates=dict(rates.layers),
+        learning_rate=rates.weights,
+        bias_learning_rate=rates.biases,
+        layer_learning_rates=dict(rates.layers),
         images_per_second=round(images_per_second, 1),
         wait_share=round(training.window.waited_s / window_s, 5),
         elapsed_s=round(training.trained_s, 3),
@@ -154,7 +154,7 @@ def _note_stall(training: Training, error: float, progress: TrainingProgress) ->
     before = stalls(training.errors, schedule)
     training.errors.append(error)
     if schedule.kind == "plateau" and stalls(training.errors, schedule) > before:
-        what = "training ends" if ended(training.errors, schedule) else f"rates times {schedule.factor:g}"
+        what = "training ends" if ended(training.errors, schedule) else f"rates times {schedule.gamma:g}"
         training.run.log("stall", step=training.step, then=what)
         progress.say(f"the validation error has not improved for {schedule.patience} epochs: {what}")
 
