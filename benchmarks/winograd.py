@@ -19,7 +19,7 @@ import torch
 
 from alexnet.bench.timing import alternate, median_ratio
 from alexnet.model.convolution import WINOGRAD_FROM_IMAGES, Convolution2d
-from alexnet.model.kernels import plain_operations, why_plain
+from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.system.machine import allocator_environment, machine_facts, source_commit
 
 # Maps read and written, kernel, stride, padding, columns, side, zeros at the end: the layers of `paper`, and one more.
@@ -31,7 +31,7 @@ LAYERS = {
     "conv5": (384, 256, 3, 1, 1, 2, 13, 0),
     "conv2 of `torchvision`": (64, 192, 5, 1, 2, 1, 27, 0),
 }
-WAYS: dict[str, Callable[[], AbstractContextManager[None]]] = {"library": plain_operations, "fewer": nullcontext}
+WAYS: dict[str, Callable[[], AbstractContextManager[None]]] = {"library": reference_ops, "fewer": nullcontext}
 
 
 def layer_and_data(name: str, images: int) -> tuple[Convolution2d, torch.Tensor, torch.Tensor]:
@@ -115,7 +115,7 @@ def main() -> None:
     options = parser.parse_args()
     if "GLIBC_TUNABLES" not in os.environ and sys.platform == "linux":
         os.execve(sys.executable, [sys.executable, *sys.argv], allocator_environment(tuned=True))
-    reason = why_plain("cpu")
+    reason = fallback_reason("cpu")
     if reason is not None:
         raise SystemExit(f"there is nothing to compare here: {reason}")
     took = {name: times(name, options.images, options.rounds) for name in LAYERS}

@@ -248,6 +248,6 @@ def test_a_photograph_is_answered_without_loading_the_fast_passes(make_tree: Any
         f"code = main(['predict', {run!r}, {photograph!r}]); "
         "assert code == 0 and 'numba' not in sys.modules; "
         "import torch; from alexnet.model import kernels; "
-        "x = torch.ones(1, 3, 4, 4); assert kernels.serves(x) == (kernels.why_plain('cpu') is None)"
+        "x = torch.ones(1, 3, 4, 4); assert kernels.supports_fused(x) == (kernels.fallback_reason('cpu') is None)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

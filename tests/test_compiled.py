@@ -28,7 +28,7 @@ def run(folder: Path, before: str = "") -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "squares.py").write_text(
-        "from alexnet.system.numba_jit import compiled\n\n\n@compiled()\ndef square(x):\n    return x * x\n"
+        "from alexnet.system.numba_jit import jit\n\n\n@jit()\ndef square(x):\n    return x * x\n"
     )
     return tmp_path
 

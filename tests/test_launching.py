@@ -144,7 +144,7 @@ def test_scripts_are_bash(script: str) -> None:
 
 @pytest.mark.parametrize(
     "processes, words, columns",
-    [("2", ("--columns", "2"), 2), ("2", (), 1), ("4", ("--columns", "2", "--columns-in", "dense"), 2)],
+    [("2", ("--columns", "2"), 2), ("2", (), 1), ("4", ("--columns", "2", "--column-layers", "dense"), 2)],
 )
 def test_one_machine(stage: Stage, processes: str, words: tuple[str, ...], columns: int) -> None:
     asked, train = stage.torchrun("one-machine.sh", "data", "--run", "runs/a", *words, PROCESSES=processes)

@@ -112,9 +112,9 @@ def _bfloat16() -> Finding:
 
 def _kernels() -> Finding:
     try:
-        from alexnet.model.kernels import why_plain
+        from alexnet.model.kernels import fallback_reason
 
-        reason = why_plain("cpu")
+        reason = fallback_reason("cpu")
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
     if reason is None:
@@ -163,11 +163,11 @@ def _accelerators() -> list[Finding]:
     except Exception:
         return [Finding("GPU", "broken", "unknown: torch does not load", "mend torch first")]
     if torch.cuda.is_available():
-        from alexnet.system.triton_probe import why_no_triton
+        from alexnet.system.triton_probe import triton_unavailable_reason
 
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         findings = [Finding("GPU", "good", names)]
-        if (reason := why_no_triton()) is None:
+        if (reason := triton_unavailable_reason()) is None:
             return [*findings, Finding("Triton", "good", _version_of("triton"))]
         advice = "training uses torch's own, slower operations; pip install triton, in the version your torch names"
         return [*findings, Finding("Triton", "lacking", reason, advice)]

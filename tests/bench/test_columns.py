@@ -15,7 +15,7 @@ from alexnet.bench.sharing_ways import COUNTED, ColumnsBench, expected_bytes
 from alexnet.cli.bench_tables import print_columns_bench
 from alexnet.cli.main import main
 from alexnet.errors import RequestError, WorkError
-from alexnet.model.layer_specs import Placed
+from alexnet.model.layer_specs import SizedLayer
 from alexnet.model.network import AlexNet
 
 # Worked out by hand for the full network: maps, places and units of the other column, 4 bytes each.
@@ -25,9 +25,9 @@ IN_EVERY_LAYER = 2 * CONV3 + IN_DENSE
 PARAMETERS, OF_CONVOLUTIONS = 60_965_224, 2_334_080
 
 
-def placed(variant: str) -> tuple[Placed, ...]:
+def placed(variant: str) -> tuple[SizedLayer, ...]:
     with torch.device("meta"):
-        return tuple(AlexNet(1000, variant).placed)
+        return tuple(AlexNet(1000, variant).sized_layers)
 
 
 def test_columns_send_half_of_what_a_layer_reads_there_and_back() -> None:

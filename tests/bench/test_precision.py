@@ -19,8 +19,8 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 from alexnet.runs.recipes import ORIGINAL, PAPER
 from alexnet.system.machine import multiplies_bfloat16, processor_flags
-from alexnet.training.eager_step import StepAtOnce
-from alexnet.training.schedule import rates_at
+from alexnet.training.eager_step import EagerStep
+from alexnet.training.schedule import learning_rates_at
 
 HALF_STEP = 2.0**-8
 """Rounding to 8 bits is off by so much of a number, at most."""
@@ -123,28 +123,28 @@ def test_arithmetic_that_spoils_the_gradients_is_found_out(data: Path, monkeypat
 
 
 def test_the_recipe_begins_as_it_does() -> None:
-    """Rates of weights, biases and single layers; `paper` has one rate for all."""
+    """LearningRates of weights, biases and single layers; `paper` has one rate for all."""
     original = precision._at_first_rates(ORIGINAL).schedule
     assert original.stages == (dataclasses.replace(ORIGINAL.schedule.stages[0], epochs=10**6),)
     assert original.stages[0].bias_learning_rate == 2 * original.stages[0].learning_rate
     paper = precision._at_first_rates(PAPER)
-    assert rates_at(paper, 10**5, 10**9).of("conv1.weight") == PAPER.optimizer.learning_rate
+    assert learning_rates_at(paper, 10**5, 10**9).of("conv1.weight") == PAPER.optimizer.learning_rate
 
 
 @pytest.mark.parametrize("where", ["float32", "bfloat16"])
 def test_a_training_that_diverges_is_said(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    derive = StepAtOnce.derive
+    forward_backward = EagerStep.forward_backward
 
-    def derived(own: StepAtOnce, *words: Any) -> float:
+    def derived(own: EagerStep, *words: Any) -> float:
         if own.training.precision == where and own.training.step == 13:
             read = own.training.network.parameters() if own._weights is None else own._weights.tensors.values()
             for tensor in read:
                 tensor.data.fill_(math.nan)
-        return derive(own, *words)
+        return forward_backward(own, *words)
 
-    monkeypatch.setattr(StepAtOnce, "derive", derived)
+    monkeypatch.setattr(EagerStep, "forward_backward", derived)
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     if where == "float32":

@@ -57,9 +57,9 @@ def test_a_step_is_measured_and_shares_follow_from_it(capsys: pytest.CaptureFixt
         floor = way["images_per_second"] * measured["floor_s_per_image"]
         assert way["share_of_floor"] == pytest.approx(floor) and share < floor, name
     # Two operations a multiply-add; forward once and backward twice, conv1 once: its input has no gradient.
-    placed = AlexNet(1000).placed
+    placed = AlexNet(1000).sized_layers
     assert measured["flops_per_image"] == 6 * sum(one.multiply_adds for one in placed) - 2 * placed[0].multiply_adds
-    assert [layer["layer"] for layer in measured["layers"]][:3] == ["conv1", "Rectify + Normalize + Pool", "conv2"]
+    assert [layer["layer"] for layer in measured["layers"]][:3] == ["conv1", "ReLU + ResponseNorm + Pool", "conv2"]
     assert all(layer["forward_ms"] > 0 and layer["backward_ms"] > 0 for layer in measured["layers"])
     assert any("a step in" in line for line in lines)
     print_step_bench(measured)
@@ -69,7 +69,7 @@ def test_a_step_is_measured_and_shares_follow_from_it(capsys: pytest.CaptureFixt
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_layers_are_measured_as_a_gpu_replays_them() -> None:
     measured = layer_times(torch.device("cuda"), "bfloat16", 64, times=3)
-    assert measured[0]["layer"] == "conv1 + Rectify + Normalize + Pool"
+    assert measured[0]["layer"] == "conv1 + ReLU + ResponseNorm + Pool"
     assert len(measured) == len(AlexNet().passes)
     # conv2 multiplies 224 million pairs an image, fc8 4 million.
     times = {layer["layer"].split(" + ")[0]: layer["forward_ms"] + layer["backward_ms"] for layer in measured}
@@ -180,7 +180,7 @@ def test_evaluations_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert measured["ten_views_of_ten_passes"] > 0 and measured["ratios"]["alexnet"] == 1
     usual = rates["paper, as usually written"]
     assert measured["ratios"]["paper, as usually written"] == pytest.approx(rates["alexnet"] / usual)
-    assert measured["flops_per_image"] == 2 * sum(one.multiply_adds for one in AlexNet(1000).placed)
+    assert measured["flops_per_image"] == 2 * sum(one.multiply_adds for one in AlexNet(1000).sized_layers)
     for name, way in measured["ways"].items():
         flops = measured["flops_per_image"] * (10 if name == "stored images, ten views" else 1)
         assert way["share_of_matmul"] == pytest.approx(rates[name] * flops / measured["ceilings"]["matmul_flops"])
@@ -215,7 +215,7 @@ def test_features_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     ways = measured["ways"]
     assert ways["alexnet, conv1"]["images_per_second"] > ways["alexnet, fc7"]["images_per_second"]
     assert measured["ratios"]["alexnet, fc7"] == 1 and "stored images to arrays, fc7" in ways
-    first = AlexNet(1000).placed[0].multiply_adds
+    first = AlexNet(1000).sized_layers[0].multiply_adds
     share = ways["alexnet, conv1"]["images_per_second"] * 2 * first / measured["ceilings"]["matmul_flops"]
     assert ways["alexnet, conv1"]["share_of_matmul"] == pytest.approx(share)
     print_features_bench(measured)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.system.prefetch import made_ahead
+from alexnet.system.prefetch import prefetch
 
 
 def threads_named(name: str) -> list[threading.Thread]:
@@ -22,7 +22,7 @@ def test_results_come_in_order(num: int, workers: int, ahead: int) -> None:
         time.sleep(0.001 * (item % 3))  # later ones are done first
         return item * item
 
-    made = made_ahead(make, range(num), workers=workers, ahead=ahead, name="test-order")
+    made = prefetch(make, range(num), workers=workers, ahead=ahead, name="test-order")
     assert list(made) == [item * item for item in range(num)]
     assert not threads_named("test-order")
 
@@ -35,7 +35,7 @@ def test_no_more_is_taken_than_is_asked_for() -> None:
             taken.append(item)
             yield item
 
-    made = made_ahead(lambda item: item, items(), workers=2, ahead=3, name="test-far")
+    made = prefetch(lambda item: item, items(), workers=2, ahead=3, name="test-far")
     assert not taken
     assert [next(made), next(made)] == [0, 1]
     assert taken == [0, 1, 2, 3]
@@ -45,7 +45,7 @@ def test_no_more_is_taken_than_is_asked_for() -> None:
 
 def test_the_next_one_is_made_meanwhile() -> None:
     begun = threading.Event()
-    made = made_ahead(lambda item: item == 1 and begun.set(), range(3), workers=1, ahead=2, name="test-meanwhile")
+    made = prefetch(lambda item: item == 1 and begun.set(), range(3), workers=1, ahead=2, name="test-meanwhile")
     next(made)
     assert begun.wait(10)  # while nobody asks
     made.close()
@@ -57,7 +57,7 @@ def test_an_error_stands_in_its_place_and_ends_all() -> None:
             raise ValueError("two")
         return item
 
-    made = made_ahead(make, range(10), workers=3, ahead=4, name="test-error")
+    made = prefetch(make, range(10), workers=3, ahead=4, name="test-error")
     assert [next(made), next(made)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(made)
@@ -67,7 +67,7 @@ def test_an_error_stands_in_its_place_and_ends_all() -> None:
 
 
 def test_an_interrupt_ends_the_threads() -> None:
-    made = made_ahead(lambda item: time.sleep(0.01), range(1000), workers=2, ahead=4, name="test-interrupt")
+    made = prefetch(lambda item: time.sleep(0.01), range(1000), workers=2, ahead=4, name="test-interrupt")
     next(made)
     with pytest.raises(KeyboardInterrupt):
         made.throw(KeyboardInterrupt)

@@ -10,10 +10,10 @@ from PIL import Image
 
 from alexnet.data.bc1 import decode_crops, encode, num_block_rows
 from alexnet.data.dataset import Split
-from alexnet.data.device_cache import ResidentImages, bytes_of
-from alexnet.system import numba_jit as compiled
+from alexnet.data.device_cache import DeviceImageCache, bytes_of
+from alexnet.system import numba_jit
 
-pytestmark = pytest.mark.skipif(bool(compiled.why_not), reason=f"no Numba: {compiled.why_not}")
+pytestmark = pytest.mark.skipif(bool(numba_jit.why_not), reason=f"no Numba: {numba_jit.why_not}")
 
 
 def decoded_by_pillow(blocks: NDArray[np.int32], side: int) -> NDArray[np.uint8]:
@@ -164,5 +164,5 @@ def test_resident_blocks_do_not_depend_on_the_threads() -> None:
     split = Split("train", images, np.arange(600), [""] * 600)
     samples = np.arange(1, 600, 2)
     for workers in (1, 3):
-        resident = ResidentImages(split, samples, torch.device("cpu"), blocks=True, workers=workers)
-        assert np.array_equal(resident.images.numpy(), encode(images[samples]))
+        device_cache = DeviceImageCache(split, samples, torch.device("cpu"), blocks=True, workers=workers)
+        assert np.array_equal(device_cache.images.numpy(), encode(images[samples]))

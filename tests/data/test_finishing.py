@@ -7,7 +7,7 @@ import torch
 from alexnet.data.augment import Batch, MeanAt, to_input
 from alexnet.data.bc1 import decode_crops, encode
 from alexnet.data.dataset import Split
-from alexnet.data.device_cache import ResidentImages
+from alexnet.data.device_cache import DeviceImageCache
 from alexnet.data.loader import cut_crops
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,7 +52,7 @@ def test_resident_images_give_the_same_input(
         DEVICE,
         mean_at=mean_at,
         divisor=divisor,
-        resident=torch.from_numpy(images).to(DEVICE),
+        device_cache=torch.from_numpy(images).to(DEVICE),
         crop=CROP,
     )
     assert got.is_contiguous(memory_format=torch.channels_last)
@@ -68,17 +68,17 @@ def test_the_kernel_gives_the_same_input(
     from alexnet.data.crop_kernel import finish
 
     samples = np.array([3, 19, 0, 3, 7])
-    resident = torch.from_numpy(images)
+    device_cache = torch.from_numpy(images)
     if stored == "blocks":
-        resident = torch.from_numpy(encode(images))
+        device_cache = torch.from_numpy(encode(images))
         whole = torch.zeros(len(images), 2, dtype=torch.int16)
-        images = decode_crops(resident, torch.arange(len(images)), whole, SIDE).numpy()
+        images = decode_crops(device_cache, torch.arange(len(images)), whole, SIDE).numpy()
     batch = batch_of(images, samples)
     want = to_input(batch, mean_image, torch.device("cpu"), mean_at=mean_at, divisor=1.1)
     given = batch.each(lambda tensor: tensor.to(DEVICE))
     for dtype in (torch.float32, torch.bfloat16):
         got = finish(
-            given.images if stored == "crops" else resident.to(DEVICE),
+            given.images if stored == "crops" else device_cache.to(DEVICE),
             None if stored == "crops" else given.samples,
             given.corners,
             given.mirror,
@@ -103,10 +103,10 @@ def test_images_beyond_two_thousand_million_words(images: np.ndarray, mean_image
     many[-len(images) :] = blocks
     batch = batch_of(images, np.array([3, 19, 0]))
     found = []
-    for resident, first in ((many, num - len(images)), (blocks, 0)):
+    for device_cache, first in ((many, num - len(images)), (blocks, 0)):
         placed = batch.each(lambda tensor: tensor)
         placed = Batch(**{**vars(placed), "samples": batch.samples + first, "images": torch.empty(3, 0, 0, 3)})
-        found.append(to_input(placed, mean_image, DEVICE, resident=resident, crop=CROP))
+        found.append(to_input(placed, mean_image, DEVICE, device_cache=device_cache, crop=CROP))
     assert torch.equal(*found)
 
 
@@ -114,7 +114,7 @@ def test_resident_images_of_some_samples(images: np.ndarray) -> None:
     split = Split("train", images, np.arange(20), [""] * 20)
     told: list[tuple[int, int]] = []
     samples = np.array([2, 5, 6, 19])
-    resident = ResidentImages(split, samples, DEVICE, progress=lambda done, num: told.append((done, num)))
-    assert np.array_equal(resident.images.cpu().numpy(), images[samples])
-    assert resident.rows(torch.tensor([19, 2, 6])).tolist() == [3, 0, 2]
+    device_cache = DeviceImageCache(split, samples, DEVICE, progress=lambda done, num: told.append((done, num)))
+    assert np.array_equal(device_cache.images.cpu().numpy(), images[samples])
+    assert device_cache.rows(torch.tensor([19, 2, 6])).tolist() == [3, 0, 2]
     assert told == [(4, 4)]

@@ -143,7 +143,7 @@ def mutated(number: int, files: dict[str, bytes]) -> tuple[str, bytes]:
     name = names[number % len(names)]
     content = bytearray(files[name])
 
-    def stretch() -> tuple[int, int]:
+    def phase() -> tuple[int, int]:
         start = int(random.integers(len(content)))
         return start, min(len(content), start + int(2 ** random.uniform(0, 9)))
 
@@ -162,13 +162,13 @@ def mutated(number: int, files: dict[str, bytes]) -> tuple[str, bytes]:
         start = int(random.integers(len(content)))
         content[start:] = other[start if random.integers(2) else int(random.integers(len(other))) :]
     elif damage == "zeroes":
-        start, end = stretch()
+        start, end = phase()
         content[start:end] = bytes(end - start)
     elif damage == "repeat":
-        start, end = stretch()
+        start, end = phase()
         content[start:start] = content[start:end]
     else:
-        start, end = stretch()
+        start, end = phase()
         content[start:start] = random.bytes(end - start)
     return f"{name}, {damage}", bytes(content)
 

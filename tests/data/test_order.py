@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.sampler import Cut, repeats, sample_weights, share_of_rank, weighted_order
+from alexnet.data.sampler import Batching, repeats, sample_weights, share_of_rank, weighted_order
 from alexnet.errors import RequestError
 
 WEIGHTS = st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1e3)), min_size=1, max_size=50).filter(any)
@@ -55,13 +55,13 @@ def test_a_cut_is_each_file_in_batches(num_images: int, batch_size: int, file_im
         for first in range(0, num_images, file_images or num_images)
     ]
     expected = [file[first : first + batch_size] for file in files for first in range(0, len(file), batch_size)]
-    cut = Cut(num_images=num_images, batch_size=batch_size, file_images=file_images)
+    cut = Batching(num_images=num_images, batch_size=batch_size, file_images=file_images)
     assert [list(cut.batch(place)) for place in range(cut.num_batches)] == expected
 
 
 @given(st.integers(1, 200), st.integers(0, 60), st.integers(1, 40))
 def test_groups_begin_anew_with_each_file(num_images: int, file_images: int, size: int) -> None:
-    cut = Cut(num_images=num_images, batch_size=7, file_images=file_images)
+    cut = Batching(num_images=num_images, batch_size=7, file_images=file_images)
     groups = cut.groups(range(num_images), size)
     run = file_images or num_images
     same = [(place // run, place % run // size) for place in range(num_images)]
@@ -72,7 +72,7 @@ def test_groups_begin_anew_with_each_file(num_images: int, file_images: int, siz
 
 
 def test_the_sources_cut_of_cifar10() -> None:
-    cut = Cut(num_images=50_000, batch_size=128, file_images=10_000)
+    cut = Batching(num_images=50_000, batch_size=128, file_images=10_000)
     assert cut.num_batches == 5 * 79
     assert [len(cut.batch(place)) for place in (77, 78, 79, 157, 394)] == [128, 16, 128, 16, 16]
     assert cut.batch(79) == range(10_000, 10_128) and cut.batch(394) == range(49_984, 50_000)

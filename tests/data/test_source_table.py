@@ -1,4 +1,4 @@
-"""Tables of paths and labels: what is listed, what is refused, and that no path leads out of the folder."""
+"""Tables of paths and labels: what is listed, what is refused, and that no path is_main out of the folder."""
 
 import os
 from pathlib import Path

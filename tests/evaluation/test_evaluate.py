@@ -12,7 +12,7 @@ import torch
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.evaluate import evaluate_split, measure, predict_split
-from alexnet.model.layer_specs import Convolution, Dense, Drop, Flatten, Pool, Rectify, Variant
+from alexnet.model.layer_specs import Convolution, Dense, Drop, Flatten, NetworkSpec, Pool, ReLU
 from alexnet.model.network import VARIANTS, AlexNet
 
 SIDE, CROP, NUM_CLASSES = 7, 4, 3
@@ -50,7 +50,7 @@ def small_network(variant):
     """A convolutional network whose scores differ from view to view."""
     network = AlexNet(NUM_CLASSES, variant, 0.25, generator=torch.Generator().manual_seed(2)).eval()
     with torch.no_grad():
-        network.get_parameter(f"{network.placed[-1].name}.weight").mul_(10)
+        network.get_parameter(f"{network.sized_layers[-1].name}.weight").mul_(10)
     return network
 
 
@@ -130,13 +130,13 @@ def test_dense_views_are_the_mean_over_places_and_mirror_images(monkeypatch):
     # Nothing is padded and no window is cut, so that the places are crops, 4 pixels apart.
     layers = (
         Convolution(name="conv1", maps=32, kernel=3, stride=2, deviation=None),  # 13 -> 6
-        Rectify(),
+        ReLU(),
         Pool(size=2),  # 6 -> 3
         Flatten(),
         Drop("drop2"),
         Dense(name="fc2", units=None, deviation=0.01),
     )
-    variant = Variant(source="here", image_px=13, input_scale=1 / 64, layers=layers)
+    variant = NetworkSpec(source="here", image_px=13, input_scale=1 / 64, layers=layers)
     monkeypatch.setitem(VARIANTS, "unpadded", variant)
     network, data = small_network("unpadded"), made_up_data(num=5, side=21)
     places = [(row, column) for row in (0, 4, 8) for column in (0, 4, 8)]

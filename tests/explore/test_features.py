@@ -1,4 +1,4 @@
-"""Features of a split and of photographs: the network's own responses, whole after a kill, refused where wrong."""
+"""Features of a split and of photographs: the network's own activations, whole after a kill, refused where wrong."""
 
 import csv
 import json
@@ -68,9 +68,9 @@ def test_features_of_a_split_are_the_networks_responses(run: RunFolder, data: Pr
     made = write_features(run.path, tmp_path / "out", points=["conv4", "fc5", "conv1.linear"], batch_size=4, **HERE)
     split = data.splits["val"]
     scores, hidden = own_responses(run, np.array(split.images[:]))
-    np.testing.assert_allclose(made.responses["fc5"], scores, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(made.responses["conv4"].reshape(len(split), -1), hidden, rtol=1e-5, atol=1e-5)
-    assert made.responses["conv1.linear"].shape == (15, 8, 28, 28)
+    np.testing.assert_allclose(made.activations["fc5"], scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(made.activations["conv4"].reshape(len(split), -1), hidden, rtol=1e-5, atol=1e-5)
+    assert made.activations["conv1.linear"].shape == (15, 8, 28, 28)
     assert made.paths == tuple(split.keys) and made.labels is not None
     np.testing.assert_array_equal(made.labels, split.labels)
     assert made.classes == tuple(one.id for one in data.classes)
@@ -89,10 +89,10 @@ def test_photographs_and_arrays_give_the_same(run: RunFolder, data: PreparedData
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "photographs" / f"{number}.png")
     made = write_features(run.path, tmp_path / "out", photographs=[tmp_path / "photographs"], **HERE)
-    assert list(made.responses) == ["conv4"] and made.labels is None
+    assert list(made.activations) == ["conv4"] and made.labels is None
     assert made.paths == tuple(str(tmp_path / "photographs" / f"{number}.png") for number in range(6))
     in_memory = alexnet.features(run.path, images, **HERE)["conv4"]
-    np.testing.assert_allclose(made.responses["conv4"], in_memory, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(made.activations["conv4"], in_memory, rtol=1e-5, atol=1e-5)
     by_path = features(run.path, list(made.paths), batch_size=4, **HERE)["conv4"]
     np.testing.assert_allclose(by_path, in_memory, rtol=1e-5, atol=1e-5)
     with pytest.raises(RequestError, match=r"allowed are uint8 \(N, 32, 32, 3\)"):
@@ -119,9 +119,9 @@ def test_what_cannot_be_read_is_passed_over_and_named(run: RunFolder, tmp_path: 
     options: dict[str, Any] = {"batch_size": 2, "report": told.append, **HERE}
     made = write_features(run.path, tmp_path / "out", photographs=[folder], **options)
     assert made.paths == tuple(str(folder / name) for name in colors)
-    assert made.responses["conv4"].shape == (4, 64, 3, 3)
+    assert made.activations["conv4"].shape == (4, 64, 3, 3)
     alone = features(run.path, list(made.paths), **HERE)["conv4"]
-    np.testing.assert_allclose(made.responses["conv4"], alone, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(made.activations["conv4"], alone, rtol=1e-5, atol=1e-5)
     refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
     assert [Path(one["path"]).name for one in refused] == ["b.txt", "e.png"]
     assert told == [f"refused 2 of 6 files; the reasons are in {tmp_path / 'out' / 'refused.jsonl'}"]
@@ -132,17 +132,17 @@ def test_what_cannot_be_read_is_passed_over_and_named(run: RunFolder, tmp_path: 
 
 
 def test_half_precision_is_rounded_or_refused(data: PreparedData, tmp_path: Path) -> None:
-    full = write_features(a_run(data, tmp_path / "run").path, tmp_path / "full", **HERE).responses["conv4"]
-    half = write_features(tmp_path / "run", tmp_path / "half", dtype="float16", **HERE).responses["conv4"]
+    full = write_features(a_run(data, tmp_path / "run").path, tmp_path / "full", **HERE).activations["conv4"]
+    half = write_features(tmp_path / "run", tmp_path / "half", dtype="float16", **HERE).activations["conv4"]
     assert half.dtype == np.float16
     np.testing.assert_array_equal(half, full.astype(np.float16))
     large = a_run(data, tmp_path / "large", factor=1e7)
     with pytest.raises(WorkError, match="which float16 cannot hold; take --dtype float32"):
         write_features(large.path, tmp_path / "refused", dtype="float16", **HERE)
     # Nothing was done, so the better command begins anew.
-    assert write_features(large.path, tmp_path / "refused", **HERE).responses["conv4"].max() > 65_504
+    assert write_features(large.path, tmp_path / "refused", **HERE).activations["conv4"].max() > 65_504
     lost = a_run(data, tmp_path / "lost", factor=float("inf"))
-    with pytest.raises(WorkError, match="are not finite: the network's training has diverged"):
+    with pytest.raises(WorkError, match="are not finite: the training has diverged"):
         write_features(lost.path, tmp_path / "refused2", **HERE)
     with pytest.raises(RequestError, match="--dtype is 'float64'; allowed is float32 or float16"):
         write_features(large.path, tmp_path / "refused3", dtype="float64", **HERE)  # type: ignore[arg-type]
@@ -238,7 +238,7 @@ def test_a_kill_is_gone_on_with(run: RunFolder, tmp_path: Path) -> None:
 
 
 def limited(run: Path, destination: Path, queue: Any) -> None:
-    """Where no file may grow beyond six images' responses and a bit: a full disk, as far as a write can tell."""
+    """Where no file may grow beyond six images' activations and a bit: a full disk, as far as a write can tell."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
@@ -274,7 +274,7 @@ def test_other_classes_are_no_labels(run: RunFolder, make_tree: Any, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"points": ["fc7"]}, "no responses called 'fc7'"),
+        ({"points": ["fc7"]}, "no activations called 'fc7'"),
         ({"split": "test"}, "has no split 'test'"),
         ({"photographs": [Path("x.jpg")], "split": "val"}, "name one or the other"),
         ({"photographs": [Path("missing.jpg")]}, "cannot read missing.jpg: No such file"),

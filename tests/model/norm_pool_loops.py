@@ -25,7 +25,7 @@ def normalized(x: np.ndarray, form: NormPool) -> np.ndarray:
 
 
 def windows(x: np.ndarray, form: NormPool) -> list[tuple[int, int, np.ndarray]]:
-    """Row, column and responses (B, C, up to pool, up to pool) of each window over x (B, C, H, W)."""
+    """Row, column and activations (B, C, up to pool, up to pool) of each window over x (B, C, H, W)."""
     rows, columns = (pooled_side(side, form.pool, form.stride) for side in x.shape[2:])
     return [
         (r, c, x[:, :, r * form.stride :, c * form.stride :][:, :, : form.pool, : form.pool])
@@ -35,13 +35,13 @@ def windows(x: np.ndarray, form: NormPool) -> list[tuple[int, int, np.ndarray]]:
 
 
 def forward(x: np.ndarray, form: NormPool) -> np.ndarray:
-    responses = normalized(x, form)
+    activations = normalized(x, form)
     if form.pools:
         result = np.empty((*x.shape[:2], *(pooled_side(side, form.pool, form.stride) for side in x.shape[2:])))
-        for r, c, places in windows(responses, form):
+        for r, c, places in windows(activations, form):
             result[:, :, r, c] = places.max((2, 3))
     else:
-        result = responses
+        result = activations
     return np.where(result <= 0, 0, result) if form.rectify_after else result
 
 
@@ -76,9 +76,9 @@ def backward(
 
 def winners_of(x: np.ndarray, form: NormPool) -> np.ndarray:
     """The winners of each window, noted as the kernels do."""
-    responses = normalized(x, form)
+    activations = normalized(x, form)
     noted = np.zeros(forward(x, form).shape, np.int64)
-    for r, c, places in windows(responses, form):
+    for r, c, places in windows(activations, form):
         for b, m in np.ndindex(*x.shape[:2]):
             rows, columns = np.nonzero(places[b, m] == places[b, m].max())
             marks = rows * form.pool + columns

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from alexnet.errors import RequestError
 from alexnet.model.columns import AllRows, BothColumns, OneColumn, OwnRows, column_steps
 from alexnet.model.network import VARIANTS, AlexNet
-from alexnet.parallel.layout import ColumnsIn
-from alexnet.parallel.pair import Pair
+from alexnet.parallel.layout import ColumnLayers
+from alexnet.parallel.pair import ColumnPair
 
 IN_COLUMNS = [
     "paper",
@@ -48,7 +48,7 @@ class Done:
         self.received.copy_(self.inbox.get(timeout=60))
 
 
-class ThreadPair(Pair):
+class ThreadPair(ColumnPair):
     """Two threads of one process that exchange: what passes is copied, and comes when it is waited for."""
 
     def __init__(self, place: int, boxes: "Sequence[queue.Queue[torch.Tensor]]") -> None:
@@ -104,10 +104,10 @@ def derived(network: AlexNet, images: torch.Tensor, labels: torch.Tensor) -> tup
     network.train()
     dropout = torch.Generator().manual_seed(11)
     network.seed_dropout(dropout)
-    network.expect_part(slice(2, 2 + len(images)), len(images) + 3)
+    network.set_microbatch(slice(2, 2 + len(images)), len(images) + 3)
     scores = network(images)
     F.cross_entropy(scores, labels, reduction="sum").backward()
-    network.expect_part(None)
+    network.set_microbatch(None)
     return scores.detach(), {name: one.grad for name, one in network.named_parameters()}
 
 
@@ -116,13 +116,15 @@ def assert_alike(found: torch.Tensor, expected: torch.Tensor, what: str) -> None
     assert (found - expected).norm() <= 1e-12 * expected.norm(), what
 
 
-def compare(variant: str, columns_in: ColumnsIn, num: int = 3, num_classes: int = 7, width: float = 0.0625) -> None:
+def compare(
+    variant: str, column_layers: ColumnLayers, num: int = 3, num_classes: int = 7, width: float = 0.0625
+) -> None:
     whole = network_of(variant, num_classes, width)
     images, labels = batch_of(whole, num)
     scores, gradients = derived(whole, images, labels)
 
     def one_column(pair: ThreadPair) -> tuple[torch.Tensor, dict[str, Any], OneColumn]:
-        column = OneColumn(network_of(variant, num_classes, width), pair, columns_in)
+        column = OneColumn(network_of(variant, num_classes, width), pair, column_layers)
         own_scores, own = derived(column, images, labels)
         return own_scores, column.whole(own), column
 
@@ -158,18 +160,20 @@ def test_columns_in_the_dense_layers_give_the_whole_networks_scores_and_gradient
     st.sampled_from([0.02, 0.05, 0.07]),
 )
 def test_any_numbers_of_images_classes_and_maps(
-    variant: str, columns_in: ColumnsIn, num: int, num_classes: int, width: float
+    variant: str, column_layers: ColumnLayers, num: int, num_classes: int, width: float
 ) -> None:
-    compare(variant, columns_in, num, num_classes, width)
+    compare(variant, column_layers, num, num_classes, width)
 
 
 def test_the_parts_together_are_the_whole_and_nothing_else() -> None:
-    for columns_in in ("every-layer", "dense"):
+    for column_layers in ("every-layer", "dense"):
         whole = network_of("paper", num_classes=5)
         state = whole.state_dict()
 
-        def part(pair: ThreadPair, columns_in: ColumnsIn = columns_in) -> tuple[dict[str, Any], dict[str, Any]]:
-            column = OneColumn(network_of("paper", num_classes=5), pair, columns_in)
+        def part(
+            pair: ThreadPair, column_layers: ColumnLayers = column_layers
+        ) -> tuple[dict[str, Any], dict[str, Any]]:
+            column = OneColumn(network_of("paper", num_classes=5), pair, column_layers)
             own = column.state_dict()
             cut = column.cut(network_of("paper", num_classes=5).state_dict())
             assert all(torch.equal(cut[name], own[name]) for name in own)
@@ -178,7 +182,7 @@ def test_the_parts_together_are_the_whole_and_nothing_else() -> None:
         (first, joined), (second, joined_too) = in_both(part)
         for name, tensor in state.items():
             assert torch.equal(joined[name], tensor) and torch.equal(joined_too[name], tensor), name
-            times = 1 if columns_in == "every-layer" or name.startswith("fc") else 2
+            times = 1 if column_layers == "every-layer" or name.startswith("fc") else 2
             assert len(first[name]) + len(second[name]) == times * len(tensor), name
 
 
@@ -186,23 +190,25 @@ def test_evaluation_needs_no_more_than_training() -> None:
     whole = network_of("paper").eval()
     images, _ = batch_of(whole, 3)
     expected = whole(images).detach()
-    for columns_in in ("every-layer", "dense"):
+    for column_layers in ("every-layer", "dense"):
 
-        def scores(pair: ThreadPair, columns_in: ColumnsIn = columns_in) -> torch.Tensor:
+        def scores(pair: ThreadPair, column_layers: ColumnLayers = column_layers) -> torch.Tensor:
             with torch.inference_mode():
-                return OneColumn(network_of("paper").eval(), pair, columns_in)(images).clone()
+                return OneColumn(network_of("paper").eval(), pair, column_layers)(images).clone()
 
         for found in in_both(scores):
-            assert_alike(found, expected, columns_in)
+            assert_alike(found, expected, column_layers)
 
 
-@pytest.mark.parametrize("columns_in", ["every-layer", "dense"])
-def test_the_masks_are_those_of_the_whole_batch_and_layer(columns_in: ColumnsIn) -> None:
+@pytest.mark.parametrize("column_layers", ["every-layer", "dense"])
+def test_the_masks_are_those_of_the_whole_batch_and_layer(column_layers: ColumnLayers) -> None:
     # torchvision drops features before its first dense layer, which in `dense` each process has for its own images.
     whole = network_of("torchvision")
     images, labels = batch_of(whole, 4)
     expected = derived(whole, images, labels)[0]
-    for found in in_both(lambda pair: derived(OneColumn(network_of("torchvision"), pair, columns_in), images, labels)):
+    for found in in_both(
+        lambda pair: derived(OneColumn(network_of("torchvision"), pair, column_layers), images, labels)
+    ):
         assert_alike(found[0], expected, "scores")
     undropped = network_of("torchvision").eval()(images).detach()
     assert (undropped - expected).norm() > 1e-3 * expected.norm()  # the masks matter

@@ -91,8 +91,9 @@ def test_layer_trains_like_the_float64_one(side: int, autocast: bool) -> None:
         ("weight", layer.weight.grad, reference[1].grad),
         ("bias", layer.bias.grad, reference[2].grad),
     ):
-        # Exact products of bfloat16 numbers, summed in float32, rounded once (the weights once for each 64 images). The
-        # input's gradient is torch's own, which rounds sums on the way where the processor has no such products.
+        # Exact products of bfloat16 numbers, with_epilogues in float32, rounded once (the weights once for each 64
+        # images). The input's gradient is torch's own, which rounds sums on the way where the processor has no such
+        # products.
         error = (got.double() - want).norm() / want.norm()
         assert error < (2**-7 if name == "input" else 2**-8), name
 
@@ -154,7 +155,7 @@ def test_the_first_layer_reads_blocks_in_bfloat16(device: str) -> None:
     assert (got.double() - want).norm() < 2**-7 * want.norm()
 
 
-@pytest.mark.skipif(kernels.why_plain("cpu") is not None, reason=str(kernels.why_plain("cpu")))
+@pytest.mark.skipif(kernels.fallback_reason("cpu") is not None, reason=str(kernels.fallback_reason("cpu")))
 @settings(max_examples=40, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 12), st.integers(1, 12)),
@@ -167,7 +168,7 @@ def test_blocks_laid_in_one_pass_are_those_of_many(
     shape: tuple[int, ...], stride: int, blocks: tuple[int, int], given_dtype: torch.dtype, dtype: torch.dtype
 ) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(7)).to(given_dtype)
-    for laid_out in (x, x.contiguous(memory_format=torch.channels_last)):
-        got = in_blocks(laid_out, stride, blocks, dtype)
+    for to_channels_last in (x, x.contiguous(memory_format=torch.channels_last)):
+        got = in_blocks(to_channels_last, stride, blocks, dtype)
         assert torch.equal(got, _in_blocks(x, blocks, stride).to(dtype))
         assert got.is_contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from alexnet.model import kernels
 from alexnet.model.convolution import WINOGRAD_FROM_IMAGES, Convolution2d
-from alexnet.model.kernels import plain_operations
+from alexnet.model.kernels import reference_ops
 from alexnet.model.layers import max_pool
 from alexnet.model.network import AlexNet
 from alexnet.model.response_norm import local_response_norm, same_map_norm
@@ -36,7 +36,7 @@ def detached(network: AlexNet) -> dict[str, torch.Tensor]:
 def test_transforms_agree_with_going_backward(variant: str) -> None:
     network, images, direction = made(variant)
     loss, parameters = loss_of(network, direction), detached(network)
-    with plain_operations():  # two maxima that rounding makes equal, or not, would be another gradient
+    with reference_ops():  # two maxima that rounding makes equal, or not, would be another gradient
         loss(dict(network.named_parameters()), images).backward()
     of_all = grad(loss)(parameters, images)
     each = vmap(lambda image, toward: grad(loss_of(network, toward[None]))(parameters, image[None]))(images, direction)
@@ -111,7 +111,7 @@ def test_ties_and_what_is_no_number_pool_the_same_under_a_transform() -> None:
         )
 
 
-@pytest.mark.skipif(kernels.why_plain("cpu") is not None, reason=str(kernels.why_plain("cpu")))
+@pytest.mark.skipif(kernels.fallback_reason("cpu") is not None, reason=str(kernels.fallback_reason("cpu")))
 @pytest.mark.parametrize("learned", ["weight", "bias"])
 def test_layers_with_fewer_products_leave_transforms_to_the_library(learned: str) -> None:
     layer = Convolution2d(64, 64, 5, padding=2)
@@ -150,7 +150,7 @@ def test_second_derivatives_of_a_product_of_windows() -> None:
         assert normwise(got.double(), want) < 0.02
 
 
-@pytest.mark.skipif(kernels.why_plain("cpu") is not None, reason=str(kernels.why_plain("cpu")))
+@pytest.mark.skipif(kernels.fallback_reason("cpu") is not None, reason=str(kernels.fallback_reason("cpu")))
 def test_fewer_products_are_counted_as_those_of_the_plain_convolution() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 

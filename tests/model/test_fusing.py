@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from alexnet.model import kernels
-from alexnet.model.activations import ResponseReader
+from alexnet.model.activations import ActivationReader
 from alexnet.model.convolution import Convolution2d
-from alexnet.model.fusion import Fused, Summed, fused, summed
-from alexnet.model.kernels import operators, plain_operations
+from alexnet.model.fusion import ConvEpilogue, Fused, fused, with_epilogues
+from alexnet.model.kernels import operators, reference_ops
 from alexnet.model.kernels.norm_pool import NormPool
-from alexnet.model.layer_specs import Pool, Rectify
+from alexnet.model.layer_specs import Pool, ReLU
 from alexnet.model.network import VARIANTS, AlexNet
 
-needs_kernels = pytest.mark.skipif(kernels.why_plain("cpu") is not None, reason=str(kernels.why_plain("cpu")))
+needs_kernels = pytest.mark.skipif(
+    kernels.fallback_reason("cpu") is not None, reason=str(kernels.fallback_reason("cpu"))
+)
 NUMBERS = (True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False)
 
 
@@ -27,7 +29,9 @@ def test_nothing_is_lost_and_nothing_moves(name: str) -> None:
     stages = fused(layers)
     again = [layer for stage in stages for layer in (stage.layers if isinstance(stage, Fused) else (stage,))]
     assert tuple(again) == layers
-    passes = [(one.convolution, one.behind) if isinstance(one, Summed) else (one,) for one in summed(stages)]
+    passes = [
+        (one.convolution, one.behind) if isinstance(one, ConvEpilogue) else (one,) for one in with_epilogues(stages)
+    ]
     assert tuple(stage for one in passes for stage in one) == stages
     # Wherever a maximum is taken it is taken in one pass with what stands around it.
     assert not any(isinstance(stage, Pool) and stage.kind == "max" for stage in stages)
@@ -38,7 +42,7 @@ def test_both_orders_are_one_pass() -> None:
     assert paper[:2] == [NormPool(rectify_before=True, alpha=1e-4, k=2.0, columns=2, pool=3, stride=2)] * 2
     source = [stage.form for stage in fused(VARIANTS["original"].layers) if isinstance(stage, Fused)]
     assert source[0] == NormPool(alpha=1e-4 / 5, k=2.0, columns=2, pool=3, stride=2, ties="every", rectify_after=True)
-    assert fused((Rectify(),)) == (Rectify(),) and fused((Pool(kind="average"),)) == (Pool(kind="average"),)
+    assert fused((ReLU(),)) == (ReLU(),) and fused((Pool(kind="average"),)) == (Pool(kind="average"),)
     # 16 places do not fit the bits that note ties.
     assert fused((Pool(size=4, stride=4),)) == (Pool(size=4, stride=4),)
 
@@ -56,7 +60,7 @@ def test_a_network_is_the_same_either_way(name: str) -> None:
     for way in ("plain", "fused"):
         network.zero_grad()
         if way == "plain":
-            with plain_operations():
+            with reference_ops():
                 scores = network(images)
         else:
             scores = network(images)
@@ -66,7 +70,7 @@ def test_a_network_is_the_same_either_way(name: str) -> None:
     assert (plain - fast).norm() < 1e-5 * plain.norm()
     for key, gradient in plain_gradients.items():
         assert gradient is not None and fast_gradients[key] is not None
-        # Two responses that rounding makes equal, or not, are another maximum: a gradient elsewhere, seldom.
+        # Two activations that rounding makes equal, or not, are another maximum: a gradient elsewhere, seldom.
         assert (gradient - fast_gradients[key]).norm() <= 3e-2 * gradient.norm(), key
 
 
@@ -92,7 +96,9 @@ def test_biases_added_behind_a_convolution_are_the_same(name: str, monkeypatch: 
 
     monkeypatch.setattr(Convolution2d, "_conv_forward", watched)
     for behind in (False, True):
-        monkeypatch.setattr(kernels, "adds_biases", lambda x, dtype, behind=behind: behind and kernels.serves(x))
+        monkeypatch.setattr(
+            kernels, "epilogue_adds_bias", lambda x, dtype, behind=behind: behind and kernels.supports_fused(x)
+        )
         network.zero_grad()
         biases.clear()
         scores = network(images)
@@ -101,7 +107,7 @@ def test_biases_added_behind_a_convolution_are_the_same(name: str, monkeypatch: 
         scores.square().sum().backward()
         found.append((scores.detach(), {key: value.grad for key, value in network.named_parameters()}))
         with torch.no_grad():
-            found[-1][1].update(ResponseReader(network, names)(images))
+            found[-1][1].update(ActivationReader(network, names)(images))
     (scores, once), (other, again) = found
     assert (scores - other).norm() < 1e-5 * scores.norm()
     for key, wanted in once.items():
@@ -112,10 +118,12 @@ def test_biases_added_behind_a_convolution_are_the_same(name: str, monkeypatch: 
 @needs_kernels
 @pytest.mark.parametrize("name", ["quick", "cifar-13pct"])
 def test_biases_behind_a_convolution_in_bfloat16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounding makes other responses of a window the largest; so both ways are held against float32."""
+    """Rounding makes other activations of a window the largest; so both ways are held against float32."""
     found = []
     for precise, behind in ((True, False), (False, False), (False, True)):
-        monkeypatch.setattr(kernels, "adds_biases", lambda x, dtype, behind=behind: behind and kernels.serves(x))
+        monkeypatch.setattr(
+            kernels, "epilogue_adds_bias", lambda x, dtype, behind=behind: behind and kernels.supports_fused(x)
+        )
         network = AlexNet(5, name, 0.25, generator=torch.Generator().manual_seed(1)).eval()
         for key, parameter in network.named_parameters():
             if key.endswith("bias"):
@@ -133,7 +141,7 @@ def test_biases_behind_a_convolution_in_bfloat16(name: str, monkeypatch: pytest.
 
 @needs_kernels
 def test_a_layer_that_is_watched_or_replaced_is_asked_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "adds_biases", lambda x, dtype: kernels.serves(x))
+    monkeypatch.setattr(kernels, "epilogue_adds_bias", lambda x, dtype: kernels.supports_fused(x))
     network = AlexNet(5, "quick", 0.25, generator=torch.Generator().manual_seed(1)).eval()
     images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(2))
     seen: list[torch.Tensor] = []
@@ -144,7 +152,7 @@ def test_a_layer_that_is_watched_or_replaced_is_asked_for_all_of_it(monkeypatch:
     network.conv2 = torch.nn.Sequential(conv2)
     torch.testing.assert_close(network(images), wanted)
     assert len(seen) == 1
-    with_bias = ResponseReader(network, ["conv2.linear"])(images)["conv2.linear"]
+    with_bias = ActivationReader(network, ["conv2.linear"])(images)["conv2.linear"]
     torch.testing.assert_close(seen[0], with_bias)
 
 
@@ -197,11 +205,11 @@ def test_autocast_leaves_the_dtype() -> None:
 
 
 def test_the_plain_form_is_taken_where_it_is_asked_for() -> None:
-    assert not kernels.serves(torch.ones(1, 2, 3, 3, dtype=torch.float64))
-    with plain_operations():
-        assert not kernels.serves(torch.ones(1, 2, 3, 3))
-    assert kernels.why_plain("mps") == "there is no fused form for mps devices"
-    program = "from alexnet.model.kernels import why_plain; print(why_plain('cpu'))"
+    assert not kernels.supports_fused(torch.ones(1, 2, 3, 3, dtype=torch.float64))
+    with reference_ops():
+        assert not kernels.supports_fused(torch.ones(1, 2, 3, 3))
+    assert kernels.fallback_reason("mps") == "there is no fused form for mps devices"
+    program = "from alexnet.model.kernels import fallback_reason; print(fallback_reason('cpu'))"
     run = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

@@ -15,7 +15,7 @@ from tests.model.norm_pool_loops import backward, forward, require_largest, wind
 from alexnet.model.kernels import cpu, operators
 from alexnet.model.kernels.norm_pool import NormPool
 from alexnet.model.layer_specs import pooled_side
-from alexnet.system import numba_jit as compiled
+from alexnet.system import numba_jit
 
 pytestmark = pytest.mark.skipif(cpu.why_not() is not None, reason=str(cpu.why_not()))
 
@@ -77,7 +77,8 @@ def require_loops(
     of_x: torch.Tensor,
     rounding: float = AT_MOST,
 ) -> np.ndarray:
-    """Hold a pass against the loops, with its own winners where two responses are as good; the exact gradient of x."""
+    """Hold a pass against the loops, with its own winners where two activations are as good; the exact gradient of
+    x."""
     want = forward(x, form)
     require_largest(winners.numpy(), x, form, 1e-6)
     want_of_x, terms = backward(gradient, x, want, winners.numpy(), form)
@@ -173,7 +174,7 @@ def test_a_layer_is_as_exact_as_is_said(dtype: torch.dtype, limit: float, scale:
 @pytest.mark.parametrize("form", [PAPER, SOURCE, NORM_ALONE, POOL_ALONE])
 def test_every_form_is_rounded_once_in_bfloat16(form: NormPool, scale: float) -> None:
     x = last(np.random.default_rng(7).normal(size=(2, 32, 9, 10)) * scale, torch.bfloat16)
-    # Normalized, a huge response is the larger the smaller its neighbors are: a few then outweigh all others.
+    # Normalized, a huge activation is the larger the smaller its neighbors are: a few then outweigh all others.
     result, _, _ = check(x, form, 8, AT_MOST if scale > 30 else OF_MANY)
     if not form.normalizes:  # the largest of rounded numbers is one already
         np.testing.assert_array_equal(result.double().numpy(), forward(x.double().numpy(), form))
@@ -182,7 +183,7 @@ def test_every_form_is_rounded_once_in_bfloat16(form: NormPool, scale: float) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", [PAPER, SOURCE])
 def test_ties(form: NormPool, dtype: torch.dtype) -> None:
-    # Whole numbers of few values and no normalization: nearly every window has several largest responses.
+    # Whole numbers of few values and no normalization: nearly every window has several largest activations.
     form = dataclasses.replace(form, alpha=0.0, k=1.0)
     x = np.random.default_rng(2).integers(-1, 2, size=(2, 4, 8, 9)).astype(float)
     x[:, 0] = -np.inf  # also what stands beyond the edges
@@ -196,7 +197,7 @@ def test_ties(form: NormPool, dtype: torch.dtype) -> None:
 
 
 def test_largest_is_chosen_before_rounding() -> None:
-    # Both responses of the window round to the same bfloat16, once divided; the second is the larger.
+    # Both activations of the window round to the same bfloat16, once divided; the second is the larger.
     x = torch.zeros(1, 2, 3, 3)
     x[0, :, 0, 0] = torch.tensor([1.0, 100.0])
     x[0, :, 0, 1] = torch.tensor([1.0, 99.5])
@@ -247,7 +248,7 @@ def test_error_in_a_thread_is_raised() -> None:
 
     torch.set_num_threads(2)
     with pytest.raises(ArithmeticError, match="images 2 to 5"):
-        cpu.over_shares(fail, (np.zeros(5),))
+        cpu.parallel_for_arrays(fail, (np.zeros(5),))
 
 
 def test_compiles_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +262,7 @@ def test_compiles_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> 
         return compile_function(**options)
 
     monkeypatch.setattr(numba, "njit", without_a_place)
-    assert compiled.compiled()(lambda value: value + 1)(2) == 3
+    assert numba_jit.jit()(lambda value: value + 1)(2) == 3
 
 
 def box_sums(x: np.ndarray, size: int) -> np.ndarray:

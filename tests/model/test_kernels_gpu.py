@@ -97,7 +97,7 @@ def check_half(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> No
     result, winners = operators._norm_pool(leaves[0], None if bias is None else leaves[1], *numbers)
     gradient = distinct(wanted.shape, 1, torch.bfloat16)
     result.backward(gradient)
-    # Squares are rounded before they are added: a response that is less by that may be taken for the largest.
+    # Squares are rounded before they are added: a activation that is less by that may be taken for the largest.
     require_largest(winners.cpu().numpy(), exact, form, 2 * HALF)
     of_x, terms = backward(gradient.double().cpu().numpy(), exact, wanted, winners.cpu().numpy(), form)
 

@@ -43,7 +43,7 @@ def test_pools_equal_the_loops(side: int, size: int, stride: int, seed: int) -> 
     )  # sums may cancel
     of_whole = average_pool(maps, size, stride, "whole")[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(of_whole, shares, rtol=1e-12, atol=1e-14)
-    # No two responses tie, so both ways back agree with differences, overlapping and cut windows included.
+    # No two activations tie, so both ways back agree with differences, overlapping and cut windows included.
     small = maps[:, :, :6, :6].clone().requires_grad_()
     if min(small.shape[2:]) >= size:
         assert torch.autograd.gradcheck(lambda v: max_pool(v, size, stride, "every"), (small,), eps=1e-7)

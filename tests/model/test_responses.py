@@ -1,4 +1,4 @@
-"""The named responses against what the layers' own modules read and write, seen by hooks, and against plain torch."""
+"""The named activations against what the layers' own modules read and write, seen by hooks, and against plain torch."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.model.activations import ResponseReader, response_points
+from alexnet.model.activations import ActivationReader, activation_points
 from alexnet.model.layer_specs import Flatten, Weighted
 from alexnet.model.network import VARIANTS, AlexNet
 
@@ -30,7 +30,7 @@ def images(network: AlexNet, num: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_points_are_what_the_modules_read_and_write(variant: str) -> None:
     network = small(variant)
-    points = response_points(network.description)
+    points = activation_points(network.description)
     weighted = [layer.name for layer in network.description.layers if isinstance(layer, Weighted)]
     assert set(weighted) <= set(points) and {f"{name}.linear" for name in weighted} <= set(points)
     written: dict[str, torch.Tensor] = {}
@@ -45,8 +45,8 @@ def test_points_are_what_the_modules_read_and_write(variant: str) -> None:
     given = images(network)
     with torch.inference_mode():
         scores = network(given)
-        found = ResponseReader(network, list(points))(given)
-    reader = ResponseReader(network, list(points))
+        found = ActivationReader(network, list(points))(given)
+    reader = ActivationReader(network, list(points))
     for name in points:
         assert found[name].shape[1:] == reader.shape(name), name
         assert found[name].abs().max() > 0, name
@@ -62,7 +62,7 @@ def test_points_are_what_the_modules_read_and_write(variant: str) -> None:
 def test_dropout_halves_and_the_bare_name_stands_before_it() -> None:
     network = small("paper")
     with torch.inference_mode():
-        found = ResponseReader(network, ["fc7", "fc7.relu", "fc7.drop", "fc7.linear"])(images(network))
+        found = ActivationReader(network, ["fc7", "fc7.relu", "fc7.drop", "fc7.linear"])(images(network))
     assert torch.equal(found["fc7"], found["fc7.relu"])
     assert torch.equal(found["fc7"], found["fc7.linear"].relu())
     assert torch.equal(found["fc7.drop"], 0.5 * found["fc7"])
@@ -74,7 +74,7 @@ def test_the_first_layer_of_paper_and_original_is_in_their_orders() -> None:
         network = small(variant).double()
         names = [f"conv1.{operation}" for operation in ("linear", *order)]
         with torch.inference_mode():
-            found = ResponseReader(network, [*names, "conv1"])(images(network).double())
+            found = ActivationReader(network, [*names, "conv1"])(images(network).double())
         linear, first, second, third = (found[name] for name in names)
         rectified = linear.relu() if variant == "paper" else linear
         normalized = torch.cat(
@@ -96,25 +96,25 @@ def test_only_what_is_needed_is_computed() -> None:
     network = small("paper")
     network.conv3.forward = None  # type: ignore[method-assign, assignment]
     with torch.inference_mode():
-        found = ResponseReader(network, ["conv2", "conv1.norm"])(images(network))
+        found = ActivationReader(network, ["conv2", "conv1.norm"])(images(network))
     assert found["conv2"].shape[2:] == (13, 13) and found["conv1.norm"].shape[2:] == (55, 55)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["conv9"], r"no responses called 'conv9'; it has conv1, conv1\.linear, conv1\.relu"),
+        (["conv9"], r"no activations called 'conv9'; it has conv1, conv1\.linear, conv1\.relu"),
         (["fc7", "fc7"], "asked for twice"),
-        ([], "no responses are named"),
+        ([], "no activations are named"),
     ],
 )
 def test_wrong_names_are_refused(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ResponseReader(small("paper"), names)
+        ActivationReader(small("paper"), names)
 
 
 def test_images_of_another_form_are_refused() -> None:
-    reader = ResponseReader(small("paper"), ["fc7"])
+    reader = ActivationReader(small("paper"), ["fc7"])
     with pytest.raises(ValueError, match="takes floating point"):
         reader(torch.zeros(1, 3, 200, 200))
 
@@ -125,4 +125,4 @@ def test_every_operation_behind_a_weighted_layer_has_one_name() -> None:
         first = next(number for number, layer in enumerate(layers) if isinstance(layer, Weighted))
         named = [layer for layer in layers[first:] if not isinstance(layer, Flatten)]
         bare = sum(isinstance(layer, Weighted) for layer in layers)
-        assert len(response_points(variant)) == len(named) + bare
+        assert len(activation_points(variant)) == len(named) + bare

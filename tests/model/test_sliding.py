@@ -6,25 +6,25 @@ import pytest
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.layer_specs import Convolution, Dense, Drop, Flatten, Normalize, Pool, Rectify, Variant
+from alexnet.model.layer_specs import Convolution, Dense, Drop, Flatten, NetworkSpec, Pool, ReLU, ResponseNorm
 from alexnet.model.network import VARIANTS, AlexNet
 from alexnet.model.sliding import class_maps
 
-UNPADDED = Variant(
+UNPADDED = NetworkSpec(
     source="here: no layer sees an edge, so that sliding is exactly its crops, 4 pixels apart",
     image_px=19,
     input_scale=(0.02, 0.03, 0.01),
     layers=(
         Convolution(name="conv1", maps=8, kernel=3, stride=2, deviation=None),  # 19 -> 9
-        Rectify(),
-        Normalize(size=3, alpha=0.1),
+        ReLU(),
+        ResponseNorm(size=3, alpha=0.1),
         Pool(),  # 9 -> 4
         Convolution(name="conv2", maps=6, kernel=3, columns=2, deviation=None),  # 4 -> 2
-        Rectify(),
+        ReLU(),
         Flatten(),
         Drop("drop3", inverted=True),
         Dense(name="fc3", units=10, deviation=None, bias=0.1),
-        Rectify(),
+        ReLU(),
         Drop("drop4"),
         Dense(name="fc4", units=None, deviation=None),
     ),
@@ -36,9 +36,9 @@ def made(variant: str, width: float = 1.0) -> AlexNet:
     network = AlexNet(5, variant, width).eval()
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
-        for place in network.placed:
+        for place in network.sized_layers:
             if place.weight_shape:
-                spread = math.sqrt(2 / place.inputs_per_unit)
+                spread = math.sqrt(2 / place.fan_in)
                 network.get_parameter(f"{place.name}.weight").normal_(0, spread, generator=generator)
     return network
 

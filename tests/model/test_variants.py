@@ -19,7 +19,8 @@ Step = tuple[Array, Callable[[Array], Array]]
 Gradients = dict[str, Array]
 
 
-# One function a kind of layer: responses in, responses and the gradient's way back out. x is (B, C, H, W) or (B, D).
+# One function a kind of layer: activations in, activations and the gradient's way back out. x is (B, C, H, W) or (B,
+# D).
 
 
 def conv(x: Array, p: Gradients, grads: Gradients, name: str, stride: int, pad: int, end: int, columns: int) -> Step:
@@ -130,8 +131,8 @@ def same_map(x: Array, size: int, alpha: float) -> Step:
 
 
 def pooled(x: Array, size: int, stride: int, kind: str) -> Step:
-    """`first` and `every`: the maximum, its gradient to the first of equal responses or to each. `share`: the sum over
-    a window, divided by all its places, those beyond the edge too."""
+    """`first` and `every`: the maximum, its gradient to the first of equal activations or to each. `share`: the sum
+    over a window, divided by all its places, those beyond the edge too."""
     places = math.ceil((x.shape[2] - size) / stride) + 1
     windows = [
         (i, j, np.s_[:, :, i * stride : i * stride + size, j * stride : j * stride + size])
@@ -330,7 +331,7 @@ def test_published_counts(name: str, num_classes: int, parameters: int) -> None:
     assert sum(tensor.numel() for tensor in network.parameters()) == parameters
     # The description's own arithmetic, on which the printed table rests, must say the same.
     described = sum(
-        math.prod(shape) for place in network.placed for shape in (place.weight_shape, place.bias_shape) if shape
+        math.prod(shape) for place in network.sized_layers for shape in (place.weight_shape, place.bias_shape) if shape
     )
     assert described == parameters
 
@@ -338,8 +339,8 @@ def test_published_counts(name: str, num_classes: int, parameters: int) -> None:
 def test_neurons_of_the_network_that_was_run() -> None:
     with torch.device("meta"):
         network = AlexNet(variant="original")
-    assert sum(place.neurons for place in network.placed) == 659_272
-    sizes = [(place.layer.name, place.writes) for place in network.placed if place.neurons]  # type: ignore[union-attr]
+    assert sum(place.neurons for place in network.sized_layers) == 659_272
+    sizes = [(place.layer.name, place.writes) for place in network.sized_layers if place.neurons]  # type: ignore[union-attr]
     assert sizes == [
         ("conv1", (96, 55)), ("conv2", (256, 27)), ("conv3", (384, 13)), ("conv4", (384, 13)), ("conv5", (256, 13)),
         ("fc6", (4096, 1)), ("fc7", (4096, 1)), ("fc8", (1000, 1)),
@@ -349,7 +350,7 @@ def test_neurons_of_the_network_that_was_run() -> None:
 def test_non_overlapping_keeps_the_later_sizes() -> None:
     with torch.device("meta"):
         network = AlexNet(variant="non-overlapping")
-    sides = [place.writes[1] for place in network.placed if place.writes[1] != place.reads[1]]
+    sides = [place.writes[1] for place in network.sized_layers if place.writes[1] != place.reads[1]]
     assert sides == [55, 28, 26, 13, 11, 6, 1]  # FACTS of the source: 55 -> 28 -> 26 -> 13 -> 13 -> 11 -> 6
     assert network.get_submodule("fc6").weight.shape == (4096, 9216)
 
@@ -360,4 +361,4 @@ def test_layer_names_are_unique_and_end_in_classes(variant: str) -> None:
         network = AlexNet(11, variant)
     names = [layer.name for layer in VARIANTS[variant].layers if hasattr(layer, "name")]
     assert len(set(names)) == len(names)
-    assert network.placed[-1].writes == (11, 1) and network.placed[-1].weight_shape
+    assert network.sized_layers[-1].writes == (11, 1) and network.sized_layers[-1].weight_shape

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from alexnet.model import kernels
 from alexnet.model.convolution import WINOGRAD_FROM_IMAGES, Convolution2d
-from alexnet.model.kernels import convolutions, plain_operations
+from alexnet.model.kernels import convolutions, reference_ops
 from alexnet.model.network import AlexNet
 
-pytestmark = pytest.mark.skipif(kernels.why_plain("cpu") is not None, reason=str(kernels.why_plain("cpu")))
+pytestmark = pytest.mark.skipif(kernels.fallback_reason("cpu") is not None, reason=str(kernels.fallback_reason("cpu")))
 
-if kernels.why_plain("cpu") is None:
+if kernels.fallback_reason("cpu") is None:
     from alexnet.model.kernels import winograd
 
 
@@ -285,7 +285,7 @@ def test_layers_that_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for layer, x in left:
         assert how(layer, x, monkeypatch) == "not"
-    with plain_operations():
+    with reference_ops():
         assert how(five, many, monkeypatch) == "not"
     with torch.autocast("cpu", torch.bfloat16):
         assert how(five, many, monkeypatch) == "not"
@@ -360,8 +360,8 @@ def test_ties_are_kept_where_asked() -> None:
         inner = layer(x)[:, :, 2:-2, 2:-2]
         kept.append(torch.equal(inner, inner[:, :, :1, :1].expand_as(inner)))
     assert kept == [True, False]
-    responses = Convolution2d(3, 24, 11, 4, end=3, keeps_ties=True)(images)[:, :, :-1, :-1]
-    assert torch.equal(responses, responses[:, :, :1, :1].expand_as(responses))
+    activations = Convolution2d(3, 24, 11, 4, end=3, keeps_ties=True)(images)[:, :, :-1, :-1]
+    assert torch.equal(activations, activations[:, :, :1, :1].expand_as(activations))
 
 
 def test_what_does_not_fit_is_refused_by_the_library() -> None:
@@ -408,7 +408,7 @@ def test_images_have_a_gradient_within_autocast() -> None:
 def test_derivatives_going_forward_are_the_librarys() -> None:
     layer = Convolution2d(64, 64, 5, padding=2).requires_grad_(False)
     x = torch.randn(WINOGRAD_FROM_IMAGES, 64, 32, 32)
-    with plain_operations():
+    with reference_ops():
         want = torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1]
     torch.testing.assert_close(torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1], want)
 

@@ -10,14 +10,14 @@ from alexnet.cli.main import main
 from alexnet.data.sampler import share_of_rank
 from alexnet.errors import RequestError
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.process_group import num_started, started_processes
-from alexnet.parallel.process_mesh import Team, team_of
+from alexnet.parallel.process_group import init_process_group, world_size
+from alexnet.parallel.process_mesh import ProcessMesh, mesh_of
 from alexnet.runs.recipe import ScheduleSettings
-from alexnet.training.plan import Plan, Stretch
+from alexnet.training.plan import Phase, Plan
 
 
 @pytest.mark.parametrize(
-    "settings", [{"columns": 0}, {"columns": 3}, {"replicas": -1}, {"columns_in": "dense"}, {"stalls_after": 0.0}]
+    "settings", [{"columns": 0}, {"columns": 3}, {"replicas": -1}, {"column_layers": "dense"}, {"stall_warning": 0.0}]
 )
 def test_what_no_layout_allows(settings: dict[str, object]) -> None:
     with pytest.raises(RequestError, match=r"--.* is .*"):
@@ -36,13 +36,13 @@ def test_processes_are_columns_times_replicas(columns: int, replicas: int) -> No
 
 def test_two_columns_are_no_one_process() -> None:
     with pytest.raises(RequestError, match="take 2 processes, and 1 were started"):
-        team_of(Layout(columns=2), *_alone())
+        mesh_of(Layout(columns=2), *_alone())
 
 
 def _alone() -> tuple[object, None]:
-    with started_processes() as (processes, watch):
-        assert watch is None
-        return processes, watch
+    with init_process_group() as (processes, monitor):
+        assert monitor is None
+        return processes, monitor
 
 
 def test_a_batch_must_be_shared_equally() -> None:
@@ -52,17 +52,17 @@ def test_a_batch_must_be_shared_equally() -> None:
     # In dense columns the two of a pair share images too.
     Layout(columns=2).require_batch(2, 2)
     with pytest.raises(RequestError, match="2 and 4 processes"):
-        Layout(columns=2, columns_in="dense").require_batch(2, 2)
+        Layout(columns=2, column_layers="dense").require_batch(2, 2)
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 7), st.integers(1, 3))
 def test_every_image_of_an_epoch_is_one_processs(images: int, batch_size: int, num: int, epochs: int) -> None:
     plan = Plan(ScheduleSettings(epochs=epochs, milestones=()), images, batch_size)
-    stretch: Stretch = plan.stretches[0]
+    phase: Phase = plan.phases[0]
     for epoch in range(epochs):
         seen = 0
-        for step in range(epoch * stretch.steps_per_epoch, (epoch + 1) * stretch.steps_per_epoch):
-            length = stretch.batch_length(step)
+        for step in range(epoch * phase.steps_per_epoch, (epoch + 1) * phase.steps_per_epoch):
+            length = phase.batch_length(step)
             parts = [share_of_rank(length, rank, num) for rank in range(num)]
             assert [row for part in parts for row in range(part.start, part.stop)] == list(range(length))
             seen += length
@@ -70,18 +70,18 @@ def test_every_image_of_an_epoch_is_one_processs(images: int, batch_size: int, n
 
 
 def test_one_process_agrees_with_itself() -> None:
-    team = Team()
-    assert team.leads and not team.together
-    assert team.sums(1.5, 2) == [1.5, 2]
-    assert team.any(True, False) == [True, False]
-    assert team.told("a") == "a" and team.all_told(3) == [3]
-    team.require_same({"data set": "x"})
+    mesh = ProcessMesh()
+    assert mesh.is_main and not mesh.is_distributed
+    assert mesh.all_reduce_sum(1.5, 2) == [1.5, 2]
+    assert mesh.any(True, False) == [True, False]
+    assert mesh.broadcast("a") == "a" and mesh.all_gather_object(3) == [3]
+    mesh.require_same({"data set": "x"})
 
 
-class Others(Team):
-    """A team whose other process was given other things."""
+class Others(ProcessMesh):
+    """A mesh whose other process was given other things."""
 
-    def all_told(self, value):  # type: ignore[no-untyped-def]
+    def all_gather_object(self, value):  # type: ignore[no-untyped-def]
         _, facts = value
         return [("rank 0", facts), ("rank 1", {**facts, "code": "b", "optimizer.learning_rate": "0.2"})]
 
@@ -101,13 +101,13 @@ def test_incomplete_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("RANK", "0")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     monkeypatch.delenv("MASTER_PORT", raising=False)
-    assert num_started() == 2
-    with pytest.raises(RequestError, match="MASTER_ADDR, MASTER_PORT is not set"), started_processes():
+    assert world_size() == 2
+    with pytest.raises(RequestError, match="MASTER_ADDR, MASTER_PORT is not set"), init_process_group():
         raise AssertionError("nothing is begun")
 
 
 @pytest.mark.parametrize(
-    "words", [("--columns", "3"), ("--columns-in", "dense"), ("--replicas", "-1"), ("--gives-up-after", "0")]
+    "words", [("--columns", "3"), ("--column-layers", "dense"), ("--replicas", "-1"), ("--timeout", "0")]
 )
 def test_wrong_layouts_exit_with_2(
     words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

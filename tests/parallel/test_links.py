@@ -81,12 +81,12 @@ def test_bytes_of_a_step_are_those_of_the_network() -> None:
     assert sum(one.numel() for one in parameters.values()) * 4 == links.GRADIENT_BYTES
     convolutions = sum(one.numel() for name, one in parameters.items() if name.startswith("conv"))
     assert convolutions * 4 == links.CONVOLUTIONS_BYTES
-    read = {place.name: math.prod((place.reads[0], place.reads[1], place.reads[1])) for place in network.placed}
-    for columns_in, num_bytes, messages in (
+    read = {place.name: math.prod((place.reads[0], place.reads[1], place.reads[1])) for place in network.sized_layers}
+    for column_layers, num_bytes, messages in (
         ("every-layer", links.COLUMN_BYTES_PER_IMAGE, links.COLUMN_MESSAGES),
         ("dense", links.DENSE_BYTES_PER_IMAGE, links.DENSE_MESSAGES),
     ):
-        steps = column_steps(network.stages, columns_in, "paper")  # type: ignore[arg-type]
+        steps = column_steps(network.stages, column_layers, "paper")  # type: ignore[arg-type]
         # Half of what the layer reads, or all of it for half of the images; there and back. Scores go one way.
         exchanged = [read[step.layer.name] // 2 for step in steps if isinstance(step, BothColumns | AllRows)]
         assert 4 * (2 * sum(exchanged) + 1000 // 2) == num_bytes
@@ -97,7 +97,7 @@ def test_seconds_of_a_step_follow_from_the_link() -> None:
     for num in (2, 3, 4, 8):
         rows = {row["options"]: row for row in exchanges(num, 1e9, 0.0)}
         assert rows[f"--replicas {num}"]["seconds"] == pytest.approx(2 * (num - 1) / num * 0.243860896)
-        half = rows[f"--replicas {num} --sums-in bfloat16"]["bytes"]
+        half = rows[f"--replicas {num} --grad-dtype bfloat16"]["bytes"]
         assert half == pytest.approx(rows[f"--replicas {num}"]["bytes"] / 2, abs=1)
         assert (f"--columns 2 --replicas {num // 2}" in rows) == (num in (4, 8))
     slow, fast = exchanges(2, 1e9, 0.01), exchanges(2, 1e9, 0.0)
@@ -170,7 +170,7 @@ def test_the_table_says_what_the_object_holds(measured: dict[str, Any], capsys: 
     worst = measured["backends"][-1]["slowest"]
     assert f"slowest link: {link_in_words(worst, measured['processes'])}, {worst['mb_per_s']:,.0f} MB/s" in printed
     assert str(measured["processes"][1]["pid"]) in printed
-    assert "gloo, MB/s" in printed and "--columns 2 --columns-in dense" in printed and "243.9 MB" in printed
+    assert "gloo, MB/s" in printed and "--columns 2 --column-layers dense" in printed and "243.9 MB" in printed
     assert "BROKEN" not in printed
     print_links({**measured, "differences": ["rank 1 has another torch"], "idle_cores": "1 of 8 cores are used"})
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Processes meet those that were started with them, and none of an earlier start."""
+"""ProcessGroup meet those that were started with them, and none of an earlier start."""
 
 import socket
 import subprocess
@@ -10,17 +10,17 @@ import pytest
 import torch.distributed as dist
 
 from alexnet.errors import WorkError
-from alexnet.parallel.rendezvous import meeting_place
+from alexnet.parallel.rendezvous import rendezvous_store
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 # The first start fails when all have met; in the second one the first process comes two seconds late.
 LATE = """
 import os, sys, time, torch.distributed as dist
-from alexnet.parallel.process_group import started_processes
+from alexnet.parallel.process_group import init_process_group
 again = os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
 time.sleep(2 if again and os.environ["RANK"] == "0" else 0)
-with started_processes():
+with init_process_group():
     dist.barrier()
     sys.exit(0 if again else 1)
 """
@@ -42,7 +42,7 @@ def met(num: int, delays_s: dict[int, float]) -> list[dist.Store]:
 
     def come(rank: int) -> None:
         time.sleep(delays_s.get(rank, 0.0))
-        found[rank] = meeting_place(rank, num, 20.0)
+        found[rank] = rendezvous_store(rank, num, 20.0)
 
     threads = [threading.Thread(target=come, args=(rank,)) for rank in range(num)]
     for thread in threads:
@@ -68,9 +68,9 @@ def test_all_meet_in_one_place_and_the_next_start_in_another(served: dist.TCPSto
 
 def test_who_does_not_come_is_named(served: dist.TCPStore) -> None:
     with pytest.raises(WorkError, match=r"rank 1, 2 of 3 processes did not come within 0\.2 s"):
-        meeting_place(0, 3, 0.2)
+        rendezvous_store(0, 3, 0.2)
     with pytest.raises(WorkError, match="the first process did not come"):
-        meeting_place(1, 3, 0.2)
+        rendezvous_store(1, 3, 0.2)
 
 
 def test_without_torchrun_the_first_process_keeps_the_store(monkeypatch: pytest.MonkeyPatch) -> None:

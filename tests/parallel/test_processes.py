@@ -14,7 +14,7 @@ from PIL import Image
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
 from alexnet.evaluation.predictions import load_predictions
-from alexnet.parallel.process_group import Processes
+from alexnet.parallel.process_group import ProcessGroup
 from alexnet.runs.recipes import QUICK
 from alexnet.training.loop import train
 
@@ -24,7 +24,8 @@ from alexnet.training.loop import train
 def test_every_batch_is_one_processs(num_images: int, num: int) -> None:
     batches = range(-(-num_images // 4))
     takers = [
-        [process.takes(number) for process in (Processes(rank, num) for rank in range(num))] for number in batches
+        [process.owns_batch(number) for process in (ProcessGroup(rank, num) for rank in range(num))]
+        for number in batches
     ]
     assert all(sum(one) == 1 for one in takers)
 

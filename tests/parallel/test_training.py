@@ -27,10 +27,10 @@ import json, sys, torch, torch.distributed as dist, torch.nn.functional as F
 from alexnet.model.columns import OneColumn
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.process_group import started_processes
-from alexnet.parallel.process_mesh import team_of
+from alexnet.parallel.process_group import init_process_group
+from alexnet.parallel.process_mesh import mesh_of
 from alexnet.training.optimizer import VelocitySGD
-from alexnet.training.schedule import Rates
+from alexnet.training.schedule import LearningRates
 from alexnet.training.distributed import Forward
 
 NUM = 3
@@ -46,11 +46,11 @@ def train(network, forward, dtype, rows):
         images = (50 * torch.randn(NUM, 3, 224, 224, generator=random, dtype=torch.float64)).to(dtype)[rows]
         labels = torch.randint(0, 7, (NUM,), generator=random)[rows]
         dropout.manual_seed(step)
-        network.expect_part(rows, NUM)
+        network.set_microbatch(rows, NUM)
         optimizer.clear_gradients()
         (F.cross_entropy(forward(images), labels, reduction="sum") / NUM).backward()
-        optimizer.step(Rates(weights=0.002, biases=0.002))
-        network.expect_part(None)
+        optimizer.step(LearningRates(weights=0.002, biases=0.002))
+        network.set_microbatch(None)
     return dict(network.state_dict()), {name: one.grad for name, one in network.named_parameters()}
 
 def difference(found, expected):
@@ -66,29 +66,29 @@ def difference(found, expected):
 found = {}
 layouts = {
     "columns": Layout(columns=2),
-    "dense": Layout(columns=2, columns_in="dense"),
+    "dense": Layout(columns=2, column_layers="dense"),
     "replicas": Layout(replicas=2),
-    "rounded": Layout(replicas=2, sums_in="bfloat16"),
+    "rounded": Layout(replicas=2, grad_dtype="bfloat16"),
 }
-with started_processes() as (processes, watch):
+with init_process_group() as (processes, monitor):
     for dtype in (torch.float64, torch.float32):
         expected = None
         for name, layout in layouts.items():
-            team = team_of(layout, processes, watch)
+            mesh = mesh_of(layout, processes, monitor)
             network = whole(dtype)
-            if team.pair is not None:
-                network = OneColumn(network, team.pair, layout.columns_in)
-            rank, num = team.replica.rank, team.replica.num
+            if mesh.pair is not None:
+                network = OneColumn(network, mesh.pair, layout.column_layers)
+            rank, num = mesh.replica.rank, mesh.replica.size
             rows = slice(NUM * rank // num, NUM * (rank + 1) // num)
-            weights, gradients = train(network, Forward(network, team), dtype, rows)
-            if team.pair is not None:
+            weights, gradients = train(network, Forward(network, mesh), dtype, rows)
+            if mesh.pair is not None:
                 weights, gradients = network.whole(weights), network.whole(gradients)
-            if team.leads:
+            if mesh.is_main:
                 if expected is None:
                     alone = whole(dtype)
                     expected = train(alone, alone, dtype, slice(0, NUM))
                 found[f"{name} {dtype}"] = [difference(weights, expected[0]), difference(gradients, expected[1])]
-    if processes.leads:
+    if processes.is_main:
         open(sys.argv[1], "w").write(json.dumps(found))
 '''
 
@@ -168,7 +168,7 @@ def test_a_run_moves_from_four_processes_to_two_to_one(
     reached = step_of(run)
     assert 2 <= reached < 12
     # Started by the command itself, without torchrun.
-    resumed = [sys.executable, "-m", "alexnet", "resume", str(run), "--columns", "2", "--columns-in", "dense"]
+    resumed = [sys.executable, "-m", "alexnet", "resume", str(run), "--columns", "2", "--column-layers", "dense"]
     two = subprocess.Popen(
         resumed,
         stdout=subprocess.PIPE,
@@ -191,7 +191,7 @@ def test_a_stalled_process_is_named_a_killed_one_is_named_and_the_run_starts_aga
 ) -> None:
     run = tmp_path / "run"
     words = ("train", str(photographs), *recipe, "--schedule.epochs", "4", "--run", str(run))
-    process = start(2, *ALEXNET, *words, "--replicas", "2", "--stalls-after", "2", options=("--max-restarts", "1"))
+    process = start(2, *ALEXNET, *words, "--replicas", "2", "--stall-warning", "2", options=("--max-restarts", "1"))
     wait_for(lambda: step_of(run) >= 1, process)
     first, second = workers_of(process)
     os.kill(second, signal.SIGSTOP)

@@ -258,7 +258,7 @@ def test_many_classes_are_listed_by_their_extremes(tmp_path, capsys, monkeypatch
     facts = inspect_facts(data)
     assert len(facts["classes"]) == 120 and len(facts["splits"]["val"]["missing"]) == 119
     page = check(write_inspection(data, tmp_path / "page.html"))
-    # The middles of 100 equal stretches of 0 .. 119 hold class 70 and not class 80.
+    # The middles of 100 equal phases of 0 .. 119 hold class 70 and not class 80.
     assert "of 100 of the 120 classes" in page.text and "and 109 more" in page.text
     assert page.tags.count("svg") == 1 and page.tags.count("img") == 1 + 100 + 1
     monkeypatch.setenv("COLUMNS", "80")

@@ -4,12 +4,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from alexnet.training.ema import WeightAverage
+from alexnet.training.ema import WeightEMA
 
 
 def test_the_average_follows_the_recursion_and_changes_places() -> None:
     layer = nn.Linear(2, 1, bias=False, dtype=torch.float64)
-    average = WeightAverage(layer, 0.6)
+    average = WeightEMA(layer, 0.6)
     want = layer.weight.detach().numpy().copy()
     for step in range(12):
         with torch.no_grad():
@@ -23,6 +23,6 @@ def test_the_average_follows_the_recursion_and_changes_places() -> None:
         np.testing.assert_allclose(layer.weight.detach().numpy(), want, rtol=1e-12)
     assert torch.equal(layer.weight, own)
     np.testing.assert_allclose(average.tensors["weight"].numpy(), want, rtol=1e-12)
-    other = WeightAverage(layer, 0.6)
+    other = WeightEMA(layer, 0.6)
     other.restore(average.tensors)
     assert torch.equal(other.tensors["weight"], average.tensors["weight"])

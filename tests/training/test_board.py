@@ -14,7 +14,7 @@ from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
-from alexnet.training.eager_step import StepAtOnce
+from alexnet.training.eager_step import EagerStep
 from alexnet.training.loop import train
 from alexnet.training.tensorboard import board_folder
 
@@ -74,20 +74,20 @@ def test_without_being_asked_there_is_none(data: Path, tmp_path: Path) -> None:
 
 
 def test_after_a_cut_no_step_is_shown_twice(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = StepAtOnce.run
+    usual = EagerStep.run
 
-    def cut(self: StepAtOnce, *arguments: Any) -> None:
+    def cut(self: EagerStep, *arguments: Any) -> None:
         if self.training.step == 13:
             raise Interrupted("cut")
         usual(self, *arguments)
 
-    monkeypatch.setattr(StepAtOnce, "run", cut)
+    monkeypatch.setattr(EagerStep, "run", cut)
     with pytest.raises(Interrupted):
         train(data, SMALL, tmp_path / "run", tensorboard=True)
     # The newest checkpoints are lost, so that steps come again.
     for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-2:]:
         path.unlink()
-    monkeypatch.setattr(StepAtOnce, "run", usual)
+    monkeypatch.setattr(EagerStep, "run", usual)
     train(data, SMALL, tmp_path / "run")  # goes on with the board it finds
     assert_shows_the_log(tmp_path / "run")
 

@@ -19,9 +19,9 @@ from alexnet.training.checkpoint import (
     write_checkpoint,
 )
 from alexnet.training.checkpoint_writer import CheckpointWriter
-from alexnet.training.ema import WeightAverage
+from alexnet.training.ema import WeightEMA
 from alexnet.training.optimizer import VelocitySGD
-from alexnet.training.schedule import Rates
+from alexnet.training.schedule import LearningRates
 
 
 class State:
@@ -30,13 +30,13 @@ class State:
     def __init__(self) -> None:
         self.network = AlexNet(3, "quick", 0.05, generator=torch.Generator().manual_seed(1))
         self.optimizer = VelocitySGD(self.network, 0.9, 0.0)
-        self.average = WeightAverage(self.network, 0.5)
+        self.average = WeightEMA(self.network, 0.5)
         self.step = 0
 
     def move(self) -> None:
         for parameter in self.network.parameters():
             parameter.grad = torch.full_like(parameter, 0.1 * (self.step + 1))
-        self.optimizer.step(Rates(weights=0.1, biases=0.2))
+        self.optimizer.step(LearningRates(weights=0.1, biases=0.2))
         self.average.update(self.step)
         self.step += 1
 

@@ -15,7 +15,7 @@ from alexnet.data.bc1 import decode_crops, encode
 from alexnet.data.concatenated import open_data
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.model.kernels import plain_operations, why_plain
+from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder, UnwrittenRunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
@@ -23,8 +23,8 @@ from alexnet.runs.recipes import QUICK
 from alexnet.training import graph_step as device_step
 from alexnet.training import loop
 from alexnet.training import setup as assembly
-from alexnet.training.compute_weights import ReadWeights
-from alexnet.training.graph_step import StepOnDevice, algorithms_tried
+from alexnet.training.compute_weights import ComputeWeights
+from alexnet.training.graph_step import GraphStep, algorithms_tried
 from alexnet.training.loop import train
 from alexnet.training.update import update
 
@@ -92,10 +92,10 @@ def test_it_makes_the_same_weights_and_log(data: Path, tmp_path: Path, cache: An
 def test_in_bfloat16_it_reads_rounded_weights(data: Path, tmp_path: Path) -> None:
     """They follow the weights step by step, and what comes out is what autocast makes of the weights."""
     recipe = replace(SMALL, training=replace(SMALL.training, precision="bfloat16"))
-    steps: list[StepOnDevice] = []
-    run = StepOnDevice.run
+    steps: list[GraphStep] = []
+    run = GraphStep.run
 
-    def followed(own: StepOnDevice, *arguments: Any) -> None:
+    def followed(own: GraphStep, *arguments: Any) -> None:
         run(own, *arguments)
         steps.append(own)
         for (name, read), parameter in zip(
@@ -104,7 +104,7 @@ def test_in_bfloat16_it_reads_rounded_weights(data: Path, tmp_path: Path) -> Non
             assert torch.equal(read, parameter.bfloat16()) and read.stride() == parameter.stride(), name
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(StepOnDevice, "run", followed)
+        patched.setattr(GraphStep, "run", followed)
         once, alone = both(data, recipe, tmp_path)
     assert len(steps) == 15
     first = load_trained(once.path).network.state_dict()
@@ -118,17 +118,17 @@ def test_in_bfloat16_it_reads_rounded_weights(data: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="what a processor does")
-@pytest.mark.skipif(why_plain("cpu") is not None, reason=str(why_plain("cpu")))
+@pytest.mark.skipif(fallback_reason("cpu") is not None, reason=str(fallback_reason("cpu")))
 def test_a_processor_reads_rounded_weights_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches in one part take the way of batches in parts: weights in float32, rounded by autocast in every pass."""
-    forward, read = ReadWeights.forward, 0
+    forward, read = ComputeWeights.forward, 0
 
-    def counted(own: ReadWeights, images: torch.Tensor) -> torch.Tensor:
+    def counted(own: ComputeWeights, images: torch.Tensor) -> torch.Tensor:
         nonlocal read
         read += 1
         return forward(own, images)
 
-    monkeypatch.setattr(ReadWeights, "forward", counted)
+    monkeypatch.setattr(ComputeWeights, "forward", counted)
     runs = []
     for name, part in (("whole", 0), ("parts", 10)):
         settings = replace(SMALL.training, precision="bfloat16", micro_batch=part)
@@ -152,15 +152,15 @@ def test_trying_algorithms_changes_nothing_else() -> None:
 def test_it_goes_on_where_it_was_stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_step, "on_device", lambda _: True)
     whole = train(data, SMALL, tmp_path / "whole")
-    run = StepOnDevice.run
+    run = GraphStep.run
 
-    def cut_here(own: StepOnDevice, *arguments: Any) -> None:
+    def cut_here(own: GraphStep, *arguments: Any) -> None:
         if own.training.step + 1 == 8:
             os.kill(os.getpid(), signal.SIGTERM)
         run(own, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(StepOnDevice, "run", cut_here)
+        patched.setattr(GraphStep, "run", cut_here)
         with pytest.raises(Interrupted):
             train(data, SMALL, tmp_path / "cut")
     resumed = train(data, SMALL, tmp_path / "cut")
@@ -247,11 +247,11 @@ def test_images_lie_on_the_device_unasked_where_half_of_it_holds_them(
     training = assembly.assemble(UnwrittenRunFolder(tmp_path / "run"), open_data([data]), recipe)
     said: list[str] = []
     waits: list[int] = []
-    resident = assembly.resident_images(training, said.append, lambda: waits.append(1))
-    assert (resident is not None) == held and bool(waits) == held
+    device_cache = assembly.load_device_cache(training, said.append, lambda: waits.append(1))
+    assert (device_cache is not None) == held and bool(waits) == held
     assert any("do not fit into half" in line for line in said) == (free is not None and free < 10 * 32 * 32 * 3 * 2)
     assert any("--training.cache bc1 holds them in 5 KiB" in line for line in said) == hint
-    assert any("10 training images lie on" in line and "30 KiB, in" in line for line in said) == held
+    assert any("10 training images are on" in line and "30 KiB, " in line for line in said) == held
 
 
 def test_reading_many_images_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +260,7 @@ def test_reading_many_images_is_told(data: Path, tmp_path: Path, monkeypatch: py
     recipe = replace(SMALL, training=replace(SMALL.training, cache="device"))
     training = assembly.assemble(UnwrittenRunFolder(tmp_path / "run"), open_data([data]), recipe)
     said: list[str] = []
-    assembly.resident_images(training, said.append)
+    assembly.load_device_cache(training, said.append)
     assert [line.split(" have")[0] for line in said[:-1]] == ["10 of 24 training images", "20 of 24 training images"]
 
 
@@ -295,7 +295,7 @@ def test_blocks_are_what_the_network_learns_from(data: Path, tmp_path: Path) -> 
 
 
 def test_a_signal_while_the_images_are_read_stops(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = assembly.ResidentImages.__init__
+    read = assembly.DeviceImageCache.__init__
 
     def interrupted(own: Any, *arguments: Any, **options: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -304,7 +304,7 @@ def test_a_signal_while_the_images_are_read_stops(data: Path, tmp_path: Path, mo
     recipe = replace(SMALL, training=replace(SMALL.training, cache="device"))
     whole = train(data, recipe, tmp_path / "whole")
     with monkeypatch.context() as patched:
-        patched.setattr(assembly.ResidentImages, "__init__", interrupted)
+        patched.setattr(assembly.DeviceImageCache, "__init__", interrupted)
         with pytest.raises(Interrupted, match="stopped by SIGINT while the training images were read; go on with"):
             train(data, recipe, tmp_path / "cut")
     cut = RunFolder.open(tmp_path / "cut")
@@ -342,13 +342,13 @@ def test_update_on_the_device(rate: float, stopped: int, moves: bool, form: str,
         pytest.importorskip("triton", reason="Triton is not installed")
         from alexnet.training import update_gpu
 
-        laid_out = torch.empty_like(weight).copy_(gradient).to(gradient.dtype)
-        update_gpu.update(*given[:2], laid_out, *given[3:])
+        to_channels_last = torch.empty_like(weight).copy_(gradient).to(gradient.dtype)
+        update_gpu.update(*given[:2], to_channels_last, *given[3:])
     else:
-        if form == "compiled" and (reason := why_plain("cpu")):
+        if form == "compiled" and (reason := fallback_reason("cpu")):
             pytest.skip(reason)
-        why_plain(DEVICE)  # as whoever makes a network does
-        with plain_operations() if form == "plain" else nullcontext():
+        fallback_reason(DEVICE)  # as whoever makes a network does
+        with reference_ops() if form == "plain" else nullcontext():
             update(*given)
     moved = 0.9 * before[1] + gradient.double() + 0.01 * before[0] if moves else before[1]
     torch.testing.assert_close(buffer.double(), moved, rtol=1e-6, atol=1e-6)

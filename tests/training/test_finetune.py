@@ -16,7 +16,7 @@ from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import CIFAR_11PCT, PAPER, QUICK
 from alexnet.training.finetune import finetune_recipe
 from alexnet.training.loop import train
-from alexnet.training.schedule import rates_at
+from alexnet.training.schedule import learning_rates_at
 from alexnet.training.seeds import train_seeds
 
 SMALL = replace(
@@ -52,7 +52,7 @@ def test_few_images_freeze_the_convolutions(data: Path) -> None:
         "conv2": 0.0,
         "fc5": 10.0,
     }
-    rates = rates_at(recipe, 0, 10)
+    rates = learning_rates_at(recipe, 0, 10)
     assert [rates.of(f"{name}.weight") for name in ("conv1", "conv4", "fc5")] == [0.0, 0.0, pytest.approx(0.01)]
     assert rates.of("conv1.bias") == 0 and rates.of("fc5.bias") == pytest.approx(0.001)
 

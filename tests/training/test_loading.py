@@ -19,7 +19,7 @@ from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.runs.recipes import QUICK
-from alexnet.training.eager_step import StepAtOnce
+from alexnet.training.eager_step import EagerStep
 from alexnet.training.loop import train
 
 SMALL = replace(
@@ -90,15 +90,15 @@ def test_what_was_told_before_a_break_is_not_told_again(
 ) -> None:
     damage(jpeg, 5)
     recipe = with_training(on_unreadable="replace")
-    step = StepAtOnce.run
+    step = EagerStep.run
 
-    def step_then_signal(own: StepAtOnce, *rest: Any) -> Any:
+    def step_then_signal(own: EagerStep, *rest: Any) -> Any:
         result = step(own, *rest)
         if own.training.step + 1 == 7:  # in the third epoch
             os.kill(os.getpid(), signal.SIGTERM)
         return result
 
-    monkeypatch.setattr(StepAtOnce, "run", step_then_signal)
+    monkeypatch.setattr(EagerStep, "run", step_then_signal)
     with pytest.raises(Interrupted):
         train(jpeg.folder, recipe, tmp_path / "run")
     monkeypatch.undo()
@@ -112,15 +112,15 @@ def test_a_data_set_that_vanishes_for_a_while_does_not_cost_the_run(
 ) -> None:
     whole = train(jpeg.folder, SMALL, tmp_path / "whole")
     shard, away = jpeg.folder / "train-000000.tar", tmp_path / "away.tar"
-    step = StepAtOnce.run
+    step = EagerStep.run
 
-    def step_then_lose(own: StepAtOnce, *rest: Any) -> Any:
+    def step_then_lose(own: EagerStep, *rest: Any) -> Any:
         result = step(own, *rest)
         if own.training.step + 1 == 4 and shard.exists():
             shard.rename(away)
         return result
 
-    monkeypatch.setattr(StepAtOnce, "run", step_then_lose)
+    monkeypatch.setattr(EagerStep, "run", step_then_lose)
     # So that no batch of a later epoch is made before.
     recipe = with_training(on_unreadable=policy, checkpoint_every=0.0)
     with pytest.raises(WorkError, match="go on with `alexnet resume"):

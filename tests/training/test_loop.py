@@ -22,7 +22,7 @@ from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.runs.recipes import PAPER, QUICK
 from alexnet.training import eager_step as step_module
 from alexnet.training import loop
-from alexnet.training.eager_step import StepAtOnce, dropout_seed
+from alexnet.training.eager_step import EagerStep, dropout_seed
 from alexnet.training.loop import train
 
 SMALL = replace(
@@ -68,15 +68,15 @@ def test_a_training_cut_anywhere_goes_on_exactly(
 ) -> None:
     # 24 images in batches of 10: three steps an epoch, the last one partial; the cuts lie inside and between epochs.
     whole = train(data, SMALL, tmp_path / "whole")
-    step = StepAtOnce.run
+    step = EagerStep.run
 
-    def step_then_signal(own: StepAtOnce, *rest: Any) -> Any:
+    def step_then_signal(own: EagerStep, *rest: Any) -> Any:
         result = step(own, *rest)
         if own.training.step + 1 == cut:
             os.kill(os.getpid(), signal.SIGTERM)
         return result
 
-    monkeypatch.setattr(StepAtOnce, "run", step_then_signal)
+    monkeypatch.setattr(EagerStep, "run", step_then_signal)
     with pytest.raises(Interrupted, match=rf"stopped by SIGTERM after step {cut} of 18; go on with `alexnet resume "):
         train(data, SMALL, tmp_path / "cut")
     monkeypatch.undo()
@@ -201,13 +201,13 @@ def test_dropout_depends_on_seed_and_step() -> None:
 def test_going_on_forgets_what_the_interrupted_weights_did(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = StepAtOnce.run
+    step = EagerStep.run
 
-    def step_then_signal(own: StepAtOnce, *rest: Any) -> Any:
+    def step_then_signal(own: EagerStep, *rest: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return step(own, *rest)
 
-    monkeypatch.setattr(StepAtOnce, "run", step_then_signal)
+    monkeypatch.setattr(EagerStep, "run", step_then_signal)
     with pytest.raises(Interrupted):
         train(data, SMALL, tmp_path / "run")
     monkeypatch.undo()
@@ -283,15 +283,15 @@ def test_a_staged_and_averaged_training_goes_on_exactly(
     # These lie class by class, which is refused where it matters: here it does not.
     monkeypatch.setattr("alexnet.training.setup._require_mixed", lambda labels, data: None)
     whole = train(data, recipe, tmp_path / "whole")
-    step = StepAtOnce.run
+    step = EagerStep.run
 
-    def cut_here(own: StepAtOnce, *arguments: Any) -> Any:
+    def cut_here(own: EagerStep, *arguments: Any) -> Any:
         if own.training.step + 1 == cut:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(own, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(StepAtOnce, "run", cut_here)
+        patched.setattr(EagerStep, "run", cut_here)
         with pytest.raises(Interrupted):
             train(data, recipe, tmp_path / "cut")
     resumed = train(data, recipe, tmp_path / "cut")

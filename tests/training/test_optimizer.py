@@ -9,14 +9,14 @@ from torch import nn
 
 from alexnet.errors import RequestError
 from alexnet.training.optimizer import VelocitySGD
-from alexnet.training.schedule import Rates
+from alexnet.training.schedule import LearningRates
 
 # Two drops, a freeze, and a thaw at another rate.
 RATES = [0.1, 0.1, 0.01, 0.01, 0.001, 0.0, 0.0, 0.01, 0.05]
 
 
-def even(rate: float) -> Rates:
-    return Rates(weights=rate, biases=rate)
+def even(rate: float) -> LearningRates:
+    return LearningRates(weights=rate, biases=rate)
 
 
 def by_hand(
@@ -43,7 +43,7 @@ def one_weight(dtype: torch.dtype = torch.float32) -> nn.Module:
 GRADIENTS = [0.5, -1.0, 0.25, 2.0, -0.75, 1.0, 1.0, 0.3, -0.2]
 
 
-def walk(optimizer: VelocitySGD, rates: Sequence[Rates]) -> np.ndarray:
+def walk(optimizer: VelocitySGD, rates: Sequence[LearningRates]) -> np.ndarray:
     """Weight and bias after each step."""
     path = []
     for rate, gradient in zip(rates, GRADIENTS, strict=True):
@@ -65,7 +65,7 @@ def test_path_across_drops_and_a_freeze(dtype: torch.dtype, tolerance: float) ->
 def test_biases_and_single_layers_go_their_own_ways() -> None:
     # Biases at a rate that does not drop, while the weights of the named layer have another decay and other rates.
     layer_learning_rates = [0.2, 0.2, 0.2, 0.02, 0.02, 0.02, 0.0, 0.0, 0.2]
-    rates = [Rates(weights=9.0, biases=0.02, layers={"fc": rate}) for rate in layer_learning_rates]
+    rates = [LearningRates(weights=9.0, biases=0.02, layers={"fc": rate}) for rate in layer_learning_rates]
     path = walk(VelocitySGD(one_weight(torch.float64), 0.9, 0.05, {"fc": 0.4}), rates)
     np.testing.assert_allclose(path[:, 0], by_hand(0.8, GRADIENTS, 0.4, 0.9, layer_learning_rates), rtol=0, atol=1e-12)
     frozen_too = [0.02 if rate else 0.0 for rate in layer_learning_rates]
@@ -96,7 +96,7 @@ def test_state_goes_on_where_it_was() -> None:
                 optimizer.restore(last_rates, velocities)
             optimizer.clear_gradients()
             (layer(torch.ones(3, 1)) ** 2).mean().backward()
-            optimizer.step(Rates(weights=rate, biases=0.05))
+            optimizer.step(LearningRates(weights=rate, biases=0.05))
         return torch.cat([tensor.detach().flatten() for tensor in layer.parameters()])
 
     assert torch.equal(run(False), run(True))
@@ -107,5 +107,5 @@ def test_without_momentum_there_is_a_state_all_the_same() -> None:
     optimizer = VelocitySGD(network, 0.0, 0.0)
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
-    optimizer.step(Rates(weights=0.1, biases=0.1))
+    optimizer.step(LearningRates(weights=0.1, biases=0.1))
     assert optimizer.state() == ({"weight": 0.1, "bias": 0.1}, {})  # torch keeps no buffer

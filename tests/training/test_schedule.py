@@ -1,4 +1,4 @@
-"""Rates as functions of recipe, step and errors; stages and epochs as arithmetic on the step."""
+"""LearningRates as functions of recipe, step and errors; stages and epochs as arithmetic on the step."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from alexnet.errors import RequestError
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, Stage, TrainingSettings
 from alexnet.runs.recipes import RECIPES
 from alexnet.training.plan import Plan
-from alexnet.training.schedule import Rates, ended, rates_at, stalls
+from alexnet.training.schedule import LearningRates, ended, learning_rates_at, stalls
 
 
 def recipe(rate: float, bias_lr_factor: float = 1.0, **schedule: object) -> Recipe:
@@ -22,7 +22,7 @@ def recipe(rate: float, bias_lr_factor: float = 1.0, **schedule: object) -> Reci
 
 
 def weights_and_biases(of: Recipe, num_steps: int) -> np.ndarray:
-    rates = [rates_at(of, step, num_steps) for step in range(num_steps)]
+    rates = [learning_rates_at(of, step, num_steps) for step in range(num_steps)]
     return np.array([[one.weights, one.biases] for one in rates])
 
 
@@ -66,7 +66,7 @@ def test_a_stall_is_five_epochs_without_a_tenth_of_a_point() -> None:
 
 def test_the_rate_falls_at_three_stalls_and_the_fourth_ends_the_run() -> None:
     of = Recipe(optimizer=OptimizerSettings(learning_rate=0.01), schedule=PLATEAU)
-    rates = [rates_at(of, 0, 1, errors=[0.5] * (1 + 5 * count)).weights for count in range(5)]
+    rates = [learning_rates_at(of, 0, 1, errors=[0.5] * (1 + 5 * count)).weights for count in range(5)]
     np.testing.assert_allclose(rates, [1e-2, 1e-3, 1e-4, 1e-5, 1e-5], rtol=1e-12)
     assert [ended([0.5] * num, PLATEAU) for num in (1, 16, 20, 21)] == [False, False, False, True]
     assert not ended([0.5] * 99, ScheduleSettings())
@@ -78,7 +78,7 @@ def test_a_plateau_needs_every_epochs_error() -> None:
 
 
 def test_a_frozen_layer_is_frozen_whole() -> None:
-    rates = Rates(weights=0.1, biases=0.2, layers={"conv1": 0.0, "conv2": 0.01})
+    rates = LearningRates(weights=0.1, biases=0.2, layers={"conv1": 0.0, "conv2": 0.01})
     named = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "fc6.weight", "fc6.bias")
     assert [rates.of(name) for name in named] == [0, 0, 0.01, 0.2, 0.1, 0.2]
 
@@ -93,16 +93,16 @@ STAGES = (
 def test_stages_follow_each_other_and_their_epochs_have_their_own_length() -> None:
     schedule = ScheduleSettings(kind="stages", stages=STAGES)
     plan = Plan(schedule, num_images=50, batch_size=16)  # 3 steps an epoch of 40 images, then 4 of 50
-    assert [(one.first_step, one.last_step, one.steps_per_epoch) for one in plan.stretches] == [
+    assert [(one.first_step, one.last_step, one.steps_per_epoch) for one in plan.phases] == [
         (0, 9, 3), (9, 19, 4), (19, 23, 4),
     ]  # fmt: skip
     assert plan.num_steps == 23 and plan.num_epochs == pytest.approx(6.5)
     # The second stage ends in mid-epoch: the third goes on in that epoch, counted from step 9.
-    assert [(one.first_epoch, one.epoch_step) for one in plan.stretches] == [(0, 0), (3, 9), (3, 9)]
+    assert [(one.first_epoch, one.epoch_step) for one in plan.phases] == [(0, 0), (3, 9), (3, 9)]
     assert [step for step in range(1, 24) if plan.ends_epoch(step)] == [3, 6, 9, 13, 17, 21, 23]
     assert [plan.epoch_number(step) for step in (3, 6, 9, 13, 17, 21, 23)] == [1, 2, 3, 4, 5, 6, 7]
     of = replace(recipe(9.0, 9.0), schedule=schedule)
-    rates = [rates_at(of, step, 23, plan.stretch(step).stage) for step in (0, 8, 9, 18, 19)]
+    rates = [learning_rates_at(of, step, 23, plan.phase(step).stage) for step in (0, 8, 9, 18, 19)]
     assert [one.weights for one in rates] == [0.1, 0.1, 0.1, 0.1, 0.01]
     assert [one.biases for one in rates] == [0.1, 0.1, 0.3, 0.3, 0.01]
     assert rates[-1].of("conv1.bias") == 0
@@ -115,7 +115,7 @@ def test_rounding_does_not_add_up() -> None:
         Stage(epochs=1, learning_rate=1),
     )
     plan = Plan(ScheduleSettings(kind="stages", stages=halves), 40, 10)  # 3 steps, then 4
-    assert [(one.first_step, one.last_step) for one in plan.stretches] == [(0, 2), (2, 3), (3, 7)]
+    assert [(one.first_step, one.last_step) for one in plan.phases] == [(0, 2), (2, 3), (3, 7)]
     tenths = tuple(
         Stage(epochs=part, learning_rate=1, images=30) for part in (0.7, 0.2, 0.1)
     )  # their sum is not quite 1
@@ -140,8 +140,8 @@ def test_a_plan_without_stages_is_plain_epochs(num_images: int, batch_size: int,
 
 def test_files_end_batches_in_the_plan_too() -> None:
     plan = Plan(ScheduleSettings(kind="stages", stages=STAGES), num_images=50, batch_size=16, file_images=20)
-    assert [one.steps_per_epoch for one in plan.stretches] == [4, 5, 5]  # 16 4, 16 4 of 40 images; 16 4, 16 4, 10 of 50
-    assert [plan.stretches[1].batch_length(plan.stretches[1].epoch_step + step) for step in range(6)] == [
+    assert [one.steps_per_epoch for one in plan.phases] == [4, 5, 5]  # 16 4, 16 4 of 40 images; 16 4, 16 4, 10 of 50
+    assert [plan.phases[1].batch_length(plan.phases[1].epoch_step + step) for step in range(6)] == [
         16, 4, 16, 4, 10, 16,
     ]  # fmt: skip
 

@@ -25,8 +25,8 @@ from alexnet.runs.recipe import Recipe, TrainingSettings
 from alexnet.runs.recipes import QUICK
 from alexnet.storage.lock import only_writer
 from alexnet.training.checkpoint import checkpoint_folder
-from alexnet.training.compute_weights import ReadWeights
-from alexnet.training.eager_step import StepAtOnce
+from alexnet.training.compute_weights import ComputeWeights
+from alexnet.training.eager_step import EagerStep
 from alexnet.training.loop import train
 from alexnet.training.optimizer import VelocitySGD
 
@@ -56,14 +56,14 @@ def events_of(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def stop_at(step: int, patched: pytest.MonkeyPatch) -> None:
     """Send this process SIGTERM in the step that makes `step` steps done."""
-    original = StepAtOnce.run
+    original = EagerStep.run
 
-    def watched(own: StepAtOnce, *rest: Any) -> Any:
+    def watched(own: EagerStep, *rest: Any) -> Any:
         if own.training.step + 1 == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(own, *rest)
 
-    patched.setattr(StepAtOnce, "run", watched)
+    patched.setattr(EagerStep, "run", watched)
 
 
 def interrupted(data: Path, run: Path, recipe: Recipe, step: int) -> None:
@@ -78,14 +78,14 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any
 ) -> None:
     before: dict[str, torch.Tensor] = {}
-    step = StepAtOnce.derive
+    step = EagerStep.forward_backward
 
-    def watched(own: StepAtOnce, *rest: Any) -> float:
+    def watched(own: EagerStep, *rest: Any) -> float:
         before.update({name: tensor.detach().clone() for name, tensor in own.training.optimizer.parameters.items()})
         return step(own, *rest)
 
     # Whoever holds the gradients in this precision.
-    for holder in (VelocitySGD, ReadWeights):
+    for holder in (VelocitySGD, ComputeWeights):
         finite = holder.gradients_are_finite
 
         def spoiled(self: Any, finite: Any = finite) -> bool:
@@ -94,7 +94,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(
             return bool(finite(self))
 
         monkeypatch.setattr(holder, "gradients_are_finite", spoiled)
-    monkeypatch.setattr(StepAtOnce, "derive", watched)
+    monkeypatch.setattr(EagerStep, "forward_backward", watched)
     recipe = replace(SMALL, training=replace(SMALL.training, precision=precision))
     with pytest.raises(WorkError, match=r"a gradient of step 0 is not finite; the weights that gave it are kept in"):
         train(data, recipe, tmp_path / "run")
@@ -148,7 +148,7 @@ def test_too_little_memory_names_what_needs_less(
     def fails(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(StepAtOnce, "run", fails)
+    monkeypatch.setattr(EagerStep, "run", fails)
     with pytest.raises(WorkError, match=r"memory is too small for batches of 10 .*resume .* --training.micro_batch N`"):
         train(data, SMALL, tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
@@ -241,16 +241,16 @@ def test_a_full_disk_costs_checkpoints_and_then_the_end_but_never_what_was_saved
     whole = train(data, SMALL, tmp_path / "whole")
     run, filler = small_disk / "run", small_disk / "filler"
 
-    original = StepAtOnce.run
+    original = EagerStep.run
 
-    def filling(own: StepAtOnce, *rest: Any) -> Any:
+    def filling(own: EagerStep, *rest: Any) -> Any:
         if own.training.step == 5 and not filler.exists():
             fill(filler)
         return original(own, *rest)
 
     full = r"the disk of .*run is full; free some space, then go on with `alexnet resume "
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(StepAtOnce, "run", filling)
+        patched.setattr(EagerStep, "run", filling)
         with pytest.raises(WorkError, match=full):
             train(data, SMALL, run)
     said = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Local binary patterns: which of eight neighbors are at least as bright as a pixel, counted in 2 x 2 cells.
+"""LocallyConnected binary patterns: which of eight neighbors are at least as bright as a pixel, counted in 2 x 2 cells.
 
 T. Ojala, M. Pietikainen, T. Maenpaa, PAMI 2002: eight neighbors on a circle of radius 1, those between pixels
 interpolated; patterns with at most two changes around the circle have a bin each, all others share one.

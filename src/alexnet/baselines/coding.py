@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.baselines.windows import ANY_ORDER
-from alexnet.system.numba_jit import compiled
+from alexnet.system.numba_jit import jit
 
 Floats = NDArray[np.float32]
 
@@ -96,7 +96,7 @@ def largest_lengths(codes: Floats, regions: NDArray[np.int64], num_regions: int)
     return pooled
 
 
-@compiled(fastmath=ANY_ORDER)
+@jit(fastmath=ANY_ORDER)
 def _locality(
     values: Any, distances: Any, atoms: Any, regularisation: Any, places: Any, codes: Any
 ) -> None:  # pragma: no cover (compiled)
@@ -142,7 +142,7 @@ def _locality(
             codes[one, place] = solution[place] / total_code
 
 
-@compiled()
+@jit()
 def _solved(system: Any, k: Any) -> Any:  # pragma: no cover (compiled)
     """The solution of system x = 1 by Cholesky's factors of the lower half, which is overwritten."""
     for row in range(k):
@@ -164,7 +164,7 @@ def _solved(system: Any, k: Any) -> Any:  # pragma: no cover (compiled)
     return found
 
 
-@compiled(fastmath=ANY_ORDER)
+@jit(fastmath=ANY_ORDER)
 def _l1(correlations: Any, gram: Any, penalty: Any, codes: Any) -> None:  # pragma: no cover (compiled)
     num, num_atoms = correlations.shape
     within = np.empty(num_atoms, np.int64)
@@ -230,7 +230,7 @@ def _l1(correlations: Any, gram: Any, penalty: Any, codes: Any) -> None:  # prag
             codes[one, within[place]] = code[place]
 
 
-@compiled()
+@jit()
 def _largest(places: Any, codes: Any, regions: Any, pooled: Any) -> None:  # pragma: no cover (compiled)
     for level in range(regions.shape[0]):
         for one in range(places.shape[0]):
@@ -240,7 +240,7 @@ def _largest(places: Any, codes: Any, regions: Any, pooled: Any) -> None:  # pra
                 pooled[region, atom] = max(pooled[region, atom], codes[one, slot])
 
 
-@compiled()
+@jit()
 def _largest_absolute(codes: Any, regions: Any, pooled: Any) -> None:  # pragma: no cover (compiled)
     for one in range(codes.shape[0]):
         for atom in range(codes.shape[1]):

@@ -1,4 +1,4 @@
-"""Local color statistics: mean and deviation of red, green and blue in 4 x 4 cells.
+"""LocallyConnected color statistics: mean and deviation of red, green and blue in 4 x 4 cells.
 
 S. Clinchant, G. Csurka, F. Perronnin, J.-M. Renders: XRCE's participation to ImagEval, 2007; the second kind of
 descriptor of J. Sanchez and F. Perronnin, CVPR 2011, section 5.1.
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.baselines.windows import Floats, Grid, shared_cells
-from alexnet.system.numba_jit import compiled
+from alexnet.system.numba_jit import jit
 
 CELLS = 4
 DIMENSIONS = CELLS * CELLS * 6
@@ -33,7 +33,7 @@ def dense_color(colors: Floats, cell_px: int, step_px: int) -> Floats:
     rows, columns = (Grid(length, cell_px, CELLS, step_px) for length in colors.shape[:2])
     # Around the image's own mean the squares are small, and their difference is exact enough in float32.
     middle = colors.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-    maps = np.zeros((*colors.shape[:2], 8), np.float32)  # two maps more: eight are summed as fast as six
+    maps = np.zeros((*colors.shape[:2], 8), np.float32)  # two maps more: eight are with_epilogues as fast as six
     _centered_and_squared(colors, middle, maps)
     cells = shared_cells(maps, rows, columns)
     means, squares = cells.means[..., :3], cells.means[..., 3:6]
@@ -42,7 +42,7 @@ def dense_color(colors: Floats, cell_px: int, step_px: int) -> Floats:
     return cells.by_patch(both).reshape(-1, DIMENSIONS)
 
 
-@compiled()
+@jit()
 def _centered_and_squared(colors: Any, middle: Any, maps: Any) -> None:  # pragma: no cover (compiled)
     """The colors less the middle, in units of the whole range, and behind them their squares."""
     for row in range(colors.shape[0]):

@@ -8,7 +8,7 @@ from pathlib import Path
 from alexnet.runs.folder import RunFolder
 
 
-class Effort:
+class ResourceUsage:
     """The cost of a run so far, over all its attempts, and the stages of this one.
 
     Args:

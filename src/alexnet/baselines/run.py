@@ -30,7 +30,7 @@ from alexnet.baselines.learning import (
 )
 from alexnet.baselines.measuring import keep_measured, measured_split, probabilities_of_rows
 from alexnet.baselines.model import FILE, Baseline, Channel, save_baseline
-from alexnet.baselines.resource_usage import Effort
+from alexnet.baselines.resource_usage import ResourceUsage
 from alexnet.baselines.samples import training_images
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData, Split
@@ -85,7 +85,7 @@ def run_baseline(
     run = _created_or_continued(run_folder, recipe, data, folders)
     cache = cache or run_folder.parent / "baseline-features"
     with only_writer(run.lock_path, str(run.path)):
-        effort = Effort(run)
+        effort = ResourceUsage(run)
         run.update_facts(state="running", features=str(cache))
         try:
             run.log("start", commit=source_commit(), elapsed_s=round(effort.elapsed_s, 2))
@@ -109,7 +109,7 @@ def run_baseline(
     return run
 
 
-def _note(run: RunFolder, effort: Effort, state: str) -> None:
+def _note(run: RunFolder, effort: ResourceUsage, state: str) -> None:
     with suppress(OSError):  # a full disk: what stopped the work is the message that counts
         effort.keep()
         run.update_facts(state=state)
@@ -165,7 +165,7 @@ class _Work:
         recipe: BaselineRecipe,
         data: PreparedData,
         training: Split,
-        effort: Effort,
+        effort: ResourceUsage,
         cache: Path,
         workers: int,
         counting: Counting,

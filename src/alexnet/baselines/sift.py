@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.baselines.windows import ANY_ORDER, Floats, Grid, cell_sums
-from alexnet.system.numba_jit import compiled
+from alexnet.system.numba_jit import jit
 
 ORIENTATIONS = 8
 CELLS = 4
@@ -59,7 +59,7 @@ def orientation_maps(gray: Floats) -> Floats:
     return maps
 
 
-@compiled()
+@jit()
 def _shared(length: Any, place: Any, maps: Any) -> None:  # pragma: no cover (compiled)
     for row in range(length.shape[0]):
         for column in range(length.shape[1]):
@@ -70,7 +70,7 @@ def _shared(length: Any, place: Any, maps: Any) -> None:  # pragma: no cover (co
             maps[row + 1, column + 1, (orientation + 1) & 7] += share
 
 
-@compiled(fastmath=ANY_ORDER)
+@jit(fastmath=ANY_ORDER)
 def _cut_and_scaled(sums: Any, across: Any, found: Any) -> None:  # pragma: no cover (compiled)
     """Unit length, no number above 0.2, unit length again."""
     cut = np.float32(_CUT)

@@ -1,8 +1,8 @@
 """Sums over the cells of patches on a grid, for every patch at once: one pass along each axis.
 
 A dense descriptor weighs each pixel by a function of its row times a function of its column, and all patches of a grid
-share those functions up to a shift. So each row of pixels is first summed into the cells of its columns, and these
-sums into the cells of the rows. The maps of a pixel lie side by side, so that the processor adds eight at a time.
+share those functions up to a shift. So each row of pixels is first with_epilogues into the cells of its columns, and
+these sums into the cells of the rows. The maps of a pixel lie side by side, so that the processor adds eight at a time.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import RequestError
-from alexnet.system.numba_jit import compiled
+from alexnet.system.numba_jit import jit
 
 Floats = NDArray[np.float32]
 Weighting = Literal["gaussian", "flat"]
@@ -155,7 +155,7 @@ def by_patch(sums: Floats, rows: Grid, columns: Grid) -> Floats:
     return np.ascontiguousarray(cells.transpose(0, 2, 1, 3, 4)).reshape(-1, rows.cells, columns.cells, sums.shape[2])
 
 
-@compiled(fastmath=ANY_ORDER)
+@jit(fastmath=ANY_ORDER)
 def _along_rows_of_8(maps: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
     for row in range(maps.shape[0]):
         for cell in range(len(first)):
@@ -178,7 +178,7 @@ def _along_rows_of_8(maps: Any, first: Any, weights: Any, sums: Any) -> None:  #
             found[4], found[5], found[6], found[7] = e, f, g, h
 
 
-@compiled(fastmath=ANY_ORDER)
+@jit(fastmath=ANY_ORDER)
 def _along_rows(maps: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
     for row in range(maps.shape[0]):
         for cell in range(len(first)):
@@ -189,7 +189,7 @@ def _along_rows(maps: Any, first: Any, weights: Any, sums: Any) -> None:  # prag
                 sums[row, cell, one] = total
 
 
-@compiled(fastmath=ANY_ORDER)
+@jit(fastmath=ANY_ORDER)
 def _down_columns(row_sums: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
     width = row_sums.shape[1]
     for cell in range(len(first)):

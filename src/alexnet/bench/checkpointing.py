@@ -22,7 +22,7 @@ from alexnet.system.machine import machine_facts, source_commit
 from alexnet.training.checkpoint import Position
 from alexnet.training.checkpoint_writer import CheckpointWriter
 from alexnet.training.optimizer import VelocitySGD
-from alexnet.training.schedule import Rates
+from alexnet.training.schedule import LearningRates
 
 NUM_CLASSES = 1000
 
@@ -56,7 +56,7 @@ def bench_checkpoint(
     side = network.description.image_px
     images = 50 * torch.randn(batch_size, 3, side, side, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(0, NUM_CLASSES, (batch_size,), device=device)
-    rates = Rates(weights=1e-6, biases=1e-6, layers={})
+    rates = LearningRates(weights=1e-6, biases=1e-6, layers={})
     done = 0
 
     def step() -> None:

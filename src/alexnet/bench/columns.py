@@ -34,8 +34,8 @@ from alexnet.bench.sharing_ways import (
 from alexnet.bench.timing import alternate, median_ratio
 from alexnet.errors import RequestError, WorkError
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.process_group import started_processes
-from alexnet.parallel.process_mesh import Team
+from alexnet.parallel.process_group import init_process_group
+from alexnet.parallel.process_mesh import ProcessMesh
 from alexnet.system.machine import machine_facts, num_cores, source_commit
 
 ONE_THREAD = "1 process, 1 thread"
@@ -57,21 +57,21 @@ def bench_columns(asked: ColumnsBench, report: Callable[[str], None]) -> dict[st
         RequestError: another number of processes was started, or the variant has no columns.
         WorkError: what was counted is not what the description says.
     """
-    with started_processes(Layout(), report) as (processes, _):
-        if processes.num != asked.num_processes:
+    with init_process_group(Layout(), report) as (processes, _):
+        if processes.size != asked.num_processes:
             raise RequestError(
-                f"bench columns takes {asked.num_processes} processes, and {processes.num} were started; without "
+                f"bench columns takes {asked.num_processes} processes, and {processes.size} were started; without "
                 "torchrun it starts them itself"
             )
-        everyone = Team(all=processes)
-        say = report if processes.leads else _silent
+        everyone = ProcessMesh(all=processes)
+        say = report if processes.is_main else _silent
         ways: dict[str, Way | None] = {}
         counts: dict[str, Bytes] = {}
         expected: dict[str, Bytes] = {}
         for name, layout in asked.ways.items():
             way = way_of(asked, layout, processes)
             own = None if way is None else way.counted_step()
-            counted = [one for one in everyone.all_told(own) if one is not None]
+            counted = [one for one in everyone.all_gather_object(own) if one is not None]
             if name in COUNTED:
                 expected[name] = expected_bytes(asked, layout)
                 require_expected(name, counted, expected[name])
@@ -81,7 +81,7 @@ def bench_columns(asked: ColumnsBench, report: Callable[[str], None]) -> dict[st
                 ways[name] = way
             del way
         told = _timed(asked, ways, everyone, say) if asked.speed else None
-        if not processes.leads:
+        if not processes.is_main:
             return {}
         return {
             "variant": asked.variant,
@@ -169,7 +169,7 @@ class Took:
 
 
 def _timed(
-    asked: ColumnsBench, ways: Mapping[str, Way | None], everyone: Team, say: Callable[[str], None]
+    asked: ColumnsBench, ways: Mapping[str, Way | None], everyone: ProcessMesh, say: Callable[[str], None]
 ) -> list[dict[str, list[Took]]]:
     """What each process took for each way, round by round; nothing for a way that it has no part in."""
     took: dict[str, list[Took]] = {name: [] for name in (ONE_THREAD, *ways)}
@@ -196,7 +196,7 @@ def _timed(
         say(f"{name}: warmed up")
     runs = {name: measured(name) for name in took}
     alternate(runs, asked.rounds, lambda name, number: say(f"round {number + 1}: {name}"))
-    return everyone.all_told(took)
+    return everyone.all_gather_object(took)
 
 
 def rates(told: Sequence[Mapping[str, Sequence[Took]]], images: int) -> dict[str, Any]:

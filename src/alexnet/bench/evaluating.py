@@ -15,7 +15,7 @@ from alexnet.bench.stepping import NUM_CLASSES, STORED_PX
 from alexnet.bench.timing import require_counts, wait_for
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.evaluation.evaluate import predict_split
-from alexnet.model.kernels import plain_operations, why_plain
+from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.model.network import AlexNet
 from alexnet.system.device import arithmetic, choose_device, choose_precision, images_at_a_time
 from alexnet.system.machine import machine_facts, multiplies_bfloat16, processor_flags, source_commit
@@ -62,7 +62,7 @@ def bench_evaluate(
         return forward_passes(network, given, batches, device, half=half)
 
     def plainly() -> None:
-        with torch.inference_mode(), plain_operations(), arithmetic(device, precision):
+        with torch.inference_mode(), reference_ops(), arithmetic(device, precision):
             for _ in range(batches):
                 product(last)
         wait_for(device)
@@ -112,7 +112,7 @@ def bench_evaluate(
         "rounds": rounds,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "precision": precision,
-        "kernels": why_plain(device.type) or "fused",
+        "kernels": fallback_reason(device.type) or "fused",
         "ways": summary(rates, of_image, ceilings),
         "ratios": ratios({name: one for name, one in rates.items() if "stored" not in name}, "alexnet"),
         "ten_views_of_ten_passes": statistics.median(ten) / (10 * statistics.median(one)),

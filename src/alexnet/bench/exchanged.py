@@ -3,16 +3,16 @@
 import math
 from collections.abc import Sequence
 
-from alexnet.model.layer_specs import Dense, Placed
-from alexnet.parallel.layout import ColumnsIn
+from alexnet.model.layer_specs import Dense, SizedLayer
+from alexnet.parallel.layout import ColumnLayers
 
 SCORES = "scores"
 
 
 def expected_exchange(
-    placed: Sequence[Placed], num_classes: int, columns_in: ColumnsIn, element_bytes: int
+    placed: Sequence[SizedLayer], num_classes: int, column_layers: ColumnLayers, element_bytes: int
 ) -> dict[tuple[str, str], int]:
-    """Bytes of responses and their gradients that one of two columns sends the other for each image of the batch.
+    """Bytes of activations and their gradients that one of two columns sends the other for each image of the batch.
 
     From the description alone: a layer that reads both columns is sent half of its inputs, and its gradient back. The
     images themselves are in both processes; where only dense layers are in columns, the first of them is sent the
@@ -21,8 +21,8 @@ def expected_exchange(
     Args:
         placed: the network's layers.
         num_classes: K, an even number.
-        columns_in: which layers are in columns.
-        element_bytes: of a response.
+        column_layers: which layers are in columns.
+        element_bytes: of a activation.
     """
     found = {}
     below_in_columns = False
@@ -30,16 +30,16 @@ def expected_exchange(
         if not place.weight_shape:
             continue
         is_dense = isinstance(place.layer, Dense)
-        first_of_dense = columns_in == "dense" and is_dense and not below_in_columns
+        first_of_dense = column_layers == "dense" and is_dense and not below_in_columns
         if first_of_dense or (below_in_columns and getattr(place.layer, "columns", 1) == 1):
             half = place.reads[0] * place.reads[1] ** 2 // 2
             found[place.name, "forward"] = found[place.name, "backward"] = half * element_bytes
-        below_in_columns = below_in_columns or is_dense or columns_in == "every-layer"
+        below_in_columns = below_in_columns or is_dense or column_layers == "every-layer"
     found[SCORES, "forward"] = num_classes // 2 * element_bytes
     return found
 
 
-def gradient_bytes(placed: Sequence[Placed], element_bytes: int = 4) -> dict[str, int]:
+def gradient_bytes(placed: Sequence[SizedLayer], element_bytes: int = 4) -> dict[str, int]:
     """Bytes of the gradients of each layer that has weights."""
     return {
         place.name: element_bytes * (math.prod(place.weight_shape) + math.prod(place.bias_shape))

@@ -1,4 +1,5 @@
-"""`alexnet bench features`: a hidden layer's responses a second, beside the usual networks with a hook on the layer."""
+"""`alexnet bench features`: a hidden layer's activations a second, beside the usual networks with a hook on the
+layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,8 @@ from alexnet.bench.timing import require_counts
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.explore.forward import in_batches
 from alexnet.explore.image_source import reader_of_array
-from alexnet.model.activations import ResponseReader
-from alexnet.model.kernels import why_plain
+from alexnet.model.activations import ActivationReader
+from alexnet.model.kernels import fallback_reason
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
 from alexnet.system.device import choose_device, choose_precision, images_at_a_time
@@ -35,7 +36,7 @@ def bench_features(
     precision_name: str,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Measure responses to random images, and from stored images to arrays.
+    """Measure activations to random images, and from stored images to arrays.
 
     Args:
         batch_size: images at a time, 1 or more; None is what suits the device.
@@ -69,11 +70,11 @@ def bench_features(
     )
 
     def to_arrays() -> None:
-        reader = ResponseReader(product, ["fc7"])
+        reader = ActivationReader(product, ["fc7"])
         made = np.empty((len(stored), *reader.shape("fc7")), np.float32)
         read = reader_of_array(stored)
         for batch in in_batches(trained, reader, read, 0, len(stored), batch_size, device, precision):
-            made[batch.last - len(batch.responses["fc7"]) : batch.last] = batch.responses["fc7"]
+            made[batch.last - len(batch.activations["fc7"]) : batch.last] = batch.activations["fc7"]
 
     def hooked(network: nn.Module) -> Callable[[torch.Tensor], object]:
         return _Hooked(network.eval().to(device))
@@ -91,8 +92,8 @@ def bench_features(
         network = torchvision_network(NUM_CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         ways["torchvision's, bfloat16"] = forward_passes(hooked(network), last, batches, device, half=True)
     for layer in LAYERS:
-        ways[f"alexnet, {layer}"] = forward_passes(ResponseReader(product, [layer]), last, batches, device, half=half)
-    ways["alexnet, all three"] = forward_passes(ResponseReader(product, LAYERS), last, batches, device, half=half)
+        ways[f"alexnet, {layer}"] = forward_passes(ActivationReader(product, [layer]), last, batches, device, half=half)
+    ways["alexnet, all three"] = forward_passes(ActivationReader(product, LAYERS), last, batches, device, half=half)
     ways["stored images to arrays, fc7"] = to_arrays
     for name, way in ways.items():
         way()
@@ -108,7 +109,7 @@ def bench_features(
         "rounds": rounds,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "precision": precision,
-        "kernels": why_plain(device.type) or "fused",
+        "kernels": fallback_reason(device.type) or "fused",
         "ways": summary(rates, flops, ceilings),
         "ratios": ratios(rates, "alexnet, fc7"),
         "flops_per_image": flops["alexnet, fc7"],
@@ -124,13 +125,13 @@ class _Hooked:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self.responses = torch.empty(0)
+        self.activations = torch.empty(0)
         last_hidden = [module for module in network.modules() if isinstance(module, nn.ReLU)][-1]
         last_hidden.register_forward_hook(self._keep)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         self._network(images)
-        return self.responses
+        return self.activations
 
     def _keep(self, module: nn.Module, given: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
-        self.responses = result
+        self.activations = result

@@ -22,14 +22,14 @@ def step_flops(network: AlexNet) -> int:
 
     The gradient of the images themselves is nobody's: the first layer goes backward once.
     """
-    placed = [one for one in network.placed if one.multiply_adds]
+    placed = [one for one in network.sized_layers if one.multiply_adds]
     return 2 * (3 * sum(one.multiply_adds for one in placed) - placed[0].multiply_adds)
 
 
 def forward_flops(network: AlexNet, up_to: str | None = None) -> int:
     """Floating point operations of one image's forward pass, up to the layer of that name or to the end."""
     total = 0
-    for one in network.placed:
+    for one in network.sized_layers:
         total += 2 * one.multiply_adds
         if up_to is not None and one.name == up_to:
             break
@@ -48,23 +48,23 @@ def step_bytes(network: AlexNet, batch_size: int, number: int) -> float:
 
     Args:
         batch_size: images over which the weights' bytes are spread.
-        number: bytes of a response: 2 in bfloat16, 4 in float32.
+        number: bytes of a activation: 2 in bfloat16, 4 in float32.
     """
-    responses = 0
-    places = iter(network.placed)
+    activations = 0
+    places = iter(network.sized_layers)
     images = True
     for stage in network.stages:
         placed = [next(places) for _ in (stage.layers if isinstance(stage, Fused) else (stage,))]
         read, written = (maps * side**2 for maps, side in (placed[0].reads, placed[-1].writes))
         if placed[0].weight_shape:
-            responses += number * (2 * read + 2 * written) + (0 if images else number * (read + written))
+            activations += number * (2 * read + 2 * written) + (0 if images else number * (read + written))
             images = False
         elif isinstance(stage, Fused):
-            responses += number * (3 * read + 2 * written) + 2 * written
+            activations += number * (3 * read + 2 * written) + 2 * written
     weights = sum(parameter.numel() for parameter in network.parameters())
     rounded = 0 if number == _MASTER else number
     update = number + 2 * 2 * _MASTER + rounded
-    return responses + weights * (2 * number + number + update) / batch_size
+    return activations + weights * (2 * number + number + update) / batch_size
 
 
 def step_floor_s(batch_size: int, number: int, ceilings: Mapping[str, float]) -> float:

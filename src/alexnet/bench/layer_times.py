@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 
 from alexnet.bench.timing import wait_for
-from alexnet.model.fusion import Fused, Summed
-from alexnet.model.kernels import adds_biases, serves
+from alexnet.model.fusion import ConvEpilogue, Fused
+from alexnet.model.kernels import epilogue_adds_bias, supports_fused
 from alexnet.model.layer_specs import Layer
 from alexnet.model.network import AlexNet
 from alexnet.system.device import Precision, arithmetic
@@ -18,7 +18,7 @@ from alexnet.training.graph_step import algorithms_tried
 
 T = TypeVar("T")
 
-Stage = Layer | Fused | Summed
+Stage = Layer | Fused | ConvEpilogue
 
 _WARM_UPS = 3
 _REPEATS = 20
@@ -30,7 +30,7 @@ def layer_times(device: torch.device, precision: Precision, batch_size: int, tim
 
     Layers that are computed in one pass stand as one. On a GPU a layer's kernels are recorded and replayed, as they are
     in a training step: what is timed is their work, not their launching. In bfloat16 a training reads weights that its
-    update has rounded, and so do the layers here, but where only torch's own operations serve (`StepAtOnce`).
+    update has rounded, and so do the layers here, but where only torch's own operations serve (`EagerStep`).
     """
     network = AlexNet().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -38,10 +38,10 @@ def layer_times(device: torch.device, precision: Precision, batch_size: int, tim
     x = x.contiguous(memory_format=torch.channels_last)
     if device.type == "cuda":
         x = x.to(dtype)  # the pass that finishes the images rounds them; a processor's does not
-    if serves(x):
+    if supports_fused(x):
         network.to(dtype)
     found = []
-    for number, stage in enumerate(network.passes if adds_biases(x, dtype) else network.stages):
+    for number, stage in enumerate(network.passes if epilogue_adds_bias(x, dtype) else network.stages):
         x.requires_grad_(number > 0)  # the gradient of the images is nobody's
         x, forward_s, backward_s = _alone(network, stage, x, device, precision, times)
         found.append({"layer": _in_words(stage), "forward_ms": 1e3 * forward_s, "backward_ms": 1e3 * backward_s})
@@ -112,7 +112,7 @@ def _seconds(work: Callable[[], object], device: torch.device, times: int) -> fl
 
 def _in_words(stage: Stage) -> str:
     match stage:
-        case Summed(convolution=convolution, behind=behind):
+        case ConvEpilogue(convolution=convolution, behind=behind):
             return f"{_in_words(convolution)} + {_in_words(behind)}"
         case Fused(layers=layers):
             return " + ".join(map(_in_words, layers))

@@ -87,8 +87,8 @@ def bench_data(
         report: is given lines for people.
 
     Returns:
-        Rates in images a second, shares of the processor, memory, times of the parts, ratios (medians over the rounds):
-        to the usual way, and to what the machine does at best (`LIMITS`), in the same turns.
+        LearningRates in images a second, shares of the processor, memory, times of the parts, ratios (medians over the
+        rounds): to the usual way, and to what the machine does at best (`LIMITS`), in the same turns.
     """
     if num_files < 2 * BATCH_SIZE:
         raise RequestError(f"--files is {num_files}; allowed is {2 * BATCH_SIZE} or more")

@@ -138,18 +138,18 @@ def _losses(
     # A training that diverges keeps its weights for whoever looks into them: here nobody does.
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         training = assemble(RunFolder(Path(folder)), data, recipe)
-        stretch = training.plan.stretches[0]
-        if recipe.optimizer.batch_size > stretch.num_images:
+        phase = training.plan.phases[0]
+        if recipe.optimizer.batch_size > phase.num_images:
             raise RequestError(
-                f"--batch-size is {recipe.optimizer.batch_size} and a pass of {recipe.name} has {stretch.num_images} "
+                f"--batch-size is {recipe.optimizer.batch_size} and a pass of {recipe.name} has {phase.num_images} "
                 "images; allowed are as many at most"
             )
         training.network.train()
         step = step_of(training)
-        with closing(loader_of(training, stretch).batches(0, steps)) as batches:
+        with closing(loader_of(training, phase).batches(0, steps)) as batches:
             for batch in batches:
                 try:
-                    step.run(stretch, batch)
+                    step.run(phase, batch)
                     training.step += 1
                     sums = step.sums()
                 except WorkError as error:

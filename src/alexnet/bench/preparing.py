@@ -45,7 +45,8 @@ def bench_prepare(
         report: is given lines for people.
 
     Returns:
-        Rates in images a second, processor seconds an image, ratios (medians over the rounds), and the circumstances.
+        LearningRates in images a second, processor seconds an image, ratios (medians over the rounds), and the
+        circumstances.
     """
     if num_files < 20:
         raise RequestError(f"--files is {num_files}; allowed is 20 or more")

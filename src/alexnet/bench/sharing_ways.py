@@ -17,8 +17,8 @@ from alexnet.model.columns import column_steps
 from alexnet.model.layer_specs import Dense
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.process_group import Processes
-from alexnet.parallel.process_mesh import MESH_AXES, Team, team_on
+from alexnet.parallel.process_group import ProcessGroup
+from alexnet.parallel.process_mesh import MESH_AXES, ProcessMesh, mesh_on
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import (
     DataSettings,
@@ -29,7 +29,7 @@ from alexnet.runs.recipe import (
     TrainingSettings,
 )
 from alexnet.system.device import Precision, choose_precision
-from alexnet.training.eager_step import StepAtOnce
+from alexnet.training.eager_step import EagerStep
 from alexnet.training.setup import Training, assemble, loader_of
 
 ONE = "1 process"
@@ -39,9 +39,9 @@ REPLICAS = "2 replicas"
 REPLICAS_BFLOAT16 = "2 replicas, bfloat16"
 COUNTED: Mapping[str, Layout] = {
     COLUMNS: Layout(columns=2, replicas=1),
-    DENSE: Layout(columns=2, replicas=1, columns_in="dense"),
+    DENSE: Layout(columns=2, replicas=1, column_layers="dense"),
     REPLICAS: Layout(replicas=2),
-    REPLICAS_BFLOAT16: Layout(replicas=2, sums_in="bfloat16"),
+    REPLICAS_BFLOAT16: Layout(replicas=2, grad_dtype="bfloat16"),
 }
 """The ways whose bytes are counted: dense, those layers alone are in columns; bfloat16, sums are in it."""
 ALL: Mapping[str, Layout] = {
@@ -56,7 +56,7 @@ STORED_MARGIN_PX = 32
 FORWARD, BACKWARD, GRADIENTS = "forward", "backward", "gradients"
 ALL_LAYERS = ""
 Bytes = Mapping[tuple[str, str], float]
-"""Bytes of a step by layer and kind: responses forward, their gradients backward, sums of the weights' gradients."""
+"""Bytes of a step by layer and kind: activations forward, their gradients backward, sums of the weights' gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class ColumnsBench:
         NetworkSettings(variant=self.variant, width=self.width)
         for layout in COUNTED.values():
             if layout.columns == 2:
-                column_steps(self.network.stages, layout.columns_in, self.variant)
+                column_steps(self.network.stages, layout.column_layers, self.variant)
 
     @cached_property
     def network(self) -> AlexNet:
@@ -114,13 +114,13 @@ class ColumnsBench:
 
 def expected_bytes(asked: ColumnsBench, layout: Layout) -> Bytes:
     """Bytes that a process of one of the counted ways sends in a step, from the description of the network."""
-    placed = asked.network.placed
-    gradients = gradient_bytes(placed, 2 if layout.sums_in == "bfloat16" else 4)
+    placed = asked.network.sized_layers
+    gradients = gradient_bytes(placed, 2 if layout.grad_dtype == "bfloat16" else 4)
     exchanged: dict[tuple[str, str], int] = {}
     if layout.columns == 2:
         element_bytes = 2 if asked.arithmetic == "bfloat16" else 4
-        exchanged = expected_exchange(placed, NUM_CLASSES, layout.columns_in, element_bytes)
-        own = [place.name for place in placed if layout.columns_in != "dense" or isinstance(place.layer, Dense)]
+        exchanged = expected_exchange(placed, NUM_CLASSES, layout.column_layers, element_bytes)
+        own = [place.name for place in placed if layout.column_layers != "dense" or isinstance(place.layer, Dense)]
         gradients = {name: num_bytes for name, num_bytes in gradients.items() if name not in own}
     return {key: num_bytes * asked.batch_size for key, num_bytes in exchanged.items()} | {
         (name, GRADIENTS): ring_bytes(num_bytes, 2) for name, num_bytes in gradients.items()
@@ -132,35 +132,35 @@ class Way:
 
     def __init__(self, training: Training) -> None:
         self.training = training
-        self.stretch = training.plan.stretches[0]
-        self.batch = loader_of(training, self.stretch).batch(0)
-        self.step = StepAtOnce(training)
+        self.phase = training.plan.phases[0]
+        self.batch = loader_of(training, self.phase).batch(0)
+        self.step = EagerStep(training)
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            self.step.run(self.stretch, self.batch)
+            self.step.run(self.phase, self.batch)
 
     @property
     def waited_s(self) -> float:
-        pair = self.training.team.pair
+        pair = self.training.mesh.pair
         return 0.0 if pair is None else pair.waited_s
 
     def counted_step(self) -> Bytes:
         """What this process sends in a step, its first one. Gradients are counted in all layers at once."""
         self.run(1)
-        team = self.training.team
-        sent: dict[tuple[str, str], float] = {} if team.pair is None else {**team.pair.sent}
-        if summed := self.training.forward.summed:
+        mesh = self.training.mesh
+        sent: dict[tuple[str, str], float] = {} if mesh.pair is None else {**mesh.pair.sent}
+        if with_epilogues := self.training.forward.with_epilogues:
             # Whoever sums among one column's replicas, or the convolutions of both columns.
-            num = team.replica.num if team.replica.num > 1 else team.all.num
-            sent[ALL_LAYERS, GRADIENTS] = ring_bytes(summed, num)
+            num = mesh.replica.size if mesh.replica.size > 1 else mesh.all.size
+            sent[ALL_LAYERS, GRADIENTS] = ring_bytes(with_epilogues, num)
         return sent
 
 
-def way_of(asked: ColumnsBench, layout: Layout, processes: Processes) -> Way | None:
+def way_of(asked: ColumnsBench, layout: Layout, processes: ProcessGroup) -> Way | None:
     """One way, where this process takes part in it; all call it at once."""
-    team = _team(layout, processes)
-    if team is None:
+    mesh = _team(layout, processes)
+    if mesh is None:
         return None
     side = asked.network.description.image_px
     recipe = Recipe(
@@ -174,18 +174,18 @@ def way_of(asked: ColumnsBench, layout: Layout, processes: Processes) -> Way | N
         training=TrainingSettings(device="cpu", precision=asked.arithmetic),
     )
     data = random_data(asked.batch_size, side + STORED_MARGIN_PX, NUM_CLASSES)
-    return Way(assemble(RunFolder(Path("random")), data, recipe, team=team))
+    return Way(assemble(RunFolder(Path("random")), data, recipe, mesh=mesh))
 
 
-def _team(layout: Layout, processes: Processes) -> Team | None:
+def _team(layout: Layout, processes: ProcessGroup) -> ProcessMesh | None:
     """The first so many of the processes laid out, for those among them; all call it at once."""
     num = layout.num_processes
     if num == 1:
-        return Team(layout) if processes.leads else None
+        return ProcessMesh(layout) if processes.is_main else None
     replicas = num // layout.columns
     ranks = torch.arange(num).view(replicas, layout.columns)
     mesh = DeviceMesh("cpu", ranks, mesh_dim_names=MESH_AXES)
     group = dist.new_group(ranks.flatten().tolist())
     if processes.rank >= num:
         return None
-    return team_on(mesh, layout, Processes(processes.rank, num, group))
+    return mesh_on(mesh, layout, ProcessGroup(processes.rank, num, group))

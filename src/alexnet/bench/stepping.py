@@ -26,7 +26,7 @@ from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
-from alexnet.model.kernels import plain_convolutions, plain_operations, why_plain
+from alexnet.model.kernels import fallback_reason, reference_convolutions, reference_ops
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
 from alexnet.system.device import Precision, choose_device, choose_precision
@@ -36,9 +36,9 @@ from alexnet.system.machine import (
     processor_flags,
     source_commit,
 )
-from alexnet.training.eager_step import StepAtOnce
+from alexnet.training.eager_step import EagerStep
 from alexnet.training.graph_step import step_of
-from alexnet.training.setup import Training, assemble, loader_of, resident_images
+from alexnet.training.setup import Training, assemble, load_device_cache, loader_of
 
 NUM_CLASSES = 1000
 STORED_PX = 256
@@ -120,7 +120,7 @@ def bench_step(
         "rounds": rounds,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "precision": precision,
-        "kernels": why_plain(device.type) or "fused",
+        "kernels": fallback_reason(device.type) or "fused",
         "flops_per_image": flops,
         "floor_s_per_image": floor_s,
         "ways": found,
@@ -160,8 +160,8 @@ def _ways(
         "torchvision's, bfloat16": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=True),
         "no normalization": lambda: paper(normalized=False),
         "no normalization, bfloat16": lambda: paper(normalized=False, half=True),
-        "alexnet, plain operations": lambda: _product(training(), plain_operations),
-        "alexnet, plain convolutions": lambda: _product(training(), plain_convolutions),
+        "alexnet, plain operations": lambda: _product(training(), reference_ops),
+        "alexnet, plain convolutions": lambda: _product(training(), reference_convolutions),
         "alexnet": lambda: _product(training()),
         "alexnet, from stored images": lambda: _from_images(training()),
         "alexnet, from blocks": lambda: _from_images(_from_blocks(training())),
@@ -227,14 +227,14 @@ def _product(
 ) -> Callable[[], None]:
     """The step of `alexnet train`, with a batch that is there already; of torch's operations it is taken at once."""
     with within():
-        step = StepAtOnce(training) if within is plain_operations else step_of(training)
-    stretch, batch = training.plan.stretches[0], _batch(training)
-    if training.device.type == "cuda" and within is not plain_operations:
+        step = EagerStep(training) if within is reference_ops else step_of(training)
+    phase, batch = training.plan.phases[0], _batch(training)
+    if training.device.type == "cuda" and within is not reference_ops:
         batch = batch.each(lambda tensor: tensor.to(training.device))
 
     def product() -> None:
         with within():
-            step.run(stretch, batch)
+            step.run(phase, batch)
 
     return product
 
@@ -247,19 +247,19 @@ def _from_blocks(training: Training) -> Training:
 
 def _from_images(training: Training) -> Callable[[], None]:
     """`alexnet train` from the loader, or the images on the device, to the update."""
-    resident = resident_images(training, lambda _: None)
-    step = step_of(training, resident)
-    stretch = training.plan.stretches[0]
+    device_cache = load_device_cache(training, lambda _: None)
+    step = step_of(training, device_cache)
+    phase = training.plan.phases[0]
 
     def batches() -> Iterator[Batch]:
-        yield from loader_of(training, stretch, resident is None).batches(0, 10**9)
+        yield from loader_of(training, phase, device_cache is None).batches(0, 10**9)
 
     made = batches()
     done = 0
 
     def from_images() -> None:
         nonlocal done
-        step.run(stretch, next(made))
+        step.run(phase, next(made))
         done += 1
         if done % 10 == 0:
             step.sums()  # as often as a training asks
@@ -268,7 +268,7 @@ def _from_images(training: Training) -> Callable[[], None]:
 
 
 def _batch(training: Training) -> Batch:
-    loader = loader_of(training, training.plan.stretches[0])
+    loader = loader_of(training, training.plan.phases[0])
     return loader.batch(0)
 
 

@@ -93,11 +93,11 @@ def require_libraries() -> None:
     Raises:
         RequestError: scikit-learn is not installed, or Numba cannot be imported; what brings it is named.
     """
-    from alexnet.system import numba_jit as compiled  # loads Numba, which help and refused words need not wait for
+    from alexnet.system import numba_jit  # loads Numba, which help and refused words need not wait for
 
-    if compiled.why_not:
+    if numba_jit.why_not:
         raise RequestError(
-            f"the baselines are compiled by Numba, which cannot be imported ({compiled.why_not}); "
+            f"the baselines are compiled by Numba, which cannot be imported ({numba_jit.why_not}); "
             "`pip install --force-reinstall numba` usually helps"
         )
     if importlib.util.find_spec("sklearn") is None:

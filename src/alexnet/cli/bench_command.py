@@ -56,7 +56,10 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
         kinds, "evaluate", "forward passes beside the usual networks', and ten views beside one", "--rounds 3 --json"
     )
     features = _kind(
-        kinds, "features", "a hidden layer's responses beside the usual networks with a hook on it", "--allocator tuned"
+        kinds,
+        "features",
+        "a hidden layer's activations beside the usual networks with a hook on it",
+        "--allocator tuned",
     )
     for forward in (evaluate, features):
         forward.add_argument("--batch-size", type=int, help="images at a time (default: as `evaluate` on this device)")
@@ -247,7 +250,7 @@ def _columns(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     from alexnet.bench.columns import bench_columns
     from alexnet.bench.sharing_ways import ColumnsBench
     from alexnet.parallel.launch import run_in_processes
-    from alexnet.parallel.process_group import num_started
+    from alexnet.parallel.process_group import world_size
 
     asked = ColumnsBench(
         variant=options.variant,
@@ -258,7 +261,7 @@ def _columns(options: argparse.Namespace, report: Report) -> dict[str, Any]:
         rounds=options.rounds,
         speed=not options.no_speed,
     )
-    if num_started() == 1:
+    if world_size() == 1:
         report(f"starting {asked.num_processes} processes on this machine")
         raise SystemExit(run_in_processes(["bench", *options.words], asked.num_processes))
     return bench_columns(asked, report)

@@ -13,7 +13,7 @@ Words = Sequence[str]
 
 
 def features(parser: argparse.ArgumentParser, words: Words, report: Callable[[str], None]) -> None:
-    """`alexnet features`: a network's responses to many images, as arrays."""
+    """`alexnet features`: a network's activations to many images, as arrays."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a weights file")
     parser.add_argument(
         "photographs", nargs="*", type=Path, metavar="PHOTOGRAPH", help="files or folders, instead of a data set"
@@ -25,10 +25,12 @@ def features(parser: argparse.ArgumentParser, words: Words, report: Callable[[st
         "--layer",
         action="append",
         default=[],
-        help="whose responses; may be repeated (default: the last layer but one, of the paper's network fc7; "
+        help="whose activations; may be repeated (default: the last layer but one, of the paper's network fc7; "
         "--list names all)",
     )
-    parser.add_argument("--list", action="store_true", help="name the responses that the network has, and their sizes")
+    parser.add_argument(
+        "--list", action="store_true", help="name the activations that the network has, and their sizes"
+    )
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "float16"), help="of the arrays (default float32)"
     )
@@ -39,7 +41,9 @@ def features(parser: argparse.ArgumentParser, words: Words, report: Callable[[st
     options = parser.parse_intermixed_args(words)
     if options.list:
         if options.out or options.layer or options.photographs or options.data or options.split:
-            raise RequestError("--list only names the responses that the network has; leave the images and --out away")
+            raise RequestError(
+                "--list only names the activations that the network has; leave the images and --out away"
+            )
         _list(options.run, as_json=options.json)
         return
     if options.out is None:
@@ -67,7 +71,7 @@ def features(parser: argparse.ArgumentParser, words: Words, report: Callable[[st
     if options.json:
         print(json.dumps({"folder": str(made.folder), **made.description, "duration_s": time.monotonic() - start_s}))
         return
-    for name, array in made.responses.items():
+    for name, array in made.activations.items():
         size = " x ".join(f"{length:,}" for length in array.shape)
         print(f"{made.folder / f'{name}.npy'}: {size}, {array.dtype}, {array.nbytes / 2**20:,.1f} MiB")
     labels = "" if made.labels is None else ", their classes in labels.npy"
@@ -75,15 +79,15 @@ def features(parser: argparse.ArgumentParser, words: Words, report: Callable[[st
 
 
 def _list(run: Path, *, as_json: bool) -> None:
-    """Print the responses that a network has."""
-    from alexnet.cli.tables import print_responses
-    from alexnet.model.activations import ResponseReader, response_points
+    """Print the activations that a network has."""
+    from alexnet.cli.tables import print_activations
+    from alexnet.model.activations import ActivationReader, activation_points
     from alexnet.model.weights import load_trained
 
     network = load_trained(run).network
-    reader = ResponseReader(network, list(response_points(network.description)))
+    reader = ActivationReader(network, list(activation_points(network.description)))
     shapes = {name: reader.shape(name) for name in reader.names}
     if as_json:
         print(json.dumps({"variant": network.variant, "shapes": shapes}))
     else:
-        print_responses(network.variant, shapes)
+        print_activations(network.variant, shapes)

@@ -21,7 +21,7 @@ from alexnet.errors import AlexNetError, RequestError
 if TYPE_CHECKING:
     from alexnet.cli.recipe_options import TrainOptions
     from alexnet.parallel.layout import Layout
-    from alexnet.parallel.process_mesh import Team
+    from alexnet.parallel.process_mesh import ProcessMesh
 
 Arguments = Sequence[str]
 
@@ -258,19 +258,19 @@ def _train(words: Arguments) -> None:
     if not asked.data:
         raise RequestError("train needs a prepared data set (DATA); without one it can only --show the network")
     _share("train", words, asked.layout)
-    from alexnet.parallel.process_mesh import started_team
+    from alexnet.parallel.process_mesh import init_process_mesh
     from alexnet.training.loop import train
     from alexnet.training.seeds import train_seeds
 
-    with started_team(asked.layout, _say) as team:
+    with init_process_mesh(asked.layout, _say) as mesh:
         if asked.seeds == 1:
-            run = train(asked.data, asked.recipe, asked.run, asked.start_from, team=team, tensorboard=asked.tensorboard)
-            _finished(run.path, team)
+            run = train(asked.data, asked.recipe, asked.run, asked.start_from, mesh=mesh, tensorboard=asked.tensorboard)
+            _finished(run.path, mesh)
             return
         runs = train_seeds(
-            asked.data, asked.recipe, asked.run, asked.start_from, asked.seeds, _say, team, asked.tensorboard
+            asked.data, asked.recipe, asked.run, asked.start_from, asked.seeds, _say, mesh, asked.tensorboard
         )
-        if team.leads:
+        if mesh.is_main:
             names = " ".join(str(run) for run in runs)
             print(f"{len(runs)} networks; next: alexnet evaluate {names}, then: alexnet ensemble {names}")
 
@@ -284,12 +284,12 @@ def _finetune(words: Arguments) -> None:
     frozen = [name for name, factor in factors.items() if factor == 0]
     _share("finetune", words, asked.layout)
     _say(f"as they were learned stay {', '.join(frozen)}" if frozen else "all layers learn")
-    from alexnet.parallel.process_mesh import started_team
+    from alexnet.parallel.process_mesh import init_process_mesh
     from alexnet.training.loop import train
 
-    with started_team(asked.layout, _say) as team:
-        run = train(asked.data, asked.recipe, asked.run, asked.trained, team=team, tensorboard=asked.tensorboard)
-        _finished(run.path, team)
+    with init_process_mesh(asked.layout, _say) as mesh:
+        run = train(asked.data, asked.recipe, asked.run, asked.trained, mesh=mesh, tensorboard=asked.tensorboard)
+        _finished(run.path, mesh)
 
 
 def _show(asked: "TrainOptions") -> None:
@@ -315,14 +315,14 @@ def _resume(words: Arguments) -> None:
     command = COMMANDS["resume"]
     asked = resume_options(words, command.summary, command.example)
     _share("resume", words, asked.layout)
-    from alexnet.parallel.process_mesh import started_team
+    from alexnet.parallel.process_mesh import init_process_mesh
     from alexnet.runs.folder import RunFolder
     from alexnet.training.loop import train
 
-    with started_team(asked.layout, _say) as team:
+    with init_process_mesh(asked.layout, _say) as mesh:
         folders = RunFolder.open(asked.run).data_folders()
-        run = train(folders, asked.recipe, asked.run, may_change=True, team=team, tensorboard=asked.tensorboard)
-        _finished(run.path, team)
+        run = train(folders, asked.recipe, asked.run, may_change=True, mesh=mesh, tensorboard=asked.tensorboard)
+        _finished(run.path, mesh)
 
 
 def _runs(words: Arguments) -> None:
@@ -346,19 +346,19 @@ def _share(command: str, words: Arguments, layout: "Layout") -> None:
     """Where more processes are asked for than this one, which was started alone: start them, wait, and exit."""
     if layout.num_processes == 1:
         return
-    from alexnet.parallel.process_group import num_started
+    from alexnet.parallel.process_group import world_size
 
-    if num_started() == 1:
+    if world_size() == 1:
         from alexnet.parallel.launch import run_in_processes
 
         _say(f"starting {layout.num_processes} processes on this machine (docs/launching.md: several machines)")
         raise SystemExit(run_in_processes([command, *words], layout.num_processes))
 
 
-def _finished(run: Path, team: "Team") -> None:
+def _finished(run: Path, mesh: "ProcessMesh") -> None:
     from alexnet.runs.folder import RunFolder
 
-    if not team.leads:
+    if not mesh.is_main:
         return
     seconds = RunFolder.open(run).facts()["duration_s"]
     print(f"{run}: trained in {seconds:.0f} s; next: alexnet evaluate {run}")
@@ -417,11 +417,11 @@ def _predict(words: Arguments) -> None:
         photographs_in,
         read_label_order,
     )
-    from alexnet.model.kernels import plain_operations
+    from alexnet.model.kernels import reference_ops
     from alexnet.model.weights import load_trained
 
     paths = photographs_in(options.images)
-    with plain_operations() if len(paths) * options.views < FEW_VIEWS else contextlib.nullcontext():
+    with reference_ops() if len(paths) * options.views < FEW_VIEWS else contextlib.nullcontext():
         trained = load_trained(options.run)
         answers = classify_photographs(trained, paths, options.views)
     if options.json:
@@ -576,7 +576,7 @@ COMMANDS = {
     ),
     "predict": Command("Name what is on photographs.", "alexnet predict runs/first photo.jpg", _predict),
     "features": Command(
-        "Write a network's responses to many images as arrays.",
+        "Write a network's activations to many images as arrays.",
         "alexnet features runs/first --layer conv5 --layer fc7 --out features/first",
         _features,
         computes=True,

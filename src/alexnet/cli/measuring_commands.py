@@ -28,20 +28,20 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
     from alexnet.cli.tables import print_results
     from alexnet.evaluation.predictions import views_in_words
     from alexnet.evaluation.run_evaluation import evaluate_run
-    from alexnet.model.kernels import slower_in_words
-    from alexnet.parallel.process_group import started_processes
+    from alexnet.model.kernels import slow_path_message
+    from alexnet.parallel.process_group import init_process_group
     from alexnet.runs.folder import RunFolder
     from alexnet.system.device import choose_device
     from alexnet.system.progress import counted
 
     views: tuple[NumViews, ...] = (options.views,) if options.views else (1, TEN_VIEWS)
     results: list[dict[str, Any]] = []
-    with started_processes() as (processes, _):
-        if processes.leads and (slower := slower_in_words(choose_device(options.device).type)):
+    with init_process_group() as (processes, _):
+        if processes.is_main and (slower := slow_path_message(choose_device(options.device).type)):
             print(slower, file=sys.stderr)
         for run in options.runs:
             if RunFolder.open(run).is_baseline:
-                if processes.leads:
+                if processes.is_main:
                     results.append(_evaluated_baseline(run, options))
                 continue
             for num_views in views:
@@ -54,11 +54,11 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
                             num_views=num_views,
                             device=options.device,
                             precision=options.precision,
-                            progress=progress if processes.leads else None,
+                            progress=progress if processes.is_main else None,
                             processes=processes,
                         )
                     )
-    if not processes.leads:
+    if not processes.is_main:
         return
     if options.json:
         print(json.dumps({**results[0], "evaluations": results}))

@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonargparse
 
 from alexnet.errors import RequestError
-from alexnet.parallel.layout import ColumnsIn, Layout, SumsIn
+from alexnet.parallel.layout import ColumnLayers, GradDtype, Layout
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import CHANGEABLE, GROUPS, Recipe, refuse_unread_changes
 from alexnet.runs.recipe_file import read_config
@@ -217,29 +217,29 @@ def _add_carrying_out(parser: jsonargparse.ArgumentParser) -> None:
         help="networks that share each batch (default: as many as torchrun started processes for, else 1)",
     )
     parser.add_argument(
-        "--columns-in",
-        type=ColumnsIn,
-        default=usual.columns_in,
+        "--column-layers",
+        type=ColumnLayers,
+        default=usual.column_layers,
         help="every-layer: as in the paper (default); dense: the two processes share the dense layers alone and each "
         "has the convolutions for half of the images",
     )
     parser.add_argument(
-        "--sums-in",
-        type=SumsIn,
-        default=usual.sums_in,
+        "--grad-dtype",
+        type=GradDtype,
+        default=usual.grad_dtype,
         help="arithmetic in which replicas add up their gradients: float32 (default), or bfloat16, half of the bytes",
     )
     parser.add_argument(
-        "--stalls-after",
+        "--stall-warning",
         type=float,
-        default=usual.stalls_after,
-        help=f"seconds after which a process that holds the others up is named (default {usual.stalls_after:g})",
+        default=usual.stall_warning,
+        help=f"seconds after which a process that holds the others up is named (default {usual.stall_warning:g})",
     )
     parser.add_argument(
-        "--gives-up-after",
+        "--timeout",
         type=float,
-        default=usual.gives_up_after,
-        help=f"seconds that processes wait for one of them before all stop (default {usual.gives_up_after:g})",
+        default=usual.timeout,
+        help=f"seconds that processes wait for one of them before all stop (default {usual.timeout:g})",
     )
 
 

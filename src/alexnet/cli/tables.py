@@ -221,9 +221,9 @@ def new_table(title: str, texts: str, numbers: str) -> Table:
     return table
 
 
-def print_responses(variant: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """The responses that a network has, by point, with the size of those to one image."""
-    table = new_table(f"responses of {variant}", "layer", "shape numbers")
+def print_activations(variant: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The activations that a network has, by point, with the size of those to one image."""
+    table = new_table(f"activations of {variant}", "layer", "shape numbers")
     for name, shape in shapes.items():
         table.add_row(name, " x ".join(map(str, shape)), f"{math.prod(shape):,}")
     Console().print(table)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alexnet.data.dataset import Statistics
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
-from alexnet.system.triton_probe import why_no_triton
+from alexnet.system.triton_probe import triton_unavailable_reason
 
 PHILOX_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -200,7 +200,7 @@ def to_input(
     *,
     mean_at: MeanAt = "crop",
     divisor: float = 1.0,
-    resident: torch.Tensor | None = None,
+    device_cache: torch.Tensor | None = None,
     crop: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
@@ -212,9 +212,10 @@ def to_input(
         device: where the result lies.
         mean_at: which part of the mean image; the center is not mirrored with the crop.
         divisor: of the whole result; the source divides images with noise by 1.1.
-        resident: uint8 (N, side, side, 3), or int32 (N, R, R, 2), blocks as `blocks.encode` makes them, on the device;
+        device_cache: uint8 (N, side, side, 3), or int32 (N, R, R, 2), blocks as `blocks.encode` makes them, on the
+            device;
             the batch then holds no pixels, and its `samples` say which of these images it is made of.
-        crop: S, pixels, with `resident`.
+        crop: S, pixels, with `device_cache`.
         dtype: of the result; the arithmetic is float32.
 
     Returns:
@@ -224,18 +225,18 @@ def to_input(
     """
     mean_image = mean_image.to(device, non_blocking=True)
     if device.type == "cpu":
-        if resident is not None and crop is not None:
-            batch = replace(batch, images=_cut_together(resident, batch, crop))
+        if device_cache is not None and crop is not None:
+            batch = replace(batch, images=_cut_together(device_cache, batch, crop))
         centered = _finish_one_by_one(batch, mean_image, mean_at)  # (B, S, S, 3)
         return (centered if divisor == 1 else centered.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
     batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
-    side = crop if resident is not None and crop is not None else batch.images.shape[1]
-    if device.type == "cuda" and why_no_triton() is None:
+    side = crop if device_cache is not None and crop is not None else batch.images.shape[1]
+    if device.type == "cuda" and triton_unavailable_reason() is None:
         from alexnet.data.crop_kernel import finish
 
         centered = finish(
-            batch.images if resident is None else resident,
-            None if resident is None else batch.samples,
+            batch.images if device_cache is None else device_cache,
+            None if device_cache is None else batch.samples,
             batch.corners,
             batch.mirror,
             batch.noise,
@@ -246,8 +247,8 @@ def to_input(
             dtype=dtype,
         )
         return centered.permute(0, 3, 1, 2)
-    if resident is not None:
-        batch = replace(batch, images=_cut_together(resident, batch, side))
+    if device_cache is not None:
+        batch = replace(batch, images=_cut_together(device_cache, batch, side))
     centered = _finish_together(batch, mean_image, mean_at)
     return (centered if divisor == 1 else centered.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.errors import RequestError
-from alexnet.system.numba_jit import compiled, why_not
+from alexnet.system.numba_jit import jit, why_not
 
 BLOCK_PX = 4
 BLOCK_BYTES = 8
@@ -101,7 +101,7 @@ def decode_crops(blocks: torch.Tensor, images: torch.Tensor, corners: torch.Tens
     return decoded
 
 
-@compiled(error_model="numpy")
+@jit(error_model="numpy")
 def _word_of(ends: Any, end: Any) -> Any:  # pragma: no cover (compiled)
     """A color of `ends`, (2, 3) of 0..255, in 16 bits."""
     word = np.int64(0)
@@ -113,7 +113,7 @@ def _word_of(ends: Any, end: Any) -> Any:  # pragma: no cover (compiled)
     return word
 
 
-@compiled(error_model="numpy")
+@jit(error_model="numpy")
 def _mix(first: Any, second: Any, palette: Any) -> None:  # pragma: no cover (compiled)
     """The four colors of two words, (4, 3) of 0..255, by how many thirds of the second are in them."""
     for color in range(3):
@@ -125,7 +125,7 @@ def _mix(first: Any, second: Any, palette: Any) -> None:  # pragma: no cover (co
             palette[thirds, color] = (one * (3 - thirds) + other * thirds) // 3
 
 
-@compiled(error_model="numpy")
+@jit(error_model="numpy")
 def _apart(pixels: Any, pixel: Any, palette: Any, mixture: Any) -> Any:  # pragma: no cover (compiled)
     """The squared distance of a pixel and a color of the palette."""
     red = pixels[0, pixel] - palette[mixture, 0]
@@ -134,7 +134,7 @@ def _apart(pixels: Any, pixel: Any, palette: Any, mixture: Any) -> Any:  # pragm
     return red * red + green * green + blue * blue
 
 
-@compiled(error_model="numpy", fastmath=_EXACT_SUMS)
+@jit(error_model="numpy", fastmath=_EXACT_SUMS)
 def _choose(pixels: Any, palette: Any, thirds: Any) -> Any:  # pragma: no cover (compiled)
     """The nearest color of each pixel, the first among equals; returns the sum of squared distances."""
     total = np.float32(0)
@@ -149,7 +149,7 @@ def _choose(pixels: Any, palette: Any, thirds: Any) -> Any:  # pragma: no cover 
     return total
 
 
-@compiled(error_model="numpy", fastmath=True)
+@jit(error_model="numpy", fastmath=True)
 def _ends_of_line(pixels: Any, centered: Any, ends: Any) -> None:  # pragma: no cover (compiled)
     """The outermost points, (2, 3), of pixels (3, 16) on the line of their greatest variance."""
     for color in range(3):
@@ -201,7 +201,7 @@ def _ends_of_line(pixels: Any, centered: Any, ends: Any) -> None:  # pragma: no 
         ends[1, color] += least * part
 
 
-@compiled(error_model="numpy", fastmath=_EXACT_SUMS)
+@jit(error_model="numpy", fastmath=_EXACT_SUMS)
 def _refine(pixels: Any, thirds: Any, ends: Any) -> Any:  # pragma: no cover (compiled)
     """The two colors, (2, 3), whose mixtures as chosen are nearest to the pixels; False where many are."""
     of_first = of_both = of_second = np.float32(0)
@@ -226,7 +226,7 @@ def _refine(pixels: Any, thirds: Any, ends: Any) -> Any:  # pragma: no cover (co
     return True
 
 
-@compiled(error_model="numpy")
+@jit(error_model="numpy")
 def _encode_image(image: Any, blocks: Any) -> None:  # pragma: no cover (compiled)
     """Write the blocks, int32 (R, R, 2), of an image, uint8 (S, S, 3)."""
     side = image.shape[0]
@@ -270,7 +270,7 @@ def _encode_image(image: Any, blocks: Any) -> None:  # pragma: no cover (compile
             blocks[block_row, block_column, 1] = np.int32(np.uint32(indices))
 
 
-@compiled(error_model="numpy")
+@jit(error_model="numpy")
 def _decode_crops(blocks: Any, images: Any, corners: Any, cut: Any) -> None:  # pragma: no cover (compiled)
     """Write the crops, uint8 (B, S, S, 3), see `decode_crops`."""
     crop = cut.shape[1]

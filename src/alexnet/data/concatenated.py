@@ -14,7 +14,7 @@ from alexnet.data.shards import OneByOne, StoredImages, UnreadableSample
 from alexnet.errors import RequestError
 
 
-class JoinedImages(OneByOne):
+class ConcatenatedImages(OneByOne):
     """The images of several stores, one after the other, as one array.
 
     Args:
@@ -36,7 +36,7 @@ class JoinedImages(OneByOne):
         return pixels
 
 
-class JoinedKeys(Sequence[str]):
+class ConcatenatedKeys(Sequence[str]):
     """Where the images of several splits came from, each key behind the path of its data set."""
 
     def __init__(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
@@ -98,7 +98,7 @@ def open_data(folders: Sequence[Path]) -> PreparedData:
         classes=tuple(classes.values()),
         splits={name: _joined_split(name, parts, labels) for name in names},
         side=sides[0],
-        statistics=joined_statistics(
+        statistics=concatenated_statistics(
             [part.statistics for part in parts], [len(part.splits["train"]) for part in parts]
         ),
         checksum=digest.hexdigest(),
@@ -114,13 +114,13 @@ def _joined_split(name: str, parts: Sequence[PreparedData], labels: dict[str, in
     ]
     return Split(
         name,
-        JoinedImages([part.splits[name].images for part in having]),
+        ConcatenatedImages([part.splits[name].images for part in having]),
         np.concatenate(of_part),
-        JoinedKeys([(str(part.folder), part.splits[name].keys) for part in having]),
+        ConcatenatedKeys([(str(part.folder), part.splits[name].keys) for part in having]),
     )
 
 
-def joined_statistics(parts: Sequence[Statistics], counts: Sequence[int]) -> Statistics:
+def concatenated_statistics(parts: Sequence[Statistics], counts: Sequence[int]) -> Statistics:
     """Mean image and covariance of several sets of images together.
 
     The covariance of all pixels is the mean of the sets' covariances and of what their mean colors differ from the

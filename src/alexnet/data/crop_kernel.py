@@ -88,7 +88,7 @@ def finish(
     divisor: float,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Cut, less the mean image, mirrored, plus noise, divided; everything on one GPU.
+    """Batching, less the mean image, mirrored, plus noise, divided; everything on one GPU.
 
     Args:
         images: with `rows` whole images, uint8 (N, side, side, 3) or their blocks, int32 (N, R, R, 2); without, the

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 from torch.nn import functional
 
-from alexnet.data.pillow_warnings import pillow_muted
+from alexnet.data.pillow_warnings import pillow_warnings_muted
 
 MAX_PIXELS = 178_956_970
 """An image with more is refused: a small file can claim any size. Pillow's own limit."""
@@ -139,7 +139,7 @@ def _mixed(inks: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _jpeg_orientation(content: bytes) -> int:
     """EXIF orientation of a JPEG."""
     try:
-        with pillow_muted(), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+        with pillow_warnings_muted(), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             return _orientation_of(image)
     except Exception:  # Pillow raises errors of many classes on malformed data beside the pixels
         return UPRIGHT
@@ -157,7 +157,7 @@ def _decode_other(content: bytes) -> tuple[NDArray[np.uint8], int]:
     """Pixels and orientation of a file that is no JPEG."""
     format_name = _format_of(content)
     try:
-        with pillow_muted():
+        with pillow_warnings_muted():
             return _decode_heic(content) if format_name == "HEIC" else _decode_by_pillow(content, format_name)
     except (UnreadableImage, MemoryError):
         raise

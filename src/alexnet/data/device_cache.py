@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from alexnet.data.dataset import Split
 from alexnet.data.loader import Batch, cut_crops
 from alexnet.data.shards import UnreadableSample
-from alexnet.system.prefetch import made_ahead
+from alexnet.system.prefetch import prefetch
 
 _CHUNK = 256
 SHARE_OF_FREE_MEMORY = 0.5
 """Of the device's free memory, the most that images are given unasked: the rest is the network's."""
 
 
-class ResidentImages:
+class DeviceImageCache:
     """The images of some samples of a split as one tensor on a device.
 
     Args:
@@ -68,7 +68,7 @@ class ResidentImages:
         done = 0
         firsts = range(0, len(samples), _CHUNK)
         # A few chunks ahead and no more: the reader may be faster than the way to the device.
-        chunks = made_ahead(read, firsts, workers=workers, ahead=workers + 2, name="alexnet-resident")
+        chunks = prefetch(read, firsts, workers=workers, ahead=workers + 2, name="alexnet-resident")
         with closing(chunks):
             for chunk in chunks:
                 self.images[done : done + len(chunk)] = torch.from_numpy(chunk).to(device)

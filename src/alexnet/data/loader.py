@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from alexnet.data.augment import Batch as Batch
 from alexnet.data.augment import crop_margin, draw
 from alexnet.data.dataset import Split, Statistics
-from alexnet.data.sampler import Cut, epoch_order, repeats, share_of_rank, weighted_order
+from alexnet.data.sampler import Batching, epoch_order, repeats, share_of_rank, weighted_order
 from alexnet.data.shards import StoredImages, UnreadableSample
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
-from alexnet.system.prefetch import made_ahead
+from alexnet.system.prefetch import prefetch
 
 OnUnreadable = Literal["stop", "replace"]
 
@@ -78,7 +78,7 @@ class Loader:
         num_ranks: processes that share each batch.
         on_unreadable: `stop` at a sample that cannot be read, or `replace` it by the next one in stored order.
         pin_memory: lay batches into memory from which a GPU copies while it computes.
-        cut: whether batches hold their crops; without, their images are cut on the device (`ResidentImages`).
+        cut: whether batches hold their crops; without, their images are cut on the device (`DeviceImageCache`).
 
     Attributes:
         waited_s: seconds in which the consumer stood waiting for a batch.
@@ -118,7 +118,7 @@ class Loader:
         self._pin_memory = pin_memory
         self._cut = cut
         self._ids = np.arange(len(split), dtype=np.int64) if sample_ids is None else sample_ids
-        self._cuts = Cut(num_images=len(self._ids), batch_size=batch_size, file_images=settings.file_images)
+        self._cuts = Batching(num_images=len(self._ids), batch_size=batch_size, file_images=settings.file_images)
         self._weights = weights
         self._side = int(split.images.shape[1])
         crop_margin(self._side, settings.crop)
@@ -184,7 +184,7 @@ class Loader:
         An error of a background thread is raised here. Closing the iterator early ends the threads.
         """
         steps = range(first_step, last_step)
-        made = made_ahead(self.batch, steps, workers=self._workers, ahead=self._prefetch, name="alexnet-loader")
+        made = prefetch(self.batch, steps, workers=self._workers, ahead=self._prefetch, name="alexnet-loader")
         with closing(made):
             for _ in steps:
                 asked_s = time.perf_counter()

@@ -42,7 +42,7 @@ for _module in (Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, feature
 
 
 @contextlib.contextmanager
-def pillow_muted() -> Iterator[None]:
+def pillow_warnings_muted() -> Iterator[None]:
     """Mute Pillow's warnings in this thread while the block lasts."""
     _state.decodes = True
     try:

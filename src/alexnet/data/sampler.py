@@ -13,7 +13,7 @@ from alexnet.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class Batching:
     """How the images of an epoch, in their order, are cut into batches."""
 
     num_images: int

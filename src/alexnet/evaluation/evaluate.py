@@ -20,9 +20,9 @@ from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, p
 from alexnet.evaluation.predictions import NumViews
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
-from alexnet.parallel.process_group import ALONE, Processes, own_cores
+from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup, cores_per_process
 from alexnet.system.device import IMAGES_AT_A_TIME, Precision, arithmetic, images_at_a_time, rounded_weights
-from alexnet.system.prefetch import MOST_READERS, made_ahead
+from alexnet.system.prefetch import MAX_READERS, prefetch
 
 Progress = Callable[[int, int], None]
 
@@ -138,7 +138,7 @@ def predict_split(
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     progress: Progress | None = None,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_GROUP,
 ) -> npt.NDArray[np.float32]:
     """Class probabilities of every image of a split: the softmax of each view, averaged arithmetically.
 
@@ -188,9 +188,9 @@ def predict_split(
     scored, seen_px, chosen = _ways_to_look(network, num_views, data.side, crop)
     num_axes = 4 if num_views == "dense" else 2
     if batch_size is None:
-        batch_size = images_at_a_time(device, data.side) if processes.num == 1 else IMAGES_AT_A_TIME
+        batch_size = images_at_a_time(device, data.side) if processes.size == 1 else IMAGES_AT_A_TIME
     probabilities = np.zeros((len(images), data.num_classes), np.float32)
-    firsts = [first for number, first in enumerate(range(0, len(images), batch_size)) if processes.takes(number)]
+    firsts = [first for number, first in enumerate(range(0, len(images), batch_size)) if processes.owns_batch(number)]
 
     def read(first: int) -> torch.Tensor:
         try:
@@ -205,8 +205,8 @@ def predict_split(
         return batch.pin_memory() if device.type == "cuda" else batch
 
     # A processor's cores are the network's: one thread is enough to have the next batch ready.
-    readers = 1 if device.type == "cpu" else min(own_cores(), MOST_READERS)
-    read_ahead = made_ahead(read, firsts, workers=readers, ahead=readers + 1, name="alexnet-evaluation")
+    readers = 1 if device.type == "cpu" else min(cores_per_process(), MAX_READERS)
+    read_ahead = prefetch(read, firsts, workers=readers, ahead=readers + 1, name="alexnet-evaluation")
     was_training = network.training
     network.eval()
     try:
@@ -228,7 +228,7 @@ def predict_split(
                     progress(first + len(batch), len(images))
     finally:
         network.train(was_training)
-    probabilities = processes.together(probabilities)
+    probabilities = processes.sum_rows(probabilities)
     num_lost = int((~np.isfinite(probabilities)).any(axis=1).sum())
     if num_lost:
         raise WorkError(
@@ -288,7 +288,7 @@ def evaluate_split(
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     progress: Progress | None = None,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_GROUP,
 ) -> Evaluation:
     """Predict a whole split and count its errors; arguments and errors as in `predict_split`."""
     start_s = time.perf_counter()

@@ -84,8 +84,8 @@ def mcnemar(first_wrong: npt.NDArray[np.bool_], second_wrong: npt.NDArray[np.boo
     """McNemar's exact test: are the images that only one network gets right shared evenly between the two?
 
     If the networks are equally good, the n images with one right answer are n throws of a coin. The p-value is the
-    chance of a share at least as uneven, min(1, 2 P(X <= smaller count)) with X binomial (n, 1/2), summed in whole
-    numbers; without such images it is 1.
+    chance of a share at least as uneven, min(1, 2 P(X <= smaller count)) with X binomial (n, 1/2), with_epilogues in
+    whole numbers; without such images it is 1.
 
     Args:
         first_wrong: bool (N,), whether the first network's answer is wrong.

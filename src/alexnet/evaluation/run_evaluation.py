@@ -13,7 +13,7 @@ from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_split
 from alexnet.evaluation.predictions import NumViews, predictions_folder, save_predictions, views_name
 from alexnet.model.weights import load_trained
-from alexnet.parallel.process_group import ALONE, Processes
+from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup
 from alexnet.runs.folder import RunFolder
 from alexnet.system.device import choose_device, choose_precision
 
@@ -27,7 +27,7 @@ def evaluate_run(
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     progress: Callable[[int, int], None] | None = None,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_GROUP,
 ) -> dict[str, Any]:
     """Measure a run's network and store the errors and the probabilities in its folder.
 
@@ -69,7 +69,7 @@ def evaluate_run(
         processes=processes,
     )
     result = {"run": str(run_folder), **measured.to_dict()}
-    if not processes.leads:
+    if not processes.is_main:
         return result
     trained_on = run.facts()["data"]["checksum"]
     own = data.checksum == trained_on

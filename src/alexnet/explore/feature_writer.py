@@ -1,4 +1,4 @@
-"""Responses on their way into a folder: appended to arrays, counted now and then, described at the end."""
+"""Activations on their way into a folder: appended to arrays, counted now and then, described at the end."""
 
 import contextlib
 import csv
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from alexnet.data.preparation.staging import Stage
 from alexnet.errors import Interrupted, WorkError
 from alexnet.explore.forward import in_batches
-from alexnet.explore.image_source import Refused, Shown
-from alexnet.model.activations import ResponseReader
+from alexnet.explore.image_source import ImageSource, Refused
+from alexnet.model.activations import ActivationReader
 from alexnet.model.weights import Trained
 from alexnet.storage.atomic import sync_folder, write_bytes, write_json, write_text
 from alexnet.storage.npy import npy_header
@@ -34,14 +34,14 @@ CURSOR_EVERY_S = 10.0
 
 
 class Writing:
-    """Responses on their way to the disk; what is done is known from the stage's cursor."""
+    """Activations on their way to the disk; what is done is known from the stage's cursor."""
 
     def __init__(
         self,
         stage: Stage,
         trained: Trained,
-        reader: ResponseReader,
-        shown: Shown,
+        reader: ActivationReader,
+        shown: ImageSource,
         shapes: Mapping[str, tuple[int, ...]],
         dtype: np.dtype[Any],
     ) -> None:
@@ -74,7 +74,7 @@ class Writing:
                 for batch in in_batches(
                     self._trained, self._reader, self._shown.read, self.done, num, batch_size, device, precision
                 ):
-                    for name, values in batch.responses.items():
+                    for name, values in batch.activations.items():
                         files[name].write(_as(values, self._dtype, name).data)
                     # Once all of a batch is there.
                     self.done, self.refused = batch.last, self.refused + batch.refused
@@ -94,7 +94,7 @@ class Writing:
                 raise
 
     def describe(self, run: Path, plan: Mapping[str, Any]) -> None:
-        """Write everything but the responses, which are there; the description comes last."""
+        """Write everything but the activations, which are there; the description comes last."""
         refused = {number for number, _ in self.refused}
         numbers = [number for number in range(len(self._shown.paths)) if number not in refused]
         if not numbers:
@@ -125,7 +125,7 @@ class Writing:
                 "images": len(numbers),
                 "refused": len(refused),
                 "shapes": {name: [len(numbers), *shape] for name, shape in self._shapes.items()},
-                "columns": max((getattr(place.layer, "columns", 1) for place in network.placed), default=1),
+                "columns": max((getattr(place.layer, "columns", 1) for place in network.sized_layers), default=1),
                 "classes": classes,
                 "plan": dict(plan),
             },
@@ -133,7 +133,7 @@ class Writing:
 
     @contextlib.contextmanager
     def _array_file(self, name: str) -> Iterator[BinaryIO]:
-        """The .npy file of responses, to append to; what stands behind the counted ones is cut off.
+        """The .npy file of activations, to append to; what stands behind the counted ones is cut off.
 
         They are written, not mapped: a full disk is an error then, and not the end of the process.
         """
@@ -167,7 +167,7 @@ def _as(values: NDArray[np.float32], dtype: np.dtype[Any], name: str) -> NDArray
     largest = float(np.abs(values).max(initial=0.0))
     if largest > float(np.finfo(dtype).max):
         raise WorkError(
-            f"responses {name} reach {largest:.4g}, which {dtype} cannot hold; take --dtype float32 and --restart"
+            f"activations {name} reach {largest:.4g}, which {dtype} cannot hold; take --dtype float32 and --restart"
         )
     return values.astype(dtype, copy=False)
 

@@ -1,6 +1,6 @@
-"""Responses of a trained network to many images, in arrays on the disk that any program can read.
+"""Activations of a trained network to many images, in arrays on the disk that any program can read.
 
-A folder with `<point>.npy` for each kind of responses (float32 or float16, (N, D) or (N, C, H, W)), `images.csv` with
+A folder with `<point>.npy` for each kind of activations (float32 or float16, (N, D) or (N, C, H, W)), `images.csv` with
 the images in the same order (number, path, class), `labels.npy` (int64 (N,), of a data set), `refused.jsonl` (path and
 reason of photographs that could not be read) and `features.json`, which says what they are of.
 """
@@ -28,8 +28,8 @@ from alexnet.explore.feature_writer import (
 )
 from alexnet.explore.forward import in_batches
 from alexnet.explore.image_source import of_photographs, of_split, reader_of_array, require_images
-from alexnet.model.activations import ResponseReader
-from alexnet.model.kernels import slower_in_words
+from alexnet.model.activations import ActivationReader
+from alexnet.model.kernels import slow_path_message
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space
@@ -44,10 +44,10 @@ AskedPrecision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """A folder of responses, opened for reading."""
+    """A folder of activations, opened for reading."""
 
     folder: Path
-    responses: dict[str, NDArray[np.floating[Any]]]
+    activations: dict[str, NDArray[np.floating[Any]]]
     """By point, (N, ...), mapped from the disk, read-only."""
     paths: tuple[str, ...]
     """(N,): where each image came from."""
@@ -68,13 +68,13 @@ def features(
     device: Device = "auto",
     precision: AskedPrecision = "auto",
 ) -> dict[str, NDArray[np.float32]]:
-    """Responses of a trained network to images, in memory; to many images `write_features` writes them to the disk.
+    """Activations of a trained network to images, in memory; to many images `write_features` writes them to the disk.
 
     Args:
         run: a run folder or a weights file.
         images: uint8 (N, S, S, 3), RGB, S as the network's training images were stored; or
             photographs of any size, files or folders.
-        points: see `response_points`; none is what the last layer reads, before dropout.
+        points: see `activation_points`; none is what the last layer reads, before dropout.
 
     Returns:
         By point, float32 (N, C, H, W) of maps or (N, D) of units, of the central crop, dropout's factor not applied
@@ -82,10 +82,10 @@ def features(
 
     Raises:
         RequestError: no trained network, an unknown point, images of another form, or no readable photograph.
-        WorkError: responses that are not finite.
+        WorkError: activations that are not finite.
     """
     trained = load_trained(run)
-    reader = ResponseReader(trained.network, _listed(points) or default_points(trained.network))
+    reader = ActivationReader(trained.network, _listed(points) or default_points(trained.network))
     chosen = choose_device(device)
     chosen_precision = choose_precision(precision, chosen)
     if isinstance(images, np.ndarray):
@@ -99,7 +99,7 @@ def features(
     for batch in in_batches(trained, reader, read, 0, num, batch_size, chosen, chosen_precision):
         if batch.refused:
             raise RequestError(batch.refused[0][1])
-        for name, values in batch.responses.items():
+        for name, values in batch.activations.items():
             found[name][batch.last - len(values) : batch.last] = values
     return found
 
@@ -120,7 +120,7 @@ def write_features(
     report: Callable[[str], None] = lambda text: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
-    """Write a network's responses to a split, or to photographs, into a folder; the same call goes on after a kill.
+    """Write a network's activations to a split, or to photographs, into a folder; the same call goes on after a kill.
 
     Args:
         run: a run folder or a weights file.
@@ -128,7 +128,7 @@ def write_features(
         data_folder: the prepared data set, or several to be joined; None is what the run was trained on.
         split: None is the data set's evaluation split.
         photographs: files, and folders of them, instead of a data set.
-        points: see `response_points`; none is what the last layer reads, before dropout.
+        points: see `activation_points`; none is what the last layer reads, before dropout.
         dtype: of the arrays.
         restart: throw away what an unfinished call has done.
         report: is given lines for people.
@@ -137,7 +137,7 @@ def write_features(
     Raises:
         RequestError: no trained network, an unknown point or split, no readable photograph, images of another side than
             the network's, or the destination is taken.
-        WorkError: the disk is full, or responses are not finite or do not fit the dtype.
+        WorkError: the disk is full, or activations are not finite or do not fit the dtype.
         Interrupted: from the keyboard; what is done is kept.
     """
     run, destination = Path(run), Path(destination)
@@ -145,7 +145,7 @@ def write_features(
         raise RequestError(f"--dtype is {dtype!r}; allowed is {' or '.join(get_args(Dtype))}")
     require_free(destination)
     trained = load_trained(run)
-    reader = ResponseReader(trained.network, _listed(points) or default_points(trained.network))
+    reader = ActivationReader(trained.network, _listed(points) or default_points(trained.network))
     if photographs:
         if data_folder is not None or split is not None:
             raise RequestError("photographs are named and a data set or split too; name one or the other")
@@ -170,7 +170,7 @@ def write_features(
     with opened_stage(destination, plan, restart=restart, **stage_files) as stage:
         if not stage.is_complete:
             work = Writing(stage, trained, reader, shown, shapes, np.dtype(dtype))
-            if slower := slower_in_words(chosen.type):
+            if slower := slow_path_message(chosen.type):
                 report(slower)
             if work.done:
                 report(f"going on: {work.done:,} of {len(shown.paths):,} images are done already")
@@ -209,7 +209,7 @@ def open_features(folder: Path) -> Features:
     labels = folder / LABELS_FILE
     return Features(
         folder=folder,
-        responses={name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in description["points"]},
+        activations={name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in description["points"]},
         paths=paths,
         labels=np.load(labels) if labels.is_file() else None,
         classes=tuple(description["classes"]),
@@ -219,7 +219,7 @@ def open_features(folder: Path) -> Features:
 
 def default_points(network: AlexNet) -> tuple[str, ...]:
     """What the last layer reads: the features that the paper's section 6.1 compares images by."""
-    return ([place.name for place in network.placed if place.weight_shape][-2],)
+    return ([place.name for place in network.sized_layers if place.weight_shape][-2],)
 
 
 def _listed(points: Sequence[str] | str) -> Sequence[str]:

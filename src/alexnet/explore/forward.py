@@ -1,4 +1,4 @@
-"""Asking a trained network for its responses, batch by batch."""
+"""Asking a trained network for its activations, batch by batch."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,34 +11,34 @@ from numpy.typing import NDArray
 from alexnet.data.augment import cut_view, views
 from alexnet.errors import RequestError, WorkError
 from alexnet.explore.image_source import Read, Refused
-from alexnet.model.activations import ResponseReader
+from alexnet.model.activations import ActivationReader
 from alexnet.model.weights import Trained
 from alexnet.system.device import Precision, arithmetic, images_at_a_time, rounded_weights
-from alexnet.system.prefetch import made_ahead
+from alexnet.system.prefetch import prefetch
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
-    """The responses to a batch."""
+class ActivationBatch:
+    """The activations to a batch."""
 
     last: int
     """The image behind the batch's last one."""
-    responses: dict[str, NDArray[np.float32]]
+    activations: dict[str, NDArray[np.float32]]
     """By point, (B, ...), of the images that could be read."""
     refused: Refused
 
 
 def in_batches(
     trained: Trained,
-    reader: ResponseReader,
+    reader: ActivationReader,
     read: Read,
     start: int,
     num: int,
     batch_size: int | None,
     device: torch.device,
     precision: Precision,
-) -> Iterator[Answered]:
-    """Responses batch by batch; the next batch is read meanwhile, on another thread.
+) -> Iterator[ActivationBatch]:
+    """Activations batch by batch; the next batch is read meanwhile, on another thread.
 
     Until it is over, or closed, the network is this function's: its weights may be rounded (`rounded_weights`).
 
@@ -49,7 +49,7 @@ def in_batches(
 
     Raises:
         RequestError: a batch size below 1.
-        WorkError: responses that are not finite.
+        WorkError: activations that are not finite.
     """
     if batch_size is None:
         batch_size = images_at_a_time(device, trained.side)
@@ -62,21 +62,21 @@ def in_batches(
     def read_from(first: int) -> tuple[NDArray[np.uint8], Refused]:
         return read(first, min(first + batch_size, num))
 
-    coming = made_ahead(read_from, starts, workers=1, ahead=2, name="alexnet-features")
+    coming = prefetch(read_from, starts, workers=1, ahead=2, name="alexnet-features")
     with closing(coming), torch.inference_mode(), rounded_weights(trained.network, precision):
         for first, (images, refused) in zip(starts, coming, strict=True):  # (B, S, S, 3)
             last = min(first + batch_size, num)
             if not len(images):
-                yield Answered(last, {}, refused)
+                yield ActivationBatch(last, {}, refused)
                 continue
             batch = torch.from_numpy(images).to(device)
             with arithmetic(device, precision):
-                responses = reader(cut_view(batch, view, trained.crop, trained.mean_image, trained.mean_at))
-            found = {name: values.float().contiguous().cpu().numpy() for name, values in responses.items()}
+                activations = reader(cut_view(batch, view, trained.crop, trained.mean_image, trained.mean_at))
+            found = {name: values.float().contiguous().cpu().numpy() for name, values in activations.items()}
             for name, values in found.items():
                 if not np.isfinite(values).all():
                     raise WorkError(
-                        f"the responses {name} to images {first} to {last - 1} are not finite: the network's training "
+                        f"the activations {name} to images {first} to {last - 1} are not finite: the training "
                         "has diverged; train again with a lower rate"
                     )
-            yield Answered(last, found, refused)
+            yield ActivationBatch(last, found, refused)

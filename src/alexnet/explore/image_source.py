@@ -24,7 +24,7 @@ Read = Callable[[int, int], tuple[NDArray[np.uint8], Refused]]
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class ImageSource:
     """The images that a network is shown."""
 
     read: Read
@@ -38,7 +38,7 @@ class Shown:
     """Where they are."""
 
 
-def of_split(run: Path, data_folder: Path | Sequence[Path] | None, split: str | None, trained: Trained) -> Shown:
+def of_split(run: Path, data_folder: Path | Sequence[Path] | None, split: str | None, trained: Trained) -> ImageSource:
     """The images of a split.
 
     Args:
@@ -70,7 +70,7 @@ def of_split(run: Path, data_folder: Path | Sequence[Path] | None, split: str | 
     identity = {"data_checksum": data.checksum, "split": split}
     facts = {"data": [str(folder) for folder in folders]}
     labels = _labels(data, split, trained)
-    return Shown(reader_of_array(images), data.splits[split].keys, labels, identity, facts)
+    return ImageSource(reader_of_array(images), data.splits[split].keys, labels, identity, facts)
 
 
 def _labels(data: PreparedData, split: str, trained: Trained) -> NDArray[np.int64] | None:
@@ -82,7 +82,7 @@ def _labels(data: PreparedData, split: str, trained: Trained) -> NDArray[np.int6
     return mapped[np.asarray(data.splits[split].labels)]
 
 
-def of_photographs(paths: Sequence[Path], trained: Trained) -> Shown:
+def of_photographs(paths: Sequence[Path], trained: Trained) -> ImageSource:
     """Photographs: files, and folders of them; those that are no readable images are passed over.
 
     Raises:
@@ -100,7 +100,7 @@ def of_photographs(paths: Sequence[Path], trained: Trained) -> Shown:
         versions.append((facts.st_size, facts.st_mtime_ns))
     digest = hashlib.sha256(repr((named, versions)).encode("utf-8", "surrogateescape")).hexdigest()
     identity = {"photographs": len(files), "photographs_sha256": digest}
-    return Shown(reader_of(files, trained.side), named, None, identity, {})
+    return ImageSource(reader_of(files, trained.side), named, None, identity, {})
 
 
 def reader_of(files: Sequence[Path], side: int) -> Read:

@@ -40,7 +40,7 @@ class SheetRow:
 
     heading: str
     note: str
-    """Shown smaller beside the heading."""
+    """ImageSource smaller beside the heading."""
     images: Sequence[npt.NDArray[np.uint8]]
     """Each (S, S, 3), RGB; `shrunk` first where many are held at once."""
     names: Sequence[str]

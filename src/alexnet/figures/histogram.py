@@ -35,7 +35,7 @@ class Bar:
 
     count: int
     title: str
-    """Shown when the pointer rests on it: what is counted and how much there is."""
+    """ImageSource when the pointer rests on it: what is counted and how much there is."""
 
 
 def histogram_html(

@@ -8,25 +8,25 @@ from collections.abc import Sequence
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.fusion import Fused, Summed, fused, summed
+from alexnet.model.fusion import ConvEpilogue, Fused, fused, with_epilogues
 from alexnet.model.layer_specs import (
     Drop,
     Flatten,
     Layer,
-    Normalize,
-    NormalizeSameMap,
-    Placed,
+    NetworkSpec,
     Pool,
-    Rectify,
+    ReLU,
+    ResponseNorm,
+    SameMapNorm,
+    SizedLayer,
     Squash,
-    Variant,
     Weighted,
 )
 from alexnet.model.network import AlexNet
 
 
-def response_points(variant: Variant) -> dict[str, int]:
-    """Where responses can be read: by name, the number of layers that have been computed there.
+def activation_points(variant: NetworkSpec) -> dict[str, int]:
+    """Where activations can be read: by name, the number of layers that have been computed there.
 
     `conv1` is what layer conv1 hands on to the next one with weights, before dropout: `fc7` the rectified units of the
     last hidden layer, `conv1` of `paper` the rectified, normalized and pooled maps, `fc8` the class scores.
@@ -50,13 +50,13 @@ def response_points(variant: Variant) -> dict[str, int]:
 
 def _operation(layer: Layer) -> str:
     match layer:
-        case Rectify():
+        case ReLU():
             return "relu"
         case Squash(function=function):
             return function
-        case Normalize():
+        case ResponseNorm():
             return "norm"
-        case NormalizeSameMap():
+        case SameMapNorm():
             return "same-map-norm"
         case Pool():
             return "pool"
@@ -66,47 +66,47 @@ def _operation(layer: Layer) -> str:
             raise AssertionError(f"{layer} stands behind no layer with weights")
 
 
-class ResponseReader:
-    """Reads responses of a network at named points.
+class ActivationReader:
+    """Reads activations of a network at named points.
 
     Args:
         network: in evaluation mode, so that dropout only scales.
-        names: of points, one or more, see `response_points`.
+        names: of points, one or more, see `activation_points`.
 
     Raises:
         RequestError: a name that the network's variant does not have, or one that is there twice.
     """
 
     def __init__(self, network: AlexNet, names: Sequence[str]) -> None:
-        points = response_points(network.description)
+        points = activation_points(network.description)
         for number, name in enumerate(names):
             if name not in points:
                 raise RequestError(
-                    f"variant {network.variant!r} has no responses called {name!r}; it has {', '.join(points)}"
+                    f"variant {network.variant!r} has no activations called {name!r}; it has {', '.join(points)}"
                 )
             if name in names[:number]:
-                raise RequestError(f"the responses {name!r} are asked for twice; name each once")
+                raise RequestError(f"the activations {name!r} are asked for twice; name each once")
         if not names:
-            raise RequestError(f"no responses are named; variant {network.variant!r} has {', '.join(points)}")
+            raise RequestError(f"no activations are named; variant {network.variant!r} has {', '.join(points)}")
         self.names = tuple(names)
         self._network = network
         self._points = {name: points[name] for name in names}
         # What lies between two points is computed in as few passes as a whole network is.
-        self._parts: list[tuple[int, tuple[Layer | Fused | Summed, ...]]] = []
+        self._parts: list[tuple[int, tuple[Layer | Fused | ConvEpilogue, ...]]] = []
         first = 0
         for last in sorted(set(self._points.values())):
-            self._parts.append((last, summed(fused(network.description.layers[first:last]))))
+            self._parts.append((last, with_epilogues(fused(network.description.layers[first:last]))))
             first = last
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of the responses to one image: (C, H, W) of maps, (D,) of units."""
-        place: Placed = self._network.placed[self._points[name] - 1]
+        """Of the activations to one image: (C, H, W) of maps, (D,) of units."""
+        place: SizedLayer = self._network.sized_layers[self._points[name] - 1]
         maps, side = place.writes
         is_flat = any(isinstance(layer, Flatten) for layer in self._network.description.layers[: self._points[name]])
         return (maps,) if is_flat else (maps, side, side)
 
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Responses by name, each (B, ...) of `shape`, of the dtype that the network computes in.
+        """Activations by name, each (B, ...) of `shape`, of the dtype that the network computes in.
 
         Args:
             images: as the network reads them, (B, 3, S, S).

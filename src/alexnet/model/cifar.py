@@ -13,19 +13,19 @@ from alexnet.model.layer_specs import (
     Drop,
     Flatten,
     Layer,
-    Local,
-    Normalize,
-    NormalizeSameMap,
+    LocallyConnected,
+    NetworkSpec,
     Pool,
-    Rectify,
+    ReLU,
+    ResponseNorm,
+    SameMapNorm,
     Squash,
-    Variant,
 )
 
 _MAX = Pool(ties="every")
 # As the source computed it when these were published; the 13 and 11 % networks have no averages.
 _AVERAGE = Pool(kind="average", divisor="whole")
-_SAME_MAP = NormalizeSameMap(size=3, alpha=5e-5)
+_SAME_MAP = SameMapNorm(size=3, alpha=5e-5)
 
 
 def _three_convolutions(*, normalized: bool) -> tuple[Layer, ...]:
@@ -34,14 +34,14 @@ def _three_convolutions(*, normalized: bool) -> tuple[Layer, ...]:
     return (
         Convolution(name="conv1", maps=32, kernel=5, padding=2, deviation=1e-4),
         _MAX,
-        Rectify(),
+        ReLU(),
         *norm,
         Convolution(name="conv2", maps=32, kernel=5, padding=2),
-        Rectify(),
+        ReLU(),
         _AVERAGE,
         *norm,
         Convolution(name="conv3", maps=64, kernel=5, padding=2),
-        Rectify(),
+        ReLU(),
         _AVERAGE,
         Flatten(),
     )
@@ -49,50 +49,50 @@ def _three_convolutions(*, normalized: bool) -> tuple[Layer, ...]:
 
 def _two_local(*, normalized: bool, maps: int) -> tuple[Layer, ...]:
     """The source's conv-local networks: two convolutions, two locally connected layers; 24 -> 12 -> 6 pixels."""
-    norm = (Normalize(size=9, alpha=0.001, k=1, alpha_per_element=False),) if normalized else ()
+    norm = (ResponseNorm(size=9, alpha=0.001, k=1, alpha_per_element=False),) if normalized else ()
     return (
         Convolution(name="conv1", maps=64, kernel=5, padding=2, deviation=1e-4),
-        Rectify(),
+        ReLU(),
         _MAX,
         *norm,
         Convolution(name="conv2", maps=64, kernel=5, padding=2),
-        Rectify(),
+        ReLU(),
         *norm,
         _MAX,
-        Local(name="local3", maps=maps, kernel=3, padding=1, deviation=0.04),
-        Rectify(),
-        Local(name="local4", maps=32, kernel=3, padding=1, deviation=0.04),
-        Rectify(),
+        LocallyConnected(name="local3", maps=maps, kernel=3, padding=1, deviation=0.04),
+        ReLU(),
+        LocallyConnected(name="local4", maps=32, kernel=3, padding=1, deviation=0.04),
+        ReLU(),
         Flatten(),
         Dense(name="fc5", units=None),
     )
 
 
-_FOUR_LAYER = Variant(
+_FOUR_LAYER = NetworkSpec(
     source="paper, section 3.1, figure 1: four layers, three of them convolutional; the source's layers-19pct",
     image_px=32,
     layers=(*_three_convolutions(normalized=False), Dense(name="fc4", units=None)),
 )
 
-_QUICK = Variant(
+_QUICK = NetworkSpec(
     source="this project: four convolutional layers in the paper's style for 32-pixel images, trained in two minutes",
     image_px=28,
     input_scale=1 / 64,
     layers=(
         Convolution(name="conv1", maps=32, kernel=5, padding=2, deviation=None),
-        # The larger of two rectified responses is the rectified larger one: pooled first there are fewer to rectify.
+        # The larger of two rectified activations is the rectified larger one: pooled first there are fewer to rectify.
         Pool(),  # 28 -> 14
-        Rectify(),
-        Normalize(size=9, alpha=0.05, k=1),
+        ReLU(),
+        ResponseNorm(size=9, alpha=0.05, k=1),
         Convolution(name="conv2", maps=64, kernel=3, padding=1, deviation=None),
         Pool(),  # 14 -> 7
-        Rectify(),
-        Normalize(size=9, alpha=0.05, k=1),
+        ReLU(),
+        ResponseNorm(size=9, alpha=0.05, k=1),
         Convolution(name="conv3", maps=128, kernel=3, padding=1, deviation=None),
         Pool(),  # 7 -> 3
-        Rectify(),
+        ReLU(),
         Convolution(name="conv4", maps=256, kernel=3, padding=1, deviation=None),
-        Rectify(),
+        ReLU(),
         Flatten(),
         Drop("drop5"),
         Dense(name="fc5", units=None, deviation=0.01),
@@ -100,27 +100,27 @@ _QUICK = Variant(
 )
 
 CIFAR_VARIANTS = {
-    "cifar-80sec": Variant(
+    "cifar-80sec": NetworkSpec(
         source="the source's layers-80sec: 26 % error",
         image_px=32,
         layers=(
             *_three_convolutions(normalized=False),
             Dense(name="fc4", units=64, deviation=0.1),
-            Rectify(),
+            ReLU(),
             Dense(name="fc5", units=None, deviation=0.1),
         ),
     ),
-    "cifar-18pct": Variant(
+    "cifar-18pct": NetworkSpec(
         source="the source's layers-18pct: same-map normalization, 18 % error without moving or mirroring images",
         image_px=32,
         layers=(*_three_convolutions(normalized=True), Dense(name="fc4", units=None)),
     ),
-    "cifar-13pct": Variant(
+    "cifar-13pct": NetworkSpec(
         source="the source's layers-conv-local-13pct: no normalization, 13 % error",
         image_px=24,
         layers=_two_local(normalized=False, maps=32),
     ),
-    "cifar-11pct": Variant(
+    "cifar-11pct": NetworkSpec(
         source="paper, section 3.3, and the source's layers-conv-local-11pct: response normalization, 11 % error",
         image_px=24,
         layers=_two_local(normalized=True, maps=64),
@@ -129,7 +129,7 @@ CIFAR_VARIANTS = {
     "cifar-four-layer-tanh": replace(
         _FOUR_LAYER,
         source="paper, section 3.1, figure 1: cifar-four-layer with tanh",
-        layers=tuple(Squash("tanh") if isinstance(layer, Rectify) else layer for layer in _FOUR_LAYER.layers),
+        layers=tuple(Squash("tanh") if isinstance(layer, ReLU) else layer for layer in _FOUR_LAYER.layers),
     ),
     "quick": _QUICK,
 }

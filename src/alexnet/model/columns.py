@@ -18,11 +18,11 @@ from alexnet.data.sampler import share_of_rank
 from alexnet.errors import RequestError
 from alexnet.model.convolution import Convolution2d
 from alexnet.model.fusion import Fused
-from alexnet.model.layer_specs import Convolution, Dense, Drop, Layer, Local
+from alexnet.model.layer_specs import Convolution, Dense, Drop, Layer, LocallyConnected
 from alexnet.model.layers import ColumnLinear, Dropout
 from alexnet.model.network import AlexNet
-from alexnet.parallel.layout import ColumnsIn
-from alexnet.parallel.pair import Pair, gathered
+from alexnet.parallel.layout import ColumnLayers
+from alexnet.parallel.pair import ColumnPair, gathered
 
 NUM_COLUMNS = 2
 
@@ -52,36 +52,36 @@ class BothColumns:
 ColumnStep = Layer | Fused | OwnRows | AllRows | BothColumns
 
 
-def column_steps(stages: Iterable[Layer | Fused], columns_in: ColumnsIn, variant: str) -> tuple[ColumnStep, ...]:
+def column_steps(stages: Iterable[Layer | Fused], column_layers: ColumnLayers, variant: str) -> tuple[ColumnStep, ...]:
     """A network's stages as one column computes them, with what it reads of the other one.
 
     Args:
         stages: of the network of one process.
-        columns_in: which layers are in columns.
+        column_layers: which layers are in columns.
         variant: name, for messages.
 
     Raises:
         RequestError: the variant has layers that two processes cannot share.
     """
-    steps: list[ColumnStep] = [OwnRows()] if columns_in == "dense" else []
+    steps: list[ColumnStep] = [OwnRows()] if column_layers == "dense" else []
     halved = False  # whether a process holds half of the maps or units, not all of them
     for stage in stages:
         match stage:
-            case Convolution(columns=1) if columns_in == "every-layer" and halved:
+            case Convolution(columns=1) if column_layers == "every-layer" and halved:
                 steps.append(BothColumns(stage))
-            case Convolution() if columns_in == "every-layer":
+            case Convolution() if column_layers == "every-layer":
                 steps.append(stage)
                 halved = True
-            case Local() if columns_in == "every-layer":
+            case LocallyConnected() if column_layers == "every-layer":
                 raise RequestError(
                     f"variant {variant!r} has locally connected layers, which are not cut into columns; allowed is "
-                    "--columns-in dense, or --columns 1"
+                    "--column-layers dense, or --columns 1"
                 )
             case Fused(form=form) if halved and form.normalizes:
                 if form.columns != NUM_COLUMNS:
                     raise RequestError(
                         f"variant {variant!r} normalizes across all its maps, so it has no two columns; allowed is "
-                        "a variant in columns (paper, original, ...), --columns-in dense, or --columns 1"
+                        "a variant in columns (paper, original, ...), --column-layers dense, or --columns 1"
                     )
                 steps.append(replace(stage, form=replace(form, columns=1)))
             case Dense() if not halved:
@@ -102,28 +102,30 @@ class OneColumn(AlexNet):
     Args:
         network: the whole one; its weights are copied and cut.
         pair: the other process.
-        columns_in: which layers are in columns.
+        column_layers: which layers are in columns.
 
     Raises:
         RequestError: the network has layers that two processes cannot share.
     """
 
-    def __init__(self, network: AlexNet, pair: Pair, columns_in: ColumnsIn = "every-layer") -> None:
+    def __init__(self, network: AlexNet, pair: ColumnPair, column_layers: ColumnLayers = "every-layer") -> None:
         nn.Module.__init__(self)  # not AlexNet's: the modules are cut from those of the whole network
         self.num_classes, self.variant, self.width = network.num_classes, network.variant, network.width
-        self.dropout, self.description, self.placed = network.dropout, network.description, network.placed
+        self.dropout, self.description, self.sized_layers = network.dropout, network.description, network.sized_layers
         self.stages = network.stages
-        self.steps = column_steps(network.stages, columns_in, network.variant)
+        self.steps = column_steps(network.stages, column_layers, network.variant)
         self.pair = pair
         self.cut_layers = frozenset(
-            place.name for place in self.placed if columns_in == "every-layer" or isinstance(place.layer, Dense)
+            place.name
+            for place in self.sized_layers
+            if column_layers == "every-layer" or isinstance(place.layer, Dense)
         )
         """Names of the layers of which this process has half."""
         self._of_own_rows: list[Dropout] = []
         self._rows: slice | None = None
         self._num, self._num_rows = 0, 0
-        halved = columns_in == "every-layer"
-        for place in self.placed:
+        halved = column_layers == "every-layer"
+        for place in self.sized_layers:
             halved = halved or isinstance(place.layer, Dense)
             if isinstance(place.layer, Drop):
                 dropout = Dropout(self.dropout, place.layer.inverted)
@@ -147,7 +149,7 @@ class OneColumn(AlexNet):
     def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The inverse of `cut`, in both processes of the pair at once."""
         joined = dict(tensors)
-        lengths = {place.name: place.writes[0] for place in self.placed}
+        lengths = {place.name: place.writes[0] for place in self.sized_layers}
         for name, tensor in tensors.items():
             layer = name.rpartition(".")[0]
             if layer in self.cut_layers:
@@ -231,10 +233,10 @@ class OneColumn(AlexNet):
         own = _product(module, x, halves[place], module.bias)
         return own + _product(module, exchange.end(), halves[1 - place], None)
 
-    def expect_part(self, rows: slice | None, num: int = 0) -> None:
-        """As `AlexNet.expect_part`, of the images of the pair."""
+    def set_microbatch(self, rows: slice | None, num: int = 0) -> None:
+        """As `AlexNet.set_microbatch`, of the images of the pair."""
         self._rows, self._num = rows, num
-        super().expect_part(rows, num)
+        super().set_microbatch(rows, num)
 
 
 def _product(

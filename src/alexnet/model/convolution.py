@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet.model import kernels
-from alexnet.model.derivatives import beyond_backward
+from alexnet.model.derivatives import needs_reference_ops
 from alexnet.model.kernels import convolutions
 from alexnet.model.kernels.operators import in_blocks
 
@@ -44,7 +44,7 @@ class Convolution2d(nn.Conv2d):
     them (`alexnet.model.kernels.winograd`, `benchmarks/winograd.py`): for the weight gradient of 3 x 3, which a first
     layer's is too, of blocks, and for all of 5 x 5 over many places. This serves float32 on CPUs, stride 1, maps
     enough, `WINOGRAD_FROM_IMAGES` images or more, and not while torch traces or compiles. It has no second derivatives
-    (`alexnet.model.kernels.plain_operations` has them).
+    (`alexnet.model.kernels.reference_ops` has them).
 
     Args:
         end: zeros added beyond the right and the lower edge only; the others as in `torch.nn.Conv2d`.
@@ -67,11 +67,13 @@ class Convolution2d(nn.Conv2d):
         super().__init__(maps, outputs, kernel, stride, padding, groups=groups, dtype=dtype)
         self.end, self.keeps_ties = end, keeps_ties
 
-    def leaves_bias(self, input: torch.Tensor) -> bool:
+    def bias_in_epilogue(self, input: torch.Tensor) -> bool:
         """Whether `without_bias` and a fused pass behind it are the faster way, and nobody is hooked to this layer."""
         if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks:
             return False
-        return kernels.adds_biases(input, _computed_dtype(input)) and not beyond_backward(self.weight, self.bias)
+        return kernels.epilogue_adds_bias(input, _computed_dtype(input)) and not needs_reference_ops(
+            self.weight, self.bias
+        )
 
     def without_bias(self, input: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, D, H', W'), the biases left to somebody else."""
@@ -125,13 +127,13 @@ class Convolution2d(nn.Conv2d):
         return learns or (side == 5 and not self.keeps_ties)
 
     def _winograd_takes(self, input: torch.Tensor, weight: torch.Tensor) -> bool:
-        if input.dim() != 4 or not kernels.takes_fewer_products(input):
+        if input.dim() != 4 or not kernels.supports_winograd(input):
             return False
         # The library says what is wrong with what does not fit.
         reach = min(input.shape[2:]) + 2 * int(self.padding[0]) + self.end
         if input.shape[1] != weight.shape[1] * self.groups or reach < max(self.kernel_size):
             return False
-        if beyond_backward(weight, self.bias):
+        if needs_reference_ops(weight, self.bias):
             return False
         # A graph would be bound to batches of so many images.
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or len(input) < WINOGRAD_FROM_IMAGES:
@@ -145,7 +147,7 @@ class Convolution2d(nn.Conv2d):
             return False
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return False
-        return _computed_dtype(input) == torch.bfloat16 and not beyond_backward(input, self.weight, self.bias)
+        return _computed_dtype(input) == torch.bfloat16 and not needs_reference_ops(input, self.weight, self.bias)
 
 
 def _computed_dtype(x: torch.Tensor) -> torch.dtype:
@@ -185,7 +187,7 @@ def by_blocks(
     kernel = weight.shape[2]
     reach = -(-kernel // stride)  # blocks that a window reaches into
     rows, columns = ((side + end - kernel) // stride + reach for side in x.shape[2:])
-    if kernels.serves(x) and not x.requires_grad:
+    if kernels.supports_fused(x) and not x.requires_grad:
         blocks = in_blocks(x, stride, (rows, columns), _computed_dtype(x))
     else:
         blocks = _in_blocks(x, (rows, columns), stride)

@@ -4,7 +4,7 @@ import torch
 from torch.autograd import forward_ad
 
 
-def beyond_backward(*tensors: torch.Tensor | None) -> bool:
+def needs_reference_ops(*tensors: torch.Tensor | None) -> bool:
     """Whether a transform of `torch.func` is at work (`grad`, `vmap`, `jvp`), or a tensor has a forward derivative.
 
     The fast forms here know how to go backward, once. What has no rule for a transform raises, and what has none for

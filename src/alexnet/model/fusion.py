@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from alexnet.model.kernels.norm_pool import MOST_PLACES, NormPool
-from alexnet.model.layer_specs import Convolution, Layer, Normalize, Pool, Rectify
+from alexnet.model.layer_specs import Convolution, Layer, Pool, ReLU, ResponseNorm
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,11 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class Summed:
+class ConvEpilogue:
     """A convolution and the pass behind it, which can add the convolution's biases."""
 
     convolution: Convolution
-    behind: Rectify | Fused
+    behind: ReLU | Fused
 
     @property
     def form(self) -> NormPool:
@@ -27,13 +27,13 @@ class Summed:
         return self.behind.form if isinstance(self.behind, Fused) else NormPool(rectify_before=True)
 
 
-def summed(stages: tuple[Layer | Fused, ...]) -> tuple[Layer | Fused | Summed, ...]:
+def with_epilogues(stages: tuple[Layer | Fused, ...]) -> tuple[Layer | Fused | ConvEpilogue, ...]:
     """The stages in order, every convolution put together with the pass behind it where there is one."""
-    together: list[Layer | Fused | Summed] = []
+    together: list[Layer | Fused | ConvEpilogue] = []
     for stage in stages:
         before = together[-1] if together else None
-        if isinstance(before, Convolution) and isinstance(stage, Rectify | Fused):
-            together[-1] = Summed(before, stage)
+        if isinstance(before, Convolution) and isinstance(stage, ReLU | Fused):
+            together[-1] = ConvEpilogue(before, stage)
         else:
             together.append(stage)
     return tuple(together)
@@ -61,14 +61,14 @@ def _longest(layers: tuple[Layer, ...]) -> Fused | None:
         taken.append(layer)
         return layer
 
-    before = take(Rectify)
-    norm = take(Normalize)
+    before = take(ReLU)
+    norm = take(ResponseNorm)
     pool = take(Pool)
     if norm is None and pool is None:
         return None
-    after = take(Rectify)
+    after = take(ReLU)
     form = NormPool(rectify_before=before is not None, rectify_after=after is not None)
-    if isinstance(norm, Normalize):
+    if isinstance(norm, ResponseNorm):
         alpha = norm.alpha if norm.alpha_per_element else norm.alpha / norm.size
         form = replace(form, size=norm.size, alpha=alpha, beta=norm.beta, k=norm.k, columns=norm.columns)
     if isinstance(pool, Pool):

@@ -1,6 +1,6 @@
 """The words in which a network is described: one frozen object a layer, a tuple of them a network.
 
-Nothing here computes responses; sizes, parameters and operations follow from the description alone.
+Nothing here computes activations; sizes, parameters and operations follow from the description alone.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ INPUT_MAPS = 3
 """Red, green, blue."""
 
 Deviation = float | Literal["uniform"] | None
-"""First weights: a standard deviation; None is sqrt(2 / inputs of a unit), which keeps the spread of responses from
+"""First weights: a standard deviation; None is sqrt(2 / inputs of a unit), which keeps the spread of activations from
 layer to layer; `uniform` is torch's own default, weights and biases within 1 / sqrt(inputs of a unit) of 0."""
 
 
@@ -34,7 +34,7 @@ class Convolution:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Local:
+class LocallyConnected:
     """A convolution, stride 1, that has other weights and another bias at every place (locally connected)."""
 
     name: str
@@ -60,7 +60,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Rectify:
+class ReLU:
     """max(0, x); its gradient at 0 is 0. Paper: section 3.1."""
 
 
@@ -72,7 +72,7 @@ class Squash:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normalize:
+class ResponseNorm:
     """Response normalization among neighboring maps of a column. Paper: section 3.3."""
 
     size: int = 5
@@ -85,7 +85,7 @@ class Normalize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormalizeSameMap:
+class SameMapNorm:
     """Response normalization among neighboring places of one map; alpha / size^2 multiplies each square, k is 1.
 
     Not in the paper: the source has it in layer 2 and in its networks for CIFAR-10.
@@ -104,7 +104,7 @@ class Pool:
     stride: int = 2
     kind: Literal["max", "average"] = "max"
     ties: Literal["one", "every"] = "one"
-    """Where several responses of a window are the largest: which of them get the gradient (the source: every)."""
+    """Where several activations of a window are the largest: which of them get the gradient (the source: every)."""
     divisor: Literal["inside", "whole"] = "inside"
     """What the sum over a window that the edge cuts is divided by for its mean: the places inside (the source at its
     end, Caffe), or those of the whole window (the source when its first networks for CIFAR-10 were published)."""
@@ -125,12 +125,12 @@ class Flatten:
     """(B, C, H, W) -> (B, C * H * W), maps first."""
 
 
-Layer = Convolution | Local | Dense | Rectify | Squash | Normalize | NormalizeSameMap | Pool | Drop | Flatten
-Weighted = Convolution | Local | Dense
+Layer = Convolution | LocallyConnected | Dense | ReLU | Squash | ResponseNorm | SameMapNorm | Pool | Drop | Flatten
+Weighted = Convolution | LocallyConnected | Dense
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
+class NetworkSpec:
     """One published or named network."""
 
     source: str
@@ -160,7 +160,7 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
+class SizedLayer:
     """A layer where it stands: what it reads and what it writes, as (maps, side); dense features have side 1."""
 
     layer: Layer
@@ -179,7 +179,7 @@ class Placed:
         match self.layer:
             case Convolution(kernel=kernel, columns=columns):
                 return (outputs, maps // columns, kernel, kernel)
-            case Local(kernel=kernel):
+            case LocallyConnected(kernel=kernel):
                 return (side, side, outputs, maps, kernel, kernel)
             case Dense(columns=columns):
                 return (outputs, maps // columns)
@@ -192,18 +192,18 @@ class Placed:
         match self.layer:
             case Convolution() | Dense():
                 return (self.writes[0],)
-            case Local():
+            case LocallyConnected():
                 return (self.writes[0], self.writes[1], self.writes[1])
             case _:
                 return ()
 
     @property
-    def inputs_per_unit(self) -> int:
-        """Responses that one unit reads and multiplies: its fan-in; 0 for a layer without weights."""
+    def fan_in(self) -> int:
+        """Activations that one unit reads and multiplies: its fan-in; 0 for a layer without weights."""
         match self.layer:
             case Convolution(kernel=kernel, columns=columns):
                 return self.reads[0] // columns * kernel * kernel
-            case Local(kernel=kernel):
+            case LocallyConnected(kernel=kernel):
                 return self.reads[0] * kernel * kernel
             case Dense(columns=columns):
                 return self.reads[0] // columns
@@ -218,10 +218,10 @@ class Placed:
     @property
     def multiply_adds(self) -> int:
         """Multiplications (each with its addition) for one image, places in the zero border included."""
-        return self.neurons * self.inputs_per_unit
+        return self.neurons * self.fan_in
 
 
-def placed_layers(variant: Variant, num_classes: int, width: float = 1.0) -> Iterator[Placed]:
+def sized_layers(variant: NetworkSpec, num_classes: int, width: float = 1.0) -> Iterator[SizedLayer]:
     """The layers of a network in order, with their sizes.
 
     Args:
@@ -239,7 +239,7 @@ def placed_layers(variant: Variant, num_classes: int, width: float = 1.0) -> Ite
             case Convolution():
                 maps = scaled(layer.maps, width)
                 side = (side + 2 * layer.padding + layer.end_padding - layer.kernel) // layer.stride + 1
-            case Local():
+            case LocallyConnected():
                 maps, side = scaled(layer.maps, width), side + 2 * layer.padding - layer.kernel + 1
             case Pool():
                 side = pooled_side(side, layer.size, layer.stride)
@@ -251,7 +251,7 @@ def placed_layers(variant: Variant, num_classes: int, width: float = 1.0) -> Ite
                 pass
         if side < 1:
             raise RequestError(f"{layer} reads {reads[1]}-pixel maps, which are smaller than its window")
-        yield Placed(layer=layer, reads=reads, writes=(maps, side))
+        yield SizedLayer(layer=layer, reads=reads, writes=(maps, side))
 
 
 def pooled_side(side: int, size: int, stride: int) -> int:

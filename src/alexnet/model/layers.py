@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet.errors import RequestError
-from alexnet.model.derivatives import beyond_backward
+from alexnet.model.derivatives import needs_reference_ops
 from alexnet.model.layer_specs import Deviation, pooled_side
 
 
 def max_pool(x: torch.Tensor, size: int, stride: int, ties: Literal["one", "every"] = "one") -> torch.Tensor:
-    """Largest response in each window of `size` x `size`, `stride` apart; (B, C, H, W) -> (B, C, H', W').
+    """Largest activation in each window of `size` x `size`, `stride` apart; (B, C, H, W) -> (B, C, H', W').
 
     H' = ceil((H - size) / stride) + 1: the last window may reach beyond the edge and is cut there, as the
-    original source has it. Where several responses of a window are the largest, the gradient goes to one of
+    original source has it. Where several activations of a window are the largest, the gradient goes to one of
     them (`one`, torch) or to each in full (`every`, the source). Paper: section 3.4 (size 3, stride 2:
     windows overlap).
 
@@ -30,7 +30,7 @@ def max_pool(x: torch.Tensor, size: int, stride: int, ties: Literal["one", "ever
     _check_windows(x, size, stride)
     if ties == "one":
         return F.max_pool2d(x, size, stride, ceil_mode=True)
-    if beyond_backward(x):
+    if needs_reference_ops(x):
         return _max_pool_to_every(x, size, stride)
     result: torch.Tensor = _MaxPoolToEvery.apply(x, size, stride)  # type: ignore[no-untyped-call]
     return result
@@ -39,7 +39,7 @@ def max_pool(x: torch.Tensor, size: int, stride: int, ties: Literal["one", "ever
 def average_pool(
     x: torch.Tensor, size: int, stride: int, divisor: Literal["inside", "whole"] = "inside"
 ) -> torch.Tensor:
-    """Mean response in each window, windows as in `max_pool`.
+    """Mean activation in each window, windows as in `max_pool`.
 
     A window cut by the edge has the mean of what is left (`inside`), or the sum of that divided by all its places
     (`whole`), see `Pool`.
@@ -58,7 +58,7 @@ def _check_windows(x: torch.Tensor, size: int, stride: int) -> None:
 
 
 class _MaxPoolToEvery(torch.autograd.Function):
-    """Max-pooling that gives the gradient of a window to each of its largest responses."""
+    """Max-pooling that gives the gradient of a window to each of its largest activations."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
@@ -91,7 +91,7 @@ def _max_pool_to_every(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
 
 
 def _to_whole_windows(x: torch.Tensor, largest: torch.Tensor, size: int, stride: int) -> torch.Tensor:
-    # Up to the end of the last window, with something below every response there.
+    # Up to the end of the last window, with something below every activation there.
     (height, width), (rows, columns) = x.shape[2:], largest.shape[2:]
     beyond = (0, (columns - 1) * stride + size - width, 0, (rows - 1) * stride + size - height)
     return F.pad(x, beyond, value=-math.inf)
@@ -154,9 +154,9 @@ class LocallyConnected2d(nn.Module):
         windows = F.unfold(x, self.kernel, padding=self.padding)  # (B, C * k * k, H' * W')
         weight = self.weight.reshape(places, outputs, -1)  # (H' * W', D, C * k * k)
         # One product a place: (D, C * k * k) times (C * k * k, B).
-        responses = torch.bmm(weight, windows.permute(2, 1, 0))  # (H' * W', D, B)
-        responses = responses.permute(2, 1, 0).reshape(-1, outputs, self.side, self.side)
-        return responses + self.bias.to(responses.dtype)
+        activations = torch.bmm(weight, windows.permute(2, 1, 0))  # (H' * W', D, B)
+        activations = activations.permute(2, 1, 0).reshape(-1, outputs, self.side, self.side)
+        return activations + self.bias.to(activations.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[3]}, {self.weight.shape[2]}, kernel={self.kernel}, side={self.side}"
@@ -225,13 +225,13 @@ WeightedModule = nn.Conv2d | nn.Linear | ColumnLinear | LocallyConnected2d
 
 @torch.no_grad()
 def initialize(
-    layer: WeightedModule, inputs_per_unit: int, deviation: Deviation, bias: float, generator: torch.Generator | None
+    layer: WeightedModule, fan_in: int, deviation: Deviation, bias: float, generator: torch.Generator | None
 ) -> None:
     """Give a layer its first weights and its first biases.
 
     Args:
         layer: its `weight` and `bias` are overwritten.
-        inputs_per_unit: responses that one unit reads.
+        fan_in: activations that one unit reads.
         deviation: of weights N(0, deviation^2), or one of the words of `Deviation`.
         bias: value of all biases (ignored by `uniform`, which draws them).
         generator: None is torch's global generator.
@@ -240,9 +240,9 @@ def initialize(
     """
     assert layer.bias is not None
     if deviation == "uniform":
-        limit = 1 / math.sqrt(inputs_per_unit)
+        limit = 1 / math.sqrt(fan_in)
         layer.weight.uniform_(-limit, limit, generator=generator)
         layer.bias.uniform_(-limit, limit, generator=generator)
         return
-    layer.weight.normal_(0, math.sqrt(2 / inputs_per_unit) if deviation is None else deviation, generator=generator)
+    layer.weight.normal_(0, math.sqrt(2 / fan_in) if deviation is None else deviation, generator=generator)
     layer.bias.fill_(bias)

@@ -17,7 +17,7 @@ from alexnet.errors import RequestError
 from alexnet.model import kernels
 from alexnet.model.cifar import CIFAR_VARIANTS
 from alexnet.model.convolution import Convolution2d
-from alexnet.model.fusion import Fused, Summed, fused, summed
+from alexnet.model.fusion import ConvEpilogue, Fused, fused, with_epilogues
 from alexnet.model.kernels.operators import norm_pool
 from alexnet.model.kernels.operators import same_map_norm as fused_same_map_norm
 from alexnet.model.layer_specs import (
@@ -26,15 +26,15 @@ from alexnet.model.layer_specs import (
     Drop,
     Flatten,
     Layer,
-    Local,
-    Normalize,
-    NormalizeSameMap,
-    Placed,
+    LocallyConnected,
+    NetworkSpec,
     Pool,
-    Rectify,
+    ReLU,
+    ResponseNorm,
+    SameMapNorm,
+    SizedLayer,
     Squash,
-    Variant,
-    placed_layers,
+    sized_layers,
 )
 from alexnet.model.layers import (
     ColumnLinear,
@@ -47,32 +47,32 @@ from alexnet.model.layers import (
 )
 from alexnet.model.response_norm import same_map_norm
 
-PAPER = Variant(
+PAPER = NetworkSpec(
     source="Krizhevsky, Sutskever and Hinton 2012, section 3.5",
     image_px=224,
     layers=(
         # 224 -> 55: the last window ends three pixels beyond the image (docs/decisions/003).
         Convolution(name="conv1", maps=96, kernel=11, stride=4, end_padding=3),
-        Rectify(),
-        Normalize(columns=2),
+        ReLU(),
+        ResponseNorm(columns=2),
         Pool(),  # 55 -> 27
         Convolution(name="conv2", maps=256, kernel=5, padding=2, columns=2, bias=1),
-        Rectify(),
-        Normalize(columns=2),
+        ReLU(),
+        ResponseNorm(columns=2),
         Pool(),  # 27 -> 13
         Convolution(name="conv3", maps=384, kernel=3, padding=1),
-        Rectify(),
+        ReLU(),
         Convolution(name="conv4", maps=384, kernel=3, padding=1, columns=2, bias=1),
-        Rectify(),
+        ReLU(),
         Convolution(name="conv5", maps=256, kernel=3, padding=1, columns=2, bias=1),
-        Rectify(),
+        ReLU(),
         Pool(),  # 13 -> 6
         Flatten(),
         Dense(name="fc6", units=4096, bias=1),
-        Rectify(),
+        ReLU(),
         Drop("drop6"),
         Dense(name="fc7", units=4096, bias=1),
-        Rectify(),
+        ReLU(),
         Drop("drop7"),
         Dense(name="fc8", units=None),
     ),
@@ -81,48 +81,48 @@ PAPER = Variant(
 
 # Flattening and fc6 to fc8 with their rectifying and dropout: the same in nearly all that follows.
 _HEAD = PAPER.layers[-8:]
-_SOURCE_NORM = Normalize(columns=2, alpha_per_element=False)
+_SOURCE_NORM = ResponseNorm(columns=2, alpha_per_element=False)
 _SOURCE_POOL = Pool(ties="every")
 
-ORIGINAL = Variant(
+ORIGINAL = NetworkSpec(
     source="the original source, layers-145: the network that made the paper's numbers",
     image_px=224,
     layers=(
         Convolution(name="conv1", maps=96, kernel=11, stride=4, end_padding=3),
-        _SOURCE_NORM,  # of signed responses
+        _SOURCE_NORM,  # of signed activations
         _SOURCE_POOL,
-        Rectify(),
+        ReLU(),
         Convolution(name="conv2", maps=256, kernel=5, padding=2, columns=2, bias=1),
-        Rectify(),
+        ReLU(),
         _SOURCE_NORM,
-        NormalizeSameMap(),
+        SameMapNorm(),
         _SOURCE_POOL,
         Convolution(name="conv3", maps=384, kernel=3, padding=1, deviation=0.03),
-        Rectify(),
+        ReLU(),
         Convolution(name="conv4", maps=384, kernel=3, padding=1, columns=2, deviation=0.03, bias=1),
-        Rectify(),
+        ReLU(),
         Convolution(name="conv5", maps=256, kernel=3, padding=1, columns=2, deviation=0.03, bias=1),
         _SOURCE_POOL,
-        Rectify(),
+        ReLU(),
         *_HEAD,
     ),
 )
 """The network as its authors ran it."""
 
 
-def _changed(base: Variant, source: str, changes: dict[str, Layer]) -> Variant:
+def _changed(base: NetworkSpec, source: str, changes: dict[str, Layer]) -> NetworkSpec:
     """`base` with the layers of these names exchanged."""
     layers = tuple(changes.get(getattr(layer, "name", ""), layer) for layer in base.layers)
     return replace(base, source=source, layers=layers)
 
 
-def _exchanged(base: Variant, source: str, kind: type[Layer], *instead: Layer) -> Variant:
+def _exchanged(base: NetworkSpec, source: str, kind: type[Layer], *instead: Layer) -> NetworkSpec:
     """`base` with every layer of a kind exchanged for the layers `instead`, none or more."""
     layers = tuple(new for layer in base.layers for new in (instead if isinstance(layer, kind) else (layer,)))
     return replace(base, source=source, layers=layers)
 
 
-def _minus(name: str) -> Variant:
+def _minus(name: str) -> NetworkSpec:
     """`paper` without one middle layer and what follows it up to the next pooling or weights.
 
     Poolings stay, so every layer that is left reads maps of its published side. Without conv3, where the
@@ -147,29 +147,29 @@ _ONE_GPU = replace(
     source="paper, section 3.2, and the source's layers-145-half: one column, conv5 as wide as two",
     layers=(
         Convolution(name="conv1", maps=48, kernel=11, stride=4, end_padding=3),
-        Normalize(alpha_per_element=False),
+        ResponseNorm(alpha_per_element=False),
         _SOURCE_POOL,
-        Rectify(),
+        ReLU(),
         Convolution(name="conv2", maps=128, kernel=5, padding=2, bias=1),
-        Rectify(),
-        Normalize(alpha_per_element=False),
-        NormalizeSameMap(),
+        ReLU(),
+        ResponseNorm(alpha_per_element=False),
+        SameMapNorm(),
         _SOURCE_POOL,
         Convolution(name="conv3", maps=192, kernel=3, padding=1, deviation=0.03),
-        Rectify(),
+        ReLU(),
         Convolution(name="conv4", maps=192, kernel=3, padding=1, deviation=0.03, bias=1),
-        Rectify(),
+        ReLU(),
         Convolution(name="conv5", maps=256, kernel=3, padding=1, deviation=0.03, bias=1),
         _SOURCE_POOL,
-        Rectify(),
+        ReLU(),
         *_HEAD,
     ),
 )
 
 _NO_NORM = _exchanged(
-    _exchanged(ORIGINAL, "", Normalize),
+    _exchanged(ORIGINAL, "", ResponseNorm),
     "paper, section 3.3, and the source's layers-148: `original` without normalization of either kind",
-    NormalizeSameMap,
+    SameMapNorm,
 )
 
 _NON_OVERLAPPING = _changed(
@@ -198,7 +198,7 @@ _SIX_CONV = replace(
     layers=(
         *ORIGINAL.layers[: -len(_HEAD)],
         Convolution(name="conv6", maps=256, kernel=3, padding=1, deviation=0.03, bias=1),
-        Rectify(),
+        ReLU(),
         *_HEAD,
     ),
 )
@@ -210,64 +210,64 @@ _SIX_CONV_22K = replace(
     layers=(*_SIX_CONV.layers[:-1], Dense(name="fc8", units=2048), Dense(name="fc9", units=None)),
 )
 
-_CAFFE_NORM = Normalize(k=1, alpha_per_element=False)
+_CAFFE_NORM = ResponseNorm(k=1, alpha_per_element=False)
 
-_CAFFE = Variant(
+_CAFFE = NetworkSpec(
     source="Caffe's bvlc_alexnet: 227 pixels, normalization across the columns' border with k = 1, biases 0.1",
     image_px=227,
     layers=(
         Convolution(name="conv1", maps=96, kernel=11, stride=4),
-        Rectify(),
+        ReLU(),
         _CAFFE_NORM,
         Pool(),
         Convolution(name="conv2", maps=256, kernel=5, padding=2, columns=2, bias=0.1),
-        Rectify(),
+        ReLU(),
         _CAFFE_NORM,
         Pool(),
         Convolution(name="conv3", maps=384, kernel=3, padding=1),
-        Rectify(),
+        ReLU(),
         Convolution(name="conv4", maps=384, kernel=3, padding=1, columns=2, bias=0.1),
-        Rectify(),
+        ReLU(),
         Convolution(name="conv5", maps=256, kernel=3, padding=1, columns=2, bias=0.1),
-        Rectify(),
+        ReLU(),
         Pool(),
         Flatten(),
         Dense(name="fc6", units=4096, deviation=0.005, bias=0.1),
-        Rectify(),
+        ReLU(),
         Drop("drop6", inverted=True),
         Dense(name="fc7", units=4096, deviation=0.005, bias=0.1),
-        Rectify(),
+        ReLU(),
         Drop("drop7", inverted=True),
         Dense(name="fc8", units=None),
     ),
 )
 
-_TORCHVISION = Variant(
+_TORCHVISION = NetworkSpec(
     source="torchvision's alexnet, after Krizhevsky 2014: one column, other widths, no normalization",
     image_px=224,
     # It reads colors from 0 to 1, less the mean, divided by these deviations.
     input_scale=(1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)),
     layers=(
         Convolution(name="conv1", maps=64, kernel=11, stride=4, padding=2, deviation="uniform"),
-        Rectify(),
+        ReLU(),
         Pool(),  # 55 -> 27
         Convolution(name="conv2", maps=192, kernel=5, padding=2, deviation="uniform"),
-        Rectify(),
+        ReLU(),
         Pool(),  # 27 -> 13
         Convolution(name="conv3", maps=384, kernel=3, padding=1, deviation="uniform"),
-        Rectify(),
+        ReLU(),
         Convolution(name="conv4", maps=256, kernel=3, padding=1, deviation="uniform"),
-        Rectify(),
+        ReLU(),
         Convolution(name="conv5", maps=256, kernel=3, padding=1, deviation="uniform"),
-        Rectify(),
+        ReLU(),
         Pool(),  # 13 -> 6; the adaptive average that follows there changes nothing at 224 pixels
         Flatten(),
         Drop("drop6", inverted=True),
         Dense(name="fc6", units=4096, deviation="uniform"),
-        Rectify(),
+        ReLU(),
         Drop("drop7", inverted=True),
         Dense(name="fc7", units=4096, deviation="uniform"),
-        Rectify(),
+        ReLU(),
         Dense(name="fc8", units=None, deviation="uniform"),
     ),
 )
@@ -281,8 +281,8 @@ VARIANTS = {
     "no-communication": _NO_COMMUNICATION,
     "six-conv": _SIX_CONV,
     "six-conv-22k": _SIX_CONV_22K,
-    "tanh": _exchanged(PAPER, "paper, section 3.1: `paper` with tanh for rectifying", Rectify, Squash("tanh")),
-    "sigmoid": _exchanged(PAPER, "`paper` with the logistic function for rectifying", Rectify, Squash("sigmoid")),
+    "tanh": _exchanged(PAPER, "paper, section 3.1: `paper` with tanh for rectifying", ReLU, Squash("tanh")),
+    "sigmoid": _exchanged(PAPER, "`paper` with the logistic function for rectifying", ReLU, Squash("sigmoid")),
     **{f"minus-{name}": _minus(name) for name in ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")},
     "caffe": _CAFFE,
     "torchvision": _TORCHVISION,
@@ -329,16 +329,16 @@ class AlexNet(nn.Module):
         self.num_classes, self.variant, self.width, self.dropout = num_classes, variant, width, dropout
         self.description = VARIANTS[variant]
         self.stages = fused(self.description.layers)
-        self.passes = summed(self.stages)
+        self.passes = with_epilogues(self.stages)
         kernels.load()
-        self.placed = tuple(placed_layers(self.description, num_classes, width))
+        self.sized_layers = tuple(sized_layers(self.description, num_classes, width))
         ties = any(isinstance(layer, Pool) and layer.ties == "every" for layer in self.description.layers)
-        for place in self.placed:
+        for place in self.sized_layers:
             if isinstance(place.layer, Drop):
                 self.add_module(place.layer.name, Dropout(dropout, place.layer.inverted))
-            elif isinstance(place.layer, Convolution | Local | Dense):
+            elif isinstance(place.layer, Convolution | LocallyConnected | Dense):
                 module = _weighted_module(place, ties)
-                initialize(module, place.inputs_per_unit, place.layer.deviation, place.layer.bias, generator)
+                initialize(module, place.fan_in, place.layer.deviation, place.layer.bias, generator)
                 self.add_module(place.layer.name, module)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -383,27 +383,27 @@ class AlexNet(nn.Module):
             )
         return super().load_state_dict(state_dict, strict, assign)
 
-    def compute(self, stage: Layer | Fused | Summed, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, stage: Layer | Fused | ConvEpilogue, x: torch.Tensor) -> torch.Tensor:
         """What one of `stages`, or of `passes`, makes of what the one before it made."""
         match stage:
-            case Summed(convolution=convolution, behind=behind):
+            case ConvEpilogue(convolution=convolution, behind=behind):
                 module = self.get_submodule(convolution.name)
                 # What somebody has put in a layer's place is asked for all of it.
-                if type(module) is Convolution2d and module.bias is not None and module.leaves_bias(x):
+                if type(module) is Convolution2d and module.bias is not None and module.bias_in_epilogue(x):
                     sums = module.without_bias(x)
                     # As precise as where autocast hands it to the convolution.
                     return norm_pool(sums, stage.form, module.bias.to(sums.dtype))
                 return self.compute(behind, self.compute(convolution, x))
             case Fused(form=form):
-                return norm_pool(x, form) if kernels.serves(x) else form.plain(x)
-            case Convolution() | Local() | Dense() | Drop():
+                return norm_pool(x, form) if kernels.supports_fused(x) else form.plain(x)
+            case Convolution() | LocallyConnected() | Dense() | Drop():
                 return self._module(stage.name, x)
-            case Rectify():
+            case ReLU():
                 return F.relu(x)
             case Squash():
                 return torch.tanh(x) if stage.function == "tanh" else torch.sigmoid(x)
-            case NormalizeSameMap():
-                norm = fused_same_map_norm if kernels.serves(x) else same_map_norm
+            case SameMapNorm():
+                norm = fused_same_map_norm if kernels.supports_fused(x) else same_map_norm
                 return norm(x, stage.size, stage.alpha, stage.beta)
             case Pool(kind="max"):
                 return max_pool(x, stage.size, stage.stride, stage.ties)
@@ -427,7 +427,7 @@ class AlexNet(nn.Module):
             return images * torch.cat(factors)
         return images if scale == 1 else images * scale
 
-    def expect_part(self, rows: slice | None, num: int = 0) -> None:
+    def set_microbatch(self, rows: slice | None, num: int = 0) -> None:
         """Say that the next images are these rows of a batch of `num`, the first ones first; None is a whole batch.
 
         Dropout then draws the masks that the whole batch would have had.
@@ -443,13 +443,13 @@ class AlexNet(nn.Module):
                 module.generator = generator
 
 
-def _weighted_module(place: Placed, ties: bool) -> WeightedModule:
-    """The layer's module, its weights still without values; `ties` if equal responses must stay equal."""
+def _weighted_module(place: SizedLayer, ties: bool) -> WeightedModule:
+    """The layer's module, its weights still without values; `ties` if equal activations must stay equal."""
     maps, outputs = place.reads[0], place.writes[0]
     match place.layer:
         case Convolution(kernel=kernel, stride=stride, padding=padding, columns=columns, end_padding=end):
             return Convolution2d(maps, outputs, kernel, stride, padding, groups=columns, end=end, keeps_ties=ties)
-        case Local(kernel=kernel, padding=padding):
+        case LocallyConnected(kernel=kernel, padding=padding):
             return LocallyConnected2d(maps, outputs, kernel, padding, place.writes[1])
         case Dense(columns=columns) if columns > 1:
             return ColumnLinear(maps, outputs, columns)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.errors import RequestError
-from alexnet.model.derivatives import beyond_backward
+from alexnet.model.derivatives import needs_reference_ops
 
 
 def window_matrix(
@@ -51,11 +51,11 @@ class _ResponseNorm(torch.autograd.Function):
             (of_x,) = torch.autograd.grad(result, x, gradient, create_graph=True)
             return of_x, None, None, None, None
         denominator = _denominator(x, window, alpha, k)
-        responses = x.to(denominator.dtype)
+        activations = x.to(denominator.dtype)
         scaled = gradient.to(denominator.dtype) * _power(denominator, -beta)
-        inner = (scaled * responses).div_(denominator).to(x.dtype)
+        inner = (scaled * activations).div_(denominator).to(x.dtype)
         crossed = _window_sum(inner, window.t().contiguous()).to(denominator.dtype)
-        return scaled.addcmul_(crossed, responses, value=-2 * alpha * beta).to(x.dtype), None, None, None, None
+        return scaled.addcmul_(crossed, activations, value=-2 * alpha * beta).to(x.dtype), None, None, None, None
 
 
 def _normalized(x: torch.Tensor, window: torch.Tensor, alpha: float, beta: float, k: float) -> torch.Tensor:
@@ -95,7 +95,7 @@ def local_response_norm(
     columns: int = 1,
     alpha_per_element: bool = True,
 ) -> torch.Tensor:
-    """Divide each response by a power of the summed squares of its neighbors among the maps.
+    """Divide each activation by a power of the with_epilogues squares of its neighbors among the maps.
 
     b_i = a_i / (k + alpha * sum over j of a_j^2) ^ beta, j over the `size` maps around i that exist and
     stand in i's column. Windows are cut at the edges of a column, not made up.
@@ -130,16 +130,16 @@ def local_response_norm(
     factor = alpha if alpha_per_element else alpha / size
     window = window_matrix(x.shape[1], size, columns, x.device, x.dtype)
     places = x if x.dim() == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
-    # Under autocast the products would come back in another dtype than the responses they scale.
+    # Under autocast the products would come back in another dtype than the activations they scale.
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        if beyond_backward(places):
+        if needs_reference_ops(places):
             return _normalized(places, window, factor, beta, k).reshape(x.shape)
         result: torch.Tensor = _ResponseNorm.apply(places, window, factor, beta, k)  # type: ignore[no-untyped-call]
     return result.reshape(x.shape)
 
 
 def same_map_norm(x: torch.Tensor, size: int = 5, alpha: float = 1e-3, beta: float = 0.75) -> torch.Tensor:
-    """Divide each response by a power of the summed squares of its neighbors in its own map.
+    """Divide each activation by a power of the with_epilogues squares of its neighbors in its own map.
 
     b = a / (1 + alpha / size^2 * sum of a^2 over the size x size places around) ^ beta. Places beyond the
     edge count as 0, and the sum is not scaled up for them.
@@ -167,7 +167,7 @@ def same_map_norm(x: torch.Tensor, size: int = 5, alpha: float = 1e-3, beta: flo
     if alpha < 0:
         raise RequestError(f"alpha is {alpha}; allowed is 0 or more")
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        # bfloat16 keeps 8 bits: all that stands between the responses and the result is wider.
+        # bfloat16 keeps 8 bits: all that stands between the activations and the result is wider.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         # The border's zeros are counted. Laid there first: backward through padding of its own, torch's averages over
         # channels-last maps on GPUs are wrong (pytorch/pytorch issue 188344; up to 2.13).

@@ -7,7 +7,7 @@ read.
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.layer_specs import INPUT_MAPS, Flatten, Local
+from alexnet.model.layer_specs import INPUT_MAPS, Flatten, LocallyConnected
 from alexnet.model.network import AlexNet
 
 
@@ -32,7 +32,7 @@ def class_maps(network: AlexNet, images: torch.Tensor) -> torch.Tensor:
             are smaller than the crop or of another form.
     """
     variant, crop = network.variant, network.description.image_px
-    if any(isinstance(layer, Local) for layer in network.description.layers):
+    if any(isinstance(layer, LocallyConnected) for layer in network.description.layers):
         raise RequestError(
             f"variant {variant!r} has locally connected layers, whose weights belong to the places of its "
             f"{crop}-pixel crop, so it cannot be slid over a larger image; measure it with --views 1, 9 or 10"
@@ -43,7 +43,7 @@ def class_maps(network: AlexNet, images: torch.Tensor) -> torch.Tensor:
             f"variant {variant!r} slides over floating point (B, {INPUT_MAPS}, H, W), H and W {crop} or more, 0..255 "
             f"less the mean; got {images.dtype} of shape {tuple(images.shape)}"
         )
-    read_px = next(place.reads[1] for place in network.placed if isinstance(place.layer, Flatten))
+    read_px = next(place.reads[1] for place in network.sized_layers if isinstance(place.layer, Flatten))
     places = (1, 1)
     x = network.scale(images)
     for stage in network.passes:

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.layer_specs import Convolution, Placed
+from alexnet.model.layer_specs import Convolution, SizedLayer
 from alexnet.model.network import AlexNet
 
 
@@ -48,5 +48,5 @@ def transfer(source: AlexNet, network: AlexNet, layers: Literal["all", "convolut
     return copied
 
 
-def _weighted(network: AlexNet) -> list[Placed]:
-    return [place for place in network.placed if place.weight_shape]
+def _weighted(network: AlexNet) -> list[SizedLayer]:
+    return [place for place in network.sized_layers if place.weight_shape]

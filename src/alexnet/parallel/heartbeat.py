@@ -25,7 +25,7 @@ _ENDS: tuple[type[AlexNetError], ...] = (WorkError, RequestError, Interrupted)
 
 
 @dataclass(frozen=True)
-class Sign:
+class Heartbeat:
     """What a process last told."""
 
     who: str
@@ -38,31 +38,31 @@ class Sign:
     doing: str
 
 
-class Watch:
+class HeartbeatMonitor:
     """This process's signs of life, and what those of the others say. A context manager.
 
     Args:
         rank: of this process.
         num: of all processes.
-        store: where the signs are left; of these processes alone (`meeting_place`).
-        stalls_after: seconds after which one that holds the others up is named.
+        store: where the signs are left; of these processes alone (`rendezvous_store`).
+        stall_warning: seconds after which one that holds the others up is named.
         report: is given lines for people; only the first process's is used.
     """
 
     def __init__(
-        self, rank: int, num: int, store: dist.Store, stalls_after: float, report: Callable[[str], None] | None = None
+        self, rank: int, num: int, store: dist.Store, stall_warning: float, report: Callable[[str], None] | None = None
     ) -> None:
         self.rank, self.num = rank, num
         self.who = f"rank {rank} (process {os.getpid()} on {socket.gethostname()})"
         self.on_stall: Callable[[str], None] | None = report
-        self._stalls_after = stalls_after
+        self._stalls_after = stall_warning
         # A client of its own: another's calls must not wait for it, nor it for them.
         self._store = store.clone()
         self._step, self._phase, self._doing = 0, 0, "starting"
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="alexnet-watch", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="alexnet-monitor", daemon=True)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "HeartbeatMonitor":
         self._tell(0)
         dist.barrier()  # from here on there is a sign of each
         self._thread.start()
@@ -74,7 +74,7 @@ class Watch:
         self._over.set()
         self._thread.join()
 
-    def enters(self, step: int, phase: int, doing: str) -> None:
+    def enter(self, step: int, phase: int, doing: str) -> None:
         """Say what this process is at: `phase` counts up within a step, in which all go through the same ones."""
         self._step, self._phase, self._doing = step, phase, doing
 
@@ -130,15 +130,15 @@ class Watch:
             f"{silent[0].step} ({silent[0].doing}); its own output, or its machine's log, says more"
         )
 
-    def _signs(self, ranks: Sequence[int]) -> list[Sign]:
-        return [Sign(**json.loads(one)) for one in self._store.multi_get([f"life/{rank}" for rank in ranks])]
+    def _signs(self, ranks: Sequence[int]) -> list[Heartbeat]:
+        return [Heartbeat(**json.loads(one)) for one in self._store.multi_get([f"life/{rank}" for rank in ranks])]
 
     def _tell(self, beat: int) -> None:
-        sign = Sign(self.who, beat, self._step, self._phase, self._doing)
+        sign = Heartbeat(self.who, beat, self._step, self._phase, self._doing)
         self._store.set(f"life/{self.rank}", json.dumps(asdict(sign)))
 
     def _beat(self) -> None:
-        stalls = Stalls(self._stalls_after)
+        stalls = StallDetector(self._stalls_after)
         beat = 0
         while not self._over.wait(BEAT_EVERY_S):
             beat += 1
@@ -151,7 +151,7 @@ class Watch:
                 return
 
 
-class Stalls:
+class StallDetector:
     """Who holds the others up, from the signs that come in.
 
     Args:
@@ -165,7 +165,7 @@ class Stalls:
         """Where one stands behind another, and since when."""
         self._named: dict[str, float] = {}
 
-    def seen(self, signs: Sequence[Sign], now_s: float) -> list[str]:
+    def seen(self, signs: Sequence[Heartbeat], now_s: float) -> list[str]:
         """What is to be said after these signs, one of each process."""
         said = []
         ahead = max((sign.step, sign.phase) for sign in signs)

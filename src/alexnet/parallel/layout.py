@@ -9,8 +9,8 @@ from typing import Literal
 
 from alexnet.errors import RequestError
 
-ColumnsIn = Literal["every-layer", "dense"]
-SumsIn = Literal["float32", "bfloat16"]
+ColumnLayers = Literal["every-layer", "dense"]
+GradDtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,17 +18,18 @@ class Layout:
     """Columns and replicas, as they were asked for."""
 
     columns: int = 1
-    """Processes that share one network, each with half of every layer's maps or units: 1 or 2. Paper: section 3.5."""
+    """ProcessGroup that share one network, each with half of every layer's maps or units: 1 or 2. Paper: section
+    3.5."""
     replicas: int = 0
     """Networks, each of one or two processes, that share each batch; 0 is as many as there are processes for."""
-    columns_in: ColumnsIn = "every-layer"
+    column_layers: ColumnLayers = "every-layer"
     """`every-layer`: as in the paper. `dense`: each of the two has all convolutions and half of the images, and they
     share the dense layers alone (Krizhevsky 2014, "One weird trick")."""
-    sums_in: SumsIn = "float32"
+    grad_dtype: GradDtype = "float32"
     """Arithmetic in which replicas add their gradients up; bfloat16 sends half of the bytes."""
-    stalls_after: float = 30.0
+    stall_warning: float = 30.0
     """Seconds without a sign of life, or without progress while others wait, after which a process is named."""
-    gives_up_after: float = 600.0
+    timeout: float = 600.0
     """Seconds that a process waits for another one before all stop."""
 
     def __post_init__(self) -> None:
@@ -38,15 +39,15 @@ class Layout:
             raise RequestError(
                 f"--replicas is {self.replicas}; allowed is 1 or more (0: as many as there are processes)"
             )
-        if self.columns_in == "dense" and self.columns == 1:
-            raise RequestError("--columns-in is dense and --columns is 1; it takes --columns 2")
-        for option, value in (("--stalls-after", self.stalls_after), ("--gives-up-after", self.gives_up_after)):
+        if self.column_layers == "dense" and self.columns == 1:
+            raise RequestError("--column-layers is dense and --columns is 1; it takes --columns 2")
+        for option, value in (("--stall-warning", self.stall_warning), ("--timeout", self.timeout)):
             if not value > 0:
                 raise RequestError(f"{option} is {value}; allowed is above 0 seconds")
 
     @property
     def num_processes(self) -> int:
-        """Processes that were asked for."""
+        """ProcessGroup that were asked for."""
         return self.columns * max(1, self.replicas)
 
     def replicas_among(self, num_processes: int) -> int:
@@ -69,7 +70,7 @@ class Layout:
         Raises:
             RequestError: its images cannot be dealt out equally.
         """
-        sharers = replicas * (2 if self.columns_in == "dense" else 1)
+        sharers = replicas * (2 if self.column_layers == "dense" else 1)
         if batch_size % sharers:
             raise RequestError(
                 f"--optimizer.batch_size is {batch_size} and {sharers} processes share its images; allowed is a "

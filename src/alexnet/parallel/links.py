@@ -13,8 +13,8 @@ import torch
 
 from alexnet.errors import RequestError
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.process_group import idle_cores_in_words, num_started, started_processes
-from alexnet.parallel.process_mesh import Team
+from alexnet.parallel.process_group import idle_cores_message, init_process_group, world_size
+from alexnet.parallel.process_mesh import ProcessMesh
 from alexnet.parallel.wire import SMALL_BYTES, LinkTime, Wire
 from alexnet.system.machine import source_digest, versions
 
@@ -117,9 +117,9 @@ def exchanges(num: int, bytes_per_s: float, latency_s: float) -> list[dict[str, 
     dense = BATCH_IMAGES * DENSE_BYTES_PER_IMAGE + CONVOLUTIONS_BYTES
     rows = [
         row(f"--replicas {num}", GRADIENT_BYTES * sums / num, sums),
-        row(f"--replicas {num} --sums-in bfloat16", GRADIENT_BYTES / 2 * sums / num, sums),
+        row(f"--replicas {num} --grad-dtype bfloat16", GRADIENT_BYTES / 2 * sums / num, sums),
         row("--columns 2", BATCH_IMAGES * COLUMN_BYTES_PER_IMAGE, COLUMN_MESSAGES),
-        row("--columns 2 --columns-in dense", dense, DENSE_MESSAGES + 2),
+        row("--columns 2 --column-layers dense", dense, DENSE_MESSAGES + 2),
     ]
     if num >= 4 and num % 2 == 0:
         # Each process sums one column over the replicas, which share the batch.
@@ -145,14 +145,14 @@ def measure_links(report: Callable[[str], None] | None = None, total_s: float = 
         RequestError: this process was started alone.
         WorkError: another process has ended or does not answer.
     """
-    if num_started() < 2:
+    if world_size() < 2:
         raise RequestError(
             "doctor --distributed measures between processes, and this one was started alone; start two or more: "
             "torchrun --nproc-per-node 2 -m alexnet doctor --distributed (on each machine with --nnodes and "
             "--rdzv-endpoint, as for a training)"
         )
-    with started_processes(Layout(gives_up_after=ANSWERS_WITHIN_S), report) as (processes, watch):
-        members = Team(all=processes).all_told(_member(processes.rank))
+    with init_process_group(Layout(timeout=ANSWERS_WITHIN_S), report) as (processes, monitor):
+        members = ProcessMesh(all=processes).all_gather_object(_member(processes.rank))
         no_nccl = why_no_nccl(members)
         devices = [torch.device("cpu")]
         if no_nccl is None:
@@ -160,12 +160,12 @@ def measure_links(report: Callable[[str], None] | None = None, total_s: float = 
         measured = []
         for device in devices:
             backend = "gloo" if device.type == "cpu" else "nccl"
-            if processes.leads and report:
-                num = processes.num
+            if processes.is_main and report:
+                num = processes.size
                 report(f"{backend}: measuring {num * (num - 1) // 2} pairs of {num} processes, then all together")
-            times, sums = Wire(processes, watch, device).measured(total_s)
-            measured.append({"backend": backend, **_as_json(times, sums, processes.num)})
-        if not processes.leads:
+            times, sums = Wire(processes, monitor, device).measured(total_s)
+            measured.append({"backend": backend, **_as_json(times, sums, processes.size)})
+        if not processes.is_main:
             return None
         return {
             "processes": [asdict(member) for member in members],
@@ -173,7 +173,7 @@ def measure_links(report: Callable[[str], None] | None = None, total_s: float = 
             "no_nccl": no_nccl,
             "batch_images": BATCH_IMAGES,
             "backends": measured,
-            "idle_cores": idle_cores_in_words(),
+            "idle_cores": idle_cores_message(),
         }
 
 

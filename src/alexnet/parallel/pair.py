@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
 
-class Pair:
+class ColumnPair:
     """This process's side of two that exchange.
 
     Args:
@@ -89,7 +89,7 @@ def _as_sent(x: torch.Tensor) -> torch.Tensor:
 class Exchange:
     """One exchange under way. Each process gets the gradient of what it sent, as far as the other computed with it."""
 
-    def __init__(self, pair: Pair, what: str) -> None:
+    def __init__(self, pair: ColumnPair, what: str) -> None:
         self.pair, self.what = pair, what
         self.buffer = torch.empty(0)
         self.own_shape: tuple[int, ...] = ()
@@ -139,7 +139,7 @@ class _End(torch.autograd.Function):
         return gradient, None
 
 
-def gathered(x: torch.Tensor, pair: Pair, other_shape: Sequence[int], what: str) -> torch.Tensor:
+def gathered(x: torch.Tensor, pair: ColumnPair, other_shape: Sequence[int], what: str) -> torch.Tensor:
     """Both processes' columns of one matrix, side by side in their order: (B, K_0), (B, K_1) -> (B, K_0 + K_1).
 
     For what both go on to compute alike, such as the loss: each keeps the gradient of its own columns, which the other
@@ -151,7 +151,7 @@ def gathered(x: torch.Tensor, pair: Pair, other_shape: Sequence[int], what: str)
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, pair: Pair, other_shape: tuple[int, ...], what: str) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, pair: ColumnPair, other_shape: tuple[int, ...], what: str) -> torch.Tensor:
         other, works = pair.swap(x, other_shape, (what, "forward"))
         pair.wait(works)
         ctx.own = slice(0, x.shape[1]) if pair.place == 0 else slice(other_shape[1], None)

@@ -18,58 +18,58 @@ import torch
 import torch.distributed as dist
 
 from alexnet.errors import RequestError
-from alexnet.parallel.heartbeat import Watch
+from alexnet.parallel.heartbeat import HeartbeatMonitor
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.rendezvous import meeting_place
+from alexnet.parallel.rendezvous import rendezvous_store
 from alexnet.system.machine import num_cores
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """How many processes share something, and which one of them this is."""
 
     rank: int = 0
-    num: int = 1
+    size: int = 1
     group: dist.ProcessGroup | None = None
     """Those that share it; None are all."""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this one writes and prints."""
         return self.rank == 0
 
-    def takes(self, number: int) -> bool:
+    def owns_batch(self, number: int) -> bool:
         """Whether the batch of this number, 0 or more, is this process's."""
-        return number % self.num == self.rank
+        return number % self.size == self.rank
 
-    def together(self, own: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def sum_rows(self, own: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """All rows, from arrays in which each process has filled its own and left the others 0; the same in each."""
-        if self.num > 1:
+        if self.size > 1:
             # A sum with zeros is exact.
             dist.all_reduce(torch.from_numpy(own), group=self.group)
         return own
 
 
-ALONE = Processes()
+SINGLE_GROUP = ProcessGroup()
 
 
-def num_started() -> int:
+def world_size() -> int:
     """How many processes were started together; 1 where this one was started alone."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def num_started_here() -> int:
+def local_world_size() -> int:
     """How many of them were started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @contextmanager
-def started_processes(
+def init_process_group(
     layout: Layout | None = None, report: Callable[[str], None] | None = None
-) -> Iterator[tuple[Processes, Watch | None]]:
-    """The processes among which this one was started, and the watch over them; without others, this one alone.
+) -> Iterator[tuple[ProcessGroup, HeartbeatMonitor | None]]:
+    """The processes among which this one was started, and the monitor over them; without others, this one alone.
 
     What ends one of them ends all: whoever waits for it learns its name and its reason, and raises that.
 
@@ -81,34 +81,34 @@ def started_processes(
         RequestError: the variables that name the processes are incomplete, or another process found a request wrong.
         WorkError: another process has ended or has not answered for too long.
     """
-    if num_started() == 1:
-        yield ALONE, None
+    if world_size() == 1:
+        yield SINGLE_GROUP, None
         return
     if missing := [name for name in VARIABLES if name not in os.environ]:
         raise RequestError(
-            f"WORLD_SIZE is {num_started()}, and {', '.join(missing)} is not set; start the processes with torchrun, "
+            f"WORLD_SIZE is {world_size()}, and {', '.join(missing)} is not set; start the processes with torchrun, "
             f"or set {', '.join(VARIABLES)} for each"
         )
     layout = layout or Layout()
     _use_own_device()
-    rank, num = int(os.environ["RANK"]), num_started()
-    store = meeting_place(rank, num, layout.gives_up_after)
+    rank, num = int(os.environ["RANK"]), world_size()
+    store = rendezvous_store(rank, num, layout.timeout)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
         store=dist.PrefixStore("group", store),
         rank=rank,
         world_size=num,
-        timeout=datetime.timedelta(seconds=layout.gives_up_after),
+        timeout=datetime.timedelta(seconds=layout.timeout),
     )
     watched = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     usual = {number: signal.getsignal(number) for number in watched}
-    with Watch(rank, num, dist.PrefixStore("watch", store), layout.stalls_after, report) as watch:
+    with HeartbeatMonitor(rank, num, dist.PrefixStore("monitor", store), layout.stall_warning, report) as monitor:
         try:
-            yield Processes(rank, num), watch
+            yield ProcessGroup(rank, num), monitor
         except BaseException as error:
             for number in watched:
                 signal.signal(number, signal.SIG_IGN)  # torchrun ends those that are left; first they say why they end
-            raise watch.ended_by(error) from error
+            raise monitor.ended_by(error) from error
         finally:
             dist.destroy_process_group()
             for number in watched:
@@ -120,14 +120,14 @@ def _use_own_device() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def own_cores() -> int:
+def cores_per_process() -> int:
     """Cores of this machine for each process that was started here, 1 or more."""
-    return max(1, num_cores() // num_started_here())
+    return max(1, num_cores() // local_world_size())
 
 
-def idle_cores_in_words() -> str | None:
+def idle_cores_message() -> str | None:
     """What to do where the processes of this machine leave most of its cores idle: torchrun gives each one thread."""
-    here = num_started_here()
+    here = local_world_size()
     used = torch.get_num_threads() * here
     if 2 * used > num_cores():
         return None

@@ -1,4 +1,4 @@
-"""The processes of one training, laid out as columns and replicas: a mesh with the axes `data` and `column`."""
+"""The processes of one training, laid out as columns and replicas: a device_mesh with the axes `data` and `column`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from alexnet.errors import RequestError
-from alexnet.parallel.heartbeat import Watch
+from alexnet.parallel.heartbeat import HeartbeatMonitor
 from alexnet.parallel.layout import Layout
-from alexnet.parallel.pair import Pair
-from alexnet.parallel.process_group import ALONE, Processes, started_processes
+from alexnet.parallel.pair import ColumnPair
+from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup, init_process_group
 
 T = TypeVar("T")
 MESH_AXES = ("data", "column")
@@ -21,37 +21,37 @@ MESH_AXES = ("data", "column")
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessMesh:
     """Where this process stands among those of its training."""
 
     layout: Layout = field(default_factory=Layout)
-    all: Processes = ALONE
-    replica: Processes = ALONE
+    all: ProcessGroup = SINGLE_GROUP
+    replica: ProcessGroup = SINGLE_GROUP
     """Those that hold the same column, one in each replica: they share the batch."""
     column: int = 0
     """Which column this process holds: 0 or 1."""
-    pair: Pair | None = None
+    pair: ColumnPair | None = None
     """This process and the one with the other column."""
-    watch: Watch | None = None
+    monitor: HeartbeatMonitor | None = None
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes and prints."""
-        return self.all.leads
+        return self.all.is_main
 
     @property
-    def together(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether there are others."""
-        return self.all.num > 1
+        return self.all.size > 1
 
-    def enters(self, step: int, phase: int, doing: str) -> None:
-        """Tell the watch what this process is at."""
-        if self.watch is not None:
-            self.watch.enters(step, phase, doing)
+    def heartbeat(self, step: int, phase: int, doing: str) -> None:
+        """Tell the monitor what this process is at."""
+        if self.monitor is not None:
+            self.monitor.enter(step, phase, doing)
 
-    def sums(self, *values: float) -> list[float]:
+    def all_reduce_sum(self, *values: float) -> list[float]:
         """Sums of some numbers over the replicas; the same in every process."""
-        if not self.together:
+        if not self.is_distributed:
             return list(values)
         # The columns of a replica have the same numbers: one of them counts.
         own = torch.tensor(values if self.column == 0 else [0.0] * len(values), dtype=torch.float64)
@@ -60,25 +60,25 @@ class Team:
 
     def any(self, *flags: bool) -> list[bool]:
         """Whether each flag is set in some process; the same in every process."""
-        if not self.together:
+        if not self.is_distributed:
             return list(flags)
         set_in = torch.tensor([int(flag) for flag in flags], dtype=torch.int32)
         dist.all_reduce(set_in, group=self.all.group)
         return [bool(number) for number in set_in.tolist()]
 
-    def told(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The first process's value, in every process."""
-        if not self.together:
+        if not self.is_distributed:
             return value
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.all.group)
         return values[0]
 
-    def all_told(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """Every process's value, in order of rank."""
-        if not self.together:
+        if not self.is_distributed:
             return [value]
-        values: list[Any] = [None] * self.all.num
+        values: list[Any] = [None] * self.all.size
         dist.all_gather_object(values, value, group=self.all.group)
         return values
 
@@ -91,8 +91,8 @@ class Team:
         Raises:
             RequestError: some differ; the first such process and fact are named, in every process.
         """
-        who = self.watch.who if self.watch is not None else ""
-        told = self.all_told((who, {name: str(value) for name, value in facts.items()}))
+        who = self.monitor.who if self.monitor is not None else ""
+        told = self.all_gather_object((who, {name: str(value) for name, value in facts.items()}))
         lead, expected = told[0]
         for other, found in told[1:]:
             differences = [name for name in expected if found.get(name) != expected[name]]
@@ -105,38 +105,41 @@ class Team:
                 )
 
 
-ALONE_TEAM = Team()
+SINGLE_PROCESS = ProcessMesh()
 
 
-def team_of(layout: Layout, processes: Processes, watch: Watch | None) -> Team:
+def mesh_of(layout: Layout, processes: ProcessGroup, monitor: HeartbeatMonitor | None) -> ProcessMesh:
     """Lay the started processes out.
 
     Raises:
         RequestError: there are too many or too few of them.
     """
-    replicas = layout.replicas_among(processes.num)
-    if processes.num == 1:
-        return Team(layout=layout)
+    replicas = layout.replicas_among(processes.size)
+    if processes.size == 1:
+        return ProcessMesh(layout=layout)
     # The two columns of a network are neighbors: most likely on one machine. The groups serve tensors on GPUs too,
     # with the backends of the group of all.
-    mesh = init_device_mesh("cpu", (replicas, layout.columns), mesh_dim_names=MESH_AXES)
-    return team_on(mesh, layout, processes, watch)
+    device_mesh = init_device_mesh("cpu", (replicas, layout.columns), mesh_dim_names=MESH_AXES)
+    return mesh_on(device_mesh, layout, processes, monitor)
 
 
-def team_on(mesh: DeviceMesh, layout: Layout, processes: Processes, watch: Watch | None = None) -> Team:
-    """The team whose places are those of a mesh with the axes `MESH_AXES`, as this process, one of them, sees it."""
-    data, column = mesh.get_local_rank("data"), mesh.get_local_rank("column")
-    pair = Pair(mesh.get_group("column"), column) if layout.columns == 2 else None
-    replica = Processes(data, mesh.size(0), mesh.get_group("data"))
-    return Team(layout, processes, replica, column, pair, watch)
+def mesh_on(
+    device_mesh: DeviceMesh, layout: Layout, processes: ProcessGroup, monitor: HeartbeatMonitor | None = None
+) -> ProcessMesh:
+    """The mesh whose places are those of a device_mesh with the axes `MESH_AXES`, as this process, one of them, sees
+    it."""
+    data, column = device_mesh.get_local_rank("data"), device_mesh.get_local_rank("column")
+    pair = ColumnPair(device_mesh.get_group("column"), column) if layout.columns == 2 else None
+    replica = ProcessGroup(data, device_mesh.size(0), device_mesh.get_group("data"))
+    return ProcessMesh(layout, processes, replica, column, pair, monitor)
 
 
 @contextmanager
-def started_team(layout: Layout, report: Callable[[str], None] | None = None) -> Iterator[Team]:
-    """The processes among which this one was started, laid out; see `started_processes` for how one of them fails.
+def init_process_mesh(layout: Layout, report: Callable[[str], None] | None = None) -> Iterator[ProcessMesh]:
+    """The processes among which this one was started, laid out; see `init_process_group` for how one of them fails.
 
     Raises:
         RequestError: there are too many or too few of them for the layout.
     """
-    with started_processes(layout, report) as (processes, watch):
-        yield team_of(layout, processes, watch)
+    with init_process_group(layout, report) as (processes, monitor):
+        yield mesh_of(layout, processes, monitor)

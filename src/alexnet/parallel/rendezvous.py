@@ -17,7 +17,7 @@ from alexnet.errors import WorkError
 _LOOK_EVERY_S = 0.02
 
 
-def meeting_place(rank: int, num: int, wait_s: float) -> dist.Store:
+def rendezvous_store(rank: int, num: int, wait_s: float) -> dist.Store:
     """The store of this start's processes; all of them call it at once.
 
     Args:

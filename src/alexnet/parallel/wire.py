@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from alexnet.parallel.heartbeat import Watch
-from alexnet.parallel.process_group import Processes
-from alexnet.parallel.process_mesh import Team
+from alexnet.parallel.heartbeat import HeartbeatMonitor
+from alexnet.parallel.process_group import ProcessGroup
+from alexnet.parallel.process_mesh import ProcessMesh
 
 SMALL_BYTES = 4
 SIZES = (SMALL_BYTES, 2**20, 16 * 2**20, 64 * 2**20)
@@ -42,9 +42,9 @@ class LinkTime:
 class Wire:
     """All links of one backend, which the device of what is sent decides: gloo for the CPU, NCCL for a GPU."""
 
-    def __init__(self, processes: Processes, watch: Watch | None, device: torch.device) -> None:
-        self._rank, self._num, self._device = processes.rank, processes.num, device
-        self._processes, self._watch = processes, watch
+    def __init__(self, processes: ProcessGroup, monitor: HeartbeatMonitor | None, device: torch.device) -> None:
+        self._rank, self._num, self._device = processes.rank, processes.size, device
+        self._processes, self._watch = processes, monitor
 
     def measured(self, total_s: float) -> tuple[list[LinkTime], dict[int, float]]:
         """Measure every pair, one after the other, then all together. All processes call it and get the same.
@@ -67,13 +67,13 @@ class Wire:
                 self._answer(sender)
         self._all_are_here(len(ordered), True, "measuring all together")
         sums = self._all_reduces(ONE_SIZE_S)
-        times = [link for links in Team(all=self._processes).all_told(own) for link in links]
+        times = [link for links in ProcessMesh(all=self._processes).all_gather_object(own) for link in links]
         return times, sums
 
     def _all_are_here(self, number: int, busy: bool, doing: str) -> None:
         # Those that only wait are ahead: a pair that hangs is then named, not they.
         if self._watch is not None:
-            self._watch.enters(number, 0 if busy else 1, doing)
+            self._watch.enter(number, 0 if busy else 1, doing)
         dist.all_reduce(torch.zeros(1))
 
     def _tensor(self, num_bytes: int) -> torch.Tensor:

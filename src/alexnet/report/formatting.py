@@ -25,7 +25,7 @@ def environment() -> jinja2.Environment:
 
 
 def evenly_spaced(ids: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:
-    """The middles of `number` equal stretches of `ids`; all of them where they are fewer."""
+    """The middles of `number` equal phases of `ids`; all of them where they are fewer."""
     if len(ids) <= number:
         return ids
     return ids[(2 * np.arange(number) + 1) * len(ids) // (2 * number)]

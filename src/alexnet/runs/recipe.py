@@ -175,8 +175,8 @@ class ScheduleSettings:
     kind: Literal["steps", "plateau", "stages", "geometric", "one-cycle", "cosine"] = "steps"
     """`steps`: times `gamma` at each of `milestones`. `plateau`: times `gamma` whenever the validation error stalls;
     the stall after the last drop ends the run (paper). `stages`: what `stages` says. `geometric`: `num_plateaus` of
-    equal length (later source). `one-cycle`: a linear rise, then a linear fall to 0. `cosine`: a linear rise, then a fall
-    along half a cosine."""
+    equal length (later source). `one-cycle`: a linear rise, then a linear fall to 0. `cosine`: a linear rise, then
+    half a cosine."""
     epochs: int = 90
     """Passes over the training images; `plateau`: at the most; `stages`: not read. Paper: about 90."""
     milestones: tuple[float, ...] = (0.25, 0.55, 0.85)

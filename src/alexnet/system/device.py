@@ -17,8 +17,8 @@ and a training that goes on elsewhere, whose rates may follow from a rounding. O
 _ON_A_GPU = 256
 """On a GPU that has room: what `docs/performance.md` has been measured with, where launching kernels is hidden."""
 _BYTES_PER_PIXEL = 256
-"""Room for an image's responses: one layer's of 64 maps as large as the image, in float32. Of the paper's network 2 MB
-are alive at once, an eighth of it."""
+"""Room for an image's activations: one layer's of 64 maps as large as the image, in float32. Of the paper's network 2
+MB are alive at once, an eighth of it."""
 
 
 def choose_device(wanted: str) -> torch.device:

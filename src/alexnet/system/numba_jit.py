@@ -15,7 +15,7 @@ except ImportError as error:  # not installed, or not for this NumPy
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def compiled(**options: Any) -> Callable[[F], F]:
+def jit(**options: Any) -> Callable[[F], F]:
     """Compile a function on its first call; it runs without the interpreter's lock.
 
     The machine code is kept on disk where some place for it is writable. Without Numba the function stays as it is,

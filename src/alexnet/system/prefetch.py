@@ -8,11 +8,11 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-MOST_READERS = 8
+MAX_READERS = 8
 """Threads that read images unless more are asked for: eight cut more crops than any GPU takes, and each holds some."""
 
 
-def made_ahead(
+def prefetch(
     make: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int, name: str
 ) -> Generator[R, None, None]:
     """What `make` makes of each item, in the items' order.

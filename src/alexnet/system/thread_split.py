@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 
-def in_shares(entries: int, work: Callable[[int, int], None], at_least: int = 1) -> None:
+def parallel_for(entries: int, work: Callable[[int, int], None], at_least: int = 1) -> None:
     """`work(first, behind the last)` for all entries, a range of them in each of as many threads as torch uses.
 
     A thread whose work is products of torch's multiplies what it wrote itself, out of the cache beside it: shared out

@@ -11,7 +11,7 @@ PLAIN_VARIABLE = "ALEXNET_PLAIN"
 
 
 @cache
-def why_no_triton() -> str | None:
+def triton_unavailable_reason() -> str | None:
     """Why Triton's kernels do not run here, in a sentence; None where they do."""
     if os.environ.get(PLAIN_VARIABLE):
         return f"the environment variable {PLAIN_VARIABLE} asks for torch's own operations"

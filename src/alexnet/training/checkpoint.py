@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
-from alexnet.parallel.process_mesh import ALONE_TEAM, Team
+from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
 from alexnet.storage.atomic import remove_partial, write_json
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.tensors import write_tensors
 from alexnet.training.distributed import own_tensors, spread, whole_shapes, whole_tensors
-from alexnet.training.ema import WeightAverage
+from alexnet.training.ema import WeightEMA
 from alexnet.training.optimizer import VelocitySGD
 
 FORMAT_VERSION = 3
@@ -57,7 +57,7 @@ class Snapshot:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def fill(
-        self, network: AlexNet, optimizer: VelocitySGD, position: Position, average: WeightAverage | None = None
+        self, network: AlexNet, optimizer: VelocitySGD, position: Position, average: WeightEMA | None = None
     ) -> None:
         """Take the state as it is now; where two processes hold the network, both do at once, and take it whole."""
         last_rates, velocities = optimizer.state()
@@ -144,8 +144,8 @@ def load_checkpoint(
     run_folder: Path,
     network: AlexNet,
     optimizer: VelocitySGD,
-    average: WeightAverage | None = None,
-    team: Team = ALONE_TEAM,
+    average: WeightEMA | None = None,
+    mesh: ProcessMesh = SINGLE_PROCESS,
 ) -> Loaded:
     """Put network, optimizer and average where the newest sound checkpoint left them.
 
@@ -153,17 +153,17 @@ def load_checkpoint(
     written is renamed to `broken-...`, and the one before it is tried.
 
     Args:
-        team: processes that share the training: the first of them reads, all get their part.
+        mesh: processes that share the training: the first of them reads, all get their part.
 
     Raises:
         RequestError: another version of alexnet wrote it, or one in which the variant computed something else.
         WorkError: it belongs to another network.
     """
-    loaded, facts, tensors = _read_newest(run_folder, network) if team.leads else (None, None, None)
-    loaded, facts = team.told((loaded, facts))
+    loaded, facts, tensors = _read_newest(run_folder, network) if mesh.is_main else (None, None, None)
+    loaded, facts = mesh.broadcast((loaded, facts))
     assert loaded is not None and facts is not None
     if loaded.position is not None:
-        tensors = spread(team, tensors)
+        tensors = spread(mesh, tensors)
         optimizer.restore(facts["last_rates"], own_tensors(network, _named(tensors, VELOCITY)))
         network.load_state_dict(own_tensors(network, _named(tensors, NETWORK)))
         if average is not None:

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from alexnet.model.network import AlexNet
 from alexnet.training.checkpoint import Position, Snapshot, write_checkpoint
-from alexnet.training.ema import WeightAverage
+from alexnet.training.ema import WeightEMA
 from alexnet.training.optimizer import VelocitySGD
 
 
@@ -51,9 +51,7 @@ class CheckpointWriter:
             raise error
         return error
 
-    def begin(
-        self, network: AlexNet, optimizer: VelocitySGD, position: Position, average: WeightAverage | None
-    ) -> None:
+    def begin(self, network: AlexNet, optimizer: VelocitySGD, position: Position, average: WeightEMA | None) -> None:
         """Copy the state and start writing it; only when not `busy`."""
         assert not self.busy
         self._snapshot.fill(network, optimizer, position, average)

@@ -8,7 +8,7 @@ from alexnet.training.setup import Training
 from alexnet.training.update import update
 
 
-class ReadWeights:
+class ComputeWeights:
     """What a step reads in place of the network's parameters, and what makes an update of it.
 
     In float32 these are the parameters. In bfloat16 they are rounded copies, which every update writes beside the

@@ -15,17 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.model.columns import AllRows, ColumnStep, OneColumn
 from alexnet.model.network import AlexNet
-from alexnet.parallel.layout import SumsIn
-from alexnet.parallel.process_mesh import Team
+from alexnet.parallel.layout import GradDtype
+from alexnet.parallel.process_mesh import ProcessMesh
 
 
-def own_part(network: AlexNet, team: Team) -> AlexNet:
+def own_part(network: AlexNet, mesh: ProcessMesh) -> AlexNet:
     """What this process holds of a network: one column where there are two, else all of it.
 
     Raises:
         RequestError: the network has layers that two processes cannot share.
     """
-    return network if team.pair is None else OneColumn(network, team.pair, team.layout.columns_in)
+    return network if mesh.pair is None else OneColumn(network, mesh.pair, mesh.layout.column_layers)
 
 
 def whole_network(network: AlexNet) -> AlexNet:
@@ -46,7 +46,7 @@ def whole_shapes(network: AlexNet) -> dict[str, tuple[int, ...]]:
     """Shapes of the whole network's parameters, by name."""
     return {
         f"{place.name}.{kind}": shape
-        for place in network.placed
+        for place in network.sized_layers
         if place.weight_shape
         for kind, shape in (("weight", place.weight_shape), ("bias", place.bias_shape))
     }
@@ -57,47 +57,48 @@ def own_tensors(network: AlexNet, tensors: Mapping[str, torch.Tensor]) -> dict[s
     return network.cut(tensors) if isinstance(network, OneColumn) else dict(tensors)
 
 
-def spread(team: Team, tensors: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+def spread(mesh: ProcessMesh, tensors: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
     """The first process's tensors, in every process, which gives None."""
-    if not team.together:
+    if not mesh.is_distributed:
         return dict(tensors or {})
-    outlines = team.told({name: (tensor.shape, tensor.dtype) for name, tensor in (tensors or {}).items()})
+    outlines = mesh.broadcast({name: (tensor.shape, tensor.dtype) for name, tensor in (tensors or {}).items()})
     found = {}
     for name, (shape, dtype) in outlines.items():
         tensor = torch.empty(shape, dtype=dtype) if tensors is None else tensors[name].contiguous()
-        dist.broadcast(tensor, src=0, group=team.all.group)
+        dist.broadcast(tensor, src=0, group=mesh.all.group)
         found[name] = tensor
     return found
 
 
 class Forward:
-    """How the images of a step pass through the network: alone, or so that the gradients are summed over replicas.
+    """How the images of a step pass through the network: alone, or so that the gradients are with_epilogues over
+    replicas.
 
     Args:
         network: what this process holds.
-        team: the others.
+        mesh: the others.
 
     Attributes:
-        summed: bytes of gradients that this process has given to be summed so far.
+        with_epilogues: bytes of gradients that this process has given to be with_epilogues so far.
     """
 
-    def __init__(self, network: AlexNet, team: Team) -> None:
+    def __init__(self, network: AlexNet, mesh: ProcessMesh) -> None:
         self._sums: list[_Sums] = []
         self._replicated: list[DistributedDataParallel] = []
         self._parts: list[Callable[[torch.Tensor], torch.Tensor]]
-        in_dense = isinstance(network, OneColumn) and team.layout.columns_in == "dense"
+        in_dense = isinstance(network, OneColumn) and mesh.layout.column_layers == "dense"
         if in_dense:
             assert isinstance(network, OneColumn)
             first = next(number for number, step in enumerate(network.steps) if isinstance(step, AllRows))
             # Of the convolutions there is one in every process, of a column's units one in every replica.
             self._parts = [
                 network.scale,
-                self._over(_Part(network, network.steps[:first]), team.all.group, team.layout.sums_in),
-                self._over_replicas(_Part(network, network.steps[first:]), team),
+                self._over(_Part(network, network.steps[:first]), mesh.all.group, mesh.layout.grad_dtype),
+                self._over_replicas(_Part(network, network.steps[first:]), mesh),
                 network.both_scores,
             ]
         else:
-            self._parts = [self._over_replicas(network, team)]
+            self._parts = [self._over_replicas(network, mesh)]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) -> (B, K): the images of this process's replica."""
@@ -107,7 +108,7 @@ class Forward:
         return x
 
     @property
-    def summed(self) -> int:
+    def with_epilogues(self) -> int:
         return sum(one.num_bytes for one in self._sums)
 
     @contextmanager
@@ -118,14 +119,14 @@ class Forward:
                 stack.enter_context(one.no_sync())
             yield
 
-    def _over_replicas(self, module: nn.Module, team: Team) -> nn.Module:
-        if team.replica.num == 1:
+    def _over_replicas(self, module: nn.Module, mesh: ProcessMesh) -> nn.Module:
+        if mesh.replica.size == 1:
             return module
-        return self._over(module, team.replica.group, team.layout.sums_in)
+        return self._over(module, mesh.replica.group, mesh.layout.grad_dtype)
 
-    def _over(self, module: nn.Module, group: dist.ProcessGroup | None, sums_in: SumsIn) -> nn.Module:
+    def _over(self, module: nn.Module, group: dist.ProcessGroup | None, grad_dtype: GradDtype) -> nn.Module:
         replicated = DistributedDataParallel(module, process_group=group, gradient_as_bucket_view=True)
-        sums = _Sums(group, torch.bfloat16 if sums_in == "bfloat16" else None)
+        sums = _Sums(group, torch.bfloat16 if grad_dtype == "bfloat16" else None)
         replicated.register_comm_hook(sums, _sum_bucket)
         self._sums.append(sums)
         self._replicated.append(replicated)

@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.data.augment import to_input
-from alexnet.data.device_cache import ResidentImages
+from alexnet.data.device_cache import DeviceImageCache
 from alexnet.data.loader import Batch
 from alexnet.data.sampler import share_of_rank
 from alexnet.model import kernels
 from alexnet.system.device import arithmetic
-from alexnet.training.compute_weights import ReadWeights
-from alexnet.training.plan import Stretch
+from alexnet.training.compute_weights import ComputeWeights
+from alexnet.training.plan import Phase
 from alexnet.training.setup import Training
 from alexnet.training.update import rates_table
-from alexnet.training.validation import fail, rates_now
+from alexnet.training.validation import current_learning_rates, fail
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Step(Protocol):
     at_once: bool
     """Whether `sums` costs nothing, so that it can be asked after every step."""
 
-    def run(self, stretch: Stretch, batch: Batch) -> None:
+    def run(self, phase: Phase, batch: Batch) -> None:
         """Update the weights, or set about it; `training.step` counts the updates before this one."""
 
     def sums(self) -> Sums:
@@ -52,32 +52,32 @@ class Step(Protocol):
         """
 
 
-class StepAtOnce:
+class EagerStep:
     """A step that is over when `run` returns.
 
     Args:
         training: its network and optimizer are used.
-        resident: the training images, where they lie on the device.
+        device_cache: the training images, where they lie on the device.
     """
 
     at_once = True
 
-    def __init__(self, training: Training, resident: ResidentImages | None = None) -> None:
+    def __init__(self, training: Training, device_cache: DeviceImageCache | None = None) -> None:
         self.training = training
-        self._resident = resident
+        self._device_cache = device_cache
         self._mean_image = torch.from_numpy(training.data.statistics.mean_image).to(training.device)
         self._sums = Sums()
         # A batch in parts adds up its gradients, which is done in float32, and so do several processes.
-        alone = not training.recipe.training.micro_batch and not training.team.together
-        serves = training.device.type == "cpu" and kernels.serves(next(training.network.parameters()))
+        alone = not training.recipe.training.micro_batch and not training.mesh.is_distributed
+        serves = training.device.type == "cpu" and kernels.supports_fused(next(training.network.parameters()))
         rounds = training.precision == "bfloat16" and alone and serves
-        self._weights = ReadWeights(training) if rounds else None
+        self._weights = ComputeWeights(training) if rounds else None
 
-    def run(self, stretch: Stretch, batch: Batch) -> None:
+    def run(self, phase: Phase, batch: Batch) -> None:
         """One update; a loss or gradient that is not finite stops before it."""
         training = self.training
-        self.derive(stretch, batch)
-        rates = rates_now(training, training.step)
+        self.forward_backward(phase, batch)
+        rates = current_learning_rates(training, training.step)
         if self._weights is None:
             training.optimizer.step(rates)
         else:
@@ -86,16 +86,16 @@ class StepAtOnce:
         if training.average is not None:
             training.average.update(training.step)
 
-    def derive(self, stretch: Stretch, batch: Batch) -> float:
+    def forward_backward(self, phase: Phase, batch: Batch) -> float:
         """The gradients of a step, and its loss, without the update.
 
         Raises:
             WorkError: the loss or a gradient is not finite.
         """
-        training, team = self.training, self.training.team
+        training, mesh = self.training, self.training.mesh
         training.dropout.manual_seed(dropout_seed(training.recipe.training.seed, training.step))
-        num = stretch.batch_length(training.step)  # of all replicas
-        own = share_of_rank(num, team.replica.rank, team.replica.num)
+        num = phase.batch_length(training.step)  # of all replicas
+        own = share_of_rank(num, mesh.replica.rank, mesh.replica.size)
         value, wrong = 0.0, 0.0
         weights = self._weights or training.optimizer
         forward = training.forward if self._weights is None else self._weights.forward
@@ -103,23 +103,23 @@ class StepAtOnce:
         parts = self._parts(own, num)
         for rows in parts:
             part = batch if rows == own else batch.each(operator.itemgetter(_shifted(rows, -own.start)))
-            training.network.expect_part(None if rows == slice(0, num) else rows, num)
-            placed = part if self._resident is None else self._resident.placed(part)
-            images = network_input(training, placed, self._mean_image, self._resident, divisor_of(training, stretch))
+            training.network.set_microbatch(None if rows == slice(0, num) else rows, num)
+            placed = part if self._device_cache is None else self._device_cache.placed(part)
+            images = network_input(training, placed, self._mean_image, self._device_cache, divisor_of(training, phase))
             with nullcontext() if rows == parts[-1] else training.forward.without_sums():
                 labels = part.labels.to(training.device)
                 loss, num_wrong = loss_and_errors(training, forward, images, labels, num)
                 value += loss.item()
-                if not math.isfinite(value) and not team.together:
+                if not math.isfinite(value) and not mesh.is_distributed:
                     fail(training, batch, f"the loss of step {training.step} is {value}", value, self.gradients())
                 loss.backward()  # type: ignore[no-untyped-call]
             wrong += int(num_wrong)
-        training.network.expect_part(None)
+        training.network.set_microbatch(None)
         finite = weights.gradients_are_finite()
-        if team.together:
+        if mesh.is_distributed:
             # All stop at the same step, or none.
-            value, wrong = team.sums(value, wrong)
-            finite = not team.any(not finite)[0]
+            value, wrong = mesh.all_reduce_sum(value, wrong)
+            finite = not mesh.any(not finite)[0]
             if not math.isfinite(value):
                 fail(training, batch, f"the loss of step {training.step} is {value}", value, self.gradients())
         if not finite:
@@ -138,7 +138,7 @@ class StepAtOnce:
 
         The last ones may be empty where others have an image more.
         """
-        most = -(-num // self.training.team.replica.num)
+        most = -(-num // self.training.mesh.replica.size)
         size = self.training.recipe.training.micro_batch or most
         firsts = range(own.start, own.start + most, size)
         return [slice(min(first, own.stop), min(first + size, own.stop)) for first in firsts]
@@ -158,28 +158,28 @@ def dropout_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
-def divisor_of(training: Training, stretch: Stretch) -> float:
-    """What the images of a stretch are divided by after their color noise."""
+def divisor_of(training: Training, phase: Phase) -> float:
+    """What the images of a phase are divided by after their color noise."""
     settings = training.recipe.data
-    return 1 + settings.color_noise if settings.color_shrink and stretch.color_noise else 1.0
+    return 1 + settings.color_noise if settings.color_shrink and phase.color_noise else 1.0
 
 
 def network_input(
     training: Training,
     batch: Batch,
     mean_image: torch.Tensor,
-    resident: ResidentImages | None,
+    device_cache: DeviceImageCache | None,
     divisor: float,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """What the network reads of a batch, (b, 3, S, S); with `resident`, of one that is placed in it."""
+    """What the network reads of a batch, (b, 3, S, S); with `device_cache`, of one that is placed in it."""
     return to_input(
         batch,
         mean_image,
         training.device,
         mean_at=training.recipe.data.mean,
         divisor=divisor,
-        resident=None if resident is None else resident.images,
+        device_cache=None if device_cache is None else device_cache.images,
         crop=training.recipe.data.crop,
         dtype=dtype,
     )

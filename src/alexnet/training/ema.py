@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 
-class WeightAverage:
+class WeightEMA:
     """Keeps a <- share * a + (1 - share) * w for every parameter, starting from the weights as they are.
 
     In the first steps the share is smaller, (1 + steps) / (10 + steps), so that the first, random weights are

@@ -12,27 +12,27 @@ from dataclasses import dataclass
 
 import torch
 
-from alexnet.data.device_cache import ResidentImages
+from alexnet.data.device_cache import DeviceImageCache
 from alexnet.data.loader import Batch
-from alexnet.training.compute_weights import ReadWeights
-from alexnet.training.eager_step import Step, StepAtOnce, Sums, divisor_of, dropout_seed, loss_and_errors, network_input
+from alexnet.training.compute_weights import ComputeWeights
+from alexnet.training.eager_step import EagerStep, Step, Sums, divisor_of, dropout_seed, loss_and_errors, network_input
 from alexnet.training.optimizer import are_finite
-from alexnet.training.plan import Stretch
+from alexnet.training.plan import Phase
 from alexnet.training.setup import Training, on_device
 from alexnet.training.update import rates_table
-from alexnet.training.validation import fail, rates_now
+from alexnet.training.validation import current_learning_rates, fail
 
 # Before a graph is captured: libraries choose their kernels and take their memory.
 _WARM_UPS = 3
 
 
-def step_of(training: Training, resident: ResidentImages | None = None) -> Step:
+def step_of(training: Training, device_cache: DeviceImageCache | None = None) -> Step:
     """How the training steps: a GPU does it on its own where it can, everything else at once.
 
     Args:
-        resident: the training images, where they lie on the device.
+        device_cache: the training images, where they lie on the device.
     """
-    return StepOnDevice(training, resident) if on_device(training) else StepAtOnce(training, resident)
+    return GraphStep(training, device_cache) if on_device(training) else EagerStep(training, device_cache)
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,20 @@ class _Captured:
     divisor: float
 
 
-class StepOnDevice:
+class GraphStep:
     """A step that the device does while the host goes on.
 
     Args:
         training: its network and optimizer are used; whole batches only.
-        resident: the training images, where they lie on the device.
+        device_cache: the training images, where they lie on the device.
     """
 
     at_once = False
 
-    def __init__(self, training: Training, resident: ResidentImages | None = None) -> None:
+    def __init__(self, training: Training, device_cache: DeviceImageCache | None = None) -> None:
         device = training.device
         self.training = training
-        self._resident = resident
+        self._device_cache = device_cache
         self._mean_image = torch.from_numpy(training.data.statistics.mean_image).to(device)
         # What autocast makes of the input of the first layer, unless a scale comes before it.
         rounded = training.precision == "bfloat16" and training.network.description.input_scale == 1
@@ -65,7 +65,7 @@ class StepOnDevice:
         self._captured: dict[tuple[int, float], _Captured] = {}
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._weights = ReadWeights(training)
+        self._weights = ComputeWeights(training)
         self._rates = torch.zeros(len(self._weights.tensors), 2, device=device)
         self._rows: list[tuple[float, float]] = []
         # Sum of losses, images that were wrong; and the first step that was not finite, counted from 1, or 0.
@@ -73,18 +73,18 @@ class StepOnDevice:
         self._stopped = torch.zeros((), dtype=torch.int64, device=device)
         self._number = torch.zeros((), dtype=torch.int64, device=device)
         self._num = 0
-        self._asked: deque[tuple[int, Stretch, Batch]] = deque()
+        self._asked: deque[tuple[int, Phase, Batch]] = deque()
 
-    def run(self, stretch: Stretch, batch: Batch) -> None:
+    def run(self, phase: Phase, batch: Batch) -> None:
         """Ask for one update."""
         training = self.training
-        self._asked.append((training.step, stretch, batch))
-        if self._resident is not None:
-            batch = self._resident.placed(batch)
+        self._asked.append((training.step, phase, batch))
+        if self._device_cache is not None:
+            batch = self._device_cache.placed(batch)
         staged = self._staged(batch)
         self._set_rates()
         self._number.fill_(training.step + 1)
-        key = (len(batch.labels), divisor_of(training, stretch))
+        key = (len(batch.labels), divisor_of(training, phase))
         captured = self._captured.get(key)
         if captured is None:
             captured = self._captured[key] = self._capture(staged, key[1])
@@ -112,15 +112,15 @@ class StepOnDevice:
 
     def _fail(self, step: int) -> None:
         """Do the step that failed once more, at once, and so come upon the same: the weights have not changed since."""
-        stretch, batch = next((stretch, batch) for number, stretch, batch in self._asked if number == step)
+        phase, batch = next((phase, batch) for number, phase, batch in self._asked if number == step)
         self.training.step = step
         # The graphs hold the memory of whole steps, which the repetition needs.
         self._captured.clear()
         self._weights.clear_gradients()
         if self.training.device.type == "cuda":
             torch.cuda.empty_cache()
-        at_once = StepAtOnce(self.training, self._resident)
-        value = at_once.derive(stretch, batch)
+        at_once = EagerStep(self.training, self._device_cache)
+        value = at_once.forward_backward(phase, batch)
         what = f"step {step} was not finite on the device, and is when it is repeated (its loss is {value:.6g})"
         fail(self.training, batch, what, value, at_once.gradients())
 
@@ -137,7 +137,7 @@ class StepOnDevice:
         return staged
 
     def _set_rates(self) -> None:
-        rows = self.training.optimizer.rates_and_momenta(rates_now(self.training, self.training.step))
+        rows = self.training.optimizer.rates_and_momenta(current_learning_rates(self.training, self.training.step))
         if rows != self._rows:
             self._rates.copy_(rates_table(rows, self.training.device), non_blocking=True)
             self._rows = rows
@@ -169,7 +169,7 @@ class StepOnDevice:
     def _derive(self, batch: Batch, divisor: float) -> tuple[torch.Tensor, torch.Tensor]:
         training = self.training
         self._weights.clear_gradients()
-        images = network_input(training, batch, self._mean_image, self._resident, divisor, self._input_dtype)
+        images = network_input(training, batch, self._mean_image, self._device_cache, divisor, self._input_dtype)
         loss, wrong = loss_and_errors(training, self._weights.forward, images, batch.labels, len(batch.labels))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), wrong

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from alexnet.parallel.process_group import num_started
+from alexnet.parallel.process_group import world_size
 
 ONE_REQUEST_S = 2.0
 
@@ -29,7 +29,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
     Of several processes each may be told twice at once, by a scheduler and by torchrun, which it tells too: there, what
     comes within `ONE_REQUEST_S` is one request. And when one of them has failed, torchrun tells the others to end while
-    they find out which one it was: from an error on they hear no signal until `started_processes` is over.
+    they find out which one it was: from an error on they hear no signal until `init_process_group` is over.
 
     Outside the main thread no signal arrives, and the request stays unset.
     """
@@ -41,7 +41,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
     usual = {number: signal.getsignal(number) for number in watched}
 
     asked_s = 0.0
-    repeated = num_started() > 1
+    repeated = world_size() > 1
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked_s

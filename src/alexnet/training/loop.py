@@ -14,9 +14,9 @@ from alexnet.data.concatenated import open_data
 from alexnet.data.loader import Batch
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.model.kernels import slower_in_words
-from alexnet.parallel.process_group import idle_cores_in_words
-from alexnet.parallel.process_mesh import ALONE_TEAM, Team
+from alexnet.model.kernels import slow_path_message
+from alexnet.parallel.process_group import idle_cores_message
+from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
 from alexnet.runs.folder import RunFolder, State, UnwrittenRunFolder, utc_now
 from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import flat_settings
@@ -29,10 +29,10 @@ from alexnet.training.checkpoint_writer import CheckpointWriter
 from alexnet.training.distributed import whole_shapes
 from alexnet.training.graph_step import step_of
 from alexnet.training.interrupt import StopRequest, stop_on_signal
-from alexnet.training.plan import Stretch
+from alexnet.training.plan import Phase
 from alexnet.training.resume import create_or_continue, layout_facts, recorded_start, restore, resume_command
 from alexnet.training.schedule import ended
-from alexnet.training.setup import Training, assemble, loader_of, resident_images
+from alexnet.training.setup import Training, assemble, load_device_cache, loader_of
 from alexnet.training.tensorboard import board_folder, require_tensorboard, written_board
 from alexnet.training.training_progress import TrainingProgress
 from alexnet.training.validation import end_epoch, log_window, note_failure, note_unreadable, save_weights
@@ -49,7 +49,7 @@ def train(
     start_from: Path | None = None,
     *,
     may_change: bool = False,
-    team: Team = ALONE_TEAM,
+    mesh: ProcessMesh = SINGLE_PROCESS,
     tensorboard: bool = False,
 ) -> RunFolder:
     """Train the recipe's network on the prepared data set, or go on with an interrupted training.
@@ -61,7 +61,7 @@ def train(
         start_from: a run folder or weights file: layers of the same names start from its weights, all but the last
             ones; None is what an unfinished run began with.
         may_change: go on with another recipe than the run's, as far as `CHANGEABLE` allows.
-        team: the processes that share the training, each of which calls this. The first one writes the run folder,
+        mesh: the processes that share the training, each of which calls this. The first one writes the run folder,
             which the others need not see; the data set must be on every machine.
         tensorboard: write the log for TensorBoard too, into the run folder; a run that has begun to goes on to.
 
@@ -81,14 +81,14 @@ def train(
         require_tensorboard()
     device = choose_device(recipe.training.device)
     arithmetic = f"{choose_precision(recipe.training.precision, device)} on {device.type}"
-    facts = {"data set": data.checksum, "code": source_digest(), "arithmetic": arithmetic, **layout_facts(team)}
-    team.require_same(flat_settings(recipe) | facts)
-    run = RunFolder(run_folder) if team.leads else UnwrittenRunFolder(run_folder)
+    facts = {"data set": data.checksum, "code": source_digest(), "arithmetic": arithmetic, **layout_facts(mesh)}
+    mesh.require_same(flat_settings(recipe) | facts)
+    run = RunFolder(run_folder) if mesh.is_main else UnwrittenRunFolder(run_folder)
     # With a checkpoint the first weights are history, and the file they came from may be gone.
-    start_from, fresh = team.told((start_from or recorded_start(run), not has_checkpoint(run.path)))
-    training = assemble(run, data, recipe, start_from if fresh else None, team)
-    changes = create_or_continue(run, recipe, data, folders, start_from, may_change) if team.leads else []
-    with only_writer(run.lock_path, str(run.path)) if team.leads else nullcontext() as before:
+    start_from, fresh = mesh.broadcast((start_from or recorded_start(run), not has_checkpoint(run.path)))
+    training = assemble(run, data, recipe, start_from if fresh else None, mesh)
+    changes = create_or_continue(run, recipe, data, folders, start_from, may_change) if mesh.is_main else []
+    with only_writer(run.lock_path, str(run.path)) if mesh.is_main else nullcontext() as before:
         try:
             restore(training, start_from, before)
             if changes:
@@ -96,7 +96,7 @@ def train(
                 run.log("recipe_changed", step=training.step, changes=changes)
             parameters = sum(math.prod(shape) for shape in whole_shapes(training.network).values())
             run.update_facts(
-                state="running", parameters=parameters, num_steps=training.plan.num_steps, **layout_facts(team)
+                state="running", parameters=parameters, num_steps=training.plan.num_steps, **layout_facts(mesh)
             )
             if training.copied:
                 run.update_facts(copied_layers=training.copied)
@@ -107,7 +107,7 @@ def train(
                 duration_s=round(training.trained_s, 1),
                 unreadable_images=len(training.unreadable),
             )
-            if team.leads:
+            if mesh.is_main:
                 remove_checkpoints(run.path, training.errors[-1] if training.errors else None)
         except RequestError:
             raise  # nothing was begun
@@ -154,36 +154,36 @@ def _first_line(error: BaseException) -> str:
 
 
 def _run_steps(training: Training, tensorboard: bool) -> None:
-    plan, team = training.plan, training.team
+    plan, mesh = training.plan, training.mesh
     training.network.train()
     with (
         stop_on_signal() as stop,
-        CheckpointWriter(training.run.path, team.leads) as writer,
+        CheckpointWriter(training.run.path, mesh.is_main) as writer,
         TrainingProgress(
-            training.run.path.name, training.step, plan.num_steps, plan.num_epochs, team.leads
+            training.run.path.name, training.step, plan.num_steps, plan.num_epochs, mesh.is_main
         ) as progress,
         _stalls_told(training, progress),
-        written_board(training, progress.say) if tensorboard and team.leads else nullcontext(),
+        written_board(training, progress.say) if tensorboard and mesh.is_main else nullcontext(),
     ):
-        if slower := slower_in_words(training.device.type):
+        if slower := slow_path_message(training.device.type):
             progress.say(slower)
-        if team.together and (idle := idle_cores_in_words()):
+        if mesh.is_distributed and (idle := idle_cores_message()):
             progress.say(idle)
-        team.enters(training.step, WAITS, "reading its images")
-        resident = resident_images(training, progress.say, partial(_stop_reading, training, stop))
-        step = step_of(training, resident)
+        mesh.heartbeat(training.step, WAITS, "reading its images")
+        device_cache = load_device_cache(training, progress.say, partial(_stop_reading, training, stop))
+        step = step_of(training, device_cache)
         last_checkpoint = time.monotonic()
         # The stopwatch covers waiting for data and the step; it stands still for validation and checkpoints.
         mark = time.perf_counter()
-        for stretch, batch in _batches(training, cut=resident is None):
-            team.enters(training.step, COMPUTES, "its computation")
-            step.run(stretch, batch)
+        for phase, batch in _batches(training, cut=device_cache is None):
+            mesh.heartbeat(training.step, COMPUTES, "its computation")
+            step.run(phase, batch)
             training.step += 1
             logs = training.step % LOG_EVERY_STEPS == 0 or training.step == plan.num_steps
             due = time.monotonic() - last_checkpoint >= training.recipe.training.checkpoint_every
             # What one process sees, all do: whether to stop, to save (as the one that writes has time), to name images.
-            stopping, due, unreadable = team.any(
-                bool(stop), team.leads and due and not writer.busy, bool(batch.unreadable)
+            stopping, due, unreadable = mesh.any(
+                bool(stop), mesh.is_main and due and not writer.busy, bool(batch.unreadable)
             )
             if unreadable:
                 note_unreadable(training, batch, progress)
@@ -196,7 +196,7 @@ def _run_steps(training: Training, tensorboard: bool) -> None:
             progress.advance(training.step)
             if logs:
                 log_window(training, progress)
-            team.enters(training.step, ENDS_STEP, "the end of its step, which may measure or save")
+            mesh.heartbeat(training.step, ENDS_STEP, "the end of its step, which may measure or save")
             lowest = plan.ends_epoch(training.step) and end_epoch(training, progress)
             if _over(training):
                 break
@@ -209,7 +209,7 @@ def _run_steps(training: Training, tensorboard: bool) -> None:
                 writer.begin(training.network, training.optimizer, _position(training), training.average)
                 last_checkpoint = time.monotonic()
             mark = time.perf_counter()
-            team.enters(training.step, WAITS, "waiting for its batch")
+            mesh.heartbeat(training.step, WAITS, "waiting for its batch")
         writer.finish()
         note_failure(training, writer, progress)
     save_weights(training)
@@ -234,7 +234,7 @@ def _stop(training: Training, writer: CheckpointWriter, signal_name: str | None)
     writer.finish()
     lost = ""
     failure = writer.failure()
-    if training.team.any(failure is not None)[0]:
+    if training.mesh.any(failure is not None)[0]:
         reason = "by the first process" if failure is None else failure.strerror or str(failure)
         lost = f"; its state could not be saved ({reason}), the checkpoint before it is kept"
     else:
@@ -249,8 +249,8 @@ def _stop(training: Training, writer: CheckpointWriter, signal_name: str | None)
 @contextmanager
 def _stalls_told(training: Training, progress: TrainingProgress) -> Iterator[None]:
     """Say and log which process holds the others up, for as long as the block lasts."""
-    watch = training.team.watch
-    if watch is None or not training.team.leads:
+    monitor = training.mesh.monitor
+    if monitor is None or not training.mesh.is_main:
         yield
         return
 
@@ -258,11 +258,11 @@ def _stalls_told(training: Training, progress: TrainingProgress) -> Iterator[Non
         progress.say(text)
         training.run.log("held_up", step=training.step, by=text)
 
-    watch.on_stall, before = tell, watch.on_stall
+    monitor.on_stall, before = tell, monitor.on_stall
     try:
         yield
     finally:
-        watch.on_stall = before
+        monitor.on_stall = before
 
 
 def _position(training: Training) -> Position:
@@ -275,18 +275,18 @@ def _position(training: Training) -> Position:
     )
 
 
-def _batches(training: Training, cut: bool) -> Iterator[tuple[Stretch, Batch]]:
-    """The batches that are left, each with the stretch of the plan it stands in."""
-    for stretch in training.plan.stretches:
-        first, begin = max(training.step, stretch.first_step), stretch.epoch_step
-        if first >= stretch.last_step or _over(training):
+def _batches(training: Training, cut: bool) -> Iterator[tuple[Phase, Batch]]:
+    """The batches that are left, each with the phase of the plan it stands in."""
+    for phase in training.plan.phases:
+        first, begin = max(training.step, phase.first_step), phase.epoch_step
+        if first >= phase.last_step or _over(training):
             continue
-        loader = loader_of(training, stretch, cut)
-        with closing(loader.batches(first - begin, stretch.last_step - begin)) as batches:
+        loader = loader_of(training, phase, cut)
+        with closing(loader.batches(first - begin, phase.last_step - begin)) as batches:
             for batch in batches:
                 training.window.waited_s += loader.waited_s
                 loader.waited_s = 0.0
-                yield stretch, batch
+                yield phase, batch
 
 
 def _over(training: Training) -> bool:

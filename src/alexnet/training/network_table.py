@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from alexnet.model.layer_specs import Placed
+from alexnet.model.layer_specs import SizedLayer
 from alexnet.model.network import AlexNet
 from alexnet.runs.recipe import Recipe
 from alexnet.training.optimizer import VelocitySGD
-from alexnet.training.schedule import Rates, rates_at
+from alexnet.training.schedule import LearningRates, learning_rates_at
 from alexnet.training.setup import require_fit
 
 
@@ -48,19 +48,19 @@ def network_table(recipe: Recipe, num_classes: int) -> list[Row]:
             network, recipe.optimizer.momentum, recipe.optimizer.weight_decay, recipe.optimizer.layer_weight_decay
         )
     rates = _first_rates(recipe)
-    return [_row(place, rates, optimizer) for place in network.placed if place.weight_shape]
+    return [_row(place, rates, optimizer) for place in network.sized_layers if place.weight_shape]
 
 
-def _first_rates(recipe: Recipe) -> Rates:
+def _first_rates(recipe: Recipe) -> LearningRates:
     if recipe.schedule.kind in ("one-cycle", "cosine"):
-        return Rates(
+        return LearningRates(
             weights=recipe.optimizer.learning_rate,
             biases=recipe.optimizer.learning_rate * recipe.optimizer.bias_lr_factor,
         )
-    return rates_at(recipe, 0, 1)
+    return learning_rates_at(recipe, 0, 1)
 
 
-def _row(place: Placed, rates: Rates, optimizer: VelocitySGD) -> Row:
+def _row(place: SizedLayer, rates: LearningRates, optimizer: VelocitySGD) -> Row:
     name = place.name
     return Row(
         layer=name,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from alexnet.errors import RequestError
-from alexnet.training.schedule import Rates
+from alexnet.training.schedule import LearningRates
 
 
 class VelocitySGD:
@@ -54,7 +54,7 @@ class VelocitySGD:
         self._sgd = torch.optim.SGD(groups, lr=1.0, momentum=momentum, fused=fused, foreach=not fused)
         self._last_rates: dict[str, float] = {}
 
-    def step(self, rates: Rates) -> None:
+    def step(self, rates: LearningRates) -> None:
         """One update with the gradients that stand on the parameters; those of frozen parameters are forgotten."""
         for (name, parameter), group in zip(self.parameters.items(), self._sgd.param_groups, strict=True):
             rate = rates.of(name)
@@ -69,7 +69,7 @@ class VelocitySGD:
         """Every parameter with its buffer b and its decay, for updates made elsewhere (`training/update.py`)."""
         return [(parameter, self._buffer(parameter), self.decays[name]) for name, parameter in self.parameters.items()]
 
-    def rates_and_momenta(self, rates: Rates) -> list[tuple[float, float]]:
+    def rates_and_momenta(self, rates: LearningRates) -> list[tuple[float, float]]:
         """Rate and factor on the buffer of every parameter for a step that is made elsewhere; counts it as made."""
         rows = []
         for name in self.parameters:

@@ -3,20 +3,20 @@
 import math
 from dataclasses import dataclass
 
-from alexnet.data.sampler import Cut
+from alexnet.data.sampler import Batching
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import ScheduleSettings, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
+class Phase:
     """Steps during which the rates' stage, the images and the color noise stay what they are."""
 
     stage: int
     first_step: int
     last_step: int
-    """The step after the stretch."""
-    cut: Cut
+    """The step after the phase."""
+    cut: Batching
     """The batches of an epoch, over the first so many images."""
     color_noise: bool
     first_epoch: int
@@ -35,11 +35,11 @@ class Stretch:
         return self.cut.num_batches
 
     def batch_length(self, step: int) -> int:
-        """Images of the batch of step `step`, one of this stretch."""
+        """Images of the batch of step `step`, one of this phase."""
         return len(self.cut.batch((step - self.epoch_step) % self.steps_per_epoch))
 
     def epochs_at(self, step: int) -> float:
-        """Epochs done after `step` steps, for a step of this stretch or the one after it."""
+        """Epochs done after `step` steps, for a step of this phase or the one after it."""
         return self.first_epoch + (step - self.epoch_step) / self.steps_per_epoch
 
 
@@ -58,7 +58,7 @@ class Plan:
 
     def __init__(self, schedule: ScheduleSettings, num_images: int, batch_size: int, file_images: int = 0) -> None:
         stages = schedule.stages or (Stage(epochs=schedule.epochs, learning_rate=0.0),)
-        stretches: list[Stretch] = []
+        phases: list[Phase] = []
         step, epoch_step, first_epoch, reached = 0, 0, 0, 0.0
         for number, stage in enumerate(stages):
             images = stage.images or num_images
@@ -66,16 +66,16 @@ class Plan:
                 raise RequestError(
                     f"--schedule.stages: stage {number + 1} trains on {images:,} images and there are {num_images:,}"
                 )
-            cut = Cut(num_images=images, batch_size=batch_size, file_images=file_images)
-            if stretches and images != stretches[-1].num_images:
+            cut = Batching(num_images=images, batch_size=batch_size, file_images=file_images)
+            if phases and images != phases[-1].num_images:
                 # The settings see to it that this happens at the end of an epoch.
                 first_epoch, epoch_step = round(reached), step
             reached += stage.epochs
             # From the epochs in all, not stage by stage: roundings must not add up. A stage of less than half a step
             # may have none.
             last_step = max(step, epoch_step + round((reached - first_epoch) * cut.num_batches))
-            stretches.append(
-                Stretch(
+            phases.append(
+                Phase(
                     stage=number,
                     first_step=step,
                     last_step=last_step,
@@ -88,32 +88,32 @@ class Plan:
             step = last_step
         if step == 0:
             raise RequestError(
-                f"--schedule.stages: {reached:g} epochs of {stretches[-1].steps_per_epoch} steps are not one step; "
+                f"--schedule.stages: {reached:g} epochs of {phases[-1].steps_per_epoch} steps are not one step; "
                 "allowed is half a step or more"
             )
-        self.stretches = tuple(stretches)
+        self.phases = tuple(phases)
 
     @property
     def num_steps(self) -> int:
         """Steps in all."""
-        return self.stretches[-1].last_step
+        return self.phases[-1].last_step
 
     @property
     def num_epochs(self) -> float:
         """Epochs in all, each of its own length."""
         return self.epochs_at(self.num_steps)
 
-    def stretch(self, step: int) -> Stretch:
-        """The stretch in which step `step` (0 is the first) stands; the last one for the step after it."""
-        return next((one for one in self.stretches if step < one.last_step), self.stretches[-1])
+    def phase(self, step: int) -> Phase:
+        """The phase in which step `step` (0 is the first) stands; the last one for the step after it."""
+        return next((one for one in self.phases if step < one.last_step), self.phases[-1])
 
     def epochs_at(self, step: int) -> float:
         """Epochs done after `step` steps."""
-        return self.stretch(step - 1 if step else 0).epochs_at(step)
+        return self.phase(step - 1 if step else 0).epochs_at(step)
 
     def ends_epoch(self, step: int) -> bool:
         """Whether after `step` steps an epoch is over, or the training."""
-        one = self.stretch(step - 1)
+        one = self.phase(step - 1)
         return step == self.num_steps or (step - one.epoch_step) % one.steps_per_epoch == 0
 
     def epoch_number(self, step: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from alexnet.data.concatenated import count_leaks
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
-from alexnet.parallel.process_mesh import Team
+from alexnet.parallel.process_mesh import ProcessMesh
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import CHANGEABLE, Recipe
 from alexnet.runs.recipe_file import recipe_differences
@@ -117,12 +117,12 @@ def create_or_continue(
 
 def restore(training: Training, start_from: Path | None, last_writer: str | None) -> None:
     """Take up the run's last sound checkpoint, or its beginning, and cut the log to what is behind these weights."""
-    run, team = training.run, training.team
-    loaded = load_checkpoint(run.path, training.network, training.optimizer, training.average, team)
+    run, mesh = training.run, training.mesh
+    loaded = load_checkpoint(run.path, training.network, training.optimizer, training.average, mesh)
     position = loaded.position
     if position is not None:
         if (
-            team.leads
+            mesh.is_main
             and position.step >= training.plan.num_steps
             and training.plan.num_steps < run.facts().get("num_steps", 0)
         ):
@@ -150,9 +150,9 @@ def restore(training: Training, start_from: Path | None, last_writer: str | None
         threads=torch.get_num_threads(),
         commit=source_commit(),
         last_writer=last_writer,
-        **layout_facts(team),
+        **layout_facts(mesh),
     )
-    if not team.leads:
+    if not mesh.is_main:
         return
     for name in loaded.broken:
         run.log("broken_checkpoint", step=training.step, name=name)
@@ -161,12 +161,12 @@ def restore(training: Training, start_from: Path | None, last_writer: str | None
         _say(f"{run.path}: {last_writer} ended without letting go; going on from step {training.step}")
 
 
-def layout_facts(team: Team) -> dict[str, Any]:
+def layout_facts(mesh: ProcessMesh) -> dict[str, Any]:
     """How many processes share a training, and how."""
-    layout = team.layout
-    facts: dict[str, Any] = {"processes": team.all.num, "columns": layout.columns, "replicas": team.replica.num}
-    if team.together:
-        facts |= {"columns_in": layout.columns_in, "sums_in": layout.sums_in}
+    layout = mesh.layout
+    facts: dict[str, Any] = {"processes": mesh.all.size, "columns": layout.columns, "replicas": mesh.replica.size}
+    if mesh.is_distributed:
+        facts |= {"column_layers": layout.column_layers, "grad_dtype": layout.grad_dtype}
     return facts
 
 

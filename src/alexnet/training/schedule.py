@@ -8,7 +8,7 @@ from alexnet.runs.recipe import Recipe, ScheduleSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
+class LearningRates:
     """The rate of every parameter at one step."""
 
     weights: float
@@ -24,7 +24,9 @@ class Rates:
         return self.layers.get(layer, self.weights) if kind == "weight" else self.biases
 
 
-def rates_at(recipe: Recipe, step: int, num_steps: int, stage: int = 0, errors: Sequence[float] = ()) -> Rates:
+def learning_rates_at(
+    recipe: Recipe, step: int, num_steps: int, stage: int = 0, errors: Sequence[float] = ()
+) -> LearningRates:
     """The rates of step `step` (0 is the first) of `num_steps`.
 
     Args:
@@ -35,7 +37,7 @@ def rates_at(recipe: Recipe, step: int, num_steps: int, stage: int = 0, errors: 
     schedule, optimizer = recipe.schedule, recipe.optimizer
     if schedule.kind == "stages":
         now = schedule.stages[stage]
-        return Rates(
+        return LearningRates(
             weights=now.learning_rate,
             biases=now.learning_rate if now.bias_learning_rate is None else now.bias_learning_rate,
             layers=now.layer_learning_rates,
@@ -46,14 +48,14 @@ def rates_at(recipe: Recipe, step: int, num_steps: int, stage: int = 0, errors: 
         biases = (
             peak * optimizer.bias_lr_factor * _plateau_factor(done, schedule.num_bias_plateaus, schedule.bias_lr_range)
         )
-        return Rates(weights=rate, biases=biases, layers=_by_layer(recipe, rate))
+        return LearningRates(weights=rate, biases=biases, layers=_by_layer(recipe, rate))
     if schedule.kind == "steps":
         rate = peak * schedule.gamma ** sum(done >= drop for drop in schedule.milestones)
     elif schedule.kind == "plateau":
         rate = peak * schedule.gamma ** min(stalls(errors, schedule), schedule.plateau_drops)
     else:
         rate = peak * _up_and_down(schedule, (step + 0.5) / num_steps)
-    return Rates(weights=rate, biases=rate * optimizer.bias_lr_factor, layers=_by_layer(recipe, rate))
+    return LearningRates(weights=rate, biases=rate * optimizer.bias_lr_factor, layers=_by_layer(recipe, rate))
 
 
 def _by_layer(recipe: Recipe, rate: float) -> dict[str, float]:
@@ -84,7 +86,7 @@ def ended(errors: Sequence[float], schedule: ScheduleSettings) -> bool:
 
 
 def _plateau_factor(done: float, plateaus: int, fall: float) -> float:
-    """1 on the first of `plateaus` stretches of equal length, 1 / fall on the last, equal ratios between."""
+    """1 on the first of `plateaus` phases of equal length, 1 / fall on the last, equal ratios between."""
     if plateaus == 1:
         return 1.0
     return float(fall ** (-min(int(done * plateaus), plateaus - 1) / (plateaus - 1)))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alexnet.errors import RequestError
-from alexnet.parallel.process_mesh import ALONE_TEAM, Team
+from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
 from alexnet.training.loop import train
@@ -18,7 +18,7 @@ def train_seeds(
     start_from: Path | None,
     num: int,
     report: Callable[[str], None],
-    team: Team = ALONE_TEAM,
+    mesh: ProcessMesh = SINGLE_PROCESS,
     tensorboard: bool = False,
 ) -> list[Path]:
     """Train `num` networks one after the other, with the recipe's seed and those after it, in `run_folder`-SEED each.
@@ -27,7 +27,7 @@ def train_seeds(
 
     Args:
         report: is given lines for people.
-        team: the processes that share each training.
+        mesh: the processes that share each training.
         tensorboard: whether the logs are written for TensorBoard too.
 
     Returns:
@@ -41,13 +41,13 @@ def train_seeds(
         own = replace(recipe, training=replace(recipe.training, seed=seed))
         folder = run_folder.with_name(f"{run_folder.name}-{seed}")
         folders.append(folder)
-        if team.told(team.leads and _is_trained(folder, own)):
-            if team.leads:
+        if mesh.broadcast(mesh.is_main and _is_trained(folder, own)):
+            if mesh.is_main:
                 report(f"{folder}: trained already")
             continue
-        if team.leads:
+        if mesh.is_main:
             report(f"{folder}: seed {seed}")
-        train(data_folder, own, folder, start_from, team=team, tensorboard=tensorboard)
+        train(data_folder, own, folder, start_from, mesh=mesh, tensorboard=tensorboard)
     return folders
 
 

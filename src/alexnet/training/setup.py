@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 
 from alexnet.data.augment import crop_margin
 from alexnet.data.dataset import PreparedData
-from alexnet.data.device_cache import SHARE_OF_FREE_MEMORY, ResidentImages, bytes_of, free_bytes
+from alexnet.data.device_cache import SHARE_OF_FREE_MEMORY, DeviceImageCache, bytes_of, free_bytes
 from alexnet.data.loader import Loader
 from alexnet.data.sampler import class_balanced_subset, sample_weights
 from alexnet.errors import RequestError
 from alexnet.model.network import AlexNet
 from alexnet.model.transfer import transfer
 from alexnet.model.weights import load_trained
-from alexnet.parallel.process_group import own_cores
-from alexnet.parallel.process_mesh import ALONE_TEAM, Team
+from alexnet.parallel.process_group import cores_per_process
+from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
 from alexnet.system.device import Precision, choose_device, choose_precision
-from alexnet.system.prefetch import MOST_READERS
+from alexnet.system.prefetch import MAX_READERS
 from alexnet.training.distributed import Forward, own_part, own_tensors
-from alexnet.training.ema import WeightAverage
+from alexnet.training.ema import WeightEMA
 from alexnet.training.optimizer import VelocitySGD, require_layers
-from alexnet.training.plan import Plan, Stretch
+from alexnet.training.plan import Phase, Plan
 
 TELL_EVERY_S = 10.0
 
@@ -69,8 +69,8 @@ class Training:
     device: torch.device
     precision: Precision
     dropout: torch.Generator
-    average: WeightAverage | None
-    team: Team
+    average: WeightEMA | None
+    mesh: ProcessMesh
     forward: Forward
     """The network as the images of a step pass through it."""
     copied: list[str] = field(default_factory=list)
@@ -90,13 +90,17 @@ class Training:
 
 
 def assemble(
-    run: RunFolder, data: PreparedData, recipe: Recipe, start_from: Path | None = None, team: Team = ALONE_TEAM
+    run: RunFolder,
+    data: PreparedData,
+    recipe: Recipe,
+    start_from: Path | None = None,
+    mesh: ProcessMesh = SINGLE_PROCESS,
 ) -> Training:
     """Build network, optimizer and plan; the run folder need not exist yet and is not touched.
 
     Args:
         start_from: a run folder or weights file whose layers are the first weights, as far as names agree.
-        team: the processes that share the training; each assembles its own part.
+        mesh: the processes that share the training; each assembles its own part.
 
     Raises:
         RequestError: the data set cannot serve the recipe (crop, subset, stages), or the variant, a layer that the
@@ -104,7 +108,7 @@ def assemble(
             processes cannot share the network or the batch.
     """
     settings = recipe.training
-    team.layout.require_batch(recipe.optimizer.batch_size, team.replica.num)
+    mesh.layout.require_batch(recipe.optimizer.batch_size, mesh.replica.size)
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     if recipe.schedule.kind == "plateau" and data.evaluation_split != "val":
@@ -120,22 +124,22 @@ def assemble(
     if recipe.data.order == "stored":
         _require_mixed(split.labels[samples], data)
     plan = Plan(recipe.schedule, len(samples), recipe.optimizer.batch_size, recipe.data.file_images)
-    for num_images in {stretch.num_images for stretch in plan.stretches}:
+    for num_images in {phase.num_images for phase in plan.phases}:
         weights_of(recipe, data, samples[:num_images])  # refused before anything is begun
     _require_room(settings.cache, len(samples), data.side, device)
     whole = first_network(recipe, data.num_classes)
     require_fit(recipe, whole)
-    network = own_part(whole, team)
+    network = own_part(whole, mesh)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dropout = torch.Generator(device)
     network.seed_dropout(dropout)
     optimizer = VelocitySGD(
         network, recipe.optimizer.momentum, recipe.optimizer.weight_decay, recipe.optimizer.layer_weight_decay
     )
-    average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
-    forward = Forward(network, team)
+    average = WeightEMA(network, settings.ema_decay) if settings.ema_decay else None
+    forward = Forward(network, mesh)
     training = Training(
-        run, data, recipe, network, optimizer, plan, samples, device, precision, dropout, average, team, forward
+        run, data, recipe, network, optimizer, plan, samples, device, precision, dropout, average, mesh, forward
     )
     if start_from:
         start_from_layers(training, start_from)
@@ -203,13 +207,13 @@ def weights_of(recipe: Recipe, data: PreparedData, samples: NDArray[np.int64]) -
 
 def on_device(training: Training) -> bool:
     """Whether a GPU does the steps on its own, whole batches at a time."""
-    alone = not training.team.together  # a captured graph would hold the exchange with other processes too
+    alone = not training.mesh.is_distributed  # a captured graph would hold the exchange with other processes too
     return training.device.type == "cuda" and not training.recipe.training.micro_batch and alone
 
 
-def resident_images(
+def load_device_cache(
     training: Training, say: Callable[[str], None], wait: Callable[[], None] = lambda: None
-) -> ResidentImages | None:
+) -> DeviceImageCache | None:
     """The training images on the device, where the recipe asks for that or they fit; None leaves them to the loader.
 
     Args:
@@ -249,13 +253,13 @@ def resident_images(
             say(f"{done:,} of {of:,} training images have been read to {training.device}")
 
     workers = workers_of(training.recipe)
-    resident = ResidentImages(
+    device_cache = DeviceImageCache(
         split, training.samples, training.device, blocks=blocks, workers=workers, progress=progress
     )
     how = ", as blocks of two colors and their mixtures" if blocks else ""
     taken_s = time.monotonic() - start
-    say(f"{num:,} training images lie on {training.device}: {_size(resident.images.nbytes)}{how}, in {taken_s:.0f} s")
-    return resident
+    say(f"{num:,} training images are on {training.device}: {_size(device_cache.images.nbytes)}{how}, {taken_s:.0f} s")
+    return device_cache
 
 
 def _require_mixed(labels: NDArray[np.int64], data: PreparedData) -> None:
@@ -293,17 +297,17 @@ def _size(num_bytes: int) -> str:
 
 def workers_of(recipe: Recipe) -> int:
     """Threads that read images."""
-    return recipe.training.workers or min(own_cores(), MOST_READERS)
+    return recipe.training.workers or min(cores_per_process(), MAX_READERS)
 
 
-def loader_of(training: Training, stretch: Stretch, cut: bool = True) -> Loader:
-    """The loader of one stretch of the plan; its step 0 is the plan's `epoch_step`.
+def loader_of(training: Training, phase: Phase, cut: bool = True) -> Loader:
+    """The loader of one phase of the plan; its step 0 is the plan's `epoch_step`.
 
     Args:
         cut: whether its batches hold their crops, or the device has the images.
     """
-    samples = training.samples[: stretch.num_images]
-    settings = training.recipe.data if stretch.color_noise else replace(training.recipe.data, color_noise=0.0)
+    samples = training.samples[: phase.num_images]
+    settings = training.recipe.data if phase.color_noise else replace(training.recipe.data, color_noise=0.0)
     return Loader(
         training.data.splits["train"],
         training.data.statistics,
@@ -312,10 +316,10 @@ def loader_of(training: Training, stretch: Stretch, cut: bool = True) -> Loader:
         training.recipe.training.seed,
         sample_ids=samples,
         weights=weights_of(training.recipe, training.data, samples),
-        first_epoch=stretch.first_epoch,
+        first_epoch=phase.first_epoch,
         workers=workers_of(training.recipe),
-        rank=training.team.replica.rank,
-        num_ranks=training.team.replica.num,
+        rank=training.mesh.replica.rank,
+        num_ranks=training.mesh.replica.size,
         on_unreadable=training.recipe.training.on_unreadable,
         pin_memory=training.device.type == "cuda",
         cut=cut,

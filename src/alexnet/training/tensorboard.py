@@ -1,4 +1,4 @@
-"""A training's log in TensorBoard's form too, for those who watch many there. An extra: `alexnet[tensorboard]`.
+"""A training's log in TensorBoard's form too, for those who monitor many there. An extra: `alexnet[tensorboard]`.
 
 The run folder's own events.jsonl stays the record: what is shown here is what was logged there.
 """
@@ -107,7 +107,7 @@ def _show(writer: Any, event: Mapping[str, Any]) -> None:
 
 def _show_filters(writer: Any, training: Training) -> None:
     """The first layer's filters, where this process holds all of them and they read colors."""
-    first = next(place for place in training.network.placed if place.weight_shape)
+    first = next(place for place in training.network.sized_layers if place.weight_shape)
     filters = training.network.get_parameter(f"{first.name}.weight").detach()
     if isinstance(training.network, OneColumn) or filters.dim() != 4 or not bool(torch.isfinite(filters).all()):
         return

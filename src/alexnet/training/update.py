@@ -31,13 +31,13 @@ def update(
     # One run of numbers each: the kernel walks them in the order of memory.
     if gradient.stride() != parameter.stride():
         gradient = torch.empty_like(parameter).copy_(gradient)
-    if parameter.is_cuda and kernels.serves(parameter):
+    if parameter.is_cuda and kernels.supports_fused(parameter):
         from alexnet.training import update_gpu
 
         update_gpu.update(parameter, buffer, gradient, rates, decay, stopped, rounded)
         return
     # Without rounding, torch's fused optimizer is the processor's one pass, and nobody comes here but checks.
-    if rounded is not None and parameter.device.type == "cpu" and kernels.serves(parameter):
+    if rounded is not None and parameter.device.type == "cpu" and kernels.supports_fused(parameter):
         from alexnet.training import update_cpu
 
         update_cpu.update(parameter, buffer, gradient, rates, decay, stopped, rounded)

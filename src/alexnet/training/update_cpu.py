@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet.model.kernels.cpu import narrow, over_shares, wide
-from alexnet.system.numba_jit import compiled
+from alexnet.model.kernels.cpu import narrow, parallel_for_arrays, wide
+from alexnet.system.numba_jit import jit
 
 
 def update(
@@ -23,7 +23,7 @@ def update(
     if rate == 0 or int(stopped) or not parameter.numel():
         return
     arrays = tuple(_run(tensor) for tensor in (parameter, buffer, gradient, rounded))
-    over_shares(_update, arrays, np.float32(rate), np.float32(momentum), np.float32(decay))
+    parallel_for_arrays(_update, arrays, np.float32(rate), np.float32(momentum), np.float32(decay))
 
 
 def _run(x: torch.Tensor) -> np.ndarray:
@@ -32,7 +32,7 @@ def _run(x: torch.Tensor) -> np.ndarray:
     return (flat.view(torch.uint16) if x.dtype == torch.bfloat16 else flat).numpy()
 
 
-@compiled(error_model="numpy", fastmath={"contract", "nsz"})
+@jit(error_model="numpy", fastmath={"contract", "nsz"})
 def _update(
     parameter: Any,
     buffer: Any,

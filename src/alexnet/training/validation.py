@@ -15,7 +15,7 @@ from alexnet.system.device import IMAGES_AT_A_TIME
 from alexnet.system.machine import resident_bytes
 from alexnet.training.checkpoint_writer import CheckpointWriter
 from alexnet.training.distributed import whole_network, whole_tensors
-from alexnet.training.schedule import Rates, ended, rates_at, stalls
+from alexnet.training.schedule import LearningRates, ended, learning_rates_at, stalls
 from alexnet.training.setup import Tally, Training
 from alexnet.training.training_progress import TrainingProgress
 
@@ -25,9 +25,9 @@ LEFT_CHANCE = 0.95
 EXPLODING = 4.0
 
 
-def rates_now(training: Training, step: int) -> Rates:
+def current_learning_rates(training: Training, step: int) -> LearningRates:
     plan = training.plan
-    return rates_at(training.recipe, step, plan.num_steps, plan.stretch(step).stage, training.errors)
+    return learning_rates_at(training.recipe, step, plan.num_steps, plan.phase(step).stage, training.errors)
 
 
 def log_window(training: Training, progress: TrainingProgress) -> None:
@@ -35,7 +35,7 @@ def log_window(training: Training, progress: TrainingProgress) -> None:
     epoch = training.plan.epochs_at(training.step)
     window_s = max(1e-9, training.trained_s - training.window.since_s)
     images_per_second = training.window.num / window_s
-    rates = rates_now(training, training.step - 1)
+    rates = current_learning_rates(training, training.step - 1)
     training.run.log(
         "step",
         step=training.step,
@@ -79,7 +79,9 @@ def memory_in_use(device: torch.device) -> dict[str, int]:
 
 def note_unreadable(training: Training, batch: Batch, progress: TrainingProgress) -> None:
     """Say and log which images could not be read and were replaced, each once; all processes call it at once."""
-    found = {sample: reason for one in training.team.all_told(batch.unreadable) for sample, reason in one.items()}
+    found = {
+        sample: reason for one in training.mesh.all_gather_object(batch.unreadable) for sample, reason in one.items()
+    }
     new = {sample: reason for sample, reason in found.items() if sample not in training.unreadable}
     for sample, reason in new.items():
         training.unreadable.add(sample)
@@ -123,11 +125,11 @@ def end_epoch(training: Training, progress: TrainingProgress) -> bool:
             batch_size=IMAGES_AT_A_TIME,
             device=training.device,
             precision=training.precision,
-            processes=training.team.replica,
+            processes=training.mesh.replica,
         )
     training.network.train()
     # One error for all: other processors may round otherwise, and the rates may follow from it.
-    top1_error = training.team.told(measured.top1_error)
+    top1_error = training.mesh.broadcast(measured.top1_error)
     lowest = top1_error < min(training.errors, default=math.inf)
     training.measured_step = training.step
     _note_stall(training, top1_error, progress)
@@ -178,8 +180,8 @@ def fail(training: Training, batch: Batch, what: str, loss: float, gradients: Ma
         gradients: by the parameter's name, as far as there are some.
     """
     kept = training.run.path / "weights-at-failure.safetensors"
-    trained, team = _trained(training), training.team
-    if team.leads:
+    trained, mesh = _trained(training), training.mesh
+    if mesh.is_main:
         save_trained(kept, trained)
     gradients = whole_tensors(training.network, dict(gradients))
     weights = trained.network.state_dict()
@@ -190,7 +192,7 @@ def fail(training: Training, batch: Batch, what: str, loss: float, gradients: Ma
         }
         for name in training.optimizer.parameters
     }
-    samples = list(dict.fromkeys(sample for one in team.all_told(batch.samples.tolist()) for sample in one))
+    samples = list(dict.fromkeys(sample for one in mesh.all_gather_object(batch.samples.tolist()) for sample in one))
     training.run.log("not_finite", step=training.step, loss=_as_json(loss), samples=samples, norms=norms)
     raise WorkError(
         f"{what}; the weights that gave it are kept in {kept}, its images and every layer's norms in "
@@ -214,7 +216,7 @@ def save_weights(training: Training) -> None:
     training.run.forget_evaluations()
     with _weights_to_keep(training):
         trained = _trained(training)
-        if training.team.leads:
+        if training.mesh.is_main:
             save_trained(training.run.weights, trained)
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.preparation.statistics import ColorSums
-from alexnet.system.numba_jit import compiled, why_not
+from alexnet.system.numba_jit import jit, why_not
 
 ADDED_IMAGES = 257
 """Sums of so many bytes stay below 2^16."""
@@ -21,7 +21,7 @@ CHUNK = 4 * PERIOD
 ADDED_CHUNKS = 2**14
 """Sums of so many times four products of two bytes stay below 2^32."""
 BLOCK_PIXELS = 256
-"""Products of two bytes summed over so many pixels stay below 2^24, where float32 holds every integer."""
+"""Products of two bytes with_epilogues over so many pixels stay below 2^24, where float32 holds every integer."""
 PIXELS_A_ROW = 4
 """Neighboring pixels laid side by side for a product of matrices: a wider one is so much faster that most of it may
 be unused."""
@@ -101,13 +101,13 @@ class _Share:
         self._num_latest = 0
 
 
-@compiled(error_model="numpy")
+@jit(error_model="numpy")
 def _product(one: Any, other: Any) -> Any:  # pragma: no cover (compiled)
     # Of two bytes; it fits in 16 bits, which processors multiply faster than 32.
     return np.uint32(np.uint16(np.uint16(one) * np.uint16(other)))
 
 
-@compiled(error_model="numpy")
+@jit(error_model="numpy")
 def _add_rest(pixels: Any, products: Any) -> None:  # pragma: no cover (compiled)
     for first in range(0, len(pixels), 3):
         red, green, blue = np.int64(pixels[first]), np.int64(pixels[first + 1]), np.int64(pixels[first + 2])
@@ -119,7 +119,7 @@ def _add_rest(pixels: Any, products: Any) -> None:  # pragma: no cover (compiled
         products[1, 2] += blue * red
 
 
-@compiled(error_model="numpy")
+@jit(error_model="numpy")
 def _add(image: Any, byte_sums: Any, products: Any) -> None:  # pragma: no cover (compiled)
     """Add the bytes of an image, uint8 (n,), to uint16 (n,), and their products to int64 (2, PERIOD)."""
     size = len(image)

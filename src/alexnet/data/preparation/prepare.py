@@ -16,7 +16,7 @@ import torch
 from alexnet.data.dataset import FORMAT_VERSION, REFUSED_FILE, STORES, PreparedData
 from alexnet.data.preparation.finalize import finish
 from alexnet.data.preparation.staging import Cursor, Stage, opened_stage, stage_folder
-from alexnet.data.preparation.workers import Piece, PieceWork, WrittenPiece, pieces_of
+from alexnet.data.preparation.workers import ChunkWork, Piece, WrittenChunk, pieces_of
 from alexnet.data.shards import JPEG_QUALITY
 from alexnet.data.sources.listing import with_hold_out
 from alexnet.data.sources.opening import open_source
@@ -117,7 +117,7 @@ def prepare(
     if not stage_folder(destination).exists():
         require_space(destination, int(needed))
     with opened_stage(destination, plan, restart=restart) as stage:
-        work = PieceWork(opened, stage, side, chosen_store, upright, stop_at_bad=on_bad == "stop")
+        work = ChunkWork(opened, stage, side, chosen_store, upright, stop_at_bad=on_bad == "stop")
         pieces = pieces_of(opened, shard_images)
         try:
             _do_pieces(work, pieces, stage, workers or num_cores(), num_files, report, progress)
@@ -179,7 +179,7 @@ def _check_options(
 
 
 def _do_pieces(
-    work: PieceWork,
+    work: ChunkWork,
     pieces: list[Piece],
     stage: Stage,
     workers: int,
@@ -203,7 +203,7 @@ def _do_pieces(
 
     sums = cursor.sums
 
-    def keep(piece: WrittenPiece) -> None:
+    def keep(piece: WrittenChunk) -> None:
         nonlocal sums
         sums = sums + piece.keep(stage)
         stage.advance(Cursor(piece.number + 1, sums))

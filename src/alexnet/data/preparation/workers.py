@@ -19,7 +19,7 @@ from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
 from alexnet.data.preparation.color_sums import Tally
 from alexnet.data.preparation.staging import Stage
 from alexnet.data.preparation.statistics import ColorSums
-from alexnet.data.preparation.writers import PieceFile, PixelsPiece, ShardPiece
+from alexnet.data.preparation.writers import ChunkFile, PixelsChunk, ShardChunk
 from alexnet.data.shards import BLOCK_BYTES, encode_stored, sample_members, shard_name
 from alexnet.data.sources.listing import Listing, Source
 from alexnet.errors import WorkError
@@ -45,7 +45,7 @@ class Piece:
 
 
 def pieces_of(source: Source, num_images: int) -> list[Piece]:
-    """Cut the splits into pieces of `num_images` files; the last of a split may be smaller."""
+    """Batching the splits into pieces of `num_images` files; the last of a split may be smaller."""
     return [
         Piece(split, number, first, min(first + num_images, len(listing)))
         for split, listing in source.splits.items()
@@ -82,11 +82,11 @@ class _Group:
 
 
 @dataclass(frozen=True, eq=False)
-class WrittenPiece:
+class WrittenChunk:
     """A piece whose images have been handed to the system; it is on the disk once `keep` returns."""
 
     number: int
-    file: PieceFile
+    file: ChunkFile
     facts: list[_Facts]
     tally: Tally
     """Of its training images."""
@@ -100,7 +100,7 @@ class WrittenPiece:
         return self.tally.sums()
 
 
-class PieceWork:
+class ChunkWork:
     """The work of `prepare` on one opened source.
 
     Args:
@@ -125,7 +125,7 @@ class PieceWork:
 
     def run(
         self, pieces: list[Piece], first: int, pool: Executor, workers: int, count: Callable[[int], None]
-    ) -> Iterator[WrittenPiece]:
+    ) -> Iterator[WrittenChunk]:
         """Do pieces `first` and on, in order; while the caller keeps one, the next is under way.
 
         Args:
@@ -166,13 +166,13 @@ class PieceWork:
             except BaseException:
                 file.close()
                 raise
-            yield WrittenPiece(number, file, written, tally)
+            yield WrittenChunk(number, file, written, tally)
 
-    def _file(self, piece: Piece, num_rows: int) -> PieceFile:
+    def _file(self, piece: Piece, num_rows: int) -> ChunkFile:
         """Where a piece goes; `num_rows` images of its split stand before it."""
         if self._store == "jpeg":
-            return ShardPiece(self._stage.folder / shard_name(piece.split, piece.number), piece.number)
-        return PixelsPiece(self._stage.folder / split_file(piece.split, "images"), num_rows, self.side)
+            return ShardChunk(self._stage.folder / shard_name(piece.split, piece.number), piece.number)
+        return PixelsChunk(self._stage.folder / split_file(piece.split, "images"), num_rows, self.side)
 
     def _groups(self, pieces: list[Piece], pool: Executor, workers: int) -> Iterator[tuple[_Group, Tally]]:
         """What the threads make, in order, and the tally of its piece; a few groups are worked on ahead.

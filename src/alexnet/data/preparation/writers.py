@@ -13,7 +13,7 @@ from alexnet.storage.atomic import PARTIAL
 from alexnet.storage.npy import npy_header
 
 
-class PieceFile(Protocol):
+class ChunkFile(Protocol):
     """Takes the images of one piece in order."""
 
     def add(self, content: Sequence[bytes | memoryview], extents: list[tuple[int, int]]) -> None:
@@ -34,7 +34,7 @@ class PieceFile(Protocol):
         """Close the file, kept or not."""
 
 
-class ShardPiece:
+class ShardChunk:
     """A tar shard; it takes its name when it is whole.
 
     Args:
@@ -73,7 +73,7 @@ class ShardPiece:
         self._file.close()
 
 
-class PixelsPiece:
+class PixelsChunk:
     """A stretch of a split's array, behind what the earlier pieces wrote.
 
     Args:
@@ -110,7 +110,7 @@ def images_header(num_images: int, side: int) -> bytes:
 
 
 def _cut(path: Path, size_bytes: int) -> None:
-    """Cut a file to `size_bytes`; a shorter one is an error of ours."""
+    """Batching a file to `size_bytes`; a shorter one is an error of ours."""
     with path.open("ab") as file:
         if file.tell() == size_bytes:
             return

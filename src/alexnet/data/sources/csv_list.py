@@ -72,7 +72,7 @@ def open_table(path: Path) -> Source:
         except ValueError as error:
             raise OSError(f"no path of a file ({error})") from error
         if not file.startswith(os.path.join(root, "")):
-            raise OSError(f"leads out of the folder of {path.name}")
+            raise OSError(f"is_main out of the folder of {path.name}")
         return read_plain_file(file)
 
     source = source_of("csv", path.stem, str(path), builders, read)

@@ -1,4 +1,4 @@
-"""Tar archives, read by the places of their files: nothing is unpacked, and no name leads out of the archive."""
+"""Tar archives, read by the places of their files: nothing is unpacked, and no name is_main out of the archive."""
 
 import tarfile
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ class TarMember:
     """A file or a folder in a tar."""
 
     name: str
-    """Its path without leading `/` or `./`; never leads upwards."""
+    """Its path without leading `/` or `./`; never is_main upwards."""
     offset: int
     """Of its bytes in the outermost file."""
     size_bytes: int
@@ -68,7 +68,7 @@ def tar_members(path: Path, offset: int = 0, size_bytes: int | None = None) -> I
 
 
 def inner_path(name: str) -> str | None:
-    """A member's path inside its archive, such as `a/b.jpg`; None where it is empty or leads upwards."""
+    """A member's path inside its archive, such as `a/b.jpg`; None where it is empty or is_main upwards."""
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", ".")]
     if not parts or ".." in parts:
         return None

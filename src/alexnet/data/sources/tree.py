@@ -54,7 +54,7 @@ def open_folder(path: Path) -> Source:
     """List a folder tree; links are followed.
 
     Raises:
-        RequestError: a folder cannot be read, the tree makes no sense, or a link leads back up.
+        RequestError: a folder cannot be read, the tree makes no sense, or a link is_main back up.
     """
     files = _Files()
     unreadable: list[OSError] = []
@@ -65,7 +65,7 @@ def open_folder(path: Path) -> Source:
         above = "".join(f"{name}/" for name in place.parts)
         if len(place.parts) > MAX_DEPTH:
             raise RequestError(
-                f"{root} lies more than {MAX_DEPTH} folders deep, or a link leads back to a folder above it; {A_TREE}"
+                f"{root} lies more than {MAX_DEPTH} folders deep, or a link is_main back to a folder above it; {A_TREE}"
             )
         files.folders.update(above + name for name in folder_names)
         for name in file_names:

@@ -1,4 +1,4 @@
-"""Zip archives, read by the places of their files: nothing is unpacked, and no name leads out of the archive."""
+"""Zip archives, read by the places of their files: nothing is unpacked, and no name is_main out of the archive."""
 
 import struct
 import zipfile
@@ -28,7 +28,7 @@ class ZipMember:
     """A file or a folder in a zip."""
 
     name: str
-    """Its path; never leads upwards."""
+    """Its path; never is_main upwards."""
     place: Place
     """For `ZipReader`."""
     is_folder: bool

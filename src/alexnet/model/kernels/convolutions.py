@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from alexnet.model.kernels.operators import blocks_of, laid_out, no_gradient, room, torch_operator
+from alexnet.model.kernels.operators import blocks_of, empty_like_layout, no_gradient, to_channels_last, torch_operator
 
 
 def convolution(
@@ -20,7 +20,7 @@ def convolution(
     """A convolution of stride 1 whose gradients, or all of it, take fewer products; see `winograd` beside this.
 
     Args:
-        x: float32 (B, C, H, W) on a processor for which `alexnet.model.kernels.serves` says yes.
+        x: float32 (B, C, H, W) on a processor for which `alexnet.model.kernels.supports_fused` says yes.
         weight: float32 (D, C / G, k, k), k 3 or 5.
         bias: float32 (D), or none.
         padding: zeros around x, below k.
@@ -60,7 +60,7 @@ def _strided_convolution(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end: int
 ) -> torch.Tensor:
     padded = F.pad(x, (0, end, 0, end)) if end else x
-    return laid_out(F.conv2d(padded, weight, bias, stride))
+    return to_channels_last(F.conv2d(padded, weight, bias, stride))
 
 
 @torch_operator("strided_convolution_backward")
@@ -74,10 +74,10 @@ def _strided_convolution_backward(gradient: torch.Tensor, x: torch.Tensor, kerne
     reach = -(-kernel // stride)  # blocks that a window reaches into
     rows, columns = (side + reach - 1 for side in gradient.shape[2:])
     blocks = blocks_of(x, stride, rows, columns, x.dtype)
-    cpu.in_blocks(laid_out(x), stride, blocks)
+    cpu.in_blocks(to_channels_last(x), stride, blocks)
     with torch.autocast("cpu", enabled=False):
         by_block = x.new_empty(gradient.shape[1], blocks.shape[1], reach, reach)  # (D, s s C, k / s, k / s)
-        winograd.weight_gradient(blocks, laid_out(gradient), 0, by_block)
+        winograd.weight_gradient(blocks, to_channels_last(gradient), 0, by_block)
     places = by_block.permute(0, 2, 3, 1).reshape(-1, reach, reach, stride, stride * x.shape[1]).transpose(2, 3)
     places = places.reshape(-1, reach * stride, reach * stride, x.shape[1]).permute(0, 3, 1, 2)
     return of_weight.copy_(places[:, :, :kernel, :kernel])
@@ -88,12 +88,12 @@ def _convolution(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, forward: bool
 ) -> torch.Tensor:
     if not forward or not x.numel():
-        return laid_out(F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1] // weight.shape[1]))
+        return to_channels_last(F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1] // weight.shape[1]))
     from alexnet.model.kernels import winograd
 
     result = _results(x, weight, bias, padding, forward)
     with torch.autocast("cpu", enabled=False):
-        winograd.convolution(laid_out(x), weight, bias, padding, result)
+        winograd.convolution(to_channels_last(x), weight, bias, padding, result)
     return result
 
 
@@ -112,7 +112,7 @@ def _convolution_backward(
     of_x, of_weight = _gradients(gradient, x, weight, padding, wants_x, wants_weight)
     if not x.numel():
         return of_x.zero_(), of_weight.zero_()
-    gradient, x = laid_out(gradient), laid_out(x)
+    gradient, x = to_channels_last(gradient), to_channels_last(x)
     with torch.autocast("cpu", enabled=False):  # backward, too, may be asked for within it
         if wants_x and weight.shape[2] == 5:
             winograd.input_gradient(gradient, weight, padding, of_x)
@@ -137,14 +137,14 @@ def _results(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, forward: bool
 ) -> torch.Tensor:
     height, width = (side + 2 * padding - weight.shape[2] + 1 for side in x.shape[2:])
-    return room(x, (x.shape[0], weight.shape[0], height, width), x.dtype)
+    return empty_like_layout(x, (x.shape[0], weight.shape[0], height, width), x.dtype)
 
 
 def _strided_results(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end: int
 ) -> torch.Tensor:
     height, width = ((side + end - weight.shape[2]) // stride + 1 for side in x.shape[2:])
-    return room(x, (x.shape[0], weight.shape[0], height, width), x.dtype)
+    return empty_like_layout(x, (x.shape[0], weight.shape[0], height, width), x.dtype)
 
 
 def _strided_weight(gradient: torch.Tensor, x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:

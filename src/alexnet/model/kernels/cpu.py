@@ -12,19 +12,19 @@ import numpy as np
 import torch
 
 from alexnet.model.kernels.norm_pool import NormPool
-from alexnet.system import numba_jit as compiled
-from alexnet.system.thread_split import in_shares
+from alexnet.system import numba_jit
+from alexnet.system.thread_split import parallel_for
 
-if not compiled.why_not:
+if not numba_jit.why_not:
     from llvmlite import ir
     from numba import types
     from numba.extending import intrinsic
 
 # Products and sums may join in one instruction; nothing that would lose a NaN or an infinity.
-_compiled = compiled.compiled(error_model="numpy", fastmath={"contract", "nsz"})
+_compiled = numba_jit.jit(error_model="numpy", fastmath={"contract", "nsz"})
 
 _CHUNK = 512
-"""About how many responses of a row are worked on at a time: few enough that they stay in the first cache."""
+"""About how many activations of a row are worked on at a time: few enough that they stay in the first cache."""
 
 
 def norm_pool(
@@ -41,7 +41,7 @@ def norm_pool(
             for "every" int16, bit row * pool + column for each of the largest. Empty where nothing is pooled.
     """
     x = _biased(x, bias)
-    over_shares(_forward, (_rows(x), _rows(result), _winner_rows(winners, form)), *_numbers(x, form))
+    parallel_for_arrays(_forward, (_rows(x), _rows(result), _winner_rows(winners, form)), *_numbers(x, form))
 
 
 def norm_pool_backward(
@@ -56,7 +56,7 @@ def norm_pool_backward(
     """The gradient of x (B, C, H, W) from that of the result (B, C, H', W'), into `of_x`; dtypes as in `norm_pool`."""
     x = _biased(x, bias)
     arrays = (_rows(gradient), _rows(x), _rows(result), _winner_rows(winners, form), _rows(of_x))
-    over_shares(_backward, arrays, *_numbers(x, form))
+    parallel_for_arrays(_backward, arrays, *_numbers(x, form))
 
 
 def sums_over_places(x: torch.Tensor, sums: torch.Tensor) -> None:
@@ -71,7 +71,7 @@ def _biased(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
 def same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float, result: torch.Tensor) -> None:
     """x / (1 + alpha / size^2 * sum of x^2 over size x size places)^beta; all float32 or all bfloat16 (B, C, H, W)."""
     numbers = (x.shape[1], size, np.float32(alpha / size**2), np.float32(beta))
-    over_shares(_same_map_forward, (_rows(x), _rows(result)), *numbers)
+    parallel_for_arrays(_same_map_forward, (_rows(x), _rows(result)), *numbers)
 
 
 def same_map_norm_backward(
@@ -79,19 +79,19 @@ def same_map_norm_backward(
 ) -> None:
     """The gradient of x from that of the result, into `of_x`, all (B, C, H, W) of one dtype."""
     numbers = (x.shape[1], size, np.float32(alpha / size**2), np.float32(beta))
-    over_shares(_same_map_backward, (_rows(gradient), _rows(x), _rows(of_x)), *numbers)
+    parallel_for_arrays(_same_map_backward, (_rows(gradient), _rows(x), _rows(of_x)), *numbers)
 
 
 def in_blocks(x: torch.Tensor, stride: int, result: torch.Tensor) -> None:
     """Fill `result` (B, s s C, rows, columns) from x (B, C, H, W); both channels-last, each of its own dtype."""
-    over_shares(_blocks, (_rows(x), _rows(result)), x.shape[1], stride)
+    parallel_for_arrays(_blocks, (_rows(x), _rows(result)), x.shape[1], stride)
 
 
 @functools.cache
 def why_not() -> str | None:
     """Why the fused passes cannot run on this machine, in a sentence; None where they can."""
-    if compiled.why_not:
-        return f"Numba, which compiles the fused passes for this processor, cannot be imported: {compiled.why_not}"
+    if numba_jit.why_not:
+        return f"Numba, which compiles the fused passes for this processor, cannot be imported: {numba_jit.why_not}"
     try:
         _halved(np.float32(1.0))
     except Exception as error:  # whatever the compiler stumbles over, torch's own operations still serve
@@ -132,7 +132,7 @@ def _numbers(x: torch.Tensor, form: NormPool) -> tuple[Any, ...]:
     )
 
 
-def over_shares(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], *numbers: Any) -> None:
+def parallel_for_arrays(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], *numbers: Any) -> None:
     """Run a kernel over all entries of (N, ...) arrays, images for example, a range of them in each of torch's threads.
 
     Args:
@@ -140,7 +140,7 @@ def over_shares(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], *nu
         arrays: of the same length, 1 or more.
         numbers: whatever else the kernel takes.
     """
-    in_shares(len(arrays[0]), lambda first, last: kernel(*arrays, first, last, *numbers))
+    parallel_for(len(arrays[0]), lambda first, last: kernel(*arrays, first, last, *numbers))
 
 
 def wide(value: Any) -> Any:
@@ -153,7 +153,7 @@ def narrow(value: Any, like: Any) -> Any:
     raise NotImplementedError
 
 
-if not compiled.why_not:
+if not numba_jit.why_not:
     # What NumPy's language has no cheap words for, written as the compiler's own instructions.
     _number, _bits, _half_bits = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 
@@ -198,7 +198,8 @@ def _halved(value: Any) -> Any:
 def _read(
     row: Any, begin: Any, rectify: Any, per_column: Any, pitch: Any, blocks: Any, values: Any, reach: Any
 ) -> None:
-    """Blocks of `per_column` responses of a row, widened and rectified, into values from `reach` on, `pitch` apart."""
+    """Blocks of `per_column` activations of a row, widened and rectified, into values from `reach` on, `pitch`
+    apart."""
     for block in range(blocks):
         source, target = begin + block * per_column, reach + block * pitch
         if rectify:
@@ -214,7 +215,7 @@ def _read(
 @_compiled
 def _write(
     values: Any,
-    responses: Any,
+    activations: Any,
     reach: Any,
     rectify: Any,
     per_column: Any,
@@ -223,12 +224,12 @@ def _write(
     row: Any,
     begin: Any,
 ) -> None:
-    """The way back of `_read`, with 0 for all whose response is not above 0 if they are rectified."""
+    """The way back of `_read`, with 0 for all whose activation is not above 0 if they are rectified."""
     for block in range(blocks):
         source, target = block * pitch, begin + block * per_column
         if rectify:
             for i in range(per_column):
-                above = responses[np.uintp(source + reach + i)] > np.float32(0)
+                above = activations[np.uintp(source + reach + i)] > np.float32(0)
                 value = values[np.uintp(source + i)] if above else np.float32(0)
                 row[np.uintp(target + i)] = narrow(value, row[0])
         else:
@@ -306,7 +307,7 @@ def _squares(values: Any, size: Any, total: Any, count: Any) -> None:
 
 @_compiled
 def _normalize(values: Any, size: Any, alpha: Any, beta: Any, k: Any, normalized: Any, count: Any) -> None:
-    """`count` responses, values[size // 2] the first, times their d^-beta; what lies between blocks of maps is 0."""
+    """`count` activations, values[size // 2] the first, times their d^-beta; what lies between blocks of maps is 0."""
     middle = values[size // 2 :]
     if size == 5 and beta == np.float32(0.75):
         # The paper's, in one loop: its additions take place while the roots are waited for.
@@ -337,9 +338,9 @@ def _normalize_backward(
     inner: Any,
     gradient: Any,
 ) -> None:
-    """The gradient of the normalized responses, blocks `pitch` apart, becomes that of the responses, in place.
+    """The gradient of the normalized activations, blocks `pitch` apart, becomes that of the activations, in place.
 
-    d being the denominator of a response a: gradient * d^-beta - 2 alpha beta a * the sum, over the windows that a is
+    d being the denominator of a activation a: gradient * d^-beta - 2 alpha beta a * the sum, over the windows that a is
     in, of inner = gradient * a * d^(-beta - 1).
     """
     count = blocks * pitch
@@ -442,14 +443,14 @@ def _forward(
     """Images first .. last - 1 of x (B, H, W * C) -> result and winners (B, H', W' * C); size 0 does not normalize."""
     side = len(window)
     width, windows = x.shape[2] // maps, result.shape[2] // maps
-    # The latest `side` rows: place p of a row is in its part p % stride, so that the responses which the windows of one
-    # row have at the same place of theirs are neighbors. Beyond the edges lies what loses in every window.
+    # The latest `side` rows: place p of a row is in its part p % stride, so that the activations which the windows of
+    # one row have at the same place of theirs are neighbors. Beyond the edges lies what loses in every window.
     length = (((windows - 1) * stride + side - 1) // stride + 1) * maps
     ring = np.empty(side * stride * length, np.float32)
     ring[:] = -np.inf
     reach, per_column, row_blocks = size // 2, maps // columns, width * columns
     pitch, blocks = per_column + reach, max(1, _CHUNK // maps) * columns
-    # Blocks of one column and place each, zeros between them: so every window is summed as if it were whole.
+    # Blocks of one column and place each, zeros between them: so every window is with_epilogues as if it were whole.
     values = np.zeros(blocks * pitch + size, np.float32)
     normalized = np.zeros(blocks * pitch, np.float32)
     for image in range(first, last):
@@ -465,9 +466,9 @@ def _forward(
                     if size > 0:
                         _normalize(values, size, alpha, beta, k, normalized, here * pitch)
                     # Nothing lies between the blocks where nothing is normalized.
-                    responses = normalized if size > 0 else values
+                    activations = normalized if size > 0 else values
                     place = begin // columns
-                    _to_parts(responses, columns, per_column, pitch, here, ring, base, length, stride, place)
+                    _to_parts(activations, columns, per_column, pitch, here, ring, base, length, stride, place)
             top = row + 1 - side
             if top >= 0 and top % stride == 0:
                 pooled = top // stride
@@ -509,7 +510,7 @@ def _backward(
     """Images first .. last - 1: gradient, result and winners (B, H', W' * C), x (B, H, W * C) -> of_x (B, H, W * C)."""
     side = len(window)
     width, windows = x.shape[2] // maps, result.shape[2] // maps
-    # The gradient of the normalized responses of a row, in parts as in `_forward`.
+    # The gradient of the normalized activations of a row, in parts as in `_forward`.
     length = ((max(width, (windows - 1) * stride + side) - 1) // stride + 1) * maps
     of_row = np.empty(stride * length, np.float32)
     of_windows = np.empty(windows * maps, np.float32)

@@ -39,9 +39,9 @@ def _to_minus(base, BETA: tl.constexpr):
 
 @triton.jit
 def _load(x, offset, added, mask, BIASED: tl.constexpr, RECTIFY: tl.constexpr):
-    """float32 responses, each with its bias added and rectified where asked; NaN stays NaN.
+    """float32 activations, each with its bias added and rectified where asked; NaN stays NaN.
 
-    Where the mask is not, that is no response either: what stands there must not be used.
+    Where the mask is not, that is no activation either: what stands there must not be used.
     """
     value = tl.load(x + offset, mask=mask, other=0.0).to(tl.float32)
     if BIASED:
@@ -164,7 +164,7 @@ def _norm_pool_backward_kernel(
     RECTIFY_BEFORE: tl.constexpr, RECTIFY_AFTER: tl.constexpr,
     POOL: tl.constexpr, STRIDE: tl.constexpr, EVERY: tl.constexpr, CROSSED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """With CROSSED, what each response gives to its neighbors, g a d^(-beta - 1); without, the gradient of x."""
+    """With CROSSED, what each activation gives to its neighbors, g a d^(-beta - 1); without, the gradient of x."""
     image = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)  # among the H * W * C numbers of the image
     mask = place < H * W * C
@@ -314,7 +314,7 @@ def _same_map_kernel(
     C: tl.constexpr, SIZE: tl.constexpr, ALPHA: tl.constexpr, BETA: tl.constexpr, PART: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """PART 0: the normalized responses. 1: what each gives to its neighbors' gradients. 2: the gradient of x."""
+    """PART 0: the normalized activations. 1: what each gives to its neighbors' gradients. 2: the gradient of x."""
     image = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = place < H * W * C

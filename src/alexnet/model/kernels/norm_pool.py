@@ -18,7 +18,7 @@ MOST_PLACES = 15
 
 @dataclass(frozen=True, kw_only=True)
 class NormPool:
-    """Rectify, normalize among neighboring maps, pool, rectify: each of them or not, in this order.
+    """ReLU, normalize among neighboring maps, pool, rectify: each of them or not, in this order.
 
     One pass serves both orders there are: the paper's (rectify, normalize, pool) and that of the source's first layer
     (normalize, pool, rectify).
@@ -37,7 +37,7 @@ class NormPool:
     """Side of a pooling window, places; 1 pools nothing."""
     stride: int = 1
     ties: Literal["one", "every"] = "one"
-    """Which of the largest responses of a window get its gradient: the first, or each in full."""
+    """Which of the largest activations of a window get its gradient: the first, or each in full."""
     rectify_after: bool = False
 
     @property

@@ -15,7 +15,7 @@ from alexnet.model.layer_specs import pooled_side
 def norm_pool(x: torch.Tensor, form: NormPool, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`form.plain(x)`, or of x with its biases, in one pass over memory, backward in one or two.
 
-    The largest response of a window is chosen before the result is rounded to the dtype of `x`, so that in bfloat16
+    The largest activation of a window is chosen before the result is rounded to the dtype of `x`, so that in bfloat16
     more ties are told apart than by the plain form.
 
     Args:
@@ -85,7 +85,7 @@ def torch_operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., An
 def _in_blocks(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
     result = blocks_of(x, stride, rows, columns, dtype)
     if x.numel():
-        _backend(x).in_blocks(laid_out(x), stride, result)
+        _backend(x).in_blocks(to_channels_last(x), stride, result)
     else:
         result.zero_()
     return result
@@ -97,7 +97,7 @@ def _in_blocks_outputs(x: torch.Tensor, stride: int, rows: int, columns: int, dt
 
 def blocks_of(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
     """Memory without values for the blocks of x (B, C, H, W), channels-last (B, s s C, rows, columns)."""
-    return room(x, (x.shape[0], stride * stride * x.shape[1], rows, columns), dtype)
+    return empty_like_layout(x, (x.shape[0], stride * stride * x.shape[1], rows, columns), dtype)
 
 
 @torch_operator("norm_pool")
@@ -119,7 +119,7 @@ def _norm_pool(
     form = _form(rectify_before, size, alpha, beta, k, columns, pool, stride, every, rectify_after)
     result, winners = _outputs(x, form)
     if x.numel():
-        _backend(x).norm_pool(laid_out(x), bias, form, result, winners)
+        _backend(x).norm_pool(to_channels_last(x), bias, form, result, winners)
     return result, winners
 
 
@@ -148,7 +148,9 @@ def _norm_pool_backward(
     if x.numel():
         backend = _backend(x)
         source, added = (result, None) if form.only_rectifies else (x, bias)
-        backend.norm_pool_backward(laid_out(gradient), laid_out(source), added, result, winners, form, of_x)
+        backend.norm_pool_backward(
+            to_channels_last(gradient), to_channels_last(source), added, result, winners, form, of_x
+        )
         if bias is not None:
             backend.sums_over_places(of_x, of_bias)
     return of_x, of_bias
@@ -158,7 +160,7 @@ def _norm_pool_backward(
 def _same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
     result = _like(x)
     if x.numel():
-        _backend(x).same_map_norm(laid_out(x), size, alpha, beta, result)
+        _backend(x).same_map_norm(to_channels_last(x), size, alpha, beta, result)
     return result
 
 
@@ -168,7 +170,7 @@ def _same_map_norm_backward(
 ) -> torch.Tensor:
     of_x = _like(x)
     if x.numel():
-        _backend(x).same_map_norm_backward(laid_out(gradient), laid_out(x), size, alpha, beta, of_x)
+        _backend(x).same_map_norm_backward(to_channels_last(gradient), to_channels_last(x), size, alpha, beta, of_x)
     return of_x
 
 
@@ -208,7 +210,7 @@ def _backend(x: torch.Tensor) -> Any:
     return cpu
 
 
-def laid_out(x: torch.Tensor) -> torch.Tensor:
+def to_channels_last(x: torch.Tensor) -> torch.Tensor:
     """x (B, C, H, W) in channels-last memory; a copy where it lies otherwise."""
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -223,10 +225,10 @@ def _outputs(x: torch.Tensor, form: NormPool) -> tuple[torch.Tensor, torch.Tenso
         return _like(x), x.new_empty(0, dtype=torch.uint8)
     shape = (*x.shape[:2], *(pooled_side(side, form.pool, form.stride) for side in x.shape[2:]))
     noted = torch.int16 if form.ties == "every" else torch.uint8
-    return room(x, shape, x.dtype), room(x, shape, noted)
+    return empty_like_layout(x, shape, x.dtype), empty_like_layout(x, shape, noted)
 
 
-def room(x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def empty_like_layout(x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Memory without values for (B, C, H, W), channels-last, on the device of x."""
     return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
 
@@ -262,7 +264,7 @@ def no_gradient(ctx: Any, *gradients: torch.Tensor) -> None:
     # Left away, torch would take the gradient for zero.
     raise RuntimeError(
         "the fast forms have no second derivatives, and blocks of places have no gradient at all; "
-        "within alexnet.model.kernels.plain_operations() torch's own operations have both"
+        "within alexnet.model.kernels.reference_ops() torch's own operations have both"
     )
 
 

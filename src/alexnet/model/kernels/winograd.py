@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet.system import numba_jit as compiled
-from alexnet.system.thread_split import in_shares
+from alexnet.system import numba_jit
+from alexnet.system.thread_split import parallel_for
 
 STEP = 4
 """Results of a tile along a side."""
@@ -35,7 +35,7 @@ _IMAGES_OF_A_SUM = 8
 # Maps that are worked on at a time: a tile of them stays in the first two caches.
 _CHUNK = 64
 
-_compiled = compiled.compiled(error_model="numpy", fastmath={"contract", "nsz"})
+_compiled = numba_jit.jit(error_model="numpy", fastmath={"contract", "nsz"})
 
 
 def _ways(scaled: tuple[tuple[float, float], ...], kernel: int) -> torch.Tensor:
@@ -105,7 +105,7 @@ def _weight_gradient_of_three(x: torch.Tensor, gradient: torch.Tensor, padding: 
             left, right = _matrices(of_gradient, total, tiles, outputs), _matrices(of_x, total, tiles, maps)
             torch.baddbmm(total, left.transpose(1, 2), right, out=total)
 
-    in_shares(len(x), add, _IMAGES_OF_A_SUM)
+    parallel_for(len(x), add, _IMAGES_OF_A_SUM)
     total = _added(sums)
     by_point = total.view(columns, 36, -1).transpose(0, 1).reshape(36, -1)  # (P, G * D / G * C / G)
     by_place = (_SIX_SQUARED.t() @ by_point).view(3, 3, columns * outputs, maps)
@@ -129,7 +129,7 @@ def _weight_gradient_of_five(x: torch.Tensor, gradient: torch.Tensor, padding: i
                 read = of_x[:, row * across : (row + rows) * across]
                 torch.baddbmm(total[row], of_gradient.transpose(1, 2), read, out=total[row])
 
-    in_shares(len(x), add, _IMAGES_OF_A_SUM)
+    parallel_for(len(x), add, _IMAGES_OF_A_SUM)
     by_point = _added(sums).view(5, columns, 8, -1)
     by_place = torch.einsum("pj,igpn->gnij", _EIGHT, by_point)  # (G, D / G * C / G, k, k)
     of_weight.copy_(by_place.reshape(of_weight.shape))
@@ -160,7 +160,7 @@ def _convolve(
                 torch.baddbmm(written, read[:, row * across : (row + rows) * across], at_points[row], out=written)
             _rows_from_points(written.numpy(), results, image, columns, across, added)
 
-    in_shares(len(x), fill)
+    parallel_for(len(x), fill)
 
 
 def _at_eight(weight: torch.Tensor, columns: int) -> torch.Tensor:
@@ -171,7 +171,7 @@ def _at_eight(weight: torch.Tensor, columns: int) -> torch.Tensor:
     def values(first: int, last: int) -> None:
         found.append(torch.einsum("pj,gdcij->igpdc", _EIGHT, by_column))
 
-    in_shares(1, values)  # in one thread: shared out by the number of threads, a product is rounded otherwise
+    parallel_for(1, values)  # in one thread: shared out by the number of threads, a product is rounded otherwise
     return found[0].reshape(5, 8 * columns, *by_column.shape[1:3])
 
 
