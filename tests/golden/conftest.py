@@ -1,8 +1,8 @@
 """Files as version 0.1.0 wrote them before its formats were made explicit: what was written must stay readable.
 
 `formats.tar.xz` holds prepared data sets in both stores, a finished run, one interrupted after step 7 with its
-checkpoints, the weights that it ended with when nothing interrupted it, two baselines, features, and what every variant's
-network was described as in a weights file of version 3 (`networks.json`).
+checkpoints, the weights that it ended with when nothing interrupted it, two baselines, features, and what every
+variant's network was described as in a weights file of version 3 (`networks.json`).
 """
 
 import json
