@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted an
 import argparse
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from alexnet.parallel.process_mesh import ProcessMesh
 
 Arguments = Sequence[str]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,10 @@ def main(words: Arguments | None = None) -> int:
             from alexnet.system.machine import restart_with_tuned_allocator
 
             restart_with_tuned_allocator()
-        command.run(words[1:])
+        from alexnet.system.progress import log_to_stderr
+
+        with log_to_stderr():
+            command.run(words[1:])
     except AlexNetError as error:
         if not error.said:
             rank = f"rank {os.environ['RANK']}: " if os.environ.get("RANK") else ""
@@ -121,7 +127,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    _logger.info("%s", text)
 
 
 def _fetch(words: Arguments) -> None:

@@ -1,5 +1,10 @@
-"""Progress of work that is counted in images: a bar on a terminal, elsewhere a line now and then."""
+"""What a person sees on stderr while a command works: log lines, and below them a progress bar.
 
+All of it goes through one console, which prints the lines above the bar. Without a terminal there is no bar, and a
+line of progress now and then instead.
+"""
+
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +16,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 LINE_EVERY_S = 30.0
+
+STDERR = Console(stderr=True, markup=False, emoji=False, highlight=False)
+"""The console of all log lines and progress bars."""
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints log records to stderr, above the progress bar where one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record's message."""
+        try:
+            STDERR.print(self.format(record), soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Print what the package logs, from level INFO on, while the context is open."""
+    logger, handler = logging.getLogger("alexnet"), ConsoleHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 class RateColumn(ProgressColumn):
@@ -33,7 +66,7 @@ def counted(what: str) -> Iterator[Callable[[int, int], None]]:
         RateColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=STDERR, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -56,4 +89,4 @@ class _Lines:
         began_s, began_done = self._began
         rate = (done - began_done) / (now_s - began_s) if now_s > began_s else 0.0
         left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate > 0 else ""
-        print(f"{self._what}: {done:,} of {total:,}, {rate:,.0f} images/s{left}", file=sys.stderr, flush=True)
+        STDERR.print(f"{self._what}: {done:,} of {total:,}, {rate:,.0f} images/s{left}", soft_wrap=True)
