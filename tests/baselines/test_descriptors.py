@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 pytest.importorskip("sklearn")
 
-from alexnet.baselines import binary_patterns, sift
-from alexnet.baselines import color as color
+from alexnet.baselines import color_statistics, local_binary_patterns, sift
 from alexnet.baselines.descriptors import KINDS, DenseDescriptors, gray_of, smoothed
-from alexnet.baselines.windows import Grid, by_patch, cell_sums
+from alexnet.baselines.patch_cells import Grid, by_patch, cell_sums
 from alexnet.errors import RequestError
 
 
@@ -62,7 +61,7 @@ def test_cell_sums_are_sums_over_pixels(num_maps: int) -> None:
 def test_color_statistics_are_means_and_deviations_of_cells() -> None:
     image = texture(50, 2)
     grid = Grid(50, 4, 4, 6)
-    ours = color.dense_color(image.astype(np.float32), 4, 6)
+    ours = color_statistics.dense_color(image.astype(np.float32), 4, 6)
     scaled = image.astype(np.float64) / 255
     for row, top in enumerate(grid.starts):
         for column, left in enumerate(grid.starts):
@@ -76,7 +75,7 @@ def test_patterns_are_scikit_images() -> None:
     feature = pytest.importorskip("skimage.feature")
     gray = np.random.default_rng(3).integers(0, 256, (40, 37)).astype(np.uint8)
     theirs = feature.local_binary_pattern(gray, 8, 1, "nri_uniform")[1:-1, 1:-1].astype(int)
-    ours = binary_patterns.pattern_labels(torch.from_numpy(gray).float()[None])[0, 1:-1, 1:-1].numpy()
+    ours = local_binary_patterns.pattern_labels(torch.from_numpy(gray).float()[None])[0, 1:-1, 1:-1].numpy()
     # The labels have other numbers: each of theirs is one of ours, and the reverse.
     pairs = {(int(a), int(b)) for a, b in zip(ours.ravel(), theirs.ravel(), strict=True)}
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) > 40
@@ -84,10 +83,10 @@ def test_patterns_are_scikit_images() -> None:
 
 def test_counts_of_patterns_are_those_of_the_cells() -> None:
     gray = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (1, 45, 41))).float()
-    labels = binary_patterns.pattern_labels(gray)[0].numpy()
+    labels = local_binary_patterns.pattern_labels(gray)[0].numpy()
     rows, columns = Grid(45, 8, 2, 4), Grid(41, 8, 2, 4)
-    ours = binary_patterns.dense_patterns(gray, 8, 4)[0].numpy()
-    assert ours.shape == (rows.num * columns.num, binary_patterns.DIMENSIONS)
+    ours = local_binary_patterns.dense_patterns(gray, 8, 4)[0].numpy()
+    assert ours.shape == (rows.num * columns.num, local_binary_patterns.DIMENSIONS)
     for row, top in enumerate(rows.starts):
         for column, left in enumerate(columns.starts):
             cells = [

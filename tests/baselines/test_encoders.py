@@ -15,13 +15,13 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
-from alexnet.baselines.coding import l1_codes, largest_codes, largest_lengths, locality_codes
+from alexnet.baselines.descriptor_coding import l1_codes, largest_codes, largest_lengths, locality_codes
+from alexnet.baselines.descriptor_pca import DescriptorPca
 from alexnet.baselines.descriptors import DescriptorSet
-from alexnet.baselines.dictionary import LocalityCodes, SparseCodes, l1_dictionary
-from alexnet.baselines.fisher import BagOfWords, FisherVectors, fisher_gradients, moments
-from alexnet.baselines.mixture import DiagonalMixture, Mixture, maximized, posteriors
-from alexnet.baselines.projection import DescriptorPca
-from alexnet.baselines.pyramid import num_regions, parse_pyramid, region_of
+from alexnet.baselines.dictionary_encoders import LocalityCodes, SparseCodes, l1_dictionary
+from alexnet.baselines.fisher_vectors import BagOfWords, FisherVectors, fisher_gradients, moments
+from alexnet.baselines.gaussian_mixture import DiagonalMixture, Mixture, maximized, posteriors
+from alexnet.baselines.spatial_pyramid import num_regions, parse_pyramid, region_of
 from alexnet.errors import RequestError
 
 

@@ -10,7 +10,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("cv2")
 pytest.importorskip("skimage")
 
-from alexnet.baselines.coding import locality_codes
+from alexnet.baselines.descriptor_coding import locality_codes
 from alexnet.baselines.descriptors import DenseDescriptors
 from alexnet.bench import baselines
 from alexnet.cli import main as cli

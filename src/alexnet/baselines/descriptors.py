@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from torch.nn import functional
 
-from alexnet.baselines.binary_patterns import dense_patterns
-from alexnet.baselines.color import dense_color
+from alexnet.baselines.color_statistics import dense_color
+from alexnet.baselines.local_binary_patterns import dense_patterns
 from alexnet.baselines.sift import dense_sift
 from alexnet.errors import RequestError
 

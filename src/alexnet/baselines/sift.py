@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.baselines.windows import ANY_ORDER, Floats, Grid, cell_sums
+from alexnet.baselines.patch_cells import ANY_ORDER, Floats, Grid, cell_sums
 from alexnet.system.numba_jit import jit
 
 ORIENTATIONS = 8

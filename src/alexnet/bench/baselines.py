@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.baselines.binary_patterns import pattern_labels
-from alexnet.baselines.chunks import one_thread_each
-from alexnet.baselines.classifier import AveragedSgd
-from alexnet.baselines.coding import l1_codes, locality_codes
+from alexnet.baselines.averaged_sgd import AveragedSgd
+from alexnet.baselines.chunked_map import one_thread_each
+from alexnet.baselines.descriptor_coding import l1_codes, locality_codes
+from alexnet.baselines.descriptor_pca import DescriptorPca
 from alexnet.baselines.descriptors import DenseDescriptors, DescriptorSet
-from alexnet.baselines.dictionary import SparseCodes, nearest_means
-from alexnet.baselines.fisher import FisherVectors
-from alexnet.baselines.mixture import Mixture, maximized
-from alexnet.baselines.projection import DescriptorPca
-from alexnet.baselines.windows import Grid
+from alexnet.baselines.dictionary_encoders import SparseCodes, nearest_means
+from alexnet.baselines.fisher_vectors import FisherVectors
+from alexnet.baselines.gaussian_mixture import Mixture, maximized
+from alexnet.baselines.local_binary_patterns import pattern_labels
+from alexnet.baselines.patch_cells import Grid
 from alexnet.bench.sample_photos import write_photographs
 from alexnet.bench.timing import alternate, median_ratio
 from alexnet.data.preparation.prepare import prepare

@@ -28,7 +28,7 @@ def baseline(words: Sequence[str], summary: str, example: str, say: Callable[[st
     kind = parser.parse_args(list(words[:1])).kind
     options, recipe = _options(kind, words[1:], summary, example)
     require_libraries()
-    from alexnet.baselines.run import run_baseline
+    from alexnet.baselines.baseline_run import run_baseline
     from alexnet.system.progress import counted
 
     run = run_baseline(

@@ -73,7 +73,7 @@ def _evaluated_baseline(run: Path, options: argparse.Namespace) -> dict[str, Any
     from alexnet.cli.baseline_command import require_libraries
 
     require_libraries()
-    from alexnet.baselines.measuring import evaluate_baseline
+    from alexnet.baselines.baseline_evaluation import evaluate_baseline
     from alexnet.system.progress import counted
 
     with counted(run.name) as progress:

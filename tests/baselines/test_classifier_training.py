@@ -14,8 +14,8 @@ from sklearn.datasets import make_blobs
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
-from alexnet.baselines.classifier import AveragedSgd
-from alexnet.baselines.classifying import (
+from alexnet.baselines.averaged_sgd import AveragedSgd
+from alexnet.baselines.classifier_training import (
     Lesson,
     best_temperature,
     fitted_temperature,

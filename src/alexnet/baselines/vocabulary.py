@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.baselines.cache import settings_checksum
-from alexnet.baselines.chunks import in_pieces
+from alexnet.baselines.baseline_model import Channel, read_estimators, write_estimators
+from alexnet.baselines.chunked_map import in_pieces
+from alexnet.baselines.descriptor_pca import DescriptorPca
 from alexnet.baselines.descriptors import DenseDescriptors, DescriptorSet
-from alexnet.baselines.dictionary import LocalityCodes, SparseCodes
-from alexnet.baselines.fisher import BagOfWords, FisherVectors, MixtureEncoder
-from alexnet.baselines.model import Channel, read_estimators, write_estimators
-from alexnet.baselines.projection import DescriptorPca
-from alexnet.baselines.pyramid import num_regions, parse_pyramid
+from alexnet.baselines.dictionary_encoders import LocalityCodes, SparseCodes
+from alexnet.baselines.feature_cache import settings_checksum
+from alexnet.baselines.fisher_vectors import BagOfWords, FisherVectors, MixtureEncoder
+from alexnet.baselines.spatial_pyramid import num_regions, parse_pyramid
 from alexnet.data.dataset import Split
 from alexnet.runs.baseline_recipe import CODINGS, DESCRIPTORS, BaselineRecipe, CodingSettings, FisherSettings, listed
 

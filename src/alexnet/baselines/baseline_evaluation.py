@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.baselines.chunks import in_pieces
-from alexnet.baselines.model import Baseline, load_baseline
-from alexnet.baselines.samples import REST, with_rest
+from alexnet.baselines.baseline_model import Baseline, load_baseline
+from alexnet.baselines.chunked_map import in_pieces
+from alexnet.baselines.training_subset import REST, with_rest
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError

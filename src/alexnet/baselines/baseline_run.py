@@ -12,15 +12,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.baselines.cache import cached_rows
-from alexnet.baselines.classifying import (
+from alexnet.baselines.baseline_evaluation import keep_measured, measured_split, probabilities_of_rows
+from alexnet.baselines.baseline_model import FILE, Baseline, Channel, save_baseline
+from alexnet.baselines.classifier_training import (
     ROWS_AT_ONCE,
     Lesson,
     fitted_temperature,
     held_out_lessons,
     learned_classifiers,
 )
-from alexnet.baselines.learning import (
+from alexnet.baselines.feature_cache import cached_rows
+from alexnet.baselines.resource_usage import ResourceUsage
+from alexnet.baselines.training_subset import training_images
+from alexnet.baselines.vocabulary import (
     channels_of,
     features_checksum,
     learn,
@@ -28,10 +32,6 @@ from alexnet.baselines.learning import (
     rows_of,
     vocabulary_checksum,
 )
-from alexnet.baselines.measuring import keep_measured, measured_split, probabilities_of_rows
-from alexnet.baselines.model import FILE, Baseline, Channel, save_baseline
-from alexnet.baselines.resource_usage import ResourceUsage
-from alexnet.baselines.samples import training_images
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData, Split
 from alexnet.data.shards import UnreadableSample

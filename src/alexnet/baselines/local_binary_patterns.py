@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import torch
 
-from alexnet.baselines.windows import Grid
+from alexnet.baselines.patch_cells import Grid
 from alexnet.errors import RequestError
 
 NEIGHBORS = 8

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.baselines.windows import Floats, Grid, shared_cells
+from alexnet.baselines.patch_cells import Floats, Grid, shared_cells
 from alexnet.system.numba_jit import jit
 
 CELLS = 4

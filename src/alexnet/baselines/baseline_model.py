@@ -15,11 +15,11 @@ import safetensors
 import torch
 from numpy.typing import NDArray
 
-from alexnet.baselines.classifier import AveragedSgd
+from alexnet.baselines.averaged_sgd import AveragedSgd
+from alexnet.baselines.descriptor_pca import DescriptorPca
 from alexnet.baselines.descriptors import DenseDescriptors, Images
-from alexnet.baselines.dictionary import LocalityCodes, SparseCodes
-from alexnet.baselines.fisher import BagOfWords, FisherVectors
-from alexnet.baselines.projection import DescriptorPca
+from alexnet.baselines.dictionary_encoders import LocalityCodes, SparseCodes
+from alexnet.baselines.fisher_vectors import BagOfWords, FisherVectors
 from alexnet.data.dataset import ClassInfo
 from alexnet.errors import RequestError, WorkError
 from alexnet.storage.tensors import write_tensors

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from alexnet.baselines.chunks import one_thread_each
-from alexnet.baselines.classifier import AveragedSgd
-from alexnet.baselines.model import mean_scores, read_estimators, write_estimators
+from alexnet.baselines.averaged_sgd import AveragedSgd
+from alexnet.baselines.baseline_model import mean_scores, read_estimators, write_estimators
+from alexnet.baselines.chunked_map import one_thread_each
 from alexnet.errors import AlexNetError
 from alexnet.runs.baseline_recipe import BaselineRecipe
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from alexnet.baselines.arrays import as_tensor
 from alexnet.baselines.descriptors import DescriptorSet, checked_sets
-from alexnet.baselines.mixture import DiagonalMixture, Mixture, posteriors
-from alexnet.baselines.pyramid import Levels, num_regions, parse_pyramid, region_of
+from alexnet.baselines.gaussian_mixture import DiagonalMixture, Mixture, posteriors
+from alexnet.baselines.spatial_pyramid import Levels, num_regions, parse_pyramid, region_of
+from alexnet.baselines.tensor_conversion import as_tensor
 from alexnet.errors import RequestError
 
 

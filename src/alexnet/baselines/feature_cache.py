@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.baselines.chunks import in_pieces
+from alexnet.baselines.chunked_map import in_pieces
 from alexnet.errors import WorkError
 from alexnet.storage.atomic import is_full, require_space, write_json
 

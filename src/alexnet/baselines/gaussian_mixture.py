@@ -16,8 +16,8 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from alexnet.baselines.arrays import as_tensor
-from alexnet.baselines.chunks import in_pieces, one_thread_each
+from alexnet.baselines.chunked_map import in_pieces, one_thread_each
+from alexnet.baselines.tensor_conversion import as_tensor
 from alexnet.system.machine import num_cores
 
 ROWS_AT_ONCE = 8192

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.baselines.windows import ANY_ORDER
+from alexnet.baselines.patch_cells import ANY_ORDER
 from alexnet.system.numba_jit import jit
 
 Floats = NDArray[np.float32]

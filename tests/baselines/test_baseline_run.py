@@ -19,15 +19,15 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
-from alexnet.baselines.cache import cached_rows
-from alexnet.baselines.classifier import AveragedSgd
+from alexnet.baselines.averaged_sgd import AveragedSgd
+from alexnet.baselines.baseline_evaluation import evaluate_baseline
+from alexnet.baselines.baseline_model import Channel, load_baseline
+from alexnet.baselines.baseline_run import run_baseline
+from alexnet.baselines.descriptor_pca import DescriptorPca
 from alexnet.baselines.descriptors import DenseDescriptors
-from alexnet.baselines.fisher import FisherVectors
-from alexnet.baselines.measuring import evaluate_baseline
-from alexnet.baselines.model import Channel, load_baseline
-from alexnet.baselines.projection import DescriptorPca
-from alexnet.baselines.run import run_baseline
-from alexnet.baselines.samples import drawn_images
+from alexnet.baselines.feature_cache import cached_rows
+from alexnet.baselines.fisher_vectors import FisherVectors
+from alexnet.baselines.training_subset import drawn_images
 from alexnet.cli import main as cli
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
@@ -159,9 +159,9 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_probabilities(
         raise KeyboardInterrupt
 
     target: dict[str, tuple[Any, str, Any]] = {
-        "learn": (sys.modules["alexnet.baselines.learning"], "sampled_descriptors", stop),
+        "learn": (sys.modules["alexnet.baselines.vocabulary"], "sampled_descriptors", stop),
         "features": (Channel, "rows", some_rows),
-        "classifiers": (sys.modules["alexnet.baselines.run"], "fitted_temperature", stop),
+        "classifiers": (sys.modules["alexnet.baselines.baseline_run"], "fitted_temperature", stop),
     }
     folder = tmp_path / "broken" / "run"
     with monkeypatch.context() as patch:
@@ -179,12 +179,12 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_probabilities(
 
 def test_features_of_a_killed_process_are_gone_on_with(tmp_path: Path) -> None:
     program = (
-        "import os, sys, numpy as np; from pathlib import Path; from alexnet.baselines import cache\n"
-        "cache.CURSOR_EVERY_S = 0\n"
+        "import os, sys, numpy as np; from pathlib import Path; from alexnet.baselines import feature_cache\n"
+        "feature_cache.CURSOR_EVERY_S = 0\n"
         "def make(first, last):\n"
         "    if first >= 40: os._exit(9)\n"
         "    return np.arange(first, last, dtype=np.float32)[:, None] * np.ones(3, np.float32)\n"
-        "cache.cached_rows(Path(sys.argv[1]), 'train', (100, 3), make, 1)\n"
+        "feature_cache.cached_rows(Path(sys.argv[1]), 'train', (100, 3), make, 1)\n"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=300)
     assert killed.returncode == 9
@@ -339,14 +339,15 @@ def test_a_pipeline_of_the_estimators_learns_is_cloned_and_is_the_runs_own_featu
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     """Rows of 64 kB: 40 MB are written with less than half of that held."""
     program = (
-        "import sys, numpy as np; from pathlib import Path; from alexnet.baselines import cache, resource_usage\n"
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from alexnet.baselines import feature_cache, resource_usage\n"
         "make = lambda first, last: np.ones((last - first, 32768), np.float32)\n"
-        "cache.cached_rows(Path(sys.argv[1]), 'warm', (16, 32768), make, 2)\n"
+        "feature_cache.cached_rows(Path(sys.argv[1]), 'warm', (16, 32768), make, 2)\n"
         "before, most = resource_usage._anonymous_bytes(), 0\n"
         "def watch(done, total):\n"
         "    global most\n"
         "    most = max(most, resource_usage._anonymous_bytes())\n"
-        "rows = cache.cached_rows(Path(sys.argv[1]), 'rows', (640, 32768), make, 2, watch)\n"
+        "rows = feature_cache.cached_rows(Path(sys.argv[1]), 'rows', (640, 32768), make, 2, watch)\n"
         "print(rows.nbytes, most - before)\n"
     )
     found = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)

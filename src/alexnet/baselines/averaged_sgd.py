@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from alexnet.baselines.arrays import as_tensor
+from alexnet.baselines.tensor_conversion import as_tensor
 
 Rows = NDArray[np.floating[Any]]
 

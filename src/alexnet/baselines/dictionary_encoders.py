@@ -14,10 +14,10 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.utils.validation import check_is_fitted
 
-from alexnet.baselines.chunks import one_thread_each
-from alexnet.baselines.coding import l1_codes, largest_codes, largest_lengths, locality_codes
+from alexnet.baselines.chunked_map import one_thread_each
+from alexnet.baselines.descriptor_coding import l1_codes, largest_codes, largest_lengths, locality_codes
 from alexnet.baselines.descriptors import DescriptorSet, checked_sets
-from alexnet.baselines.pyramid import Levels, num_regions, parse_pyramid, region_of
+from alexnet.baselines.spatial_pyramid import Levels, num_regions, parse_pyramid, region_of
 from alexnet.errors import RequestError
 
 BATCH = 512
