@@ -11,7 +11,7 @@ import torch
 
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError, WorkError
-from alexnet.evaluation.evaluate import evaluate_split, measure, predict_split
+from alexnet.evaluation.evaluate import evaluate_probabilities, evaluate_split, predict_split
 from alexnet.model.layer_specs import Convolution, Dense, Drop, Flatten, NetworkSpec, Pool, ReLU
 from alexnet.model.network import VARIANTS, AlexNet
 
@@ -162,7 +162,7 @@ def test_dense_views_count_like_others():
     evaluation = evaluate_split(small_network("quick"), data, "test", 28, "dense", batch_size=3)
     content = json.loads(json.dumps(evaluation.to_dict()))
     assert (content["num_views"], content["num_images"]) == ("dense", 4)
-    assert measure(evaluation.probabilities, data, "test", "dense") == evaluation
+    assert evaluate_probabilities(evaluation.probabilities, data, "test", "dense") == evaluation
     np.testing.assert_allclose(evaluation.probabilities.sum(axis=1), 1, atol=1e-6)
 
 
@@ -229,13 +229,13 @@ def test_evaluation_counts_and_turns_into_json():
     confidences = sum(one["num_images"] * one["confidence"] for one in content["calibration"]["bins"])
     assert confidences / 11 == pytest.approx(surest.mean(), rel=1e-6)
     assert content["classes_absent"] == 0
-    again = measure(evaluation.probabilities, data, "test", 10)
+    again = evaluate_probabilities(evaluation.probabilities, data, "test", 10)
     assert again == evaluation and again.images_per_second is None
 
 
 def test_a_class_without_images_has_no_error():
     data = made_up_data(num=2)
-    content = measure(np.eye(2, 3, dtype=np.float32), data, "test", 1).to_dict()
+    content = evaluate_probabilities(np.eye(2, 3, dtype=np.float32), data, "test", 1).to_dict()
     assert [one["top1_error"] for one in content["per_class"]] == [0, 0, None]
     assert content["classes_absent"] == 1
 

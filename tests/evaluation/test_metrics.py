@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from alexnet.evaluation.metrics import (
-    Counts,
+    ErrorCounts,
     confusion_matrix,
     count_errors,
     per_class_counts,
@@ -55,7 +55,7 @@ def test_counts_of_parts_add_up_to_the_whole(answers, cut):
     probabilities, labels = answers
     whole = count_errors(probabilities, labels)
     parts = count_errors(probabilities[:cut], labels[:cut]) + count_errors(probabilities[cut:], labels[cut:])
-    by_class = sum(per_class_counts(probabilities, labels), start=Counts())
+    by_class = sum(per_class_counts(probabilities, labels), start=ErrorCounts())
     for one in (parts, by_class):
         assert (one.num, one.top1_wrong, one.top5_wrong) == (whole.num, whole.top1_wrong, whole.top5_wrong)
         assert one.loss_sum == pytest.approx(whole.loss_sum, rel=1e-12)
@@ -64,7 +64,7 @@ def test_counts_of_parts_add_up_to_the_whole(answers, cut):
 
 def test_the_sources_rule_by_hand():
     six_equal = np.full((1, 6), 1 / 6)
-    assert count_errors(six_equal, np.array([3])) == Counts(
+    assert count_errors(six_equal, np.array([3])) == ErrorCounts(
         1, Fraction(5, 6), Fraction(1, 6), pytest.approx(math.log(6))
     )
     # Four are larger, two equal: one place for two.
@@ -111,7 +111,7 @@ def test_what_cannot_be_counted_is_refused(probabilities, labels, word):
 
 def test_a_rate_of_no_images_is_refused():
     with pytest.raises(ValueError, match="at least one"):
-        _ = Counts().top1_error
+        _ = ErrorCounts().top1_error
 
 
 @pytest.mark.parametrize(

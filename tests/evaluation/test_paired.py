@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from alexnet.evaluation.metrics import count_errors, credits
-from alexnet.evaluation.paired import errors_as_json, mcnemar, paired_difference
+from alexnet.evaluation.metrics import count_errors, top_k_credits
+from alexnet.evaluation.paired import errors_to_dict, mcnemar, paired_difference
 
 
 def answers(both_right, only_first, only_second, both_wrong):
@@ -152,23 +152,23 @@ def test_credits_add_up_to_the_counts(num, num_classes, data):
     probabilities = (values / 7).astype(np.float32)
     counts = count_errors(probabilities, labels)
     for places, wrong in ((1, counts.top1_wrong), (5, counts.top5_wrong)):
-        found = credits(probabilities, labels, places)
+        found = top_k_credits(probabilities, labels, places)
         assert found.dtype == np.float64 and found.shape == (num,)
         assert num - found.sum() == pytest.approx(float(wrong), abs=1e-9)
 
 
 def test_credits_of_ties_are_shares_and_no_places_are_refused():
-    assert credits(np.full((1, 4), 0.25), np.array([2]), 1).tolist() == [0.25]
+    assert top_k_credits(np.full((1, 4), 0.25), np.array([2]), 1).tolist() == [0.25]
     with pytest.raises(ValueError, match="places is 0"):
-        credits(np.full((1, 4), 0.25), np.array([2]), 0)
+        top_k_credits(np.full((1, 4), 0.25), np.array([2]), 0)
 
 
 def test_errors_are_whole_numbers_but_for_ties_and_top5_needs_twenty_classes():
     counts = count_errors(np.eye(4, 20), np.array([0, 1, 2, 4]))
-    content = errors_as_json(counts, 20)
+    content = errors_to_dict(counts, 20)
     assert content["top1_wrong"] == 1 and isinstance(content["top1_wrong"], int)
     # 19 classes tie for the four places that are left.
     assert content["top5_error"] == pytest.approx((1 - 4 / 19) / 4)
-    few = errors_as_json(count_errors(np.full((1, 4), 0.25), np.array([2])), 4)
+    few = errors_to_dict(count_errors(np.full((1, 4), 0.25), np.array([2])), 4)
     assert few["top1_wrong"] == 0.75
     assert [few[f"top5_{part}"] for part in ("wrong", "error", "interval")] == [None] * 3

@@ -9,8 +9,8 @@ import safetensors.numpy
 
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError, WorkError
-from alexnet.evaluation.predictions import load_predictions, predictions_path, save_predictions, views_order
-from alexnet.evaluation.run_evaluation import in_classes_of
+from alexnet.evaluation.predictions import load_predictions, predictions_path, save_predictions, views_sort_key
+from alexnet.evaluation.run_evaluation import remap_classes
 
 NUM, NUM_CLASSES = 5, 3
 
@@ -59,7 +59,7 @@ def test_dense_has_a_name_of_its_own(folder, data, probabilities):
     path.rename(predictions_path(folder, "val", 1))
     with pytest.raises(WorkError, match="dense views of split 'val': it was renamed"):
         load_predictions(folder, "val", 1, data)
-    assert sorted([10, "dense", 1, 9], key=views_order) == ["dense", 1, 9, 10]
+    assert sorted([10, "dense", 1, 9], key=views_sort_key) == ["dense", 1, 9, 10]
 
 
 def test_columns_of_a_network_that_knows_more_in_another_order(folder, data):
@@ -69,7 +69,7 @@ def test_columns_of_a_network_that_knows_more_in_another_order(folder, data):
     wider = np.random.default_rng(1).uniform(0, 1, (NUM, 4)).astype(np.float32)
     with pytest.raises(ValueError, match="shape"):
         save_predictions(folder, "val", 1, wider, data)
-    counted = in_classes_of(known, data)
+    counted = remap_classes(known, data)
     save_predictions(folder, "val", 1, wider, counted)
     for one in (data, counted):
         found = load_predictions(folder, "val", 1, one)

@@ -204,7 +204,7 @@ def test_an_end_while_the_folder_gets_its_name_is_survived(
     monkeypatch.setattr(Path, method, usual)
     with pytest.raises(RequestError, match="was begun by another command"):
         write_features(run.path, tmp_path / "out", points=["fc5"], **HERE)
-    monkeypatch.setattr("alexnet.explore.feature_writer.in_batches", None)  # nothing is computed again
+    monkeypatch.setattr("alexnet.explore.feature_writer.activation_batches", None)  # nothing is computed again
     made = write_features(run.path, tmp_path / "out", **HERE)
     for path in whole.folder.iterdir():
         assert (made.folder / path.name).read_bytes() == path.read_bytes(), path.name

@@ -13,7 +13,7 @@ from alexnet.figures.contact_sheet import (
     THUMBNAIL_SIDES_PX,
     SheetRow,
     contact_sheet_html,
-    shrunk,
+    shrink,
     thumbnail_html,
 )
 
@@ -90,7 +90,7 @@ def test_small_pictures_keep_their_size_and_their_pixels():
     seen = Seen(contact_sheet_html([SheetRow("cat", "", [image], ["a"])], most_bytes=10**6))
     assert seen.images[0]["class"] == "thumbnail small"
     assert decoded(seen.images[0]["src"]).shape == (8, 8, 3)
-    assert shrunk(image, 8).tolist() == image.tolist() == shrunk(image, 16).tolist()
+    assert shrink(image, 8).tolist() == image.tolist() == shrink(image, 16).tolist()
 
 
 def test_a_class_without_pictures_has_its_heading():

@@ -7,11 +7,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from alexnet.figures.histogram import Bar, histogram_html, round_edges
+from alexnet.figures.histogram import HistogramBar, histogram_html, round_edges
 
 
 def test_bars_are_as_high_as_their_counts():
-    bars = [Bar(50, "a"), Bar(0, "b"), Bar(100, "<c>"), Bar(1, "d"), Bar(0, "e")]
+    bars = [
+        HistogramBar(50, "a"),
+        HistogramBar(0, "b"),
+        HistogramBar(100, "<c>"),
+        HistogramBar(1, "d"),
+        HistogramBar(0, "e"),
+    ]
     html = histogram_html(
         bars, caption="<i>what</i>", description='"so"', ticks=[(0, "0"), (2.5, "<2>"), (5, "5")], marker=1.25
     )
@@ -25,7 +31,7 @@ def test_bars_are_as_high_as_their_counts():
 
 
 def test_a_few_among_very_many_still_show():
-    html = histogram_html([Bar(10**7, "a"), Bar(1, "b")], caption="", description="", ticks=[])
+    html = histogram_html([HistogramBar(10**7, "a"), HistogramBar(1, "b")], caption="", description="", ticks=[])
     assert re.findall(r'<rect [^>]*height="([\d.]+)"', html) == ["100.00", "1.00"]
     assert "<line" not in html
 

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from alexnet.figures.panel import Pictured, panel_html
+from alexnet.figures.panel import PanelImage, panel_html
 
 NASTY = "<script>alert(\"1\")</script> & 'quotes'"
 
@@ -24,7 +24,7 @@ class Seen(HTMLParser):
 
 
 def pictured(guesses, label="cat", side=32):
-    return Pictured(np.zeros((side, side, 3), np.uint8), label, 0.0125, guesses, key="test/7")
+    return PanelImage(np.zeros((side, side, 3), np.uint8), label, 0.0125, guesses, key="test/7")
 
 
 def read(html):

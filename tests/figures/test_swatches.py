@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from alexnet.figures.swatches import direction_in_words, ramp, ramp_html
+from alexnet.figures.swatches import color_ramp, color_ramp_html, describe_direction
 
 
 @pytest.mark.parametrize(
@@ -23,22 +23,22 @@ from alexnet.figures.swatches import direction_in_words, ramp, ramp_html
     ],
 )
 def test_directions_in_words(direction, words):
-    assert direction_in_words(np.array(direction, np.float64)) == words
+    assert describe_direction(np.array(direction, np.float64)) == words
 
 
 def test_a_ramp_goes_two_deviations_to_either_side():
-    colors = ramp(np.array([100.0, 100.0, 100.0]), np.array([0.0, 0.6, 0.8]), 50.0)
+    colors = color_ramp(np.array([100.0, 100.0, 100.0]), np.array([0.0, 0.6, 0.8]), 50.0)
     assert colors.dtype == np.uint8 and colors.shape == (9, 3)
     assert colors[0].tolist() == [100, 40, 20] and colors[4].tolist() == [100, 100, 100]
     assert colors[8].tolist() == [100, 160, 180]
 
 
 def test_a_ramp_ends_at_black_and_white():
-    colors = ramp(np.full(3, 128.0), np.full(3, 3**-0.5), 500.0)
+    colors = color_ramp(np.full(3, 128.0), np.full(3, 3**-0.5), 500.0)
     assert colors[0].tolist() == [0, 0, 0] and colors[-1].tolist() == [255, 255, 255]
 
 
 def test_the_swatches_of_a_page():
-    html = ramp_html(np.array([[0, 128, 255], [1, 2, 3]], np.uint8), '"from" <a> to b')
+    html = color_ramp_html(np.array([[0, 128, 255], [1, 2, 3]], np.uint8), '"from" <a> to b')
     assert re.findall(r"background: (#\w{6})", html) == ["#0080ff", "#010203"]
     assert 'role="img" aria-label="&quot;from&quot; &lt;a&gt; to b"' in html

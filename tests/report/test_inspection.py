@@ -15,7 +15,7 @@ from alexnet.cli.tables import print_inspection
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError, WorkError
-from alexnet.report.inspection import inspect_facts
+from alexnet.report.inspection import summarize_data
 from alexnet.report.inspection_page import write_inspection
 
 VOID = {"meta", "link", "img", "br"}
@@ -112,7 +112,7 @@ def troubled(request, tmp_path_factory):
 
 
 def test_the_facts_of_a_troubled_set(troubled):
-    facts = inspect_facts(troubled)
+    facts = summarize_data(troubled)
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     ids = sorted(TRAIN)
     num_train, num_val = sum(TRAIN.values()) + 3, sum(VAL.values())
@@ -174,14 +174,14 @@ def test_the_page_of_a_troubled_set(troubled, tmp_path):
     assert "28 of the 55 training images, of all 4 classes" in page.text
     assert f"{DOG}: train/{DOG}/other.png" in page.alts
     before = path.read_bytes()
-    write_inspection(troubled, path, facts=inspect_facts(troubled))
+    write_inspection(troubled, path, facts=summarize_data(troubled))
     assert path.read_bytes() == before
     assert not list(tmp_path.glob(".*"))
 
 
 def test_the_terminal_tells_of_a_troubled_set(troubled, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    print_inspection(inspect_facts(troubled))
+    print_inspection(summarize_data(troubled))
     printed = capsys.readouterr().out
     assert max(map(cell_len, printed.splitlines())) <= 80
     for words in ("LEAK: 1 image", "warning: 5 of 66 files were refused", "17.5", TAG, DOG, "wide0.png", "two classes"):
@@ -220,7 +220,7 @@ def tiny(tmp_path_factory):
 
 
 def test_a_tiny_generated_set(tiny, tmp_path, capsys):
-    facts = inspect_facts(tiny)
+    facts = summarize_data(tiny)
     assert facts["generated"] and facts["splits"]["train"]["imbalance"] == 1
     assert facts["splits"]["val"]["missing"] == ["cat"]
     assert facts["duplicates"]["groups"] == [] and facts["refused"]["reasons"] == []
@@ -247,7 +247,7 @@ def test_a_set_with_test_and_no_val(tiny, tmp_path):
     description["splits"]["test"] = description["splits"].pop("val")
     (folder / "dataset.json").write_text(json.dumps(description))
     data = PreparedData.open(folder)
-    assert inspect_facts(data)["warnings"][0]["text"].startswith("1 class has no test images")
+    assert summarize_data(data)["warnings"][0]["text"].startswith("1 class has no test images")
     assert "1 image in test" in check(write_inspection(data, tmp_path / "page.html")).text
 
 
@@ -255,7 +255,7 @@ def test_many_classes_are_listed_by_their_extremes(tmp_path, capsys, monkeypatch
     counts = {f"c{place:03}": 1 + (place == 70) + 2 * (place == 80) for place in range(120)}
     draw_tree(tmp_path / "tree", {"train": counts, "val": {"c000": 1}}, (8, 8))
     data = prepare(tmp_path / "tree", tmp_path / "data", side=8, workers=1)
-    facts = inspect_facts(data)
+    facts = summarize_data(data)
     assert len(facts["classes"]) == 120 and len(facts["splits"]["val"]["missing"]) == 119
     page = check(write_inspection(data, tmp_path / "page.html"))
     # The middles of 100 equal phases of 0 .. 119 hold class 70 and not class 80.
@@ -282,4 +282,4 @@ def test_damage_is_named(troubled, tmp_path):
             write_inspection(data, tmp_path / "page.html")
     (folder / "duplicates.jsonl").unlink()
     with pytest.raises(RequestError, match=r"duplicates\.jsonl"):
-        inspect_facts(data)
+        summarize_data(data)

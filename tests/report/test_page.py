@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError
-from alexnet.evaluation.evaluate import measure
+from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.predictions import save_predictions
 from alexnet.report.contents import panels
 from alexnet.report.page import write_report
@@ -104,7 +104,7 @@ def finish(run, data):
     for num_views in (1, 10):
         probabilities = generator.dirichlet(np.ones(3), 30).astype(np.float32)
         save_predictions(run.path / "predictions", "test", num_views, probabilities, data)
-        content = measure(probabilities, data, "test", num_views, 100.0).to_dict()
+        content = evaluate_probabilities(probabilities, data, "test", num_views, 100.0).to_dict()
         run.save_evaluation(f"test-{num_views}views", content)
     run.update_facts(state="finished", finished="2026-01-01T00:00:00+00:00")
 

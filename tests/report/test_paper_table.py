@@ -14,7 +14,7 @@ from alexnet.data.dataset import FORMAT_VERSION, ClassInfo, PreparedData, Split
 from alexnet.data.synsets import synset_words
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.predictions import predictions_path, save_predictions
-from alexnet.report.paper_table import is_the_papers, paper_table
+from alexnet.report.paper_table import is_ilsvrc2012_val, paper_table
 from alexnet.report.paper_table_text import as_json, as_latex, as_markdown, latex_text, markdown_text, notes
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
@@ -213,7 +213,7 @@ def test_the_papers_task_is_recognized_by_its_classes_and_images(tmp_path, data)
 
     def judged(labels, classes=classes, split="val"):
         held_out = Split(split, np.empty((0, 2, 2, 3), np.uint8), labels, [])
-        return is_the_papers(replace(data, classes=classes, splits={split: held_out}), split)
+        return is_ilsvrc2012_val(replace(data, classes=classes, splits={split: held_out}), split)
 
     assert judged(whole) and judged(whole, classes[::-1])
     assert not judged(whole[:-1])
@@ -221,7 +221,7 @@ def test_the_papers_task_is_recognized_by_its_classes_and_images(tmp_path, data)
     assert not judged(whole, (ClassInfo("n00000000", "another"), *classes[1:]))
     table = paper_table([make_run(tmp_path / "run", data, 0, num_views=1)[0]], num_views=1)
     for is_it in (True, False):
-        text = "\n".join(notes(replace(table, is_the_papers=is_it)))
+        text = "\n".join(notes(replace(table, is_ilsvrc2012_val=is_it)))
         assert ("different task" in text) != is_it
         assert ("The paper's figures are of ten views, ours of 1 view." in text) == is_it
 

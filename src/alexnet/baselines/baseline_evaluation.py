@@ -14,9 +14,9 @@ from alexnet.baselines.training_subset import REST, with_rest
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
-from alexnet.evaluation.evaluate import measure
+from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.predictions import predictions_folder, save_predictions
-from alexnet.evaluation.run_evaluation import in_classes_of
+from alexnet.evaluation.run_evaluation import remap_classes
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.system.machine import num_cores
@@ -56,7 +56,7 @@ def evaluate_baseline(
         raise RequestError(f"{run_folder} is the run of a network, not of a baseline")
     model = load_baseline(run_folder)
     folders = run.data_folders() if data_folder is None else data_folder
-    data = in_classes_of(model.classes, open_data([folders] if isinstance(folders, Path) else folders))
+    data = remap_classes(model.classes, open_data([folders] if isinstance(folders, Path) else folders))
     data, split = measured_split(data, recipe, split)
     start_s = time.perf_counter()
     images = data.splits[split].images
@@ -101,7 +101,7 @@ def keep_measured(
     run: RunFolder, data: PreparedData, split: str, probabilities: NDArray[np.float32], rate: float | None
 ) -> dict[str, Any]:
     """Count the errors of probabilities (N, K), in the split's order, and store both in the run folder."""
-    measured = measure(probabilities, data, split, VIEWS, rate)
+    measured = evaluate_probabilities(probabilities, data, split, VIEWS, rate)
     result = {"run": str(run.path), **measured.to_dict()}
     trained_on = run.facts()["data"]["checksum"]
     own = data.checksum == trained_on

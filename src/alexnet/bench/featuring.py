@@ -15,8 +15,8 @@ from alexnet.bench.random_images import random_data
 from alexnet.bench.stepping import NUM_CLASSES, STORED_PX
 from alexnet.bench.timing import require_counts
 from alexnet.bench.usual import paper_network, torchvision_network
-from alexnet.explore.forward import in_batches
-from alexnet.explore.image_source import reader_of_array
+from alexnet.explore.forward import activation_batches
+from alexnet.explore.image_source import array_reader
 from alexnet.model.activations import ActivationReader
 from alexnet.model.kernels import fallback_reason
 from alexnet.model.network import AlexNet
@@ -72,8 +72,8 @@ def bench_features(
     def to_arrays() -> None:
         reader = ActivationReader(product, ["fc7"])
         made = np.empty((len(stored), *reader.shape("fc7")), np.float32)
-        read = reader_of_array(stored)
-        for batch in in_batches(trained, reader, read, 0, len(stored), batch_size, device, precision):
+        read = array_reader(stored)
+        for batch in activation_batches(trained, reader, read, 0, len(stored), batch_size, device, precision):
             made[batch.last - len(batch.activations["fc7"]) : batch.last] = batch.activations["fc7"]
 
     def hooked(network: nn.Module) -> Callable[[torch.Tensor], object]:

@@ -8,14 +8,14 @@ import numpy as np
 from markupsafe import Markup
 
 from alexnet.figures.curves import Series, curve_svg
-from alexnet.report.formatting import environment
+from alexnet.report.formatting import jinja_environment
 from alexnet.storage.atomic import write_text
 
 
 def write_data_page(measured: Mapping[str, Any], path: Path) -> None:
     """Write the page to `path`, replacing it whole."""
     curves = {store: _memory_curve(store, watched) for store, watched in measured["memory"].items()}
-    page = environment().get_template("loading.html.j2").render(measured=measured, curves=curves)
+    page = jinja_environment().get_template("loading.html.j2").render(measured=measured, curves=curves)
     write_text(path, page)
 
 

@@ -241,11 +241,11 @@ def _inspect(words: Arguments) -> None:
         raise RequestError("--json writes no page; leave --html away")
     from alexnet.cli.tables import print_inspection
     from alexnet.data.dataset import PreparedData
-    from alexnet.report.inspection import inspect_facts
+    from alexnet.report.inspection import summarize_data
     from alexnet.report.inspection_page import write_inspection
 
     data = PreparedData.open(options.data)
-    facts = inspect_facts(data)
+    facts = summarize_data(data)
     if options.json:
         print(json.dumps(facts))
         return
@@ -420,13 +420,13 @@ def _predict(words: Arguments) -> None:
         FEW_VIEWS,
         classify_photographs,
         ilsvrc_lines,
-        photographs_in,
+        list_photographs,
         read_label_order,
     )
     from alexnet.model.kernels import reference_ops
     from alexnet.model.weights import load_trained
 
-    paths = photographs_in(options.images)
+    paths = list_photographs(options.images)
     with reference_ops() if len(paths) * options.views < FEW_VIEWS else contextlib.nullcontext():
         trained = load_trained(options.run)
         answers = classify_photographs(trained, paths, options.views)
@@ -469,7 +469,7 @@ def _report(words: Arguments) -> None:
     options = parser.parse_args(words)
     from alexnet.cli.tables import print_results
     from alexnet.data.concatenated import open_data
-    from alexnet.evaluation.predictions import views_order
+    from alexnet.evaluation.predictions import views_sort_key
     from alexnet.report.page import write_report
     from alexnet.runs.folder import RunFolder
 
@@ -484,7 +484,7 @@ def _report(words: Arguments) -> None:
     page = write_report(options.run, data)
     results = [{"run": str(options.run), **result} for result in run.evaluations().values()]
     if results:
-        print_results(sorted(results, key=lambda result: (result["split"], views_order(result["num_views"]))))
+        print_results(sorted(results, key=lambda result: (result["split"], views_sort_key(result["num_views"]))))
     print(f"report: {page}")
     print(f"next: alexnet predict {options.run} photo.jpg")
 

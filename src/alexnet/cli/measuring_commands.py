@@ -26,7 +26,7 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(words)
     from alexnet.cli.tables import print_results
-    from alexnet.evaluation.predictions import views_in_words
+    from alexnet.evaluation.predictions import describe_views
     from alexnet.evaluation.run_evaluation import evaluate_run
     from alexnet.model.kernels import slow_path_message
     from alexnet.parallel.process_group import init_process_group
@@ -45,7 +45,7 @@ def evaluate(parser: argparse.ArgumentParser, words: Words) -> None:
                     results.append(_evaluated_baseline(run, options))
                 continue
             for num_views in views:
-                with counted(f"{run.name}, {views_in_words(num_views)}") as progress:
+                with counted(f"{run.name}, {describe_views(num_views)}") as progress:
                     results.append(
                         evaluate_run(
                             run,
@@ -128,7 +128,7 @@ def compare(parser: argparse.ArgumentParser, words: Words, report: Callable[[str
     from alexnet.data.concatenated import open_data
     from alexnet.evaluation.compare import compare_runs
     from alexnet.report.comparison import write_comparison
-    from alexnet.report.formatting import readable
+    from alexnet.report.formatting import printable
     from alexnet.runs.folder import RunFolder
 
     comparison = compare_runs(
@@ -137,7 +137,7 @@ def compare(parser: argparse.ArgumentParser, words: Words, report: Callable[[str
     if options.json:
         print(json.dumps(comparison.to_dict()))
         return
-    print_comparison(readable(comparison.to_dict()))
+    print_comparison(printable(comparison.to_dict()))
     data = open_data(options.data or RunFolder.open(options.first).data_folders())
     page = options.html or options.first / f"compared-{options.second.resolve().name}.html"
     report(f"page: {write_comparison(comparison, data, page)}")

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from alexnet.evaluation.predictions import views_in_words
+from alexnet.evaluation.predictions import describe_views
 
 MOST_CLASSES = 20
 """Listed of a data set; an even number."""
@@ -98,7 +98,7 @@ def print_network(described: dict[str, Any]) -> None:
 
 
 def print_inspection(facts: Mapping[str, Any]) -> None:
-    """A prepared data set as `inspect_facts` describes it: warnings first, then tables of up to 80 columns."""
+    """A prepared data set as `summarize_data` describes it: warnings first, then tables of up to 80 columns."""
     console = Console()
     made = facts["made"]
     _line(console, "", f"{facts['title']}: {facts['num_classes']:,} classes, {facts['side']} x {facts['side']} pixels")
@@ -233,7 +233,7 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
     """An ensemble as `Ensemble.to_dict` describes it: the runs, their averages, and what these gain."""
     names = ["top1", "top5"] if result["equal"]["top5_error"] is not None else ["top1"]
     headings = " ".join(name.replace("top", "top-") for name in names)
-    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {views_in_words(result['num_views'])}"
+    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {describe_views(result['num_views'])}"
     table = new_table(f"errors in percent, with 95 % intervals; {where}", "run", f"weight {headings}")
     averages = {"equal weights": result["equal"]}
     if result["greedy"] is not None:
@@ -271,7 +271,7 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
 def print_comparison(result: Mapping[str, Any]) -> None:
     """A comparison as `Comparison.to_dict` describes it: errors, who is right, and where they differ most surely."""
     measures = {name.replace("top", "top-"): result[name] for name in ("top1", "top5") if result[name] is not None}
-    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {views_in_words(result['num_views'])}"
+    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {describe_views(result['num_views'])}"
     console = Console()
     _line(console, "first", result["first"])
     _line(console, "second", result["second"])

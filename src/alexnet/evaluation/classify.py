@@ -56,7 +56,7 @@ def classify_photographs(
     return answers
 
 
-def photographs_in(paths: Sequence[Path]) -> list[Path]:
+def list_photographs(paths: Sequence[Path]) -> list[Path]:
     """The files named, and for a folder all files in it and below it, by their paths; hidden ones are left out.
 
     Raises:

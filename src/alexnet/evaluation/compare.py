@@ -8,16 +8,16 @@ from typing import Any, Literal
 import numpy as np
 
 from alexnet.data.dataset import ClassInfo
-from alexnet.evaluation.metrics import Counts, count_errors, credits, per_class_counts
+from alexnet.evaluation.metrics import ErrorCounts, count_errors, per_class_counts, top_k_credits
 from alexnet.evaluation.paired import (
+    AlignedPredictions,
     McNemar,
     PairedDifference,
-    SameImages,
-    errors_as_json,
+    errors_to_dict,
+    load_aligned_predictions,
     mcnemar,
-    open_same_images,
     paired_difference,
-    places_of,
+    reported_errors,
 )
 from alexnet.evaluation.predictions import NumViews
 
@@ -64,13 +64,13 @@ class Comparison:
     generated: bool
     """Whether a program drew the images."""
     classes: tuple[ClassInfo, ...]
-    first_counts: Counts
-    second_counts: Counts
+    first_counts: ErrorCounts
+    second_counts: ErrorCounts
     measures: Mapping[str, Measure]
     """By error: `top1`, and `top5` where there are 20 classes or more."""
-    first_per_class: tuple[Counts, ...]
+    first_per_class: tuple[ErrorCounts, ...]
     """One for each class, in the order of `classes`."""
-    second_per_class: tuple[Counts, ...]
+    second_per_class: tuple[ErrorCounts, ...]
     images: tuple[DifferingImage, ...] = field(repr=False)
     """All on which they differ, the most confident disagreements first."""
 
@@ -86,7 +86,7 @@ class Comparison:
             return {"id": self.classes[place].id, "name": self.classes[place].name}
 
         counts = {"first": self.first_counts, "second": self.second_counts}
-        errors = {run: errors_as_json(one, len(self.classes)) for run, one in counts.items()}
+        errors = {run: errors_to_dict(one, len(self.classes)) for run, one in counts.items()}
         measures = {
             name: {
                 **{
@@ -152,19 +152,19 @@ def compare_runs(
     is as confident as the less probable of its two answers.
 
     Args:
-        data_folder: as in `open_same_images`.
+        data_folder: as in `load_aligned_predictions`.
         split: None is the data set's evaluation split.
         num_views: views that were averaged.
 
     Raises:
-        RequestError: what `open_same_images` refuses.
+        RequestError: what `load_aligned_predictions` refuses.
         WorkError: a file is damaged.
     """
-    found = open_same_images((first, second), data_folder=data_folder, split=split, num_views=num_views)
+    found = load_aligned_predictions((first, second), data_folder=data_folder, split=split, num_views=num_views)
     mine, theirs = found.probabilities
     measures = {}
-    for name, places in places_of(len(found.classes)).items():
-        credit = credits(mine, found.labels, places), credits(theirs, found.labels, places)
+    for name, places in reported_errors(len(found.classes)).items():
+        credit = top_k_credits(mine, found.labels, places), top_k_credits(theirs, found.labels, places)
         measures[name] = Measure(mcnemar(credit[0] < 1, credit[1] < 1), paired_difference(*credit))
     return Comparison(
         first=str(first),
@@ -184,11 +184,11 @@ def compare_runs(
     )
 
 
-def _differing(found: SameImages) -> tuple[DifferingImage, ...]:
+def _differing(found: AlignedPredictions) -> tuple[DifferingImage, ...]:
     """The images on which two runs differ, most confident disagreements first, in the split's order among equals."""
     guesses = [one.argmax(axis=1) for one in found.probabilities]
     sure = [one.max(axis=1) for one in found.probabilities]
-    right = [credits(one, found.labels, 1) == 1 for one in found.probabilities]
+    right = [top_k_credits(one, found.labels, 1) == 1 for one in found.probabilities]
     differ = np.flatnonzero((guesses[0] != guesses[1]) | (right[0] != right[1]))
     order = differ[np.argsort(-np.minimum(*sure)[differ], kind="stable")]
     images = found.data.splits[found.split]

@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet.errors import RequestError
-from alexnet.evaluation.metrics import Counts, count_errors, credits
+from alexnet.evaluation.metrics import ErrorCounts, count_errors, top_k_credits
 from alexnet.evaluation.paired import (
+    AlignedPredictions,
     McNemar,
     PairedDifference,
-    SameImages,
-    errors_as_json,
+    errors_to_dict,
+    load_aligned_predictions,
     mcnemar,
-    open_same_images,
     paired_difference,
-    places_of,
+    reported_errors,
 )
 from alexnet.evaluation.predictions import NumViews
 
@@ -59,7 +59,7 @@ class Average:
 
     weights: tuple[float, ...]
     """As they were found, one a run; their sum need not be 1, for errors do not depend on it."""
-    counts: Counts
+    counts: ErrorCounts
     gains: Mapping[str, Gain]
     """By error: `top1`, and `top5` where it is reported."""
 
@@ -67,7 +67,7 @@ class Average:
         """The average as one JSON object."""
         return {
             "weights": list(self.weights),
-            **errors_as_json(self.counts, num_classes),
+            **errors_to_dict(self.counts, num_classes),
             "gain": {name: self.gains[name].to_dict() if name in self.gains else None for name in ("top1", "top5")},
         }
 
@@ -113,7 +113,7 @@ class Ensemble:
     data_checksum: str
     generated: bool
     """Whether a program drew the images."""
-    runs: tuple[tuple[str, Counts], ...]
+    runs: tuple[tuple[str, ErrorCounts], ...]
     """Each run's folder and its own errors on the images reported."""
     equal: Average
     greedy: Average | None = None
@@ -139,7 +139,7 @@ class Ensemble:
             "num_classes": self.num_classes,
             "data_checksum": self.data_checksum,
             "generated": self.generated,
-            "runs": [{"run": run, **errors_as_json(counts, self.num_classes)} for run, counts in self.runs],
+            "runs": [{"run": run, **errors_to_dict(counts, self.num_classes)} for run, counts in self.runs],
             "mean": mean,
             "equal": self.equal.to_dict(self.num_classes),
             "greedy": None if self.greedy is None else self.greedy.to_dict(self.num_classes),
@@ -164,22 +164,22 @@ def average_runs(
 
     Args:
         run_folders: at least two, evaluated with `num_views` on the same split of the same data.
-        data_folder: as in `open_same_images`.
+        data_folder: as in `load_aligned_predictions`.
         split: None is the data set's evaluation split.
         weights: `equal` or `greedy`.
         seed: of the drawing of the half and of the intervals' bootstrap, 0 or more.
 
     Raises:
-        RequestError: what `open_same_images` refuses, or greedy weights for a single image.
+        RequestError: what `load_aligned_predictions` refuses, or greedy weights for a single image.
         WorkError: a file is damaged.
 
     Paper: section 6. Differs from the paper: the paper does not say how its weights were chosen.
     """
     if weights not in ("equal", "greedy"):
         raise RequestError(f"weights is {weights!r}; allowed are 'equal' and 'greedy'")
-    found = open_same_images(run_folders, data_folder=data_folder, split=split, num_views=num_views)
+    found = load_aligned_predictions(run_folders, data_folder=data_folder, split=split, num_views=num_views)
     num, num_classes = len(found.labels), len(found.classes)
-    places = places_of(num_classes)
+    places = reported_errors(num_classes)
     reported = np.arange(num)
     greedy_steps = tuning = None
     if weights == "greedy":
@@ -193,12 +193,12 @@ def average_runs(
         greedy_steps, tuning = _tuned(found, tuned_on, seed)
     labels = found.labels[reported]
     probabilities = [one[reported] for one in found.probabilities]
-    single = {name: [credits(one, labels, allowed) for one in probabilities] for name, allowed in places.items()}
+    single = {name: [top_k_credits(one, labels, allowed) for one in probabilities] for name, allowed in places.items()}
 
     def average(steps: Sequence[int], shown: Sequence[float]) -> Average:
         mixed = weighted_mean(probabilities, steps)
         gains = {
-            name: _gain(found.runs, single[name], credits(mixed, labels, allowed), seed)
+            name: _gain(found.runs, single[name], top_k_credits(mixed, labels, allowed), seed)
             for name, allowed in places.items()
         }
         return Average(tuple(shown), count_errors(mixed, labels), gains)
@@ -263,9 +263,9 @@ def greedy_weights(
     return steps, MOST_PASSES
 
 
-def _tuned(found: SameImages, tuned_on: npt.NDArray[np.int64], seed: int) -> tuple[list[int], Tuning]:
+def _tuned(found: AlignedPredictions, tuned_on: npt.NDArray[np.int64], seed: int) -> tuple[list[int], Tuning]:
     """Greedy weights, in twentieths, found on some of the images."""
-    error: Literal["top1", "top5"] = "top5" if "top5" in places_of(len(found.classes)) else "top1"
+    error: Literal["top1", "top5"] = "top5" if "top5" in reported_errors(len(found.classes)) else "top1"
     places = {"top1": 1, "top5": 5}[error]
     probabilities, labels = [one[tuned_on] for one in found.probabilities], found.labels[tuned_on]
     steps, passes = greedy_weights(probabilities, labels, places)
@@ -292,7 +292,7 @@ def _credit_sums(
             for one, step in zip(wide, steps, strict=True):
                 if step:
                     mixed += step * one
-            sums[place] += credits(mixed, labels[some], places).sum()
+            sums[place] += top_k_credits(mixed, labels[some], places).sum()
     return sums
 
 

@@ -16,7 +16,7 @@ from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.calibration import Calibration, calibration
-from alexnet.evaluation.metrics import Counts, confusion_matrix, count_errors, per_class_counts, wilson_interval
+from alexnet.evaluation.metrics import ErrorCounts, confusion_matrix, count_errors, per_class_counts, wilson_interval
 from alexnet.evaluation.predictions import NumViews
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
@@ -35,8 +35,8 @@ class Evaluation:
     num_views: NumViews
     data_checksum: str
     classes: tuple[ClassInfo, ...]
-    counts: Counts
-    per_class: tuple[Counts, ...]
+    counts: ErrorCounts
+    per_class: tuple[ErrorCounts, ...]
     """One for each class, in the order of `classes`."""
     confusion: npt.NDArray[np.int64] = field(repr=False, compare=False)
     """(K, K) images by right class (row) and most probable class (column)."""
@@ -252,7 +252,7 @@ def _ways_to_look(
     return partial(class_maps, network), side, [View(0, 0, mirrored) for mirrored in (False, True)]
 
 
-def measure(
+def evaluate_probabilities(
     probabilities: npt.NDArray[np.float32],
     data: PreparedData,
     split: str,
@@ -307,4 +307,4 @@ def evaluate_split(
         processes=processes,
     )
     duration_s = time.perf_counter() - start_s
-    return measure(probabilities, data, split, num_views, len(probabilities) / duration_s)
+    return evaluate_probabilities(probabilities, data, split, num_views, len(probabilities) / duration_s)

@@ -20,7 +20,7 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
-class Counts:
+class ErrorCounts:
     """Errors among `num` images; two of them add up to the errors among all their images."""
 
     num: int = 0
@@ -31,8 +31,8 @@ class Counts:
     loss_sum: float = 0.0
     """Sum of -ln p(right class), nats."""
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
+    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
+        return ErrorCounts(
             self.num + other.num,
             self.top1_wrong + other.top1_wrong,
             self.top5_wrong + other.top5_wrong,
@@ -61,7 +61,7 @@ class Counts:
         return self.num
 
 
-def count_errors(probabilities: Floats, labels: Integers) -> Counts:
+def count_errors(probabilities: Floats, labels: Integers) -> ErrorCounts:
     """Count errors with the original source's rule for ties.
 
     Of the k places, those above the right class go to the classes that are strictly more probable; what is
@@ -84,7 +84,7 @@ def count_errors(probabilities: Floats, labels: Integers) -> Counts:
     num_larger = np.count_nonzero(probabilities > right[:, None], axis=1)
     num_equal = np.count_nonzero(probabilities == right[:, None], axis=1)
     logs = np.log(np.maximum(right.astype(np.float64), _SMALLEST))
-    return Counts(
+    return ErrorCounts(
         len(labels),
         len(labels) - _credit(num_larger, num_equal, 1),
         len(labels) - _credit(num_larger, num_equal, 5),
@@ -92,7 +92,7 @@ def count_errors(probabilities: Floats, labels: Integers) -> Counts:
     )
 
 
-def credits(probabilities: Floats, labels: Integers, places: int) -> npt.NDArray[np.float64]:
+def top_k_credits(probabilities: Floats, labels: Integers, places: int) -> npt.NDArray[np.float64]:
     """The credit 0..1 that `count_errors` gives each image, float64 (N,): its error is 1 less it.
 
     Args:
@@ -113,7 +113,7 @@ def credits(probabilities: Floats, labels: Integers, places: int) -> npt.NDArray
     return shared
 
 
-def per_class_counts(probabilities: Floats, labels: Integers) -> list[Counts]:
+def per_class_counts(probabilities: Floats, labels: Integers) -> list[ErrorCounts]:
     """`count_errors` for the images of each class, K of them in order; a class without images counts nothing."""
     _check(probabilities, labels)
     return [count_errors(probabilities[labels == one], labels[labels == one]) for one in range(probabilities.shape[1])]

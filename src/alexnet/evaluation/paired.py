@@ -17,14 +17,14 @@ import numpy.typing as npt
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.errors import RequestError
-from alexnet.evaluation.metrics import Counts, wilson_interval
+from alexnet.evaluation.metrics import ErrorCounts, wilson_interval
 from alexnet.evaluation.predictions import (
     NumViews,
-    kept_views,
+    available_views,
+    describe_views,
     load_predictions,
     predictions_folder,
     predictions_path,
-    views_in_words,
 )
 from alexnet.runs.folder import RunFolder
 
@@ -155,7 +155,7 @@ def paired_difference(
     return PairedDifference(float(counts @ values / num), low, high, confidence, resamples, seed)
 
 
-def errors_as_json(counts: Counts, num_classes: int) -> dict[str, Any]:
+def errors_to_dict(counts: ErrorCounts, num_classes: int) -> dict[str, Any]:
     """Errors as JSON: images (whole unless classes tie), fractions, 95 % intervals; top-5 null where not reported."""
     content: dict[str, Any] = {}
     for name, wrong in (("top1", counts.top1_wrong), ("top5", counts.top5_wrong)):
@@ -166,13 +166,13 @@ def errors_as_json(counts: Counts, num_classes: int) -> dict[str, Any]:
     return {**content, "loss": counts.loss}
 
 
-def places_of(num_classes: int) -> dict[str, int]:
+def reported_errors(num_classes: int) -> dict[str, int]:
     """The errors that are reported, by name, with the number of guesses that each allows."""
     return {"top1": 1, "top5": 5} if num_classes >= TOP5_CLASSES else {"top1": 1}
 
 
 @dataclass(frozen=True, eq=False)
-class SameImages:
+class AlignedPredictions:
     """Several runs' saved probabilities of the same images."""
 
     runs: tuple[Path, ...]
@@ -189,13 +189,13 @@ class SameImages:
     """(N, K) of each run."""
 
 
-def open_same_images(
+def load_aligned_predictions(
     run_folders: Sequence[Path],
     *,
     data_folder: Path | Sequence[Path] | None = None,
     split: str | None = None,
     num_views: NumViews = 10,
-) -> SameImages:
+) -> AlignedPredictions:
     """Read what `alexnet evaluate` saved of several runs on one data set.
 
     Args:
@@ -218,7 +218,7 @@ def open_same_images(
         if first.resolve() == second.resolve():
             raise RequestError(f"{second} is named twice (as {first} and {second}); name each run once")
     opened = [RunFolder.open(run) for run in runs]
-    num_views = kept_views(opened, num_views)
+    num_views = available_views(opened, num_views)
     trained_on = [str(run.facts()["data"]["checksum"]) for run in opened]
     if data_folder is None:
         for run, checksum in zip(runs[1:], trained_on[1:], strict=True):
@@ -234,13 +234,13 @@ def open_same_images(
         raise RequestError(f"{data.folder} has no split {split!r}; it has {', '.join(data.splits)}")
     found = []
     for one_run, run, checksum in zip(opened, runs, trained_on, strict=True):
-        own_views = kept_views([one_run], num_views)
+        own_views = available_views([one_run], num_views)
         again = _evaluate_command(run, data_folder, split, own_views)
         folder = predictions_folder(run, checksum, data.checksum)
         if not predictions_path(folder, split, own_views).is_file():
             raise RequestError(
                 f"{run} has no saved probabilities of split {split!r} of {data.folder} with "
-                f"{views_in_words(own_views)}; `{again}` makes them"
+                f"{describe_views(own_views)}; `{again}` makes them"
             )
         one = load_predictions(folder, split, own_views, data)
         found.append(one)
@@ -260,7 +260,7 @@ def open_same_images(
     if (data.splits[split].labels < 0).any():
         raise RequestError(f"split {split!r} of {data.folder} has images without a label; choose another split")
     names = {one.id: one.name for one in data.classes}
-    return SameImages(
+    return AlignedPredictions(
         runs=runs,
         data=data,
         classes=tuple(ClassInfo(one, names.get(one, one)) for one in found[0].class_ids),

@@ -46,17 +46,17 @@ class Predictions:
         return np.array([columns[one.id] for one in data.classes], np.int64)[data.splits[self.split].labels]
 
 
-def views_name(num_views: NumViews) -> str:
+def views_slug(num_views: NumViews) -> str:
     """The number of views as names of files have it: `10views`, `dense`."""
     return num_views if num_views == "dense" else f"{num_views}views"
 
 
-def views_in_words(num_views: int | str) -> str:
+def describe_views(num_views: int | str) -> str:
     """`1 view`, `10 views` or `dense views`."""
     return "1 view" if num_views == 1 else f"{num_views} views"
 
 
-def kept_views(runs: Sequence[RunFolder], num_views: NumViews) -> NumViews:
+def available_views(runs: Sequence[RunFolder], num_views: NumViews) -> NumViews:
     """The number of views of which some runs have probabilities where `num_views` are asked for.
 
     A baseline looks at the whole image once, so its probabilities of one view stand for any number.
@@ -64,7 +64,7 @@ def kept_views(runs: Sequence[RunFolder], num_views: NumViews) -> NumViews:
     return 1 if all(run.is_baseline for run in runs) else num_views
 
 
-def views_order(num_views: NumViews) -> int:
+def views_sort_key(num_views: NumViews) -> int:
     """By what results are sorted: fewer views first, and `dense`, which the paper does not have, before them all."""
     return 0 if num_views == "dense" else num_views
 
@@ -79,7 +79,7 @@ def predictions_folder(run_folder: Path, trained_on: str, measured_on: str) -> P
 
 def predictions_path(folder: Path, split: str, num_views: NumViews) -> Path:
     """Where `folder`, a run's `predictions/`, keeps those of a split."""
-    return folder / f"{split}-{views_name(num_views)}.safetensors"
+    return folder / f"{split}-{views_slug(num_views)}.safetensors"
 
 
 def save_predictions(
@@ -88,7 +88,7 @@ def save_predictions(
     """Store probabilities (N, K), in the split's order, in `folder`, a run's `predictions/`, whole.
 
     Columns stand in the order of the data set's classes. Those of a network that knows other classes, or the same in
-    another order, go with the data set as `in_classes_of` (evaluation/run_evaluation.py) has it.
+    another order, go with the data set as `remap_classes` (evaluation/run_evaluation.py) has it.
 
     Raises:
         ValueError: one row an image and one column a class is not what was got.

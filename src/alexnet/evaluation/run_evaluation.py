@@ -11,7 +11,7 @@ from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_split
-from alexnet.evaluation.predictions import NumViews, predictions_folder, save_predictions, views_name
+from alexnet.evaluation.predictions import NumViews, predictions_folder, save_predictions, views_slug
 from alexnet.model.weights import load_trained
 from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup
 from alexnet.runs.folder import RunFolder
@@ -50,7 +50,7 @@ def evaluate_run(
     run = RunFolder.open(run_folder)
     trained = load_trained(run_folder)
     folders = run.data_folders() if data_folder is None else data_folder
-    data = in_classes_of(trained.classes, open_data([folders] if isinstance(folders, Path) else folders))
+    data = remap_classes(trained.classes, open_data([folders] if isinstance(folders, Path) else folders))
     split = split or data.evaluation_split
     chosen = choose_device(device)
     trained.network.to(chosen)
@@ -76,11 +76,11 @@ def evaluate_run(
     predictions = predictions_folder(run_folder, trained_on, data.checksum)
     predictions.mkdir(parents=True, exist_ok=True)
     save_predictions(predictions, split, num_views, measured.probabilities, data)
-    run.save_evaluation(f"{split}-{views_name(num_views)}" + ("" if own else f"-{data.checksum[:12]}"), result)
+    run.save_evaluation(f"{split}-{views_slug(num_views)}" + ("" if own else f"-{data.checksum[:12]}"), result)
     return result
 
 
-def in_classes_of(known: Sequence[ClassInfo], data: PreparedData) -> PreparedData:
+def remap_classes(known: Sequence[ClassInfo], data: PreparedData) -> PreparedData:
     """The data set with its labels counted in the classes that a network knows, matched by id.
 
     Images, keys and checksum are left as they are; where the ids are the same in the same order, so is everything.

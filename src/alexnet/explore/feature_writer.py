@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from alexnet.data.preparation.staging import Stage
 from alexnet.errors import Interrupted, WorkError
-from alexnet.explore.forward import in_batches
-from alexnet.explore.image_source import ImageSource, Refused
+from alexnet.explore.forward import activation_batches
+from alexnet.explore.image_source import ImageSource, RefusedImages
 from alexnet.model.activations import ActivationReader
 from alexnet.model.weights import Trained
 from alexnet.storage.atomic import sync_folder, write_bytes, write_json, write_text
@@ -33,7 +33,7 @@ CURSOR_FILE = "done.json"
 CURSOR_EVERY_S = 10.0
 
 
-class Writing:
+class FeatureWriter:
     """Activations on their way to the disk; what is done is known from the stage's cursor."""
 
     def __init__(
@@ -41,17 +41,17 @@ class Writing:
         stage: Stage,
         trained: Trained,
         reader: ActivationReader,
-        shown: ImageSource,
+        source: ImageSource,
         shapes: Mapping[str, tuple[int, ...]],
         dtype: np.dtype[Any],
     ) -> None:
         self.done = 0
-        """Images that were shown, refused ones among them."""
-        self.refused: Refused = []
+        """Images processed, refused ones among them."""
+        self.refused: RefusedImages = []
         self._stage = stage
         self._trained = trained
         self._reader = reader
-        self._shown = shown
+        self._source = source
         self._shapes = shapes
         self._dtype = dtype
         if stage.cursor_path.is_file():
@@ -66,13 +66,13 @@ class Writing:
         progress: Callable[[int, int], None] | None,
     ) -> None:
         """Show the network what it has not seen yet."""
-        num = len(self._shown.paths)
+        num = len(self._source.paths)
         with contextlib.ExitStack() as opened:
             files = {name: opened.enter_context(self._array_file(name)) for name in self._reader.names}
             saved_s = time.monotonic()
             try:
-                for batch in in_batches(
-                    self._trained, self._reader, self._shown.read, self.done, num, batch_size, device, precision
+                for batch in activation_batches(
+                    self._trained, self._reader, self._source.read, self.done, num, batch_size, device, precision
                 ):
                     for name, values in batch.activations.items():
                         files[name].write(_as(values, self._dtype, name).data)
@@ -96,30 +96,30 @@ class Writing:
     def describe(self, run: Path, plan: Mapping[str, Any]) -> None:
         """Write everything but the activations, which are there; the description comes last."""
         refused = {number for number, _ in self.refused}
-        numbers = [number for number in range(len(self._shown.paths)) if number not in refused]
+        numbers = [number for number in range(len(self._source.paths)) if number not in refused]
         if not numbers:
-            raise WorkError(f"none of the {len(self._shown.paths)} files can be read: {self.refused[0][1]}")
+            raise WorkError(f"none of the {len(self._source.paths)} files can be read: {self.refused[0][1]}")
         network, folder = self._trained.network, self._stage.folder
         for name in self._reader.names:
             with (folder / f"{name}.npy").open("r+b") as file:
                 file.write(self._header(name, len(numbers)))
-        paths = [self._shown.paths[number] for number in numbers]
+        paths = [self._source.paths[number] for number in numbers]
         classes = [one.id for one in self._trained.classes]
-        labels = None if self._shown.labels is None else self._shown.labels[numbers]
+        labels = None if self._source.labels is None else self._source.labels[numbers]
         write_bytes(
             folder / IMAGES_FILE, _images_csv(paths, None if labels is None else [classes[one] for one in labels])
         )
         if labels is not None:
             with (folder / LABELS_FILE).open("wb") as file:
                 np.save(file, labels)
-        lines = [json.dumps({"path": self._shown.paths[number], "reason": why}) + "\n" for number, why in self.refused]
+        lines = [json.dumps({"path": self._source.paths[number], "reason": why}) + "\n" for number, why in self.refused]
         write_text(folder / REFUSED_FILE, "".join(lines))
         write_json(
             self._stage.description_path,
             {
                 **plan,
                 "run": str(run),
-                **self._shown.facts,
+                **self._source.facts,
                 "variant": network.variant,
                 "title": self._trained.title,
                 "images": len(numbers),

@@ -24,10 +24,10 @@ from alexnet.explore.feature_writer import (
     IMAGES_FILE,
     LABELS_FILE,
     REFUSED_FILE,
-    Writing,
+    FeatureWriter,
 )
-from alexnet.explore.forward import in_batches
-from alexnet.explore.image_source import of_photographs, of_split, reader_of_array, require_images
+from alexnet.explore.forward import activation_batches
+from alexnet.explore.image_source import array_reader, photograph_source, require_images, split_source
 from alexnet.model.activations import ActivationReader
 from alexnet.model.kernels import slow_path_message
 from alexnet.model.network import AlexNet
@@ -85,18 +85,18 @@ def features(
         WorkError: activations that are not finite.
     """
     trained = load_trained(run)
-    reader = ActivationReader(trained.network, _listed(points) or default_points(trained.network))
+    reader = ActivationReader(trained.network, _listed(points) or default_layers(trained.network))
     chosen = choose_device(device)
     chosen_precision = choose_precision(precision, chosen)
     if isinstance(images, np.ndarray):
         require_images(images, trained.side)
-        read, num = reader_of_array(images), len(images)
+        read, num = array_reader(images), len(images)
     else:
         given = [images] if isinstance(images, str | Path) else images
-        shown = of_photographs([Path(one) for one in given], trained)
-        read, num = shown.read, len(shown.paths)
+        source = photograph_source([Path(one) for one in given], trained)
+        read, num = source.read, len(source.paths)
     found = {name: np.empty((num, *reader.shape(name)), np.float32) for name in reader.names}
-    for batch in in_batches(trained, reader, read, 0, num, batch_size, chosen, chosen_precision):
+    for batch in activation_batches(trained, reader, read, 0, num, batch_size, chosen, chosen_precision):
         if batch.refused:
             raise RequestError(batch.refused[0][1])
         for name, values in batch.activations.items():
@@ -145,13 +145,13 @@ def write_features(
         raise RequestError(f"--dtype is {dtype!r}; allowed is {' or '.join(get_args(Dtype))}")
     require_free(destination)
     trained = load_trained(run)
-    reader = ActivationReader(trained.network, _listed(points) or default_points(trained.network))
+    reader = ActivationReader(trained.network, _listed(points) or default_layers(trained.network))
     if photographs:
         if data_folder is not None or split is not None:
             raise RequestError("photographs are named and a data set or split too; name one or the other")
-        shown = of_photographs([Path(one) for one in photographs], trained)
+        source = photograph_source([Path(one) for one in photographs], trained)
     else:
-        shown = of_split(run, data_folder, split, trained)
+        source = split_source(run, data_folder, split, trained)
     chosen = choose_device(device)
     chosen_precision = choose_precision(precision, chosen)
     shapes = {name: reader.shape(name) for name in reader.names}
@@ -161,27 +161,27 @@ def write_features(
         "points": list(reader.names),
         "dtype": dtype,
         "precision": chosen_precision,
-        **shown.identity,
+        **source.identity,
     }
     if not stage_folder(destination).exists():
-        num_numbers = len(shown.paths) * sum(math.prod(shape) for shape in shapes.values())
+        num_numbers = len(source.paths) * sum(math.prod(shape) for shape in shapes.values())
         require_space(destination, num_numbers * np.dtype(dtype).itemsize)
     stage_files = {"description_file": DESCRIPTION_FILE, "cursor_file": CURSOR_FILE}
     with opened_stage(destination, plan, restart=restart, **stage_files) as stage:
         if not stage.is_complete:
-            work = Writing(stage, trained, reader, shown, shapes, np.dtype(dtype))
+            work = FeatureWriter(stage, trained, reader, source, shapes, np.dtype(dtype))
             if slower := slow_path_message(chosen.type):
                 report(slower)
             if work.done:
-                report(f"going on: {work.done:,} of {len(shown.paths):,} images are done already")
+                report(f"going on: {work.done:,} of {len(source.paths):,} images are done already")
             work.run(batch_size, chosen, chosen_precision, progress)
             work.describe(run, plan)
         stage.publish(destination)
     made = open_features(destination)
-    num_refused = len(shown.paths) - len(made.paths)
+    num_refused = len(source.paths) - len(made.paths)
     if num_refused:
         report(
-            f"refused {num_refused:,} of {len(shown.paths):,} files; the reasons are in {destination / REFUSED_FILE}"
+            f"refused {num_refused:,} of {len(source.paths):,} files; the reasons are in {destination / REFUSED_FILE}"
         )
     return made
 
@@ -217,7 +217,7 @@ def open_features(folder: Path) -> Features:
     )
 
 
-def default_points(network: AlexNet) -> tuple[str, ...]:
+def default_layers(network: AlexNet) -> tuple[str, ...]:
     """What the last layer reads: the features that the paper's section 6.1 compares images by."""
     return ([place.name for place in network.sized_layers if place.weight_shape][-2],)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.augment import cut_view, views
 from alexnet.errors import RequestError, WorkError
-from alexnet.explore.image_source import Read, Refused
+from alexnet.explore.image_source import ReadImages, RefusedImages
 from alexnet.model.activations import ActivationReader
 from alexnet.model.weights import Trained
 from alexnet.system.device import Precision, arithmetic, images_at_a_time, rounded_weights
@@ -25,13 +25,13 @@ class ActivationBatch:
     """The image behind the batch's last one."""
     activations: dict[str, NDArray[np.float32]]
     """By point, (B, ...), of the images that could be read."""
-    refused: Refused
+    refused: RefusedImages
 
 
-def in_batches(
+def activation_batches(
     trained: Trained,
     reader: ActivationReader,
-    read: Read,
+    read: ReadImages,
     start: int,
     num: int,
     batch_size: int | None,
@@ -59,7 +59,7 @@ def in_batches(
     (view,) = views(1, trained.side, trained.crop)
     starts = range(start, num, batch_size)
 
-    def read_from(first: int) -> tuple[NDArray[np.uint8], Refused]:
+    def read_from(first: int) -> tuple[NDArray[np.uint8], RefusedImages]:
         return read(first, min(first + batch_size, num))
 
     coming = prefetch(read_from, starts, workers=1, ahead=2, name="alexnet-features")

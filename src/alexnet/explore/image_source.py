@@ -1,4 +1,4 @@
-"""The images that a network is shown: of a prepared data set, or photographs from anywhere."""
+"""The images to compute activations for: those of a prepared data set, or photographs from anywhere."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,21 +13,21 @@ from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.data.shards import StoredImages
 from alexnet.errors import RequestError
-from alexnet.evaluation.classify import photographs_in, read_photograph
+from alexnet.evaluation.classify import list_photographs, read_photograph
 from alexnet.model.weights import Trained
 from alexnet.runs.folder import RunFolder
 
-Refused = list[tuple[int, str]]
+RefusedImages = list[tuple[int, str]]
 """Place among the images, and reason, of those that cannot be read."""
-Read = Callable[[int, int], tuple[NDArray[np.uint8], Refused]]
+ReadImages = Callable[[int, int], tuple[NDArray[np.uint8], RefusedImages]]
 """Of images `first` .. `last` - 1 those that can be read, uint8 (n, S, S, 3), and the others."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """The images that a network is shown."""
+    """The images to compute activations for."""
 
-    read: Read
+    read: ReadImages
     paths: Sequence[str]
     """(N,): where each came from."""
     labels: NDArray[np.int64] | None
@@ -38,7 +38,9 @@ class ImageSource:
     """Where they are."""
 
 
-def of_split(run: Path, data_folder: Path | Sequence[Path] | None, split: str | None, trained: Trained) -> ImageSource:
+def split_source(
+    run: Path, data_folder: Path | Sequence[Path] | None, split: str | None, trained: Trained
+) -> ImageSource:
     """The images of a split.
 
     Args:
@@ -70,7 +72,7 @@ def of_split(run: Path, data_folder: Path | Sequence[Path] | None, split: str | 
     identity = {"data_checksum": data.checksum, "split": split}
     facts = {"data": [str(folder) for folder in folders]}
     labels = _labels(data, split, trained)
-    return ImageSource(reader_of_array(images), data.splits[split].keys, labels, identity, facts)
+    return ImageSource(array_reader(images), data.splits[split].keys, labels, identity, facts)
 
 
 def _labels(data: PreparedData, split: str, trained: Trained) -> NDArray[np.int64] | None:
@@ -82,13 +84,13 @@ def _labels(data: PreparedData, split: str, trained: Trained) -> NDArray[np.int6
     return mapped[np.asarray(data.splits[split].labels)]
 
 
-def of_photographs(paths: Sequence[Path], trained: Trained) -> ImageSource:
+def photograph_source(paths: Sequence[Path], trained: Trained) -> ImageSource:
     """Photographs: files, and folders of them; those that are no readable images are passed over.
 
     Raises:
         RequestError: a folder has no file, or a file is missing.
     """
-    files = photographs_in(paths)
+    files = list_photographs(paths)
     named = [str(file) for file in files]
     # With sizes and times, so that work that is gone on with later sees that a file has changed meanwhile.
     versions = []
@@ -100,15 +102,15 @@ def of_photographs(paths: Sequence[Path], trained: Trained) -> ImageSource:
         versions.append((facts.st_size, facts.st_mtime_ns))
     digest = hashlib.sha256(repr((named, versions)).encode("utf-8", "surrogateescape")).hexdigest()
     identity = {"photographs": len(files), "photographs_sha256": digest}
-    return ImageSource(reader_of(files, trained.side), named, None, identity, {})
+    return ImageSource(photograph_reader(files, trained.side), named, None, identity, {})
 
 
-def reader_of(files: Sequence[Path], side: int) -> Read:
+def photograph_reader(files: Sequence[Path], side: int) -> ReadImages:
     """Reads photographs as images of `side` pixels."""
 
-    def read(first: int, last: int) -> tuple[NDArray[np.uint8], Refused]:
+    def read(first: int, last: int) -> tuple[NDArray[np.uint8], RefusedImages]:
         images: list[NDArray[np.uint8]] = []
-        refused: Refused = []
+        refused: RefusedImages = []
         for number in range(first, last):
             try:
                 images.append(read_photograph(files[number], side))
@@ -119,8 +121,8 @@ def reader_of(files: Sequence[Path], side: int) -> Read:
     return read
 
 
-def reader_of_array(images: NDArray[np.uint8] | StoredImages) -> Read:
-    """Reads images that are stored as the network was shown them."""
+def array_reader(images: NDArray[np.uint8] | StoredImages) -> ReadImages:
+    """Reads images that are stored as the network reads them."""
     # A copy: torch takes neither an array that is mapped read-only without a warning nor one that runs backwards.
     return lambda first, last: (np.array(images[first:last]), [])
 

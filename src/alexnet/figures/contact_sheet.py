@@ -42,12 +42,12 @@ class SheetRow:
     note: str
     """ImageSource smaller beside the heading."""
     images: Sequence[npt.NDArray[np.uint8]]
-    """Each (S, S, 3), RGB; `shrunk` first where many are held at once."""
+    """Each (S, S, 3), RGB; `shrink` first where many are held at once."""
     names: Sequence[str]
     """What each picture is called in its data set."""
 
 
-def shrunk(image: npt.NDArray[np.uint8], side: int = THUMBNAIL_SIDES_PX[0]) -> npt.NDArray[np.uint8]:
+def shrink(image: npt.NDArray[np.uint8], side: int = THUMBNAIL_SIDES_PX[0]) -> npt.NDArray[np.uint8]:
     """The square image, uint8 (S, S, 3), scaled down to at most `side` pixels; a smaller one stays as it is."""
     if len(image) <= side:
         return np.ascontiguousarray(image)
@@ -74,7 +74,7 @@ def contact_sheet_html(rows: Sequence[SheetRow], *, most_bytes: int) -> str:
             the smallest side are taken whatever they need.
     """
     for side in THUMBNAIL_SIDES_PX:
-        jpegs = [[_jpeg(shrunk(image, side), len(image) <= SMALL_PX) for image in row.images] for row in rows]
+        jpegs = [[_jpeg(shrink(image, side), len(image) <= SMALL_PX) for image in row.images] for row in rows]
         # Base64 makes four characters of three bytes.
         if sum(len(jpeg) for row in jpegs for jpeg in row) * 4 <= most_bytes * 3:
             break

@@ -30,7 +30,7 @@ _LAST = 0.9
 
 
 @dataclass(frozen=True)
-class Bar:
+class HistogramBar:
     """One bar."""
 
     count: int
@@ -39,7 +39,7 @@ class Bar:
 
 
 def histogram_html(
-    bars: Sequence[Bar],
+    bars: Sequence[HistogramBar],
     *,
     caption: str,
     description: str,

@@ -34,7 +34,7 @@ _SMALL_PX = 100
 
 
 @dataclass(frozen=True)
-class Pictured:
+class PanelImage:
     """One picture and what a network says of it."""
 
     image: npt.NDArray[np.uint8]
@@ -48,7 +48,7 @@ class Pictured:
     """What the picture is called in its data set."""
 
 
-def panel_html(pictures: Sequence[Pictured]) -> str:
+def panel_html(pictures: Sequence[PanelImage]) -> str:
     """An HTML fragment: each picture, its right label, and a bar for each guess, the right one's marked.
 
     Names are escaped. The marking is a color, a heavier type and a tick, so it does not hang on color.
@@ -56,7 +56,7 @@ def panel_html(pictures: Sequence[Pictured]) -> str:
     return '<div class="panel">\n' + "\n".join(_figure(one) for one in pictures) + "\n</div>"
 
 
-def _figure(one: Pictured) -> str:
+def _figure(one: PanelImage) -> str:
     """One picture of the panel."""
     label = html.escape(one.label)
     small = ' class="small"' if max(one.image.shape[:2]) < _SMALL_PX else ""

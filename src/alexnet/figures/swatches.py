@@ -13,7 +13,7 @@ SWATCHES_STYLE = """
 }
 .ramp span { flex: 1; }
 """
-"""What a page must hold in its style once for `ramp_html` to look as meant."""
+"""What a page must hold in its style once for `color_ramp_html` to look as meant."""
 
 NUM_SWATCHES = 9
 NUM_DEVIATIONS = 2.0
@@ -25,7 +25,7 @@ _HUES = (
 _GRAY_COSINE = 0.9
 
 
-def ramp(
+def color_ramp(
     mean: npt.NDArray[np.floating], direction: npt.NDArray[np.floating], deviation: float
 ) -> npt.NDArray[np.uint8]:
     """Colors from two standard deviations below the mean to two above it, along a direction.
@@ -43,13 +43,13 @@ def ramp(
     return np.rint(np.clip(colors, 0, 255)).astype(np.uint8)
 
 
-def ramp_html(colors: npt.NDArray[np.uint8], description: str) -> str:
+def color_ramp_html(colors: npt.NDArray[np.uint8], description: str) -> str:
     """A row of swatches, uint8 (N, 3), RGB, as an HTML element; the description is escaped."""
     swatches = "".join(f'<span style="background: {_hexadecimal(color.tolist())}"></span>' for color in colors)
     return f'<div class="ramp" role="img" aria-label="{html.escape(description)}">{swatches}</div>'
 
 
-def direction_in_words(direction: npt.NDArray[np.floating]) -> str:
+def describe_direction(direction: npt.NDArray[np.floating]) -> str:
     """What changes along a direction, (3,), RGB, not zero: `dark to light`, or two colors: `sky blue to orange`."""
     values = np.asarray(direction, np.float64)
     along_gray = values.sum() / (np.sqrt(3) * np.linalg.norm(values))

@@ -12,8 +12,8 @@ from alexnet.data.dataset import PreparedData
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.compare import Comparison
-from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, shrunk, thumbnail_html
-from alexnet.report.formatting import environment, readable
+from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, shrink, thumbnail_html
+from alexnet.report.formatting import jinja_environment, printable
 from alexnet.storage.atomic import write_text
 
 NUM_PICTURES = 30
@@ -23,7 +23,7 @@ _GROUPS = {"only_first": "Only the first is right", "only_second": "Only the sec
 
 
 @dataclass(frozen=True)
-class _Group:
+class _OutcomeImages:
     """Images that one of the two names rightly."""
 
     heading: str
@@ -53,11 +53,11 @@ def write_comparison(comparison: Comparison, data: PreparedData | None, path: Pa
             f"{data.folder} is not the data set that {comparison.first} and {comparison.second} were compared on: its "
             f"checksum is {data.checksum[:12]}, theirs {comparison.data_checksum[:12]}; name that one"
         )
-    facts = readable(comparison.to_dict())
+    facts = printable(comparison.to_dict())
     by_difference = sorted(
         (one for one in facts["per_class"] if one["difference"]), key=lambda one: -abs(one["difference"])
     )
-    template = environment().get_template("comparison.html.j2")
+    template = jinja_environment().get_template("comparison.html.j2")
     page = template.render(
         facts=facts,
         measures=[(name, facts[name]) for name in ("top1", "top5") if facts[name]],
@@ -75,11 +75,11 @@ def write_comparison(comparison: Comparison, data: PreparedData | None, path: Pa
     return path
 
 
-def _group(facts: dict[str, Any], data: PreparedData, outcome: str) -> _Group:
+def _group(facts: dict[str, Any], data: PreparedData, outcome: str) -> _OutcomeImages:
     """The most confident disagreements of one outcome with their pictures."""
     found = [one for one in facts["images"] if one["outcome"] == outcome]
     shown = [(one, _picture(one, data, facts["split"])) for one in found[:NUM_PICTURES]]
-    return _Group(_GROUPS[outcome], len(found), shown)
+    return _OutcomeImages(_GROUPS[outcome], len(found), shown)
 
 
 def _picture(one: dict[str, Any], data: PreparedData, split: str) -> Markup | None:
@@ -91,4 +91,4 @@ def _picture(one: dict[str, Any], data: PreparedData, split: str) -> Markup | No
     except OSError as error:
         raise WorkError(f"{error}; the machine is short of something: run the same again") from error
     alt = f"Picture {one['key']}, right label {one['right']['name']}"
-    return Markup(thumbnail_html(shrunk(image), alt, one["key"]))
+    return Markup(thumbnail_html(shrink(image), alt, one["key"]))

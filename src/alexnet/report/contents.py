@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import AlexNetError
-from alexnet.evaluation.predictions import load_predictions, views_order
+from alexnet.evaluation.predictions import load_predictions, views_sort_key
 from alexnet.figures.curves import Series, curve_svg
 from alexnet.figures.filters import filter_grid, png_data_uri
-from alexnet.figures.panel import Pictured, panel_html
+from alexnet.figures.panel import PanelImage, panel_html
 from alexnet.report.formatting import evenly_spaced
 from alexnet.runs.baseline_recipe import GROUPS as BASELINE_GROUPS
 from alexnet.runs.baseline_recipe import BaselineRecipe
@@ -28,7 +28,7 @@ _MOST_PAIRS = 10
 
 
 @dataclass(frozen=True)
-class Piece:
+class Section:
     """A part of the page, or why there is none."""
 
     content: str = ""
@@ -66,7 +66,7 @@ def published(evaluation: Mapping[str, Any], variant: str) -> Published | None:
 def ordered(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Evaluations as the table lists them: held-out splits before the training split, fewer views first."""
     return sorted(
-        evaluations.values(), key=lambda one: (one["split"] == "train", one["split"], views_order(one["num_views"]))
+        evaluations.values(), key=lambda one: (one["split"] == "train", one["split"], views_sort_key(one["num_views"]))
     )
 
 
@@ -77,15 +77,15 @@ def on_own_data(evaluations: Mapping[str, Mapping[str, Any]], checksum: str | No
 
 def best_of(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The evaluation the page speaks of in its details: a held-out split's, the one with the most views."""
-    return max(evaluations, key=lambda one: (one["split"] != "train", views_order(one["num_views"])), default=None)
+    return max(evaluations, key=lambda one: (one["split"] != "train", views_sort_key(one["num_views"])), default=None)
 
 
-def curves(events: Sequence[Mapping[str, Any]], evaluation_name: str) -> tuple[Piece, Piece]:
+def curves(events: Sequence[Mapping[str, Any]], evaluation_name: str) -> tuple[Section, Section]:
     """Loss and top-1 error over the epochs, of the training batches and of the measurements between them."""
     steps = [event for event in events if event["event"] == "step"]
     measured = [event for event in events if event["event"] == "validation"]
     if not steps and not measured:
-        missing = Piece(missing="The log holds no step yet, so there is nothing to draw.")
+        missing = Section(missing="The log holds no step yet, so there is nothing to draw.")
         return missing, missing
 
     def series(key: str, scale: float) -> list[Series]:
@@ -112,7 +112,7 @@ def curves(events: Sequence[Mapping[str, Any]], evaluation_name: str) -> tuple[P
         x_title="epoch",
         y_title="top-1 error, %",
     )
-    return Piece(Markup(loss)), Piece(Markup(error))
+    return Section(Markup(loss)), Section(Markup(error))
 
 
 def epoch_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -128,23 +128,23 @@ def epoch_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"epoch": epoch, **rows[epoch]} for epoch in sorted(rows)]
 
 
-def first_layer(run: RunFolder) -> Piece:
+def first_layer(run: RunFolder) -> Section:
     """The filters of `conv1` as a picture."""
     if run.is_baseline:
-        return Piece(missing="A baseline has no filters: what it looks for in a patch is given, not learned.")
+        return Section(missing="A baseline has no filters: what it looks for in a patch is given, not learned.")
     if not run.weights.is_file():
-        return Piece(missing="The run has stored no weights yet, so there are no filters to show.")
+        return Section(missing="The run has stored no weights yet, so there are no filters to show.")
     try:
         with safetensors.safe_open(run.weights, framework="numpy") as file:
             if "conv1.weight" not in file.keys():  # noqa: SIM118 (the file is no mapping)
-                return Piece(missing="The stored network has no layer conv1, so there are no filters to show.")
+                return Section(missing="The stored network has no layer conv1, so there are no filters to show.")
             filters = file.get_tensor("conv1.weight")
         picture = filter_grid(filters)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        return Piece(missing=f"The filters cannot be shown: {error}.")
+        return Section(missing=f"The filters cannot be shown: {error}.")
     number, _, height, width = filters.shape
     lowest, highest = float(filters.min()), float(filters.max())
-    return Piece(
+    return Section(
         Markup('<img class="filters" alt="{}" width="{}" height="{}" src="{}">').format(
             f"The {number} filters of the first layer, {height} by {width} pixels each",
             picture.shape[1],
@@ -158,19 +158,19 @@ def first_layer(run: RunFolder) -> Piece:
     )
 
 
-def panels(run: RunFolder, data: PreparedData | None, evaluation: Mapping[str, Any] | None) -> tuple[Piece, Piece]:
+def panels(run: RunFolder, data: PreparedData | None, evaluation: Mapping[str, Any] | None) -> tuple[Section, Section]:
     """Pictures that were named rightly, and wrongly, with their five most probable classes. Paper: figure 4."""
     if evaluation is None:
-        missing = Piece(missing="Pictures appear here once the run is evaluated.")
+        missing = Section(missing="Pictures appear here once the run is evaluated.")
         return missing, missing
     if data is None:
-        missing = Piece(missing="The prepared data set is not at hand, so there are no pictures to show.")
+        missing = Section(missing="The prepared data set is not at hand, so there are no pictures to show.")
         return missing, missing
     split, num_views = evaluation["split"], evaluation["num_views"]
     try:
         probabilities = load_predictions(run.path / "predictions", split, num_views, data).probabilities
     except AlexNetError as error:
-        missing = Piece(missing=f"There are no pictures to show: {error}.")
+        missing = Section(missing=f"There are no pictures to show: {error}.")
         return missing, missing
     right = probabilities.argmax(axis=1) == data.splits[split].labels
     return (
@@ -212,7 +212,7 @@ def settings(recipe: Recipe | BaselineRecipe) -> dict[str, dict[str, str]]:
     }
 
 
-def circumstances(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def run_environment(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Where, when, with what and on what the run was carried out, as text, by heading."""
     run = {
         "started": facts.get("started"),
@@ -242,10 +242,10 @@ def circumstances(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 def _panel(
     data: PreparedData, split: str, probabilities: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], how: str
-) -> Piece:
+) -> Section:
     """The panel of a few of the images `ids` of a split."""
     if len(ids) == 0:
-        return Piece(missing=f"Not one image was named {how}.")
+        return Section(missing=f"Not one image was named {how}.")
     names = [one.name for one in data.classes]
     images = data.splits[split]
     pictures = []
@@ -253,7 +253,7 @@ def _panel(
         row, label = probabilities[sample], int(images.labels[sample])
         guesses = np.argsort(-row, kind="stable")[:5].tolist()
         pictures.append(
-            Pictured(
+            PanelImage(
                 image=np.asarray(images.images[sample]),
                 label=names[label],
                 label_probability=float(row[label]),
@@ -262,7 +262,7 @@ def _panel(
                 key=images.key(sample).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
             )
         )
-    return Piece(Markup(panel_html(pictures)), note=f"{len(pictures)} of the {len(ids):,} images named {how}.")
+    return Section(Markup(panel_html(pictures)), note=f"{len(pictures)} of the {len(ids):,} images named {how}.")
 
 
 def _column(events: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:

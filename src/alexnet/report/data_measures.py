@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from alexnet.data.dataset import Statistics
 from alexnet.figures.histogram import round_edges
-from alexnet.figures.swatches import direction_in_words
+from alexnet.figures.swatches import describe_direction
 
 TAIL_PERCENTILE = 99
 """Beyond it sizes share one bin: a few huge pictures would else press all the others into another."""
@@ -19,7 +19,7 @@ NUM_RATIO_STEPS = 8
 _NO_VARIANCE = 1e-9
 
 
-def size_facts(sizes: Mapping[str, npt.NDArray[np.int32]], side: int) -> dict[str, Any]:
+def summarize_sizes(sizes: Mapping[str, npt.NDArray[np.int32]], side: int) -> dict[str, Any]:
     """How large the pictures were before they were scaled to `side` pixels.
 
     Args:
@@ -54,7 +54,7 @@ def size_edges(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     return edges if highest < edges[-1] else np.append(edges, highest + 1)
 
 
-def color_facts(statistics: Statistics) -> dict[str, Any]:
+def summarize_colors(statistics: Statistics) -> dict[str, Any]:
     """Mean, spread and principal components of the RGB values of all training pixels, in 0..255 units.
 
     Returns:
@@ -71,7 +71,7 @@ def color_facts(statistics: Statistics) -> dict[str, Any]:
                 "share": share,
                 "standard_deviation": float(np.sqrt(eigenvalue)),
                 "vector": [float(value) for value in vector],
-                "meaning": direction_in_words(vector) if share > _NO_VARIANCE else "no pixel differs along it",
+                "meaning": describe_direction(vector) if share > _NO_VARIANCE else "no pixel differs along it",
             }
         )
     return {

@@ -10,7 +10,7 @@ _JOINERS = "\u200c\u200d"
 """They print nothing, yet emoji and several scripts need them."""
 
 
-def environment() -> jinja2.Environment:
+def jinja_environment() -> jinja2.Environment:
     """The templates of this room: all text is escaped, and a name that a template misspells is an error."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("alexnet.report"),
@@ -20,7 +20,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["percent"] = percent
-    made.filters["bytes"] = bytes_in_words
+    made.filters["bytes"] = format_bytes
     return made
 
 
@@ -36,7 +36,7 @@ def percent(fraction: float | None, decimals: int = 2) -> str:
     return "-" if fraction is None else f"{100 * fraction:.{decimals}f} %"
 
 
-def bytes_in_words(size_bytes: int) -> str:
+def format_bytes(size_bytes: int) -> str:
     """A size as a person says it, such as `14.2 MB`; a kilobyte has 1000 bytes."""
     size, units = float(size_bytes), ["bytes", "kB", "MB", "GB", "TB"]
     while size >= 999.5 and len(units) > 1:
@@ -44,7 +44,7 @@ def bytes_in_words(size_bytes: int) -> str:
     return f"{size:.0f} {units[0]}" if units[0] == "bytes" or size >= 99.95 else f"{size:.1f} {units[0]}"
 
 
-def readable(content: Any) -> Any:
+def printable(content: Any) -> Any:
     """JSON content whose text can be printed anywhere.
 
     A file name need not be UTF-8, and may hold line ends or codes that move a terminal's cursor: what cannot be shown
@@ -54,7 +54,7 @@ def readable(content: Any) -> Any:
         text = content.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         return "".join(one if one.isprintable() or one in _JOINERS else "\N{REPLACEMENT CHARACTER}" for one in text)
     if isinstance(content, dict):
-        return {readable(key): readable(value) for key, value in content.items()}
+        return {printable(key): printable(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [readable(value) for value in content]
+        return [printable(value) for value in content]
     return content

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet.data.dataset import ClassInfo, PreparedData
-from alexnet.report.data_measures import color_facts, size_facts
-from alexnet.report.formatting import readable
-from alexnet.report.troubles import duplicates_facts, refused_facts
+from alexnet.report.data_issues import summarize_duplicates, summarize_refused
+from alexnet.report.data_measures import summarize_colors, summarize_sizes
+from alexnet.report.formatting import printable
 
 FEW_IMAGES = 10
 """A class with fewer training images is hardly learned."""
@@ -18,7 +18,7 @@ GREAT_IMBALANCE = 10
 """From here on a network may gain more by naming the large classes than by looking."""
 
 
-def inspect_facts(data: PreparedData) -> dict[str, Any]:
+def summarize_data(data: PreparedData) -> dict[str, Any]:
     """What `alexnet inspect --json` prints; counting takes one pass over labels, sizes and the two lists of troubles.
 
     Text that cannot be shown, such as a file name that is not UTF-8, has replacement characters in it.
@@ -29,8 +29,8 @@ def inspect_facts(data: PreparedData) -> dict[str, Any]:
         `splits`: by name, `images`, `listed` (files found), `refused`, `largest` and `smallest` class with `id`, `name`
         and `images`, `imbalance` (their ratio, None where a class has no image) and `missing` (ids of such classes);
         `classes`: in label order, `id`, `name`, and `images` by split;
-        `refused`: see `refused_facts`; `duplicates`: see `duplicates_facts`; `sizes`: see `size_facts`;
-        `color`: see `color_facts`;
+        `refused`: see `summarize_refused`; `duplicates`: see `summarize_duplicates`; `sizes`: see `summarize_sizes`;
+        `color`: see `summarize_colors`;
         `warnings`: the gravest first, each with `about` (`leak`, `labels`, `missing`, `few`, `imbalance`, `refused`)
         and `text`.
 
@@ -56,13 +56,13 @@ def inspect_facts(data: PreparedData) -> dict[str, Any]:
             for name in data.splits
         },
         "classes": _class_facts(data.classes, counts),
-        "refused": refused_facts(data.folder),
-        "duplicates": duplicates_facts(data.folder, data.description["duplicates"]),
-        "sizes": size_facts({name: np.asarray(data.original_sizes(name)) for name in data.splits}, data.side),
-        "color": color_facts(data.statistics),
+        "refused": summarize_refused(data.folder),
+        "duplicates": summarize_duplicates(data.folder, data.description["duplicates"]),
+        "sizes": summarize_sizes({name: np.asarray(data.original_sizes(name)) for name in data.splits}, data.side),
+        "color": summarize_colors(data.statistics),
     }
     facts["warnings"] = _warnings(facts)
-    shown: dict[str, Any] = readable(facts)
+    shown: dict[str, Any] = printable(facts)
     return shown
 
 

@@ -1,4 +1,4 @@
-"""The figures of the page that shows a prepared data set, each an HTML fragment made of `inspect_facts`."""
+"""The figures of the page that shows a prepared data set, each an HTML fragment made of `summarize_data`."""
 
 import bisect
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from alexnet.data.dataset import PreparedData, Split
-from alexnet.figures.contact_sheet import shrunk, thumbnail_html
+from alexnet.figures.contact_sheet import shrink, thumbnail_html
 from alexnet.figures.filters import png_data_uri
-from alexnet.figures.histogram import Bar, histogram_html, round_edges
-from alexnet.figures.swatches import ramp, ramp_html
+from alexnet.figures.histogram import HistogramBar, histogram_html, round_edges
+from alexnet.figures.swatches import color_ramp, color_ramp_html
 from alexnet.report.data_measures import NUM_RATIO_STEPS, RATIO_STEP, size_edges
 
 MEAN_IMAGE_PX = 256
@@ -23,7 +23,7 @@ _RATIOS = ((1, 3), (1, 2), (1, 1), (2, 1), (3, 1))
 
 def mean_image(data: PreparedData) -> str:
     """The mean image at its real colors."""
-    mean = shrunk(np.rint(data.statistics.mean_image).clip(0, 255).astype(np.uint8), MEAN_IMAGE_PX)
+    mean = shrink(np.rint(data.statistics.mean_image).clip(0, 255).astype(np.uint8), MEAN_IMAGE_PX)
     hard = ' class="small"' if len(mean) < _SOFT_EDGES_PX else ""
     return (
         f'<img{hard} width="{len(mean)}" height="{len(mean)}" alt="Mean of all training images" '
@@ -34,8 +34,8 @@ def mean_image(data: PreparedData) -> str:
 def component_ramp(color: Mapping[str, Any], component: Mapping[str, Any]) -> str:
     """A principal component as swatches around the mean color."""
     mean, vector = np.array(color["mean"]), np.array(component["vector"])
-    return ramp_html(
-        ramp(mean, vector, component["standard_deviation"]),
+    return color_ramp_html(
+        color_ramp(mean, vector, component["standard_deviation"]),
         f"Mean color and up to two standard deviations to either side: {component['meaning']}",
     )
 
@@ -74,7 +74,7 @@ def ratio_histogram(sizes: Mapping[str, Any]) -> str:
     """Width to height of the originals."""
     edges, counts = sizes["width_to_height"]["edges"], sizes["width_to_height"]["counts"]
     bars = [
-        Bar(count, f"{low:.2f} to {high:.2f} times as wide as high: {count:,}")
+        HistogramBar(count, f"{low:.2f} to {high:.2f} times as wide as high: {count:,}")
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
     ]
     ticks = [(NUM_RATIO_STEPS + 0.5 + np.log2(wide / high) / RATIO_STEP, f"{wide}:{high}") for wide, high in _RATIOS]
@@ -103,11 +103,11 @@ def class_histogram(by_size: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _whole_number_bars(edges: Sequence[int], counts: Sequence[int], unit: str, noun: str) -> list[Bar]:
+def _whole_number_bars(edges: Sequence[int], counts: Sequence[int], unit: str, noun: str) -> list[HistogramBar]:
     """Bars that say which whole numbers they hold."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return [
-        Bar(count, f"{_stretch(low, high)} {unit}: {count:,} {noun if count == 1 else plural}")
+        HistogramBar(count, f"{_stretch(low, high)} {unit}: {count:,} {noun if count == 1 else plural}")
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
     ]
 
@@ -144,7 +144,7 @@ def duplicate_picture(data: PreparedData, group: Mapping[str, Any]) -> str:
         split = data.splits[image["split"]]
         place = _place_of(split, image["path"])
         if place is not None:
-            picture = shrunk(np.asarray(split.images[place]))
+            picture = shrink(np.asarray(split.images[place]))
             return thumbnail_html(picture, f"Picture {image['path']}", image["path"])
     return ""
 

@@ -10,12 +10,12 @@ from markupsafe import Markup
 
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import WorkError
-from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, SheetRow, contact_sheet_html, shrunk
+from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, SheetRow, contact_sheet_html, shrink
 from alexnet.figures.histogram import HISTOGRAM_STYLE
 from alexnet.figures.swatches import SWATCHES_STYLE
 from alexnet.report import inspection_figures as figures
-from alexnet.report.formatting import environment, evenly_spaced, readable
-from alexnet.report.inspection import inspect_facts
+from alexnet.report.formatting import evenly_spaced, jinja_environment, printable
+from alexnet.report.inspection import summarize_data
 from alexnet.storage.atomic import write_text
 
 MOST_CLASSES = 100
@@ -44,7 +44,7 @@ def write_inspection(
 
     Args:
         path: the file to write, in a folder that exists.
-        facts: what `inspect_facts` says of `data`, where that is known already.
+        facts: what `summarize_data` says of `data`, where that is known already.
         most_classes: with more classes, so many are chosen evenly for the contact sheet; 1 or more.
 
     Returns:
@@ -55,7 +55,7 @@ def write_inspection(
         WorkError: an image cannot be read, or the page cannot be written.
     """
     try:
-        page = _render(data, inspect_facts(data) if facts is None else facts, most_classes)
+        page = _render(data, summarize_data(data) if facts is None else facts, most_classes)
     except OSError as error:
         raise WorkError(f"{error}; prepare the data set again from its source") from error
     try:
@@ -75,7 +75,7 @@ def _render(data: PreparedData, facts: Mapping[str, Any], most_classes: int) -> 
     if is_long:
         largest, smallest = by_size[:NUM_EXTREMES], by_size[-NUM_EXTREMES:]
         class_tables = {f"The {NUM_EXTREMES} largest": largest, f"The {NUM_EXTREMES} smallest": smallest}
-    template = environment().get_template("inspection.html.j2")
+    template = jinja_environment().get_template("inspection.html.j2")
     return template.render(
         facts=facts,
         num_images=sum(split["images"] for split in facts["splits"].values()),
@@ -125,8 +125,8 @@ def _sheet_rows(data: PreparedData, facts: Mapping[str, Any], shown: npt.NDArray
             SheetRow(
                 heading=described["name"],
                 note=f"{described['id']}, {count}" if has_name else count,
-                images=[shrunk(np.asarray(train.images[one])) for one in chosen],
-                names=[readable(train.key(one)) for one in chosen],
+                images=[shrink(np.asarray(train.images[one])) for one in chosen],
+                names=[printable(train.key(one)) for one in chosen],
             )
         )
     return rows

@@ -11,7 +11,7 @@ from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError, WorkError
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
-from alexnet.report.formatting import environment
+from alexnet.report.formatting import jinja_environment
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.overview import changes_of
@@ -73,7 +73,7 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
     )
     right, wrong = contents.panels(run, data, best)
     classes, num_classes = contents.class_rows(best) if best else ([], 0)
-    template = environment().get_template("report.html.j2")
+    template = jinja_environment().get_template("report.html.j2")
     return template.render(
         name=facts.get("name", run.path.name),
         recipe=recipe,
@@ -98,7 +98,7 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
         confused=contents.confused_rows(best) if best else [],
         changes=changes_of(recipe),
         settings=contents.settings(recipe),
-        circumstances=contents.circumstances(facts),
+        run_environment=contents.run_environment(facts),
         run_path=shlex.quote(str(run.path)),
         panel_style=Markup(PANEL_STYLE),
     )

@@ -19,16 +19,16 @@ from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.data.synsets import synset_words
 from alexnet.errors import AlexNetError, RequestError, WorkError
-from alexnet.evaluation.metrics import Counts, count_errors, wilson_interval
+from alexnet.evaluation.metrics import ErrorCounts, count_errors, wilson_interval
 from alexnet.evaluation.paired import TOP5_CLASSES
 from alexnet.evaluation.predictions import (
     NumViews,
     Predictions,
-    kept_views,
+    available_views,
+    describe_views,
     load_predictions,
     predictions_folder,
     predictions_path,
-    views_in_words,
 )
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
@@ -37,7 +37,7 @@ from alexnet.runs.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class PaperFigures:
+class PublishedErrors:
     """What the paper says in a row, fractions; None where it says nothing."""
 
     top1_error: float | None
@@ -48,12 +48,12 @@ class PaperFigures:
 
 FISHER, SPARSE, ONE, FIVE, ONE_STARTED, SEVEN = "SIFT + FVs", "Sparse coding", "1 CNN", "5 CNNs", "1 CNN*", "7 CNNs*"
 PAPER = {
-    FISHER: PaperFigures(None, None, 0.262),
-    SPARSE: PaperFigures(0.471, 0.282, None, "table 1, ILSVRC-2010: test"),
-    ONE: PaperFigures(0.407, 0.182, None),
-    FIVE: PaperFigures(0.381, 0.164, 0.164),
-    ONE_STARTED: PaperFigures(0.390, 0.166, None),
-    SEVEN: PaperFigures(0.367, 0.154, 0.153),
+    FISHER: PublishedErrors(None, None, 0.262),
+    SPARSE: PublishedErrors(0.471, 0.282, None, "table 1, ILSVRC-2010: test"),
+    ONE: PublishedErrors(0.407, 0.182, None),
+    FIVE: PublishedErrors(0.381, 0.164, 0.164),
+    ONE_STARTED: PublishedErrors(0.390, 0.166, None),
+    SEVEN: PublishedErrors(0.367, 0.154, 0.153),
 }
 """The rows by the paper's own label, in its order."""
 _BASELINES = {"sift-fisher": FISHER, "sparse-coding": SPARSE}
@@ -61,7 +61,7 @@ _AVERAGES = {FIVE: (5, ""), SEVEN: (7, "*")}
 
 
 @dataclass(frozen=True)
-class Figure:
+class MeasuredError:
     """An error of ours, a fraction."""
 
     error: float
@@ -74,7 +74,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row: the runs behind it, and the figures that follow from them."""
 
     name: str
@@ -85,14 +85,14 @@ class Row:
     """How the runs became one figure, in words."""
     runs: tuple[str, ...]
     """None where no such run was given; then there is no figure of ours."""
-    top1: Figure | None
-    top5: Figure | None
+    top1: MeasuredError | None
+    top5: MeasuredError | None
     """None with fewer than 20 classes, too."""
-    paper: PaperFigures
+    paper: PublishedErrors
 
 
 @dataclass(frozen=True)
-class RunBehind:
+class TableRun:
     """A run folder that stands behind figures, and its cost."""
 
     run: str
@@ -122,18 +122,18 @@ class PaperTable:
     num_classes: int
     """What the networks choose among."""
     num_views: NumViews
-    is_the_papers: bool
+    is_ilsvrc2012_val: bool
     """Whether the images are the 50,000 of ILSVRC-2012's validation."""
-    rows: tuple[Row, ...]
-    runs: tuple[RunBehind, ...]
+    rows: tuple[TableRow, ...]
+    runs: tuple[TableRun, ...]
 
 
 @dataclass
-class _Group:
+class _RunGroup:
     """The runs of one kind as they are read, so that no more than one run's probabilities are held."""
 
     runs: list[str] = field(default_factory=list)
-    counts: list[Counts] = field(default_factory=list)
+    counts: list[ErrorCounts] = field(default_factory=list)
     total: npt.NDArray[np.float64] | None = None
     """Sum of their probabilities, (N, K)."""
     labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -168,7 +168,7 @@ def paper_table(
     runs = [RunFolder.open(folder) for folder in run_folders]
     if not runs:
         raise RequestError("a table needs one run or more; name their folders")
-    num_views = kept_views(runs, num_views)
+    num_views = available_views(runs, num_views)
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise RequestError(f"{', '.join(str(run.path) for run in runs)}: a run stands there twice; name each once")
     named = [data_folder] if isinstance(data_folder, Path) else data_folder
@@ -176,8 +176,8 @@ def paper_table(
     split = data.evaluation_split
     if split not in data.splits or not len(data.splits[split]) or data.splits[split].labels.min() < 0:
         raise RequestError(f"split {split!r} of {data.folder} is missing, empty or without labels: no errors to count")
-    groups = {name: _Group() for name in (FISHER, SPARSE, ONE, ONE_STARTED)}
-    behind: list[RunBehind] = []
+    groups = {name: _RunGroup() for name in (FISHER, SPARSE, ONE, ONE_STARTED)}
+    behind: list[TableRun] = []
     class_ids: tuple[str, ...] = ()
     for run in runs:
         facts, recipe = run.facts(), run.any_recipe()
@@ -198,7 +198,7 @@ def paper_table(
         num_images=num_images,
         num_classes=num_classes,
         num_views=num_views,
-        is_the_papers=is_the_papers(data, split) and num_classes == data.num_classes,
+        is_ilsvrc2012_val=is_ilsvrc2012_val(data, split) and num_classes == data.num_classes,
         rows=tuple(_row(name, groups, num_classes) for name in PAPER),
         runs=tuple(behind),
     )
@@ -276,12 +276,12 @@ def _predictions(
 ) -> Predictions:
     """What the run saved of the split, in the split's order."""
     folder = predictions_folder(run.path, _checksum(run), data.checksum)
-    num_views = kept_views([run], num_views)
+    num_views = available_views([run], num_views)
     if not predictions_path(folder, split, num_views).is_file():
         words = ["alexnet", "evaluate", str(run.path), "--views", str(num_views)]
         words += ["--data", *map(str, named)] if named else []
         raise RequestError(
-            f"{run.path} has no saved probabilities of {views_in_words(num_views)} of split {split!r} of {data.title}; "
+            f"{run.path} has no saved probabilities of {describe_views(num_views)} of split {split!r} of {data.title}; "
             f"`{shlex.join(words)}` makes them"
         )
     found = load_predictions(folder, split, num_views, data)
@@ -290,7 +290,7 @@ def _predictions(
     return found
 
 
-def _behind(run: RunFolder, recipe: Recipe | BaselineRecipe, facts: Mapping[str, Any]) -> RunBehind:
+def _behind(run: RunFolder, recipe: Recipe | BaselineRecipe, facts: Mapping[str, Any]) -> TableRun:
     events = run.events()
     seconds = facts.get("duration_s")
     if seconds is None:  # it has not finished
@@ -301,7 +301,7 @@ def _behind(run: RunFolder, recipe: Recipe | BaselineRecipe, facts: Mapping[str,
     accelerators = {str(event.get("device", "cpu")) for event in events if event["event"] == "start"} - {"cpu"}
     if accelerators:
         words.append(str(machine.get("gpu") or f"{' and '.join(sorted(accelerators))}, its name not recorded"))
-    return RunBehind(
+    return TableRun(
         run=str(run.path),
         recipe=recipe.name,
         variant=None if isinstance(recipe, BaselineRecipe) or recipe.name in _BASELINES else recipe.network.variant,
@@ -314,14 +314,14 @@ def _behind(run: RunFolder, recipe: Recipe | BaselineRecipe, facts: Mapping[str,
     )
 
 
-def is_the_papers(data: PreparedData, split: str) -> bool:
+def is_ilsvrc2012_val(data: PreparedData, split: str) -> bool:
     """Whether these are ILSVRC-2012's validation images: its 1,000 classes, 50 images of each."""
     if split != "val" or {one.id for one in data.classes} != set(synset_words()):
         return False
     return bool((np.bincount(data.splits[split].labels, minlength=data.num_classes) == 50).all())
 
 
-def _row(name: str, groups: Mapping[str, _Group], num_classes: int) -> Row:
+def _row(name: str, groups: Mapping[str, _RunGroup], num_classes: int) -> TableRow:
     """The row of that name, without figures where there are no runs for it."""
     label, how = name, ""
     if name in _AVERAGES:
@@ -330,25 +330,25 @@ def _row(name: str, groups: Mapping[str, _Group], num_classes: int) -> Row:
         runs = [run for group in parts for run in group.runs]
         totals = [group.total for group in parts if group.total is not None]
         if len(runs) < 2 or len(totals) < len(parts):
-            return Row(name, name, "", (), None, None, PAPER[name])
+            return TableRow(name, name, "", (), None, None, PAPER[name])
         counts = [count_errors(sum(totals[1:], start=totals[0]) / len(runs), parts[0].labels)]
         how = "average of the probabilities of"
         label = f"{len(runs)} CNNs{star}" + ("" if len(runs) == papers_number else f" (paper: {papers_number})")
     else:
         runs, counts = groups[name].runs, groups[name].counts
         if not runs:
-            return Row(name, name, "", (), None, None, PAPER[name])
+            return TableRow(name, name, "", (), None, None, PAPER[name])
         if len(runs) > 1:
             label, how = f"{name} (mean of {len(runs)})", "mean of the errors of"
         else:
             how = "the error of"
     top1 = _figure([one.top1_wrong for one in counts], counts[0].num)
     top5 = _figure([one.top5_wrong for one in counts], counts[0].num) if num_classes >= TOP5_CLASSES else None
-    return Row(name, label, how, tuple(runs), top1, top5, PAPER[name])
+    return TableRow(name, label, how, tuple(runs), top1, top5, PAPER[name])
 
 
-def _figure(wrong: Sequence[Fraction], num: int) -> Figure:
+def _figure(wrong: Sequence[Fraction], num: int) -> MeasuredError:
     """The figure of one network, or of several by their mean, from the images that each got wrong."""
     mean = sum(wrong, start=Fraction(0)) / len(wrong)
     extremes = (float(min(wrong) / num), float(max(wrong) / num)) if len(wrong) > 1 else (None, None)
-    return Figure(float(mean / num), wilson_interval(mean, num), *extremes)
+    return MeasuredError(float(mean / num), wilson_interval(mean, num), *extremes)

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from alexnet.evaluation.paired import TOP5_CLASSES
-from alexnet.evaluation.predictions import views_in_words
-from alexnet.report.formatting import readable
-from alexnet.report.paper_table import FISHER, SPARSE, Figure, PaperTable, Row, RunBehind
+from alexnet.evaluation.predictions import describe_views
+from alexnet.report.formatting import printable
+from alexnet.report.paper_table import FISHER, SPARSE, MeasuredError, PaperTable, TableRow, TableRun
 
 
 def as_json(table: PaperTable) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def notes(table: PaperTable) -> list[str]:
     drawn = "; a program drew these images, they are no photographs" if table.generated else ""
     lines = [
         f"Ours: {table.data_title} (checksum {table.data_checksum[:12]}), split {table.split}, {table.num_images:,} "
-        f"images, {table.num_classes:,} classes to choose from, {views_in_words(table.num_views)}, counted from the "
+        f"images, {table.num_classes:,} classes to choose from, {describe_views(table.num_views)}, counted from the "
         f"probabilities in the run folders{drawn}.",
         "In brackets: 95 % Wilson interval over the images. An empty place: no run of that kind was given.",
     ]
@@ -64,13 +64,13 @@ def notes(table: PaperTable) -> list[str]:
         )
     if table.num_classes < TOP5_CLASSES:
         lines.append(f"No top-5 error is given with fewer than {TOP5_CLASSES} classes.")
-    if not table.is_the_papers:
+    if not table.is_ilsvrc2012_val:
         lines.append(
             "The paper's figures are of a different task (ILSVRC-2012: 1,000 classes, 50,000 validation images, in the "
             "last column its test images; ten views) and are not to be compared with ours."
         )
     elif table.num_views != 10:
-        lines.append(f"The paper's figures are of ten views, ours of {views_in_words(table.num_views)}.")
+        lines.append(f"The paper's figures are of ten views, ours of {describe_views(table.num_views)}.")
     if table.num_views != 1 and any(row.runs for row in table.rows if row.name in (FISHER, SPARSE)):
         lines.append(f"{FISHER} and {SPARSE} look at the whole image, once.")
     lines.append("(table 1): of the test images of ILSVRC-2010; the paper has sparse coding there alone.")
@@ -78,7 +78,7 @@ def notes(table: PaperTable) -> list[str]:
     return lines + [_cost(run) for run in table.runs]
 
 
-def _cost(run: RunBehind) -> str:
+def _cost(run: TableRun) -> str:
     """A run in a sentence: what it was, how long it took, on what."""
     words = f"Run {run.run}: recipe {run.recipe}"
     words += f" (changed: {'; '.join(run.changes)})" if run.changes else ""
@@ -89,7 +89,7 @@ def _cost(run: RunBehind) -> str:
     return f"{words}; {hours} on {run.machine}; commit {run.commit or 'unknown'}."
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: TableRow) -> list[str]:
     """The five figures of a row as printed; they need no escaping."""
     ours = [_printed(row.top1), _printed(row.top5)] if row.runs else ["", ""]
     mark = " (table 1)" if row.name == SPARSE else ""
@@ -97,7 +97,7 @@ def _cells(row: Row) -> list[str]:
     return ours + ["-" if one is None else f"{100 * one:.1f}{mark}" for one in papers]
 
 
-def _printed(figure: Figure | None) -> str:
+def _printed(figure: MeasuredError | None) -> str:
     """Percent, such as `18.2 [17.9, 18.5]`, with the lowest and the highest of several."""
     if figure is None:
         return "-"
@@ -110,7 +110,7 @@ def _printed(figure: Figure | None) -> str:
 
 def markdown_text(text: str) -> str:
     """Text of any origin for a cell or a line of Markdown: nothing in it is taken for markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$!@^])", r"\\\1", str(readable(text)))
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$!@^])", r"\\\1", str(printable(text)))
 
 
 _LATEX = {
@@ -130,4 +130,4 @@ _LATEX = {
 
 def latex_text(text: str) -> str:
     """Text of any origin for LaTeX: every character that it would read as a command stands for itself."""
-    return re.sub("-(?=-)", "{-}", "".join(_LATEX.get(one, one) for one in str(readable(text))))
+    return re.sub("-(?=-)", "{-}", "".join(_LATEX.get(one, one) for one in str(printable(text))))

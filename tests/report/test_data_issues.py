@@ -5,7 +5,7 @@ import json
 import pytest
 
 from alexnet.errors import RequestError
-from alexnet.report.troubles import duplicates_facts, refused_facts
+from alexnet.report.data_issues import summarize_duplicates, summarize_refused
 
 
 def write_refused(folder, reasons):
@@ -29,7 +29,7 @@ def test_reasons_that_differ_only_in_particulars_fall_together(tmp_path):
             "400 pixels: more than 100 times longer than wide",
         ],
     )
-    facts = refused_facts(tmp_path)
+    facts = summarize_refused(tmp_path)
     assert facts["images"] == 7
     assert [(one["reason"], one["images"]) for one in facts["reasons"]] == [
         ("… x … pixels: more than 100 times longer than wide", 3),
@@ -42,13 +42,13 @@ def test_reasons_that_differ_only_in_particulars_fall_together(tmp_path):
 
 def test_only_a_few_examples_are_kept(tmp_path):
     write_refused(tmp_path, ["empty file"] * 1000)
-    (one,) = refused_facts(tmp_path)["reasons"]
+    (one,) = summarize_refused(tmp_path)["reasons"]
     assert one["images"] == 1000 and one["examples"] == [f"train/a/{place}.png" for place in range(5)]
 
 
 def test_nothing_refused(tmp_path):
     write_refused(tmp_path, [])
-    assert refused_facts(tmp_path) == {"images": 0, "reasons": []}
+    assert summarize_refused(tmp_path) == {"images": 0, "reasons": []}
 
 
 def write_duplicates(folder, groups):
@@ -65,7 +65,7 @@ def test_the_gravest_duplicates_come_first(tmp_path):
     leaks = [(True, False, [("train", f"l{place}", "a"), ("val", f"m{place}", "a")]) for place in range(2)]
     both = (True, True, [("train", "b1", "a"), ("val", "b2", "b")])
     write_duplicates(tmp_path, [*plain, other, *leaks, both])
-    facts = duplicates_facts(tmp_path, {"pictures": 24})
+    facts = summarize_duplicates(tmp_path, {"pictures": 24})
     assert facts["pictures"] == 24
     assert [group["images"][0]["path"] for group in facts["groups"]] == [
         "b1", "l0", "l1", "o1", *(f"p{place}" for place in range(8)),
@@ -75,7 +75,7 @@ def test_the_gravest_duplicates_come_first(tmp_path):
 def test_places_that_show_the_fault_are_among_the_few(tmp_path):
     images = [("train", f"t{place}", "a") for place in range(50)] + [("val", "v", "a"), ("val", "w", "b")]
     write_duplicates(tmp_path, [(True, True, images)])
-    (group,) = duplicates_facts(tmp_path, {})["groups"]
+    (group,) = summarize_duplicates(tmp_path, {})["groups"]
     assert group["places"] == 52
     assert [one["path"] for one in group["images"]] == ["t0", "v", "w", "t1", "t2", "t3"]
 
@@ -84,9 +84,9 @@ def test_places_that_show_the_fault_are_among_the_few(tmp_path):
 def test_a_damaged_list_is_named(tmp_path, content):
     (tmp_path / "refused.jsonl").write_bytes(content)
     with pytest.raises(RequestError, match=r"refused\.jsonl.*prepare it again"):
-        refused_facts(tmp_path)
+        summarize_refused(tmp_path)
 
 
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(RequestError, match=r"duplicates\.jsonl"):
-        duplicates_facts(tmp_path, {})
+        summarize_duplicates(tmp_path, {})

@@ -51,7 +51,7 @@ class _Reason:
         return {"reason": text, "images": self.num_images, "examples": self.examples}
 
 
-def refused_facts(folder: Path) -> dict[str, Any]:
+def summarize_refused(folder: Path) -> dict[str, Any]:
     """The refused files of the data set in `folder` by reason, the most frequent first.
 
     Returns:
@@ -70,7 +70,7 @@ def refused_facts(folder: Path) -> dict[str, Any]:
     return {"images": sum(one.num_images for one in found), "reasons": [one.facts() for one in found]}
 
 
-def duplicates_facts(folder: Path, counts: Mapping[str, int]) -> dict[str, Any]:
+def summarize_duplicates(folder: Path, counts: Mapping[str, int]) -> dict[str, Any]:
     """Pictures stored more than once in the data set in `folder`: leaks first, then those of more than one class.
 
     Args:

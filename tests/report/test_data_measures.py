@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from alexnet.data.dataset import Statistics
-from alexnet.report.data_measures import color_facts, size_edges, size_facts
+from alexnet.report.data_measures import size_edges, summarize_colors, summarize_sizes
 
 
 def sizes(*pairs):
@@ -16,7 +16,7 @@ def sizes(*pairs):
 
 def test_sizes_by_hand():
     train = sizes((100, 200), (300, 300), (400, 200), (256, 1000))  # height, width
-    facts = size_facts({"train": train, "val": sizes((255, 256))}, 256)
+    facts = summarize_sizes({"train": train, "val": sizes((255, 256))}, 256)
     assert facts["splits"]["train"] == {
         "width": {"min": 200, "median": 200, "max": 1000},
         "height": {"min": 100, "median": 256, "max": 400},
@@ -29,7 +29,7 @@ def test_sizes_by_hand():
 
 @pytest.mark.parametrize(("height", "width"), [(10, 10), (30, 40), (20, 30), (90, 160), (160, 90), (1, 100), (100, 1)])
 def test_common_shapes_fall_into_the_middle_of_a_bin(height, width):
-    histogram = size_facts({"train": sizes((height, width))}, 8)["width_to_height"]
+    histogram = summarize_sizes({"train": sizes((height, width))}, 8)["width_to_height"]
     assert sum(histogram["counts"]) == 1
     place = histogram["counts"].index(1)
     low, high = np.log2(histogram["edges"][place : place + 2])
@@ -41,7 +41,7 @@ def test_common_shapes_fall_into_the_middle_of_a_bin(height, width):
 
 @given(arrays(np.int32, st.tuples(st.integers(1, 60), st.just(2)), elements=st.integers(1, 20_000)))
 def test_every_image_is_counted_once(heights_and_widths):
-    shorter = size_facts({"train": heights_and_widths}, 256)["shorter_side"]
+    shorter = summarize_sizes({"train": heights_and_widths}, 256)["shorter_side"]
     edges, values = np.array(shorter["edges"]), heights_and_widths.min(axis=1)
     assert shorter["counts"] == np.histogram(values, edges)[0].tolist()
     assert sum(shorter["counts"]) == len(values)
@@ -59,7 +59,7 @@ def test_components_come_largest_first_and_in_words():
     values = np.array([1.0, 4.0, 95.0])
     covariance = vectors @ np.diag(values) @ vectors.T
     mean = np.zeros((4, 4, 3), np.float32) + np.array([10, 20, 30], np.float32)
-    facts = color_facts(Statistics(mean, covariance, values, vectors))
+    facts = summarize_colors(Statistics(mean, covariance, values, vectors))
     assert facts["mean"] == [10, 20, 30]
     assert [one["meaning"] for one in facts["components"]] == [
         "dark to light",
@@ -75,6 +75,6 @@ def test_components_come_largest_first_and_in_words():
 def test_gray_and_black_images_have_directions_along_which_nothing_differs(values, shares):
     vectors = np.array([[0, 1, -1], [-2, 1, 1], [1, 1, 1]]).T / np.sqrt([2, 6, 3])
     covariance = vectors @ np.diag(values) @ vectors.T
-    facts = color_facts(Statistics(np.zeros((4, 4, 3), np.float32), covariance, np.array(values), vectors))
+    facts = summarize_colors(Statistics(np.zeros((4, 4, 3), np.float32), covariance, np.array(values), vectors))
     assert [one["share"] for one in facts["components"]] == shares
     assert facts["components"][2]["meaning"] == "no pixel differs along it"

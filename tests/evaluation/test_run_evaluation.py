@@ -13,9 +13,9 @@ import torch
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
-from alexnet.evaluation.evaluate import measure
+from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.predictions import load_predictions
-from alexnet.evaluation.run_evaluation import evaluate_run, in_classes_of
+from alexnet.evaluation.run_evaluation import evaluate_run, remap_classes
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained, save_trained
 from alexnet.runs.folder import RunFolder
@@ -70,7 +70,7 @@ def test_dense_results_stand_beside_the_others(run: RunFolder, own: PreparedData
     names = sorted(path.name for path in (run.path / "predictions").iterdir())
     assert names == [f"val-{name}.safetensors" for name in ("10views", "1views", "9views", "dense")]
     found = load_predictions(run.path / "predictions", "val", "dense", own)
-    assert measure(found.probabilities, own, "val", "dense").to_dict()["loss"] == stored["loss"]
+    assert evaluate_probabilities(found.probabilities, own, "val", "dense").to_dict()["loss"] == stored["loss"]
     assert 0 < results[10]["top1_error"] < 1
     np.testing.assert_array_equal(found.labels(own), own.splits["val"].labels)
 
@@ -142,4 +142,4 @@ def test_a_validation_set_of_one_image(run: RunFolder, make_tree: Any, tmp_path:
 
 def test_the_networks_own_data_are_left_as_they_are(own: PreparedData) -> None:
     renamed = tuple(replace(one, name="another name") for one in own.classes)
-    assert in_classes_of(renamed, own) is own
+    assert remap_classes(renamed, own) is own

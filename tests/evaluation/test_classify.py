@@ -9,7 +9,7 @@ from PIL import Image
 
 from alexnet.data.dataset import ClassInfo
 from alexnet.errors import RequestError
-from alexnet.evaluation.classify import classify_photographs, ilsvrc_lines, photographs_in, read_label_order
+from alexnet.evaluation.classify import classify_photographs, ilsvrc_lines, list_photographs, read_label_order
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
 
@@ -65,7 +65,7 @@ def test_a_folder_stands_for_its_photographs(photograph: Path, tmp_path: Path) -
     (tmp_path / "b" / ".hidden").write_bytes(b"")
     for name in ("b/z.png", "b/c/a.png"):
         (tmp_path / name).write_bytes(photograph.read_bytes())
-    assert photographs_in([photograph, tmp_path / "b"]) == [photograph, tmp_path / "b/c/a.png", tmp_path / "b/z.png"]
+    assert list_photographs([photograph, tmp_path / "b"]) == [photograph, tmp_path / "b/c/a.png", tmp_path / "b/z.png"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match="has no files"):
-        photographs_in([tmp_path / "empty"])
+        list_photographs([tmp_path / "empty"])
