@@ -340,13 +340,14 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     """Rows of 64 kB: 40 MB are written with less than half of that held."""
     program = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from alexnet.baselines import feature_cache, resource_usage\n"
+        "from alexnet.baselines import feature_cache\n"
+        "from alexnet.system.process_usage import anonymous_bytes\n"
         "make = lambda first, last: np.ones((last - first, 32768), np.float32)\n"
         "feature_cache.cached_rows(Path(sys.argv[1]), 'warm', (16, 32768), make, 2)\n"
-        "before, most = resource_usage._anonymous_bytes(), 0\n"
+        "before, most = anonymous_bytes(), 0\n"
         "def watch(done, total):\n"
         "    global most\n"
-        "    most = max(most, resource_usage._anonymous_bytes())\n"
+        "    most = max(most, anonymous_bytes())\n"
         "rows = feature_cache.cached_rows(Path(sys.argv[1]), 'rows', (640, 32768), make, 2, watch)\n"
         "print(rows.nbytes, most - before)\n"
     )

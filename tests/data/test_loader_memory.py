@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from alexnet.bench.usage import anonymous_bytes
 from alexnet.data.dataset import PreparedData
 from alexnet.data.loader import Loader
 from alexnet.data.preparation.prepare import prepare
 from alexnet.runs.recipe import DataSettings
+from alexnet.system.process_usage import anonymous_bytes
 
 EPOCHS = 20
 ALLOWED_GROWTH_BYTES = 8 * 2**20

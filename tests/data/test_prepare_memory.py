@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from alexnet.bench.usage import watched_memory
 from alexnet.data.preparation.prepare import prepare
+from alexnet.system.process_usage import sampled_memory
 
 ALLOWED_GROWTH_BYTES = 200 * 2**20
 
 
 def prepare_and_watch(source: Path, destination: Path, queue: Any) -> None:
     """Prepare in a process of its own and report the most memory it held."""
-    with watched_memory(0.02) as seen:
+    with sampled_memory(0.02) as samples:
         data = prepare(source, destination, side=16, store="jpeg", hold_out=0.1, workers=2)
-    queue.put((sum(len(split) for split in data.splits.values()), max(held for _, held in seen)))
+    queue.put((sum(len(split) for split in data.splits.values()), max(held for _, held in samples)))
 
 
 def write_many(folder: Path, num_files: int) -> Path:

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from alexnet.runs.folder import RunFolder
+from alexnet.system.process_usage import anonymous_bytes
 
 
 class ResourceUsage:
@@ -30,7 +30,7 @@ class ResourceUsage:
 
     def watch(self) -> None:
         """Look how much memory is held now."""
-        self._peak_bytes = max(self._peak_bytes, _anonymous_bytes())
+        self._peak_bytes = max(self._peak_bytes, anonymous_bytes() or 0)
 
     def keep(self) -> None:
         """Write the cost so far to run.json."""
@@ -67,12 +67,3 @@ class ResourceUsage:
             images_per_second=round(num_images / seconds, 2) if seconds > 0 else None,
             elapsed_s=round(self.elapsed_s, 2),
         )
-
-
-def _anonymous_bytes() -> int:
-    """Memory of this process that no file stands behind; 0 elsewhere than on Linux."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from alexnet.bench.fresh_process import in_fresh_process
 from alexnet.bench.loading_limits import copying_alone, decoding_alone
 from alexnet.bench.sample_photos import write_photographs
-from alexnet.bench.timing import alternate, median_ratio
-from alexnet.bench.usage import anonymous_bytes, cpu_seconds, in_fresh_process, num_workers, watched_memory
+from alexnet.bench.timing import alternate, median_ratio, workers_or_cores
 from alexnet.data.augment import draw, to_input
 from alexnet.data.dataset import PreparedData
 from alexnet.data.loader import Loader, cut_crops
@@ -33,6 +33,7 @@ from alexnet.data.shards import JpegImages
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
 from alexnet.system.machine import machine_facts, num_cores, source_commit
+from alexnet.system.process_usage import anonymous_bytes, cpu_seconds, sampled_memory
 
 SIDE_PX, CROP_PX, BATCH_SIZE = 256, 224, 128
 STORES = ("jpeg", "pixels")
@@ -94,7 +95,7 @@ def bench_data(
         raise RequestError(f"--files is {num_files}; allowed is {2 * BATCH_SIZE} or more")
     if rounds < 1 or epochs < 0:
         raise RequestError(f"--rounds is {rounds} and --epochs {epochs}; allowed are 1 and 0 or more")
-    workers = num_workers(workers)
+    workers = workers_or_cores(workers)
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         tree = Path(folder) / "photographs"
         contents = write_photographs(tree, source, num_files)
@@ -281,7 +282,7 @@ def _added_memory(name: str, tree: Path, prepared: Path, workers: int) -> int | 
     before = anonymous_bytes()
     if before is None:
         return None
-    with watched_memory(SAMPLE_MEMORY_S) as seen:
+    with sampled_memory(SAMPLE_MEMORY_S) as seen:
         if name == "usual":
             usual = _usual_loader(tree, workers)
             for _ in range(2):
@@ -297,7 +298,7 @@ def _memory_over_epochs(folder: Path, used: int, workers: int, epochs: int) -> d
     loader = _loader(PreparedData.open(folder), workers, np.arange(used, dtype=np.int64))
     per_epoch = loader.steps_per_epoch
     ends = []
-    with watched_memory(SAMPLE_MEMORY_S) as seen:
+    with sampled_memory(SAMPLE_MEMORY_S) as seen:
         for epoch in range(epochs):
             _consume(batch.images for batch in loader.batches(epoch * per_epoch, (epoch + 1) * per_epoch))
             ends.append(anonymous_bytes())

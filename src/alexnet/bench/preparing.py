@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 
 from alexnet.bench.sample_photos import write_photographs
-from alexnet.bench.timing import alternate, median_ratio
-from alexnet.bench.usage import num_workers
+from alexnet.bench.timing import alternate, median_ratio, workers_or_cores
 from alexnet.data.decode import decode_image, resize_and_crop
 from alexnet.data.preparation.prepare import prepare
 from alexnet.data.shards import JPEG_QUALITY, encode_stored
@@ -52,7 +51,7 @@ def bench_prepare(
         raise RequestError(f"--files is {num_files}; allowed is 20 or more")
     if rounds < 1:
         raise RequestError(f"--rounds is {rounds}; allowed is 1 or more")
-    workers = num_workers(workers)
+    workers = workers_or_cores(workers)
     num_torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

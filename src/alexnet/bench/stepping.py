@@ -18,10 +18,10 @@ from torch import nn
 
 from alexnet.bench.ceilings import rates_and_ceilings, ratios, summary
 from alexnet.bench.floor import papers_network, step_floor_s, step_flops
+from alexnet.bench.fresh_process import in_fresh_process
 from alexnet.bench.layer_times import layer_times
 from alexnet.bench.random_images import random_data
 from alexnet.bench.timing import require_counts, wait_for
-from alexnet.bench.usage import anonymous_bytes, in_fresh_process, watched_memory
 from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
 from alexnet.data.dataset import PreparedData
@@ -36,6 +36,7 @@ from alexnet.system.machine import (
     processor_flags,
     source_commit,
 )
+from alexnet.system.process_usage import anonymous_bytes, sampled_memory
 from alexnet.training.eager_step import EagerStep
 from alexnet.training.graph_step import step_of
 from alexnet.training.setup import Training, assemble, load_device_cache, loader_of
@@ -185,7 +186,7 @@ def _added_memory(name: str, batch_size: int, precision: Precision) -> int | Non
     before = anonymous_bytes()
     if before is None:
         return None
-    with watched_memory(SAMPLE_MEMORY_S) as seen:
+    with sampled_memory(SAMPLE_MEMORY_S) as seen:
         way = make()
         way()
         way()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from alexnet.errors import RequestError
+from alexnet.system.machine import num_cores
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ def require_counts(batch_size: int, steps: int, rounds: int) -> None:
         raise RequestError(
             f"--batch-size is {batch_size}, --steps {steps} and --rounds {rounds}; allowed are 1 or more"
         )
+
+
+def workers_or_cores(workers: int | None) -> int:
+    """Check the number of worker threads; None is one per core."""
+    if workers is not None and workers < 1:
+        raise RequestError(f"--workers is {workers}; allowed is 1 or more")
+    return workers or num_cores()
 
 
 def wait_for(device: torch.device) -> None:

@@ -140,14 +140,6 @@ def _git(folder: Path, *words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
-def resident_bytes() -> int | None:
-    """Memory of this process that is not swapped out, or None where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return None
-
-
 def machine_facts() -> dict[str, Any]:
     """The machine in words and numbers, as stored with each run."""
     memory = memory_bytes()

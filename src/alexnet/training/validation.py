@@ -12,7 +12,7 @@ from alexnet.errors import WorkError
 from alexnet.evaluation.evaluate import evaluate_split
 from alexnet.model.weights import Trained, save_trained
 from alexnet.system.device import IMAGES_AT_A_TIME
-from alexnet.system.machine import resident_bytes
+from alexnet.system.process_usage import resident_bytes
 from alexnet.training.checkpoint_writer import CheckpointWriter
 from alexnet.training.distributed import whole_network, whole_tensors
 from alexnet.training.schedule import LearningRates, ended, learning_rates_at, stalls
