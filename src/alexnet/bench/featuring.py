@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from alexnet.bench.ceilings import rates_and_ceilings, ratios, summary
-from alexnet.bench.evaluating import forward_passes, multiplies_in_half
-from alexnet.bench.floor import forward_flops, papers_network
+from alexnet.bench.evaluation_benchmark import forward_passes, multiplies_in_half
 from alexnet.bench.random_images import random_data
-from alexnet.bench.stepping import NUM_CLASSES, STORED_PX
+from alexnet.bench.reference_networks import paper_network, torchvision_network
+from alexnet.bench.step_benchmark import NUM_CLASSES, STORED_PX
+from alexnet.bench.step_cost import forward_flops, papers_network
 from alexnet.bench.timing import require_counts
-from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.explore.forward import activation_batches
 from alexnet.explore.image_source import array_reader
 from alexnet.model.activations import ActivationReader

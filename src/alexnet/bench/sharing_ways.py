@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from alexnet.bench.exchanged import expected_exchange, gradient_bytes, ring_bytes
 from alexnet.bench.random_images import random_data
-from alexnet.bench.stepping import DECAY, MOMENTUM, NUM_CLASSES, RATE
+from alexnet.bench.step_benchmark import DECAY, MOMENTUM, NUM_CLASSES, RATE
 from alexnet.errors import RequestError
 from alexnet.model.columns import column_steps
 from alexnet.model.layer_specs import Dense

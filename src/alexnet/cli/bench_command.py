@@ -167,13 +167,13 @@ def _add_photographs(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(options: argparse.Namespace, report: Report) -> dict[str, Any]:
-    from alexnet.bench.preparing import bench_prepare
+    from alexnet.bench.preparation_benchmark import bench_prepare
 
     return bench_prepare(options.source, options.files, options.rounds, options.workers, report)
 
 
 def _data(options: argparse.Namespace, report: Report) -> dict[str, Any]:
-    from alexnet.bench.loading import bench_data
+    from alexnet.bench.loading_benchmark import bench_data
     from alexnet.bench.loading_page import write_data_page
 
     epochs = options.epochs if options.epochs is not None else 20 if options.html else 0
@@ -191,7 +191,7 @@ def _checkpoint(options: argparse.Namespace, report: Report) -> dict[str, Any]:
 
 
 def _step(options: argparse.Namespace, report: Report) -> dict[str, Any]:
-    from alexnet.bench.stepping import bench_step
+    from alexnet.bench.step_benchmark import bench_step
 
     return _by_allocator(options, "alexnet", report) or bench_step(
         options.batch_size,
@@ -223,7 +223,7 @@ def _by_allocator(options: argparse.Namespace, product: str, report: Report) -> 
 
 
 def _evaluate(options: argparse.Namespace, report: Report) -> dict[str, Any]:
-    from alexnet.bench.evaluating import bench_evaluate
+    from alexnet.bench.evaluation_benchmark import bench_evaluate
 
     return _by_allocator(options, "alexnet", report) or bench_evaluate(
         options.batch_size, options.steps, options.rounds, options.device, options.precision, report

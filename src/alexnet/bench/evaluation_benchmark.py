@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from alexnet.bench.ceilings import rates_and_ceilings, ratios, summary
-from alexnet.bench.floor import forward_flops, papers_network
 from alexnet.bench.random_images import random_data
-from alexnet.bench.stepping import NUM_CLASSES, STORED_PX
+from alexnet.bench.reference_networks import paper_network, torchvision_network
+from alexnet.bench.step_benchmark import NUM_CLASSES, STORED_PX
+from alexnet.bench.step_cost import forward_flops, papers_network
 from alexnet.bench.timing import require_counts, wait_for
-from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.model.network import AlexNet

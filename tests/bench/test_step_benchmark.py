@@ -12,13 +12,13 @@ import torch
 from alexnet.bench import allocators
 from alexnet.bench.allocators import by_allocator
 from alexnet.bench.ceilings import Ceilings, ratios, summary
-from alexnet.bench.evaluating import bench_evaluate
+from alexnet.bench.evaluation_benchmark import bench_evaluate
 from alexnet.bench.featuring import bench_features
-from alexnet.bench.floor import papers_network, step_bytes, step_floor_s, step_flops
 from alexnet.bench.layer_times import layer_times
-from alexnet.bench.stepping import bench_step
+from alexnet.bench.reference_networks import paper_network, torchvision_network
+from alexnet.bench.step_benchmark import bench_step
+from alexnet.bench.step_cost import papers_network, step_bytes, step_floor_s, step_flops
 from alexnet.bench.timing import Timed
-from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.cli.bench_tables import print_evaluate_bench, print_features_bench, print_step_bench
 from alexnet.cli.main import main
 from alexnet.errors import RequestError, WorkError
@@ -122,7 +122,7 @@ def test_allocators_are_compared_as_a_shell_starts_them(monkeypatch: pytest.Monk
 
 def test_one_allocator_is_not_called_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LD_PRELOAD", "libjemalloc.so")
-    monkeypatch.setattr("alexnet.bench.stepping.bench_step", lambda *_: {"measured": "here"})
+    monkeypatch.setattr("alexnet.bench.step_benchmark.bench_step", lambda *_: {"measured": "here"})
     assert main(["bench", "step", "--device", "cpu", "--json"]) == 0
     printed = capsys.readouterr()
     assert "with one memory allocator: LD_PRELOAD has chosen it" in printed.err and "here" in printed.out

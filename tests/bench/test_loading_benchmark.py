@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from alexnet.bench import loading
-from alexnet.bench.loading import bench_data
+from alexnet.bench import loading_benchmark
+from alexnet.bench.loading_benchmark import bench_data
 from alexnet.bench.loading_page import write_data_page
-from alexnet.bench.preparing import bench_prepare
+from alexnet.bench.preparation_benchmark import bench_prepare
 from alexnet.errors import RequestError
 
 
 @pytest.mark.slow
 def test_data_has_every_way_with_its_parts_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "ROUND_S", 0.1)
+    monkeypatch.setattr(loading_benchmark, "ROUND_S", 0.1)
     lines: list[str] = []
     measured = bench_data(None, 256, 1, 2, 2, lines.append)
     assert set(measured["ways"]) == {"usual", "jpeg", "pixels"}

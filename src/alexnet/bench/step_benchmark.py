@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet.bench.ceilings import rates_and_ceilings, ratios, summary
-from alexnet.bench.floor import papers_network, step_floor_s, step_flops
 from alexnet.bench.fresh_process import in_fresh_process
 from alexnet.bench.layer_times import layer_times
 from alexnet.bench.random_images import random_data
+from alexnet.bench.reference_networks import paper_network, torchvision_network
+from alexnet.bench.step_cost import papers_network, step_floor_s, step_flops
 from alexnet.bench.timing import require_counts, wait_for
-from alexnet.bench.usual import paper_network, torchvision_network
 from alexnet.data.augment import Batch
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
