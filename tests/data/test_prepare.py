@@ -61,7 +61,7 @@ def test_workers_and_groups_do_not_matter(tmp_path: Path, monkeypatch: pytest.Mo
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes(), name
 
 
-def test_pieces_do_not_change_images_and_statistics(tmp_path: Path) -> None:
+def test_chunks_do_not_change_images_and_statistics(tmp_path: Path) -> None:
     write_pictures(tmp_path / "source", COUNTS)
     whole = prepare(tmp_path / "source", tmp_path / "whole", side=24)
     cut = prepare(tmp_path / "source", tmp_path / "cut", side=24, shard_images=2)
@@ -93,21 +93,20 @@ def test_exif_is_applied_or_ignored(tmp_path: Path) -> None:
     assert np.array_equal(stored.splits["val"].images[0], pixels)
 
 
-def test_unreadable_files_are_named_and_left_out(tmp_path: Path) -> None:
+def test_unreadable_files_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_pictures(tmp_path / "source", COUNTS)
     folder = tmp_path / "source" / "train" / "a"
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:200])
     (folder / "gone.png").symlink_to(tmp_path / "nowhere")
     (folder / "note.txt").write_text("hello")
-    lines: list[str] = []
-    data = prepare(tmp_path / "source", tmp_path / "out", side=16, max_refused=0.5, report=lines.append)
+    data = prepare(tmp_path / "source", tmp_path / "out", side=16, max_refused=0.5)
     assert len(data.splits["train"]) == 6
     assert data.splits["train"].images.shape == (6, 16, 16, 3)
     refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
     assert [one["path"] for one in refused] == ["train/a/0.png", "train/a/gone.png", "train/a/note.txt"]
     assert "No such file" in refused[1]["reason"] and "no image" in refused[2]["reason"]
     assert [(one["split"], one["class"]) for one in refused] == [("train", "a")] * 3
-    assert "refused 3 of 12 files" in lines[-1]
+    assert "refused 3 of 12 files" in caplog.messages[-1]
 
 
 def test_a_class_without_a_readable_image_fails(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Preparation that is killed, filled up, doubled or begun differently; what is finished is the same, byte for byte."""
 
+import logging
 import multiprocessing
 import os
 import random
@@ -16,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data.preparation import prepare as preparing
+from alexnet.data.preparation import commits
 from alexnet.data.preparation.prepare import prepare
-from alexnet.data.preparation.staging import stage_folder
 from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.storage.staging import staging_folder
 
 NUM_IMAGES, SHARD_IMAGES = 120, 6
 
@@ -59,9 +60,9 @@ def kill_often(source: Path, destination: Path, store: str, num_kills: int, seed
     while not destination.exists():
         victim = processes.Process(target=prepare_in_process, args=(source, destination, store))
         victim.start()
-        cursor = stage_folder(destination) / "cursor.npz"
+        cursor = staging_folder(destination) / "cursor.npz"
         before = cursor.stat().st_mtime_ns if cursor.exists() else 0
-        # Wait until a piece is done, so that every life gets something done, then a random while.
+        # Wait until a chunk is committed, so that every life gets something done, then a random while.
         while victim.is_alive() and (not cursor.exists() or cursor.stat().st_mtime_ns == before):
             time.sleep(0.01)
             if destination.exists():
@@ -76,11 +77,13 @@ def kill_often(source: Path, destination: Path, store: str, num_kills: int, seed
 
 
 @pytest.mark.parametrize("store", ["jpeg", "pixels"])
-def test_killed_and_gone_on_with_it_ends_with_the_same_bytes(photographs: Path, tmp_path: Path, store: str) -> None:
+def test_a_killed_preparation_is_resumed_and_ends_with_the_same_bytes(
+    photographs: Path, tmp_path: Path, store: str
+) -> None:
     prepare_in_process(photographs, tmp_path / "whole", store)
     assert kill_often(photographs, tmp_path / "killed", store, num_kills=3, seed=1) >= 1
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert not stage_folder(tmp_path / "killed").exists()
+    assert not staging_folder(tmp_path / "killed").exists()
 
 
 @pytest.mark.slow
@@ -140,38 +143,39 @@ def test_an_end_at_each_write_is_survived(
     assert moments >= 8
 
 
-def test_an_interrupt_keeps_what_is_done(photographs: Path, tmp_path: Path) -> None:
+def test_an_interrupt_keeps_what_is_done(photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="alexnet")
+
     def interrupt(done: int, of: int) -> None:
         if done > NUM_IMAGES // 2:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    with pytest.raises(Interrupted, match="rerun the same command to resume"):
         prepare(photographs, tmp_path / "out", side=16, shard_images=10, progress=interrupt)
-    told: list[str] = []
-    data = prepare(photographs, tmp_path / "out", side=16, shard_images=10, report=told.append)
-    assert any(line.startswith("going on: ") for line in told)
+    data = prepare(photographs, tmp_path / "out", side=16, shard_images=10)
+    assert any(line.startswith("resuming: ") for line in caplog.messages)
     assert data.description["duplicates"]["leaked_images"] == 1
-    assert any(line.startswith("LEAK: 1 validation") for line in told)
+    assert any(line.startswith("LEAK: 1 validation") for line in caplog.messages)
 
 
-def test_a_whole_piece_that_waits_for_the_disk_is_kept(
-    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_whole_chunk_that_waits_for_the_disk_is_committed(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="alexnet")
+
     class SlowDisk(ThreadPoolExecutor):
         def __init__(self, threads: int, thread_name_prefix: str) -> None:
-            late = (lambda: time.sleep(1)) if thread_name_prefix.endswith("disk") else None
-            super().__init__(threads, thread_name_prefix, late)
+            super().__init__(threads, thread_name_prefix, lambda: time.sleep(1))
 
     def interrupt(done: int, of: int) -> None:
         if done > 10:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(preparing, "ThreadPoolExecutor", SlowDisk)
+    monkeypatch.setattr(commits, "ThreadPoolExecutor", SlowDisk)
     with pytest.raises(Interrupted):
         prepare(photographs, tmp_path / "out", side=16, shard_images=10, progress=interrupt)
-    told: list[str] = []
-    prepare(photographs, tmp_path / "out", side=16, shard_images=10, report=told.append)
-    assert [line for line in told if line.startswith("going on: 10 of")]
+    prepare(photographs, tmp_path / "out", side=16, shard_images=10)
+    assert [line for line in caplog.messages if line.startswith("resuming: 10 of")]
 
 
 def test_another_command_at_the_same_place_is_refused(photographs: Path, tmp_path: Path) -> None:
@@ -181,12 +185,12 @@ def test_another_command_at_the_same_place_is_refused(photographs: Path, tmp_pat
 
     with pytest.raises(Interrupted):
         prepare(photographs, tmp_path / "out", side=16, shard_images=10, progress=interrupt)
-    with pytest.raises(RequestError, match=r"begun by another command \(.*side was 16 and is 24\).*--restart"):
+    with pytest.raises(RequestError, match=r"started by another command \(.*side was 16 and is 24\).*--restart"):
         prepare(photographs, tmp_path / "out", side=24, shard_images=10)
     assert prepare(photographs, tmp_path / "out", side=24, restart=True).side == 24
 
 
-def test_where_nothing_is_done_another_command_begins_anew(photographs: Path, tmp_path: Path) -> None:
+def test_where_nothing_is_done_another_command_starts_over(photographs: Path, tmp_path: Path) -> None:
     def interrupt(done: int, of: int) -> None:
         raise KeyboardInterrupt
 
@@ -243,7 +247,10 @@ def limited_in_size(source: Path, destination: Path, limit_bytes: int, queue: An
         queue.put(str(error))
 
 
-def test_a_full_disk_is_said_and_gone_on_after(photographs: Path, tmp_path: Path) -> None:
+def test_after_a_full_disk_the_same_command_resumes(
+    photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="alexnet")
     prepare_in_process(photographs, tmp_path / "whole", "pixels")
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["alexnet.data.preparation.prepare"])
@@ -252,22 +259,21 @@ def test_a_full_disk_is_said_and_gone_on_after(photographs: Path, tmp_path: Path
     victim.start()
     message = queue.get(timeout=500)
     victim.join()
-    assert "is full; what is done is kept in" in message and "run the same command again" in message
-    told: list[str] = []
-    prepare(
-        photographs, tmp_path / "out", side=48, store="pixels", shard_images=SHARD_IMAGES, workers=1, report=told.append
-    )
-    assert any(line.startswith("going on: ") for line in told)
+    assert "is full; finished work is kept in" in message and "run the same command again" in message
+    prepare(photographs, tmp_path / "out", side=48, store="pixels", shard_images=SHARD_IMAGES, workers=1)
+    assert any(line.startswith("resuming: ") for line in caplog.messages)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_too_many_bad_files_make_no_data_set(photographs: Path, tmp_path: Path) -> None:
+def test_too_many_bad_files_make_no_data_set(
+    photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="alexnet")
     with pytest.raises(WorkError, match=r"3 of 121 files were refused \(2\.5%\).*--max-refused 0\.01.*--max-refused$"):
         prepare(photographs, tmp_path / "out", side=16, max_refused=0.01)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(WorkError, match=r"^train/class1/039\.jpg: damaged JPEG.*leave --on-bad stop away"):
+    with pytest.raises(WorkError, match=r"^train/class1/039\.jpg: damaged JPEG.*omit --on-bad stop"):
         prepare(photographs, tmp_path / "out", side=16, on_bad="stop", restart=True)
     # The work is done: accepting the loss only gives the folder its name.
-    told: list[str] = []
-    prepare(photographs, tmp_path / "out", side=16, restart=False, report=told.append)
-    assert "refused 3 of 121 files" in "\n".join(told)
+    prepare(photographs, tmp_path / "out", side=16, restart=False)
+    assert "refused 3 of 121 files" in caplog.text

@@ -18,13 +18,13 @@ import alexnet
 from alexnet.cli.main import main
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
-from alexnet.data.preparation.staging import stage_folder
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.explore.features import features, open_features, write_features
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained, save_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
+from alexnet.storage.staging import staging_folder
 
 HERE = {"device": "cpu", "precision": "float32"}
 
@@ -77,7 +77,7 @@ def test_features_of_a_split_are_the_networks_responses(run: RunFolder, data: Pr
     with (tmp_path / "out" / "images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == [data.classes[label].id for label in split.labels]
-    assert not stage_folder(tmp_path / "out").exists()
+    assert not staging_folder(tmp_path / "out").exists()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "conv1.linear.npy", "conv4.npy", "fc5.npy", "features.json", "images.csv", "labels.npy", "refused.jsonl",
     ]  # fmt: skip
@@ -185,7 +185,7 @@ def test_an_end_while_the_folder_gets_its_name_is_survived(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
     whole = write_features(run.path, tmp_path / "whole", **HERE)
-    stage = stage_folder(tmp_path / "out")
+    stage = staging_folder(tmp_path / "out")
     name = {"cursor.unlink": "done.json", "plan.unlink": "plan.json", "rename": stage.name}[victim]
     method = victim.rpartition(".")[2]
     usual = getattr(Path, method)
@@ -202,7 +202,7 @@ def test_an_end_while_the_folder_gets_its_name_is_survived(
     with pytest.raises(MemoryError):
         write_features(run.path, tmp_path / "out", **HERE)
     monkeypatch.setattr(Path, method, usual)
-    with pytest.raises(RequestError, match="was begun by another command"):
+    with pytest.raises(RequestError, match="was started by another command"):
         write_features(run.path, tmp_path / "out", points=["fc5"], **HERE)
     monkeypatch.setattr("alexnet.explore.feature_writer.activation_batches", None)  # nothing is computed again
     made = write_features(run.path, tmp_path / "out", **HERE)
@@ -225,7 +225,7 @@ def test_a_kill_is_gone_on_with(run: RunFolder, tmp_path: Path) -> None:
     processes.set_forkserver_preload(["alexnet.explore.features"])
     victim = processes.Process(target=slowly, args=(run.path, tmp_path / "out"))
     victim.start()
-    cursor = stage_folder(tmp_path / "out") / "done.json"
+    cursor = staging_folder(tmp_path / "out") / "done.json"
     while victim.is_alive() and not (cursor.exists() and json.loads(cursor.read_text())["done"] >= 3):
         time.sleep(0.005)
     victim.kill()
@@ -285,7 +285,7 @@ def test_wrong_requests_are_refused(run: RunFolder, tmp_path: Path, options: dic
     with pytest.raises(RequestError, match=message):
         write_features(run.path, tmp_path / "out", **{**HERE, **options})
     assert not (tmp_path / "out").exists()
-    stage = stage_folder(tmp_path / "out")
+    stage = staging_folder(tmp_path / "out")
     assert not stage.exists() or not (stage / "done.json").exists()
     # A mistake does not lock the destination against the right command.
     assert len(write_features(run.path, tmp_path / "out", **HERE).paths) == 15

@@ -199,7 +199,7 @@ def _prepare(words: Arguments) -> None:
     parser.add_argument("--restart", action="store_true", help="throw away what an unfinished preparation has done")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     options = parser.parse_args(words)
-    from alexnet.data.preparation.prepare import prepare, prepared_facts
+    from alexnet.data.preparation.prepare import prepare, prepared_summary
     from alexnet.system.progress import counted
 
     start_s = time.monotonic()
@@ -218,11 +218,10 @@ def _prepare(words: Arguments) -> None:
             shard_images=options.shard_images,
             workers=options.workers,
             restart=options.restart,
-            report=_say,
             progress=progress,
         )
     if options.json:
-        print(json.dumps({**prepared_facts(data), "duration_s": time.monotonic() - start_s}))
+        print(json.dumps({**prepared_summary(data), "duration_s": time.monotonic() - start_s}))
         return
     counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
     print(f"{options.destination}: {data.title}, {data.num_classes} classes, {data.side} pixels, images: {counts}")

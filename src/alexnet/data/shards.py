@@ -5,13 +5,11 @@ refused file leaves a gap and shifts nothing.
 """
 
 import errno
-import hashlib
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -22,7 +20,9 @@ from alexnet.data.sources.file_parts import read_piece
 JPEG_QUALITY = 95
 """As the author's later code stores its 256-pixel images."""
 JPEG_SUBSAMPLING = "420"
-BLOCK_BYTES = 512
+TAR_BLOCK_BYTES = 512
+END_OF_TAR = bytes(2 * TAR_BLOCK_BYTES)
+"""Two empty blocks end a tar."""
 NUMBER_DIGITS = 9
 """Of a member's name: room for a thousand million images."""
 
@@ -54,27 +54,8 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:06d}.tar"
 
 
-@dataclass
-class ShardWriter:
-    """Writes one tar shard into a file of its own; the same images give the same bytes."""
-
-    file: BinaryIO
-    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-    position: int = 0
-
-    def write(self, content: bytes | memoryview) -> None:
-        """Append members, see `sample_members`."""
-        self.file.write(content)
-        self.digest.update(content)
-        self.position += len(content)
-
-    def end(self) -> None:
-        """Append the two empty blocks that end a tar."""
-        self.write(bytes(2 * BLOCK_BYTES))
-
-
 def sample_members(number: int, jpeg: bytes, label: int) -> tuple[bytes, ...]:
-    """An image and its label as two members of a tar, to be joined; the JPEG's bytes begin at `BLOCK_BYTES`."""
+    """An image and its label as two members of a tar, to be joined; the JPEG's bytes begin at `TAR_BLOCK_BYTES`."""
     name = b"%0*d" % (NUMBER_DIGITS, number)
     return *_member(name + b".jpg", jpeg), *_member(name + b".cls", b"%d" % label)
 
@@ -91,7 +72,7 @@ def _member(name: bytes, content: bytes) -> tuple[bytes, bytes, bytes]:
     header[124:135] = size
     # The sum of all bytes, those of the checksum itself taken as blanks.
     header[148:154] = b"%06o" % (_HEADER_SUM + sum(name) + sum(size))
-    return bytes(header), content, bytes(-len(content) % BLOCK_BYTES)
+    return bytes(header), content, bytes(-len(content) % TAR_BLOCK_BYTES)
 
 
 def _empty_header() -> bytes:

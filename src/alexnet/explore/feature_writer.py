@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.preparation.staging import Stage
 from alexnet.errors import Interrupted, WorkError
 from alexnet.explore.forward import activation_batches
 from alexnet.explore.image_source import ImageSource, RefusedImages
@@ -23,6 +22,7 @@ from alexnet.model.activations import ActivationReader
 from alexnet.model.weights import Trained
 from alexnet.storage.atomic import sync_folder, write_bytes, write_json, write_text
 from alexnet.storage.npy import npy_header
+from alexnet.storage.staging import Staging
 from alexnet.system.device import Precision
 
 DESCRIPTION_FILE = "features.json"
@@ -34,11 +34,11 @@ CURSOR_EVERY_S = 10.0
 
 
 class FeatureWriter:
-    """Activations on their way to the disk; what is done is known from the stage's cursor."""
+    """Activations on their way to the disk; what is done is known from the staging folder's cursor."""
 
     def __init__(
         self,
-        stage: Stage,
+        staging: Staging,
         trained: Trained,
         reader: ActivationReader,
         source: ImageSource,
@@ -48,14 +48,14 @@ class FeatureWriter:
         self.done = 0
         """Images processed, refused ones among them."""
         self.refused: RefusedImages = []
-        self._stage = stage
+        self._staging = staging
         self._trained = trained
         self._reader = reader
         self._source = source
         self._shapes = shapes
         self._dtype = dtype
-        if stage.cursor_path.is_file():
-            said = json.loads(stage.cursor_path.read_text())
+        if staging.cursor_path.is_file():
+            said = json.loads(staging.cursor_path.read_text())
             self.done, self.refused = said["done"], [(number, reason) for number, reason in said["refused"]]
 
     def run(
@@ -89,7 +89,7 @@ class FeatureWriter:
                     self._save(files)
                 if isinstance(error, KeyboardInterrupt):
                     raise Interrupted(
-                        f"interrupted; what is done is kept in {self._stage.folder}, and the same command goes on"
+                        f"interrupted; what is done is kept in {self._staging.folder}, and the same command goes on"
                     ) from error
                 raise
 
@@ -99,7 +99,7 @@ class FeatureWriter:
         numbers = [number for number in range(len(self._source.paths)) if number not in refused]
         if not numbers:
             raise WorkError(f"none of the {len(self._source.paths)} files can be read: {self.refused[0][1]}")
-        network, folder = self._trained.network, self._stage.folder
+        network, folder = self._trained.network, self._staging.folder
         for name in self._reader.names:
             with (folder / f"{name}.npy").open("r+b") as file:
                 file.write(self._header(name, len(numbers)))
@@ -115,7 +115,7 @@ class FeatureWriter:
         lines = [json.dumps({"path": self._source.paths[number], "reason": why}) + "\n" for number, why in self.refused]
         write_text(folder / REFUSED_FILE, "".join(lines))
         write_json(
-            self._stage.description_path,
+            self._staging.description_path,
             {
                 **plan,
                 "run": str(run),
@@ -140,7 +140,7 @@ class FeatureWriter:
         num_rows = self.done - len(self.refused)
         header = self._header(name, 0)  # mended at the end, when the number of images is known
         size_bytes = len(header) + num_rows * math.prod(self._shapes[name]) * self._dtype.itemsize
-        with (self._stage.folder / f"{name}.npy").open("r+b" if self.done else "wb") as file:
+        with (self._staging.folder / f"{name}.npy").open("r+b" if self.done else "wb") as file:
             if self.done == 0:
                 file.write(header)
             if file.seek(0, os.SEEK_END) < size_bytes:
@@ -159,8 +159,8 @@ class FeatureWriter:
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
-        sync_folder(self._stage.folder)
-        write_json(self._stage.cursor_path, {"done": self.done, "refused": self.refused})
+        sync_folder(self._staging.folder)
+        write_json(self._staging.cursor_path, {"done": self.done, "refused": self.refused})
 
 
 def _as(values: NDArray[np.float32], dtype: np.dtype[Any], name: str) -> NDArray[np.floating[Any]]:

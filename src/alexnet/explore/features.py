@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.preparation.staging import opened_stage, stage_folder
 from alexnet.errors import RequestError
 from alexnet.explore.feature_writer import (
     CURSOR_FILE,
@@ -34,6 +33,7 @@ from alexnet.model.network import AlexNet
 from alexnet.model.weights import load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.checksums import file_digest
+from alexnet.storage.staging import open_staging, staging_folder
 from alexnet.system.device import choose_device, choose_precision
 
 FORMAT_VERSION = 1
@@ -163,20 +163,21 @@ def write_features(
         "precision": chosen_precision,
         **source.identity,
     }
-    if not stage_folder(destination).exists():
+    if not staging_folder(destination).exists():
         num_numbers = len(source.paths) * sum(math.prod(shape) for shape in shapes.values())
         require_space(destination, num_numbers * np.dtype(dtype).itemsize)
-    stage_files = {"description_file": DESCRIPTION_FILE, "cursor_file": CURSOR_FILE}
-    with opened_stage(destination, plan, restart=restart, **stage_files) as stage:
-        if not stage.is_complete:
-            work = FeatureWriter(stage, trained, reader, source, shapes, np.dtype(dtype))
+    with open_staging(
+        destination, plan, description_file=DESCRIPTION_FILE, cursor_file=CURSOR_FILE, restart=restart
+    ) as staging:
+        if not staging.is_complete:
+            work = FeatureWriter(staging, trained, reader, source, shapes, np.dtype(dtype))
             if slower := slow_path_message(chosen.type):
                 report(slower)
             if work.done:
                 report(f"going on: {work.done:,} of {len(source.paths):,} images are done already")
             work.run(batch_size, chosen, chosen_precision, progress)
             work.describe(run, plan)
-        stage.publish(destination)
+        staging.publish(destination)
     made = open_features(destination)
     num_refused = len(source.paths) - len(made.paths)
     if num_refused:

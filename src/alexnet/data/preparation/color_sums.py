@@ -1,6 +1,6 @@
-"""Exact sums over images that several threads add up at once: what mean image and color covariance are made of.
+"""Exact sums over images that several threads add to at once, for the mean image and the color covariance.
 
-Sums of whole numbers do not depend on their order, so neither the number of threads nor their luck shows.
+Integer sums do not depend on their order, so the result depends neither on the number of threads nor on their timing.
 """
 
 from typing import Any
@@ -13,22 +13,22 @@ from alexnet.data.preparation.statistics import ColorSums
 from alexnet.system.numba_jit import jit, why_not
 
 ADDED_IMAGES = 257
-"""Sums of so many bytes stay below 2^16."""
+"""The sum of this many bytes stays below 2^16."""
 PERIOD = 48
-"""Products are added up apart for so many places of bytes in a row: whole pixels, and whole registers of processors."""
-CHUNK = 4 * PERIOD
-"""Bytes of an image that are worked on at a time."""
-ADDED_CHUNKS = 2**14
-"""Sums of so many times four products of two bytes stay below 2^32."""
+"""Products are summed separately for each of this many consecutive bytes: whole pixels, and whole SIMD registers."""
+STEP_BYTES = 4 * PERIOD
+"""Bytes of an image that one iteration adds."""
+ADDED_STEPS = 2**14
+"""The sum of this many times four products of two bytes stays below 2^32."""
 BLOCK_PIXELS = 256
-"""Products of two bytes with_epilogues over so many pixels stay below 2^24, where float32 holds every integer."""
-PIXELS_A_ROW = 4
-"""Neighboring pixels laid side by side for a product of matrices: a wider one is so much faster that most of it may
-be unused."""
+"""Products of two bytes summed over this many pixels stay below 2^24, where float32 holds every integer."""
+PIXELS_PER_ROW = 4
+"""Neighboring pixels laid side by side for a matrix product: a wider one is so much faster that most of it may be
+unused."""
 
 
-class Tally:
-    """Sums over images of one size; several threads may add to it.
+class ColorAccumulator:
+    """Sums over images of one size, to which several threads may add.
 
     Args:
         side: of the images, pixels.
@@ -36,43 +36,43 @@ class Tally:
 
     def __init__(self, side: int) -> None:
         self._side = side
-        self._shares: list[_Share] = []
-        self._idle: list[_Share] = []
+        self._partial_sums: list[_PartialSums] = []
+        self._idle: list[_PartialSums] = []
 
     def add(self, image: NDArray[np.uint8]) -> None:
         """Count one image, uint8 (S, S, 3)."""
         try:
-            share = self._idle.pop()  # in one step, whatever other threads do
+            partial = self._idle.pop()  # in one step, whatever other threads do
         except IndexError:
-            share = _Share(self._side)
-            self._shares.append(share)
-        share.add(np.ascontiguousarray(image).reshape(-1))
-        self._idle.append(share)
+            partial = _PartialSums(self._side)
+            self._partial_sums.append(partial)
+        partial.add(np.ascontiguousarray(image).reshape(-1))
+        self._idle.append(partial)
 
     def sums(self) -> ColorSums:
-        """The sums over all images so far; no thread may be adding."""
+        """The sums over all images so far. No thread may be adding meanwhile."""
         total = ColorSums.none(self._side)
-        for share in self._shares:
-            total = total + share.sums()
+        for partial in self._partial_sums:
+            total = total + partial.sums()
         return total
 
 
-class _Share:
-    """What one thread at a time has added."""
+class _PartialSums:
+    """Sums that one thread at a time adds to."""
 
     def __init__(self, side: int) -> None:
         self._side = side
         self._num_images = 0
         self._byte_sums = np.zeros(side * side * 3, np.int64)
-        # Of the last images, in half the memory of a cache that int32 would take.
+        # Of the latest images: uint16 takes half the cache that int32 would.
         self._num_latest = 0
         self._latest = np.zeros(side * side * 3, np.uint16)
-        # Byte times itself, and times the next color of its pixel (of blue: red); by its place in a period.
+        # Each byte times itself, and times the next color of its pixel (of blue: red), by its position in a period.
         self._products = np.zeros((2, PERIOD), np.int64)
 
     def add(self, image: NDArray[np.uint8]) -> None:
         if self._num_latest == ADDED_IMAGES:
-            self._settle()
+            self._flush()
         self._num_images += 1
         self._num_latest += 1
         if why_not:
@@ -82,7 +82,7 @@ class _Share:
             _add(image, self._latest, self._products)
 
     def sums(self) -> ColorSums:
-        self._settle()
+        self._flush()
         squares, next_ones = self._products.reshape(2, -1, 3).sum(axis=1).tolist()  # (2, 16, 3) -> by color
         red_green, green_blue, blue_red = next_ones
         return ColorSums(
@@ -95,7 +95,7 @@ class _Share:
             ),
         )
 
-    def _settle(self) -> None:
+    def _flush(self) -> None:
         self._byte_sums += self._latest
         self._latest[:] = 0
         self._num_latest = 0
@@ -123,18 +123,18 @@ def _add_rest(pixels: Any, products: Any) -> None:  # pragma: no cover (compiled
 def _add(image: Any, byte_sums: Any, products: Any) -> None:  # pragma: no cover (compiled)
     """Add the bytes of an image, uint8 (n,), to uint16 (n,), and their products to int64 (2, PERIOD)."""
     size = len(image)
-    is_blue = np.empty(CHUNK, np.uint8)  # 255 or 0
-    for place in range(CHUNK):
+    is_blue = np.empty(STEP_BYTES, np.uint8)  # 255 or 0
+    for place in range(STEP_BYTES):
         is_blue[place] = 255 if place % 3 == 2 else 0
-    after = np.empty(CHUNK, np.uint8)
+    after = np.empty(STEP_BYTES, np.uint8)
     squares = np.zeros(PERIOD, np.uint32)
     next_ones = np.zeros(PERIOD, np.uint32)
-    # Whole chunks begin at the second pixel and end before the last one, since a chunk looks two bytes back, one ahead.
-    chunks = max(0, (size - 4) // CHUNK)
-    for start in range(0, chunks, ADDED_CHUNKS):
-        for chunk in range(start, min(start + ADDED_CHUNKS, chunks)):
-            begin = 3 + chunk * CHUNK
-            for place in range(CHUNK):
+    # Whole steps begin at the second pixel and end before the last one, since a step looks two bytes back, one ahead.
+    steps = max(0, (size - 4) // STEP_BYTES)
+    for start in range(0, steps, ADDED_STEPS):
+        for step in range(start, min(start + ADDED_STEPS, steps)):
+            begin = 3 + step * STEP_BYTES
+            for place in range(STEP_BYTES):
                 at = begin + place
                 after[place] = (image[at - 2] & is_blue[place]) | (image[at + 1] & ~is_blue[place])
             for place in range(PERIOD):
@@ -152,23 +152,23 @@ def _add(image: Any, byte_sums: Any, products: Any) -> None:  # pragma: no cover
             squares[place] = 0
             next_ones[place] = 0
     _add_rest(image[: min(3, size)], products)
-    _add_rest(image[3 + chunks * CHUNK :], products)
+    _add_rest(image[3 + steps * STEP_BYTES :], products)
     for place in range(size):
         byte_sums[place] += image[place]
 
 
 def _products(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """What `_add` adds up of pixels (N, 3), without a compiler, as (2, 3).
+    """The products that `_add` sums, for pixels (N, 3), without Numba; int64 (2, 3).
 
-    By float32 products over blocks short enough to be exact.
+    Uses float32 matrix products over blocks short enough to be exact.
     """
     numbers = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).float()
-    block = BLOCK_PIXELS * PIXELS_A_ROW
+    block = BLOCK_PIXELS * PIXELS_PER_ROW
     whole = len(numbers) // block * block
-    blocks = numbers[:whole].view(-1, BLOCK_PIXELS, 3 * PIXELS_A_ROW)
+    blocks = numbers[:whole].view(-1, BLOCK_PIXELS, 3 * PIXELS_PER_ROW)
     rest = numbers[whole:].double()
     products = torch.bmm(blocks.transpose(1, 2), blocks).double().sum(dim=0).numpy().astype(np.int64)
-    # Of the products of pixels side by side only those of each pixel with itself: (3 p, 3 p) -> (3, 3).
-    own = np.einsum("pipj->ij", products.reshape(PIXELS_A_ROW, 3, PIXELS_A_ROW, 3))
+    # Only the products of each pixel with itself count: (3 p, 3 p) -> (3, 3).
+    own = np.einsum("pipj->ij", products.reshape(PIXELS_PER_ROW, 3, PIXELS_PER_ROW, 3))
     own += (rest.T @ rest).numpy().astype(np.int64)
     return np.array([[own[0, 0], own[1, 1], own[2, 2]], [own[0, 1], own[1, 2], own[2, 0]]])

@@ -1,18 +1,18 @@
-"""The last step of a preparation: the pieces become one data set with its index, statistics and description.
+"""The last step of a preparation: index, statistics and description complete the chunks to a data set.
 
-It may be broken off and done again: everything it writes follows from the pieces.
+It may be interrupted and repeated: everything it writes follows from the committed chunks.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import (
-    DESCRIPTION_FILE,
     DUPLICATES_FILE,
     FORMAT_VERSION,
     REFUSED_FILE,
@@ -21,45 +21,57 @@ from alexnet.data.dataset import (
     split_file,
 )
 from alexnet.data.packed import PackedStrings
+from alexnet.data.preparation.commits import Commits
 from alexnet.data.preparation.duplicates import duplicate_counts, duplicates_text, find_duplicates
-from alexnet.data.preparation.staging import Stage
-from alexnet.data.preparation.workers import Piece
+from alexnet.data.preparation.workers import Chunk
 from alexnet.data.preparation.writers import images_header
 from alexnet.data.shards import shard_name
 from alexnet.data.sources.listing import Listing, Source
 from alexnet.errors import WorkError
 from alexnet.storage.atomic import write_json, write_text
+from alexnet.storage.staging import Staging
 
-NUM_REASONS_TOLD = 3
+NUM_EXAMPLES = 3
+"""Reasons of refused files that an error message quotes."""
+
+Record = Mapping[str, NDArray[Any]]
+"""Of a chunk, see `ChunkWriter.record`."""
 
 
-def finish(stage: Stage, source: Source, pieces: Sequence[Piece], plan: Mapping[str, Any], max_refused: float) -> None:
-    """Write everything but the images, which are there; the description comes last.
+def finalize(
+    staging: Staging,
+    source: Source,
+    chunks: Sequence[Chunk],
+    commits: Commits,
+    plan: Mapping[str, Any],
+    max_refused: float,
+) -> None:
+    """Write everything but the images, which the chunks hold already; the description comes last.
 
     Raises:
-        WorkError: too many files were refused, or all of a split or of a training class; the stage is kept.
+        WorkError: too many files were refused, or all of a split or of a training class; the work is kept.
     """
-    parts = [stage.part(number) for number in range(len(pieces))]
-    refused_text = "".join(_refused_lines(source, pieces, parts))
-    write_text(stage.folder / REFUSED_FILE, refused_text)
-    num_refused = sum(len(part["refused"]) for part in parts)
-    _require_few_refused(stage, num_refused, sum(map(len, pieces)), refused_text, max_refused)
+    folder = staging.folder
+    records = [commits.record(index) for index in range(len(chunks))]
+    refused_text = "".join(_refused_lines(source, chunks, records))
+    write_text(folder / REFUSED_FILE, refused_text)
+    num_refused = sum(len(record["refused"]) for record in records)
+    _require_few_refused(folder, num_refused, sum(map(len, chunks)), refused_text, max_refused)
 
     splits: dict[str, dict[str, Any]] = {}
     labels: dict[str, NDArray[np.int64]] = {}
     keys: dict[str, PackedStrings] = {}
     digests: dict[str, NDArray[np.uint8]] = {}
     for split, listing in source.splits.items():
-        of_split = [part for piece, part in zip(pieces, parts, strict=True) if piece.split == split]
-        numbers = np.concatenate([part["numbers"] for part in of_split])
+        of_split = [record for chunk, record in zip(chunks, records, strict=True) if chunk.split == split]
+        numbers = np.concatenate([record["numbers"] for record in of_split])
         labels[split] = listing.labels[numbers].astype(np.int64)
         keys[split] = listing.keys.select(numbers)
-        digests[split] = np.concatenate([part["digests"] for part in of_split])
+        digests[split] = np.concatenate([record["digests"] for record in of_split])
         _require_images(split, labels[split], source)
-        splits[split] = _write_split(stage, split, listing, of_split, labels[split], keys[split], digests[split], plan)
-    side = int(plan["side"])
-    statistics = stage.cursor(side).sums.statistics()
-    with (stage.folder / STATISTICS_FILE).open("wb") as file:
+        splits[split] = _write_split(folder, split, listing, of_split, labels[split], keys[split], digests[split], plan)
+    statistics = commits.color_sums.statistics()
+    with (folder / STATISTICS_FILE).open("wb") as file:
         np.savez(
             file,
             mean_image=statistics.mean_image,
@@ -68,18 +80,17 @@ def finish(stage: Stage, source: Source, pieces: Sequence[Piece], plan: Mapping[
             eigenvectors=statistics.eigenvectors,
         )
     duplicates = list(find_duplicates(digests, labels))
-    text = duplicates_text(duplicates, keys, source.class_ids, labels)
-    write_text(stage.folder / DUPLICATES_FILE, text)
-    checksums = {name: (facts["images_sha256"], facts["labels_sha256"]) for name, facts in splits.items()}
+    write_text(folder / DUPLICATES_FILE, duplicates_text(duplicates, keys, source.class_ids, labels))
+    checksums = {name: (split["images_sha256"], split["labels_sha256"]) for name, split in splits.items()}
     write_json(
-        stage.folder / DESCRIPTION_FILE,
+        staging.description_path,
         {
             "format_version": FORMAT_VERSION,
             "title": source.title,
             "generated": source.generated,
-            "classes": [_class_facts(source, class_id) for class_id in source.class_ids],
+            "classes": [_described_class(source, class_id) for class_id in source.class_ids],
             "splits": splits,
-            "side": side,
+            "side": plan["side"],
             "store": plan["store"],
             "num_refused": num_refused,
             "duplicates": duplicate_counts(duplicates),
@@ -89,90 +100,90 @@ def finish(stage: Stage, source: Source, pieces: Sequence[Piece], plan: Mapping[
     )
 
 
-def _class_facts(source: Source, class_id: str) -> dict[str, Any]:
-    """What dataset.json says of a class."""
-    facts: dict[str, Any] = {"id": class_id, "name": source.class_names[class_id]}
+def _described_class(source: Source, class_id: str) -> dict[str, Any]:
+    """The entry of a class in dataset.json; only classes of a competition's kit have a number."""
+    described: dict[str, Any] = {"id": class_id, "name": source.class_names[class_id]}
     if class_id in source.class_numbers:
-        facts["number"] = source.class_numbers[class_id]
-    return facts
+        described["number"] = source.class_numbers[class_id]
+    return described
 
 
 def _write_split(
-    stage: Stage,
+    folder: Path,
     split: str,
     listing: Listing,
-    parts: Sequence[Mapping[str, NDArray[Any]]],
+    records: Sequence[Record],
     labels: NDArray[np.int64],
     keys: PackedStrings,
     digests: NDArray[np.uint8],
     plan: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write one split's arrays; returns what dataset.json says of it."""
+    """Write the arrays of a split, and return its entry in dataset.json."""
     arrays: dict[str, NDArray[Any]] = {
         "labels": labels,
         "keys": keys.content,
         "key-ends": keys.ends,
         "digests": digests,
-        "sizes": np.concatenate([part["sizes"] for part in parts]),
+        "sizes": np.concatenate([record["sizes"] for record in records]),
     }
-    facts: dict[str, Any] = {
+    described: dict[str, Any] = {
         "count": len(labels),
         "listed": len(listing),
         "images_sha256": hashlib.sha256(digests.tobytes()).hexdigest(),
         "labels_sha256": hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
     }
     if plan["store"] == "jpeg":
-        arrays["index"] = np.concatenate([part["index"] for part in parts])
-        facts["shards"] = [
+        arrays["index"] = np.concatenate([record["index"] for record in records])
+        described["shards"] = [
             {
                 "file": shard_name(split, number),
-                "count": len(part["numbers"]),
-                "bytes": int(part["shard_bytes"]),
-                "sha256": str(part["shard_sha256"]),
+                "count": len(record["numbers"]),
+                "bytes": int(record["shard_bytes"]),
+                "sha256": str(record["shard_sha256"]),
             }
-            for number, part in enumerate(parts)
+            for number, record in enumerate(records)
         ]
     else:
-        with (stage.folder / split_file(split, "images")).open("r+b") as file:
+        with (folder / split_file(split, "images")).open("r+b") as file:
             file.write(images_header(len(labels), int(plan["side"])))
     for content, array in arrays.items():
-        with (stage.folder / split_file(split, content)).open("wb") as file:
+        with (folder / split_file(split, content)).open("wb") as file:
             np.save(file, array)
-    return facts
+    return described
 
 
-def _refused_lines(source: Source, pieces: Sequence[Piece], parts: Sequence[Mapping[str, NDArray[Any]]]) -> list[str]:
-    """`refused.jsonl`: a JSON object a line."""
+def _refused_lines(source: Source, chunks: Sequence[Chunk], records: Sequence[Record]) -> list[str]:
+    """The lines of `refused.jsonl`, a JSON object each."""
     lines = []
-    for piece, part in zip(pieces, parts, strict=True):
-        listing = source.splits[piece.split]
-        reasons = json.loads(part["reasons"].tobytes())
-        for number, reason in zip(part["refused"].tolist(), reasons, strict=True):
-            facts = {
+    for chunk, record in zip(chunks, records, strict=True):
+        listing = source.splits[chunk.split]
+        reasons = json.loads(record["reasons"].tobytes())
+        for number, reason in zip(record["refused"].tolist(), reasons, strict=True):
+            described = {
                 "path": listing.keys[number],
-                "split": piece.split,
+                "split": chunk.split,
                 "class": source.class_ids[int(listing.labels[number])],
                 "reason": reason,
             }
-            lines.append(json.dumps(facts) + "\n")
+            lines.append(json.dumps(described) + "\n")
     return lines
 
 
-def _require_few_refused(stage: Stage, num_refused: int, num_files: int, refused_text: str, max_refused: float) -> None:
-    """Refuse to make a data set of a pile that is mostly broken."""
+def _require_few_refused(folder: Path, num_refused: int, num_files: int, refused_text: str, max_refused: float) -> None:
+    """Refuse a source of which too many files are broken."""
     if num_refused <= max_refused * num_files:
         return
-    first = [json.loads(line) for line in refused_text.splitlines()[:NUM_REASONS_TOLD]]
+    first = [json.loads(line) for line in refused_text.splitlines()[:NUM_EXAMPLES]]
     examples = "; ".join(f"{one['path']}: {one['reason']}" for one in first)
     raise WorkError(
         f"{num_refused:,} of {num_files:,} files were refused ({num_refused / num_files:.1%}), more than "
-        f"--max-refused {max_refused:g} allows; the first: {examples}. All are named in {stage.folder / REFUSED_FILE}. "
-        "Mend or remove them and add --restart, or run the same command with a higher --max-refused"
+        f"--max-refused {max_refused:g} allows; the first: {examples}. {folder / REFUSED_FILE} lists all. "
+        "Fix or delete them and add --restart, or rerun the same command with a higher --max-refused"
     )
 
 
 def _require_images(split: str, labels: NDArray[np.int64], source: Source) -> None:
-    """Refuse a training class, or a whole split, of which nothing was readable."""
+    """Refuse a split, or a training class, without any readable image."""
     if len(labels) == 0:
         raise WorkError(f"no image of the {split} split of {source.title} can be read; is it made of photographs?")
     counts = np.bincount(labels, minlength=len(source.class_ids))

@@ -1,41 +1,92 @@
-"""Where the images of a piece go: a tar shard of its own, or a stretch of the array of its split."""
+"""Writes the images of a chunk to where the prepared data set has them: a tar shard, or part of a split's array."""
 
+import hashlib
+import json
 import os
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.shards import ShardWriter
+from alexnet.data.dataset import DIGEST_BYTES
+from alexnet.data.preparation.workers import ImageGroup
+from alexnet.data.shards import END_OF_TAR
 from alexnet.storage.atomic import PARTIAL
 from alexnet.storage.npy import npy_header
 
 
-class ChunkFile(Protocol):
-    """Takes the images of one piece in order."""
+class ChunkWriter(ABC):
+    """Writes the images of one chunk, in order, and collects what is recorded of them.
 
-    def add(self, content: Sequence[bytes | memoryview], extents: list[tuple[int, int]]) -> None:
-        """Append some images.
+    Args:
+        path: the file that the images go to.
+        mode: in which it is opened.
+    """
 
-        Args:
-            content: their bytes as they are stored, in parts of any number.
-            extents: where in them each JPEG file begins, and its length, bytes; empty for pixels.
+    def __init__(self, path: Path, mode: str) -> None:
+        self._file: BinaryIO = path.open(mode)  # type: ignore[assignment]
+        self._numbers: list[int] = []
+        self._digests: list[bytes] = []
+        self._sizes: list[tuple[int, int]] = []
+        self._refused: list[tuple[int, str]] = []
+
+    @property
+    def num_images(self) -> int:
+        """Images written."""
+        return len(self._numbers)
+
+    @property
+    def num_files(self) -> int:
+        """Source files so far, the refused ones included."""
+        return len(self._numbers) + len(self._refused)
+
+    def write(self, group: ImageGroup) -> None:
+        """Append the images of a group."""
+        self._write_content(group)
+        self._numbers += group.numbers
+        self._digests += group.digests
+        self._sizes += group.sizes
+        self._refused += group.refused
+
+    @abstractmethod
+    def _write_content(self, group: ImageGroup) -> None:
+        """Append the bytes of a group to the file."""
+
+    def finish(self) -> None:
+        """Hand everything to the system: no image follows, and the next chunk may begin."""
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Wait until the file is on the disk."""
+        os.fsync(self._file.fileno())
+
+    def record(self) -> dict[str, NDArray[Any]]:
+        """What the data set is completed from at the end.
+
+        Returns:
+            numbers: int64 (n,), places in the source's listing of the images written.
+            digests: uint8 (n, 16), of their stored bytes.
+            sizes: int32 (n, 2), height and width of the originals, pixels.
+            refused: int64 (m,), places in the listing of the refused files.
+            reasons: uint8, their reasons, a JSON list.
         """
-
-    def end(self) -> None:
-        """Nothing is added any more; the next piece may begin."""
-
-    def keep(self) -> dict[str, NDArray[Any]]:
-        """Bring everything to the disk, which takes its time; returns what the part should say of it."""
+        return {
+            "numbers": np.array(self._numbers, np.int64),
+            "digests": np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, DIGEST_BYTES),
+            "sizes": np.array(self._sizes, np.int32).reshape(-1, 2),
+            "refused": np.array([number for number, _ in self._refused], np.int64),
+            "reasons": np.frombuffer(json.dumps([reason for _, reason in self._refused]).encode(), np.uint8),
+        }
 
     def close(self) -> None:
-        """Close the file, kept or not."""
+        """Close the file, committed or not."""
+        self._file.close()
 
 
-class ShardChunk:
-    """A tar shard; it takes its name when it is whole.
+class ShardChunkWriter(ChunkWriter):
+    """Writes a chunk as a tar shard, which takes its name when it is on the disk.
 
     Args:
         path: of the shard.
@@ -44,64 +95,61 @@ class ShardChunk:
 
     def __init__(self, path: Path, number: int) -> None:
         self._path = path
-        self._number = number
         self._partial = path.with_name(f".{path.name}{PARTIAL}")
-        self._file: BinaryIO = self._partial.open("wb")
-        self._shard = ShardWriter(self._file)
-        self._extents: list[tuple[int, int, int]] = []
+        super().__init__(self._partial, "wb")
+        self._number = number
+        self._position = 0
+        self._digest = hashlib.sha256()
+        self._index: list[tuple[int, int, int]] = []
 
-    def add(self, content: Sequence[bytes | memoryview], extents: list[tuple[int, int]]) -> None:
-        before = self._shard.position
-        self._extents.extend((self._number, before + offset, size_bytes) for offset, size_bytes in extents)
-        for part in content:
-            self._shard.write(part)
+    def _write_content(self, group: ImageGroup) -> None:
+        before = self._position
+        self._index += [(self._number, before + offset, size_bytes) for offset, size_bytes in group.extents]
+        for part in group.content:
+            self._append(part)
 
-    def end(self) -> None:
-        self._shard.end()
-        self._file.flush()
+    def _append(self, content: bytes | memoryview) -> None:
+        self._file.write(content)
+        self._digest.update(content)
+        self._position += len(content)
 
-    def keep(self) -> dict[str, NDArray[Any]]:
-        os.fsync(self._file.fileno())
+    def finish(self) -> None:
+        self._append(END_OF_TAR)
+        super().finish()
+
+    def sync(self) -> None:
+        super().sync()
         self._partial.replace(self._path)
+
+    def record(self) -> dict[str, NDArray[Any]]:
+        """Also index: int64 (n, 3), shard, offset and length of each JPEG; and the shard's length and SHA-256."""
         return {
-            "index": np.array(self._extents, np.int64).reshape(-1, 3),
-            "shard_bytes": np.array(self._shard.position, np.int64),
-            "shard_sha256": np.array(self._shard.digest.hexdigest()),
+            **super().record(),
+            "index": np.array(self._index, np.int64).reshape(-1, 3),
+            "shard_bytes": np.array(self._position, np.int64),
+            "shard_sha256": np.array(self._digest.hexdigest()),
         }
 
-    def close(self) -> None:
-        self._file.close()
 
-
-class PixelsChunk:
-    """A stretch of a split's array, behind what the earlier pieces wrote.
+class PixelsChunkWriter(ChunkWriter):
+    """Appends a chunk to the array of its split, after the images of earlier chunks.
 
     Args:
         path: of the array.
-        num_rows: images that stand in it already; what an earlier, broken-off attempt wrote behind them is cut off.
+        num_rows: images of earlier chunks in it; whatever an interrupted call wrote after them is cut off.
         side: of the images, pixels.
     """
 
     def __init__(self, path: Path, num_rows: int, side: int) -> None:
         header = images_header(0, side)
         if num_rows == 0:
-            path.write_bytes(header)  # mended at the end, when the number of images is known
-        _cut(path, len(header) + num_rows * side**2 * 3)
-        self._file: BinaryIO = path.open("ab")
+            path.write_bytes(header)  # replaced at the end, when the number of images is known
+        _truncate(path, len(header) + num_rows * side**2 * 3)
+        super().__init__(path, "ab")
 
-    def add(self, content: Sequence[bytes | memoryview], extents: list[tuple[int, int]]) -> None:
-        for part in content:
+    def _write_content(self, group: ImageGroup) -> None:
+        for part in group.content:
             self._file.write(part)
-
-    def end(self) -> None:
-        self._file.flush()
-
-    def keep(self) -> dict[str, NDArray[Any]]:
-        os.fsync(self._file.fileno())
-        return {}
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def images_header(num_images: int, side: int) -> bytes:
@@ -109,8 +157,8 @@ def images_header(num_images: int, side: int) -> bytes:
     return npy_header(np.dtype(np.uint8), (num_images, side, side, 3))
 
 
-def _cut(path: Path, size_bytes: int) -> None:
-    """Batching a file to `size_bytes`; a shorter one is an error of ours."""
+def _truncate(path: Path, size_bytes: int) -> None:
+    """Cut a file to `size_bytes`; a shorter file is a bug."""
     with path.open("ab") as file:
         if file.tell() == size_bytes:
             return

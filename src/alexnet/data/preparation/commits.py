@@ -1,0 +1,114 @@
+"""Which chunks of a preparation are done: on the disk, recorded and counted.
+
+The cursor file counts the committed chunks. It is replaced by one rename, after everything it counts is on the disk;
+what was written beyond it is written again after a kill, with the same bytes.
+"""
+
+import io
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data.preparation.color_sums import ColorAccumulator
+from alexnet.data.preparation.statistics import ColorSums
+from alexnet.data.preparation.writers import ChunkWriter
+from alexnet.storage.atomic import sync_folder, write_bytes
+from alexnet.storage.staging import Staging
+
+CURSOR_FILE = "cursor.npz"
+
+
+class Commits:
+    """The committed chunks of a preparation. As a context manager, commits further ones in a background thread.
+
+    Attributes:
+        num_chunks: chunks committed, counted over all splits.
+        color_sums: over the training images of these chunks.
+
+    Args:
+        staging: the folder of the preparation.
+        side: of the stored images, pixels.
+    """
+
+    def __init__(self, staging: Staging, side: int) -> None:
+        self._staging = staging
+        self._thread: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+        self.num_chunks, self.color_sums = 0, ColorSums.none(side)
+        if staging.cursor_path.is_file():
+            with staging.cursor_path.open("rb") as file, np.load(file) as arrays:
+                self.num_chunks, self.color_sums = int(arrays["pieces"]), ColorSums.from_arrays(arrays)
+
+    def record(self, index: int) -> dict[str, NDArray[Any]]:
+        """What is recorded of the images of committed chunk `index`, see `ChunkWriter.record`."""
+        with self._record_path(index).open("rb") as file, np.load(file) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def submit(self, writer: ChunkWriter, colors: ColorAccumulator) -> None:
+        """Commit the next chunk in the background, once the one before it is committed.
+
+        Args:
+            writer: of a chunk whose images are all written; it is closed here, on an error too.
+            colors: what its training images add to the sums.
+
+        Raises:
+            OSError: the commit of the chunk before failed.
+        """
+        assert self._thread is not None
+        try:
+            self._wait()
+        except BaseException:
+            writer.close()
+            raise
+        self._pending = self._thread.submit(self._commit, writer, colors)
+
+    def _commit(self, writer: ChunkWriter, colors: ColorAccumulator) -> None:
+        try:
+            writer.sync()
+            write_bytes(self._record_path(self.num_chunks), _npz(writer.record()))
+        finally:
+            writer.close()
+        num_chunks, color_sums = self.num_chunks + 1, self.color_sums + colors.sums()
+        sync_folder(self._staging.parts_folder)
+        sync_folder(self._staging.folder)
+        write_bytes(self._staging.cursor_path, _npz({"pieces": np.array(num_chunks), **color_sums.arrays()}))
+        self.num_chunks, self.color_sums = num_chunks, color_sums
+
+    def _wait(self) -> None:
+        """Wait for the commit in the background; raise its error."""
+        if self._pending is not None:
+            self._pending.result()
+
+    def _record_path(self, index: int) -> Path:
+        return self._staging.parts_folder / f"{index:08d}.npz"
+
+    def __enter__(self) -> Self:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="alexnet-prepare-commit")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Finish the commit in the background, whatever ended the block; the lock must outlive it."""
+        assert self._thread is not None
+        try:
+            if error is None:
+                self._wait()
+        finally:
+            while True:
+                try:
+                    self._thread.shutdown()
+                    break
+                except KeyboardInterrupt:
+                    continue
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    return content.getvalue()
