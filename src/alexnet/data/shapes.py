@@ -1,6 +1,7 @@
-"""A small data set that needs no network: drawn, not photographed, and named as generated wherever it is shown."""
+"""A small generated data set that needs no network; its title says that it is generated."""
 
 import io
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,18 +18,20 @@ SHAPES_SIDE_PX = 32
 SHAPES_SEED = 2012
 
 
-def fetch_shapes(destination: Path, report: Callable[[str], None]) -> None:
-    """Draw a small data set: ten kinds of figures, 32 x 32 pixels, the same pixels each time; it needs no network.
+_logger = logging.getLogger(__name__)
+
+
+def fetch_shapes(destination: Path) -> None:
+    """Draw a small data set of ten shapes, 32 x 32 pixels, with the same pixels each time.
 
     Args:
         destination: a folder that does not exist yet, or is empty; gets train/ and val/ with a folder for each class.
-        report: is given lines for people.
 
     Raises:
         RequestError: the destination is taken.
     """
     with staged_folder(destination) as stage:
-        report(f"drawing {sum(SHAPES_PER_CLASS.values()) * len(SHAPES):,} images of shapes (generated, no photographs)")
+        _logger.info(f"drawing {sum(SHAPES_PER_CLASS.values()) * len(SHAPES):,} generated images of shapes")
         for split_number, (split, num_images) in enumerate(SHAPES_PER_CLASS.items()):
             for label, shape in enumerate(SHAPES):
                 folder = stage / split / shape
