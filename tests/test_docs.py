@@ -119,11 +119,14 @@ def test_files_and_names_of_code_exist(page: Path) -> None:
         for path in re.findall(r"(?<![\w/.-])(?:[\w-]+/)+[\w.-]+\.(?:py|sh|sbatch|yaml|toml|md)\b", span):
             places = [root / path for root in (ROOT, ROOT / "src" / "alexnet")]
             assert any(place.exists() for place in places), f"{page.name} names {path}, which does not exist"
-        for name in re.findall(r"(?<![\w./-])alexnet\.[a-z_]+[\w.]*", span):
-            with contextlib.suppress(ValueError):  # an attribute that exists, or a module
-                pkgutil.resolve_name(name)
-                continue
-            pytest.fail(f"{page.name} names {name}, which does not exist")
+        names = re.findall(r"(?<![\w./-])alexnet\.[a-z_]+[\w.]*", span)
+        for module, imported in re.findall(r"from (alexnet[\w.]*) import ([\w, ]+)", span):
+            names += [f"{module}.{name.strip()}" for name in imported.split(",")]
+        for name in names:
+            try:
+                pkgutil.resolve_name(name)  # a module, or an attribute of one
+            except (ImportError, AttributeError):
+                pytest.fail(f"{page.name} names {name}, which does not exist")
 
 
 def test_examples_of_commands_split_as_a_shell_splits_them() -> None:
