@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.bench.timing import alternate, wait_for
-from alexnet.model.convolution import across_columns
+from alexnet.model.convolution import ungrouped_weight
 from alexnet.system.machine import machine_facts, source_commit
 
 COLUMNS = 2
@@ -30,7 +30,7 @@ def grouped(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def with_zeros(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return F.conv2d(x, across_columns(weight, COLUMNS), padding=weight.shape[2] // 2)
+    return F.conv2d(x, ungrouped_weight(weight, COLUMNS), padding=weight.shape[2] // 2)
 
 
 def side_by_side(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

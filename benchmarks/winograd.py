@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from alexnet.bench.timing import alternate, median_ratio
-from alexnet.model.convolution import WINOGRAD_FROM_IMAGES, Convolution2d
+from alexnet.model.convolution import MIN_WINOGRAD_IMAGES, Convolution2d
 from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.system.machine import allocator_environment, machine_facts, source_commit
 
@@ -52,7 +52,7 @@ def layer_and_data(name: str, images: int) -> tuple[Convolution2d, torch.Tensor,
 
 def errors(name: str) -> dict[str, dict[str, float]]:
     """Of results and of the gradients of the weights, by way."""
-    layer, x, gradient = layer_and_data(name, WINOGRAD_FROM_IMAGES)
+    layer, x, gradient = layer_and_data(name, MIN_WINOGRAD_IMAGES)
 
     def made(layer: Convolution2d, x: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         result = layer(x)

@@ -120,9 +120,11 @@ def _kernels() -> Finding:
     if reason is None:
         good = "normalizing and pooling in one pass, float32 convolutions with fewer products (Numba)"
         return Finding("kernels", "good", good)
-    from alexnet.system.triton_probe import PLAIN_VARIABLE
+    from alexnet.system.triton_probe import REFERENCE_OPS_VARIABLE
 
-    helps = "unset it" if os.environ.get(PLAIN_VARIABLE) else "`pip install --force-reinstall numba` usually helps"
+    helps = (
+        "unset it" if os.environ.get(REFERENCE_OPS_VARIABLE) else "`pip install --force-reinstall numba` usually helps"
+    )
     return Finding(
         "kernels",
         "lacking",

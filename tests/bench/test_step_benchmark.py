@@ -70,7 +70,7 @@ def test_a_step_is_measured_and_shares_follow_from_it(capsys: pytest.CaptureFixt
 def test_layers_are_measured_as_a_gpu_replays_them() -> None:
     measured = layer_times(torch.device("cuda"), "bfloat16", 64, times=3)
     assert measured[0]["layer"] == "conv1 + ReLU + ResponseNorm + Pool"
-    assert len(measured) == len(AlexNet().passes)
+    assert len(measured) == len(AlexNet().compiled_ops)
     # conv2 multiplies 224 million pairs an image, fc8 4 million.
     times = {layer["layer"].split(" + ")[0]: layer["forward_ms"] + layer["backward_ms"] for layer in measured}
     assert 0 < times["fc8"] < times["conv2"] < 5

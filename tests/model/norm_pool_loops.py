@@ -20,7 +20,7 @@ def denominators(x: np.ndarray, form: NormPool) -> np.ndarray:
 
 def normalized(x: np.ndarray, form: NormPool) -> np.ndarray:
     """What stands before the pooling, (B, C, H, W)."""
-    x = np.where(x <= 0, 0, x) if form.rectify_before else x
+    x = np.where(x <= 0, 0, x) if form.relu_before else x
     return x * denominators(x, form) ** -form.beta if form.normalizes else x
 
 
@@ -42,14 +42,14 @@ def forward(x: np.ndarray, form: NormPool) -> np.ndarray:
             result[:, :, r, c] = places.max((2, 3))
     else:
         result = activations
-    return np.where(result <= 0, 0, result) if form.rectify_after else result
+    return np.where(result <= 0, 0, result) if form.relu_after else result
 
 
 def backward(
     gradient: np.ndarray, x: np.ndarray, result: np.ndarray, winners: np.ndarray, form: NormPool
 ) -> tuple[np.ndarray, float]:
     """The gradient of x, and the norm of the terms whose difference it is."""
-    gradient = gradient * (result > 0) if form.rectify_after else gradient
+    gradient = gradient * (result > 0) if form.relu_after else gradient
     g = gradient
     if form.pools:
         g = np.zeros_like(x)
@@ -57,9 +57,9 @@ def backward(
             for row in range(places.shape[2]):
                 for column in range(places.shape[3]):
                     place, won = row * form.pool + column, winners[:, :, r, c].astype(int)
-                    chosen = won >> place & 1 if form.ties == "every" else won == place
+                    chosen = won >> place & 1 if form.all_ties else won == place
                     places[:, :, row, column] += chosen * gradient[:, :, r, c]
-    a = np.where(x <= 0, 0, x) if form.rectify_before else x
+    a = np.where(x <= 0, 0, x) if form.relu_before else x
     if form.normalizes:
         d = denominators(a, form)
         crossed = np.zeros_like(a)
@@ -71,7 +71,7 @@ def backward(
         g = direct - crossed
     else:
         terms = float(np.linalg.norm(g))
-    return g * (x > 0) if form.rectify_before else g, terms
+    return g * (x > 0) if form.relu_before else g, terms
 
 
 def winners_of(x: np.ndarray, form: NormPool) -> np.ndarray:
@@ -82,7 +82,7 @@ def winners_of(x: np.ndarray, form: NormPool) -> np.ndarray:
         for b, m in np.ndindex(*x.shape[:2]):
             rows, columns = np.nonzero(places[b, m] == places[b, m].max())
             marks = rows * form.pool + columns
-            noted[b, m, r, c] = sum(1 << mark for mark in marks) if form.ties == "every" else marks[0]
+            noted[b, m, r, c] = sum(1 << mark for mark in marks) if form.all_ties else marks[0]
     return noted
 
 
@@ -94,7 +94,7 @@ def require_largest(winners: np.ndarray, x: np.ndarray, form: NormPool, within: 
     for r, c, places in windows(normalized(x, form), form):
         for b, m in np.argwhere(winners[:, :, r, c] != exact[:, :, r, c]):
             mark, largest = int(winners[b, m, r, c]), places[b, m].max()
-            chosen = [p for p in range(form.pool**2) if mark >> p & 1] if form.ties == "every" else [mark]
+            chosen = [p for p in range(form.pool**2) if mark >> p & 1] if form.all_ties else [mark]
             assert chosen
             for place in chosen:
                 assert abs(places[b, m][divmod(place, form.pool)] - largest) <= within * abs(largest)

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.errors import RequestError
-from alexnet.model.columns import AllRows, BothColumns, OneColumn, OwnRows, column_steps
-from alexnet.model.network import VARIANTS, AlexNet
+from alexnet.model.columns import ColumnNetwork, GatherColumns, GatherRows, SplitRows, column_steps
+from alexnet.model.network import AlexNet
+from alexnet.model.variants import VARIANTS
 from alexnet.parallel.layout import ColumnLayers
 from alexnet.parallel.pair import ColumnPair
 
@@ -94,7 +95,7 @@ def network_of(variant: str, num_classes: int = 7, width: float = 0.0625) -> Ale
 
 
 def batch_of(network: AlexNet, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-    random, side = torch.Generator().manual_seed(5), network.description.image_px
+    random, side = torch.Generator().manual_seed(5), network.spec.image_px
     images = 50 * torch.randn(num, 3, side, side, generator=random, dtype=torch.float64)
     return images, torch.randint(0, network.num_classes, (num,), generator=random)
 
@@ -123,10 +124,10 @@ def compare(
     images, labels = batch_of(whole, num)
     scores, gradients = derived(whole, images, labels)
 
-    def one_column(pair: ThreadPair) -> tuple[torch.Tensor, dict[str, Any], OneColumn]:
-        column = OneColumn(network_of(variant, num_classes, width), pair, column_layers)
+    def one_column(pair: ThreadPair) -> tuple[torch.Tensor, dict[str, Any], ColumnNetwork]:
+        column = ColumnNetwork(network_of(variant, num_classes, width), pair, column_layers)
         own_scores, own = derived(column, images, labels)
-        return own_scores, column.whole(own), column
+        return own_scores, column.gather(own), column
 
     both = in_both(one_column)
     for own_scores, own, _ in both:
@@ -134,7 +135,7 @@ def compare(
         assert own.keys() == gradients.keys()
     for name, expected in gradients.items():
         # What both processes hold, each derived with its own images; what is cut came together from both.
-        if name.rpartition(".")[0] in both[0][2].cut_layers:
+        if name.rpartition(".")[0] in both[0][2].split_layers:
             assert_alike(both[0][1][name], expected, name)
             assert_alike(both[1][1][name], expected, name)
         else:
@@ -173,11 +174,11 @@ def test_the_parts_together_are_the_whole_and_nothing_else() -> None:
         def part(
             pair: ThreadPair, column_layers: ColumnLayers = column_layers
         ) -> tuple[dict[str, Any], dict[str, Any]]:
-            column = OneColumn(network_of("paper", num_classes=5), pair, column_layers)
+            column = ColumnNetwork(network_of("paper", num_classes=5), pair, column_layers)
             own = column.state_dict()
-            cut = column.cut(network_of("paper", num_classes=5).state_dict())
+            cut = column.split(network_of("paper", num_classes=5).state_dict())
             assert all(torch.equal(cut[name], own[name]) for name in own)
-            return own, column.whole(own)
+            return own, column.gather(own)
 
         (first, joined), (second, joined_too) = in_both(part)
         for name, tensor in state.items():
@@ -194,7 +195,7 @@ def test_evaluation_needs_no_more_than_training() -> None:
 
         def scores(pair: ThreadPair, column_layers: ColumnLayers = column_layers) -> torch.Tensor:
             with torch.inference_mode():
-                return OneColumn(network_of("paper").eval(), pair, column_layers)(images).clone()
+                return ColumnNetwork(network_of("paper").eval(), pair, column_layers)(images).clone()
 
         for found in in_both(scores):
             assert_alike(found, expected, column_layers)
@@ -207,7 +208,7 @@ def test_the_masks_are_those_of_the_whole_batch_and_layer(column_layers: ColumnL
     images, labels = batch_of(whole, 4)
     expected = derived(whole, images, labels)[0]
     for found in in_both(
-        lambda pair: derived(OneColumn(network_of("torchvision"), pair, column_layers), images, labels)
+        lambda pair: derived(ColumnNetwork(network_of("torchvision"), pair, column_layers), images, labels)
     ):
         assert_alike(found[0], expected, "scores")
     undropped = network_of("torchvision").eval()(images).detach()
@@ -215,39 +216,39 @@ def test_the_masks_are_those_of_the_whole_batch_and_layer(column_layers: ColumnL
 
 
 def test_the_paper_exchanges_before_conv3_and_the_dense_layers_only() -> None:
-    steps = column_steps(AlexNet(10, "paper", 0.0625).stages, "every-layer", "paper")
-    assert [step.layer.name for step in steps if isinstance(step, BothColumns)] == ["conv3", "fc6", "fc7", "fc8"]
-    assert not any(isinstance(step, OwnRows | AllRows) for step in steps)
+    steps = column_steps(AlexNet(10, "paper", 0.0625).fused_ops, "every-layer", "paper")
+    assert [step.layer.name for step in steps if isinstance(step, GatherColumns)] == ["conv3", "fc6", "fc7", "fc8"]
+    assert not any(isinstance(step, SplitRows | GatherRows) for step in steps)
 
 
 def test_no_communication_exchanges_before_the_last_layer_only() -> None:
-    steps = column_steps(AlexNet(10, "no-communication", 0.0625).stages, "every-layer", "no-communication")
-    assert [step.layer.name for step in steps if isinstance(step, BothColumns)] == ["fc8"]
+    steps = column_steps(AlexNet(10, "no-communication", 0.0625).fused_ops, "every-layer", "no-communication")
+    assert [step.layer.name for step in steps if isinstance(step, GatherColumns)] == ["fc8"]
 
 
 def test_in_dense_columns_the_images_are_shared_up_to_the_first_dense_layer() -> None:
-    steps = column_steps(AlexNet(10, "paper", 0.0625).stages, "dense", "paper")
-    assert steps[0] == OwnRows()
-    assert [step.layer.name for step in steps if isinstance(step, AllRows)] == ["fc6"]
-    assert [step.layer.name for step in steps if isinstance(step, BothColumns)] == ["fc7", "fc8"]
+    steps = column_steps(AlexNet(10, "paper", 0.0625).fused_ops, "dense", "paper")
+    assert steps[0] == SplitRows()
+    assert [step.layer.name for step in steps if isinstance(step, GatherRows)] == ["fc6"]
+    assert [step.layer.name for step in steps if isinstance(step, GatherColumns)] == ["fc7", "fc8"]
 
 
 def test_every_variant_is_in_columns_or_says_why_not() -> None:
     assert {*IN_COLUMNS, *ONE_COLUMN} == set(VARIANTS)
     for variant in IN_COLUMNS:
-        assert column_steps(AlexNet(10, variant, 0.0625).stages, "every-layer", variant)
+        assert column_steps(AlexNet(10, variant, 0.0625).fused_ops, "every-layer", variant)
     for variant in ONE_COLUMN:
-        with pytest.raises(RequestError, match="allowed is"):
-            column_steps(AlexNet(10, variant, 0.0625).stages, "every-layer", variant)
+        with pytest.raises(RequestError, match="--columns 1"):
+            column_steps(AlexNet(10, variant, 0.0625).fused_ops, "every-layer", variant)
     for variant in VARIANTS:
-        assert column_steps(AlexNet(10, variant, 0.0625).stages, "dense", variant)
+        assert column_steps(AlexNet(10, variant, 0.0625).fused_ops, "dense", variant)
 
 
 def test_a_gradient_is_not_counted_twice() -> None:
     """The trap of gathers that sum over processes: both compute the loss, each gradient is wanted once."""
 
     def gradient(pair: ThreadPair) -> torch.Tensor:
-        column = OneColumn(network_of("paper").eval(), pair)
+        column = ColumnNetwork(network_of("paper").eval(), pair)
         images, labels = batch_of(column, 2)
         F.cross_entropy(column(images), labels).backward()
         grad = column.get_parameter("fc8.bias").grad

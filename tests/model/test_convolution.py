@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from alexnet.model import kernels
 from alexnet.model.convolution import (
-    PRODUCT_UP_TO_PX,
+    MAX_PRODUCT_SIDE,
     Convolution2d,
-    _in_blocks,
-    across_columns,
-    by_blocks,
+    space_to_depth,
+    space_to_depth_convolution,
+    ungrouped_weight,
     weight_gradient,
 )
-from alexnet.model.kernels.operators import in_blocks
+from alexnet.model.kernels.operators import space_to_depth as fused_space_to_depth
 
 
 def gradient_by_loops(x: np.ndarray, g: np.ndarray, kernel: tuple[int, int], padding: tuple[int, int]) -> np.ndarray:
@@ -65,7 +65,7 @@ def test_weight_gradient_equals_the_loops(
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("side", [3, PRODUCT_UP_TO_PX])
+@pytest.mark.parametrize("side", [3, MAX_PRODUCT_SIDE])
 def test_layer_trains_like_the_float64_one(side: int, autocast: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     layer = Convolution2d(6, 10, 3, padding=1).to(memory_format=torch.channels_last)
@@ -82,7 +82,7 @@ def test_layer_trains_like_the_float64_one(side: int, autocast: bool) -> None:
     given_x = (x if autocast else x.bfloat16()).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         result = layer(given_x)
-    assert "_ByProduct" in type(result.grad_fn).__name__
+    assert "_WindowProduct" in type(result.grad_fn).__name__
     assert result.dtype == torch.bfloat16
     result.backward(g.bfloat16())
     for name, got, want in (
@@ -107,7 +107,7 @@ def test_other_layers_are_left_to_torch() -> None:
         (Convolution2d(4, 4, 3, stride=2, **half), torch.ones(1, 4, 3, 3, **half)),
     ):
         result = layer(x)
-        assert "_ByProduct" not in type(result.grad_fn).__name__
+        assert "_WindowProduct" not in type(result.grad_fn).__name__
         assert torch.equal(result, torch.nn.Conv2d.forward(layer, x))
 
 
@@ -121,7 +121,7 @@ def test_blocks_and_a_stride_are_one(height: int, width: int, kernel: int, strid
     weight = torch.randn(5, 3, kernel, kernel, dtype=torch.float64, generator=generator, requires_grad=True)
     bias = torch.randn(5, dtype=torch.float64, generator=generator, requires_grad=True)
     want = F.conv2d(F.pad(x, (0, end, 0, end)), weight, bias, stride)
-    got = by_blocks(x, weight, bias, stride, end)
+    got = space_to_depth_convolution(x, weight, bias, stride, end)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
     gradient = torch.randn(want.shape, dtype=torch.float64, generator=generator)
     inputs = (x, weight, bias)
@@ -135,7 +135,7 @@ def test_columns_and_zeros_are_one() -> None:
     generator = torch.Generator().manual_seed(6)
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64, generator=generator)
     weight = torch.randn(9, 2, 3, 3, dtype=torch.float64, generator=generator, requires_grad=True)
-    want, got = F.conv2d(x, weight, groups=3), F.conv2d(x, across_columns(weight, 3))
+    want, got = F.conv2d(x, weight, groups=3), F.conv2d(x, ungrouped_weight(weight, 3))
     torch.testing.assert_close(got, want)
     for one, other in zip(torch.autograd.grad(got.sum(), weight), torch.autograd.grad(want.sum(), weight), strict=True):
         torch.testing.assert_close(one, other)
@@ -145,7 +145,7 @@ def test_columns_and_zeros_are_one() -> None:
 def test_the_first_layer_reads_blocks_in_bfloat16(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    layer = Convolution2d(3, 8, 11, 4, end=3).to(device=device, memory_format=torch.channels_last)
+    layer = Convolution2d(3, 8, 11, 4, end_padding=3).to(device=device, memory_format=torch.channels_last)
     x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(7)).to(device)
     want = F.conv2d(F.pad(x, (0, 3, 0, 3)).double(), layer.weight.double(), layer.bias.double(), 4)
     assert torch.equal(layer(x), F.conv2d(F.pad(x, (0, 3, 0, 3)), layer.weight, layer.bias, 4))
@@ -169,6 +169,6 @@ def test_blocks_laid_in_one_pass_are_those_of_many(
 ) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(7)).to(given_dtype)
     for to_channels_last in (x, x.contiguous(memory_format=torch.channels_last)):
-        got = in_blocks(to_channels_last, stride, blocks, dtype)
-        assert torch.equal(got, _in_blocks(x, blocks, stride).to(dtype))
+        got = fused_space_to_depth(to_channels_last, stride, blocks, dtype)
+        assert torch.equal(got, space_to_depth(x, blocks, stride).to(dtype))
         assert got.is_contiguous(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from alexnet.model import kernels
-from alexnet.model.convolution import WINOGRAD_FROM_IMAGES, Convolution2d
+from alexnet.model.convolution import MIN_WINOGRAD_IMAGES, Convolution2d
 from alexnet.model.kernels import reference_ops
 from alexnet.model.layers import max_pool
 from alexnet.model.network import AlexNet
@@ -115,7 +115,7 @@ def test_ties_and_what_is_no_number_pool_the_same_under_a_transform() -> None:
 @pytest.mark.parametrize("learned", ["weight", "bias"])
 def test_layers_with_fewer_products_leave_transforms_to_the_library(learned: str) -> None:
     layer = Convolution2d(64, 64, 5, padding=2)
-    x = torch.randn(WINOGRAD_FROM_IMAGES, 64, 32, 32, generator=torch.Generator().manual_seed(9))
+    x = torch.randn(MIN_WINOGRAD_IMAGES, 64, 32, 32, generator=torch.Generator().manual_seed(9))
     layer(x).square().mean().backward()
     parameters = {name: one.detach() for name, one in layer.named_parameters()}
     found = grad(lambda given: functional_call(layer, given, (x,)).square().mean())(parameters)
@@ -156,14 +156,14 @@ def test_fewer_products_are_counted_as_those_of_the_plain_convolution() -> None:
 
     for kernel in (3, 5):
         layer = Convolution2d(96, 128, kernel, padding=kernel // 2, groups=2)
-        x = torch.randn(WINOGRAD_FROM_IMAGES, 96, 40, 40).requires_grad_()
+        x = torch.randn(MIN_WINOGRAD_IMAGES, 96, 40, 40).requires_grad_()
         with FlopCounterMode(display=False) as counter:
             layer(x).sum().backward()
         assert any("alexnet" in str(name) for name in counter.get_flop_counts()["Global"])
         once = 2 * len(x) * 40 * 40 * 128 * 48 * kernel**2
         assert counter.get_total_flops() == 3 * once
-    first = Convolution2d(3, 24, 11, 4, end=3)
+    first = Convolution2d(3, 24, 11, 4, end_padding=3)
     with FlopCounterMode(display=False) as counter:
-        first(torch.randn(WINOGRAD_FROM_IMAGES, 3, 224, 224)).sum().backward()
+        first(torch.randn(MIN_WINOGRAD_IMAGES, 3, 224, 224)).sum().backward()
     assert any("strided" in str(name) for name in counter.get_flop_counts()["Global"])
-    assert counter.get_total_flops() == 2 * 2 * WINOGRAD_FROM_IMAGES * 55 * 55 * 24 * 3 * 11 * 11
+    assert counter.get_total_flops() == 2 * 2 * MIN_WINOGRAD_IMAGES * 55 * 55 * 24 * 3 * 11 * 11

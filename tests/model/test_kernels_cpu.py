@@ -17,12 +17,12 @@ from alexnet.model.kernels.norm_pool import NormPool
 from alexnet.model.layer_specs import pooled_side
 from alexnet.system import numba_jit
 
-pytestmark = pytest.mark.skipif(cpu.why_not() is not None, reason=str(cpu.why_not()))
+pytestmark = pytest.mark.skipif(cpu.unavailable_reason() is not None, reason=str(cpu.unavailable_reason()))
 
-PAPER = NormPool(rectify_before=True, size=5, alpha=1e-4, beta=0.75, k=2.0, columns=2, pool=3, stride=2, ties="one")
-SOURCE = NormPool(size=5, alpha=1e-4, k=2.0, columns=2, pool=2, stride=2, ties="every", rectify_after=True)
-NORM_ALONE = dataclasses.replace(PAPER, rectify_before=False, pool=1, stride=1)
-POOL_ALONE = dataclasses.replace(PAPER, rectify_before=False, alpha=0.0, k=1.0)
+PAPER = NormPool(relu_before=True, size=5, alpha=1e-4, beta=0.75, k=2.0, columns=2, pool=3, stride=2)
+SOURCE = NormPool(size=5, alpha=1e-4, k=2.0, columns=2, pool=2, stride=2, all_ties=True, relu_after=True)
+NORM_ALONE = dataclasses.replace(PAPER, relu_before=False, pool=1, stride=1)
+POOL_ALONE = dataclasses.replace(PAPER, relu_before=False, alpha=0.0, k=1.0)
 DTYPES = [torch.float32, torch.bfloat16]
 
 
@@ -39,7 +39,7 @@ def run(
     result = last(torch.full(shape, math.nan), x.dtype)
     winners = torch.empty(0, dtype=torch.uint8)
     if form.pools:
-        winners = last(torch.zeros(shape), torch.int16 if form.ties == "every" else torch.uint8)
+        winners = last(torch.zeros(shape), torch.int16 if form.all_ties else torch.uint8)
     cpu.norm_pool(x, None, form, result, winners)
     of_x = last(torch.full(x.shape, math.nan), x.dtype)
     above = last(np.ones(shape) if gradient is None else gradient, x.dtype)
@@ -142,8 +142,8 @@ def test_equals_the_loops(
         k=k,
         columns=columns,
         stride=min(stride, form.pool),
-        rectify_before=rectify[0],
-        rectify_after=rectify[1],
+        relu_before=rectify[0],
+        relu_after=rectify[1],
     )
     x = np.random.default_rng(seed).normal(size=(images, per_column * columns, height, width)) * scale
     check(last(x, torch.float32), form, seed)
@@ -189,7 +189,7 @@ def test_ties(form: NormPool, dtype: torch.dtype) -> None:
     x[:, 0] = -np.inf  # also what stands beyond the edges
     _, winners, _ = run(last(x, dtype), form)
     inside = np.full(winners.shape, -1)  # bits beyond the edge say nothing
-    if form.ties == "every":
+    if form.all_ties:
         for r, c, places in windows(x, form):
             rows, columns = np.indices(places.shape[2:])
             inside[:, :, r, c] = sum(1 << int(mark) for mark in (rows * form.pool + columns).flat)
@@ -370,7 +370,7 @@ def check_norm_pool(layout: str, dtype: torch.dtype, form: NormPool, biased: boo
     if biased:
         leaves.append(lying("maps first", (1, 6, 1, 2), torch.float32, 2)[0, :, 0, 0].contiguous().requires_grad_())
         exact = exact + leaves[1].detach().double().numpy()[:, None, None]
-    numbers = dataclasses.astuple(dataclasses.replace(form, ties=form.ties == "every"))  # type: ignore[arg-type]
+    numbers = form.as_scalars()
     result, winners = operators._norm_pool(leaves[0], leaves[1] if biased else None, *numbers)
     gradient = lying(layout, tuple(result.shape), dtype, 3)
     of_x, *of_bias = torch.autograd.grad(result, leaves, gradient)
@@ -395,7 +395,7 @@ def check_same_map_norm(layout: str, dtype: torch.dtype) -> None:
 def check_in_blocks(layout: str, dtype: torch.dtype) -> None:
     x = lying(layout, (2, 3, 7, 8), dtype, 6)
     for asked in DTYPES:
-        result = operators.in_blocks(x, 3, (4, 2), asked)
+        result = operators.space_to_depth(x, 3, (4, 2), asked)
         assert result.dtype == asked and result.is_contiguous(memory_format=torch.channels_last)
         # The last row of blocks lies beyond the edge, and the last two columns of places are in no block.
         np.testing.assert_array_equal(result.double().numpy(), blocks(x.double().numpy(), 3, 4, 2))
@@ -413,7 +413,7 @@ def blocks(x: np.ndarray, stride: int, rows: int, columns: int) -> np.ndarray:
 
 @pytest.mark.usefixtures("unwritten_is_nan")
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("form", [PAPER, SOURCE, NormPool(rectify_before=True)])
+@pytest.mark.parametrize("form", [PAPER, SOURCE, NormPool(relu_before=True)])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_layout_is_normalized_and_pooled(layout: str, dtype: torch.dtype, form: NormPool, biased: bool) -> None:
@@ -431,13 +431,13 @@ def test_any_layout_is_normalized_within_maps_and_laid_in_blocks(layout: str, dt
 def test_blocks_have_no_gradient_even_of_no_image() -> None:
     for images in (0, 2):
         x = torch.ones(images, 3, 6, 6, requires_grad=True)
-        with pytest.raises(RuntimeError, match="blocks of places have no gradient at all"):
-            operators.in_blocks(x, 3, (2, 2), torch.float32).sum().backward()
+        with pytest.raises(RuntimeError, match="space_to_depth has no gradient"):
+            operators.space_to_depth(x, 3, (2, 2), torch.float32).sum().backward()
 
 
 def test_blocks_of_no_place_are_zeros() -> None:
     x = torch.ones(2, 3, 0, 5)
-    assert torch.equal(operators.in_blocks(x, 2, (2, 2), torch.float32), torch.zeros(2, 12, 2, 2))
+    assert torch.equal(operators.space_to_depth(x, 2, (2, 2), torch.float32), torch.zeros(2, 12, 2, 2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,6 +1,5 @@
 """The Triton kernels against float64: on a GPU where there is one, else interpreted on the processor."""
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -19,15 +18,15 @@ from alexnet.model.kernels import gpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-PAPER = NormPool(rectify_before=True, alpha=0.05, k=2.0, columns=2, pool=3, stride=2)
-SOURCE = NormPool(alpha=0.01, k=2.0, columns=2, pool=3, stride=2, ties="every", rectify_after=True)
+PAPER = NormPool(relu_before=True, alpha=0.05, k=2.0, columns=2, pool=3, stride=2)
+SOURCE = NormPool(alpha=0.01, k=2.0, columns=2, pool=3, stride=2, all_ties=True, relu_after=True)
 FORMS = {
     "paper": PAPER,
     "source": SOURCE,
     "norm alone": NormPool(alpha=0.05, k=1.0, size=4, beta=0.6),
-    "pool alone": NormPool(rectify_before=True, pool=2, stride=2),
-    "pool, every": NormPool(pool=3, stride=1, ties="every"),
-    "pool, rectified": NormPool(pool=3, stride=2, rectify_after=True),
+    "pool alone": NormPool(relu_before=True, pool=2, stride=2),
+    "pool, every": NormPool(pool=3, stride=1, all_ties=True),
+    "pool, rectified": NormPool(pool=3, stride=2, relu_after=True),
 }
 
 
@@ -81,7 +80,7 @@ def test_norm_pool(name: str, shape: tuple[int, ...], biased: bool) -> None:
     form = FORMS[name]
     x = distinct(shape, 3, torch.float32)
     bias = distinct((1, shape[1], 1, 1), 4, torch.float32).flatten() if biased else None
-    assert max(errors(norm_pool_of(form), form.plain, x, bias)) < 1e-6
+    assert max(errors(norm_pool_of(form), form.reference, x, bias)) < 1e-6
     for added in (bias, None if bias is None else bias.bfloat16()):
         check_half(x.bfloat16(), added, form)
 
@@ -92,7 +91,7 @@ def check_half(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> No
     if bias is not None:
         exact = exact + bias.double().cpu().numpy()[:, None, None]
     wanted = forward(exact, form)
-    numbers = dataclasses.astuple(dataclasses.replace(form, ties=form.ties == "every"))  # type: ignore[arg-type]
+    numbers = form.as_scalars()
     leaves = [tensor.clone().requires_grad_() for tensor in (x, bias) if tensor is not None]
     result, winners = operators._norm_pool(leaves[0], None if bias is None else leaves[1], *numbers)
     gradient = distinct(wanted.shape, 1, torch.bfloat16)
@@ -125,8 +124,8 @@ def test_sums_over_places(shape: tuple[int, ...], dtype: torch.dtype, monkeypatc
     monkeypatch.setattr(gpu, "_MOST_PARTS", 5)  # so that a program sums more than one block of rows
     x = distinct(shape, 5, dtype)
     sums, again = (torch.full((shape[1],), torch.nan, device=DEVICE) for _ in range(2))
-    gpu.sums_over_places(x, sums)
-    gpu.sums_over_places(x, again)
+    gpu.channel_sums(x, sums)
+    gpu.channel_sums(x, again)
     wanted = x.double().sum((0, 2, 3))
     assert float((sums.double() - wanted).abs().max()) < 1e-6 * float(x.double().abs().sum((0, 2, 3)).max())
     assert torch.equal(sums, again)
@@ -138,7 +137,7 @@ def test_sums_over_places(shape: tuple[int, ...], dtype: torch.dtype, monkeypatc
     columns=st.integers(1, 3),
     size=st.integers(1, 6),
     pool=st.integers(1, 3),
-    ties=st.sampled_from(["one", "every"]),
+    all_ties=st.booleans(),
     before=st.booleans(),
     after=st.booleans(),
     biased=st.booleans(),
@@ -152,7 +151,7 @@ def test_norm_pool_at_any_size(
     columns: int,
     size: int,
     pool: int,
-    ties: str,
+    all_ties: bool,
     before: bool,
     after: bool,
     biased: bool,
@@ -162,22 +161,22 @@ def test_norm_pool_at_any_size(
     data: st.DataObject,
 ) -> None:
     form = NormPool(
-        rectify_before=before,
+        relu_before=before,
         size=size,
         alpha=0.1,
         k=1.5,
         columns=columns,
         pool=pool,
         stride=data.draw(st.integers(1, pool)),
-        ties=ties,  # type: ignore[arg-type]
-        rectify_after=after,
+        all_ties=all_ties,
+        relu_after=after,
     )
     x = distinct((2, per_column * columns, height, width), seed, torch.float32)
-    if before and ties == "every":
+    if before and all_ties:
         x = x.abs() + 0.1  # many a zero is tied, and each gets the gradient, which rectifying then takes away
         biased = False
     bias = distinct((1, x.shape[1], 1, 1), seed + 1, torch.float32).flatten() if biased else None
-    result, *gradients = errors(norm_pool_of(form), form.plain, x, bias)
+    result, *gradients = errors(norm_pool_of(form), form.reference, x, bias)
     # Of few places the two terms of a gradient may nearly cancel, all of them.
     assert result < 1e-6 and max(gradients) < 1e-5
 
@@ -200,7 +199,7 @@ def test_what_is_no_number_is_seen(form: NormPool) -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1e15])
 def test_tiny_and_huge(scale: float) -> None:
     x = distinct((2, 6, 5, 5), 6, torch.float32) * scale
-    assert max(errors(lambda v: operators.norm_pool(v, PAPER), PAPER.plain, x)) < 1e-5
+    assert max(errors(lambda v: operators.norm_pool(v, PAPER), PAPER.reference, x)) < 1e-5
 
 
 def test_any_layout_and_no_image() -> None:

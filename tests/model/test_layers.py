@@ -12,8 +12,8 @@ from alexnet.errors import RequestError
 from alexnet.model.convolution import Convolution2d
 from alexnet.model.layers import (
     ColumnLinear,
-    Dropout,
     LocallyConnected2d,
+    SeededDropout,
     average_pool,
     initialize,
     max_pool,
@@ -56,7 +56,7 @@ def test_pools_equal_the_loops(side: int, size: int, stride: int, seed: int) -> 
         (LocallyConnected2d(2, 3, 3, 1, 4), (2, 2, 4, 4)),
         (ColumnLinear(6, 4, 2), (3, 6)),
         (Convolution2d(4, 6, 3, padding=1, groups=2), (2, 4, 5, 4)),
-        (Convolution2d(3, 2, 5, stride=4, end=3), (2, 3, 10, 10)),
+        (Convolution2d(3, 2, 5, stride=4, end_padding=3), (2, 3, 10, 10)),
     ],
     ids=["locally connected", "dense in columns", "convolution in columns", "first convolution"],
 )
@@ -84,9 +84,9 @@ def test_ties_go_to_one_or_to_every() -> None:
 
 
 def test_windows_that_leave_gaps_or_find_nothing_are_refused() -> None:
-    with pytest.raises(RequestError, match=r"windows of 2 places, 3 apart"):
+    with pytest.raises(RequestError, match=r"windows of 2 positions with stride 3 do not fit"):
         max_pool(torch.zeros(1, 1, 6, 6), 2, 3)
-    with pytest.raises(RequestError, match=r"windows of 5 places, 2 apart, over maps of shape \(1, 1, 2, 2\)"):
+    with pytest.raises(RequestError, match=r"windows of 5 positions with stride 2 do not fit shape \(1, 1, 2, 2\)"):
         average_pool(torch.zeros(1, 1, 2, 2), 5, 2)
 
 
@@ -122,7 +122,7 @@ def test_local_layer_with_equal_places_is_a_convolution() -> None:
 
 
 def test_dropout_multiplies_by_the_share_kept_when_testing() -> None:
-    layer, x = Dropout(0.3), torch.full((1000, 20), 2.0)
+    layer, x = SeededDropout(0.3), torch.full((1000, 20), 2.0)
     torch.testing.assert_close(layer.eval()(x), torch.full_like(x, 1.4))
     layer.train().generator = torch.Generator().manual_seed(3)
     out = layer(x)
@@ -131,13 +131,13 @@ def test_dropout_multiplies_by_the_share_kept_when_testing() -> None:
     assert abs((out == 0).double().mean().item() - 0.3) < 0.0163
     layer.generator.manual_seed(3)
     torch.testing.assert_close(layer(x), out)
-    assert Dropout(0.0).eval()(x) is x
+    assert SeededDropout(0.0).eval()(x) is x
     with pytest.raises(RequestError, match=r"dropout probability is 1\.0"):
-        Dropout(1.0)
+        SeededDropout(1.0)
 
 
 def test_inverted_dropout_scales_up_in_training_and_not_after() -> None:
-    layer, x = Dropout(0.2, inverted=True), torch.full((500, 20), 2.0)
+    layer, x = SeededDropout(0.2, inverted=True), torch.full((500, 20), 2.0)
     assert layer.eval()(x) is x
     out = layer.train()(x)
     assert set(out.unique().tolist()) == {0.0, 2.5}
@@ -170,7 +170,7 @@ def test_uniform_first_weights_are_torchs() -> None:
 @settings(max_examples=20, deadline=None)
 @given(num=st.integers(1, 9), size=st.integers(1, 9), seed=st.integers(0, 99))
 def test_dropout_of_parts_is_that_of_the_batch(num: int, size: int, seed: int) -> None:
-    first, second = Dropout(0.5), Dropout(0.3)
+    first, second = SeededDropout(0.5), SeededDropout(0.3)
     x = torch.ones(num, 6)
 
     def both(part: torch.Tensor) -> torch.Tensor:

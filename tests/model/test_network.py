@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alexnet import AlexNet
-from alexnet.model.network import VARIANTS
+from alexnet.model.variants import VARIANTS
 
 
 def test_counts_of_the_paper() -> None:

@@ -6,27 +6,37 @@ import pytest
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.layer_specs import Convolution, Dense, Drop, Flatten, NetworkSpec, Pool, ReLU, ResponseNorm
-from alexnet.model.network import VARIANTS, AlexNet
+from alexnet.model.layer_specs import (
+    Convolution,
+    Dense,
+    Dropout,
+    Flatten,
+    MaxPool,
+    NetworkSpec,
+    ReLU,
+    ResponseNorm,
+)
+from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
+from alexnet.model.variants import VARIANTS
 
 UNPADDED = NetworkSpec(
     source="here: no layer sees an edge, so that sliding is exactly its crops, 4 pixels apart",
     image_px=19,
     input_scale=(0.02, 0.03, 0.01),
     layers=(
-        Convolution(name="conv1", maps=8, kernel=3, stride=2, deviation=None),  # 19 -> 9
+        Convolution(name="conv1", out_channels=8, kernel=3, stride=2, init_std=None, bias=0),  # 19 -> 9
         ReLU(),
-        ResponseNorm(size=3, alpha=0.1),
-        Pool(),  # 9 -> 4
-        Convolution(name="conv2", maps=6, kernel=3, columns=2, deviation=None),  # 4 -> 2
+        ResponseNorm(size=3, alpha=0.1, beta=0.75, k=2),
+        MaxPool(size=3, stride=2),  # 9 -> 4
+        Convolution(name="conv2", out_channels=6, kernel=3, columns=2, init_std=None, bias=0),  # 4 -> 2
         ReLU(),
         Flatten(),
-        Drop("drop3", inverted=True),
-        Dense(name="fc3", units=10, deviation=None, bias=0.1),
+        Dropout("drop3", inverted=True),
+        Dense(name="fc3", units=10, init_std=None, bias=0.1),
         ReLU(),
-        Drop("drop4"),
-        Dense(name="fc4", units=None, deviation=None),
+        Dropout("drop4"),
+        Dense(name="fc4", units=None, init_std=None, bias=0),
     ),
 )
 
@@ -56,7 +66,7 @@ def pictures(num: int, rows: int, columns: int) -> torch.Tensor:
 )  # fmt: skip
 def test_at_the_crops_size_it_is_the_network(variant: str, width: float) -> None:
     network = made(variant, width)
-    side = network.description.image_px
+    side = network.spec.image_px
     images = pictures(2, side, side)
     with torch.inference_mode():
         maps, scores = class_maps(network, images), network(images)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from alexnet import AlexNet
-from alexnet.model.network import VARIANTS
+from alexnet.model.variants import VARIANTS
 
 Array = np.ndarray
 Step = tuple[Array, Callable[[Array], Array]]
@@ -340,7 +340,7 @@ def test_neurons_of_the_network_that_was_run() -> None:
     with torch.device("meta"):
         network = AlexNet(variant="original")
     assert sum(place.neurons for place in network.sized_layers) == 659_272
-    sizes = [(place.layer.name, place.writes) for place in network.sized_layers if place.neurons]  # type: ignore[union-attr]
+    sizes = [(place.name, (place.out_channels, place.out_side)) for place in network.sized_layers if place.neurons]  # type: ignore[union-attr]
     assert sizes == [
         ("conv1", (96, 55)), ("conv2", (256, 27)), ("conv3", (384, 13)), ("conv4", (384, 13)), ("conv5", (256, 13)),
         ("fc6", (4096, 1)), ("fc7", (4096, 1)), ("fc8", (1000, 1)),
@@ -350,7 +350,7 @@ def test_neurons_of_the_network_that_was_run() -> None:
 def test_non_overlapping_keeps_the_later_sizes() -> None:
     with torch.device("meta"):
         network = AlexNet(variant="non-overlapping")
-    sides = [place.writes[1] for place in network.sized_layers if place.writes[1] != place.reads[1]]
+    sides = [place.out_side for place in network.sized_layers if place.out_side != place.in_side]
     assert sides == [55, 28, 26, 13, 11, 6, 1]  # FACTS of the source: 55 -> 28 -> 26 -> 13 -> 13 -> 11 -> 6
     assert network.get_submodule("fc6").weight.shape == (4096, 9216)
 
@@ -361,4 +361,4 @@ def test_layer_names_are_unique_and_end_in_classes(variant: str) -> None:
         network = AlexNet(11, variant)
     names = [layer.name for layer in VARIANTS[variant].layers if hasattr(layer, "name")]
     assert len(set(names)) == len(names)
-    assert network.sized_layers[-1].writes == (11, 1) and network.sized_layers[-1].weight_shape
+    assert network.sized_layers[-1].out_channels == 11 and network.sized_layers[-1].weight_shape

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from alexnet.model import kernels
-from alexnet.model.convolution import WINOGRAD_FROM_IMAGES, Convolution2d
+from alexnet.model.convolution import MIN_WINOGRAD_IMAGES, Convolution2d
 from alexnet.model.kernels import convolutions, reference_ops
 from alexnet.model.network import AlexNet
 
@@ -264,7 +264,7 @@ def how(layer: Convolution2d, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_layers_that_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    many, few = torch.randn(WINOGRAD_FROM_IMAGES, 64, 32, 32), torch.randn(WINOGRAD_FROM_IMAGES - 1, 64, 32, 32)
+    many, few = torch.randn(MIN_WINOGRAD_IMAGES, 64, 32, 32), torch.randn(MIN_WINOGRAD_IMAGES - 1, 64, 32, 32)
     five, three = Convolution2d(64, 64, 5, padding=2), Convolution2d(64, 64, 3, padding=1)
     tied = Convolution2d(64, 64, 5, padding=2, keeps_ties=True)
     assert [how(layer, many, monkeypatch) for layer in (five, three, tied)] == ["all", "gradient", "gradient"]
@@ -278,7 +278,7 @@ def test_layers_that_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
         (five, many[:, :, :12]),
         (Convolution2d(64, 64, 3, stride=2, padding=1), many),
         (Convolution2d(64, 64, 3, padding=3), many),
-        (Convolution2d(64, 64, 3, padding=1, end=1), many),
+        (Convolution2d(64, 64, 3, padding=1, end_padding=1), many),
         (Convolution2d(64, 64, 4, padding=1), many),
         (Convolution2d(64, 8, 3, padding=1), many),
         (Convolution2d(64, 64, 5, padding=2).double(), many.double()),
@@ -292,8 +292,8 @@ def test_layers_that_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_first_layer_in_blocks_gains_its_weights_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = Convolution2d(3, 24, 11, 4, end=3)
-    images = torch.randn(WINOGRAD_FROM_IMAGES, 3, 224, 224, generator=torch.Generator().manual_seed(5))
+    layer = Convolution2d(3, 24, 11, 4, end_padding=3)
+    images = torch.randn(MIN_WINOGRAD_IMAGES, 3, 224, 224, generator=torch.Generator().manual_seed(5))
     assert how(layer, images, monkeypatch) == "gradient"
     assert how(layer, images.clone().requires_grad_(), monkeypatch) == "not"
     with torch.no_grad():
@@ -352,15 +352,15 @@ def test_a_strided_layer_keeps_nothing_but_its_images() -> None:
 
 
 def test_ties_are_kept_where_asked() -> None:
-    x = torch.randn(WINOGRAD_FROM_IMAGES, 64, 1, 1).expand(-1, -1, 32, 32)  # the same everywhere
-    images = torch.randn(WINOGRAD_FROM_IMAGES, 3, 1, 1).expand(-1, -1, 224, 224)
+    x = torch.randn(MIN_WINOGRAD_IMAGES, 64, 1, 1).expand(-1, -1, 32, 32)  # the same everywhere
+    images = torch.randn(MIN_WINOGRAD_IMAGES, 3, 1, 1).expand(-1, -1, 224, 224)
     kept = []
     for keeps in (True, False):
         layer = Convolution2d(64, 64, 5, padding=2, keeps_ties=keeps)
         inner = layer(x)[:, :, 2:-2, 2:-2]
         kept.append(torch.equal(inner, inner[:, :, :1, :1].expand_as(inner)))
     assert kept == [True, False]
-    activations = Convolution2d(3, 24, 11, 4, end=3, keeps_ties=True)(images)[:, :, :-1, :-1]
+    activations = Convolution2d(3, 24, 11, 4, end_padding=3, keeps_ties=True)(images)[:, :, :-1, :-1]
     assert torch.equal(activations, activations[:, :, :1, :1].expand_as(activations))
 
 
@@ -368,15 +368,15 @@ def test_what_does_not_fit_is_refused_by_the_library() -> None:
     layer = Convolution2d(64, 64, 5, padding=2)
     for maps in (32, 65, 128):
         with pytest.raises(RuntimeError, match="to have 64 channels"):
-            layer(torch.ones(WINOGRAD_FROM_IMAGES, maps, 32, 32))
+            layer(torch.ones(MIN_WINOGRAD_IMAGES, maps, 32, 32))
     with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
-        Convolution2d(64, 128, 5)(torch.ones(WINOGRAD_FROM_IMAGES, 64, 4, 400))
+        Convolution2d(64, 128, 5)(torch.ones(MIN_WINOGRAD_IMAGES, 64, 4, 400))
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_modes_of_the_caller_change_nothing(kernel: int) -> None:
     layer = Convolution2d(64, 64, kernel, padding=kernel // 2)
-    x = torch.randn(WINOGRAD_FROM_IMAGES, 64, 32, 32, generator=torch.Generator().manual_seed(8))
+    x = torch.randn(MIN_WINOGRAD_IMAGES, 64, 32, 32, generator=torch.Generator().manual_seed(8))
     layer(x).sum().backward()
     assert layer.weight.grad is not None
     of_weight, result = layer.weight.grad.clone(), layer(x).detach()
@@ -397,8 +397,8 @@ def test_modes_of_the_caller_change_nothing(kernel: int) -> None:
 
 
 def test_images_have_a_gradient_within_autocast() -> None:
-    layer = Convolution2d(3, 24, 11, 4, end=3)
-    images = torch.randn(WINOGRAD_FROM_IMAGES, 3, 224, 224).requires_grad_()
+    layer = Convolution2d(3, 24, 11, 4, end_padding=3)
+    images = torch.randn(MIN_WINOGRAD_IMAGES, 3, 224, 224).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         layer(images).float().sum().backward()
     assert images.grad is not None and images.grad.isfinite().all()
@@ -407,7 +407,7 @@ def test_images_have_a_gradient_within_autocast() -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, on its first use
 def test_derivatives_going_forward_are_the_librarys() -> None:
     layer = Convolution2d(64, 64, 5, padding=2).requires_grad_(False)
-    x = torch.randn(WINOGRAD_FROM_IMAGES, 64, 32, 32)
+    x = torch.randn(MIN_WINOGRAD_IMAGES, 64, 32, 32)
     with reference_ops():
         want = torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1]
     torch.testing.assert_close(torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1], want)
@@ -423,7 +423,7 @@ def test_networks_whose_pooling_looks_for_ties_keep_them() -> None:
 def test_whole_network_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(4)
     network = AlexNet(10, generator=generator).eval()
-    images = torch.randn(WINOGRAD_FROM_IMAGES, 3, 224, 224, generator=generator) * 60
+    images = torch.randn(MIN_WINOGRAD_IMAGES, 3, 224, 224, generator=generator) * 60
     calls = []
     convolution = convolutions.convolution
     monkeypatch.setattr(convolutions, "convolution", lambda *x, **y: calls.append(1) or convolution(*x, **y))

@@ -16,7 +16,7 @@ def made(variant: str, dtype: torch.dtype = torch.float32) -> tuple[AlexNet, tor
         if name.endswith("weight"):  # He's deviation: every layer matters
             fan_in = tensor[0].numel() if not name.startswith("local") else tensor[0, 0, 0].numel()
             tensor.data.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
-    side = network.description.image_px
+    side = network.spec.image_px
     images = torch.empty(2, 3, side, side).uniform_(-120, 130, generator=generator)
     return network.to(dtype), images.to(dtype), torch.randn(2, 7, generator=generator).to(dtype)
 

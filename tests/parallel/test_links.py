@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from alexnet.cli.link_tables import link_in_words, print_links, verdict
 from alexnet.cli.main import main
-from alexnet.model.columns import AllRows, BothColumns, column_steps
+from alexnet.model.columns import GatherColumns, GatherRows, column_steps
 from alexnet.model.network import AlexNet
 from alexnet.parallel import links
 from alexnet.parallel.links import Member, bus_bytes_per_s, differences, exchanges, matrices, slowest, why_no_nccl
@@ -81,14 +81,14 @@ def test_bytes_of_a_step_are_those_of_the_network() -> None:
     assert sum(one.numel() for one in parameters.values()) * 4 == links.GRADIENT_BYTES
     convolutions = sum(one.numel() for name, one in parameters.items() if name.startswith("conv"))
     assert convolutions * 4 == links.CONVOLUTIONS_BYTES
-    read = {place.name: math.prod((place.reads[0], place.reads[1], place.reads[1])) for place in network.sized_layers}
+    read = {place.name: math.prod((place.in_channels, place.in_side, place.in_side)) for place in network.sized_layers}
     for column_layers, num_bytes, messages in (
         ("every-layer", links.COLUMN_BYTES_PER_IMAGE, links.COLUMN_MESSAGES),
         ("dense", links.DENSE_BYTES_PER_IMAGE, links.DENSE_MESSAGES),
     ):
-        steps = column_steps(network.stages, column_layers, "paper")  # type: ignore[arg-type]
+        steps = column_steps(network.fused_ops, column_layers, "paper")  # type: ignore[arg-type]
         # Half of what the layer reads, or all of it for half of the images; there and back. Scores go one way.
-        exchanged = [read[step.layer.name] // 2 for step in steps if isinstance(step, BothColumns | AllRows)]
+        exchanged = [read[step.layer.name] // 2 for step in steps if isinstance(step, GatherColumns | GatherRows)]
         assert 4 * (2 * sum(exchanged) + 1000 // 2) == num_bytes
         assert 2 * len(exchanged) + 1 == messages
 

@@ -24,7 +24,7 @@ ALEXNET = ("-m", "--", "alexnet")
 STEPS = '''
 """20 steps of the paper's network in two processes beside the same in one: what differs, as JSON."""
 import json, sys, torch, torch.distributed as dist, torch.nn.functional as F
-from alexnet.model.columns import OneColumn
+from alexnet.model.columns import ColumnNetwork
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import Layout
 from alexnet.parallel.process_group import init_process_group
@@ -77,12 +77,12 @@ with init_process_group() as (processes, monitor):
             mesh = mesh_of(layout, processes, monitor)
             network = whole(dtype)
             if mesh.pair is not None:
-                network = OneColumn(network, mesh.pair, layout.column_layers)
+                network = ColumnNetwork(network, mesh.pair, layout.column_layers)
             rank, num = mesh.replica.rank, mesh.replica.size
             rows = slice(NUM * rank // num, NUM * (rank + 1) // num)
             weights, gradients = train(network, Forward(network, mesh), dtype, rows)
             if mesh.pair is not None:
-                weights, gradients = network.whole(weights), network.whole(gradients)
+                weights, gradients = network.gather(weights), network.gather(gradients)
             if mesh.is_main:
                 if expected is None:
                     alone = whole(dtype)

@@ -158,7 +158,7 @@ def test_wrong_config_files_are_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_the_help_of_variant_names_every_variant() -> None:
-    from alexnet.model.network import VARIANTS
+    from alexnet.model.variants import VARIANTS
 
     source = Path(recipe_module.__file__).read_text(encoding="utf-8")
     listed = source[source.index('"""Which network: ') : source.index("`alexnet train --show --network.variant")]

@@ -53,7 +53,7 @@ def bench_checkpoint(
     precision = choose_precision("auto", device)
     network = AlexNet(NUM_CLASSES, variant).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = VelocitySGD(network, 0.9, 0.0005)
-    side = network.description.image_px
+    side = network.spec.image_px
     images = 50 * torch.randn(batch_size, 3, side, side, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(0, NUM_CLASSES, (batch_size,), device=device)
     rates = LearningRates(weights=1e-6, biases=1e-6, layers={})

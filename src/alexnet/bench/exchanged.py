@@ -29,10 +29,10 @@ def expected_exchange(
     for place in placed:
         if not place.weight_shape:
             continue
-        is_dense = isinstance(place.layer, Dense)
+        is_dense = isinstance(place.spec, Dense)
         first_of_dense = column_layers == "dense" and is_dense and not below_in_columns
-        if first_of_dense or (below_in_columns and getattr(place.layer, "columns", 1) == 1):
-            half = place.reads[0] * place.reads[1] ** 2 // 2
+        if first_of_dense or (below_in_columns and place.columns == 1):
+            half = place.in_channels * place.in_side**2 // 2
             found[place.name, "forward"] = found[place.name, "backward"] = half * element_bytes
         below_in_columns = below_in_columns or is_dense or column_layers == "every-layer"
     found[SCORES, "forward"] = num_classes // 2 * element_bytes

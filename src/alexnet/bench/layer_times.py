@@ -11,14 +11,14 @@ import torch
 from alexnet.bench.timing import wait_for
 from alexnet.model.fusion import ConvEpilogue, Fused
 from alexnet.model.kernels import epilogue_adds_bias, supports_fused
-from alexnet.model.layer_specs import Layer
+from alexnet.model.layer_specs import LayerSpec
 from alexnet.model.network import AlexNet
 from alexnet.system.device import Precision, arithmetic
 from alexnet.training.graph_step import algorithms_tried
 
 T = TypeVar("T")
 
-Stage = Layer | Fused | ConvEpilogue
+Stage = LayerSpec | Fused | ConvEpilogue
 
 _WARM_UPS = 3
 _REPEATS = 20
@@ -41,7 +41,7 @@ def layer_times(device: torch.device, precision: Precision, batch_size: int, tim
     if supports_fused(x):
         network.to(dtype)
     found = []
-    for number, stage in enumerate(network.passes if epilogue_adds_bias(x, dtype) else network.stages):
+    for number, stage in enumerate(network.compiled_ops if epilogue_adds_bias(x, dtype) else network.fused_ops):
         x.requires_grad_(number > 0)  # the gradient of the images is nobody's
         x, forward_s, backward_s = _alone(network, stage, x, device, precision, times)
         found.append({"layer": _in_words(stage), "forward_ms": 1e3 * forward_s, "backward_ms": 1e3 * backward_s})
@@ -112,8 +112,8 @@ def _seconds(work: Callable[[], object], device: torch.device, times: int) -> fl
 
 def _in_words(stage: Stage) -> str:
     match stage:
-        case ConvEpilogue(convolution=convolution, behind=behind):
-            return f"{_in_words(convolution)} + {_in_words(behind)}"
+        case ConvEpilogue(convolution=convolution, epilogue=epilogue):
+            return f"{_in_words(convolution)} + {_in_words(epilogue)}"
         case Fused(layers=layers):
             return " + ".join(map(_in_words, layers))
         case _:

@@ -91,7 +91,7 @@ class ColumnsBench:
         NetworkSettings(variant=self.variant, width=self.width)
         for layout in COUNTED.values():
             if layout.columns == 2:
-                column_steps(self.network.stages, layout.column_layers, self.variant)
+                column_steps(self.network.fused_ops, layout.column_layers, self.variant)
 
     @cached_property
     def network(self) -> AlexNet:
@@ -120,7 +120,7 @@ def expected_bytes(asked: ColumnsBench, layout: Layout) -> Bytes:
     if layout.columns == 2:
         element_bytes = 2 if asked.arithmetic == "bfloat16" else 4
         exchanged = expected_exchange(placed, NUM_CLASSES, layout.column_layers, element_bytes)
-        own = [place.name for place in placed if layout.column_layers != "dense" or isinstance(place.layer, Dense)]
+        own = [place.name for place in placed if layout.column_layers != "dense" or isinstance(place.spec, Dense)]
         gradients = {name: num_bytes for name, num_bytes in gradients.items() if name not in own}
     return {key: num_bytes * asked.batch_size for key, num_bytes in exchanged.items()} | {
         (name, GRADIENTS): ring_bytes(num_bytes, 2) for name, num_bytes in gradients.items()
@@ -162,7 +162,7 @@ def way_of(asked: ColumnsBench, layout: Layout, processes: ProcessGroup) -> Way 
     mesh = _team(layout, processes)
     if mesh is None:
         return None
-    side = asked.network.description.image_px
+    side = asked.network.spec.image_px
     recipe = Recipe(
         name="bench",
         network=NetworkSettings(variant=asked.variant, width=asked.width),

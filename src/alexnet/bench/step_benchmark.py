@@ -26,7 +26,7 @@ from alexnet.bench.timing import require_counts, wait_for
 from alexnet.data.augment import Batch
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
-from alexnet.model.kernels import fallback_reason, reference_convolutions, reference_ops
+from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
 from alexnet.system.device import Precision, choose_device, choose_precision
@@ -162,7 +162,7 @@ def _ways(
         "no normalization": lambda: paper(normalized=False),
         "no normalization, bfloat16": lambda: paper(normalized=False, half=True),
         "alexnet, plain operations": lambda: _product(training(), reference_ops),
-        "alexnet, plain convolutions": lambda: _product(training(), reference_convolutions),
+        "alexnet, plain convolutions": lambda: _product(training(), lambda: reference_ops(convolutions_only=True)),
         "alexnet": lambda: _product(training()),
         "alexnet, from stored images": lambda: _from_images(training()),
         "alexnet, from blocks": lambda: _from_images(_from_blocks(training())),

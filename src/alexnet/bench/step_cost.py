@@ -53,9 +53,12 @@ def step_bytes(network: AlexNet, batch_size: int, number: int) -> float:
     activations = 0
     places = iter(network.sized_layers)
     images = True
-    for stage in network.stages:
+    for stage in network.fused_ops:
         placed = [next(places) for _ in (stage.layers if isinstance(stage, Fused) else (stage,))]
-        read, written = (maps * side**2 for maps, side in (placed[0].reads, placed[-1].writes))
+        read, written = (
+            placed[0].in_channels * placed[0].in_side ** 2,
+            placed[-1].out_channels * placed[-1].out_side ** 2,
+        )
         if placed[0].weight_shape:
             activations += number * (2 * read + 2 * written) + (0 if images else number * (read + written))
             images = False

@@ -85,7 +85,7 @@ def _list(run: Path, *, as_json: bool) -> None:
     from alexnet.model.weights import load_trained
 
     network = load_trained(run).network
-    reader = ActivationReader(network, list(activation_points(network.description)))
+    reader = ActivationReader(network, list(activation_points(network.spec)))
     shapes = {name: reader.shape(name) for name in reader.names}
     if as_json:
         print(json.dumps({"variant": network.variant, "shapes": shapes}))

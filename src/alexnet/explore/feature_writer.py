@@ -125,7 +125,7 @@ class FeatureWriter:
                 "images": len(numbers),
                 "refused": len(refused),
                 "shapes": {name: [len(numbers), *shape] for name, shape in self._shapes.items()},
-                "columns": max((getattr(place.layer, "columns", 1) for place in network.sized_layers), default=1),
+                "columns": max(layer.columns for layer in network.sized_layers),
                 "classes": classes,
                 "plan": dict(plan),
             },

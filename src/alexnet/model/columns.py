@@ -1,9 +1,9 @@
-"""One column of a network on a process of its own: what it computes, and where it reads the other column.
+"""One column of a network per process: what it computes, and where it reads the other column.
 
-Paper: section 3.5 and figure 2: "the GPUs communicate only in certain layers". It owns no parameters of its own: they
-are those of the network of one process, under the same names, each cut to this column's half.
+Paper: section 3.5 and figure 2: "the GPUs communicate only in certain layers". Parameters have the names they have in
+the network of one process; each process holds its column's half of them.
 
-Axes: B images, C maps, H W places, D features or units, K classes; c is the column, 0 or 1.
+Axes: B images, C channels, H x W positions, D features or units, K classes; c is the column, 0 or 1.
 """
 
 import copy
@@ -18,8 +18,8 @@ from alexnet.data.sampler import share_of_rank
 from alexnet.errors import RequestError
 from alexnet.model.convolution import Convolution2d
 from alexnet.model.fusion import Fused
-from alexnet.model.layer_specs import Convolution, Dense, Drop, Layer, LocallyConnected
-from alexnet.model.layers import ColumnLinear, Dropout
+from alexnet.model.layer_specs import Convolution, Dense, Dropout, LayerSpec, LocallyConnected
+from alexnet.model.layers import ColumnLinear, SeededDropout
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import ColumnLayers
 from alexnet.parallel.pair import ColumnPair, gathered
@@ -28,79 +28,81 @@ NUM_COLUMNS = 2
 
 
 @dataclass(frozen=True)
-class OwnRows:
-    """This process's half of the images."""
+class SplitRows:
+    """Keep this process's half of the images."""
 
 
 @dataclass(frozen=True)
-class AllRows:
-    """A dense layer, the first of several in columns, over images of which each process has half.
+class GatherRows:
+    """The first dense layer in columns, over images of which each process has half.
 
-    Each computes its half of the units for all images.
+    Each process computes its half of the units for all images.
     """
 
     layer: Dense
 
 
 @dataclass(frozen=True)
-class BothColumns:
-    """A layer of which each process computes its half from both halves of what the layer before it wrote."""
+class GatherColumns:
+    """A layer of which each process computes its half of the output from both halves of the input."""
 
     layer: Convolution | Dense
 
 
-ColumnStep = Layer | Fused | OwnRows | AllRows | BothColumns
+ColumnStep = LayerSpec | Fused | SplitRows | GatherRows | GatherColumns
 
 
-def column_steps(stages: Iterable[Layer | Fused], column_layers: ColumnLayers, variant: str) -> tuple[ColumnStep, ...]:
-    """A network's stages as one column computes them, with what it reads of the other one.
+def column_steps(
+    fused_ops: Iterable[LayerSpec | Fused], column_layers: ColumnLayers, variant: str
+) -> tuple[ColumnStep, ...]:
+    """A network's operations as one column computes them, with what it reads of the other one.
 
     Args:
-        stages: of the network of one process.
+        fused_ops: of the network of one process.
         column_layers: which layers are in columns.
         variant: name, for messages.
 
     Raises:
         RequestError: the variant has layers that two processes cannot share.
     """
-    steps: list[ColumnStep] = [OwnRows()] if column_layers == "dense" else []
-    halved = False  # whether a process holds half of the maps or units, not all of them
-    for stage in stages:
-        match stage:
+    steps: list[ColumnStep] = [SplitRows()] if column_layers == "dense" else []
+    halved = False  # whether a process holds half of the channels or units
+    for op in fused_ops:
+        match op:
             case Convolution(columns=1) if column_layers == "every-layer" and halved:
-                steps.append(BothColumns(stage))
+                steps.append(GatherColumns(op))
             case Convolution() if column_layers == "every-layer":
-                steps.append(stage)
+                steps.append(op)
                 halved = True
             case LocallyConnected() if column_layers == "every-layer":
                 raise RequestError(
-                    f"variant {variant!r} has locally connected layers, which are not cut into columns; allowed is "
-                    "--column-layers dense, or --columns 1"
+                    f"variant {variant!r} has locally connected layers, which cannot be split into columns; use "
+                    "--column-layers dense or --columns 1"
                 )
-            case Fused(form=form) if halved and form.normalizes:
-                if form.columns != NUM_COLUMNS:
+            case Fused(norm_pool=norm_pool) if halved and norm_pool.normalizes:
+                if norm_pool.columns != NUM_COLUMNS:
                     raise RequestError(
-                        f"variant {variant!r} normalizes across all its maps, so it has no two columns; allowed is "
-                        "a variant in columns (paper, original, ...), --column-layers dense, or --columns 1"
+                        f"variant {variant!r} normalizes across all its channels, so it has no two columns; use a "
+                        "variant in columns (paper, original, ...), --column-layers dense, or --columns 1"
                     )
-                steps.append(replace(stage, form=replace(form, columns=1)))
+                steps.append(replace(op, norm_pool=replace(norm_pool, columns=1)))
             case Dense() if not halved:
-                steps.append(AllRows(stage))
+                steps.append(GatherRows(op))
                 halved = True
             case Dense(columns=1):
-                steps.append(BothColumns(stage))
+                steps.append(GatherColumns(op))
             case _:
-                steps.append(stage)
+                steps.append(op)
     return tuple(steps)
 
 
-class OneColumn(AlexNet):
-    """A network of which this process holds one column, and the other one of a pair the other.
+class ColumnNetwork(AlexNet):
+    """A network of which each process of a pair holds one column.
 
     Input and output are those of the whole network, in both processes: all images of the pair, all scores.
 
     Args:
-        network: the whole one; its weights are copied and cut.
+        network: the whole network; this process's half of its weights is copied.
         pair: the other process.
         column_layers: which layers are in columns.
 
@@ -109,50 +111,48 @@ class OneColumn(AlexNet):
     """
 
     def __init__(self, network: AlexNet, pair: ColumnPair, column_layers: ColumnLayers = "every-layer") -> None:
-        nn.Module.__init__(self)  # not AlexNet's: the modules are cut from those of the whole network
+        nn.Module.__init__(self)  # not AlexNet's: the modules are halves of those of the whole network
         self.num_classes, self.variant, self.width = network.num_classes, network.variant, network.width
-        self.dropout, self.description, self.sized_layers = network.dropout, network.description, network.sized_layers
-        self.stages = network.stages
-        self.steps = column_steps(network.stages, column_layers, network.variant)
+        self.dropout, self.spec, self.sized_layers = network.dropout, network.spec, network.sized_layers
+        self.fused_ops = network.fused_ops
+        self.steps = column_steps(network.fused_ops, column_layers, network.variant)
         self.pair = pair
-        self.cut_layers = frozenset(
-            place.name
-            for place in self.sized_layers
-            if column_layers == "every-layer" or isinstance(place.layer, Dense)
+        self.split_layers = frozenset(
+            layer.name for layer in self.sized_layers if column_layers == "every-layer" or isinstance(layer.spec, Dense)
         )
         """Names of the layers of which this process has half."""
-        self._of_own_rows: list[Dropout] = []
+        self._row_dropouts: list[SeededDropout] = []  # those that see this process's half of the images
         self._rows: slice | None = None
         self._num, self._num_rows = 0, 0
         halved = column_layers == "every-layer"
-        for place in self.sized_layers:
-            halved = halved or isinstance(place.layer, Dense)
-            if isinstance(place.layer, Drop):
-                dropout = Dropout(self.dropout, place.layer.inverted)
+        for layer in self.sized_layers:
+            halved = halved or isinstance(layer.spec, Dense)
+            if isinstance(layer.spec, Dropout):
+                dropout = SeededDropout(self.dropout, layer.spec.inverted)
                 if halved:
-                    dropout.units = (self._half(place.reads[0]), place.reads[0])
+                    dropout.units = (self._half(layer.in_channels), layer.in_channels)
                 else:
-                    self._of_own_rows.append(dropout)
-                self.add_module(place.name, dropout)
-            elif place.name:
-                module = copy.deepcopy(network.get_submodule(place.name))
-                self.add_module(place.name, self._cut_module(module) if place.name in self.cut_layers else module)
+                    self._row_dropouts.append(dropout)
+                self.add_module(layer.name, dropout)
+            elif layer.name:
+                module = copy.deepcopy(network.get_submodule(layer.name))
+                self.add_module(layer.name, self._halved(module) if layer.name in self.split_layers else module)
         self.train(network.training)
 
-    def cut(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """This column's part of tensors of the whole network, by name of the parameter they belong to."""
+    def split(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """This column's part of tensors of the whole network, keyed by parameter name."""
         return {
-            name: tensor[self._half(len(tensor))] if name.rpartition(".")[0] in self.cut_layers else tensor
+            name: tensor[self._half(len(tensor))] if name.rpartition(".")[0] in self.split_layers else tensor
             for name, tensor in tensors.items()
         }
 
-    def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The inverse of `cut`, in both processes of the pair at once."""
+    def gather(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The inverse of `split`; both processes of the pair must call it."""
         joined = dict(tensors)
-        lengths = {place.name: place.writes[0] for place in self.sized_layers}
+        lengths = {layer.name: layer.out_channels for layer in self.sized_layers}
         for name, tensor in tensors.items():
             layer = name.rpartition(".")[0]
-            if layer in self.cut_layers:
+            if layer in self.split_layers:
                 num = lengths[layer] - len(tensor)
                 other, works = self.pair.swap(tensor, (num, *tensor.shape[1:]), (layer, "state"))
                 self.pair.wait(works)
@@ -160,10 +160,10 @@ class OneColumn(AlexNet):
         return joined
 
     def _half(self, num: int) -> slice:
-        """This column's part of `num` maps, units or rows."""
+        """This column's part of `num` channels, units or rows."""
         return share_of_rank(num, self.pair.place, NUM_COLUMNS)
 
-    def _cut_module(self, module: nn.Module) -> nn.Module:
+    def _halved(self, module: nn.Module) -> nn.Module:
         for name, parameter in module.named_parameters():
             own = parameter.detach()[self._half(len(parameter))].clone()
             setattr(module, name, nn.Parameter(own))
@@ -178,42 +178,41 @@ class OneColumn(AlexNet):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) -> (B, K), the same B images in both processes."""
         self.require_images(images)
-        return self.both_scores(self.take(self.steps, self.scale(images)))
+        return self.gather_scores(self.run_steps(self.steps, self.scale(images)))
 
-    def take(self, steps: Iterable[ColumnStep], x: torch.Tensor) -> torch.Tensor:
-        """What some of `steps`, one after the other, make of x."""
+    def run_steps(self, steps: Iterable[ColumnStep], x: torch.Tensor) -> torch.Tensor:
+        """Run some of `steps` in order."""
         for step in steps:
-            x = self.step(step, x)
+            x = self._run_step(step, x)
         return x
 
-    def both_scores(self, scores: torch.Tensor) -> torch.Tensor:
-        """The halves of the last layer, side by side: one softmax over all classes. (B, K / 2) -> (B, K)."""
+    def gather_scores(self, scores: torch.Tensor) -> torch.Tensor:
+        """Join the halves of the last layer for one softmax over all classes. (B, K / 2) -> (B, K)."""
         return gathered(scores, self.pair, (len(scores), self.num_classes - scores.shape[1]), "scores")
 
-    def step(self, step: ColumnStep, x: torch.Tensor) -> torch.Tensor:
-        """What one of `steps` makes of what the one before it made."""
+    def _run_step(self, step: ColumnStep, x: torch.Tensor) -> torch.Tensor:
         match step:
-            case OwnRows():
-                return self._own_rows(x)
-            case AllRows(layer=layer):
-                return self._all_rows(layer, x)
-            case BothColumns(layer=layer):
-                return self._both_columns(layer, x)
+            case SplitRows():
+                return self._split_rows(x)
+            case GatherRows(layer=layer):
+                return self._gather_rows(layer, x)
+            case GatherColumns(layer=layer):
+                return self._gather_columns(layer, x)
             case _:
                 return self.compute(step, x)
 
-    def _own_rows(self, x: torch.Tensor) -> torch.Tensor:
+    def _split_rows(self, x: torch.Tensor) -> torch.Tensor:
         self._num_rows = len(x)
         own = self._half(len(x))
         first, num = (0, len(x)) if self._rows is None else (self._rows.start, self._num)
-        for dropout in self._of_own_rows:
+        for dropout in self._row_dropouts:
             if self._rows is None:
                 dropout.expect(None)
             dropout.expect((slice(first + own.start, first + own.stop), num))
         return x[own]
 
-    def _all_rows(self, layer: Dense, x: torch.Tensor) -> torch.Tensor:
-        # x: (b, D) with b of the B images -> (B, units / 2). The own rows are computed while the others' come.
+    def _gather_rows(self, layer: Dense, x: torch.Tensor) -> torch.Tensor:
+        # x: (b, D) with b of the B images -> (B, units / 2). Own rows are computed during the transfer.
         module = self.get_submodule(layer.name)
         assert isinstance(module, nn.Linear | ColumnLinear)
         own_column = self._half(x.shape[1]) if layer.columns > 1 else slice(None)
@@ -222,9 +221,9 @@ class OneColumn(AlexNet):
         others = F.linear(exchange.end()[:, own_column], module.weight, module.bias)
         return torch.cat([own, others] if self.pair.place == 0 else [others, own])
 
-    def _both_columns(self, layer: Convolution | Dense, x: torch.Tensor) -> torch.Tensor:
-        # x: (B, C / 2, H, W) or (B, D / 2) -> half of the layer's maps or units. The product with the own half is
-        # computed while the other half comes.
+    def _gather_columns(self, layer: Convolution | Dense, x: torch.Tensor) -> torch.Tensor:
+        # x: (B, C / 2, H, W) or (B, D / 2) -> half of the layer's channels or units. The product with the
+        # own half is computed while the other half is transferred.
         module = self.get_submodule(layer.name)
         assert isinstance(module, nn.Conv2d | nn.Linear)
         exchange = self.pair.begin(x, x.shape, layer.name)
@@ -242,8 +241,8 @@ class OneColumn(AlexNet):
 def _product(
     module: nn.Conv2d | nn.Linear, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """What the layer makes of x with some of its weights."""
+    """The layer with part of its weights."""
     if isinstance(module, nn.Linear):
         return F.linear(x, weight, bias)
-    maps: torch.Tensor = module._conv_forward(x, weight, bias)
-    return maps
+    result: torch.Tensor = module._conv_forward(x, weight, bias)
+    return result

@@ -1,16 +1,16 @@
-"""Whether more is asked for than one gradient of a loss: then only torch's own operations can answer."""
+"""Whether derivatives other than one gradient of a loss are needed: only torch's own operations have those."""
 
 import torch
 from torch.autograd import forward_ad
 
 
 def needs_reference_ops(*tensors: torch.Tensor | None) -> bool:
-    """Whether a transform of `torch.func` is at work (`grad`, `vmap`, `jvp`), or a tensor has a forward derivative.
+    """Whether a transform of `torch.func` (`grad`, `vmap`, `jvp`) is active, or a tensor has a forward-mode derivative.
 
-    The fast forms here know how to go backward, once. What has no rule for a transform raises, and what has none for
-    going forward is taken for a constant; so neither is left to them.
+    The fused operations have one backward pass. Without a rule for a transform they would raise, and without one for
+    forward mode they would be treated as constants.
     """
-    # torch asks the same of itself before a function with a backward pass of its own.
+    # torch checks the same before it calls a `torch.autograd.Function`.
     if torch._C._are_functorch_transforms_active():
         return True
     return not torch.compiler.is_compiling() and any(

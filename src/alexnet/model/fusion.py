@@ -1,80 +1,80 @@
-"""Which layers of a network are computed in one pass: rectifying, normalizing, pooling and rectifying in a row."""
+"""Which layers of a network run as one fused operation: ReLU, response normalization, pooling and ReLU in a row."""
 
 from dataclasses import dataclass, replace
 
-from alexnet.model.kernels.norm_pool import MOST_PLACES, NormPool
-from alexnet.model.layer_specs import Convolution, Layer, Pool, ReLU, ResponseNorm
+from alexnet.model.kernels.norm_pool import MAX_WINDOW_POSITIONS, NormPool
+from alexnet.model.layer_specs import Convolution, LayerSpec, MaxPool, ReLU, ResponseNorm
 
 
 @dataclass(frozen=True)
 class Fused:
-    """Some layers without weights, one after the other, as one."""
+    """Consecutive layers without weights that run as one operation."""
 
-    layers: tuple[Layer, ...]
-    form: NormPool
+    layers: tuple[LayerSpec, ...]
+    norm_pool: NormPool
 
 
 @dataclass(frozen=True)
 class ConvEpilogue:
-    """A convolution and the pass behind it, which can add the convolution's biases."""
+    """A convolution and the operation that follows it, which can add the convolution's biases."""
 
     convolution: Convolution
-    behind: ReLU | Fused
+    epilogue: ReLU | Fused
 
     @property
-    def form(self) -> NormPool:
-        """Of the pass."""
-        return self.behind.form if isinstance(self.behind, Fused) else NormPool(rectify_before=True)
+    def norm_pool(self) -> NormPool:
+        """The epilogue."""
+        return self.epilogue.norm_pool if isinstance(self.epilogue, Fused) else NormPool(relu_before=True)
 
 
-def with_epilogues(stages: tuple[Layer | Fused, ...]) -> tuple[Layer | Fused | ConvEpilogue, ...]:
-    """The stages in order, every convolution put together with the pass behind it where there is one."""
-    together: list[Layer | Fused | ConvEpilogue] = []
-    for stage in stages:
-        before = together[-1] if together else None
-        if isinstance(before, Convolution) and isinstance(stage, ReLU | Fused):
-            together[-1] = ConvEpilogue(before, stage)
+def with_epilogues(ops: tuple[LayerSpec | Fused, ...]) -> tuple[LayerSpec | Fused | ConvEpilogue, ...]:
+    """The operations in order, every convolution joined with the operation after it if that can be its epilogue."""
+    joined: list[LayerSpec | Fused | ConvEpilogue] = []
+    for op in ops:
+        previous = joined[-1] if joined else None
+        if isinstance(previous, Convolution) and isinstance(op, ReLU | Fused):
+            joined[-1] = ConvEpilogue(previous, op)
         else:
-            together.append(stage)
-    return tuple(together)
+            joined.append(op)
+    return tuple(joined)
 
 
-def fused(layers: tuple[Layer, ...]) -> tuple[Layer | Fused, ...]:
-    """The layers in order, those that one pass computes put together where that saves a pass."""
-    together: list[Layer | Fused] = []
+def fused(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec | Fused, ...]:
+    """The layers in order, fused where that saves a pass over memory."""
+    ops: list[LayerSpec | Fused] = []
     first = 0
     while first < len(layers):
-        found = _longest(layers[first:])
-        together.append(found or layers[first])
+        found = _fused_at_start(layers[first:])
+        ops.append(found or layers[first])
         first += len(found.layers) if found else 1
-    return tuple(together)
+    return tuple(ops)
 
 
-def _longest(layers: tuple[Layer, ...]) -> Fused | None:
-    """What can be fused at the start of `layers`: a normalization or a pooling, and what stands around them."""
-    taken: list[Layer] = []
+def _fused_at_start(layers: tuple[LayerSpec, ...]) -> Fused | None:
+    """The longest fusion at the start of `layers`: a normalization or a pooling, with the ReLU around them."""
+    taken: list[LayerSpec] = []
 
-    def take(kind: type[Layer]) -> Layer | None:
+    def take(kind: type[LayerSpec]) -> LayerSpec | None:
         layer = layers[len(taken)] if len(taken) < len(layers) else None
-        if not isinstance(layer, kind) or (isinstance(layer, Pool) and not _fusible(layer)):
+        if not isinstance(layer, kind) or (isinstance(layer, MaxPool) and not _can_fuse(layer)):
             return None
         taken.append(layer)
         return layer
 
     before = take(ReLU)
     norm = take(ResponseNorm)
-    pool = take(Pool)
+    pool = take(MaxPool)
     if norm is None and pool is None:
         return None
     after = take(ReLU)
-    form = NormPool(rectify_before=before is not None, rectify_after=after is not None)
+    op = NormPool(relu_before=before is not None, relu_after=after is not None)
     if isinstance(norm, ResponseNorm):
         alpha = norm.alpha if norm.alpha_per_element else norm.alpha / norm.size
-        form = replace(form, size=norm.size, alpha=alpha, beta=norm.beta, k=norm.k, columns=norm.columns)
-    if isinstance(pool, Pool):
-        form = replace(form, pool=pool.size, stride=pool.stride, ties=pool.ties)
-    return Fused(tuple(taken), form)
+        op = replace(op, size=norm.size, alpha=alpha, beta=norm.beta, k=norm.k, columns=norm.columns)
+    if isinstance(pool, MaxPool):
+        op = replace(op, pool=pool.size, stride=pool.stride, all_ties=pool.ties == "every")
+    return Fused(tuple(taken), op)
 
 
-def _fusible(pool: Pool) -> bool:
-    return pool.kind == "max" and pool.size > 1 and pool.size**2 <= MOST_PLACES
+def _can_fuse(pool: MaxPool) -> bool:
+    return pool.size > 1 and pool.size**2 <= MAX_WINDOW_POSITIONS

@@ -1,6 +1,6 @@
-"""Pooling, dropout, dense layers in columns, locally connected layers, first weights: the paper's and its source's.
+"""Pooling, dropout, dense layers in columns, locally connected layers, initial weights: the paper's and its source's.
 
-Axes: B images, C maps (channels), H W places, D features.
+Axes: B images, C channels, H x W positions, D features.
 """
 
 import math
@@ -13,26 +13,26 @@ from torch import nn
 
 from alexnet.errors import RequestError
 from alexnet.model.derivatives import needs_reference_ops
-from alexnet.model.layer_specs import Deviation, pooled_side
+from alexnet.model.layer_specs import InitStd, pooled_side
 
 
 def max_pool(x: torch.Tensor, size: int, stride: int, ties: Literal["one", "every"] = "one") -> torch.Tensor:
-    """Largest activation in each window of `size` x `size`, `stride` apart; (B, C, H, W) -> (B, C, H', W').
+    """Maximum of each `size` x `size` window, `stride` apart; (B, C, H, W) -> (B, C, H', W').
 
-    H' = ceil((H - size) / stride) + 1: the last window may reach beyond the edge and is cut there, as the
-    original source has it. Where several activations of a window are the largest, the gradient goes to one of
-    them (`one`, torch) or to each in full (`every`, the source). Paper: section 3.4 (size 3, stride 2:
-    windows overlap).
+    H' = ceil((H - size) / stride) + 1: the last window may extend beyond the edge and is clipped there, as in the
+    original source. If several activations of a window are equal to its maximum, the gradient goes to one of them
+    (`one`, as in torch) or to each in full (`every`, as in the source). Paper: section 3.4 (size 3, stride 2: windows
+    overlap).
 
     Raises:
-        ValueError: the windows leave gaps (stride above size) or are larger than the maps.
+        ValueError: the windows leave gaps (stride above size) or are larger than the image.
     """
     _check_windows(x, size, stride)
     if ties == "one":
         return F.max_pool2d(x, size, stride, ceil_mode=True)
     if needs_reference_ops(x):
-        return _max_pool_to_every(x, size, stride)
-    result: torch.Tensor = _MaxPoolToEvery.apply(x, size, stride)  # type: ignore[no-untyped-call]
+        return _max_pool_every_tie(x, size, stride)
+    result: torch.Tensor = _MaxPoolEveryTie.apply(x, size, stride)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -41,24 +41,24 @@ def average_pool(
 ) -> torch.Tensor:
     """Mean activation in each window, windows as in `max_pool`.
 
-    A window cut by the edge has the mean of what is left (`inside`), or the sum of that divided by all its places
-    (`whole`), see `Pool`.
+    The sum over a clipped window is divided by its positions inside the image (`inside`) or by all of its positions
+    (`whole`), see `AveragePool`.
     """
     _check_windows(x, size, stride)
-    places = size**2 if divisor == "whole" else None
-    return F.avg_pool2d(x, size, stride, ceil_mode=True, count_include_pad=False, divisor_override=places)
+    positions = size**2 if divisor == "whole" else None
+    return F.avg_pool2d(x, size, stride, ceil_mode=True, count_include_pad=False, divisor_override=positions)
 
 
 def _check_windows(x: torch.Tensor, size: int, stride: int) -> None:
     if not 1 <= stride <= size or min(pooled_side(side, size, stride) for side in x.shape[2:]) < 1:
         raise RequestError(
-            f"windows of {size} places, {stride} apart, over maps of shape {tuple(x.shape)}: the distance must be 1 up "
-            "to the window, and one window must begin and end in the maps or be cut by their edge"
+            f"pooling windows of {size} positions with stride {stride} do not fit shape {tuple(x.shape)}: the stride "
+            "must be from 1 to the window size, and the image must hold a window or the start of a clipped one"
         )
 
 
-class _MaxPoolToEvery(torch.autograd.Function):
-    """Max-pooling that gives the gradient of a window to each of its largest activations."""
+class _MaxPoolEveryTie(torch.autograd.Function):
+    """Max-pooling that gives the gradient of a window to each of its equal maxima."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
@@ -73,32 +73,33 @@ class _MaxPoolToEvery(torch.autograd.Function):
         x, largest = ctx.saved_tensors
         size, stride = ctx.window
         height, width = x.shape[2:]
-        padded = _to_whole_windows(x, largest, size, stride)
+        padded = _padded_to_windows(x, largest, size, stride)
         total = torch.zeros_like(padded, dtype=torch.promote_types(x.dtype, torch.float32))
-        for place in _places(largest, size, stride):
-            total[place] += (padded[place] == largest) * gradient
+        for position in _window_positions(largest, size, stride):
+            total[position] += (padded[position] == largest) * gradient
         return total[..., :height, :width].to(x.dtype), None, None
 
 
-def _max_pool_to_every(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
-    # The same of operations of torch's: the largest, and for derivatives of any kind a zero that changes as they do.
+def _max_pool_every_tie(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    # The same by torch's operations: the maximum, plus zeros whose derivatives of any order are those of the maxima.
     largest = F.max_pool2d(x, size, stride, ceil_mode=True).detach()
-    padded = _to_whole_windows(x, largest, size, stride)
+    padded = _padded_to_windows(x, largest, size, stride)
     result = largest
-    for place in _places(largest, size, stride):
-        result = result + torch.where((padded[place] == largest) & largest.isfinite(), padded[place] - largest, 0.0)
+    for position in _window_positions(largest, size, stride):
+        there = padded[position]
+        result = result + torch.where((there == largest) & largest.isfinite(), there - largest, 0.0)
     return result
 
 
-def _to_whole_windows(x: torch.Tensor, largest: torch.Tensor, size: int, stride: int) -> torch.Tensor:
-    # Up to the end of the last window, with something below every activation there.
+def _padded_to_windows(x: torch.Tensor, largest: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    # Up to the end of the last window, with values below every activation.
     (height, width), (rows, columns) = x.shape[2:], largest.shape[2:]
     beyond = (0, (columns - 1) * stride + size - width, 0, (rows - 1) * stride + size - height)
     return F.pad(x, beyond, value=-math.inf)
 
 
-def _places(largest: torch.Tensor, size: int, stride: int) -> Iterator[tuple[Any, ...]]:
-    # For each place of a window the indices of those places of all windows, (..., H', W').
+def _window_positions(largest: torch.Tensor, size: int, stride: int) -> Iterator[tuple[Any, ...]]:
+    # For each position in a window, the indices of that position in all windows, (..., H', W').
     rows, columns = largest.shape[2:]
     for row in range(size):
         for column in range(size):
@@ -110,10 +111,10 @@ def _places(largest: torch.Tensor, size: int, stride: int) -> Iterator[tuple[Any
 
 
 class ColumnLinear(nn.Module):
-    """A dense layer whose units read the features of their own column only.
+    """A dense layer whose units read only the features of their own column.
 
-    Parameters: `weight` (units, features / columns), `bias` (units). Column c of the features is their c-th
-    equal block, and so for the units. No-communication network of the source (layers-150).
+    Parameters: `weight` (units, features / columns), `bias` (units). Column c is the c-th of equal blocks, of the
+    features and of the units. The source has it in its no-communication network (layers-150).
     """
 
     def __init__(self, features: int, units: int, columns: int) -> None:
@@ -136,24 +137,24 @@ class ColumnLinear(nn.Module):
 
 
 class LocallyConnected2d(nn.Module):
-    """A convolution, stride 1, with weights and biases of their own at every place.
+    """A convolution of stride 1 with separate weights and biases at every position.
 
-    Parameters: `weight` (H', W', D, C, k, k) and `bias` (D, H', W') for D maps written of C read.
-    Original source: `local`, in its networks for CIFAR-10.
+    Parameters: `weight` (H', W', D, C, k, k) and `bias` (D, H', W') for C input and D output channels. The source calls
+    it `local`, in its networks for CIFAR-10.
     """
 
-    def __init__(self, maps: int, outputs: int, kernel: int, padding: int, side: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, padding: int, side: int) -> None:
         super().__init__()
         self.kernel, self.padding, self.side = kernel, padding, side
-        self.weight = nn.Parameter(torch.empty(side, side, outputs, maps, kernel, kernel))
-        self.bias = nn.Parameter(torch.empty(outputs, side, side))
+        self.weight = nn.Parameter(torch.empty(side, side, out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.empty(out_channels, side, side))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, D, H', W')."""
-        places, outputs = self.side * self.side, self.weight.shape[2]
+        positions, outputs = self.side * self.side, self.weight.shape[2]
         windows = F.unfold(x, self.kernel, padding=self.padding)  # (B, C * k * k, H' * W')
-        weight = self.weight.reshape(places, outputs, -1)  # (H' * W', D, C * k * k)
-        # One product a place: (D, C * k * k) times (C * k * k, B).
+        weight = self.weight.reshape(positions, outputs, -1)  # (H' * W', D, C * k * k)
+        # One product per position: (D, C * k * k) times (C * k * k, B).
         activations = torch.bmm(weight, windows.permute(2, 1, 0))  # (H' * W', D, B)
         activations = activations.permute(2, 1, 0).reshape(-1, outputs, self.side, self.side)
         return activations + self.bias.to(activations.dtype)
@@ -162,40 +163,39 @@ class LocallyConnected2d(nn.Module):
         return f"{self.weight.shape[3]}, {self.weight.shape[2]}, kernel={self.kernel}, side={self.side}"
 
 
-class Dropout(nn.Module):
-    """Zero each unit with a probability while training; multiply by the share kept when testing.
+class SeededDropout(nn.Module):
+    """Zero each unit with a probability in training; multiply by the keep probability in evaluation.
 
-    Nothing is scaled up while training, unlike `torch.nn.Dropout`, which for the same weights gives other
-    steps. Paper: section 4.2.
+    In training nothing is scaled up, unlike in `torch.nn.Dropout`, so the same weights get other gradients. Masks are
+    drawn for the whole batch and layer, so they do not depend on how these are split. Paper: section 4.2.
 
     Args:
-        probability: of a unit to be zeroed, 0 up to, not including, 1.
-        inverted: divide by the share kept while training and do nothing when testing, as Caffe and torch do.
+        probability: of zeroing a unit, at least 0, below 1.
+        inverted: divide by the keep probability in training and do nothing in evaluation, as Caffe and torch do.
 
     Attributes:
-        generator: where the masks come from; None is torch's global generator.
-        part: rows of a larger batch that the next input holds, and the rows of that batch; None is all. The mask of a
-            batch is drawn with the first part that is seen of it, so it is the same whatever the parts.
-        units: units of a larger layer that the input holds, and the units of that layer; None is all. The mask is drawn
-            for the whole layer.
+        generator: source of the masks; None is torch's global generator.
+        part: which rows of a batch the next input holds, and the number of rows of the batch; None is all. The mask of
+            a batch is drawn with its first part.
+        units: which units of a layer the input holds, and the number of units of the layer; None is all.
     """
 
     def __init__(self, probability: float, inverted: bool = False) -> None:
         super().__init__()
         if not 0 <= probability < 1:
-            raise RequestError(f"dropout probability is {probability}; allowed is 0 up to, not including, 1")
+            raise RequestError(f"dropout probability is {probability}; allowed is 0 or more, below 1")
         self.keep = 1 - probability
         self.inverted = inverted
         self.generator: torch.Generator | None = None
         self.part: tuple[slice, int] | None = None
         self.units: tuple[slice, int] | None = None
-        self._drawn: torch.Tensor | None = None
+        self._mask: torch.Tensor | None = None
 
     def expect(self, part: tuple[slice, int] | None) -> None:
-        """Set `part`; None also forgets the mask of the batch before."""
+        """Set `part`; None also discards the mask of the previous batch."""
         self.part = part
         if part is None:
-            self._drawn = None
+            self._mask = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, D)."""
@@ -203,17 +203,17 @@ class Dropout(nn.Module):
             return x
         if not self.training:
             return x if self.inverted else x * self.keep
-        kept = x * self._mask(x)
+        kept = x * self._current_mask(x)
         return kept / self.keep if self.inverted else kept
 
-    def _mask(self, x: torch.Tensor) -> torch.Tensor:
+    def _current_mask(self, x: torch.Tensor) -> torch.Tensor:
         rows, num = self.part or (slice(None), len(x))
         units, width = self.units or (slice(None), x.shape[1])
-        mask = self._drawn
+        mask = self._mask
         if mask is None:
             mask = x.new_empty((num, width)).bernoulli_(self.keep, generator=self.generator)
             if self.part is not None:
-                self._drawn = mask  # for the parts that follow
+                self._mask = mask  # for the next parts
         return mask[rows, units]
 
     def extra_repr(self) -> str:
@@ -225,24 +225,24 @@ WeightedModule = nn.Conv2d | nn.Linear | ColumnLinear | LocallyConnected2d
 
 @torch.no_grad()
 def initialize(
-    layer: WeightedModule, fan_in: int, deviation: Deviation, bias: float, generator: torch.Generator | None
+    layer: WeightedModule, fan_in: int, init_std: InitStd, bias: float, generator: torch.Generator | None
 ) -> None:
-    """Give a layer its first weights and its first biases.
+    """Initialize a layer's weights and biases.
 
     Args:
         layer: its `weight` and `bias` are overwritten.
-        fan_in: activations that one unit reads.
-        deviation: of weights N(0, deviation^2), or one of the words of `Deviation`.
+        fan_in: inputs of one unit.
+        init_std: weights are N(0, init_std^2); or None or `uniform`, see `InitStd`.
         bias: value of all biases (ignored by `uniform`, which draws them).
         generator: None is torch's global generator.
 
     Paper: section 5 (0.01; biases 1 in conv2, conv4, conv5 and the hidden dense layers, else 0).
     """
     assert layer.bias is not None
-    if deviation == "uniform":
+    if init_std == "uniform":
         limit = 1 / math.sqrt(fan_in)
         layer.weight.uniform_(-limit, limit, generator=generator)
         layer.bias.uniform_(-limit, limit, generator=generator)
         return
-    layer.weight.normal_(0, math.sqrt(2 / fan_in) if deviation is None else deviation, generator=generator)
+    layer.weight.normal_(0, math.sqrt(2 / fan_in) if init_std is None else init_std, generator=generator)
     layer.bias.fill_(bias)

@@ -1,58 +1,56 @@
-"""The network slid over images larger than its crop: class scores at every place that its window can take.
+"""The network applied at every position of images larger than its crop.
 
-Axes: B images, C maps, H W places of an image, h w of the window, K classes; k is the side of what the dense layers
-read.
+Axes: B images, C channels, H x W positions of an image, h x w of the crop, K classes; k is the side of what the dense
+layers read.
 """
 
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.layer_specs import INPUT_MAPS, Flatten, LocallyConnected
+from alexnet.model.layer_specs import INPUT_CHANNELS, Flatten, LocallyConnected
 from alexnet.model.network import AlexNet
 
 
 def class_maps(network: AlexNet, images: torch.Tensor) -> torch.Tensor:
-    """Class scores over a whole image: (B, 3, H, W) -> (B, K, h, w), as Sermanet et al. 2013 (OverFeat) have it.
+    """Class scores over a whole image: (B, 3, H, W) -> (B, K, h, w), as in Sermanet et al. 2013 (OverFeat).
 
-    The convolutional layers run over the whole image once. The dense layers are convolutions there: the first one
-    reads windows of k x k places, which are all the places of a crop's maps, and those behind it read one place. The
-    results are as many pixels apart as the strides multiply to: 32 for `paper`, which at 256 pixels gives h = w = 2.
-    At the crop's own size the result is `network(images)` with h = w = 1.
+    The convolutional layers run once over the whole image. The dense layers then act as convolutions: the first one
+    reads k x k windows, the positions that it reads of a crop, and the others read one position. Adjacent results are
+    the product of all strides apart: 32 pixels for `paper`, so 256-pixel images give h = w = 2. At the crop's own size
+    the result is `network(images)` with h = w = 1.
 
-    Zeros around the maps (`padding`, `end_padding`) and windows of pooling that are cut lie at the edges of the whole
-    image, not of each crop in it: where a crop has them and the image goes on, the layers read the image. So the scores
-    at a place are those of the crop there only for a network that has neither; otherwise they are near them.
+    Padding (`padding`, `end_padding`) and clipped pooling windows occur at the edges of the whole image, not of each
+    crop in it. So the scores equal those of the crops only for a network without either; otherwise they are close.
 
     Args:
-        network: on the device of `images`, in evaluation mode (in training mode dropout draws for each place).
-        images: floating point, RGB on the 0..255 scale less the mean image, H and W at least the network's crop.
+        network: on the device of `images`, in evaluation mode (in training mode each position has its own dropout).
+        images: floating point, RGB on the 0..255 scale minus the mean image, H and W at least the network's crop.
 
     Raises:
-        RequestError: a variant with locally connected layers, whose weights belong to the crop's places; images that
-            are smaller than the crop or of another form.
+        RequestError: a variant with locally connected layers, whose weights belong to positions in the crop; images
+            smaller than the crop or of another shape or dtype.
     """
-    variant, crop = network.variant, network.description.image_px
-    if any(isinstance(layer, LocallyConnected) for layer in network.description.layers):
+    variant, crop = network.variant, network.spec.image_px
+    if any(isinstance(layer, LocallyConnected) for layer in network.spec.layers):
         raise RequestError(
-            f"variant {variant!r} has locally connected layers, whose weights belong to the places of its "
-            f"{crop}-pixel crop, so it cannot be slid over a larger image; measure it with --views 1, 9 or 10"
+            f"variant {variant!r} has locally connected layers, whose weights belong to positions in its {crop}-pixel "
+            "crop, so it cannot slide over a larger image; use --views 1, 9 or 10"
         )
-    form = images.dim() == 4 and images.shape[1] == INPUT_MAPS and images.is_floating_point()
-    if not form or min(images.shape[2:]) < crop:
+    is_batch = images.dim() == 4 and images.shape[1] == INPUT_CHANNELS and images.is_floating_point()
+    if not is_batch or min(images.shape[2:]) < crop:
         raise RequestError(
-            f"variant {variant!r} slides over floating point (B, {INPUT_MAPS}, H, W), H and W {crop} or more, 0..255 "
-            f"less the mean; got {images.dtype} of shape {tuple(images.shape)}"
+            f"variant {variant!r} slides over floating point (B, {INPUT_CHANNELS}, H, W), H and W {crop} or more, "
+            f"0..255 minus the mean; got {images.dtype} of shape {tuple(images.shape)}"
         )
-    read_px = next(place.reads[1] for place in network.sized_layers if isinstance(place.layer, Flatten))
-    places = (1, 1)
+    dense_side = next(layer.in_side for layer in network.sized_layers if isinstance(layer.spec, Flatten))
+    positions = (1, 1)
     x = network.scale(images)
-    for stage in network.passes:
-        if isinstance(stage, Flatten):
-            windows = x.unfold(2, read_px, 1).unfold(3, read_px, 1)  # (B, C, h, w, k, k)
-            places = (windows.shape[2], windows.shape[3])
-            # A row a place, its features as the layer's weights count them, maps first: the dense layers then are
-            # themselves, whatever their form, and the product is that of the convolution.
+    for op in network.compiled_ops:
+        if isinstance(op, Flatten):
+            windows = x.unfold(2, dense_side, 1).unfold(3, dense_side, 1)  # (B, C, h, w, k, k)
+            positions = (windows.shape[2], windows.shape[3])
+            # One row per position, features in the order of the layer's weights: the dense layers run unchanged.
             x = windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)  # (B h w, C k k)
         else:
-            x = network.compute(stage, x)
-    return x.reshape(len(images), *places, network.num_classes).permute(0, 3, 1, 2)
+            x = network.compute(op, x)
+    return x.reshape(len(images), *positions, network.num_classes).permute(0, 3, 1, 2)

@@ -1,11 +1,11 @@
-"""A trained network in one file: tensors, class names and preprocessing together, without pickled code.
+"""A trained network in one file: tensors, class names and preprocessing, without pickled code.
 
-safetensors with the network's tensors under their own names, `mean_image`, and one JSON string in the
-metadata that says how images become the network's input.
+A safetensors file with the network's tensors under their own names and `mean_image`. The metadata key `alexnet` holds
+a JSON object with the rest.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
@@ -16,16 +16,19 @@ from alexnet.data.augment import MeanAt
 from alexnet.data.dataset import ClassInfo
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
+from alexnet.model.spec_file import spec_matches, spec_to_dict
 from alexnet.storage.atomic import write_bytes
 
-FORMAT_VERSION = 3
-READABLE = (2, 3)
-"""Version 2 did not say where the mean image is taken: at the crop's own place."""
+FORMAT_VERSION = 4
+READABLE_VERSIONS = (2, 3, 4)
+"""Versions 2 and 3 describe networks in a form that `spec_file` still reads; in 2, `mean_at` is always `crop`."""
+_OLD_MEAN_AT: dict[str, MeanAt] = {"own-place": "crop", "centre": "center"}
+"""Values of `mean_at` up to version 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A network with all that is needed to use it on a photograph."""
+    """A network with everything needed to apply it to a photograph."""
 
     network: AlexNet
     classes: tuple[ClassInfo, ...]
@@ -34,15 +37,15 @@ class Trained:
     crop: int
     """Side of the network's crop, pixels."""
     title: str
-    """Title of the data set it learned from."""
+    """Title of the data set that it was trained on."""
     generated: bool
-    """Whether that data set was generated, not photographed."""
+    """Whether that data set is synthetic."""
     mean_at: MeanAt = "crop"
-    """Which part of the mean image a crop loses."""
+    """Which part of the mean image is subtracted from a crop."""
 
     @property
     def side(self) -> int:
-        """Side to which photographs are brought before they are cropped, pixels."""
+        """Side to which photographs are resized before they are cropped, pixels."""
         return int(self.mean_image.shape[0])
 
 
@@ -52,11 +55,11 @@ def save_trained(path: Path, trained: Trained) -> None:
     description = {
         "format_version": FORMAT_VERSION,
         "variant": network.variant,
-        "network": network.description.as_json(),
+        "network": spec_to_dict(network.spec),
         "width": network.width,
         "dropout": network.dropout,
         "num_classes": network.num_classes,
-        "classes": [asdict(one) for one in trained.classes],
+        "classes": [{"id": one.id, "name": one.name} for one in trained.classes],
         "preprocessing": {
             "side": trained.side,
             "crop": trained.crop,
@@ -73,7 +76,7 @@ def save_trained(path: Path, trained: Trained) -> None:
 
 
 def weights_file(path: Path) -> Path:
-    """The file that `load_trained` reads for a path: itself, or that of a run folder."""
+    """The file that `load_trained` reads: the path itself, or `weights.safetensors` in a run folder."""
     return path / "weights.safetensors" if path.is_dir() else path
 
 
@@ -84,17 +87,17 @@ def load_trained(path: Path | str) -> Trained:
         path: a weights file, or a run folder that holds `weights.safetensors`.
 
     Raises:
-        RequestError: there is no such file, or it is not one of ours, or of another format version, or the
-            variant of its name computes something else in this version of alexnet.
+        RequestError: there is no such file, or alexnet did not write it, or its format version is unknown, or this
+            version of alexnet computes something else under the name of its variant.
         WorkError: the file is damaged.
     """
     path = Path(path)
     file = weights_file(path)
     if not file.is_file():
         if path.is_dir() and (path / "baseline.safetensors").is_file():
-            raise RequestError(f"{path} holds a baseline, which is no network; `alexnet evaluate {path}` measures it")
+            raise RequestError(f"{path} holds a baseline, not a network; measure it with `alexnet evaluate {path}`")
         raise RequestError(
-            f"{path} holds no trained network ({file.name} is missing); `alexnet train DATA --run {path}` makes one"
+            f"{path} holds no trained network ({file.name} is missing); run `alexnet train DATA --run {path}`"
         )
     try:
         with safetensors.safe_open(file, framework="pt") as content:
@@ -104,31 +107,31 @@ def load_trained(path: Path | str) -> Trained:
         raise WorkError(f"{file} is damaged ({error}); train again or restore it") from error
     if "alexnet" not in metadata:
         raise RequestError(
-            f"{file} was not written by alexnet (no description inside); only weights of a run can be loaded"
+            f"{file} was not written by alexnet (its metadata has no key `alexnet`); give the weights file of a run"
         )
     description = json.loads(metadata["alexnet"])
-    if description["format_version"] not in READABLE:
+    if description["format_version"] not in READABLE_VERSIONS:
         raise RequestError(
-            f"{file} has weights format {description['format_version']}, this version reads {READABLE[0]} to "
-            f"{READABLE[-1]}; "
-            "load it with the version of alexnet that wrote it"
+            f"{file} has weights format {description['format_version']}, but this version reads "
+            f"{READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}; load it with the version of alexnet that wrote it"
         )
     network = AlexNet(
         description["num_classes"], description["variant"], description["width"], dropout=description["dropout"]
     )
-    if description["network"] != network.description.as_json():
+    if not spec_matches(description["network"], network.spec):
         raise RequestError(
-            f"{file} holds variant {network.variant!r} in a form that this version of alexnet no longer has; "
+            f"{file} holds variant {network.variant!r}, which is a different network in this version of alexnet; "
             "load it with the version that wrote it (run.json names the commit), or train again"
         )
     mean_image = tensors.pop("mean_image")
     network.load_state_dict(tensors)
+    mean_at = description["preprocessing"].get("mean_at", "crop")
     return Trained(
         network=network.eval(),
-        classes=tuple(ClassInfo(**one) for one in description["classes"]),
+        classes=tuple(ClassInfo(id=one["id"], name=one["name"]) for one in description["classes"]),
         mean_image=mean_image,
         crop=description["preprocessing"]["crop"],
         title=description["title"],
         generated=description["generated"],
-        mean_at=description["preprocessing"].get("mean_at", "crop"),
+        mean_at=_OLD_MEAN_AT.get(mean_at, mean_at),
     )

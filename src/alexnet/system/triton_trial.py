@@ -1,4 +1,4 @@
-"""A kernel of a few numbers in Triton: whether it runs says whether others do."""
+"""A small Triton kernel that shows whether Triton works here."""
 
 import torch
 import triton
@@ -7,17 +7,17 @@ import triton.language as tl
 
 @triton.jit
 def _count_kernel(result, BLOCK: tl.constexpr):
-    place = tl.arange(0, BLOCK)
-    tl.store(result + place, place)
+    position = tl.arange(0, BLOCK)
+    tl.store(result + position, position)
 
 
-def try_out() -> None:
-    """Compile and run a kernel of a few numbers on the current GPU.
+def run_trial_kernel() -> None:
+    """Compile and run a kernel on 16 numbers on the current GPU.
 
     Raises:
-        Exception: whatever keeps it from running, or from being right.
+        Exception: it does not run, or its result is wrong.
     """
     counted = torch.full((16,), -1, dtype=torch.int32, device="cuda")
     _count_kernel[(1,)](counted, BLOCK=16)
     if counted.tolist() != list(range(16)):
-        raise RuntimeError(f"it wrote {counted.tolist()} where 0 to 15 belong")
+        raise RuntimeError(f"it wrote {counted.tolist()} instead of 0 to 15")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
+from alexnet.model.spec_file import spec_matches, spec_to_dict
 from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
 from alexnet.storage.atomic import remove_partial, write_json
 from alexnet.storage.checksums import file_digest
@@ -72,7 +73,7 @@ class Snapshot:
             "format_version": FORMAT_VERSION,
             **asdict(position),
             "last_rates": last_rates,
-            "network": network.description.as_json(),
+            "network": spec_to_dict(network.spec),
         }
 
 
@@ -185,7 +186,7 @@ def _read_newest(run_folder: Path, network: AlexNet) -> tuple[Loaded, dict[str, 
     for manifest in _manifests(run_folder):
         facts, file = _facts(manifest), manifest.with_suffix(".safetensors")
         if facts and (
-            facts.get("format_version") != FORMAT_VERSION or facts["network"] != network.description.as_json()
+            facts.get("format_version") != FORMAT_VERSION or not spec_matches(facts["network"], network.spec)
         ):
             raise RequestError(
                 f"{manifest} was written by another version of alexnet (run.json names the commit), whose checkpoints "

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet.model.columns import AllRows, ColumnStep, OneColumn
+from alexnet.model.columns import ColumnNetwork, ColumnStep, GatherRows
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import GradDtype
 from alexnet.parallel.process_mesh import ProcessMesh
@@ -25,21 +25,21 @@ def own_part(network: AlexNet, mesh: ProcessMesh) -> AlexNet:
     Raises:
         RequestError: the network has layers that two processes cannot share.
     """
-    return network if mesh.pair is None else OneColumn(network, mesh.pair, mesh.layout.column_layers)
+    return network if mesh.pair is None else ColumnNetwork(network, mesh.pair, mesh.layout.column_layers)
 
 
 def whole_network(network: AlexNet) -> AlexNet:
     """The whole of a network of which this process may hold one column; both processes of a pair call it at once."""
-    if not isinstance(network, OneColumn):
+    if not isinstance(network, ColumnNetwork):
         return network
     whole = AlexNet(network.num_classes, network.variant, network.width, dropout=network.dropout)
-    whole.load_state_dict(network.whole(network.state_dict()))
+    whole.load_state_dict(network.gather(network.state_dict()))
     return whole
 
 
 def whole_tensors(network: AlexNet, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors that belong to parameters, by the parameter's name, for the whole network; called like that one."""
-    return network.whole(tensors) if isinstance(network, OneColumn) else dict(tensors)
+    return network.gather(tensors) if isinstance(network, ColumnNetwork) else dict(tensors)
 
 
 def whole_shapes(network: AlexNet) -> dict[str, tuple[int, ...]]:
@@ -54,7 +54,7 @@ def whole_shapes(network: AlexNet) -> dict[str, tuple[int, ...]]:
 
 def own_tensors(network: AlexNet, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """This process's part of tensors that belong to the whole network's parameters, by the parameter's name."""
-    return network.cut(tensors) if isinstance(network, OneColumn) else dict(tensors)
+    return network.split(tensors) if isinstance(network, ColumnNetwork) else dict(tensors)
 
 
 def spread(mesh: ProcessMesh, tensors: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
@@ -86,16 +86,16 @@ class Forward:
         self._sums: list[_Sums] = []
         self._replicated: list[DistributedDataParallel] = []
         self._parts: list[Callable[[torch.Tensor], torch.Tensor]]
-        in_dense = isinstance(network, OneColumn) and mesh.layout.column_layers == "dense"
+        in_dense = isinstance(network, ColumnNetwork) and mesh.layout.column_layers == "dense"
         if in_dense:
-            assert isinstance(network, OneColumn)
-            first = next(number for number, step in enumerate(network.steps) if isinstance(step, AllRows))
+            assert isinstance(network, ColumnNetwork)
+            first = next(number for number, step in enumerate(network.steps) if isinstance(step, GatherRows))
             # Of the convolutions there is one in every process, of a column's units one in every replica.
             self._parts = [
                 network.scale,
                 self._over(_Part(network, network.steps[:first]), mesh.all.group, mesh.layout.grad_dtype),
                 self._over_replicas(_Part(network, network.steps[first:]), mesh),
-                network.both_scores,
+                network.gather_scores,
             ]
         else:
             self._parts = [self._over_replicas(network, mesh)]
@@ -136,11 +136,11 @@ class Forward:
 class _Part(nn.Module):
     """Some steps of a network as a module of its own, which holds the layers that they name."""
 
-    def __init__(self, network: OneColumn, steps: tuple[ColumnStep, ...]) -> None:
+    def __init__(self, network: ColumnNetwork, steps: tuple[ColumnStep, ...]) -> None:
         super().__init__()
         names = [str(getattr(getattr(step, "layer", step), "name", "")) for step in steps]
         self.layers = nn.ModuleDict({name: network.get_submodule(name) for name in names if name})
-        self._take: Callable[[torch.Tensor], torch.Tensor] = lambda x: network.take(steps, x)
+        self._take: Callable[[torch.Tensor], torch.Tensor] = lambda x: network.run_steps(steps, x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._take(x)

@@ -12,7 +12,7 @@ import numpy as np
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.model.layer_specs import Convolution, sized_layers
-from alexnet.model.network import VARIANTS
+from alexnet.model.variants import VARIANTS
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
 
 FEW_IMAGES = 100
@@ -43,7 +43,7 @@ def finetune_recipe(trained: Recipe, data: PreparedData, freeze_until: str | Non
     names = [one.name for one in placed]
     counts = np.bincount(data.splits["train"].labels, minlength=data.num_classes)
     if freeze_until is None:
-        convolutions = [one.name for one in placed if isinstance(one.layer, Convolution)]
+        convolutions = [one.name for one in placed if isinstance(one.spec, Convolution)]
         freeze_until = convolutions[-1] if convolutions and median(counts.tolist()) < FEW_IMAGES else NEVER
     if freeze_until != NEVER and freeze_until not in names[:-1]:
         raise RequestError(

@@ -60,7 +60,7 @@ class GraphStep:
         self._device_cache = device_cache
         self._mean_image = torch.from_numpy(training.data.statistics.mean_image).to(device)
         # What autocast makes of the input of the first layer, unless a scale comes before it.
-        rounded = training.precision == "bfloat16" and training.network.description.input_scale == 1
+        rounded = training.precision == "bfloat16" and training.network.spec.input_scale == 1
         self._input_dtype = torch.bfloat16 if rounded else torch.float32
         self._captured: dict[tuple[int, float], _Captured] = {}
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None

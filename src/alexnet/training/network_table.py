@@ -64,8 +64,8 @@ def _row(place: SizedLayer, rates: LearningRates, optimizer: VelocitySGD) -> Row
     name = place.name
     return Row(
         layer=name,
-        maps=place.writes[0],
-        side=place.writes[1],
+        maps=place.out_channels,
+        side=place.out_side,
         weight_shape=place.weight_shape,
         parameters=math.prod(place.weight_shape) + math.prod(place.bias_shape),
         neurons=place.neurons,

@@ -177,10 +177,10 @@ def require_fit(recipe: Recipe, network: AlexNet) -> None:
     Raises:
         RequestError: they do not.
     """
-    if recipe.data.crop != network.description.image_px:
+    if recipe.data.crop != network.spec.image_px:
         raise RequestError(
             f"--data.crop is {recipe.data.crop}, and variant {recipe.network.variant!r} "
-            f"reads {network.description.image_px}-pixel images"
+            f"reads {network.spec.image_px}-pixel images"
         )
     require_layers(dict(network.named_parameters()), recipe.optimizer.layer_lr_factors, "--optimizer.layer_lr_factors")
     for stage in recipe.schedule.stages:

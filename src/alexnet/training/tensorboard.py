@@ -12,7 +12,7 @@ import torch
 
 from alexnet.errors import RequestError
 from alexnet.figures.filters import filter_grid
-from alexnet.model.columns import OneColumn
+from alexnet.model.columns import ColumnNetwork
 from alexnet.training.setup import Training
 
 SCALARS: Mapping[str, Mapping[str, str]] = {
@@ -109,7 +109,7 @@ def _show_filters(writer: Any, training: Training) -> None:
     """The first layer's filters, where this process holds all of them and they read colors."""
     first = next(place for place in training.network.sized_layers if place.weight_shape)
     filters = training.network.get_parameter(f"{first.name}.weight").detach()
-    if isinstance(training.network, OneColumn) or filters.dim() != 4 or not bool(torch.isfinite(filters).all()):
+    if isinstance(training.network, ColumnNetwork) or filters.dim() != 4 or not bool(torch.isfinite(filters).all()):
         return
     grid = filter_grid(filters.float().cpu().numpy())  # (H, W, 3)
     writer.add_image(f"filters/{first.name}", grid, training.step, dataformats="HWC")

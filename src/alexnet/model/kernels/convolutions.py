@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from alexnet.model.kernels.operators import blocks_of, empty_like_layout, no_gradient, to_channels_last, torch_operator
+from alexnet.model.kernels.operators import (
+    empty_blocks,
+    empty_like_layout,
+    no_gradient,
+    to_channels_last,
+    torch_operator,
+)
 
 
 def convolution(
@@ -73,8 +79,8 @@ def _strided_convolution_backward(gradient: torch.Tensor, x: torch.Tensor, kerne
         return of_weight.zero_()
     reach = -(-kernel // stride)  # blocks that a window reaches into
     rows, columns = (side + reach - 1 for side in gradient.shape[2:])
-    blocks = blocks_of(x, stride, rows, columns, x.dtype)
-    cpu.in_blocks(to_channels_last(x), stride, blocks)
+    blocks = empty_blocks(x, stride, rows, columns, x.dtype)
+    cpu.space_to_depth(to_channels_last(x), stride, blocks)
     with torch.autocast("cpu", enabled=False):
         by_block = x.new_empty(gradient.shape[1], blocks.shape[1], reach, reach)  # (D, s s C, k / s, k / s)
         winograd.weight_gradient(blocks, to_channels_last(gradient), 0, by_block)

@@ -28,20 +28,20 @@ _CHUNK = 512
 
 
 def norm_pool(
-    x: torch.Tensor, bias: torch.Tensor | None, form: NormPool, result: torch.Tensor, winners: torch.Tensor
+    x: torch.Tensor, bias: torch.Tensor | None, op: NormPool, result: torch.Tensor, winners: torch.Tensor
 ) -> None:
-    """What `form` says of x (B, C, H, W), into `result` and `winners` (B, C, H', W'), all channels-last.
+    """What `op` says of x (B, C, H, W), into `result` and `winners` (B, C, H', W'), all channels-last.
 
     Args:
         x: float32 or bfloat16.
         bias: (C), added in a pass of its own: a processor's library adds it in the convolution, at no cost.
-        form: what is computed.
+        op: what is computed.
         result: of the dtype of `x`, overwritten.
         winners: overwritten; for ties "one" uint8, the first of the largest places of each window, row * pool + column;
             for "every" int16, bit row * pool + column for each of the largest. Empty where nothing is pooled.
     """
     x = _biased(x, bias)
-    parallel_for_arrays(_forward, (_rows(x), _rows(result), _winner_rows(winners, form)), *_numbers(x, form))
+    parallel_for_arrays(_forward, (_rows(x), _rows(result), _winner_rows(winners, op)), *_numbers(x, op))
 
 
 def norm_pool_backward(
@@ -50,16 +50,16 @@ def norm_pool_backward(
     bias: torch.Tensor | None,
     result: torch.Tensor,
     winners: torch.Tensor,
-    form: NormPool,
+    op: NormPool,
     of_x: torch.Tensor,
 ) -> None:
     """The gradient of x (B, C, H, W) from that of the result (B, C, H', W'), into `of_x`; dtypes as in `norm_pool`."""
     x = _biased(x, bias)
-    arrays = (_rows(gradient), _rows(x), _rows(result), _winner_rows(winners, form), _rows(of_x))
-    parallel_for_arrays(_backward, arrays, *_numbers(x, form))
+    arrays = (_rows(gradient), _rows(x), _rows(result), _winner_rows(winners, op), _rows(of_x))
+    parallel_for_arrays(_backward, arrays, *_numbers(x, op))
 
 
-def sums_over_places(x: torch.Tensor, sums: torch.Tensor) -> None:
+def channel_sums(x: torch.Tensor, sums: torch.Tensor) -> None:
     """Fill `sums` (C) from x (B, C, H, W)."""
     sums.copy_(x.sum((0, 2, 3), dtype=torch.float32))
 
@@ -82,13 +82,13 @@ def same_map_norm_backward(
     parallel_for_arrays(_same_map_backward, (_rows(gradient), _rows(x), _rows(of_x)), *numbers)
 
 
-def in_blocks(x: torch.Tensor, stride: int, result: torch.Tensor) -> None:
+def space_to_depth(x: torch.Tensor, stride: int, result: torch.Tensor) -> None:
     """Fill `result` (B, s s C, rows, columns) from x (B, C, H, W); both channels-last, each of its own dtype."""
     parallel_for_arrays(_blocks, (_rows(x), _rows(result)), x.shape[1], stride)
 
 
 @functools.cache
-def why_not() -> str | None:
+def unavailable_reason() -> str | None:
     """Why the fused passes cannot run on this machine, in a sentence; None where they can."""
     if numba_jit.why_not:
         return f"Numba, which compiles the fused passes for this processor, cannot be imported: {numba_jit.why_not}"
@@ -108,27 +108,27 @@ def _rows(x: torch.Tensor) -> np.ndarray:
     return x.permute(0, 2, 3, 1).view(images, height, width * maps).numpy()
 
 
-def _winner_rows(winners: torch.Tensor, form: NormPool) -> np.ndarray:
+def _winner_rows(winners: torch.Tensor, op: NormPool) -> np.ndarray:
     # (B, H', W' * C) uint8 or int16
-    return _rows(winners) if form.pools else np.empty((0, 0, 0), np.uint8)
+    return _rows(winners) if op.pools else np.empty((0, 0, 0), np.uint8)
 
 
-def _numbers(x: torch.Tensor, form: NormPool) -> tuple[Any, ...]:
+def _numbers(x: torch.Tensor, op: NormPool) -> tuple[Any, ...]:
     # The length of a tuple belongs to its type: so the side of the windows, and whether one or every winner is noted,
     # are known when their loops are compiled.
-    window = (0,) * (form.pool if form.pools else 1)
+    window = (0,) * (op.pool if op.pools else 1)
     return (
         x.shape[1],
         window,
-        form.stride if form.pools else 1,
-        (0,) * (form.ties == "every"),
-        form.rectify_before,
-        form.rectify_after,
-        form.size if form.normalizes else 0,
-        form.columns if form.normalizes else 1,
-        np.float32(form.alpha),
-        np.float32(form.beta),
-        np.float32(form.k),
+        op.stride if op.pools else 1,
+        (0,) * (op.all_ties),
+        op.relu_before,
+        op.relu_after,
+        op.size if op.normalizes else 0,
+        op.columns if op.normalizes else 1,
+        np.float32(op.alpha),
+        np.float32(op.beta),
+        np.float32(op.k),
     )
 
 

@@ -351,22 +351,22 @@ def _sums_kernel(x, sums, NUM, EACH, C: tl.constexpr, ROWS: tl.constexpr, MAPS: 
 
 
 def norm_pool(
-    x: torch.Tensor, bias: torch.Tensor | None, form: NormPool, result: torch.Tensor, winners: torch.Tensor
+    x: torch.Tensor, bias: torch.Tensor | None, op: NormPool, result: torch.Tensor, winners: torch.Tensor
 ) -> None:
     """Fill `result` and `winners` (B, C, H', W') from x (B, C, H, W); all channels-last; bias (C), of any dtype."""
     sizes = (*x.shape[2:], *result.shape[2:])
-    x, bias = _biased(x, bias, form)
+    x, bias = _biased(x, bias, op)
     added = x if bias is None else bias
     with _device_of(x):
-        if _as_product(x, form):
-            tile = _tile(x, form, backward=False)
-            tiles = (len(x), triton.cdiv(result.shape[2] * result.shape[3], tile["PLACES"]), form.columns)
+        if _as_product(x, op):
+            tile = _tile(x, op, backward=False)
+            tiles = (len(x), triton.cdiv(result.shape[2] * result.shape[3], tile["PLACES"]), op.columns)
             _norm_pool_tile_kernel[tiles](
-                x, added, _band(x, form), result, winners, *sizes, **tile, **_shared(x, bias, form)
+                x, added, _band(x, op), result, winners, *sizes, **tile, **_shared(x, bias, op)
             )
         else:
             grid = _grid(x, result[0].numel())
-            _norm_pool_kernel[grid](x, added, result, winners, *sizes, **_by_number(form), **_shared(x, bias, form))
+            _norm_pool_kernel[grid](x, added, result, winners, *sizes, **_by_number(op), **_shared(x, bias, op))
 
 
 def norm_pool_backward(
@@ -375,33 +375,33 @@ def norm_pool_backward(
     bias: torch.Tensor | None,
     result: torch.Tensor,
     winners: torch.Tensor,
-    form: NormPool,
+    op: NormPool,
     of_x: torch.Tensor,
 ) -> None:
     """Fill `of_x` (B, C, H, W), the gradient of x, from that of the result; all channels-last."""
     sizes = (*x.shape[2:], *result.shape[2:])
-    x, bias = _biased(x, bias, form)
+    x, bias = _biased(x, bias, op)
     added = x if bias is None else bias
     with _device_of(x):
-        if _as_product(x, form):
-            tile = _tile(x, form, backward=True)
-            tile["SYMMETRIC"] = form.size % 2 == 1
-            tiles = (len(x), triton.cdiv(x.shape[2] * x.shape[3], tile["PLACES"]), form.columns)
+        if _as_product(x, op):
+            tile = _tile(x, op, backward=True)
+            tile["SYMMETRIC"] = op.size % 2 == 1
+            tiles = (len(x), triton.cdiv(x.shape[2] * x.shape[3], tile["PLACES"]), op.columns)
             _norm_pool_backward_tile_kernel[tiles](
                 gradient,
                 x,
                 added,
                 result,
                 winners,
-                _band(x, form),
+                _band(x, op),
                 of_x,
                 *sizes,
                 **tile,
-                **_shared(x, bias, form),
+                **_shared(x, bias, op),
             )
             return
-        crossed = torch.empty_like(x) if form.normalizes else x
-        for part in (True, False) if form.normalizes else (False,):
+        crossed = torch.empty_like(x) if op.normalizes else x
+        for part in (True, False) if op.normalizes else (False,):
             _norm_pool_backward_kernel[_grid(x, x[0].numel())](
                 gradient,
                 x,
@@ -412,12 +412,12 @@ def norm_pool_backward(
                 of_x,
                 *sizes,
                 CROSSED=part,
-                **_by_number(form),
-                **_shared(x, bias, form),
+                **_by_number(op),
+                **_shared(x, bias, op),
             )
 
 
-def sums_over_places(x: torch.Tensor, sums: torch.Tensor) -> None:
+def channel_sums(x: torch.Tensor, sums: torch.Tensor) -> None:
     """Fill `sums` (C) from x (B, C, H, W), channels-last; the same however often it is asked."""
     maps = x.shape[1]
     rows = x.numel() // maps
@@ -432,7 +432,7 @@ def sums_over_places(x: torch.Tensor, sums: torch.Tensor) -> None:
         _sums_kernel[whole](part_sums, sums, parts, parts, maps, ROWS=4 * _SUMMED, MAPS=narrow)
 
 
-def in_blocks(x: torch.Tensor, stride: int, result: torch.Tensor) -> None:
+def space_to_depth(x: torch.Tensor, stride: int, result: torch.Tensor) -> None:
     """Fill `result` (B, s s C, rows, columns) from x (B, C, H, W); both channels-last, each of its own dtype."""
     with _device_of(x):
         _in_blocks_kernel[_grid(x, result[0].numel())](
@@ -464,48 +464,48 @@ def _grid(x: torch.Tensor, numbers: int) -> tuple[int, int]:
     return x.shape[0], triton.cdiv(numbers, _BLOCK)
 
 
-def _shared(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> dict[str, Any]:
+def _shared(x: torch.Tensor, bias: torch.Tensor | None, op: NormPool) -> dict[str, Any]:
     """Constants of all `norm_pool` kernels."""
     return {
         "BIASED": bias is not None,
         "C": x.shape[1],
-        "PER_COLUMN": x.shape[1] // form.columns,
-        "ALPHA": form.alpha,
-        "BETA": form.beta,
-        "K": form.k,
-        "RECTIFY_BEFORE": form.rectify_before,
-        "RECTIFY_AFTER": form.rectify_after,
-        "POOL": form.pool,
-        "STRIDE": form.stride,
-        "EVERY": form.ties == "every",
+        "PER_COLUMN": x.shape[1] // op.columns,
+        "ALPHA": op.alpha,
+        "BETA": op.beta,
+        "K": op.k,
+        "RECTIFY_BEFORE": op.relu_before,
+        "RECTIFY_AFTER": op.relu_after,
+        "POOL": op.pool,
+        "STRIDE": op.stride,
+        "EVERY": op.all_ties,
     }
 
 
-def _biased(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _biased(x: torch.Tensor, bias: torch.Tensor | None, op: NormPool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """x with its biases, where the kernel would read them again for every neighbor; else both as they are."""
-    if bias is None or not form.normalizes or _as_product(x, form):
+    if bias is None or not op.normalizes or _as_product(x, op):
         return x, bias
     return x + bias.to(x.dtype)[:, None, None], None
 
 
-def _by_number(form: NormPool) -> dict[str, Any]:
+def _by_number(op: NormPool) -> dict[str, Any]:
     """Constants of the kernels that add up neighbors one by one."""
-    return {"SIZE": form.size, "NORMALIZE": form.normalizes, "BLOCK": _BLOCK}
+    return {"SIZE": op.size, "NORMALIZE": op.normalizes, "BLOCK": _BLOCK}
 
 
-def _as_product(x: torch.Tensor, form: NormPool) -> bool:
+def _as_product(x: torch.Tensor, op: NormPool) -> bool:
     """Whether matrix units, which take bfloat16, add up the neighbors."""
-    return x.dtype == torch.bfloat16 and form.normalizes and x.shape[1] // form.columns <= _MOST_MAPS
+    return x.dtype == torch.bfloat16 and op.normalizes and x.shape[1] // op.columns <= _MOST_MAPS
 
 
-def _padded(x: torch.Tensor, form: NormPool) -> int:
+def _padded(x: torch.Tensor, op: NormPool) -> int:
     """Maps of a tile: those of a column, up to a size that matrix units take."""
-    return max(16, int(triton.next_power_of_2(x.shape[1] // form.columns)))
+    return max(16, int(triton.next_power_of_2(x.shape[1] // op.columns)))
 
 
-def _tile(x: torch.Tensor, form: NormPool, backward: bool) -> dict[str, Any]:
+def _tile(x: torch.Tensor, op: NormPool, backward: bool) -> dict[str, Any]:
     """Maps and places of a tile, warps that share it, and in what its products take their factors."""
-    padded = _padded(x, form)
+    padded = _padded(x, op)
     places, warps = _TILES[padded <= 64, backward]
     # The interpreter does not multiply bfloat16; the factors are rounded to it first, and so the products are the same.
     factors = tl.bfloat16 if x.is_cuda else tl.float32
@@ -515,13 +515,13 @@ def _tile(x: torch.Tensor, form: NormPool, backward: bool) -> dict[str, Any]:
 _bands: dict[tuple[torch.device, int, int, int], torch.Tensor] = {}
 
 
-def _band(x: torch.Tensor, form: NormPool) -> torch.Tensor:
+def _band(x: torch.Tensor, op: NormPool) -> torch.Tensor:
     """Which maps of a column stand in whose window: bfloat16 (padded, padded), 1 at (j, i) where j is in that of i."""
-    maps, padded = x.shape[1] // form.columns, _padded(x, form)
-    key = (x.device, maps, padded, form.size)
+    maps, padded = x.shape[1] // op.columns, _padded(x, op)
+    key = (x.device, maps, padded, op.size)
     if key not in _bands:
         band = torch.zeros(padded, padded)
-        band[:maps, :maps] = window_matrix(maps, form.size, 1).t()
+        band[:maps, :maps] = window_matrix(maps, op.size, 1).t()
         _bands[key] = band.to(x.device, torch.bfloat16)
     return _bands[key]
 

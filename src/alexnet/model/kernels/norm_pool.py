@@ -1,10 +1,10 @@
-"""What one fused pass computes, and the same from torch's own operations: the reference, the fallback, the ONNX form.
+"""What one fused operation computes, and its reference by torch's own operations, which is also its ONNX form.
 
-Axes: B images, C maps (channels), H W places.
+Axes: B images, C channels, H x W positions.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,54 +12,69 @@ import torch.nn.functional as F
 from alexnet.model.layers import max_pool
 from alexnet.model.response_norm import local_response_norm
 
-MOST_PLACES = 15
-"""Places of a pooling window whose ties the kernels note as bits of 16."""
+MAX_WINDOW_POSITIONS = 15
+"""Positions of a pooling window whose ties the kernels store as bits of an int16."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormPool:
-    """ReLU, normalize among neighboring maps, pool, rectify: each of them or not, in this order.
+    """ReLU, response normalization, max-pooling, ReLU: each of them optional, in this order.
 
-    One pass serves both orders there are: the paper's (rectify, normalize, pool) and that of the source's first layer
-    (normalize, pool, rectify).
+    This covers the paper's order (ReLU, normalization, pooling) and that of the source's first layer (normalization,
+    pooling, ReLU). The fields, in order, are the scalar arguments of the operator `alexnet::norm_pool`.
     """
 
-    rectify_before: bool = False
+    relu_before: bool = False
     size: int = 5
-    """Maps in a window of the normalization."""
+    """Channels in a normalization window."""
     alpha: float = 0.0
-    """Factor on each square; 0, with `k` 1, normalizes nothing."""
+    """Factor on each square; 0, with `k` 1, disables normalization."""
     beta: float = 0.75
     k: float = 1.0
     columns: int = 1
-    """Equal blocks of maps whose windows do not see each other."""
+    """Equal blocks of channels that are normalized separately."""
     pool: int = 1
-    """Side of a pooling window, places; 1 pools nothing."""
+    """Side of a pooling window; 1 disables pooling."""
     stride: int = 1
-    ties: Literal["one", "every"] = "one"
-    """Which of the largest activations of a window get its gradient: the first, or each in full."""
-    rectify_after: bool = False
+    all_ties: bool = False
+    """Whether each of several equal maxima of a window gets its gradient, not only the first."""
+    relu_after: bool = False
+
+    def as_scalars(self) -> tuple[Any, ...]:
+        """The values of the fields in order."""
+        return tuple(vars(self).values())
+
+    @classmethod
+    def from_scalars(cls, scalars: tuple[Any, ...]) -> "NormPool":
+        """The inverse of `as_scalars`."""
+        return cls(**dict(zip((field.name for field in fields(cls)), scalars, strict=True)))
+
+    @classmethod
+    def scalar_schema(cls) -> str:
+        """The scalars as torch's schema language declares them."""
+        types = {bool: "bool", int: "SymInt", float: "float"}
+        return ", ".join(f"{types[type(field.default)]} {field.name}" for field in fields(cls))
 
     @property
     def normalizes(self) -> bool:
-        """Whether there is a normalization."""
+        """Whether normalization is enabled."""
         return self.alpha != 0 or self.k != 1
 
     @property
     def pools(self) -> bool:
-        """Whether there is a pooling."""
+        """Whether pooling is enabled."""
         return self.pool > 1
 
     @property
-    def only_rectifies(self) -> bool:
-        """Whether there is neither a normalization nor a pooling."""
+    def is_relu(self) -> bool:
+        """Whether neither normalization nor pooling is enabled."""
         return not self.normalizes and not self.pools
 
-    def plain(self, x: torch.Tensor) -> torch.Tensor:
+    def reference(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H', W') by torch's own operations."""
-        x = F.relu(x) if self.rectify_before else x
+        x = F.relu(x) if self.relu_before else x
         if self.normalizes:
             x = local_response_norm(x, self.size, self.alpha, self.beta, self.k, self.columns)
         if self.pools:
-            x = max_pool(x, self.pool, self.stride, self.ties)
-        return F.relu(x) if self.rectify_after else x
+            x = max_pool(x, self.pool, self.stride, "every" if self.all_ties else "one")
+        return F.relu(x) if self.relu_after else x

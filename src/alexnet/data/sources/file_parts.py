@@ -1,0 +1,90 @@
+"""Reading a piece of a file, such as a photograph that lies inside an archive."""
+
+import io
+import os
+import stat
+from pathlib import Path
+
+BLOCK_BYTES = 2**20
+# A pipe is opened without waiting for somebody who writes to it.
+_AT_ONCE = os.O_RDONLY | os.O_NONBLOCK
+
+
+def read_plain_file(path: str) -> bytes:
+    """The bytes of a file, in as few calls of the system as it takes.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe, a device or a folder.
+    """
+    descriptor = os.open(path, _AT_ONCE)
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError("no plain file")
+        # One byte more than it has: where fewer come than were asked for, the file has ended.
+        content = os.read(descriptor, facts.st_size + 1)
+        if len(content) == facts.st_size:
+            return content
+        parts = [content]  # it has just changed, or is longer than one call reads
+        while parts[-1]:
+            parts.append(os.read(descriptor, BLOCK_BYTES))
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+def read_piece(path: Path, offset: int, size_bytes: int) -> bytes:
+    """The bytes from `offset` on; OSError where the file is gone or ends before."""
+    with path.open("rb", buffering=0) as file:
+        return read_open_piece(file.fileno(), offset, size_bytes, path.name)
+
+
+def read_open_piece(descriptor: int, offset: int, size_bytes: int, name: str) -> bytes:
+    """As `read_piece`, from a file that is open; several threads may share it. `name` is for the message."""
+    parts: list[bytes] = []
+    missing = size_bytes
+    while missing:
+        part = os.pread(descriptor, missing, offset)
+        if not part:
+            raise OSError(f"{name} ends inside this file")
+        parts.append(part)
+        offset += len(part)
+        missing -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class FilePart(io.RawIOBase):
+    """A stretch of an open file as a file of its own: an archive inside an archive.
+
+    Args:
+        file: opened for reading bytes; its position is moved.
+        offset: where the stretch begins.
+        size_bytes: how long it is.
+    """
+
+    def __init__(self, file: io.BufferedReader, offset: int, size_bytes: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._size = size_bytes
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._position)
+        self._file.seek(self._offset + self._position)
+        content = self._file.read(left if size is None or size < 0 else min(size, left))
+        self._position += len(content)
+        return content

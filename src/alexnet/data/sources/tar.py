@@ -1,0 +1,75 @@
+"""Tar archives, read by the places of their files: nothing is unpacked, and no name is_main out of the archive."""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from alexnet.data.sources.file_parts import FilePart
+from alexnet.errors import RequestError
+
+COMPRESSION_MARKS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A file or a folder in a tar."""
+
+    name: str
+    """Its path without leading `/` or `./`; never is_main upwards."""
+    offset: int
+    """Of its bytes in the outermost file."""
+    size_bytes: int
+    is_folder: bool
+    is_plain: bool
+    """Whether it is a file with bytes of its own; links, devices and sparse files are not."""
+
+
+def tar_members(path: Path, offset: int = 0, size_bytes: int | None = None) -> Iterator[TarMember]:
+    """The members of an uncompressed tar, in its order; those whose names lead upwards or are empty are passed over.
+
+    Args:
+        path: a file.
+        offset, size_bytes: where in it the tar lies, for a tar within a tar; by default it is the whole file.
+
+    Raises:
+        RequestError: the file is compressed, no tar, or ends in the middle of one.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        start = file.read(6)
+        for mark, compression in COMPRESSION_MARKS.items():
+            if start.startswith(mark):
+                raise RequestError(
+                    f"{path} is compressed ({compression}); unpack it and name the folder it makes, or the "
+                    "uncompressed tar"
+                )
+        end = path.stat().st_size if size_bytes is None else offset + size_bytes
+        part = FilePart(file, offset, end - offset)
+        try:
+            with tarfile.open(fileobj=part, mode="r:", errorlevel=2) as archive:
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # type: ignore[attr-defined]  # else a million of them stay in memory
+                    name = inner_path(member.name)
+                    if member.isreg() and offset + member.offset_data + member.size > end:
+                        raise tarfile.ReadError(f"it ends inside {member.name}")
+                    if name is not None:
+                        yield TarMember(
+                            name,
+                            offset + member.offset_data,
+                            member.size,
+                            member.isdir(),
+                            member.isreg() and not member.issparse(),
+                        )
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            raise RequestError(
+                f"{path} is no tar, or a damaged one ({error}); fetch or make it again, or name another source"
+            ) from error
+
+
+def inner_path(name: str) -> str | None:
+    """A member's path inside its archive, such as `a/b.jpg`; None where it is empty or is_main upwards."""
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", ".")]
+    if not parts or ".." in parts:
+        return None
+    return "/".join(parts)

@@ -1,0 +1,212 @@
+"""A folder for each class, under `train/` and `val/` or not: on a disk, in a tar or in a zip."""
+
+import json
+import os
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alexnet.data.sources.file_parts import read_piece, read_plain_file
+from alexnet.data.sources.listing import Content, ListingBuilder, Place, Read, Source, source_of
+from alexnet.data.sources.splits import SPLIT_OF_FOLDER, splits_of_words
+from alexnet.data.sources.tar import tar_members
+from alexnet.data.sources.zip import ZipReader, zip_members
+from alexnet.errors import RequestError
+
+SOURCE_FILE = "SOURCE.json"
+"""Optional description beside the images: `title`, `generated`, `side`."""
+MAX_DEPTH = 8
+NO_PLAIN_FILE: Place = (-1, 0, 0, 0)
+"""Place of a link, a device or a sparse file in an archive."""
+A_TREE = "a tree has one folder for each class, with or without train/ and val/ above them"
+
+
+class _Files:
+    """Names and places of files, and the names of folders, all relative to the top of a tree.
+
+    Of two files of one name, as an archive can have them, the last one counts: so unpacking it would end.
+    """
+
+    def __init__(self) -> None:
+        self.folders: set[str] = set()
+        self._number_of: dict[str, int] = {}
+        self._places = array("q")
+
+    def __len__(self) -> int:
+        return len(self._number_of)
+
+    def add(self, name: str, place: Place) -> None:
+        number = self._number_of.setdefault(name, len(self._number_of))
+        self._places[4 * number : 4 * number + 4] = array("q", place)
+
+    def add_folders_above(self, name: str) -> None:
+        parts = name.split("/")
+        self.folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+
+    def __iter__(self) -> Iterator[tuple[str, Place]]:
+        for name, index in self._number_of.items():
+            first, second, third, fourth = self._places[4 * index : 4 * index + 4]
+            yield name, (first, second, third, fourth)
+
+
+def open_folder(path: Path) -> Source:
+    """List a folder tree; links are followed.
+
+    Raises:
+        RequestError: a folder cannot be read, the tree makes no sense, or a link is_main back up.
+    """
+    files = _Files()
+    unreadable: list[OSError] = []
+    for root, folder_names, file_names in os.walk(path, followlinks=True, onerror=unreadable.append):
+        folder_names[:] = sorted(name for name in folder_names if not is_hidden(name))
+        # Names are joined as text: a path object for each of a million files takes longer than finding them.
+        place = Path(root).relative_to(path)
+        above = "".join(f"{name}/" for name in place.parts)
+        if len(place.parts) > MAX_DEPTH:
+            raise RequestError(
+                f"{root} lies more than {MAX_DEPTH} folders deep, or a link is_main back to a folder above it; {A_TREE}"
+            )
+        files.folders.update(above + name for name in folder_names)
+        for name in file_names:
+            if not is_hidden(name):
+                # Size and time, so that a preparation that goes on later sees that a file has changed meanwhile.
+                files.add(above + name, _version(os.path.join(root, name)))
+    if unreadable:
+        raise RequestError(
+            f"cannot read the folder {unreadable[0].filename}: {unreadable[0].strerror}; "
+            "allow it or name another source"
+        )
+
+    def read(key: str, place: Place) -> Content:
+        return read_plain_file(os.path.join(path, key))
+
+    return _tree_source("folder", path, path.resolve().name, files, read)
+
+
+def open_tar(path: Path) -> Source:
+    """List a tar of a tree.
+
+    Raises:
+        RequestError: it is compressed or damaged, or the tree makes no sense.
+    """
+    files = _Files()
+    for member in tar_members(path):
+        if any(is_hidden(part) for part in member.name.split("/")):
+            continue
+        files.add_folders_above(member.name)
+        if member.is_folder:
+            files.folders.add(member.name)
+        else:
+            files.add(member.name, (0, member.offset, member.size_bytes, 0) if member.is_plain else NO_PLAIN_FILE)
+
+    def read(key: str, place: Place) -> Content:
+        if place == NO_PLAIN_FILE:
+            raise OSError(f"no plain file in {path.name}; links inside an archive are not followed")
+        return read_piece(path, place[1], place[2])
+
+    return _tree_source("tar", path, path.stem, files, read)
+
+
+def open_zip(path: Path) -> Source:
+    """List a zip of a tree.
+
+    Raises:
+        RequestError: it is damaged or encrypted, or the tree makes no sense.
+    """
+    files = _Files()
+    for member in zip_members(path):
+        if any(is_hidden(part) for part in member.name.split("/")):
+            continue
+        files.add_folders_above(member.name)
+        if member.is_folder:
+            files.folders.add(member.name)
+        else:
+            files.add(member.name, member.place)
+    reader = ZipReader(path)
+    return _tree_source("zip", path, path.stem, files, reader.read)
+
+
+def _version(path: str) -> Place:
+    """Size and time of a file; zeros for what cannot be read, which is refused when its turn comes."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return (0, 0, 0, 0)
+    return (0, facts.st_size, facts.st_mtime_ns, 0)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the photographs: left by a desktop, an editor or a version control."""
+    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
+
+
+def described_by(content: Content) -> dict[str, Any]:
+    """What a SOURCE.json says; nothing where it is none of ours."""
+    try:
+        described = json.loads(content) if isinstance(content, bytes) else {}
+    except ValueError:
+        return {}
+    return described if isinstance(described, dict) else {}
+
+
+def _tree_source(kind: str, path: Path, name: str, files: _Files, read: Read) -> Source:
+    """Find splits, classes and images among files and folders."""
+    if not len(files):
+        raise RequestError(f"{path} is empty: no file in it; {A_TREE}")
+    base = _only_folder(files.folders)
+    tops = {folder.removeprefix(base) for folder in files.folders if folder.startswith(base)}
+    words = {top for top in tops if top.lower() in SPLIT_OF_FOLDER} or {""}
+    split_of = {f"{word}/" if word else "": split for word, split in splits_of_words(words, path).items()}
+    builders = {split: ListingBuilder() for split in split_of.values()}
+    described: dict[str, Any] = {}
+    for full_name, place in files:
+        if not full_name.startswith(base):
+            continue
+        relative = full_name.removeprefix(base)
+        if relative == SOURCE_FILE:
+            described = described_by(read(full_name, place))
+        for prefix, split in split_of.items():
+            class_id, separator, _ = relative.removeprefix(prefix).partition("/")
+            # Files that lie beside the class folders belong to no class and are passed over.
+            if relative.startswith(prefix) and separator:
+                builders[split].add(relative, class_id, place)
+    for prefix, split in split_of.items():
+        _require_files(prefix, tops, builders[split], path)
+    if not len(builders["train"]):
+        raise RequestError(f"{path} has files but no class folder with files; {A_TREE}")
+    side = described.get("side")
+
+    def read_below(key: str, place: Place) -> Content:
+        return read(base + key, place)
+
+    return source_of(
+        kind,
+        str(described.get("title", name)),
+        str(path),
+        builders,
+        read_below,
+        generated=bool(described.get("generated", False)),
+        side=side if isinstance(side, int) else None,
+    )
+
+
+def _only_folder(folders: set[str]) -> str:
+    """`photographs/` where everything lies in that one folder above splits or classes; else nothing."""
+    tops = {folder for folder in folders if "/" not in folder}
+    only = next(iter(tops), "")
+    has_folders_below = any(folder.count("/") == 1 for folder in folders)
+    return f"{only}/" if len(tops) == 1 and only.lower() not in SPLIT_OF_FOLDER and has_folders_below else ""
+
+
+def _require_files(prefix: str, folders: set[str], builder: ListingBuilder, path: Path) -> None:
+    """Refuse a class folder without files."""
+    class_ids = {
+        folder.removeprefix(prefix)
+        for folder in folders
+        if folder.startswith(prefix) and folder != prefix and "/" not in folder.removeprefix(prefix)
+    }
+    if empty := sorted(class_ids - set(builder.class_ids)):
+        raise RequestError(
+            f"the class folder {prefix}{empty[0]} of {path} has no images; add some or remove the folder"
+        )

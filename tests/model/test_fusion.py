@@ -1,0 +1,232 @@
+"""Which layers are computed in one pass, that the pass is the layers, and when it is not taken."""
+
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from alexnet.model import kernels
+from alexnet.model.activations import ActivationReader
+from alexnet.model.convolution import Convolution2d
+from alexnet.model.fusion import ConvEpilogue, Fused, fused, with_epilogues
+from alexnet.model.kernels import operators, reference_ops
+from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.layer_specs import AveragePool, MaxPool, ReLU
+from alexnet.model.network import AlexNet
+from alexnet.model.variants import VARIANTS
+
+needs_kernels = pytest.mark.skipif(
+    kernels.fallback_reason("cpu") is not None, reason=str(kernels.fallback_reason("cpu"))
+)
+NUMBERS = (True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False)
+
+
+AVERAGE = AveragePool(size=3, stride=2, divisor="inside")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_nothing_is_lost_and_nothing_moves(name: str) -> None:
+    layers = VARIANTS[name].layers
+    stages = fused(layers)
+    again = [layer for stage in stages for layer in (stage.layers if isinstance(stage, Fused) else (stage,))]
+    assert tuple(again) == layers
+    passes = [
+        (one.convolution, one.epilogue) if isinstance(one, ConvEpilogue) else (one,) for one in with_epilogues(stages)
+    ]
+    assert tuple(stage for one in passes for stage in one) == stages
+    # Wherever a maximum is taken it is taken in one pass with what stands around it.
+    assert not any(isinstance(stage, MaxPool) for stage in stages)
+
+
+def test_both_orders_are_one_pass() -> None:
+    paper = [stage.norm_pool for stage in fused(VARIANTS["paper"].layers) if isinstance(stage, Fused)]
+    assert paper[:2] == [NormPool(relu_before=True, alpha=1e-4, k=2.0, columns=2, pool=3, stride=2)] * 2
+    source = [stage.norm_pool for stage in fused(VARIANTS["original"].layers) if isinstance(stage, Fused)]
+    assert source[0] == NormPool(alpha=1e-4 / 5, k=2.0, columns=2, pool=3, stride=2, all_ties=True, relu_after=True)
+    assert fused((ReLU(),)) == (ReLU(),) and fused((AVERAGE,)) == (AVERAGE,)
+    # 16 places do not fit the bits that note ties.
+    assert fused((MaxPool(size=4, stride=4),)) == (MaxPool(size=4, stride=4),)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "name", ["paper", "original", "non-overlapping", "caffe", "cifar-18pct", "cifar-11pct", "quick"]
+)
+def test_a_network_is_the_same_either_way(name: str) -> None:
+    width = 0.25 if VARIANTS[name].image_px > 32 else 1.0
+    network = AlexNet(5, name, width, generator=torch.Generator().manual_seed(1)).eval()
+    side = network.spec.image_px
+    images = 50 * torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(2))
+    found = []
+    for way in ("plain", "fused"):
+        network.zero_grad()
+        if way == "plain":
+            with reference_ops():
+                scores = network(images)
+        else:
+            scores = network(images)
+        scores.square().sum().backward()
+        found.append((scores.detach(), {key: value.grad for key, value in network.named_parameters()}))
+    (plain, plain_gradients), (fast, fast_gradients) = found
+    assert (plain - fast).norm() < 1e-5 * plain.norm()
+    for key, gradient in plain_gradients.items():
+        assert gradient is not None and fast_gradients[key] is not None
+        # Two activations that rounding makes equal, or not, are another maximum: a gradient elsewhere, seldom.
+        assert (gradient - fast_gradients[key]).norm() <= 3e-2 * gradient.norm(), key
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["paper", "original", "caffe", "cifar-18pct", "tanh"])
+def test_biases_added_behind_a_convolution_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    width = 0.1 if VARIANTS[name].image_px > 32 else 0.5
+    network = AlexNet(5, name, width, generator=torch.Generator().manual_seed(1)).eval()
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if key.endswith("bias"):
+                parameter.normal_(generator=torch.Generator().manual_seed(3))
+    side = network.spec.image_px
+    images = 50 * torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(2))
+    names = [f"conv{number}{point}" for number in (1, 2) for point in (".linear", "")]
+    biases: list[torch.Tensor | None] = []
+    found = []
+    convolve = Convolution2d._conv_forward
+
+    def watched(own: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        biases.append(bias)
+        return convolve(own, x, weight, bias)
+
+    monkeypatch.setattr(Convolution2d, "_conv_forward", watched)
+    for behind in (False, True):
+        monkeypatch.setattr(
+            kernels, "epilogue_adds_bias", lambda x, dtype, behind=behind: behind and kernels.supports_fused(x)
+        )
+        network.zero_grad()
+        biases.clear()
+        scores = network(images)
+        # Behind every convolution of these there is such a pass, but where tanh, or an average, comes first.
+        assert (None in biases) == behind if name != "tanh" else None not in biases
+        scores.square().sum().backward()
+        found.append((scores.detach(), {key: value.grad for key, value in network.named_parameters()}))
+        with torch.no_grad():
+            found[-1][1].update(ActivationReader(network, names)(images))
+    (scores, once), (other, again) = found
+    assert (scores - other).norm() < 1e-5 * scores.norm()
+    for key, wanted in once.items():
+        got = again[key]
+        assert wanted is not None and got is not None and (wanted - got).norm() <= 1e-2 * wanted.norm(), key
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["quick", "cifar-13pct"])
+def test_biases_behind_a_convolution_in_bfloat16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding makes other activations of a window the largest; so both ways are held against float32."""
+    found = []
+    for precise, behind in ((True, False), (False, False), (False, True)):
+        monkeypatch.setattr(
+            kernels, "epilogue_adds_bias", lambda x, dtype, behind=behind: behind and kernels.supports_fused(x)
+        )
+        network = AlexNet(5, name, 0.25, generator=torch.Generator().manual_seed(1)).eval()
+        for key, parameter in network.named_parameters():
+            if key.endswith("bias"):
+                parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(3))
+        side = network.spec.image_px
+        images = 50 * torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(2))
+        with nullcontext() if precise else torch.autocast("cpu", torch.bfloat16):
+            scores = network(images).float()
+        scores.square().sum().backward()
+        found.append([scores.detach(), *(parameter.grad for parameter in network.parameters())])
+    for exact, usual, fast in zip(*found, strict=True):
+        assert exact is not None and usual is not None and fast is not None and fast.dtype == torch.float32
+        assert (fast - exact).norm() < 1.5 * (usual - exact).norm() + 0.01 * exact.norm()
+
+
+@needs_kernels
+def test_a_layer_that_is_watched_or_replaced_is_asked_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "epilogue_adds_bias", lambda x, dtype: kernels.supports_fused(x))
+    network = AlexNet(5, "quick", 0.25, generator=torch.Generator().manual_seed(1)).eval()
+    images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(2))
+    seen: list[torch.Tensor] = []
+    conv2 = network.get_submodule("conv2")
+    handle = conv2.register_forward_hook(lambda module, given, result: seen.append(result))
+    wanted = network(images)
+    handle.remove()
+    network.conv2 = torch.nn.Sequential(conv2)
+    torch.testing.assert_close(network(images), wanted)
+    assert len(seen) == 1
+    with_bias = ActivationReader(network, ["conv2.linear"])(images)["conv2.linear"]
+    torch.testing.assert_close(seen[0], with_bias)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("dtype", "images", "numbers"),
+    [
+        (torch.float32, 2, NUMBERS),
+        (torch.bfloat16, 2, NUMBERS),
+        (torch.float32, 0, NUMBERS),
+        (torch.float32, 2, (False, 5, 0.1, 0.75, 2.0, 2, 2, 2, True, True)),
+        (torch.float32, 2, (True, 5, 0.1, 0.75, 2.0, 2, 1, 1, False, False)),
+    ],
+    ids=["float32", "bfloat16", "no image", "every tie", "not pooled"],
+)
+def test_operators_are_what_torch_expects(dtype: torch.dtype, images: int, numbers: tuple[float, ...]) -> None:
+    x = torch.randn(images, 6, 7, 8, generator=torch.Generator().manual_seed(3)).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    bias = torch.randn(6, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    torch.library.opcheck(operators._norm_pool, (x, bias, *numbers))
+    if numbers == NUMBERS:  # the others have to do with one operator
+        torch.library.opcheck(operators._norm_pool, (x, None, *numbers))
+        torch.library.opcheck(operators._same_map_norm, (x, 3, 0.5, 0.75))
+        torch.library.opcheck(operators._space_to_depth, (x.detach(), 3, 3, 2, torch.float32))
+    # Those that go backward have no derivatives, and are handed what needs none.
+    x, bias = x.detach(), bias.detach()
+    result, winners = operators._norm_pool(x, bias, *numbers)
+    torch.library.opcheck(operators._norm_pool_backward, (result, x, bias, result, winners, *numbers))
+    if numbers == NUMBERS:
+        torch.library.opcheck(operators._same_map_norm_backward, (x, x, 3, 0.5, 0.75))
+
+
+@needs_kernels
+def test_the_compiler_and_an_export_keep_the_pass() -> None:
+    network = AlexNet(3, "quick", 0.125, generator=torch.Generator().manual_seed(1)).eval()
+    images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(2))
+    exported = torch.export.export(network, (images,))
+    assert "alexnet.norm_pool" in str(exported.graph)
+    torch.testing.assert_close(exported.module()(images), network(images))
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), network(images))
+
+
+@needs_kernels
+def test_autocast_leaves_the_dtype() -> None:
+    x = torch.randn(1, 4, 6, 6).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert operators.norm_pool(x, NormPool(alpha=0.1, k=1.0)).dtype == torch.bfloat16
+    assert operators.norm_pool(x.float(), NormPool(alpha=0.1, k=1.0)).dtype == torch.float32
+
+
+def test_the_plain_form_is_taken_where_it_is_asked_for() -> None:
+    assert not kernels.supports_fused(torch.ones(1, 2, 3, 3, dtype=torch.float64))
+    with reference_ops():
+        assert not kernels.supports_fused(torch.ones(1, 2, 3, 3))
+    assert kernels.fallback_reason("mps") == "there are no fused operations for mps devices"
+    program = "from alexnet.model.kernels import fallback_reason; print(fallback_reason('cpu'))"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "ALEXNET_REFERENCE_OPS": "1"},
+    )
+    assert run.stdout == "the environment variable ALEXNET_REFERENCE_OPS asks for torch's own operations\n"
+
+
+def test_a_second_derivative_is_refused_and_not_taken_for_zero() -> None:
+    network = AlexNet(5, "paper", 0.05)
+    images = torch.randn(1, 3, 224, 224)
+    first = torch.autograd.grad(network(images).sum(), network.get_parameter("conv1.weight"), create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        first.square().sum().backward()
