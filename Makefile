@@ -1,16 +1,16 @@
-# Two commands: `make train` (photographs in, a trained and measured network out) and `make test` (all checks).
-# Both set everything up in .venv first; what is done already is not done again.
+# Two commands: `make train` (download, prepare, train, evaluate, report) and `make test` (all checks).
+# Both install into .venv first and skip what is already done.
 
 PYTHON ?= python3
-# Another package index, for those who want torch's CPU build where pip would bring CUDA:
-#   make train TORCH_INDEX=URL
+# Another package index, for torch's CPU build instead of CUDA's:
+#   make train TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 RECIPE ?= quick
 RUN ?= runs/$(RECIPE)
 DATA ?= data/cifar10
 PREPARED ?= data/cifar10-prepared
 TRAIN_OPTIONS ?=
-# Files of tests that run beside each other; each test has one thread.
+# Test files that run in parallel, with one thread each.
 TESTS_AT_ONCE ?= 2
 
 VENV := .venv
@@ -22,10 +22,10 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 
 .PHONY: train test slow format clean
 
-# An interrupted run holds weights too: what run.json says decides whether there is training left to do.
+# An interrupted run has weights too, so run.json decides whether training is finished.
 train: | $(INSTALLED) $(PREPARED)/dataset.json
 	@if grep -qs '"state": "finished"' $(RUN)/run.json; then \
-	  echo "$(RUN) is trained already; make train RUN=runs/another trains a new one"; \
+	  echo "$(RUN) is already trained; use make train RUN=runs/another for a new one"; \
 	else \
 	  $(ALEXNET) train $(PREPARED) --recipe $(RECIPE) --run $(RUN) $(TRAIN_OPTIONS); \
 	fi
@@ -58,9 +58,9 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python's venv module is incomplete; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
-# The plain install carries no tools of the checks; whoever only trains waits less.
+# Without the development tools, so that installing for training is faster.
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing into $(VENV) (torch is large: this takes some minutes the first time)"
+	@echo "installing into $(VENV) (torch is large: the first time takes a few minutes)"
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e .
 	@touch $@
 

@@ -1,36 +1,36 @@
 #!/usr/bin/env bash
-# Train on several machines. Start it on each of them with the same settings; what stands behind it goes to
+# Train on several machines. Start this script on each of them with the same settings. All arguments are passed to
 # `alexnet train`:
 #
 #   HEAD=node1:29400 MACHINES=2 PROCESSES=2 launch/several-machines.sh data/prepared --recipe paper --run runs/both \
 #       --columns 2
 #
-# HEAD       one of the machines, by the name or address under which the others reach it, and a free port of it
-# MACHINES   how many there are
-# PROCESSES  on each of them; even with --columns 2, so that both columns of a network are on one machine
-# ADDRESS    this machine's name or address for the others (on the head: as in HEAD), where its host name leads
-#            somewhere else, for example to 127.0.1.1; then GLOO_SOCKET_IFNAME=eth1 (and NCCL_SOCKET_IFNAME) too
+# HEAD       one of the machines (a name or address that the others can reach) and a free port on it
+# MACHINES   number of machines
+# PROCESSES  processes per machine; use an even number with --columns 2 to keep both columns on one machine
+# ADDRESS    this machine's name or address for the others (on the head: as in HEAD). Set it if the host name
+#            resolves to something else, such as 127.0.1.1; then set GLOO_SOCKET_IFNAME=eth1 (and NCCL_SOCKET_IFNAME) too
 #
-# The prepared data set must be on every machine, at the same place or not. The first process writes the run folder; it
-# is on the machine whose name (or ADDRESS) comes first in the alphabet.
+# The prepared data set must be on every machine, at any path. Rank 0 writes the run folder; it is on the machine whose
+# name (or ADDRESS) comes first alphabetically.
 set -euo pipefail
 
-HEAD=${HEAD:?set it to NAME:PORT of the machine where all meet, for example HEAD=node1:29400}
+HEAD=${HEAD:?set it to NAME:PORT of the rendezvous machine, for example HEAD=node1:29400}
 MACHINES=${MACHINES:?set it to the number of machines}
 PROCESSES=${PROCESSES:-2}
 CORES=$(nproc)
 
-# torchrun gives each process one thread where this is not set.
+# If this is unset, torchrun gives each process one thread.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((CORES > PROCESSES ? CORES / PROCESSES : 1))}
-# Seconds that a step, a measurement and a checkpoint may take after SIGTERM or Ctrl-C before torchrun kills.
+# Seconds for the current step, measurement and checkpoint after SIGTERM or Ctrl-C, before torchrun kills.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
 
-AGREED=(--rdzv-backend c10d --rdzv-endpoint "$HEAD" --rdzv-id "${MEETING:-alexnet}")
+RENDEZVOUS=(--rdzv-backend c10d --rdzv-endpoint "$HEAD" --rdzv-id "${MEETING:-alexnet}")
 if [ -n "${ADDRESS:-}" ]; then
   [ "$ADDRESS" = "${HEAD%:*}" ] && IS_HEAD=true || IS_HEAD=false
-  AGREED+=(--rdzv-conf "is_host=$IS_HEAD" --local-addr "$ADDRESS")
+  RENDEZVOUS+=(--rdzv-conf "is_host=$IS_HEAD" --local-addr "$ADDRESS")
 fi
 
-# `--`: torchrun would otherwise take --run for one of its own options.
-exec torchrun --nnodes "$MACHINES" --nproc-per-node "$PROCESSES" --max-restarts "${RESTARTS:-3}" "${AGREED[@]}" \
+# `--`: otherwise torchrun reads --run as one of its own options.
+exec torchrun --nnodes "$MACHINES" --nproc-per-node "$PROCESSES" --max-restarts "${RESTARTS:-3}" "${RENDEZVOUS[@]}" \
   -m -- alexnet train "$@"
