@@ -1,4 +1,4 @@
-"""What this machine can do for a training, what it lacks, and what to do about each lack."""
+"""Checks of what this machine can do and what it lacks, each with advice."""
 
 import importlib
 import os
@@ -20,18 +20,18 @@ from alexnet.system.machine import (
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
+class Check:
+    """The result of one check."""
 
-    what: str
-    state: Literal["good", "lacking", "broken"]
-    """`lacking` is slower or narrower than it could be; `broken` stops the work."""
-    found: str
+    name: str
+    status: Literal["ok", "lacking", "broken"]
+    """`lacking`: slower or more limited than it could be; `broken`: commands fail."""
+    result: str
     advice: str = ""
 
 
-def examine() -> list[Finding]:
-    """Look at everything; nothing is changed."""
+def check_machine() -> list[Check]:
+    """Run all checks; they change nothing."""
     return [
         *_software(),
         _system(),
@@ -45,26 +45,16 @@ def examine() -> list[Finding]:
     ]
 
 
-def print_findings(findings: list[Finding]) -> None:
-    """One line for each finding, with the advice below it."""
-    width = max(len(finding.what) for finding in findings)
-    marks = {"good": "ok     ", "lacking": "lacking", "broken": "BROKEN "}
-    for finding in findings:
-        print(f"{marks[finding.state]}  {finding.what:{width}}  {finding.found}")
-        if finding.advice:
-            print(f"{'':9}{'':{width}}  -> {finding.advice}")
-
-
-def _software() -> list[Finding]:
+def _software() -> list[Check]:
     found = versions()
-    findings = [Finding("Python", "good", found["python"])]
+    checks = [Check("Python", "ok", found["python"])]
     for name in ("torch", "numpy"):
         try:
             importlib.import_module(name)
         except Exception as error:
-            # Whatever breaks on import (a missing library, a wrong build) is what the reader must learn.
-            findings.append(
-                Finding(
+            # Any error on import (a missing library, a wrong build) is the result of the check.
+            checks.append(
+                Check(
                     name,
                     "broken",
                     f"{type(error).__name__}: {error}",
@@ -72,45 +62,45 @@ def _software() -> list[Finding]:
                 )
             )
         else:
-            findings.append(Finding(name, "good", found[name]))
-    return findings
+            checks.append(Check(name, "ok", found[name]))
+    return checks
 
 
-def _system() -> Finding:
+def _system() -> Check:
     name = platform.platform()
     if platform.system() == "Linux":
-        return Finding("system", "good", name)
+        return Check("system", "ok", name)
     if platform.system() == "Darwin":
-        return Finding(
+        return Check(
             "system",
             "lacking",
             name,
-            "works on the CPU and on MPS, without the tuned allocator; the project's checks run on Linux only",
+            "the CPU and MPS work, without the tuned allocator; this project is tested on Linux only",
         )
-    return Finding(
-        "system", "broken", name, "only Linux and macOS are supported; on Windows use the Windows Subsystem for Linux"
+    return Check(
+        "system", "broken", name, "only Linux and macOS are supported; on Windows, use the Windows Subsystem for Linux"
     )
 
 
-def _cores() -> Finding:
-    return Finding("processor", "good", f"{processor_name()}, {num_cores()} cores usable")
+def _cores() -> Check:
+    return Check("processor", "ok", f"{processor_name()}, {num_cores()} cores usable")
 
 
-def _bfloat16() -> Finding:
+def _bfloat16() -> Check:
     flags = processor_flags()
     if "amx_bf16" in flags:
-        return Finding("bfloat16", "good", "matrix units (AMX)")
+        return Check("bfloat16", "ok", "matrix units (AMX)")
     if multiplies_bfloat16(flags):
-        return Finding("bfloat16", "good", "vector instructions")
-    return Finding(
+        return Check("bfloat16", "ok", "vector instructions")
+    return Check(
         "bfloat16",
         "lacking",
         "not in hardware on this processor",
-        "training uses float32, which is slower; a GPU or a newer server processor has it",
+        "training uses float32, which is slower; GPUs and newer server processors have bfloat16",
     )
 
 
-def _kernels() -> Finding:
+def _kernels() -> Check:
     try:
         from alexnet.model.kernels import fallback_reason
 
@@ -118,73 +108,72 @@ def _kernels() -> Finding:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
     if reason is None:
-        good = "normalizing and pooling in one pass, float32 convolutions with fewer products (Numba)"
-        return Finding("kernels", "good", good)
+        description = "fused normalization and pooling, Winograd convolutions in float32 (Numba)"
+        return Check("kernels", "ok", description)
     from alexnet.system.triton_probe import REFERENCE_OPS_VARIABLE
 
-    helps = (
-        "unset it" if os.environ.get(REFERENCE_OPS_VARIABLE) else "`pip install --force-reinstall numba` usually helps"
-    )
-    return Finding(
+    is_set = os.environ.get(REFERENCE_OPS_VARIABLE)
+    fix = "unset it" if is_set else "`pip install --force-reinstall numba` usually helps"
+    return Check(
         "kernels",
         "lacking",
-        f"torch's own operations on the processor: {reason}",
-        f"training takes half as long again, or more; {helps}",
+        f"falls back to torch's own operations: {reason}",
+        f"training takes at least 50 % longer; {fix}",
     )
 
 
-def _memory() -> Finding:
+def _memory() -> Check:
     memory = memory_bytes()
     if memory is None:
-        return Finding("memory", "lacking", "the system does not say", "training the full network takes about 6 GiB")
+        return Check("memory", "lacking", "unknown", "training the full network takes about 6 GiB")
     if memory < 6 * 2**30:
-        return Finding(
+        return Check(
             "memory",
             "lacking",
             f"{memory / 2**30:.1f} GiB",
-            "training the full network takes about 6 GiB; use a smaller --optimizer.batch_size or the recipe `quick`",
+            "training the full network takes about 6 GiB; use a smaller --optimizer.batch_size or --recipe quick",
         )
-    return Finding("memory", "good", f"{memory / 2**30:.1f} GiB")
+    return Check("memory", "ok", f"{memory / 2**30:.1f} GiB")
 
 
-def _disk() -> Finding:
+def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free
     if free < 5 * 2**30:
-        return Finding(
+        return Check(
             "disk",
             "lacking",
             f"{free / 2**30:.1f} GiB free here",
-            "13,000 photographs prepared take 2.6 GiB, a full-size run 0.8 GiB; free some space",
+            "a prepared set of 13,000 photographs takes 2.6 GiB, a full-size run 0.8 GiB; free some space",
         )
-    return Finding("disk", "good", f"{free / 2**30:.1f} GiB free here")
+    return Check("disk", "ok", f"{free / 2**30:.1f} GiB free here")
 
 
-def _accelerators() -> list[Finding]:
+def _accelerators() -> list[Check]:
     try:
         import torch
     except Exception:
-        return [Finding("GPU", "broken", "unknown: torch does not load", "mend torch first")]
+        return [Check("GPU", "broken", "unknown: torch does not load", "fix torch first")]
     if torch.cuda.is_available():
         from alexnet.system.triton_probe import triton_unavailable_reason
 
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        findings = [Finding("GPU", "good", names)]
+        checks = [Check("GPU", "ok", names)]
         if (reason := triton_unavailable_reason()) is None:
-            return [*findings, Finding("Triton", "good", _version_of("triton"))]
-        advice = "training uses torch's own, slower operations; pip install triton, in the version your torch names"
-        return [*findings, Finding("Triton", "lacking", reason, advice)]
+            return [*checks, Check("Triton", "ok", _version_of("triton"))]
+        advice = "training uses torch's own operations, which are slower; pip install the version of triton that your torch requires"
+        return [*checks, Check("Triton", "lacking", reason, advice)]
     if torch.backends.mps.is_available():
-        return [Finding("GPU", "good", "Apple MPS")]
+        return [Check("GPU", "ok", "Apple MPS")]
     advice = "training runs on the CPU"
     if torch.version.cuda is None and shutil.which("nvidia-smi"):
-        advice = "this torch is a CPU build and the machine has an NVIDIA driver; install a CUDA build of torch"
+        advice = "torch is a CPU build, but the machine has an NVIDIA driver; install a CUDA build of torch"
     elif torch.version.cuda is not None:
-        advice = "this torch is built for CUDA and finds no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
-    return [Finding("GPU", "lacking", "none usable", advice), Finding("Triton", "lacking", "not usable without a GPU")]
+        advice = "torch is a CUDA build but finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    return [Check("GPU", "lacking", "none usable", advice), Check("Triton", "lacking", "not usable without a GPU")]
 
 
 def _version_of(name: str) -> str:
-    """Version of an importable package, or just that it is there: some builds carry another name."""
+    """Version of an importable package; `installed` for builds that are distributed under another name."""
     import importlib.metadata
 
     try:
@@ -193,19 +182,19 @@ def _version_of(name: str) -> str:
         return "installed"
 
 
-def _allocator() -> Finding:
+def _allocator() -> Check:
     if not has_gnu_c_library():
-        return Finding(
+        return Check(
             "allocator",
             "lacking",
             "not the GNU C library",
             "training on the CPU may be slower; preloading jemalloc helps",
         )
     if os.environ.get("ALEXNET_ALLOCATOR") == "default":
-        return Finding(
-            "allocator", "lacking", "ALEXNET_ALLOCATOR=default", "unset it: on a CPU the tuned allocator is faster"
+        return Check(
+            "allocator", "lacking", "ALEXNET_ALLOCATOR=default", "unset it; the tuned allocator is faster on a CPU"
         )
     for variable in ("GLIBC_TUNABLES", "LD_PRELOAD"):
         if variable in os.environ:
-            return Finding("allocator", "good", f"as {variable} has it; commands leave that alone")
-    return Finding("allocator", "good", "commands that compute start themselves again with a tuned allocator")
+            return Check("allocator", "ok", f"set by {variable}, which commands leave unchanged")
+    return Check("allocator", "ok", "commands that compute restart themselves with a tuned allocator")

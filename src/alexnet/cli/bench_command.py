@@ -2,24 +2,20 @@
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from alexnet.cli.command_parser import CommandParser
+
+_logger = logging.getLogger(__name__)
 
 Report = Callable[[str], None]
 
 
-def bench(words: Sequence[str], summary: str, example: str, report: Report) -> None:
-    """Read the words behind `alexnet bench`, measure and print; a wrong word ends the process with code 2.
-
-    Args:
-        summary: what the command does, for its help.
-        example: for its help.
-        report: is given lines for people while it measures.
-    """
-    parser = argparse.ArgumentParser(
-        prog="alexnet bench", description=summary, epilog=f"example: {example}", allow_abbrev=False
-    )
+def add_arguments(parser: CommandParser) -> None:
+    """Add the benchmarks, each with its own options."""
     kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     prepare = _kind(
         kinds,
@@ -104,9 +100,12 @@ def bench(words: Sequence[str], summary: str, example: str, report: Report) -> N
     )
     baselines.add_argument("--source", type=Path, help="photographs to measure with (default: pictures are drawn)")
     baselines.add_argument("--files", type=int, default=20, help="how many of them (default 20)")
-    options = parser.parse_args(list(words), argparse.Namespace(words=list(words)))
-    measured = _MEASURES[options.what](options, report)
-    if not measured:  # one of several processes, of which the first one prints
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    measured = _MEASURES[options.what](options, _logger.info)
+    if not measured:  # only the main process prints
         return
     if options.json:
         print(json.dumps(measured))
@@ -219,7 +218,7 @@ def _by_allocator(options: argparse.Namespace, product: str, report: Report) -> 
         report(f"with one memory allocator: {reason}")
         return None
     names = ("tuned", "default") if options.allocator == "both" else (options.allocator,)
-    return by_allocator(names, ["bench", *options.words], product, report)
+    return by_allocator(names, options.words, product, report)
 
 
 def _evaluate(options: argparse.Namespace, report: Report) -> dict[str, Any]:
@@ -263,7 +262,7 @@ def _columns(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     )
     if world_size() == 1:
         report(f"starting {asked.num_processes} processes on this machine")
-        raise SystemExit(run_in_processes(["bench", *options.words], asked.num_processes))
+        raise SystemExit(run_in_processes(options.words, asked.num_processes))
     return bench_columns(asked, report)
 
 

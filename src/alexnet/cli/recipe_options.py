@@ -1,252 +1,148 @@
-"""The words behind `alexnet train`: a recipe, and every one of its settings as a dotted option."""
+"""Every setting of a recipe as a dotted option such as `--optimizer.learning_rate`."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+import ast
+import inspect
+import json
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import jsonargparse
+from alexnet.cli.command_parser import CommandParser
+from alexnet.runs.recipe import GROUPS, Recipe, refuse_unread_changes
+from alexnet.runs.recipe_file import setting_from_text
 
-from alexnet.errors import RequestError
-from alexnet.parallel.layout import ColumnLayers, GradDtype, Layout
-from alexnet.runs.folder import RunFolder
-from alexnet.runs.recipe import CHANGEABLE, GROUPS, Recipe, refuse_unread_changes
-from alexnet.runs.recipe_file import read_config
-from alexnet.runs.recipes import RECIPES, named_recipe
+SECTIONS = {
+    "data": "data",
+    "network": "network",
+    "optimizer": "training",
+    "schedule": "training",
+    "training": "running",
+}
+"""Section of the help that lists a group's settings."""
+COMMON = frozenset(
+    {
+        "data.crop",
+        "data.subset",
+        "network.variant",
+        "network.width",
+        "network.dropout",
+        "optimizer.batch_size",
+        "optimizer.learning_rate",
+        "optimizer.weight_decay",
+        "schedule.kind",
+        "schedule.epochs",
+        "training.seed",
+        "training.device",
+        "training.precision",
+        "training.workers",
+        "training.checkpoint_every",
+    }
+)
+"""Settings that `--help` lists; `--help-all` lists every one."""
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """What `alexnet train` was asked."""
-
-    data: list[Path]
-    """Prepared data sets, joined where there are several."""
-    recipe: Recipe
-    """With all changes."""
-    run: Path
-    start_from: Path | None
-    show: bool
-    json: bool
-    seeds: int
-    """How many networks, each with a seed of its own, the recipe's and those after it."""
-    layout: Layout
-    tensorboard: bool
-    """Whether the log is written for TensorBoard too."""
-
-
-def train_options(words: Sequence[str], summary: str, example: str) -> TrainOptions:
-    """Read the words behind `alexnet train`; a wrong one ends the process with a message and code 2.
+def add_settings(
+    parser: CommandParser,
+    groups: Mapping[str, type],
+    base: Callable[[argparse.Namespace | None], Any],
+    *,
+    common: frozenset[str] = COMMON,
+    allowed: Callable[[str], bool] = lambda name: True,
+) -> None:
+    """Add the settings of `groups` as dotted options.
 
     Args:
-        summary: what the command does, for its help.
-        example: for its help.
+        parser: gets the options. An option that is not given leaves no attribute in the parsed namespace.
+        groups: frozen dataclasses by the first half of their options' names.
+        base: the recipe that the options change; the help shows its values as defaults.
+        common: dotted names that `--help` lists.
+        allowed: whether the help lists a dotted name at all.
+    """
+    for group, kind in groups.items():
+        section, docs, types = parser.section(SECTIONS.get(group, group)), field_docs(kind), get_type_hints(kind)
+        for one in fields(kind):
+            name, choices = f"{group}.{one.name}", _choices(types[one.name])
+            text = docs.get(one.name, "")
+            if name in common:
+                text = text.partition(". ")[0]
+            text = text[:1].lower() + text[1:].rstrip(".").replace("`", "").replace("%", "%%")
+            listed = "" if all(choice in text for choice in choices) else f": {', '.join(choices)}"
+            action = section.add_argument(
+                f"--{name}",
+                default=argparse.SUPPRESS,
+                metavar=_metavar(types[one.name]),
+                help=f"{text}{listed}" if allowed(name) else argparse.SUPPRESS,
+            )
+            if name not in common:
+                parser.show_only_in_full_help(action)
+    parser.defaults_for_help = lambda options: _shown_settings(base(options), groups)
+
+
+def changed_groups(options: argparse.Namespace, groups: Mapping[str, type], base: Any) -> dict[str, Any]:
+    """The groups of settings of `base` with the dotted options that were given.
 
     Raises:
-        RequestError: an unknown recipe, or a value that a setting does not allow.
+        RequestError: a value that a setting does not allow.
     """
-    # The recipe is read first: it gives every other option its default.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", default="paper")
-    first.add_argument("--config", type=Path)
-    base_options, _ = first.parse_known_args(words)
-    base = named_recipe(base_options.recipe)
-    if base_options.config:
-        base = read_config(base_options.config, base)
-
-    parser = _parser("train", f"{summary} Every setting of the recipe is a dotted option.", example)
-    # Not `data`: that is the group of settings.
-    parser.add_argument(
-        "data_set",
-        type=Path,
-        nargs="*",
-        metavar="DATA",
-        help="a prepared data set, or several, one behind the other, to be joined",
-    )
-    parser.add_argument("--recipe", default="paper", help=f"where the settings start from: {', '.join(RECIPES)}")
-    parser.add_argument(
-        "--config", type=Path, help="YAML file of settings that change the recipe (as recipe.yaml in a run folder)"
-    )
-    parser.add_argument("--run", type=Path, help="run folder to make, or to go on with (default: runs/RECIPE)")
-    parser.add_argument(
-        "--start-from",
-        type=Path,
-        help="a run folder or weights file: layers of the same names start from its weights, all but the last ones",
-    )
-    parser.add_argument(
-        "--show", action="store_true", help="print the network and its rates as a table and train nothing"
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        default=1,
-        help="train so many networks, into RUN-SEED each; what is done is not done again",
-    )
-    parser.add_argument("--json", action="store_true", help="with --show: print one JSON object instead of a table")
-    _add_carrying_out(parser)
-    _add_settings(parser, base, tuple(GROUPS))
-    options = parser.instantiate(parser.parse_args(list(words)))
-    if options.json and not options.show:
-        raise RequestError("--json goes with --show; a training's figures stand in its run folder, as JSON")
-    recipe = Recipe(name=base.name, claim=base.claim, **{name: getattr(options, name) for name in GROUPS})
-    refuse_unread_changes(base, recipe)
-    run = options.run or Path("runs") / base.name
-    if options.seeds < 1:
-        raise RequestError(f"--seeds is {options.seeds}; allowed is 1 or more")
-    return TrainOptions(
-        data=options.data_set,
-        recipe=recipe,
-        run=run,
-        start_from=options.start_from,
-        show=options.show,
-        json=options.json,
-        seeds=options.seeds,
-        layout=_layout(options),
-        tensorboard=options.tensorboard,
-    )
+    given = vars(options)
+    changed = {}
+    for group, kind in groups.items():
+        names = [one.name for one in fields(kind) if f"{group}.{one.name}" in given]
+        values = {name: setting_from_text(kind, group, name, given[f"{group}.{name}"]) for name in names}
+        changed[group] = replace(getattr(base, group), **values)
+    return changed
 
 
-@dataclass(frozen=True)
-class FinetuneOptions:
-    """What `alexnet finetune` was asked."""
-
-    trained: Path
-    """Run folder of the network to go on with."""
-    data: Path
-    recipe: Recipe
-    run: Path
-    layout: Layout
-    tensorboard: bool
-
-
-def finetune_options(words: Sequence[str], summary: str, example: str) -> FinetuneOptions:
-    """Read the words behind `alexnet finetune`; a wrong one ends the process with a message and code 2.
+def recipe_from(options: argparse.Namespace, base: Recipe) -> Recipe:
+    """`base` with the dotted options that were given.
 
     Raises:
-        RequestError: no such run or data set, a layer that cannot be frozen, or a value that a setting does not allow.
+        RequestError: a value that a setting does not allow, or a setting that the schedule does not read.
     """
-    # Run and data are read first, among all the words: the settings' defaults follow from them.
-    asked = _finetune_parser(Recipe(name="finetune"), summary, example).parse_args(list(words))
-    from alexnet.data.concatenated import open_data
-    from alexnet.training.finetune import finetune_recipe
-
-    data = open_data([Path(asked.data_set)])
-    base = finetune_recipe(RunFolder.open(Path(asked.trained)).recipe(), data, asked.freeze_until)
-    parser = _finetune_parser(base, summary, example)
-    options = parser.instantiate(parser.parse_args(list(words)))
-    recipe = Recipe(name=base.name, claim=base.claim, **{name: getattr(options, name) for name in GROUPS})
+    recipe = replace(base, **changed_groups(options, GROUPS, base))
     refuse_unread_changes(base, recipe)
-    run = options.run or options.trained.with_name(f"{options.trained.name}-finetuned")
-    return FinetuneOptions(options.trained, options.data_set, recipe, run, _layout(options), options.tensorboard)
+    return recipe
 
 
-def _finetune_parser(base: Recipe, summary: str, example: str) -> jsonargparse.ArgumentParser:
-    parser = _parser("finetune", f"{summary} Every setting of the recipe is a dotted option.", example)
-    parser.add_argument("trained", type=Path, metavar="RUN", help="run folder of the network to go on with")
-    parser.add_argument("data_set", type=Path, metavar="DATA", help="the prepared data set to learn")
-    parser.add_argument("--run", type=Path, help="run folder to make (default: RUN-finetuned)")
-    parser.add_argument(
-        "--freeze-until",
-        metavar="LAYER",
-        help="the last layer that stays as it is, with all before it; `none` freezes none (default: the convolutions "
-        "where a class has fewer than 100 images)",
-    )
-    _add_carrying_out(parser)
-    _add_settings(parser, base, tuple(GROUPS))
-    return parser
+def field_docs(kind: type) -> dict[str, str]:
+    """The docstrings below a dataclass's fields, each on one line; none if the source is not installed."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except OSError:
+        return {}
+    docs, name = {}, ""
+    for node in tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+        elif name and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            docs[name] = " ".join(str(node.value.value).split())
+    return docs
 
 
-@dataclass(frozen=True)
-class ResumeOptions:
-    """What `alexnet resume` was asked."""
-
-    run: Path
-    recipe: Recipe
-    """The run's own, with all changes."""
-    layout: Layout
-    tensorboard: bool
+def _choices(kind: Any) -> tuple[str, ...]:
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def resume_options(words: Sequence[str], summary: str, example: str) -> ResumeOptions:
-    """Read the words behind `alexnet resume`; a wrong one ends the process with a message and code 2.
-
-    Raises:
-        RequestError: there is no such run, or a value that a setting does not allow.
-    """
-    # The run is read first: its recipe gives every option its default. Which word it is, the settings may hide.
-    runs = [Path(word) for word in words if (Path(word) / "run.json").is_file()]
-    base = RunFolder.open(runs[0]).recipe() if runs else Recipe()
-    parser = _parser("resume", f"{summary} Of the settings, these may differ from the run's.", example)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of an interrupted training")
-    _add_carrying_out(parser)
-    groups = tuple(dict.fromkeys(name.split(".")[0] for name in CHANGEABLE))
-    _add_settings(parser, base, groups)
-    options = parser.instantiate(parser.parse_args(list(words)))
-    if RunFolder.open(options.run).path != runs[0]:
-        raise RequestError(f"{runs[0]} is a run too; name {options.run} before the settings")
-    recipe = replace(base, **{name: getattr(options, name) for name in groups})
-    refuse_unread_changes(base, recipe)
-    return ResumeOptions(options.run, recipe, _layout(options), options.tensorboard)
+def _metavar(kind: Any) -> str:
+    names = {int: "N", float: "X", bool: "true|false", str: "NAME"}
+    if get_origin(kind) is Literal:
+        return "NAME"
+    return names.get(kind, "LIST" if get_origin(kind) is tuple else "MAPPING")
 
 
-def _parser(command: str, description: str, example: str) -> jsonargparse.ArgumentParser:
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return jsonargparse.ArgumentParser(
-        prog=f"alexnet {command}", description=description, epilog=f"example: {example}", allow_abbrev=False
-    )
-
-
-def _add_carrying_out(parser: jsonargparse.ArgumentParser) -> None:
-    """Options of how a training is carried out, by how many processes above all; none of them is part of the recipe."""
-    parser.add_argument(
-        "--tensorboard",
-        action="store_true",
-        help="write the log for TensorBoard too, into RUN/tensorboard (needs the extra of that name)",
-    )
-    usual = Layout()
-    parser.add_argument(
-        "--columns",
-        type=int,
-        default=usual.columns,
-        help="processes that share one network, each with one of its two columns: 1 (default) or 2; started here, "
-        "unless torchrun did",
-    )
-    parser.add_argument(
-        "--replicas",
-        type=int,
-        default=usual.replicas,
-        help="networks that share each batch (default: as many as torchrun started processes for, else 1)",
-    )
-    parser.add_argument(
-        "--column-layers",
-        type=ColumnLayers,
-        default=usual.column_layers,
-        help="every-layer: as in the paper (default); dense: the two processes share the dense layers alone and each "
-        "has the convolutions for half of the images",
-    )
-    parser.add_argument(
-        "--grad-dtype",
-        type=GradDtype,
-        default=usual.grad_dtype,
-        help="arithmetic in which replicas add up their gradients: float32 (default), or bfloat16, half of the bytes",
-    )
-    parser.add_argument(
-        "--stall-warning",
-        type=float,
-        default=usual.stall_warning,
-        help=f"seconds after which a process that holds the others up is named (default {usual.stall_warning:g})",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=usual.timeout,
-        help=f"seconds that processes wait for one of them before all stop (default {usual.timeout:g})",
-    )
-
-
-def _layout(options: jsonargparse.Namespace) -> Layout:
-    return Layout(**{field.name: options[field.name] for field in fields(Layout)})
-
-
-def _add_settings(parser: jsonargparse.ArgumentParser, base: Recipe, groups: Sequence[str]) -> None:
-    for name in groups:
-        parser.add_argument(f"--{name}", type=GROUPS[name], default=getattr(base, name))
+def _shown_settings(recipe: Any, groups: Mapping[str, type]) -> dict[str, str]:
+    """Values of settings as the options take them, by dotted name."""
+    shown = {}
+    for group, kind in groups.items():
+        for one in fields(kind):
+            value = getattr(getattr(recipe, group), one.name)
+            if isinstance(value, tuple) and value and is_dataclass(value[0]):
+                text = f"{len(value)} stages"
+            elif isinstance(value, str):
+                text = value
+            else:
+                text = json.dumps(dict(value) if isinstance(value, Mapping) else value)
+            shown[f"{group}.{one.name}"] = text
+    return shown

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
@@ -115,6 +116,24 @@ def settings_from(kind: type, name: str, content: Any) -> Any:
     return _settings(kind, name, content)
 
 
+def setting_from_text(kind: type, group: str, key: str, text: str) -> Any:
+    """The value of setting `group.key` from an option's text: names as they are, all else as YAML.
+
+    Raises:
+        RequestError: the setting does not allow it.
+    """
+    value: Any = text
+    field_type = get_type_hints(kind)[key]
+    if field_type is not str and get_origin(field_type) is not Literal:
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RequestError(
+                f"--{group}.{key} is {text!r}, which is not YAML: {' '.join(str(error).split())}"
+            ) from error
+    return _typed(kind, f"--{group}", key, value)
+
+
 def _required(one: Field[Any]) -> bool:
     return one.default is MISSING and one.default_factory is MISSING
 
@@ -145,16 +164,25 @@ def _typed(settings: type, group: str, key: str, value: Any) -> Any:
             return value
     except (TypeError, ValueError):
         pass
-    words = {Mapping: "names with a number each", tuple: "a list of numbers"}
-    if kind == tuple[Stage, ...]:
-        words[tuple] = "a list of stages, each with epochs, learning_rate and more"
-    origin = get_origin(kind)
-    allowed = (
-        words.get(origin, getattr(kind, "__name__", str(kind))) if origin else getattr(kind, "__name__", str(kind))
-    )
     if choices:
-        allowed = f"one of {', '.join(map(str, choices))}"
+        current = OLD_VALUES.get(f"{group.lstrip('-')}.{key}", {}).get(value)
+        allowed = f"one of {', '.join(map(str, choices))}" + (f" ({value} is now {current})" if current else "")
+    elif kind == tuple[Stage, ...]:
+        allowed = "a list of stages, each with epochs, learning_rate and more"
+    else:
+        allowed = _ALLOWED[get_origin(kind) or kind]
     raise RequestError(f"{group}.{key} is {value!r}; allowed is {allowed}")
+
+
+_ALLOWED: Mapping[Any, str] = {
+    Mapping: "a mapping from names to numbers",
+    tuple: "a list of numbers",
+    UnionType: "a number or null",
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "text",
+}
 
 
 def _stage(name: str, number: int, content: Any) -> Stage:

@@ -1,0 +1,131 @@
+"""Options that several commands share."""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from alexnet.cli.command_parser import CommandParser
+from alexnet.parallel.layout import ColumnLayers, GradDtype, Layout
+
+if TYPE_CHECKING:
+    from alexnet.evaluation.predictions import NumViews
+
+
+def add_json(parser: CommandParser, instead_of: str = "a table") -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help=f"print one JSON object instead of {instead_of}")
+
+
+def add_data(parser: CommandParser) -> None:
+    """Add `--data`."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        help="prepared data set; several are concatenated (default: the run's own)",
+    )
+
+
+def add_split(parser: CommandParser) -> None:
+    """Add `--split`."""
+    parser.add_argument("--split", metavar="NAME", help="split of the data set (default: val if it exists, else test)")
+
+
+def add_arithmetic(parser: CommandParser) -> None:
+    """Add `--device` and `--precision`."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda", "mps"),
+        metavar="NAME",
+        help="device that runs the network: auto, cpu, cuda, mps",
+    )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        metavar="NAME",
+        help="arithmetic of the network: auto, float32, bfloat16",
+    )
+
+
+def add_views(parser: CommandParser, default: "NumViews | None" = None) -> None:
+    """Add `--views`; without a default the command measures with one view and then with ten."""
+    parser.add_argument(
+        "--views",
+        type=_views,
+        default=default,
+        metavar="N",
+        help="views per image: 1, 9, 10, or dense (the network slides over the whole image)"
+        + ("" if default else " (default: 1, then 10)"),
+    )
+
+
+def _views(word: str) -> "NumViews":
+    if word == "dense":
+        return "dense"
+    if word not in ("1", "9", "10"):
+        raise argparse.ArgumentTypeError(f"{word!r} is not allowed; allowed are 1, 9, 10, dense")
+    return int(word)
+
+
+def add_layout(parser: CommandParser) -> None:
+    """Add the options that divide a training among processes, in the section `running`. None is part of a recipe."""
+    section, usual = parser.section("running"), Layout()
+    section.add_argument(
+        "--columns",
+        type=int,
+        default=usual.columns,
+        metavar="N",
+        help="processes per network, each with one of its two columns: 1 or 2",
+    )
+    section.add_argument(
+        "--replicas",
+        type=int,
+        default=usual.replicas,
+        metavar="N",
+        help="data-parallel replicas (default: one, or as many as torchrun started)",
+    )
+    advanced = [
+        section.add_argument(
+            "--column-layers",
+            choices=get_args(ColumnLayers),
+            default=usual.column_layers,
+            metavar="NAME",
+            help="layers that the two columns divide: every-layer, as in the paper; or dense: each process computes "
+            "all convolutions for half of the images, and both divide the dense layers",
+        ),
+        section.add_argument(
+            "--grad-dtype",
+            choices=get_args(GradDtype),
+            default=usual.grad_dtype,
+            metavar="NAME",
+            help="dtype in which replicas sum their gradients: float32, or bfloat16, which halves the bytes sent",
+        ),
+        section.add_argument(
+            "--stall-warning",
+            type=float,
+            default=usual.stall_warning,
+            metavar="SECONDS",
+            help="warn about a process that keeps the others waiting for this long",
+        ),
+        section.add_argument(
+            "--timeout",
+            type=float,
+            default=usual.timeout,
+            metavar="SECONDS",
+            help="stop all processes if one does not respond for this long",
+        ),
+    ]
+    for action in advanced:
+        parser.show_only_in_full_help(action)
+
+
+def layout_from(options: argparse.Namespace) -> Layout:
+    """The layout that the options of `add_layout` ask for.
+
+    Raises:
+        RequestError: a value that is not allowed.
+    """
+    return Layout(**{field.name: getattr(options, field.name) for field in fields(Layout)})

@@ -1,0 +1,98 @@
+"""`alexnet features`: write a network's activations as arrays."""
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+
+from alexnet.cli.command_parser import CommandParser
+from alexnet.cli.common_options import add_arithmetic, add_data, add_json, add_split
+from alexnet.errors import RequestError
+
+_logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or weights file")
+    parser.add_argument(
+        "photographs",
+        nargs="*",
+        type=Path,
+        metavar="IMAGE",
+        help="image file, or folder of them, instead of a data set",
+    )
+    add_data(parser)
+    add_split(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder to create")
+    parser.add_argument(
+        "--layer",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="layer to write; may be repeated (default: the last hidden layer, in the paper's network fc7)",
+    )
+    parser.add_argument("--list", action="store_true", help="list the network's layers and their shapes, then exit")
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "float16"), metavar="NAME", help="float32 or float16"
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images per batch (default: chosen by device)")
+    add_arithmetic(parser)
+    parser.add_argument("--restart", action="store_true", help="discard unfinished output and start again")
+    add_json(parser, "lines")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the activations, or list the layers."""
+    if options.list:
+        if options.out or options.layer or options.photographs or options.data or options.split:
+            raise RequestError("--list only lists the network's layers; omit images, data, layers and --out")
+        _list(options.run, as_json=options.json)
+        return
+    if options.out is None:
+        raise RequestError("features needs a folder to create; pass --out FOLDER, or --list to list the layers")
+    from alexnet.explore.features import write_features
+    from alexnet.system.progress import counted
+
+    start_s = time.monotonic()
+    with counted("features") as progress:
+        result = write_features(
+            options.run,
+            options.out,
+            data_folder=options.data,
+            split=options.split,
+            photographs=options.photographs,
+            points=options.layer,
+            dtype=options.dtype,
+            batch_size=options.batch_size,
+            device=options.device,
+            precision=options.precision,
+            restart=options.restart,
+            report=_logger.info,
+            progress=progress,
+        )
+    if options.json:
+        print(
+            json.dumps({"folder": str(result.folder), **result.description, "duration_s": time.monotonic() - start_s})
+        )
+        return
+    for name, array in result.activations.items():
+        size = " x ".join(f"{length:,}" for length in array.shape)
+        print(f"{result.folder / f'{name}.npy'}: {size}, {array.dtype}, {array.nbytes / 2**20:,.1f} MiB")
+    labels = "" if result.labels is None else ", their classes in labels.npy"
+    print(f"images in order: {result.folder / 'images.csv'}{labels}")
+
+
+def _list(run: Path, *, as_json: bool) -> None:
+    from alexnet.cli.tables import print_activations
+    from alexnet.model.activations import ActivationReader, activation_points
+    from alexnet.model.weights import load_trained
+
+    network = load_trained(run).network
+    reader = ActivationReader(network, list(activation_points(network.spec)))
+    shapes = {name: reader.shape(name) for name in reader.names}
+    if as_json:
+        print(json.dumps({"variant": network.variant, "shapes": shapes}))
+    else:
+        print_activations(network.variant, shapes)

@@ -1,0 +1,64 @@
+"""`alexnet finetune`: train a trained network on another data set, with a new last layer."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from alexnet.cli.command_parser import CommandParser
+from alexnet.cli.common_options import add_layout, layout_from
+from alexnet.cli.recipe_options import add_settings, recipe_from
+from alexnet.cli.training_processes import print_trained, start_processes
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import GROUPS, Recipe
+
+_logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("trained", type=Path, metavar="RUN", help="run folder of the trained network")
+    parser.add_argument("data", type=Path, metavar="DATA", help="prepared data set to train on")
+    parser.section("data")
+    parser.section("network")
+    parser.section("training").add_argument(
+        "--freeze-until",
+        metavar="LAYER",
+        help="freeze this layer and all before it; none freezes no layer (default: the convolutions if the classes "
+        "have fewer than 100 images each)",
+    )
+    running = parser.section("running")
+    running.add_argument("--run", type=Path, metavar="FOLDER", help="run folder to create (default: RUN-finetuned)")
+    running.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard, into RUN/tensorboard")
+    add_layout(parser)
+    add_settings(parser, GROUPS, lambda options: base_recipe(options) if options else Recipe(name="finetune"))
+
+
+def base_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe that follows from the trained network and the data.
+
+    Raises:
+        RequestError: no such run or data set, or a layer that cannot be frozen.
+    """
+    from alexnet.data.concatenated import open_data
+    from alexnet.training.finetune import finetune_recipe
+
+    data = open_data([options.data])
+    return finetune_recipe(RunFolder.open(options.trained).recipe(), data, options.freeze_until)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Finetune the network."""
+    recipe, layout = recipe_from(options, base_recipe(options)), layout_from(options)
+    if (code := start_processes(options.words, layout)) is not None:
+        return code
+    frozen = [name for name, factor in recipe.optimizer.layer_lr_factors.items() if factor == 0]
+    folder = options.run or options.trained.with_name(f"{options.trained.name}-finetuned")
+    from alexnet.parallel.process_mesh import init_process_mesh
+    from alexnet.training.loop import train
+
+    with init_process_mesh(layout, _logger.info) as mesh:
+        if mesh.is_main:
+            _logger.info("%s", f"frozen layers: {', '.join(frozen)}" if frozen else "no layer is frozen")
+        run = train(options.data, recipe, folder, options.trained, mesh=mesh, tensorboard=options.tensorboard)
+        print_trained(run.path, mesh)
+    return 0

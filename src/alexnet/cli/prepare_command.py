@@ -1,0 +1,98 @@
+"""`alexnet prepare`: turn photographs into a prepared data set."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from alexnet.cli.command_parser import CommandParser
+from alexnet.cli.common_options import add_json
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="folder with one folder per class (with or without train/ and val/ above them), a tar or zip of one, "
+        "ImageNet's archives, CIFAR, IDX, Parquet, WebDataset shards, or a CSV file of path,label",
+    )
+    parser.add_argument("destination", type=Path, metavar="DEST", help="folder to create: the prepared data set")
+    parser.add_argument("--kind", metavar="NAME", help="source format (default: detected; an unknown name lists all)")
+    parser.add_argument(
+        "--side",
+        type=int,
+        metavar="PIXELS",
+        help="side of the stored square images (default: 256, or the source's own for small images)",
+    )
+    parser.add_argument(
+        "--store",
+        default="auto",
+        metavar="NAME",
+        help="storage: pixels (exact, fastest to train on), jpeg (an eighth of the size), or auto (pixels up to 4 GiB)",
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=float,
+        default=0.0,
+        metavar="FRACTION",
+        help="fraction of each class to use for validation if the source has no validation split",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the hold-out")
+    parser.add_argument(
+        "--exif",
+        default="auto",
+        metavar="NAME",
+        help="EXIF orientation: apply, ignore (as the paper did), or auto (apply, except for ImageNet's archives)",
+    )
+    parser.add_argument(
+        "--on-bad",
+        default="refuse",
+        metavar="NAME",
+        help="what to do about an unreadable file: refuse (report it and continue) or stop",
+    )
+    parser.add_argument(
+        "--max-refused",
+        type=float,
+        default=0.05,
+        metavar="FRACTION",
+        help="fail if more than this fraction of the files is refused",
+    )
+    parser.add_argument("--shard-images", type=int, default=1024, metavar="N", help="images per tar shard")
+    parser.add_argument("--workers", type=int, metavar="N", help="decoding threads (default: one per core)")
+    parser.add_argument("--restart", action="store_true", help="discard an unfinished preparation and start again")
+    add_json(parser, "lines")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prepare the data set and print what it holds."""
+    from alexnet.data.preparation.prepare import prepare, prepared_summary
+    from alexnet.system.progress import counted
+
+    start_s = time.monotonic()
+    with counted("preparing") as progress:
+        data = prepare(
+            options.source,
+            options.destination,
+            kind=options.kind,
+            side=options.side,
+            store=options.store,
+            hold_out=options.hold_out,
+            seed=options.seed,
+            exif=options.exif,
+            on_bad=options.on_bad,
+            max_refused=options.max_refused,
+            shard_images=options.shard_images,
+            workers=options.workers,
+            restart=options.restart,
+            progress=progress,
+        )
+    if options.json:
+        print(json.dumps({**prepared_summary(data), "duration_s": time.monotonic() - start_s}))
+        return
+    counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
+    print(f"{options.destination}: {data.title}, {data.num_classes} classes, {data.side} pixels, images: {counts}")
+    recipe = "paper" if data.side >= 224 else "quick"
+    print(f"to check it: alexnet inspect {options.destination}")
+    print(f"next: alexnet train {options.destination} --recipe {recipe} --run runs/first")

@@ -1,0 +1,46 @@
+"""`alexnet resume`: continue an interrupted training."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from alexnet.cli.command_parser import CommandParser
+from alexnet.cli.common_options import add_layout, layout_from
+from alexnet.cli.recipe_options import COMMON, add_settings, recipe_from
+from alexnet.cli.training_processes import print_trained, start_processes
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import CHANGEABLE, GROUPS, Recipe
+
+_logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the command's options; the help lists the settings that may change in a run."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of an interrupted training")
+    parser.section("training")
+    parser.section("running").add_argument(
+        "--tensorboard", action="store_true", help="also log for TensorBoard, into RUN/tensorboard"
+    )
+    add_layout(parser)
+    add_settings(
+        parser,
+        {name: GROUPS[name] for name in GROUPS if any(one.startswith(f"{name}.") for one in CHANGEABLE)},
+        lambda options: RunFolder.open(options.run).recipe() if options else Recipe(),
+        common=COMMON,
+        allowed=lambda name: name.startswith(CHANGEABLE),
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Resume the training."""
+    folder = RunFolder.open(options.run)
+    recipe, layout = recipe_from(options, folder.recipe()), layout_from(options)
+    if (code := start_processes(options.words, layout)) is not None:
+        return code
+    from alexnet.parallel.process_mesh import init_process_mesh
+    from alexnet.training.loop import train
+
+    with init_process_mesh(layout, _logger.info) as mesh:
+        train(folder.data_folders(), recipe, options.run, may_change=True, mesh=mesh, tensorboard=options.tensorboard)
+        print_trained(options.run, mesh)
+    return 0

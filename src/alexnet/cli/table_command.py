@@ -1,0 +1,38 @@
+"""`alexnet table`: runs in the rows of the paper's second table."""
+
+import argparse
+import json
+from pathlib import Path
+
+from alexnet.cli.command_parser import CommandParser
+from alexnet.cli.common_options import add_data, add_views
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="evaluated run folder")
+    parser.add_argument(
+        "--like", choices=("paper",), default="paper", metavar="NAME", help="layout: paper, its table 2"
+    )
+    add_data(parser)
+    add_views(parser, 10)
+    parser.add_argument(
+        "--format",
+        choices=("markdown", "latex", "json"),
+        default="markdown",
+        metavar="NAME",
+        help="markdown, latex or json",
+    )
+    parser.add_argument("--json", action="store_true", help="same as --format json")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table."""
+    from alexnet.report.paper_table import paper_table
+    from alexnet.report.paper_table_text import as_json, as_latex, as_markdown
+
+    table = paper_table(options.runs, num_views=options.views, data_folder=options.data)
+    if options.json or options.format == "json":
+        print(json.dumps(as_json(table)))
+    else:
+        print((as_latex if options.format == "latex" else as_markdown)(table))

@@ -1,0 +1,115 @@
+"""`alexnet train`: train a network on a prepared data set."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from alexnet.cli.command_parser import CommandParser
+from alexnet.cli.common_options import add_layout, layout_from
+from alexnet.cli.recipe_options import add_settings, recipe_from
+from alexnet.cli.training_processes import print_trained, start_processes
+from alexnet.errors import RequestError
+from alexnet.runs.recipe import GROUPS, Recipe
+from alexnet.runs.recipe_file import read_config
+from alexnet.runs.recipes import RECIPES, named_recipe
+
+_logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "data", type=Path, nargs="*", metavar="DATA", help="prepared data set; several are concatenated"
+    )
+    recipe = parser.section("recipe")
+    recipe.add_argument(
+        "--recipe", default="paper", metavar="NAME", help=f"settings to start from: {', '.join(RECIPES)}"
+    )
+    recipe.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file that changes settings, like a run's recipe.yaml"
+    )
+    recipe.add_argument("--show", action="store_true", help="print the network and its learning rates; train nothing")
+    parser.section("data")
+    parser.section("network").add_argument(
+        "--start-from",
+        type=Path,
+        metavar="RUN",
+        help="copy the weights of a run or weights file, except for the last layer",
+    )
+    parser.section("training")
+    running = parser.section("running")
+    running.add_argument("--run", type=Path, help="run folder to create or resume (default: runs/RECIPE)")
+    running.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="train N networks with consecutive seeds, into RUN-SEED"
+    )
+    running.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard, into RUN/tensorboard")
+    add_layout(parser)
+    parser.show_only_in_full_help(
+        recipe.add_argument("--json", action="store_true", help="with --show: print one JSON object instead of a table")
+    )
+    add_settings(parser, GROUPS, _base)
+
+
+def base_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe that `--recipe` names, changed by `--config`.
+
+    Raises:
+        RequestError: an unknown recipe, or a file that holds no settings.
+    """
+    base = named_recipe(options.recipe)
+    return read_config(options.config, base) if options.config else base
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, or show what would be trained."""
+    recipe, layout = recipe_from(options, base_recipe(options)), layout_from(options)
+    if options.json and not options.show:
+        raise RequestError("--json needs --show; a training writes its results as JSON into its run folder")
+    if options.seeds < 1:
+        raise RequestError(f"--seeds is {options.seeds}; allowed is 1 or more")
+    if options.show:
+        _show(recipe, options)
+        return 0
+    if not options.data:
+        raise RequestError("train needs a prepared data set (DATA); only --show works without one")
+    if (code := start_processes(options.words, layout)) is not None:
+        return code
+    from alexnet.parallel.process_mesh import init_process_mesh
+    from alexnet.training.loop import train
+    from alexnet.training.seeds import train_seeds
+
+    folder = options.run or Path("runs") / options.recipe
+    with init_process_mesh(layout, _logger.info) as mesh:
+        if options.seeds == 1:
+            run = train(options.data, recipe, folder, options.start_from, mesh=mesh, tensorboard=options.tensorboard)
+            print_trained(run.path, mesh)
+            return 0
+        runs = train_seeds(
+            options.data, recipe, folder, options.start_from, options.seeds, _logger.info, mesh, options.tensorboard
+        )
+        if mesh.is_main:
+            names = " ".join(str(run) for run in runs)
+            print(f"{len(runs)} networks; next: alexnet evaluate {names}, then: alexnet ensemble {names}")
+    return 0
+
+
+def _base(options: argparse.Namespace | None) -> Recipe:
+    return base_recipe(options) if options else named_recipe("paper")
+
+
+def _show(recipe: Recipe, options: argparse.Namespace) -> None:
+    from alexnet.cli.tables import print_network
+    from alexnet.data.concatenated import open_data
+    from alexnet.training.network_table import table_as_json
+
+    # Without data: the number of classes that the network was published for.
+    variant = recipe.network.variant
+    num_classes = 10 if variant.startswith(("cifar", "quick")) else 21_843 if variant == "six-conv-22k" else 1000
+    if options.data:
+        num_classes = open_data(options.data).num_classes
+    described = table_as_json(recipe, num_classes)
+    if options.json:
+        print(json.dumps(described))
+    else:
+        print_network(described)

@@ -1,0 +1,40 @@
+"""What the commands that train share: starting the processes they ask for, and their last line."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet.parallel.layout import Layout
+
+if TYPE_CHECKING:
+    from alexnet.parallel.process_mesh import ProcessMesh
+
+_logger = logging.getLogger(__name__)
+
+
+def start_processes(words: Sequence[str], layout: Layout) -> int | None:
+    """Run the same command in as many processes as the layout needs, if it was started as a single one.
+
+    Returns:
+        The exit code of the processes; None if this process is one of them or needs no other.
+    """
+    if layout.num_processes == 1:
+        return None
+    from alexnet.parallel.process_group import world_size
+
+    if world_size() > 1:
+        return None
+    from alexnet.parallel.launch import run_in_processes
+
+    _logger.info("starting %d processes on this machine (several machines: docs/launching.md)", layout.num_processes)
+    return run_in_processes(words, layout.num_processes)
+
+
+def print_trained(run: Path, mesh: "ProcessMesh") -> None:
+    """Print how long the training took and what to run next; only the main process prints."""
+    from alexnet.runs.folder import RunFolder
+
+    if mesh.is_main:
+        seconds = RunFolder.open(run).facts()["duration_s"]
+        print(f"{run}: trained in {seconds:.0f} s; next: alexnet evaluate {run}")
