@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.cli.main import COMMANDS, main
-from alexnet.cli.recipe_options import TrainOptions, train_options
+from alexnet.cli.main import COMMANDS, GROUPS, command_parser, main
+from alexnet.cli.recipe_options import recipe_from
+from alexnet.cli.train_command import base_recipe
 from alexnet.errors import RequestError
-from alexnet.runs.recipe import Stage
+from alexnet.runs.recipe import Recipe, Stage
 from alexnet.runs.recipes import PAPER, QUICK, RECIPES
 
 SMALL = [
@@ -35,67 +36,77 @@ SMALL = [
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
+    assert all(title in overview for title in GROUPS.values())
     for name, command in COMMANDS.items():
         assert f"  {name} " in overview
-        with pytest.raises(SystemExit) as stop:
-            main([name, "--help"])
-        assert stop.value.code == 0
-        shown = " ".join(capsys.readouterr().out.split())
-        assert f"usage: alexnet {name}" in shown and f"example: {command.example}" in shown
+        for words in ([name, "--help"], ["-h", name], [name, "words", "-h"]):
+            shown = " ".join(help_of(capsys, *words).split())
+            assert f"usage: alexnet {name}" in shown and f"example: {command.example}" in shown
 
 
 def test_help_of_train_explains_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "--optimizer.learning_rate" in shown and "Share of the velocity that is carried over each step." in shown
+    shown = " ".join(help_of(capsys, "train", "--help-all").split())
+    assert "--optimizer.momentum X fraction of the velocity kept at each step (default: 0.9)" in shown
 
 
-def options_of(*words: str) -> TrainOptions:
-    return train_options(words, "", "")
+@pytest.mark.parametrize("words", [["train"], ["resume"], ["finetune"], ["baseline", "sift-fisher"]])
+def test_help_is_one_screen_and_help_all_has_every_setting(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = help_of(capsys, *words, "--help")
+    assert len(shown.splitlines()) <= 45 and "--help-all lists every option" in shown
+    assert len(help_of(capsys, *words, "--help-all")) > len(shown)
+
+
+def test_help_shows_the_values_of_the_recipe_as_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["train", "--help", "--recipe", "quick"], ["train", "--recipe=quick", "--help"]):
+        shown = help_of(capsys, *words)
+        assert "(default: 0.05)" in shown and "(default: one-cycle)" in shown
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def recipe_of(*words: str) -> Recipe:
+    options = command_parser("train").parse(words)
+    return recipe_from(options, base_recipe(options))
 
 
 def test_options_are_read_over_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("optimizer: {rate: 0.5, decay: 0.1}\n")
-    asked = options_of(
-        "d",
-        "--recipe",
-        "quick",
-        "--config",
-        str(tmp_path / "c.yaml"),
-        "--optimizer.learning_rate",
-        "0.25",
-        "--start-from",
-        "r",
-    )
-    assert (asked.data, asked.run, asked.start_from) == ([Path("d")], Path("runs/quick"), Path("r"))
-    optimizer = asked.recipe.optimizer
+    config = str(tmp_path / "c.yaml")
+    optimizer = recipe_of("d", "--recipe", "quick", "--config", config, "--optimizer.learning_rate", "0.25").optimizer
     assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.momentum) == (
         0.25,
         0.1,
         QUICK.optimizer.momentum,
     )
-    assert options_of("d").recipe == PAPER
-    steps = options_of("d", "--schedule.kind", "steps", "--schedule.milestones", "[0.5, 0.6]").recipe.schedule
+    assert recipe_of("d") == PAPER
+    steps = recipe_of("d", "--schedule.kind", "steps", "--schedule.milestones", "[0.5, 0.6]").schedule
     assert (steps.kind, steps.milestones) == ("steps", (0.5, 0.6))
     with pytest.raises(
-        RequestError, match=r"--schedule.milestones is not read by a schedule of kind plateau, only by steps"
+        RequestError, match=r"--schedule.milestones has no effect on a schedule of kind plateau, only on steps"
     ):
-        options_of("d", "--schedule.milestones", "[0.5, 0.6]")
+        recipe_of("d", "--schedule.milestones", "[0.5, 0.6]")
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_recipe_comes_through_the_options_unchanged(name: str) -> None:
-    assert options_of("d", "--recipe", name).recipe == RECIPES[name]
+    assert recipe_of("d", "--recipe", name) == RECIPES[name]
 
 
 def test_nested_settings_are_options_too() -> None:
-    asked = options_of(
+    recipe = recipe_of(
         "d", "--optimizer.layer_weight_decay", '{"fc8": 0.5}', "--schedule.kind", "stages",
         "--schedule.stages", '[{"epochs": 1.5, "learning_rate": 0.1, "layer_learning_rates": {"conv1": 0}}, {"epochs": 2, "learning_rate": 1e-3}]',  # noqa: E501
     )  # fmt: skip
-    assert asked.recipe.optimizer.layer_weight_decay == {"fc8": 0.5}
-    assert asked.recipe.schedule.stages == (
+    assert recipe.optimizer.layer_weight_decay == {"fc8": 0.5}
+    assert recipe.schedule.stages == (
         Stage(epochs=1.5, learning_rate=0.1, layer_learning_rates={"conv1": 0.0}),
         Stage(epochs=2, learning_rate=1e-3),
     )
@@ -124,10 +135,21 @@ def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "unknown command 'trian'; known are fetch, prepare"),
+        (["trian"], "unknown command 'trian'; did you mean train? known are fetch, prepare"),
         (["train", "d", "--recipe", "papers"], "unknown recipe 'papers'; known are quick, paper"),
-        (["train", "d", "--optimizer.rte", "1"], "optimizer.rte"),
-        (["train", "d", "--optimizer.rat", "1"], "optimizer.rat"),
+        (["train", "d", "--optimizer.rate", "1"], "--optimizer.rate is now --optimizer.learning_rate; see"),
+        (["resume", "--schedule.drops=[0.5]"], "--schedule.drops is now --schedule.milestones"),
+        (["train", "d", "--columns-in", "dense"], "--columns-in is now --column-layers"),
+        (["train", "d", "--optimizer.learning-rat", "1"], "did you mean --optimizer.learning_rate?"),
+        (["train", "d", "--optimizer.learning", "1"], "unknown option --optimizer.learning"),
+        (["train", "d", "--epochs", "1"], "unknown option --epochs; did you mean --schedule.epochs?"),
+        (["train", "d", "--schedule.epochs", "1.5"], "--schedule.epochs is 1.5; allowed is a whole number"),
+        (["train", "d", "--schedule.milestones", "[0.5"], "--schedule.milestones is '[0.5', which is not YAML"),
+        (["train", "d", "--data.mean", "centre"], "allowed is one of crop, center (centre is now center)"),
+        (["train", "d", "--seeds", "two"], "--seeds: invalid int value: 'two'; see `alexnet train --help`"),
+        (["prepare", "d"], "the following arguments are required: DEST"),
+        (["bench"], "alexnet bench needs one of prepare, "),
+        (["baseline", "sift", "d"], "'sift' is not one of them"),
         (["train", "d", "--optimizer.learning_rate", "fast"], "optimizer.learning_rate"),
         (["train", "d", "--optimizer.learning_rate", "-1"], "--optimizer.learning_rate is -1.0; allowed is 0 or more"),
         (["train", "nowhere", "--run", "r"], "nowhere"),
@@ -136,7 +158,7 @@ def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixtur
         (["report", "nowhere"], "nowhere is not a run folder"),
         (["resume", "nowhere"], "nowhere is not a run folder"),
         (["predict", "nowhere", "photo.jpg"], "nowhere holds no trained network"),
-        (["fetch", "shapes", "d", "--from", "x"], "--from does not go with shapes"),
+        (["fetch", "shapes", "d", "--from", "x"], "--from does not apply to shapes"),
         (["fetch", "cifar100", "d"], "invalid choice"),
         ([], ""),
     ],
@@ -230,9 +252,9 @@ def test_other_data_do_not_take_the_place_of_the_runs_own(
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
-    findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
-    assert {"Python", "torch", "processor", "bfloat16", "memory", "disk", "GPU", "Triton", "allocator"} <= set(findings)
-    assert all(finding["advice"] for finding in findings.values() if finding["state"] == "broken")
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert {"Python", "torch", "processor", "bfloat16", "memory", "disk", "GPU", "Triton", "allocator"} <= set(checks)
+    assert all(check["advice"] for check in checks.values() if check["status"] == "broken")
     assert main(["doctor"]) == 0
     assert "Python" in capsys.readouterr().out
 

@@ -3,6 +3,7 @@
 Nothing here starts a process of a training; `tests/parallel/test_two_machines.py` does.
 """
 
+import argparse
 import json
 import os
 import re
@@ -18,7 +19,8 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
-from alexnet.cli.recipe_options import TrainOptions, train_options
+from alexnet.cli.common_options import layout_from
+from alexnet.cli.main import command_parser
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -108,7 +110,7 @@ class Stage:
         printed, _ = process.communicate(timeout=60)
         return process.returncode, printed
 
-    def torchrun(self, script: str, *words: str, **variables: str) -> tuple[Any, TrainOptions]:
+    def torchrun(self, script: str, *words: str, **variables: str) -> tuple[Any, argparse.Namespace]:
         """How the script calls torchrun, as torchrun and alexnet read it."""
         code, printed = self.run(script, *words, **variables)
         assert code == 0, printed
@@ -121,14 +123,14 @@ class Stage:
         assert int(found["OMP_NUM_THREADS"]) >= 1 and int(found["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) > 30
 
 
-def understood(call: list[str]) -> tuple[Any, TrainOptions]:
+def understood(call: list[str]) -> tuple[Any, argparse.Namespace]:
     """What a call of torchrun asks, as its own parser and alexnet's read it; a word that neither knows ends this."""
     assert call[0] == "torchrun"
     asked = get_args_parser().parse_args(call[1:])
     assert asked.module and asked.training_script == "alexnet"
     command, *words = asked.training_script_args
     assert command == "train"
-    return asked, train_options(words, "", "")
+    return asked, command_parser("train").parse(words)
 
 
 @pytest.fixture
@@ -150,8 +152,8 @@ def test_one_machine(stage: Stage, processes: str, words: tuple[str, ...], colum
     asked, train = stage.torchrun("one-machine.sh", "data", "--run", "runs/a", *words, PROCESSES=processes)
     assert asked.standalone and asked.nproc_per_node == processes and asked.max_restarts == 3
     assert train.run == Path("runs/a") and train.data == [Path("data")]
-    assert train.layout.columns == columns
-    assert train.layout.replicas_among(int(processes)) == int(processes) // columns
+    assert layout_from(train).columns == columns
+    assert layout_from(train).replicas_among(int(processes)) == int(processes) // columns
 
 
 def test_torchrun_would_take_an_option_of_ours_for_its_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,7 +169,7 @@ def test_several_machines(stage: Stage) -> None:
     asked, train = stage.torchrun("several-machines.sh", *words, **variables)
     assert (asked.nnodes, asked.nproc_per_node, asked.rdzv_backend) == ("3", "2", "c10d")
     assert asked.rdzv_endpoint == "node1:29400" and asked.rdzv_conf == "" and asked.local_addr is None
-    assert train.layout.replicas_among(6) == 3
+    assert layout_from(train).replicas_among(6) == 3
     for address, is_head in (("node1", "true"), ("node2", "false")):
         asked, _ = stage.torchrun("several-machines.sh", *words, **variables, ADDRESS=address)
         assert asked.local_addr == address and asked.rdzv_conf == f"is_host={is_head}"
@@ -183,7 +185,7 @@ def test_slurm(stage: Stage) -> None:
     asked, train = stage.torchrun("slurm.sbatch", *words, DATA="data", RUN="runs/a", PROCESSES="4")
     assert (asked.nnodes, asked.nproc_per_node, asked.rdzv_id) == ("2", "4", "4711")
     assert asked.rdzv_endpoint == "n1:24711"
-    assert train.layout.replicas_among(8) == 4 and train.run == Path("runs/a")
+    assert layout_from(train).replicas_among(8) == 4 and train.run == Path("runs/a")
     assert len(stage.calls()) == 1
 
 
@@ -304,7 +306,7 @@ def test_kubernetes_pods_start_torchrun(stage: Stage, cluster: dict[str, dict[st
     name, service = job["metadata"]["name"], cluster["Service"]["metadata"]["name"]
     assert asked.rdzv_endpoint == f"{name}-0.{service}:29400"
     assert asked.rdzv_conf.split(",")[0] == f"is_host={'true' if index == 0 else 'false'}"
-    assert train.layout.replicas_among(int(asked.nnodes) * int(asked.nproc_per_node)) == 2
+    assert layout_from(train).replicas_among(int(asked.nnodes) * int(asked.nproc_per_node)) == 2
     cpus = int(container["resources"]["requests"]["cpu"])
     threads = next(int(one["value"]) for one in container["env"] if one["name"] == "OMP_NUM_THREADS")
     assert threads * int(asked.nproc_per_node) == cpus
@@ -336,7 +338,7 @@ def test_commands_that_are_shown_are_understood(path: Path) -> None:
             assert (ROOT / script).exists()
             words = ["alexnet", "train", "data", *words[words.index(script) + 1 :]]
         if words[:2] == ["alexnet", "train"]:
-            train_options(words[2:], "", "")
+            command_parser("train").parse(words[2:])
         else:
             assert words[:2] in (["alexnet", "doctor"], ["alexnet", "bench"]), words
 

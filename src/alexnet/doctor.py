@@ -160,7 +160,10 @@ def _accelerators() -> list[Check]:
         checks = [Check("GPU", "ok", names)]
         if (reason := triton_unavailable_reason()) is None:
             return [*checks, Check("Triton", "ok", _version_of("triton"))]
-        advice = "training uses torch's own operations, which are slower; pip install the version of triton that your torch requires"
+        advice = (
+            "training uses torch's own operations, which are slower; "
+            "pip install the version of triton that torch requires"
+        )
         return [*checks, Check("Triton", "lacking", reason, advice)]
     if torch.backends.mps.is_available():
         return [Check("GPU", "ok", "Apple MPS")]

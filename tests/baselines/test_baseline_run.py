@@ -135,7 +135,7 @@ def test_both_baselines_fill_a_run_folder_that_every_command_reads(
         assert "a baseline" in page and "alexnet predict" not in page and "looks at the whole image, once" in page
         assert "Learning curves" not in page
     assert cli.main(["evaluate", str(runs[0]), "--views", "10"]) == 2
-    assert "looks at each image once" in capsys.readouterr().err
+    assert "has one view per image" in capsys.readouterr().err
     assert cli.main(["predict", str(runs[0]), str(data)]) == 2
     assert "is no network" in capsys.readouterr().err
     assert cli.main(["resume", str(runs[0])]) == 2
@@ -299,7 +299,7 @@ def test_recipes_survive_the_file_and_wrong_settings_are_named(capsys: pytest.Ca
     with pytest.raises(RequestError, match="unknown keys"):
         baseline_from_dict({"baseline": "sift-fisher", "encoder": {"atoms": 3}})
     for words, message in (
-        (["bag"], "invalid choice: 'bag'"),
+        (["bag"], "'bag' is not one of them"),
         (["sift-fisher", "d", "--run", "r", "--encoder.components", "8"], "allowed is 16 to 1024"),
         (["sift-fisher", "d", "--run", "r", "--descriptors.kinds", "sift,surf"], "allowed are some of sift"),
         (["sparse-coding", "d", "--run", "r", "--protocol.measure", "rest"], "without --per-class"),

@@ -161,8 +161,10 @@ def test_the_help_of_variant_names_every_variant() -> None:
     from alexnet.model.variants import VARIANTS
 
     source = Path(recipe_module.__file__).read_text(encoding="utf-8")
-    listed = source[source.index('"""Which network: ') : source.index("`alexnet train --show --network.variant")]
-    names = listed.removeprefix('"""Which network: ').replace(".", "").replace("\n", " ").split(",")
+    listed = source[
+        source.index('"""Network variant. One of: ') : source.index("`alexnet train --show --network.variant")
+    ]
+    names = listed.removeprefix('"""Network variant. One of: ').replace(".", "").replace("\n", " ").split(",")
     assert {name.strip() for name in names} == set(VARIANTS)
 
 
@@ -171,10 +173,10 @@ def test_the_help_of_variant_names_every_variant() -> None:
     [
         (
             {"epochs": 1},
-            r"--schedule.epochs is not read by a schedule of kind stages, .*--schedule.stages '\[\]'",
+            r"--schedule.epochs has no effect on a schedule of kind stages, .*--schedule.stages '\[\]'",
         ),
-        ({"milestones": (0.5,)}, "--schedule.milestones is not read by a schedule of kind stages, only by steps"),
-        ({"patience": 9}, "--schedule.patience is not read .* only by plateau"),
+        ({"milestones": (0.5,)}, "--schedule.milestones has no effect on a schedule of kind stages, only on steps"),
+        ({"patience": 9}, "--schedule.patience has no effect .* only on plateau"),
     ],
 )
 def test_a_change_that_would_do_nothing_is_refused(change: dict[str, Any], message: str) -> None:
@@ -184,7 +186,7 @@ def test_a_change_that_would_do_nothing_is_refused(change: dict[str, Any], messa
         refuse_unread_changes(original, replace(original, schedule=replace(original.schedule, **change)))
     changed = replace(original, schedule=ScheduleSettings(kind="steps", epochs=3, milestones=(0.5,)))
     refuse_unread_changes(original, changed)
-    with pytest.raises(RequestError, match=r"--optimizer.learning_rate is not read by a schedule of kind stages"):
+    with pytest.raises(RequestError, match=r"--optimizer.learning_rate has no effect on a schedule of kind stages"):
         refuse_unread_changes(original, replace(original, optimizer=replace(original.optimizer, learning_rate=0.5)))
 
 
@@ -197,7 +199,7 @@ def test_a_change_that_would_do_nothing_is_refused(change: dict[str, Any], messa
         ({"optimizer": {"learning_rate": "nan"}}, "--optimizer.learning_rate is nan; allowed is 0 or more"),
         (
             {"optimizer": {"layer_weight_decay": {"fc8": "x"}}},
-            "layer_weight_decay is .*allowed is names with a number each",
+            "layer_weight_decay is .*allowed is a mapping from names to numbers",
         ),
         ({"schedule": {"milestones": None}}, "milestones is None; allowed is a list of numbers"),
         (
@@ -211,7 +213,7 @@ def test_a_change_that_would_do_nothing_is_refused(change: dict[str, Any], messa
                     "stages": [{"epochs": 1, "learning_rate": 1}, {"epochs": "inf", "learning_rate": 1}],
                 }
             },
-            "stage 2: .* a stage of inf epochs",
+            "stage 2: .* a stage has inf epochs",
         ),
         ({"schedule": {"kind": "stages", "stages": [{"epochs": 1}]}}, r"stage 1.*keys \['learning_rate'\] are missing"),
     ],

@@ -75,7 +75,7 @@ def test_the_command_keeps_what_is_frozen_and_learns_the_rest(
     first = train(data, SMALL, tmp_path / "first")
     words = ["finetune", str(first.path), str(data), "--freeze-until", "conv3", "--schedule.epochs", "2"]
     assert main([*words, "--training.device", "cpu", "--training.precision", "float32"]) == 0
-    assert "as they were learned stay conv1, conv2, conv3" in capsys.readouterr().err
+    assert "frozen layers: conv1, conv2, conv3" in capsys.readouterr().err
     second = RunFolder.open(tmp_path / "first-finetuned")
     before, after = layers_of(first.path), layers_of(second.path)
     for name in before:

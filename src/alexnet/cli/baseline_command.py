@@ -49,8 +49,6 @@ def add_arguments(parser: CommandParser) -> None:
             partial(_base, kind),
             common=frozenset(
                 {
-                    "protocol.per_class",
-                    "protocol.seed",
                     "classifier.epochs",
                     "descriptors.kinds",
                     "encoder.components",

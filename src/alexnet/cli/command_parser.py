@@ -26,12 +26,11 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str, epilog: str, **others: Any) -> None:
         others |= {"add_help": False, "allow_abbrev": False, "formatter_class": _HelpFormatter}
         super().__init__(prog=prog, description=description, epilog=epilog, **others)
-        self.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS, help="show this help")
         self._advanced: list[argparse.Action] = []
         self._sections: dict[str, argparse._ArgumentGroup] = {}
         self._kinds: Any = None
         self.defaults_for_help: Callable[[argparse.Namespace | None], Mapping[str, Any]] = lambda options: {}
-        """Maps the parsed options (None if parsing failed) to defaults, by option name without dashes."""
+        """Maps the parsed options (None if they are incomplete) to defaults by option name, without dashes."""
 
     def section(self, title: str) -> argparse._ArgumentGroup:
         """The section of the help with this title, created on first use."""
@@ -41,8 +40,6 @@ class CommandParser(argparse.ArgumentParser):
 
     def show_only_in_full_help(self, action: argparse.Action) -> None:
         """List an option with `--help-all` and not with `--help`."""
-        if not self._advanced:
-            self.add_argument("--help-all", action="store_true", default=argparse.SUPPRESS, help="show every option")
         self._advanced.append(action)
 
     def add_subparsers(self, **arguments: Any) -> Any:
@@ -75,7 +72,7 @@ class CommandParser(argparse.ArgumentParser):
         raise RequestError(f"{message.removeprefix('argument ')}; see `{self.prog} --help`")
 
     def _parse(self, words: Sequence[str], options: argparse.Namespace | None = None) -> argparse.Namespace:
-        known = [name for action in self._actions for name in action.option_strings]
+        known = [*HELP_OPTIONS, *(name for action in self._actions for name in action.option_strings)]
         for word in words:
             if word == "--":
                 break
@@ -90,20 +87,21 @@ class CommandParser(argparse.ArgumentParser):
 
     def _print_help(self, words: Sequence[str], everything: bool) -> None:
         try:
-            options = self._parse(words)
-        except RequestError:
-            options = None
-        defaults = self.defaults_for_help(options)
+            defaults = self.defaults_for_help(self._parse(words))
+        except RequestError:  # incomplete words, or a run that does not exist
+            defaults = self.defaults_for_help(None)
         for action in self._actions:
             if action in self._advanced and not everything:
                 action.help = argparse.SUPPRESS
             elif action.help and action.help != argparse.SUPPRESS:
                 action.help = _with_default(action, defaults)
         self.usage = " ".join(["%(prog)s", *_required(self._actions), "[options]"])
+        if self._advanced and not everything:
+            self.epilog = f"{self.prog} --help-all lists every option.\n{self.epilog}"
         self.print_help()
 
 
-class _HelpFormatter(argparse.HelpFormatter):
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Names of options on the left, up to 36 columns of them."""
 
     def __init__(self, prog: str) -> None:
@@ -138,6 +136,9 @@ def _unknown_option(option: str, known: Sequence[str]) -> str:
     settings = {f"--{old}": f"--{old.rpartition('.')[0]}.{new}" for old, new in OLD_KEYS.items()}
     if (new := {**settings, **OLD_OPTIONS}.get(option)) in known:
         return f"{option} is now {new}"
-    key = option.lstrip("-").replace("-", "_")
-    nearest = [name for name in known if name.rpartition(".")[2] == key] or difflib.get_close_matches(option, known, 1)
+    key = option.lstrip("-").replace("-", "_").rpartition(".")[2]
+    keys = {name: name.lstrip("-").replace("-", "_").rpartition(".")[2] for name in known}
+    nearest = [name for name in known if keys[name] == key]
+    if not nearest and (close := difflib.get_close_matches(key, keys.values(), 1)):
+        nearest = [name for name in known if keys[name] == close[0]]
     return f"unknown option {option}" + (f"; did you mean {' or '.join(nearest)}?" if nearest else "")

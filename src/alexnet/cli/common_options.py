@@ -71,21 +71,22 @@ def _views(word: str) -> "NumViews":
 
 
 def add_layout(parser: CommandParser) -> None:
-    """Add the options that divide a training among processes, in the section `running`. None is part of a recipe."""
+    """Add the options of a training that are not part of a recipe: the division among processes, and TensorBoard."""
     section, usual = parser.section("running"), Layout()
+    section.add_argument("--tensorboard", action="store_true", help="also write the log for TensorBoard into the run")
     section.add_argument(
         "--columns",
         type=int,
         default=usual.columns,
         metavar="N",
-        help="processes per network, each with one of its two columns: 1 or 2",
+        help="processes per network: 1, or 2 (one per column)",
     )
     section.add_argument(
         "--replicas",
         type=int,
         default=usual.replicas,
         metavar="N",
-        help="data-parallel replicas (default: one, or as many as torchrun started)",
+        help="data-parallel replicas (default: as torchrun started, else 1)",
     )
     advanced = [
         section.add_argument(

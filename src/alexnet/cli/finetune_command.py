@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_layout, layout_from
-from alexnet.cli.recipe_options import add_settings, recipe_from
+from alexnet.cli.recipe_options import COMMON, add_settings, recipe_from
 from alexnet.cli.training_processes import print_trained, start_processes
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import GROUPS, Recipe
@@ -16,21 +16,26 @@ _logger = logging.getLogger(__name__)
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
-    parser.add_argument("trained", type=Path, metavar="RUN", help="run folder of the trained network")
-    parser.add_argument("data", type=Path, metavar="DATA", help="prepared data set to train on")
     parser.section("data")
-    parser.section("network")
+    network = parser.section("network")
+    network.add_argument("trained", type=Path, metavar="RUN", help="run folder of the trained network")
+    parser.section("data").add_argument("data", type=Path, metavar="DATA", help="prepared data set to train on")
     parser.section("training").add_argument(
         "--freeze-until",
         metavar="LAYER",
-        help="freeze this layer and all before it; none freezes no layer (default: the convolutions if the classes "
-        "have fewer than 100 images each)",
+        help="last layer to freeze, with all before it; or none (default: the convolutions, if the classes have fewer "
+        "than 100 images)",
     )
-    running = parser.section("running")
-    running.add_argument("--run", type=Path, metavar="FOLDER", help="run folder to create (default: RUN-finetuned)")
-    running.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard, into RUN/tensorboard")
+    parser.section("running").add_argument(
+        "--run", type=Path, metavar="FOLDER", help="run folder to create (default: RUN-finetuned)"
+    )
     add_layout(parser)
-    add_settings(parser, GROUPS, lambda options: base_recipe(options) if options else Recipe(name="finetune"))
+    add_settings(
+        parser,
+        GROUPS,
+        lambda options: base_recipe(options) if options else Recipe(name="finetune"),
+        common=COMMON - {"data.crop", "network.variant", "network.width"},
+    )
 
 
 def base_recipe(options: argparse.Namespace) -> Recipe:

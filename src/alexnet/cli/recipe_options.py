@@ -67,7 +67,7 @@ def add_settings(
             text = docs.get(one.name, "")
             if name in common:
                 text = text.partition(". ")[0]
-            text = text[:1].lower() + text[1:].rstrip(".").replace("`", "").replace("%", "%%")
+            text = (text[:1].lower() + text[1:]).rstrip(".").replace("`", "").replace("%", "%%")
             listed = "" if all(choice in text for choice in choices) else f": {', '.join(choices)}"
             action = section.add_argument(
                 f"--{name}",
@@ -140,8 +140,8 @@ def _shown_settings(recipe: Any, groups: Mapping[str, type]) -> dict[str, str]:
             value = getattr(getattr(recipe, group), one.name)
             if isinstance(value, tuple) and value and is_dataclass(value[0]):
                 text = f"{len(value)} stages"
-            elif isinstance(value, str):
-                text = value
+            elif isinstance(value, str | float):
+                text = value if isinstance(value, str) else f"{value:g}"
             else:
                 text = json.dumps(dict(value) if isinstance(value, Mapping) else value)
             shown[f"{group}.{one.name}"] = text

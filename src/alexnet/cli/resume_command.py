@@ -17,10 +17,8 @@ _logger = logging.getLogger(__name__)
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options; the help lists the settings that may change in a run."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of an interrupted training")
-    parser.section("training")
-    parser.section("running").add_argument(
-        "--tensorboard", action="store_true", help="also log for TensorBoard, into RUN/tensorboard"
-    )
+    for title in ("training", "running"):
+        parser.section(title)
     add_layout(parser)
     add_settings(
         parser,

@@ -19,34 +19,27 @@ _logger = logging.getLogger(__name__)
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
-    parser.add_argument(
+    parser.section("data").add_argument(
         "data", type=Path, nargs="*", metavar="DATA", help="prepared data set; several are concatenated"
     )
-    recipe = parser.section("recipe")
-    recipe.add_argument(
+    network, training, running = parser.section("network"), parser.section("training"), parser.section("running")
+    network.add_argument("--show", action="store_true", help="print the network and its learning rates; train nothing")
+    network.add_argument(
+        "--start-from", type=Path, metavar="RUN", help="run or weights file to copy weights from, except the last layer"
+    )
+    training.add_argument(
         "--recipe", default="paper", metavar="NAME", help=f"settings to start from: {', '.join(RECIPES)}"
     )
-    recipe.add_argument(
+    training.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML file that changes settings, like a run's recipe.yaml"
     )
-    recipe.add_argument("--show", action="store_true", help="print the network and its learning rates; train nothing")
-    parser.section("data")
-    parser.section("network").add_argument(
-        "--start-from",
-        type=Path,
-        metavar="RUN",
-        help="copy the weights of a run or weights file, except for the last layer",
-    )
-    parser.section("training")
-    running = parser.section("running")
     running.add_argument("--run", type=Path, help="run folder to create or resume (default: runs/RECIPE)")
     running.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="train N networks with consecutive seeds, into RUN-SEED"
+        "--seeds", type=int, default=1, metavar="N", help="train N networks with consecutive seeds, in RUN-SEED"
     )
-    running.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard, into RUN/tensorboard")
     add_layout(parser)
     parser.show_only_in_full_help(
-        recipe.add_argument("--json", action="store_true", help="with --show: print one JSON object instead of a table")
+        network.add_argument("--json", action="store_true", help="with --show: print one JSON object")
     )
     add_settings(parser, GROUPS, _base)
 

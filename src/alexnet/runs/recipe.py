@@ -1,7 +1,7 @@
-"""Every hyper-parameter of a training, in one frozen object that is stored whole with its run.
+"""Every hyper-parameter of a training in one frozen object, which is stored whole with its run.
 
-A field's docstring gives its unit and where its default comes from. The defaults are the paper's.
-`runs/recipes.py` holds the named recipes, `runs/recipe_file.py` their form on disk.
+The command line shows the first sentence of a field's docstring with `--help` and all of it with `--help-all`. The
+defaults are the paper's. `runs/recipes.py` holds the named recipes, `runs/recipe_file.py` reads and writes them.
 """
 
 import math
@@ -15,20 +15,20 @@ from alexnet.errors import RequestError
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """Which network is trained."""
+    """The network."""
 
     variant: str = "paper"
-    """Which network: paper, original, one-gpu, no-norm, non-overlapping, no-communication, six-conv, six-conv-22k,
-    tanh, sigmoid, minus-conv2, minus-conv3, minus-conv4, minus-conv5, minus-fc6, minus-fc7, caffe, torchvision,
-    cifar-80sec, cifar-18pct, cifar-13pct, cifar-11pct, cifar-four-layer, cifar-four-layer-tanh, quick.
-    `alexnet train --show --network.variant NAME` prints one."""
+    """Network variant. One of: paper, original, one-gpu, no-norm, non-overlapping, no-communication, six-conv,
+    six-conv-22k, tanh, sigmoid, minus-conv2, minus-conv3, minus-conv4, minus-conv5, minus-fc6, minus-fc7, caffe,
+    torchvision, cifar-80sec, cifar-18pct, cifar-13pct, cifar-11pct, cifar-four-layer, cifar-four-layer-tanh, quick.
+    `alexnet train --show --network.variant NAME` prints it."""
     width: float = 1.0
-    """Factor on the number of maps and units of every layer but the last; 1 is the published width."""
+    """Multiplier of all layer widths. It applies to the channels and units of every layer except the last."""
     dropout: float = 0.5
-    """Probability that dropout zeroes a unit. Paper: section 4.2."""
+    """Dropout probability. Paper: section 4.2."""
     start_layers: Literal["all", "convolutions"] = "all"
-    """Which layers come from the network of `--start-from`: all that both have but the last of either, or of those the
-    convolutions alone."""
+    """Layers to copy from the network of `--start-from`: all that both have, except the last of each, or only the
+    convolutions among them."""
 
     def __post_init__(self) -> None:
         if not 0 < self.width <= 4:
@@ -39,38 +39,38 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """What a training image undergoes on its way to the network. Paper: section 4.1."""
+    """Selection and augmentation of the training images. Paper: section 4.1."""
 
     crop: int = 224
-    """Side of the square crop, pixels."""
+    """Side of the random crop in pixels."""
     corners: Literal["paper", "original"] = "paper"
-    """Places of a random crop per axis: `paper` 0 .. margin-1 (32 of them for 224 of 256), `original` 0 .. margin."""
+    """Positions of a random crop per axis: `paper` 0 to margin - 1 (32 for 224 of 256), `original` 0 to margin."""
     mirror: bool = True
-    """Whether half of the training images are mirrored left to right."""
+    """Mirror each training image horizontally with probability 1/2."""
     crops_shared_by: int = 1
-    """Consecutive images of an epoch that share one crop and one mirroring; the source: 32."""
+    """Number of consecutive images that share one crop position and mirroring. The source uses 32."""
     order: Literal["each-epoch", "once", "stored"] = "each-epoch"
-    """When the training images are shuffled: anew for each epoch; once, each epoch in that same order (source); or
-    never, each epoch as they are stored (source on CIFAR-10, whose files are shuffled). Images stored class by class,
-    as folders are, are refused then."""
+    """Order of the training images: reshuffled `each-epoch`; shuffled `once` (source); or as `stored` (source on
+    CIFAR-10, whose files are shuffled already). `stored` is refused if the images are stored class by class."""
     file_images: int = 0
-    """No batch crosses from one run of so many images, in their order, into the next: the last one of each holds what
-    is left. The source's batches end with its files, 10,000 images each for CIFAR-10, which is counted here over the
-    images that are trained on. 0: only with the epoch."""
+    """Number of images after which a batch always ends, even if it is smaller. The source's batches end with its data
+    files, 10,000 images each for CIFAR-10. Only images that are trained on count. 0: batches end only with the
+    epoch."""
     mean: Literal["crop", "center"] = "crop"
-    """Which part of the mean image is subtracted: the crop's own (mirrored with it), or always the center (source)."""
+    """Part of the mean image to subtract: that of the `crop` (mirrored with it), or the `center` (source)."""
     color_noise: float = 0.1
-    """Standard deviation of the factors on the principal components of color; 0 switches the noise off."""
+    """Standard deviation of the color noise (factors of the principal components). 0 turns it off."""
     color_scale: Literal["eigenvalues", "deviations"] = "eigenvalues"
-    """What the factors multiply: the covariance's eigenvalues, units of [0, 1] (paper), or their roots (source)."""
+    """What the noise factors multiply: the covariance's `eigenvalues`, for pixels in [0, 1] (paper), or their square
+    roots, the `deviations` (source)."""
     color_shrink: bool = False
-    """Whether a training image with noise is divided by 1 + `color_noise` after it, as the source does."""
+    """Divide training images by 1 + `color_noise` after adding the noise, as the source does."""
     subset: int = 0
-    """Train on this many images, drawn once with the seed, as equal in number per class as can be; 0 is all."""
+    """Number of images to train on; 0 is all. They are drawn once with the seed, balanced over the classes."""
     sampling: Literal["each-once", "class-balanced"] = "each-once"
-    """Which images an epoch serves: each once (paper), or as many, dealt out so that all classes come equally often."""
+    """Images of an epoch: `each-once` (paper), or `class-balanced`: as many, with every class equally often."""
     class_weights: Mapping[str, float] = field(default_factory=dict)
-    """How often the images of single classes come, by class id, where others are 1; 0 leaves a class out."""
+    """Sampling weights of classes, by class id. Others have weight 1; 0 omits a class."""
 
     def __post_init__(self) -> None:
         if self.crop < 8:
@@ -79,7 +79,7 @@ class DataSettings:
             raise RequestError(f"--data.color_noise is {self.color_noise}; allowed is 0 (off) or more")
         if self.crops_shared_by < 1:
             raise RequestError(
-                f"--data.crops_shared_by is {self.crops_shared_by}; allowed is 1 (a crop each) or more images"
+                f"--data.crops_shared_by is {self.crops_shared_by}; allowed is 1 (a crop per image) or more"
             )
         if self.file_images < 0:
             raise RequestError(
@@ -91,8 +91,8 @@ class DataSettings:
             raise RequestError(f"--data.class_weights is {dict(self.class_weights)}; allowed are weights of 0 or more")
         if self.order != "each-epoch" and (self.class_weights or self.sampling != "each-once"):
             raise RequestError(
-                f"--data.order is {self.order}, and which images a weighted epoch serves is drawn anew for "
-                "each; allowed with --data.sampling class-balanced or --data.class_weights is --data.order each-epoch"
+                f"--data.order is {self.order}, but --data.sampling class-balanced and --data.class_weights draw new "
+                "images for each epoch; with them, allowed is --data.order each-epoch"
             )
 
 
@@ -101,20 +101,20 @@ class OptimizerSettings:
     """Stochastic gradient descent with momentum. Paper: section 5."""
 
     batch_size: int = 128
-    """Images in a step."""
+    """Images per step."""
     learning_rate: float = 0.01
-    """Learning rate at the start (`steps`) or at the peak (`one-cycle`)."""
+    """Initial learning rate; the peak of schedules with warmup."""
     momentum: float = 0.9
-    """Share of the velocity that is carried over each step."""
+    """Fraction of the velocity kept at each step."""
     weight_decay: float = 0.0005
-    """Weight decay, inside the velocity and multiplied by the rate; weights only, not biases."""
+    """Weight decay of weights, not biases. It is added to the velocity, multiplied by the learning rate."""
     bias_lr_factor: float = 1.0
-    """Rate of the biases as a multiple of the weights' (paper: 1, one rate for all; source: 2)."""
+    """Learning rate of biases as a multiple of the weights'. The paper uses 1, the source 2."""
     layer_lr_factors: Mapping[str, float] = field(default_factory=dict)
-    """Rate of the weights of single layers as a multiple of the others', by layer name; 0 freezes the layer, biases
-    too. The kind `stages` has rates of its own for layers."""
+    """Learning rate multipliers of layers' weights, by layer name. 0 freezes a layer, including its biases. Schedules
+    of kind `stages` set learning rates of layers instead."""
     layer_weight_decay: Mapping[str, float] = field(default_factory=dict)
-    """Decay of the weights of single layers, by layer name, in place of `weight_decay`."""
+    """Weight decay of layers, by layer name, instead of `weight_decay`."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -133,81 +133,84 @@ class OptimizerSettings:
             )
         if not all(0 <= value < math.inf for value in self.layer_weight_decay.values()):
             raise RequestError(
-                f"--optimizer.layer_weight_decay is {dict(self.layer_weight_decay)}; allowed are decays of 0 or more"
+                f"--optimizer.layer_weight_decay is {dict(self.layer_weight_decay)}; allowed are numbers of 0 or more"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stretch of the `stages` schedule: what its authors set by hand, and for how long."""
+    """One stage of a `stages` schedule: fixed learning rates for a number of epochs."""
 
     epochs: float
-    """Passes over the images, a part of one at the end if need be."""
+    """Passes over the images; may be fractional."""
     learning_rate: float
-    """Rate of the weights."""
+    """Learning rate of the weights."""
     bias_learning_rate: float | None = None
-    """Rate of the biases; None is that of the weights."""
+    """Learning rate of the biases; None is that of the weights."""
     layer_learning_rates: Mapping[str, float] = field(default_factory=dict)
-    """Rate of the weights of single layers, by layer name; 0 freezes the layer, biases too."""
+    """Learning rates of layers' weights, by layer name. 0 freezes a layer, including its biases."""
     color_noise: bool = True
-    """False switches the color noise off, and the division that goes with it."""
+    """False turns off the color noise and the division by 1 + noise."""
     images: int = 0
-    """Train on the first so many training images as they are stored; 0 is all."""
+    """Train on this many of the first stored images; 0 is all."""
 
     def __post_init__(self) -> None:
         if not 0 < self.epochs < math.inf:
-            raise RequestError(f"--schedule.stages: a stage of {self.epochs} epochs; allowed is above 0")
+            raise RequestError(f"--schedule.stages: a stage has {self.epochs} epochs; allowed is above 0")
         rates = [
             self.learning_rate,
             *self.layer_learning_rates.values(),
             *([] if self.bias_learning_rate is None else [self.bias_learning_rate]),
         ]
         if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
-            raise RequestError(f"--schedule.stages: a rate of {wrong[0]}; allowed is 0 (frozen) or more")
+            raise RequestError(
+                f"--schedule.stages: a stage has learning rate {wrong[0]}; allowed is 0 (frozen) or more"
+            )
         if self.images < 0:
-            raise RequestError(f"--schedule.stages: {self.images} images; allowed is 0 (all) or more")
+            raise RequestError(f"--schedule.stages: a stage has {self.images} images; allowed is 0 (all) or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
-    """How the learning rate moves over the run."""
+    """The learning rate over the run."""
 
     kind: Literal["steps", "plateau", "stages", "geometric", "one-cycle", "cosine"] = "steps"
-    """`steps`: times `gamma` at each of `milestones`. `plateau`: times `gamma` whenever the validation error stalls;
-    the stall after the last drop ends the run (paper). `stages`: what `stages` says. `geometric`: `num_plateaus` of
-    equal length (later source). `one-cycle`: a linear rise, then a linear fall to 0. `cosine`: a linear rise, then
-    half a cosine."""
+    """Learning rate schedule. `steps`: multiply by `gamma` at each of `milestones`. `plateau`: multiply by `gamma`
+    when the validation error stalls; the stall after the last drop ends the run (paper). `stages`: as listed in
+    `stages`. `geometric`: `num_plateaus` plateaus of equal length (the source's later versions). `one-cycle`: linear
+    warmup, then linear decay to 0. `cosine`: linear warmup, then cosine decay."""
     epochs: int = 90
-    """Passes over the training images; `plateau`: at the most; `stages`: not read. Paper: about 90."""
+    """Passes over the training images. Kind `plateau` may stop earlier, `stages` ignores it. Paper: about 90."""
     milestones: tuple[float, ...] = (0.25, 0.55, 0.85)
-    """`steps`: fractions of the run at which the rate drops; the paper dropped it three times."""
+    """`steps`: fractions of the run after which the learning rate drops. The paper dropped it three times."""
     gamma: float = 0.1
-    """`steps`, `plateau`: what the rate is multiplied by at a drop."""
+    """`steps`, `plateau`: factor of a drop of the learning rate."""
     patience: int = 5
-    """`plateau`: epochs without improvement that are a stall."""
+    """`plateau`: epochs without improvement before a drop."""
     improvement: float = 0.001
-    """`plateau`: by how much the top-1 error, a fraction, must fall below its lowest to count as improved."""
+    """`plateau`: smallest decrease of the lowest top-1 error, a fraction, that counts as an improvement."""
     plateau_drops: int = 3
-    """`plateau`: how many times the rate drops; the stall after that ends the run."""
+    """`plateau`: number of drops. The stall after the last one ends the run."""
     num_plateaus: int = 4
-    """`geometric`: number of plateaus of the weights' rate."""
+    """`geometric`: number of plateaus of the weights' learning rate."""
     lr_range: float = 250.0
-    """`geometric`: first rate over last."""
+    """`geometric`: ratio of the first learning rate to the last."""
     num_bias_plateaus: int = 2
-    """`geometric`: number of plateaus of the biases' rate."""
+    """`geometric`: number of plateaus of the biases' learning rate."""
     bias_lr_range: float = 10.0
-    """`geometric`: first rate of the biases over their last."""
+    """`geometric`: ratio of the biases' first learning rate to the last."""
     warmup: float = 0.2
-    """`one-cycle`, `cosine`: fraction of the run in which the rate rises."""
+    """`one-cycle`, `cosine`: fraction of the run that is warmup."""
     stages: tuple[Stage, ...] = ()
-    """`stages`: one after the other; the optimizer's `rate` and `bias_lr_factor` are not read."""
+    """`stages`: the stages in order, each a mapping with epochs and learning_rate, and optionally bias_learning_rate,
+    layer_learning_rates, color_noise and images."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise RequestError(f"--schedule.epochs is {self.epochs}; allowed is 1 or more")
         if not all(0 < drop < 1 for drop in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise RequestError(
-                f"--schedule.milestones is {list(self.milestones)}; allowed are rising fractions between 0 and 1"
+                f"--schedule.milestones is {list(self.milestones)}; allowed are increasing fractions between 0 and 1"
             )
         if not 0 < self.gamma <= 1:
             raise RequestError(f"--schedule.gamma is {self.gamma}; allowed is above 0, up to 1")
@@ -225,8 +228,8 @@ class ScheduleSettings:
             raise RequestError(f"--schedule.plateau_drops is {self.plateau_drops}; allowed is 0 or more")
         if (self.kind == "stages") != bool(self.stages):
             raise RequestError(
-                f"--schedule.kind is {self.kind} and --schedule.stages names {len(self.stages)}; "
-                "stages go with the kind `stages`, and it needs one or more (--schedule.stages '[]' is none)"
+                f"--schedule.kind is {self.kind} with {len(self.stages)} --schedule.stages; "
+                "the kind `stages` needs one or more, other kinds need none (--schedule.stages '[]')"
             )
         reached = 0.0
         for first, second in pairwise(self.stages):
@@ -240,35 +243,34 @@ class ScheduleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """How the run is carried out."""
+    """Execution of the run."""
 
     seed: int = 0
-    """Seed of the initial weights, of the order, of the crops and of dropout."""
+    """Seed of initial weights, order, crops and dropout."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the network runs; `auto` takes a GPU where there is one."""
+    """Device. `auto` uses a GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the network; weights and velocity stay float32. `auto` is bfloat16 where the hardware has it."""
+    """Arithmetic. Weights and velocity stay float32. `auto` is bfloat16 if the hardware supports it."""
     micro_batch: int = 0
-    """Images that pass through the network at a time, their gradients added up to those of the batch: less memory, the
-    same result but for rounding; 0 is the whole batch."""
+    """Images per forward and backward pass, whose gradients are summed over the batch; 0 is the whole batch. Less
+    memory, the same result except for rounding."""
     label_smoothing: float = 0.0
-    """Share of the target that is spread over all classes."""
+    """Fraction of the target probability that is spread over all classes."""
     evaluate_every: int = 1
-    """Measure the validation split (one view) after every so many epochs; the last epoch is always measured."""
+    """Epochs between validations with one view. The last epoch is always validated."""
     checkpoint_every: float = 300.0
-    """Seconds between checkpoints; 0 is one after every step. One is also made at each lowest validation error."""
+    """Seconds between checkpoints. 0 writes one after every step. A new lowest validation error writes one too."""
     workers: int = 0
-    """Threads that make batches ahead of the training, which sees the same whatever their number; 0 is one a core, at
-    most 8."""
+    """Threads that load batches; 0: one per core, up to 8. Their number does not change the batches."""
     on_unreadable: Literal["stop", "replace"] = "stop"
-    """When a stored image cannot be read: stop and name it, or name it, count it and take the next one stored."""
+    """What to do about an unreadable image: `stop`, or `replace` it by the next stored one and report it."""
     cache: Literal["auto", "none", "device", "bc1"] = "auto"
-    """Where the training images lie: read as they are needed (`none`), or all on the device, which cuts the crops,
-    as they are (`device`) or in a sixth of the memory and slightly changed, two colors and their mixtures for each
-    4 x 4 pixels (`bc1`); `auto` is `device` on a GPU half of whose free memory holds them."""
+    """Cache of the training images: `none`; `device`: all in the device's memory, where crops are cut; `bc1`: the same
+    in a sixth of the memory with lossy BC1 compression (two colors and their mixtures for each 4 x 4 pixels); `auto`:
+    `device` if half of a GPU's free memory holds them, else `none`."""
     ema_decay: float = 0.0
-    """Share that a running average of the weights keeps of itself each step; 0 is none. With one, the average is what
-    is measured and kept."""
+    """Decay of the exponential moving average of the weights; 0 keeps none. With one, the average is validated and
+    saved."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
@@ -287,24 +289,23 @@ class TrainingSettings:
             raise RequestError(f"--training.micro_batch is {self.micro_batch}; allowed is 0 (whole batches) or more")
         if self.cache in ("device", "bc1") and self.on_unreadable != "stop":
             raise RequestError(
-                f"--training.cache is {self.cache} and --training.on_unreadable {self.on_unreadable}: all images are "
-                "read before the first step, and none is left to stand in; allowed is --training.on_unreadable stop, "
-                "or --training.cache none"
+                f"--training.cache {self.cache} reads all images before the first step, so that none can be replaced; "
+                "use --training.on_unreadable stop or --training.cache none"
             )
         if self.workers < 0:
-            raise RequestError(f"--training.workers is {self.workers}; allowed is 0 (one a core, at most 8) or more")
+            raise RequestError(f"--training.workers is {self.workers}; allowed is 0 (one per core, at most 8) or more")
         if not 0 <= self.ema_decay < 1:
             raise RequestError(f"--training.ema_decay is {self.ema_decay}; allowed is 0 (none) up to, not including, 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One whole way of training, with the claim it makes."""
+    """All settings of a training, with a name and a claim."""
 
     name: str = "paper"
-    """Name by which `alexnet train --recipe` knows it."""
+    """Name for `alexnet train --recipe`."""
     claim: str = ""
-    """What the recipe says it reaches, where, and in what time: a claim that can be checked."""
+    """The error that the recipe reaches, on which data, and how long it takes."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     data: DataSettings = field(default_factory=DataSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -314,8 +315,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.schedule.kind == "plateau" and self.training.evaluate_every != 1:
             raise RequestError(
-                f"--training.evaluate_every is {self.training.evaluate_every} and --schedule.kind is plateau, which "
-                "needs the validation error of every epoch; allowed is 1"
+                f"--training.evaluate_every is {self.training.evaluate_every}, but --schedule.kind plateau needs the "
+                "validation error of every epoch; allowed is 1"
             )
 
 
@@ -326,7 +327,7 @@ GROUPS: dict[str, type] = {
     "schedule": ScheduleSettings,
     "training": TrainingSettings,
 }
-"""The recipe's groups of settings, by the first half of a dotted option."""
+"""Groups of settings by the first half of their dotted names."""
 
 _ALL_BUT_STAGES = ("steps", "plateau", "geometric", "one-cycle", "cosine")
 _READ_BY = {
@@ -346,33 +347,33 @@ _READ_BY = {
 
 
 def unread_settings(recipe: Recipe) -> set[str]:
-    """Dotted settings that the recipe's kind of schedule does not read."""
+    """Dotted names of settings that the recipe's kind of schedule ignores."""
     return {option for option, kinds in _READ_BY.items() if recipe.schedule.kind not in kinds} | (
         set() if recipe.schedule.stages else {"schedule.stages"}
     )
 
 
 def epochs_of(schedule: ScheduleSettings) -> float:
-    """Passes over the training images, at the most for a `plateau`."""
+    """Passes over the training images; for a `plateau` schedule, the maximum."""
     return sum(stage.epochs for stage in schedule.stages) if schedule.stages else schedule.epochs
 
 
 def refuse_unread_changes(before: Recipe, after: Recipe) -> None:
-    """Refuse a change of a setting that the schedule does not read: it would do nothing.
+    """Refuse a change of a setting that the schedule ignores.
 
     Raises:
-        RequestError: there is one; the kinds that read it are named.
+        RequestError: there is one; the message names the kinds that read it.
     """
     kind = after.schedule.kind
     for option, kinds in _READ_BY.items():
         group, name = option.split(".")
         changed = getattr(getattr(before, group), name) != getattr(getattr(after, group), name)
         if changed and kind not in kinds:
-            instead = "change the stages, or take another kind with" if kind == "stages" else "take another kind with"
-            none = " --schedule.stages '[]'" if kind == "stages" else ""
+            advice = "change the stages, or " if kind == "stages" else ""
+            no_stages = " --schedule.stages '[]'" if kind == "stages" else ""
             raise RequestError(
-                f"--{option} is not read by a schedule of kind {kind}, only by {', '.join(kinds)}; "
-                f"{instead} --schedule.kind{none}"
+                f"--{option} has no effect on a schedule of kind {kind}, only on {', '.join(kinds)}; "
+                f"{advice}choose another kind with --schedule.kind{no_stages}"
             )
 
 
@@ -394,4 +395,4 @@ CHANGEABLE = (
     "training.device",
     "training.precision",
 )
-"""Settings with which an interrupted training may go on otherwise than it began: the rest is what the run is."""
+"""Settings (or groups of them) that may change when a training is resumed."""
