@@ -318,7 +318,7 @@ def test_the_command(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["features", str(run.path), "--list", "--layer", "conv4"]) == 2
     assert "--list only lists" in capsys.readouterr().err
     assert main(["features", str(run.path)]) == 2
-    assert "name it with --out" in capsys.readouterr().err
+    assert "pass --out FOLDER" in capsys.readouterr().err
     words = ["features", str(run.path), "--layer", "conv4", "--layer", "fc5", "--device", "cpu", "--json"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     said = json.loads(capsys.readouterr().out)
