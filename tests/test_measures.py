@@ -39,7 +39,7 @@ def test_from_networks_to_the_table(runs: list[str], capsys: pytest.CaptureFixtu
     assert "net-0: trained already" in said.err
     assert "next: alexnet evaluate net-0 net-1, then: alexnet ensemble net-0 net-1" in said.out
     assert main(["ensemble", *runs]) == 2
-    assert "`alexnet evaluate net-0 --split val --views 10` makes them" in capsys.readouterr().err
+    assert "run `alexnet evaluate net-0 --split val --views 10`" in capsys.readouterr().err
     assert main(["evaluate", *runs, "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)["evaluations"]
     assert [(one["run"], one["num_views"]) for one in measured] == [(run, views) for run in runs for views in (1, 10)]

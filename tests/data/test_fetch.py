@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from alexnet.data import fetch
-from alexnet.data.sources.opening import open_source
+from alexnet.data.sources.formats import open_source
 from alexnet.errors import RequestError, WorkError
 
 NUM = 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet.data import shapes
-from alexnet.data.sources.opening import open_source
+from alexnet.data.sources.formats import open_source
 from alexnet.errors import RequestError
 
 

@@ -126,7 +126,7 @@ def test_too_many_open_files_are_no_fault_of_an_image(data: PreparedData, monkey
     def no_more(*_: object) -> bytes:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(shards, "read_piece", no_more)
+    monkeypatch.setattr(shards, "read_range", no_more)
     with pytest.raises(OSError, match="Too many open files") as caught:
         data.splits["train"].images[0]
     assert not isinstance(caught.value, UnreadableSample)

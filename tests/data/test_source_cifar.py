@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet.data.sources.cifar import looks_like_cifar, open_cifar
+from alexnet.data.sources.cifar_files import looks_like_cifar, open_cifar
 from alexnet.data.sources.listing import Listing, Source
 from alexnet.errors import RequestError
 

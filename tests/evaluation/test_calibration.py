@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from alexnet.evaluation.calibration import NUM_BINS, Bin, calibration
+from alexnet.evaluation.calibration import NUM_BINS, ReliabilityBin, calibration
 from alexnet.evaluation.metrics import count_errors
 
 
@@ -47,7 +47,7 @@ def test_by_hand():
     found = calibration(probabilities, np.array([0, 0, 0, 0]))
     half, *rest = found.bins
     # A tie of two for the first place is half right.
-    assert half == Bin(low=7 / 15, high=8 / 15, num_images=1, confidence=0.5, accuracy=0.5)
+    assert half == ReliabilityBin(low=7 / 15, high=8 / 15, num_images=1, confidence=0.5, accuracy=0.5)
     assert [(one.num_images, one.accuracy) for one in rest] == [(2, 0.5), (1, 1.0)]
     assert rest[-1].high == 1.0  # rounding beyond 1 does not leave the last bin
     assert found.expected_error == pytest.approx((0 + 2 * 0.41 + 0) / 4, abs=1e-6)

@@ -77,11 +77,11 @@ def compared(tmp_path, monkeypatch):
 
 def test_counts_and_images_by_hand(compared):
     result = compared(FIRST, SECOND, made_up_data())
-    found = result.measures["top1"].mcnemar
+    found = result.tests["top1"].mcnemar
     assert (found.both_right, found.only_first, found.only_second, found.both_wrong) == (1, 2, 1, 2)
     assert found.p_value == 1
-    assert result.measures["top1"].difference.difference == pytest.approx(-1 / 6)
-    assert set(result.measures) == {"top1"}
+    assert result.tests["top1"].difference.difference == pytest.approx(-1 / 6)
+    assert set(result.tests) == {"top1"}
     # The less probable of the two answers: 0.7, 0.7, 0.5, 0.4; equal ones in the split's order.
     listed = [(one.index, one.label, one.first, one.second, one.outcome) for one in result.images]
     assert listed == [
@@ -108,8 +108,8 @@ def test_the_comparison_as_json(compared):
 def test_a_tie_is_half_right_and_no_certain_answer(compared):
     tied = np.array([[0.5, 0.5, 0.0]], np.float32)
     result = compared(tied, np.array([[0.6, 0.4, 0.0]], np.float32), made_up_data(np.array([0])))
-    assert result.measures["top1"].difference.difference == 0.5
-    assert result.measures["top1"].mcnemar.only_second == 1
+    assert result.tests["top1"].difference.difference == 0.5
+    assert result.tests["top1"].mcnemar.only_second == 1
     # Both name class 0, the first one only because it comes first.
     assert [(one.first, one.second, one.outcome) for one in result.images] == [(0, 0, "only_second")]
     # One image of class 0; the other classes have none.
@@ -119,8 +119,8 @@ def test_a_tie_is_half_right_and_no_certain_answer(compared):
 
 def test_two_equal_runs_do_not_differ(compared, capsys):
     result = compared(FIRST, FIRST, made_up_data())
-    assert result.images == () and result.measures["top1"].mcnemar.p_value == 1
-    assert result.measures["top1"].difference.high == 0
+    assert result.images == () and result.tests["top1"].mcnemar.p_value == 1
+    assert result.tests["top1"].difference.high == 0
     print_comparison(result.to_dict())
     assert "answers differ" not in capsys.readouterr().out
 
@@ -133,10 +133,10 @@ def test_twenty_classes_have_a_top5_error(compared, capsys, monkeypatch):
     first[np.arange(200), labels] *= 4
     result = compared(first, second, made_up_data(labels, 20))
     among = [(np.argsort(-one, axis=1)[:, :5] == labels[:, None]).any(axis=1) for one in (first, second)]
-    found = result.measures["top5"].mcnemar
+    found = result.tests["top5"].mcnemar
     assert found.only_first == (among[0] & ~among[1]).sum() and found.both_right == (among[0] & among[1]).sum()
-    assert result.measures["top5"].difference.difference == pytest.approx((~among[0]).mean() - (~among[1]).mean())
-    assert result.measures["top5"].difference.high < 0
+    assert result.tests["top5"].difference.difference == pytest.approx((~among[0]).mean() - (~among[1]).mean())
+    assert result.tests["top5"].difference.high < 0
     guesses = first.argmax(axis=1), second.argmax(axis=1)
     assert len(result.images) == (guesses[0] != guesses[1]).sum()
     print_comparison(result.to_dict())
@@ -189,5 +189,5 @@ def test_runs_on_a_data_set_from_the_disk(tmp_path, make_tree):
     first = make_run(tmp_path / "a", data, answers)
     second = make_run(tmp_path / "b", data, np.roll(answers, 1, axis=1))
     result = compare_runs(first, second)
-    assert result.measures["top1"].mcnemar.only_first == len(answers) == len(result.images)
+    assert result.tests["top1"].mcnemar.only_first == len(answers) == len(result.images)
     assert compare_runs(first, second, data_folder=[tmp_path / "data"], split="val") == result

@@ -57,7 +57,7 @@ def opened(monkeypatch):
     state = {"data": made_up_data(41, 3), "folders": None}
 
     def open_data(folders):
-        state["folders"] = list(folders)
+        state["folders"] = [folders] if isinstance(folders, Path) else list(folders)
         return state["data"]
 
     monkeypatch.setattr("alexnet.evaluation.paired.open_data", open_data)
@@ -121,7 +121,7 @@ def test_greedy_weights_are_tuned_on_one_half_and_reported_on_the_other(tmp_path
     assert result.greedy.counts == count_errors(mixed, labels[reported])
     equal = weighted_mean([one[reported] for one in found], [1, 1, 1])
     assert result.equal.counts == count_errors(equal, labels[reported])
-    assert [counts.num for _, counts in result.runs] == [51] * 3
+    assert [counts.num_images for _, counts in result.runs] == [51] * 3
     assert (result.tuning.error, result.tuning.num_images, result.tuning.seed) == ("top5", 50, 3)
     before = count_errors(weighted_mean([one[tuned_on] for one in found], [1, 1, 1]), labels[tuned_on])
     after = count_errors(weighted_mean([one[tuned_on] for one in found], steps), labels[tuned_on])
@@ -200,7 +200,7 @@ def test_ties_are_shared(tmp_path, opened):
     assert content["equal"]["top1_wrong"] == 0.5 and content["runs"][0]["top1_wrong"] == 0
     assert content["equal"]["gain"]["top1"]["over_best"]["interval"] == [-0.5, -0.5]
     assert content["equal"]["gain"]["top1"]["over_mean"]["difference"] == 0
-    with pytest.raises(RequestError, match="equal weights"):
+    with pytest.raises(RequestError, match="--weights equal"):
         average_runs([first, second], weights="greedy")
 
 
@@ -232,9 +232,9 @@ def test_runs_trained_on_other_data_are_refused_unless_one_data_set_is_named(tmp
 
 def test_missing_probabilities_name_the_command(tmp_path, opened):
     runs, _ = make_runs(tmp_path, opened["data"], (1.0, 1.0))
-    with pytest.raises(RequestError, match=r"run0 .*with 1 view; `alexnet evaluate \S+run0 --split val --views 1`"):
+    with pytest.raises(RequestError, match=r"run0 .*with 1 view; run `alexnet evaluate \S+run0 --split val --views 1`"):
         average_runs(runs, num_views=1)
-    with pytest.raises(RequestError, match=r"dense views; `alexnet evaluate \S+run0 --split val --views dense`"):
+    with pytest.raises(RequestError, match=r"dense views; run `alexnet evaluate \S+run0 --split val --views dense`"):
         average_runs(runs, num_views="dense")
     with pytest.raises(RequestError, match="split 'train'"):
         average_runs(runs, split="train")

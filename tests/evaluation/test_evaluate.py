@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet.cli.tables import print_results
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.evaluate import evaluate_probabilities, evaluate_split, predict_split
+from alexnet.evaluation.metrics import METRICS, Metric
 from alexnet.model.layer_specs import (
     Convolution,
     Dense,
@@ -23,6 +25,9 @@ from alexnet.model.layer_specs import (
 )
 from alexnet.model.network import AlexNet
 from alexnet.model.variants import VARIANTS
+from alexnet.report.page import write_report
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipes import QUICK
 
 SIDE, CROP, NUM_CLASSES = 7, 4, 3
 
@@ -284,3 +289,22 @@ def test_a_network_of_other_classes_is_refused():
     with pytest.raises(WorkError, match="5 classes"):
         predict_split(network, made_up_data(), "test", CROP, 1)
     assert network.training
+
+
+def test_a_new_metric_is_one_function_and_one_line(monkeypatch, tmp_path, capsys):
+    """Evaluation files, the terminal's table and the report contain it."""
+
+    def error_of_the_first_class(inputs):
+        return inputs.per_class[0].top1_error
+
+    entry = Metric("first-class error", "percent", error_of_the_first_class, is_headline=True)
+    monkeypatch.setitem(METRICS, "first_class_error", entry)
+    probabilities = np.array([[0.2, 0.8, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float32)
+    content = {"run": "r", **evaluate_probabilities(probabilities, made_up_data(num=4), "test", 1).to_dict()}
+    assert content["first_class_error"] == 0.5
+    print_results([content])
+    assert "first-class error" in (printed := capsys.readouterr().out) and "50.00" in printed
+    run = RunFolder.create(tmp_path / "run", QUICK, {})
+    run.save_evaluation("test-1views", content)
+    page = write_report(run.path, None).read_text()
+    assert page.count("irst-class error") == 2 and "50.00 %" in page

@@ -57,7 +57,11 @@ def test_counts_of_parts_add_up_to_the_whole(answers, cut):
     parts = count_errors(probabilities[:cut], labels[:cut]) + count_errors(probabilities[cut:], labels[cut:])
     by_class = sum(per_class_counts(probabilities, labels), start=ErrorCounts())
     for one in (parts, by_class):
-        assert (one.num, one.top1_wrong, one.top5_wrong) == (whole.num, whole.top1_wrong, whole.top5_wrong)
+        assert (one.num_images, one.top1_wrong, one.top5_wrong) == (
+            whole.num_images,
+            whole.top1_wrong,
+            whole.top5_wrong,
+        )
         assert one.loss_sum == pytest.approx(whole.loss_sum, rel=1e-12)
     assert confusion_matrix(probabilities, labels).sum() == len(labels)
 
@@ -80,7 +84,7 @@ def test_the_sources_rule_by_hand():
 def test_rates_without_ties_are_plain_shares():
     probabilities = np.array([[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]], np.float32)
     counts = count_errors(probabilities, np.array([0, 0, 1]))
-    assert (counts.num, counts.top1_wrong, counts.top5_wrong) == (3, 2, 0)
+    assert (counts.num_images, counts.top1_wrong, counts.top5_wrong) == (3, 2, 0)
     assert counts.top1_error == 2 / 3
     right = np.array([0.7, 0.4, 0.1], np.float32).astype(np.float64)
     assert counts.loss == pytest.approx(-np.log(right).mean(), rel=1e-14)
@@ -100,7 +104,7 @@ def test_a_vanished_probability_costs_a_finite_loss():
         (np.zeros(3), np.array([0, 1, 2]), "shape"),
         (np.zeros((1, 3)), np.array([3]), "0 to 2"),
         (np.zeros((1, 3)), np.array([-1]), "0 to 2"),
-        (np.zeros((1, 3)), np.array([0.0]), "whole"),
+        (np.zeros((1, 3)), np.array([0.0]), "integers"),
         (np.array([[0.5, np.nan]]), np.array([0]), "finite"),
     ],
 )

@@ -57,7 +57,7 @@ def test_dense_has_a_name_of_its_own(folder, data, probabilities):
     assert path == folder / "val-dense.safetensors"
     assert load_predictions(folder, "val", "dense", data).num_views == "dense"
     path.rename(predictions_path(folder, "val", 1))
-    with pytest.raises(WorkError, match="dense views of split 'val': it was renamed"):
+    with pytest.raises(WorkError, match="was renamed: it contains dense views of split 'val'"):
         load_predictions(folder, "val", 1, data)
     assert sorted([10, "dense", 1, 9], key=views_sort_key) == ["dense", 1, 9, 10]
 

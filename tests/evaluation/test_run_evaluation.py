@@ -121,7 +121,7 @@ def test_a_class_that_the_network_does_not_know_is_refused(run: RunFolder, make_
         (tree / split / "color1").rename(tree / split / "aardvark")
         (tree / split / "color2").rename(tree / split / "zebra")
     more = prepare(tree, tmp_path / "more-data", side=32)
-    with pytest.raises(RequestError, match=r"knows 7 classes and .* has 3; it does not know number 0 .* 'aardvark'"):
+    with pytest.raises(RequestError, match=r"has 7 classes and .* has 3; the network lacks number 0 .* 'aardvark'"):
         evaluate(run, data_folder=more.folder)
     assert run.evaluations() == {} and not (run.path / "predictions").exists()
 

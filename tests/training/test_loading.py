@@ -140,7 +140,10 @@ def test_a_damaged_validation_image_stops_and_the_run_can_go_on(jpeg: PreparedDa
     middle = offset + size_bytes // 2
     (jpeg.folder / "val-000000.tar").write_bytes(content[:middle] + bytes(40) + content[middle + 40 :])
     key = jpeg.splits["val"].key(2)
-    with pytest.raises(WorkError, match=rf"^{key} of split 'val', which is measured whole or not at all: image 2"):
+    with pytest.raises(
+        WorkError,
+        match=rf"^{key} of split 'val' cannot be read, and a split is evaluated as a whole or not at all: image 2",
+    ):
         train(jpeg.folder, with_training(on_unreadable="replace"), tmp_path / "run")
     (jpeg.folder / "val-000000.tar").write_bytes(content)
     assert train(jpeg.folder, with_training(on_unreadable="replace"), tmp_path / "run").state == "finished"

@@ -1,13 +1,14 @@
 """Work on images by all cores: pieces of a few images, a thread each, results in order."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
+
+from alexnet.system.prefetch import prefetch
 
 Result = TypeVar("Result")
 
@@ -32,17 +33,15 @@ def in_pieces(
     Not more than a few pieces are ahead of the one that is given out, so memory does not grow with `num`. Pieces are
     cut at multiples of `size`, whoever works on them: the results do not depend on the number of threads.
     """
-    with one_thread_each(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting: deque[tuple[int, Future[Result]]] = deque()
-        start = first
-        try:
-            while start < num or waiting:
-                while start < num and len(waiting) < 2 * workers + 1:
-                    stop = min(num, (start // size + 1) * size)
-                    waiting.append((stop, pool.submit(work, start, stop)))
-                    start = stop
-                stop, future = waiting.popleft()
-                yield stop, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    stops = [*range((first // size + 1) * size, num, size), num] if first < num else []
+    starts = [first, *stops[:-1]]
+    results = prefetch(
+        lambda piece: work(*piece),
+        zip(starts, stops, strict=False),
+        workers=workers,
+        ahead=2 * workers + 1,
+        name="alexnet-baselines",
+        initializer=partial(torch.set_num_threads, 1),
+    )
+    with one_thread_each(), closing(results):
+        yield from zip(stops, results, strict=True)

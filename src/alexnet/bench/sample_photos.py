@@ -6,7 +6,7 @@ import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from alexnet.data.sources.opening import open_source
+from alexnet.data.sources.formats import open_source
 from alexnet.errors import RequestError
 
 DRAWN_HEIGHT_PX, DRAWN_WIDTH_PX, DRAWN_QUALITY = 375, 500, 92

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from alexnet.evaluation.metrics import METRICS, Metric
 from alexnet.evaluation.predictions import describe_views
 
 MOST_CLASSES = 20
@@ -23,11 +24,17 @@ BAR_COLUMNS = 30
 
 def print_results(results: list[dict[str, Any]]) -> None:
     """Evaluations, a line each: errors in percent with their intervals."""
-    table = new_table("errors in percent, with 95 % intervals", "run split", "images views top-1 top-5")
+    table = new_table("errors in percent, with 95 % intervals", "run split", "images views")
+    headline = {key: metric for key, metric in METRICS.items() if metric.is_headline}
+    for metric in headline.values():
+        table.add_column(metric.title, justify="right", no_wrap=True)
 
-    def percent(result: dict[str, Any], name: str) -> str:
-        low, high = result[f"{name}_interval"]
-        return f"{100 * result[f'{name}_error']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    def formatted(result: dict[str, Any], key: str, metric: Metric) -> str:
+        scale = 100 if metric.unit == "percent" else 1
+        if metric.interval_key is None:
+            return f"{scale * result[key]:.2f}"
+        low, high = result[metric.interval_key]
+        return f"{scale * result[key]:.2f} [{scale * low:.2f}, {scale * high:.2f}]"
 
     for result in results:
         table.add_row(
@@ -35,8 +42,7 @@ def print_results(results: list[dict[str, Any]]) -> None:
             escape(result["split"]),
             f"{result['num_images']:,}",
             str(result["num_views"]),
-            percent(result, "top1"),
-            percent(result, "top5"),
+            *(formatted(result, key, metric) for key, metric in headline.items()),
         )
     Console().print(table)
 

@@ -61,18 +61,19 @@ def _part_and_place(ends: Sequence[int], index: int) -> tuple[int, int]:
     return part, index - (ends[part - 1] if part else 0)
 
 
-def open_data(folders: Sequence[Path]) -> PreparedData:
+def open_data(folders: Path | Sequence[Path]) -> PreparedData:
     """Open one prepared data set, or several as one.
 
     Classes are the same where their ids are; they stand in the order of the first set, then of the next. Splits of the
     same name are joined. Mean and covariance are those of all training images together.
 
     Args:
-        folders: one or more.
+        folders: one, or a list of one or more.
 
     Raises:
         RequestError: one of them is no prepared data set, one stands there twice, or their sides differ.
     """
+    folders = [folders] if isinstance(folders, Path) else folders
     parts = [PreparedData.open(folder) for folder in folders]
     if len(parts) == 1:
         return parts[0]
@@ -148,6 +149,7 @@ def count_leaks(folders: Sequence[Path]) -> int | None:
     Found are those whose stored bytes are the same. None where one set stores pixels and another JPEG files: their
     bytes cannot be compared.
     """
+    folders = [folders] if isinstance(folders, Path) else folders
     parts = [PreparedData.open(folder) for folder in folders]
     if len({part.store for part in parts}) > 1:
         return None

@@ -110,6 +110,16 @@ class PreparedData:
         """Name of the split that training is measured on: `val`, or `test` where there is no `val`."""
         return "val" if "val" in self.splits else "test"
 
+    def require_split(self, name: str) -> Split:
+        """The split `name`.
+
+        Raises:
+            RequestError: there is no such split.
+        """
+        if name not in self.splits:
+            raise RequestError(f"{self.folder} has no split {name!r}; it has {', '.join(self.splits)}")
+        return self.splits[name]
+
     def original_sizes(self, split: str) -> NDArray[np.int32]:
         """Height and width of the originals of a split as they were read, int32 (N, 2), pixels."""
         return self._array(split, "sizes", np.int32, 2)

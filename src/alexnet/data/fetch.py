@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet.data.sources.cifar import (
+from alexnet.data.sources.cifar_files import (
     CIFAR_NAMES_FILE,
     CIFAR_RECORD_BYTES,
     CIFAR_SIDE_PX,
     CIFAR_TEST_FILE,
     CIFAR_TRAIN_FILES,
 )
-from alexnet.data.sources.tree import SOURCE_FILE
+from alexnet.data.sources.class_folders import SOURCE_FILE
 from alexnet.errors import RequestError, WorkError
 from alexnet.storage.atomic import require_free, require_space, staged_folder, write_json, write_text
 from alexnet.storage.checksums import file_digest, require_digest

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet.data.sources.tree import SOURCE_FILE
+from alexnet.data.sources.class_folders import SOURCE_FILE
 from alexnet.storage.atomic import staged_folder, write_json
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "star", "stripes across", "stripes up", "checks", "dots")

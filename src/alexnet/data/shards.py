@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from alexnet.data.sources.file_parts import read_piece
+from alexnet.data.sources.file_ranges import read_range
 
 JPEG_QUALITY = 95
 """As the author's later code stores its 256-pixel images."""
@@ -135,7 +135,7 @@ class JpegImages(OneByOne):
         shard, offset, size_bytes = self._index[image].tolist()
         path = self._paths[shard]
         try:
-            return read_piece(path, offset, size_bytes)
+            return read_range(path, offset, size_bytes)
         except OSError as error:
             if error.errno in SHORTAGES:
                 raise  # it passes, and says nothing of the image

@@ -1,6 +1,6 @@
-"""Whether a network is right as often as its probabilities say: reliability by bins of the most probable class's."""
+"""Calibration: whether a network is right as often as its confidence says, by bins of confidence."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ NUM_BINS = 15
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """The images whose most probable class has a probability above `low`, up to and including `high`."""
 
     low: float
@@ -21,19 +21,19 @@ class Bin:
     confidence: float
     """Mean probability of the most probable class, fraction 0..1."""
     accuracy: float
-    """Share of the images for which that class is right, fraction 0..1; of classes that tie, each counts in part."""
+    """Fraction of the images for which that class is right, 0..1; tied classes share the credit."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Reliability in bins of equal width; a bin without images is left out."""
+    """Accuracy and confidence in bins of equal width; bins without images are omitted."""
 
-    bins: tuple[Bin, ...]
+    bins: tuple[ReliabilityBin, ...]
     """Least confident first."""
 
     @property
     def expected_error(self) -> float:
-        """Mean over the images of |accuracy - confidence| of their bin, fraction 0..1 (expected calibration error).
+        """Expected calibration error: mean over the images of their bin's |accuracy - confidence|, fraction 0..1.
 
         Raises:
             ValueError: there are no images.
@@ -44,19 +44,30 @@ class Calibration:
         return sum(one.num_images * abs(one.accuracy - one.confidence) for one in self.bins) / num
 
     def to_dict(self) -> dict[str, Any]:
-        """`expected_error` and `bins`, one object a bin, all fractions."""
-        return {"expected_error": self.expected_error, "bins": [asdict(one) for one in self.bins]}
+        """`expected_error` and `bins`, one object per bin, all values fractions."""
+        return {
+            "expected_error": self.expected_error,
+            "bins": [
+                {
+                    "low": one.low,
+                    "high": one.high,
+                    "num_images": one.num_images,
+                    "confidence": one.confidence,
+                    "accuracy": one.accuracy,
+                }
+                for one in self.bins
+            ],
+        }
 
 
 def calibration(probabilities: Floats, labels: Integers, num_bins: int = NUM_BINS) -> Calibration:
-    """Compare how sure the answers are with how often they are right.
+    """Compare the confidence of the predictions with how often they are right.
 
-    Bins are those of Guo et al. 2017, "On calibration of modern neural networks": ((i - 1) / n, i / n]. A right class
-    that ties with others for the first place counts 1 / #ties, as in `count_errors`, so that the bins' errors add up
-    to the top-1 error.
+    Bins are those of Guo et al. 2017, "On calibration of modern neural networks": ((i - 1) / n, i / n]. A true class
+    that ties for the first rank counts 1 / #ties, as in `count_errors`, so the bins' errors add up to the top-1 error.
 
     Args:
-        probabilities: (N, K), each 0..1 but for rounding.
+        probabilities: (N, K), each 0..1 up to rounding.
         labels: (N,), 0 .. K-1.
         num_bins: 1 or more, of equal width.
 
@@ -68,23 +79,23 @@ def calibration(probabilities: Floats, labels: Integers, num_bins: int = NUM_BIN
             f"probabilities have shape {probabilities.shape}, labels {labels.shape}, in {num_bins} bins; allowed are "
             "(N, K) and (N,) in 1 bin or more"
         )
-    surest = probabilities.max(axis=1)  # (N,)
-    right = probabilities[np.arange(len(labels)), labels] == surest
-    credit = right / np.count_nonzero(probabilities == surest[:, None], axis=1)
-    # The two outer edges are left out: what rounding pushed beyond 1 belongs to the last bin.
+    highest = probabilities.max(axis=1)  # (N,)
+    right = probabilities[np.arange(len(labels)), labels] == highest
+    credit = right / np.count_nonzero(probabilities == highest[:, None], axis=1)
+    # Without the two outer edges: values that rounding pushed beyond 1 belong to the last bin.
     inner_edges = np.arange(1, num_bins) / num_bins
-    confidence = surest.astype(np.float64)
-    places = np.searchsorted(inner_edges, confidence, side="left")
-    found = []
-    for place in np.unique(places).tolist():
-        inside = places == place
-        found.append(
-            Bin(
-                low=place / num_bins,
-                high=(place + 1) / num_bins,
+    confidence = highest.astype(np.float64)
+    indices = np.searchsorted(inner_edges, confidence, side="left")
+    bins = []
+    for index in np.unique(indices).tolist():
+        inside = indices == index
+        bins.append(
+            ReliabilityBin(
+                low=index / num_bins,
+                high=(index + 1) / num_bins,
                 num_images=int(inside.sum()),
                 confidence=float(confidence[inside].mean()),
                 accuracy=float(credit[inside].mean()),
             )
         )
-    return Calibration(tuple(found))
+    return Calibration(tuple(bins))

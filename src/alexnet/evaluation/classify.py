@@ -1,4 +1,4 @@
-"""A trained network on photographs from anywhere."""
+"""Classify photographs with a trained network."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,27 +13,28 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.model.weights import Trained
 
 FEW_VIEWS = 300
-"""So many are answered by torch's own operations before the fast passes, which gain 4 ms a view, are loaded."""
+"""Up to this number of views torch's own operations are faster: loading the fast kernels costs more than they gain."""
 
 
 def classify_photographs(
     trained: Trained, paths: Sequence[Path], num_views: int = 10, num_top: int = 5
 ) -> list[dict[str, Any]]:
-    """Name what is on each photograph, most probable class first.
+    """Predict the classes of each photograph, most probable class first.
 
-    A photograph is prepared as the training images were: turned upright, shorter side to the stored size,
-    central square, mean image subtracted; the probabilities of its views are averaged.
+    A photograph is preprocessed like the training images: rotated upright by its EXIF orientation, resized to the
+    stored size, cropped to the central square; the mean image is subtracted from each view, and the probabilities of
+    the views are averaged.
 
     Args:
         paths: image files of any format `alexnet prepare` reads.
         num_views: 1 (center), 9 or 10.
-        num_top: classes named for each photograph; fewer where the network knows fewer.
+        num_top: classes to return for each photograph; fewer if the network has fewer.
 
     Returns:
         For each path `{"image": path, "top": [{"id", "name", "probability"}, ...]}`.
 
     Raises:
-        RequestError: a file is missing or not a readable image; nothing is returned for the others.
+        RequestError: a file is missing or not a readable image; then nothing is returned for the others either.
         WorkError: the network's scores are not finite.
     """
     chosen = views(num_views, trained.side, trained.crop)
@@ -45,7 +46,7 @@ def classify_photographs(
             probabilities = torch.cat([trained.network(cut) for cut in cuts]).softmax(dim=1).mean(dim=0)  # (K,)
         if not probabilities.isfinite().all():
             raise WorkError(
-                "the network gives no finite scores: its training has diverged; train again with a lower rate"
+                "the network's scores are not finite: its training has diverged; train again with a lower learning rate"
             )
         best = probabilities.topk(min(num_top, len(trained.classes)))
         top = [
@@ -57,7 +58,7 @@ def classify_photographs(
 
 
 def list_photographs(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and for a folder all files in it and below it, by their paths; hidden ones are left out.
+    """The given files, and all files below the given folders, sorted by path, without hidden ones.
 
     Raises:
         RequestError: a folder has no file.
@@ -81,28 +82,28 @@ def list_photographs(paths: Sequence[Path]) -> list[Path]:
 def ilsvrc_lines(
     answers: Sequence[dict[str, Any]], trained: Trained, label_order: Sequence[str] | None = None
 ) -> list[str]:
-    """Answers as the challenge's test server takes them: a line an image, up to five labels, most probable first.
+    """Predictions in the format of the challenge's test server: one line per image, up to five labels, best first.
 
     Args:
         answers: from `classify_photographs`.
-        trained: the network that gave them.
-        label_order: class ids, the class with label 1 first; None numbers the classes as the network has them.
+        trained: the network that made them.
+        label_order: class ids, starting with the class with label 1; None uses the order of the network's classes.
 
     Raises:
-        RequestError: a class of the network is not in `label_order`, or stands there twice.
+        RequestError: a class of the network is missing in `label_order`, or appears twice.
     """
     order = [one.id for one in trained.classes] if label_order is None else list(label_order)
     if len(set(order)) != len(order):
-        twice = next(name for name in order if order.count(name) > 1)
-        raise RequestError(f"--label-order names {twice} twice; allowed is one line a class")
+        repeated = next(name for name in order if order.count(name) > 1)
+        raise RequestError(f"--label-order names {repeated} twice; allowed is one line per class")
     if missing := [one.id for one in trained.classes if one.id not in set(order)]:
-        raise RequestError(f"--label-order has no line for {', '.join(missing[:5])}, which the network knows")
+        raise RequestError(f"--label-order has no line for {', '.join(missing[:5])}, which the network has")
     labels = {name: number + 1 for number, name in enumerate(order)}
     return [" ".join(str(labels[one["id"]]) for one in answer["top"]) for answer in answers]
 
 
 def read_label_order(path: Path) -> list[str]:
-    """Class ids from a text file, the first word of each line; empty lines are passed over.
+    """Class ids from a text file: the first word of each line; empty lines are skipped.
 
     Raises:
         RequestError: the file cannot be read.
@@ -115,17 +116,17 @@ def read_label_order(path: Path) -> list[str]:
 
 
 def read_photograph(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """A photograph as the training images were stored: upright, uint8 (side, side, 3), RGB.
+    """A photograph, preprocessed like the stored training images: upright, uint8 (side, side, 3), RGB.
 
     Raises:
-        RequestError: it is missing, or no readable image.
+        RequestError: it is missing, or not a readable image.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror}; name image files") from error
     try:
-        # A copy: torch warns of arrays it may not write to.
+        # A copy: torch warns about read-only arrays.
         return np.array(resize_and_crop(decode_image(content, apply_orientation=True), side))
     except UnreadableImage as error:
         raise RequestError(f"{path} is not a readable image: {error}") from error

@@ -1,11 +1,13 @@
-"""Probabilities kept beside a run, so that errors, panels and ensembles need no network.
+"""Saved probabilities of a run, so that errors, ensembles and pictures can be computed without the network.
 
 One file per split and number of views, `<split>-<views>views.safetensors` or `<split>-dense.safetensors` in the run's
-`predictions/`: tensors `probabilities` float32 (N, K) and `samples` int64 (N,), and strings saying what they belong to.
+`predictions/`: tensors `probabilities` float32 (N, K) and `samples` int64 (N,), and metadata that says what they are.
 """
 
 import hashlib
+import itertools
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +26,12 @@ from alexnet.storage.atomic import write_bytes
 FORMAT_VERSION = 1
 
 NumViews = int | Literal["dense"]
-"""Views of an image whose probabilities are averaged; `dense` is the network slid over the whole image."""
+"""Number of views per image whose probabilities are averaged; `dense` slides the network over the whole image."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities of a split's images, as one network and one number of views gave them."""
+    """Class probabilities of a split's images for one network and one number of views."""
 
     split: str
     num_views: NumViews
@@ -38,16 +40,16 @@ class Predictions:
     probabilities: npt.NDArray[np.float32]
     """(N, K), columns in the order of `class_ids`."""
     samples: npt.NDArray[np.int64]
-    """(N,) each row's place in the split."""
+    """(N,) each row's position in the split."""
 
     def labels(self, data: PreparedData) -> npt.NDArray[np.int64]:
-        """The right class of each image as a column of `probabilities`, (N,); the data set's own order may differ."""
+        """Each image's true class as a column of `probabilities`, (N,); the data set's own order may differ."""
         columns = {one: column for column, one in enumerate(self.class_ids)}
         return np.array([columns[one.id] for one in data.classes], np.int64)[data.splits[self.split].labels]
 
 
 def views_slug(num_views: NumViews) -> str:
-    """The number of views as names of files have it: `10views`, `dense`."""
+    """The number of views in a file name: `10views`, `dense`."""
     return num_views if num_views == "dense" else f"{num_views}views"
 
 
@@ -57,41 +59,57 @@ def describe_views(num_views: int | str) -> str:
 
 
 def available_views(runs: Sequence[RunFolder], num_views: NumViews) -> NumViews:
-    """The number of views of which some runs have probabilities where `num_views` are asked for.
-
-    A baseline looks at the whole image once, so its probabilities of one view stand for any number.
-    """
+    """`num_views`, or 1 if all runs are baselines: a baseline reads the whole image once."""
     return 1 if all(run.is_baseline for run in runs) else num_views
 
 
 def views_sort_key(num_views: NumViews) -> int:
-    """By what results are sorted: fewer views first, and `dense`, which the paper does not have, before them all."""
+    """Sorts results by number of views; `dense`, which the paper does not have, comes first."""
     return 0 if num_views == "dense" else num_views
 
 
-def predictions_folder(run_folder: Path, trained_on: str, measured_on: str) -> Path:
-    """Where a run keeps probabilities, by the checksums of its own data and of the data they are of.
+def first_class_difference(ids: Sequence[str], other_ids: Sequence[str]) -> str | None:
+    """A message that names the first position at which two lists of class ids differ; None if they are equal."""
+    for number, (mine, other) in enumerate(itertools.zip_longest(ids, other_ids, fillvalue="none")):
+        if mine != other:
+            return (
+                f"it has {len(ids)}, the other {len(other_ids)}, and number {number} is {mine!r}, the other's {other!r}"
+            )
+    return None
 
-    What was measured on other data must not take the place of the run's own result.
+
+def training_checksum(run: RunFolder) -> str:
+    """Checksum of the data that the run was trained on."""
+    try:
+        checksum: str = run.facts()["data"]["checksum"]
+    except KeyError as error:
+        raise WorkError(f"{run.path / 'run.json'} does not name the run's data; train again") from error
+    return checksum
+
+
+def predictions_folder(run_folder: Path, trained_on: str, evaluated_on: str) -> Path:
+    """Where a run stores probabilities, by the checksums of the data it was trained on and evaluated on.
+
+    Results on other data go to a subfolder, so that they never replace those on the run's own data.
     """
-    return run_folder / "predictions" / ("" if trained_on == measured_on else measured_on[:12])
+    return run_folder / "predictions" / ("" if trained_on == evaluated_on else evaluated_on[:12])
 
 
 def predictions_path(folder: Path, split: str, num_views: NumViews) -> Path:
-    """Where `folder`, a run's `predictions/`, keeps those of a split."""
+    """The file in `folder` (see `predictions_folder`) with a split's probabilities."""
     return folder / f"{split}-{views_slug(num_views)}.safetensors"
 
 
 def save_predictions(
     folder: Path, split: str, num_views: NumViews, probabilities: npt.NDArray[np.float32], data: PreparedData
 ) -> Path:
-    """Store probabilities (N, K), in the split's order, in `folder`, a run's `predictions/`, whole.
+    """Write probabilities (N, K), in the split's order, to `folder` (see `predictions_folder`), atomically.
 
-    Columns stand in the order of the data set's classes. Those of a network that knows other classes, or the same in
-    another order, go with the data set as `remap_classes` (evaluation/run_evaluation.py) has it.
+    Columns follow the order of the data set's classes; for a network with other classes, or the same in another order,
+    pass the data set as `remap_classes` returns it.
 
     Raises:
-        ValueError: one row an image and one column a class is not what was got.
+        ValueError: the shape is not one row per image and one column per class.
         WorkError: the folder cannot be written.
     """
     expected = (len(data.splits[split]), data.num_classes)
@@ -113,38 +131,39 @@ def save_predictions(
         path.parent.mkdir(exist_ok=True)
         write_bytes(path, safetensors.numpy.save(tensors, metadata))
     except OSError as error:
-        raise WorkError(f"cannot write {path}: {error.strerror or error}; make room and evaluate again") from error
+        raise WorkError(
+            f"cannot write {path}: {error.strerror or error}; free some space and evaluate again"
+        ) from error
     return path
 
 
 def load_predictions(folder: Path, split: str, num_views: NumViews, data: PreparedData) -> Predictions:
-    """The predictions that `save_predictions` stored in `folder` for this data set.
+    """Read what `save_predictions` wrote to `folder` for this data set.
 
-    The columns are the network's classes, `class_ids`: the data set's own in its order, unless `folder` is of another
-    data set than the network was trained on. Then the order may differ, and some classes may have no images here.
+    The columns are the network's classes, `class_ids`. They equal the data set's classes unless the network was trained
+    on another data set; then their order may differ, and some of them may have no images here.
 
     Raises:
-        RequestError: there are none, or they are of another data set or another format.
+        RequestError: there is no such file, or it is of another data set or another format.
         WorkError: the file is damaged.
     """
     path = predictions_path(folder, split, num_views)
-    again = f"`alexnet evaluate {folder.parent} --views {num_views}` writes it anew"
+    rerun = f"run `alexnet evaluate {folder.parent} --views {num_views}` to write it again"
     if not path.is_file():
-        raise RequestError(f"{path} does not exist; {again}")
-    if split not in data.splits:
-        raise RequestError(f"{data.folder} has no split {split!r}; it has {', '.join(data.splits)}")
+        raise RequestError(f"{path} does not exist; {rerun}")
+    data.require_split(split)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             version = metadata.get("format_version")
             if version != str(FORMAT_VERSION):
-                raise RequestError(f"{path} has format {version}, this version reads {FORMAT_VERSION}; {again}")
+                raise RequestError(f"{path} has format {version}, this version reads {FORMAT_VERSION}; {rerun}")
             if metadata["data_checksum"] != data.checksum:
                 raise RequestError(
-                    f"{path} was made from data {metadata['data_checksum'][:12]}, but {data.folder} is "
-                    f"{data.checksum[:12]}; name the data set it was made from, or {again}"
+                    f"{path} was computed on data {metadata['data_checksum'][:12]}, but {data.folder} is "
+                    f"{data.checksum[:12]}; name the data set it was computed on, or {rerun}"
                 )
-            found = Predictions(
+            predictions = Predictions(
                 split=metadata["split"],
                 num_views="dense" if metadata["num_views"] == "dense" else int(metadata["num_views"]),
                 data_checksum=metadata["data_checksum"],
@@ -156,18 +175,52 @@ def load_predictions(folder: Path, split: str, num_views: NumViews, data: Prepar
     except RequestError:
         raise
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise WorkError(f"{path} is damaged ({error}); {again}") from error
-    if (found.split, found.num_views) != (split, num_views):
-        raise WorkError(f"{path} holds {found.num_views} views of split {found.split!r}: it was renamed; {again}")
-    known = set(found.class_ids)
-    lacking = [one.id for one in data.classes if one.id not in known]
-    if lacking or len(known) < len(found.class_ids):
-        what = f"has no class {lacking[0]!r}" if lacking else "names a class twice"
-        raise WorkError(f"{path} is damaged (it {what}); {again}")
-    expected = (len(data.splits[split]), len(found.class_ids))
-    if found.probabilities.shape != expected or _digest(found.probabilities) != digest:
-        raise WorkError(f"{path} is damaged (its probabilities are not those that were saved); {again}")
-    return found
+        raise WorkError(f"{path} is damaged ({error}); {rerun}") from error
+    if (predictions.split, predictions.num_views) != (split, num_views):
+        raise WorkError(
+            f"{path} was renamed: it contains {describe_views(predictions.num_views)} of split "
+            f"{predictions.split!r}; {rerun}"
+        )
+    known = set(predictions.class_ids)
+    missing = [one.id for one in data.classes if one.id not in known]
+    if missing or len(known) < len(predictions.class_ids):
+        problem = f"has no class {missing[0]!r}" if missing else "names a class twice"
+        raise WorkError(f"{path} is damaged (it {problem}); {rerun}")
+    expected = (len(data.splits[split]), len(predictions.class_ids))
+    if predictions.probabilities.shape != expected or _digest(predictions.probabilities) != digest:
+        raise WorkError(f"{path} is damaged (its probabilities are not those that were saved); {rerun}")
+    return predictions
+
+
+def load_run_predictions(
+    run: RunFolder,
+    data: PreparedData,
+    split: str,
+    num_views: NumViews,
+    data_folder: Path | Sequence[Path] | None,
+) -> tuple[Predictions, str]:
+    """A run's saved probabilities of a split, and the command that would compute them again.
+
+    Args:
+        num_views: a baseline has 1, whatever is asked for.
+        data_folder: as the user named it, for the command; None is the run's own data.
+
+    Raises:
+        RequestError: as `load_predictions`; if nothing was saved, the message names the command.
+        WorkError: the file is damaged.
+    """
+    num_views = available_views([run], num_views)
+    words = ["alexnet", "evaluate", str(run.path), "--split", split, "--views", str(num_views)]
+    if data_folder is not None:
+        words += ["--data", *map(str, [data_folder] if isinstance(data_folder, Path) else data_folder)]
+    command = shlex.join(words)
+    folder = predictions_folder(run.path, training_checksum(run), data.checksum)
+    if not predictions_path(folder, split, num_views).is_file():
+        raise RequestError(
+            f"{run.path} has no saved probabilities for split {split!r} of {data.folder} with "
+            f"{describe_views(num_views)}; run `{command}`"
+        )
+    return load_predictions(folder, split, num_views, data), command
 
 
 def _digest(probabilities: npt.NDArray[np.float32]) -> str:

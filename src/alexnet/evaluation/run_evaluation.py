@@ -1,4 +1,4 @@
-"""A run folder measured on a prepared data set; the result is stored in the run folder."""
+"""Evaluate a run folder on a prepared data set and store the result in the run folder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +11,13 @@ from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_split
-from alexnet.evaluation.predictions import NumViews, predictions_folder, save_predictions, views_slug
+from alexnet.evaluation.predictions import (
+    NumViews,
+    predictions_folder,
+    save_predictions,
+    training_checksum,
+    views_slug,
+)
 from alexnet.model.weights import load_trained
 from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup
 from alexnet.runs.folder import RunFolder
@@ -29,33 +35,32 @@ def evaluate_run(
     progress: Callable[[int, int], None] | None = None,
     processes: ProcessGroup = SINGLE_GROUP,
 ) -> dict[str, Any]:
-    """Measure a run's network and store the errors and the probabilities in its folder.
+    """Evaluate a run's network and store its metrics and probabilities in the run folder.
 
-    Another data set may have the network's classes in another order, or only some of them: they are matched by their
-    ids, and the answers are among all classes that the network knows, so that one that the data set lacks is wrong.
+    Another data set may have the network's classes in another order, or only some of them: classes are matched by id.
+    The network still chooses among all its classes, so choosing one that the data set lacks is an error.
 
     Args:
-        data_folder: the prepared data set, or several to be joined; None is what the run was trained on.
+        data_folder: the prepared data set, or several to concatenate; None is what the run was trained on.
         split: None is the data set's evaluation split.
         num_views: 1, 9, 10 or `dense`, see `predict_split`.
-        progress: called with (images done, images in all).
-        processes: those that share the work; the first of them writes.
+        progress: called with (images done, total images).
+        processes: those that share the work; the main process writes.
 
     Returns:
-        What `Evaluation.to_dict` says, with the run's folder as `run`; classes are the network's, in its order.
+        `Evaluation.to_dict`, with the run's folder as `run`; classes are the network's, in its order.
 
     Raises:
-        RequestError: no run, no weights yet, or a data set with a class that the network does not know.
+        RequestError: no run, no weights yet, or a data set with a class that the network does not have.
     """
     run = RunFolder.open(run_folder)
     trained = load_trained(run_folder)
-    folders = run.data_folders() if data_folder is None else data_folder
-    data = remap_classes(trained.classes, open_data([folders] if isinstance(folders, Path) else folders))
+    data = remap_classes(trained.classes, open_data(run.data_folders() if data_folder is None else data_folder))
     split = split or data.evaluation_split
     chosen = choose_device(device)
     trained.network.to(chosen)
     # The network's own mean image, not the data set's: preprocessing belongs to the weights.
-    measured = evaluate_split(
+    evaluation = evaluate_split(
         trained.network,
         data,
         split,
@@ -68,37 +73,39 @@ def evaluate_run(
         progress=progress,
         processes=processes,
     )
-    result = {"run": str(run_folder), **measured.to_dict()}
+    result = {"run": str(run_folder), **evaluation.to_dict()}
     if not processes.is_main:
         return result
-    trained_on = run.facts()["data"]["checksum"]
-    own = data.checksum == trained_on
+    trained_on = training_checksum(run)
     predictions = predictions_folder(run_folder, trained_on, data.checksum)
     predictions.mkdir(parents=True, exist_ok=True)
-    save_predictions(predictions, split, num_views, measured.probabilities, data)
-    run.save_evaluation(f"{split}-{views_slug(num_views)}" + ("" if own else f"-{data.checksum[:12]}"), result)
+    save_predictions(predictions, split, num_views, evaluation.probabilities, data)
+    suffix = "" if data.checksum == trained_on else f"-{data.checksum[:12]}"
+    run.save_evaluation(f"{split}-{views_slug(num_views)}{suffix}", result)
     return result
 
 
 def remap_classes(known: Sequence[ClassInfo], data: PreparedData) -> PreparedData:
-    """The data set with its labels counted in the classes that a network knows, matched by id.
+    """The data set with labels renumbered to a network's classes, matched by id.
 
-    Images, keys and checksum are left as they are; where the ids are the same in the same order, so is everything.
+    Images, keys and checksum stay the same. If the ids are equal and in the same order, `data` itself is returned.
+
+    Args:
+        known: the network's classes.
 
     Raises:
-        RequestError: the data set has a class that the network does not know; the first such is named.
+        RequestError: the data set has a class that the network does not have; the message names the first.
     """
     ids, own_ids = [one.id for one in known], [one.id for one in data.classes]
     if ids == own_ids:
         return data
-    places = {one: place for place, one in enumerate(ids)}
+    indices = {one: index for index, one in enumerate(ids)}
     for number, one in enumerate(own_ids):
-        if one not in places:
+        if one not in indices:
             raise RequestError(
-                f"the network knows {len(ids)} classes and {data.folder} has {len(own_ids)}; it does not know number "
-                f"{number} of these, {one!r}; measure it on data prepared with the classes it was trained on, or with "
-                "some of them"
+                f"the network has {len(ids)} classes and {data.folder} has {len(own_ids)}; the network lacks number "
+                f"{number} of these, {one!r}; evaluate it on data with the classes it was trained on, or some of them"
             )
-    renumbered = np.array([places[one] for one in own_ids], np.int64)
+    renumbered = np.array([indices[one] for one in own_ids], np.int64)
     splits = {name: replace(split, labels=renumbered[split.labels]) for name, split in data.splits.items()}
     return replace(data, classes=tuple(known), splits=splits)

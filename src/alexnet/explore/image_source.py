@@ -61,8 +61,7 @@ def split_source(
         folders = [data_folder] if isinstance(data_folder, Path) else data_folder
     data = open_data(folders)
     split = split or data.evaluation_split
-    if split not in data.splits:
-        raise RequestError(f"{data.folder} has no split {split!r}; it has {', '.join(data.splits)}")
+    data.require_split(split)
     if data.side != trained.side:
         raise RequestError(
             f"the network's images are stored at {trained.side} pixels and {data.folder} has {data.side}; prepare the "

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError, WorkError
+from alexnet.evaluation.metrics import METRICS
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
 from alexnet.report.formatting import jinja_environment
@@ -85,6 +86,7 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
         reached="" if network is None else _reached(events, epochs_of(network.schedule)),
         rows=[(one, contents.published(one, network.network.variant) if network else None) for one in evaluations],
         best=best,
+        metrics=METRICS,
         last_measured=measured[-1] if measured else None,
         loss_curve=loss_curve,
         error_curve=error_curve,

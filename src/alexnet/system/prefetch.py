@@ -1,4 +1,4 @@
-"""Work done ahead of whoever waits for it, by threads, handed on in order."""
+"""Work that threads do ahead of its consumer, in order."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,36 +9,43 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_READERS = 8
-"""Threads that read images unless more are asked for: eight cut more crops than any GPU takes, and each holds some."""
+"""Default limit of threads that read images: eight cut more crops than any GPU takes, and each needs memory."""
 
 
 def prefetch(
-    make: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int, name: str
+    work: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int,
+    ahead: int,
+    name: str,
+    initializer: Callable[[], object] | None = None,
 ) -> Generator[R, None, None]:
-    """What `make` makes of each item, in the items' order.
+    """Yield `work(item)` for each item, in order, computed ahead by threads.
 
     Args:
-        make: called in the threads; what it raises is raised here, where its result would have stood.
-        items: as many as there may be; taken one by one, `ahead` of the results.
+        work: called in the threads; its errors are raised here, in place of its result.
+        items: of any number; they are taken one by one, `ahead` of the results.
         workers: threads, 1 or more.
-        ahead: results under way or ready, 1 or more: what lies in memory meanwhile.
+        ahead: results in progress or ready, 1 or more, which bounds the memory they take.
         name: of the threads.
+        initializer: called once in each thread.
 
-    Closing the generator, or an error, ends the threads: nothing is being made any more when this returns.
+    Closing the generator, or an error, ends the threads: no work is in progress when this returns.
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
-    waiting: deque[Future[R]] = deque()
-    left = iter(items)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=name, initializer=initializer)
+    pending: deque[Future[R]] = deque()
+    remaining = iter(items)
     try:
         while True:
-            while len(waiting) < ahead:
+            while len(pending) < ahead:
                 try:
-                    item = next(left)
+                    item = next(remaining)
                 except StopIteration:
                     break
-                waiting.append(pool.submit(make, item))
-            if not waiting:
+                pending.append(pool.submit(work, item))
+            if not pending:
                 return
-            yield waiting.popleft().result()
+            yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -23,8 +23,8 @@ from alexnet.data.preparation.finalize import finalize
 from alexnet.data.preparation.workers import Chunk, ImageWorkers, split_into_chunks
 from alexnet.data.preparation.writers import ChunkWriter, PixelsChunkWriter, ShardChunkWriter
 from alexnet.data.shards import JPEG_QUALITY, shard_name
+from alexnet.data.sources.formats import open_source
 from alexnet.data.sources.listing import Source, with_hold_out
-from alexnet.data.sources.opening import open_source
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.staging import open_staging, staging_folder

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.sources.listing import Content, Place
+from alexnet.data.sources.listing import Content, Location
 from alexnet.errors import RequestError
 
 WINDOW_BYTES = 64 * 2**20
@@ -148,16 +148,16 @@ class ImageReader:
         self._columns = columns
         self._of_thread = threading.local()
 
-    def read(self, key: str, place: Place) -> Content:
-        """The bytes of the image at a place; OSError where there are none or the file is damaged."""
-        path = self._paths[place[0]]
+    def read(self, key: str, location: Location) -> Content:
+        """The bytes of the image at a location; OSError where there are none or the file is damaged."""
+        path = self._paths[location[0]]
         cursor: _Cursor | None = getattr(self._of_thread, "cursor", None)
         # Taken away meanwhile: after an error the next image begins anew.
         self._of_thread.cursor = None
         try:
             if cursor is None or cursor.path != path:
                 cursor = _Cursor(path, self._columns)
-            content = cursor.read(place[1], place[2])
+            content = cursor.read(location[1], location[2])
         except (pyarrow_module().ArrowException, ValueError, LookupError, StopIteration, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the file itself, such as that it is gone

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from alexnet.data.sources.file_parts import read_plain_file
-from alexnet.data.sources.listing import Content, Listing, ListingBuilder, Place, Source, source_of
-from alexnet.data.sources.splits import SPLIT_OF_FOLDER
+from alexnet.data.sources.file_ranges import read_regular_file
+from alexnet.data.sources.listing import Content, Listing, ListingBuilder, Location, Source, build_source
+from alexnet.data.sources.split_names import SPLIT_OF_FOLDER
 from alexnet.errors import RequestError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -31,7 +31,7 @@ class _Row:
     split: str
 
 
-def looks_like_table(path: Path) -> bool:
+def looks_like_csv(path: Path) -> bool:
     """Whether a path is that of a CSV or TSV file, by its name."""
     try:
         return path.suffix.lower() in DELIMITERS and path.is_file()
@@ -39,7 +39,7 @@ def looks_like_table(path: Path) -> bool:
         return False
 
 
-def open_table(path: Path) -> Source:
+def open_csv(path: Path) -> Source:
     """List the images that a table names, relative to the table's own folder.
 
     An image outside that folder (by `..`, by a path from the root or by a link) is one that cannot be read.
@@ -66,18 +66,18 @@ def open_table(path: Path) -> Source:
         raise RequestError(f"cannot read {path}: {error}; allow it or name another source") from error
     root = os.path.realpath(folder)
 
-    def read(key: str, place: Place) -> Content:
+    def read(key: str, location: Location) -> Content:
         try:
             file = os.path.realpath(os.path.join(root, key), strict=True)
         except ValueError as error:
             raise OSError(f"no path of a file ({error})") from error
         if not file.startswith(os.path.join(root, "")):
-            raise OSError(f"is_main out of the folder of {path.name}")
-        return read_plain_file(file)
+            raise OSError(f"leads out of the folder of {path.name}")
+        return read_regular_file(file)
 
-    source = source_of("csv", path.stem, str(path), builders, read)
+    source = build_source("csv", path.stem, str(path), builders, read)
     for split, listing in source.splits.items():
-        _require_each_once(path, split, listing)
+        _require_unique(path, split, listing)
     return source
 
 
@@ -142,13 +142,13 @@ def _version(folder: Path, name: str) -> tuple[int, int]:
     return (facts.st_size, facts.st_mtime_ns)
 
 
-def _require_each_once(path: Path, split: str, listing: Listing) -> None:
+def _require_unique(path: Path, split: str, listing: Listing) -> None:
     """Refuse an image that a split has twice; the keys are sorted."""
     before = b""
     for index in range(len(listing)):
         key = listing.keys.encoded(index)
         if index and key == before:
-            first, second = sorted(listing.places[index - 1 : index + 1, 0].tolist())
+            first, second = sorted(listing.locations[index - 1 : index + 1, 0].tolist())
             raise RequestError(
                 f"lines {first} and {second} of {path} both have {listing.keys[index]} in the split {split}; remove one"
             )

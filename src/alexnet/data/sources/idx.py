@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.sources.file_parts import read_piece
-from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
+from alexnet.data.sources.file_ranges import read_range
+from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
 from alexnet.errors import RequestError
 
 FILE_NAME = re.compile(
@@ -45,7 +45,7 @@ class _Idx:
         size_bytes = math.prod(shape)
         offset = _header_bytes(len(self.sizes)) + index * size_bytes
         if self.unpacked is None:
-            return np.frombuffer(read_piece(self.path, offset, size_bytes), np.uint8).reshape(shape)
+            return np.frombuffer(read_range(self.path, offset, size_bytes), np.uint8).reshape(shape)
         return np.frombuffer(self.unpacked, np.uint8, size_bytes, offset).reshape(shape)
 
 
@@ -118,16 +118,16 @@ def _open_files(path: Path, files: dict[tuple[str, str, str], Path]) -> Source:
         if num_images != num_labels:
             raise _damaged(label_file, f"it has {num_labels} labels and {image_file.name} {num_images} images")
         images.append(pictures)
-        values = read_piece(label_file, 8, num_labels) if labels.unpacked is None else labels.unpacked[8:]
+        values = read_range(label_file, 8, num_labels) if labels.unpacked is None else labels.unpacked[8:]
         for index, label in enumerate(values):
             builder.add(f"{split}/{index:06d}", str(label), (number, index, 0, 0))
 
-    def read(key: str, place: Place) -> Content:
-        return np.repeat(images[place[0]].item(place[1])[:, :, None], 3, axis=2)
+    def read(key: str, location: Location) -> Content:
+        return np.repeat(images[location[0]].item(location[1])[:, :, None], 3, axis=2)
 
     class_ids = sorted(builders["train"].class_ids, key=int)
     height, width = images[0].sizes[1:]
-    return source_of(
+    return build_source(
         "idx",
         prefix.rstrip("-") or folder.resolve().name,
         str(path),

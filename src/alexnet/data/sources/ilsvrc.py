@@ -7,18 +7,16 @@ import io
 import re
 from pathlib import Path
 
-from alexnet.data.sources.file_parts import read_piece
 from alexnet.data.sources.ilsvrc_kit import RELEASES, HeldOut, Kit, Release, missing, read_file, read_kit, unpacked
-from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
-from alexnet.data.sources.synset_tars import inner_tars, members_of, place_of
-from alexnet.data.sources.tar import tar_members
-from alexnet.data.sources.tree import NO_PLAIN_FILE
+from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
+from alexnet.data.sources.synset_tars import list_inner_tars, list_synset_tar
+from alexnet.data.sources.tar_archive import member_location, read_member, tar_members
 from alexnet.errors import RequestError
 
 MAX_IMAGE_BYTES = 2**26
 GZIP_MARK = b"\x1f\x8b"
 
-Patches = dict[tuple[str, str], Place]
+Patches = dict[tuple[str, str], Location]
 """Where corrected images lie, by split and name."""
 
 
@@ -45,23 +43,22 @@ def open_ilsvrc(path: Path) -> Source:
     for file_number, one in enumerate(held_out, start=1):
         text = kit.label_files[one.labels] if one.in_kit else read_file(path / one.labels, release)
         labels = kit.labels(text, f"{one.labels} of {kit.origin if one.in_kit else path}")
-        places = _list_held_out(files[file_number], file_number, f"ILSVRC{release.year}_{one.split}_", patches, one)
-        if len(places) != len(labels):
+        locations = _list_held_out(files[file_number], file_number, f"ILSVRC{release.year}_{one.split}_", patches, one)
+        if len(locations) != len(labels):
             raise RequestError(
-                f"{files[file_number]} has {len(places)} images and {one.labels} {len(labels)} labels; fetch both again"
+                f"{files[file_number]} has {len(locations)} images and {one.labels} {len(labels)} labels; "
+                "fetch both again"
             )
         builders[one.split] = ListingBuilder()
-        for (name, place), class_id in zip(places, labels, strict=True):
-            builders[one.split].add(f"{one.split}/{name}", class_id, place)
+        for (name, location), class_id in zip(locations, labels, strict=True):
+            builders[one.split].add(f"{one.split}/{name}", class_id, location)
 
-    def read(key: str, place: Place) -> Content:
-        if place == NO_PLAIN_FILE:
-            raise OSError("no plain file; links inside an archive are not followed")
-        content = read_piece(files[place[0]], place[1], place[2])
+    def read(key: str, location: Location) -> Content:
+        content = read_member(files, location)
         # Other programs that read ILSVRC-2010 meet images in its archives that are compressed once more.
         return unpacked(io.BytesIO(content), MAX_IMAGE_BYTES) if content.startswith(GZIP_MARK) else content
 
-    return source_of(
+    return build_source(
         "ilsvrc",
         release.name,
         str(path),
@@ -105,7 +102,7 @@ def _release_in(path: Path) -> Release:
 def _list_patches(path: Path, file_number: int) -> Patches:
     """Where each corrected image lies; seen are `<folder>/<split>/<image>`."""
     return {
-        (split.rpartition("/")[2], name): place_of(file_number, member)
+        (split.rpartition("/")[2], name): member_location(file_number, member)
         for member in tar_members(path)
         if not member.is_folder
         for split, _, name in [member.name.rpartition("/")]
@@ -116,29 +113,29 @@ def _list_train(path: Path, kit: Kit, patches: Patches) -> ListingBuilder:
     """The training images: a tar for each class inside one tar."""
     builder = ListingBuilder()
     known = set(kit.class_of.values())
-    for tar in inner_tars(path):
+    for tar in list_inner_tars(path):
         if tar.class_id not in known:
             raise RequestError(
                 f"{path} has {tar.class_id}.tar, a class that {kit.origin} does not know; fetch both again"
             )
-        for name, member in members_of(tar).items():
-            place = patches.get(("train", name), place_of(0, member))
-            builder.add(f"train/{tar.class_id}/{name}", tar.class_id, place)
+        for name, member in list_synset_tar(tar).items():
+            location = patches.get(("train", name), member_location(0, member))
+            builder.add(f"train/{tar.class_id}/{name}", tar.class_id, location)
     return builder
 
 
 def _list_held_out(
     path: Path, file_number: int, start: str, patches: Patches, held_out: HeldOut
-) -> list[tuple[str, Place]]:
+) -> list[tuple[str, Location]]:
     """The held-out images by their numbers, which are the lines of their labels."""
     pattern = re.compile(rf"{start}\d{{8}}\.JPEG", re.ASCII)
-    places: dict[str, Place] = {}
+    locations: dict[str, Location] = {}
     for member in tar_members(path):
         name = member.name.rpartition("/")[2]  # ILSVRC-2010's stand in a folder
         if not member.is_folder and pattern.fullmatch(name):
-            places[name] = patches.get((held_out.split, name), place_of(file_number, member))
-    names = sorted(places)
+            locations[name] = patches.get((held_out.split, name), member_location(file_number, member))
+    names = sorted(locations)
     for number, name in enumerate(names, start=1):
         if name != f"{start}{number:08d}.JPEG":
             raise RequestError(f"{path} has no {start}{number:08d}.JPEG but has {name}; fetch it again")
-    return [(name, places[name]) for name in names]
+    return [(name, locations[name]) for name in names]

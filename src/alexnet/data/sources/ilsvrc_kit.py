@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from alexnet.data.sources.matlab import read_struct_array
-from alexnet.data.sources.tar import inner_path
+from alexnet.data.sources.tar_archive import inner_path
 from alexnet.data.synsets import distinct_names
 from alexnet.errors import RequestError
 
@@ -107,7 +107,7 @@ class Kit:
 
 
 def read_kit(path: Path, release: Release) -> Kit:
-    """Read the development kit, packed or unpacked, that lies in a folder.
+    """ReadImage the development kit, packed or unpacked, that lies in a folder.
 
     Raises:
         RequestError: it or a file in it is missing or damaged.

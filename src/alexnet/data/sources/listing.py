@@ -17,10 +17,12 @@ from alexnet.errors import RequestError
 
 Content = bytes | NDArray[np.uint8]
 """A file's bytes, or RGB pixels, uint8 (H, W, 3)."""
-Place = tuple[int, int, int, int]
+Location = tuple[int, int, int, int]
 """Four numbers that say where an image lies, such as (file, offset, bytes, 0); only its reader understands them."""
-Read = Callable[[str, Place], Content]
-"""Reads the image of a key and a place; OSError where it cannot, `UnreadableImage` where it is damaged.
+NOT_A_FILE: Location = (-1, 0, 0, 0)
+"""Location of a link, a device or a sparse file in an archive, none of which is read."""
+ReadImage = Callable[[str, Location], Content]
+"""Reads the image of a key and a location; OSError where it cannot, `UnreadableImage` where it is damaged.
 Called from several threads at once."""
 
 
@@ -32,21 +34,21 @@ class Listing:
     """(N,), where each image is, stable over machines: `train/n01440764/n01440764_10026.JPEG`."""
     labels: NDArray[np.int32]
     """(N,), index into the source's class ids."""
-    places: NDArray[np.int64]
+    locations: NDArray[np.int64]
     """(N, 4), for `reader`."""
-    reader: Read
+    reader: ReadImage
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def read(self, index: int) -> Content:
-        """The content of image `index`; see `Read` for its errors."""
-        first, second, third, fourth = self.places[index].tolist()
+        """The content of image `index`; see `ReadImage` for its errors."""
+        first, second, third, fourth = self.locations[index].tolist()
         return self.reader(self.keys[index], (first, second, third, fourth))
 
     def select(self, indices: NDArray[np.int64]) -> "Listing":
         """The images at `indices`, int64 (M,), in that order."""
-        return Listing(self.keys.select(indices), self.labels[indices], self.places[indices], self.reader)
+        return Listing(self.keys.select(indices), self.labels[indices], self.locations[indices], self.reader)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,12 +74,12 @@ class Source:
     """Whether its pictures are to be turned as their EXIF data say; the paper left ImageNet's as stored."""
 
     def digest(self) -> str:
-        """SHA-256, hexadecimal, over names, classes and places: another list of files, another digest."""
+        """SHA-256, hexadecimal, over names, classes and locations: another list of files, another digest."""
         whole = hashlib.sha256("\n".join([self.kind, *self.class_ids]).encode("utf-8", "surrogateescape"))
         for name, listing in sorted(self.splits.items()):
             whole.update(f"\n{name} {len(listing)} {listing.keys.digest()} ".encode())
             whole.update(np.ascontiguousarray(listing.labels).astype("<i4").tobytes())
-            whole.update(np.ascontiguousarray(listing.places).astype("<i8").tobytes())
+            whole.update(np.ascontiguousarray(listing.locations).astype("<i8").tobytes())
         return whole.hexdigest()
 
 
@@ -87,7 +89,7 @@ class ListingBuilder:
     def __init__(self) -> None:
         self._keys = bytearray()
         self._ends = array("q")
-        self._places = array("q")
+        self._locations = array("q")
         self._classes = array("i")
         self._number_of: dict[str, int] = {}
 
@@ -99,14 +101,14 @@ class ListingBuilder:
         """The classes that have been met, sorted."""
         return sorted(self._number_of)
 
-    def add(self, key: str, class_id: str, place: Place) -> None:
+    def add(self, key: str, class_id: str, location: Location) -> None:
         """Add one image."""
         self._keys += key.encode("utf-8", "surrogateescape")
         self._ends.append(len(self._keys))
-        self._places.extend(place)
+        self._locations.extend(location)
         self._classes.append(self._number_of.setdefault(class_id, len(self._number_of)))
 
-    def build(self, class_ids: Sequence[str], reader: Read) -> Listing:
+    def build(self, class_ids: Sequence[str], reader: ReadImage) -> Listing:
         """The listing, sorted by key; every class met must stand in `class_ids`."""
         label_of = {class_id: label for label, class_id in enumerate(class_ids)}
         labels = np.array([label_of[class_id] for class_id in self._number_of], np.int32)
@@ -114,18 +116,18 @@ class ListingBuilder:
         listing = Listing(
             keys,
             labels[np.array(self._classes, np.int64)],
-            np.array(self._places, np.int64).reshape(-1, 4),
+            np.array(self._locations, np.int64).reshape(-1, 4),
             reader,
         )
         return listing.select(keys.order())
 
 
-def source_of(
+def build_source(
     kind: str,
     title: str,
     origin: str,
     splits: Mapping[str, ListingBuilder],
-    reader: Read,
+    reader: ReadImage,
     *,
     class_ids: Sequence[str] | None = None,
     class_names: Mapping[str, str] | None = None,

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from alexnet.data.sources.arrow_files import Columns, DataFile, ImageReader, pyarrow_module
-from alexnet.data.sources.listing import ListingBuilder, Source, source_of
-from alexnet.data.sources.splits import SPLIT_OF_FOLDER
-from alexnet.data.sources.tree import is_hidden
+from alexnet.data.sources.class_folders import is_hidden
+from alexnet.data.sources.listing import ListingBuilder, Source, build_source
+from alexnet.data.sources.split_names import SPLIT_OF_FOLDER
 from alexnet.errors import RequestError
 
 ENDINGS = (".parquet", ".arrow")
@@ -109,7 +109,7 @@ def open_parquet(path: Path) -> Source:
                 f"{num} images in the {split} split of {path} have no {columns.label}; remove them or add their labels"
             )
     class_ids, class_names = _classes(columns, builders["train"].class_ids)
-    return source_of(
+    return build_source(
         "parquet",
         path.resolve().name if path.is_dir() else path.stem,
         str(path),

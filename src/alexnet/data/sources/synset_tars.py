@@ -9,11 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet.data.sources.file_parts import read_piece
-from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
-from alexnet.data.sources.splits import SPLIT_OF_FOLDER, splits_of_words
-from alexnet.data.sources.tar import TarMember, tar_members
-from alexnet.data.sources.tree import NO_PLAIN_FILE, is_hidden
+from alexnet.data.sources.class_folders import is_hidden
+from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
+from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, splits_by_name
+from alexnet.data.sources.tar_archive import TarMember, member_location, read_member, tar_members
 from alexnet.errors import RequestError
 
 SYNSET_TAR = re.compile(r"(n\d{8})\.tar", re.ASCII)
@@ -44,30 +43,28 @@ def open_synset_tars(path: Path) -> Source:
     """
     tars: list[tuple[str, SynsetTar]] = []  # with the folder that each lies in
     if path.is_file():
-        tars += [("", tar) for tar in inner_tars(path)]
+        tars += [("", tar) for tar in list_inner_tars(path)]
     else:
         tars += [(folder, tar) for folder in _split_folders(path) for tar in _tars_in(path / folder)]
         if not tars:
             tars += [("", tar) for tar in _tars_in(path)]
     if not tars:
         raise RequestError(f"{path} has no tar of a synset; read is {WHAT_IS_READ}")
-    split_of = splits_of_words({folder for folder, _ in tars}, path)
+    split_of = splits_by_name({folder for folder, _ in tars}, path)
     builders = {split: ListingBuilder() for split in split_of.values()}
     for number, (folder, tar) in enumerate(tars):
         prefix = f"{folder}/{tar.class_id}" if folder else tar.class_id
-        for name, member in members_of(tar).items():
-            builders[split_of[folder]].add(f"{prefix}/{name}", tar.class_id, place_of(number, member))
+        for name, member in list_synset_tar(tar).items():
+            builders[split_of[folder]].add(f"{prefix}/{name}", tar.class_id, member_location(number, member))
     if not any(map(len, builders.values())):
         raise RequestError(f"every one of the {len(tars)} tars of {path} is empty; fetch them again")
     paths = [tar.path for _, tar in tars]
 
-    def read(key: str, place: Place) -> Content:
-        if place == NO_PLAIN_FILE:
-            raise OSError("no plain file; links inside an archive are not followed")
-        return read_piece(paths[place[0]], place[1], place[2])
+    def read(key: str, location: Location) -> Content:
+        return read_member(paths, location)
 
     title = path.stem if path.is_file() else path.resolve().name
-    return source_of("synset-tars", title, str(path), builders, read, upright=False)
+    return build_source("synset-tars", title, str(path), builders, read, upright=False)
 
 
 def looks_like_synset_tars(path: Path) -> bool:
@@ -75,7 +72,7 @@ def looks_like_synset_tars(path: Path) -> bool:
     try:
         if path.is_file():
             members = islice(tar_members(path), NUM_MEMBERS_LOOKED_AT)
-            return any(member.is_plain and _class_of_tar(member.name) for member in members)
+            return any(member.is_regular and _class_of_tar(member.name) for member in members)
         with os.scandir(path) as entries:
             if any(SYNSET.fullmatch(entry.name) and entry.is_dir() for entry in entries):
                 return False
@@ -85,17 +82,17 @@ def looks_like_synset_tars(path: Path) -> bool:
         return False
 
 
-def inner_tars(path: Path) -> list[SynsetTar]:
+def list_inner_tars(path: Path) -> list[SynsetTar]:
     """The synsets' tars inside a tar, sorted by class; of two of the same name the last counts, as for any tar."""
     found = {
         class_id: SynsetTar(class_id, path, member.offset, member.size_bytes)
         for member in tar_members(path)
-        if member.is_plain and (class_id := _class_of_tar(member.name))
+        if member.is_regular and (class_id := _class_of_tar(member.name))
     }
     return [found[class_id] for class_id in sorted(found)]
 
 
-def members_of(tar: SynsetTar) -> dict[str, TarMember]:
+def list_synset_tar(tar: SynsetTar) -> dict[str, TarMember]:
     """The files of a synset's tar by name; of two of the same name the last counts, as for any tar."""
     if not tar.size_bytes:
         return {}
@@ -111,13 +108,8 @@ def members_of(tar: SynsetTar) -> dict[str, TarMember]:
         raise
 
 
-def place_of(file_number: int, member: TarMember) -> Place:
-    """Where a member lies, in the file of this number."""
-    return (file_number, member.offset, member.size_bytes, 0) if member.is_plain else NO_PLAIN_FILE
-
-
 def _class_of_tar(name: str) -> str | None:
-    """The synset of a tar by its place, such as `fall11/n00004475.tar`."""
+    """The synset of a tar by its location, such as `fall11/n00004475.tar`."""
     found = SYNSET_TAR.fullmatch(name.rpartition("/")[2])
     return found[1] if found else None
 

@@ -12,12 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.sources.file_parts import read_open_piece, read_piece
-from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
-from alexnet.data.sources.splits import SPLIT_OF_FOLDER, splits_of_words
-from alexnet.data.sources.synset_tars import place_of
-from alexnet.data.sources.tar import TarMember, tar_members
-from alexnet.data.sources.tree import NO_PLAIN_FILE, is_hidden
+from alexnet.data.sources.class_folders import is_hidden
+from alexnet.data.sources.file_ranges import read_open_range
+from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
+from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, splits_by_name
+from alexnet.data.sources.tar_archive import TarMember, member_location, read_member, tar_members
 from alexnet.errors import RequestError
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
@@ -57,27 +56,25 @@ def open_webdataset(path: Path) -> Source:
     shards = _shards(path)
     if not shards:
         raise RequestError(f"{path} has no .tar file; {WHAT_IS_READ}")
-    split_of = splits_of_words({word for word, _ in shards}, path)
+    split_of = splits_by_name({word for word, _ in shards}, path)
     classes_file = (path if path.is_dir() else path.parent) / CLASSES_FILE
     class_ids = _read_classes(classes_file) if classes_file.is_file() else []
     builders = {split: ListingBuilder() for split in split_of.values()}
-    # A label may be a class or its number; classes whose names are numbers are meant by their place in the file.
+    # A label may be a class or its number; classes whose names are numbers are meant by their location in the file.
     class_of = {class_id: class_id for class_id in class_ids}
     class_of |= {str(number): class_id for number, class_id in enumerate(class_ids)}
     for number, (word, shard) in enumerate(shards):
         _list_shard(shard, number, builders[split_of[word]], class_of or None)
     files = [shard for _, shard in shards]
 
-    def read(key: str, place: Place) -> Content:
-        if place == NO_PLAIN_FILE:
-            raise OSError("no plain file; links inside an archive are not followed")
-        return read_piece(files[place[0]], place[1], place[2])
+    def read(key: str, location: Location) -> Content:
+        return read_member(files, location)
 
     if not class_ids:
         met = builders["train"].class_ids
         class_ids = sorted(met, key=int) if all(map(NUMBER.fullmatch, met)) else met
     title = path.resolve().name if path.is_dir() else path.stem
-    return source_of("webdataset", title, str(path), builders, read, class_ids=class_ids)
+    return build_source("webdataset", title, str(path), builders, read, class_ids=class_ids)
 
 
 def looks_like_webdataset(path: Path) -> bool:
@@ -92,7 +89,7 @@ def looks_like_webdataset(path: Path) -> bool:
         for member in islice(tar_members(shards[0]), NUM_MEMBERS_LOOKED_AT):
             key, ending = _split_name(member.name)
             # A tree may well have JSON files beside its images, in the folders of its classes.
-            if member.is_plain and not (ending == "json" and "/" in key):
+            if member.is_regular and not (ending == "json" and "/" in key):
                 met.setdefault(key, set()).add(ending)
         return any(met[key] & set(IMAGE_ENDINGS) and met[key] & set(LABEL_ENDINGS) for key in met)
     except (OSError, RequestError):
@@ -179,7 +176,7 @@ def _list_shard(path: Path, number: int, builder: ListingBuilder, class_of: Mapp
                     f"the key {key} of {path} has two images, {sample.image.name} and {member.name}; leave one of them"
                 )
             sample.image = member
-        elif ending in LABEL_ENDINGS and member.is_plain:
+        elif ending in LABEL_ENDINGS and member.is_regular:
             sample.labels = {**(sample.labels or {}), ending: member}
     with path.open("rb", buffering=0) as file:
         for key, sample in samples.items():
@@ -187,7 +184,7 @@ def _list_shard(path: Path, number: int, builder: ListingBuilder, class_of: Mapp
                 continue
             label = _label(file.fileno(), sample.labels or {}, f"the key {key} of {path}")
             class_id = _class_id(label, class_of, f"the key {key} of {path}")
-            builder.add(f"{path.name}/{sample.image.name}", class_id, place_of(number, sample.image))
+            builder.add(f"{path.name}/{sample.image.name}", class_id, member_location(number, sample.image))
 
 
 def _label(descriptor: int, members: dict[str, TarMember], origin: str) -> str:
@@ -201,7 +198,7 @@ def _label(descriptor: int, members: dict[str, TarMember], origin: str) -> str:
             f"the label {member.name} of {origin} has {member.size_bytes:,} bytes; at most {LABEL_ENDINGS[ending]:,} "
             "are read; write it shorter"
         )
-    content = read_open_piece(descriptor, member.offset, member.size_bytes, member.name)
+    content = read_open_range(descriptor, member.offset, member.size_bytes, member.name)
     parse: Callable[[bytes], Any] = _json_label if ending == "json" else lambda content: content.decode().strip()
     try:
         label = parse(content)

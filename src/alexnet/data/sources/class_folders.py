@@ -7,23 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.sources.file_parts import read_piece, read_plain_file
-from alexnet.data.sources.listing import Content, ListingBuilder, Place, Read, Source, source_of
-from alexnet.data.sources.splits import SPLIT_OF_FOLDER, splits_of_words
-from alexnet.data.sources.tar import tar_members
-from alexnet.data.sources.zip import ZipReader, zip_members
+from alexnet.data.sources.file_ranges import read_regular_file
+from alexnet.data.sources.listing import Content, ListingBuilder, Location, ReadImage, Source, build_source
+from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, splits_by_name
+from alexnet.data.sources.tar_archive import member_location, read_member, tar_members
+from alexnet.data.sources.zip_archive import ZipReader, zip_members
 from alexnet.errors import RequestError
 
 SOURCE_FILE = "SOURCE.json"
 """Optional description beside the images: `title`, `generated`, `side`."""
 MAX_DEPTH = 8
-NO_PLAIN_FILE: Place = (-1, 0, 0, 0)
-"""Place of a link, a device or a sparse file in an archive."""
 A_TREE = "a tree has one folder for each class, with or without train/ and val/ above them"
 
 
 class _Files:
-    """Names and places of files, and the names of folders, all relative to the top of a tree.
+    """Names and locations of files, and the names of folders, all relative to the top of a tree.
 
     Of two files of one name, as an archive can have them, the last one counts: so unpacking it would end.
     """
@@ -31,22 +29,22 @@ class _Files:
     def __init__(self) -> None:
         self.folders: set[str] = set()
         self._number_of: dict[str, int] = {}
-        self._places = array("q")
+        self._locations = array("q")
 
     def __len__(self) -> int:
         return len(self._number_of)
 
-    def add(self, name: str, place: Place) -> None:
+    def add(self, name: str, location: Location) -> None:
         number = self._number_of.setdefault(name, len(self._number_of))
-        self._places[4 * number : 4 * number + 4] = array("q", place)
+        self._locations[4 * number : 4 * number + 4] = array("q", location)
 
     def add_folders_above(self, name: str) -> None:
         parts = name.split("/")
         self.folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
 
-    def __iter__(self) -> Iterator[tuple[str, Place]]:
+    def __iter__(self) -> Iterator[tuple[str, Location]]:
         for name, index in self._number_of.items():
-            first, second, third, fourth = self._places[4 * index : 4 * index + 4]
+            first, second, third, fourth = self._locations[4 * index : 4 * index + 4]
             yield name, (first, second, third, fourth)
 
 
@@ -54,18 +52,18 @@ def open_folder(path: Path) -> Source:
     """List a folder tree; links are followed.
 
     Raises:
-        RequestError: a folder cannot be read, the tree makes no sense, or a link is_main back up.
+        RequestError: a folder cannot be read, the tree makes no sense, or a link leads back up.
     """
     files = _Files()
     unreadable: list[OSError] = []
     for root, folder_names, file_names in os.walk(path, followlinks=True, onerror=unreadable.append):
         folder_names[:] = sorted(name for name in folder_names if not is_hidden(name))
         # Names are joined as text: a path object for each of a million files takes longer than finding them.
-        place = Path(root).relative_to(path)
-        above = "".join(f"{name}/" for name in place.parts)
-        if len(place.parts) > MAX_DEPTH:
+        relative_root = Path(root).relative_to(path)
+        above = "".join(f"{name}/" for name in relative_root.parts)
+        if len(relative_root.parts) > MAX_DEPTH:
             raise RequestError(
-                f"{root} lies more than {MAX_DEPTH} folders deep, or a link is_main back to a folder above it; {A_TREE}"
+                f"{root} lies more than {MAX_DEPTH} folders deep, or a link leads back to a folder above it; {A_TREE}"
             )
         files.folders.update(above + name for name in folder_names)
         for name in file_names:
@@ -78,8 +76,8 @@ def open_folder(path: Path) -> Source:
             "allow it or name another source"
         )
 
-    def read(key: str, place: Place) -> Content:
-        return read_plain_file(os.path.join(path, key))
+    def read(key: str, location: Location) -> Content:
+        return read_regular_file(os.path.join(path, key))
 
     return _tree_source("folder", path, path.resolve().name, files, read)
 
@@ -98,12 +96,10 @@ def open_tar(path: Path) -> Source:
         if member.is_folder:
             files.folders.add(member.name)
         else:
-            files.add(member.name, (0, member.offset, member.size_bytes, 0) if member.is_plain else NO_PLAIN_FILE)
+            files.add(member.name, member_location(0, member))
 
-    def read(key: str, place: Place) -> Content:
-        if place == NO_PLAIN_FILE:
-            raise OSError(f"no plain file in {path.name}; links inside an archive are not followed")
-        return read_piece(path, place[1], place[2])
+    def read(key: str, location: Location) -> Content:
+        return read_member([path], location)
 
     return _tree_source("tar", path, path.stem, files, read)
 
@@ -122,12 +118,12 @@ def open_zip(path: Path) -> Source:
         if member.is_folder:
             files.folders.add(member.name)
         else:
-            files.add(member.name, member.place)
+            files.add(member.name, member.location)
     reader = ZipReader(path)
     return _tree_source("zip", path, path.stem, files, reader.read)
 
 
-def _version(path: str) -> Place:
+def _version(path: str) -> Location:
     """Size and time of a file; zeros for what cannot be read, which is refused when its turn comes."""
     try:
         facts = os.stat(path)
@@ -141,7 +137,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
-def described_by(content: Content) -> dict[str, Any]:
+def parse_description(content: Content) -> dict[str, Any]:
     """What a SOURCE.json says; nothing where it is none of ours."""
     try:
         described = json.loads(content) if isinstance(content, bytes) else {}
@@ -150,37 +146,37 @@ def described_by(content: Content) -> dict[str, Any]:
     return described if isinstance(described, dict) else {}
 
 
-def _tree_source(kind: str, path: Path, name: str, files: _Files, read: Read) -> Source:
+def _tree_source(kind: str, path: Path, name: str, files: _Files, read: ReadImage) -> Source:
     """Find splits, classes and images among files and folders."""
     if not len(files):
         raise RequestError(f"{path} is empty: no file in it; {A_TREE}")
     base = _only_folder(files.folders)
     tops = {folder.removeprefix(base) for folder in files.folders if folder.startswith(base)}
     words = {top for top in tops if top.lower() in SPLIT_OF_FOLDER} or {""}
-    split_of = {f"{word}/" if word else "": split for word, split in splits_of_words(words, path).items()}
+    split_of = {f"{word}/" if word else "": split for word, split in splits_by_name(words, path).items()}
     builders = {split: ListingBuilder() for split in split_of.values()}
     described: dict[str, Any] = {}
-    for full_name, place in files:
+    for full_name, location in files:
         if not full_name.startswith(base):
             continue
         relative = full_name.removeprefix(base)
         if relative == SOURCE_FILE:
-            described = described_by(read(full_name, place))
+            described = parse_description(read(full_name, location))
         for prefix, split in split_of.items():
             class_id, separator, _ = relative.removeprefix(prefix).partition("/")
             # Files that lie beside the class folders belong to no class and are passed over.
             if relative.startswith(prefix) and separator:
-                builders[split].add(relative, class_id, place)
+                builders[split].add(relative, class_id, location)
     for prefix, split in split_of.items():
         _require_files(prefix, tops, builders[split], path)
     if not len(builders["train"]):
         raise RequestError(f"{path} has files but no class folder with files; {A_TREE}")
     side = described.get("side")
 
-    def read_below(key: str, place: Place) -> Content:
-        return read(base + key, place)
+    def read_below(key: str, location: Location) -> Content:
+        return read(base + key, location)
 
-    return source_of(
+    return build_source(
         kind,
         str(described.get("title", name)),
         str(path),

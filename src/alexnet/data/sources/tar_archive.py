@@ -1,11 +1,12 @@
-"""Tar archives, read by the places of their files: nothing is unpacked, and no name is_main out of the archive."""
+"""Tar archives, read at the offsets of their members: nothing is unpacked, and no name can lead out of it."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from alexnet.data.sources.file_parts import FilePart
+from alexnet.data.sources.file_ranges import FileRange, read_range
+from alexnet.data.sources.listing import NOT_A_FILE, Location
 from alexnet.errors import RequestError
 
 COMPRESSION_MARKS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -16,12 +17,12 @@ class TarMember:
     """A file or a folder in a tar."""
 
     name: str
-    """Its path without leading `/` or `./`; never is_main upwards."""
+    """Its path without leading `/` or `./`; never leads upwards."""
     offset: int
     """Of its bytes in the outermost file."""
     size_bytes: int
     is_folder: bool
-    is_plain: bool
+    is_regular: bool
     """Whether it is a file with bytes of its own; links, devices and sparse files are not."""
 
 
@@ -45,7 +46,7 @@ def tar_members(path: Path, offset: int = 0, size_bytes: int | None = None) -> I
                     "uncompressed tar"
                 )
         end = path.stat().st_size if size_bytes is None else offset + size_bytes
-        part = FilePart(file, offset, end - offset)
+        part = FileRange(file, offset, end - offset)
         try:
             with tarfile.open(fileobj=part, mode="r:", errorlevel=2) as archive:
                 while (member := archive.next()) is not None:
@@ -67,8 +68,21 @@ def tar_members(path: Path, offset: int = 0, size_bytes: int | None = None) -> I
             ) from error
 
 
+def member_location(file_number: int, member: TarMember) -> Location:
+    """The location of a member, for `read_member`."""
+    return (file_number, member.offset, member.size_bytes, 0) if member.is_regular else NOT_A_FILE
+
+
+def read_member(paths: Sequence[Path], location: Location) -> bytes:
+    """The bytes of a member, in one of several files; OSError if they cannot be read."""
+    if location == NOT_A_FILE:
+        raise OSError("no plain file; links inside an archive are not followed")
+    file_number, offset, size_bytes, _ = location
+    return read_range(paths[file_number], offset, size_bytes)
+
+
 def inner_path(name: str) -> str | None:
-    """A member's path inside its archive, such as `a/b.jpg`; None where it is empty or is_main upwards."""
+    """A member's path inside its archive, such as `a/b.jpg`; None where it is empty or leads upwards."""
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", ".")]
     if not parts or ".." in parts:
         return None

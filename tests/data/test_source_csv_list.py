@@ -1,4 +1,4 @@
-"""Tables of paths and labels: what is listed, what is refused, and that no path is_main out of the folder."""
+"""Tables of paths and labels: what is listed, what is refused, and that no path leads out of the folder."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.sources.csv_list import looks_like_table, open_table
+from alexnet.data.sources.csv_list import looks_like_csv, open_csv
 from alexnet.data.sources.listing import Source
 from alexnet.errors import RequestError
 
@@ -48,8 +48,8 @@ def test_rows_become_images(tmp_path: Path, name: str, delimiter: str, header: s
     ]
     write(tmp_path, "", name, ("a/1.png", "b/ü 2.png"))
     (tmp_path / name).write_bytes("".join(delimiter.join(line) + end for line in lines).encode(encoding))
-    assert looks_like_table(tmp_path / name)
-    source = open_table(tmp_path / name)
+    assert looks_like_csv(tmp_path / name)
+    source = open_csv(tmp_path / name)
     assert (source.kind, source.title, source.side) == ("csv", "x", None)
     assert source.class_ids == ["n01440764", "zebra"]
     assert source.class_names == {"n01440764": "tench", "zebra": "zebra"}
@@ -62,7 +62,7 @@ def test_rows_become_images(tmp_path: Path, name: str, delimiter: str, header: s
 
 def test_other_columns_and_quoted_fields(tmp_path: Path) -> None:
     text = 'id,label,note,path\n1,"cat, black","two\nlines","a/1, ""x"".png"\n2,dog,,a/2.png\n'
-    source = open_table(write(tmp_path, text, images=('a/1, "x".png',)))
+    source = open_csv(write(tmp_path, text, images=('a/1, "x".png',)))
     assert rows(source) == [('a/1, "x".png', "cat, black"), ("a/2.png", "dog")]
     assert set(source.splits) == {"train"}
     assert source.splits["train"].read(0) == b'a/1, "x".png'
@@ -70,10 +70,10 @@ def test_other_columns_and_quoted_fields(tmp_path: Path) -> None:
 
 def test_a_changed_image_changes_the_digest(tmp_path: Path) -> None:
     path = write(tmp_path, "path,label\na/1.png,x\na/2.png,y\n")
-    before = open_table(path).digest()
-    assert open_table(path).digest() == before
+    before = open_csv(path).digest()
+    assert open_csv(path).digest() == before
     (tmp_path / "a" / "1.png").write_bytes(b"something else")
-    assert open_table(path).digest() != before
+    assert open_csv(path).digest() != before
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_changed_image_changes_the_digest(tmp_path: Path) -> None:
 )
 def test_tables_that_make_no_sense(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        open_table(write(tmp_path, text))
+        open_csv(write(tmp_path, text))
 
 
 def test_no_path_leads_out_of_the_folder(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_no_path_leads_out_of_the_folder(tmp_path: Path) -> None:
     (folder / "loop").symlink_to("loop")
     good = ["a/1.png", "inside", "a/../a/1.png", "../table/a/1.png", str(folder / "a" / "1.png")]
     lines = "".join(f"{name},{'xy'[number % 2]}\n" for number, name in enumerate([*bad, *good]))
-    source = open_table(write(folder, f"path,label\n{lines}", images=("a/1.png",)))
+    source = open_csv(write(folder, f"path,label\n{lines}", images=("a/1.png",)))
     listing = source.splits["train"]
     assert len(listing) == len(bad) + len(good)
     for index in range(len(listing)):
@@ -145,16 +145,16 @@ def test_no_path_leads_out_of_the_folder(tmp_path: Path) -> None:
 def test_a_table_behind_a_link_to_its_folder(tmp_path: Path) -> None:
     write(tmp_path / "real", "path,label\na/1.png,x\na/2.png,y\n")
     (tmp_path / "link").symlink_to("real")
-    assert open_table(tmp_path / "link" / "images.csv").splits["train"].read(0) == b"a/1.png"
+    assert open_csv(tmp_path / "link" / "images.csv").splits["train"].read(0) == b"a/1.png"
 
 
 def test_other_files_are_not_claimed(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "x.txt").write_text("path,label\n")
     for name in ("folder.csv", "x.txt", "missing.csv", "a" * 5000 + ".csv"):
-        assert not looks_like_table(tmp_path / name)
+        assert not looks_like_csv(tmp_path / name)
     with pytest.raises(RequestError, match="cannot read"):
-        open_table(tmp_path / "missing.csv")
+        open_csv(tmp_path / "missing.csv")
 
 
 @settings(deadline=None, max_examples=30)
@@ -168,7 +168,7 @@ def test_any_text_is_listed_or_refused(
     text = "\n".join(["path,label,note", *lines])
     (folder / "x.csv").write_bytes(text.encode("utf-8", "replace"))
     try:
-        source = open_table(folder / "x.csv")
+        source = open_csv(folder / "x.csv")
     except RequestError:
         return
     for index in range(len(source.splits["train"])):

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.sources.file_parts import read_piece
-from alexnet.data.sources.listing import Content, ListingBuilder, Place, Source, source_of
+from alexnet.data.sources.class_folders import SOURCE_FILE, parse_description
+from alexnet.data.sources.file_ranges import read_range
+from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
 from alexnet.data.sources.pickles import PickledArray, read_pickled_entries
-from alexnet.data.sources.tree import SOURCE_FILE, described_by
 from alexnet.errors import RequestError
 
 CIFAR_TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
@@ -182,19 +182,19 @@ def _open_form(form: _Form, folder: Path, coarse: bool) -> Source:
 
     record_bytes = form.label_bytes + PIXEL_BYTES
 
-    def read(key: str, place: Place) -> Content:
-        number, record = place[:2]
+    def read(key: str, location: Location) -> Content:
+        number, record = location[:2]
         if form.is_pickled:
             flat = pixels[number][record]
         else:
-            piece = read_piece(paths[number], record * record_bytes + form.label_bytes, PIXEL_BYTES)
+            piece = read_range(paths[number], record * record_bytes + form.label_bytes, PIXEL_BYTES)
             flat = np.frombuffer(piece, np.uint8)
         planes = flat.reshape(3, CIFAR_SIDE_PX, CIFAR_SIDE_PX)
         return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
     description = folder / SOURCE_FILE
-    described = described_by(description.read_bytes() if description.is_file() else b"{}")
-    return source_of(
+    described = parse_description(description.read_bytes() if description.is_file() else b"{}")
+    return build_source(
         f"{form.kind}-coarse" if coarse else form.kind,
         str(described.get("title", form.title)),
         str(folder),

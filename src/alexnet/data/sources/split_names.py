@@ -9,7 +9,7 @@ SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation":
 """Split by the name of a top folder, in any mixture of cases."""
 
 
-def splits_of_words(words: Iterable[str], path: Path) -> dict[str, str]:
+def splits_by_name(words: Iterable[str], path: Path) -> dict[str, str]:
     """Which split each part of a source is, by the word that names the part.
 
     Args:

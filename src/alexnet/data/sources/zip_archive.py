@@ -1,4 +1,4 @@
-"""Zip archives, read by the places of their files: nothing is unpacked, and no name is_main out of the archive."""
+"""Zip archives, read at the offsets of their members: nothing is unpacked, and no name can lead out of it."""
 
 import struct
 import zipfile
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.data.sources.file_parts import read_open_piece
-from alexnet.data.sources.listing import Content, Place
-from alexnet.data.sources.tar import inner_path
+from alexnet.data.sources.file_ranges import read_open_range
+from alexnet.data.sources.listing import NOT_A_FILE, Content, Location
+from alexnet.data.sources.tar_archive import inner_path
 from alexnet.errors import RequestError
 
 ENCRYPTED = 0x1
@@ -18,7 +18,6 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")
 LOCAL_SIGNATURE = b"PK\x03\x04"
 LINK_MODE = 0o120000
 FORMAT_MODE = 0o170000
-NO_PLAIN_FILE: Place = (-1, 0, 0, 0)
 MAX_MEMBER_BYTES = 2**31
 """A compressed member that claims more is refused: a small file can claim any size."""
 
@@ -28,8 +27,8 @@ class ZipMember:
     """A file or a folder in a zip."""
 
     name: str
-    """Its path; never is_main upwards."""
-    place: Place
+    """Its path; never leads upwards."""
+    location: Location
     """For `ZipReader`."""
     is_folder: bool
 
@@ -60,8 +59,8 @@ def zip_members(path: Path) -> Iterator[ZipMember]:
             )
         is_link = (member.external_attr >> 16) & FORMAT_MODE == LINK_MODE
         packed = member.compress_size * 2 + int(member.compress_type == zipfile.ZIP_DEFLATED)
-        place = NO_PLAIN_FILE if is_link else (member.header_offset, packed, member.file_size, member.CRC)
-        yield ZipMember(name, place, member.is_dir())
+        location = NOT_A_FILE if is_link else (member.header_offset, packed, member.file_size, member.CRC)
+        yield ZipMember(name, location, member.is_dir())
 
 
 class ZipReader:
@@ -70,18 +69,18 @@ class ZipReader:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self, key: str, place: Place) -> Content:
-        """The bytes of the member at `place`; OSError where they are damaged."""
-        if place == NO_PLAIN_FILE:
-            raise OSError(f"no plain file in {self._path.name}; links inside an archive are not followed")
-        offset, packed, size_bytes, checksum = place
+    def read(self, key: str, location: Location) -> Content:
+        """The bytes of the member at `location`; OSError where they are damaged."""
+        if location == NOT_A_FILE:
+            raise OSError("no plain file; links inside an archive are not followed")
+        offset, packed, size_bytes, checksum = location
         with self._path.open("rb", buffering=0) as file:
-            header = read_open_piece(file.fileno(), offset, LOCAL_HEADER.size, self._path.name)
+            header = read_open_range(file.fileno(), offset, LOCAL_HEADER.size, self._path.name)
             if not header.startswith(LOCAL_SIGNATURE):
                 raise OSError(f"{self._path.name} is damaged before this file")
             _, name_bytes, extra_bytes = LOCAL_HEADER.unpack(header)
             start = offset + LOCAL_HEADER.size + name_bytes + extra_bytes
-            content = read_open_piece(file.fileno(), start, packed // 2, self._path.name)
+            content = read_open_range(file.fileno(), start, packed // 2, self._path.name)
         if packed % 2:
             if size_bytes > MAX_MEMBER_BYTES:
                 raise OSError(f"claims {size_bytes:,} bytes; allowed are {MAX_MEMBER_BYTES:,}")

@@ -10,7 +10,7 @@ BLOCK_BYTES = 2**20
 _AT_ONCE = os.O_RDONLY | os.O_NONBLOCK
 
 
-def read_plain_file(path: str) -> bytes:
+def read_regular_file(path: str) -> bytes:
     """The bytes of a file, in as few calls of the system as it takes.
 
     Raises:
@@ -33,14 +33,14 @@ def read_plain_file(path: str) -> bytes:
         os.close(descriptor)
 
 
-def read_piece(path: Path, offset: int, size_bytes: int) -> bytes:
+def read_range(path: Path, offset: int, size_bytes: int) -> bytes:
     """The bytes from `offset` on; OSError where the file is gone or ends before."""
     with path.open("rb", buffering=0) as file:
-        return read_open_piece(file.fileno(), offset, size_bytes, path.name)
+        return read_open_range(file.fileno(), offset, size_bytes, path.name)
 
 
-def read_open_piece(descriptor: int, offset: int, size_bytes: int, name: str) -> bytes:
-    """As `read_piece`, from a file that is open; several threads may share it. `name` is for the message."""
+def read_open_range(descriptor: int, offset: int, size_bytes: int, name: str) -> bytes:
+    """As `read_range`, from a file that is open; several threads may share it. `name` is for the message."""
     parts: list[bytes] = []
     missing = size_bytes
     while missing:
@@ -53,7 +53,7 @@ def read_open_piece(descriptor: int, offset: int, size_bytes: int, name: str) ->
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-class FilePart(io.RawIOBase):
+class FileRange(io.RawIOBase):
     """A stretch of an open file as a file of its own: an archive inside an archive.
 
     Args:

@@ -1,0 +1,86 @@
+"""The formats of sources: opens a source in its detected or named format."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from alexnet.data.sources.cifar_files import looks_like_cifar, open_cifar
+from alexnet.data.sources.class_folders import open_folder, open_tar, open_zip
+from alexnet.data.sources.csv_list import looks_like_csv, open_csv
+from alexnet.data.sources.idx import looks_like_idx, open_idx
+from alexnet.data.sources.ilsvrc import looks_like_ilsvrc, open_ilsvrc
+from alexnet.data.sources.listing import Source
+from alexnet.data.sources.parquet import looks_like_parquet, open_parquet
+from alexnet.data.sources.synset_tars import looks_like_synset_tars, open_synset_tars
+from alexnet.data.sources.webdataset import looks_like_webdataset, open_webdataset
+from alexnet.errors import RequestError
+
+
+class SourceFormat(NamedTuple):
+    """A format in which photographs with labels come."""
+
+    is_format: Callable[[Path], bool]
+    """Whether a path looks like it."""
+    open: Callable[[Path], Source]
+    description: str
+
+
+def _is_zip(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def _never(path: Path) -> bool:
+    """For a format that has to be named."""
+    return False
+
+
+# In the order in which they are tried. The folder comes last, since any folder looks like it.
+SOURCE_FORMATS = {
+    "cifar": SourceFormat(looks_like_cifar, open_cifar, "CIFAR-10 or CIFAR-100, binary or Python version"),
+    "cifar-100-coarse": SourceFormat(_never, partial(open_cifar, coarse=True), "CIFAR-100 with its 20 superclasses"),
+    "idx": SourceFormat(looks_like_idx, open_idx, "IDX files, such as MNIST's"),
+    "ilsvrc": SourceFormat(looks_like_ilsvrc, open_ilsvrc, "a folder with the archives of ILSVRC-2012 or ILSVRC-2010"),
+    "synset-tars": SourceFormat(looks_like_synset_tars, open_synset_tars, "a folder with one tar per synset"),
+    "parquet": SourceFormat(looks_like_parquet, open_parquet, "Parquet or Arrow files of the Hugging Face hub"),
+    "csv": SourceFormat(looks_like_csv, open_csv, "a CSV or TSV file of path,label[,split]"),
+    "webdataset": SourceFormat(looks_like_webdataset, open_webdataset, "WebDataset shards"),
+    "zip": SourceFormat(_is_zip, open_zip, "a zip with one folder per class"),
+    "tar": SourceFormat(Path.is_file, open_tar, "an uncompressed tar with one folder per class"),
+    "folder": SourceFormat(
+        Path.exists, open_folder, "a folder with one folder per class, under train/ and val/ or not"
+    ),
+}
+"""By the name that `--kind` takes."""
+
+
+def format_descriptions() -> dict[str, str]:
+    """What each source format is, by its name."""
+    return {name: one.description for name, one in SOURCE_FORMATS.items()}
+
+
+def open_source(path: Path, kind: str | None = None) -> Source:
+    """List the photographs at `path`. A source without splits has the single split `train`.
+
+    Args:
+        path: a file or a folder.
+        kind: a name in `SOURCE_FORMATS`; None detects the format.
+
+    Raises:
+        RequestError: the path does not exist, the format is unknown, or the source makes no sense.
+    """
+    described = "; ".join(f"{name} ({description})" for name, description in format_descriptions().items())
+    if kind is not None and kind not in SOURCE_FORMATS:
+        raise RequestError(f"--kind is {kind!r}; allowed are {described}")
+    if not path.exists():
+        raise RequestError(f"{path} does not exist; a source is one of {described}")
+    try:
+        chosen = SOURCE_FORMATS[kind] if kind else next(one for one in SOURCE_FORMATS.values() if one.is_format(path))
+        return chosen.open(path)
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise RequestError(
+            f"cannot read {error.filename or path}: {error.strerror}; allow it, or name another source"
+        ) from error
