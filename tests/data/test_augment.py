@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data import augment
-from alexnet.data.augment import Batch, MeanAt, View, crop_margin, cut_view, draw, philox, to_input, views
+from alexnet.data.augment import Batch, MeanAt, View, crop_margin, crop_view, draw, philox, to_input, views
 from alexnet.data.dataset import Statistics
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
@@ -156,12 +156,12 @@ def test_a_view_loses_the_mean_of_its_place_or_the_center(view: View) -> None:
     generator = np.random.default_rng(1)
     images = generator.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     mean = generator.uniform(0, 255, (8, 8, 3)).astype(np.float32)
-    got = cut_view(torch.from_numpy(images), view, 5, torch.from_numpy(mean))
+    got = crop_view(torch.from_numpy(images), view, 5, torch.from_numpy(mean))
     whole = (images.astype(np.float64) - mean)[:, view.row : view.row + 5, view.column : view.column + 5]
     expected = whole[:, :, ::-1] if view.mirrored else whole
     assert np.allclose(got.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)
 
-    got = cut_view(torch.from_numpy(images), view, 5, torch.from_numpy(mean), "center")
+    got = crop_view(torch.from_numpy(images), view, 5, torch.from_numpy(mean), "center")
     cut = images.astype(np.float64)[:, view.row : view.row + 5, view.column : view.column + 5]
     expected = (cut[:, :, ::-1] if view.mirrored else cut) - mean[1:6, 1:6]
     assert np.allclose(got.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)

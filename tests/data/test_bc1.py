@@ -10,7 +10,7 @@ from PIL import Image
 
 from alexnet.data.bc1 import decode_crops, encode, num_block_rows
 from alexnet.data.dataset import Split
-from alexnet.data.device_cache import DeviceImageCache, bytes_of
+from alexnet.data.device_cache import DeviceImageCache, cache_bytes
 from alexnet.system import numba_jit
 
 pytestmark = pytest.mark.skipif(bool(numba_jit.why_not), reason=f"no Numba: {numba_jit.why_not}")
@@ -76,7 +76,7 @@ def test_decoded_as_pillow_does(side: int, num: int, seed: int) -> None:
     images = textured(num, side, seed)
     blocks = encode(images)
     assert blocks.shape == (num, num_block_rows(side), num_block_rows(side), 2)
-    assert blocks.nbytes == bytes_of(num, side, blocks=True)
+    assert blocks.nbytes == cache_bytes(num, side, bc1=True)
     if num:
         assert np.array_equal(decoded(blocks, side), decoded_by_pillow(blocks, side))
 
@@ -164,5 +164,5 @@ def test_resident_blocks_do_not_depend_on_the_threads() -> None:
     split = Split("train", images, np.arange(600), [""] * 600)
     samples = np.arange(1, 600, 2)
     for workers in (1, 3):
-        device_cache = DeviceImageCache(split, samples, torch.device("cpu"), blocks=True, workers=workers)
+        device_cache = DeviceImageCache(split, samples, torch.device("cpu"), bc1=True, workers=workers)
         assert np.array_equal(device_cache.images.numpy(), encode(images[samples]))

@@ -1,4 +1,4 @@
-"""A batch cut and finished on the device, by torch's operations or the Triton kernel, is that of the processor."""
+"""A batch cropped and normalized on the device, by torch's operations or the Triton kernel, equals the CPU's."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from alexnet.data.augment import Batch, MeanAt, to_input
 from alexnet.data.bc1 import decode_crops, encode
 from alexnet.data.dataset import Split
 from alexnet.data.device_cache import DeviceImageCache
-from alexnet.data.loader import cut_crops
+from alexnet.data.loader import read_crops
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIDE, CROP = 14, 9
@@ -18,7 +18,7 @@ def batch_of(images: np.ndarray, samples: np.ndarray, seed: int = 0) -> Batch:
     random = np.random.default_rng(seed)
     corners = random.integers(0, SIDE - CROP + 1, (len(samples), 2)).astype(np.int16)
     return Batch(
-        images=torch.from_numpy(cut_crops(images, samples, corners, CROP)),
+        images=torch.from_numpy(read_crops(images, samples, corners, CROP)),
         labels=torch.zeros(len(samples), dtype=torch.int64),
         samples=torch.from_numpy(samples),
         corners=torch.from_numpy(corners),
@@ -39,12 +39,12 @@ def mean_image() -> torch.Tensor:
 
 @pytest.mark.parametrize("mean_at", ["crop", "center"])
 @pytest.mark.parametrize("divisor", [1.0, 1.1])
-def test_resident_images_give_the_same_input(
+def test_cached_images_give_the_same_input(
     images: np.ndarray, mean_image: torch.Tensor, mean_at: MeanAt, divisor: float
 ) -> None:
     batch = batch_of(images, np.array([3, 19, 0, 3, 7]))
     want = to_input(batch, mean_image, torch.device("cpu"), mean_at=mean_at, divisor=divisor)
-    uncut = batch.each(lambda tensor: tensor)
+    uncut = batch.map(lambda tensor: tensor)
     uncut = Batch(**{**vars(uncut), "images": torch.empty(5, 0, 0, 3, dtype=torch.uint8)})
     got = to_input(
         uncut,
@@ -60,24 +60,24 @@ def test_resident_images_give_the_same_input(
 
 
 @pytest.mark.parametrize("mean_at", ["crop", "center"])
-@pytest.mark.parametrize("stored", ["crops", "whole", "blocks"])
+@pytest.mark.parametrize("stored", ["crops", "whole", "bc1"])
 def test_the_kernel_gives_the_same_input(
     images: np.ndarray, mean_image: torch.Tensor, mean_at: MeanAt, stored: str
 ) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
-    from alexnet.data.crop_kernel import finish
+    from alexnet.data.crop_kernel import crop_and_normalize
 
     samples = np.array([3, 19, 0, 3, 7])
     device_cache = torch.from_numpy(images)
-    if stored == "blocks":
+    if stored == "bc1":
         device_cache = torch.from_numpy(encode(images))
         whole = torch.zeros(len(images), 2, dtype=torch.int16)
         images = decode_crops(device_cache, torch.arange(len(images)), whole, SIDE).numpy()
     batch = batch_of(images, samples)
     want = to_input(batch, mean_image, torch.device("cpu"), mean_at=mean_at, divisor=1.1)
-    given = batch.each(lambda tensor: tensor.to(DEVICE))
+    given = batch.map(lambda tensor: tensor.to(DEVICE))
     for dtype in (torch.float32, torch.bfloat16):
-        got = finish(
+        got = crop_and_normalize(
             given.images if stored == "crops" else device_cache.to(DEVICE),
             None if stored == "crops" else given.samples,
             given.corners,
@@ -104,13 +104,13 @@ def test_images_beyond_two_thousand_million_words(images: np.ndarray, mean_image
     batch = batch_of(images, np.array([3, 19, 0]))
     found = []
     for device_cache, first in ((many, num - len(images)), (blocks, 0)):
-        placed = batch.each(lambda tensor: tensor)
+        placed = batch.map(lambda tensor: tensor)
         placed = Batch(**{**vars(placed), "samples": batch.samples + first, "images": torch.empty(3, 0, 0, 3)})
         found.append(to_input(placed, mean_image, DEVICE, device_cache=device_cache, crop=CROP))
     assert torch.equal(*found)
 
 
-def test_resident_images_of_some_samples(images: np.ndarray) -> None:
+def test_cached_images_of_some_samples(images: np.ndarray) -> None:
     split = Split("train", images, np.arange(20), [""] * 20)
     told: list[tuple[int, int]] = []
     samples = np.array([2, 5, 6, 19])

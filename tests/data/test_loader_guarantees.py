@@ -125,7 +125,7 @@ def test_a_sample_that_comes_again_is_cropped_anew() -> None:
 
 
 def test_weights_of_nothing_are_refused() -> None:
-    with pytest.raises(RequestError, match="no image of these has a weight above 0"):
+    with pytest.raises(RequestError, match="has a weight above 0"):
         Loader(split_of(3), STATISTICS, SETTINGS, 2, 0, weights=np.zeros(3))
 
 
@@ -210,7 +210,7 @@ def test_joined_sets_serve_each_image_once_with_one_label_a_class(two_sets: list
         own = part.splits["train"]
         assert np.array_equal(split.images[index], own.images[place])
         assert data.classes[split.labels[index]].id == part.classes[own.labels[place]].id
-        assert split.key(index) == f"{part.folder}/{own.key(place)}"
+        assert split.keys[index] == f"{part.folder}/{own.keys[place]}"
     assert np.array_equal(split.images[10:20], np.stack([split.images[index] for index in range(10, 20)]))
     loader = Loader(split, data.statistics, DataSettings(crop=16), 5, 0, workers=2)
     served = torch.cat([batch.samples for batch in loader.batches(0, loader.steps_per_epoch)])
@@ -229,9 +229,9 @@ def test_joined_statistics_are_those_of_all_images(two_sets: list[PreparedData],
     assert np.allclose(rebuilt, expected, rtol=1e-6)
 
 
-def test_sets_that_cannot_be_joined_are_refused(two_sets: list[PreparedData], make_tree, tmp_path: Path) -> None:
+def test_sets_that_cannot_be_concatenated_are_refused(two_sets: list[PreparedData], make_tree, tmp_path: Path) -> None:
     other = prepare(make_tree("third"), tmp_path / "c", side=32)
-    with pytest.raises(RequestError, match=r"different sides cannot be joined \(.*a 24, .*c 32 pixels\)"):
+    with pytest.raises(RequestError, match=r"different image sides cannot be concatenated \(.*a 24, .*c 32 pixels\)"):
         open_data([two_sets[0].folder, other.folder])
-    with pytest.raises(RequestError, match="stands there twice"):
+    with pytest.raises(RequestError, match="is named twice"):
         open_data([two_sets[0].folder, two_sets[0].folder])

@@ -35,8 +35,8 @@ def test_pixels_labels_keys_and_statistics(tmp_path: Path) -> None:
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 7, "val": 3}
     for split in data.splits.values():
         for index in range(len(split)):
-            assert np.array_equal(split.images[index], pictures[split.key(index)])
-            assert data.classes[split.labels[index]].id == split.key(index).split("/")[1]
+            assert np.array_equal(split.images[index], pictures[split.keys[index]])
+            assert data.classes[split.labels[index]].id == split.keys[index].split("/")[1]
     train = np.stack([pixels for place, pixels in pictures.items() if place.startswith("train")]).astype(np.float64)
     statistics = data.statistics
     assert statistics.mean_image.dtype == np.float32

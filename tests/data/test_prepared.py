@@ -46,7 +46,7 @@ def test_a_prepared_data_set_opens(tmp_path: Path) -> None:
     assert (data.title, data.generated, data.side, data.num_classes, data.checksum) == ("tiny", True, 4, 2, "c")
     assert [one.name for one in data.classes] == ["first", "second"]
     assert len(data.splits["train"]) == 5
-    assert data.splits["train"].key(4) == "train/é/4"
+    assert data.splits["train"].keys[4] == "train/é/4"
     assert not data.splits["train"].images.flags.writeable
     assert data.evaluation_split == "test"
     assert data.original_sizes("test").tolist() == [[9, 9]] * 3
@@ -60,7 +60,7 @@ def test_val_is_measured_before_test(tmp_path: Path) -> None:
 
 
 def test_what_is_no_prepared_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"there is no prepared data set at .*alexnet prepare"):
+    with pytest.raises(RequestError, match=r"nothing does not exist; prepare a data set with: alexnet prepare"):
         PreparedData.open(tmp_path / "nothing")
     with pytest.raises(RequestError, match=r"not a prepared data set .*alexnet prepare"):
         PreparedData.open(tmp_path)
@@ -70,7 +70,7 @@ def test_another_format_version_is_refused_with_what_to_do(tmp_path: Path) -> No
     write_prepared(tmp_path / "set", {"train": 2})
     path = tmp_path / "set" / "dataset.json"
     path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 99'))
-    with pytest.raises(RequestError, match="format version 99, this program reads 2; prepare it again"):
+    with pytest.raises(RequestError, match=r"format version 99; this version of alexnet reads 2\. Prepare it again"):
         PreparedData.open(tmp_path / "set")
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.sampler import Batching, repeats, sample_weights, share_of_rank, weighted_order
+from alexnet.data.sampler import Batching, earlier_occurrences, rank_slice, sample_weights, weighted_order
 from alexnet.errors import RequestError
 
 WEIGHTS = st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1e3)), min_size=1, max_size=50).filter(any)
@@ -35,15 +35,15 @@ def test_over_many_epochs_the_parts_of_a_place_come_out_too() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(samples=st.lists(st.integers(0, 6), min_size=1, max_size=40))
-def test_repeats_counts_what_came_before(samples: list[int]) -> None:
+def test_earlier_occurrences_counts_what_came_before(samples: list[int]) -> None:
     expected = [samples[:place].count(sample) for place, sample in enumerate(samples)]
-    assert repeats(np.array(samples)).tolist() == expected
+    assert earlier_occurrences(np.array(samples)).tolist() == expected
 
 
 @settings(max_examples=100, deadline=None)
 @given(num=st.integers(0, 300), num_ranks=st.integers(1, 9))
 def test_the_ranks_parts_are_the_batch(num: int, num_ranks: int) -> None:
-    parts = [list(range(num))[share_of_rank(num, rank, num_ranks)] for rank in range(num_ranks)]
+    parts = [list(range(num))[rank_slice(num, rank, num_ranks)] for rank in range(num_ranks)]
     assert [one for part in parts for one in part] == list(range(num))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

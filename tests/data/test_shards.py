@@ -14,7 +14,7 @@ from PIL import Image
 
 from alexnet.data import shards
 from alexnet.data.dataset import PreparedData
-from alexnet.data.loader import cut_crops
+from alexnet.data.loader import read_crops
 from alexnet.data.preparation.prepare import prepare
 from alexnet.data.shards import JpegImages, UnreadableSample
 from alexnet.errors import RequestError
@@ -47,7 +47,7 @@ def test_shards_are_plain_tars_of_jpeg_and_label(data: PreparedData) -> None:
         assert (image_name, label_name) == (f"{index:09d}.jpg", f"{index:09d}.cls")
         assert int(label) == data.splits["train"].labels[index]
         # What is stored is the original at quality 95 with color at half resolution, encoded by the same library.
-        with Image.open(data.folder.parent / "source" / data.splits["train"].key(index)) as original:
+        with Image.open(data.folder.parent / "source" / data.splits["train"].keys[index]) as original:
             assert image == simplejpeg.encode_jpeg(np.asarray(original), 95, "RGB", "420")
         with Image.open(io.BytesIO(image)) as stored:
             assert np.array_equal(data.splits["train"].images[index], np.asarray(stored))
@@ -94,8 +94,8 @@ def test_images_are_indexed_like_an_array(data: PreparedData) -> None:
     assert np.array_equal(images[np.array([5, 0, 5])], one_by_one[[5, 0, 5]])
     corners = np.array([[0, 4], [3, 1]], np.int16)
     samples = np.array([6, 2])
-    cut = cut_crops(images, samples, corners, 20)
-    assert np.array_equal(cut, cut_crops(one_by_one, samples, corners, 20))
+    cut = read_crops(images, samples, corners, 20)
+    assert np.array_equal(cut, read_crops(one_by_one, samples, corners, 20))
     assert np.array_equal(cut[1], one_by_one[2, 3:23, 1:21])
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet.cli.main import main
-from alexnet.data.sampler import share_of_rank
+from alexnet.data.sampler import rank_slice
 from alexnet.errors import RequestError
 from alexnet.parallel.layout import Layout
 from alexnet.parallel.process_group import init_process_group, world_size
@@ -63,7 +63,7 @@ def test_every_image_of_an_epoch_is_one_processs(images: int, batch_size: int, n
         seen = 0
         for step in range(epoch * phase.steps_per_epoch, (epoch + 1) * phase.steps_per_epoch):
             length = phase.batch_length(step)
-            parts = [share_of_rank(length, rank, num) for rank in range(num)]
+            parts = [rank_slice(length, rank, num) for rank in range(num)]
             assert [row for part in parts for row in range(part.start, part.stop)] == list(range(length))
             seen += length
         assert seen == images

@@ -205,7 +205,7 @@ def test_all_images_on_the_device_leave_none_to_stand_in(cache: Any) -> None:
 def test_images_that_do_not_fit_are_refused(
     cache: Any, free: int, refused: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "free_bytes", lambda device: free)
+    monkeypatch.setattr(assembly, "free_gpu_bytes", lambda device: free)
     recipe = replace(SMALL, data=replace(SMALL.data, subset=10), training=replace(SMALL.training, cache=cache))
     run = UnwrittenRunFolder(tmp_path / "run")
     if not refused:
@@ -238,7 +238,7 @@ def test_images_lie_on_the_device_unasked_where_half_of_it_holds_them(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(assembly, "free_bytes", lambda device: free)
+    monkeypatch.setattr(assembly, "free_gpu_bytes", lambda device: free)
     monkeypatch.setattr("alexnet.system.numba_jit.why_not", "" if numba else "no such module")
     monkeypatch.setattr(assembly, "TELL_EVERY_S", 0.0)
     recipe = replace(

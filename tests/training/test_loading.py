@@ -71,7 +71,7 @@ def test_an_unreadable_image_stops_and_the_run_goes_on_when_told_to_replace_it(
     jpeg: PreparedData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(jpeg, 5)
-    key = jpeg.splits["train"].key(5)
+    key = jpeg.splits["train"].keys[5]
     with pytest.raises(
         WorkError, match=rf"^{key}: image 5 in .*train-000000\.tar is damaged.* go on with `alexnet res"
     ):
@@ -139,7 +139,7 @@ def test_a_damaged_validation_image_stops_and_the_run_can_go_on(jpeg: PreparedDa
     assert shard == 0
     middle = offset + size_bytes // 2
     (jpeg.folder / "val-000000.tar").write_bytes(content[:middle] + bytes(40) + content[middle + 40 :])
-    key = jpeg.splits["val"].key(2)
+    key = jpeg.splits["val"].keys[2]
     with pytest.raises(
         WorkError,
         match=rf"^{key} of split 'val' cannot be read, and a split is evaluated as a whole or not at all: image 2",

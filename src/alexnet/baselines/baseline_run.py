@@ -96,7 +96,7 @@ def run_baseline(
             raise Interrupted(f"stopped; go on with `{_command(recipe, folders, run_folder)}`") from None
         except UnreadableSample as error:
             _note(run, effort, "interrupted")
-            raise WorkError(f"{training.named(error)}; when the data set is whole again, run the same again") from error
+            raise WorkError(f"{training.with_key(error)}; repair the data set and rerun the same command") from error
         except (RequestError, WorkError):
             _note(run, effort, "failed")
             raise

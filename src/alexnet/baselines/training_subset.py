@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import PreparedData, Split
-from alexnet.data.shards import OneByOne, StoredImages, UnreadableSample
+from alexnet.data.shards import LazyImages, StoredImages, UnreadableSample
 from alexnet.errors import RequestError
 from alexnet.runs.baseline_recipe import ProtocolSettings
 
@@ -15,7 +15,7 @@ REST = "rest"
 """Name of the split of training images that were not drawn."""
 
 
-class ChosenImages(OneByOne):
+class ChosenImages(LazyImages):
     """Some images of a store, as an array of them.
 
     Args:

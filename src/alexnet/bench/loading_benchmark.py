@@ -27,7 +27,7 @@ from alexnet.bench.sample_photos import write_photographs
 from alexnet.bench.timing import alternate, median_ratio, workers_or_cores
 from alexnet.data.augment import draw, to_input
 from alexnet.data.dataset import PreparedData
-from alexnet.data.loader import Loader, cut_crops
+from alexnet.data.loader import Loader, read_crops
 from alexnet.data.preparation.prepare import prepare
 from alexnet.data.shards import JpegImages
 from alexnet.errors import RequestError
@@ -251,10 +251,10 @@ def _parts(data: PreparedData) -> dict[str, float]:
         both = _microseconds(lambda: [images.decode(int(sample)) for sample in samples], len(samples))
         parts["decode"] = max(0.0, both - parts["read"])
         pixels = images[samples]
-        parts["crop"] = _microseconds(lambda: cut_crops(pixels, samples, corners, CROP_PX), len(samples))
+        parts["crop"] = _microseconds(lambda: read_crops(pixels, samples, corners, CROP_PX), len(samples))
     else:
         # Mapped from the disk: reading and cutting are one.
-        parts["read and crop"] = _microseconds(lambda: cut_crops(images, samples, corners, CROP_PX), len(samples))
+        parts["read and crop"] = _microseconds(lambda: read_crops(images, samples, corners, CROP_PX), len(samples))
     parts["draw"] = _microseconds(lambda: draw(settings, data.statistics, SIDE_PX, 0, 0, samples), len(samples))
     batch = _loader(data, 1).batch(0)
     mean_image = torch.from_numpy(np.array(data.statistics.mean_image))

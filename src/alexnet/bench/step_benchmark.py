@@ -231,7 +231,7 @@ def _product(
         step = EagerStep(training) if within is reference_ops else step_of(training)
     phase, batch = training.plan.phases[0], _batch(training)
     if training.device.type == "cuda" and within is not reference_ops:
-        batch = batch.each(lambda tensor: tensor.to(training.device))
+        batch = batch.map(lambda tensor: tensor.to(training.device))
 
     def product() -> None:
         with within():

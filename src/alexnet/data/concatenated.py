@@ -1,4 +1,4 @@
-"""Several prepared data sets as one: classes by id, images one set after the other, statistics of all together."""
+"""Several prepared data sets as one: classes matched by id, images concatenated, statistics combined."""
 
 import hashlib
 from bisect import bisect_right
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.data.preparation.statistics import color_components
-from alexnet.data.shards import OneByOne, StoredImages, UnreadableSample
+from alexnet.data.shards import LazyImages, StoredImages, UnreadableSample
 from alexnet.errors import RequestError
 
 
-class ConcatenatedImages(OneByOne):
-    """The images of several stores, one after the other, as one array.
+class ConcatenatedImages(LazyImages):
+    """The images of several stores, concatenated, as one array.
 
     Args:
-        parts: each (N_i, S, S, 3), all of one side.
+        parts: each (N_i, S, S, 3), all of the same side.
     """
 
     def __init__(self, parts: Sequence[StoredImages]) -> None:
@@ -28,16 +28,16 @@ class ConcatenatedImages(OneByOne):
 
     def decode(self, image: int) -> NDArray[np.uint8]:
         """The pixels of an image, uint8 (S, S, 3)."""
-        part, place = _part_and_place(self._ends, image)
+        part, own_index = _part_and_index(self._ends, image)
         try:
-            pixels: NDArray[np.uint8] = self._parts[part][place]
+            pixels: NDArray[np.uint8] = self._parts[part][own_index]
         except UnreadableSample as error:
             raise UnreadableSample(str(error), image) from error
         return pixels
 
 
 class ConcatenatedKeys(Sequence[str]):
-    """Where the images of several splits came from, each key behind the path of its data set."""
+    """The keys of several splits, each prefixed with the path of its data set."""
 
     def __init__(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
         self._parts = list(parts)
@@ -46,15 +46,15 @@ class ConcatenatedKeys(Sequence[str]):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    # The one form of indexing that is needed.
+    # Only this form of indexing is needed.
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        part, place = _part_and_place(self._ends, index)
+        part, own_index = _part_and_index(self._ends, index)
         folder, keys = self._parts[part]
-        return f"{folder}/{keys[place]}"
+        return f"{folder}/{keys[own_index]}"
 
 
-def _part_and_place(ends: Sequence[int], index: int) -> tuple[int, int]:
-    """Which of several parts, given where each ends, holds item `index`, and at which place of its own."""
+def _part_and_index(ends: Sequence[int], index: int) -> tuple[int, int]:
+    """Which of several parts, given where each ends, holds item `index`, and its index in that part."""
     if not 0 <= index < ends[-1]:
         raise IndexError(f"item {index} of {ends[-1]}")
     part = bisect_right(ends, index)
@@ -64,26 +64,27 @@ def _part_and_place(ends: Sequence[int], index: int) -> tuple[int, int]:
 def open_data(folders: Path | Sequence[Path]) -> PreparedData:
     """Open one prepared data set, or several as one.
 
-    Classes are the same where their ids are; they stand in the order of the first set, then of the next. Splits of the
-    same name are joined. Mean and covariance are those of all training images together.
+    Classes with the same id are the same class; their order is that of the first set, then of the next. Splits of the
+    same name are concatenated. Mean and covariance are those of all training images.
 
     Args:
         folders: one, or a list of one or more.
 
     Raises:
-        RequestError: one of them is no prepared data set, one stands there twice, or their sides differ.
+        RequestError: a folder is not a prepared data set or named twice, or the image sides differ.
     """
     folders = [folders] if isinstance(folders, Path) else folders
     parts = [PreparedData.open(folder) for folder in folders]
     if len(parts) == 1:
         return parts[0]
     if len({folder.resolve() for folder in folders}) < len(folders):
-        raise RequestError(f"{', '.join(map(str, folders))}: a data set stands there twice; name each once")
+        raise RequestError(f"{', '.join(map(str, folders))}: a data set is named twice; name each once")
     sides = [part.side for part in parts]
     if len(set(sides)) > 1:
         described = ", ".join(f"{part.folder} {part.side}" for part in parts)
         raise RequestError(
-            f"data sets of different sides cannot be joined ({described} pixels); prepare them with one --side"
+            f"data sets of different image sides cannot be concatenated ({described} pixels); prepare them "
+            "with the same --side"
         )
     classes: dict[str, ClassInfo] = {}
     for part in parts:
@@ -97,18 +98,18 @@ def open_data(folders: Path | Sequence[Path]) -> PreparedData:
         title=" + ".join(part.title for part in parts),
         generated=any(part.generated for part in parts),
         classes=tuple(classes.values()),
-        splits={name: _joined_split(name, parts, labels) for name in names},
+        splits={name: _concatenated_split(name, parts, labels) for name in names},
         side=sides[0],
         statistics=concatenated_statistics(
             [part.statistics for part in parts], [len(part.splits["train"]) for part in parts]
         ),
         checksum=digest.hexdigest(),
         store=" + ".join(part.store for part in parts),
-        description={"joined": [{"folder": str(part.folder), "splits": list(part.splits)} for part in parts]},
+        description={"concatenated": [{"folder": str(part.folder), "splits": list(part.splits)} for part in parts]},
     )
 
 
-def _joined_split(name: str, parts: Sequence[PreparedData], labels: dict[str, int]) -> Split:
+def _concatenated_split(name: str, parts: Sequence[PreparedData], labels: dict[str, int]) -> Split:
     having = [part for part in parts if name in part.splits]
     of_part = [
         np.array([labels[one.id] for one in part.classes], np.int64)[part.splits[name].labels] for part in having
@@ -122,32 +123,32 @@ def _joined_split(name: str, parts: Sequence[PreparedData], labels: dict[str, in
 
 
 def concatenated_statistics(parts: Sequence[Statistics], counts: Sequence[int]) -> Statistics:
-    """Mean image and covariance of several sets of images together.
+    """Mean image and covariance of the union of several sets of images.
 
-    The covariance of all pixels is the mean of the sets' covariances and of what their mean colors differ from the
-    whole one, each set by its number of images.
+    The covariance of all pixels is the mean, weighted by the number of images, of the sets' covariances plus the
+    outer products of the differences between their mean colors and the overall one.
 
     Args:
-        parts: of sets of images of one side.
-        counts: images in each, 1 or more.
+        parts: of sets of images of the same side.
+        counts: images per set, 1 or more.
     """
-    shares = np.array(counts, np.float64) / sum(counts)
-    mean_image = sum(share * part.mean_image.astype(np.float64) for share, part in zip(shares, parts, strict=True))
+    weights = np.array(counts, np.float64) / sum(counts)
+    mean_image = sum(weight * part.mean_image.astype(np.float64) for weight, part in zip(weights, parts, strict=True))
     colors = [part.mean_image.astype(np.float64).mean((0, 1)) for part in parts]  # each (3,)
-    color = sum(share * one for share, one in zip(shares, colors, strict=True))
+    color = sum(weight * one for weight, one in zip(weights, colors, strict=True))
     covariance = sum(
-        share * (part.covariance + np.outer(one - color, one - color))
-        for share, part, one in zip(shares, parts, colors, strict=True)
+        weight * (part.covariance + np.outer(one - color, one - color))
+        for weight, part, one in zip(weights, parts, colors, strict=True)
     )
     eigenvalues, eigenvectors = color_components(np.asarray(covariance))
     return Statistics(np.asarray(mean_image, np.float32), np.asarray(covariance), eigenvalues, eigenvectors)
 
 
 def count_leaks(folders: Sequence[Path]) -> int | None:
-    """Images that one of several data sets keeps for validation or test and another one trains on.
+    """Images in the validation or test split of one data set that are in the training split of another.
 
-    Found are those whose stored bytes are the same. None where one set stores pixels and another JPEG files: their
-    bytes cannot be compared.
+    Two images count as the same if their stored bytes are. None if one set stores pixels and another JPEG files,
+    whose bytes cannot be compared.
     """
     folders = [folders] if isinstance(folders, Path) else folders
     parts = [PreparedData.open(folder) for folder in folders]
@@ -166,5 +167,5 @@ _DIGEST = np.dtype([("first", "<u8"), ("second", "<u8")])
 
 
 def _comparable(part: PreparedData, split: str) -> NDArray[np.void]:
-    """The digests of a split as numbers that can be sorted, (N,)."""
+    """The digests of a split as sortable numbers, (N,)."""
     return np.ascontiguousarray(part.digests(split)).view(_DIGEST)[:, 0]

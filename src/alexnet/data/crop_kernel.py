@@ -1,6 +1,6 @@
-"""A training batch from stored pixels to what the network reads, in one pass on a GPU, in Triton.
+"""Crops and normalizes a training batch in one pass on a GPU, in Triton.
 
-Axes: B images, S the side of a crop. `TRITON_INTERPRET=1`, set before the start, runs it on a processor, slowly.
+Axes: B images, S the side of a crop. The environment variable `TRITON_INTERPRET=1` runs it on a CPU, slowly.
 """
 
 import torch
@@ -11,25 +11,25 @@ _BLOCK = 1024
 
 
 @triton.jit
-def _finish_kernel(
+def _crop_kernel(
     images, rows, corners, mirror, noise, mean_image, result, side, mean_side, divisor,
-    CROP: tl.constexpr, WHOLE: tl.constexpr, BLOCKS: tl.constexpr, CENTER: tl.constexpr, BLOCK: tl.constexpr,
+    CROP: tl.constexpr, WHOLE: tl.constexpr, BC1: tl.constexpr, CENTER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """WHOLE: `images` are stored ones, of which `rows` says which and `corners` where; else they are the crops.
+    """WHOLE: `images` are whole images, of which `rows` and `corners` select the crops; otherwise they are the crops.
 
-    BLOCKS: the stored ones are blocks of 4 x 4 pixels, `side` of them along an image's side.
+    BC1: the whole images are BC1 blocks of 4 x 4 pixels, `side` of them along an image's side.
     """
     image = tl.program_id(0)
-    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)  # among the S * S * 3 numbers of the crop
-    mask = place < CROP * CROP * 3
-    color = place % 3
-    column = place // 3 % CROP
-    row = place // 3 // CROP
+    position = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)  # among the S * S * 3 numbers of the crop
+    mask = position < CROP * CROP * 3
+    color = position % 3
+    column = position // 3 % CROP
+    row = position // 3 // CROP
     top = tl.load(corners + 2 * image).to(tl.int32)
     left = tl.load(corners + 2 * image + 1).to(tl.int32)
-    # A mirrored image is read from the right; so is its own place of the mean image, but not the mean image's center.
+    # A mirrored crop is read from the right; so is the same crop of the mean image, but not the mean image's center.
     read = tl.where(tl.load(mirror + image) != 0, CROP - 1 - column, column)
-    if BLOCKS:
+    if BC1:
         images += tl.load(rows + image).to(tl.int64) * side * side * 2
         stored_row, stored_column = top + row, left + read
         words = images + (stored_row // 4 * side + stored_column // 4) * 2
@@ -55,7 +55,7 @@ def _finish_kernel(
     value -= tl.load(mean_image + of_mean, mask=mask, other=0.0)
     value += tl.load(noise + 3 * image + color, mask=mask, other=0.0)
     tl.store(
-        result + image.to(tl.int64) * CROP * CROP * 3 + place,
+        result + image.to(tl.int64) * CROP * CROP * 3 + position,
         (value / divisor).to(result.dtype.element_ty),
         mask=mask,
     )
@@ -63,7 +63,7 @@ def _finish_kernel(
 
 @triton.jit
 def _decoded(colors, indices, pixel, color):
-    """One of the three numbers, 0..255, of a pixel, 0..15, of a block of two words (`data/bc1.py`)."""
+    """A color, 0..255, of a pixel, 0..15, of a BC1 block of two words (`data/bc1.py`)."""
     index = (indices >> (2 * pixel)) & 3
     of_second = tl.where(index < 2, 3 * index, index - 1)  # thirds
     shift = tl.where(color == 0, 11, tl.where(color == 1, 5, 0))
@@ -75,7 +75,7 @@ def _decoded(colors, indices, pixel, color):
     return (first * (3 - of_second) + second * of_second) // 3
 
 
-def finish(
+def crop_and_normalize(
     images: torch.Tensor,
     rows: torch.Tensor | None,
     corners: torch.Tensor,
@@ -88,20 +88,20 @@ def finish(
     divisor: float,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Batching, less the mean image, mirrored, plus noise, divided; everything on one GPU.
+    """Crops minus the mean image, mirrored, plus noise, divided; all on one GPU.
 
     Args:
-        images: with `rows` whole images, uint8 (N, side, side, 3) or their blocks, int32 (N, R, R, 2); without, the
-            crops, uint8 (B, S, S, 3).
-        rows: int64 (B,), which of the images; None where they are cut already.
+        images: with `rows` whole images, uint8 (N, side, side, 3) or in BC1, int32 (N, R, R, 2); without, the crops,
+            uint8 (B, S, S, 3).
+        rows: int64 (B,), indices into the images; None if they are crops already.
         corners: int16 (B, 2), see `Draws`.
         mirror: bool (B,), see `Draws`.
         noise: float32 (B, 3), see `Draws`.
         mean_image: float32 (side, side, 3).
         crop: S, pixels.
-        center: whether the mean image's center is subtracted, or the crop's own place of it.
+        center: whether the mean image's center is subtracted, or the same crop of it.
         divisor: of the whole result.
-        dtype: of the result, into which float32 is rounded.
+        dtype: of the result, to which float32 is rounded.
 
     Returns:
         (B, S, S, 3).
@@ -110,9 +110,9 @@ def finish(
     result = torch.empty(num, crop, crop, 3, dtype=dtype, device=images.device)
     if num:
         with torch.cuda.device_of(images):
-            _finish_kernel[num, triton.cdiv(crop * crop * 3, _BLOCK)](
+            _crop_kernel[num, triton.cdiv(crop * crop * 3, _BLOCK)](
                 images,
-                corners if rows is None else rows,  # without rows the place is not read
+                corners if rows is None else rows,  # without rows it is not read
                 corners,
                 mirror.view(torch.uint8),
                 noise,
@@ -123,7 +123,7 @@ def finish(
                 divisor,
                 CROP=crop,
                 WHOLE=rows is not None,
-                BLOCKS=images.dtype == torch.int32,
+                BC1=images.dtype == torch.int32,
                 CENTER=center,
                 BLOCK=_BLOCK,
             )

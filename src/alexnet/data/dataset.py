@@ -1,12 +1,14 @@
-"""The prepared data set: a folder that every later stage reads.
+"""The prepared data set: a folder that everything after preparation reads.
 
-`dataset.json` describes it. The images of a split are one array (`store=pixels`: `<split>-images.npy`, uint8
-(N, S, S, 3), RGB) or tar shards of JPEG files (`store=jpeg`: `<split>-000000.tar` ..., with offsets in
-`<split>-index.npy`).
-Beside them, for each split: `-labels.npy` (int64 (N,)), `-keys.npy` and `-key-ends.npy` (where each image came from),
-`-digests.npy` (uint8 (N, 16), of the stored bytes) and `-sizes.npy` (int32 (N, 2), height and width of the original).
-`statistics.npz` holds what the training images say about mean and color; `refused.jsonl` names the files that could
-not be read, with the reason; `duplicates.jsonl` the images that are stored more than once.
+- `dataset.json` describes it: format version, classes, splits, image side, store, checksum, how it was made.
+- `<split>-images.npy` (`store=pixels`): uint8 (N, S, S, 3), RGB.
+- `<split>-000000.tar` ... (`store=jpeg`): shards of JPEG files, and `<split>-index.npy`: int64 (N, 3), the shard of
+  each image, its offset there and its length.
+- `<split>-labels.npy`: int64 (N,). `<split>-keys.npy`, `<split>-key-ends.npy`: where each image came from.
+- `<split>-digests.npy`: uint8 (N, 16), of the stored bytes. `<split>-sizes.npy`: int32 (N, 2), height and width of the
+  originals.
+- `statistics.npz`: mean image and color covariance of the training images.
+- `refused.jsonl`: the files that could not be used, with reasons. `duplicates.jsonl`: images stored more than once.
 """
 
 import hashlib
@@ -31,12 +33,12 @@ REFUSED_FILE = "refused.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
 STORES = ("pixels", "jpeg")
 DIGEST_BYTES = 16
-"""Kept of each image's SHA-256: enough that chance never makes two images equal."""
+"""Stored of each image's SHA-256: enough to tell all images apart."""
 
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One class: its stable id (the folder's name) and the name people read."""
+    """A class: its stable id (the folder's name) and its readable name."""
 
     id: str
     name: str
@@ -44,7 +46,7 @@ class ClassInfo:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What the training images say about mean and color, in 0..255 units. Paper: sections 2 and 4.1."""
+    """Mean image and color covariance of the training images, in 0..255 units. Paper: sections 2 and 4.1."""
 
     mean_image: NDArray[np.float32]
     """Mean of the training images, (S, S, 3), 0..255."""
@@ -71,13 +73,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def key(self, index: int) -> str:
-        """Where image `index` came from."""
-        return self.keys[index]
-
-    def named(self, error: UnreadableSample) -> UnreadableSample:
-        """The error with the image's own name in it."""
-        return UnreadableSample(f"{self.key(error.image)}: {error}", error.image)
+    def with_key(self, error: UnreadableSample) -> UnreadableSample:
+        """The error with the key of its image."""
+        return UnreadableSample(f"{self.keys[error.image]}: {error}", error.image)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +85,7 @@ class PreparedData:
     folder: Path
     title: str
     generated: bool
-    """Whether a program drew the images; shown wherever their results are shown."""
+    """Whether a program drew the images; reported with every result on them."""
     classes: tuple[ClassInfo, ...]
     splits: Mapping[str, Split]
     side: int
@@ -98,7 +96,7 @@ class PreparedData:
     store: str = "pixels"
     """`pixels` or `jpeg`."""
     description: Mapping[str, Any] = field(default_factory=dict)
-    """What `dataset.json` says, whole."""
+    """The content of `dataset.json`."""
 
     @property
     def num_classes(self) -> int:
@@ -129,9 +127,9 @@ class PreparedData:
         return self._array(split, "digests", np.uint8, DIGEST_BYTES)
 
     def _array(self, split: str, content: str, dtype: type[np.generic], width: int) -> NDArray[Any]:
-        """One of a split's arrays that training does not read."""
-        if "joined" in self.description:
-            raise RequestError(f"several data sets are joined here; open each of them to read its {content}")
+        """Read an array of a split that training does not need."""
+        if "concatenated" in self.description:
+            raise RequestError(f"several data sets are concatenated here; open each of them to read its {content}")
         name = split_file(split, content)
         try:
             array: NDArray[Any] = np.load(self.folder / name, mmap_mode="r")
@@ -146,16 +144,16 @@ class PreparedData:
         """Open the prepared data set in folder `path`.
 
         Raises:
-            RequestError: there is no such folder, it is no prepared data set, its format version
-                is another, or it is damaged.
+            RequestError: there is no such folder, it is not a prepared data set, it has another format version, or
+                it is damaged.
         """
         description_path = path / DESCRIPTION_FILE
         if not path.is_dir():
-            raise RequestError(f"there is no prepared data set at {path}; make one with: alexnet prepare SOURCE {path}")
+            raise RequestError(f"{path} does not exist; prepare a data set with: alexnet prepare SOURCE {path}")
         if not description_path.is_file():
             raise RequestError(
                 f"{path} is not a prepared data set (it has no {DESCRIPTION_FILE}); "
-                "make one with: alexnet prepare SOURCE DEST"
+                "prepare one with: alexnet prepare SOURCE DEST"
             )
         try:
             description: dict[str, Any] = json.loads(description_path.read_text(encoding="utf-8"))
@@ -164,8 +162,8 @@ class PreparedData:
             raise _damaged(path, f"{DESCRIPTION_FILE} cannot be read") from error
         if version != FORMAT_VERSION:
             raise RequestError(
-                f"{path} has format version {version}, this program reads {FORMAT_VERSION}; "
-                "prepare it again from its source, or use the version of alexnet that wrote it"
+                f"{path} has format version {version}; this version of alexnet reads {FORMAT_VERSION}. "
+                "Prepare it again from its source, or use the version of alexnet that wrote it"
             )
         try:
             classes = tuple(ClassInfo(one["id"], one["name"]) for one in description["classes"])
@@ -173,9 +171,7 @@ class PreparedData:
             store = str(description["store"])
             if store not in STORES:
                 raise ValueError(f"its store is {store!r}; known are {', '.join(STORES)}")
-            splits = {
-                name: _open_split(path, name, facts, side, store) for name, facts in description["splits"].items()
-            }
+            splits = {name: _open_split(path, name, one, side, store) for name, one in description["splits"].items()}
             with (path / STATISTICS_FILE).open("rb") as file, np.load(file) as arrays:
                 statistics = Statistics(
                     arrays["mean_image"], arrays["covariance"], arrays["eigenvalues"], arrays["eigenvectors"]
@@ -209,13 +205,13 @@ def data_checksum(split_digests: Mapping[str, tuple[str, str]], class_ids: Seque
 
 
 def split_file(split: str, content: str) -> str:
-    """Name of a split's array file; `content` is such as `images` or `labels`, see the head of this module."""
+    """Name of a split's array file; `content` is such as `images` or `labels`, see the module's docstring."""
     return f"{split}-{content}.npy"
 
 
-def _open_split(folder: Path, name: str, facts: Mapping[str, Any], side: int, store: str) -> Split:
-    """Map the images of one split and read the rest; ValueError where the shapes are not the described ones."""
-    count = int(facts["count"])
+def _open_split(folder: Path, name: str, described: Mapping[str, Any], side: int, store: str) -> Split:
+    """Map the images of a split and read the rest; ValueError if the shapes differ from the description."""
+    count = int(described["count"])
     labels = np.load(folder / split_file(name, "labels"))
     keys = PackedStrings(
         np.load(folder / split_file(name, "keys"), mmap_mode="r"),
@@ -229,7 +225,7 @@ def _open_split(folder: Path, name: str, facts: Mapping[str, Any], side: int, st
             raise ValueError(f"{split_file(name, 'images')} is {pixels.dtype} {pixels.shape}")
         return Split(name, pixels, labels, keys)
     index = np.load(folder / split_file(name, "index"), mmap_mode="r")
-    shards = facts["shards"]
+    shards = described["shards"]
     if index.shape != (count, 3) or index.dtype != np.int64:
         raise ValueError(f"{split_file(name, 'index')} is {index.dtype} {index.shape}")
     for shard in shards:
@@ -240,5 +236,5 @@ def _open_split(folder: Path, name: str, facts: Mapping[str, Any], side: int, st
 
 
 def _damaged(path: Path, reason: str) -> RequestError:
-    """The error for a prepared data set whose files do not fit together."""
+    """The error for a prepared data set whose files do not match."""
     return RequestError(f"{path} is damaged ({reason}); remove it and prepare it again: alexnet prepare SOURCE {path}")

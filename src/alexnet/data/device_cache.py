@@ -1,4 +1,4 @@
-"""The images of a split, all of them on the device: what a training cuts its crops from where they fit."""
+"""All images of a split on the device, from which training takes its crops if they fit."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -8,29 +8,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.augment import Batch
 from alexnet.data.dataset import Split
-from alexnet.data.loader import Batch, cut_crops
+from alexnet.data.loader import read_crops
 from alexnet.data.shards import UnreadableSample
 from alexnet.system.prefetch import prefetch
 
 _CHUNK = 256
-SHARE_OF_FREE_MEMORY = 0.5
-"""Of the device's free memory, the most that images are given unasked: the rest is the network's."""
+MAX_FREE_MEMORY_FRACTION = 0.5
+"""Largest fraction of the device's free memory that the images take by default; the network needs the rest."""
 
 
 class DeviceImageCache:
     """The images of some samples of a split as one tensor on a device.
 
     Args:
-        split: from which they are read.
-        samples: int64 (M,), ascending: which ones.
-        device: where they lie.
-        blocks: whether they lie there as blocks (`data/bc1.py`), in a sixth of the memory, slightly changed.
-        workers: threads that read, and encode, 1 or more.
-        progress: called with (images done, images in all).
+        split: to read them from.
+        samples: int64 (M,), ascending: which images.
+        device: to hold them.
+        bc1: whether to hold them in BC1 (`data/bc1.py`), in a sixth of the memory and slightly changed.
+        workers: threads that read and encode, 1 or more.
+        progress: called with the numbers of images done and of all images.
 
     Attributes:
-        images: uint8 (M, side, side, 3), in the order of `samples`; or their blocks, int32 (M, R, R, 2).
+        images: uint8 (M, side, side, 3), in the order of `samples`; in BC1 int32 (M, R, R, 2).
 
     Raises:
         UnreadableSample: one cannot be read.
@@ -42,14 +43,14 @@ class DeviceImageCache:
         samples: NDArray[np.int64],
         device: torch.device,
         *,
-        blocks: bool = False,
+        bc1: bool = False,
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._samples = samples
         side = int(split.images.shape[1])
-        if blocks:
-            from alexnet.data.bc1 import encode, num_block_rows  # loads Numba, for which nobody else need wait
+        if bc1:
+            from alexnet.data.bc1 import encode, num_block_rows  # imports Numba, which takes most of a second
 
             rows = num_block_rows(side)
             self.images = torch.empty(len(samples), rows, rows, 2, dtype=torch.int32, device=device)
@@ -60,15 +61,15 @@ class DeviceImageCache:
         def read(first: int) -> NDArray[np.uint8] | NDArray[np.int32]:
             chosen = samples[first : first + _CHUNK]
             try:
-                images = cut_crops(split.images, chosen, whole[: len(chosen)], side)
+                images = read_crops(split.images, chosen, whole[: len(chosen)], side)
             except UnreadableSample as error:
-                raise split.named(error) from error
-            return encode(images) if blocks else images
+                raise split.with_key(error) from error
+            return encode(images) if bc1 else images
 
         done = 0
         firsts = range(0, len(samples), _CHUNK)
-        # A few chunks ahead and no more: the reader may be faster than the way to the device.
-        chunks = prefetch(read, firsts, workers=workers, ahead=workers + 2, name="alexnet-resident")
+        # Only a few chunks ahead: reading may be faster than copying to the device.
+        chunks = prefetch(read, firsts, workers=workers, ahead=workers + 2, name="alexnet-device-cache")
         with closing(chunks):
             for chunk in chunks:
                 self.images[done : done + len(chunk)] = torch.from_numpy(chunk).to(device)
@@ -76,28 +77,28 @@ class DeviceImageCache:
                 if progress is not None:
                     progress(done, len(samples))
 
-    def placed(self, batch: Batch) -> Batch:
-        """The batch with its `samples` counted among the images held."""
+    def with_cache_rows(self, batch: Batch) -> Batch:
+        """The batch with `samples` as indices into the cached images."""
         return replace(batch, samples=self.rows(batch.samples))
 
     def rows(self, samples: torch.Tensor) -> torch.Tensor:
-        """Where the images of these samples, int64 (B,), stand; each must be one of those held."""
+        """Indices of the cached images of these samples, int64 (B,); all of them must be cached."""
         return torch.from_numpy(np.searchsorted(self._samples, samples.numpy()))
 
 
-def bytes_of(num_images: int, side: int, *, blocks: bool = False) -> int:
-    """What so many images take on a device."""
-    if not blocks:
+def cache_bytes(num_images: int, side: int, *, bc1: bool = False) -> int:
+    """Device memory for this many images."""
+    if not bc1:
         return num_images * side * side * 3
     from alexnet.data.bc1 import BLOCK_BYTES, num_block_rows
 
     return num_images * num_block_rows(side) ** 2 * BLOCK_BYTES
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """What is free on a GPU; None where that is not known."""
+def free_gpu_bytes(device: torch.device) -> int | None:
+    """Free memory of a GPU; None for other devices."""
     if device.type != "cuda":
         return None
-    torch.cuda.empty_cache()  # what an earlier training has left is free
+    torch.cuda.empty_cache()  # memory that an earlier training left cached is free
     free, _ = torch.cuda.mem_get_info(device)
     return free

@@ -1,7 +1,7 @@
-"""In what order the samples of an epoch come, and which of them: arithmetic on (seed, epoch) alone.
+"""Which samples an epoch has, in what order and in which batches: a function of (seed, epoch) alone.
 
-N samples of the data set, M places in an epoch. Nothing here is remembered from epoch to epoch, so any epoch can be had
-at once, by any process.
+N samples of the data set, M positions in an epoch. No state is kept between epochs, so that any process can start at
+any epoch.
 """
 
 from dataclasses import dataclass
@@ -14,35 +14,35 @@ from alexnet.errors import RequestError
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How the images of an epoch, in their order, are cut into batches."""
+    """How the images of an epoch, in their order, are divided into batches."""
 
     num_images: int
     batch_size: int
     file_images: int = 0
-    """No batch crosses from one run of so many images into the next, as the source's batches end with its files; the
-    last batch of each run holds what is left of it. 0: the epoch is one run."""
+    """No batch spans two files of this many consecutive images, as in the original source, whose batches end with its
+    files; the last batch of each file holds its remaining images. 0: the epoch is one file."""
 
     @property
     def num_batches(self) -> int:
         """Batches in an epoch, the smaller ones included."""
-        files, rest = divmod(self.num_images, self._run)
-        return files * self._batches_of(self._run) + self._batches_of(rest)
+        files, rest = divmod(self.num_images, self._file_size)
+        return files * self._batches_of(self._file_size) + self._batches_of(rest)
 
-    def batch(self, place: int) -> range:
-        """Which images of the epoch make its batch number `place`, 0 .. num_batches-1, by their place in it."""
-        file, within = divmod(place, self._batches_of(self._run))
-        begin = file * self._run + within * self.batch_size
-        return range(begin, min(begin + self.batch_size, (file + 1) * self._run, self.num_images))
+    def batch(self, index: int) -> range:
+        """Positions in the epoch of the images of batch `index`, 0 .. num_batches-1."""
+        file, within = divmod(index, self._batches_of(self._file_size))
+        begin = file * self._file_size + within * self.batch_size
+        return range(begin, min(begin + self.batch_size, (file + 1) * self._file_size, self.num_images))
 
-    def groups(self, places: range, size: int) -> NDArray[np.int64]:
-        """For each of some places of the epoch the number of its group: each file begins groups of `size` anew."""
-        files, within = np.divmod(np.asarray(places, np.int64), self._run)
-        per_file = -(-self._run // size)
+    def groups(self, positions: range, size: int) -> NDArray[np.int64]:
+        """The group of each of some positions of the epoch: groups are of `size` images, and none spans two files."""
+        files, within = np.divmod(np.asarray(positions, np.int64), self._file_size)
+        per_file = -(-self._file_size // size)
         groups: NDArray[np.int64] = files * per_file + within // size
         return groups
 
     @property
-    def _run(self) -> int:
+    def _file_size(self) -> int:
         return self.file_images or max(1, self.num_images)
 
     def _batches_of(self, images: int) -> int:
@@ -55,11 +55,10 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def weighted_order(weights: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """An epoch in which samples come as often as their weights say.
+    """An epoch in which samples occur in proportion to their weights.
 
-    As many places as there are samples are dealt out: a sample of share w of all weights comes floor(N w) or
-    floor(N w) + 1 times, N w times on average over the epochs (systematic sampling). Which samples get the rest of a
-    place is drawn anew each epoch.
+    The epoch has N positions: a sample with the fraction w of all weights occurs floor(N w) or floor(N w) + 1 times,
+    and N w times on average over the epochs (systematic sampling). Each epoch draws anew which samples are rounded up.
 
     Args:
         weights: (N,), 0 or more, not all 0.
@@ -73,15 +72,15 @@ def weighted_order(weights: NDArray[np.float64], seed: int, epoch: int) -> NDArr
     shuffled = generator.permutation(len(weights))
     reached = np.cumsum(weights[shuffled])
     ends = np.floor(reached * (len(weights) / reached[-1]) + generator.random())
-    # Whatever the roundings: as many places as samples, and none to what has no weight.
+    # Regardless of rounding: as many positions as samples, and none for samples without weight.
     ends = np.minimum(ends, len(weights)).astype(np.int64)
     ends[np.searchsorted(reached, reached[-1]) :] = len(weights)
     chosen = np.repeat(shuffled, np.diff(ends, prepend=0))
     return chosen[generator.permutation(len(chosen))].astype(np.int64)
 
 
-def repeats(samples: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each place of an epoch, how often its sample has come before in it; (M,) -> int64 (M,)."""
+def earlier_occurrences(samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each position of an epoch, how often its sample occurs before it; (M,) -> int64 (M,)."""
     by_sample = np.argsort(samples, kind="stable")
     ordered = samples[by_sample]
     begins = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
@@ -90,10 +89,10 @@ def repeats(samples: NDArray[np.int64]) -> NDArray[np.int64]:
     return counted
 
 
-def share_of_rank(num_samples: int, rank: int, num_ranks: int) -> slice:
-    """The part of a batch of `num_samples` that process `rank` of `num_ranks` takes.
+def rank_slice(num_samples: int, rank: int, num_ranks: int) -> slice:
+    """The slice of a batch of `num_samples` that belongs to process `rank` of `num_ranks`.
 
-    The parts of all ranks, one after the other, are the batch; their sizes differ by one at the most.
+    The slices of all ranks, concatenated, are the batch; their sizes differ by at most one.
     """
     return slice(num_samples * rank // num_ranks, num_samples * (rank + 1) // num_ranks)
 
@@ -106,8 +105,8 @@ def sample_weights(
     Args:
         labels: (N,).
         class_weights: (K,), 0 or more.
-        balanced: whether each class weighs what `class_weights` says as a whole, whatever its number of samples;
-            else each of its samples does.
+        balanced: whether `class_weights` are the weights of whole classes, regardless of their number of samples;
+            otherwise of each of their samples.
 
     Raises:
         RequestError: no sample has a weight above 0.
@@ -120,7 +119,7 @@ def sample_weights(
 
 
 def class_balanced_subset(labels: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
-    """Choose `size` samples, as equal in number per class as can be.
+    """Choose `size` samples, as evenly distributed over the classes as possible.
 
     Args:
         labels: (N,).
@@ -140,10 +139,10 @@ def class_balanced_subset(labels: NDArray[np.int64], size: int, seed: int) -> ND
     shuffled = epoch_order(len(labels), seed, 0)
     by_class = np.argsort(labels[shuffled], kind="stable")
     counts = np.unique(labels, return_counts=True)[1]
-    # Place of each sample within its class; the lowest places of all classes are taken first.
-    place = np.empty(len(labels), np.int64)
-    place[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(shuffled[np.argsort(place, kind="stable")[:size]])
+    # Rank of each sample within its class; the lowest ranks of all classes are taken first.
+    rank = np.empty(len(labels), np.int64)
+    rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(shuffled[np.argsort(rank, kind="stable")[:size]])
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:

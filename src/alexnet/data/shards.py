@@ -86,7 +86,7 @@ _HEADER = _empty_header()
 _HEADER_SUM = sum(_HEADER[:148]) + 8 * ord(" ") + sum(_HEADER[156:])
 
 
-class OneByOne(ABC):
+class LazyImages(ABC):
     """Images that are read one by one, indexed like an array of them."""
 
     dtype = np.dtype(np.uint8)
@@ -115,7 +115,7 @@ class OneByOne(ABC):
         return images
 
 
-class JpegImages(OneByOne):
+class JpegImages(LazyImages):
     """The images of a split in tar shards, as an array that decodes what it is asked for.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet.data.augment import cut_view, views
+from alexnet.data.augment import crop_view, views
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.weights import Trained
@@ -42,7 +42,7 @@ def classify_photographs(
     for path in paths:
         image = torch.from_numpy(read_photograph(path, trained.side))[None]  # (1, S, S, 3) uint8
         with torch.inference_mode():
-            cuts = [cut_view(image, view, trained.crop, trained.mean_image, trained.mean_at) for view in chosen]
+            cuts = [crop_view(image, view, trained.crop, trained.mean_image, trained.mean_at) for view in chosen]
             probabilities = torch.cat([trained.network(cut) for cut in cuts]).softmax(dim=1).mean(dim=0)  # (K,)
         if not probabilities.isfinite().all():
             raise WorkError(

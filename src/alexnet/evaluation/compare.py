@@ -202,7 +202,7 @@ def _differing_images(aligned: AlignedPredictions) -> tuple[DifferingImage, ...]
             DifferingImage(
                 index=sample,
                 # File names may not be UTF-8; JSON must be.
-                key=images.key(sample).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+                key=images.keys[sample].encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
                 label=int(aligned.labels[row]),
                 first=int(predicted[0][row]),
                 first_probability=float(confidence[0][row]),

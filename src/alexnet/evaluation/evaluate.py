@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet.data.augment import MeanAt, View, cut_view, views
+from alexnet.data.augment import MeanAt, View, crop_view, views
 from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
@@ -183,8 +183,8 @@ def predict_split(
             batch = torch.from_numpy(np.array(images[start : start + batch_size]))
         except UnreadableSample as error:
             raise UnreadableSample(
-                f"{data.splits[split].key(error.image)} of split {split!r} cannot be read, and a split is evaluated as "
-                f"a whole or not at all: {error}",
+                f"{data.splits[split].keys[error.image]} of split {split!r} cannot be read, and a split is evaluated "
+                f"as a whole or not at all: {error}",
                 error.image,
             ) from error
         return batch.pin_memory() if device.type == "cuda" else batch
@@ -201,7 +201,7 @@ def predict_split(
                 total = torch.zeros(len(batch), data.num_classes, device=device)
                 for view in chosen_views:
                     with arithmetic(device, precision):
-                        scores = score(cut_view(batch, view, view_px, mean_image, mean_at))  # (B, K) or (B, K, h, w)
+                        scores = score(crop_view(batch, view, view_px, mean_image, mean_at))  # (B, K) or (B, K, h, w)
                     if scores.dim() != num_axes or scores.shape[:2] != total.shape:
                         raise WorkError(
                             f"the network scores {scores.shape[1 - num_axes]} classes and {data.folder} has "

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.augment import cut_view, views
+from alexnet.data.augment import crop_view, views
 from alexnet.errors import RequestError, WorkError
 from alexnet.explore.image_source import ReadImages, RefusedImages
 from alexnet.model.activations import ActivationReader
@@ -71,7 +71,7 @@ def activation_batches(
                 continue
             batch = torch.from_numpy(images).to(device)
             with arithmetic(device, precision):
-                activations = reader(cut_view(batch, view, trained.crop, trained.mean_image, trained.mean_at))
+                activations = reader(crop_view(batch, view, trained.crop, trained.mean_image, trained.mean_at))
             found = {name: values.float().contiguous().cpu().numpy() for name, values in activations.items()}
             for name, values in found.items():
                 if not np.isfinite(values).all():

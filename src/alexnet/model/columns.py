@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.data.sampler import share_of_rank
+from alexnet.data.sampler import rank_slice
 from alexnet.errors import RequestError
 from alexnet.model.convolution import Convolution2d
 from alexnet.model.fusion import Fused
@@ -161,7 +161,7 @@ class ColumnNetwork(AlexNet):
 
     def _half(self, num: int) -> slice:
         """This column's part of `num` channels, units or rows."""
-        return share_of_rank(num, self.pair.place, NUM_COLUMNS)
+        return rank_slice(num, self.pair.place, NUM_COLUMNS)
 
     def _halved(self, module: nn.Module) -> nn.Module:
         for name, parameter in module.named_parameters():

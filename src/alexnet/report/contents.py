@@ -259,7 +259,7 @@ def _panel(
                 label_probability=float(row[label]),
                 guesses=[(names[one], float(row[one]), one == label) for one in guesses],
                 # A file name need not be UTF-8; the page is.
-                key=images.key(sample).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+                key=images.keys[sample].encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
             )
         )
     return Section(Markup(panel_html(pictures)), note=f"{len(pictures)} of the {len(ids):,} images named {how}.")

@@ -153,6 +153,6 @@ def _place_of(split: Split, path: str) -> int | None:
     """Index of the image that came from `path`, of keys that are sorted by their bytes."""
     wanted = path.encode()
     place = bisect.bisect_left(
-        range(len(split)), wanted, key=lambda index: split.key(index).encode("utf-8", "surrogateescape")
+        range(len(split)), wanted, key=lambda index: split.keys[index].encode("utf-8", "surrogateescape")
     )
-    return place if place < len(split) and split.key(place) == path else None
+    return place if place < len(split) and split.keys[place] == path else None

@@ -126,7 +126,7 @@ def _sheet_rows(data: PreparedData, facts: Mapping[str, Any], shown: npt.NDArray
                 heading=described["name"],
                 note=f"{described['id']}, {count}" if has_name else count,
                 images=[shrink(np.asarray(train.images[one])) for one in chosen],
-                names=[printable(train.key(one)) for one in chosen],
+                names=[printable(train.keys[one]) for one in chosen],
             )
         )
     return rows

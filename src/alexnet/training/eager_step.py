@@ -11,10 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from alexnet.data.augment import to_input
+from alexnet.data.augment import Batch, to_input
 from alexnet.data.device_cache import DeviceImageCache
-from alexnet.data.loader import Batch
-from alexnet.data.sampler import share_of_rank
+from alexnet.data.sampler import rank_slice
 from alexnet.model import kernels
 from alexnet.system.device import arithmetic
 from alexnet.training.compute_weights import ComputeWeights
@@ -95,16 +94,16 @@ class EagerStep:
         training, mesh = self.training, self.training.mesh
         training.dropout.manual_seed(dropout_seed(training.recipe.training.seed, training.step))
         num = phase.batch_length(training.step)  # of all replicas
-        own = share_of_rank(num, mesh.replica.rank, mesh.replica.size)
+        own = rank_slice(num, mesh.replica.rank, mesh.replica.size)
         value, wrong = 0.0, 0.0
         weights = self._weights or training.optimizer
         forward = training.forward if self._weights is None else self._weights.forward
         weights.clear_gradients()
         parts = self._parts(own, num)
         for rows in parts:
-            part = batch if rows == own else batch.each(operator.itemgetter(_shifted(rows, -own.start)))
+            part = batch if rows == own else batch.map(operator.itemgetter(_shifted(rows, -own.start)))
             training.network.set_microbatch(None if rows == slice(0, num) else rows, num)
-            placed = part if self._device_cache is None else self._device_cache.placed(part)
+            placed = part if self._device_cache is None else self._device_cache.with_cache_rows(part)
             images = network_input(training, placed, self._mean_image, self._device_cache, divisor_of(training, phase))
             with nullcontext() if rows == parts[-1] else training.forward.without_sums():
                 labels = part.labels.to(training.device)

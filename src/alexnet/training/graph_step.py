@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from alexnet.data.augment import Batch
 from alexnet.data.device_cache import DeviceImageCache
-from alexnet.data.loader import Batch
 from alexnet.training.compute_weights import ComputeWeights
 from alexnet.training.eager_step import EagerStep, Step, Sums, divisor_of, dropout_seed, loss_and_errors, network_input
 from alexnet.training.optimizer import are_finite
@@ -80,7 +80,7 @@ class GraphStep:
         training = self.training
         self._asked.append((training.step, phase, batch))
         if self._device_cache is not None:
-            batch = self._device_cache.placed(batch)
+            batch = self._device_cache.with_cache_rows(batch)
         staged = self._staged(batch)
         self._set_rates()
         self._number.fill_(training.step + 1)
@@ -130,7 +130,7 @@ class GraphStep:
             return batch
         current = torch.cuda.current_stream()
         with torch.cuda.stream(self._copies):
-            staged = batch.each(lambda tensor: tensor.to(self.training.device, non_blocking=True))
+            staged = batch.map(lambda tensor: tensor.to(self.training.device, non_blocking=True))
         current.wait_stream(self._copies)
         for tensor in _tensors(staged):
             tensor.record_stream(current)
@@ -143,7 +143,7 @@ class GraphStep:
             self._rows = rows
 
     def _capture(self, staged: Batch, divisor: float) -> _Captured:
-        batch = staged.each(torch.clone)
+        batch = staged.map(torch.clone)
         if self.training.device.type != "cuda":
             return _Captured(batch, None, divisor)
         training = self.training

@@ -10,8 +10,8 @@ from typing import NoReturn
 
 import torch
 
+from alexnet.data.augment import Batch
 from alexnet.data.concatenated import open_data
-from alexnet.data.loader import Batch
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.model.kernels import slow_path_message
@@ -175,7 +175,7 @@ def _run_steps(training: Training, tensorboard: bool) -> None:
         last_checkpoint = time.monotonic()
         # The stopwatch covers waiting for data and the step; it stands still for validation and checkpoints.
         mark = time.perf_counter()
-        for phase, batch in _batches(training, cut=device_cache is None):
+        for phase, batch in _batches(training, with_images=device_cache is None):
             mesh.heartbeat(training.step, COMPUTES, "its computation")
             step.run(phase, batch)
             training.step += 1
@@ -275,13 +275,13 @@ def _position(training: Training) -> Position:
     )
 
 
-def _batches(training: Training, cut: bool) -> Iterator[tuple[Phase, Batch]]:
+def _batches(training: Training, with_images: bool) -> Iterator[tuple[Phase, Batch]]:
     """The batches that are left, each with the phase of the plan it stands in."""
     for phase in training.plan.phases:
         first, begin = max(training.step, phase.first_step), phase.epoch_step
         if first >= phase.last_step or _over(training):
             continue
-        loader = loader_of(training, phase, cut)
+        loader = loader_of(training, phase, with_images)
         with closing(loader.batches(first - begin, phase.last_step - begin)) as batches:
             for batch in batches:
                 training.window.waited_s += loader.waited_s

@@ -49,7 +49,7 @@ def create_or_continue(
     """
     if not (run.path / "run.json").is_file():
         leaks = count_leaks(data_folders) if len(data_folders) > 1 else 0
-        for joined in data.description.get("joined", ()):
+        for joined in data.description.get("concatenated", ()):
             if data.evaluation_split not in joined["splits"]:
                 _say(f"{joined['folder']} has no split {data.evaluation_split}: errors are measured without its images")
         facts = {

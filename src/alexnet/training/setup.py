@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.augment import crop_margin
 from alexnet.data.dataset import PreparedData
-from alexnet.data.device_cache import SHARE_OF_FREE_MEMORY, DeviceImageCache, bytes_of, free_bytes
+from alexnet.data.device_cache import MAX_FREE_MEMORY_FRACTION, DeviceImageCache, cache_bytes, free_gpu_bytes
 from alexnet.data.loader import Loader
 from alexnet.data.sampler import class_balanced_subset, sample_weights
 from alexnet.errors import RequestError
@@ -227,15 +227,15 @@ def load_device_cache(
     num, side = len(training.samples), training.data.side
     cache = settings.cache
     if cache == "auto":
-        free = free_bytes(training.device)
-        fit = free is not None and bytes_of(num, side) <= SHARE_OF_FREE_MEMORY * free
+        free = free_gpu_bytes(training.device)
+        fit = free is not None and cache_bytes(num, side) <= MAX_FREE_MEMORY_FRACTION * free
         cache = "device" if fit and settings.on_unreadable == "stop" else "none"
         if free is not None and not fit:
             from alexnet.system.numba_jit import why_not  # loads Numba
 
-            smaller = bytes_of(num, side, blocks=True)
+            smaller = cache_bytes(num, side, bc1=True)
             hint = f" (--training.cache bc1 holds them in {_size(smaller)}, slightly changed)"
-            would = settings.on_unreadable == "stop" and smaller <= SHARE_OF_FREE_MEMORY * free and not why_not
+            would = settings.on_unreadable == "stop" and smaller <= MAX_FREE_MEMORY_FRACTION * free and not why_not
             say(
                 "the training images do not fit into half of the GPU's free memory: they are read as they are needed"
                 + (hint if would else "")
@@ -254,7 +254,7 @@ def load_device_cache(
 
     workers = workers_of(training.recipe)
     device_cache = DeviceImageCache(
-        split, training.samples, training.device, blocks=blocks, workers=workers, progress=progress
+        split, training.samples, training.device, bc1=blocks, workers=workers, progress=progress
     )
     how = ", as blocks of two colors and their mixtures" if blocks else ""
     taken_s = time.monotonic() - start
@@ -282,9 +282,9 @@ def _require_room(cache: str, num: int, side: int, device: torch.device) -> None
         from alexnet.data.bc1 import require_encoder  # loads Numba
 
         require_encoder()
-    free, needed = free_bytes(device), bytes_of(num, side, blocks=blocks)
+    free, needed = free_gpu_bytes(device), cache_bytes(num, side, bc1=blocks)
     if free is not None and needed > free:
-        smaller = "" if blocks else f" or bc1 (slightly changed, {_size(bytes_of(num, side, blocks=True))})"
+        smaller = "" if blocks else f" or bc1 (slightly changed, {_size(cache_bytes(num, side, bc1=True))})"
         raise RequestError(
             f"--training.cache is {cache}, and {num:,} images of {side} pixels take {_size(needed)} where "
             f"{device} has {_size(free)} free; allowed is none{smaller}, or take fewer images with --data.subset"
@@ -300,11 +300,11 @@ def workers_of(recipe: Recipe) -> int:
     return recipe.training.workers or min(cores_per_process(), MAX_READERS)
 
 
-def loader_of(training: Training, phase: Phase, cut: bool = True) -> Loader:
+def loader_of(training: Training, phase: Phase, with_images: bool = True) -> Loader:
     """The loader of one phase of the plan; its step 0 is the plan's `epoch_step`.
 
     Args:
-        cut: whether its batches hold their crops, or the device has the images.
+        with_images: whether its batches hold their crops; without, the device has the images.
     """
     samples = training.samples[: phase.num_images]
     settings = training.recipe.data if phase.color_noise else replace(training.recipe.data, color_noise=0.0)
@@ -322,5 +322,5 @@ def loader_of(training: Training, phase: Phase, cut: bool = True) -> Loader:
         num_ranks=training.mesh.replica.size,
         on_unreadable=training.recipe.training.on_unreadable,
         pin_memory=training.device.type == "cuda",
-        cut=cut,
+        with_images=with_images,
     )

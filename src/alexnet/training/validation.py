@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import torch
 
-from alexnet.data.loader import Batch
+from alexnet.data.augment import Batch
 from alexnet.errors import WorkError
 from alexnet.evaluation.evaluate import evaluate_split
 from alexnet.model.weights import Trained, save_trained
