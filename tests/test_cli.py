@@ -16,6 +16,7 @@ from alexnet.cli.main import COMMANDS, GROUPS, command_parser, main
 from alexnet.cli.recipe_options import recipe_from
 from alexnet.cli.train_command import base_recipe
 from alexnet.errors import RequestError
+from alexnet.model.variants import variant_names
 from alexnet.runs.recipe import Recipe, Stage
 from alexnet.runs.recipes import PAPER, QUICK, RECIPES
 
@@ -46,6 +47,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
 
 def test_help_of_train_explains_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(help_of(capsys, "train", "--help-all").split())
+    assert all(name in shown for name in variant_names())
     assert "--optimizer.momentum X fraction of the velocity kept at each step (default: 0.9)" in shown
 
 

@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from alexnet.errors import RequestError
-from alexnet.runs import recipe as recipe_module
 from alexnet.runs.recipe import (
     DataSettings,
     NetworkSettings,
@@ -155,17 +154,6 @@ def test_wrong_config_files_are_refused(tmp_path: Path, content: str) -> None:
         read_config(tmp_path / "c.yaml", PAPER)
     with pytest.raises(RequestError, match="cannot read --config"):
         read_config(tmp_path / "none.yaml", PAPER)
-
-
-def test_the_help_of_variant_names_every_variant() -> None:
-    from alexnet.model.variants import VARIANTS
-
-    source = Path(recipe_module.__file__).read_text(encoding="utf-8")
-    listed = source[
-        source.index('"""Network variant. One of: ') : source.index("`alexnet train --show --network.variant")
-    ]
-    names = listed.removeprefix('"""Network variant. One of: ').replace(".", "").replace("\n", " ").split(",")
-    assert {name.strip() for name in names} == set(VARIANTS)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -26,7 +27,8 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str, epilog: str, **others: Any) -> None:
         others |= {"add_help": False, "allow_abbrev": False, "formatter_class": _HelpFormatter}
         super().__init__(prog=prog, description=description, epilog=epilog, **others)
-        self._advanced: list[argparse.Action] = []
+        self.full_help: dict[argparse.Action, str] = {}
+        """Help texts for `--help-all`, where they differ from those for `--help`."""
         self._sections: dict[str, argparse._ArgumentGroup] = {}
         self._kinds: Any = None
         self.defaults_for_help: Callable[[argparse.Namespace | None], Mapping[str, Any]] = lambda options: {}
@@ -40,7 +42,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def show_only_in_full_help(self, action: argparse.Action) -> None:
         """List an option with `--help-all` and not with `--help`."""
-        self._advanced.append(action)
+        self.full_help[action] = str(action.help)
+        action.help = argparse.SUPPRESS
 
     def add_subparsers(self, **arguments: Any) -> Any:
         """Add sub-commands, each with a parser of this class."""
@@ -91,12 +94,12 @@ class CommandParser(argparse.ArgumentParser):
         except RequestError:  # incomplete words, or a run that does not exist
             defaults = self.defaults_for_help(None)
         for action in self._actions:
-            if action in self._advanced and not everything:
-                action.help = argparse.SUPPRESS
-            elif action.help and action.help != argparse.SUPPRESS:
+            if everything and action in self.full_help:
+                action.help = self.full_help[action]
+            if action.help and action.help != argparse.SUPPRESS:
                 action.help = _with_default(action, defaults)
         self.usage = " ".join(["%(prog)s", *_required(self._actions), "[options]"])
-        if self._advanced and not everything:
+        if self.full_help and not everything:
             self.epilog = f"{self.prog} --help-all lists every option.\n{self.epilog}"
         self.print_help()
 
@@ -106,6 +109,10 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=36)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Wrap a help text without breaking names such as `one-cycle`."""
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 def _required(actions: Sequence[argparse.Action]) -> list[str]:

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
                     results.append(_evaluate_baseline(run, options))
                 continue
             for num_views in views:
-                with counted(f"{run.name}, {describe_views(num_views)}") as progress:
+                with counted(f"{run.name}, {describe_views(num_views)}", shown=processes.is_main) as progress:
                     results.append(
                         evaluate_run(
                             run,
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
                             num_views=num_views,
                             device=options.device,
                             precision=options.precision,
-                            progress=progress if processes.is_main else None,
+                            progress=progress,
                             processes=processes,
                         )
                     )

@@ -5,11 +5,12 @@ import ast
 import inspect
 import json
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from alexnet.cli.command_parser import CommandParser
+from alexnet.model.variants import variant_names
 from alexnet.runs.recipe import GROUPS, Recipe, refuse_unread_changes
 from alexnet.runs.recipe_file import setting_from_text
 
@@ -64,19 +65,12 @@ def add_settings(
         section, docs, types = parser.section(SECTIONS.get(group, group)), field_docs(kind), get_type_hints(kind)
         for one in fields(kind):
             name, choices = f"{group}.{one.name}", _choices(types[one.name])
-            text = docs.get(one.name, "")
-            if name in common:
-                text = text.partition(". ")[0]
-            text = (text[:1].lower() + text[1:]).rstrip(".").replace("`", "").replace("%", "%%")
-            listed = "" if all(choice in text for choice in choices) else f": {', '.join(choices)}"
-            action = section.add_argument(
-                f"--{name}",
-                default=argparse.SUPPRESS,
-                metavar=_metavar(types[one.name]),
-                help=f"{text}{listed}" if allowed(name) else argparse.SUPPRESS,
-            )
-            if name not in common:
-                parser.show_only_in_full_help(action)
+            doc = docs.get(one.name, "")
+            short = _help(doc.partition(". ")[0], choices) if name in common and allowed(name) else argparse.SUPPRESS
+            metavar = _metavar(types[one.name])
+            action = section.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=metavar, help=short)
+            if allowed(name):
+                parser.full_help[action] = _help(doc, choices or (variant_names() if name == "network.variant" else ()))
     parser.defaults_for_help = lambda options: _shown_settings(base(options), groups)
 
 
@@ -119,6 +113,12 @@ def field_docs(kind: type) -> dict[str, str]:
         elif name and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             docs[name] = " ".join(str(node.value.value).split())
     return docs
+
+
+def _help(doc: str, choices: Sequence[str]) -> str:
+    """A docstring in the form of the other options' help, with the choices that it does not name."""
+    text = (doc[:1].lower() + doc[1:]).rstrip(".").replace("`", "").replace("%", "%%")
+    return text if all(choice in text for choice in choices) else f"{text}: {', '.join(choices)}"
 
 
 def _choices(kind: Any) -> tuple[str, ...]:

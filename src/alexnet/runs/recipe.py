@@ -18,10 +18,7 @@ class NetworkSettings:
     """The network."""
 
     variant: str = "paper"
-    """Network variant. One of: paper, original, one-gpu, no-norm, non-overlapping, no-communication, six-conv,
-    six-conv-22k, tanh, sigmoid, minus-conv2, minus-conv3, minus-conv4, minus-conv5, minus-fc6, minus-fc7, caffe,
-    torchvision, cifar-80sec, cifar-18pct, cifar-13pct, cifar-11pct, cifar-four-layer, cifar-four-layer-tanh, quick.
-    `alexnet train --show --network.variant NAME` prints it."""
+    """Network variant. `alexnet train --show --network.variant NAME` prints its layers."""
     width: float = 1.0
     """Multiplier of all layer widths. It applies to the channels and units of every layer except the last."""
     dropout: float = 0.5

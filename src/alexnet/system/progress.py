@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-LINE_EVERY_S = 30.0
+LINE_INTERVAL_S = 30.0
 
 STDERR = Console(stderr=True, markup=False, emoji=False, highlight=False)
 """The console of all log lines and progress bars."""
@@ -46,47 +46,73 @@ def log_to_stderr() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-class RateColumn(ProgressColumn):
-    """Images a second, over the last while."""
+class ProgressBar:
+    """A progress bar on a terminal; elsewhere, a line every `line_interval_s` seconds. Use it as a context manager.
 
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} images/s" if task.speed else "", style="progress.data.speed")
+    Args:
+        name: of the work.
+        done: units done before.
+        total: units in total, if known already.
+        shown: False in all processes but the main one.
+        line_interval_s: seconds between lines, and before the first one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        done: int = 0,
+        total: int | None = None,
+        *,
+        shown: bool = True,
+        line_interval_s: float = LINE_INTERVAL_S,
+    ) -> None:
+        self._name, self._shown, self._line_interval_s = name, shown, line_interval_s
+        self._last_line_s = time.monotonic()
+        self._start: tuple[float, int] | None = None
+        """Time and units done at the first update: resumed work starts above 0."""
+        self._bar: Progress | None = None
+        if shown and sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[status]}", markup=False),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=STDERR, transient=True)
+            self._task = self._bar.add_task(name, total=total, completed=done, status="")
+
+    def __enter__(self) -> "ProgressBar":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, done: int, total: int, status: str | None = None) -> None:
+        """Show that `done` of `total` units are done; without a `status`, units are images and it is their rate."""
+        if not self._shown:
+            return
+        now_s = time.monotonic()
+        start_s, start_done = self._start = self._start or (now_s, done)
+        per_second = (done - start_done) / (now_s - start_s) if now_s > start_s else 0.0
+        if status is None:
+            status = f"{per_second:,.0f} images/s" if per_second else ""
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total, status=status)
+        elif now_s - self._last_line_s >= self._line_interval_s:
+            self._last_line_s = now_s
+            left = f"{timedelta(seconds=round((total - done) / per_second))} left" if per_second > 0 else ""
+            parts = [f"{self._name}: {done:,} of {total:,}", status, left]
+            STDERR.print(", ".join(part for part in parts if part), soft_wrap=True)
 
 
 @contextmanager
-def counted(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function to be called with (done, all)."""
-    if not sys.stderr.isatty():
-        yield _Lines(what).tell
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        RateColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=STDERR, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-class _Lines:
-    """A line every half minute, with rate and time left; work that is done sooner prints none."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._began: tuple[float, int] | None = None
-        self._told_s = time.monotonic()
-
-    def tell(self, done: int, total: int) -> None:
-        now_s = time.monotonic()
-        if self._began is None:
-            self._began = (now_s, done)  # work that is gone on with starts above 0
-        if now_s - self._told_s < LINE_EVERY_S:
-            return
-        self._told_s = now_s
-        began_s, began_done = self._began
-        rate = (done - began_done) / (now_s - began_s) if now_s > began_s else 0.0
-        left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate > 0 else ""
-        STDERR.print(f"{self._what}: {done:,} of {total:,}, {rate:,.0f} images/s{left}", soft_wrap=True)
+def counted(name: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar; yields a function to call with (images done, images in total)."""
+    with ProgressBar(name, shown=shown) as bar:
+        yield bar.update

@@ -1,0 +1,49 @@
+"""Log lines and progress on stderr."""
+
+import io
+import logging
+
+import pytest
+from rich.console import Console
+
+from alexnet.system import progress
+from alexnet.system.progress import ProgressBar, counted, log_to_stderr
+
+
+def test_log_records_are_printed_as_they_are_while_the_context_is_open(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("alexnet.somewhere")
+    with log_to_stderr():
+        logger.info("%s [bold]: :smile: 100 %%", "x" * 300)
+        logger.warning("careful")
+        logger.debug("not this")
+    logger.info("nor this")
+    assert capsys.readouterr() == ("", "x" * 300 + " [bold]: :smile: 100 %\ncareful\n")
+    assert not logging.getLogger("alexnet").handlers
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now_s[0])
+    with counted("preparing") as update:
+        for seconds, done in ((0, 1000), (29, 1290), (31, 1310), (32, 1320)):
+            now_s[0] = 100.0 + seconds
+            update(done, 2310)
+    assert capsys.readouterr().err == "preparing: 1,310 of 2,310, 10 images/s, 0:01:40 left\n"
+    with ProgressBar("run", line_interval_s=0.0) as bar:
+        bar.update(2, 4, "loss 1.5")
+    with ProgressBar("run", line_interval_s=0.0, shown=False) as bar:
+        bar.update(2, 4, "loss 1.5")
+    assert capsys.readouterr().err == "run: 2 of 4, loss 1.5\n"
+
+
+def test_on_a_terminal_log_records_are_printed_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(progress, "STDERR", Console(file=shown, force_terminal=True, width=80, markup=False))
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    with log_to_stderr(), counted("features") as update:
+        update(30, 40)
+        logging.getLogger("alexnet").info("a line")
+    text = shown.getvalue()
+    assert "a line" in text and text.index("a line") < text.rindex("30/40")
