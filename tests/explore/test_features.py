@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import multiprocessing
 import resource
 import signal
@@ -53,7 +54,7 @@ def run(data: PreparedData, tmp_path: Path) -> RunFolder:
     return a_run(data, tmp_path / "run")
 
 
-def own_responses(run: RunFolder, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def own_activations(run: RunFolder, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores, and what the last layer reads but for dropout, of the central crop less the mean's."""
     trained = alexnet.load(run.path)
     read: list[torch.Tensor] = []
@@ -64,10 +65,10 @@ def own_responses(run: RunFolder, images: np.ndarray) -> tuple[torch.Tensor, tor
     return scores, read[0].reshape(len(images), -1)
 
 
-def test_features_of_a_split_are_the_networks_responses(run: RunFolder, data: PreparedData, tmp_path: Path) -> None:
-    made = write_features(run.path, tmp_path / "out", points=["conv4", "fc5", "conv1.linear"], batch_size=4, **HERE)
+def test_features_of_a_split_are_the_networks_activations(run: RunFolder, data: PreparedData, tmp_path: Path) -> None:
+    made = write_features(run.path, tmp_path / "out", layers=["conv4", "fc5", "conv1.linear"], batch_size=4, **HERE)
     split = data.splits["val"]
-    scores, hidden = own_responses(run, np.array(split.images[:]))
+    scores, hidden = own_activations(run, np.array(split.images[:]))
     np.testing.assert_allclose(made.activations["fc5"], scores, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(made.activations["conv4"].reshape(len(split), -1), hidden, rtol=1e-5, atol=1e-5)
     assert made.activations["conv1.linear"].shape == (15, 8, 28, 28)
@@ -107,7 +108,9 @@ def test_photographs_and_arrays_give_the_same(run: RunFolder, data: PreparedData
     np.testing.assert_array_equal(features(run.path, data.splits["val"].images[:6], **HERE)["conv4"], in_memory)
 
 
-def test_what_cannot_be_read_is_passed_over_and_named(run: RunFolder, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_passed_over_and_named(
+    run: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "photographs"
     folder.mkdir()
     colors = {"a.png": 10, "c\r1.png": 20, 'd,"2".png': 30, "f.png": 40}
@@ -115,8 +118,7 @@ def test_what_cannot_be_read_is_passed_over_and_named(run: RunFolder, tmp_path: 
         Image.new("RGB", (40, 50), (color, 2 * color, 200)).save(folder / name)
     (folder / "b.txt").write_text("no photograph")
     (folder / "e.png").write_bytes((folder / "a.png").read_bytes()[:60])
-    told: list[str] = []
-    options: dict[str, Any] = {"batch_size": 2, "report": told.append, **HERE}
+    options: dict[str, Any] = {"batch_size": 2, **HERE}
     made = write_features(run.path, tmp_path / "out", photographs=[folder], **options)
     assert made.paths == tuple(str(folder / name) for name in colors)
     assert made.activations["conv4"].shape == (4, 64, 3, 3)
@@ -124,7 +126,7 @@ def test_what_cannot_be_read_is_passed_over_and_named(run: RunFolder, tmp_path: 
     np.testing.assert_allclose(made.activations["conv4"], alone, rtol=1e-5, atol=1e-5)
     refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
     assert [Path(one["path"]).name for one in refused] == ["b.txt", "e.png"]
-    assert told == [f"refused 2 of 6 files; the reasons are in {tmp_path / 'out' / 'refused.jsonl'}"]
+    assert caplog.messages == [f"refused 2 of 6 files; see {tmp_path / 'out' / 'refused.jsonl'} for the reasons"]
     with pytest.raises(RequestError, match=r"b\.txt is not a readable image"):
         features(run.path, folder, **HERE)
     with pytest.raises(WorkError, match="none of the 1 files can be read"):
@@ -137,7 +139,7 @@ def test_half_precision_is_rounded_or_refused(data: PreparedData, tmp_path: Path
     assert half.dtype == np.float16
     np.testing.assert_array_equal(half, full.astype(np.float16))
     large = a_run(data, tmp_path / "large", factor=1e7)
-    with pytest.raises(WorkError, match="which float16 cannot hold; take --dtype float32"):
+    with pytest.raises(WorkError, match="which float16 cannot hold; use --dtype float32"):
         write_features(large.path, tmp_path / "refused", dtype="float16", **HERE)
     # Nothing was done, so the better command begins anew.
     assert write_features(large.path, tmp_path / "refused", **HERE).activations["conv4"].max() > 65_504
@@ -150,14 +152,18 @@ def test_half_precision_is_rounded_or_refused(data: PreparedData, tmp_path: Path
 
 @pytest.mark.parametrize("moment", [5, 6, 7, 8])
 def test_an_interrupt_is_gone_on_with_and_another_command_is_refused(
-    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+    run: RunFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    moment: int,
 ) -> None:
     """In the middle of a batch, too, of which some arrays have the rows and others have not."""
     import alexnet.explore.feature_writer as module
 
-    wanted: dict[str, Any] = {"points": ["conv4", "fc5", "conv1.pool"], "batch_size": 4, **HERE}
+    wanted: dict[str, Any] = {"layers": ["conv4", "fc5", "conv1.pool"], "batch_size": 4, **HERE}
     whole = write_features(run.path, tmp_path / "whole", **wanted)
-    usual, calls = module._as, 0
+    usual, calls = module._convert, 0
 
     def interrupted(*words: Any) -> Any:
         nonlocal calls
@@ -166,14 +172,14 @@ def test_an_interrupt_is_gone_on_with_and_another_command_is_refused(
             raise KeyboardInterrupt
         return usual(*words)
 
-    monkeypatch.setattr(module, "_as", interrupted)
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    monkeypatch.setattr(module, "_convert", interrupted)
+    with pytest.raises(Interrupted, match="rerun the command to resume"):
         write_features(run.path, tmp_path / "out", **wanted)
-    with pytest.raises(RequestError, match=r"points was .*'conv4'.* and is \['fc5'\].*--restart"):
-        write_features(run.path, tmp_path / "out", points=["fc5"], **HERE)
-    told: list[str] = []
-    made = write_features(run.path, tmp_path / "out", report=told.append, **wanted)
-    assert told == [f"going on: {4 * ((moment - 1) // 3)} of 15 images are done already"]
+    with pytest.raises(RequestError, match=r"layers was .*'conv4'.* and is \['fc5'\].*--restart"):
+        write_features(run.path, tmp_path / "out", layers=["fc5"], **HERE)
+    caplog.set_level(logging.INFO, logger="alexnet")
+    made = write_features(run.path, tmp_path / "out", **wanted)
+    assert caplog.messages == [f"resuming: {4 * ((moment - 1) // 3)} of 15 images are done"]
     for path in whole.folder.iterdir():
         assert (made.folder / path.name).read_bytes() == path.read_bytes(), path.name
     with pytest.raises(RequestError, match="exists already"):
@@ -203,7 +209,7 @@ def test_an_end_while_the_folder_gets_its_name_is_survived(
         write_features(run.path, tmp_path / "out", **HERE)
     monkeypatch.setattr(Path, method, usual)
     with pytest.raises(RequestError, match="was started by another command"):
-        write_features(run.path, tmp_path / "out", points=["fc5"], **HERE)
+        write_features(run.path, tmp_path / "out", layers=["fc5"], **HERE)
     monkeypatch.setattr("alexnet.explore.feature_writer.activation_batches", None)  # nothing is computed again
     made = write_features(run.path, tmp_path / "out", **HERE)
     for path in whole.folder.iterdir():
@@ -219,7 +225,7 @@ def slowly(run: Path, destination: Path) -> None:
     write_features(run, destination, batch_size=1, progress=lambda done, num: time.sleep(0.02), **HERE)
 
 
-def test_a_kill_is_gone_on_with(run: RunFolder, tmp_path: Path) -> None:
+def test_a_kill_is_gone_on_with(run: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = write_features(run.path, tmp_path / "whole", batch_size=1, **HERE)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["alexnet.explore.features"])
@@ -231,9 +237,9 @@ def test_a_kill_is_gone_on_with(run: RunFolder, tmp_path: Path) -> None:
     victim.kill()
     victim.join()
     assert not (tmp_path / "out").exists(), "it ended before it was killed"
-    told: list[str] = []
-    made = write_features(run.path, tmp_path / "out", batch_size=1, report=told.append, **HERE)
-    assert len(told) == 1 and told[0].startswith("going on: ")
+    caplog.set_level(logging.INFO, logger="alexnet")
+    made = write_features(run.path, tmp_path / "out", batch_size=1, **HERE)
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("resuming: ")
     assert (made.folder / "conv4.npy").read_bytes() == (whole.folder / "conv4.npy").read_bytes()
 
 
@@ -274,7 +280,7 @@ def test_other_classes_are_no_labels(run: RunFolder, make_tree: Any, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"points": ["fc7"]}, "no activations called 'fc7'"),
+        ({"layers": ["fc7"]}, "no activations called 'fc7'"),
         ({"split": "test"}, "has no split 'test'"),
         ({"photographs": [Path("x.jpg")], "split": "val"}, "name one or the other"),
         ({"photographs": [Path("missing.jpg")]}, "cannot read missing.jpg: No such file"),
@@ -298,15 +304,15 @@ def test_data_of_another_side_is_refused(run: RunFolder, make_tree: Any, tmp_pat
 
 
 def test_weights_alone_know_no_data(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="a weights file, which knows no data"):
+    with pytest.raises(RequestError, match="a weights file, which names no data"):
         write_features(run.weights, tmp_path / "out", **HERE)
 
 
 def test_what_is_no_features_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="holds no features"):
+    with pytest.raises(RequestError, match="contains no features"):
         open_features(tmp_path)
     (tmp_path / "features.json").write_text('{"format_version": 99}')
-    with pytest.raises(RequestError, match="features of format 99, this version reads 1"):
+    with pytest.raises(RequestError, match="features of format 99, this version reads 1 and 2"):
         open_features(tmp_path)
 
 

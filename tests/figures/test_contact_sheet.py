@@ -3,11 +3,11 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.html_page import Page
 
 from alexnet.figures.contact_sheet import (
     THUMBNAIL_SIDES_PX,
@@ -18,22 +18,6 @@ from alexnet.figures.contact_sheet import (
 )
 
 NASTY = "<script>alert(\"1\")</script> & 'quotes'"
-
-
-class Seen(HTMLParser):
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.images, self.text = [], [], ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        if tag == "img":
-            self.images.append(dict(attrs))
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def decoded(source):
@@ -50,7 +34,7 @@ def test_pictures_show_what_they_were_given():
     red, blue = np.zeros((2, 200, 200, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 200
     html = contact_sheet_html([SheetRow("cat", "2 images", [red, blue], ["a", "b"])], most_bytes=10**6)
-    images = Seen(html).images
+    images = Page(html).images
     assert [one["alt"] for one in images] == ["cat: a", "cat: b"]
     for one, color in zip(images, ([200, 0, 0], [0, 0, 200]), strict=True):
         shown = decoded(one["src"])
@@ -59,11 +43,11 @@ def test_pictures_show_what_they_were_given():
 
 
 def test_names_are_escaped():
-    seen = Seen(contact_sheet_html([SheetRow(NASTY, NASTY, [noise(8)], [NASTY])], most_bytes=10**6))
+    seen = Page(contact_sheet_html([SheetRow(NASTY, NASTY, [noise(8)], [NASTY])], most_bytes=10**6))
     assert "script" not in seen.tags
     assert seen.text.count(NASTY) == 2
     assert seen.images[0]["alt"] == f"{NASTY}: {NASTY}" and seen.images[0]["title"] == NASTY
-    one = Seen(thumbnail_html(noise(8), NASTY, NASTY))
+    one = Page(thumbnail_html(noise(8), NASTY, NASTY))
     assert one.tags == ["img"] and one.images[0]["alt"] == NASTY
 
 
@@ -74,7 +58,7 @@ def test_pictures_shrink_until_they_fit(most_bytes):
     ]
     html = contact_sheet_html(rows, most_bytes=most_bytes)
     assert sum(map(len, re.findall(r'base64,([^"]+)"', html))) <= most_bytes + 3 * 15  # base64 rounds up
-    side = int(Seen(html).images[0]["width"])
+    side = int(Page(html).images[0]["width"])
     assert side in THUMBNAIL_SIDES_PX
     larger = [one for one in THUMBNAIL_SIDES_PX if one > side]
     assert not larger or most_bytes < 500_000
@@ -82,18 +66,18 @@ def test_pictures_shrink_until_they_fit(most_bytes):
 
 def test_what_cannot_fit_is_shown_at_the_smallest_side():
     html = contact_sheet_html([SheetRow("cat", "", [noise(128)], ["a"])], most_bytes=1)
-    assert Seen(html).images[0]["width"] == "32"
+    assert Page(html).images[0]["width"] == "32"
 
 
 def test_small_pictures_keep_their_size_and_their_pixels():
     image = noise(8)
-    seen = Seen(contact_sheet_html([SheetRow("cat", "", [image], ["a"])], most_bytes=10**6))
+    seen = Page(contact_sheet_html([SheetRow("cat", "", [image], ["a"])], most_bytes=10**6))
     assert seen.images[0]["class"] == "thumbnail small"
     assert decoded(seen.images[0]["src"]).shape == (8, 8, 3)
     assert shrink(image, 8).tolist() == image.tolist() == shrink(image, 16).tolist()
 
 
 def test_a_class_without_pictures_has_its_heading():
-    seen = Seen(contact_sheet_html([SheetRow("cat", "0 images", [], [])], most_bytes=10))
+    seen = Page(contact_sheet_html([SheetRow("cat", "0 images", [], [])], most_bytes=10))
     assert "cat" in seen.text and not seen.images
     assert contact_sheet_html([], most_bytes=10) == ""

@@ -1,43 +1,24 @@
 """The panel escapes what users named, draws bars as long as probabilities, and marks the right class."""
 
 import re
-from html.parser import HTMLParser
 
 import numpy as np
+from tests.html_page import Page
 
 from alexnet.figures.panel import PanelImage, panel_html
 
 NASTY = "<script>alert(\"1\")</script> & 'quotes'"
 
 
-class Seen(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.tags, self.attributes, self.text = [], [], ""
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes.append(dict(attrs))
-
-    def handle_data(self, data):
-        self.text += data
-
-
 def pictured(guesses, label="cat", side=32):
     return PanelImage(np.zeros((side, side, 3), np.uint8), label, 0.0125, guesses, key="test/7")
 
 
-def read(html):
-    seen = Seen()
-    seen.feed(html)
-    return seen
-
-
 def test_names_are_escaped():
-    seen = read(panel_html([pictured([(NASTY, 0.9, True)], label=NASTY)]))
+    seen = Page(panel_html([pictured([(NASTY, 0.9, True)], label=NASTY)]))
     assert "script" not in seen.tags
     assert seen.text.count(NASTY) == 2
-    assert [one["alt"] for one in seen.attributes if "alt" in one] == [f"Picture test/7, right label {NASTY}"]
+    assert seen.alts == [f"Picture test/7, right label {NASTY}"]
 
 
 def test_bars_are_as_long_as_probabilities_and_the_right_one_is_marked():
@@ -48,7 +29,7 @@ def test_bars_are_as_long_as_probabilities_and_the_right_one_is_marked():
 
 
 def test_a_right_class_beyond_the_guesses_is_said():
-    seen = read(panel_html([pictured([("dog", 0.9, False)])]))
+    seen = Page(panel_html([pictured([("dog", 0.9, False)])]))
     assert "cat is not among these; the network gives it 1.2 %" in seen.text
 
 

@@ -2,11 +2,11 @@
 
 import dataclasses
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.html_page import Page
 
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.data.shards import UnreadableSample
@@ -17,34 +17,7 @@ from alexnet.report.comparison import NUM_PICTURES, write_comparison
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
 
-VOID = {"meta", "link", "img", "br"}
 NUM, NUM_CLASSES = 150, 20
-
-
-class Page(HTMLParser):
-    """Checks that every element that opens is closed in order; keeps text and addresses."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.html = path.read_text()
-        self.open, self.text, self.addresses, self.alts = [], "", [], []
-        self.feed(self.html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in VOID:
-            self.open.append(tag)
-        self.addresses += [value for key, value in attrs if key in ("src", "href", "srcset")]
-        if tag == "img":
-            self.alts.append(dict(attrs)["alt"])
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text += data
 
 
 @pytest.fixture
@@ -93,7 +66,7 @@ def made_up_answers(labels):
 def test_the_page_shows_both_groups_and_the_figures(tmp_path, compared, data):
     comparison = compared(*made_up_answers(data.splits["val"].labels))
     path = write_comparison(comparison, data, tmp_path / "page.html")
-    page = Page(path)
+    page = Page(path.read_text())
     assert all(one.startswith("data:") for one in page.addresses)
     assert not re.search(r"url\(|@import|<script", page.html)
     for words in ("<first> run", "second & run", "Made <i>up</i> & so on", "<b>class 3</b>", data.checksum):
@@ -117,7 +90,7 @@ def test_the_page_shows_both_groups_and_the_figures(tmp_path, compared, data):
 
 def test_without_data_there_are_no_pictures_and_the_page_says_so(tmp_path, compared, data):
     comparison = compared(*made_up_answers(data.splits["val"].labels))
-    page = Page(write_comparison(comparison, None, tmp_path / "page.html"))
+    page = Page(write_comparison(comparison, None, tmp_path / "page.html").read_text())
     assert page.alts == []
     assert "The prepared data set is not at hand, so there are no pictures to show." in page.text
     assert "Only the first is right" not in page.text and "McNemar" in page.text
@@ -136,13 +109,13 @@ def test_pictures_that_were_lost_since_are_named(tmp_path, compared, data):
     comparison = compared(*made_up_answers(data.splits["val"].labels))
     split = dataclasses.replace(data.splits["val"], images=Lost())
     lost = dataclasses.replace(data, splits={"val": split})
-    page = Page(write_comparison(comparison, lost, tmp_path / "page.html"))
+    page = Page(write_comparison(comparison, lost, tmp_path / "page.html").read_text())
     assert page.alts == [] and page.text.count("cannot be read any more") == 60
 
 
 def test_equal_runs_give_a_page_without_differences(tmp_path, compared, data):
     first, _ = made_up_answers(data.splits["val"].labels)
-    page = Page(write_comparison(compared(first, first), data, tmp_path / "page.html"))
+    page = Page(write_comparison(compared(first, first), data, tmp_path / "page.html").read_text())
     assert page.alts == [] and page.text.count("There is no such image.") == 2
     assert "The two answer 0 images differently." in page.text and "the same error in every class" in page.text
 

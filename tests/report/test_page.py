@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from tests.html_page import Page
 
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError
@@ -17,43 +17,7 @@ from alexnet.report.page import write_report
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
 
-VOID = {"meta", "link", "img", "br"}
 NAMES = ("cat", "dog & wolf", "<b>bird</b>")
-
-
-class Page(HTMLParser):
-    """Checks that every element that opens is closed in order; keeps text, addresses and ids."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.text, self.addresses, self.ids, self.alts = [], "", [], [], []
-        self.num_tables = self.num_images = 0
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in VOID:
-            self.open.append(tag)
-        attributes = dict(attrs)
-        self.addresses += [value for key, value in attrs if key in ("src", "href", "xlink:href", "srcset")]
-        self.ids += [attributes["id"]] if "id" in attributes else []
-        self.num_tables += tag == "table"
-        if tag == "img":
-            self.num_images += 1
-            assert attributes["alt"]
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text += data
 
 
 @pytest.fixture
@@ -124,7 +88,7 @@ def test_a_finished_run_gives_one_whole_page_the_same_each_time(run, data):
             assert f"{100 * figure:.2f} %" in page.text
     assert "Generated pictures." in page.text
     assert "State:" not in page.text and "missing" not in re.sub(r"\.missing", "", html)
-    assert page.num_images == 1 + 12
+    assert len(page.images) == 1 + 12
     for words in ("conv1", "dog & wolf", "<b>bird</b>", "a processor", "2.13.0", data.checksum, "warmup", "12,345"):
         assert words in page.text
     assert "the paper, top-1" not in page.text

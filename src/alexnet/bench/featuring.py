@@ -74,7 +74,7 @@ def bench_features(
         made = np.empty((len(stored), *reader.shape("fc7")), np.float32)
         read = array_reader(stored)
         for batch in activation_batches(trained, reader, read, 0, len(stored), batch_size, device, precision):
-            made[batch.last - len(batch.activations["fc7"]) : batch.last] = batch.activations["fc7"]
+            made[batch.stop - len(batch.activations["fc7"]) : batch.stop] = batch.activations["fc7"]
 
     def hooked(network: nn.Module) -> Callable[[torch.Tensor], object]:
         return _Hooked(network.eval().to(device))

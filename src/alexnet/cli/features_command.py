@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import time
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_arithmetic, add_data, add_json, add_split
 from alexnet.errors import RequestError
 
-_logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -63,13 +61,12 @@ def run(options: argparse.Namespace) -> None:
             data_folder=options.data,
             split=options.split,
             photographs=options.photographs,
-            points=options.layer,
+            layers=options.layer,
             dtype=options.dtype,
             batch_size=options.batch_size,
             device=options.device,
             precision=options.precision,
             restart=options.restart,
-            report=_logger.info,
             progress=progress,
         )
     if options.json:

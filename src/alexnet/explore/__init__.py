@@ -1,1 +1,1 @@
-"""What a trained network has learned: its activations to images."""
+"""What a trained network has learned: its activations."""

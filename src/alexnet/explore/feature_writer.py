@@ -1,4 +1,4 @@
-"""Activations on their way into a folder: appended to arrays, counted now and then, described at the end."""
+"""Write activations to a folder: append them to arrays, save progress regularly, and describe them at the end."""
 
 import contextlib
 import csv
@@ -25,6 +25,7 @@ from alexnet.storage.npy import npy_header
 from alexnet.storage.staging import Staging
 from alexnet.system.device import Precision
 
+FORMAT_VERSION = 2
 DESCRIPTION_FILE = "features.json"
 IMAGES_FILE = "images.csv"
 LABELS_FILE = "labels.npy"
@@ -34,7 +35,7 @@ CURSOR_EVERY_S = 10.0
 
 
 class FeatureWriter:
-    """Activations on their way to the disk; what is done is known from the staging folder's cursor."""
+    """Writes activations to a staging folder; its cursor file records how many images are done."""
 
     def __init__(
         self,
@@ -45,8 +46,8 @@ class FeatureWriter:
         shapes: Mapping[str, tuple[int, ...]],
         dtype: np.dtype[Any],
     ) -> None:
-        self.done = 0
-        """Images processed, refused ones among them."""
+        self.num_done = 0
+        """Images processed, including refused ones."""
         self.refused: RefusedImages = []
         self._staging = staging
         self._trained = trained
@@ -55,8 +56,8 @@ class FeatureWriter:
         self._shapes = shapes
         self._dtype = dtype
         if staging.cursor_path.is_file():
-            said = json.loads(staging.cursor_path.read_text())
-            self.done, self.refused = said["done"], [(number, reason) for number, reason in said["refused"]]
+            cursor = json.loads(staging.cursor_path.read_text())
+            self.num_done, self.refused = cursor["done"], [(number, reason) for number, reason in cursor["refused"]]
 
     def run(
         self,
@@ -65,36 +66,36 @@ class FeatureWriter:
         precision: Precision,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        """Show the network what it has not seen yet."""
+        """Compute and append the activations of all images that are not done."""
         num = len(self._source.paths)
         with contextlib.ExitStack() as opened:
             files = {name: opened.enter_context(self._array_file(name)) for name in self._reader.names}
             saved_s = time.monotonic()
             try:
                 for batch in activation_batches(
-                    self._trained, self._reader, self._source.read, self.done, num, batch_size, device, precision
+                    self._trained, self._reader, self._source.read, self.num_done, num, batch_size, device, precision
                 ):
                     for name, values in batch.activations.items():
-                        files[name].write(_as(values, self._dtype, name).data)
-                    # Once all of a batch is there.
-                    self.done, self.refused = batch.last, self.refused + batch.refused
+                        files[name].write(_convert(values, self._dtype, name).data)
+                    # Only after the whole batch is written.
+                    self.num_done, self.refused = batch.stop, self.refused + batch.refused
                     if progress is not None:
-                        progress(self.done, num)
+                        progress(self.num_done, num)
                     if time.monotonic() - saved_s > CURSOR_EVERY_S:
                         saved_s = time.monotonic()
                         self._save(files)
                 self._save(files)
             except BaseException as error:
-                with contextlib.suppress(OSError):  # on a full disk what was last kept counts
+                with contextlib.suppress(OSError):  # on a full disk the previous cursor stays valid
                     self._save(files)
                 if isinstance(error, KeyboardInterrupt):
                     raise Interrupted(
-                        f"interrupted; what is done is kept in {self._staging.folder}, and the same command goes on"
+                        f"interrupted; finished work is kept in {self._staging.folder}; rerun the command to resume"
                     ) from error
                 raise
 
     def describe(self, run: Path, plan: Mapping[str, Any]) -> None:
-        """Write everything but the activations, which are there; the description comes last."""
+        """Write everything but the activations, which are already written; the description comes last."""
         refused = {number for number, _ in self.refused}
         numbers = [number for number in range(len(self._source.paths)) if number not in refused]
         if not numbers:
@@ -119,7 +120,7 @@ class FeatureWriter:
             {
                 **plan,
                 "run": str(run),
-                **self._source.facts,
+                **self._source.location,
                 "variant": network.variant,
                 "title": self._trained.title,
                 "images": len(numbers),
@@ -133,18 +134,18 @@ class FeatureWriter:
 
     @contextlib.contextmanager
     def _array_file(self, name: str) -> Iterator[BinaryIO]:
-        """The .npy file of activations, to append to; what stands behind the counted ones is cut off.
+        """The .npy file of a layer's activations, opened for appending; rows beyond the cursor are cut off.
 
-        They are written, not mapped: a full disk is an error then, and not the end of the process.
+        Rows are written, not memory-mapped: then a full disk raises an error instead of killing the process.
         """
-        num_rows = self.done - len(self.refused)
-        header = self._header(name, 0)  # mended at the end, when the number of images is known
+        num_rows = self.num_done - len(self.refused)
+        header = self._header(name, 0)  # corrected at the end, when the number of images is known
         size_bytes = len(header) + num_rows * math.prod(self._shapes[name]) * self._dtype.itemsize
-        with (self._staging.folder / f"{name}.npy").open("r+b" if self.done else "wb") as file:
-            if self.done == 0:
+        with (self._staging.folder / f"{name}.npy").open("r+b" if self.num_done else "wb") as file:
+            if self.num_done == 0:
                 file.write(header)
             if file.seek(0, os.SEEK_END) < size_bytes:
-                raise WorkError(f"{file.name} is shorter than what was counted; add --restart to begin anew")
+                raise WorkError(f"{file.name} is shorter than its cursor says; add --restart to start over")
             file.truncate(size_bytes)
             file.seek(size_bytes)
             yield file
@@ -153,30 +154,30 @@ class FeatureWriter:
         return npy_header(self._dtype, (num_rows, *self._shapes[name]))
 
     def _save(self, files: Mapping[str, BinaryIO]) -> None:
-        """Bring everything to the disk, and count it; where nothing is done, nothing is claimed."""
-        if not self.done:
+        """Flush all files to the disk and then save the cursor, unless nothing is done."""
+        if not self.num_done:
             return
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
         sync_folder(self._staging.folder)
-        write_json(self._staging.cursor_path, {"done": self.done, "refused": self.refused})
+        write_json(self._staging.cursor_path, {"done": self.num_done, "refused": self.refused})
 
 
-def _as(values: NDArray[np.float32], dtype: np.dtype[Any], name: str) -> NDArray[np.floating[Any]]:
+def _convert(values: NDArray[np.float32], dtype: np.dtype[Any], name: str) -> NDArray[np.floating[Any]]:
     largest = float(np.abs(values).max(initial=0.0))
     if largest > float(np.finfo(dtype).max):
         raise WorkError(
-            f"activations {name} reach {largest:.4g}, which {dtype} cannot hold; take --dtype float32 and --restart"
+            f"activations {name} reach {largest:.4g}, which {dtype} cannot hold; use --dtype float32 with --restart"
         )
     return values.astype(dtype, copy=False)
 
 
 def _images_csv(paths: Sequence[str], classes: Sequence[str] | None) -> bytes:
     text = io.StringIO()
-    # Texts in quotation marks: a file's name may hold anything, a line's end too.
+    # Text is quoted: a file name may contain anything, even line breaks.
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(["number", "path", "class"])
     for number, path in enumerate(paths):
         writer.writerow([number, path, "" if classes is None else classes[number]])
-    return text.getvalue().encode("utf-8", "surrogateescape")  # the name of a file need not be UTF-8
+    return text.getvalue().encode("utf-8", "surrogateescape")  # file names may not be UTF-8

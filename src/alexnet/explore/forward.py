@@ -1,4 +1,4 @@
-"""Asking a trained network for its activations, batch by batch."""
+"""Compute the activations of a trained network, batch by batch."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,12 +19,12 @@ from alexnet.system.prefetch import prefetch
 
 @dataclass(frozen=True, eq=False)
 class ActivationBatch:
-    """The activations to a batch."""
+    """The activations for a batch of images."""
 
-    last: int
-    """The image behind the batch's last one."""
+    stop: int
+    """Index of the first image after the batch."""
     activations: dict[str, NDArray[np.float32]]
-    """By point, (B, ...), of the images that could be read."""
+    """By layer, (B, ...), of the images that could be read."""
     refused: RefusedImages
 
 
@@ -33,19 +33,19 @@ def activation_batches(
     reader: ActivationReader,
     read: ReadImages,
     start: int,
-    num: int,
+    stop: int,
     batch_size: int | None,
     device: torch.device,
     precision: Precision,
 ) -> Iterator[ActivationBatch]:
-    """Activations batch by batch; the next batch is read meanwhile, on another thread.
+    """Activations batch by batch; another thread reads the next batch meanwhile.
 
-    Until it is over, or closed, the network is this function's: its weights may be rounded (`rounded_weights`).
+    Do not use the network until the iterator is exhausted or closed: its weights may be rounded (`rounded_weights`).
 
     Args:
-        start: the first image.
-        num: the image behind the last one.
-        batch_size: images at a time; None is what suits the device.
+        start: index of the first image.
+        stop: index after the last image.
+        batch_size: images per batch; None suits the device.
 
     Raises:
         RequestError: a batch size below 1.
@@ -57,26 +57,26 @@ def activation_batches(
         raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
     trained.network.to(device)
     (view,) = views(1, trained.side, trained.crop)
-    starts = range(start, num, batch_size)
+    starts = range(start, stop, batch_size)
 
-    def read_from(first: int) -> tuple[NDArray[np.uint8], RefusedImages]:
-        return read(first, min(first + batch_size, num))
+    def read_batch(first: int) -> tuple[NDArray[np.uint8], RefusedImages]:
+        return read(first, min(first + batch_size, stop))
 
-    coming = prefetch(read_from, starts, workers=1, ahead=2, name="alexnet-features")
-    with closing(coming), torch.inference_mode(), rounded_weights(trained.network, precision):
-        for first, (images, refused) in zip(starts, coming, strict=True):  # (B, S, S, 3)
-            last = min(first + batch_size, num)
+    batches = prefetch(read_batch, starts, workers=1, ahead=2, name="alexnet-features")
+    with closing(batches), torch.inference_mode(), rounded_weights(trained.network, precision):
+        for first, (images, refused) in zip(starts, batches, strict=True):  # (B, S, S, 3)
+            batch_stop = min(first + batch_size, stop)
             if not len(images):
-                yield ActivationBatch(last, {}, refused)
+                yield ActivationBatch(batch_stop, {}, refused)
                 continue
             batch = torch.from_numpy(images).to(device)
             with arithmetic(device, precision):
                 activations = reader(crop_view(batch, view, trained.crop, trained.mean_image, trained.mean_at))
-            found = {name: values.float().contiguous().cpu().numpy() for name, values in activations.items()}
-            for name, values in found.items():
+            arrays = {name: values.float().contiguous().cpu().numpy() for name, values in activations.items()}
+            for name, values in arrays.items():
                 if not np.isfinite(values).all():
                     raise WorkError(
-                        f"the activations {name} to images {first} to {last - 1} are not finite: the training "
-                        "has diverged; train again with a lower rate"
+                        f"the activations {name} for images {first} to {batch_stop - 1} are not finite: the training "
+                        "has diverged; train again with a lower learning rate"
                     )
-            yield ActivationBatch(last, found, refused)
+            yield ActivationBatch(batch_stop, arrays, refused)

@@ -1,4 +1,4 @@
-"""The images to compute activations for: those of a prepared data set, or photographs from anywhere."""
+"""The images to compute activations for: a split of a prepared data set, or photographs."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ from alexnet.model.weights import Trained
 from alexnet.runs.folder import RunFolder
 
 RefusedImages = list[tuple[int, str]]
-"""Place among the images, and reason, of those that cannot be read."""
+"""Index and reason for each image that cannot be read."""
 ReadImages = Callable[[int, int], tuple[NDArray[np.uint8], RefusedImages]]
-"""Of images `first` .. `last` - 1 those that can be read, uint8 (n, S, S, 3), and the others."""
+"""Reads images `first` .. `stop` - 1: the readable ones, uint8 (n, S, S, 3), and the refused ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +29,13 @@ class ImageSource:
 
     read: ReadImages
     paths: Sequence[str]
-    """(N,): where each came from."""
+    """(N,): the path of each image, or its name in the data set."""
     labels: NDArray[np.int64] | None
-    """(N,), index into the network's classes; None where nothing is known of them, or other classes."""
+    """(N,), index into the network's classes; None for photographs and for data with other classes."""
     identity: dict[str, Any]
-    """What they are, so that other images are told from them."""
-    facts: dict[str, Any]
-    """Where they are."""
+    """Identifies the images: other images have another identity."""
+    location: dict[str, Any]
+    """Where the images are stored."""
 
 
 def split_source(
@@ -44,8 +44,8 @@ def split_source(
     """The images of a split.
 
     Args:
-        run: a run folder, or a weights file, which knows no data set.
-        data_folder: the prepared data set, or several to be joined; None is what the run was trained on.
+        run: a run folder, or a weights file, which names no data set.
+        data_folder: the prepared data set, or several to concatenate; None is what the run was trained on.
         split: None is the data set's evaluation split.
 
     Raises:
@@ -54,63 +54,70 @@ def split_source(
     if data_folder is None:
         if not run.is_dir():
             raise RequestError(
-                f"{run} is a weights file, which knows no data set; name one with --data, or photographs"
+                f"{run} is a weights file, which names no data set; name one with --data, or name photographs"
             )
         folders: Sequence[Path] = RunFolder.open(run).data_folders()
     else:
         folders = [data_folder] if isinstance(data_folder, Path) else data_folder
     data = open_data(folders)
     split = split or data.evaluation_split
-    data.require_split(split)
+    images = data.require_split(split).images
     if data.side != trained.side:
         raise RequestError(
-            f"the network's images are stored at {trained.side} pixels and {data.folder} has {data.side}; prepare the "
-            f"data with --side {trained.side}"
+            f"the network was trained on images of {trained.side} pixels, but {data.folder} stores {data.side}; "
+            f"prepare the data with --side {trained.side}"
         )
-    images = data.splits[split].images
-    identity = {"data_checksum": data.checksum, "split": split}
-    facts = {"data": [str(folder) for folder in folders]}
-    labels = _labels(data, split, trained)
-    return ImageSource(array_reader(images), data.splits[split].keys, labels, identity, facts)
+    return ImageSource(
+        read=array_reader(images),
+        paths=data.splits[split].keys,
+        labels=_labels(data, split, trained),
+        identity={"data_checksum": data.checksum, "split": split},
+        location={"data": [str(folder) for folder in folders]},
+    )
 
 
 def _labels(data: PreparedData, split: str, trained: Trained) -> NDArray[np.int64] | None:
-    """Labels counted in the network's classes; None where the data set has others, which is no error here."""
-    places = {one.id: place for place, one in enumerate(trained.classes)}
-    if any(one.id not in places for one in data.classes):
+    """Labels as indices into the network's classes; None if the data set has other classes, which is allowed here."""
+    indices = {one.id: index for index, one in enumerate(trained.classes)}
+    if any(one.id not in indices for one in data.classes):
         return None
-    mapped = np.array([places[one.id] for one in data.classes], np.int64)
+    mapped = np.array([indices[one.id] for one in data.classes], np.int64)
     return mapped[np.asarray(data.splits[split].labels)]
 
 
 def photograph_source(paths: Sequence[Path], trained: Trained) -> ImageSource:
-    """Photographs: files, and folders of them; those that are no readable images are passed over.
+    """Photographs, given as files and folders of files; files that are not readable images are refused one by one.
 
     Raises:
-        RequestError: a folder has no file, or a file is missing.
+        RequestError: a folder has no files, or a file is missing.
     """
     files = list_photographs(paths)
-    named = [str(file) for file in files]
-    # With sizes and times, so that work that is gone on with later sees that a file has changed meanwhile.
+    names = [str(file) for file in files]
+    # Sizes and times, so that resumed work notices a file that has changed meanwhile.
     versions = []
     for file in files:
         try:
-            facts = file.stat()
+            status = file.stat()
         except OSError as error:
             raise RequestError(f"cannot read {file}: {error.strerror or error}; name image files") from error
-        versions.append((facts.st_size, facts.st_mtime_ns))
-    digest = hashlib.sha256(repr((named, versions)).encode("utf-8", "surrogateescape")).hexdigest()
-    identity = {"photographs": len(files), "photographs_sha256": digest}
-    return ImageSource(photograph_reader(files, trained.side), named, None, identity, {})
+        versions.append((status.st_size, status.st_mtime_ns))
+    digest = hashlib.sha256(repr((names, versions)).encode("utf-8", "surrogateescape")).hexdigest()
+    return ImageSource(
+        read=photograph_reader(files, trained.side),
+        paths=names,
+        labels=None,
+        identity={"photographs": len(files), "photographs_sha256": digest},
+        location={},
+    )
 
 
 def photograph_reader(files: Sequence[Path], side: int) -> ReadImages:
     """Reads photographs as images of `side` pixels."""
 
-    def read(first: int, last: int) -> tuple[NDArray[np.uint8], RefusedImages]:
+    def read(first: int, stop: int) -> tuple[NDArray[np.uint8], RefusedImages]:
         images: list[NDArray[np.uint8]] = []
         refused: RefusedImages = []
-        for number in range(first, last):
+        for number in range(first, stop):
             try:
                 images.append(read_photograph(files[number], side))
             except RequestError as error:
@@ -121,12 +128,12 @@ def photograph_reader(files: Sequence[Path], side: int) -> ReadImages:
 
 
 def array_reader(images: NDArray[np.uint8] | StoredImages) -> ReadImages:
-    """Reads images that are stored as the network reads them."""
-    # A copy: torch takes neither an array that is mapped read-only without a warning nor one that runs backwards.
-    return lambda first, last: (np.array(images[first:last]), [])
+    """Reads stored images."""
+    # A copy: torch warns about read-only arrays and rejects negative strides.
+    return lambda first, stop: (np.array(images[first:stop]), [])
 
 
-def require_images(images: NDArray[np.uint8], side: int) -> None:
+def check_images(images: NDArray[np.uint8], side: int) -> None:
     """Refuse an array that is not images of `side` pixels."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3):
         raise RequestError(
