@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.html_page import Page
 
 from alexnet.data.concatenated import open_data
+from alexnet.errors import RequestError
 from alexnet.evaluation.compare import compare_runs
 from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.predictions import load_predictions
-from alexnet.explore.features import open_features
+from alexnet.evaluation.run_evaluation import evaluate_run
+from alexnet.explore.features import open_features, write_features
 from alexnet.report.page import write_report
 from alexnet.report.paper_table import paper_table
 from alexnet.runs.folder import RunFolder
@@ -33,6 +36,14 @@ def test_stored_evaluations_are_those_of_the_stored_probabilities(golden: Path, 
         }
 
 
+def test_the_stored_weights_give_the_stored_probabilities(golden: Path) -> None:
+    run, data = golden / "finished", open_data(golden / "pixels")
+    before = load_predictions(run / "predictions", "val", 10, data).probabilities
+    evaluate_run(run, num_views=10, device="cpu", precision="float32")
+    after = load_predictions(run / "predictions", "val", 10, data).probabilities
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_a_report_is_written(golden: Path, name: str) -> None:
     path = write_report(golden / name, open_data(golden / "pixels"))
@@ -41,7 +52,7 @@ def test_a_report_is_written(golden: Path, name: str) -> None:
         assert f"{100 * evaluation['top1_error']:.2f} %" in page.text
     assert "no pictures" not in page.text
     if name == "finished":
-        assert "The log contains no step" not in page.text and "conv1" in page.text
+        assert "The log holds no step" not in page.text and "conv1" in page.text
 
 
 def test_runs_are_compared_and_tabulated(golden: Path) -> None:
@@ -51,7 +62,19 @@ def test_runs_are_compared_and_tabulated(golden: Path) -> None:
     assert [row.name for row in table.rows if row.runs] == ["SIFT + FVs", "Sparse coding", "1 CNN"]
 
 
-def test_features_are_opened(golden: Path) -> None:
+def test_features_are_opened_and_computed_alike(golden: Path, tmp_path: Path) -> None:
     old = open_features(golden / "features")
     assert list(old.activations) == ["conv2"] == old.description["layers"] and len(old.paths) == 6
-    assert old.labels is not None and old.labels.shape == (6,) and old.classes == ("circle", "n01440764", "square")
+    new = write_features(
+        golden / "finished", tmp_path / "features", layers=["conv2"], split="val", device="cpu", precision="float32"
+    )
+    np.testing.assert_allclose(new.activations["conv2"], old.activations["conv2"], rtol=1e-5, atol=1e-5)
+    assert old.labels is not None and new.labels is not None
+    np.testing.assert_array_equal(new.labels, old.labels)
+    assert new.paths == old.paths and new.classes == old.classes
+
+
+def test_unfinished_features_of_the_earlier_format_are_refused_clearly(golden: Path) -> None:
+    (golden / "features").rename(golden / ".new.preparing")
+    with pytest.raises(RequestError, match=r"format_version was 1 and is 2.*add --restart to discard"):
+        write_features(golden / "finished", golden / "new", layers=["conv2"], split="val", device="cpu")

@@ -10,7 +10,6 @@ from alexnet.cli.common_options import add_arithmetic, add_data, add_json, add_s
 from alexnet.errors import RequestError
 
 
-
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder or weights file")
