@@ -37,7 +37,7 @@ def measure(maps: int, outputs: int, side: int, images: int, rounds: int) -> dic
     x, weight, gradient = half(images, maps, side, side), half(outputs, maps, 3, 3), half(images, outputs, side, side)
 
     def library() -> torch.Tensor:
-        return torch.ops.aten.convolution_backward(
+        return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
             gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
         )[1]
 

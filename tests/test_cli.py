@@ -150,7 +150,7 @@ def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixtur
         (["train", "d", "--data.mean", "centre"], "allowed is one of crop, center (centre is now center)"),
         (["train", "d", "--seeds", "two"], "--seeds: invalid int value: 'two'; see `alexnet train --help`"),
         (["prepare", "d"], "the following arguments are required: DEST"),
-        (["bench"], "alexnet bench needs one of prepare, "),
+        (["bench"], "alexnet bench needs one of step, evaluate, "),
         (["baseline", "sift", "d"], "'sift' is not one of them"),
         (["train", "d", "--optimizer.learning_rate", "fast"], "optimizer.learning_rate"),
         (["train", "d", "--optimizer.learning_rate", "-1"], "--optimizer.learning_rate is -1.0; allowed is 0 or more"),

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.model.varied_networks import VARIED, made, normwise
 
-from alexnet.bench.rounded import RoundedProducts
 from alexnet.system.device import arithmetic, rounded_weights
+from benchmarks.precision import EmulatedBfloat16
+from tests.model.varied_networks import VARIED, made, normwise
 
 
 def gradients(network: torch.nn.Module, images: torch.Tensor, direction: torch.Tensor) -> list[torch.Tensor]:
@@ -40,7 +40,7 @@ def test_weights_rounded_once_give_the_same_scores(variant: str) -> None:
     network, images, _ = made(variant)
     whole = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     cpu = torch.device("cpu")
-    with torch.inference_mode(), RoundedProducts():  # the same in both, and fast everywhere
+    with torch.inference_mode(), EmulatedBfloat16():  # the same in both, and fast everywhere
         with arithmetic(cpu, "bfloat16"):
             want = network(images)
         with rounded_weights(network, "bfloat16"), arithmetic(cpu, "bfloat16"):

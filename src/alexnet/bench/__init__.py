@@ -1,1 +1,1 @@
-"""Measured against the alternative, in one process, in turns: medians and ratios, with the machine they came from."""
+"""Benchmarks of this package against alternatives, all measured in one process in alternation."""

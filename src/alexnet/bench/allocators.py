@@ -1,62 +1,58 @@
-"""The same bench with different memory allocators, a process each: an allocator is chosen when a process starts."""
+"""Run a benchmark with different memory allocators, each in a new process: a process cannot change its allocator."""
 
 import json
+import logging
 import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alexnet.errors import RequestError, WorkError
 from alexnet.system.machine import allocator_environment
 
+_logger = logging.getLogger(__name__)
 
-def by_allocator(
-    names: Sequence[str], words: Sequence[str], product: str, report: Callable[[str], None]
-) -> dict[str, Any]:
-    """A bench in a process of its own for each memory allocator, by their names.
+
+def measure_by_allocator(allocators: Sequence[str], command: Sequence[str], method: str) -> dict[str, Any]:
+    """Run a benchmark's command once per memory allocator, each time in a new process.
 
     Args:
-        names: of `tuned` and `default`.
-        words: of the command `alexnet`, from `bench` on.
-        product: the way that is this project's.
-        report: is given lines for people.
+        allocators: of `tuned` and `default`.
+        command: the benchmark with its arguments; it accepts `--allocator current` and `--json`.
+        method: the one that is this package's.
 
     Returns:
-        What the bench finds, by allocator. Where there are both, the tuned one's has `ratios_in_a_shell`: what the
-        product, which starts itself again with the tuned allocator, is of each way as a user's shell starts it.
+        The benchmark's result by allocator. If both were measured, `tuned` has `speedups_over_default_allocator`:
+        `method` with the tuned allocator, which `alexnet` sets for itself, over each method of others with the default
+        one, which a user's shell gives them.
 
     Raises:
-        RequestError: it found the words wrong, and has said so.
-        WorkError: it has failed.
+        RequestError: the benchmark refused its arguments and has printed why.
+        WorkError: the benchmark failed.
     """
-    found = {}
-    for name in names:
-        report(f"with the {name} allocator")
-        command = [sys.executable, "-P", "-m", "alexnet", *words, "--allocator", "here", "--json"]
-        code, printed = _ended(command, allocator_environment(name == "tuned"))
+    results = {}
+    for allocator in allocators:
+        _logger.info("with the %s allocator", allocator)
+        process = [*command, "--allocator", "current", "--json"]
+        code, printed = _run(process, allocator_environment(allocator == "tuned"))
         if code == RequestError.exit_code:
-            wrong = RequestError("the measurement's own process found the request wrong")
-            wrong.said = True
-            raise wrong
+            refused = RequestError("the benchmark's process refused its arguments")
+            refused.said = True
+            raise refused
         if code:
-            raise WorkError(f"the measurement with the {name} allocator ended with exit code {code}, see above")
-        found[name] = json.loads(printed)
-    if found.keys() == {"tuned", "default"} and product in found["tuned"]["ways"]:
-        fast = _rate(found["tuned"]["ways"][product])
-        found["tuned"]["ratios_in_a_shell"] = {
-            name: fast / _rate(way)
-            for name, way in found["default"]["ways"].items()
-            if not name.startswith(("alexnet", "stored"))
+            raise WorkError(f"the benchmark with the {allocator} allocator ended with exit code {code}, see above")
+        results[allocator] = json.loads(printed)
+    if results.keys() == {"tuned", "default"} and method in results["tuned"]["methods"]:
+        tuned = results["tuned"]["methods"][method]["images_per_second"]
+        results["tuned"]["speedups_over_default_allocator"] = {
+            name: tuned / other["images_per_second"]
+            for name, other in results["default"]["methods"].items()
+            if not name.startswith("alexnet")
         }
-    return found
+    return results
 
 
-def _rate(way: Mapping[str, float]) -> float:
-    return way["images_per_second"]
-
-
-def _ended(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
-    """The exit code of a process, and what it has printed; where this one is stopped, that one is too."""
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """Exit code and standard output of a process; it is terminated if this process is interrupted."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             printed, _ = process.communicate()

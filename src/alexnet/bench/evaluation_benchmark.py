@@ -1,5 +1,7 @@
-"""`alexnet bench evaluate`: predictions a second, beside the usual networks; ten views beside ten evaluations."""
+"""`alexnet bench evaluate`: forward passes of this package and of reference networks, and ten-view evaluations."""
 
+import functools
+import logging
 import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -8,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from alexnet.bench.ceilings import rates_and_ceilings, ratios, summary
+from alexnet.bench.ceilings import measure_speeds, speedups, summarize
 from alexnet.bench.random_images import random_data
 from alexnet.bench.reference_networks import paper_network, torchvision_network
 from alexnet.bench.step_benchmark import NUM_CLASSES, STORED_PX
-from alexnet.bench.step_cost import forward_flops, papers_network
+from alexnet.bench.step_cost import forward_flops, meta_network
 from alexnet.bench.timing import require_counts, wait_for
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.model.kernels import fallback_reason, reference_ops
@@ -20,62 +22,59 @@ from alexnet.model.network import AlexNet
 from alexnet.system.device import arithmetic, choose_device, choose_precision, images_at_a_time
 from alexnet.system.machine import machine_facts, multiplies_bfloat16, processor_flags, source_commit
 
+_logger = logging.getLogger(__name__)
 
-def bench_evaluate(
-    batch_size: int | None,
-    batches: int,
-    rounds: int,
-    device_name: str,
-    precision_name: str,
-    report: Callable[[str], None],
+CROP_PX = 224
+ONE_VIEW, TEN_VIEWS = "alexnet evaluate, 1 view", "alexnet evaluate, 10 views"
+
+
+def measure_evaluation(
+    batch_size: int | None, batches: int, rounds: int, device_name: str, precision_name: str
 ) -> dict[str, Any]:
-    """Measure forward passes of random images, and whole evaluations of stored ones.
+    """Measure forward passes of random images, and evaluations of stored images.
 
     Args:
-        batch_size: images of a forward pass, 1 or more; None is what suits the device.
-        batches: forward passes of one measurement, and batches of the stored images, 1 or more.
-        rounds: how often each way runs, 1 or more.
+        batch_size: images per forward pass, 1 or more; None is the default of `alexnet evaluate` on the device.
+        batches: forward passes per measurement, and batches of stored images, 1 or more.
+        rounds: measurements of each method, 1 or more.
         device_name: see `choose_device`.
-        precision_name: of the product's ways, see `choose_precision`.
-        report: is given lines for people.
+        precision_name: of this package's methods, see `choose_precision`.
 
     Returns:
-        Images a second of each forward pass and of each evaluation (medians and best), shares of a large product's rate
-        and ratios; `ten_views_of_ten_passes` is the time of ten views over ten times that of one view.
+        `methods`: by name images per second (median and best) and the fraction of the matmul ceiling. `speedups`: of
+        `alexnet` over each forward pass. `ten_view_cost`: time of ten views over ten times the time of one view.
 
     Raises:
-        RequestError: a number below 1, a device that is not there.
+        RequestError: a number is below 1, or the device does not exist.
     """
     device = choose_device(device_name)
     if batch_size is None:
         batch_size = images_at_a_time(device, STORED_PX)
     require_counts(batch_size, batches, rounds)
     precision = choose_precision(precision_name, device)
-    torch.backends.cudnn.benchmark = True  # for all ways alike
-    images = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
-    last = images.contiguous(memory_format=torch.channels_last)
+    torch.backends.cudnn.benchmark = True  # for all methods
+    images = 50 * torch.randn(batch_size, 3, CROP_PX, CROP_PX, device=device)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
     product = AlexNet(NUM_CLASSES).eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = random_data(batch_size * batches, STORED_PX, NUM_CLASSES)
-    mean = torch.from_numpy(data.statistics.mean_image)
+    mean_image = torch.from_numpy(data.statistics.mean_image)
+    passes = functools.partial(forward_passes, batches=batches, device=device)
 
-    def forward(network: Callable[[torch.Tensor], object], given: torch.Tensor, half: bool) -> Callable[[], None]:
-        return forward_passes(network, given, batches, device, half=half)
-
-    def plainly() -> None:
+    def reference_passes() -> None:
         with torch.inference_mode(), reference_ops(), arithmetic(device, precision):
             for _ in range(batches):
-                product(last)
+                product(channels_last)
         wait_for(device)
 
-    def views(num: int) -> Callable[[], None]:
+    def evaluation(num_views: int) -> Callable[[], None]:
         def run() -> None:
             predict_split(
                 product,
                 data,
                 "val",
-                224,
-                num,
-                mean_image=mean,
+                CROP_PX,
+                num_views,
+                mean_image=mean_image,
                 batch_size=batch_size,
                 device=device,
                 precision=precision,
@@ -83,29 +82,28 @@ def bench_evaluate(
 
         return run
 
-    def usual(network: nn.Module) -> nn.Module:
+    def in_eval(network: nn.Module) -> nn.Module:
         return network.eval().to(device)
 
-    half = multiplies_in_half(device)
-    ways: dict[str, Callable[[], None]] = {
-        "paper, as usually written": forward(usual(paper_network(NUM_CLASSES)), images, False),
-        "torchvision's network": forward(usual(torchvision_network(NUM_CLASSES)), images, False),
-        "alexnet, plain operations": plainly,
-        "alexnet": forward(product, last, precision == "bfloat16"),
-        "stored images, one view": views(1),
-        "stored images, ten views": views(10),
+    methods: dict[str, Callable[[], None]] = {
+        "paper in plain PyTorch": passes(in_eval(paper_network(NUM_CLASSES)), images),
+        "torchvision's network": passes(in_eval(torchvision_network(NUM_CLASSES)), images),
+        "alexnet, reference operations": reference_passes,
+        "alexnet": passes(product, channels_last, bfloat16=precision == "bfloat16"),
+        ONE_VIEW: evaluation(1),
+        TEN_VIEWS: evaluation(10),
     }
-    if half:
+    if prefers_bfloat16(device):
         network = torchvision_network(NUM_CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        ways["torchvision's, bfloat16"] = forward(usual(network), last, True)
-    for name, way in ways.items():
-        way()
-        report(f"{name}: warmed up")
-    images_a_way = dict.fromkeys(ways, batch_size * batches)
-    rates, ceilings = rates_and_ceilings(ways, images_a_way, rounds, device, precision, report)
-    one, ten = ([1 / rate for rate in rates[f"stored images, {name}"]] for name in ("one view", "ten views"))
-    flops = forward_flops(papers_network())
-    of_image = {name: flops * (10 if name == "stored images, ten views" else 1) for name in rates}
+        methods["torchvision's network, bfloat16"] = passes(in_eval(network), channels_last, bfloat16=True)
+    for name, method in methods.items():
+        method()
+        _logger.info("%s: warmed up", name)
+    speeds, ceilings = measure_speeds(methods, dict.fromkeys(methods, batch_size * batches), rounds, device, precision)
+    flops = forward_flops(meta_network())
+    flops_by_method = {name: flops * (10 if name == TEN_VIEWS else 1) for name in methods}
+    one_s, ten_s = (statistics.median(1 / speed for speed in speeds[name]) for name in (ONE_VIEW, TEN_VIEWS))
+    forward_speeds = {name: values for name, values in speeds.items() if name not in (ONE_VIEW, TEN_VIEWS)}
     return {
         "batch_size": batch_size,
         "batches": batches,
@@ -113,24 +111,31 @@ def bench_evaluate(
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "precision": precision,
         "kernels": fallback_reason(device.type) or "fused",
-        "ways": summary(rates, of_image, ceilings),
-        "ratios": ratios({name: one for name, one in rates.items() if "stored" not in name}, "alexnet"),
-        "ten_views_of_ten_passes": statistics.median(ten) / (10 * statistics.median(one)),
         "flops_per_image": flops,
+        "methods": {
+            name: {**summary, "images_per_second_by_round": speeds[name]}
+            for name, summary in summarize(speeds, flops_by_method, ceilings).items()
+        },
+        "speedups": speedups(forward_speeds, "alexnet"),
+        "ten_view_cost": ten_s / (10 * one_s),
         "ceilings": ceilings,
-        "images_per_second": rates,
         "machine": machine_facts(),
         "commit": source_commit(),
     }
 
 
 def forward_passes(
-    network: Callable[[torch.Tensor], object], images: torch.Tensor, batches: int, device: torch.device, *, half: bool
+    network: Callable[[torch.Tensor], object],
+    images: torch.Tensor,
+    *,
+    batches: int,
+    device: torch.device,
+    bfloat16: bool = False,
 ) -> Callable[[], None]:
-    """A way that shows `images` to a network `batches` times, in bfloat16 by autocast where `half`."""
+    """A method that passes `images` through a network `batches` times; `bfloat16` adds autocast."""
 
     def run() -> None:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext():
             for _ in range(batches):
                 network(images)
         wait_for(device)
@@ -138,6 +143,6 @@ def forward_passes(
     return run
 
 
-def multiplies_in_half(device: torch.device) -> bool:
-    """Whether bfloat16 is the faster arithmetic there, so that the usual networks are measured in it too."""
+def prefers_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware, so that reference networks are measured in it too."""
     return device.type == "cuda" or (device.type == "cpu" and multiplies_bfloat16(processor_flags()))

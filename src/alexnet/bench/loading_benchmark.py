@@ -1,12 +1,14 @@
-"""`alexnet bench data`: this loader, on both stores, beside the usual way of PyTorch, from the same photographs.
+"""`alexnet bench data`: this package's loader on both stores, and PyTorch's DataLoader with Pillow, on the same photos.
 
-The usual way: `torch.utils.data.DataLoader` with one process a core, Pillow from the originals, shorter side to 256,
-a random crop of 224, mirrored half of the time, stacked as uint8. Ours reads what `alexnet prepare` made of the same
-files once, which is not timed. Everything comes from the system's cache of files. All hand whole batches to a consumer
-that does nothing but, where there is a GPU, copy them to it. The usual way mirrors on the way; ours leaves mirroring,
-mean image and noise to the training's device, where they are one pass: the part `finish`, which is not in its rate.
+The DataLoader has one process per core: it decodes the originals with Pillow, scales the shorter side to 256, cuts a
+random crop of 224, mirrors half of them and stacks them as uint8. This package's loader reads what `alexnet prepare`
+made of the same files, which is not timed, and leaves mirroring, mean image and noise to the training's device: the
+part `normalize`, which is not in its speed. All files are in the page cache. Each batch is copied to the GPU, if there
+is one, and dropped.
 """
 
+import itertools
+import logging
 import statistics
 import tempfile
 import time
@@ -22,7 +24,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from alexnet.bench.fresh_process import in_fresh_process
-from alexnet.bench.loading_limits import copying_alone, decoding_alone
+from alexnet.bench.loading_limits import copying_only, decoding_only
 from alexnet.bench.sample_photos import write_photographs
 from alexnet.bench.timing import alternate, median_ratio, workers_or_cores
 from alexnet.data.augment import draw, to_input
@@ -35,19 +37,22 @@ from alexnet.runs.recipe import DataSettings
 from alexnet.system.machine import machine_facts, num_cores, source_commit
 from alexnet.system.process_usage import anonymous_bytes, cpu_seconds, sampled_memory
 
+_logger = logging.getLogger(__name__)
+
 SIDE_PX, CROP_PX, BATCH_SIZE = 256, 224, 128
+DATALOADER = "DataLoader with Pillow"
 STORES = ("jpeg", "pixels")
-LIMITS = {"jpeg": "decoding alone", "pixels": "copying alone"}
-"""What bounds each store's loading: all threads do nothing else."""
-PARTS_OF = 200
+LIMITS = {"jpeg": "decoding only", "pixels": "copying only"}
+"""The upper bound of each store's loading."""
+PARTS_IMAGES = 200
 """Images over which the parts of the work are timed."""
-SAMPLE_MEMORY_S = 0.05
+MEMORY_INTERVAL_S = 0.05
 ROUND_S = 2.0
-"""A way runs so long in a round, at least one pass."""
+"""The least duration of a method's measurement, which is one pass or more."""
 
 
 class PillowCrops(Dataset[tuple[torch.Tensor, int]]):
-    """What most training scripts do with a file: Pillow, shorter side to 256, a random crop of 224, a mirror."""
+    """What most training scripts do with a file: Pillow, shorter side to 256, a random crop of 224, mirrored or not."""
 
     def __init__(self, paths: list[str]) -> None:
         self.paths = paths
@@ -68,28 +73,26 @@ class PillowCrops(Dataset[tuple[torch.Tensor, int]]):
         return torch.from_numpy(np.array(cut)), index % 2
 
 
-def bench_data(
-    source: Path | None,
-    num_files: int,
-    rounds: int,
-    workers: int | None,
-    epochs: int,
-    report: Callable[[str], None],
+def measure_loading(
+    source: Path | None, num_files: int, rounds: int, workers: int | None, epochs: int
 ) -> dict[str, Any]:
     """Measure the loading of batches of 128 crops of 224 pixels.
 
     Args:
-        source: photographs, see `open_source`; None draws 500 x 375 pictures with the texture of photographs.
-        num_files: how many of them, 256 or more.
-        rounds: how often each way runs, 1 or more.
-        workers: threads, or processes of the usual way; None is one for each core.
-        epochs: passes over which the memory of our loader is watched, with all files and with a quarter of them; 0 is
-            not at all.
-        report: is given lines for people.
+        source: photographs, see `open_source`; None generates 500 x 375 pictures with the texture of photographs.
+        num_files: photographs, 256 or more.
+        rounds: measurements of each method, 1 or more.
+        workers: threads of this package's loader and processes of the DataLoader; None is one per core.
+        epochs: passes over which the memory of this package's loader is sampled, once over all images and once over a
+            quarter of them; 0 samples none.
 
     Returns:
-        LearningRates in images a second, shares of the processor, memory, times of the parts, ratios (medians over the
-        rounds): to the usual way, and to what the machine does at best (`LIMITS`), in the same turns.
+        `methods` and `limits`: by name images per second, processor use and added memory (medians over the rounds).
+        `speedups`: of each store over the DataLoader. `fraction_of_limit`: of each store's upper bound. `parts_us`: by
+        store, microseconds per image of each part of the work.
+
+    Raises:
+        RequestError: a number is out of range.
     """
     if num_files < 2 * BATCH_SIZE:
         raise RequestError(f"--files is {num_files}; allowed is {2 * BATCH_SIZE} or more")
@@ -98,104 +101,108 @@ def bench_data(
     workers = workers_or_cores(workers)
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         tree = Path(folder) / "photographs"
-        contents = write_photographs(tree, source, num_files)
-        mean_bytes = statistics.mean(map(len, contents))
-        count = len(contents)
-        del contents
-        report(f"{count:,} files, {mean_bytes / 1000:.1f} kB on average, {workers} threads, {rounds} rounds")
+        sizes = [len(content) for content in write_photographs(tree, source, num_files)]
+        mean_bytes = statistics.mean(sizes)
+        _logger.info("%d files, %.1f kB on average, %d threads", len(sizes), mean_bytes / 1000, workers)
         prepared = {
             store: prepare(tree, Path(folder) / store, side=SIDE_PX, store=store, workers=workers) for store in STORES
         }
-        num_trained = len(prepared["jpeg"].splits["train"])
-        usual = _usual_loader(tree, workers)
-        loaders = {store: _loader(data, workers) for store, data in prepared.items()}
-        memory = {
-            name: in_fresh_process(_added_memory, name, tree, Path(folder), workers) for name in ("usual", *STORES)
+        num_images = len(prepared["jpeg"].splits["train"])
+        added_bytes = {
+            name: in_fresh_process(_added_memory, name, tree, Path(folder), workers) for name in (DATALOADER, *STORES)
         }
-        passes = iter(range(10**9))
-        passes_a_round: dict[str, int] = {}
-
-        def pass_of(store: str) -> Callable[[], object]:
-            loader = loaders[store]
-
-            def one_pass() -> int:
-                first = next(passes) * loader.steps_per_epoch
-                return _consume(batch.images for batch in loader.batches(first, first + loader.steps_per_epoch))
-
-            return one_pass
-
-        once: dict[str, Callable[[], object]] = {
-            "usual": lambda: _consume(images for images, _ in usual),
-            **{store: pass_of(store) for store in STORES},
-            LIMITS["jpeg"]: decoding_alone(prepared["jpeg"], workers),
-            LIMITS["pixels"]: copying_alone(num_trained, 3 * CROP_PX**2, BATCH_SIZE),
-        }
-        for name, way in once.items():
-            way()  # processes are started, files are in the system's cache: what is timed is the loading
+        passes = _passes(tree, prepared, workers)
+        passes_per_round: dict[str, int] = {}
+        for name, one_pass in passes.items():
+            one_pass()  # starts processes and fills the page cache
             start_s = time.perf_counter()
-            way()
-            passes_a_round[name] = max(1, round(ROUND_S / (time.perf_counter() - start_s)))
-            report(f"warmed up: {name}, {passes_a_round[name]} passes a round")
-
-        def repeated(name: str) -> Callable[[], object]:
-            return lambda: [once[name]() for _ in range(passes_a_round[name])]
-
-        timed = alternate(
-            {name: repeated(name) for name in once},
+            one_pass()
+            passes_per_round[name] = max(1, round(ROUND_S / (time.perf_counter() - start_s)))
+            _logger.info("%s: warmed up, %d passes per round", name, passes_per_round[name])
+        timings = alternate(
+            {name: _repeated(one_pass, passes_per_round[name]) for name, one_pass in passes.items()},
             rounds,
-            lambda name, number: report(f"round {number + 1}: {name}"),
             cpu_seconds,
         )
         parts = {store: _parts(prepared[store]) for store in STORES}
-        watched: dict[str, dict[str, Any]] = {}
+        memory: dict[str, dict[str, Any]] = {}
         for store in STORES if epochs else ():
-            watched[store] = {
-                f"{used}": in_fresh_process(_memory_over_epochs, Path(folder) / store, used, workers, epochs)
-                for used in (num_trained // 4, num_trained)
+            memory[store] = {
+                str(num): in_fresh_process(_memory_over_epochs, Path(folder) / store, num, workers, epochs)
+                for num in (num_images // 4, num_images)
             }
-            report(f"watched the memory of {epochs} epochs, {store}")
+            _logger.info("%s: sampled the memory of %d epochs", store, epochs)
     cores = num_cores()
     rows = {
         name: {
-            "passes_a_round": passes_a_round[name],
-            "images_per_second": passes_a_round[name] * num_trained / statistics.median(one.wall_s),
-            "cpu_share": statistics.median(cpu / wall / cores for cpu, wall in zip(one.cpu_s, one.wall_s, strict=True)),
-            "cpu_ms_per_image": 1e3 * statistics.median(one.cpu_s) / num_trained / passes_a_round[name],
-            "anonymous_bytes": memory.get(name),
-            "wall_s": list(one.wall_s),
+            "passes_per_round": passes_per_round[name],
+            "images_per_second": passes_per_round[name] * num_images / statistics.median(timing.wall_s),
+            "cpu_fraction": statistics.median(
+                cpu_s / wall_s / cores for cpu_s, wall_s in zip(timing.cpu_s, timing.wall_s, strict=True)
+            ),
+            "cpu_ms_per_image": 1e3 * statistics.median(timing.cpu_s) / num_images / passes_per_round[name],
+            "added_bytes": added_bytes.get(name),
+            "wall_s": list(timing.wall_s),
         }
-        for name, one in timed.items()
+        for name, timing in timings.items()
     }
 
-    def times(one: str, other: str) -> float:
-        passes = passes_a_round[one] / passes_a_round[other]
-        return median_ratio(timed[other].wall_s, timed[one].wall_s) * passes
+    def relative_speed(name: str, other: str) -> float:
+        ratio = passes_per_round[name] / passes_per_round[other]
+        return median_ratio(timings[other].wall_s, timings[name].wall_s) * ratio
 
     return {
-        "files": count,
-        "images_per_pass": num_trained,
+        "files": len(sizes),
+        "images_per_pass": num_images,
         "mean_file_bytes": mean_bytes,
-        "photographs": "drawn" if source is None else source.name,
+        "photographs": "generated" if source is None else source.name,
         "workers": workers,
         "rounds": rounds,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "ways": {name: row for name, row in rows.items() if name not in LIMITS.values()},
+        "methods": {name: rows[name] for name in (DATALOADER, *STORES)},
         "limits": {name: rows[name] for name in LIMITS.values()},
         "limit_of": LIMITS,
-        "share_of_limit": {store: times(store, limit) for store, limit in LIMITS.items()},
+        "fraction_of_limit": {store: relative_speed(store, limit) for store, limit in LIMITS.items()},
+        "speedups": {store: relative_speed(store, DATALOADER) for store in STORES},
         "parts_us": parts,
         "bottleneck": {
-            store: max((part for part in parts[store] if part != "finish"), key=lambda part: parts[store][part])
+            store: max((part for part in parts[store] if part != "normalize"), key=lambda part: parts[store][part])
             for store in STORES
         },
-        **{f"{store}_of_usual": times(store, "usual") for store in STORES},
-        "memory": watched,
+        "memory_over_epochs": memory,
         "machine": machine_facts(),
         "commit": source_commit(),
     }
 
 
-def _usual_loader(tree: Path, workers: int) -> "DataLoader[tuple[torch.Tensor, int]]":
+def _passes(tree: Path, prepared: dict[str, PreparedData], workers: int) -> dict[str, Callable[[], object]]:
+    """By method and limit, a function that makes one pass over the training images."""
+    dataloader = _dataloader(tree, workers)
+
+    def pass_of(store: str) -> Callable[[], object]:
+        loader = _loader(prepared[store], workers)
+        firsts = itertools.count(0, loader.steps_per_epoch)
+
+        def one_pass() -> int:
+            first = next(firsts)
+            return _consume(batch.images for batch in loader.batches(first, first + loader.steps_per_epoch))
+
+        return one_pass
+
+    num_images = len(prepared["jpeg"].splits["train"])
+    return {
+        DATALOADER: lambda: _consume(images for images, _ in dataloader),
+        **{store: pass_of(store) for store in STORES},
+        LIMITS["jpeg"]: decoding_only(prepared["jpeg"], workers),
+        LIMITS["pixels"]: copying_only(num_images, 3 * CROP_PX**2, BATCH_SIZE),
+    }
+
+
+def _repeated(one_pass: Callable[[], object], count: int) -> Callable[[], object]:
+    return lambda: [one_pass() for _ in range(count)]
+
+
+def _dataloader(tree: Path, workers: int) -> "DataLoader[tuple[torch.Tensor, int]]":
     paths = sorted(str(path) for path in (tree / "train").rglob("*.jpg"))
     return DataLoader(
         PillowCrops(paths),
@@ -222,7 +229,7 @@ def _loader(data: PreparedData, workers: int, sample_ids: NDArray[np.int64] | No
 
 
 def _consume(batches: Iterable[torch.Tensor]) -> int:
-    """Take all batches, to the GPU where there is one; returns how many images they held."""
+    """Consume all batches, copied to the GPU if there is one; returns the number of images."""
     on_gpu = torch.cuda.is_available()
     total = 0
     for images in batches:
@@ -235,15 +242,15 @@ def _consume(batches: Iterable[torch.Tensor]) -> int:
 
 
 def _parts(data: PreparedData) -> dict[str, float]:
-    """Microseconds an image takes in each part of the work, in one thread.
+    """Microseconds per image of each part of the work, in one thread.
 
-    `read` brings its bytes from the store, `decode` makes pixels of them, `crop` cuts and copies, `draw` chooses crop,
-    mirror and noise, `finish` mirrors and subtracts the mean in the training's own thread, `hand-over` is what threads
-    and queue add: a pass over images that cost nothing to cut.
+    `read` reads the bytes from the store, `decode` decodes them, `crop` cuts and copies, `draw` draws crop, mirroring
+    and noise at random, `normalize` mirrors and subtracts the mean image in the training's thread, `queue` is the
+    overhead of threads and queue: a pass over images that cost nothing to cut.
     """
     split = data.splits["train"]
     images, settings = split.images, DataSettings(crop=CROP_PX)
-    samples = np.arange(min(PARTS_OF, len(split)), dtype=np.int64)
+    samples = np.arange(min(PARTS_IMAGES, len(split)), dtype=np.int64)
     corners = np.zeros((len(samples), 2), np.int16)
     parts: dict[str, float] = {}
     if isinstance(images, JpegImages):
@@ -253,53 +260,53 @@ def _parts(data: PreparedData) -> dict[str, float]:
         pixels = images[samples]
         parts["crop"] = _microseconds(lambda: read_crops(pixels, samples, corners, CROP_PX), len(samples))
     else:
-        # Mapped from the disk: reading and cutting are one.
+        # Memory-mapped: cutting reads.
         parts["read and crop"] = _microseconds(lambda: read_crops(images, samples, corners, CROP_PX), len(samples))
     parts["draw"] = _microseconds(lambda: draw(settings, data.statistics, SIDE_PX, 0, 0, samples), len(samples))
     batch = _loader(data, 1).batch(0)
     mean_image = torch.from_numpy(np.array(data.statistics.mean_image))
-    parts["finish"] = _microseconds(lambda: to_input(batch, mean_image, torch.device("cpu")), len(batch.labels))
+    parts["normalize"] = _microseconds(lambda: to_input(batch, mean_image, torch.device("cpu")), len(batch.labels))
     blank = replace(split, images=np.broadcast_to(np.zeros((1, SIDE_PX, SIDE_PX, 3), np.uint8), images.shape))
     small = Loader(blank, data.statistics, DataSettings(crop=8), BATCH_SIZE, 0)
     steps = 4 * small.steps_per_epoch
     whole = _microseconds(lambda: sum(1 for _ in small.batches(0, steps)), 4 * small.num_samples)
-    parts["hand-over"] = max(0.0, whole - parts["draw"])
+    parts["queue"] = max(0.0, whole - parts["draw"])
     return parts
 
 
 def _microseconds(work: Callable[[], object], num_images: int) -> float:
-    """The median of five."""
-    taken = []
+    """Median of five runs, per image."""
+    runs_s = []
     for _ in range(5):
         start_s = time.perf_counter()
         work()
-        taken.append(time.perf_counter() - start_s)
-    return 1e6 * statistics.median(taken) / num_images
+        runs_s.append(time.perf_counter() - start_s)
+    return 1e6 * statistics.median(runs_s) / num_images
 
 
 def _added_memory(name: str, tree: Path, prepared: Path, workers: int) -> int | None:
-    """The most anonymous memory that two passes of one way add to this process and its children."""
+    """Peak anonymous memory that two passes of a method add to this process and its children."""
     before = anonymous_bytes()
     if before is None:
         return None
-    with sampled_memory(SAMPLE_MEMORY_S) as seen:
-        if name == "usual":
-            usual = _usual_loader(tree, workers)
+    with sampled_memory(MEMORY_INTERVAL_S) as samples:
+        if name == DATALOADER:
+            dataloader = _dataloader(tree, workers)
             for _ in range(2):
-                _consume(images for images, _ in usual)
+                _consume(images for images, _ in dataloader)
         else:
             loader = _loader(PreparedData.open(prepared / name), workers)
             _consume(batch.images for batch in loader.batches(0, 2 * loader.steps_per_epoch))
-    return max(held for _, held in seen) - before
+    return max(held for _, held in samples) - before
 
 
-def _memory_over_epochs(folder: Path, used: int, workers: int, epochs: int) -> dict[str, Any]:
-    """Anonymous memory over some epochs of the first `used` images."""
-    loader = _loader(PreparedData.open(folder), workers, np.arange(used, dtype=np.int64))
+def _memory_over_epochs(folder: Path, num_images: int, workers: int, epochs: int) -> dict[str, Any]:
+    """Anonymous memory over `epochs` passes over the first `num_images` images."""
+    loader = _loader(PreparedData.open(folder), workers, np.arange(num_images, dtype=np.int64))
     per_epoch = loader.steps_per_epoch
     ends = []
-    with sampled_memory(SAMPLE_MEMORY_S) as seen:
+    with sampled_memory(MEMORY_INTERVAL_S) as samples:
         for epoch in range(epochs):
             _consume(batch.images for batch in loader.batches(epoch * per_epoch, (epoch + 1) * per_epoch))
             ends.append(anonymous_bytes())
-    return {"seconds_and_bytes": [list(one) for one in seen], "epoch_ends_bytes": ends}
+    return {"seconds_and_bytes": [list(sample) for sample in samples], "epoch_ends_bytes": ends}

@@ -1,7 +1,6 @@
-"""What a machine does at best of what a loader has to do: decode stored photographs, and copy crops.
+"""Upper bounds of loading speed on a machine: decoding stored photographs only, and copying crops only.
 
-A loader that keeps its cores busy with nothing else comes near the first with the JPEG store, and near the second with
-the array of pixels.
+The first bounds a loader of the JPEG store, the second a loader of the array of pixels.
 """
 
 from collections.abc import Callable
@@ -12,13 +11,13 @@ import torch
 from alexnet.data.dataset import PreparedData
 from alexnet.data.shards import JpegImages
 
-_MOST_BYTES = 2**30
+_MAX_SOURCE_BYTES = 2**30
 _BATCHES = 4
-"""As many are ready ahead of a consumer, or about: memory that is written again and again."""
+"""About as many as a loader holds ready: their memory is written again and again."""
 
 
-def decoding_alone(data: PreparedData, workers: int) -> Callable[[], object]:
-    """Decode every image of the training split once, in so many threads, and drop it."""
+def decoding_only(data: PreparedData, workers: int) -> Callable[[], object]:
+    """A method that decodes every image of the training split once, in `workers` threads, and drops it."""
     images = data.splits["train"].images
     assert isinstance(images, JpegImages)
 
@@ -33,15 +32,15 @@ def decoding_alone(data: PreparedData, workers: int) -> Callable[[], object]:
     return once
 
 
-def copying_alone(num_images: int, crop_bytes: int, batch_size: int) -> Callable[[], object]:
-    """Copy so many crops, a batch or more, one behind the other, a batch at a time in all of torch's threads."""
-    num_stored = min(num_images, _MOST_BYTES // crop_bytes)
+def copying_only(num_images: int, crop_bytes: int, batch_size: int) -> Callable[[], object]:
+    """A method that copies `num_images` crops (a batch or more) of `crop_bytes`, by batches, with torch's threads."""
+    num_stored = min(num_images, _MAX_SOURCE_BYTES // crop_bytes)
     source = torch.randint(0, 100, (num_stored, crop_bytes), dtype=torch.uint8)
     target = torch.empty(_BATCHES, batch_size, crop_bytes, dtype=torch.uint8)
 
     def once() -> None:
         for number, first in enumerate(range(0, num_images, batch_size)):
-            start = first % (num_stored - batch_size + 1)  # so that a whole batch lies behind it
+            start = first % (num_stored - batch_size + 1)  # a whole batch follows
             batch = source[start : start + min(batch_size, num_images - first)]
             target[number % _BATCHES, : len(batch)].copy_(batch)
 

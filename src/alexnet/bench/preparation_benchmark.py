@@ -1,10 +1,12 @@
-"""`alexnet bench prepare`: a whole preparation beside its decode, resize and encode alone, and beside Pillow.
+"""`alexnet bench prepare`: a whole preparation, its decode, resize and encode only, and the same with Pillow.
 
-All three make 256-pixel JPEG files of quality 95 from the same files with the same number of threads. `alone` reads
-from memory and keeps nothing: no listing, no reading, no statistics, no digests, no shards, no flush to a disk.
+All three make 256-pixel JPEG files of quality 95 from the same files with the same number of threads. `codec only` and
+`Pillow` read from memory and keep nothing: no listing, reading, statistics, checksums, shards or flush to the disk.
 """
 
 import io
+import itertools
+import logging
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -23,29 +25,29 @@ from alexnet.data.shards import JPEG_QUALITY, encode_stored
 from alexnet.errors import RequestError
 from alexnet.system.machine import machine_facts, source_commit
 
+_logger = logging.getLogger(__name__)
+
 SIDE_PX = 256
-TASK_FILES = 5
+FILES_PER_TASK = 5
+PREPARE, CODEC, PILLOW = "prepare", "codec only", "Pillow"
 
 
-def bench_prepare(
-    source: Path | None,
-    num_files: int,
-    rounds: int,
-    workers: int | None,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
+def measure_preparation(source: Path | None, num_files: int, rounds: int, workers: int | None) -> dict[str, Any]:
     """Measure the preparation of JPEG shards.
 
     Args:
-        source: photographs, see `open_source`; None draws 500 x 375 pictures with the texture of photographs.
-        num_files: how many of them, 20 or more.
-        rounds: how often each way runs, 1 or more.
-        workers: threads; None is one for each core.
-        report: is given lines for people.
+        source: photographs, see `open_source`; None generates 500 x 375 pictures with the texture of photographs.
+        num_files: photographs, 20 or more.
+        rounds: measurements of each method, 1 or more.
+        workers: threads; None is one per core.
 
     Returns:
-        LearningRates in images a second, processor seconds an image, ratios (medians over the rounds), and the
-        circumstances.
+        `methods`: by name images per second and processor time per image (medians over the rounds). `relative_speed`:
+        of `prepare` as a fraction of each other method's. `relative_cpu_speed`: the same by processor time, which
+        other work on the machine disturbs less.
+
+    Raises:
+        RequestError: a number is out of range.
     """
     if num_files < 20:
         raise RequestError(f"--files is {num_files}; allowed is 20 or more")
@@ -59,58 +61,54 @@ def bench_prepare(
             tree = Path(folder) / "photographs"
             contents = write_photographs(tree, source, num_files)
             mean_bytes = statistics.mean(map(len, contents))
-            report(
-                f"{len(contents):,} files, {mean_bytes / 1000:.1f} kB on average, {workers} threads, {rounds} rounds"
-            )
-            made = iter(range(10**6))
+            _logger.info("%d files, %.1f kB on average, %d threads", len(contents), mean_bytes / 1000, workers)
+            numbers = itertools.count()
 
             def whole() -> None:
-                prepare(tree, Path(folder) / f"prepared{next(made)}", side=SIDE_PX, store="jpeg", workers=workers)
+                prepare(tree, Path(folder) / f"prepared{next(numbers)}", side=SIDE_PX, store="jpeg", workers=workers)
 
-            tasks = [contents[start : start + TASK_FILES] for start in range(0, len(contents), TASK_FILES)]
-            ways: dict[str, Callable[[], object]] = {
-                "alone": lambda: list(pool.map(_codec_alone, tasks)),
-                "prepare": whole,
-                "pillow": lambda: list(pool.map(_pillow_alone, tasks)),
+            tasks = [contents[start : start + FILES_PER_TASK] for start in range(0, len(contents), FILES_PER_TASK)]
+            methods: dict[str, Callable[[], object]] = {
+                CODEC: lambda: list(pool.map(_codec_only, tasks)),
+                PREPARE: whole,
+                PILLOW: lambda: list(pool.map(_with_pillow, tasks)),
             }
-            timed = alternate(ways, rounds, lambda name, number: report(f"round {number + 1}: {name}"))
+            timings = alternate(methods, rounds)
     finally:
         torch.set_num_threads(num_torch_threads)
-    rows = {
-        name: {
-            "images_per_second": len(contents) / statistics.median(one.wall_s),
-            "cpu_ms_per_image": 1e3 * statistics.median(one.cpu_s) / len(contents),
-            "wall_s": list(one.wall_s),
-            "cpu_s": list(one.cpu_s),
-        }
-        for name, one in timed.items()
-    }
+    ours = timings[PREPARE]
     return {
         "files": len(contents),
         "mean_file_bytes": mean_bytes,
-        "photographs": "drawn" if source is None else source.name,
+        "photographs": "generated" if source is None else source.name,
         "workers": workers,
         "rounds": rounds,
-        "ways": rows,
-        # Median of the rounds' ratios: of rates, and of the processor's work, which a disturbed machine changes less.
-        "prepare_of_alone": median_ratio(timed["alone"].wall_s, timed["prepare"].wall_s),
-        "prepare_of_alone_cpu": median_ratio(timed["alone"].cpu_s, timed["prepare"].cpu_s),
-        "prepare_of_pillow": median_ratio(timed["pillow"].wall_s, timed["prepare"].wall_s),
+        "methods": {
+            name: {
+                "images_per_second": len(contents) / statistics.median(timing.wall_s),
+                "cpu_ms_per_image": 1e3 * statistics.median(timing.cpu_s) / len(contents),
+                "wall_s": list(timing.wall_s),
+                "cpu_s": list(timing.cpu_s),
+            }
+            for name, timing in timings.items()
+        },
+        "relative_speed": {name: median_ratio(timings[name].wall_s, ours.wall_s) for name in (CODEC, PILLOW)},
+        "relative_cpu_speed": {name: median_ratio(timings[name].cpu_s, ours.cpu_s) for name in (CODEC, PILLOW)},
         "machine": machine_facts(),
         "commit": source_commit(),
     }
 
 
-def _codec_alone(contents: list[bytes]) -> int:
-    """Decode, resize and encode files, and throw the result away."""
+def _codec_only(contents: list[bytes]) -> int:
+    """Decode, resize and encode files; returns the bytes of the results."""
     return sum(
         len(encode_stored(resize_and_crop(decode_image(content, apply_orientation=True), SIDE_PX)))
         for content in contents
     )
 
 
-def _pillow_alone(contents: list[bytes]) -> int:
-    """The same with Pillow, as scripts for this do it."""
+def _with_pillow(contents: list[bytes]) -> int:
+    """The same with Pillow, as most scripts do it."""
     total = 0
     for content in contents:
         with Image.open(io.BytesIO(content)) as image:
@@ -119,7 +117,7 @@ def _pillow_alone(contents: list[bytes]) -> int:
             size = (max(SIDE_PX, round(width * scale)), max(SIDE_PX, round(height * scale)))
             scaled = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
         left, top = (size[0] - SIDE_PX) // 2, (size[1] - SIDE_PX) // 2
-        made = io.BytesIO()
-        scaled.crop((left, top, left + SIDE_PX, top + SIDE_PX)).save(made, "JPEG", quality=JPEG_QUALITY)
-        total += len(made.getvalue())
+        encoded = io.BytesIO()
+        scaled.crop((left, top, left + SIDE_PX, top + SIDE_PX)).save(encoded, "JPEG", quality=JPEG_QUALITY)
+        total += len(encoded.getvalue())
     return total

@@ -1,4 +1,4 @@
-"""Random images in memory as a data set, for measures that are about time alone."""
+"""A prepared data set of random images in memory, for benchmarks that measure time only."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 
 
 def random_data(num_images: int, side: int, num_classes: int) -> PreparedData:
-    """A data set that lies on no disk: its splits `train` and `val` are the same random images."""
+    """A data set without a folder: its splits `train` and `val` are the same random images."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (num_images, side, side, 3), dtype=np.uint8)
     labels = random.integers(0, num_classes, num_images)

@@ -1,4 +1,4 @@
-"""The network as people usually write it, in plain PyTorch: what `alexnet bench step` compares with."""
+"""The networks that `alexnet bench step` compares with, in plain PyTorch."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import nn
 
 
 class _ColumnNorm(nn.Module):
-    """torch's response normalization, a column at a time; its alpha is the paper's times the window's size."""
+    """torch's response normalization, one column at a time; its alpha is the paper's times the window size."""
 
     def __init__(self, columns: int) -> None:
         super().__init__()
@@ -19,9 +19,9 @@ class _ColumnNorm(nn.Module):
 
 
 def paper_network(num_classes: int = 1000, *, normalized: bool = True) -> nn.Sequential:
-    """The paper's network from torch's own layers; without normalization, what most copies make of it.
+    """The paper's network of torch's layers; `normalized=False` omits response normalization, as most copies do.
 
-    Reads (B, 3, 224, 224), writes (B, K). Dropout is torch's.
+    (B, 3, 224, 224) -> (B, K). Dropout is torch's, which scales during training.
     """
     norm = _ColumnNorm(2) if normalized else nn.Identity()
     return nn.Sequential(
@@ -53,7 +53,7 @@ def paper_network(num_classes: int = 1000, *, normalized: bool = True) -> nn.Seq
 
 
 def torchvision_network(num_classes: int = 1000) -> nn.Sequential:
-    """The layers of torchvision's `alexnet`, one after the other. Reads (B, 3, 224, 224), writes (B, K)."""
+    """The layers of torchvision's `alexnet` in sequence. (B, 3, 224, 224) -> (B, K)."""
     return nn.Sequential(
         nn.Conv2d(3, 64, 11, 4, padding=2),
         nn.ReLU(inplace=True),

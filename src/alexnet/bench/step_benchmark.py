@@ -1,10 +1,11 @@
-"""`alexnet bench step`: the training step beside the network as usually written, beside torchvision's, and its parts.
+"""`alexnet bench step`: training steps of this package, of the paper's network in plain PyTorch and of torchvision's.
 
-Every way makes the same update from the same random images: forward, backward, momentum. The product's way is the one
-that `alexnet train` takes.
+Every method makes the same update from random images: forward, backward, SGD with momentum. This package's method is
+the step that `alexnet train` runs.
 """
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.bench.ceilings import rates_and_ceilings, ratios, summary
+from alexnet.bench.ceilings import measure_speeds, speedups, summarize
 from alexnet.bench.fresh_process import in_fresh_process
-from alexnet.bench.layer_times import layer_times
 from alexnet.bench.random_images import random_data
 from alexnet.bench.reference_networks import paper_network, torchvision_network
-from alexnet.bench.step_cost import papers_network, step_floor_s, step_flops
+from alexnet.bench.step_cost import ideal_step_s, meta_network, step_flops
 from alexnet.bench.timing import require_counts, wait_for
 from alexnet.data.augment import Batch
 from alexnet.data.dataset import PreparedData
@@ -30,91 +30,83 @@ from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
 from alexnet.system.device import Precision, choose_device, choose_precision
-from alexnet.system.machine import (
-    machine_facts,
-    multiplies_bfloat16,
-    processor_flags,
-    source_commit,
-)
+from alexnet.system.machine import machine_facts, multiplies_bfloat16, processor_flags, source_commit
 from alexnet.system.process_usage import anonymous_bytes, sampled_memory
 from alexnet.training.eager_step import EagerStep
 from alexnet.training.graph_step import step_of
 from alexnet.training.setup import Training, assemble, load_device_cache, loader_of
 
+_logger = logging.getLogger(__name__)
+
 NUM_CLASSES = 1000
 STORED_PX = 256
-# Batches of images that are stored for the measure from the loader to the update: more than any cache holds.
 STORED_BATCHES = 32
-SAMPLE_MEMORY_S = 0.01
-MOMENTUM, DECAY, RATE = 0.9, 0.0005, 1e-4
+"""Batches of images in memory for the methods that load them: more than any cache holds."""
+MEMORY_INTERVAL_S = 0.01
+MOMENTUM, WEIGHT_DECAY, LEARNING_RATE = 0.9, 0.0005, 1e-4
+SUMS_EVERY_STEPS = 10
+"""The loading methods read losses as often as a training does."""
 
 
-def bench_step(
-    batch_size: int,
-    steps: int,
-    rounds: int,
-    device_name: str,
-    precision_name: str,
-    report: Callable[[str], None],
-    only: tuple[str, ...] = (),
+def measure_step(
+    batch_size: int, steps: int, rounds: int, device_name: str, precision_name: str, only: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Measure all ways in turns.
+    """Measure all methods in alternation.
 
     Args:
-        batch_size: images of a step, 1 or more.
-        steps: of one measurement of the fast ways, 1 or more; the slow ones are measured over one.
-        rounds: how often each way runs, 1 or more.
+        batch_size: images per step, 1 or more.
+        steps: per measurement, 1 or more; on CPUs a method that takes over a second per step is measured over one.
+        rounds: measurements of each method, 1 or more.
         device_name: see `choose_device`.
-        precision_name: of the product's way, see `choose_precision`.
-        report: is given lines for people.
-        only: names of the ways to be measured; none are all.
+        precision_name: of this package's methods, see `choose_precision`.
+        only: names of the methods to measure; empty means all.
 
     Returns:
-        Images a second of each way (medians and best), ceilings of the machine, shares and ratios.
+        `methods`: by name images per second (median and best), fractions of the machine's ceilings, added memory.
+        `speedups`: of `alexnet` over each method.
 
     Raises:
-        RequestError: a number below 1, an unknown way, a device that is not there.
+        RequestError: a number is below 1, a method is unknown, or the device does not exist.
     """
     require_counts(batch_size, steps, rounds)
     device = choose_device(device_name)
     precision = choose_precision(precision_name, device)
-    torch.backends.cudnn.benchmark = True  # for all ways alike
-    makers = _ways(batch_size, device, precision, STORED_BATCHES)
-    if unknown := set(only) - set(makers):
-        raise RequestError(f"there is no way {', '.join(sorted(unknown))} here; there are {'; '.join(makers)}")
-    ways: dict[str, Callable[[], None]] = {}
-    counts: dict[str, int] = {}
-    memory: dict[str, int | None] = {}
-    for name, make in makers.items():
+    torch.backends.cudnn.benchmark = True  # for all methods
+    factories = _method_factories(batch_size, device, precision, STORED_BATCHES)
+    if unknown := set(only) - set(factories):
+        raise RequestError(
+            f"unknown method {', '.join(sorted(unknown))}; allowed on this device: {'; '.join(factories)}"
+        )
+    methods: dict[str, Callable[[], None]] = {}
+    steps_per_run: dict[str, int] = {}
+    peak_bytes: dict[str, int | None] = {}
+    for name, make in factories.items():
         if only and name not in only:
             continue
         if device.type == "cpu":
-            report(f"{name}: its memory, in a process of its own")
-            memory[name] = in_fresh_process(_added_memory, name, batch_size, precision, threads=torch.get_num_threads())
+            _logger.info("%s: measuring memory in a new process", name)
+            peak_bytes[name] = in_fresh_process(
+                _added_memory, name, batch_size, precision, threads=torch.get_num_threads()
+            )
         before_bytes = torch.cuda.memory_allocated() if device.type == "cuda" else 0
-        way = make()
+        step = make()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        way()  # compiles, captures and tries algorithms
+        step()  # compiles, captures and tries algorithms
         wait_for(device)
         start_s = time.perf_counter()
-        way()
+        step()
         wait_for(device)
-        first_s = time.perf_counter() - start_s
+        step_s = time.perf_counter() - start_s
         if device.type == "cuda":
-            memory[name] = torch.cuda.max_memory_allocated() - before_bytes
-        # A way that needs a second for a step says enough with one.
-        counts[name] = 1 if device.type == "cpu" and first_s > 1 else steps
-        ways[name] = _repeated(way, counts[name], device)
-        report(f"{name}: a step in {first_s:.3f} s")
-    images_a_way = {name: batch_size * count for name, count in counts.items()}
-    rates, ceilings = rates_and_ceilings(ways, images_a_way, rounds, device, precision, report)
-    flops = step_flops(papers_network())
-    floor_s = step_floor_s(batch_size, 2 if precision == "bfloat16" else 4, ceilings)
-    found = {
-        name: {**one, "share_of_floor": one["images_per_second"] * floor_s, "peak_bytes": memory.get(name)}
-        for name, one in summary(rates, dict.fromkeys(rates, flops), ceilings).items()
-    }
+            peak_bytes[name] = torch.cuda.max_memory_allocated() - before_bytes
+        steps_per_run[name] = 1 if device.type == "cpu" and step_s > 1 else steps
+        methods[name] = _repeated(step, steps_per_run[name], device)
+        _logger.info("%s: %.3f s per step", name, step_s)
+    num_images = {name: batch_size * count for name, count in steps_per_run.items()}
+    speeds, ceilings = measure_speeds(methods, num_images, rounds, device, precision)
+    flops = step_flops(meta_network())
+    ideal_s = ideal_step_s(batch_size, 2 if precision == "bfloat16" else 4, ceilings)
     return {
         "batch_size": batch_size,
         "steps": steps,
@@ -123,99 +115,110 @@ def bench_step(
         "precision": precision,
         "kernels": fallback_reason(device.type) or "fused",
         "flops_per_image": flops,
-        "floor_s_per_image": floor_s,
-        "ways": found,
-        "ratios": ratios(rates, "alexnet"),
+        "ideal_ms_per_image": 1e3 * ideal_s,
+        "methods": {
+            name: {
+                **summary,
+                "fraction_of_ideal": summary["images_per_second"] * ideal_s,
+                "peak_bytes": peak_bytes.get(name),
+                "images_per_second_by_round": speeds[name],
+            }
+            for name, summary in summarize(speeds, dict.fromkeys(speeds, flops), ceilings).items()
+        },
+        "speedups": speedups(speeds, "alexnet"),
         "ceilings": ceilings,
-        "layers": layer_times(device, precision, batch_size),
-        "images_per_second": rates,
         "machine": machine_facts(),
         "commit": source_commit(),
     }
 
 
-def _ways(
+def _method_factories(
     batch_size: int, device: torch.device, precision: Precision, stored_batches: int
 ) -> Mapping[str, Callable[[], Callable[[], None]]]:
-    """By name, what makes a way, ready for its first step.
+    """By name, a function that builds a method and returns its step.
 
-    On a GPU each has a network of its own, since its memory is measured here; on a processor, where another process
-    measures that, those of the product share one. What one way has made of its weights the others, where they read
-    rounded copies, see from their second step of a turn on: here it is the time that counts.
+    On a GPU each method has its own network, because its memory is measured in this process. On a CPU memory is
+    measured in a new process, and this package's methods share one network: the bfloat16 copies of a method are out of
+    date in its first step after another method's, which changes values but not times.
     """
     images = 50 * torch.randn(batch_size, 3, 224, 224, device=device)
     labels = torch.randint(0, NUM_CLASSES, (batch_size,), device=device)
     data = random_data(stored_batches * batch_size, STORED_PX, NUM_CLASSES)
 
-    def paper(*, normalized: bool = True, half: bool = False) -> Callable[[], None]:
-        return _usual(paper_network(NUM_CLASSES, normalized=normalized), images, labels, half=half)
+    def plain(network: Callable[[], nn.Module], bfloat16: bool = False) -> Callable[[], Callable[[], None]]:
+        return lambda: _plain_step(network(), images, labels, bfloat16=bfloat16)
 
     def new_training() -> Training:
         return _training(data, batch_size, device, precision)
 
     training = functools.cache(new_training) if device.type == "cpu" else new_training
-    makers: dict[str, Callable[[], Callable[[], None]]] = {
-        "paper, as usually written": paper,
-        "paper, usual, bfloat16": lambda: paper(half=True),
-        "torchvision's network": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=False),
-        "torchvision's, bfloat16": lambda: _usual(torchvision_network(NUM_CLASSES), images, labels, half=True),
-        "no normalization": lambda: paper(normalized=False),
-        "no normalization, bfloat16": lambda: paper(normalized=False, half=True),
-        "alexnet, plain operations": lambda: _product(training(), reference_ops),
-        "alexnet, plain convolutions": lambda: _product(training(), lambda: reference_ops(convolutions_only=True)),
-        "alexnet": lambda: _product(training()),
-        "alexnet, from stored images": lambda: _from_images(training()),
-        "alexnet, from blocks": lambda: _from_images(_from_blocks(training())),
+    paper = functools.partial(paper_network, NUM_CLASSES)
+    unnormalized = functools.partial(paper_network, NUM_CLASSES, normalized=False)
+    torchvision = functools.partial(torchvision_network, NUM_CLASSES)
+    factories: dict[str, Callable[[], Callable[[], None]]] = {
+        "paper in plain PyTorch": plain(paper),
+        "paper in plain PyTorch, bfloat16": plain(paper, bfloat16=True),
+        "torchvision's network": plain(torchvision),
+        "torchvision's network, bfloat16": plain(torchvision, bfloat16=True),
+        "paper without normalization": plain(unnormalized),
+        "paper without normalization, bfloat16": plain(unnormalized, bfloat16=True),
+        "alexnet, reference operations": lambda: _product_step(training(), reference_ops),
+        "alexnet, reference convolutions": lambda: _product_step(
+            training(), lambda: reference_ops(convolutions_only=True)
+        ),
+        "alexnet": lambda: _product_step(training()),
+        "alexnet with loading": lambda: _loading_step(training()),
+        "alexnet with loading from BC1": lambda: _loading_step(_with_bc1_cache(training())),
     }
     if device.type != "cpu" or precision != "float32":
-        del makers["alexnet, plain convolutions"]  # there they are torch's anyway
-    if device.type != "cpu":
-        return makers
-    # torch's response normalization in bfloat16 exists on GPUs alone, and not every processor multiplies bfloat16.
-    half = multiplies_bfloat16(processor_flags())
-    return {
-        name: make
-        for name, make in makers.items()
-        if name != "paper, usual, bfloat16" and (half or not name.endswith("bfloat16"))
-    }
+        del factories["alexnet, reference convolutions"]  # the same as `alexnet`
+    if device.type == "cpu":
+        del factories["paper in plain PyTorch, bfloat16"]  # torch has no response normalization in bfloat16 on CPUs
+        if not multiplies_bfloat16(processor_flags()):
+            factories = {name: make for name, make in factories.items() if not name.endswith("bfloat16")}
+    return factories
 
 
 def _added_memory(name: str, batch_size: int, precision: Precision) -> int | None:
-    """The most anonymous memory that a way's network and two of its steps add to this process."""
-    make = _ways(batch_size, torch.device("cpu"), precision, 2)[name]
+    """Peak anonymous memory that building a method and two of its steps add to this process."""
+    make = _method_factories(batch_size, torch.device("cpu"), precision, 2)[name]
     before = anonymous_bytes()
     if before is None:
         return None
-    with sampled_memory(SAMPLE_MEMORY_S) as seen:
-        way = make()
-        way()
-        way()
-    return max(held for _, held in seen) - before
+    with sampled_memory(MEMORY_INTERVAL_S) as samples:
+        step = make()
+        step()
+        step()
+    return max(held for _, held in samples) - before
 
 
 def _training(data: PreparedData, batch_size: int, device: torch.device, precision: Precision) -> Training:
     """A training of the paper's network on images in memory; nothing is written."""
     recipe = Recipe(
         name="bench",
-        optimizer=OptimizerSettings(batch_size=batch_size, learning_rate=RATE, momentum=MOMENTUM, weight_decay=DECAY),
+        optimizer=OptimizerSettings(
+            batch_size=batch_size, learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+        ),
         schedule=ScheduleSettings(kind="steps", epochs=10**6),
         training=TrainingSettings(device=device.type, precision=precision, cache="auto"),  # type: ignore[arg-type]
     )
     return assemble(RunFolder(Path("random")), data, recipe)
 
 
-def _usual(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, half: bool) -> Callable[[], None]:
-    """A loop as tutorials have it; with `half`, autocast and channels-last memory too."""
+def _plain_step(
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, bfloat16: bool
+) -> Callable[[], None]:
+    """A training step as in PyTorch's tutorials; `bfloat16` adds autocast and channels-last memory."""
     device = images.device
     network.to(device)
-    if half:
+    if bfloat16:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = images.contiguous(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext():
+        with torch.autocast(device.type, dtype=torch.bfloat16) if bfloat16 else nullcontext():
             loss = F.cross_entropy(network(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -223,31 +226,32 @@ def _usual(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, ha
     return step
 
 
-def _product(
-    training: Training, within: Callable[[], AbstractContextManager[None]] = nullcontext
+def _product_step(
+    training: Training, operations: Callable[[], AbstractContextManager[None]] = nullcontext
 ) -> Callable[[], None]:
-    """The step of `alexnet train`, with a batch that is there already; of torch's operations it is taken at once."""
-    with within():
-        step = EagerStep(training) if within is reference_ops else step_of(training)
-    phase, batch = training.plan.phases[0], _batch(training)
-    if training.device.type == "cuda" and within is not reference_ops:
+    """The step of `alexnet train` on a batch in memory; with `reference_ops` it is not captured as a graph."""
+    with operations():
+        step = EagerStep(training) if operations is reference_ops else step_of(training)
+    phase = training.plan.phases[0]
+    batch = loader_of(training, phase).batch(0)
+    if training.device.type == "cuda" and operations is not reference_ops:
         batch = batch.map(lambda tensor: tensor.to(training.device))
 
-    def product() -> None:
-        with within():
+    def product_step() -> None:
+        with operations():
             step.run(phase, batch)
 
-    return product
+    return product_step
 
 
-def _from_blocks(training: Training) -> Training:
-    """The same training with its images as blocks on the device (`--training.cache bc1`)."""
+def _with_bc1_cache(training: Training) -> Training:
+    """The same training with its images on the device in BC1 (`--training.cache bc1`)."""
     recipe = training.recipe
     return replace(training, recipe=replace(recipe, training=replace(recipe.training, cache="bc1")))
 
 
-def _from_images(training: Training) -> Callable[[], None]:
-    """`alexnet train` from the loader, or the images on the device, to the update."""
+def _loading_step(training: Training) -> Callable[[], None]:
+    """The step of `alexnet train`, batches from the loader or the device cache included."""
     device_cache = load_device_cache(training, lambda _: None)
     step = step_of(training, device_cache)
     phase = training.plan.phases[0]
@@ -255,22 +259,17 @@ def _from_images(training: Training) -> Callable[[], None]:
     def batches() -> Iterator[Batch]:
         yield from loader_of(training, phase, device_cache is None).batches(0, 10**9)
 
-    made = batches()
+    loaded = batches()
     done = 0
 
-    def from_images() -> None:
+    def loading_step() -> None:
         nonlocal done
-        step.run(phase, next(made))
+        step.run(phase, next(loaded))
         done += 1
-        if done % 10 == 0:
-            step.sums()  # as often as a training asks
+        if done % SUMS_EVERY_STEPS == 0:
+            step.sums()
 
-    return from_images
-
-
-def _batch(training: Training) -> Batch:
-    loader = loader_of(training, training.plan.phases[0])
-    return loader.batch(0)
+    return loading_step
 
 
 def _repeated(step: Callable[[], None], count: int, device: torch.device) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""The least time that a training step of the paper's network can take on a machine: its bytes and its products."""
+"""Floating point operations and bytes of the paper's network, and the least time of a training step on a machine."""
 
 from collections.abc import Mapping
 
@@ -7,77 +7,77 @@ import torch
 from alexnet.model.fusion import Fused
 from alexnet.model.network import AlexNet
 
-_MASTER = 4
+_MASTER_BYTES = 4
 """Bytes of a number that stays float32: weights and velocities."""
 
 
-def papers_network() -> AlexNet:
-    """The network that the benches measure, its sizes alone: it has no memory."""
+def meta_network() -> AlexNet:
+    """The paper's network on the meta device: shapes only."""
     with torch.device("meta"):
         return AlexNet()
 
 
 def step_flops(network: AlexNet) -> int:
-    """Floating point operations of one image's step: two a multiply-add, forward and twice backward.
+    """Floating point operations per image of a training step: two per multiply-add, forward once and backward twice.
 
-    The gradient of the images themselves is nobody's: the first layer goes backward once.
+    The first layer goes backward once, because the images need no gradient.
     """
-    placed = [one for one in network.sized_layers if one.multiply_adds]
-    return 2 * (3 * sum(one.multiply_adds for one in placed) - placed[0].multiply_adds)
+    with_weights = [layer for layer in network.sized_layers if layer.multiply_adds]
+    return 2 * (3 * sum(layer.multiply_adds for layer in with_weights) - with_weights[0].multiply_adds)
 
 
 def forward_flops(network: AlexNet, up_to: str | None = None) -> int:
-    """Floating point operations of one image's forward pass, up to the layer of that name or to the end."""
+    """Floating point operations per image of a forward pass, up to and including the layer of that name."""
     total = 0
-    for one in network.sized_layers:
-        total += 2 * one.multiply_adds
-        if up_to is not None and one.name == up_to:
+    for layer in network.sized_layers:
+        total += 2 * layer.multiply_adds
+        if up_to is not None and layer.name == up_to:
             break
     return total
 
 
-def step_bytes(network: AlexNet, batch_size: int, number: int) -> float:
-    """Bytes that one image's step reads and writes where every pass is fused as far as it can be.
+def step_bytes(network: AlexNet, batch_size: int, element_bytes: int) -> float:
+    """Bytes that a training step reads and writes per image if every operation is fused as far as possible.
 
-    A layer with weights reads its input and writes its result; going backward it reads the result's gradient for the
-    weights', with its input, and once more for the input's, which it writes (the first layer has none). A pass that
-    pools reads and writes once forward and notes a byte a result; backward it reads those, the gradient and its input,
-    and writes. Rectifying alone and dropout cost nothing beside their neighbors. Weights are read forward and
-    backward, their gradient is written, and the update reads it, reads and writes weights and velocities, and writes
-    the rounded ones.
+    A layer with weights reads its input and writes its output. Its backward pass reads the output's gradient and the
+    input for the weight gradient, and reads the output's gradient again for the input's gradient, which it writes (not
+    in the first layer). Pooling reads and writes once forward and keeps one byte per output; backward it reads those,
+    the gradient and its input, and writes. ReLU alone and dropout cost nothing: they are fused with their neighbors.
+    Weights are read forward and backward and their gradient is written; the update reads the gradient, reads and writes
+    weights and velocities, and writes the bfloat16 copies.
 
     Args:
-        batch_size: images over which the weights' bytes are spread.
-        number: bytes of a activation: 2 in bfloat16, 4 in float32.
+        batch_size: images that share the bytes of the weights.
+        element_bytes: of an activation: 2 in bfloat16, 4 in float32.
     """
     activations = 0
-    places = iter(network.sized_layers)
-    images = True
+    sized = iter(network.sized_layers)
+    reads_images = True
     for stage in network.fused_ops:
-        placed = [next(places) for _ in (stage.layers if isinstance(stage, Fused) else (stage,))]
-        read, written = (
-            placed[0].in_channels * placed[0].in_side ** 2,
-            placed[-1].out_channels * placed[-1].out_side ** 2,
-        )
-        if placed[0].weight_shape:
-            activations += number * (2 * read + 2 * written) + (0 if images else number * (read + written))
-            images = False
+        layers = [next(sized) for _ in (stage.layers if isinstance(stage, Fused) else (stage,))]
+        read = layers[0].in_channels * layers[0].in_side ** 2
+        written = layers[-1].out_channels * layers[-1].out_side ** 2
+        if layers[0].weight_shape:
+            activations += element_bytes * (2 * read + 2 * written)
+            activations += 0 if reads_images else element_bytes * (read + written)
+            reads_images = False
         elif isinstance(stage, Fused):
-            activations += number * (3 * read + 2 * written) + 2 * written
+            activations += element_bytes * (3 * read + 2 * written) + 2 * written
     weights = sum(parameter.numel() for parameter in network.parameters())
-    rounded = 0 if number == _MASTER else number
-    update = number + 2 * 2 * _MASTER + rounded
-    return activations + weights * (2 * number + number + update) / batch_size
+    bfloat16_copies = 0 if element_bytes == _MASTER_BYTES else element_bytes
+    update = element_bytes + 2 * 2 * _MASTER_BYTES + bfloat16_copies
+    return activations + weights * (2 * element_bytes + element_bytes + update) / batch_size
 
 
-def step_floor_s(batch_size: int, number: int, ceilings: Mapping[str, float]) -> float:
-    """Seconds an image that products and copies at a machine's best would take, one after the other.
+def ideal_step_s(batch_size: int, element_bytes: int, ceilings: Mapping[str, float]) -> float:
+    """Seconds per image if all products and then all copies ran at the machine's ceilings.
 
-    Products are those of plain convolutions; a step in float32 on a processor takes fewer and may be faster.
+    Products are counted as plain convolutions; the float32 step on CPUs needs fewer of them and may be faster.
 
     Args:
-        ceilings: `matmul_flops` and `copy_bytes` a second.
+        element_bytes: of an activation: 2 in bfloat16, 4 in float32.
+        ceilings: `matmul_flops` and `copy_bytes` per second.
     """
-    network = papers_network()
-    bytes_s = step_bytes(network, batch_size, number) / ceilings["copy_bytes"]
+    network = meta_network()
+    bytes_s = step_bytes(network, batch_size, element_bytes) / ceilings["copy_bytes"]
     return step_flops(network) / ceilings["matmul_flops"] + bytes_s

@@ -31,6 +31,8 @@ class CommandParser(argparse.ArgumentParser):
         """Help texts for `--help-all`, where they differ from those for `--help`."""
         self._sections: dict[str, argparse._ArgumentGroup] = {}
         self._kinds: Any = None
+        self.moved_kinds: Mapping[str, str] = {}
+        """Sub-commands of earlier versions, and what replaces each."""
         self.defaults_for_help: Callable[[argparse.Namespace | None], Mapping[str, Any]] = lambda options: {}
         """Maps the parsed options (None if they are incomplete) to defaults by option name, without dashes."""
 
@@ -61,6 +63,8 @@ class CommandParser(argparse.ArgumentParser):
         wanted = {word for word in words[:end] if word in HELP_OPTIONS}
         if self._kinds is not None:
             plain = [word for word in words if word not in wanted]
+            if plain and plain[0] in self.moved_kinds:
+                raise RequestError(f"`{self.prog} {plain[0]}` is now {self.moved_kinds[plain[0]]}")
             if plain and plain[0] in self._kinds.choices:
                 kind: CommandParser = self._kinds.choices[plain[0]]
                 options = argparse.Namespace(**vars(options or argparse.Namespace()), **{self._kinds.dest: plain[0]})

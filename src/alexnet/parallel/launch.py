@@ -13,22 +13,21 @@ from alexnet.system.machine import num_cores
 OWN_CODES = (1, 2, 3)
 
 
-def run_in_processes(words: Sequence[str], num: int) -> int:
+def run_in_processes(words: Sequence[str], num: int, program: Sequence[str] = ("-m", "--", "alexnet")) -> int:
     """Run the command in `num` processes on this machine and wait for them.
 
     The cores are dealt out equally unless OMP_NUM_THREADS says otherwise.
 
     Args:
         words: of the command, `train` first.
+        program: what torchrun starts. After `--` it takes no word for one of its own options, which it would complete.
 
     Returns:
         Exit code of the command: that of the first process that failed.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // num)))
-    # After `--` torchrun takes no word for one of its own options, which it would complete.
-    starting = ["--standalone", "--nproc-per-node", str(num), "-m", "--", "alexnet"]
     try:
-        torchrun([*starting, *words])
+        torchrun(["--standalone", "--nproc-per-node", str(num), *program, *words])
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         return code if code in OWN_CODES else 1

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +46,22 @@ def why_one_allocator() -> str | None:
     return "LD_PRELOAD has chosen it" if "LD_PRELOAD" in os.environ else None
 
 
-def restart_with_tuned_allocator() -> None:
-    """Start this same command again with an allocator that keeps memory, where that is possible and not yet so.
+def restart_with_tuned_allocator(program: Sequence[str] = ("-P", "-m", "alexnet")) -> None:
+    """Replace this process by the same command with an allocator that keeps memory, where that is possible.
 
-    Only on Linux with the GNU C library, and only once; `ALEXNET_ALLOCATOR=default` and an environment
-    that sets GLIBC_TUNABLES or preloads an allocator itself are left alone.
+    Only on Linux with the GNU C library, and only once. `ALEXNET_ALLOCATOR=default`, GLIBC_TUNABLES and a preloaded
+    allocator are respected.
+
+    Args:
+        program: what Python runs with this process's arguments. `-P`: a file in the current folder that has the name of
+            a module must not replace it.
     """
     environment = os.environ
     if environment.get("ALEXNET_ALLOCATOR") == "default" or "GLIBC_TUNABLES" in environment or why_one_allocator():
         return
     os.execve(
         sys.executable,
-        # -P: a file of the current folder that is called like a module must not be taken for it.
-        [sys.executable, "-P", "-m", "alexnet", *sys.argv[1:]],
+        [sys.executable, *program, *sys.argv[1:]],
         {**environment, "GLIBC_TUNABLES": _ALLOCATOR},
     )
 

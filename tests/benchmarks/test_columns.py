@@ -1,4 +1,4 @@
-"""What `bench columns` expects follows from the description, and is what real processes send."""
+"""The bytes that the benchmark of columns expects follow from the network, and real processes send them."""
 
 import json
 import os
@@ -9,14 +9,24 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet.bench.columns import Took, compared, rates, require_expected
-from alexnet.bench.exchanged import equal_batch, expected_exchange, gradient_bytes, ring_bytes
-from alexnet.bench.sharing_ways import COUNTED, ColumnsBench, expected_bytes
-from alexnet.cli.bench_tables import print_columns_bench
-from alexnet.cli.main import main
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.layer_specs import SizedLayer
 from alexnet.model.network import AlexNet
+from benchmarks.columns import (
+    COUNTED,
+    ColumnsRequest,
+    ProcessTiming,
+    compare_bytes,
+    equal_batch_size,
+    expected_bytes,
+    expected_exchange,
+    gradient_bytes,
+    main,
+    print_table,
+    require_expected,
+    ring_bytes,
+    summarize_speed,
+)
 
 # Worked out by hand for the full network: maps, places and units of the other column, 4 bytes each.
 CONV3, FC6, FC7, FC8, SCORES = 128 * 13 * 13 * 4, 128 * 6 * 6 * 4, 2048 * 4, 2048 * 4, 500 * 4
@@ -60,24 +70,28 @@ def test_replicas_send_gradients_and_columns_send_as_much_at_one_batch_size() ->
     by_layer = gradient_bytes(placed("paper"))
     assert by_layer["fc8"] == 4 * (4096 * 1000 + 1000) and sum(by_layer.values()) == 4 * PARAMETERS
     assert ring_bytes(100, 2) == 100 and ring_bytes(100, 4) == 150
-    assert equal_batch(4 * PARAMETERS, IN_EVERY_LAYER) == pytest.approx(996.62, abs=0.01)
-    dense = equal_batch(4 * PARAMETERS, IN_DENSE, 4 * OF_CONVOLUTIONS)
+    assert equal_batch_size(4 * PARAMETERS, IN_EVERY_LAYER) == pytest.approx(996.62, abs=0.01)
+    dense = equal_batch_size(4 * PARAMETERS, IN_DENSE, 4 * OF_CONVOLUTIONS)
     assert dense == pytest.approx(3274.02, abs=0.01)
     assert dense * IN_DENSE + 4 * OF_CONVOLUTIONS == pytest.approx(4 * PARAMETERS)
 
 
-def test_figures_by_layer_add_up_to_those_of_a_way() -> None:
-    asked = ColumnsBench(precision="float32", speed=False)  # on any machine
+def test_figures_by_layer_add_up_to_those_of_a_layout() -> None:
+    asked = ColumnsRequest(precision="float32", speed=False)  # on any machine
     expected = {name: expected_bytes(asked, layout) for name, layout in COUNTED.items()}
-    found = compared(expected, expected, 32)
-    ways = found["ways"]
-    assert ways["2 columns"]["per_image"] == IN_EVERY_LAYER and ways["2 columns"]["per_step"] == 32 * IN_EVERY_LAYER
-    assert ways["2 columns, dense"]["per_step"] == 32 * IN_DENSE + 4 * OF_CONVOLUTIONS
-    assert ways["2 replicas"]["per_step"] == 4 * PARAMETERS and ways["2 replicas"]["of_replicas"] == 1
-    assert ways["2 replicas, bfloat16"]["per_step"] == 2 * PARAMETERS
-    assert ways["2 columns"]["equal_batch"] == pytest.approx(2 * ways["2 columns"]["equal_batch_bfloat16"])
-    for name, way in ways.items():
-        assert sum(layer[name]["expected"] for layer in found["layers"]) == pytest.approx(way["per_image"])
+    found = compare_bytes(expected, expected, 32)
+    layouts = found["layouts"]
+    assert (
+        layouts["2 columns"]["per_image"] == IN_EVERY_LAYER and layouts["2 columns"]["per_step"] == 32 * IN_EVERY_LAYER
+    )
+    assert layouts["2 columns, dense"]["per_step"] == 32 * IN_DENSE + 4 * OF_CONVOLUTIONS
+    assert layouts["2 replicas"]["per_step"] == 4 * PARAMETERS and layouts["2 replicas"]["fraction_of_replicas"] == 1
+    assert layouts["2 replicas, bfloat16"]["per_step"] == 2 * PARAMETERS
+    assert layouts["2 columns"]["equal_batch_size"] == pytest.approx(
+        2 * layouts["2 columns"]["equal_batch_size_bfloat16"]
+    )
+    for name, layout in layouts.items():
+        assert sum(layer[name]["expected"] for layer in found["layers"]) == pytest.approx(layout["per_image"])
         assert all(layer[name]["agrees"] for layer in found["layers"])
 
 
@@ -86,48 +100,54 @@ def test_what_was_not_expected_is_named() -> None:
     right = {("fc6", "forward"): 8, ("", "gradients"): 10}
     require_expected("2 columns", [right, right], expected)
     for wrong, said in (
-        ({**right, ("fc6", "forward"): 9}, "rank 1 sent 9 bytes in a step for fc6, forward; expected .* are 8"),
-        ({**right, ("fc7", "backward"): 1}, "rank 1 sent 1 bytes in a step for fc7, backward; expected .* are 0"),
-        ({("fc6", "forward"): 8}, "rank 1 sent 0 bytes in a step for all layers, gradients; expected .* are 10"),
+        ({**right, ("fc6", "forward"): 9}, "rank 1 sent 9 bytes per step for fc6, forward; expected .* are 8"),
+        ({**right, ("fc7", "backward"): 1}, "rank 1 sent 1 bytes per step for fc7, backward; expected .* are 0"),
+        ({("fc6", "forward"): 8}, "rank 1 sent 0 bytes per step for all layers, gradients; expected .* are 10"),
     ):
         with pytest.raises(WorkError, match=said):
             require_expected("2 columns", [right, wrong], expected)
 
 
-def test_a_way_is_as_fast_as_its_slowest_process() -> None:
-    one, two = Took(2.0, 0.0, 2.0), Took(1.0, 0.0, 2.0)
-    first, second = [Took(0.5, 0.1, 0.3), Took(1.0, 0.1, 0.5)], [Took(1.0, 0.4, 0.5), Took(0.5, 0.4, 0.3)]
-    told = [
+def test_a_layout_is_as_fast_as_its_slowest_process() -> None:
+    one, two = ProcessTiming(2.0, 0.0, 2.0), ProcessTiming(1.0, 0.0, 2.0)
+    first, second = (
+        [ProcessTiming(0.5, 0.1, 0.3), ProcessTiming(1.0, 0.1, 0.5)],
+        [ProcessTiming(1.0, 0.4, 0.5), ProcessTiming(0.5, 0.4, 0.3)],
+    )
+    timings = [
         {"1 process, 1 thread": [one, one], "1 process": [two, two], "2 columns": first},
         {"1 process, 1 thread": [], "1 process": [], "2 columns": second},
     ]
-    found = rates(told, 8)
-    assert found["2 columns"]["images_per_second"] == 8 and found["2 columns"]["of_one_process"] == 1
+    found = summarize_speed(timings, 8)
+    assert found["2 columns"]["images_per_second"] == 8 and found["2 columns"]["speedup_over_one_process"] == 1
     assert found["2 columns"]["best_images_per_second"] == 8
-    assert found["2 columns"]["waited_share"] == pytest.approx(1.0 / 3.0)
+    assert found["2 columns"]["waiting_fraction"] == pytest.approx(1.0 / 3.0)
     assert (
         found["2 columns"]["cpu_ms_per_image"] == pytest.approx(100) and found["1 process"]["cpu_ms_per_image"] == 250
     )
-    assert found["1 process, 1 thread"]["of_one_process"] == 0.5 and found["1 process"]["waited_share"] is None
+    assert (
+        found["1 process, 1 thread"]["speedup_over_one_process"] == 0.5
+        and found["1 process"]["waiting_fraction"] is None
+    )
 
 
 def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         (
             ["--batch-size", "30"],
-            "--batch-size is 30 and up to 4 processes share its images; allowed is a multiple of 4",
+            "--batch-size is 30, for up to 4 processes; allowed are multiples of 4",
         ),
-        (["--batch-size", "3", "--no-speed"], "allowed is a multiple of 2"),
+        (["--batch-size", "3", "--no-speed"], "allowed are multiples of 2"),
         (["--steps", "0"], "--steps is 0"),
         (["--variant", "alexnet2"], "alexnet2"),
         (["--width", "9"], "--network.width is 9"),
         (["--variant", "one-gpu"], "so it has no two columns"),
         (["--precision", "float16"], "allowed are auto, float32 and bfloat16"),
     ):
-        assert main(["bench", "columns", *words]) == 2
+        assert main(words) == 2
         assert said in capsys.readouterr().err
     with pytest.raises(RequestError, match="--rounds 0"):
-        ColumnsBench(rounds=0)
+        ColumnsRequest(rounds=0)
 
 
 def require_counts(measured: dict[str, Any], element_bytes: int) -> None:
@@ -137,7 +157,7 @@ def require_counts(measured: dict[str, Any], element_bytes: int) -> None:
     assert layers["fc6"]["2 columns, dense"]["backward"] == 16 * 6 * 6 // 2 * element_bytes
     assert layers["fc7"]["2 columns"]["forward"] == 128 * element_bytes
     assert layers["scores"]["2 columns"]["forward"] == 500 * element_bytes
-    assert all(way["agrees"] for row in layers.values() for name, way in row.items() if name != "layer")
+    assert all(layout["agrees"] for row in layers.values() for name, layout in row.items() if name != "layer")
 
 
 @pytest.mark.slow
@@ -158,13 +178,16 @@ def test_four_processes_are_counted_and_timed(capsys: pytest.CaptureFixture[str]
         "1 process, 1 thread", "1 process", "2 columns", "2 columns, dense", "2 replicas", "2 replicas, bfloat16",
         "2 columns x 2 replicas", "4 replicas",
     ]  # fmt: skip
-    assert speed["1 process"]["of_one_process"] == 1
-    for name, way in speed.items():
-        assert len(way["rounds"]) == 2 and way["best_images_per_second"] >= way["images_per_second"] > 0
-        assert way["cpu_ms_per_image"] > 0
-        assert (way["waited_share"] is not None) == ("columns" in name)
-        assert way["waited_share"] is None or 0 < way["waited_share"] < 1
-    print_columns_bench(measured)
+    assert speed["1 process"]["speedup_over_one_process"] == 1
+    for name, layout in speed.items():
+        assert (
+            len(layout["images_per_second_by_round"]) == 2
+            and layout["best_images_per_second"] >= layout["images_per_second"] > 0
+        )
+        assert layout["cpu_ms_per_image"] > 0
+        assert (layout["waiting_fraction"] is not None) == ("columns" in name)
+        assert layout["waiting_fraction"] is None or 0 < layout["waiting_fraction"] < 1
+    print_table(measured)
     printed = capsys.readouterr().out
     assert "NO" not in printed and f"{8 * 13 * 13 * 4:,}" in printed and "4 replicas" in printed
 
@@ -172,7 +195,7 @@ def test_four_processes_are_counted_and_timed(capsys: pytest.CaptureFixture[str]
 def run(*words: str) -> dict[str, Any]:
     """What the command prints, in processes that it starts itself."""
     environment = {**os.environ, "ALEXNET_ALLOCATOR": "default", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "alexnet", "bench", "columns", *words]
+    command = [sys.executable, "benchmarks/columns.py", *words]
     made = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert made.returncode == 0, made.stderr
     found: dict[str, Any] = json.loads(made.stdout)

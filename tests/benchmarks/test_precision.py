@@ -1,6 +1,7 @@
-"""bfloat16 by rounded float32 products is bfloat16, and the two kinds of arithmetic are compared as is said."""
+"""Emulated bfloat16 is bfloat16, and the benchmark compares the two precisions as documented."""
 
 import dataclasses
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet.bench import precision
-from alexnet.bench.precision import bench_precision
-from alexnet.bench.rounded import RoundedProducts
-from alexnet.cli.bench_tables import print_precision_bench
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
@@ -21,6 +18,8 @@ from alexnet.runs.recipes import ORIGINAL, PAPER
 from alexnet.system.machine import multiplies_bfloat16, processor_flags
 from alexnet.training.eager_step import EagerStep
 from alexnet.training.schedule import learning_rates_at
+from benchmarks import precision
+from benchmarks.precision import EmulatedBfloat16, measure_precision, print_table
 
 HALF_STEP = 2.0**-8
 """Rounding to 8 bits is off by so much of a number, at most."""
@@ -41,9 +40,9 @@ def test_sums_of_products_are_exact_but_for_one_rounding() -> None:
         found = [convolved, *torch.autograd.grad(convolved, given, gradient.to(dtype))]
         return [*found, F.linear(x.to(dtype).flatten(2), weight.to(dtype).reshape(-1)[:81].expand(5, 81))]
 
-    with RoundedProducts() as rounded:
+    with EmulatedBfloat16() as emulated:
         got = results(torch.bfloat16)
-    assert rounded.num_widened >= 3
+    assert emulated.num_emulated >= 3
     for ours, exact in zip(got, results(torch.float64), strict=True):
         assert ours.dtype == torch.bfloat16
         # The sums themselves are float32: some 2^-22 of the terms' sizes, which cancellation may leave standing alone.
@@ -55,7 +54,7 @@ def test_a_step_as_the_library_makes_it() -> None:
     """Scores and gradients of a small network under autocast, beside torch's own (slow) bfloat16 products."""
     images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(5))
     found = []
-    for mode in (RoundedProducts(), None):
+    for mode in (EmulatedBfloat16(), None):
         network = AlexNet(4, "quick", 0.25, generator=torch.Generator().manual_seed(0)).eval()
         with torch.autocast("cpu", torch.bfloat16):
             if mode is None:
@@ -72,10 +71,10 @@ def test_a_step_as_the_library_makes_it() -> None:
 
 def test_other_numbers_are_left_alone() -> None:
     x, weight = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
-    with RoundedProducts() as rounded:
+    with EmulatedBfloat16() as emulated:
         result = F.conv2d(x, weight)
         doubled = halves(4, seed=1) * 2
-    assert rounded.num_widened == 0
+    assert emulated.num_emulated == 0
     assert result.dtype == torch.float32 and torch.equal(result, F.conv2d(x, weight))
     assert doubled.dtype == torch.bfloat16
 
@@ -86,9 +85,9 @@ def data(make_tree: Any, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_figures_follow_from_the_losses(data: Path) -> None:
-    lines: list[str] = []
-    found = bench_precision(data, "quick", 20, 16, 2, "cpu", lines.append)
+def test_figures_follow_from_the_losses(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="alexnet")
+    found = measure_precision(data, "quick", 20, 16, 2, "cpu")
     losses = found["losses"]
     assert list(losses) == ["float32, seed 0", "float32, seed 1", "bfloat16, seed 0"]
     assert all(len(one) == 20 and np.isfinite(one).all() for one in losses.values())
@@ -98,12 +97,12 @@ def test_figures_follow_from_the_losses(data: Path) -> None:
     apart = math.sqrt(((means["float32, seed 0"] - means["bfloat16, seed 0"]) ** 2).mean())
     seeds = math.sqrt(((means["float32, seed 0"] - means["float32, seed 1"]) ** 2).mean())
     assert found["distance"] == pytest.approx(apart) and found["seed_distances"] == {"0 and 1": pytest.approx(seeds)}
-    assert found["tracks"] == (apart <= seeds)
+    assert found["within_seed_spread"] == (apart <= seeds)
     # The same weights, images and dropout: the first losses differ by rounding alone, and they do differ.
     first, half = losses["float32, seed 0"][0], losses["bfloat16, seed 0"][0]
     assert first != half and first == pytest.approx(half, rel=0.02)
-    assert (found["rounded_operations"] > 0) == (not multiplies_bfloat16(processor_flags()))
-    assert lines[-1].startswith("bfloat16, seed 0: step 20 of 20, loss ")
+    assert (found["emulated_operations"] > 0) == (not multiplies_bfloat16(processor_flags()))
+    assert caplog.messages[-1].startswith("bfloat16, seed 0: step 20 of 20, loss ")
 
 
 @pytest.mark.slow
@@ -116,18 +115,18 @@ def test_arithmetic_that_spoils_the_gradients_is_found_out(data: Path, monkeypat
     def precision_round(value: torch.Tensor) -> torch.Tensor:
         return ((value.float().view(torch.int32) + 2**21) & -(2**22)).view(torch.float32)
 
-    monkeypatch.setattr("alexnet.bench.rounded._widened", coarse)
+    monkeypatch.setattr(precision, "_to_float32", coarse)
     monkeypatch.setattr(precision, "choose_precision", lambda wanted, device: "float32")
-    found = bench_precision(data, "quick", 60, 16, 2, "cpu", lambda _: None)
-    assert not found["tracks"], (found["distance"], found["seed_distances"])
+    found = measure_precision(data, "quick", 60, 16, 2, "cpu")
+    assert not found["within_seed_spread"], (found["distance"], found["seed_distances"])
 
 
 def test_the_recipe_begins_as_it_does() -> None:
     """LearningRates of weights, biases and single layers; `paper` has one rate for all."""
-    original = precision._at_first_rates(ORIGINAL).schedule
+    original = precision._with_constant_learning_rates(ORIGINAL).schedule
     assert original.stages == (dataclasses.replace(ORIGINAL.schedule.stages[0], epochs=10**6),)
     assert original.stages[0].bias_learning_rate == 2 * original.stages[0].learning_rate
-    paper = precision._at_first_rates(PAPER)
+    paper = precision._with_constant_learning_rates(PAPER)
     assert learning_rates_at(paper, 10**5, 10**9).of("conv1.weight") == PAPER.optimizer.learning_rate
 
 
@@ -148,26 +147,30 @@ def test_a_training_that_diverges_is_said(
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     if where == "float32":
-        with pytest.raises(WorkError, match="float32, seed 0: a loss or gradient of step 13 is not finite; nothing is"):
-            bench_precision(data, "quick", 20, 16, 2, "cpu", print)
+        with pytest.raises(
+            WorkError, match="float32, seed 0: a loss or gradient of step 13 is not finite; nothing was"
+        ):
+            measure_precision(data, "quick", 20, 16, 2, "cpu")
     else:
-        found = bench_precision(data, "quick", 20, 16, 2, "cpu", print)
-        assert not found["tracks"] and found["distance"] is None
+        found = measure_precision(data, "quick", 20, 16, 2, "cpu")
+        assert not found["within_seed_spread"] and found["distance"] is None
         assert len(found["losses"]["bfloat16, seed 0"]) == 13 and len(found["mean_losses"]["bfloat16, seed 0"]) == 1
-        print_precision_bench(found)
+        print_table(found)
     assert sorted(tmp_path.rglob("*")) == before  # nothing is written
 
 
 @pytest.mark.slow
 def test_bfloat16_learns_as_float32_does(data: Path) -> None:
-    found = bench_precision(data, "quick", 200, 16, 3, "cpu", lambda _: None)
-    assert found["tracks"], (found["distance"], found["seed_distances"])
+    found = measure_precision(data, "quick", 200, 16, 3, "cpu")
+    assert found["within_seed_spread"], (found["distance"], found["seed_distances"])
     assert all(losses[-1] < 0.5 * losses[0] for losses in found["mean_losses"].values())
 
 
 def test_a_batch_is_not_cut(data: Path) -> None:
-    with pytest.raises(RequestError, match="--batch-size is 49 and a pass of quick has 48 images; allowed are as many"):
-        bench_precision(data, "quick", 10, 49, 2, "cpu", print)
+    with pytest.raises(
+        RequestError, match="--batch-size is 49, and an epoch of quick has 48 images; allowed is 48 or less"
+    ):
+        measure_precision(data, "quick", 10, 49, 2, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -181,4 +184,4 @@ def test_a_batch_is_not_cut(data: Path) -> None:
 )
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, steps: int, batch_size: int, seeds: int, text: str) -> None:
     with pytest.raises(RequestError, match=text):
-        bench_precision(tmp_path, "quick", steps, batch_size, seeds, "cpu", print)
+        measure_precision(tmp_path, "quick", steps, batch_size, seeds, "cpu")

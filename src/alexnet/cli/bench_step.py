@@ -1,0 +1,54 @@
+"""`alexnet bench step`: options and table."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from alexnet.cli.bench_common import add_allocator, add_rounds, measure_by_allocator_option, print_speeds
+from alexnet.cli.command_parser import CommandParser
+from alexnet.cli.common_options import add_arithmetic
+
+SUMMARY = "training steps, next to those of the paper's network in plain PyTorch and of torchvision's network"
+EXAMPLE = "alexnet bench step --batch-size 64 --rounds 3"
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the benchmark's options."""
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images per step")
+    parser.add_argument("--steps", type=int, default=4, metavar="N", help="steps per measurement")
+    add_rounds(parser)
+    add_arithmetic(parser)
+    add_allocator(parser)
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="METHOD", help="measure this method (may be repeated)"
+    )
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure as asked."""
+    from alexnet.bench.step_benchmark import measure_step
+
+    command = [sys.executable, "-P", "-m", "alexnet", *options.words]
+    return measure_by_allocator_option(options, command, "alexnet") or measure_step(
+        options.batch_size, options.steps, options.rounds, options.device, options.precision, tuple(options.only)
+    )
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    """Print the result of `measure`."""
+    columns = {
+        "ideal": lambda speed: f"{100 * speed['fraction_of_ideal']:.0f} %",
+        "added_MB": lambda speed: "" if speed["peak_bytes"] is None else f"{speed['peak_bytes'] / 1e6:,.0f}",
+    }
+    print_speeds(result, "alexnet", _note, columns)
+
+
+def _note(result: Mapping[str, Any]) -> str:
+    # docs/decisions/021
+    fewer = "; products are those of plain convolutions, and alexnet needs fewer of them"
+    return (
+        f"ideal: fraction of the speed at which products and copies (at {result['ceilings']['copy_bytes'] / 1e9:.1f} "
+        f"GB/s) take {result['ideal_ms_per_image']:.3f} ms per image"
+        + (fewer if result["device"] == "cpu" and result["precision"] == "float32" else "")
+    )
