@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from tests.model.varied_networks import VARIED, made, normwise
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
@@ -14,7 +15,6 @@ from alexnet.model.kernels import reference_ops
 from alexnet.model.layers import max_pool
 from alexnet.model.network import AlexNet
 from alexnet.model.response_norm import local_response_norm, same_map_norm
-from tests.model.varied_networks import VARIED, made, normwise
 
 # torch compiles rules of its own with the first derivative that goes forward.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tests.model.varied_networks import VARIED, made, normwise
 
 from alexnet.system.device import arithmetic, rounded_weights
 from benchmarks.precision import EmulatedBfloat16
-from tests.model.varied_networks import VARIED, made, normwise
 
 
 def gradients(network: torch.nn.Module, images: torch.Tensor, direction: torch.Tensor) -> list[torch.Tensor]:

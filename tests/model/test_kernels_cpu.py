@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.model.norm_pool_loops import backward, forward, require_largest, windows, winners_of
 
 from alexnet.model.kernels import cpu, operators
 from alexnet.model.kernels.norm_pool import NormPool
 from alexnet.model.layer_specs import pooled_side
 from alexnet.system import numba_jit
-from tests.model.norm_pool_loops import backward, forward, require_largest, windows, winners_of
 
 pytestmark = pytest.mark.skipif(cpu.unavailable_reason() is not None, reason=str(cpu.unavailable_reason()))
 

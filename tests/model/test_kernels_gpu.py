@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.model.norm_pool_loops import backward, forward, require_largest
 
 from alexnet.model.kernels import operators
 from alexnet.model.kernels.norm_pool import NormPool
 from alexnet.model.response_norm import same_map_norm
-from tests.model.norm_pool_loops import backward, forward, require_largest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from alexnet.model.kernels import gpu
