@@ -1,20 +1,20 @@
-"""The errors a person is meant to read: what was got, what is allowed, what to do.
+"""Errors with a message for the user: what was got, what is allowed, what to do.
 
-The command prints the message on one line and exits with the class's `exit_code`; anything else that
-escapes is a defect of ours and keeps its traceback.
+The command line prints the message on one line and exits with the class's `exit_code`. Any other exception is a bug and
+keeps its traceback.
 """
 
 
 class AlexNetError(Exception):
-    """Base of the errors whose message is written for the person at the keyboard."""
+    """Base class of errors whose message is for the user."""
 
     exit_code = 1
     said = False
-    """Whether another process of the same work has found the same and says it."""
+    """Whether another process of the same training prints the same message."""
 
 
 class WorkError(AlexNetError, RuntimeError):
-    """The request was right and the work failed (exit code 1): corrupt download, full disk, diverged training."""
+    """The request was valid but the work failed (exit code 1): corrupt download, full disk, diverged training."""
 
     exit_code = 1
 
@@ -26,6 +26,6 @@ class RequestError(AlexNetError, ValueError):
 
 
 class Interrupted(AlexNetError):
-    """The work was stopped from outside and can go on (exit code 3); the message holds the command that does."""
+    """The work was interrupted and can be resumed (exit code 3); the message says with which command."""
 
     exit_code = 3

@@ -1,4 +1,4 @@
-"""All runs of a folder at a glance: how far, how good, at what cost, and in what their recipes differ."""
+"""An overview of the runs in a folder: progress, errors, time and changed settings."""
 
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,27 @@ from alexnet.storage.lock import is_held
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """The runs that stand in `folder`, by name.
+    """Describe the runs in `folder`, sorted by name.
 
     Returns:
-        One object a run: `run`, `recipe`, `variant` (null of a baseline), `state` (`running`, `finished`,
-        `interrupted`, `failed`, or `killed`: it says running and nobody holds its lock), `step`, `num_steps`,
-        `top1_error` (the last one on the validation images, a fraction, or null), `lowest_error`, `seconds` of
-        training, `processes` that shared it last, `changes` (settings in which its recipe differs from the named one);
-        of a run whose files are damaged, `run` and `unreadable` (why) alone.
+        One object per run: `run`, `recipe`, `variant` (null for a baseline), `state` (`running`, `finished`,
+        `interrupted`, `failed`, or `killed` if run.json says running but no process holds the lock), `step`,
+        `num_steps`, `top1_error` (the last one on the validation images, a fraction, or null), `lowest_error`,
+        `seconds` of training, `processes` of the last start, `changes` (settings that differ from the named recipe).
+        For a run with damaged files only `run` and `unreadable` (the reason).
 
     Raises:
-        RequestError: there is no such folder, or no run in it.
+        RequestError: the folder does not exist or holds no run.
     """
     if not folder.is_dir():
-        raise RequestError(f"there is no folder {folder}; name one that holds run folders, such as runs")
-    found = [folder] if (folder / "run.json").is_file() else sorted(path.parent for path in folder.glob("*/run.json"))
-    if not found:
-        raise RequestError(f"{folder} holds no run; `alexnet train DATA --run {folder / 'first'}` makes one")
-    return [_described(path) for path in found]
+        raise RequestError(f"there is no folder {folder}; pass one that holds run folders, such as runs")
+    runs = [folder] if (folder / "run.json").is_file() else sorted(path.parent for path in folder.glob("*/run.json"))
+    if not runs:
+        raise RequestError(f"{folder} holds no run; `alexnet train DATA --run {folder / 'first'}` creates one")
+    return [_describe(path) for path in runs]
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _describe(path: Path) -> dict[str, Any]:
     try:
         run = RunFolder.open(path)
         facts, recipe, events = run.facts(), run.any_recipe(), run.events()
@@ -59,7 +59,7 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def changes_of(recipe: Recipe | BaselineRecipe) -> list[str]:
-    """Settings in which a recipe differs from the one of its name."""
+    """Settings in which a recipe differs from the named recipe that it started from."""
     if isinstance(recipe, BaselineRecipe):
         return baseline_differences(BASELINES[recipe.name], recipe) if recipe.name in BASELINES else []
     return recipe_differences(RECIPES[recipe.name], recipe) if recipe.name in RECIPES else []

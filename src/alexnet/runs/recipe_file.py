@@ -1,4 +1,4 @@
-"""A recipe as plain dictionaries and as YAML, and how two recipes differ."""
+"""Recipes as plain dictionaries and as YAML, and the differences of two recipes."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, fields
@@ -37,12 +37,12 @@ OLD_KEYS: Mapping[str, str] = {
     "classifier.rate": "learning_rate",
     "classifier.decay": "weight_decay",
 }
-"""What settings of earlier recipe files, networks' and baselines', are called today, by group and earlier key."""
+"""New keys of renamed settings, by group and old key. Old files are read; old options are refused."""
 OLD_VALUES: Mapping[str, Mapping[str, str]] = {
     "data.mean": {"own-place": "crop", "centre": "center"},
     "descriptors.kinds": {"colour": "color"},
 }
-"""What their values are called today; of a list with commas, each entry's."""
+"""Renamed values of settings, by group and current key; in a comma-separated list, each entry."""
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def recipe_from_dict(content: dict[str, Any]) -> Recipe:
     """The recipe that `recipe_to_dict` wrote.
 
     Raises:
-        RequestError: a key that no setting has, or a value a setting does not allow.
+        RequestError: an unknown key, or a value that a setting does not allow.
     """
     known = {"name", "claim", *GROUPS}
     if unknown := sorted(set(content) - known, key=str):
@@ -90,10 +90,10 @@ def _settings(kind: type, name: str, content: Any) -> Any:
 
 
 def _with_current_names(group: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys and values of an earlier file under their names of today.
+    """The keys and values of a file under their current names.
 
     Raises:
-        RequestError: a setting stands there under both names.
+        RequestError: a setting is given under its old and its current name.
     """
     current: dict[str, Any] = {}
     for key, value in content.items():
@@ -108,10 +108,10 @@ def _with_current_names(group: str, content: Mapping[str, Any]) -> dict[str, Any
 
 
 def settings_from(kind: type, name: str, content: Any) -> Any:
-    """A frozen group of settings, `kind`, from its keys and values under `name`; each value in the field's own type.
+    """A frozen group of settings of type `kind` from its keys and values; `name` is the group's name for messages.
 
     Raises:
-        RequestError: a key that the group does not have, or a value that it does not allow.
+        RequestError: an unknown key, or a value that the group does not allow.
     """
     return _settings(kind, name, content)
 
@@ -139,10 +139,10 @@ def _required(one: Field[Any]) -> bool:
 
 
 def _typed(settings: type, group: str, key: str, value: Any) -> Any:
-    """The value in the setting's own type: YAML reads 1e-3 as text and 1 as a whole number.
+    """The value converted to the setting's type: YAML reads 1e-3 as text and 1 as an integer.
 
     Raises:
-        RequestError: it cannot be that.
+        RequestError: it cannot be converted.
     """
     kind = get_type_hints(settings)[key]
     choices = get_args(kind) if get_origin(kind) is Literal else ()
@@ -209,17 +209,17 @@ def recipe_differences(first: Recipe, second: Recipe) -> list[str]:
 
 
 def flat_settings(recipe: Recipe) -> dict[str, object]:
-    """Every setting by its dotted name, with the recipe's name."""
+    """Every setting by its dotted name, and the recipe's name as `recipe`."""
     settings = {f"{group}.{one.name}": getattr(recipe, group) for group, kind in GROUPS.items() for one in fields(kind)}
     values = {name: getattr(group, name.partition(".")[2]) for name, group in settings.items()}
     return {"recipe": recipe.name, **values}
 
 
 def read_config(path: Path, base: Recipe) -> Recipe:
-    """`base` with the settings of a YAML file laid over it; the file looks like a run's recipe.yaml, whole or in part.
+    """`base` with the settings of a YAML file, which has the form of a run's recipe.yaml, possibly only parts of it.
 
     Raises:
-        RequestError: the file is missing, not YAML, or has a key or value that no recipe allows.
+        RequestError: the file is missing, not YAML, or has an unknown key or a value that is not allowed.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
