@@ -94,8 +94,8 @@ ORIGINAL = Recipe(
 )
 """Source: layers-145 and layer-params-145, notes in lines 165 to 182. The biases' learning rate is that of the file's
 last state. `alexnet train ILSVRC2012 --recipe original`. Expected: 40.66 / 18.21 %, ten views (not run by this
-project). The authors trained 5 to 6 days on two GTX 580. On an H100 it would take one hour at 32,000 images per second from
-its memory.
+project). The authors trained 5 to 6 days on two GTX 580. On an H100 it would take one hour at 32,000 images per second
+from its memory.
 """
 
 ORIGINAL_2010 = replace(
