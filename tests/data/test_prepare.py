@@ -131,8 +131,8 @@ def test_wrong_requests_write_nothing(tmp_path: Path) -> None:
         prepare(tmp_path / "source", tmp_path / "out", store="png")
     with pytest.raises(RequestError, match="--max-refused is 5"):
         prepare(tmp_path / "source", tmp_path / "out", max_refused=5)
-    with pytest.raises(RequestError, match="--kind is 'files'"):
-        prepare(tmp_path / "source", tmp_path / "out", kind="files")
+    with pytest.raises(RequestError, match="--source-format is 'files'"):
+        prepare(tmp_path / "source", tmp_path / "out", source_format="files")
     with pytest.raises(RequestError, match=r"--hold-out 0\.1"):
         prepare(tmp_path / "source", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]

@@ -79,7 +79,7 @@ def test_records_of_cifar10_become_images(tmp_path: Path) -> None:
     images = random_images([*reversed(TRAIN_STEMS), "test_batch"])
     write_binary10(tmp_path / "cifar", images)
     source = open_cifar(tmp_path / "cifar")
-    assert (source.kind, source.title, source.side, source.generated) == ("cifar-10", "CIFAR-10", 32, False)
+    assert (source.format, source.title, source.side, source.generated) == ("cifar-10", "CIFAR-10", 32, False)
     assert list(source.class_ids) == NAMES
     assert {name: len(listing) for name, listing in source.splits.items()} == {"train": 20, "test": 4}
     train = source.splits["train"]
@@ -138,7 +138,7 @@ def test_cifar100_by_classes_and_by_superclasses(tmp_path: Path) -> None:
     images = random_images(["train", "test"])
     binary, python = write_cifar100(tmp_path, images)
     fine, coarse = open_cifar(binary), open_cifar(binary, coarse=True)
-    assert (fine.kind, coarse.kind, fine.title) == ("cifar-100", "cifar-100-coarse", "CIFAR-100")
+    assert (fine.format, coarse.format, fine.title) == ("cifar-100", "cifar-100-coarse", "CIFAR-100")
     assert (fine.class_ids, coarse.class_ids) == (NAMES, COARSE_NAMES)
     assert fine.splits["test"].labels.tolist() == [2, 0, 1, 2]
     assert coarse.splits["train"].labels.tolist() == [1, 1, 0, 1]
@@ -158,7 +158,7 @@ def test_the_folder_that_the_archive_makes(tmp_path: Path) -> None:
     write_cifar100(tmp_path, random_images(["train", "test"]))
     with pytest.raises(RequestError, match="both CIFAR-10 and CIFAR-100"):
         open_cifar(tmp_path)
-    assert open_cifar(tmp_path / "cifar-100-python").kind == "cifar-100"
+    assert open_cifar(tmp_path / "cifar-100-python").format == "cifar-100"
 
 
 def test_source_json_describes(tmp_path: Path) -> None:
@@ -204,26 +204,28 @@ def test_damaged_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="ends inside"):
         source.splits["train"].read(11)
     path.unlink()
-    with pytest.raises(RequestError, match=r"data_batch_3.bin is missing; get it whole with: alexnet fetch cifar10"):
+    with pytest.raises(
+        RequestError, match=r"data_batch_3.bin is missing; get a complete copy with: alexnet fetch cifar10"
+    ):
         open_cifar(folder)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no pickle"),
-        (b"no pickle at all", "no pickle"),
+        (b"", "not a pickle"),
+        (b"not a pickle at all", "not a pickle"),
         (pickle.dumps([1, 2]), "holds a list"),
         (pickle.dumps({"labels": [0, 1]}), "no entry data"),
-        (pickle.dumps({"data": [0] * 3072, "labels": [0]}), "no array of bytes"),
+        (pickle.dumps({"data": [0] * 3072, "labels": [0]}), "not an array of bytes"),
         (pickle.dumps({"data": np.zeros((2, 3071), np.uint8), "labels": [0, 1]}), "3072 columns"),
-        (pickle.dumps({"data": np.zeros((2, 3072), np.int32), "labels": [0, 1]}), "no array of bytes"),
+        (pickle.dumps({"data": np.zeros((2, 3072), np.int32), "labels": [0, 1]}), "not an array of bytes"),
         (pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1, 2]}), "for 2 images"),
         (pickle.dumps({"data": np.zeros((0, 3072), np.uint8), "labels": []}), "for 0 images"),
         (pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0, -1]}), "the label -1"),
-        (pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0, "a"]}), "no list of whole numbers"),
-        (pickle.dumps({"data": np.zeros((2, 3072), object), "labels": [0, 1]}, 2), "allowed are whole numbers"),
-        (pickle.dumps({"data": np.zeros((2, 3072), "V8"), "labels": [0, 1]}, 2), "allowed are whole numbers"),
+        (pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0, "a"]}), "not a list of integers"),
+        (pickle.dumps({"data": np.zeros((2, 3072), object), "labels": [0, 1]}, 2), "allowed are integers"),
+        (pickle.dumps({"data": np.zeros((2, 3072), "V8"), "labels": [0, 1]}, 2), "allowed are integers"),
     ],
 )
 def test_damaged_pickles_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -275,7 +277,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path, place: str, protocol: int, k
     assert witness.exists()
     witness.rmdir() if witness.is_dir() else witness.unlink()
     with pytest.raises(
-        RequestError, match=r"asks for '(posix\.system|(__builtin__|builtins)\.eval|posix\.mkdir)|whole"
+        RequestError, match=r"refers to '(posix\.system|(__builtin__|builtins)\.eval|posix\.mkdir)|integers"
     ):
         open_cifar(folder)
     assert not witness.exists()

@@ -50,7 +50,7 @@ def test_rows_become_images(tmp_path: Path, name: str, delimiter: str, header: s
     (tmp_path / name).write_bytes("".join(delimiter.join(line) + end for line in lines).encode(encoding))
     assert looks_like_csv(tmp_path / name)
     source = open_csv(tmp_path / name)
-    assert (source.kind, source.title, source.side) == ("csv", "x", None)
+    assert (source.format, source.title, source.side) == ("csv", "x", None)
     assert source.class_ids == ["n01440764", "zebra"]
     assert source.class_names == {"n01440764": "tench", "zebra": "zebra"}
     assert rows(source) == [("a/1.png", "zebra"), ("b/ü 2.png", "n01440764")]
@@ -79,9 +79,9 @@ def test_a_changed_image_changes_the_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column for the path; found are none, allowed is one of path, file, filename, image"),
-        ("path;label\na;b\n", "found are 'path;label'"),
-        ("path,\x1b[2Jkind\na,b\n", r"no column for the label; found are 'path', '\\x1b\[2Jkind'"),
+        ("", "no column for the path: its columns are none; allowed is one of path, file, filename, image"),
+        ("path;label\na;b\n", "its columns are 'path;label'"),
+        ("path,\x1b[2Jkind\na,b\n", r"no column for the label: its columns are 'path', '\\x1b\[2Jkind'"),
         ("path,file,label\na,b,c\n", "2 columns for the path"),
         ("path,label\na/1.png,x\na/2.png\n", "line 3 of .* has no label"),
         ("path,label\n\n,x\n", "line 3 of .* has no path"),
@@ -91,7 +91,7 @@ def test_a_changed_image_changes_the_digest(tmp_path: Path) -> None:
         ('path,label\n"a"b,x\n', "is damaged"),
         ('path,label\n"a,x\n', "is damaged"),
         ("path,label\n" + "a" * 140000 + ",x\n", "is damaged"),
-        ("path,label\na,x\nb,\udcff\n", "no UTF-8"),
+        ("path,label\na,x\nb,\udcff\n", "not UTF-8"),
         ("path,label\na,x\nb,y\nc,x\n./b,x\n", "lines 3 and 5 of .* both have b in the split train"),
         ("path,label\na,x\n", "1 class"),
         ("path,label,split\na,x,val\n", "no training images"),

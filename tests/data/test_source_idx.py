@@ -44,7 +44,7 @@ def test_gray_images_become_rgb(tmp_path: Path, train: str, test: str, mark: str
     folder = write(tmp_path / "digits", train=train, test=test, mark=mark, packed=packed)
     assert looks_like_idx(folder)
     source = open_idx(folder)
-    assert (source.kind, source.side, source.class_ids) == ("idx", 5, ["0", "1", "2"])
+    assert (source.format, source.side, source.class_ids) == ("idx", 5, ["0", "1", "2"])
     assert source.title == ("emnist-balanced" if "emnist" in train else "digits")
     for seed, split in enumerate(("train", "test")):
         listing = source.splits[split]
@@ -105,7 +105,7 @@ def test_names_of_classes(tmp_path: Path, lines: str, first: int, names: dict[st
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a\nb\n", "has 2 lines"), (b"a\n\xff\nb\n", "no UTF-8"), (b"a\n\x1b[2J\nb", "cannot be printed")],
+    [(b"a\nb\n", "has 2 lines"), (b"a\n\xff\nb\n", "not UTF-8"), (b"a\n\x1b[2J\nb", "cannot be printed")],
 )
 def test_names_that_do_not_fit(tmp_path: Path, content: bytes, message: str) -> None:
     folder = write(tmp_path / "x")
@@ -121,10 +121,10 @@ IMAGES = idx(pixels())
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "does not begin as IDX"),
-        (IMAGES[:15], "does not begin as IDX"),
-        (b"\x00\x01" + IMAGES[2:], "with: 00 01 08 03"),
-        (IMAGES[:3] + b"\x04" + IMAGES[4:], "IDX of 3 dimensions"),
+        (b"", "does not begin like an IDX"),
+        (IMAGES[:15], "does not begin like an IDX"),
+        (b"\x00\x01" + IMAGES[2:], "with 00 01 08 03"),
+        (IMAGES[:3] + b"\x04" + IMAGES[4:], "IDX file of 3 dimensions"),
         (IMAGES[:2] + b"\x0d" + IMAGES[3:], "type 0x0d"),
         (IMAGES[:-1], "it has 165 bytes and its header claims 166"),
         (IMAGES + b"\0", "it has 167 bytes and its header claims 166"),

@@ -136,7 +136,7 @@ def contents(source: Source, split: str) -> dict[str, tuple[str, object]]:
 
 def test_2012_is_read_in_place(tmp_path: Path) -> None:
     source = open_ilsvrc(write_2012(tmp_path))
-    assert (source.kind, source.title, source.upright, source.side) == ("ilsvrc", "ILSVRC-2012", False, None)
+    assert (source.format, source.title, source.upright, source.side) == ("ilsvrc", "ILSVRC-2012", False, None)
     assert list(source.class_ids) == ["n01440764", "n02012849", "n03126707"]
     assert source.class_numbers == {"n03126707": 1, "n01440764": 2, "n02012849": 3}
     assert source.class_names == {
@@ -197,7 +197,9 @@ def test_2010_has_test_labels_mended_and_compressed_pictures(tmp_path: Path) -> 
     }
     assert [class_id for class_id, _ in contents(source, "test").values()] == ["n02012849", "n02012849"]
     (tmp_path / "ILSVRC2010_test_ground_truth.txt").unlink()
-    with pytest.raises(RequestError, match=r"has no ILSVRC2010_test_ground_truth\.txt; image-net\.org"):
+    with pytest.raises(
+        RequestError, match=r"has no ILSVRC2010_test_ground_truth\.txt; download it from image-net\.org"
+    ):
         open_ilsvrc(tmp_path)
     (tmp_path / "ILSVRC2010_images_test.tar").unlink()
     (tmp_path / "patch_images.tar").unlink()
@@ -218,7 +220,7 @@ def test_a_damaged_compressed_picture_is_refused_when_read(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"])
 def test_what_is_missing_is_named(tmp_path: Path, name: str) -> None:
     (write_2012(tmp_path) / name).unlink()
-    with pytest.raises(RequestError, match=f"has no {name}.*image-net.org gives it to those who register"):
+    with pytest.raises(RequestError, match=f"has no {name}.*download it from image-net.org"):
         open_ilsvrc(tmp_path)
 
 
@@ -226,7 +228,7 @@ def test_other_things_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"has no ILSVRC2012_img_train\.tar"):
         open_ilsvrc(tmp_path)
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(RequestError, match="is no folder"):
+    with pytest.raises(RequestError, match="is not a folder"):
         open_ilsvrc(tmp_path / "file")
     write_2010(write_2012(tmp_path))
     with pytest.raises(
@@ -265,7 +267,7 @@ def test_classes_that_kit_and_training_images_do_not_share(tmp_path: Path) -> No
     write_2012(tmp_path)
     tars = {f"{wnid}.tar": tar_bytes({"x.JPEG": b"x"}) for wnid in [*TRAIN, "n99999999"]}
     write_tar(tmp_path / "ILSVRC2012_img_train.tar", tars)
-    with pytest.raises(RequestError, match=r"has n99999999\.tar, a class that .* does not know"):
+    with pytest.raises(RequestError, match=r"has n99999999\.tar, a class that .* lacks"):
         open_ilsvrc(tmp_path)
     write_tar(tmp_path / "ILSVRC2012_img_train.tar", dict(list(tars.items())[1:3]))
     with pytest.raises(RequestError, match=r"the class n03126707 of .* has no training images"):
@@ -277,7 +279,7 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     content = kit.read_bytes()
     for damaged in (b"no gzip", content[:-30], b""):
         kit.write_bytes(damaged)
-        with pytest.raises(RequestError, match=r"devkit_t12\.tar\.gz is no development kit, or a damaged one"):
+        with pytest.raises(RequestError, match=r"devkit_t12\.tar\.gz is not a development kit, or a damaged one"):
             open_ilsvrc(tmp_path)
     write_tar(kit, {"ILSVRC2012_devkit_t12/data/meta.mat": meta()}, "w:gz")
     with pytest.raises(RequestError, match=r"has no data/ILSVRC2012_validation_ground_truth\.txt in it"):
@@ -329,10 +331,10 @@ def test_numbers_texts_and_empty_fields() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no MATLAB file"),
+        (b"", "not a MATLAB file"),
         (b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM", "of another version"),
         (mat_file(), "no variable synsets"),
-        (mat_file(array("<", 6, (1, 1), "synsets", element("<", 2, b"\1"))), "synsets is no struct array"),
+        (mat_file(array("<", 6, (1, 1), "synsets", element("<", 2, b"\1"))), "synsets is not a struct array"),
         (mat_file(struct_array("<", "synsets", [{"WNID": "n1"}])), "no field ILSVRC2012_ID"),
         (mat_file(struct_array("<", "synsets", [{name: [1.0, 2.0] for name in FIELDS}])), "holds 2 numbers"),
     ],

@@ -88,7 +88,7 @@ def test_images_and_labels_of_every_form(tmp_path: Path, write: Write, plain: bo
     save(tmp_path, f"data/validation-00000-of-00001.{ending}", table([2, 1], first=20, plain=plain), write)
     assert looks_like_parquet(tmp_path)
     source = open_parquet(tmp_path)
-    assert (source.kind, source.title, source.class_ids) == ("parquet", tmp_path.name, NAMES)
+    assert (source.format, source.title, source.class_ids) == ("parquet", tmp_path.name, NAMES)
     train = source.splits["train"]
     assert train.keys[12] == f"data/train-00001-of-00002.{ending}/0000002"
     assert labels_of(source, "train") == [NAMES[number] for number in numbers * 2]

@@ -56,7 +56,7 @@ TARS = {f"{TWO}.tar": synset_tar(TWO, 7), f"{ONE}.tar": synset_tar(ONE, 20, 1)}
 def test_a_folder_of_tars(tmp_path: Path) -> None:
     empty = {f"{THREE}.tar": tar_bytes({}), "n00000001.tar": b""}
     source = open_synset_tars(write(tmp_path / "fall11", {**TARS, **empty, "readme.txt": b"x", "n1.tar": b"x"}))
-    assert (source.kind, source.title, source.upright) == ("synset-tars", "fall11", False)
+    assert (source.format, source.title, source.upright) == ("synset-tars", "fall11", False)
     assert list(source.class_ids) == [ONE, TWO]
     assert source.class_names == {ONE: ONE, TWO: "tench"}
     assert set(source.splits) == {"train"}
@@ -108,9 +108,15 @@ def test_of_two_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
     ("tars", "message"),
     [
         ({"a.txt": b""}, "has no tar of a synset"),
-        ({f"{ONE}.tar": b"", f"{TWO}.tar": tar_bytes({})}, "every one of the 2 tars of .* is empty"),
-        ({f"{ONE}.tar": synset_tar(ONE, 1), f"{TWO}.tar": b"no tar" * 200}, rf"{TWO}\.tar is no tar, or a damaged one"),
-        ({f"{ONE}.tar": synset_tar(ONE, 1), f"{TWO}.tar": synset_tar(TWO, 1)[:515]}, rf"{TWO}\.tar is no tar, or a da"),
+        ({f"{ONE}.tar": b"", f"{TWO}.tar": tar_bytes({})}, "all 2 tars of .* are empty"),
+        (
+            {f"{ONE}.tar": synset_tar(ONE, 1), f"{TWO}.tar": b"no tar" * 200},
+            rf"{TWO}\.tar is not a tar, or a damaged one",
+        ),
+        (
+            {f"{ONE}.tar": synset_tar(ONE, 1), f"{TWO}.tar": synset_tar(TWO, 1)[:515]},
+            rf"{TWO}\.tar is not a tar, or a da",
+        ),
         ({f"{ONE}.tar": synset_tar(ONE, 1), f"{TWO}.tar": tar_bytes({})}, "has 1 class with images"),
         ({f"val/{ONE}.tar": synset_tar(ONE, 1)}, "has val and no train"),
         (

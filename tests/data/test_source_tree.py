@@ -43,7 +43,7 @@ SPLIT_TREE = ["train/b/2.png", "train/b/1.png", "train/n01440764/1.png", "val/b/
 def test_a_folder_tree_is_listed_in_order_of_keys(tmp_path: Path) -> None:
     write_tree(tmp_path, [*SPLIT_TREE, "train/b/.hidden", "train/b/Thumbs.db", ".git/x", "README.txt"])
     source = open_source(tmp_path)
-    assert source.kind == "folder" and source.side is None and not source.generated
+    assert source.format == "folder" and source.side is None and not source.generated
     assert source.class_ids == ["b", "n01440764"]
     assert source.class_names == {"b": "b", "n01440764": "tench"}
     assert keys(source, "train") == ["train/b/1.png", "train/b/2.png", "train/n01440764/1.png"]
@@ -64,7 +64,7 @@ def test_an_archive_gives_what_its_folder_gives(tmp_path: Path, kind: str) -> No
             for place in SPLIT_TREE:
                 packed.write(tree / place, f"pictures/{place}")
     folder, archive = open_source(tree), open_source(path)
-    assert archive.kind == kind[:3] and archive.title == folder.title == "pictures"
+    assert archive.format == kind[:3] and archive.title == folder.title == "pictures"
     for split in ("train", "val"):
         assert keys(archive, split) == keys(folder, split)
         assert classes(archive, split) == classes(folder, split)
@@ -129,7 +129,7 @@ def test_damage_and_traps_in_a_zip(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="links inside an archive are not followed"):
         listing.read(4)
     path.write_bytes(content[:-30])
-    with pytest.raises(RequestError, match="is no zip, or a damaged one"):
+    with pytest.raises(RequestError, match="is not a zip, or a damaged one"):
         open_source(path)
 
 
@@ -180,12 +180,12 @@ def test_source_json_describes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("places", "folders", "message"),
     [
-        ([], [], "is empty"),
-        (["1.png", "2.png"], [], "no class folder with files; a tree has one folder for each class"),
+        ([], [], "has no files"),
+        (["1.png", "2.png"], [], "no class folder with files; expected is one folder per class"),
         (["a/1"], [], "1 class with images"),
         (["a/1", "b/1"], ["c"], "class folder c of .* has no images"),
         (["train/a/1", "train/b/1"], ["val/a"], "class folder val/a of .* has no images"),
-        (["train/a/1", "train/b/1", "val/zebra/1"], [], "class zebra, which the training split does not have"),
+        (["train/a/1", "train/b/1", "val/zebra/1"], [], "class zebra, which the training split lacks"),
         (["val/a/1", "val/b/1"], [], "has val and no train"),
         (["train/a/1", "train/b/1", "val/a/1", "valid/a/1"], [], "has both val and valid for its val split"),
     ],
@@ -202,7 +202,7 @@ def test_files_that_are_no_source(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="does not exist"):
         open_source(tmp_path / "missing")
     (tmp_path / "note.txt").write_text("no tar " * 200)
-    with pytest.raises(RequestError, match="is no tar"):
+    with pytest.raises(RequestError, match="is not a tar"):
         open_source(tmp_path / "note.txt")
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz"):
         pass
@@ -230,7 +230,7 @@ def test_holding_out_takes_the_same_share_of_each_class(tmp_path: Path) -> None:
     assert sorted(keys(held, "train") + keys(held, "val")) == keys(source, "train")
     assert keys(with_hold_out(source, 0.2, 7), "val") == keys(held, "val")
     assert keys(with_hold_out(source, 0.2, 8), "val") != keys(held, "val")
-    with pytest.raises(RequestError, match="leave --hold-out away"):
+    with pytest.raises(RequestError, match="omit --hold-out"):
         with_hold_out(held, 0.2, 0)
 
 
@@ -270,8 +270,8 @@ def test_the_digest_of_a_source_sees_every_change(tmp_path: Path) -> None:
 
 def test_a_kind_can_be_said_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
     write_tree(tmp_path, ["train/a/1", "train/b/1"])
-    assert open_source(tmp_path, "folder").kind == "folder"
-    with pytest.raises(RequestError, match=r"--kind is 'foldr'; allowed are .*folder"):
+    assert open_source(tmp_path, "folder").format == "folder"
+    with pytest.raises(RequestError, match=r"--source-format is 'foldr'; allowed are .*folder"):
         open_source(tmp_path, "foldr")
     with pytest.raises(RequestError, match="cannot read"):
         open_source(tmp_path, "zip")

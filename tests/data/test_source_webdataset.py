@@ -52,7 +52,7 @@ def test_shards_split_by_their_names(tmp_path: Path) -> None:
     write_shard(tmp_path / "imagenet1k-train-0001.tar", samples(a=2))
     write_shard(tmp_path / "imagenet1k-validation-00.tar", samples(a=9))
     source = open_webdataset(tmp_path)
-    assert (source.kind, source.title) == ("webdataset", tmp_path.name)
+    assert (source.format, source.title) == ("webdataset", tmp_path.name)
     assert list(source.class_ids) == ["2", "9", "10"]  # in numeric order
     assert contents(source, "train") == {
         "imagenet1k-train-0000.tar/a.jpg": ("10", b"picture a"),
@@ -124,7 +124,7 @@ def test_keys_endings_and_json(tmp_path: Path) -> None:
         ({"a.jpg": b"", "a.cls": b"-1"}, "the key a of .* has the label -1"),
         ({"a.jpg": b"", "a.cls": b" \n"}, "is ''; allowed is a number from 0"),
         ({"a.jpg": b"", "a.cls": b"\xff"}, "cannot be read: 'utf-8' codec"),
-        ({"a.jpg": b"", "a.cls": b"7" * 1025}, "has 1,025 bytes; at most 1,024"),
+        ({"a.jpg": b"", "a.cls": b"7" * 1025}, "has 1,025 bytes; allowed are 1,024"),
         ({"a.jpg": b"", "a.json": b" " * 65537}, "has 65,537 bytes"),
         ({"a.jpg": b"", "a.json": b"[" * 60000}, "cannot be read"),
         ({"a.jpg": b"", "a.json": b"{"}, "cannot be read"),
@@ -145,7 +145,7 @@ def test_samples_that_are_refused(tmp_path: Path, files: dict[str, bytes | None]
     ("shards", "message"),
     [
         ([], r"has no \.tar file"),
-        (["train-0.tar", "other.tar"], "other.tar tells no split"),
+        (["train-0.tar", "other.tar"], "other.tar has no split"),
         (["val-0.tar"], "has val and no train"),
         (["train-0.tar", "val-0.tar", "validation-0.tar"], "has both val and validation for its val split"),
     ],
@@ -162,7 +162,7 @@ def test_splits_that_make_no_sense(tmp_path: Path, shards: list[str], message: s
     [
         (b"a\nb\na\n", "lines 1 and 3 of .* are both 'a'"),
         (b"a\n\nb\n", "line 2 of .* is empty"),
-        (b"\xff\n", "is no UTF-8 text"),
+        (b"\xff\n", "is not UTF-8 text"),
         (b"a\nb\n", "label '2'; allowed are the names in classes.txt and their numbers"),
         (b"a\nb\nc\nd\n", "the class a of .* has no training images"),
     ],
@@ -178,7 +178,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     write_shard(tmp_path / "train-0.tar", samples(a=0, b=1))
     content = (tmp_path / "train-0.tar").read_bytes()
     (tmp_path / "train-1.tar").write_bytes(content[:515])
-    with pytest.raises(RequestError, match=r"train-1\.tar is no tar, or a damaged one"):
+    with pytest.raises(RequestError, match=r"train-1\.tar is not a tar, or a damaged one"):
         open_webdataset(tmp_path)
 
 

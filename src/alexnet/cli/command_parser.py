@@ -14,6 +14,7 @@ OLD_OPTIONS: Mapping[str, str] = {
     "--sums-in": "--grad-dtype",
     "--stalls-after": "--stall-warning",
     "--gives-up-after": "--timeout",
+    "--kind": "--source-format",
 }
 """Options of earlier versions and their current names. Those of settings are in `runs.recipe_file.OLD_KEYS`."""
 

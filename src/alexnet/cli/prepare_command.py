@@ -19,7 +19,9 @@ def add_arguments(parser: CommandParser) -> None:
         "ImageNet's archives, CIFAR, IDX, Parquet, WebDataset shards, or a CSV file of path,label",
     )
     parser.add_argument("destination", type=Path, metavar="DEST", help="folder to create: the prepared data set")
-    parser.add_argument("--kind", metavar="NAME", help="source format (default: detected; an unknown name lists all)")
+    parser.add_argument(
+        "--source-format", metavar="NAME", help="format of SOURCE (default: detected; an unknown name lists all)"
+    )
     parser.add_argument(
         "--side",
         type=int,
@@ -75,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         data = prepare(
             options.source,
             options.destination,
-            kind=options.kind,
+            source_format=options.source_format,
             side=options.side,
             store=options.store,
             hold_out=options.hold_out,

@@ -47,7 +47,7 @@ def prepare(
     source: str | Path,
     destination: str | Path,
     *,
-    kind: str | None = None,
+    source_format: str | None = None,
     side: int | None = None,
     store: str = "auto",
     hold_out: float = 0.0,
@@ -67,7 +67,7 @@ def prepare(
     Args:
         source: see `open_source`.
         destination: a folder that does not exist yet, or is empty.
-        kind: format of the source, see `open_source`; None detects it.
+        source_format: a name in `SOURCE_FORMATS`; None detects it.
         side: of the stored square images, 8..1024 pixels; None is what the source suggests, else 256.
         store: `pixels` (one array; nothing is lost), `jpeg` (tar shards, quality 95) or `auto`: pixels up to 4 GiB.
         hold_out: fraction of each class to hold out as `val`, for a source without that split.
@@ -89,7 +89,7 @@ def prepare(
     source, destination = Path(source), Path(destination)
     _check_options(side, store, seed, exif, on_bad, max_refused, shard_images, workers)
     require_free(destination)
-    opened = with_hold_out(open_source(source, kind), hold_out, seed)
+    opened = with_hold_out(open_source(source, source_format), hold_out, seed)
     side = side or opened.side or DEFAULT_SIDE_PX
     num_files = sum(len(listing) for listing in opened.splits.values())
     if store == "auto":
@@ -97,7 +97,7 @@ def prepare(
     upright = opened.upright if exif == "auto" else exif == "apply"
     plan: dict[str, Any] = {
         "source": str(source),
-        "kind": opened.kind,
+        "kind": opened.format,
         "source_sha256": opened.digest(),
         "format_version": FORMAT_VERSION,
         "side": side,
@@ -113,7 +113,7 @@ def prepare(
     counts = ", ".join(f"{name} {len(listing):,}" for name, listing in opened.splits.items())
     stored_as = "an array" if store == "pixels" else "JPEG files in tar shards"
     _logger.info(
-        f"{opened.title} ({opened.kind}): {len(opened.class_ids)} classes, {counts}; storing {side} x {side} pixels "
+        f"{opened.title} ({opened.format}): {len(opened.class_ids)} classes, {counts}; storing {side} x {side} pixels "
         f"as {stored_as}"
     )
     if not staging_folder(destination).exists():

@@ -1,4 +1,4 @@
-"""The images and labels in Parquet and Arrow files, without more of them in memory than is needed."""
+"""Reads images and labels of Parquet and Arrow files with bounded memory."""
 
 import threading
 from collections.abc import Iterator
@@ -10,39 +10,39 @@ from alexnet.data.sources.listing import Content, Location
 from alexnet.errors import RequestError
 
 WINDOW_BYTES = 64 * 2**20
-"""Images of a Parquet row group that a thread keeps, counted uncompressed; its reader needs one page more."""
+"""Uncompressed size of the images of a Parquet row group that a thread keeps; the reader needs one page more."""
 BUFFER_BYTES = 2**20
 
 
 def pyarrow_module(module: str = "") -> Any:
-    """The library, or a module of it."""
+    """Import pyarrow, or a module of it."""
     try:
         import pyarrow  # type: ignore[import-untyped]
         import pyarrow.ipc  # type: ignore[import-untyped]
         import pyarrow.parquet  # type: ignore[import-untyped]
     except ImportError as error:
         raise RequestError(
-            "Parquet and Arrow files are read by pyarrow, which is not installed; run: pip install 'alexnet[parquet]'"
+            "reading Parquet and Arrow files needs pyarrow, which is not installed; run: pip install 'alexnet[parquet]'"
         ) from error
     return getattr(pyarrow, module) if module else pyarrow
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What is read of a file."""
+    """The columns to read of a file."""
 
     image: str
     is_struct: bool
-    """Whether an image is a record with its bytes in it rather than the bytes themselves."""
+    """Whether an image is a record with bytes in it instead of the bytes themselves."""
     label: str
     is_number: bool
-    """Whether labels are numbers rather than names."""
+    """Whether labels are numbers instead of names."""
     names: tuple[str, ...]
-    """Of the numbers, in their order; empty where they have none."""
+    """Of the numbers, in order; empty if they have no names."""
 
     @property
     def class_ids(self) -> list[str]:
-        """Of the numbers that have names: the names, or the numbers where two are called the same."""
+        """Of numbers with names: the names, or the numbers if two names are equal."""
         is_unique = len(set(self.names)) == len(self.names)
         return list(self.names) if is_unique else [str(number) for number in range(len(self.names))]
 
@@ -57,14 +57,14 @@ class DataFile:
         self.is_parquet = start.startswith(b"PAR1")
         self.is_stream = not self.is_parquet and start != b"ARROW1"
         if self.is_parquet:
-            # Without reading ahead, as that would keep whole row groups.
+            # Without pre-buffering, which would keep whole row groups.
             self._opened = pyarrow_module("parquet").ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
             self.schema = self._opened.schema_arrow
         else:
             self.schema = self._reader().schema
 
     def _reader(self, column: str | None = None) -> Any:
-        """Reader of an Arrow file, of all columns or one."""
+        """Reader of an Arrow file, for all columns or one."""
         arrow, ipc = pyarrow_module(), pyarrow_module("ipc")
         fields = [] if column is None else [self.schema.names.index(column)]
         options = ipc.IpcReadOptions(use_threads=False, included_fields=fields)
@@ -72,7 +72,7 @@ class DataFile:
         return (ipc.open_stream if self.is_stream else ipc.open_file)(mapped, options=options)
 
     def labels(self, column: str) -> Iterator[Any]:
-        """The labels of each group; nothing else is read."""
+        """The labels of each group; reads no other column."""
         if self.is_parquet:
             for group in range(self._opened.metadata.num_row_groups):
                 yield _only_column(self._opened.read_row_group(group, columns=[column], use_threads=False))
@@ -83,18 +83,18 @@ class DataFile:
             yield from (_only_column(reader.get_batch(group)) for group in range(reader.num_record_batches))
 
     def windows(self, columns: Columns, group: int) -> Iterator[tuple[int, int, Any]]:
-        """Stretches of images as (group, first row, images): those of a group; of a stream those of all groups."""
+        """Windows of images of a group as (group, first row, images); for a stream of all groups."""
         if self.is_parquet:
             leaf = f"{columns.image}.bytes" if columns.is_struct else columns.image
-            facts = self._opened.metadata.row_group(group)
-            chunks = [facts.column(number) for number in range(facts.num_columns)]
+            metadata = self._opened.metadata.row_group(group)
+            chunks = [metadata.column(number) for number in range(metadata.num_columns)]
             size_bytes = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == leaf)
-            num_rows = max(1, facts.num_rows * WINDOW_BYTES // max(size_bytes, WINDOW_BYTES))
+            num_rows = max(1, metadata.num_rows * WINDOW_BYTES // max(size_bytes, WINDOW_BYTES))
             first = 0
             for batch in self._opened.iter_batches(num_rows, row_groups=[group], columns=[leaf], use_threads=False):
                 yield group, first, _only_column(batch)
                 first += batch.num_rows
-                del batch  # else it stays in memory while the next one is read
+                del batch  # or it stays in memory while the next one is read
         elif self.is_stream:
             for number, batch in enumerate(self._reader(columns.image)):
                 yield number, 0, _only_column(batch)
@@ -103,14 +103,14 @@ class DataFile:
 
 
 def _only_column(batch: Any) -> Any:
-    """The column that was read, once its contents are known to lie where it says; else a damaged file ends Python."""
+    """The column, after validation: a damaged file would crash Python otherwise."""
     column = batch.column(0)
     column.validate(full=True)
     return column
 
 
 class _Cursor:
-    """Where a thread reads in a file. Rows in their order are read once each; going back begins a group anew."""
+    """The read position of a thread in a file. Reading rows in order reads each once; going back restarts a group."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
@@ -122,10 +122,10 @@ class _Cursor:
         self._images: Any = None
 
     def read(self, group: int, row: int) -> bytes | None:
-        """The bytes of an image; StopIteration where the file has no such row any more."""
+        """The bytes of an image; StopIteration if the file no longer has such a row."""
         is_other = group != self._group and not self._file.is_stream
         if self._images is None or is_other or (group, row) < (self._group, self._first):
-            self._images = None  # given back before the next are read
+            self._images = None  # freed before the next window is read
             self._windows = self._file.windows(self._columns, group)
             self._group, self._first, self._images = next(self._windows)
         while (group, row) >= (self._group, self._first + len(self._images)):
@@ -141,7 +141,7 @@ class _Cursor:
 
 
 class ImageReader:
-    """Reads images for several threads, each of which has a file open."""
+    """Reads images from several threads, each with a file open."""
 
     def __init__(self, paths: list[Path], columns: Columns) -> None:
         self._paths = paths
@@ -149,10 +149,10 @@ class ImageReader:
         self._of_thread = threading.local()
 
     def read(self, key: str, location: Location) -> Content:
-        """The bytes of the image at a location; OSError where there are none or the file is damaged."""
+        """The bytes of the image at a location; OSError if it has none or the file is damaged."""
         path = self._paths[location[0]]
         cursor: _Cursor | None = getattr(self._of_thread, "cursor", None)
-        # Taken away meanwhile: after an error the next image begins anew.
+        # Removed meanwhile: after an error the next image starts over.
         self._of_thread.cursor = None
         try:
             if cursor is None or cursor.path != path:
@@ -160,7 +160,7 @@ class ImageReader:
             content = cursor.read(location[1], location[2])
         except (pyarrow_module().ArrowException, ValueError, LookupError, StopIteration, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the file itself, such as that it is gone
+                raise  # of the file itself, for example because it is missing
             raise OSError(f"{path.name} is damaged or has changed ({error})") from error
         self._of_thread.cursor = cursor
         if content is None:

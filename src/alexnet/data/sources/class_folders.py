@@ -1,4 +1,4 @@
-"""A folder for each class, under `train/` and `val/` or not: on a disk, in a tar or in a zip."""
+"""One folder per class, under `train/` and `val/` or not: on a disk, in a tar or in a zip."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from alexnet.errors import RequestError
 SOURCE_FILE = "SOURCE.json"
 """Optional description beside the images: `title`, `generated`, `side`."""
 MAX_DEPTH = 8
-A_TREE = "a tree has one folder for each class, with or without train/ and val/ above them"
+EXPECTED = "expected is one folder per class, with or without train/ and val/ above them"
 
 
 class _Files:
-    """Names and locations of files, and the names of folders, all relative to the top of a tree.
+    """Names and locations of files, and names of folders, relative to the top folder.
 
-    Of two files of one name, as an archive can have them, the last one counts: so unpacking it would end.
+    An archive can have two files of the same name; the last one counts, as in unpacking.
     """
 
     def __init__(self) -> None:
@@ -49,26 +49,26 @@ class _Files:
 
 
 def open_folder(path: Path) -> Source:
-    """List a folder tree; links are followed.
+    """List a folder; follows links.
 
     Raises:
-        RequestError: a folder cannot be read, the tree makes no sense, or a link leads back up.
+        RequestError: a folder cannot be read, the classes make no sense, or a link leads back up.
     """
     files = _Files()
     unreadable: list[OSError] = []
     for root, folder_names, file_names in os.walk(path, followlinks=True, onerror=unreadable.append):
         folder_names[:] = sorted(name for name in folder_names if not is_hidden(name))
-        # Names are joined as text: a path object for each of a million files takes longer than finding them.
+        # Joins names as text: a path object per file takes longer than finding the file.
         relative_root = Path(root).relative_to(path)
         above = "".join(f"{name}/" for name in relative_root.parts)
         if len(relative_root.parts) > MAX_DEPTH:
             raise RequestError(
-                f"{root} lies more than {MAX_DEPTH} folders deep, or a link leads back to a folder above it; {A_TREE}"
+                f"{root} is more than {MAX_DEPTH} folders deep, or a link leads back to a folder above it; {EXPECTED}"
             )
         files.folders.update(above + name for name in folder_names)
         for name in file_names:
             if not is_hidden(name):
-                # Size and time, so that a preparation that goes on later sees that a file has changed meanwhile.
+                # With size and time a resumed preparation notices changed files.
                 files.add(above + name, _version(os.path.join(root, name)))
     if unreadable:
         raise RequestError(
@@ -79,14 +79,14 @@ def open_folder(path: Path) -> Source:
     def read(key: str, location: Location) -> Content:
         return read_regular_file(os.path.join(path, key))
 
-    return _tree_source("folder", path, path.resolve().name, files, read)
+    return _build_source("folder", path, path.resolve().name, files, read)
 
 
 def open_tar(path: Path) -> Source:
-    """List a tar of a tree.
+    """List a tar of class folders.
 
     Raises:
-        RequestError: it is compressed or damaged, or the tree makes no sense.
+        RequestError: it is compressed or damaged, or the classes make no sense.
     """
     files = _Files()
     for member in tar_members(path):
@@ -101,14 +101,14 @@ def open_tar(path: Path) -> Source:
     def read(key: str, location: Location) -> Content:
         return read_member([path], location)
 
-    return _tree_source("tar", path, path.stem, files, read)
+    return _build_source("tar", path, path.stem, files, read)
 
 
 def open_zip(path: Path) -> Source:
-    """List a zip of a tree.
+    """List a zip of class folders.
 
     Raises:
-        RequestError: it is damaged or encrypted, or the tree makes no sense.
+        RequestError: it is damaged or encrypted, or the classes make no sense.
     """
     files = _Files()
     for member in zip_members(path):
@@ -120,25 +120,25 @@ def open_zip(path: Path) -> Source:
         else:
             files.add(member.name, member.location)
     reader = ZipReader(path)
-    return _tree_source("zip", path, path.stem, files, reader.read)
+    return _build_source("zip", path, path.stem, files, reader.read)
 
 
 def _version(path: str) -> Location:
-    """Size and time of a file; zeros for what cannot be read, which is refused when its turn comes."""
+    """Size and time of a file; zeros if it cannot be read, which refuses it later."""
     try:
-        facts = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return (0, 0, 0, 0)
-    return (0, facts.st_size, facts.st_mtime_ns, 0)
+    return (0, status.st_size, status.st_mtime_ns, 0)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the photographs: left by a desktop, an editor or a version control."""
+    """Whether a file or folder belongs to a desktop, an editor or version control, not to the photographs."""
     return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def parse_description(content: Content) -> dict[str, Any]:
-    """What a SOURCE.json says; nothing where it is none of ours."""
+    """The content of a SOURCE.json; empty if it has another format."""
     try:
         described = json.loads(content) if isinstance(content, bytes) else {}
     except ValueError:
@@ -146,10 +146,10 @@ def parse_description(content: Content) -> dict[str, Any]:
     return described if isinstance(described, dict) else {}
 
 
-def _tree_source(kind: str, path: Path, name: str, files: _Files, read: ReadImage) -> Source:
-    """Find splits, classes and images among files and folders."""
+def _build_source(kind: str, path: Path, name: str, files: _Files, read: ReadImage) -> Source:
+    """Find the splits, classes and images among files and folders."""
     if not len(files):
-        raise RequestError(f"{path} is empty: no file in it; {A_TREE}")
+        raise RequestError(f"{path} has no files; {EXPECTED}")
     base = _only_folder(files.folders)
     tops = {folder.removeprefix(base) for folder in files.folders if folder.startswith(base)}
     words = {top for top in tops if top.lower() in SPLIT_OF_FOLDER} or {""}
@@ -164,16 +164,16 @@ def _tree_source(kind: str, path: Path, name: str, files: _Files, read: ReadImag
             described = parse_description(read(full_name, location))
         for prefix, split in split_of.items():
             class_id, separator, _ = relative.removeprefix(prefix).partition("/")
-            # Files that lie beside the class folders belong to no class and are passed over.
+            # Files beside the class folders belong to no class and are skipped.
             if relative.startswith(prefix) and separator:
                 builders[split].add(relative, class_id, location)
     for prefix, split in split_of.items():
         _require_files(prefix, tops, builders[split], path)
     if not len(builders["train"]):
-        raise RequestError(f"{path} has files but no class folder with files; {A_TREE}")
+        raise RequestError(f"{path} has files but no class folder with files; {EXPECTED}")
     side = described.get("side")
 
-    def read_below(key: str, location: Location) -> Content:
+    def read_from_base(key: str, location: Location) -> Content:
         return read(base + key, location)
 
     return build_source(
@@ -181,14 +181,14 @@ def _tree_source(kind: str, path: Path, name: str, files: _Files, read: ReadImag
         str(described.get("title", name)),
         str(path),
         builders,
-        read_below,
+        read_from_base,
         generated=bool(described.get("generated", False)),
         side=side if isinstance(side, int) else None,
     )
 
 
 def _only_folder(folders: set[str]) -> str:
-    """`photographs/` where everything lies in that one folder above splits or classes; else nothing."""
+    """`photographs/` if that single folder contains all splits or classes; else the empty string."""
     tops = {folder for folder in folders if "/" not in folder}
     only = next(iter(tops), "")
     has_folders_below = any(folder.count("/") == 1 for folder in folders)

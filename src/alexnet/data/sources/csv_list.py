@@ -1,4 +1,4 @@
-"""A table of images and their classes: a CSV or TSV file beside the images it names."""
+"""A CSV or TSV file of paths and classes, beside the images that it lists."""
 
 import csv
 import os
@@ -12,18 +12,18 @@ from alexnet.data.sources.split_names import SPLIT_OF_FOLDER
 from alexnet.errors import RequestError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-"""By the ending of the file, in any mixture of cases."""
+"""By the suffix of the file, in upper or lower case."""
 COLUMNS = {
     "path": ("path", "file", "filename", "image"),
     "label": ("label", "class", "category"),
     "split": ("split", "set", "subset"),
 }
-"""The names a column may have, in any mixture of cases; without a split all is training."""
+"""The names a column may have, in upper or lower case; without a split column everything is training."""
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of the table."""
+    """A line of the file."""
 
     line: int
     path: str
@@ -32,7 +32,7 @@ class _Row:
 
 
 def looks_like_csv(path: Path) -> bool:
-    """Whether a path is that of a CSV or TSV file, by its name."""
+    """Whether a path is a CSV or TSV file, by its name."""
     try:
         return path.suffix.lower() in DELIMITERS and path.is_file()
     except OSError:
@@ -40,17 +40,17 @@ def looks_like_csv(path: Path) -> bool:
 
 
 def open_csv(path: Path) -> Source:
-    """List the images that a table names, relative to the table's own folder.
+    """List the images of a CSV or TSV file; paths are relative to its folder.
 
-    An image outside that folder (by `..`, by a path from the root or by a link) is one that cannot be read.
+    An image outside that folder (by `..`, an absolute path or a link) counts as unreadable.
 
     Args:
-        path: UTF-8 text with a line of column names, one for the path, one for the label and perhaps one for the split;
-            separated by commas (`.csv`) or tabulators (`.tsv`).
+        path: UTF-8 text with a line of column names, for the path, the label and optionally the split; separated by
+            commas (`.csv`) or tabs (`.tsv`).
 
     Raises:
-        RequestError: it cannot be read, a column is missing or there twice, a line has too few or too many fields, an
-            unknown split, or an image that the split has already.
+        RequestError: it cannot be read, a column is missing or occurs twice, a line has too few or too many fields or
+            an unknown split, or a split has an image twice.
     """
     builders = {"train": ListingBuilder()}
     folder = path.parent
@@ -61,7 +61,7 @@ def open_csv(path: Path) -> Source:
     except csv.Error as error:
         raise RequestError(f"{path} is damaged: {error}; quote fields as CSV does") from error
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is no UTF-8 text ({error.reason}); write it as UTF-8") from error
+        raise RequestError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error}; allow it or name another source") from error
     root = os.path.realpath(folder)
@@ -82,7 +82,7 @@ def open_csv(path: Path) -> Source:
 
 
 def _rows(path: Path) -> Iterator[_Row]:
-    """The lines of the table; empty ones are passed over."""
+    """The lines of the file; skips empty ones."""
     delimiter = DELIMITERS.get(path.suffix.lower(), ",")
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -95,7 +95,7 @@ def _rows(path: Path) -> Iterator[_Row]:
             if len(fields) > len(header):
                 raise RequestError(
                     f"line {line} of {path} has {len(fields)} fields and the first line {len(header)}; quote fields "
-                    "that have the separator in them"
+                    "that contain the separator"
                 )
             found = {role: fields[column] if column < len(fields) else "" for role, column in columns.items()}
             for role, text in found.items():
@@ -127,23 +127,23 @@ def _columns(path: Path, header: list[str]) -> dict[str, int]:
             columns[role] = numbers[0]
         elif role != "split":
             raise RequestError(
-                f"the first line of {path} names no column for the {role}; found are {found}, allowed is one of "
+                f"the first line of {path} has no column for the {role}: its columns are {found}; allowed is one of "
                 f"{', '.join(allowed)}"
             )
     return columns
 
 
 def _version(folder: Path, name: str) -> tuple[int, int]:
-    """Size and time of a file, by which a later listing sees that it has changed; zeros where it cannot be had."""
+    """Size and time of a file, by which a resumed preparation notices changes; zeros if it cannot be read."""
     try:
-        facts = (folder / name).stat()
+        status = (folder / name).stat()
     except (OSError, ValueError):
         return (0, 0)
-    return (facts.st_size, facts.st_mtime_ns)
+    return (status.st_size, status.st_mtime_ns)
 
 
 def _require_unique(path: Path, split: str, listing: Listing) -> None:
-    """Refuse an image that a split has twice; the keys are sorted."""
+    """Refuse a split that has an image twice; its keys are sorted."""
     before = b""
     for index in range(len(listing)):
         key = listing.keys.encoded(index)

@@ -1,4 +1,4 @@
-"""Reading a piece of a file, such as a photograph that lies inside an archive."""
+"""Reads byte ranges of files, such as a photograph inside an archive."""
 
 import io
 import os
@@ -6,26 +6,26 @@ import stat
 from pathlib import Path
 
 BLOCK_BYTES = 2**20
-# A pipe is opened without waiting for somebody who writes to it.
-_AT_ONCE = os.O_RDONLY | os.O_NONBLOCK
+# Opening a pipe does not wait for a writer.
+_NONBLOCKING = os.O_RDONLY | os.O_NONBLOCK
 
 
 def read_regular_file(path: str) -> bytes:
-    """The bytes of a file, in as few calls of the system as it takes.
+    """The bytes of a regular file, in as few system calls as possible.
 
     Raises:
         OSError: it cannot be read, or is a pipe, a device or a folder.
     """
-    descriptor = os.open(path, _AT_ONCE)
+    descriptor = os.open(path, _NONBLOCKING)
     try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError("no plain file")
-        # One byte more than it has: where fewer come than were asked for, the file has ended.
-        content = os.read(descriptor, facts.st_size + 1)
-        if len(content) == facts.st_size:
+        # One byte more than its size: a shorter answer means the end of the file.
+        content = os.read(descriptor, status.st_size + 1)
+        if len(content) == status.st_size:
             return content
-        parts = [content]  # it has just changed, or is longer than one call reads
+        parts = [content]  # it changed just now, or is longer than one call reads
         while parts[-1]:
             parts.append(os.read(descriptor, BLOCK_BYTES))
         return b"".join(parts)
@@ -34,13 +34,13 @@ def read_regular_file(path: str) -> bytes:
 
 
 def read_range(path: Path, offset: int, size_bytes: int) -> bytes:
-    """The bytes from `offset` on; OSError where the file is gone or ends before."""
+    """`size_bytes` bytes from `offset`; OSError if the file is missing or too short."""
     with path.open("rb", buffering=0) as file:
         return read_open_range(file.fileno(), offset, size_bytes, path.name)
 
 
 def read_open_range(descriptor: int, offset: int, size_bytes: int, name: str) -> bytes:
-    """As `read_range`, from a file that is open; several threads may share it. `name` is for the message."""
+    """As `read_range`, from an open file, which threads may share; `name` is for the message."""
     parts: list[bytes] = []
     missing = size_bytes
     while missing:
@@ -54,12 +54,12 @@ def read_open_range(descriptor: int, offset: int, size_bytes: int, name: str) ->
 
 
 class FileRange(io.RawIOBase):
-    """A stretch of an open file as a file of its own: an archive inside an archive.
+    """A byte range of an open file as a file: an archive inside an archive.
 
     Args:
-        file: opened for reading bytes; its position is moved.
-        offset: where the stretch begins.
-        size_bytes: how long it is.
+        file: opened for reading bytes; its position changes.
+        offset: of the range.
+        size_bytes: its length.
     """
 
     def __init__(self, file: io.BufferedReader, offset: int, size_bytes: int) -> None:

@@ -54,7 +54,7 @@ SOURCE_FORMATS = {
         Path.exists, open_folder, "a folder with one folder per class, under train/ and val/ or not"
     ),
 }
-"""By the name that `--kind` takes."""
+"""By the name that `--source-format` takes."""
 
 
 def format_descriptions() -> dict[str, str]:
@@ -62,24 +62,25 @@ def format_descriptions() -> dict[str, str]:
     return {name: one.description for name, one in SOURCE_FORMATS.items()}
 
 
-def open_source(path: Path, kind: str | None = None) -> Source:
+def open_source(path: Path, source_format: str | None = None) -> Source:
     """List the photographs at `path`. A source without splits has the single split `train`.
 
     Args:
         path: a file or a folder.
-        kind: a name in `SOURCE_FORMATS`; None detects the format.
+        source_format: a name in `SOURCE_FORMATS`; None detects it.
 
     Raises:
         RequestError: the path does not exist, the format is unknown, or the source makes no sense.
     """
     described = "; ".join(f"{name} ({description})" for name, description in format_descriptions().items())
-    if kind is not None and kind not in SOURCE_FORMATS:
-        raise RequestError(f"--kind is {kind!r}; allowed are {described}")
+    if source_format is not None and source_format not in SOURCE_FORMATS:
+        raise RequestError(f"--source-format is {source_format!r}; allowed are {described}")
     if not path.exists():
         raise RequestError(f"{path} does not exist; a source is one of {described}")
     try:
-        chosen = SOURCE_FORMATS[kind] if kind else next(one for one in SOURCE_FORMATS.values() if one.is_format(path))
-        return chosen.open(path)
+        if source_format:
+            return SOURCE_FORMATS[source_format].open(path)
+        return next(one for one in SOURCE_FORMATS.values() if one.is_format(path)).open(path)
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise RequestError(
             f"cannot read {error.filename or path}: {error.strerror}; allow it, or name another source"

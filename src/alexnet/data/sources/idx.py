@@ -1,4 +1,4 @@
-"""MNIST and its relatives: gray images and labels in IDX files, one pair of files for each split."""
+"""MNIST and similar data sets: gray images and labels in IDX files, a pair of files per split."""
 
 import gzip
 import math
@@ -18,29 +18,29 @@ FILE_NAME = re.compile(
     r"(?P<prefix>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*-)?(?P<split>train|t10k|test)-(?P<content>images[-.]idx3|labels[-.]idx1)"
     r"-ubyte(?P<gzip>\.gz)?"
 )
-"""`train-images-idx3-ubyte`, or as EMNIST has it `emnist-balanced-train-images-idx3-ubyte`."""
+"""`train-images-idx3-ubyte`, or for EMNIST `emnist-balanced-train-images-idx3-ubyte`."""
 SPLITS = {"train": "train", "t10k": "test", "test": "test"}
 NAMES_FILE = "classes.txt"
 """Optional beside the files: one class name per line."""
 UNSIGNED_BYTES = 0x08
 """Type of the values, in the third byte of a file."""
 MAX_UNPACKED_BYTES = 2**31
-"""What a compressed file may grow to in memory; a small file can claim any size."""
+"""A compressed file that claims more is refused, since a small file can claim any size."""
 BLOCK_BYTES = 2**20
-WHAT_IS_READ = "a folder of IDX files has train-images-idx3-ubyte and train-labels-idx1-ubyte, with or without .gz"
+EXPECTED = "expected are train-images-idx3-ubyte and train-labels-idx1-ubyte, with or without .gz"
 
 
 @dataclass(frozen=True)
 class _Idx:
-    """An IDX file of unsigned bytes whose header fits its size."""
+    """An IDX file of unsigned bytes whose header agrees with its size."""
 
     path: Path
     sizes: tuple[int, ...]
     unpacked: bytearray | None
-    """All of the file, where it is compressed."""
+    """The whole file, if it is compressed."""
 
     def item(self, index: int) -> NDArray[np.uint8]:
-        """The values of the first dimension's `index`, in the shape of the other dimensions."""
+        """The values at `index` of the first dimension, in the shape of the other dimensions."""
         shape = self.sizes[1:]
         size_bytes = math.prod(shape)
         offset = _header_bytes(len(self.sizes)) + index * size_bytes
@@ -50,7 +50,7 @@ class _Idx:
 
 
 def looks_like_idx(path: Path) -> bool:
-    """Whether IDX files of training images lie in a folder, or a path is that of such a file."""
+    """Whether a folder has IDX files of training images, or a path is such a file."""
     try:
         return any(split == "train" for _, split, content in _files(path) if content == "images")
     except OSError:
@@ -58,17 +58,17 @@ def looks_like_idx(path: Path) -> bool:
 
 
 def open_idx(path: Path) -> Source:
-    """List a folder of IDX files; its splits are `train` and, where there are files of it, `test`.
+    """List a folder of IDX files; its splits are `train` and, if it has such files, `test`.
 
-    The images are given as they are stored, gray repeated to RGB; those of EMNIST lie on their side. Class ids are the
-    labels as decimal numbers. Compressed files are kept in memory.
+    Images are read as stored, with gray repeated to RGB; EMNIST stores them on their side. Class ids are the labels as
+    decimal numbers. Compressed files are kept in memory.
 
     Args:
-        path: the folder, or the file of training images where the folder has those of several data sets.
+        path: the folder, or the file of training images if the folder has several data sets.
 
     Raises:
         RequestError: files are missing, damaged or larger than 2 GiB unpacked, there are several data sets, or
-            `classes.txt` does not fit.
+            `classes.txt` has the wrong number of lines.
     """
     try:
         return _open_files(path, _files(path))
@@ -82,7 +82,7 @@ def _files(path: Path) -> dict[tuple[str, str, str], Path]:
     if not path.is_dir() and only is None:
         return {}
     found: dict[tuple[str, str, str], Path] = {}
-    # Sorted by length first: a file that is there twice is taken as it is rather than compressed.
+    # Shorter names first: the uncompressed file is preferred to the same file compressed.
     for file in sorted((path if only is None else path.parent).iterdir(), key=lambda one: (len(one.name), one.name)):
         match = FILE_NAME.fullmatch(file.name)
         if match is None or not file.is_file() or (only is not None and match["prefix"] != only["prefix"]):
@@ -95,7 +95,7 @@ def _open_files(path: Path, files: dict[tuple[str, str, str], Path]) -> Source:
     """List the IDX files of a folder."""
     prefixes = sorted({prefix for prefix, _, _ in files})
     if not prefixes:
-        raise RequestError(f"{path} has no IDX files; {WHAT_IS_READ}")
+        raise RequestError(f"{path} has no IDX files; {EXPECTED}")
     if len(prefixes) > 1:
         choices = ", ".join(prefix.rstrip("-") or "without a prefix" for prefix in prefixes)
         raise RequestError(
@@ -112,7 +112,7 @@ def _open_files(path: Path, files: dict[tuple[str, str, str], Path]) -> Source:
             continue
         if image_file is None or label_file is None:
             missing = "images" if image_file is None else "labels"
-            raise RequestError(f"{folder} has no IDX file of {split} {missing}; {WHAT_IS_READ}")
+            raise RequestError(f"{folder} has no IDX file of {split} {missing}; {EXPECTED}")
         pictures, labels = _open_idx_file(image_file, 3), _open_idx_file(label_file, 1)
         num_images, num_labels = pictures.sizes[0], labels.sizes[0]
         if num_images != num_labels:
@@ -156,16 +156,16 @@ def _open_idx_file(path: Path, num_dimensions: int) -> _Idx:
 
 
 def _sizes(path: Path, header: bytes, num_dimensions: int) -> tuple[int, ...]:
-    """The sizes of the dimensions, out of a header."""
+    """The sizes of the dimensions in a header."""
     if len(header) != _header_bytes(num_dimensions) or header[:2] != b"\0\0" or header[3] != num_dimensions:
         raise _damaged(
-            path, f"it does not begin as IDX of {num_dimensions} dimensions, but with: {header[:4].hex(' ')}"
+            path, f"it does not begin like an IDX file of {num_dimensions} dimensions, but with {header[:4].hex(' ')}"
         )
     if header[2] != UNSIGNED_BYTES:
         raise _damaged(path, f"its values have the type 0x{header[2]:02x}; allowed is 0x08, unsigned bytes")
     sizes = tuple(int(size) for size in np.frombuffer(header[4:], ">u4"))
     if 0 in sizes:
-        raise _damaged(path, f"it claims {' x '.join(map(str, sizes))} values; each number is to be 1 or more")
+        raise _damaged(path, f"it claims {' x '.join(map(str, sizes))} values; each size must be 1 or more")
     return sizes
 
 
@@ -177,7 +177,7 @@ def _require_bytes(path: Path, num_bytes: int, sizes: tuple[int, ...]) -> None:
 
 
 def _unpacked(path: Path, num_dimensions: int) -> bytearray:
-    """The content of a compressed file; not more of it is unpacked than one byte above what its header claims."""
+    """The content of a compressed file; unpacks at most one byte more than its header claims."""
     header_bytes = _header_bytes(num_dimensions)
     content = bytearray()
     try:
@@ -188,7 +188,7 @@ def _unpacked(path: Path, num_dimensions: int) -> bytearray:
             if wanted > MAX_UNPACKED_BYTES:
                 raise RequestError(
                     f"{path} claims {wanted:,} bytes unpacked; allowed are {MAX_UNPACKED_BYTES:,}; if it is not "
-                    "damaged, unpack it with gunzip, as unpacked files are not kept in memory"
+                    "damaged, unpack it with gunzip, since unpacked files are not kept in memory"
                 )
             while part := file.read(min(BLOCK_BYTES, wanted + 1 - len(content))):
                 content += part
@@ -199,13 +199,13 @@ def _unpacked(path: Path, num_dimensions: int) -> bytearray:
 
 
 def _class_names(path: Path, class_ids: list[str]) -> dict[str, str]:
-    """Name by class id, where there is a file of them: a line for each number from 0, or for each that occurs."""
+    """Names by class id from an optional file: a line per number from 0, or per number that occurs."""
     if not path.is_file():
         return {}
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is no UTF-8 text ({error}); write it as UTF-8") from error
+        raise RequestError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
     if len(lines) > int(class_ids[-1]):
         names = {class_id: lines[int(class_id)] for class_id in class_ids}
     elif len(lines) == len(class_ids):
@@ -213,7 +213,7 @@ def _class_names(path: Path, class_ids: list[str]) -> dict[str, str]:
     else:
         raise RequestError(
             f"{path} has {len(lines)} lines, and the labels go from {class_ids[0]} to {class_ids[-1]}; write one name "
-            "on a line for each of them"
+            "per line for each of them"
         )
     for name in names.values():
         if not name.isprintable():
@@ -222,5 +222,5 @@ def _class_names(path: Path, class_ids: list[str]) -> dict[str, str]:
 
 
 def _damaged(path: Path, fault: str) -> RequestError:
-    """What is said of a file that is no IDX file or not a whole one."""
+    """The error for a file that is not an IDX file, or an incomplete one."""
     return RequestError(f"{path} is damaged: {fault}; get it again")

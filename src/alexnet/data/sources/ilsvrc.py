@@ -1,6 +1,6 @@
-"""The archives of ILSVRC-2012 and ILSVRC-2010 as image-net.org gives them to those who register; nothing is unpacked.
+"""The archives of ILSVRC-2012 and ILSVRC-2010 as downloaded from image-net.org; nothing is unpacked.
 
-Labels follow the sorted WordNet ids, as everybody's since Caffe; the competition's own numbers are `class_numbers`.
+Labels follow the sorted WordNet ids, as is usual since Caffe; the competition's own numbers are `class_numbers`.
 """
 
 import io
@@ -17,19 +17,19 @@ MAX_IMAGE_BYTES = 2**26
 GZIP_MARK = b"\x1f\x8b"
 
 Patches = dict[tuple[str, str], Location]
-"""Where corrected images lie, by split and name."""
+"""Locations of corrected images, by split and name."""
 
 
 def open_ilsvrc(path: Path) -> Source:
     """List a folder of archives.
 
     Args:
-        path: holds the training images, the validation images, and the development kit, packed or unpacked. With
-            ILSVRC-2010, the test images with their labels and the corrected images are used where they lie there too.
+        path: has the training images, the validation images, and the development kit, packed or unpacked. For
+            ILSVRC-2010 it may also have the test images with their labels, and the corrected images.
 
     Raises:
-        RequestError: a file is missing or damaged, images and labels do not agree in number, or a label or a class is
-            none of the kit's.
+        RequestError: a file is missing or damaged, the numbers of images and labels differ, or the kit lacks a label
+            or a class.
     """
     release = _release_in(path)
     kit = read_kit(path, release)
@@ -55,7 +55,7 @@ def open_ilsvrc(path: Path) -> Source:
 
     def read(key: str, location: Location) -> Content:
         content = read_member(files, location)
-        # Other programs that read ILSVRC-2010 meet images in its archives that are compressed once more.
+        # Some images in the archives of ILSVRC-2010 are gzipped.
         return unpacked(io.BytesIO(content), MAX_IMAGE_BYTES) if content.startswith(GZIP_MARK) else content
 
     return build_source(
@@ -72,7 +72,7 @@ def open_ilsvrc(path: Path) -> Source:
 
 
 def looks_like_ilsvrc(path: Path) -> bool:
-    """Whether it is a folder with the archives of training or validation images, not unpacked beside them."""
+    """Whether it is a folder with the archives of training or validation images, and without an unpacked `train/`."""
     try:
         names = [name for release in RELEASES for name in (release.train_tar, *(one.tar for one in release.held_out))]
         return any((path / name).is_file() for name in names) and not (path / "train").is_dir()
@@ -81,9 +81,9 @@ def looks_like_ilsvrc(path: Path) -> bool:
 
 
 def _release_in(path: Path) -> Release:
-    """The year whose files lie in a folder; refuses what is not whole."""
+    """The release whose files are in a folder; refuses an incomplete one."""
     if not path.is_dir():
-        raise RequestError(f"{path} is no folder; name the folder that holds ILSVRC's archives as they were downloaded")
+        raise RequestError(f"{path} is not a folder; name the folder with ILSVRC's archives as downloaded")
     parts = {
         release: [release.train_tar, *(one.tar for one in release.held_out if not one.optional)] for release in RELEASES
     }
@@ -91,7 +91,7 @@ def _release_in(path: Path) -> Release:
     years = [release for release in RELEASES if met[release]]
     if len(years) > 1:
         first, second = (met[release][0] for release in years)
-        raise RequestError(f"{path} has {first} and {second}; put each year into a folder of its own")
+        raise RequestError(f"{path} has {first} and {second}; put each year into a separate folder")
     release = years[0] if years else RELEASES[0]
     for name in parts[release]:
         if name not in met[release]:
@@ -100,7 +100,7 @@ def _release_in(path: Path) -> Release:
 
 
 def _list_patches(path: Path, file_number: int) -> Patches:
-    """Where each corrected image lies; seen are `<folder>/<split>/<image>`."""
+    """Locations of the corrected images; their names are `<folder>/<split>/<image>`."""
     return {
         (split.rpartition("/")[2], name): member_location(file_number, member)
         for member in tar_members(path)
@@ -110,14 +110,12 @@ def _list_patches(path: Path, file_number: int) -> Patches:
 
 
 def _list_train(path: Path, kit: Kit, patches: Patches) -> ListingBuilder:
-    """The training images: a tar for each class inside one tar."""
+    """The training images: a tar per class inside a tar."""
     builder = ListingBuilder()
     known = set(kit.class_of.values())
     for tar in list_inner_tars(path):
         if tar.class_id not in known:
-            raise RequestError(
-                f"{path} has {tar.class_id}.tar, a class that {kit.origin} does not know; fetch both again"
-            )
+            raise RequestError(f"{path} has {tar.class_id}.tar, a class that {kit.origin} lacks; fetch both again")
         for name, member in list_synset_tar(tar).items():
             location = patches.get(("train", name), member_location(0, member))
             builder.add(f"train/{tar.class_id}/{name}", tar.class_id, location)
@@ -127,11 +125,11 @@ def _list_train(path: Path, kit: Kit, patches: Patches) -> ListingBuilder:
 def _list_held_out(
     path: Path, file_number: int, start: str, patches: Patches, held_out: HeldOut
 ) -> list[tuple[str, Location]]:
-    """The held-out images by their numbers, which are the lines of their labels."""
+    """Names and locations of held-out images in the order of their numbers, which is that of their labels."""
     pattern = re.compile(rf"{start}\d{{8}}\.JPEG", re.ASCII)
     locations: dict[str, Location] = {}
     for member in tar_members(path):
-        name = member.name.rpartition("/")[2]  # ILSVRC-2010's stand in a folder
+        name = member.name.rpartition("/")[2]  # in ILSVRC-2010 they are in a folder
         if not member.is_folder and pattern.fullmatch(name):
             locations[name] = patches.get((held_out.split, name), member_location(file_number, member))
     names = sorted(locations)

@@ -21,20 +21,20 @@ MAX_DIGITS = 9
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A set of images whose labels lie in a file."""
+    """A set of images whose labels are in a file."""
 
     split: str
     tar: str
     labels: str
-    """The file: each line has the competition's number of a class, in the order of the images' names."""
+    """The file: the competition's class number of each image, a line each, in the order of the images' names."""
     in_kit: bool
-    """Whether the labels lie in the development kit; else beside the archives."""
+    """Whether the labels are in the development kit; otherwise beside the archives."""
     optional: bool = False
 
 
 @dataclass(frozen=True)
 class Release:
-    """The names of one year's files."""
+    """The names of the files of a year."""
 
     year: int
     train_tar: str
@@ -42,11 +42,11 @@ class Release:
     kits: tuple[str, ...]
     kit_folder: str
     patches_tar: str | None = None
-    """Corrected images, which stand in for images of the same names."""
+    """Corrected images, which replace images of the same names."""
 
     @property
     def name(self) -> str:
-        """As messages name it."""
+        """For messages."""
         return f"ILSVRC-{self.year}"
 
 
@@ -58,14 +58,14 @@ RELEASES = (
         ("ILSVRC2012_devkit_t12.tar.gz",),
         "ILSVRC2012_devkit_t12",
     ),
-    # The names are those that other programs which read this release look for. Uncertain: its kit is met under two
-    # names, with and without the folder devkit-1.0 in it; all of them are allowed.
+    # The names that other programs expect of this release. The kit exists under two names, with and without the folder
+    # devkit-1.0 in it; all are allowed.
     Release(
         2010,
         "ILSVRC2010_images_train.tar",
         (
             HeldOut("val", "ILSVRC2010_images_val.tar", "ILSVRC2010_validation_ground_truth.txt", in_kit=True),
-            # The one year whose test labels were published.
+            # The only year whose test labels were published.
             HeldOut("test", "ILSVRC2010_images_test.tar", "ILSVRC2010_test_ground_truth.txt", False, optional=True),
         ),
         ("ILSVRC2010_devkit-1.0.tar.gz", "devkit-1.0.tar.gz"),
@@ -77,29 +77,29 @@ RELEASES = (
 
 @dataclass(frozen=True)
 class Kit:
-    """What is read of a development kit."""
+    """The contents of a development kit."""
 
     origin: Path
-    """The archive or the folder it was read from."""
+    """The archive or folder that it was read from."""
     class_of: dict[int, str]
-    """The WordNet id by the competition's number, for the classes that have images."""
+    """WordNet ids by the competition's numbers, of the classes with images."""
     class_names: dict[str, str]
-    """A name of its own by WordNet id."""
+    """Distinct names by WordNet id."""
     label_files: dict[str, bytes]
     """Content by name."""
 
     def labels(self, text: bytes, origin: str) -> list[str]:
-        """The class ids that a file of labels gives.
+        """The class ids of a file of labels.
 
         Raises:
-            RequestError: a label is no number of a class; `origin` is the file as the message names it.
+            RequestError: a label is not the number of a class; `origin` is the file in the message.
         """
         labels = []
-        for place, label in enumerate(text.split(), start=1):
+        for line, label in enumerate(text.split(), start=1):
             class_id = self.class_of.get(int(label)) if label.isdigit() and len(label) <= MAX_DIGITS else None
             if class_id is None:
                 raise RequestError(
-                    f"label {place} of {origin} is {label[:MAX_DIGITS].decode(errors='replace')!r}; allowed are the "
+                    f"label {line} of {origin} is {label[:MAX_DIGITS].decode(errors='replace')!r}; allowed are the "
                     f"numbers of the kit's {len(self.class_of)} classes; fetch it again"
                 )
             labels.append(class_id)
@@ -107,7 +107,7 @@ class Kit:
 
 
 def read_kit(path: Path, release: Release) -> Kit:
-    """ReadImage the development kit, packed or unpacked, that lies in a folder.
+    """Read the development kit, packed or unpacked, in a folder.
 
     Raises:
         RequestError: it or a file in it is missing or damaged.
@@ -126,15 +126,15 @@ def read_kit(path: Path, release: Release) -> Kit:
 
 
 def missing(folder: Path, name: str, release: Release) -> RequestError:
-    """The error to raise where a file is not there."""
+    """The error for a missing file."""
     return RequestError(
-        f"{folder} has no {name}; image-net.org gives it to those who register, under {release.name}: put it there as "
-        "it is downloaded"
+        f"{folder} has no {name}; download it from image-net.org (after registration, under {release.name}) and put it "
+        "there unchanged"
     )
 
 
 def read_file(path: Path, release: Release) -> bytes:
-    """A file of labels or of the kit; RequestError where it is missing."""
+    """A file of labels or of the kit; RequestError if it is missing."""
     if not path.is_file():
         raise missing(path.parent, path.name, release)
     with path.open("rb") as file:
@@ -142,7 +142,7 @@ def read_file(path: Path, release: Release) -> bytes:
 
 
 def unpacked(file: BinaryIO, max_bytes: int) -> bytes:
-    """What a gzip file holds; OSError where it is damaged or holds more than `max_bytes`."""
+    """The content of a gzip file; OSError if it is damaged or has more than `max_bytes`."""
     try:
         content = gzip.GzipFile(fileobj=file).read(max_bytes + 1)
     except (EOFError, zlib.error) as error:
@@ -165,7 +165,7 @@ def _read_archive(path: Path, names: list[str]) -> dict[str, bytes]:
                 if part and name in names and folder.rpartition("/")[2] == "data":
                     found[name] = part.read()
     except (OSError, tarfile.TarError, EOFError, ValueError) as error:
-        raise RequestError(f"{path} is no development kit, or a damaged one ({error}); fetch it again") from error
+        raise RequestError(f"{path} is not a development kit, or a damaged one ({error}); fetch it again") from error
     for name in names:
         if name not in found:
             raise RequestError(f"{path} has no data/{name} in it; fetch it again")
@@ -173,7 +173,7 @@ def _read_archive(path: Path, names: list[str]) -> dict[str, bytes]:
 
 
 def _classes(meta: bytes, origin: str, number_field: str) -> tuple[dict[int, str], dict[str, str]]:
-    """The WordNet id by number, and the words by WordNet id, of the classes that have images."""
+    """WordNet ids by number, and words by WordNet id, of the classes with images."""
     try:
         synsets = read_struct_array(meta, "synsets", [number_field, "WNID", "words", "num_children"])
     except ValueError as error:
@@ -182,7 +182,7 @@ def _classes(meta: bytes, origin: str, number_field: str) -> tuple[dict[int, str
     words: dict[str, str] = {}
     for synset in synsets:
         if synset["num_children"]:
-            continue  # stands above classes and has no images of its own
+            continue  # a superclass, without images
         number, class_id = synset[number_field], str(synset["WNID"])
         is_new = number not in class_of and class_id not in words
         if not isinstance(number, int | float) or not float(number).is_integer() or not is_new:

@@ -1,6 +1,6 @@
-"""What a pile of photographs is, once it has been listed: names, classes and where to read each image.
+"""A source of photographs after listing: keys, classes and where to read each image.
 
-Listings are arrays, not objects: Fall-2011 has 15 million images.
+Listings are arrays, not objects: ImageNet's Fall 2011 release has 15 million images.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from alexnet.errors import RequestError
 Content = bytes | NDArray[np.uint8]
 """A file's bytes, or RGB pixels, uint8 (H, W, 3)."""
 Location = tuple[int, int, int, int]
-"""Four numbers that say where an image lies, such as (file, offset, bytes, 0); only its reader understands them."""
+"""Four numbers that locate an image, such as (file, offset, bytes, 0); only the format's reader interprets them."""
 NOT_A_FILE: Location = (-1, 0, 0, 0)
-"""Location of a link, a device or a sparse file in an archive, none of which is read."""
+"""Location of a link, a device or a sparse file in an archive; these are not read."""
 ReadImage = Callable[[str, Location], Content]
-"""Reads the image of a key and a location; OSError where it cannot, `UnreadableImage` where it is damaged.
-Called from several threads at once."""
+"""Reads the image of a key and a location; raises OSError if it cannot be read, `UnreadableImage` if it is damaged.
+Called from several threads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +31,11 @@ class Listing:
     """The images of one split, sorted by key."""
 
     keys: PackedStrings
-    """(N,), where each image is, stable over machines: `train/n01440764/n01440764_10026.JPEG`."""
+    """(N,), the path of each image in the source, such as `train/n01440764/n01440764_10026.JPEG`."""
     labels: NDArray[np.int32]
     """(N,), index into the source's class ids."""
     locations: NDArray[np.int64]
-    """(N, 4), for `reader`."""
+    """(N, 4), a `Location` each, for `reader`."""
     reader: ReadImage
 
     def __len__(self) -> int:
@@ -53,10 +53,10 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """A listed pile of photographs."""
+    """Labeled photographs, listed."""
 
-    kind: str
-    """As `--kind` names it."""
+    format: str
+    """Name of its format."""
     title: str
     class_ids: Sequence[str]
     """In the order of the labels."""
@@ -65,17 +65,17 @@ class Source:
     class_names: Mapping[str, str]
     """Readable name by class id."""
     class_numbers: Mapping[str, int] = field(default_factory=dict)
-    """The number, from 1, that a competition's kit gives a class, by class id; empty where there is none."""
+    """Numbers, from 1, that a competition's development kit gives the classes, by class id; empty without a kit."""
     generated: bool = False
     """Whether a program drew the images."""
     side: int | None = None
-    """Side at which the source suggests to store its images, pixels; None where it has no opinion."""
+    """Side, pixels, at which to store its images by default; None is the default for all sources."""
     upright: bool = True
-    """Whether its pictures are to be turned as their EXIF data say; the paper left ImageNet's as stored."""
+    """Whether to turn its pictures as their EXIF data say; the paper took ImageNet's as stored."""
 
     def digest(self) -> str:
-        """SHA-256, hexadecimal, over names, classes and locations: another list of files, another digest."""
-        whole = hashlib.sha256("\n".join([self.kind, *self.class_ids]).encode("utf-8", "surrogateescape"))
+        """SHA-256, hexadecimal, over format, classes, keys, labels and locations."""
+        whole = hashlib.sha256("\n".join([self.format, *self.class_ids]).encode("utf-8", "surrogateescape"))
         for name, listing in sorted(self.splits.items()):
             whole.update(f"\n{name} {len(listing)} {listing.keys.digest()} ".encode())
             whole.update(np.ascontiguousarray(listing.labels).astype("<i4").tobytes())
@@ -98,7 +98,7 @@ class ListingBuilder:
 
     @property
     def class_ids(self) -> list[str]:
-        """The classes that have been met, sorted."""
+        """The classes of the images added so far, sorted."""
         return sorted(self._number_of)
 
     def add(self, key: str, class_id: str, location: Location) -> None:
@@ -109,7 +109,7 @@ class ListingBuilder:
         self._classes.append(self._number_of.setdefault(class_id, len(self._number_of)))
 
     def build(self, class_ids: Sequence[str], reader: ReadImage) -> Listing:
-        """The listing, sorted by key; every class met must stand in `class_ids`."""
+        """The listing, sorted by key; `class_ids` must contain every class."""
         label_of = {class_id: label for label, class_id in enumerate(class_ids)}
         labels = np.array([label_of[class_id] for class_id in self._number_of], np.int32)
         keys = PackedStrings(np.frombuffer(bytes(self._keys), np.uint8), np.array(self._ends, np.int64))
@@ -123,7 +123,7 @@ class ListingBuilder:
 
 
 def build_source(
-    kind: str,
+    source_format: str,
     title: str,
     origin: str,
     splits: Mapping[str, ListingBuilder],
@@ -136,13 +136,16 @@ def build_source(
     side: int | None = None,
     upright: bool = True,
 ) -> Source:
-    """Check that the classes make sense, number them and build the listings.
+    """Check the classes, number them and build the listings.
 
     Args:
-        origin: the source as messages name it, such as its path.
-        splits: `train` must be among them.
-        class_ids: in label order, where the format numbers them itself; None is the training split's, sorted.
-        class_names: readable names by class id; a missing one is looked up among ImageNet's, else the id stands for it.
+        source_format: its name.
+        title: of the source.
+        origin: the source in messages, such as its path.
+        splits: by name; `train` is required.
+        reader: of the images.
+        class_ids: in label order, for formats that number classes; None is those of the training split, sorted.
+        class_names: readable names by class id; by default ImageNet's, or the id itself.
         class_numbers, generated, side, upright: see `Source`.
 
     Raises:
@@ -150,35 +153,33 @@ def build_source(
             training that training does not know.
     """
     if not len(splits["train"]):
-        raise RequestError(f"{origin} has no training images; name a {kind} source that has some")
+        raise RequestError(f"{origin} has no training images; name a {source_format} source with training images")
     known = splits["train"].class_ids
     ids = list(known if class_ids is None else class_ids)
     if len(ids) < 2:
         raise RequestError(
-            f"{origin} has {len(ids)} class{'' if len(ids) == 1 else 'es'} with images; at least 2 are needed to "
-            "learn to tell them apart"
+            f"{origin} has {len(ids)} class{'' if len(ids) == 1 else 'es'} with images; at least 2 are needed"
         )
     if unlisted := sorted(set(known) - set(ids)):
         raise RequestError(
-            f"the training split of {origin} has the class {unlisted[0]}, which its list of classes does not have; "
-            "mend the list"
+            f"the training split of {origin} has the class {unlisted[0]}, which its list of classes lacks; fix the list"
         )
     if without := sorted(set(ids) - set(known)):
         raise RequestError(
-            f"the class {without[0]} of {origin} has no training images; add some, or leave the class out of its list"
+            f"the class {without[0]} of {origin} has no training images; add some, or remove the class from its list"
         )
     for split, builder in splits.items():
         if unknown := sorted(set(builder.class_ids) - set(known)):
             raise RequestError(
-                f"the {split} split of {origin} has the class {unknown[0]}, which the training split does not have; "
-                "remove it or add training images of it"
+                f"the {split} split of {origin} has the class {unknown[0]}, which the training split lacks; "
+                "remove it, or add training images of it"
             )
     for class_id in ids:
         if not class_id.isprintable() or not class_id.strip():
-            raise RequestError(f"the class {class_id!r} of {origin} has characters that cannot be printed; rename it")
+            raise RequestError(f"the class {class_id!r} of {origin} has unprintable characters; rename it")
     names = class_names or {}
     return Source(
-        kind=kind,
+        format=source_format,
         title=title,
         class_ids=ids,
         splits={name: builder.build(ids, reader) for name, builder in splits.items() if len(builder)},
@@ -191,30 +192,30 @@ def build_source(
 
 
 def with_hold_out(source: Source, fraction: float, seed: int) -> Source:
-    """Move a share of the training images to a new split `val`, the same share of every class, drawn with the seed.
+    """Move a fraction of the training images of each class, drawn with the seed, to a new split `val`.
 
     Args:
-        source: a source that has no `val`.
-        fraction: of each class, 0 .. 1 exclusive; at least one image moves, if another one stays. 0 leaves the source
-            as it is.
-        seed: 0 or more; another seed, another choice.
+        source: a source without `val`.
+        fraction: of each class, 0 .. 1 exclusive; at least one image of each class moves, and at least one stays. 0
+            leaves the source unchanged.
+        seed: 0 or more.
 
     Raises:
-        RequestError: the fraction is out of range; there is a `val` already; or there is no other split and the
+        RequestError: the fraction is out of range; the source has a `val`; or it has only a training split and the
             fraction is 0.
     """
     if not 0 <= fraction < 1:
-        raise RequestError(f"--hold-out is {fraction}; allowed is a fraction from 0 up to, not including, 1")
+        raise RequestError(f"--hold-out is {fraction}; allowed is a fraction of at least 0 and below 1")
     if fraction == 0:
         if set(source.splits) == {"train"}:
             raise RequestError(
-                f"{source.title} has no validation split (no val/ or test/ beside train/); pass --hold-out 0.1 to hold "
+                f"{source.title} has no validation split (no val/ or test/ beside train/); add --hold-out 0.1 to hold "
                 "out a tenth of each class"
             )
         return source
     if "val" in source.splits:
         raise RequestError(
-            f"--hold-out is {fraction} and {source.title} has a validation split already; leave --hold-out away"
+            f"--hold-out is {fraction} and {source.title} has a validation split already; omit --hold-out"
         )
     train = source.splits["train"]
     is_held_out = np.zeros(len(train), np.bool_)

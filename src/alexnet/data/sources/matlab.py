@@ -1,6 +1,6 @@
-"""Struct arrays of MATLAB files (Level 5, "MAT-file format" of MathWorks), as far as competitions' kits need them.
+"""Struct arrays of MATLAB files (Level 5, "MAT-file format" of MathWorks), as far as development kits need them.
 
-Only texts of one row and single numbers are read. Every length is checked before it is believed.
+Reads only single-row texts and single numbers. Every length is checked before use.
 """
 
 import struct
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 HEADER_BYTES = 128
 MAX_BYTES = 2**26
-"""A compressed variable that unpacks to more is refused: a small file can claim any size."""
+"""A compressed variable that unpacks to more is refused, since a small file can claim any size."""
 INT32, MATRIX, COMPRESSED = 5, 14, 15
 STRUCT_CLASS, CHAR_CLASS = 2, 4
 NUMBER_CLASSES = range(6, 16)
 NUMBER_CODES = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q"}
-"""How `struct` names the format's types of numbers."""
+"""Codes of `struct` for the format's number types."""
 TEXT_CODECS = {
     order: {1: "latin-1", 2: "latin-1", 4: f"utf-16-{name}", 16: "utf-8", 17: f"utf-16-{name}", 18: f"utf-32-{name}"}
     for order, name in (("<", "le"), (">", "be"))
@@ -26,30 +26,30 @@ Value = str | float | None
 
 
 class _Matrix(NamedTuple):
-    """One array, split at its top."""
+    """An array, split into its parts."""
 
     array_class: int
     size: int
     name: str
     parts: list[tuple[int, memoryview]]
-    """Type and content of what follows the name."""
+    """Type and content of the elements after the name."""
 
 
 def read_struct_array(content: bytes, variable: str, fields: list[str]) -> list[dict[str, Value]]:
-    """The elements of a struct array, in MATLAB's order; other variables and other fields are passed over.
+    """The elements of a struct array, in MATLAB's order; skips other variables and fields.
 
     Args:
-        content: a whole file.
+        content: of a file.
         variable: the array's name.
-        fields: which fields to read; each holds a text of one row or a single number.
+        fields: to read; each holds a single-row text or a single number.
 
     Raises:
-        ValueError: no such file, a damaged one, or one without this variable or one of these fields.
+        ValueError: not such a file, a damaged one, or one without this variable or one of these fields.
     """
     marks = {b"IM": "<", b"MI": ">"}
     order = marks.get(content[HEADER_BYTES - 2 : HEADER_BYTES])
     if order is None:
-        raise ValueError("no MATLAB file of level 5")
+        raise ValueError("not a MATLAB file of level 5")
     if struct.unpack_from(f"{order}H", content, HEADER_BYTES - 4)[0] != 0x0100:
         raise ValueError("a MATLAB file of another version than level 5")
     for kind, part in _elements(memoryview(content)[HEADER_BYTES:], order):
@@ -63,41 +63,41 @@ def read_struct_array(content: bytes, variable: str, fields: list[str]) -> list[
 
 
 def _inflated(part: memoryview) -> memoryview:
-    """What a compressed variable holds."""
+    """The content of a compressed variable."""
     inflater = zlib.decompressobj()
     try:
         content = inflater.decompress(part, MAX_BYTES)
     except zlib.error as error:
         raise ValueError(f"its compression is damaged: {error}") from error
     if not inflater.eof:
-        raise ValueError(f"a variable ends too early or is larger than {MAX_BYTES:,} bytes")
+        raise ValueError(f"a variable is truncated or larger than {MAX_BYTES:,} bytes")
     return memoryview(content)
 
 
 def _elements(content: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
-    """Type and content of each element of a sequence of elements."""
-    place = 0
-    while place < len(content):
-        if len(content) - place < 8:
+    """Type and content of each element of a sequence."""
+    position = 0
+    while position < len(content):
+        if len(content) - position < 8:
             raise ValueError("it ends inside a tag")
-        kind, num_bytes = struct.unpack_from(f"{order}2I", content, place)
-        start, padded = place + 8, num_bytes + (-num_bytes % 8 if kind != COMPRESSED else 0)
+        kind, num_bytes = struct.unpack_from(f"{order}2I", content, position)
+        start, padded = position + 8, num_bytes + (-num_bytes % 8 if kind != COMPRESSED else 0)
         if kind >> 16:  # the small form: both numbers in four bytes, and the content in the other four
             kind, num_bytes = kind & 0xFFFF, kind >> 16
-            start, padded = place + 4, 4
+            start, padded = position + 4, 4
         if num_bytes > len(content) - start or num_bytes > padded:
             raise ValueError("it ends inside an element")
         yield kind, content[start : start + num_bytes]
-        place = start + padded
+        position = start + padded
 
 
 def _matrix(content: memoryview, order: str) -> _Matrix:
-    """Split an array into its flags, its sizes, its name and the rest; an empty one has none of them."""
+    """Split an array into flags, sizes, name and the rest; an empty array has no parts."""
     parts = list(_elements(content, order))
     if not parts:
         return _Matrix(NUMBER_CLASSES[0], 0, "", [])
     if len(parts) < 3 or len(parts[0][1]) < 4:
-        raise ValueError("an array lacks its head")
+        raise ValueError("an array lacks its header")
     flags = struct.unpack_from(f"{order}I", parts[0][1])[0]
     size = 1
     for length in _sizes(parts[1], order):
@@ -108,7 +108,7 @@ def _matrix(content: memoryview, order: str) -> _Matrix:
 def _structs(matrix: _Matrix, fields: list[str], order: str) -> list[dict[str, Value]]:
     """The elements of a struct array."""
     if matrix.array_class != STRUCT_CLASS or len(matrix.parts) < 2:
-        raise ValueError(f"{matrix.name} is no struct array")
+        raise ValueError(f"{matrix.name} is not a struct array")
     lengths = _sizes(matrix.parts[0], order)
     if len(lengths) != 1 or lengths[0] == 0:
         raise ValueError("the names of the fields have no length")
@@ -118,16 +118,16 @@ def _structs(matrix: _Matrix, fields: list[str], order: str) -> list[dict[str, V
         raise ValueError(f"no field {missing[0]} in {matrix.name}")
     values = matrix.parts[2:]
     if len(values) != matrix.size * len(names):
-        raise ValueError(f"{matrix.name} has {len(values)} values; {matrix.size} x {len(names)} were to come")
-    places = {field: names.index(field) for field in fields}
+        raise ValueError(f"{matrix.name} has {len(values)} values; expected {matrix.size} x {len(names)}")
+    positions = {field: names.index(field) for field in fields}
     return [
-        {field: _value(values[start + place], order) for field, place in places.items()}
+        {field: _value(values[start + position], order) for field, position in positions.items()}
         for start in range(0, len(values), len(names))
     ]
 
 
 def _value(element: tuple[int, memoryview], order: str) -> Value:
-    """The text or the number that a field holds."""
+    """The text or number in a field."""
     kind, content = element
     if kind != MATRIX:
         raise ValueError("a field holds no array")
@@ -135,10 +135,10 @@ def _value(element: tuple[int, memoryview], order: str) -> Value:
     if matrix.array_class == CHAR_CLASS:
         return _text(matrix.parts[0], order) if matrix.parts else ""
     if matrix.array_class not in NUMBER_CLASSES:
-        raise ValueError(f"a field holds an array of class {matrix.array_class}; read are texts and numbers")
+        raise ValueError(f"a field holds an array of class {matrix.array_class}; allowed are texts and numbers")
     numbers = _numbers(matrix.parts[0], order) if matrix.parts else ()
     if len(numbers) > 1:
-        raise ValueError(f"a field holds {len(numbers)} numbers; read are single ones")
+        raise ValueError(f"a field holds {len(numbers)} numbers; allowed is one")
     return numbers[0] if numbers else None
 
 
@@ -147,7 +147,7 @@ def _numbers(element: tuple[int, memoryview], order: str) -> tuple[float, ...]:
     kind, content = element
     code = NUMBER_CODES.get(kind)
     if code is None or len(content) % struct.calcsize(f"={code}"):
-        raise ValueError(f"{len(content)} bytes of type {kind} are no numbers")
+        raise ValueError(f"{len(content)} bytes of type {kind} are not numbers")
     return struct.unpack(f"{order}{len(content) // struct.calcsize(f'={code}')}{code}", content)
 
 
@@ -163,5 +163,5 @@ def _text(element: tuple[int, memoryview], order: str) -> str:
     kind, content = element
     codec = TEXT_CODECS[order].get(kind)
     if codec is None:
-        raise ValueError(f"type {kind} is no text")
+        raise ValueError(f"type {kind} is not a text")
     return bytes(content).decode(codec)  # a UnicodeDecodeError is a ValueError

@@ -1,4 +1,4 @@
-"""Parquet and Arrow data sets as the Hugging Face hub has them: a column of image files and a column of labels."""
+"""Parquet and Arrow data sets of the Hugging Face hub: a column of image files and a column of labels."""
 
 import itertools
 import json
@@ -15,24 +15,24 @@ from alexnet.errors import RequestError
 
 ENDINGS = (".parquet", ".arrow")
 MAX_DEPTH = 4
-"""Folders below the one that is named, in which files are looked for."""
+"""Depth of subfolders that are searched for files."""
 LABEL_COLUMNS = ("label", "fine_label", "labels")
 """In the order of preference."""
 NO_LABEL = -1
-"""What the hub writes for the label of a test image that has none."""
-MAX_ENTRIES_LOOKED_AT = 2000
-"""By `looks_like_parquet`; a tree of photographs may have millions."""
+"""The hub's label of a test image without label."""
+MAX_ENTRIES_CHECKED = 2000
+"""By `looks_like_parquet`; a folder of photographs may have millions."""
 BYTES_TYPES = ("binary", "large_binary", "binary_view")
 TEXT_TYPES = ("string", "large_string", "string_view")
 
 
 def looks_like_parquet(path: Path) -> bool:
-    """Whether a path is that of a Parquet or Arrow file, or of a folder with such files up to two folders below."""
+    """Whether a path is a Parquet or Arrow file, or a folder with such files up to two folders deep."""
     try:
         if path.is_file():
             return path.suffix.lower() in ENDINGS
         folders = [path]
-        num_left = MAX_ENTRIES_LOOKED_AT
+        num_left = MAX_ENTRIES_CHECKED
         for depth in range(3):
             below: list[Path] = []
             for folder in folders:
@@ -52,21 +52,21 @@ def looks_like_parquet(path: Path) -> bool:
 
 
 def open_parquet(path: Path) -> Source:
-    """List Parquet or Arrow files; only the labels are read.
+    """List Parquet or Arrow files; reads only the labels.
 
     Images are a column of records `{bytes, path}` or of bytes; labels are numbers or text in the column `label`, else
-    `fine_label`, `labels` or the only one that the hub's description of the columns calls a ClassLabel. That
-    description also gives the names of numbers; without it the number is the class id. A split without labels is left
-    out. Each thread that reads keeps a file open and up to 64 MiB of uncompressed images of a Parquet row group (one
-    image and one page at least), or one record batch of an Arrow file, which takes memory only if it is compressed.
+    `fine_label`, `labels` or the only column that the hub's metadata calls a ClassLabel. The metadata also have the
+    names of numbers; without them the number is the class id. A split without labels is omitted. Each reading thread
+    keeps a file open and up to 64 MiB of uncompressed images of a Parquet row group (at least one image and one page),
+    or one record batch of an Arrow file, which takes memory only if it is compressed.
 
     Args:
-        path: a file, all of which is taken for training; or a folder, whose files belong to the split that the
-            beginning of their name (`train-00000-of-00005.parquet`) or their folder says, all to training if none says.
+        path: a file of training images; or a folder, whose files belong to the split that the beginning of their name
+            (`train-00000-of-00005.parquet`) or their folder names, and all to training if there are no such names.
 
     Raises:
-        RequestError: pyarrow is not installed; a file cannot be read, has other columns or names than the first, or
-            belongs to no split while others do; a training image has no label.
+        RequestError: pyarrow is not installed; a file cannot be read, has other columns or class names than the first,
+            or belongs to no split while others do; a training image has no label.
     """
     names, split_of = _files(path)
     paths = [path / name if name else path for name in names]
@@ -78,7 +78,7 @@ def open_parquet(path: Path) -> Source:
     builders = {"train": ListingBuilder()}
     num_unlabeled: dict[str, int] = {}
     columns: Columns | None = None
-    # Training first, as its first file says what the others have to have.
+    # Training first: the other files must have the columns of its first file.
     for number in sorted(range(len(paths)), key=lambda number: (split_of[number] != "train", number)):
         split = split_of[number]
         builder = builders.setdefault(split, ListingBuilder())
@@ -100,7 +100,7 @@ def open_parquet(path: Path) -> Source:
             raise
         except (pyarrow_module().ArrowException, ValueError, OSError) as error:
             raise RequestError(
-                f"{paths[number]} is no Parquet or Arrow file or a damaged one ({error}); get it again"
+                f"{paths[number]} is not a Parquet or Arrow file, or a damaged one ({error}); fetch it again"
             ) from error
     assert columns is not None
     for split, num in num_unlabeled.items():
@@ -121,12 +121,12 @@ def open_parquet(path: Path) -> Source:
 
 
 def _is_data_file(name: str) -> bool:
-    """Whether a name is that of a part of a data set; intermediate results of `datasets` begin with `cache-`."""
+    """Whether a file is part of a data set; intermediate results of `datasets` begin with `cache-`."""
     return name.lower().endswith(ENDINGS) and not is_hidden(name) and not name.startswith("cache-")
 
 
 def _files(path: Path) -> tuple[list[str], list[str]]:
-    """Names of the files below a folder, sorted, and their splits; one empty name for a file."""
+    """Names of the files in a folder, sorted, and their splits; an empty name for a single file."""
     if path.is_file():
         return [""], ["train"]
     unreadable: list[OSError] = []
@@ -151,29 +151,29 @@ def _files(path: Path) -> tuple[list[str], list[str]]:
     for name, split in zip(names, splits, strict=True):
         if split is None:
             raise RequestError(
-                f"{name} of {path} belongs to no split by its name, and others do; allowed beginnings are "
+                f"{name} of {path} belongs to no split by its name, and others do; names may begin with "
                 f"{', '.join(SPLIT_OF_FOLDER)}; rename or remove it"
             )
     return names, [split for split in splits if split is not None]
 
 
 def _data_set(name: str) -> str:
-    """The folders above a file but for those of splits."""
+    """The folders of a file without those of splits."""
     folders = [part for part in PurePosixPath(name).parts[:-1] if part.lower() not in SPLIT_OF_FOLDER]
     return "/".join(folders) or "."
 
 
 def _split(name: str) -> str | None:
-    """The split that a file's name begins with, else that of the innermost folder named so."""
+    """The split that a file's name begins with, else that of its innermost split folder."""
     *folders, file = PurePosixPath(name).parts
-    # In `train_small-00000-of-00002` the split is all that stands before the numbers.
+    # In `train_small-00000-of-00002` the split is everything before the numbers.
     match = re.match(r"(.+)-\d+-of-\d+\.", file) or re.match(r"([A-Za-z]+)", file)
     words = [match[1] if match else "", *reversed(folders)]
     return next((SPLIT_OF_FOLDER[word.lower()] for word in words if word.lower() in SPLIT_OF_FOLDER), None)
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """The hub's description of each column; nothing where there is none."""
+    """The hub's metadata of each column; empty without metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
@@ -184,7 +184,7 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
 
 
 def _columns(path: Path, schema: Any, label: str | None) -> Columns:
-    """What to read of a file; `label` is the column of labels where it is known."""
+    """The columns to read of a file; `label` is the label column, if known."""
     features = _features(schema)
     listed = ", ".join(f"{field.name} ({str(field.type)[:60]})" for field in schema)
     kinds = {name: feature.get("_type") for name, feature in features.items()}
@@ -220,14 +220,14 @@ def _columns(path: Path, schema: Any, label: str | None) -> Columns:
 
 
 def _has_bytes(kind: Any) -> bool:
-    """Whether a type is that of records with bytes in them."""
+    """Whether a type is a record with bytes in it."""
     if not str(kind).startswith("struct"):
         return False
     return any(field.name == "bytes" and str(field.type) in BYTES_TYPES for field in kind)
 
 
 def _add_file(builder: ListingBuilder, file: DataFile, number: int, name: str, columns: Columns) -> int:
-    """Add the images of a file that have labels; the number of the others."""
+    """Add the images of a file that have labels; returns the number of the others."""
     num_unlabeled = row_in_file = 0
     class_ids = columns.class_ids
     for group, labels in enumerate(file.labels(columns.label)):
@@ -237,7 +237,7 @@ def _add_file(builder: ListingBuilder, file: DataFile, number: int, name: str, c
             elif class_ids and not 0 <= label < len(class_ids):
                 raise RequestError(
                     f"row {row_in_file + row} of {file.path} has the label {label} and there are {len(class_ids)} "
-                    "classes; get the file again"
+                    "classes; fetch the file again"
                 )
             else:
                 class_id = class_ids[label] if class_ids else str(label)
@@ -247,9 +247,9 @@ def _add_file(builder: ListingBuilder, file: DataFile, number: int, name: str, c
 
 
 def _classes(columns: Columns, met: list[str]) -> tuple[list[str] | None, dict[str, str]]:
-    """Class ids in the order of the labels, None for text; and the names of numbers."""
+    """Class ids in label order, None for text; and the names of numbers."""
     if columns.names:
         names = dict(zip(columns.class_ids, columns.names, strict=True))
-        # An id that is its own name is left to the list of ImageNet's names.
+        # Where the id is the name, ImageNet's readable name is looked up later.
         return columns.class_ids, {class_id: name for class_id, name in names.items() if name != class_id}
     return (sorted(met, key=int), {}) if columns.is_number else (None, {})

@@ -1,7 +1,7 @@
-"""Pickles of arrays, lists, numbers and text from people who are not trusted: nothing in them is run.
+"""Reads untrusted pickles of arrays, lists, numbers and text without running anything in them.
 
-A pickle works by naming functions. Here it may name only those that NumPy's arrays are pickled with, and gets a
-stand-in for each of them.
+A pickle names the functions to call. Here it may name only those of pickled NumPy arrays, each of which is replaced by
+a stand-in.
 """
 
 import pickle
@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from alexnet.errors import RequestError
 
 MAX_PICKLE_BYTES = 2**30
-"""A larger file is refused; the largest of CIFAR has 155 MB."""
-WHOLE_NUMBERS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
+"""A larger file is refused; CIFAR's largest has 155 MB."""
+INTEGER_TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
 
 
 def read_pickled_entries(path: Path) -> dict[str, Any]:
-    """The entries of a pickled dictionary by their names; bytes stay bytes, and arrays are `PickledArray`.
+    """The entries of a pickled dictionary by name; bytes stay bytes, and arrays are `PickledArray`.
 
     Args:
-        path: written by Python 2 or 3, in any protocol.
+        path: written by Python 2 or 3, with any protocol.
 
     Raises:
-        RequestError: it asks for anything but arrays.
-        ValueError: it is too large, damaged, or no dictionary; the text says which.
+        RequestError: it refers to anything but arrays.
+        ValueError: it is too large, damaged, or not a dictionary.
         OSError: it cannot be read.
     """
     if path.stat().st_size > MAX_PICKLE_BYTES:
@@ -37,22 +37,22 @@ def read_pickled_entries(path: Path) -> dict[str, Any]:
         except (RequestError, OSError):
             raise
         except Exception as error:  # a damaged pickle raises errors of many classes
-            raise ValueError(f"it is no pickle of arrays and lists ({error})") from error
+            raise ValueError(f"it is not a pickle of arrays and lists ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__} instead of named entries")
+        raise ValueError(f"it holds a {type(content).__name__} instead of a dictionary")
     # Python 2 wrote the names as bytes.
     return {name.decode("latin1") if isinstance(name, bytes) else str(name): one for name, one in content.items()}
 
 
 class _DataType:
-    """Stands in for a NumPy data type: its code alone, and only of whole numbers."""
+    """Replaces a NumPy data type: only its code, and only integers."""
 
     __slots__ = ("code",)
 
     def __init__(self, code: object, *_: object) -> None:
         text = code.decode("latin1") if isinstance(code, bytes) else str(code)
-        if text.lstrip("|<=") not in WHOLE_NUMBERS:
-            raise ValueError(f"arrays of the type {text!r}; allowed are whole numbers")
+        if text.lstrip("|<=") not in INTEGER_TYPES:
+            raise ValueError(f"arrays of the type {text!r}; allowed are integers")
         self.code = text.lstrip("|<=")
 
     def __setstate__(self, state: tuple[object, ...]) -> None:
@@ -61,7 +61,7 @@ class _DataType:
 
 
 class PickledArray:
-    """Stands in for a NumPy array."""
+    """Replaces a NumPy array."""
 
     __slots__ = ("values",)
 
@@ -73,16 +73,16 @@ class PickledArray:
         self.fill(content, kind, shape, "F" if is_fortran else "C")
 
     def fill(self, content: bytes, kind: object, shape: tuple[int, ...], order: object) -> "PickledArray":
-        """Take the values from bytes; ValueError where they do not fit."""
+        """Set the values from bytes; ValueError if they do not fit."""
         if not isinstance(kind, _DataType):
-            raise ValueError(f"arrays of the type {kind!r}; allowed are whole numbers")
+            raise ValueError(f"arrays of the type {kind!r}; allowed are integers")
         flat = np.frombuffer(content, f"<{kind.code}")
         self.values = flat.reshape(shape, order="F" if order == "F" else "C")
         return self
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows the globals that arrays are pickled with, and none of them is the real one."""
+    """Resolves only the globals of pickled arrays, to stand-ins."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         super().__init__(file, encoding="bytes")  # as Python 2 wrote them
@@ -90,7 +90,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         whole = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
-        # Made anew each time: a pickle can write into what it names.
+        # New ones each time: a pickle can modify what it names.
         stand_ins = {
             "numpy.ndarray": lambda *_: None,
             "numpy.dtype": lambda *arguments: _DataType(*arguments),
@@ -100,14 +100,14 @@ class _ArrayUnpickler(pickle.Unpickler):
         }
         if whole not in stand_ins:
             raise RequestError(
-                f"{self.path} asks for {f'{module}.{name}'!r}, which no array needs, and nothing of it was run; get "
-                "the data set from its authors"
+                f"{self.path} refers to {f'{module}.{name}'!r}, which no array needs; it was not run. Get the data set "
+                "from its authors"
             )
         return stand_ins[whole]
 
 
 def _latin1_bytes(text: object, encoding: object) -> bytes:
-    """As newer Pythons write bytes into old pickles."""
+    """How newer Pythons write bytes into old pickles."""
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
         raise ValueError(f"text in the encoding {encoding!r}")
     return text.encode("latin1")

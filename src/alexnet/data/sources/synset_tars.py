@@ -1,6 +1,6 @@
-"""One tar for each synset, as ImageNet's releases of Fall 2009 and Fall 2011 come: `n00004475.tar` and its like.
+"""One tar per synset, such as `n00004475.tar`: ImageNet's Fall 2009 and Fall 2011 releases.
 
-They lie in a folder, under `train/` and `val/` or not, or all in one outer tar (`fall11_whole.tar`).
+The tars are in a folder, under `train/` and `val/` or not, or all in an outer tar (`fall11_whole.tar`).
 """
 
 import os
@@ -17,31 +17,33 @@ from alexnet.errors import RequestError
 
 SYNSET_TAR = re.compile(r"(n\d{8})\.tar", re.ASCII)
 SYNSET = re.compile(r"n\d{8}", re.ASCII)
-NUM_MEMBERS_LOOKED_AT = 8
-WHAT_IS_READ = "one tar for each synset, such as n00004475.tar, in a folder, under train/ and val/, or in one outer tar"
+NUM_MEMBERS_CHECKED = 8
+EXPECTED = (
+    "expected is one tar per synset, such as n00004475.tar, in a folder, under train/ and val/, or in one outer tar"
+)
 
 
 class SynsetTar(NamedTuple):
-    """Where a synset's tar lies."""
+    """The location of a synset's tar."""
 
     class_id: str
     path: Path
-    """The file that holds it; the outer tar, where it is in one."""
+    """The tar, or the outer tar that contains it."""
     offset: int
     size_bytes: int
 
 
 def open_synset_tars(path: Path) -> Source:
-    """List the images of synsets' tars. Empty tars, as Fall 2011 has some, are passed over.
+    """List the images of synsets' tars. Skips empty tars, which Fall 2011 has.
 
     Args:
-        path: a folder, or a tar of tars. Without `train/` and its like, all is the split `train`.
+        path: a folder, or a tar of tars. Without split folders everything is the split `train`.
 
     Raises:
-        RequestError: there is no tar of a synset, all of them are empty, one is damaged, or the classes of the splits
-            do not agree.
+        RequestError: there are no tars of synsets, all of them are empty, one is damaged, or the classes of the splits
+            differ.
     """
-    tars: list[tuple[str, SynsetTar]] = []  # with the folder that each lies in
+    tars: list[tuple[str, SynsetTar]] = []  # each with its split folder
     if path.is_file():
         tars += [("", tar) for tar in list_inner_tars(path)]
     else:
@@ -49,7 +51,7 @@ def open_synset_tars(path: Path) -> Source:
         if not tars:
             tars += [("", tar) for tar in _tars_in(path)]
     if not tars:
-        raise RequestError(f"{path} has no tar of a synset; read is {WHAT_IS_READ}")
+        raise RequestError(f"{path} has no tar of a synset; {EXPECTED}")
     split_of = splits_by_name({folder for folder, _ in tars}, path)
     builders = {split: ListingBuilder() for split in split_of.values()}
     for number, (folder, tar) in enumerate(tars):
@@ -57,7 +59,7 @@ def open_synset_tars(path: Path) -> Source:
         for name, member in list_synset_tar(tar).items():
             builders[split_of[folder]].add(f"{prefix}/{name}", tar.class_id, member_location(number, member))
     if not any(map(len, builders.values())):
-        raise RequestError(f"every one of the {len(tars)} tars of {path} is empty; fetch them again")
+        raise RequestError(f"all {len(tars)} tars of {path} are empty; fetch them again")
     paths = [tar.path for _, tar in tars]
 
     def read(key: str, location: Location) -> Content:
@@ -68,10 +70,10 @@ def open_synset_tars(path: Path) -> Source:
 
 
 def looks_like_synset_tars(path: Path) -> bool:
-    """Whether it is a folder with tars named by synsets and no folder of a class, or a tar of such tars."""
+    """Whether it is a folder with tars of synsets and without class folders, or a tar of such tars."""
     try:
         if path.is_file():
-            members = islice(tar_members(path), NUM_MEMBERS_LOOKED_AT)
+            members = islice(tar_members(path), NUM_MEMBERS_CHECKED)
             return any(member.is_regular and _class_of_tar(member.name) for member in members)
         with os.scandir(path) as entries:
             if any(SYNSET.fullmatch(entry.name) and entry.is_dir() for entry in entries):
@@ -83,7 +85,7 @@ def looks_like_synset_tars(path: Path) -> bool:
 
 
 def list_inner_tars(path: Path) -> list[SynsetTar]:
-    """The synsets' tars inside a tar, sorted by class; of two of the same name the last counts, as for any tar."""
+    """The synsets' tars inside a tar, sorted by class; of two with the same name the last counts, as in unpacking."""
     found = {
         class_id: SynsetTar(class_id, path, member.offset, member.size_bytes)
         for member in tar_members(path)
@@ -93,7 +95,7 @@ def list_inner_tars(path: Path) -> list[SynsetTar]:
 
 
 def list_synset_tar(tar: SynsetTar) -> dict[str, TarMember]:
-    """The files of a synset's tar by name; of two of the same name the last counts, as for any tar."""
+    """The files of a synset's tar by name; of two with the same name the last counts, as in unpacking."""
     if not tar.size_bytes:
         return {}
     try:
@@ -109,20 +111,20 @@ def list_synset_tar(tar: SynsetTar) -> dict[str, TarMember]:
 
 
 def _class_of_tar(name: str) -> str | None:
-    """The synset of a tar by its location, such as `fall11/n00004475.tar`."""
+    """The synset of a tar by its path, such as `fall11/n00004475.tar`."""
     found = SYNSET_TAR.fullmatch(name.rpartition("/")[2])
     return found[1] if found else None
 
 
 def _split_folders(path: Path) -> list[str]:
-    """The folders whose names are those of splits."""
+    """The folders with names of splits."""
     if not path.is_dir():
         return []
     return sorted(name for name in os.listdir(path) if name.lower() in SPLIT_OF_FOLDER and (path / name).is_dir())
 
 
 def _tars_in(folder: Path) -> list[SynsetTar]:
-    """The synsets' tars that lie in a folder, sorted by class."""
+    """The synsets' tars in a folder, sorted by class."""
     if not folder.is_dir():
         return []
     return [

@@ -1,4 +1,4 @@
-"""Tar archives, read at the offsets of their members: nothing is unpacked, and no name can lead out of it."""
+"""Tar archives, read at the offsets of their members: nothing is unpacked, so no name can lead out of an archive."""
 
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -23,18 +23,18 @@ class TarMember:
     size_bytes: int
     is_folder: bool
     is_regular: bool
-    """Whether it is a file with bytes of its own; links, devices and sparse files are not."""
+    """Whether it is a regular file; links, devices and sparse files are not."""
 
 
 def tar_members(path: Path, offset: int = 0, size_bytes: int | None = None) -> Iterator[TarMember]:
-    """The members of an uncompressed tar, in its order; those whose names lead upwards or are empty are passed over.
+    """The members of an uncompressed tar, in order; skips those whose names are empty or lead upwards.
 
     Args:
         path: a file.
-        offset, size_bytes: where in it the tar lies, for a tar within a tar; by default it is the whole file.
+        offset, size_bytes: range of the tar in the file, for a tar inside a tar; the default is the whole file.
 
     Raises:
-        RequestError: the file is compressed, no tar, or ends in the middle of one.
+        RequestError: the file is compressed, not a tar, or truncated.
     """
     with path.open("rb") as file:
         file.seek(offset)
@@ -42,7 +42,7 @@ def tar_members(path: Path, offset: int = 0, size_bytes: int | None = None) -> I
         for mark, compression in COMPRESSION_MARKS.items():
             if start.startswith(mark):
                 raise RequestError(
-                    f"{path} is compressed ({compression}); unpack it and name the folder it makes, or the "
+                    f"{path} is compressed ({compression}); unpack it and name the resulting folder, or the "
                     "uncompressed tar"
                 )
         end = path.stat().st_size if size_bytes is None else offset + size_bytes
@@ -50,7 +50,7 @@ def tar_members(path: Path, offset: int = 0, size_bytes: int | None = None) -> I
         try:
             with tarfile.open(fileobj=part, mode="r:", errorlevel=2) as archive:
                 while (member := archive.next()) is not None:
-                    archive.members.clear()  # type: ignore[attr-defined]  # else a million of them stay in memory
+                    archive.members.clear()  # type: ignore[attr-defined]  # or a million of them stay in memory
                     name = inner_path(member.name)
                     if member.isreg() and offset + member.offset_data + member.size > end:
                         raise tarfile.ReadError(f"it ends inside {member.name}")
@@ -64,7 +64,7 @@ def tar_members(path: Path, offset: int = 0, size_bytes: int | None = None) -> I
                         )
         except (tarfile.TarError, EOFError, ValueError) as error:
             raise RequestError(
-                f"{path} is no tar, or a damaged one ({error}); fetch or make it again, or name another source"
+                f"{path} is not a tar, or a damaged one ({error}); fetch or make it again, or name another source"
             ) from error
 
 
@@ -82,7 +82,7 @@ def read_member(paths: Sequence[Path], location: Location) -> bytes:
 
 
 def inner_path(name: str) -> str | None:
-    """A member's path inside its archive, such as `a/b.jpg`; None where it is empty or leads upwards."""
+    """A member's path inside its archive, such as `a/b.jpg`; None if it is empty or leads upwards."""
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", ".")]
     if not parts or ".." in parts:
         return None

@@ -1,6 +1,6 @@
-"""WebDataset shards: tars in which an image and its label stand side by side, as `00017.jpg` and `00017.cls`.
+"""WebDataset shards: tars in which an image and its label share a key, as `00017.jpg` and `00017.cls`.
 
-The two belong together by their key, the path up to the first dot of the file's name. Labels are read while listing.
+The key is the path up to the first dot of the file's name. Labels are read while listing.
 """
 
 import json
@@ -19,24 +19,24 @@ from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, splits_by_name
 from alexnet.data.sources.tar_archive import TarMember, member_location, read_member, tar_members
 from alexnet.errors import RequestError
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
-LABEL_ENDINGS = {"cls": 2**10, "json": 2**16}
-"""Endings of labels, in the order in which they count, and how many bytes they may have."""
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+LABEL_SUFFIXES = {"cls": 2**10, "json": 2**16}
+"""Suffixes of labels in order of precedence, and their maximum size in bytes."""
 LABEL_KEYS = ("label", "class", "cls")
-"""Where a JSON file has its label, in the order in which they count."""
+"""Keys of the label in a JSON file, in order of precedence."""
 NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 CLASSES_FILE = "classes.txt"
 MAX_CLASSES_BYTES = 2**24
-NUM_MEMBERS_LOOKED_AT = 32
-WHAT_IS_READ = "WebDataset shards are .tar files with <key>.jpg and <key>.cls in them"
+NUM_MEMBERS_CHECKED = 32
+EXPECTED = "expected are .tar files with <key>.jpg and <key>.cls in them"
 
 Shard = tuple[str, Path]
-"""A word that tells the split (`train`, `validation`, or nothing), and the file."""
+"""The name of the split (`train`, `validation`, or empty), and the file."""
 
 
 @dataclass
 class _Sample:
-    """What a shard has under one key."""
+    """The members of a shard with the same key."""
 
     image: TarMember | None = None
     labels: dict[str, TarMember] | None = None
@@ -45,22 +45,23 @@ class _Sample:
 def open_webdataset(path: Path) -> Source:
     """List the images of a shard or of a folder of shards.
 
-    Splits come from sub-folders (`train/`, `val/`) or from the shards' names (`imagenet-train-000000.tar`). The label
-    is that of `<key>.cls`, a number or a class name, else `label`, `class` or `cls` of `<key>.json`. `classes.txt`
-    beside the shards has one class a line, in the order of the numbers; without it the numbers are the class ids.
+    Splits come from subfolders (`train/`, `val/`) or from the shards' names (`imagenet-train-000000.tar`). The label is
+    in `<key>.cls`, as a number or a class name, or else in `label`, `class` or `cls` of `<key>.json`. An optional
+    `classes.txt` beside the shards has one class per line, in the order of the numbers; without it the numbers are the
+    class ids.
 
     Raises:
-        RequestError: there is no shard, one is damaged, an image has no label or one that is not allowed, a key has
-            several images, or the splits make no sense.
+        RequestError: there are no shards, one is damaged, an image has no label or an invalid one, a key has several
+            images, or the splits make no sense.
     """
     shards = _shards(path)
     if not shards:
-        raise RequestError(f"{path} has no .tar file; {WHAT_IS_READ}")
+        raise RequestError(f"{path} has no .tar file; {EXPECTED}")
     split_of = splits_by_name({word for word, _ in shards}, path)
     classes_file = (path if path.is_dir() else path.parent) / CLASSES_FILE
     class_ids = _read_classes(classes_file) if classes_file.is_file() else []
     builders = {split: ListingBuilder() for split in split_of.values()}
-    # A label may be a class or its number; classes whose names are numbers are meant by their location in the file.
+    # A label is a class or its number; if class names are numbers, the label is a position in the file.
     class_of = {class_id: class_id for class_id in class_ids}
     class_of |= {str(number): class_id for number, class_id in enumerate(class_ids)}
     for number, (word, shard) in enumerate(shards):
@@ -71,33 +72,33 @@ def open_webdataset(path: Path) -> Source:
         return read_member(files, location)
 
     if not class_ids:
-        met = builders["train"].class_ids
-        class_ids = sorted(met, key=int) if all(map(NUMBER.fullmatch, met)) else met
+        found = builders["train"].class_ids
+        class_ids = sorted(found, key=int) if all(map(NUMBER.fullmatch, found)) else found
     title = path.resolve().name if path.is_dir() else path.stem
     return build_source("webdataset", title, str(path), builders, read, class_ids=class_ids)
 
 
 def looks_like_webdataset(path: Path) -> bool:
-    """Whether the first members of the first tar are an image and its label, under one key."""
+    """Whether the first members of the first tar are an image and a label with the same key."""
     try:
         if path.is_dir() and _has_class_folders(path):
             return False
         shards = [path] if path.is_file() else [shard for _, shard in _shards(path)]
         if not shards or shards[0].suffix.lower() != ".tar":
             return False
-        met: dict[str, set[str]] = {}
-        for member in islice(tar_members(shards[0]), NUM_MEMBERS_LOOKED_AT):
-            key, ending = _split_name(member.name)
-            # A tree may well have JSON files beside its images, in the folders of its classes.
-            if member.is_regular and not (ending == "json" and "/" in key):
-                met.setdefault(key, set()).add(ending)
-        return any(met[key] & set(IMAGE_ENDINGS) and met[key] & set(LABEL_ENDINGS) for key in met)
+        found: dict[str, set[str]] = {}
+        for member in islice(tar_members(shards[0]), NUM_MEMBERS_CHECKED):
+            key, suffix = _split_name(member.name)
+            # Class folders may have JSON files beside the images.
+            if member.is_regular and not (suffix == "json" and "/" in key):
+                found.setdefault(key, set()).add(suffix)
+        return any(found[key] & set(IMAGE_SUFFIXES) and found[key] & set(LABEL_SUFFIXES) for key in found)
     except (OSError, RequestError):
         return False
 
 
 def _shards(path: Path) -> list[Shard]:
-    """The shards of a source, sorted; those in split folders, where there are some, else those beside each other."""
+    """The shards of a source, sorted: those in split folders if there are any, otherwise those in the folder itself."""
     if path.is_file():
         return [("", path)]
     folders = [name for name in os.listdir(path) if name.lower() in SPLIT_OF_FOLDER and (path / name).is_dir()]
@@ -109,54 +110,53 @@ def _shards(path: Path) -> list[Shard]:
     if "" in words and len(words) > 1:
         unsplit = next(shard for word, shard in shards if not word)
         raise RequestError(
-            f"the name of {unsplit} tells no split, and those of others do; rename it, such as train-000000.tar, or "
-            "move it away"
+            f"the name of {unsplit} has no split, and those of others do; rename it (as in train-000000.tar) or "
+            "remove it"
         )
     return shards
 
 
 def _tars_in(folder: Path) -> list[Path]:
-    """The tars that lie in a folder, sorted."""
+    """The tars in a folder, sorted."""
     names = [name for name in os.listdir(folder) if name.lower().endswith(".tar") and not is_hidden(name)]
     return [folder / name for name in sorted(names)]
 
 
 def _has_class_folders(path: Path) -> bool:
-    """Whether a folder, or a split folder in it, has folders that could be those of classes."""
+    """Whether a folder, or a split folder in it, has folders that may be classes."""
     with os.scandir(path) as entries:
         names = [entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
     return any(name.lower() not in SPLIT_OF_FOLDER or _has_class_folders(path / name) for name in names)
 
 
 def _split_word(name: str) -> str:
-    """The word of a shard's name that tells its split, such as `validation`; nothing where none does."""
+    """The split in a shard's name, such as `validation`; empty if there is none."""
     words = re.split(r"[^a-z]+", name.lower())
     return next((word for word in words if word in SPLIT_OF_FOLDER), "")
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """The key and the ending, in small letters, of a member."""
+    """The key and the lowercase suffix of a member."""
     folder, separator, base = name.rpartition("/")
-    stem, _, ending = base.partition(".")
-    return f"{folder}{separator}{stem}", ending.lower()
+    stem, _, suffix = base.partition(".")
+    return f"{folder}{separator}{stem}", suffix.lower()
 
 
 def _read_classes(path: Path) -> list[str]:
-    """The class ids that a file lists."""
+    """The class ids in a file."""
     with path.open("rb") as file:
         content = file.read(MAX_CLASSES_BYTES)
     try:
         class_ids = [line.strip() for line in content.decode("utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is no UTF-8 text ({error}); write one class a line, in label order") from error
+        raise RequestError(f"{path} is not UTF-8 text ({error}); write one class per line, in label order") from error
     line_of: dict[str, int] = {}
     for line_number, class_id in enumerate(class_ids, start=1):
         if not class_id:
-            raise RequestError(f"line {line_number} of {path} is empty; write one class a line, in label order")
+            raise RequestError(f"line {line_number} of {path} is empty; write one class per line, in label order")
         if class_id in line_of:
             raise RequestError(
-                f"lines {line_of[class_id]} and {line_number} of {path} are both {class_id!r}; give each class a name "
-                "of its own"
+                f"lines {line_of[class_id]} and {line_number} of {path} are both {class_id!r}; class names must differ"
             )
         line_of[class_id] = line_number
     return class_ids
@@ -168,16 +168,16 @@ def _list_shard(path: Path, number: int, builder: ListingBuilder, class_of: Mapp
     for member in tar_members(path):
         if member.is_folder or any(is_hidden(part) for part in member.name.split("/")):
             continue
-        key, ending = _split_name(member.name)
+        key, suffix = _split_name(member.name)
         sample = samples.setdefault(key, _Sample())
-        if ending in IMAGE_ENDINGS:
+        if suffix in IMAGE_SUFFIXES:
             if sample.image is not None:
                 raise RequestError(
-                    f"the key {key} of {path} has two images, {sample.image.name} and {member.name}; leave one of them"
+                    f"the key {key} of {path} has two images, {sample.image.name} and {member.name}; remove one of them"
                 )
             sample.image = member
-        elif ending in LABEL_ENDINGS and member.is_regular:
-            sample.labels = {**(sample.labels or {}), ending: member}
+        elif suffix in LABEL_SUFFIXES and member.is_regular:
+            sample.labels = {**(sample.labels or {}), suffix: member}
     with path.open("rb", buffering=0) as file:
         for key, sample in samples.items():
             if sample.image is None:
@@ -189,21 +189,21 @@ def _list_shard(path: Path, number: int, builder: ListingBuilder, class_of: Mapp
 
 def _label(descriptor: int, members: dict[str, TarMember], origin: str) -> str:
     """The label of an image: a number or a class name."""
-    ending = next((ending for ending in LABEL_ENDINGS if ending in members), None)
-    if ending is None:
+    suffix = next((suffix for suffix in LABEL_SUFFIXES if suffix in members), None)
+    if suffix is None:
         raise RequestError(f"{origin} has an image and no label; put <key>.cls or <key>.json beside it")
-    member = members[ending]
-    if member.size_bytes > LABEL_ENDINGS[ending]:
+    member = members[suffix]
+    if member.size_bytes > LABEL_SUFFIXES[suffix]:
         raise RequestError(
-            f"the label {member.name} of {origin} has {member.size_bytes:,} bytes; at most {LABEL_ENDINGS[ending]:,} "
-            "are read; write it shorter"
+            f"the label {member.name} of {origin} has {member.size_bytes:,} bytes; allowed are "
+            f"{LABEL_SUFFIXES[suffix]:,}; shorten it"
         )
     content = read_open_range(descriptor, member.offset, member.size_bytes, member.name)
-    parse: Callable[[bytes], Any] = _json_label if ending == "json" else lambda content: content.decode().strip()
+    parse: Callable[[bytes], Any] = _json_label if suffix == "json" else lambda content: content.decode().strip()
     try:
         label = parse(content)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"the label {member.name} of {origin} cannot be read: {error}; write it again") from error
+        raise RequestError(f"the label {member.name} of {origin} cannot be read: {error}; fix it") from error
     if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
         raise RequestError(
             f"the label {member.name} of {origin} is {label!r}; allowed is a number from 0 or a class name, in JSON as "
@@ -213,7 +213,7 @@ def _label(descriptor: int, members: dict[str, TarMember], origin: str) -> str:
 
 
 def _json_label(content: bytes) -> Any:
-    """What a JSON file has as its label; None where it has none."""
+    """The label in a JSON file; None if it has none."""
     described = json.loads(content)
     if not isinstance(described, dict):
         return None
@@ -221,7 +221,7 @@ def _json_label(content: bytes) -> Any:
 
 
 def _class_id(label: str, class_of: Mapping[str, str] | None, origin: str) -> str:
-    """The class that a label means."""
+    """The class of a label."""
     if re.fullmatch(r"-\d+", label):
         raise RequestError(f"{origin} has the label {label}; allowed are numbers from 0 and class names")
     plain = str(int(label)) if NUMBER.fullmatch(label) else label

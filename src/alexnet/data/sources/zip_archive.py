@@ -1,4 +1,4 @@
-"""Zip archives, read at the offsets of their members: nothing is unpacked, and no name can lead out of it."""
+"""Zip archives, read at the offsets of their members: nothing is unpacked, so no name can lead out of an archive."""
 
 import struct
 import zipfile
@@ -19,7 +19,7 @@ LOCAL_SIGNATURE = b"PK\x03\x04"
 LINK_MODE = 0o120000
 FORMAT_MODE = 0o170000
 MAX_MEMBER_BYTES = 2**31
-"""A compressed member that claims more is refused: a small file can claim any size."""
+"""A compressed member that claims more is refused, since a small file can claim any size."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,28 @@ class ZipMember:
 
 
 def zip_members(path: Path) -> Iterator[ZipMember]:
-    """The members of a zip, in its order; those whose names lead upwards or are empty are passed over.
+    """The members of a zip, in order; skips those whose names are empty or lead upwards.
 
     Raises:
-        RequestError: the file is no zip or a damaged one, or has encrypted or unusually compressed members.
+        RequestError: the file is not a zip or a damaged one, or has encrypted or unusually compressed members.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
         raise RequestError(
-            f"{path} is no zip, or a damaged one ({error}); fetch or make it again, or name another source"
+            f"{path} is not a zip, or a damaged one ({error}); fetch or make it again, or name another source"
         ) from error
     for member in members:
         name = inner_path(member.filename)
         if name is None:
             continue
         if member.flag_bits & ENCRYPTED:
-            raise RequestError(f"{path} is encrypted ({name} in it); unpack it and name the folder it makes")
+            raise RequestError(f"{path} is encrypted ({name} in it); unpack it and name the resulting folder")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise RequestError(
                 f"{name} in {path} is compressed by method {member.compress_type}; allowed are stored (0) and deflate "
-                "(8); unpack it and name the folder it makes"
+                "(8); unpack it and name the resulting folder"
             )
         is_link = (member.external_attr >> 16) & FORMAT_MODE == LINK_MODE
         packed = member.compress_size * 2 + int(member.compress_type == zipfile.ZIP_DEFLATED)
@@ -64,13 +64,13 @@ def zip_members(path: Path) -> Iterator[ZipMember]:
 
 
 class ZipReader:
-    """Reads members of a zip, from several threads at once."""
+    """Reads members of a zip, from any number of threads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self, key: str, location: Location) -> Content:
-        """The bytes of the member at `location`; OSError where they are damaged."""
+        """The bytes of the member at `location`; OSError if they are damaged."""
         if location == NOT_A_FILE:
             raise OSError("no plain file; links inside an archive are not followed")
         offset, packed, size_bytes, checksum = location
