@@ -42,7 +42,7 @@ from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.tables import new_table
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
-from alexnet.system.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_summary, source_commit
 from script import logger, run_script
 
 SIDE_PX = 256
@@ -124,7 +124,7 @@ def measure_baselines(source: Path | None, num_files: int, rounds: int) -> dict[
         "photographs": "generated" if source is None else source.name,
         "rounds": rounds,
         "stages": stages,
-        "machine": machine_facts(),
+        "machine": machine_summary(),
         "commit": source_commit(),
     }
 

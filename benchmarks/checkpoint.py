@@ -22,7 +22,7 @@ from alexnet.cli.command_parser import CommandParser
 from alexnet.model.network import AlexNet
 from alexnet.runs.recipe import TrainingSettings
 from alexnet.system.device import arithmetic, choose_device, choose_precision
-from alexnet.system.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_summary, source_commit
 from alexnet.training.checkpoint import Position
 from alexnet.training.checkpoint_writer import CheckpointWriter
 from alexnet.training.optimizer import VelocitySGD
@@ -128,7 +128,7 @@ def measure_checkpoint(variant: str, batch_size: int, steps: int, rounds: int, f
         "checkpoint_every_s": every_s,
         "fraction_at_default": extra_s / every_s,
         "wall_s": {name: list(timing.wall_s) for name, timing in timings.items()},
-        "machine": machine_facts(),
+        "machine": machine_summary(),
         "commit": source_commit(),
     }
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from alexnet.bench.timing import alternate, wait_for
 from alexnet.model.convolution import ungrouped_weight
-from alexnet.system.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_summary, source_commit
 
 COLUMNS = 2
 # Maps read and written, kernel, side: conv2, conv4 and conv5 of `paper`.
@@ -105,7 +105,7 @@ def main() -> None:
     layers = {name: measure(name, options.images, options.rounds, device, dtype) for name in LAYERS}
     if options.json:
         facts = {"images": options.images, "dtype": str(dtype), "device": options.device}
-        print(json.dumps({**facts, "layers": layers, "machine": machine_facts(), "commit": source_commit()}))
+        print(json.dumps({**facts, "layers": layers, "machine": machine_summary(), "commit": source_commit()}))
         return
     for form in FORMS:
         times = ", ".join(

@@ -47,7 +47,7 @@ from alexnet.runs.recipe import (
     TrainingSettings,
 )
 from alexnet.system.device import Precision, choose_precision
-from alexnet.system.machine import machine_facts, num_cores, source_commit
+from alexnet.system.machine import machine_summary, num_cores, source_commit
 from alexnet.training.eager_step import EagerStep
 from alexnet.training.setup import Training, assemble, loader_of
 from script import logger, run_script
@@ -205,7 +205,7 @@ def measure_columns(request: ColumnsRequest) -> dict[str, Any]:
             "rounds": request.rounds,
             "bytes": compare_bytes(counts, expected, request.batch_size),
             "speed": None if timings is None else summarize_speed(timings, request.steps * request.batch_size),
-            "machine": machine_facts(),
+            "machine": machine_summary(),
             "commit": source_commit(),
         }
 

@@ -31,7 +31,7 @@ from alexnet.model.kernels import fallback_reason
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
 from alexnet.system.device import choose_device, choose_precision, images_at_a_time
-from alexnet.system.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_summary, source_commit
 from script import logger, run_script
 
 LAYERS = ("conv1", "conv5", "fc7")
@@ -127,7 +127,7 @@ def measure_features(
         },
         "speedups": speedups(speeds, PRODUCT),
         "ceilings": ceilings,
-        "machine": machine_facts(),
+        "machine": machine_summary(),
         "commit": source_commit(),
     }
 

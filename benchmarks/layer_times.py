@@ -24,7 +24,7 @@ from alexnet.model.kernels import epilogue_adds_bias, supports_fused
 from alexnet.model.layer_specs import LayerSpec
 from alexnet.model.network import AlexNet
 from alexnet.system.device import Precision, arithmetic, choose_device, choose_precision
-from alexnet.system.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_summary, source_commit
 from alexnet.training.graph_step import algorithms_tried
 from script import run_script
 
@@ -53,7 +53,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "precision": precision,
         "layers": layer_times(device, precision, options.batch_size, options.rounds),
-        "machine": machine_facts(),
+        "machine": machine_summary(),
         "commit": source_commit(),
     }
 

@@ -32,7 +32,7 @@ from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings
 from alexnet.runs.recipes import named_recipe
 from alexnet.system.device import Precision, choose_device, choose_precision
-from alexnet.system.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_summary, source_commit
 from alexnet.training.graph_step import step_of
 from alexnet.training.setup import assemble, loader_of
 from script import logger, run_script
@@ -140,7 +140,7 @@ def measure_precision(
         "distance": distance,
         "seed_distances": seed_distances,
         "within_seed_spread": distance is not None and distance <= max(seed_distances.values()),
-        "machine": machine_facts(),
+        "machine": machine_summary(),
         "commit": source_commit(),
     }
 

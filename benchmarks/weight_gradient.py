@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from alexnet.model.convolution import weight_gradient
-from alexnet.system.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_summary, source_commit
 
 # (maps read, maps written, side): conv2, conv3 and conv4 of `quick`, conv3 of `paper`.
 LAYERS = ((64, 128, 14), (128, 256, 7), (256, 256, 3), (256, 384, 13))
@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = {f"{m}->{o} at {s} px": measure(m, o, s, options.images, options.rounds) for m, o, s in LAYERS}
     if options.json:
-        facts = {"commit": source_commit(), "machine": machine_facts(), "threads": torch.get_num_threads()}
+        facts = {"commit": source_commit(), "machine": machine_summary(), "threads": torch.get_num_threads()}
         print(json.dumps({**facts, "images": options.images, "layers": rows}, indent=1))
         return
     print(f"{options.images} images, {torch.get_num_threads()} threads; shortest of {options.rounds} (median), ms")

@@ -20,7 +20,7 @@ import torch
 from alexnet.bench.timing import alternate, median_ratio
 from alexnet.model.convolution import MIN_WINOGRAD_IMAGES, Convolution2d
 from alexnet.model.kernels import fallback_reason, reference_ops
-from alexnet.system.machine import allocator_environment, machine_facts, source_commit
+from alexnet.system.machine import allocator_environment, machine_summary, source_commit
 
 # Maps read and written, kernel, stride, padding, columns, side, zeros at the end: the layers of `paper`, and one more.
 LAYERS = {
@@ -123,7 +123,7 @@ def main() -> None:
     if options.json:
         facts = {"images": options.images, "rounds": options.rounds, "threads": torch.get_num_threads()}
         layers = {name: {**took[name], "errors": off[name]} for name in LAYERS}
-        print(json.dumps({**facts, "layers": layers, "machine": machine_facts(), "commit": source_commit()}))
+        print(json.dumps({**facts, "layers": layers, "machine": machine_summary(), "commit": source_commit()}))
         return
     for name, by_direction in took.items():
         spent = "; ".join(

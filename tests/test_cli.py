@@ -141,6 +141,7 @@ def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixtur
         (["train", "d", "--recipe", "papers"], "unknown recipe 'papers'; known are quick, paper"),
         (["train", "d", "--optimizer.rate", "1"], "--optimizer.rate is now --optimizer.learning_rate; see"),
         (["resume", "--schedule.drops=[0.5]"], "--schedule.drops is now --schedule.milestones"),
+        (["prepare", "d", "e", "--kind", "zip"], "--kind is now --source-format"),
         (["train", "d", "--columns-in", "dense"], "--columns-in is now --column-layers"),
         (["train", "d", "--optimizer.learning-rat", "1"], "did you mean --optimizer.learning_rate?"),
         (["train", "d", "--optimizer.learning", "1"], "unknown option --optimizer.learning"),

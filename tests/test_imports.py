@@ -1,4 +1,4 @@
-"""Rooms import one way only; the command's help loads neither torch nor NumPy; the public names are these."""
+"""Rooms import one way only; names are unique; only the cli room prints; help loads neither torch nor NumPy."""
 
 import ast
 import subprocess
@@ -43,6 +43,19 @@ def test_the_test_sees_a_wrong_import(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
     wrong.write_text("import alexnet.cli.main\nfrom alexnet.training.loop import train\n")
     assert imported_rooms(wrong) == {"cli", "training"}
+
+
+def test_base_names_of_modules_and_names_of_public_classes_are_unique() -> None:
+    modules: dict[str, list[Path]] = {}
+    classes: dict[str, list[Path]] = {}
+    for path in SOURCE.rglob("*.py"):
+        if path.stem != "__init__":
+            modules.setdefault(path.stem, []).append(path)
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes.setdefault(node.name, []).append(path)
+    assert len(modules) > 100 and len(classes) > 50
+    assert [name for name, paths in (modules | classes).items() if len(paths) > 1] == []
 
 
 def test_help_loads_neither_torch_nor_numpy() -> None:

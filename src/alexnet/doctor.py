@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from alexnet.system.machine import (
+    has_bfloat16,
     has_gnu_c_library,
     memory_bytes,
-    multiplies_bfloat16,
     num_cores,
     processor_flags,
     processor_name,
@@ -90,7 +90,7 @@ def _bfloat16() -> Check:
     flags = processor_flags()
     if "amx_bf16" in flags:
         return Check("bfloat16", "ok", "matrix units (AMX)")
-    if multiplies_bfloat16(flags):
+    if has_bfloat16(flags):
         return Check("bfloat16", "ok", "vector instructions")
     return Check(
         "bfloat16",

@@ -58,10 +58,10 @@ def test_evaluations_are_kept_by_name(tmp_path: Path) -> None:
 
 
 def test_machine_facts_are_json_and_true() -> None:
-    facts = json.loads(json.dumps(machine.machine_facts()))
+    facts = json.loads(json.dumps(machine.machine_summary()))
     assert facts["cores"] >= 1 and facts["processor"]
     assert machine.versions()["torch"].startswith("2.")
-    assert machine.multiplies_bfloat16(frozenset({"amx_bf16"})) and not machine.multiplies_bfloat16(frozenset({"avx2"}))
+    assert machine.has_bfloat16(frozenset({"amx_bf16"})) and not machine.has_bfloat16(frozenset({"avx2"}))
 
 
 def test_restart_keeps_an_environment_that_chose(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_differences, baseline_to_dict
 from alexnet.runs.folder import RunFolder, utc_now
 from alexnet.storage.lock import only_writer
-from alexnet.system.machine import machine_facts, num_cores, source_commit, versions
+from alexnet.system.machine import machine_summary, num_cores, source_commit, versions
 
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Given what is done, a context that yields a function to be called with (images done, images in all)."""
@@ -129,7 +129,7 @@ def _created_or_continued(path: Path, recipe: BaselineRecipe, data: PreparedData
             recipe,
             {
                 "commit": source_commit(),
-                "machine": machine_facts(),
+                "machine": machine_summary(),
                 "versions": versions(),
                 "seed": recipe.protocol.seed,
                 "baseline": recipe.kind,

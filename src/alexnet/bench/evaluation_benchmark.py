@@ -20,7 +20,7 @@ from alexnet.evaluation.evaluate import predict_split
 from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.model.network import AlexNet
 from alexnet.system.device import arithmetic, choose_device, choose_precision, images_at_a_time
-from alexnet.system.machine import machine_facts, multiplies_bfloat16, processor_flags, source_commit
+from alexnet.system.machine import has_bfloat16, machine_summary, processor_flags, source_commit
 
 _logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def measure_evaluation(
         "speedups": speedups(forward_speeds, "alexnet"),
         "ten_view_cost": ten_s / (10 * one_s),
         "ceilings": ceilings,
-        "machine": machine_facts(),
+        "machine": machine_summary(),
         "commit": source_commit(),
     }
 
@@ -145,4 +145,4 @@ def forward_passes(
 
 def prefers_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware, so that reference networks are measured in it too."""
-    return device.type == "cuda" or (device.type == "cpu" and multiplies_bfloat16(processor_flags()))
+    return device.type == "cuda" or (device.type == "cpu" and has_bfloat16(processor_flags()))

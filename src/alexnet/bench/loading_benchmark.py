@@ -34,7 +34,7 @@ from alexnet.data.preparation.prepare import prepare
 from alexnet.data.shards import JpegImages
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
-from alexnet.system.machine import machine_facts, num_cores, source_commit
+from alexnet.system.machine import machine_summary, num_cores, source_commit
 from alexnet.system.process_usage import anonymous_bytes, cpu_seconds, sampled_memory
 
 _logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ def measure_loading(
             for store in STORES
         },
         "memory_over_epochs": memory,
-        "machine": machine_facts(),
+        "machine": machine_summary(),
         "commit": source_commit(),
     }
 

@@ -23,7 +23,7 @@ from alexnet.data.decode import decode_image, resize_and_crop
 from alexnet.data.preparation.prepare import prepare
 from alexnet.data.shards import JPEG_QUALITY, encode_stored
 from alexnet.errors import RequestError
-from alexnet.system.machine import machine_facts, source_commit
+from alexnet.system.machine import machine_summary, source_commit
 
 _logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def measure_preparation(source: Path | None, num_files: int, rounds: int, worker
         },
         "relative_speed": {name: median_ratio(timings[name].wall_s, ours.wall_s) for name in (CODEC, PILLOW)},
         "relative_cpu_speed": {name: median_ratio(timings[name].cpu_s, ours.cpu_s) for name in (CODEC, PILLOW)},
-        "machine": machine_facts(),
+        "machine": machine_summary(),
         "commit": source_commit(),
     }
 

@@ -30,7 +30,7 @@ from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
 from alexnet.system.device import Precision, choose_device, choose_precision
-from alexnet.system.machine import machine_facts, multiplies_bfloat16, processor_flags, source_commit
+from alexnet.system.machine import has_bfloat16, machine_summary, processor_flags, source_commit
 from alexnet.system.process_usage import anonymous_bytes, sampled_memory
 from alexnet.training.eager_step import EagerStep
 from alexnet.training.graph_step import step_of
@@ -127,7 +127,7 @@ def measure_step(
         },
         "speedups": speedups(speeds, "alexnet"),
         "ceilings": ceilings,
-        "machine": machine_facts(),
+        "machine": machine_summary(),
         "commit": source_commit(),
     }
 
@@ -174,7 +174,7 @@ def _method_factories(
         del factories["alexnet, reference convolutions"]  # the same as `alexnet`
     if device.type == "cpu":
         del factories["paper in plain PyTorch, bfloat16"]  # torch has no response normalization in bfloat16 on CPUs
-        if not multiplies_bfloat16(processor_flags()):
+        if not has_bfloat16(processor_flags()):
             factories = {name: make for name, make in factories.items() if not name.endswith("bfloat16")}
     return factories
 

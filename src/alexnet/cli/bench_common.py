@@ -64,11 +64,11 @@ def measure_by_allocator_option(
     from alexnet.bench.allocators import measure_by_allocator
     from alexnet.errors import RequestError
     from alexnet.system.device import choose_device
-    from alexnet.system.machine import why_one_allocator
+    from alexnet.system.machine import fixed_allocator_reason
 
     if options.allocator == "current" or choose_device(options.device).type != "cpu":
         return None
-    if reason := why_one_allocator():
+    if reason := fixed_allocator_reason():
         if options.allocator != "both":
             raise RequestError(
                 f"--allocator is {options.allocator}, and this machine has one memory allocator: {reason}; allowed "

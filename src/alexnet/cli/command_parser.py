@@ -128,7 +128,7 @@ def _required(actions: Sequence[argparse.Action]) -> list[str]:
         if action.option_strings:
             words += [f"{action.option_strings[0]} {name}"] if action.required else []
         else:
-            several = f"{name}..." if action.nargs in ("*", "+", argparse.PARSER) else name
+            several = f"{name}..." if action.nargs in ("*", "+") else name
             words.append(f"[{several}]" if action.nargs in ("*", "?") else several)
     return words
 

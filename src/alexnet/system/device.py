@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.system.machine import multiplies_bfloat16, processor_flags
+from alexnet.system.machine import has_bfloat16, processor_flags
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -52,7 +52,7 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
         raise RequestError(f"precision is {wanted!r}; allowed are auto, float32 and bfloat16")
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if device.type == "cpu" and multiplies_bfloat16(processor_flags()) else "float32"
+    return "bfloat16" if device.type == "cpu" and has_bfloat16(processor_flags()) else "float32"
 
 
 def arithmetic(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:

@@ -1,6 +1,6 @@
-"""What a run ran on: machine, versions, commit. And the allocator's settings, which matter on a CPU.
+"""The machine, versions and commit of a run, and the settings of the memory allocator, which matter on a CPU.
 
-This module imports neither torch nor NumPy: the command reads it before it decides what to load.
+This module imports neither torch nor NumPy: the command line uses it before it loads them.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from typing import Any
 
 VERSIONED = ("alexnet", "torch", "numpy", "pillow", "simplejpeg", "safetensors")
 
-# A training step allocates and frees the same few hundred MiB again and again. By default the C library
-# returns them to the system each time, and touching fresh pages costs more than the arithmetic on them.
+# Every training step allocates and frees the same few hundred MiB. By default the C library returns them to the system
+# each time, and page faults then cost more than the arithmetic.
 _ALLOCATOR = ":".join(
     (
         "glibc.malloc.hugetlb=1",
@@ -29,21 +29,21 @@ _ALLOCATOR = ":".join(
 
 
 def allocator_environment(tuned: bool) -> dict[str, str]:
-    """This process's environment, for one that is to have the tuned allocator or the system's own."""
+    """This process's environment, changed to select the tuned or the default allocator in a new process."""
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     return environment | ({"GLIBC_TUNABLES": _ALLOCATOR} if tuned else {"ALEXNET_ALLOCATOR": "default"})
 
 
 def has_gnu_c_library() -> bool:
-    """Whether the system's memory allocator is the GNU C library's, which an environment variable tunes."""
+    """Whether the memory allocator is that of the GNU C library, which an environment variable tunes."""
     return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
 
-def why_one_allocator() -> str | None:
-    """Why a process here can't be given one memory allocator or another; None where it can."""
+def fixed_allocator_reason() -> str | None:
+    """Why the memory allocator of a process cannot be chosen here; None if it can."""
     if not has_gnu_c_library():
-        return "only the GNU C library's can be tuned"
-    return "LD_PRELOAD has chosen it" if "LD_PRELOAD" in os.environ else None
+        return "only that of the GNU C library can be tuned"
+    return "LD_PRELOAD chooses it" if "LD_PRELOAD" in os.environ else None
 
 
 def restart_with_tuned_allocator(program: Sequence[str] = ("-P", "-m", "alexnet")) -> None:
@@ -57,7 +57,7 @@ def restart_with_tuned_allocator(program: Sequence[str] = ("-P", "-m", "alexnet"
             a module must not replace it.
     """
     environment = os.environ
-    if environment.get("ALEXNET_ALLOCATOR") == "default" or "GLIBC_TUNABLES" in environment or why_one_allocator():
+    if environment.get("ALEXNET_ALLOCATOR") == "default" or "GLIBC_TUNABLES" in environment or fixed_allocator_reason():
         return
     os.execve(
         sys.executable,
@@ -67,7 +67,7 @@ def restart_with_tuned_allocator(program: Sequence[str] = ("-P", "-m", "alexnet"
 
 
 def processor_name() -> str:
-    """The processor's own name, or its architecture where the system does not say."""
+    """The processor's model name, or its architecture if the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -77,7 +77,7 @@ def processor_name() -> str:
 
 
 def processor_flags() -> frozenset[str]:
-    """Instruction sets the processor names (`amx_bf16`, `avx512_bf16`, ...); empty where the system does not say."""
+    """Names of the processor's instruction sets (`amx_bf16`, `avx512_bf16`, ...); empty if the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -87,27 +87,27 @@ def processor_flags() -> frozenset[str]:
 
 
 def num_cores() -> int:
-    """Cores this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory_bytes() -> int | None:
-    """Memory of the machine, or None where the system does not say."""
+    """Memory of the machine in bytes, or None if the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return None
 
 
-def multiplies_bfloat16(flags: frozenset[str]) -> bool:
-    """Whether the processor multiplies bfloat16 in hardware; without that float32 is the faster choice."""
+def has_bfloat16(flags: frozenset[str]) -> bool:
+    """Whether the processor multiplies bfloat16 in hardware; if not, float32 is faster."""
     return bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that touch the numbers."""
+    """Versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for name in VERSIONED:
         try:
@@ -118,7 +118,7 @@ def versions() -> dict[str, str]:
 
 
 def source_commit() -> str | None:
-    """Commit of the source tree this package runs from, with `+` where it was changed; None for an installed wheel."""
+    """Commit of the source tree of this package, followed by `+` if it has changes; None for an installed wheel."""
     folder = Path(__file__).resolve().parents[3]
     if not (folder / ".git").exists():
         return None
@@ -131,7 +131,7 @@ def source_commit() -> str | None:
 
 
 def source_digest() -> str:
-    """Digest of this package's Python files: the same wherever the same code is installed."""
+    """Digest of this package's Python files; equal wherever the same code is installed."""
     folder = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -144,14 +144,14 @@ def _git(folder: Path, *words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
-def machine_facts() -> dict[str, Any]:
-    """The machine in words and numbers, as stored with each run."""
+def machine_summary() -> dict[str, Any]:
+    """A summary of the machine, as stored with each run."""
     memory = memory_bytes()
     return {
         "system": platform.platform(),
         "processor": processor_name(),
         "cores": num_cores(),
         "memory_gib": None if memory is None else round(memory / 2**30, 1),
-        "bfloat16": multiplies_bfloat16(processor_flags()),
+        "bfloat16": has_bfloat16(processor_flags()),
         "tuned_allocator": "GLIBC_TUNABLES" in os.environ or "LD_PRELOAD" in os.environ,
     }

@@ -16,7 +16,7 @@ from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import CHANGEABLE, Recipe
 from alexnet.runs.recipe_file import recipe_differences
 from alexnet.system.device import choose_device
-from alexnet.system.machine import machine_facts, source_commit, versions
+from alexnet.system.machine import machine_summary, source_commit, versions
 from alexnet.training.checkpoint import load_checkpoint
 from alexnet.training.setup import Tally, Training, start_from_layers
 
@@ -173,7 +173,7 @@ def layout_facts(mesh: ProcessMesh) -> dict[str, Any]:
 def _machine(recipe: Recipe) -> dict[str, Any]:
     """The machine, with the name of the GPU where one is used."""
     used = choose_device(recipe.training.device).type == "cuda"
-    return machine_facts() | ({"gpu": torch.cuda.get_device_name()} if used else {})
+    return machine_summary() | ({"gpu": torch.cuda.get_device_name()} if used else {})
 
 
 def _say(text: str) -> None:
