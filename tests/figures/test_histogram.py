@@ -63,5 +63,5 @@ def test_edges_hold_all_values_in_few_bins(lowest, more, most_bins):
 
 
 def test_no_values_are_refused():
-    with pytest.raises(ValueError, match="must not be smaller"):
+    with pytest.raises(ValueError, match="must not be below"):
         round_edges(2, 1)

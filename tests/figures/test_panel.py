@@ -18,7 +18,7 @@ def test_names_are_escaped():
     seen = Page(panel_html([pictured([(NASTY, 0.9, True)], label=NASTY)]))
     assert "script" not in seen.tags
     assert seen.text.count(NASTY) == 2
-    assert seen.alts == [f"Picture test/7, right label {NASTY}"]
+    assert seen.alts == [f"Image test/7, true label {NASTY}"]
 
 
 def test_bars_are_as_long_as_probabilities_and_the_right_one_is_marked():
@@ -30,7 +30,7 @@ def test_bars_are_as_long_as_probabilities_and_the_right_one_is_marked():
 
 def test_a_right_class_beyond_the_guesses_is_said():
     seen = Page(panel_html([pictured([("dog", 0.9, False)])]))
-    assert "cat is not among these; the network gives it 1.2 %" in seen.text
+    assert "cat is not among these; its probability is 1.2 %" in seen.text
 
 
 def test_only_small_pictures_are_drawn_with_hard_pixels():

@@ -50,9 +50,9 @@ def test_a_report_is_written(golden: Path, name: str) -> None:
     page = Page(path.read_text())
     for evaluation in RunFolder.open(golden / name).evaluations().values():
         assert f"{100 * evaluation['top1_error']:.2f} %" in page.text
-    assert "no pictures" not in page.text
+    assert "no images to show" not in page.text
     if name == "finished":
-        assert "The log holds no step" not in page.text and "conv1" in page.text
+        assert "The log has no steps" not in page.text and "conv1" in page.text
 
 
 def test_runs_are_compared_and_tabulated(golden: Path) -> None:

@@ -13,7 +13,7 @@ from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.compare import compare_runs
 from alexnet.evaluation.predictions import save_predictions
-from alexnet.report.comparison import NUM_PICTURES, write_comparison
+from alexnet.report.comparison import NUM_IMAGES, write_comparison
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
 
@@ -71,10 +71,10 @@ def test_the_page_shows_both_groups_and_the_figures(tmp_path, compared, data):
     assert not re.search(r"url\(|@import|<script", page.html)
     for words in ("<first> run", "second & run", "Made <i>up</i> & so on", "<b>class 3</b>", data.checksum):
         assert words in page.text
-    assert "Generated pictures." in page.text
+    assert "Generated images." in page.text
     assert "Only the first is right: 50 images" in page.text and "Only the second is right: 50 images" in page.text
-    assert len(page.alts) == 2 * NUM_PICTURES == 60
-    assert all(re.fullmatch(r"Picture val/<i>\d+</i>.png, right label <b>class \d+</b>", one) for one in page.alts)
+    assert len(page.alts) == 2 * NUM_IMAGES == 60
+    assert all(re.fullmatch(r"Image val/<i>\d+</i>.png, true label <b>class \d+</b>", one) for one in page.alts)
     facts = comparison.to_dict()
     for name in ("top1", "top5"):
         for value in (facts[name]["first"]["error"], *facts[name]["second"]["interval"]):
@@ -92,7 +92,7 @@ def test_without_data_there_are_no_pictures_and_the_page_says_so(tmp_path, compa
     comparison = compared(*made_up_answers(data.splits["val"].labels))
     page = Page(write_comparison(comparison, None, tmp_path / "page.html").read_text())
     assert page.alts == []
-    assert "The prepared data set is not at hand, so there are no pictures to show." in page.text
+    assert "The prepared data set was not found, so there are no images to show." in page.text
     assert "Only the first is right" not in page.text and "McNemar" in page.text
 
 
@@ -110,14 +110,14 @@ def test_pictures_that_were_lost_since_are_named(tmp_path, compared, data):
     split = dataclasses.replace(data.splits["val"], images=Lost())
     lost = dataclasses.replace(data, splits={"val": split})
     page = Page(write_comparison(comparison, lost, tmp_path / "page.html").read_text())
-    assert page.alts == [] and page.text.count("cannot be read any more") == 60
+    assert page.alts == [] and page.text.count("can no longer be read") == 60
 
 
 def test_equal_runs_give_a_page_without_differences(tmp_path, compared, data):
     first, _ = made_up_answers(data.splits["val"].labels)
     page = Page(write_comparison(compared(first, first), data, tmp_path / "page.html").read_text())
-    assert page.alts == [] and page.text.count("There is no such image.") == 2
-    assert "The two answer 0 images differently." in page.text and "the same error in every class" in page.text
+    assert page.alts == [] and page.text.count("There are no such images.") == 2
+    assert "The two runs differ on 0 images." in page.text and "the same error in every class" in page.text
 
 
 def test_other_data_and_a_path_that_cannot_be_written_are_refused(tmp_path, compared, data):

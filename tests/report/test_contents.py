@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alexnet.report.contents import best_of, class_rows, evenly_spaced, ordered, published
+from alexnet.report.contents import class_rows, evenly_spaced, headline_evaluation, published, sort_evaluations
 
 
 def evaluation(num_classes=1000, num_images=50_000, num_views=10, split="val"):
@@ -38,10 +38,10 @@ def test_held_out_splits_come_first_and_most_views_are_best():
         str(place): evaluation(10, 5, views, split)
         for place, (split, views) in enumerate([("train", 10), ("val", 10), ("val", 1)])
     }
-    table = ordered(stored)
+    table = sort_evaluations(stored)
     assert [(one["split"], one["num_views"]) for one in table] == [("val", 1), ("val", 10), ("train", 10)]
-    assert best_of(table) is table[1]
-    assert best_of([]) is None
+    assert headline_evaluation(table) is table[1]
+    assert headline_evaluation([]) is None
 
 
 def test_classes_are_listed_hardest_first():

@@ -76,7 +76,7 @@ def test_places_that_show_the_fault_are_among_the_few(tmp_path):
     images = [("train", f"t{place}", "a") for place in range(50)] + [("val", "v", "a"), ("val", "w", "b")]
     write_duplicates(tmp_path, [(True, True, images)])
     (group,) = summarize_duplicates(tmp_path, {})["groups"]
-    assert group["places"] == 52
+    assert group["copies"] == 52
     assert [one["path"] for one in group["images"]] == ["t0", "v", "w", "t1", "t2", "t3"]
 
 

@@ -66,7 +66,7 @@ def test_components_come_largest_first_and_in_words():
         "sky blue to orange",
         "magenta to green",
     ]
-    assert [one["share"] for one in facts["components"]] == pytest.approx([0.95, 0.04, 0.01])
+    assert [one["fraction"] for one in facts["components"]] == pytest.approx([0.95, 0.04, 0.01])
     assert [one["standard_deviation"] for one in facts["components"]] == pytest.approx([95**0.5, 2, 1])
     assert np.square(facts["standard_deviation"]) == pytest.approx(np.diag(covariance))
 
@@ -76,5 +76,5 @@ def test_gray_and_black_images_have_directions_along_which_nothing_differs(value
     vectors = np.array([[0, 1, -1], [-2, 1, 1], [1, 1, 1]]).T / np.sqrt([2, 6, 3])
     covariance = vectors @ np.diag(values) @ vectors.T
     facts = summarize_colors(Statistics(np.zeros((4, 4, 3), np.float32), covariance, np.array(values), vectors))
-    assert [one["share"] for one in facts["components"]] == shares
-    assert facts["components"][2]["meaning"] == "no pixel differs along it"
+    assert [one["fraction"] for one in facts["components"]] == shares
+    assert facts["components"][2]["meaning"] == "no variation"

@@ -88,7 +88,7 @@ def test_the_facts_of_a_troubled_set(troubled):
     assert of_train["imbalance"] == 35 / 2 and of_train["missing"] == []
     assert of_val["imbalance"] is None and of_val["missing"] == [DOG]
     assert facts["bytes"] == sum(one.stat().st_size for one in troubled.folder.iterdir())
-    assert facts["store"] == troubled.store and facts["made"]["kind"] == "folder"
+    assert facts["store"] == troubled.store and facts["preparation"]["kind"] == "folder"
 
     reasons = {one["reason"]: one for one in facts["refused"]["reasons"]}
     assert facts["refused"]["images"] == 5 and len(reasons) == 3
@@ -120,8 +120,8 @@ def test_the_facts_of_a_troubled_set(troubled):
         pixels = np.asarray(troubled.splits["train"].images[:], np.float64).reshape(-1, 3)
         assert facts["color"]["mean"] == pytest.approx(pixels.mean(axis=0), abs=1e-4)
         assert facts["color"]["standard_deviation"] == pytest.approx(pixels.std(axis=0), rel=1e-6)
-    assert sum(one["share"] for one in facts["color"]["components"]) == pytest.approx(1)
-    assert [one["about"] for one in facts["warnings"]] == ["leak", "labels", "missing", "few", "imbalance", "refused"]
+    assert sum(one["fraction"] for one in facts["color"]["components"]) == pytest.approx(1)
+    assert [one["topic"] for one in facts["warnings"]] == ["leak", "labels", "missing", "few", "imbalance", "refused"]
     assert facts["warnings"][2]["text"].startswith("1 class has no val images")
     assert facts["warnings"][3]["text"].startswith("2 classes have fewer than 10")
 
@@ -133,10 +133,10 @@ def test_the_page_of_a_troubled_set(troubled, tmp_path):
         assert words in page.text
     # The mean, one picture for each of three duplicates, and at most ten of each class.
     assert len(page.alts) == 1 + 3 + 10 + 2 + 6 + 10
-    assert "28 of the 55 training images, of all 4 classes" in page.text
+    assert "28 of the 55 training images, from all 4 classes" in page.text
     assert f"{DOG}: train/{DOG}/other.png" in page.alts
     before = path.read_bytes()
-    write_inspection(troubled, path, facts=summarize_data(troubled))
+    write_inspection(troubled, path, summary=summarize_data(troubled))
     assert path.read_bytes() == before
     assert not list(tmp_path.glob(".*"))
 
@@ -153,7 +153,7 @@ def test_the_terminal_tells_of_a_troubled_set(troubled, capsys, monkeypatch):
 
 def test_no_more_classes_than_asked_are_pictured(troubled, tmp_path):
     page = check(write_inspection(troubled, tmp_path / "page.html", most_classes=2))
-    assert "of 2 of the 4 classes, chosen evenly" in page.text
+    assert "from 2 of the 4 classes, evenly spaced" in page.text
     second, fourth = sorted(TRAIN)[1::2]
     shown = {one.partition(": train/")[0] for one in page.alts if ": train/" in one}
     assert shown == {second, fourth}
@@ -186,13 +186,13 @@ def test_a_tiny_generated_set(tiny, tmp_path, capsys):
     assert facts["generated"] and facts["splits"]["train"]["imbalance"] == 1
     assert facts["splits"]["val"]["missing"] == ["cat"]
     assert facts["duplicates"]["groups"] == [] and facts["refused"]["reasons"] == []
-    shares = [one["share"] for one in facts["color"]["components"]]
+    shares = [one["fraction"] for one in facts["color"]["components"]]
     assert shares == pytest.approx([1, 0, 0]) and facts["color"]["components"][0]["meaning"] == "dark to light"
     page = check(write_inspection(tiny, tmp_path / "page.html"))
     for words in (
-        "Generated pictures.",
-        "All originals have 8 × 8 pixels, and are stored as they are",
-        "every file could be",
+        "Generated images.",
+        "All original images have 8 × 8 pixels and are stored unchanged",
+        "every file was used",
     ):
         assert words in page.text
     assert "LEAK" not in page.text and page.tags.count("svg") == 0
@@ -221,7 +221,7 @@ def test_many_classes_are_listed_by_their_extremes(tmp_path, capsys, monkeypatch
     assert len(facts["classes"]) == 120 and len(facts["splits"]["val"]["missing"]) == 119
     page = check(write_inspection(data, tmp_path / "page.html"))
     # The middles of 100 equal phases of 0 .. 119 hold class 70 and not class 80.
-    assert "of 100 of the 120 classes" in page.text and "and 109 more" in page.text
+    assert "from 100 of the 120 classes" in page.text and "and 109 more" in page.text
     assert page.tags.count("svg") == 1 and page.tags.count("img") == 1 + 100 + 1
     monkeypatch.setenv("COLUMNS", "80")
     print_inspection(facts)

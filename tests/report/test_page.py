@@ -12,7 +12,7 @@ from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.predictions import save_predictions
-from alexnet.report.contents import panels
+from alexnet.report.contents import image_panels
 from alexnet.report.page import write_report
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
@@ -86,12 +86,12 @@ def test_a_finished_run_gives_one_whole_page_the_same_each_time(run, data):
         low, high = evaluation["top1_interval"]
         for figure in (evaluation["top1_error"], low, high):
             assert f"{100 * figure:.2f} %" in page.text
-    assert "Generated pictures." in page.text
+    assert "Generated images." in page.text
     assert "State:" not in page.text and "missing" not in re.sub(r"\.missing", "", html)
     assert len(page.images) == 1 + 12
     for words in ("conv1", "dog & wolf", "<b>bird</b>", "a processor", "2.13.0", data.checksum, "warmup", "12,345"):
         assert words in page.text
-    assert "the paper, top-1" not in page.text
+    assert "paper, top-1" not in page.text
     assert f"alexnet predict '{run.path}' photo.jpg" in page.text
     assert write_report(run.path, data).read_text() == html
     assert not list(run.path.glob(".*"))
@@ -100,17 +100,17 @@ def test_a_finished_run_gives_one_whole_page_the_same_each_time(run, data):
 def test_an_interrupted_run_says_what_is_missing(run, data):
     page = Page(write_report(run.path, data).read_text())
     assert "State: interrupted." in page.text
-    assert f"Its log goes to step 15, epoch 1.5 of {QUICK.schedule.epochs}." in page.text
+    assert f"Its log ends at step 15, epoch 1.5 of {QUICK.schedule.epochs}." in page.text
     assert "has not been evaluated yet" in page.text
     assert "top-1 error 51.25 %" in page.text
-    assert "stored no weights yet" in page.text
+    assert "no stored weights yet" in page.text
     assert "62.50 %" in page.text
 
 
 def test_a_run_that_has_only_begun(tmp_path):
     run = RunFolder.create(tmp_path / "begun", QUICK, {})
     page = Page(write_report(run.path, None).read_text())
-    assert "The log holds no step yet" in page.text
+    assert "The log has no steps yet" in page.text
     assert "State: running." in page.text
 
 
@@ -120,8 +120,8 @@ def test_damaged_and_missing_pieces_are_named(run, data):
     (run.path / "predictions" / "test-10views.safetensors").unlink()
     page = Page(write_report(run.path, data).read_text())
     assert "The filters cannot be shown" in page.text
-    assert "There are no pictures to show" in page.text
-    assert "not at hand" in panels(run, None, run.evaluations()["test-1views"])[0].missing
+    assert "There are no images to show" in page.text
+    assert "was not found" in image_panels(run, None, run.evaluations()["test-1views"])[0].missing
 
 
 def test_another_data_set_is_refused(run, data):
@@ -142,7 +142,5 @@ def test_changed_settings_are_said_beside_the_claim(tmp_path):
     for name, recipe in (("changed", changed), ("same", QUICK)):
         run = RunFolder.create(tmp_path / name, recipe, {})
         page = write_report(run.path, None).read_text()
-        said = (
-            f"This run changed the recipe, so the claim is not put to the test by it: schedule.epochs: {usual} -&gt; 3."
-        )
+        said = f"This run changed the recipe, so it does not test the claim: schedule.epochs: {usual} -&gt; 3."
         assert (said in page) == (name == "changed")

@@ -30,4 +30,4 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(summary))
         return
     print_inspection(summary)
-    print(f"page: {write_inspection(data, options.html or options.data / 'inspect.html')}")
+    print(f"page: {write_inspection(data, options.html or options.data / 'inspect.html', summary=summary)}")

@@ -106,7 +106,7 @@ def print_network(described: dict[str, Any]) -> None:
 def print_inspection(facts: Mapping[str, Any]) -> None:
     """A prepared data set as `summarize_data` describes it: warnings first, then tables of up to 80 columns."""
     console = Console()
-    made = facts["made"]
+    made = facts["preparation"]
     _line(console, "", f"{facts['title']}: {facts['num_classes']:,} classes, {facts['side']} x {facts['side']} pixels")
     _line(
         console,
@@ -118,7 +118,7 @@ def print_inspection(facts: Mapping[str, Any]) -> None:
     if facts["generated"]:
         _line(console, "generated", "a program drew these images; they are no photographs", "yellow")
     for one in facts["warnings"]:
-        is_leak = one["about"] == "leak"
+        is_leak = one["topic"] == "leak"
         _line(console, "LEAK" if is_leak else "warning", one["text"], "bold red" if is_leak else "yellow")
     _print_counts(console, facts)
     _print_troubles(console, facts)
@@ -169,7 +169,7 @@ def _print_troubles(console: Console, facts: Mapping[str, Any]) -> None:
         for one in twice["groups"][:MOST_DUPLICATES]:
             what = [text for key, text in (("leak", "LEAK"), ("other_label", "two classes")) if one[key]]
             places = [escape(image["path"]) for image in one["images"][:2]]
-            more = [f"and {one['places'] - 2:,} more"] if one["places"] > 2 else []
+            more = [f"and {one['copies'] - 2:,} more"] if one["copies"] > 2 else []
             table.add_row(", ".join(what) or "copy", ", ".join(places + more))
         console.print(table)
         if num_more := max(0, twice["pictures"] - MOST_DUPLICATES):
@@ -207,7 +207,7 @@ def _print_color(console: Console, color: Mapping[str, Any]) -> None:
     table = new_table("color components", "from-to", "variance deviation red green blue")
     for one in color["components"]:
         vector = (f"{value:.2f}" for value in one["vector"])
-        table.add_row(one["meaning"], f"{one['share']:.1%}", f"{one['standard_deviation']:.1f}", *vector)
+        table.add_row(one["meaning"], f"{one['fraction']:.1%}", f"{one['standard_deviation']:.1f}", *vector)
     console.print(table)
 
 

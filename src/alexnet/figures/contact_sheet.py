@@ -1,4 +1,4 @@
-"""A contact sheet: a row of small pictures for each class, as part of a page of limited size."""
+"""Contact sheets: a row of thumbnails for each class, as part of a page of limited size."""
 
 import base64
 import html
@@ -25,30 +25,30 @@ CONTACT_SHEET_STYLE = """
   .strip { grid-template-columns: repeat(5, minmax(0, 1fr)); }
 }
 """
-"""What a page must hold in its style once for `contact_sheet_html` to look as meant."""
+"""CSS that a page with `contact_sheet_html` must include once."""
 
 THUMBNAIL_SIDES_PX = (128, 96, 80, 64, 48, 32)
-"""Sides a thumbnail may have, pixels; the largest that keeps the sheet within its bytes is taken."""
+"""Possible sides of a thumbnail, pixels; the largest that keeps the sheet within its size is used."""
 SMALL_PX = 64
-"""Stored images up to this side are shown with hard pixels: enlarged by the page, they would only blur."""
+"""Stored images up to this side are shown with sharp pixels: the page enlarges them, which would blur them."""
 _QUALITY, _SMALL_QUALITY = 80, 95
 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """The pictures of one class."""
+    """The images of one class."""
 
     heading: str
     note: str
-    """ImageSource smaller beside the heading."""
+    """Shown beside the heading in a smaller font."""
     images: Sequence[npt.NDArray[np.uint8]]
-    """Each (S, S, 3), RGB; `shrink` first where many are held at once."""
+    """Each (S, S, 3), RGB; `shrink` them first to save memory."""
     names: Sequence[str]
-    """What each picture is called in its data set."""
+    """Each image's name in its data set."""
 
 
 def shrink(image: npt.NDArray[np.uint8], side: int = THUMBNAIL_SIDES_PX[0]) -> npt.NDArray[np.uint8]:
-    """The square image, uint8 (S, S, 3), scaled down to at most `side` pixels; a smaller one stays as it is."""
+    """A square image, uint8 (S, S, 3), scaled down to at most `side` pixels; a smaller one is not changed."""
     if len(image) <= side:
         return np.ascontiguousarray(image)
     picture = PIL.Image.fromarray(np.ascontiguousarray(image))
@@ -56,45 +56,45 @@ def shrink(image: npt.NDArray[np.uint8], side: int = THUMBNAIL_SIDES_PX[0]) -> n
 
 
 def thumbnail_html(image: npt.NDArray[np.uint8], alt: str, name: str) -> str:
-    """An `<img>` that holds the picture itself, uint8 (S, S, 3), RGB, as a JPEG; the text is escaped.
+    """An `<img>` with the image, uint8 (S, S, 3), RGB, embedded as a JPEG; the text is escaped.
 
     Args:
-        alt: what a person who cannot see the picture is told.
-        name: what is shown when the pointer rests on it.
+        alt: alternative text.
+        name: the tooltip.
     """
     is_small = len(image) <= SMALL_PX
     return _img(_jpeg(image, is_small), len(image), is_small, alt, name)
 
 
 def contact_sheet_html(rows: Sequence[SheetRow], *, most_bytes: int) -> str:
-    """An HTML fragment: each row its heading and its pictures, as JPEG files inside the page.
+    """An HTML fragment: each row has a heading and its images as embedded JPEG files.
 
     Args:
-        most_bytes: the pictures become smaller until all together take no more than this as text of the page; those of
-            the smallest side are taken whatever they need.
+        most_bytes: the thumbnails shrink until all together take at most this much of the page; the smallest side is
+            used even if it takes more.
     """
     for side in THUMBNAIL_SIDES_PX:
         jpegs = [[_jpeg(shrink(image, side), len(image) <= SMALL_PX) for image in row.images] for row in rows]
-        # Base64 makes four characters of three bytes.
+        # Base64 encodes three bytes as four characters.
         if sum(len(jpeg) for row in jpegs for jpeg in row) * 4 <= most_bytes * 3:
             break
     return "\n".join(_row(row, files, side) for row, files in zip(rows, jpegs, strict=True))
 
 
 def _row(row: SheetRow, jpegs: Sequence[bytes], side: int) -> str:
-    """One class: its name beside its pictures."""
-    pictures = "\n".join(
+    """One class: its name beside its images."""
+    images = "\n".join(
         _img(jpeg, min(len(image), side), len(image) <= SMALL_PX, f"{row.heading}: {name}", name)
         for jpeg, image, name in zip(jpegs, row.images, row.names, strict=True)
     )
     return (
         f'<div class="sheet">\n<h3>{html.escape(row.heading)} <span>{html.escape(row.note)}</span></h3>\n'
-        f'<div class="strip">\n{pictures}\n</div>\n</div>'
+        f'<div class="strip">\n{images}\n</div>\n</div>'
     )
 
 
 def _img(jpeg: bytes, side: int, is_small: bool, alt: str, name: str) -> str:
-    """The element of one picture."""
+    """The element of one image."""
     classes = "thumbnail small" if is_small else "thumbnail"
     content = base64.b64encode(jpeg).decode("ascii")
     return (
@@ -104,7 +104,7 @@ def _img(jpeg: bytes, side: int, is_small: bool, alt: str, name: str) -> str:
 
 
 def _jpeg(image: npt.NDArray[np.uint8], is_small: bool) -> bytes:
-    """The JPEG file of a thumbnail; small stored images, which the page enlarges, keep their every pixel visible."""
+    """The JPEG file of a thumbnail; small images, which the page enlarges, get a higher quality."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(image).save(
         buffer,

@@ -1,4 +1,4 @@
-"""Curves as SVG to be placed inside a page: the same bytes for the same numbers, legible on light and dark."""
+"""Line plots as SVG for embedding in a page: deterministic, and legible on light and dark backgrounds."""
 
 import html
 import io
@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-# Drawn in this color, then replaced by the page's own text color, whichever that is.
+# Drawn in this color, which is then replaced by the page's text color.
 _INK = "#010203"
-# Blue, vermilion, green, purple of Okabe and Ito's palette: apart for every common kind of color vision.
+# Blue, vermilion, green, purple of Okabe and Ito's palette: distinguishable with every common color vision.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _MOST_POINTS = 500
-# Any: the stubs want every key as a literal of theirs.
+# Any: the stubs expect literal keys.
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "alexnet",
-    # Text stays text: it can be searched, read aloud, and takes the page's typeface.
+    # Text stays text: it can be searched and read aloud, and uses the page's font.
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.sans-serif": ["DejaVu Sans"],
@@ -40,39 +40,39 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: `y` over `x`, float arrays (N,); points where either is not finite are left out."""
+    """One curve: `y` over `x`, float arrays (N,); points where either is not finite are omitted."""
 
     label: str
     x: npt.NDArray[np.float64]
     y: npt.NDArray[np.float64]
     kind: Literal["line", "points"] = "line"
-    """`points`: few measurements, marked and joined by dashes."""
+    """`points`: a few measurements, with markers and dashed lines."""
 
 
 def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title: str, y_title: str) -> str:
-    """Draw curves into one SVG element, ready to stand in an HTML page.
+    """Draw curves as one SVG element for an HTML page.
 
-    A curve of more than 500 points is drawn as 500 averages of neighbors. Curves differ by color and by
-    line or marks.
+    A curve of more than 500 points is drawn as 500 averages of neighboring points. Curves differ by color and by line
+    style or markers.
 
     Args:
-        name: letters and hyphens, unlike any other figure's of the page: it begins every id within.
-        description: what a person who cannot see the figure is told.
+        name: letters and hyphens, unique in the page: the prefix of every id in the element.
+        description: alternative text.
 
     Returns:
-        An `<svg>` element without prolog, scaling to the width it is given.
+        An `<svg>` element without prolog that scales to the available width.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(6, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        for place, one in enumerate(series):
+        for number, one in enumerate(series):
             x, y = _averaged(one.x, one.y)
             marked = one.kind == "points" or len(x) < 3
             axes.plot(
                 x,
                 y,
                 label=one.label,
-                color=_COLORS[place % len(_COLORS)],
+                color=_COLORS[number % len(_COLORS)],
                 linestyle="--" if one.kind == "points" else "-",
                 linewidth=1.2 if one.kind == "points" else 1.6,
                 marker="o" if marked else "",
@@ -105,7 +105,7 @@ def _averaged(
 
 
 def _for_page(svg: str, name: str, description: str) -> str:
-    """Matplotlib's file as an element: no prolog, metadata or style of its own, ids that clash with no other."""
+    """Matplotlib's SVG file as an element: without prolog, metadata or style, and with unique ids."""
     view_box = re.search(r'viewBox="([^"]+)"', svg)
     if view_box is None:
         raise AssertionError("matplotlib wrote an SVG without a viewBox")
@@ -114,7 +114,7 @@ def _for_page(svg: str, name: str, description: str) -> str:
     body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", body)
-    # HTML's parser knows `href` on SVG elements; the older spelling would need a namespace declared.
+    # HTML accepts `href` on SVG elements; the older `xlink:href` would need a namespace.
     body = body.replace("xlink:href=", "href=").replace(_INK, "currentColor")
     return (
         f'<svg class="curve" viewBox="{view_box.group(1)}" role="img" aria-label="{html.escape(description)}" '

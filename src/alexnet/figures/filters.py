@@ -1,4 +1,4 @@
-"""Pictures of arrays: first-layer filters as a grid, any RGB array as an image inside a page."""
+"""Arrays as images: first-layer filters as a grid, and any RGB array as an embedded PNG."""
 
 import base64
 import io
@@ -13,15 +13,15 @@ _CELL_PX = 40
 def filter_grid(
     filters: npt.NDArray[np.floating], *, num_columns: int | None = None, scale: int | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Draw filters side by side, row by row, with a black line around each.
+    """Draw filters in a grid with a black line around each.
 
-    One scale for all: the smallest weight of all filters is 0, the largest 255, as the original drew them,
-    so that a strong filter looks strong beside a weak one. Filters that are all one value are drawn gray.
+    All filters share one scale, as in the original source: the smallest weight of all is drawn as 0, the largest as
+    255, so strong filters look stronger than weak ones. If all weights are equal, they are drawn gray.
 
     Args:
         filters: (F, 3, h, w), RGB, finite.
-        num_columns: filters in a row; 16 where there are more than 32, else 8, as a rule.
-        scale: side of a weight in pixels; as a rule what brings a filter to about 40 pixels.
+        num_columns: filters per row; None is 16 for more than 32 filters, else 8.
+        scale: side of a weight in pixels; None draws a filter at about 40 pixels.
 
     Returns:
         uint8 (H, W, 3) RGB with H = scale (rows (h + 1) + 1), W likewise.
@@ -41,15 +41,15 @@ def filter_grid(
     lowest, highest = values.min(), values.max()
     scaled = (values - lowest) / (highest - lowest) * 255 if highest > lowest else np.full_like(values, 128)
     grid = np.zeros((num_rows * (height + 1) + 1, num_columns * (width + 1) + 1, 3), np.uint8)
-    for place, one in enumerate(np.rint(scaled).astype(np.uint8)):
-        top = place // num_columns * (height + 1) + 1
-        left = place % num_columns * (width + 1) + 1
+    for number, one in enumerate(np.rint(scaled).astype(np.uint8)):
+        top = number // num_columns * (height + 1) + 1
+        left = number % num_columns * (width + 1) + 1
         grid[top : top + height, left : left + width] = one.transpose(1, 2, 0)
     return grid.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def png_data_uri(image: npt.NDArray[np.uint8]) -> str:
-    """The RGB image, uint8 (H, W, 3), as a `data:` address of a PNG: it needs no file beside the page."""
+    """An RGB image, uint8 (H, W, 3), as the `data:` URI of a PNG."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

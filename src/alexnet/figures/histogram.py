@@ -1,4 +1,4 @@
-"""Histograms as HTML: bars that stretch with the page, labels that stay legible however narrow it is."""
+"""Histograms as HTML: bars scale with the page, labels keep their size."""
 
 import html
 import math
@@ -21,7 +21,7 @@ HISTOGRAM_STYLE = """
 .ticks span:first-child { transform: none; }
 .ticks span.last { transform: none; }
 """
-"""What a page must hold in its style once for `histogram_html` to look as meant."""
+"""CSS that a page with `histogram_html` must include once."""
 
 _HEIGHT = 100
 _LEAST_HEIGHT = 1.0
@@ -35,7 +35,7 @@ class HistogramBar:
 
     count: int
     title: str
-    """ImageSource when the pointer rests on it: what is counted and how much there is."""
+    """The tooltip: what the bar counts, and its count."""
 
 
 def histogram_html(
@@ -46,20 +46,20 @@ def histogram_html(
     ticks: Sequence[tuple[float, str]],
     marker: float | None = None,
 ) -> str:
-    """Draw bars side by side in an HTML `<figure>`; all text is escaped.
+    """Draw bars in an HTML `<figure>`; all text is escaped.
 
     Args:
-        caption: what is counted.
-        description: what a person who cannot see the figure is told.
-        ticks: labels below the bars: position, 0 at the left edge of the first bar up to the number of bars, and text.
-        marker: position of a dashed upright line; None draws none.
+        caption: what the histogram counts.
+        description: alternative text.
+        ticks: labels below the bars: position in bars, 0 at the left edge of the first bar, and text.
+        marker: position of a dashed vertical line; None draws none.
     """
     highest = max((bar.count for bar in bars), default=0) or 1
     rectangles = []
-    for place, bar in enumerate(bars):
+    for number, bar in enumerate(bars):
         height = max(_LEAST_HEIGHT, _HEIGHT * bar.count / highest) if bar.count else 0
         rectangles.append(
-            f'<rect x="{place + _GAP / 2:g}" y="{_HEIGHT - height:.2f}" width="{1 - _GAP:g}" height="{height:.2f}">'
+            f'<rect x="{number + _GAP / 2:g}" y="{_HEIGHT - height:.2f}" width="{1 - _GAP:g}" height="{height:.2f}">'
             f"<title>{html.escape(bar.title)}</title></rect>"
         )
     line = "" if marker is None else f'<line x1="{marker:.4g}" x2="{marker:.4g}" y1="0" y2="{_HEIGHT}"/>'
@@ -73,28 +73,28 @@ def histogram_html(
     )
 
 
-def _tick(share: float, text: str) -> str:
-    """A label below the bars, `share` of the way from left to right; the last stays inside the figure."""
-    if share > _LAST:
+def _tick(fraction: float, text: str) -> str:
+    """A label below the bars at a fraction of the width; the last one is aligned to the right edge."""
+    if fraction > _LAST:
         return f'<span class="last" style="right: 0">{html.escape(text)}</span>'
-    return f'<span style="left: {100 * share:.2f}%">{html.escape(text)}</span>'
+    return f'<span style="left: {100 * fraction:.2f}%">{html.escape(text)}</span>'
 
 
 def round_edges(lowest: int, highest: int, *, most_bins: int = 24) -> npt.NDArray[np.int64]:
-    """Edges of equal bins that a person would choose: multiples of 1, 2 or 5 times a power of ten.
+    """Edges of equal bins at round numbers: multiples of 1, 2 or 5 times a power of ten.
 
     Args:
-        lowest, highest: integers that the bins must hold, lowest up to highest.
+        lowest, highest: smallest and largest integer that the bins must include.
         most_bins: 2 or more.
 
     Returns:
-        int64 (bins + 1,), ascending; bin i holds the integers from edge i up to, not including, edge i + 1.
+        int64 (bins + 1,), ascending; bin i has the integers from edge i up to, but excluding, edge i + 1.
 
     Raises:
         ValueError: `highest` is below `lowest`.
     """
     if highest < lowest:
-        raise ValueError(f"there are no bins from {lowest} up to {highest}; the second must not be smaller")
+        raise ValueError(f"there are no bins from {lowest} up to {highest}; highest must not be below lowest")
     exponent = max(0, math.floor(math.log10(max(1, (highest - lowest) / most_bins))))
     widths: list[int] = [factor * 10**power for power in (exponent, exponent + 1) for factor in (1, 2, 5)]
     width = next(width for width in widths if highest // width - lowest // width < most_bins)

@@ -1,4 +1,4 @@
-"""Pictures with the five most probable classes beneath, as figure 4 (left) of the paper has them."""
+"""Images with their five most probable classes below, as in figure 4 (left) of the paper."""
 
 import html
 from collections.abc import Sequence
@@ -25,60 +25,61 @@ PANEL_STYLE = """
 .panel li.right { font-weight: 600; }
 .panel li.right .bar { background: var(--bar-right, #e69f0099); }
 .panel li .name { overflow-wrap: anywhere; }
-.panel li .share { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.panel li .probability { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .panel .absent { font-size: .85rem; margin: .2rem 0 0; max-width: 14rem; }
 """
-"""What a page must hold in its style once for `panel_html` to look as meant."""
+"""CSS that a page with `panel_html` must include once."""
 
 _SMALL_PX = 100
 
 
 @dataclass(frozen=True)
 class PanelImage:
-    """One picture and what a network says of it."""
+    """An image and a network's predictions for it."""
 
     image: npt.NDArray[np.uint8]
     """(H, W, 3) RGB."""
     label: str
-    """Name of the right class."""
+    """Name of the true class."""
     label_probability: float
-    guesses: Sequence[tuple[str, float, bool]]
-    """Most probable first: name, probability 0..1, whether it is the right class."""
+    predictions: Sequence[tuple[str, float, bool]]
+    """Most probable first: class name, probability 0..1, whether it is the true class."""
     key: str
-    """What the picture is called in its data set."""
+    """The image's name in its data set."""
 
 
-def panel_html(pictures: Sequence[PanelImage]) -> str:
-    """An HTML fragment: each picture, its right label, and a bar for each guess, the right one's marked.
+def panel_html(images: Sequence[PanelImage]) -> str:
+    """An HTML fragment: each image with its true label and a bar for each predicted class.
 
-    Names are escaped. The marking is a color, a heavier type and a tick, so it does not hang on color.
+    The true class is marked by color, bold text and a check mark, so that color alone carries no meaning. All text is
+    escaped.
     """
-    return '<div class="panel">\n' + "\n".join(_figure(one) for one in pictures) + "\n</div>"
+    return '<div class="panel">\n' + "\n".join(_figure(one) for one in images) + "\n</div>"
 
 
 def _figure(one: PanelImage) -> str:
-    """One picture of the panel."""
+    """One image of the panel."""
     label = html.escape(one.label)
     small = ' class="small"' if max(one.image.shape[:2]) < _SMALL_PX else ""
-    found = any(right for _, _, right in one.guesses)
+    found = any(is_true for _, _, is_true in one.predictions)
     absent = (
-        f'<p class="absent">{label} is not among these; the network gives it {100 * one.label_probability:.2g} %.</p>'
+        f'<p class="absent">{label} is not among these; its probability is {100 * one.label_probability:.2g} %.</p>'
     )
     return (
-        f'<figure><img{small} alt="Picture {html.escape(one.key)}, right label {label}" '
+        f'<figure><img{small} alt="Image {html.escape(one.key)}, true label {label}" '
         f'title="{html.escape(one.key)}" src="{png_data_uri(one.image)}">\n'
         f"<figcaption>{label}</figcaption>\n<ol>\n"
-        + "\n".join(_bar(*guess) for guess in one.guesses)
+        + "\n".join(_bar(*prediction) for prediction in one.predictions)
         + f"\n</ol>{'' if found else absent}</figure>"
     )
 
 
-def _bar(name: str, probability: float, right: bool) -> str:
-    """One guess: its bar's length is its probability."""
-    opening = '<li class="right">' if right else "<li>"
-    tick = "✓ " if right else ""
+def _bar(name: str, probability: float, is_true: bool) -> str:
+    """One predicted class: its bar's length is its probability."""
+    opening = '<li class="right">' if is_true else "<li>"
+    tick = "✓ " if is_true else ""
     return (
         f'{opening}<span class="bar" style="width: {100 * probability:.1f}%"></span>'
         f'<span class="name">{tick}{html.escape(name)}</span>'
-        f'<span class="share">{100 * probability:.1f} %</span></li>'
+        f'<span class="probability">{100 * probability:.1f} %</span></li>'
     )

@@ -1,4 +1,4 @@
-"""A direction in color space: as a row of swatches, and in words."""
+"""Directions in color space as rows of swatches and as text."""
 
 import html
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ SWATCHES_STYLE = """
 }
 .ramp span { flex: 1; }
 """
-"""What a page must hold in its style once for `color_ramp_html` to look as meant."""
+"""CSS that a page with `color_ramp_html` must include once."""
 
 NUM_SWATCHES = 9
 NUM_DEVIATIONS = 2.0
-# A third of the way round for each primary color, a twelfth for each name.
+# Around the color wheel: each name is a twelfth, each primary color a third.
 _HUES = (
     "red", "orange", "yellow", "yellow-green", "green", "blue-green",
     "cyan", "sky blue", "blue", "violet", "magenta", "pink",
@@ -36,7 +36,7 @@ def color_ramp(
         deviation: standard deviation along it, 0..255 units.
 
     Returns:
-        uint8 (9, 3), RGB; what lies beyond 0..255 is cut off.
+        uint8 (9, 3), RGB, clipped to 0..255.
     """
     steps = np.linspace(-NUM_DEVIATIONS, NUM_DEVIATIONS, NUM_SWATCHES)
     colors = np.asarray(mean, np.float64) + deviation * steps[:, None] * np.asarray(direction, np.float64)
@@ -50,17 +50,17 @@ def color_ramp_html(colors: npt.NDArray[np.uint8], description: str) -> str:
 
 
 def describe_direction(direction: npt.NDArray[np.floating]) -> str:
-    """What changes along a direction, (3,), RGB, not zero: `dark to light`, or two colors: `sky blue to orange`."""
+    """The change along a direction, (3,), RGB, not zero, as text, such as `dark to light` or `sky blue to orange`."""
     values = np.asarray(direction, np.float64)
     along_gray = values.sum() / (np.sqrt(3) * np.linalg.norm(values))
     if abs(along_gray) > _GRAY_COSINE:
         return "dark to light" if along_gray > 0 else "light to dark"
     red, green, blue = values - values.mean()
     hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)  # 0 is red, a third of the circle green
-    place = round(hue / (2 * np.pi) * len(_HUES))
-    return f"{_HUES[(place + len(_HUES) // 2) % len(_HUES)]} to {_HUES[place % len(_HUES)]}"
+    index = round(hue / (2 * np.pi) * len(_HUES))
+    return f"{_HUES[(index + len(_HUES) // 2) % len(_HUES)]} to {_HUES[index % len(_HUES)]}"
 
 
 def _hexadecimal(color: Sequence[int]) -> str:
-    """A color as a page writes it."""
+    """A color as CSS writes it."""
     return "#" + "".join(f"{value:02x}" for value in color)

@@ -1,4 +1,4 @@
-"""What a preparation wrote down of refused files and of pictures stored twice, brought into a few lines.
+"""Summarize the refused files and the duplicate images that a preparation recorded.
 
 Both files may have millions of lines: they are read once, and only examples are kept.
 """
@@ -14,71 +14,71 @@ from alexnet.data.dataset import DUPLICATES_FILE, REFUSED_FILE
 from alexnet.errors import RequestError
 
 NUM_EXAMPLES = 5
-"""Of files refused for one reason."""
+"""Of the files refused for one reason."""
 NUM_GROUPS = 12
-"""Of pictures stored more than once."""
-NUM_PLACES = 6
-"""Of one such picture."""
+"""Of images stored more than once."""
+NUM_COPIES = 6
+"""Of one such image."""
 DIFFERENT = "…"
-"""Stands for what differs between reasons of one kind."""
+"""Replaces what differs between reasons of one kind."""
 
-# What makes one reason two: quoted text, paths, numbers.
-_PARTICULAR = re.compile(r"""b?'[^']*'|b?"[^"]*"|(?<![\w/])/[^\s,;:]+|\d[\d,]*(?:\.\d+)?""")
+# What differs between reasons of one kind: quoted text, paths, numbers.
+_VARIABLE = re.compile(r"""b?'[^']*'|b?"[^"]*"|(?<![\w/])/[^\s,;:]+|\d[\d,]*(?:\.\d+)?""")
 
 
 @dataclass
 class _Reason:
-    """Files refused for reasons that differ only in what is particular to each."""
+    """Files refused for reasons that differ only in quoted text, paths and numbers."""
 
     between: list[str]
-    """The text around the particulars, one piece more than these."""
-    particulars: list[str]
-    """Of the first file; `DIFFERENT` where another file has another."""
+    """The text around the variable parts, one more than these."""
+    variables: list[str]
+    """The variable parts of the first file's reason; `DIFFERENT` where another file's differs."""
     num_images: int = 0
     examples: list[str] = field(default_factory=list)
 
-    def add(self, particulars: list[str], path: str) -> None:
+    def add(self, variables: list[str], path: str) -> None:
         """Count one more file."""
-        pairs = zip(self.particulars, particulars, strict=True)
-        self.particulars = [mine if mine == other else DIFFERENT for mine, other in pairs]
+        pairs = zip(self.variables, variables, strict=True)
+        self.variables = [mine if mine == other else DIFFERENT for mine, other in pairs]
         self.num_images += 1
         if len(self.examples) < NUM_EXAMPLES:
             self.examples.append(path)
 
-    def facts(self) -> dict[str, Any]:
-        """The reason with what its files have in common."""
-        text = "".join(one + other for one, other in zip(self.between, [*self.particulars, ""], strict=True))
+    def to_dict(self) -> dict[str, Any]:
+        """The reason, with the parts that all its files share."""
+        text = "".join(one + other for one, other in zip(self.between, [*self.variables, ""], strict=True))
         return {"reason": text, "images": self.num_images, "examples": self.examples}
 
 
 def summarize_refused(folder: Path) -> dict[str, Any]:
-    """The refused files of the data set in `folder` by reason, the most frequent first.
+    """The refused files of the data set in `folder` by reason, most frequent first.
 
     Returns:
-        `images`: how many; `reasons`: for each kind its `reason`, `images` and the paths of up to five, `examples`.
+        `images`: their number; `reasons`: for each kind `reason`, `images` and up to five paths, `examples`.
 
     Raises:
         RequestError: the list is missing or damaged.
     """
     reasons: dict[tuple[str, ...], _Reason] = {}
     for line in _lines(folder, REFUSED_FILE, ("reason", "path")):
-        between = _PARTICULAR.split(line["reason"])
-        particulars = _PARTICULAR.findall(line["reason"])
-        reasons.setdefault(tuple(between), _Reason(between, particulars)).add(particulars, line["path"])
-    # Sorting keeps the order of the files among equals.
+        between = _VARIABLE.split(line["reason"])
+        variables = _VARIABLE.findall(line["reason"])
+        reasons.setdefault(tuple(between), _Reason(between, variables)).add(variables, line["path"])
+    # The sort is stable: equally frequent reasons stay in the order of the files.
     found = sorted(reasons.values(), key=lambda one: -one.num_images)
-    return {"images": sum(one.num_images for one in found), "reasons": [one.facts() for one in found]}
+    return {"images": sum(one.num_images for one in found), "reasons": [one.to_dict() for one in found]}
 
 
 def summarize_duplicates(folder: Path, counts: Mapping[str, int]) -> dict[str, Any]:
-    """Pictures stored more than once in the data set in `folder`: leaks first, then those of more than one class.
+    """Images stored more than once in the data set in `folder`: leaks first, then those with more than one class.
 
     Args:
-        counts: what `dataset.json` says of them.
+        counts: their counts in `dataset.json`.
 
     Returns:
-        `counts`, and `groups`: up to twelve, each with `leak`, `other_label`, the number of its `places` and up to six
-        of them, `images`, with `split`, `path` and `class` (its id).
+        `counts`, and `groups`: up to twelve, each with `leak`, `other_label`, `copies` (their number) and up to six of
+        them as `images`, with `split`, `path` and `class` (its id).
 
     Raises:
         RequestError: the list is missing or damaged.
@@ -91,16 +91,16 @@ def summarize_duplicates(folder: Path, counts: Mapping[str, int]) -> dict[str, A
                 {
                     "leak": line["leak"],
                     "other_label": line["other_label"],
-                    "places": len(line["images"]),
-                    "images": _telling(line["images"]),
+                    "copies": len(line["images"]),
+                    "images": _representative(line["images"]),
                 }
             )
     ordered = [group for kind in sorted(groups) for group in groups[kind]]
     return {**counts, "groups": ordered[:NUM_GROUPS]}
 
 
-def _telling(images: list[dict[str, str]]) -> list[dict[str, str]]:
-    """A few places of one picture, first one of every split and class among them: they say what is wrong."""
+def _representative(images: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A few copies of one image, first one of each split and class: those show what is wrong."""
     seen: set[tuple[str, str]] = set()
     first: list[dict[str, str]] = []
     others: list[dict[str, str]] = []
@@ -108,11 +108,11 @@ def _telling(images: list[dict[str, str]]) -> list[dict[str, str]]:
         kind = (image["split"], image["class"])
         (others if kind in seen else first).append(image)
         seen.add(kind)
-    return [*first, *others][:NUM_PLACES]
+    return [*first, *others][:NUM_COPIES]
 
 
 def _lines(folder: Path, name: str, needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file, a line each."""
+    """The JSON objects of a file, one per line."""
     try:
         with (folder / name).open(encoding="utf-8") as file:
             for line in file:
@@ -122,5 +122,5 @@ def _lines(folder: Path, name: str, needed: tuple[str, ...]) -> Iterator[dict[st
                 yield content
     except (OSError, ValueError, TypeError) as error:
         raise RequestError(
-            f"{folder} is damaged ({name}: {error}); remove it and prepare it again: alexnet prepare SOURCE {folder}"
+            f"{folder} is damaged ({name}: {error}); delete it and prepare it again: alexnet prepare SOURCE {folder}"
         ) from error

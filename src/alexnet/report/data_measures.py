@@ -1,4 +1,4 @@
-"""What can be measured on a prepared data set before training: the originals' sizes, the mean and the colors."""
+"""Statistics of a prepared data set for `alexnet inspect`: original sizes, mean and colors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +11,16 @@ from alexnet.figures.histogram import round_edges
 from alexnet.figures.swatches import describe_direction
 
 TAIL_PERCENTILE = 99
-"""Beyond it sizes share one bin: a few huge pictures would else press all the others into another."""
+"""Larger sizes share one bin: otherwise a few huge images would squeeze all the others into one."""
 RATIO_STEP = 0.2
-"""Width of a bin of width / height, as a power of two: 1:1, 4:3, 3:2 and 16:9 each fall into the middle of one."""
+"""Width of a bin of log2(width / height): 1:1, 4:3, 3:2 and 16:9 are each near the middle of a bin."""
 NUM_RATIO_STEPS = 8
-"""Bins on either side of the square: up to three times as long as wide."""
+"""Bins on either side of 1:1: up to about 3:1."""
 _NO_VARIANCE = 1e-9
 
 
 def summarize_sizes(sizes: Mapping[str, npt.NDArray[np.int32]], side: int) -> dict[str, Any]:
-    """How large the pictures were before they were scaled to `side` pixels.
+    """The sizes of the original images, before they were resized to `side` pixels.
 
     Args:
         sizes: by split, int32 (N, 2), height and width, pixels; none is empty.
@@ -29,17 +29,17 @@ def summarize_sizes(sizes: Mapping[str, npt.NDArray[np.int32]], side: int) -> di
         `splits`: for each, `width` and `height` with `min`, `median`, `max`, and `enlarged`, the fraction whose shorter
         side is below `side`. Of all splits together: `enlarged`; `landscape`, `square`, `portrait`, fractions; and the
         histograms `shorter_side` (pixels) and `width_to_height`, each `edges` (B + 1) and `counts` (B): bin i goes from
-        edge i up to, not including, edge i + 1. The outermost bins hold what lies beyond.
+        edge i up to, but excluding, edge i + 1. The outermost bins also count the values beyond.
     """
     shorter = np.concatenate([one.min(axis=1) for one in sizes.values()])
     heights, widths = np.concatenate(list(sizes.values())).T
     num_images = len(shorter)
     return {
         "splits": {name: _split_sizes(one, side) for name, one in sizes.items()},
-        "enlarged": _share(shorter < side),
-        "landscape": _share(widths > heights),
-        "square": _share(widths == heights),
-        "portrait": _share(widths < heights),
+        "enlarged": _fraction(shorter < side),
+        "landscape": _fraction(widths > heights),
+        "square": _fraction(widths == heights),
+        "portrait": _fraction(widths < heights),
         "images": num_images,
         "shorter_side": _histogram(shorter, size_edges(shorter)),
         "width_to_height": _histogram(np.log2(widths / heights), _ratio_edges(), power_of=2),
@@ -47,7 +47,7 @@ def summarize_sizes(sizes: Mapping[str, npt.NDArray[np.int32]], side: int) -> di
 
 
 def size_edges(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """Round edges for the histogram of whole numbers, (N,), N >= 1; the last bin takes the tail, however long."""
+    """Round edges for a histogram of integers, (N,), N >= 1; the last bin takes the tail, however long."""
     lowest, highest = int(values.min()), int(values.max())
     usual = int(np.percentile(values, TAIL_PERCENTILE, method="higher"))
     edges = round_edges(lowest, usual)
@@ -58,20 +58,20 @@ def summarize_colors(statistics: Statistics) -> dict[str, Any]:
     """Mean, spread and principal components of the RGB values of all training pixels, in 0..255 units.
 
     Returns:
-        `mean` and `standard_deviation` (R, G, B); `components`, the largest first: `share` of the variance, 0..1,
-        `standard_deviation` along it, its unit `vector` (R, G, B), and its `meaning` in words.
+        `mean` and `standard_deviation` (R, G, B); `components`, the largest first: `fraction` of the variance, 0..1,
+        `standard_deviation` along it, its unit `vector` (R, G, B), and its `meaning` as text.
     """
     total = float(statistics.eigenvalues.sum())
     components = []
     for place in reversed(range(3)):
         eigenvalue, vector = float(statistics.eigenvalues[place]), statistics.eigenvectors[:, place]
-        share = eigenvalue / total if total > 0 else 0.0
+        fraction = eigenvalue / total if total > 0 else 0.0
         components.append(
             {
-                "share": share,
+                "fraction": fraction,
                 "standard_deviation": float(np.sqrt(eigenvalue)),
                 "vector": [float(value) for value in vector],
-                "meaning": describe_direction(vector) if share > _NO_VARIANCE else "no pixel differs along it",
+                "meaning": describe_direction(vector) if fraction > _NO_VARIANCE else "no variation",
             }
         )
     return {
@@ -82,21 +82,21 @@ def summarize_colors(statistics: Statistics) -> dict[str, Any]:
 
 
 def _split_sizes(sizes: npt.NDArray[np.int32], side: int) -> dict[str, Any]:
-    """Least, middle and largest width and height of one split."""
+    """Minimum, median and maximum of width and height of one split."""
 
-    def three(values: npt.NDArray[np.int32]) -> dict[str, int]:
+    def min_median_max(values: npt.NDArray[np.int32]) -> dict[str, int]:
         middle = int(np.percentile(values, 50, method="lower"))
         return {"min": int(values.min()), "median": middle, "max": int(values.max())}
 
     return {
-        "width": three(sizes[:, 1]),
-        "height": three(sizes[:, 0]),
-        "enlarged": _share(sizes.min(axis=1) < side),
+        "width": min_median_max(sizes[:, 1]),
+        "height": min_median_max(sizes[:, 0]),
+        "enlarged": _fraction(sizes.min(axis=1) < side),
     }
 
 
 def _ratio_edges() -> npt.NDArray[np.float64]:
-    """Edges of width / height, as powers of two, the square in the middle bin."""
+    """Edges of log2(width / height), with 1:1 in the middle of a bin."""
     steps = np.arange(-NUM_RATIO_STEPS, NUM_RATIO_STEPS + 2, dtype=np.float64)
     edges: npt.NDArray[np.float64] = (steps - 0.5) * RATIO_STEP
     return edges
@@ -105,12 +105,12 @@ def _ratio_edges() -> npt.NDArray[np.float64]:
 def _histogram(
     values: npt.NDArray[Any], edges: npt.NDArray[Any], power_of: float | None = None
 ) -> dict[str, list[Any]]:
-    """Counts between edges; what lies beyond them is counted in the outermost bins."""
+    """Counts between edges; values beyond them are counted in the outermost bins."""
     places = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     counts = np.bincount(places, minlength=len(edges) - 1)
     return {"edges": (edges if power_of is None else power_of**edges).tolist(), "counts": counts.tolist()}
 
 
-def _share(is_so: npt.NDArray[np.bool_]) -> float:
-    """Fraction for which it is so."""
-    return float(np.count_nonzero(is_so) / len(is_so))
+def _fraction(mask: npt.NDArray[np.bool_]) -> float:
+    """Fraction of the values that are true."""
+    return float(np.count_nonzero(mask) / len(mask))

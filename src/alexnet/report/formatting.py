@@ -1,4 +1,4 @@
-"""What the pages share: the templates, the choice of pictures by rule, and text of any origin made fit to be shown."""
+"""Helpers of all pages: templates, even sampling of images, and formatting of text."""
 
 from typing import Any
 
@@ -7,37 +7,37 @@ import numpy as np
 import numpy.typing as npt
 
 _JOINERS = "\u200c\u200d"
-"""They print nothing, yet emoji and several scripts need them."""
+"""Invisible joiners that emoji and several scripts need."""
 
 
 def jinja_environment() -> jinja2.Environment:
-    """The templates of this room: all text is escaped, and a name that a template misspells is an error."""
-    made = jinja2.Environment(
+    """The environment of this package's templates: all text is escaped, and an undefined name is an error."""
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("alexnet.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["percent"] = percent
-    made.filters["bytes"] = format_bytes
-    return made
+    environment.filters["percent"] = format_percent
+    environment.filters["bytes"] = format_bytes
+    return environment
 
 
 def evenly_spaced(ids: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:
-    """The middles of `number` equal phases of `ids`; all of them where they are fewer."""
+    """The middle elements of `number` equal parts of `ids`; all of them if there are fewer."""
     if len(ids) <= number:
         return ids
     return ids[(2 * np.arange(number) + 1) * len(ids) // (2 * number)]
 
 
-def percent(fraction: float | None, decimals: int = 2) -> str:
-    """A fraction as percent, or a dash where there is none."""
+def format_percent(fraction: float | None, decimals: int = 2) -> str:
+    """A fraction as percent, or a dash for None."""
     return "-" if fraction is None else f"{100 * fraction:.{decimals}f} %"
 
 
 def format_bytes(size_bytes: int) -> str:
-    """A size as a person says it, such as `14.2 MB`; a kilobyte has 1000 bytes."""
+    """A size such as `14.2 MB`; a kilobyte has 1000 bytes."""
     size, units = float(size_bytes), ["bytes", "kB", "MB", "GB", "TB"]
     while size >= 999.5 and len(units) > 1:
         size, units = size / 1000, units[1:]
@@ -45,10 +45,9 @@ def format_bytes(size_bytes: int) -> str:
 
 
 def printable(content: Any) -> Any:
-    """JSON content whose text can be printed anywhere.
+    """JSON content with all text made printable: characters that are not become U+FFFD, the replacement character.
 
-    A file name need not be UTF-8, and may hold line ends or codes that move a terminal's cursor: what cannot be shown
-    becomes U+FFFD, the replacement character.
+    File names may not be UTF-8, and may contain line breaks or escape codes for terminals.
     """
     if isinstance(content, str):
         text = content.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""What a person should know of a prepared data set before training on it: plain facts, no layout."""
+"""Summarize a prepared data set for `alexnet inspect`: what to know before training on it, without layout."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,26 +13,26 @@ from alexnet.report.data_measures import summarize_colors, summarize_sizes
 from alexnet.report.formatting import printable
 
 FEW_IMAGES = 10
-"""A class with fewer training images is hardly learned."""
+"""A class with fewer training images is hard to learn."""
 GREAT_IMBALANCE = 10
-"""From here on a network may gain more by naming the large classes than by looking."""
+"""Beyond this ratio a network may gain more by predicting the large classes than from the images."""
 
 
 def summarize_data(data: PreparedData) -> dict[str, Any]:
-    """What `alexnet inspect --json` prints; counting takes one pass over labels, sizes and the two lists of troubles.
+    """The object that `alexnet inspect --json` prints, from one pass over labels, sizes, refused files and duplicates.
 
-    Text that cannot be shown, such as a file name that is not UTF-8, has replacement characters in it.
+    Text that cannot be printed, such as a file name that is not UTF-8, contains replacement characters.
 
     Returns:
-        `folder`, `title`, `generated`, `num_classes`, `side` (pixels), `store`, `checksum`, `bytes` (on the disk) and
-        `made` (how it was prepared);
+        `folder`, `title`, `generated`, `num_classes`, `side` (pixels), `store`, `checksum`, `bytes` (on disk) and
+        `preparation` (its settings);
         `splits`: by name, `images`, `listed` (files found), `refused`, `largest` and `smallest` class with `id`, `name`
-        and `images`, `imbalance` (their ratio, None where a class has no image) and `missing` (ids of such classes);
+        and `images`, `imbalance` (their ratio, null if a class has no images) and `missing` (ids of such classes);
         `classes`: in label order, `id`, `name`, and `images` by split;
         `refused`: see `summarize_refused`; `duplicates`: see `summarize_duplicates`; `sizes`: see `summarize_sizes`;
         `color`: see `summarize_colors`;
-        `warnings`: the gravest first, each with `about` (`leak`, `labels`, `missing`, `few`, `imbalance`, `refused`)
-        and `text`.
+        `warnings`: most serious first, with `topic` (`leak`, `labels`, `missing`, `few`, `imbalance`, `refused`) and
+        `text`.
 
     Raises:
         RequestError: a file of the data set is missing or damaged.
@@ -41,7 +41,7 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         name: np.bincount(split.labels, minlength=data.num_classes).astype(np.int64)
         for name, split in data.splits.items()
     }
-    facts = {
+    summary = {
         "folder": str(data.folder),
         "title": data.title,
         "generated": data.generated,
@@ -50,24 +50,24 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         "store": data.store,
         "checksum": data.checksum,
         "bytes": _bytes_on_disk(data.folder),
-        "made": dict(data.description["plan"]),
+        "preparation": dict(data.description["plan"]),
         "splits": {
-            name: _split_facts(data.classes, counts[name], int(data.description["splits"][name]["listed"]))
+            name: _summarize_split(data.classes, counts[name], int(data.description["splits"][name]["listed"]))
             for name in data.splits
         },
-        "classes": _class_facts(data.classes, counts),
+        "classes": _summarize_classes(data.classes, counts),
         "refused": summarize_refused(data.folder),
         "duplicates": summarize_duplicates(data.folder, data.description["duplicates"]),
         "sizes": summarize_sizes({name: np.asarray(data.original_sizes(name)) for name in data.splits}, data.side),
         "color": summarize_colors(data.statistics),
     }
-    facts["warnings"] = _warnings(facts)
-    shown: dict[str, Any] = printable(facts)
-    return shown
+    summary["warnings"] = _warnings(summary)
+    result: dict[str, Any] = printable(summary)
+    return result
 
 
-def _split_facts(classes: Sequence[ClassInfo], counts: npt.NDArray[np.int64], num_listed: int) -> dict[str, Any]:
-    """Counts of one split; among equal classes the first is named."""
+def _summarize_split(classes: Sequence[ClassInfo], counts: npt.NDArray[np.int64], num_listed: int) -> dict[str, Any]:
+    """Counts of one split; of equally large classes the first is named."""
     num_images, most, least = int(counts.sum()), int(counts.argmax()), int(counts.argmin())
     return {
         "images": num_images,
@@ -80,8 +80,10 @@ def _split_facts(classes: Sequence[ClassInfo], counts: npt.NDArray[np.int64], nu
     }
 
 
-def _class_facts(classes: Sequence[ClassInfo], counts: Mapping[str, npt.NDArray[np.int64]]) -> list[dict[str, Any]]:
-    """Every class with its images in each split."""
+def _summarize_classes(
+    classes: Sequence[ClassInfo], counts: Mapping[str, npt.NDArray[np.int64]]
+) -> list[dict[str, Any]]:
+    """Every class with its number of images in each split."""
     columns = {name: of_split.tolist() for name, of_split in counts.items()}
     return [
         {"id": one.id, "name": one.name, "images": {name: column[label] for name, column in columns.items()}}
@@ -94,27 +96,27 @@ def _bytes_on_disk(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
-def _warnings(facts: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What may spoil a training or what is measured on it, in words."""
+def _warnings(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What may impair training or evaluation, as sentences."""
     found = []
-    twice, train = facts["duplicates"], facts["splits"]["train"]
-    if num := twice["leaked_images"]:
-        verb = "stands" if num == 1 else "stand"
+    duplicates, train = summary["duplicates"], summary["splits"]["train"]
+    if num := duplicates["leaked_images"]:
+        verb = "is" if num == 1 else "are"
         found.append(
             (
                 "leak",
-                f"{_many(num, 'image')} of the held-out splits {verb} in the training split too, so errors measured on "
-                "them are too good. Remove the copies from the source and prepare it again.",
+                f"{_many(num, 'image')} of the held-out splits {verb} also in the training split, so errors measured "
+                "on them are too low. Remove the copies from the source and prepare it again.",
             )
         )
-    if num := twice["other_label"]:
+    if num := duplicates["other_label"]:
         verb = "is" if num == 1 else "are"
-        found.append(("labels", f"{_many(num, 'picture')} {verb} stored under more than one class."))
-    for name, split in facts["splits"].items():
+        found.append(("labels", f"{_many(num, 'image')} {verb} stored under more than one class."))
+    for name, split in summary["splits"].items():
         if num := len(split["missing"]):
             verb, whose = ("has", "its") if num == 1 else ("have", "their")
             found.append(("missing", f"{_many(num, 'class')} {verb} no {name} images: {whose} error is not measured."))
-    if num := sum(one["images"]["train"] < FEW_IMAGES for one in facts["classes"]):
+    if num := sum(one["images"]["train"] < FEW_IMAGES for one in summary["classes"]):
         verb = "has" if num == 1 else "have"
         found.append(("few", f"{_many(num, 'class')} {verb} fewer than {FEW_IMAGES} training images."))
     if train["imbalance"] is not None and train["imbalance"] > GREAT_IMBALANCE:
@@ -126,11 +128,11 @@ def _warnings(facts: Mapping[str, Any]) -> list[dict[str, str]]:
                 f"({train['smallest']['images']:,}).",
             )
         )
-    if num := sum(split["refused"] for split in facts["splits"].values()):
+    if num := sum(split["refused"] for split in summary["splits"].values()):
         verb = "was" if num == 1 else "were"
-        num_listed = sum(split["listed"] for split in facts["splits"].values())
+        num_listed = sum(split["listed"] for split in summary["splits"].values())
         found.append(("refused", f"{num:,} of {_many(num_listed, 'file')} {verb} refused."))
-    return [{"about": about, "text": text} for about, text in found]
+    return [{"topic": topic, "text": text} for topic, text in found]
 
 
 def _many(number: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs no network and no other file."""
+"""The report of a run: one self-contained HTML file."""
 
 import shlex
 from collections.abc import Mapping
@@ -21,28 +21,28 @@ from alexnet.storage.atomic import write_text
 
 _STATES = {
     "running": (
-        "This training had not ended when the page was written: it was still going on, or its process was killed. "
-        "What follows is what its folder held."
+        "This training had not finished when the page was written: it was still running, or its process was killed. "
+        "The page shows what was in the run folder."
     ),
-    "interrupted": "This training was interrupted before its end. What follows is what it had reached.",
-    "failed": "This training failed before its end. What follows is what it had reached.",
+    "interrupted": "This training was interrupted before it finished. The page shows its state at that time.",
+    "failed": "This training failed before it finished. The page shows its state at that time.",
 }
 
 
 def write_report(run_folder: Path, data: PreparedData | None) -> Path:
-    """Write `report.html` into a run folder, from that folder's files alone; an older page is replaced whole.
+    """Write `report.html` to a run folder, from that folder's files alone, replacing an older page.
 
-    A piece that is not there (no evaluation yet, no weights yet) is named on the page as missing.
+    The page says which parts are missing, such as evaluations or weights that do not exist yet.
 
     Args:
         run_folder: the run.
-        data: the data set the run was trained on, for the pictures; None leaves them out.
+        data: the data set that the run was trained on, to show images from; None omits them.
 
     Returns:
         The page's path.
 
     Raises:
-        RequestError: no run folder, or `data` is another data set than the run's.
+        RequestError: no run folder, or `data` is not the run's data set.
         WorkError: the page cannot be written.
     """
     run = RunFolder.open(run_folder)
@@ -51,7 +51,9 @@ def write_report(run_folder: Path, data: PreparedData | None) -> Path:
     try:
         write_text(path, page)
     except OSError as error:
-        raise WorkError(f"cannot write {path}: {error.strerror or error}; make room and run the same again") from error
+        raise WorkError(
+            f"cannot write {path}: {error.strerror or error}; free some space and rerun the command"
+        ) from error
     return path
 
 
@@ -62,17 +64,17 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
     described: Mapping[str, Any] = facts.get("data") or {}
     if data is not None and described.get("checksum") not in (None, data.checksum):
         raise RequestError(
-            f"{data.folder} is not the data set {run.path} was trained on: its checksum is {data.checksum[:12]}, "
+            f"{data.folder} is not the data set that {run.path} was trained on: its checksum is {data.checksum[:12]}, "
             f"the run's {described['checksum'][:12]}; name the data set at {' and '.join(map(str, run.data_folders()))}"
         )
     events = run.events()
-    evaluations = contents.ordered(contents.on_own_data(run.evaluations(), described.get("checksum")))
-    best = contents.best_of(evaluations)
-    measured = [event for event in events if event["event"] == "validation"]
-    loss_curve, error_curve = contents.curves(
-        events, f"{measured[-1]['split']} images, one view" if measured else "validation"
+    evaluations = contents.sort_evaluations(contents.on_own_data(run.evaluations(), described.get("checksum")))
+    best = contents.headline_evaluation(evaluations)
+    validations = [event for event in events if event["event"] == "validation"]
+    loss_curve, error_curve = contents.learning_curves(
+        events, f"{validations[-1]['split']} images, one view" if validations else "validation"
     )
-    right, wrong = contents.panels(run, data, best)
+    correct, incorrect = contents.image_panels(run, data, best)
     classes, num_classes = contents.class_rows(best) if best else ([], 0)
     template = jinja_environment().get_template("report.html.j2")
     return template.render(
@@ -83,18 +85,18 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
         state=facts.get("state"),
         state_note=_STATES.get(facts.get("state", ""), ""),
         baseline=network is None,
-        reached="" if network is None else _reached(events, epochs_of(network.schedule)),
+        progress="" if network is None else _describe_progress(events, epochs_of(network.schedule)),
         rows=[(one, contents.published(one, network.network.variant) if network else None) for one in evaluations],
         best=best,
         metrics=METRICS,
-        last_measured=measured[-1] if measured else None,
+        last_validation=validations[-1] if validations else None,
         loss_curve=loss_curve,
         error_curve=error_curve,
         epochs=contents.epoch_rows(events),
-        filters=contents.first_layer(run),
-        right=right,
-        wrong=wrong,
-        num_pictures=contents.NUM_PICTURES,
+        filters=contents.first_layer_filters(run),
+        correct=correct,
+        incorrect=incorrect,
+        num_panel_images=contents.NUM_PANEL_IMAGES,
         classes=classes,
         num_classes=num_classes,
         confused=contents.confused_rows(best) if best else [],
@@ -106,10 +108,10 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
     )
 
 
-def _reached(events: list[dict[str, Any]], epochs: float) -> str:
-    """How far the log goes, in words."""
+def _describe_progress(events: list[dict[str, Any]], epochs: float) -> str:
+    """How far the log goes, as text."""
     positions = [event for event in events if "step" in event and "epoch" in event]
     if not positions:
-        return f"Its log holds no step of the {epochs:g} epochs."
+        return f"Its log has no steps yet; the recipe has {epochs:g} epochs."
     last = max(positions, key=lambda event: int(event["step"]))
-    return f"Its log goes to step {last['step']:,}, epoch {last['epoch']:.4g} of {epochs:g}."
+    return f"Its log ends at step {last['step']:,}, epoch {last['epoch']:.4g} of {epochs:g}."
