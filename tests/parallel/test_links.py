@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.cli.link_tables import link_in_words, print_links, verdict
+from alexnet.cli.link_tables import describe_link, print_links, verdict
 from alexnet.cli.main import main
 from alexnet.model.columns import GatherColumns, GatherRows, column_steps
 from alexnet.model.network import AlexNet
@@ -168,7 +168,7 @@ def test_the_table_says_what_the_object_holds(measured: dict[str, Any], capsys: 
     print_links(measured)
     printed = capsys.readouterr().out
     worst = measured["backends"][-1]["slowest"]
-    assert f"slowest link: {link_in_words(worst, measured['processes'])}, {worst['mb_per_s']:,.0f} MB/s" in printed
+    assert f"slowest link: {describe_link(worst, measured['processes'])}, {worst['mb_per_s']:,.0f} MB/s" in printed
     assert str(measured["processes"][1]["pid"]) in printed
     assert "gloo, MB/s" in printed and "--columns 2 --column-layers dense" in printed and "243.9 MB" in printed
     assert "BROKEN" not in printed

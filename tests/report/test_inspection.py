@@ -197,7 +197,7 @@ def test_a_tiny_generated_set(tiny, tmp_path, capsys):
         assert words in page.text
     assert "LEAK" not in page.text and page.tags.count("svg") == 0
     print_inspection(facts)
-    assert "generated: a program drew these images" in capsys.readouterr().out
+    assert "generated: these are not photographs" in capsys.readouterr().out
 
 
 def test_a_set_with_test_and_no_val(tiny, tmp_path):

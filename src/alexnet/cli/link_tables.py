@@ -1,15 +1,15 @@
-"""What was measured between processes, as tables on a terminal, with what it means for a training."""
+"""Measured links between processes as tables on a terminal, and their consequences for a training."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 MUCH_SLOWER = 2.0
-"""A link so many times slower than the middle one is worth a look."""
+"""Links that are slower than the median by this factor are reported."""
 
 
 def print_links(measured: Mapping[str, Any]) -> None:
-    """Print what `measure_links` found: processes, links, all together, and a step of the full network over them."""
+    """Print the result of `measure_links`: processes, links, all-reduce, and the time of a training step over them."""
     members = measured["processes"]
     _print_rows(
         [("rank", "host", "process", "threads", "device")]
@@ -28,14 +28,14 @@ def print_links(measured: Mapping[str, Any]) -> None:
 
 
 def verdict(measured: Mapping[str, Any]) -> list[str]:
-    """Lines that say what a step of the full network waits for, and what to do about it.
+    """Lines that say how long a step of the full network waits for the links, with advice.
 
-    Of the backends measured, the last one counts: it is the one that a training on these devices uses.
+    They are about the last measured backend, which a training on these devices uses.
     """
     backend = measured["backends"][-1]
     worst, rows, members = backend["slowest"], backend["step_on_slowest"], measured["processes"]
     lines = [
-        f"slowest link: {link_in_words(worst, members)}, {worst['mb_per_s']:,.0f} MB/s, {worst['latency_us']:,.0f} "
+        f"slowest link: {describe_link(worst, members)}, {worst['mb_per_s']:,.0f} MB/s, {worst['latency_us']:,.0f} "
         f"microseconds ({backend['backend']})",
         f"A step of the full network with batches of {measured['batch_images']} in float32 would exchange over it:",
     ]
@@ -45,20 +45,20 @@ def verdict(measured: Mapping[str, Any]) -> list[str]:
     ]
     replicas, columns = rows[0], rows[2]
     lines.append(
-        f"With all links at once, as measured by the all-reduce, the replicas' {replicas['bytes'] / 1e6:.0f} MB take "
-        f"{_seconds(backend['all_reduce']['gradient_s'])}."
+        f"Over all links at once, at the measured all-reduce speed, the replicas' {replicas['bytes'] / 1e6:.0f} MB "
+        f"take {_seconds(backend['all_reduce']['gradient_s'])}."
     )
     lines.append(
-        "Gradients are sent while the step still computes: more processes pay where a step of one takes longer than "
-        "its exchange (`alexnet bench step` says how long). "
-        f"Replicas across this link wait {replicas['seconds'] / columns['seconds']:.1f} times as long as columns; a "
+        "Gradients are sent while the step still computes: more processes help if a step of one takes longer "
+        "than the exchange (`alexnet bench step` measures it). "
+        f"Over this link, replicas wait {replicas['seconds'] / columns['seconds']:.1f} times as long as columns; a "
         "column's bytes grow with the batch, the gradients' do not."
     )
     return lines + _advice(backend, members)
 
 
-def link_in_words(link: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> str:
-    """From which process on which host to which."""
+def describe_link(link: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> str:
+    """Sender and receiver of a link with their hosts."""
     ends = [members[link[name]] for name in ("sender", "receiver")]
     return " -> ".join(f"rank {one['rank']} on {one['host']}" for one in ends)
 
@@ -73,16 +73,16 @@ def _advice(backend: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) ->
     lines = []
     if inside and across and statistics.median(inside) > MUCH_SLOWER * statistics.median(across):
         lines.append(
-            f"Between machines it is {statistics.median(across):,.0f} MB/s, inside one "
-            f"{statistics.median(inside):,.0f} (middle values): give both columns of a network to one machine (an even "
+            f"Median speeds are {statistics.median(across):,.0f} MB/s between machines and "
+            f"{statistics.median(inside):,.0f} MB/s inside one: give both columns of a network to one machine (an even "
             "--nproc-per-node)."
         )
     alike = across or inside
     middle, worst = statistics.median(alike), backend["slowest"]
     if middle > MUCH_SLOWER * worst["mb_per_s"]:
         lines.append(
-            f"The slowest link is {middle / worst['mb_per_s']:.1f} times slower than the middle one of its kind: look "
-            f"at {link_in_words(worst, members)} (cable, interface; GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME choose "
+            f"The slowest link is {middle / worst['mb_per_s']:.1f} times slower than the median of its kind: check "
+            f"{describe_link(worst, members)} (cable, interface; GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME choose "
             "one)."
         )
     return lines
@@ -90,7 +90,7 @@ def _advice(backend: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) ->
 
 def _print_backend(backend: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> None:
     for name, title in (("mb_per_s", "MB/s"), ("latency_us", "microseconds one way")):
-        print(f"\n{backend['backend']}, {title}, from the row's rank to the column's, that pair alone")
+        print(f"\n{backend['backend']}, {title}, from the row's rank to the column's, one pair at a time")
         ranks = [str(member["rank"]) for member in members]
         _print_rows(
             [("", *ranks)]

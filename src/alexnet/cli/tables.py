@@ -1,4 +1,4 @@
-"""Results and networks as tables on a terminal."""
+"""Results, networks and data sets as tables on a terminal."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from alexnet.evaluation.metrics import METRICS, Metric
 from alexnet.evaluation.predictions import describe_views
 
 MOST_CLASSES = 20
-"""Listed of a data set; an even number."""
+"""Number of classes to list, an even number."""
 MOST_REASONS = 10
 MOST_DUPLICATES = 5
 MOST_BARS = 12
@@ -23,7 +23,7 @@ BAR_COLUMNS = 30
 
 
 def print_results(results: list[dict[str, Any]]) -> None:
-    """Evaluations, a line each: errors in percent with their intervals."""
+    """Print evaluations, one per line: errors in percent with their intervals."""
     table = new_table("errors in percent, with 95 % intervals", "run split", "images views")
     headline = {key: metric for key, metric in METRICS.items() if metric.is_headline}
     for metric in headline.values():
@@ -48,9 +48,9 @@ def print_results(results: list[dict[str, Any]]) -> None:
 
 
 def print_runs(runs: list[dict[str, Any]]) -> None:
-    """Runs as `list_runs` describes them, a line each; then what their recipes changed."""
+    """Print runs as `list_runs` describes them, one per line, then the settings that their recipes change."""
     table = new_table(
-        "runs; errors on the validation images, in percent", "run recipe state", "step of error lowest seconds"
+        "runs; errors on the validation images, in percent", "run recipe state", "step steps error lowest seconds"
     )
 
     def percent(error: float | None) -> str:
@@ -75,13 +75,13 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
     for run in runs:
         processes = run.get("processes", 1)
         shared = [f"{processes} processes"] if processes > 1 else []
-        said = run.get("unreadable") or "; ".join([*shared, *run["changes"]])
-        if said:
-            console.print(f"{Path(run['run']).name}: {said}", highlight=False, markup=False, soft_wrap=True)
+        details = run.get("unreadable") or "; ".join([*shared, *run["changes"]])
+        if details:
+            console.print(f"{Path(run['run']).name}: {details}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_network(described: dict[str, Any]) -> None:
-    """A network as `table_as_json` describes it: a line each layer with weights, the sums, the schedule."""
+    """Print a network as `table_as_json` describes it: one line per layer with weights, the sums, the schedule."""
     title = f"recipe {described['recipe']}, variant {described['variant']}, {described['num_classes']} classes"
     table = new_table(title, "layer", "maps side parameters neurons multiply-adds rate biases decay")
     for layer in described["layers"]:
@@ -104,7 +104,7 @@ def print_network(described: dict[str, Any]) -> None:
 
 
 def print_inspection(facts: Mapping[str, Any]) -> None:
-    """A prepared data set as `summarize_data` describes it: warnings first, then tables of up to 80 columns."""
+    """Print a prepared data set as `summarize_data` describes it: warnings first, then tables of up to 80 columns."""
     console = Console()
     made = facts["preparation"]
     _line(console, "", f"{facts['title']}: {facts['num_classes']:,} classes, {facts['side']} x {facts['side']} pixels")
@@ -116,7 +116,7 @@ def print_inspection(facts: Mapping[str, Any]) -> None:
         f"{'applied' if made['exif'] == 'apply' else 'ignored'}",
     )
     if facts["generated"]:
-        _line(console, "generated", "a program drew these images; they are no photographs", "yellow")
+        _line(console, "generated", "these are not photographs", "yellow")
     for one in facts["warnings"]:
         is_leak = one["topic"] == "leak"
         _line(console, "LEAK" if is_leak else "warning", one["text"], "bold red" if is_leak else "yellow")
@@ -127,8 +127,8 @@ def print_inspection(facts: Mapping[str, Any]) -> None:
 
 
 def _print_counts(console: Console, facts: Mapping[str, Any]) -> None:
-    """Splits, and the largest and the smallest classes."""
-    table = new_table("splits", "split", "images found refused largest smallest ratio")
+    """Print the splits, and the largest and the smallest classes."""
+    table = new_table("splits", "split", "images listed refused largest smallest ratio")
     for name, split in facts["splits"].items():
         numbers = (split["images"], split["listed"], split["refused"])
         extremes = (split[which]["images"] for which in ("largest", "smallest"))
@@ -149,11 +149,11 @@ def _print_counts(console: Console, facts: Mapping[str, Any]) -> None:
             table.add_row(escape(one["name"]), escape(one["id"]), *images)
     console.print(table)
     if num_more:
-        _line(console, "", f"... and {num_more:,} more; --json names them all")
+        _line(console, "", f"... and {num_more:,} more; --json lists all")
 
 
 def _print_troubles(console: Console, facts: Mapping[str, Any]) -> None:
-    """Refused files by reason, and pictures that are stored more than once."""
+    """Print refused files by reason, and images that are stored more than once."""
     refused, twice = facts["refused"], facts["duplicates"]
     if refused["images"]:
         table = new_table("refused files", "files reason", "")
@@ -163,9 +163,9 @@ def _print_troubles(console: Console, facts: Mapping[str, Any]) -> None:
         table.columns[0].justify = "right"
         console.print(table)
         if num_more := max(0, len(refused["reasons"]) - MOST_REASONS):
-            _line(console, "", f"... and {num_more:,} more kinds of reason; refused.jsonl names every file")
+            _line(console, "", f"... and {num_more:,} more reasons; refused.jsonl lists every file")
     if twice["pictures"]:
-        table = new_table(f"pictures stored more than once: {twice['pictures']:,}", "what where", "")
+        table = new_table(f"images stored more than once: {twice['pictures']:,}", "what where", "")
         for one in twice["groups"][:MOST_DUPLICATES]:
             what = [text for key, text in (("leak", "LEAK"), ("other_label", "two classes")) if one[key]]
             places = [escape(image["path"]) for image in one["images"][:2]]
@@ -173,11 +173,11 @@ def _print_troubles(console: Console, facts: Mapping[str, Any]) -> None:
             table.add_row(", ".join(what) or "copy", ", ".join(places + more))
         console.print(table)
         if num_more := max(0, twice["pictures"] - MOST_DUPLICATES):
-            _line(console, "", f"... and {num_more:,} more; duplicates.jsonl names them all")
+            _line(console, "", f"... and {num_more:,} more; duplicates.jsonl lists all")
 
 
 def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
-    """Widths and heights of the originals, and how many have which shorter side."""
+    """Print widths and heights of the originals, and a histogram of their shorter sides."""
     table = new_table("sizes of the originals, pixels", "split measure", "smallest median largest enlarged")
     for name, split in sizes["splits"].items():
         for which in ("width", "height"):
@@ -188,7 +188,7 @@ def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
     step = -(-len(counts) // MOST_BARS)
     starts = range(0, len(counts), step)
     bars = [sum(counts[start : start + step]) for start in starts]
-    table = new_table(f"shorter side; below {side} an image was enlarged", "pixels", "images")
+    table = new_table(f"shorter side; images below {side} were enlarged", "pixels", "images")
     table.add_column("")
     for start, count in zip(starts, bars, strict=True):
         last = edges[min(start + step, len(counts))] - 1
@@ -198,13 +198,13 @@ def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
 
 
 def _print_color(console: Console, color: Mapping[str, Any]) -> None:
-    """Mean and spread of the channels, and the principal components."""
-    table = new_table("training pixels, 0 to 255", "channel", "mean deviation")
+    """Print mean and standard deviation of the channels, and the principal components."""
+    table = new_table("training pixels, 0 to 255", "channel", "mean std")
     channels = zip(("red", "green", "blue"), color["mean"], color["standard_deviation"], strict=True)
     for name, mean, deviation in channels:
         table.add_row(name, f"{mean:.1f}", f"{deviation:.1f}")
     console.print(table)
-    table = new_table("color components", "from-to", "variance deviation red green blue")
+    table = new_table("color components", "from-to", "variance std red green blue")
     for one in color["components"]:
         vector = (f"{value:.2f}" for value in one["vector"])
         table.add_row(one["meaning"], f"{one['fraction']:.1%}", f"{one['standard_deviation']:.1f}", *vector)
@@ -212,15 +212,15 @@ def _print_color(console: Console, color: Mapping[str, Any]) -> None:
 
 
 def _line(console: Console, label: str, text: str, style: str = "") -> None:
-    """A line of text as it stands, behind a colored label."""
+    """Print a line of text without markup, after a colored label."""
     console.print(Text.assemble((f"{label}: ", style), text) if label else Text(text))
 
 
 def new_table(title: str, texts: str, numbers: str) -> Table:
-    """An empty table with headings, separated by spaces: of texts, then of numbers."""
+    """An empty table; `texts` and `numbers` are the space-separated headings of its text and number columns."""
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in texts.split():
-        # Long paths are folded, so that the figures stay whole.
+        # Fold long paths rather than cutting numbers.
         table.add_column(heading, overflow="fold")
     for heading in numbers.split():
         table.add_column(heading, justify="right", no_wrap=True)
@@ -228,7 +228,7 @@ def new_table(title: str, texts: str, numbers: str) -> Table:
 
 
 def print_activations(variant: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """The activations that a network has, by point, with the size of those to one image."""
+    """Print a network's layers with the shapes of their activations for one image."""
     table = new_table(f"activations of {variant}", "layer", "shape numbers")
     for name, shape in shapes.items():
         table.add_row(name, " x ".join(map(str, shape)), f"{math.prod(shape):,}")
@@ -236,7 +236,7 @@ def print_activations(variant: str, shapes: Mapping[str, tuple[int, ...]]) -> No
 
 
 def print_ensemble(result: Mapping[str, Any]) -> None:
-    """An ensemble as `Ensemble.to_dict` describes it: the runs, their averages, and what these gain."""
+    """Print an ensemble as `Ensemble.to_dict` describes it: the runs, their averages, and the gains."""
     names = ["top1", "top5"] if result["equal"]["top5_error"] is not None else ["top1"]
     headings = " ".join(name.replace("top", "top-") for name in names)
     where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {describe_views(result['num_views'])}"
@@ -269,13 +269,13 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
             "",
             f"greedy weights were tuned for the {tuning['error'].replace('top', 'top-')} error on "
             f"{_images(tuning['num_images'])} drawn with seed {tuning['seed']} "
-            f"({100 * tuning['error_before']:.2f} to {100 * tuning['error_after']:.2f} % there); all figures above are "
-            "of the other half",
+            f"({100 * tuning['error_before']:.2f} to {100 * tuning['error_after']:.2f} % there); all numbers "
+            "above are for the other half",
         )
 
 
 def print_comparison(result: Mapping[str, Any]) -> None:
-    """A comparison as `Comparison.to_dict` describes it: errors, who is right, and where they differ most surely."""
+    """Print a comparison as `Comparison.to_dict` describes it: errors, McNemar's test, most confident disagreements."""
     measures = {name.replace("top", "top-"): result[name] for name in ("top1", "top5") if result[name] is not None}
     where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {describe_views(result['num_views'])}"
     console = Console()
@@ -285,14 +285,18 @@ def print_comparison(result: Mapping[str, Any]) -> None:
     for name, one in measures.items():
         table.add_row(name, *(_with_interval(one[run]) for run in ("first", "second")), _points(one["difference"]))
     console.print(table)
-    table = new_table("images by who is right, and McNemar's test", "error", "both first second neither p-value")
+    table = new_table(
+        "number of images that both, one or neither run classifies correctly, and McNemar's test",
+        "error",
+        "both first second neither p-value",
+    )
     for name, one in measures.items():
         counts = (f"{one[key]:,}" for key in ("both_right", "only_first", "only_second", "both_wrong"))
         table.add_row(name, *counts, f"{one['p_value']:.3g}")
     console.print(table)
     if result["images"]:
-        # A long list is what the page is for.
-        title = "the most confident of their disagreements; probabilities in percent"
+        # The page has the long list.
+        title = "most confident disagreements; probabilities in percent"
         table = new_table(f"{result['num_differing']:,} answers differ; {title}", "image right first second", "")
         for one in result["images"][:10]:
             answers = (one["first"], one["second"])
@@ -314,5 +318,5 @@ def _points(difference: Mapping[str, Any]) -> str:
 
 
 def _images(num: int) -> str:
-    """A number of images in words."""
+    """A number of images as text."""
     return f"{num:,} image{'s' * (num != 1)}"
