@@ -26,16 +26,16 @@ from sklearn.decomposition import sparse_encode
 from sklearn.linear_model import SGDClassifier
 from sklearn.mixture import GaussianMixture
 
-from alexnet.baselines.averaged_sgd import AveragedSgd
-from alexnet.baselines.chunked_map import one_thread_each
+from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
+from alexnet.baselines.chunked_map import single_threaded_libraries
 from alexnet.baselines.descriptor_coding import l1_codes, locality_codes
-from alexnet.baselines.descriptor_pca import DescriptorPca
+from alexnet.baselines.descriptor_pca import DescriptorPCA
 from alexnet.baselines.descriptors import DenseDescriptors, DescriptorSet
-from alexnet.baselines.dictionary_encoders import SparseCodes, nearest_means
-from alexnet.baselines.fisher_vectors import FisherVectors
-from alexnet.baselines.gaussian_mixture import Mixture, maximized
+from alexnet.baselines.dictionary_encoders import SparseEncoder, kmeans_dictionary
+from alexnet.baselines.fisher_vectors import FisherVectorEncoder
+from alexnet.baselines.gaussian_mixture import em_step
 from alexnet.baselines.local_binary_patterns import pattern_labels
-from alexnet.baselines.patch_cells import Grid
+from alexnet.baselines.patch_cells import PatchGrid
 from alexnet.bench.sample_photos import write_photographs
 from alexnet.bench.timing import alternate, median_ratio
 from alexnet.cli.command_parser import CommandParser
@@ -95,7 +95,7 @@ def measure_baselines(source: Path | None, num_files: int, rounds: int) -> dict[
         write_photographs(tree, source, num_files)
         images = np.array(prepare(tree, Path(folder) / "data", side=SIDE_PX).splits["train"].images)
     stages: dict[str, Any] = {}
-    with one_thread_each(), warnings.catch_warnings():
+    with single_threaded_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one pass does not converge
         for name, stage in _stages(images).items():
             logger.info("%s", name)
@@ -134,13 +134,13 @@ def _stages(images: NDArray[np.uint8]) -> Mapping[str, Stage]:
     num = len(images)
     describe = DenseDescriptors("sift")
     descriptors = describe.transform(images)
-    projection = DescriptorPca(DIMENSIONS).fit(descriptors)
+    projection = DescriptorPCA(DIMENSIONS).fit(descriptors)
     projected = projection.transform(descriptors)
-    fisher = FisherVectors(GAUSSIANS, pyramid="1x1").fit(projected)
+    fisher = FisherVectorEncoder(GAUSSIANS, pyramid="1x1").fit(projected)
     their_mixture = _scikit_mixture(fisher)
     sample = np.concatenate([one.values for one in descriptors])
-    centers = nearest_means(sample, ATOMS, 0)
-    sparse = SparseCodes(ATOMS, penalty=PENALTY, passes=1).fit(
+    centers = kmeans_dictionary(sample, ATOMS, 0)
+    sparse = SparseEncoder(ATOMS, l1_penalty=PENALTY, epochs=1).fit(
         [DescriptorSet(sample, np.zeros((len(sample), 2), np.float32))]
     )
     gram = sparse.atoms_ @ sparse.atoms_.T
@@ -151,7 +151,6 @@ def _stages(images: NDArray[np.uint8]) -> Mapping[str, Stage]:
     labels = np.arange(len(rows)) % CLASSES
     gray = np.stack([cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in images])
     detector = cv2.SIFT_create()  # type: ignore[attr-defined]
-    mixture = Mixture(*(torch.from_numpy(getattr(fisher, name)) for name in fisher.arrays))
     tensor, variance_floor = torch.from_numpy(values), torch.full((values.shape[1],), 1e-6)
     return {
         "dense SIFT, five scales": Stage(
@@ -208,7 +207,7 @@ def _stages(images: NDArray[np.uint8]) -> Mapping[str, Stage]:
             "descriptors",
             len(values),
             {
-                PRODUCT: lambda: maximized(tensor, mixture, variance_floor),
+                PRODUCT: lambda: em_step(tensor, fisher.mixture, variance_floor),
                 # With a start and max_iter=1 it makes one pass.
                 "scikit-learn": lambda: _scikit_mixture(fisher, start=True).fit(values),
             },
@@ -217,14 +216,14 @@ def _stages(images: NDArray[np.uint8]) -> Mapping[str, Stage]:
             "images",
             len(rows),
             {
-                PRODUCT: lambda: AveragedSgd(epochs=1).fit(rows, labels),
+                PRODUCT: lambda: AveragedSGDClassifier(epochs=1).fit(rows, labels),
                 "scikit-learn": lambda: SGDClassifier(alpha=1e-5, average=True, max_iter=1, tol=None).fit(rows, labels),
             },
         ),
     }
 
 
-def _scikit_mixture(fisher: FisherVectors, start: bool = False) -> Any:
+def _scikit_mixture(fisher: FisherVectorEncoder, start: bool = False) -> Any:
     """scikit-learn's mixture of the same Gaussians: fitted, or unfitted to make one pass that starts from them."""
     weights = fisher.weights_.astype(np.float64)
     weights /= weights.sum()
@@ -250,7 +249,7 @@ def _opencv_sift(detector: Any, gray: NDArray[np.uint8], settings: DenseDescript
     for number in range(settings.scales):
         side = round(len(gray) * settings.scale_factor**number)
         scaled = cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
-        centers = Grid(side, settings.cell_px, 4, settings.step_px).centers
+        centers = PatchGrid(side, settings.cell_px, 4, settings.step_px).centers
         points = [cv2.KeyPoint(float(x), float(y), settings.cell_px / 1.5, 0) for y in centers for x in centers]
         scales.append(detector.compute(scaled, points)[1])
     return scales
@@ -265,7 +264,7 @@ def _opencv_color(image: NDArray[np.uint8], settings: DenseDescriptors) -> list[
         cell = settings.cell_px
         means, squares = cv2.blur(scaled, (cell, cell)), cv2.blur(scaled * scaled, (cell, cell))
         deviations = np.sqrt(np.maximum(squares - means * means, 0))
-        starts = Grid(side, cell, 4, settings.step_px).starts
+        starts = PatchGrid(side, cell, 4, settings.step_px).starts
         at = (starts[:, None] + cell * np.arange(4) + cell // 2).ravel()
         both = np.concatenate([means, deviations], axis=-1)[at][:, at]  # (4n, 4n, 6)
         cut = both.reshape(len(starts), 4, len(starts), 4, 6).transpose(0, 2, 1, 3, 4)

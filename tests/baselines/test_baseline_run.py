@@ -1,10 +1,9 @@
 """Whole baselines on small data: the run folder, what reads it, interruption, odd data."""
 
 import json
+import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,16 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
-from alexnet.baselines.averaged_sgd import AveragedSgd
+from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
 from alexnet.baselines.baseline_evaluation import evaluate_baseline
-from alexnet.baselines.baseline_model import Channel, load_baseline
+from alexnet.baselines.baseline_model import load_baseline
 from alexnet.baselines.baseline_run import run_baseline
-from alexnet.baselines.descriptor_pca import DescriptorPca
+from alexnet.baselines.channels import Channel
+from alexnet.baselines.descriptor_pca import DescriptorPCA
 from alexnet.baselines.descriptors import DenseDescriptors
-from alexnet.baselines.feature_cache import cached_rows
-from alexnet.baselines.fisher_vectors import FisherVectors
-from alexnet.baselines.training_subset import drawn_images
+from alexnet.baselines.feature_cache import cached_features
+from alexnet.baselines.fisher_vectors import FisherVectorEncoder
+from alexnet.baselines.training_subset import draw_per_class
 from alexnet.cli import main as cli
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
@@ -50,24 +50,19 @@ DESCRIPTORS = DescriptorSettings(cell_px=4, step_px=4, scales=2)
 FISHER = BaselineRecipe(
     name="sift-fisher",
     descriptors=DESCRIPTORS,
-    encoder=FisherSettings(components=16, dimensions=8, sample=2000),
+    encoder=FisherSettings(components=16, dimensions=8, sample_size=2000),
     classifier=ClassifierSettings(epochs=4, weight_decay=1e-3),
 )
 SPARSE = replace(
     FISHER,
     name="sparse-coding",
     descriptors=replace(DESCRIPTORS, kinds="sift,patterns", scales=1),
-    encoder=CodingSettings(codings="locality,l1", atoms=24, limit=12, sample=800, pyramid="1x1,2x2"),
+    encoder=CodingSettings(codings="locality,l1", atoms=24, max_descriptors=12, sample_size=800, pyramid="1x1,2x2"),
 )
 
 
-@contextmanager
-def uncounted(what: str) -> Iterator[Callable[[int, int], None]]:
-    yield lambda done, total: None
-
-
 def run(data: Path, recipe: BaselineRecipe, folder: Path, workers: int = 2) -> RunFolder:
-    return run_baseline(data, recipe, folder, workers=workers, counting=uncounted, say=lambda text: None)
+    return run_baseline(data, recipe, folder, workers=workers)
 
 
 def draw_tree(root: Path, classes: int, train: int, val: int) -> Path:
@@ -108,7 +103,7 @@ def test_both_baselines_fill_a_run_folder_that_every_command_reads(
         with pytest.raises(RequestError, match="run of a baseline"):
             RunFolder.open(folder).recipe()
         stages = {event["name"] for event in RunFolder.open(folder).events() if event["event"] == "stage"}
-        assert {"classify", "measure"} < stages and any(name.startswith("encode") for name in stages)
+        assert {"train classifiers", "evaluate"} < stages and any(name.startswith("encode") for name in stages)
     # The textures are the classes: gradients know them all.
     assert RunFolder.open(runs[0]).evaluations()["val-1views"]["top1_error"] == 0
     before = probabilities(runs[0], data)
@@ -137,17 +132,17 @@ def test_both_baselines_fill_a_run_folder_that_every_command_reads(
     assert cli.main(["evaluate", str(runs[0]), "--views", "10"]) == 2
     assert "has one view per image" in capsys.readouterr().err
     assert cli.main(["predict", str(runs[0]), str(data)]) == 2
-    assert "is no network" in capsys.readouterr().err
+    assert "holds a baseline, not a network" in capsys.readouterr().err
     assert cli.main(["resume", str(runs[0])]) == 2
 
 
-@pytest.mark.parametrize("where", ["learn", "features", "classifiers"])
+@pytest.mark.parametrize("where", ["vocabulary", "features", "classifiers"])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_probabilities(
     where: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = probabilities(run(data, FISHER, tmp_path / "whole" / "run", workers=1).path, data)
     calls = {"num": 0}
-    made = Channel.rows
+    made = Channel.transform
 
     def some_rows(self: Channel, images: Any) -> Any:
         calls["num"] += 1
@@ -159,9 +154,9 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_probabilities(
         raise KeyboardInterrupt
 
     target: dict[str, tuple[Any, str, Any]] = {
-        "learn": (sys.modules["alexnet.baselines.vocabulary"], "sampled_descriptors", stop),
-        "features": (Channel, "rows", some_rows),
-        "classifiers": (sys.modules["alexnet.baselines.baseline_run"], "fitted_temperature", stop),
+        "vocabulary": (sys.modules["alexnet.baselines.vocabulary"], "sample_descriptors", stop),
+        "features": (Channel, "transform", some_rows),
+        "classifiers": (sys.modules["alexnet.baselines.baseline_run"], "fit_temperature", stop),
     }
     folder = tmp_path / "broken" / "run"
     with monkeypatch.context() as patch:
@@ -169,7 +164,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_probabilities(
         with pytest.raises(Interrupted, match="alexnet baseline sift-fisher"):
             run(data, FISHER, folder)
     assert RunFolder.open(folder).state == "interrupted"
-    with pytest.raises(RequestError, match=r"begun with other settings.*decay"):
+    with pytest.raises(RequestError, match=r"started with other settings.*decay"):
         run(data, replace(FISHER, classifier=ClassifierSettings(epochs=4, weight_decay=1e-4)), folder)
     run(data, FISHER, folder)
     np.testing.assert_array_equal(probabilities(folder, data), whole)
@@ -184,7 +179,7 @@ def test_features_of_a_killed_process_are_gone_on_with(tmp_path: Path) -> None:
         "def make(first, last):\n"
         "    if first >= 40: os._exit(9)\n"
         "    return np.arange(first, last, dtype=np.float32)[:, None] * np.ones(3, np.float32)\n"
-        "feature_cache.cached_rows(Path(sys.argv[1]), 'train', (100, 3), make, 1)\n"
+        "feature_cache.cached_features(Path(sys.argv[1]), 'train', (100, 3), make, 1)\n"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=300)
     assert killed.returncode == 9
@@ -198,25 +193,27 @@ def test_features_of_a_killed_process_are_gone_on_with(tmp_path: Path) -> None:
         starts.append(first)
         return np.arange(first, last, dtype=np.float32)[:, None] * np.ones(3, np.float32)
 
-    rows = cached_rows(tmp_path, "train", (100, 3), make, 2)
+    rows = cached_features(tmp_path, "train", (100, 3), make, 2)
     assert min(starts) == done
     np.testing.assert_array_equal(rows, np.arange(100)[:, None] * np.ones(3))
-    assert cached_rows(tmp_path, "train", (100, 3), make, 2)[99, 0] == 99 and len(starts) == 25 - done // 4
+    assert cached_features(tmp_path, "train", (100, 3), make, 2)[99, 0] == 99 and len(starts) == 25 - done // 4
     with pytest.raises(WorkError, match="images 0 to 3 are not finite"):
-        cached_rows(tmp_path, "other", (4, 3), lambda first, last: np.full((last - first, 3), np.nan, np.float32), 1)
+        cached_features(
+            tmp_path, "other", (4, 3), lambda first, last: np.full((last - first, 3), np.nan, np.float32), 1
+        )
 
 
 def test_another_run_finds_the_features_and_a_bag_of_words_the_vocabulary(data: Path, tmp_path: Path) -> None:
     first = run(data, FISHER, tmp_path / "runs" / "first")
     second = run(data, replace(FISHER, classifier=ClassifierSettings(epochs=2)), tmp_path / "runs" / "second")
-    bag = run(data, replace(FISHER, encoder=replace(FISHER.encoder, form="bag-of-words")), tmp_path / "runs" / "bag")  # type: ignore[arg-type]
+    bag = run(data, replace(FISHER, encoder=replace(FISHER.encoder, kind="bag-of-words")), tmp_path / "runs" / "bag")  # type: ignore[arg-type]
 
     def stages(one: RunFolder) -> set[str]:
         return {event["name"].split()[0] for event in one.events() if event["event"] == "stage"}
 
-    assert stages(first) == {"learn", "encode", "classify", "measure"}
-    assert stages(second) == {"classify", "measure"}
-    assert stages(bag) == {"encode", "classify", "measure"}
+    assert stages(first) == {"fit", "encode", "train", "evaluate"}
+    assert stages(second) == {"train", "evaluate"}
+    assert stages(bag) == {"encode", "train", "evaluate"}
     models = [load_baseline(one.path) for one in (first, bag)]
     for name in ("weights_", "means_", "variances_"):
         one, other = (getattr(model.channels[0].steps[-1], name) for model in models)
@@ -226,7 +223,7 @@ def test_another_run_finds_the_features_and_a_bag_of_words_the_vocabulary(data: 
 def test_per_class_draws_and_the_rest_is_measured(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["baseline", "sift-fisher", str(data), "--per-class", "12", "--seed", "3", "--protocol.measure", "rest"]
+    words = ["baseline", "sift-fisher", str(data), "--per-class", "12", "--seed", "3", "--protocol.evaluate_on", "rest"]
     words += ["--descriptors.cell_px", "4", "--encoder.components", "16", "--encoder.dimensions", "8"]
     words += ["--classifier.epochs", "3", "--run", str(tmp_path / "runs" / "rest"), "--workers", "1"]
     assert cli.main(words) == 0
@@ -238,16 +235,16 @@ def test_per_class_draws_and_the_rest_is_measured(
     again = evaluate_baseline(made.path, split="val")
     assert again["num_images"] == 15
     labels = np.array([0] * 5 + [1] * 2 + [2] * 9)
-    drawn = drawn_images(labels, 3, 1)
+    drawn = draw_per_class(labels, 3, 1)
     assert np.bincount(labels[drawn]).tolist() == [3, 2, 3] and len(set(drawn.tolist())) == 8
-    assert not np.array_equal(drawn, drawn_images(labels, 3, 2))
+    assert not np.array_equal(drawn, draw_per_class(labels, 3, 2))
     with pytest.raises(RequestError, match="the largest class has"):
-        drawn_images(labels, 1000, 1)
+        draw_per_class(labels, 1000, 1)
     with pytest.raises(RequestError, match="nothing is left"):
-        run(data, replace(FISHER, protocol=ProtocolSettings(per_class=20, measure="rest")), tmp_path / "none")
+        run(data, replace(FISHER, protocol=ProtocolSettings(per_class=20, evaluate_on="rest")), tmp_path / "none")
 
 
-def test_odd_data(data: Path, tmp_path: Path) -> None:
+def test_odd_data(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     small = tmp_path / "small"
     prepare(draw_tree(tmp_path / "few", 2, 1, 1), small, side=32)
     one_each = replace(FISHER, encoder=FisherSettings(components=16, dimensions=8))
@@ -268,10 +265,12 @@ def test_odd_data(data: Path, tmp_path: Path) -> None:
         run(data, FISHER, tmp_path / "runs" / "one-class")
     np.save(data / "train-labels.npy", labels)
     np.save(data / "val-labels.npy", np.full_like(unknown.splits["val"].labels, -1))
-    learned = run(data, FISHER, tmp_path / "runs" / "unmeasured")  # it learns, and is not measured
-    assert learned.state == "finished" and not learned.evaluations()
+    caplog.set_level(logging.INFO, logger="alexnet")
+    unlabeled = run(data, FISHER, tmp_path / "runs" / "unlabeled-val")
+    assert unlabeled.state == "finished" and not unlabeled.evaluations()
+    assert "trained but not evaluated" in caplog.text
     with pytest.raises(RequestError, match=r"15 of 15 images of split 'val'.*no label"):
-        evaluate_baseline(learned.path)
+        evaluate_baseline(unlabeled.path)
 
 
 def test_files_that_are_damaged_or_no_baseline_are_refused(data: Path, tmp_path: Path) -> None:
@@ -281,11 +280,11 @@ def test_files_that_are_damaged_or_no_baseline_are_refused(data: Path, tmp_path:
     file.write_bytes(whole[:-100])
     with pytest.raises(WorkError, match="damaged"):
         load_baseline(made.path)
-    file.write_bytes(whole.replace(b'"DescriptorPca', b'"DescriptorPcb'))
-    with pytest.raises(RequestError, match="DescriptorPcb, which is not among"):
+    file.write_bytes(whole.replace(b'\\"pca\\"', b'\\"pcb\\"'))
+    with pytest.raises(RequestError, match="holds a pcb, which is unknown"):
         load_baseline(made.path)
     file.unlink()
-    with pytest.raises(RequestError, match="holds no baseline yet"):
+    with pytest.raises(RequestError, match="has no baseline yet"):
         load_baseline(made.path)
 
 
@@ -293,7 +292,7 @@ def test_recipes_survive_the_file_and_wrong_settings_are_named(capsys: pytest.Ca
     for kind, name in (("sift-fisher", "sift-fisher-caltech101"), ("sparse-coding", "sparse-coding-caltech101")):
         recipe = named_baseline(kind, name)  # type: ignore[arg-type]
         assert baseline_from_dict(baseline_to_dict(recipe)) == recipe
-        assert recipe.protocol.per_class == 30 and recipe.protocol.measure == "rest"
+        assert recipe.protocol.per_class == 30 and recipe.protocol.evaluate_on == "rest"
     with pytest.raises(RequestError, match="known are sift-fisher, "):
         named_baseline("sift-fisher", "sparse-coding")
     with pytest.raises(RequestError, match="unknown keys"):
@@ -302,7 +301,7 @@ def test_recipes_survive_the_file_and_wrong_settings_are_named(capsys: pytest.Ca
         (["bag"], "'bag' is not one of them"),
         (["sift-fisher", "d", "--run", "r", "--encoder.components", "8"], "allowed is 16 to 1024"),
         (["sift-fisher", "d", "--run", "r", "--descriptors.kinds", "sift,surf"], "allowed are some of sift"),
-        (["sparse-coding", "d", "--run", "r", "--protocol.measure", "rest"], "without --per-class"),
+        (["sparse-coding", "d", "--run", "r", "--protocol.evaluate_on", "rest"], "without --per-class"),
         (["sift-fisher", "d", "--run", "r", "--recipe", "none"], "unknown recipe 'none'"),
     ):
         with pytest.raises((SystemExit, RequestError)) as raised:
@@ -323,17 +322,20 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
 def test_a_pipeline_of_the_estimators_learns_is_cloned_and_is_the_runs_own_features(data: Path, tmp_path: Path) -> None:
     opened = PreparedData.open(data)
     images, labels = np.asarray(opened.splits["train"].images), opened.splits["train"].labels
-    steps = (DenseDescriptors("sift", cell_px=4, step_px=4, scales=2), DescriptorPca(8), FisherVectors(16))
-    pipeline = make_pipeline(*steps, AveragedSgd(1e-3))
+    steps = (DenseDescriptors("sift", cell_px=4, step_px=4, scales=2), DescriptorPCA(8), FisherVectorEncoder(16))
+    pipeline = make_pipeline(*steps, AveragedSGDClassifier(1e-3))
     with pytest.raises(NotFittedError):
         pipeline.predict(images)
-    copy = clone(pipeline).set_params(averagedsgd__epochs=6).fit(images, labels)
-    assert copy.named_steps["averagedsgd"].epochs == 6 and pipeline.named_steps["averagedsgd"].epochs == 10
+    copy = clone(pipeline).set_params(averagedsgdclassifier__epochs=6).fit(images, labels)
+    assert (
+        copy.named_steps["averagedsgdclassifier"].epochs == 6
+        and pipeline.named_steps["averagedsgdclassifier"].epochs == 10
+    )
     held = opened.splits["val"]
     assert copy.score(np.asarray(held.images), held.labels) == 1.0
     channel = load_baseline(run(data, FISHER, tmp_path / "runs" / "one").path).channels[0]
     rows = make_pipeline(*channel.steps).transform(images[:5])
-    np.testing.assert_array_equal(channel.rows(images[:5]), rows.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(channel.transform(images[:5]), rows.astype(np.float16).astype(np.float32))
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
@@ -343,12 +345,12 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
         "from alexnet.baselines import feature_cache\n"
         "from alexnet.system.process_usage import anonymous_bytes\n"
         "make = lambda first, last: np.ones((last - first, 32768), np.float32)\n"
-        "feature_cache.cached_rows(Path(sys.argv[1]), 'warm', (16, 32768), make, 2)\n"
+        "feature_cache.cached_features(Path(sys.argv[1]), 'warm', (16, 32768), make, 2)\n"
         "before, most = anonymous_bytes(), 0\n"
         "def watch(done, total):\n"
         "    global most\n"
         "    most = max(most, anonymous_bytes())\n"
-        "rows = feature_cache.cached_rows(Path(sys.argv[1]), 'rows', (640, 32768), make, 2, watch)\n"
+        "rows = feature_cache.cached_features(Path(sys.argv[1]), 'rows', (640, 32768), make, 2, watch)\n"
         "print(rows.nbytes, most - before)\n"
     )
     found = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)

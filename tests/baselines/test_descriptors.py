@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 pytest.importorskip("sklearn")
 
 from alexnet.baselines import color_statistics, local_binary_patterns, sift
-from alexnet.baselines.descriptors import KINDS, DenseDescriptors, gray_of, smoothed
-from alexnet.baselines.patch_cells import Grid, by_patch, cell_sums
+from alexnet.baselines.descriptors import KINDS, DenseDescriptors, gaussian_blur, to_gray
+from alexnet.baselines.patch_cells import PatchGrid, cell_sums, group_by_patch
 from alexnet.errors import RequestError
 
 
@@ -26,11 +26,11 @@ def texture(side: int, seed: int = 0) -> NDArray[np.uint8]:
 def test_sift_is_opencvs_at_the_same_places(cell_px: int, step_px: int) -> None:
     cv2 = pytest.importorskip("cv2")
     gray = cv2.cvtColor(texture(96), cv2.COLOR_RGB2GRAY)
-    grid = Grid(96, cell_px, 4, step_px)
+    grid = PatchGrid(96, cell_px, 4, step_px)
     # OpenCV rounds a keypoint to a pixel, smooths to a deviation of 1.6 from 0.5, and a cell has 3/2 of the size.
     points = [cv2.KeyPoint(float(x), float(y), cell_px / 1.5, 0) for y in grid.centers for x in grid.centers]
     _, theirs = cv2.SIFT_create().compute(gray, points)
-    image = smoothed(torch.from_numpy(gray).float()[None], (1.6**2 - 0.5**2) ** 0.5)
+    image = gaussian_blur(torch.from_numpy(gray).float()[None], (1.6**2 - 0.5**2) ** 0.5)
     ours = sift.dense_sift(image[0].numpy(), cell_px, step_px)
     assert ours.shape == theirs.shape == (grid.num**2, 128)
     # Theirs is cut to whole numbers of 512ths, with a fast arctangent.
@@ -43,8 +43,8 @@ def test_sift_is_opencvs_at_the_same_places(cell_px: int, step_px: int) -> None:
 def test_cell_sums_are_sums_over_pixels(num_maps: int) -> None:
     """A patch's cells, pixel by pixel, from the definition."""
     maps = np.random.default_rng(1).random((40, 44, num_maps)).astype(np.float32)
-    rows, columns = Grid(40, 3, 4, 5), Grid(44, 3, 4, 4)
-    ours = by_patch(cell_sums(maps, rows, columns, "gaussian"), rows, columns)
+    rows, columns = PatchGrid(40, 3, 4, 5), PatchGrid(44, 3, 4, 4)
+    ours = group_by_patch(cell_sums(maps, rows, columns, "gaussian"), rows, columns)
     ours = ours.reshape(rows.num, columns.num, 4, 4, num_maps)
     for patch in [(0, 0), (2, 3), (rows.num - 1, columns.num - 1)]:
         expected = np.zeros((4, 4, num_maps))
@@ -60,8 +60,8 @@ def test_cell_sums_are_sums_over_pixels(num_maps: int) -> None:
 
 def test_color_statistics_are_means_and_deviations_of_cells() -> None:
     image = texture(50, 2)
-    grid = Grid(50, 4, 4, 6)
-    ours = color_statistics.dense_color(image.astype(np.float32), 4, 6)
+    grid = PatchGrid(50, 4, 4, 6)
+    ours = color_statistics.dense_color_statistics(image.astype(np.float32), 4, 6)
     scaled = image.astype(np.float64) / 255
     for row, top in enumerate(grid.starts):
         for column, left in enumerate(grid.starts):
@@ -84,8 +84,8 @@ def test_patterns_are_scikit_images() -> None:
 def test_counts_of_patterns_are_those_of_the_cells() -> None:
     gray = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (1, 45, 41))).float()
     labels = local_binary_patterns.pattern_labels(gray)[0].numpy()
-    rows, columns = Grid(45, 8, 2, 4), Grid(41, 8, 2, 4)
-    ours = local_binary_patterns.dense_patterns(gray, 8, 4)[0].numpy()
+    rows, columns = PatchGrid(45, 8, 2, 4), PatchGrid(41, 8, 2, 4)
+    ours = local_binary_patterns.dense_binary_patterns(gray, 8, 4)[0].numpy()
     assert ours.shape == (rows.num * columns.num, local_binary_patterns.DIMENSIONS)
     for row, top in enumerate(rows.starts):
         for column, left in enumerate(columns.starts):
@@ -110,9 +110,11 @@ def test_any_size_gives_as_many_descriptors_as_places(
     (found,) = describe.transform([image])
     patch = 4 * cell_px
     assert (
-        len(found.values) == len(found.places) >= ((height - patch) // step_px + 1) * ((width - patch) // step_px + 1)
+        len(found.values)
+        == len(found.positions)
+        >= ((height - patch) // step_px + 1) * ((width - patch) // step_px + 1)
     )
-    assert np.isfinite(found.values).all() and ((found.places > 0) & (found.places < 1)).all()
+    assert np.isfinite(found.values).all() and ((found.positions > 0) & (found.positions < 1)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,10 +137,10 @@ def test_large_images_are_scaled_down_and_a_limit_draws_the_same_places() -> Non
     images = np.stack([texture(100, 1), texture(100, 2)])
     whole = DenseDescriptors("sift", scales=1).transform(images)
     small = DenseDescriptors("sift", scales=1, max_pixels=2500).transform(images)
-    limited = DenseDescriptors("sift", scales=1, limit=7).transform(images)
+    limited = DenseDescriptors("sift", scales=1, max_descriptors=7).transform(images)
     assert len(small[0].values) == ((50 - 24) // 6 + 1) ** 2 < len(whole[0].values)
-    assert len(limited[0].values) == 7 and (limited[0].places == limited[1].places).all()
-    at = [int(np.flatnonzero((whole[1].places == place).all(axis=1))[0]) for place in limited[1].places]
+    assert len(limited[0].values) == 7 and (limited[0].positions == limited[1].positions).all()
+    at = [int(np.flatnonzero((whole[1].positions == place).all(axis=1))[0]) for place in limited[1].positions]
     np.testing.assert_array_equal(whole[1].values[at], limited[1].values)
 
 
@@ -146,13 +148,13 @@ def test_what_is_no_image_and_settings_out_of_range_are_refused() -> None:
     for wrong in (np.zeros((40, 40), np.uint8), np.zeros((40, 40, 3), np.float32)):
         with pytest.raises(RequestError, match="allowed is uint8"):
             DenseDescriptors("sift").transform([wrong])
-    for setting in ({"kind": "surf"}, {"cell_px": 0}, {"scale_factor": 1.0}, {"limit": -1}):
+    for setting in ({"kind": "surf"}, {"cell_px": 0}, {"scale_factor": 1.0}, {"max_descriptors": -1}):
         with pytest.raises(RequestError, match=r"(allowed|known)"):
             DenseDescriptors(**{"kind": "sift", **setting}).fit([])  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="no multiple of a step"):
+    with pytest.raises(RequestError, match=r"multiple of --descriptors\.step_px, which is 4"):
         DenseDescriptors("patterns", cell_px=3, step_px=4).transform([np.zeros((40, 40, 3), np.uint8)])
 
 
 def test_gray_is_luminance() -> None:
     colors = torch.tensor([255.0, 0, 0]).reshape(1, 3, 1, 1)
-    assert gray_of(colors).item() == pytest.approx(0.299 * 255)
+    assert to_gray(colors).item() == pytest.approx(0.299 * 255)

@@ -15,13 +15,13 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
-from alexnet.baselines.descriptor_coding import l1_codes, largest_codes, largest_lengths, locality_codes
-from alexnet.baselines.descriptor_pca import DescriptorPca
+from alexnet.baselines.descriptor_coding import l1_codes, locality_codes, max_pool, max_pool_absolute
+from alexnet.baselines.descriptor_pca import DescriptorPCA
 from alexnet.baselines.descriptors import DescriptorSet
-from alexnet.baselines.dictionary_encoders import LocalityCodes, SparseCodes, l1_dictionary
-from alexnet.baselines.fisher_vectors import BagOfWords, FisherVectors, fisher_gradients, moments
-from alexnet.baselines.gaussian_mixture import DiagonalMixture, Mixture, maximized, posteriors
-from alexnet.baselines.spatial_pyramid import num_regions, parse_pyramid, region_of
+from alexnet.baselines.dictionary_encoders import LocalityEncoder, SparseEncoder, l1_dictionary
+from alexnet.baselines.fisher_vectors import BagOfWordsEncoder, FisherVectorEncoder, fisher_gradients, moments
+from alexnet.baselines.gaussian_mixture import DiagonalGaussianMixture, MixtureParameters, em_step, posteriors
+from alexnet.baselines.spatial_pyramid import num_regions, parse_pyramid, region_indices
 from alexnet.errors import RequestError
 
 
@@ -43,19 +43,19 @@ def a_mixture(k: int = 5, d: int = 8, seed: int = 1) -> tuple[NDArray[np.float64
 
 
 SETS = [
-    DescriptorPca(4),
-    FisherVectors(3),
-    FisherVectors(3, pyramid="2x2"),
-    BagOfWords(3, pyramid="1x1,2x1"),
-    LocalityCodes(8, neighbors=3),
-    SparseCodes(8, penalty=0.3),
+    DescriptorPCA(4),
+    FisherVectorEncoder(3),
+    FisherVectorEncoder(3, pyramid="2x2"),
+    BagOfWordsEncoder(3, pyramid="1x1,2x1"),
+    LocalityEncoder(8, neighbors=3),
+    SparseEncoder(8, l1_penalty=0.3),
 ]
 
 
 @pytest.mark.parametrize("estimator", SETS, ids=repr)
 def test_the_contract_of_estimators_that_take_lists_of_descriptor_sets(estimator: Any) -> None:
     sets = some_sets()
-    before = [(one.values.copy(), one.places.copy()) for one in sets]
+    before = [(one.values.copy(), one.positions.copy()) for one in sets]
     params = estimator.get_params()
     with pytest.raises(NotFittedError):
         estimator.transform(sets)
@@ -74,7 +74,7 @@ def test_the_contract_of_estimators_that_take_lists_of_descriptor_sets(estimator
         np.testing.assert_array_equal(getattr(one, "values", one), getattr(other, "values", other))
     for one, (values, places) in zip(sets, before, strict=True):
         np.testing.assert_array_equal(one.values, values)
-        np.testing.assert_array_equal(one.places, places)
+        np.testing.assert_array_equal(one.positions, places)
     with pytest.raises(ValueError, match="0 descriptor sets"):
         copy.transform([])
     with pytest.raises(ValueError, match=r"allowed are \(n, 8\)"):
@@ -82,7 +82,7 @@ def test_the_contract_of_estimators_that_take_lists_of_descriptor_sets(estimator
     broken = some_sets()
     broken[2].values[3, 1] = np.nan
     for call in (clone(estimator).fit, copy.transform):
-        with pytest.raises(ValueError, match="set 2 holds values that are not finite"):
+        with pytest.raises(ValueError, match="set 2 has non-finite values"):
             call(broken)
     empty = DescriptorSet(np.empty((0, 8), np.float32), np.empty((0, 2), np.float32))
     rows = copy.transform([empty])[0]
@@ -90,7 +90,7 @@ def test_the_contract_of_estimators_that_take_lists_of_descriptor_sets(estimator
 
 
 def test_the_mixture_passes_scikit_learns_own_checks() -> None:
-    outcome = check_estimator(DiagonalMixture(), on_fail=None, on_skip=None)
+    outcome = check_estimator(DiagonalGaussianMixture(), on_fail=None, on_skip=None)
     assert [(one["check_name"], one["exception"]) for one in outcome if one["status"] == "failed"] == []
     assert sum(one["status"] == "passed" for one in outcome) > 30
 
@@ -107,7 +107,7 @@ def test_fisher_gradients_are_scikit_images(dtype: type) -> None:
     values = np.random.default_rng(2).standard_normal((300, 8))
     expected = feature.fisher_vector(values, theirs)[len(weights) :]  # first the gradients to the weights
     expected[means.size :] *= -1  # theirs is the other direction
-    mixture = Mixture(*(torch.from_numpy(one.astype(dtype)) for one in (weights, means, variances)))
+    mixture = MixtureParameters(*(torch.from_numpy(one.astype(dtype)) for one in (weights, means, variances)))
     given_values = torch.from_numpy(values.astype(dtype))
     ours = fisher_gradients(moments(given_values, posteriors(given_values, mixture)), mixture).numpy()
     assert ours.dtype == dtype
@@ -123,7 +123,7 @@ def test_fisher_gradients_are_the_formula_one_descriptor_at_a_time() -> None:
         for k, share in enumerate(density / density.sum()):
             of_means[k] += share * (x - means[k]) / np.sqrt(variances[k]) / (7 * np.sqrt(weights[k]))
             of_deviations[k] += share * ((x - means[k]) ** 2 / variances[k] - 1) / (7 * np.sqrt(2 * weights[k]))
-    mixture = Mixture(*map(torch.from_numpy, (weights, means, variances)))
+    mixture = MixtureParameters(*map(torch.from_numpy, (weights, means, variances)))
     rows = torch.from_numpy(values)
     ours = fisher_gradients(moments(rows, posteriors(rows, mixture)), mixture).numpy()
     np.testing.assert_allclose(ours, np.concatenate([of_means.ravel(), of_deviations.ravel()]), rtol=1e-9)
@@ -131,11 +131,11 @@ def test_fisher_gradients_are_the_formula_one_descriptor_at_a_time() -> None:
 
 def test_a_fisher_row_is_its_regions_each_rooted_and_of_equal_length() -> None:
     (one,) = some_sets(1, 60)
-    encoder = FisherVectors(3, pyramid="3x1,1x1").fit([one])
+    encoder = FisherVectorEncoder(3, pyramid="3x1,1x1").fit([one])
     row = encoder.transform([one])[0].reshape(4, -1)
     np.testing.assert_allclose(np.linalg.norm(row, axis=1), 0.5, rtol=1e-5)
-    mixture = Mixture(*(torch.from_numpy(getattr(encoder, name)) for name in encoder.arrays))
-    strip = np.minimum((one.places[:, 0] * 3).astype(int), 2)
+    mixture = encoder.mixture
+    strip = np.minimum((one.positions[:, 0] * 3).astype(int), 2)
     for number, within in enumerate([strip == 0, strip == 1, strip == 2, strip >= 0]):
         values = torch.from_numpy(one.values[within])
         raw = fisher_gradients(moments(values, posteriors(values, mixture)), mixture).numpy()
@@ -148,17 +148,17 @@ def test_the_mixture_is_scikit_learns_from_the_same_beginning() -> None:
 
     random = np.random.default_rng(5)
     data = np.concatenate([random.normal(at, 0.5, (200, 3)) for at in (-2, 0, 3)])
-    first = DiagonalMixture(3, passes=1, floor=1e-12).fit(data)
+    first = DiagonalGaussianMixture(3, max_iter=1, variance_floor=1e-12).fit(data)
     theirs = GaussianMixture(
         3, covariance_type="diag", max_iter=15, tol=0, reg_covar=0,
         weights_init=first.weights_, means_init=first.means_, precisions_init=1 / first.variances_,
     )  # fmt: skip
     with pytest.warns(match="did not converge"):
         theirs.fit(data)
-    mixture = Mixture(*(torch.from_numpy(one) for one in (first.weights_, first.means_, first.variances_)))
+    mixture = MixtureParameters(*(torch.from_numpy(one) for one in (first.weights_, first.means_, first.variances_)))
     likelihoods = []
     for _ in range(15):
-        likelihood, mixture = maximized(torch.from_numpy(data), mixture, torch.full((3,), 1e-12, dtype=torch.float64))
+        likelihood, mixture = em_step(torch.from_numpy(data), mixture, torch.full((3,), 1e-12, dtype=torch.float64))
         likelihoods.append(likelihood)
     assert (np.diff(likelihoods) > -1e-9).all()
     for ours, other in zip(mixture, (theirs.weights_, theirs.means_, theirs.covariances_), strict=True):
@@ -167,7 +167,7 @@ def test_the_mixture_is_scikit_learns_from_the_same_beginning() -> None:
 
 def test_too_few_descriptors_and_constant_ones() -> None:
     few = some_sets(1, 5)
-    for estimator in (FisherVectors(16), LocalityCodes(16), SparseCodes(16), DescriptorPca(8)):
+    for estimator in (FisherVectorEncoder(16), LocalityEncoder(16), SparseEncoder(16), DescriptorPCA(8)):
         with pytest.raises(RequestError, match=r"(from|of) 5 descriptors"):
             estimator.fit(few)
     same = [
@@ -177,7 +177,12 @@ def test_too_few_descriptors_and_constant_ones() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn says that equal points make fewer clusters
-        for estimator in (FisherVectors(4), BagOfWords(4), LocalityCodes(4, neighbors=2), SparseCodes(4)):
+        for estimator in (
+            FisherVectorEncoder(4),
+            BagOfWordsEncoder(4),
+            LocalityEncoder(4, neighbors=2),
+            SparseEncoder(4),
+        ):
             assert np.isfinite(estimator.fit(same).transform(same)).all()
 
 
@@ -189,7 +194,7 @@ def test_locality_codes_solve_the_constrained_least_squares(seed: int, neighbors
         random.standard_normal((9, width)).astype(np.float32),
         random.standard_normal((4, width)).astype(np.float32),
     )
-    places, codes = locality_codes(values, atoms, neighbors, regularisation=1e-2)
+    places, codes = locality_codes(values, atoms, neighbors, regularization=1e-2)
     for x, where, code in zip(values.astype(np.float64), places, codes, strict=True):
         distances = ((atoms - x) ** 2).sum(axis=1)
         nearest = np.argsort(distances)[:neighbors]
@@ -240,18 +245,18 @@ def test_pooling_takes_the_largest_of_each_region() -> None:
     random = np.random.default_rng(6)
     levels = parse_pyramid("1x1,2x2")
     places = random.random((30, 2)).astype(np.float32)
-    regions = region_of(places, levels)
+    regions = region_indices(places, levels)
     dense = (random.standard_normal((30, 7)) * (random.random((30, 7)) < 0.3)).astype(np.float32)
     row, column = (places[:, 0] >= 0.5).astype(int), (places[:, 1] >= 0.5).astype(int)
     where = [np.full(30, True)] + [(row == i) & (column == j) for i in (0, 1) for j in (0, 1)]
     expected = np.stack([np.abs(dense[one]).max(axis=0) for one in where])
-    np.testing.assert_array_equal(largest_lengths(dense, regions, num_regions(levels)), expected)
+    np.testing.assert_array_equal(max_pool_absolute(dense, regions, num_regions(levels)), expected)
     slots = np.stack([random.permutation(7)[:2] for _ in range(30)]).astype(np.int64)
     codes = random.standard_normal((30, 2)).astype(np.float32)
     scattered = np.zeros((30, 7), np.float32)
     np.put_along_axis(scattered, slots, codes, axis=1)
     signed = np.stack([np.maximum(scattered[one].max(axis=0), 0) for one in where])
-    np.testing.assert_array_equal(largest_codes(slots, codes, regions, num_regions(levels), 7), signed)
+    np.testing.assert_array_equal(max_pool(slots, codes, regions, num_regions(levels), 7), signed)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -1,48 +1,45 @@
-"""A whole baseline: learn vocabularies, make features, learn classifiers, measure; into a run folder.
+"""A whole baseline, from the prepared data set to its errors: runs, interruption and resumption, the run folder."""
 
-Each stage leaves on the disk what it has done, so that the same command goes on after any interruption.
-"""
-
+import logging
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.baselines.baseline_evaluation import keep_measured, measured_split, probabilities_of_rows
-from alexnet.baselines.baseline_model import FILE, Baseline, Channel, save_baseline
+from alexnet.baselines.baseline_evaluation import NUM_VIEWS, select_evaluation_split
+from alexnet.baselines.baseline_model import FILE, Baseline, save_baseline
+from alexnet.baselines.channels import Channel, build_channels
 from alexnet.baselines.classifier_training import (
-    ROWS_AT_ONCE,
-    Lesson,
-    fitted_temperature,
-    held_out_lessons,
-    learned_classifiers,
+    CHUNK_ROWS,
+    TrainingJob,
+    calibration_jobs,
+    fit_temperature,
+    train_classifiers,
 )
-from alexnet.baselines.feature_cache import cached_rows
+from alexnet.baselines.feature_cache import cached_features
 from alexnet.baselines.resource_usage import ResourceUsage
-from alexnet.baselines.training_subset import training_images
-from alexnet.baselines.vocabulary import (
-    channels_of,
-    features_checksum,
-    learn,
-    row_width,
-    rows_of,
-    vocabulary_checksum,
-)
+from alexnet.baselines.training_subset import training_split
+from alexnet.baselines.vocabulary import features_checksum, fit_vocabulary, vocabulary_checksum
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData, Split
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.evaluation.evaluate import evaluate_probabilities
+from alexnet.evaluation.run_evaluation import save_run_evaluation
 from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_differences, baseline_to_dict
 from alexnet.runs.folder import RunFolder, utc_now
 from alexnet.storage.lock import only_writer
 from alexnet.system.machine import machine_summary, num_cores, source_commit, versions
 
-Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Given what is done, a context that yields a function to be called with (images done, images in all)."""
+_logger = logging.getLogger(__name__)
+
+ProgressBar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""From a title to a context that yields a function to be called with (images done, images in all)."""
 
 
 def run_baseline(
@@ -52,20 +49,19 @@ def run_baseline(
     *,
     cache: Path | None = None,
     workers: int | None = None,
-    counting: Counting,
-    say: Callable[[str], None],
+    progress_bar: ProgressBar = lambda title: nullcontext(lambda done, total: None),
 ) -> RunFolder:
-    """Learn and measure a baseline, or go on with one that was interrupted.
+    """Train and evaluate a baseline, or resume one that was interrupted.
 
     Args:
-        data_folder: a prepared data set, or several to be joined.
+        data_folder: a prepared data set, or several to concatenate.
         run_folder: a new folder, or that of an unfinished run of the same recipe on the same data.
-        cache: folder of features, made where it is missing; None is `baseline-features` beside the run folder.
-        workers: threads; None is one a core. The result does not depend on it.
-        say: is given lines for people.
+        cache: folder of features, created if missing; None is `baseline-features` beside the run folder.
+        workers: threads; None is one per core. The result does not depend on it.
+        progress_bar: shows the progress of each stage.
 
     Returns:
-        The run folder, finished: baseline.safetensors, log, and the errors on the evaluation split, if there is one.
+        The finished run folder: baseline.safetensors, log, and the errors on the evaluation split, if there is one.
 
     Raises:
         RequestError: recipe and data do not fit, or the folder holds something else.
@@ -74,55 +70,56 @@ def run_baseline(
     """
     folders = [data_folder] if isinstance(data_folder, Path) else list(data_folder)
     data = open_data(folders)
-    training = training_images(data, recipe.protocol)
+    training = training_split(data, recipe.protocol)
+    evaluated: tuple[PreparedData, str] | None = None
     try:
-        measured: tuple[PreparedData, str] | None = measured_split(data, recipe, None)
+        evaluated = select_evaluation_split(data, recipe, None)
     except RequestError as error:
-        if recipe.protocol.measure == "rest":
+        if recipe.protocol.evaluate_on == "rest":
             raise
-        measured = None
-        say(f"it learns and is not measured: {error}")
-    run = _created_or_continued(run_folder, recipe, data, folders)
+        _logger.warning("the baseline is trained but not evaluated: %s", error)
+    run = _create_or_open_run(run_folder, recipe, data, folders)
     cache = cache or run_folder.parent / "baseline-features"
     with only_writer(run.lock_path, str(run.path)):
-        effort = ResourceUsage(run)
+        usage = ResourceUsage(run)
         run.update_facts(state="running", features=str(cache))
         try:
-            run.log("start", commit=source_commit(), elapsed_s=round(effort.elapsed_s, 2))
-            work = _Work(run, recipe, data, training, effort, cache, workers or num_cores(), counting, say)
-            work.all_stages(measured)
+            run.log("start", commit=source_commit(), elapsed_s=round(usage.elapsed_s, 2))
+            stages = _Stages(run, recipe, data, training, usage, cache, workers or num_cores(), progress_bar)
+            stages.run_all(evaluated)
         except KeyboardInterrupt:
-            _note(run, effort, "interrupted")
-            raise Interrupted(f"stopped; go on with `{_command(recipe, folders, run_folder)}`") from None
+            _log_stop(run, usage, "interrupted")
+            command = _resume_command(recipe, folders, run_folder)
+            raise Interrupted(f"interrupted; resume with `{command}`") from None
         except UnreadableSample as error:
-            _note(run, effort, "interrupted")
+            _log_stop(run, usage, "interrupted")
             raise WorkError(f"{training.with_key(error)}; repair the data set and rerun the same command") from error
         except (RequestError, WorkError):
-            _note(run, effort, "failed")
+            _log_stop(run, usage, "failed")
             raise
         except BaseException:
-            _note(run, effort, "interrupted")
+            _log_stop(run, usage, "interrupted")
             raise
-        effort.keep()
+        usage.save()
         run.update_facts(state="finished", finished=utc_now())
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     return run
 
 
-def _note(run: RunFolder, effort: ResourceUsage, state: str) -> None:
-    with suppress(OSError):  # a full disk: what stopped the work is the message that counts
-        effort.keep()
+def _log_stop(run: RunFolder, usage: ResourceUsage, state: str) -> None:
+    with suppress(OSError):  # of a full disk: the error that stopped the work is the one to report
+        usage.save()
         run.update_facts(state=state)
-        run.log(state, elapsed_s=round(effort.elapsed_s, 2))
+        run.log(state, elapsed_s=round(usage.elapsed_s, 2))
 
 
-def _command(recipe: BaselineRecipe, folders: Sequence[Path], run_folder: Path) -> str:
-    """What goes on with a run, but for changed settings."""
+def _resume_command(recipe: BaselineRecipe, folders: Sequence[Path], run_folder: Path) -> str:
+    """The command that resumes a run, without changed settings."""
     named = [] if recipe.name == recipe.kind else ["--recipe", recipe.name]
     return shlex.join(["alexnet", "baseline", recipe.kind, *map(str, folders), *named, "--run", str(run_folder)])
 
 
-def _created_or_continued(path: Path, recipe: BaselineRecipe, data: PreparedData, folders: Sequence[Path]) -> RunFolder:
+def _create_or_open_run(path: Path, recipe: BaselineRecipe, data: PreparedData, folders: Sequence[Path]) -> RunFolder:
     if not (path / "run.json").is_file():
         return RunFolder.create(
             path,
@@ -148,115 +145,129 @@ def _created_or_continued(path: Path, recipe: BaselineRecipe, data: PreparedData
     if not isinstance(before, BaselineRecipe):
         raise RequestError(f"{path} is the run of a network; name another folder with --run")
     if run.state == "finished":
-        raise RequestError(f"{path} is finished; `alexnet evaluate {path}` measures it, another --run begins anew")
+        raise RequestError(
+            f"{path} is finished; evaluate it with `alexnet evaluate {path}`, or name another folder with --run"
+        )
     if changes := baseline_differences(before, recipe):
-        raise RequestError(f"{path} was begun with other settings ({'; '.join(changes)}); name another folder")
+        raise RequestError(
+            f"{path} was started with other settings ({'; '.join(changes)}); name another folder with --run"
+        )
     if run.facts()["data"]["checksum"] != data.checksum:
-        raise RequestError(f"{path} was begun on other data; name another folder with --run")
+        raise RequestError(f"{path} was started on other data; name another folder with --run")
     return run
 
 
-class _Work:
-    """The stages of one run."""
+@dataclass(frozen=True, eq=False)
+class _Stages:
+    """The stages of one run: vocabularies, features, classifiers, evaluation."""
 
-    def __init__(
-        self,
-        run: RunFolder,
-        recipe: BaselineRecipe,
-        data: PreparedData,
-        training: Split,
-        effort: ResourceUsage,
-        cache: Path,
-        workers: int,
-        counting: Counting,
-        say: Callable[[str], None],
-    ) -> None:
-        self.run, self.recipe, self.data, self.training = run, recipe, data, training
-        self.effort, self.cache, self.workers = effort, cache, workers
-        self.counting, self.say = counting, say
+    run: RunFolder
+    recipe: BaselineRecipe
+    data: PreparedData
+    training: Split
+    usage: ResourceUsage
+    cache: Path
+    workers: int
+    progress_bar: ProgressBar
 
-    def all_stages(self, measured: tuple[PreparedData, str] | None) -> None:
-        channels = channels_of(self.recipe)
-        folders = [self._learned(channel) for channel in channels]
-        rows = [self._rows(one, at, self.training, "train") for one, at in zip(channels, folders, strict=True)]
-        model = self._classified(channels, rows)
+    def run_all(self, evaluated: tuple[PreparedData, str] | None) -> None:
+        channels = build_channels(self.recipe)
+        folders = [self.fit_vocabulary(channel) for channel in channels]
+        model = self.train_classifiers(channels, self.encode(channels, folders, self.training, "train"))
         save_baseline(self.run.path / FILE, model, baseline_to_dict(self.recipe))
-        if measured is None:
+        if evaluated is None:
             return
-        data, split = measured
-        images = data.splits[split]
-        own = [self._rows(one, at, images, split) for one, at in zip(channels, folders, strict=True)]
-        with self.effort.stage("measure", len(images)):
-            result = keep_measured(self.run, data, split, probabilities_of_rows(model, own, ROWS_AT_ONCE), None)
+        data, split = evaluated
+        features = self.encode(channels, folders, data.splits[split], split)
+        with self.usage.stage("evaluate") as images:
+            images.append(len(data.splits[split]))
+            chunks = range(0, len(data.splits[split]), CHUNK_ROWS)
+            probabilities = [model.probabilities([one[at : at + CHUNK_ROWS] for one in features]) for at in chunks]
+            evaluation = evaluate_probabilities(np.concatenate(probabilities), data, split, NUM_VIEWS)
+            result = save_run_evaluation(self.run, data, evaluation)
         self.run.log(
             "validation",
             split=split,
             epoch=self.recipe.classifier.epochs,
             num_images=result["num_images"],
-            elapsed_s=round(self.effort.elapsed_s, 2),
+            elapsed_s=round(self.usage.elapsed_s, 2),
             **{name: result[name] for name in ("loss", "top1_error", "top5_error", "mean_class_accuracy")},
         )
-        accuracy = 100 * result["mean_class_accuracy"]
-        self.say(
-            f"{split}: top-1 error {100 * result['top1_error']:.2f} %, mean over classes {accuracy:.2f} % right, "
-            f"{result['num_images']:,} images"
+        _logger.info(
+            "%s: top-1 error %.2f %%, mean class accuracy %.2f %%, %s images",
+            split,
+            100 * result["top1_error"],
+            100 * result["mean_class_accuracy"],
+            f"{result['num_images']:,}",
         )
 
-    def _learned(self, channel: Channel) -> Path:
-        """Let the channel learn; returns the folder of its features."""
-        vocabulary = self.cache / vocabulary_checksum(self.recipe, channel, self.data.checksum)[:16]
-        vocabulary.mkdir(parents=True, exist_ok=True)
+    def fit_vocabulary(self, channel: Channel) -> Path:
+        """Fit the channel, or read its vocabulary from the cache; returns the folder of its features."""
+        folder = self.cache / vocabulary_checksum(self.recipe, channel, self.data.checksum)[:16]
+        folder.mkdir(parents=True, exist_ok=True)
         with (
-            only_writer(vocabulary / ".lock", str(vocabulary)),
-            self.counting(f"{channel.name}: sample") as progress,
-            self.effort.stage(f"learn {channel.name}") as worked_on,
+            only_writer(folder / ".lock", str(folder)),
+            self.progress_bar(f"{channel.name}: vocabulary") as progress,
+            self.usage.stage(f"fit {channel.name}") as images,
         ):
-            worked_on.append(learn(self.recipe, channel, self.training, vocabulary, self.workers, progress))
+            images.append(fit_vocabulary(self.recipe, channel, self.training, folder, self.workers, progress))
         features = self.cache / features_checksum(self.recipe, channel, self.data.checksum)[:16]
         features.mkdir(exist_ok=True)
         return features
 
-    def _rows(self, channel: Channel, folder: Path, split: Split, name: str) -> NDArray[np.float16]:
-        make = rows_of(channel, split)
+    def encode(
+        self, channels: Sequence[Channel], folders: Sequence[Path], split: Split, name: str
+    ) -> list[NDArray[np.float16]]:
+        """The features of a split in each channel, (N, D_c), through the cache."""
+        return [self._encode(channel, folder, split, name) for channel, folder in zip(channels, folders, strict=True)]
+
+    def _encode(self, channel: Channel, folder: Path, split: Split, name: str) -> NDArray[np.float16]:
         with (
             only_writer(folder / ".lock", str(folder)),
-            self.counting(f"{channel.name}: {name}") as progress,
-            self.effort.stage(f"encode {channel.name} {name}") as worked_on,
+            self.progress_bar(f"{channel.name}: {name}") as progress,
+            self.usage.stage(f"encode {channel.name} {name}") as images,
         ):
 
-            def counted(first: int, last: int) -> NDArray[np.float32]:
-                worked_on.append(last - first)
-                return make(first, last)
+            def encode_chunk(first: int, last: int) -> NDArray[np.float32]:
+                images.append(last - first)
+                return channel.transform(np.asarray(split.images[first:last]))
 
-            def told(done: int, total: int) -> None:
-                self.effort.watch()
+            def on_progress(done: int, total: int) -> None:
+                self.usage.update_peak()
                 progress(done, total)
 
-            return cached_rows(folder, name, (len(split), row_width(channel)), counted, self.workers, told)
+            shape = (len(split), channel.encoder.num_features)
+            return cached_features(folder, name, shape, encode_chunk, self.workers, on_progress)
 
-    def _classified(self, channels: Sequence[Channel], rows: Sequence[NDArray[np.float16]]) -> Baseline:
+    def train_classifiers(self, channels: Sequence[Channel], features: Sequence[NDArray[np.float16]]) -> Baseline:
+        """Train the classifier of each channel, and others on a part of the images to fit the temperature."""
         checkpoints = self.run.path / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
-        labels, num_classes = np.asarray(self.training.labels), self.data.num_classes
-        epochs = self.recipe.classifier.epochs
+        labels = np.asarray(self.training.labels)
 
-        def told(name: str, epoch: int) -> None:
-            self.effort.watch()
-            self.run.log("pass", name=name, number=epoch, of=epochs, elapsed_s=round(self.effort.elapsed_s, 2))
-
-        lessons = [Lesson(channel.name, one, labels) for channel, one in zip(channels, rows, strict=True)]
-        held_out, held = held_out_lessons(rows, labels, self.recipe.protocol.seed)
-        with self.effort.stage("classify", len(labels)):
-            classifiers = learned_classifiers(
-                [*lessons, *held_out], num_classes, self.recipe, checkpoints, self.workers, told
+        def on_epoch(name: str, epoch: int) -> None:
+            self.usage.update_peak()
+            self.run.log(
+                "classifier_epoch",
+                name=name,
+                epoch=epoch,
+                epochs=self.recipe.classifier.epochs,
+                elapsed_s=round(self.usage.elapsed_s, 2),
             )
-        temperature = fitted_temperature(classifiers[len(lessons) :], rows, labels, held)
+
+        jobs = [TrainingJob(channel.name, one, labels) for channel, one in zip(channels, features, strict=True)]
+        held_out_jobs, held_out = calibration_jobs(features, labels, self.recipe.protocol.seed)
+        with self.usage.stage("train classifiers") as images:
+            images.append(len(labels))
+            classifiers = train_classifiers(
+                [*jobs, *held_out_jobs], self.data.num_classes, self.recipe, checkpoints, self.workers, on_epoch
+            )
         return Baseline(
-            tuple(channels),
-            tuple(classifiers[: len(lessons)]),
-            temperature,
-            tuple(self.data.classes),
-            self.data.side,
-            self.data.title,
-            self.data.generated,
+            channels=tuple(channels),
+            classifiers=tuple(classifiers[: len(jobs)]),
+            temperature=fit_temperature(classifiers[len(jobs) :], features, labels, held_out),
+            classes=tuple(self.data.classes),
+            side=self.data.side,
+            title=self.data.title,
+            generated=self.data.generated,
         )

@@ -1,8 +1,8 @@
-"""Work on images by all cores: pieces of a few images, a thread each, results in order."""
+"""A function over chunks of images in threads, results in order."""
 
+import itertools
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -14,8 +14,8 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def one_thread_each() -> Iterator[None]:
-    """While it lasts no library uses threads of its own: the pieces have all cores already."""
+def single_threaded_libraries() -> Iterator[None]:
+    """Restrict torch and BLAS to one thread per call: our own threads already use all cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -25,23 +25,20 @@ def one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_pieces(
-    work: Callable[[int, int], Result], first: int, num: int, size: int, workers: int
+def map_chunks(
+    work: Callable[[int, int], Result], num: int, chunk_size: int, *, workers: int, start: int = 0
 ) -> Iterator[tuple[int, Result]]:
-    """`work(start, stop)` for each piece of `first` .. `num`, in order, each with its stop.
+    """Yield (stop, `work(start, stop)`) for each chunk of `start` .. `num` - 1, in order.
 
-    Not more than a few pieces are ahead of the one that is given out, so memory does not grow with `num`. Pieces are
-    cut at multiples of `size`, whoever works on them: the results do not depend on the number of threads.
+    A bounded number of chunks is in flight, so memory does not grow with `num`. Chunks end at multiples of
+    `chunk_size`: results do not depend on the number of threads.
     """
-    stops = [*range((first // size + 1) * size, num, size), num] if first < num else []
-    starts = [first, *stops[:-1]]
-    results = prefetch(
-        lambda piece: work(*piece),
-        zip(starts, stops, strict=False),
-        workers=workers,
-        ahead=2 * workers + 1,
-        name="alexnet-baselines",
-        initializer=partial(torch.set_num_threads, 1),
-    )
-    with one_thread_each(), closing(results):
-        yield from zip(stops, results, strict=True)
+    edges = sorted({start, *range((start // chunk_size + 1) * chunk_size, num, chunk_size), num})
+
+    def run(chunk: tuple[int, int]) -> tuple[int, Result]:
+        return chunk[1], work(*chunk)
+
+    with single_threaded_libraries():
+        yield from prefetch(
+            run, itertools.pairwise(edges), workers=workers, ahead=2 * workers + 1, name="alexnet-baselines"
+        )

@@ -1,4 +1,4 @@
-"""The classifiers of a baseline, learned from rows on the disk, and the temperature of its probabilities."""
+"""Training of a baseline's classifiers from features on the disk, and temperature scaling of their scores."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -8,53 +8,57 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from alexnet.baselines.averaged_sgd import AveragedSgd
-from alexnet.baselines.baseline_model import mean_scores, read_estimators, write_estimators
-from alexnet.baselines.chunked_map import one_thread_each
+from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
+from alexnet.baselines.baseline_model import mean_scores
+from alexnet.baselines.chunked_map import single_threaded_libraries
+from alexnet.baselines.estimator_files import read_estimators, write_estimators
 from alexnet.errors import AlexNetError
 from alexnet.runs.baseline_recipe import BaselineRecipe
 
-Rows = NDArray[np.float16]
-ROWS_AT_ONCE = 512
-"""Read from the disk together: what bounds the memory."""
-FOLDS = 5
-LEAST_TO_CALIBRATE = 50
-"""With fewer images the temperature stays 1: a fifth of so few says nothing."""
-TEMPERATURES = (1e-3, 1e3)
-
-Told = Callable[[str, int], None]
-"""Called with the name of a lesson and the pass that was done."""
+Features = NDArray[np.float16]
+CHUNK_ROWS = 512
+"""Rows read from the disk at a time, which bounds the memory."""
+NUM_FOLDS = 5
+MIN_IMAGES_TO_CALIBRATE = 50
+"""With fewer images the temperature stays 1: a fifth of them is too few to fit it."""
+TEMPERATURE_BOUNDS = (1e-3, 1e3)
 
 
-def learned_classifier(
-    rows: Rows,
-    labels: NDArray[np.int64],
-    num_classes: int,
-    recipe: BaselineRecipe,
-    checkpoint: Path,
-    told: Callable[[int], None],
-) -> AveragedSgd:
-    """A classifier from rows (N, D) and labels (N,), in the recipe's passes, each in an order drawn with the seed.
+@dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """The training set of one classifier."""
 
-    After each pass it is kept at `checkpoint`; what lies there is gone on with.
+    name: str
+    """Also of its checkpoint."""
+    features: Features
+    """(N, D)."""
+    labels: NDArray[np.int64]
+    """(N,)."""
+
+
+def train_classifier(
+    job: TrainingJob, num_classes: int, recipe: BaselineRecipe, folder: Path, on_epoch: Callable[[str, int], None]
+) -> AveragedSGDClassifier:
+    """Train a classifier for the recipe's epochs, each in an order drawn with the seed.
+
+    After each epoch it is saved in `folder`; a later call continues from there.
 
     Args:
-        num_classes: K; a class without rows is always answered with no.
-        told: called after each pass with its number.
+        num_classes: K; a class without images is never predicted.
+        on_epoch: called after each epoch with the job's name and the number of epochs done.
     """
-    settings = recipe.classifier
-    classifier, done = _continued(checkpoint) or (
-        AveragedSgd(
+    settings, checkpoint = recipe.classifier, folder / f"{job.name}.safetensors"
+    classifier, done = _read_checkpoint(checkpoint) or (
+        AveragedSGDClassifier(
             settings.weight_decay,
             epochs=settings.epochs,
             learning_rate=settings.learning_rate,
             batch_size=settings.batch_size,
-            # With one pass there is no second one to average.
-            average_after=len(rows) if settings.epochs > 1 else 0,
+            # A single epoch is averaged from its start.
+            average_after=len(job.features) if settings.epochs > 1 else 0,
             positive_weight=settings.positive_weight,
             seed=recipe.protocol.seed,
         ),
@@ -62,62 +66,54 @@ def learned_classifier(
     )
     classes = np.arange(num_classes)
     for epoch in range(done, settings.epochs):
-        order = np.random.Generator(np.random.Philox([recipe.protocol.seed, epoch])).permutation(len(rows))
-        for first in range(0, len(order), ROWS_AT_ONCE):
-            chosen = order[first : first + ROWS_AT_ONCE]
-            classifier.partial_fit(np.asarray(rows[chosen], np.float32), labels[chosen], classes)
+        order = np.random.Generator(np.random.Philox([recipe.protocol.seed, epoch])).permutation(len(job.features))
+        for first in range(0, len(order), CHUNK_ROWS):
+            chunk = order[first : first + CHUNK_ROWS]
+            classifier.partial_fit(np.asarray(job.features[chunk], np.float32), job.labels[chunk], classes)
         write_estimators(checkpoint, {"classifier": classifier}, {"epochs": epoch + 1})
-        told(epoch + 1)
+        on_epoch(job.name, epoch + 1)
     return classifier
 
 
-def _continued(checkpoint: Path) -> tuple[AveragedSgd, int] | None:
-    if not checkpoint.is_file():
+def _read_checkpoint(path: Path) -> tuple[AveragedSGDClassifier, int] | None:
+    """The classifier and its epochs; None where there is no intact checkpoint, and training starts over."""
+    if not path.is_file():
         return None
     try:
-        named, facts = read_estimators(checkpoint)
+        estimators, metadata = read_estimators(path)
     except AlexNetError:
-        return None  # it is begun anew
-    return named["classifier"], int(facts["epochs"])
+        return None
+    return estimators["classifier"], int(metadata["epochs"])
 
 
-@dataclass(frozen=True, eq=False)
-class Lesson:
-    """What one classifier learns from."""
+def train_classifiers(
+    jobs: Sequence[TrainingJob],
+    num_classes: int,
+    recipe: BaselineRecipe,
+    folder: Path,
+    workers: int,
+    on_epoch: Callable[[str, int], None],
+) -> list[AveragedSGDClassifier]:
+    """Train the classifiers of all jobs, several at a time; where one fails, the others stop after their epoch.
 
-    name: str
-    """Of its checkpoint."""
-    rows: Rows
-    """(N, D)."""
-    labels: NDArray[np.int64]
-    """(N,)."""
-
-
-def learned_classifiers(
-    lessons: Sequence[Lesson], num_classes: int, recipe: BaselineRecipe, folder: Path, workers: int, told: Told
-) -> list[AveragedSgd]:
-    """The classifier of each lesson, several lessons at a time.
-
-    A descent is one long row of small products: threads within one would wait for each other most of the time.
+    Each job uses one thread: SGD is a long sequence of small products, on which threads would mostly wait.
 
     Args:
         folder: for checkpoints.
         workers: threads.
-        told: called, in these threads, with a lesson's name and the pass that was done.
+        on_epoch: called in these threads with a job's name and the number of epochs done.
     """
     stopped = threading.Event()
 
-    def learned(lesson: Lesson) -> AveragedSgd:
-        def passed(epoch: int) -> None:
-            told(lesson.name, epoch)
-            if stopped.is_set():
-                raise KeyboardInterrupt
+    def on_epoch_unless_stopped(name: str, epoch: int) -> None:
+        on_epoch(name, epoch)
+        if stopped.is_set():
+            raise KeyboardInterrupt
 
-        checkpoint = folder / f"{lesson.name}.safetensors"
-        return learned_classifier(lesson.rows, lesson.labels, num_classes, recipe, checkpoint, passed)
-
-    with one_thread_each(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(learned, lesson) for lesson in lessons]
+    with single_threaded_libraries(), ThreadPoolExecutor(workers) as pool:
+        futures = [
+            pool.submit(train_classifier, job, num_classes, recipe, folder, on_epoch_unless_stopped) for job in jobs
+        ]
         try:
             return [future.result() for future in futures]
         except BaseException:
@@ -127,70 +123,73 @@ def learned_classifiers(
             raise
 
 
-def held_out_lessons(
-    rows: Sequence[Rows], labels: NDArray[np.int64], seed: int
-) -> tuple[list[Lesson], NDArray[np.int64]]:
-    """Lessons of four fifths of the images, one for each channel's rows, and which images they leave out.
+def calibration_jobs(
+    features: Sequence[Features], labels: NDArray[np.int64], seed: int
+) -> tuple[list[TrainingJob], NDArray[np.int64]]:
+    """Jobs on four fifths of the images, one for each channel's features, and the indices of the held-out fifth.
 
-    On images that a classifier has learned from its scores are surer than on others, so none of those can say the
-    temperature.
+    A classifier's scores are more confident on its training images than on others, so only held-out images can fit
+    the temperature.
 
     Returns:
-        Nothing and no images with fewer than 50 of them.
+        No jobs and no indices with fewer than 50 images.
     """
-    if len(labels) < LEAST_TO_CALIBRATE:
+    if len(labels) < MIN_IMAGES_TO_CALIBRATE:
         return [], np.empty(0, np.int64)
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(labels))
-    held, kept = np.sort(order[::FOLDS]), np.sort(np.delete(order, np.s_[::FOLDS]))
-    lessons = []
-    for number, one in enumerate(rows):
-        some: Any = _Some(one, kept)  # as far as a lesson reads it, an array
-        lessons.append(Lesson(f"held-out-{number}", some, labels[kept]))
-    return lessons, held
+    held_out, kept = np.sort(order[::NUM_FOLDS]), np.sort(np.delete(order, np.s_[::NUM_FOLDS]))
+    jobs = []
+    for number, of_channel in enumerate(features):
+        subset: Any = _RowSubset(of_channel, kept)  # as far as training reads it, an array
+        jobs.append(TrainingJob(f"held-out-{number}", subset, labels[kept]))
+    return jobs, held_out
 
 
-def fitted_temperature(
-    classifiers: Sequence[AveragedSgd], rows: Sequence[Rows], labels: NDArray[np.int64], held: NDArray[np.int64]
+def fit_temperature(
+    classifiers: Sequence[AveragedSGDClassifier],
+    features: Sequence[Features],
+    labels: NDArray[np.int64],
+    held_out: NDArray[np.int64],
 ) -> float:
-    """The temperature that makes the loss least on the images `held`, which the classifiers have not seen.
+    """The temperature that minimizes the loss on the images `held_out`, which the classifiers were not trained on.
 
     Returns:
         Above 0; 1 where there are no such images.
     """
-    if len(held) == 0:
+    if len(held_out) == 0:
         return 1.0
     scores = np.concatenate(
         [
-            mean_scores(classifiers, [one[held[first : first + ROWS_AT_ONCE]] for one in rows])
-            for first in range(0, len(held), ROWS_AT_ONCE)
+            mean_scores(classifiers, [of_channel[held_out[first : first + CHUNK_ROWS]] for of_channel in features])
+            for first in range(0, len(held_out), CHUNK_ROWS)
         ]
     ).astype(np.float64)
-    return best_temperature(scores, labels[held])
+    return optimal_temperature(scores, labels[held_out])
 
 
-def best_temperature(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """The temperature at which the softmax of scores (N, K) / temperature has the least mean -ln p(label)."""
-    own = scores[np.arange(len(labels)), labels]
+def optimal_temperature(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """The temperature that minimizes the cross-entropy of the softmax of scores (N, K) / temperature."""
+    label_scores = scores[np.arange(len(labels)), labels]
 
     def loss(log_temperature: float) -> float:
         scaled = scores / np.exp(log_temperature)
         highest = scaled.max(axis=1)
-        logs = np.log(np.exp(scaled - highest[:, None]).sum(axis=1)) + highest
-        return float((logs - own / np.exp(log_temperature)).mean())
+        log_sums = np.log(np.exp(scaled - highest[:, None]).sum(axis=1)) + highest
+        return float((log_sums - label_scores / np.exp(log_temperature)).mean())
 
-    found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
-    return float(np.exp(found.x))
+    minimum = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURE_BOUNDS)), method="bounded")
+    return float(np.exp(minimum.x))
 
 
-class _Some:
-    """Some rows of an array on the disk, read when they are asked for."""
+class _RowSubset:
+    """Some rows of an array on the disk, read on access."""
 
-    def __init__(self, rows: Rows, chosen: NDArray[np.int64]) -> None:
+    def __init__(self, rows: Features, indices: NDArray[np.int64]) -> None:
         self._rows = rows
-        self._chosen = chosen
+        self._indices = indices
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._indices)
 
-    def __getitem__(self, which: NDArray[np.int64]) -> Rows:
-        return self._rows[self._chosen[which]]
+    def __getitem__(self, which: NDArray[np.int64]) -> Features:
+        return self._rows[self._indices[which]]

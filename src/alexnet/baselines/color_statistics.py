@@ -1,4 +1,4 @@
-"""LocallyConnected color statistics: mean and deviation of red, green and blue in 4 x 4 cells.
+"""Local color statistics: mean and standard deviation of red, green and blue in 4 x 4 cells.
 
 S. Clinchant, G. Csurka, F. Perronnin, J.-M. Renders: XRCE's participation to ImagEval, 2007; the second kind of
 descriptor of J. Sanchez and F. Perronnin, CVPR 2011, section 5.1.
@@ -8,46 +8,46 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.baselines.patch_cells import Floats, Grid, shared_cells
+from alexnet.baselines.patch_cells import Floats, PatchGrid, cell_means
 from alexnet.system.numba_jit import jit
 
 CELLS = 4
 DIMENSIONS = CELLS * CELLS * 6
 
 
-def dense_color(colors: Floats, cell_px: int, step_px: int) -> Floats:
-    """Color statistics of every patch of 4 cells' side.
+def dense_color_statistics(image: Floats, cell_px: int, step_px: int) -> Floats:
+    """Color statistics of all patches of 4 x 4 cells.
 
     Args:
-        colors: float32 (H, W, 3), RGB, 0..255.
+        image: float32 (H, W, 3), RGB, 0..255.
         cell_px: side of a cell, 1 or more.
-        step_px: from patch to patch.
+        step_px: pixels between neighboring patches.
 
     Returns:
-        float32 (patches, 96), in units of the whole range (0..1): cells row by row, in each the means of red, green
-        and blue, then their (population) deviations.
+        float32 (patches, 96), scaled to 0..1: cells row by row, in each the means of red, green and blue, then their
+        (population) standard deviations.
 
     Raises:
         RequestError: the image is smaller than a patch.
     """
-    rows, columns = (Grid(length, cell_px, CELLS, step_px) for length in colors.shape[:2])
-    # Around the image's own mean the squares are small, and their difference is exact enough in float32.
-    middle = colors.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-    maps = np.zeros((*colors.shape[:2], 8), np.float32)  # two maps more: eight are with_epilogues as fast as six
-    _centered_and_squared(colors, middle, maps)
-    cells = shared_cells(maps, rows, columns)
+    rows, columns = (PatchGrid(length, cell_px, CELLS, step_px) for length in image.shape[:2])
+    # Centered on the image's mean the squares are small, and their difference is exact enough in float32.
+    center = image.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    channels = np.zeros((*image.shape[:2], 8), np.float32)  # eight are summed as fast as six
+    _center_and_square(image, center, channels)
+    cells = cell_means(channels, rows, columns)
     means, squares = cells.means[..., :3], cells.means[..., 3:6]
-    deviations = np.sqrt(np.maximum(squares - means**2, 0))
-    both = np.concatenate([means + middle / np.float32(255), deviations], axis=-1)
-    return cells.by_patch(both).reshape(-1, DIMENSIONS)
+    stds = np.sqrt(np.maximum(squares - means**2, 0))
+    statistics = np.concatenate([means + center / np.float32(255), stds], axis=-1)
+    return cells.by_patch(statistics).reshape(-1, DIMENSIONS)
 
 
 @jit()
-def _centered_and_squared(colors: Any, middle: Any, maps: Any) -> None:  # pragma: no cover (compiled)
-    """The colors less the middle, in units of the whole range, and behind them their squares."""
-    for row in range(colors.shape[0]):
-        for column in range(colors.shape[1]):
-            for one in range(3):
-                value = (colors[row, column, one] - middle[one]) / np.float32(255)
-                maps[row, column, one] = value
-                maps[row, column, 3 + one] = value * value
+def _center_and_square(image: Any, center: Any, channels: Any) -> None:  # pragma: no cover (compiled)
+    """Write the centered colors, scaled to a range of 1, to channels 0 to 2 and their squares to 3 to 5."""
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            for color in range(3):
+                value = (image[row, column, color] - center[color]) / np.float32(255)
+                channels[row, column, color] = value
+                channels[row, column, 3 + color] = value * value

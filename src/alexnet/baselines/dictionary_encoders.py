@@ -1,4 +1,4 @@
-"""Estimators that code descriptor sets over a learned dictionary and pool the codes over a pyramid.
+"""Estimators that code descriptor sets over a learned dictionary and max-pool the codes over a spatial pyramid.
 
 X. Lin et al.: Large-scale image classification: fast feature extraction and SVM training, CVPR 2011, the winner of
 2010: several descriptors, two codings, max pooling over a pyramid.
@@ -14,24 +14,23 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.utils.validation import check_is_fitted
 
-from alexnet.baselines.chunked_map import one_thread_each
-from alexnet.baselines.descriptor_coding import l1_codes, largest_codes, largest_lengths, locality_codes
-from alexnet.baselines.descriptors import DescriptorSet, checked_sets
-from alexnet.baselines.spatial_pyramid import Levels, num_regions, parse_pyramid, region_of
+from alexnet.baselines.chunked_map import single_threaded_libraries
+from alexnet.baselines.descriptor_coding import l1_codes, locality_codes, max_pool, max_pool_absolute
+from alexnet.baselines.descriptors import DescriptorSet, check_descriptor_sets, concatenate_values
+from alexnet.baselines.spatial_pyramid import Levels, num_regions, parse_pyramid, region_indices
 from alexnet.errors import RequestError
 
-BATCH = 512
-"""Descriptors of one step of learning an l1 dictionary."""
+BATCH_SIZE = 512
+"""Descriptors per step of dictionary learning."""
 
 
 class DictionaryEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """What both codings share. It keeps the contract of lists of descriptor sets (`alexnet.baselines.descriptors`).
+    """Base of both codings. It keeps the contract of `alexnet.baselines.descriptors`.
 
     Attributes:
         atoms_: float32 (atoms, D).
     """
 
-    arrays = ("atoms_",)
     atoms: int
     pyramid: str
     seed: int
@@ -40,50 +39,57 @@ class DictionaryEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Learn the dictionary from all descriptors of the list together.
 
         Raises:
-            RequestError: fewer descriptors than atoms, or a setting out of its range.
+            RequestError: fewer descriptors than atoms, or a parameter out of range.
             ValueError: the list breaks the contract.
         """
-        self._check()
-        values = np.concatenate([one.values for one in checked_sets(X)]).astype(np.float32, copy=False)
+        self._check_parameters()
+        values = concatenate_values(X).astype(np.float32, copy=False)
         if not 1 <= self.atoms <= len(values):
             raise RequestError(
-                f"a dictionary of {self.atoms} atoms from {len(values)} descriptors; allowed is 1 to as many as there "
-                "are descriptors: take fewer, or more images"
+                f"a dictionary of {self.atoms} atoms from {len(values)} descriptors; allowed is 1 to the number of "
+                "descriptors: use fewer atoms, or more images"
             )
-        self.atoms_ = self._learned(values)
+        self.atoms_ = self._learn_atoms(values)
         return self
 
+    @property
+    def num_features(self) -> int:
+        """Length of a row of `transform`."""
+        return num_regions(parse_pyramid(self.pyramid)) * self.atoms
+
     def transform(self, X: Sequence[DescriptorSet]) -> NDArray[np.float32]:
-        """A row for each set: the pooled codes of all regions, the whole of length 1 (all 0 where there is no code).
+        """One row per set: the pooled codes of all regions, of unit norm together (0 where all codes are 0).
 
         Returns:
-            float32 (N, regions * atoms).
+            float32 (N, num_features).
         """
         check_is_fitted(self)
         levels = parse_pyramid(self.pyramid)
         rows = []
-        for one in checked_sets(X, self.atoms_.shape[1]):
-            pooled = self._pooled(np.asarray(one.values, np.float32), region_of(one.places, levels), levels)
+        for values, positions in check_descriptor_sets(X, self.atoms_.shape[1]):
+            pooled = self._pooled_codes(np.asarray(values, np.float32), region_indices(positions, levels), levels)
             rows.append(pooled.ravel() / max(float(np.linalg.norm(pooled)), 1e-12))
         return np.stack(rows)
 
-    def _check(self) -> None:
+    def _check_parameters(self) -> None:
         parse_pyramid(self.pyramid)
 
-    def _learned(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _learn_atoms(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         raise NotImplementedError
 
-    def _pooled(self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels) -> NDArray[np.float32]:
+    def _pooled_codes(
+        self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels
+    ) -> NDArray[np.float32]:
         raise NotImplementedError
 
 
-class LocalityCodes(DictionaryEncoder):
-    """Locality-constrained linear coding: each descriptor by its nearest atoms, the largest code pooled.
+class LocalityEncoder(DictionaryEncoder):
+    """Locality-constrained linear coding (LLC) by the nearest atoms, then max pooling.
 
     Args:
         atoms: of the dictionary, which is scikit-learn's k-means.
         neighbors: atoms that code a descriptor.
-        pyramid: levels of rows x columns.
+        pyramid: rows x columns of each level.
         seed: of k-means.
 
     Paper: J. Wang et al., CVPR 2010: 5 neighbors, pyramid 1x1,2x2,4x4.
@@ -95,27 +101,29 @@ class LocalityCodes(DictionaryEncoder):
         self.pyramid = pyramid
         self.seed = seed
 
-    def _check(self) -> None:
-        super()._check()
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
         if not 1 <= self.neighbors <= self.atoms:
             raise RequestError(f"neighbors is {self.neighbors}; allowed is 1 to the number of atoms, {self.atoms}")
 
-    def _learned(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return nearest_means(values, self.atoms, self.seed)
+    def _learn_atoms(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return kmeans_dictionary(values, self.atoms, self.seed)
 
-    def _pooled(self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels) -> NDArray[np.float32]:
-        places, codes = locality_codes(values, self.atoms_, self.neighbors)
-        return largest_codes(places, codes, regions, num_regions(levels), len(self.atoms_))
+    def _pooled_codes(
+        self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels
+    ) -> NDArray[np.float32]:
+        indices, codes = locality_codes(values, self.atoms_, self.neighbors)
+        return max_pool(indices, codes, regions, num_regions(levels), len(self.atoms_))
 
 
-class SparseCodes(DictionaryEncoder):
-    """Sparse coding by an l1 penalty, the largest absolute code pooled.
+class SparseEncoder(DictionaryEncoder):
+    """Sparse coding with an l1 penalty, then max pooling of absolute codes.
 
     Args:
-        atoms: of the dictionary, of length 1 each.
-        penalty: on the sum of absolute codes, beside half of the squared error.
-        passes: over the sample while the dictionary is learned.
-        pyramid: levels of rows x columns.
+        atoms: of the dictionary, each of unit norm.
+        l1_penalty: factor on the sum of absolute codes, beside half of the squared error.
+        epochs: passes over the sample while the dictionary is learned.
+        pyramid: rows x columns of each level.
         seed: of the first atoms and of the order of the sample.
 
     The dictionary is learned online (J. Mairal et al., ICML 2009, algorithms 1 and 2) with the codes of `l1_codes`:
@@ -128,72 +136,78 @@ class SparseCodes(DictionaryEncoder):
         self,
         atoms: int = 1024,
         *,
-        penalty: float = 0.075,
-        passes: int = 2,
+        l1_penalty: float = 0.075,
+        epochs: int = 2,
         pyramid: str = "1x1,2x2,4x4",
         seed: int = 0,
     ) -> None:
         self.atoms = atoms
-        self.penalty = penalty
-        self.passes = passes
+        self.l1_penalty = l1_penalty
+        self.epochs = epochs
         self.pyramid = pyramid
         self.seed = seed
 
-    def _check(self) -> None:
-        super()._check()
-        if not 0 < self.penalty < math.inf or self.passes < 1:
-            raise RequestError(f"penalty is {self.penalty}, passes {self.passes}; allowed are above 0, and 1 or more")
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if not 0 < self.l1_penalty < math.inf or self.epochs < 1:
+            raise RequestError(
+                f"l1_penalty is {self.l1_penalty}, epochs {self.epochs}; allowed are above 0, and 1 or more"
+            )
 
-    def _learned(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        with one_thread_each():
-            return l1_dictionary(values, self.atoms, self.penalty, self.passes, self.seed)
+    def _learn_atoms(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        with single_threaded_libraries():
+            return l1_dictionary(values, self.atoms, self.l1_penalty, self.epochs, self.seed)
 
-    def _pooled(self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels) -> NDArray[np.float32]:
-        codes = l1_codes(values, self.atoms_, self.atoms_ @ self.atoms_.T, self.penalty)
-        return largest_lengths(codes, regions, num_regions(levels))
-
-
-def nearest_means(values: NDArray[np.float32], num: int, seed: int) -> NDArray[np.float32]:
-    """The centers that scikit-learn's k-means finds, float32 (num, D)."""
-    # With threads of its own it takes four times the processor time where anything else runs.
-    with one_thread_each():
-        found = MiniBatchKMeans(num, batch_size=4096, n_init=1, max_iter=8, random_state=seed).fit(values)
-    return np.ascontiguousarray(found.cluster_centers_, np.float32)
+    def _pooled_codes(
+        self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels
+    ) -> NDArray[np.float32]:
+        codes = l1_codes(values, self.atoms_, self.atoms_ @ self.atoms_.T, self.l1_penalty)
+        return max_pool_absolute(codes, regions, num_regions(levels))
 
 
-def l1_dictionary(values: NDArray[np.float32], num: int, penalty: float, passes: int, seed: int) -> NDArray[np.float32]:
-    """Atoms of length 1 over which the values have short sparse codes, float32 (num, D).
+def kmeans_dictionary(values: NDArray[np.float32], num_atoms: int, seed: int) -> NDArray[np.float32]:
+    """The centers of scikit-learn's k-means, float32 (num_atoms, D)."""
+    # On several threads it takes four times the processor time where anything else runs.
+    with single_threaded_libraries():
+        kmeans = MiniBatchKMeans(num_atoms, batch_size=4096, n_init=1, max_iter=8, random_state=seed).fit(values)
+    return np.ascontiguousarray(kmeans.cluster_centers_, np.float32)
 
-    A batch of values is coded at a time; the sums of products of codes, and of codes and values, say where each atom
-    would best lie, given the others. Atoms that nothing uses are replaced by values drawn at random.
+
+def l1_dictionary(
+    values: NDArray[np.float32], num_atoms: int, l1_penalty: float, epochs: int, seed: int
+) -> NDArray[np.float32]:
+    """A dictionary of unit-norm atoms over which the values have short sparse codes, float32 (num_atoms, D).
+
+    For each batch: code it, add the products of codes, and of codes and values, to running sums, and move each atom to
+    its optimum given the others. Unused atoms are replaced by values drawn at random.
     """
     random = np.random.Generator(np.random.Philox(seed))
-    atoms = _of_length_1(values[random.permutation(len(values))[:num]], random)
-    of_codes = np.zeros((num, num), np.float32)
-    of_values = np.zeros((num, values.shape[1]), np.float32)
-    seen = 0
-    for _ in range(passes):
+    atoms = _unit_rows(values[random.permutation(len(values))[:num_atoms]], random)
+    code_products = np.zeros((num_atoms, num_atoms), np.float32)
+    value_products = np.zeros((num_atoms, values.shape[1]), np.float32)
+    step = 0
+    for _ in range(epochs):
         order = random.permutation(len(values))
-        for first in range(0, len(order), BATCH):
-            batch = values[order[first : first + BATCH]]
-            codes = l1_codes(batch, atoms, atoms @ atoms.T, penalty)
-            # What early, worse codes said is forgotten. Paper: Mairal et al., section 3.4.
-            seen += 1
-            kept = ((seen - 1) / seen) ** 2 if seen > 1 else 0.0
-            of_codes = kept * of_codes + codes.T @ codes
-            of_values = kept * of_values + codes.T @ batch
-            for atom in range(num):
-                weight = of_codes[atom, atom]
+        for first in range(0, len(order), BATCH_SIZE):
+            batch = values[order[first : first + BATCH_SIZE]]
+            codes = l1_codes(batch, atoms, atoms @ atoms.T, l1_penalty)
+            # Early codes are worse, so their weight decays. Paper: Mairal et al., section 3.4.
+            step += 1
+            decay = ((step - 1) / step) ** 2 if step > 1 else 0.0
+            code_products = decay * code_products + codes.T @ codes
+            value_products = decay * value_products + codes.T @ batch
+            for atom in range(num_atoms):
+                weight = code_products[atom, atom]
                 if weight < 1e-8:
-                    atoms[atom] = _of_length_1(values[random.integers(len(values), size=1)], random)[0]
+                    atoms[atom] = _unit_rows(values[random.integers(len(values), size=1)], random)[0]
                     continue
-                atoms[atom] += (of_values[atom] - of_codes[atom] @ atoms) / weight
+                atoms[atom] += (value_products[atom] - code_products[atom] @ atoms) / weight
                 atoms[atom] /= max(float(np.linalg.norm(atoms[atom])), 1e-12)
     return atoms
 
 
-def _of_length_1(values: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
-    """Rows of length 1; where a row is all zeros, a random one."""
+def _unit_rows(values: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
+    """Rows scaled to unit norm; a zero row is replaced by a random one."""
     rows = np.array(values, np.float32)
     empty = np.linalg.norm(rows, axis=1) < 1e-6
     rows[empty] = random.standard_normal((int(empty.sum()), rows.shape[1]), np.float32)

@@ -1,7 +1,7 @@
-"""LocallyConnected binary patterns: which of eight neighbors are at least as bright as a pixel, counted in 2 x 2 cells.
+"""Local binary patterns: which of eight neighbors are at least as bright as a pixel, counted in 2 x 2 cells.
 
-T. Ojala, M. Pietikainen, T. Maenpaa, PAMI 2002: eight neighbors on a circle of radius 1, those between pixels
-interpolated; patterns with at most two changes around the circle have a bin each, all others share one.
+T. Ojala, M. Pietikainen, T. Maenpaa, PAMI 2002: eight neighbors on a circle of radius 1, the diagonal ones
+interpolated; patterns with at most two transitions around the circle have a bin each, all others share one.
 """
 
 import math
@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import torch
 
-from alexnet.baselines.patch_cells import Grid
+from alexnet.baselines.patch_cells import PatchGrid
 from alexnet.errors import RequestError
 
 NEIGHBORS = 8
@@ -18,44 +18,47 @@ CELLS = 2
 DIMENSIONS = CELLS * CELLS * BINS
 
 
-def dense_patterns(gray: torch.Tensor, cell_px: int, step_px: int) -> torch.Tensor:
-    """Counts of patterns in every patch of 2 cells' side.
+def dense_binary_patterns(gray: torch.Tensor, cell_px: int, step_px: int) -> torch.Tensor:
+    """Histograms of patterns of all patches of 2 x 2 cells.
 
     Args:
         gray: float32 (B, H, W), 0..255.
         cell_px: side of a cell, a multiple of `step_px`.
-        step_px: from patch to patch.
+        step_px: pixels between neighboring patches.
 
     Returns:
-        float32 (B, patches, 236), cells row by row, in each 59 counts; each patch of length 1.
+        float32 (B, patches, 236), cells row by row, in each 59 counts; each patch has unit norm.
 
     Raises:
-        RequestError: the image is smaller than a patch, or a cell is no multiple of the step.
+        RequestError: the image is smaller than a patch, or the cell is not a multiple of the step.
     """
     if cell_px % step_px:
-        raise RequestError(f"cells of {cell_px} pixels are no multiple of a step of {step_px}; binary patterns need it")
-    rows, columns = (Grid(length, cell_px, CELLS, step_px) for length in gray.shape[-2:])
+        raise RequestError(
+            f"the cells of binary patterns, twice --descriptors.cell_px, are {cell_px} pixels; allowed is a multiple "
+            f"of --descriptors.step_px, which is {step_px}"
+        )
+    rows, columns = (PatchGrid(length, cell_px, CELLS, step_px) for length in gray.shape[-2:])
     labels = pattern_labels(gray)
-    # Counts in squares of the step's side first: cells are sums of those, and neighbors share them.
+    # Count in squares as large as the step first: cells are sums of those, and overlapping cells share them.
     top, left = int(rows.starts[0]), int(columns.starts[0])
-    blocks_down, blocks_across = ((one.num - 1) + one.patch_px // step_px for one in (rows, columns))
+    blocks_down, blocks_across = ((grid.num - 1) + grid.patch_px // step_px for grid in (rows, columns))
     used = labels[:, top : top + blocks_down * step_px, left : left + blocks_across * step_px]
-    row_of = torch.arange(used.shape[1]) // step_px
-    column_of = torch.arange(used.shape[2]) // step_px
-    place = (row_of[:, None] * blocks_across + column_of[None, :]) * BINS + used  # (B, h, w)
+    block_row = torch.arange(used.shape[1]) // step_px
+    block_column = torch.arange(used.shape[2]) // step_px
+    index = (block_row[:, None] * blocks_across + block_column[None, :]) * BINS + used  # (B, h, w)
     counts = gray.new_zeros(len(gray), blocks_down * blocks_across * BINS)
-    counts.scatter_add_(1, place.flatten(1), torch.ones_like(place, dtype=gray.dtype).flatten(1))
+    counts.scatter_add_(1, index.flatten(1), torch.ones_like(index, dtype=gray.dtype).flatten(1))
     blocks = counts.reshape(len(gray), blocks_down, blocks_across, BINS)
-    cells = blocks.unfold(1, cell_px // step_px, 1).sum(-1).unfold(2, cell_px // step_px, 1).sum(-1)
     stride = cell_px // step_px
+    cells = blocks.unfold(1, stride, 1).sum(-1).unfold(2, stride, 1).sum(-1)
     quarters = [
         cells[:, down * stride : down * stride + rows.num, across * stride : across * stride + columns.num]
         for down in range(CELLS)
         for across in range(CELLS)
     ]
     patches = torch.cat(quarters, dim=-1).flatten(1, 2)
-    scaled: torch.Tensor = patches / patches.norm(dim=-1, keepdim=True)
-    return scaled
+    normalized: torch.Tensor = patches / patches.norm(dim=-1, keepdim=True)
+    return normalized
 
 
 def pattern_labels(gray: torch.Tensor) -> torch.Tensor:
@@ -63,27 +66,27 @@ def pattern_labels(gray: torch.Tensor) -> torch.Tensor:
     padded = torch.nn.functional.pad(gray, (1, 1, 1, 1))
     height, width = gray.shape[-2:]
 
-    def shifted(down: int, across: int) -> torch.Tensor:
+    def difference(down: int, across: int) -> torch.Tensor:
         return padded[:, 1 + down : 1 + down + height, 1 + across : 1 + across + width] - gray
 
     bits = torch.zeros(gray.shape, dtype=torch.int64)
-    near = 1 / math.sqrt(2)  # a diagonal neighbor lies so far from the pixel along each axis
+    near = 1 / math.sqrt(2)  # distance of a diagonal neighbor from the pixel along each axis
     for number in range(NEIGHBORS):
         angle = 2 * math.pi * number / NEIGHBORS
         down, across = -round(math.sin(angle)), round(math.cos(angle))
         if number % 2 == 0:
-            brighter = shifted(down, across)
+            brighter = difference(down, across)
         else:
-            sides = shifted(down, 0) + shifted(0, across)
-            # As differences from the pixel itself, so that equal neighbors give exactly 0.
-            brighter = near * near * shifted(down, across) + near * (1 - near) * sides
+            sides = difference(down, 0) + difference(0, across)
+            # Interpolate differences from the pixel itself, so that equal neighbors give exactly 0.
+            brighter = near * near * difference(down, across) + near * (1 - near) * sides
         bits |= (brighter >= 0).to(torch.int64) << number
-    return _labels()[bits]
+    return _label_table()[bits]
 
 
 @lru_cache(maxsize=1)
-def _labels() -> torch.Tensor:
-    """Label of each of the 256 patterns: those with at most two changes in order, then one for all others."""
+def _label_table() -> torch.Tensor:
+    """Label of each of the 256 patterns: those with at most two transitions in order, then one for all others."""
     labels = torch.full((2**NEIGHBORS,), BINS - 1, dtype=torch.int64)
     uniform = [
         pattern

@@ -1,8 +1,8 @@
-"""Sums over the cells of patches on a grid, for every patch at once: one pass along each axis.
+"""Weighted sums over the cells of all patches of a dense grid, by one pass along each axis.
 
 A dense descriptor weighs each pixel by a function of its row times a function of its column, and all patches of a grid
-share those functions up to a shift. So each row of pixels is first with_epilogues into the cells of its columns, and
-these sums into the cells of the rows. The maps of a pixel lie side by side, so that the processor adds eight at a time.
+share those functions up to a shift. So each row of pixels is first summed into the cells of its columns, and these
+sums into the cells of the rows. Channels are the last axis, so that the processor adds eight at a time.
 """
 
 from dataclasses import dataclass
@@ -18,24 +18,25 @@ from alexnet.system.numba_jit import jit
 Floats = NDArray[np.float32]
 Weighting = Literal["gaussian", "flat"]
 ANY_ORDER = {"reassoc", "contract", "nsz"}
-"""What the compiler may do to sums: add in any order, which is what lets it add eight at once."""
+"""Fast-math flags that let the compiler reorder sums, and so vectorize them."""
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Patches of `cells` x `cells` cells along one axis of an image, symmetric to its middle up to a pixel."""
+class PatchGrid:
+    """Patches of `cells` cells along one axis of an image, centered in it up to a pixel."""
 
     length_px: int
     """Of the axis."""
     cell_px: int
     cells: int
     step_px: int
+    """Between neighboring patches."""
 
     def __post_init__(self) -> None:
         if self.length_px < self.patch_px:
             raise RequestError(
                 f"an image of {self.length_px} pixels is smaller than a patch of {self.patch_px} ({self.cells} cells "
-                f"of {self.cell_px} pixels); take smaller cells, or prepare larger images"
+                f"of {self.cell_px} pixels); use smaller cells, or prepare larger images"
             )
 
     @property
@@ -56,115 +57,115 @@ class Grid:
 
     @property
     def centers(self) -> NDArray[np.float64]:
-        """Middle of each patch as a coordinate of pixels' centers, (num,); between two pixels where a side is odd."""
+        """Center of each patch, (num,), as a coordinate in which pixel i is at i, as in OpenCV."""
         return self.starts.astype(np.float64) + self.patch_px / 2
 
 
-class Taps(NamedTuple):
-    """Which pixels of an axis count in each cell of each patch, and how much."""
+class CellWeights(NamedTuple):
+    """Which pixels of an axis contribute to each cell of each patch, and their weights."""
 
     first: NDArray[np.int64]
     """(num * cells,): the first pixel."""
     weights: Floats
-    """(num * cells, T): of it and those after it; none reaches beyond the axis."""
+    """(num * cells, T): weights of `first` and the T - 1 pixels after it, all within the axis."""
 
 
 @lru_cache(maxsize=256)
-def cell_taps(grid: Grid, weighting: Weighting) -> Taps:
-    """How the pixels of an axis count.
+def cell_weights(grid: PatchGrid, weighting: Weighting) -> CellWeights:
+    """The weights of an axis.
 
-    `gaussian`: SIFT's, a pixel is shared linearly by the two cells between whose middles it lies, and weighs less the
-    farther it is from the patch's middle, by a Gaussian of half the patch's side. `flat`: 1 / `cell_px` within the
-    cell, 0 outside, so that a sum is a mean.
+    `gaussian`: as in SIFT, a pixel is split linearly between the two nearest cell centers, times a Gaussian around the
+    patch's center with a sigma of half the patch's side. `flat`: 1 / `cell_px` within the cell and 0 outside, so that
+    the sum is a mean.
     """
     cells = np.arange(grid.cells)
-    own = grid.starts[:, None] + cells * grid.cell_px  # the first pixel within each cell, (num, cells)
-    # With `gaussian` a cell reaches half of each neighbor, and one pixel more where its middle lies between two.
+    start = grid.starts[:, None] + cells * grid.cell_px  # the first pixel within each cell, (num, cells)
+    # With `gaussian` a cell reaches half of each neighbor, and one pixel more where its center lies between two.
     reach = 0 if weighting == "flat" else (grid.cell_px + 1) // 2
-    num_taps = min(grid.cell_px + 2 * reach, grid.length_px)
-    first = np.clip(own - reach, 0, grid.length_px - num_taps)
-    pixels = first[:, :, None] + np.arange(num_taps)
+    num_pixels = min(grid.cell_px + 2 * reach, grid.length_px)
+    first = np.clip(start - reach, 0, grid.length_px - num_pixels)
+    pixels = first[:, :, None] + np.arange(num_pixels)
     if weighting == "flat":
-        weights = ((pixels >= own[:, :, None]) & (pixels < own[:, :, None] + grid.cell_px)) / grid.cell_px
+        weights = ((pixels >= start[:, :, None]) & (pixels < start[:, :, None] + grid.cell_px)) / grid.cell_px
     else:
-        away = (pixels - grid.centers[:, None, None]) / grid.cell_px  # cells from the patch's middle
-        shared = np.maximum(0, 1 - np.abs(away + grid.cells / 2 - 0.5 - cells[:, None]))
-        weights = shared * np.exp(-(away**2) / (grid.cells**2 / 2))
-    flat = weights.reshape(-1, num_taps).astype(np.float32)
-    return Taps(np.ascontiguousarray(first.ravel()), np.ascontiguousarray(flat))
+        offset = (pixels - grid.centers[:, None, None]) / grid.cell_px  # from the patch's center, in cells
+        linear = np.maximum(0, 1 - np.abs(offset + grid.cells / 2 - 0.5 - cells[:, None]))
+        weights = linear * np.exp(-(offset**2) / (grid.cells**2 / 2))
+    flat = weights.reshape(-1, num_pixels).astype(np.float32)
+    return CellWeights(np.ascontiguousarray(first.ravel()), np.ascontiguousarray(flat))
 
 
-def cell_sums(maps: Floats, rows: Grid, columns: Grid, weighting: Weighting) -> Floats:
-    """The weighted sums of maps over all cells of all patches.
+def cell_sums(image: Floats, rows: PatchGrid, columns: PatchGrid, weighting: Weighting) -> Floats:
+    """The weighted sums over all cells of all patches.
 
     Args:
-        maps: float32 (H, W, M); fastest where M is 8.
+        image: float32 (H, W, C); fastest where C is 8.
         rows: patches along the height.
         columns: patches along the width.
 
     Returns:
-        float32 (rows.num * rows.cells, columns.num * columns.cells, M).
+        float32 (rows.num * rows.cells, columns.num * columns.cells, C).
     """
-    return _sums_of(maps, cell_taps(rows, weighting), cell_taps(columns, weighting))
+    return _separable_sums(image, cell_weights(rows, weighting), cell_weights(columns, weighting))
 
 
-class SharedCells(NamedTuple):
-    """Means over cells, each cell once that patches share, and where each patch has its cells."""
+class CellMeans(NamedTuple):
+    """Means over the distinct cells of a grid, and the index of each patch's cells."""
 
     means: Floats
-    """(cells down, cells across, M)."""
+    """(cells down, cells across, C)."""
     rows: NDArray[np.int64]
-    """(patches down, cells): places along the first axis."""
+    """(patches down, cells): indices into the first axis."""
     columns: NDArray[np.int64]
-    """(patches across, cells): places along the second."""
+    """(patches across, cells): indices into the second axis."""
 
     def by_patch(self, values: Floats) -> Floats:
-        """Values of the cells, (cells down, cells across, V), patch by patch: (patches, cells, cells, V)."""
+        """Gather values of the cells, (cells down, cells across, V), by patch: (patches, cells, cells, V)."""
         found = values[self.rows[:, None, :, None], self.columns[None, :, None, :]]
         return found.reshape(-1, self.rows.shape[1], self.columns.shape[1], values.shape[2])
 
 
-def shared_cells(maps: Floats, rows: Grid, columns: Grid) -> SharedCells:
-    """The means of maps, float32 (H, W, M), over the cells of all patches; all pixels of a cell weigh alike."""
-    down, of_rows = _distinct(cell_taps(rows, "flat"), rows)
-    across, of_columns = _distinct(cell_taps(columns, "flat"), columns)
-    return SharedCells(_sums_of(maps, down, across), of_rows, of_columns)
+def cell_means(image: Floats, rows: PatchGrid, columns: PatchGrid) -> CellMeans:
+    """The unweighted means of an image, float32 (H, W, C), over the cells of all patches."""
+    down, row_indices = _distinct(cell_weights(rows, "flat"), rows)
+    across, column_indices = _distinct(cell_weights(columns, "flat"), columns)
+    return CellMeans(_separable_sums(image, down, across), row_indices, column_indices)
 
 
-def _distinct(taps: Taps, grid: Grid) -> tuple[Taps, NDArray[np.int64]]:
-    """The cells that begin at different pixels, and which of them are those of each patch."""
-    first, places = np.unique(taps.first, return_inverse=True)
-    return Taps(first, taps.weights[: len(first)]), places.reshape(grid.num, grid.cells)
+def _distinct(weights: CellWeights, grid: PatchGrid) -> tuple[CellWeights, NDArray[np.int64]]:
+    """The cells with different first pixels, and the indices of each patch's cells among them."""
+    first, indices = np.unique(weights.first, return_inverse=True)
+    return CellWeights(first, weights.weights[: len(first)]), indices.reshape(grid.num, grid.cells)
 
 
-def _sums_of(maps: Floats, down: Taps, across: Taps) -> Floats:
-    """The sums, float32 (cells down, cells across, M)."""
-    num_maps = maps.shape[2]
-    sums = np.zeros((len(down.first), len(across.first), num_maps), np.float32)
-    row_sums = np.empty((len(maps), len(across.first), num_maps), np.float32)
-    along = _along_rows_of_8 if num_maps == 8 else _along_rows
-    along(maps, across.first, across.weights, row_sums)
-    width = len(across.first) * num_maps
-    _down_columns(row_sums.reshape(-1, width), down.first, down.weights, sums.reshape(-1, width))
+def _separable_sums(image: Floats, down: CellWeights, across: CellWeights) -> Floats:
+    """The sums, float32 (cells down, cells across, C)."""
+    num_channels = image.shape[2]
+    sums = np.zeros((len(down.first), len(across.first), num_channels), np.float32)
+    row_sums = np.empty((len(image), len(across.first), num_channels), np.float32)
+    sum_rows = _sum_rows_of_8_channels if num_channels == 8 else _sum_rows
+    sum_rows(image, across.first, across.weights, row_sums)
+    width = len(across.first) * num_channels
+    _sum_columns(row_sums.reshape(-1, width), down.first, down.weights, sums.reshape(-1, width))
     return sums
 
 
-def by_patch(sums: Floats, rows: Grid, columns: Grid) -> Floats:
-    """`cell_sums` patch by patch, row by row: float32 (patches, cells, cells, M)."""
+def group_by_patch(sums: Floats, rows: PatchGrid, columns: PatchGrid) -> Floats:
+    """Rearrange the result of `cell_sums` by patch, row by row: float32 (patches, cells, cells, C)."""
     cells = sums.reshape(rows.num, rows.cells, columns.num, columns.cells, sums.shape[2])
     return np.ascontiguousarray(cells.transpose(0, 2, 1, 3, 4)).reshape(-1, rows.cells, columns.cells, sums.shape[2])
 
 
 @jit(fastmath=ANY_ORDER)
-def _along_rows_of_8(maps: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
-    for row in range(maps.shape[0]):
+def _sum_rows_of_8_channels(image: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
+    for row in range(image.shape[0]):
         for cell in range(len(first)):
             start = first[cell]
-            # Eight sums by name: an array of them would go through memory.
+            # Eight scalar sums: an array of them would go through memory.
             a = b = c = d = e = f = g = h = np.float32(0)
-            for tap in range(weights.shape[1]):
-                weight = weights[cell, tap]
-                pixel = maps[row, start + tap]
+            for offset in range(weights.shape[1]):
+                weight = weights[cell, offset]
+                pixel = image[row, start + offset]
                 a += weight * pixel[0]
                 b += weight * pixel[1]
                 c += weight * pixel[2]
@@ -179,24 +180,24 @@ def _along_rows_of_8(maps: Any, first: Any, weights: Any, sums: Any) -> None:  #
 
 
 @jit(fastmath=ANY_ORDER)
-def _along_rows(maps: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
-    for row in range(maps.shape[0]):
+def _sum_rows(image: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
+    for row in range(image.shape[0]):
         for cell in range(len(first)):
-            for one in range(maps.shape[2]):
+            for channel in range(image.shape[2]):
                 total = np.float32(0)
-                for tap in range(weights.shape[1]):
-                    total += weights[cell, tap] * maps[row, first[cell] + tap, one]
-                sums[row, cell, one] = total
+                for offset in range(weights.shape[1]):
+                    total += weights[cell, offset] * image[row, first[cell] + offset, channel]
+                sums[row, cell, channel] = total
 
 
 @jit(fastmath=ANY_ORDER)
-def _down_columns(row_sums: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
+def _sum_columns(row_sums: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
     width = row_sums.shape[1]
     for cell in range(len(first)):
-        own = sums[cell]
-        for tap in range(weights.shape[1]):
-            weight = weights[cell, tap]
+        total = sums[cell]
+        for offset in range(weights.shape[1]):
+            weight = weights[cell, offset]
             if weight != 0:
-                row = row_sums[first[cell] + tap]
-                for place in range(width):
-                    own[place] += weight * row[place]
+                row = row_sums[first[cell] + offset]
+                for column in range(width):
+                    total[column] += weight * row[column]

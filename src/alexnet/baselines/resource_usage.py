@@ -1,4 +1,4 @@
-"""What a stage of a baseline costs: wall time, processor time, memory; written to the run's log."""
+"""Wall time, processor time and memory of a baseline run, by stage, written to the run's log."""
 
 import time
 from collections.abc import Iterator
@@ -9,61 +9,56 @@ from alexnet.system.process_usage import anonymous_bytes
 
 
 class ResourceUsage:
-    """The cost of a run so far, over all its attempts, and the stages of this one.
+    """The usage of a run over all its attempts, and of the stages of this attempt.
 
     Args:
-        run: whose log and facts tell it.
+        run: whose run.json and log hold the usage.
     """
 
     def __init__(self, run: RunFolder) -> None:
         facts = run.facts()
         self._run = run
-        self._before_s = float(facts.get("duration_s") or 0.0)
-        self._cpu_before_s = float(facts.get("cpu_s") or 0.0)
+        self._earlier_s = float(facts.get("duration_s") or 0.0)
+        self._earlier_cpu_s = float(facts.get("cpu_s") or 0.0)
         self._peak_bytes = int(facts.get("peak_anonymous_bytes") or 0)
         self._start_s, self._cpu_start_s = time.perf_counter(), time.process_time()
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of work, over all attempts."""
-        return self._before_s + time.perf_counter() - self._start_s
+        """Seconds of work over all attempts."""
+        return self._earlier_s + time.perf_counter() - self._start_s
 
-    def watch(self) -> None:
-        """Look how much memory is held now."""
+    def update_peak(self) -> None:
+        """Compare the memory used now with the peak."""
         self._peak_bytes = max(self._peak_bytes, anonymous_bytes() or 0)
 
-    def keep(self) -> None:
-        """Write the cost so far to run.json."""
+    def save(self) -> None:
+        """Write the usage so far to run.json."""
         self._run.update_facts(
             duration_s=round(self.elapsed_s, 1),
-            cpu_s=round(self._cpu_before_s + time.process_time() - self._cpu_start_s, 1),
+            cpu_s=round(self._earlier_cpu_s + time.process_time() - self._cpu_start_s, 1),
             peak_anonymous_bytes=self._peak_bytes,
         )
 
     @contextmanager
-    def stage(self, name: str, num_images: int | None = None) -> Iterator[list[int]]:
-        """Log a stage and keep the cost when it ends.
-
-        Args:
-            num_images: that it works on; None is the sum of the list it yields, and a stage of none is not logged.
-        """
-        worked_on: list[int] = []
-        start_s, cpu_s = time.perf_counter(), time.process_time()
+    def stage(self, name: str) -> Iterator[list[int]]:
+        """Measure a stage: append numbers of images to the list it yields; a stage of no images is not logged."""
+        images: list[int] = []
+        start_s, cpu_start_s = time.perf_counter(), time.process_time()
         try:
-            yield worked_on
+            yield images
         finally:
-            self.watch()
-            self.keep()
-        num_images = sum(worked_on) if num_images is None else num_images
-        if not num_images:
+            self.update_peak()
+            self.save()
+        if not sum(images):
             return
         seconds = time.perf_counter() - start_s
         self._run.log(
             "stage",
             name=name,
-            images=num_images,
+            images=sum(images),
             seconds=round(seconds, 2),
-            cpu_s=round(time.process_time() - cpu_s, 2),
-            images_per_second=round(num_images / seconds, 2) if seconds > 0 else None,
+            cpu_s=round(time.process_time() - cpu_start_s, 2),
+            images_per_second=round(sum(images) / seconds, 2) if seconds > 0 else None,
             elapsed_s=round(self.elapsed_s, 2),
         )

@@ -1,7 +1,7 @@
 """SIFT descriptors on a dense grid: 4 x 4 cells of 8 orientations. D. Lowe, IJCV 2004, section 6.
 
-The descriptor is OpenCV's at a keypoint of no rotation: gradients by central differences, each shared by the two
-nearest of eight orientations and the four nearest cells, a Gaussian window of half the patch, lengths cut at 0.2.
+The descriptor is OpenCV's at an unrotated keypoint: central differences, each gradient split between the two nearest of
+eight orientations and the four nearest cells, a Gaussian window of half the patch, values clipped at 0.2.
 """
 
 import math
@@ -9,41 +9,41 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.baselines.patch_cells import ANY_ORDER, Floats, Grid, cell_sums
+from alexnet.baselines.patch_cells import ANY_ORDER, Floats, PatchGrid, cell_sums
 from alexnet.system.numba_jit import jit
 
 ORIENTATIONS = 8
 CELLS = 4
 DIMENSIONS = CELLS * CELLS * ORIENTATIONS
-_CUT = 0.2
-_NO_CONTRAST = 1e-3
-"""Sums of gradients (gray levels 0..255) shorter than this are none: the descriptor is all zeros."""
+_CLIP = 0.2
+_MIN_NORM = 1e-3
+"""A patch whose summed gradients (gray levels 0..255) have a smaller norm has no contrast: its descriptor is zero."""
 
 
 def dense_sift(gray: Floats, cell_px: int, step_px: int) -> Floats:
-    """SIFT descriptors of every patch of 4 cells' side.
+    """SIFT descriptors of all patches of 4 x 4 cells.
 
     Args:
-        gray: float32 (H, W), 0..255, smoothed as it should be.
+        gray: float32 (H, W), 0..255, already smoothed.
         cell_px: side of a cell, 1 or more.
-        step_px: from patch to patch.
+        step_px: pixels between neighboring patches.
 
     Returns:
-        float32 (patches, 128), cells row by row, in each the 8 orientations counterclockwise from rightward; of
-        length 1, or all 0 where the patch has no contrast.
+        float32 (patches, 128): cells row by row, in each the 8 orientations counterclockwise from the right; unit
+        norm, or all 0 where the patch has no contrast.
 
     Raises:
         RequestError: the image is smaller than a patch.
     """
-    rows, columns = (Grid(length, cell_px, CELLS, step_px) for length in gray.shape)
-    sums = cell_sums(orientation_maps(gray), rows, columns, "gaussian")
-    found = np.empty((rows.num * columns.num, DIMENSIONS), np.float32)
-    _cut_and_scaled(sums, columns.num, found)
-    return found
+    rows, columns = (PatchGrid(length, cell_px, CELLS, step_px) for length in gray.shape)
+    sums = cell_sums(orientation_channels(gray), rows, columns, "gaussian")
+    descriptors = np.empty((rows.num * columns.num, DIMENSIONS), np.float32)
+    _normalize_and_clip(sums, columns.num, descriptors)
+    return descriptors
 
 
-def orientation_maps(gray: Floats) -> Floats:
-    """The length of the gradient at each pixel, shared by the two nearest orientations; 0 on the image's edge.
+def orientation_channels(gray: Floats) -> Floats:
+    """The gradient magnitude of each pixel, split between the two nearest orientations; 0 on the image's border.
 
     Args:
         gray: float32 (H, W).
@@ -51,49 +51,49 @@ def orientation_maps(gray: Floats) -> Floats:
     Returns:
         float32 (H, W, 8).
     """
-    maps = np.zeros((*gray.shape, ORIENTATIONS), np.float32)
+    channels = np.zeros((*gray.shape, ORIENTATIONS), np.float32)
     rightward = gray[1:-1, 2:] - gray[1:-1, :-2]
     upward = gray[:-2, 1:-1] - gray[2:, 1:-1]
-    place = np.arctan2(upward, rightward) * np.float32(ORIENTATIONS / (2 * math.pi))  # -4 .. 4
-    _shared(np.sqrt(rightward * rightward + upward * upward), place, maps)
-    return maps
+    angle = np.arctan2(upward, rightward) * np.float32(ORIENTATIONS / (2 * math.pi))  # -4 .. 4
+    _split_orientations(np.sqrt(rightward * rightward + upward * upward), angle, channels)
+    return channels
 
 
 @jit()
-def _shared(length: Any, place: Any, maps: Any) -> None:  # pragma: no cover (compiled)
-    for row in range(length.shape[0]):
-        for column in range(length.shape[1]):
-            lower = np.floor(place[row, column])
-            share = (place[row, column] - lower) * length[row, column]
+def _split_orientations(magnitude: Any, angle: Any, channels: Any) -> None:  # pragma: no cover (compiled)
+    for row in range(magnitude.shape[0]):
+        for column in range(magnitude.shape[1]):
+            lower = np.floor(angle[row, column])
+            upper_part = (angle[row, column] - lower) * magnitude[row, column]
             orientation = int(lower)
-            maps[row + 1, column + 1, orientation & 7] += length[row, column] - share
-            maps[row + 1, column + 1, (orientation + 1) & 7] += share
+            channels[row + 1, column + 1, orientation & 7] += magnitude[row, column] - upper_part
+            channels[row + 1, column + 1, (orientation + 1) & 7] += upper_part
 
 
 @jit(fastmath=ANY_ORDER)
-def _cut_and_scaled(sums: Any, across: Any, found: Any) -> None:  # pragma: no cover (compiled)
-    """Unit length, no number above 0.2, unit length again."""
-    cut = np.float32(_CUT)
-    for patch in range(found.shape[0]):
+def _normalize_and_clip(sums: Any, across: Any, descriptors: Any) -> None:  # pragma: no cover (compiled)
+    """Normalize to unit norm, clip at 0.2, normalize again."""
+    clip = np.float32(_CLIP)
+    for patch in range(descriptors.shape[0]):
         top, left = patch // across * CELLS, patch % across * CELLS
-        own = found[patch]
-        place = 0
+        descriptor = descriptors[patch]
+        index = 0
         for row in range(CELLS):
             for column in range(CELLS):
                 for orientation in range(ORIENTATIONS):
-                    own[place] = sums[top + row, left + column, orientation]
-                    place += 1
+                    descriptor[index] = sums[top + row, left + column, orientation]
+                    index += 1
         total = np.float32(0)
-        for place in range(DIMENSIONS):
-            total += own[place] * own[place]
-        length = np.sqrt(total)
-        if length < _NO_CONTRAST:
-            own[:] = 0
+        for index in range(DIMENSIONS):
+            total += descriptor[index] * descriptor[index]
+        norm = np.sqrt(total)
+        if norm < _MIN_NORM:
+            descriptor[:] = 0
             continue
         total = np.float32(0)
-        for place in range(DIMENSIONS):
-            own[place] = min(own[place] / length, cut)
-            total += own[place] * own[place]
+        for index in range(DIMENSIONS):
+            descriptor[index] = min(descriptor[index] / norm, clip)
+            total += descriptor[index] * descriptor[index]
         scale = np.float32(1) / np.sqrt(total)
-        for place in range(DIMENSIONS):
-            own[place] *= scale
+        for index in range(DIMENSIONS):
+            descriptor[index] *= scale

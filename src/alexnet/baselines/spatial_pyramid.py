@@ -1,4 +1,4 @@
-"""A spatial pyramid: the image as a whole, and cut into rows and columns. S. Lazebnik et al., CVPR 2006."""
+"""Spatial pyramids: the whole image, and the image cut into rows and columns. S. Lazebnik et al., CVPR 2006."""
 
 import re
 
@@ -8,23 +8,24 @@ from numpy.typing import NDArray
 from alexnet.errors import RequestError
 
 Levels = tuple[tuple[int, int], ...]
+"""Rows and columns of each level."""
 
 
 def parse_pyramid(text: str) -> Levels:
-    """`1x1,3x1` as ((1, 1), (3, 1)): rows x columns of each level.
+    """Parse `1x1,3x1` to ((1, 1), (3, 1)): rows x columns of each level.
 
     Raises:
-        RequestError: it is not of that form.
+        RequestError: the text has another form.
     """
-    found = []
+    levels = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([1-9]\d?)x([1-9]\d?)\s*", part)
         if match is None:
             raise RequestError(
-                f"pyramid {text!r} is not understood; allowed are levels of rows x columns with commas, as in 1x1,3x1"
+                f"cannot parse pyramid {text!r}; allowed are levels of rows x columns, separated by commas: 1x1,3x1"
             )
-        found.append((int(match[1]), int(match[2])))
-    return tuple(found)
+        levels.append((int(match[1]), int(match[2])))
+    return tuple(levels)
 
 
 def num_regions(levels: Levels) -> int:
@@ -32,18 +33,17 @@ def num_regions(levels: Levels) -> int:
     return sum(rows * columns for rows, columns in levels)
 
 
-def region_of(places: NDArray[np.float32], levels: Levels) -> NDArray[np.int64]:
-    """The region in which each place lies on each level, counted through all levels, int64 (levels, n).
+def region_indices(positions: NDArray[np.float32], levels: Levels) -> NDArray[np.int64]:
+    """The region of each position on each level, int64 (levels, n), numbered through all levels.
 
     Args:
-        places: (n, 2), row and column, fractions 0..1; regions go from their upper and left edge up to, not
-            including, the next.
+        positions: (n, 2), row and column, fractions 0..1; a region includes its upper and left edge.
     """
-    regions = np.empty((len(levels), len(places)), np.int64)
+    regions = np.empty((len(levels), len(positions)), np.int64)
     first = 0
-    for number, (rows, columns) in enumerate(levels):
-        row = np.clip((places[:, 0] * rows).astype(np.int64), 0, rows - 1)
-        column = np.clip((places[:, 1] * columns).astype(np.int64), 0, columns - 1)
-        regions[number] = first + row * columns + column
+    for level, (rows, columns) in enumerate(levels):
+        row = np.clip((positions[:, 0] * rows).astype(np.int64), 0, rows - 1)
+        column = np.clip((positions[:, 1] * columns).astype(np.int64), 0, columns - 1)
+        regions[level] = first + row * columns + column
         first += rows * columns
     return regions

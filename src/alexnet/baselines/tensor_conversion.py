@@ -1,4 +1,4 @@
-"""NumPy's arrays as torch's, without the warning that torch has for those that cannot be written to."""
+"""NumPy arrays as torch tensors, without the warning that torch gives for read-only arrays."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ from numpy.typing import DTypeLike, NDArray
 
 
 def as_tensor(array: NDArray[Any], dtype: DTypeLike | None = None) -> torch.Tensor:
-    """The array as a tensor, of type `dtype`; copied only where its type, order or being read-only asks for it."""
+    """The array as a tensor of type `dtype`, copied only if its type or layout requires it or it is read-only."""
     return torch.from_numpy(np.require(array, dtype, ["C", "W"]))

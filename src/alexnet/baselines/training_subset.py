@@ -1,4 +1,4 @@
-"""Which images a baseline learns from, and which it is measured on."""
+"""The images that a baseline is trained on, and the remaining ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,70 +15,69 @@ REST = "rest"
 """Name of the split of training images that were not drawn."""
 
 
-class ChosenImages(LazyImages):
+class ImageSubset(LazyImages):
     """Some images of a store, as an array of them.
 
     Args:
         images: (N, S, S, 3).
-        chosen: (n,), which of them.
+        indices: (n,), of the images.
     """
 
-    def __init__(self, images: StoredImages, chosen: NDArray[np.int64]) -> None:
+    def __init__(self, images: StoredImages, indices: NDArray[np.int64]) -> None:
         self._images = images
-        self._chosen = chosen
-        self.shape = (len(chosen), *images.shape[1:])
+        self._indices = indices
+        self.shape = (len(indices), *images.shape[1:])
 
     def decode(self, image: int) -> NDArray[np.uint8]:
         """The pixels of an image, uint8 (S, S, 3)."""
         try:
-            return np.asarray(self._images[int(self._chosen[image])])
+            return np.asarray(self._images[int(self._indices[image])])
         except UnreadableSample as error:
             raise UnreadableSample(str(error), image) from error
 
 
 @dataclass(frozen=True)
-class ChosenKeys(Sequence[str]):
+class KeySubset(Sequence[str]):
     """The keys of some images."""
 
     keys: Sequence[str]
-    chosen: NDArray[np.int64]
+    indices: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        return self.keys[int(self.chosen[index])]
+        return self.keys[int(self.indices[index])]
 
 
-def chosen_split(split: Split, chosen: NDArray[np.int64], name: str) -> Split:
-    """The images `chosen` of a split as a split of their own."""
-    return Split(name, ChosenImages(split.images, chosen), split.labels[chosen], ChosenKeys(split.keys, chosen))
+def subset_split(split: Split, indices: NDArray[np.int64], name: str) -> Split:
+    """Some images of a split as a split named `name`."""
+    return Split(name, ImageSubset(split.images, indices), split.labels[indices], KeySubset(split.keys, indices))
 
 
-def drawn_images(labels: NDArray[np.int64], per_class: int, seed: int) -> NDArray[np.int64]:
-    """`per_class` images of each class, drawn without replacement, in order, (n,); 0 is all that have a label.
+def draw_per_class(labels: NDArray[np.int64], per_class: int, seed: int) -> NDArray[np.int64]:
+    """Indices of `per_class` images of each class, drawn without replacement, ascending, (n,); 0 is all with a label.
 
-    A class that has fewer gives all of them.
+    A class with fewer images contributes all of them.
 
     Raises:
         RequestError: no class has so many.
     """
-    known = np.flatnonzero(labels >= 0)
+    labeled = np.flatnonzero(labels >= 0)
     if not per_class:
-        return known
-    largest = int(np.bincount(labels[known]).max(initial=0))
+        return labeled
+    largest = int(np.bincount(labels[labeled]).max(initial=0))
     if per_class > largest:
         raise RequestError(
-            f"--per-class is {per_class}, and the largest class has {largest} training images; allowed is up to that, "
-            "or 0 (all)"
+            f"--per-class is {per_class}, but the largest class has {largest} training images; allowed is 1 to "
+            f"{largest}, or 0 (all)"
         )
-    order = known[np.random.Generator(np.random.Philox(seed)).permutation(len(known))]
-    of_class = [order[labels[order] == one][:per_class] for one in np.unique(labels[known])]
-    return np.sort(np.concatenate(of_class))
+    order = labeled[np.random.Generator(np.random.Philox(seed)).permutation(len(labeled))]
+    return np.sort(np.concatenate([order[labels[order] == one][:per_class] for one in np.unique(labels[labeled])]))
 
 
-def training_images(data: PreparedData, protocol: ProtocolSettings) -> Split:
-    """The images to learn from.
+def training_split(data: PreparedData, protocol: ProtocolSettings) -> Split:
+    """The images to train on.
 
     Raises:
         RequestError: there are none, some have no label, or all are of one class.
@@ -86,30 +85,30 @@ def training_images(data: PreparedData, protocol: ProtocolSettings) -> Split:
     split = data.splits.get("train")
     if split is None or len(split) == 0:
         raise RequestError(f"{data.folder} has no training images; prepare a set with a training split")
-    lacking = int(np.count_nonzero(split.labels < 0))
-    if lacking:
+    unlabeled = int(np.count_nonzero(split.labels < 0))
+    if unlabeled:
         raise RequestError(
-            f"{lacking:,} of {len(split):,} training images of {data.folder} have no label; a classifier learns from "
-            "labels: prepare the set again with them"
+            f"{unlabeled:,} of {len(split):,} training images of {data.folder} have no label, which a classifier "
+            "needs; prepare the set again with labels"
         )
     num_classes = len(np.unique(split.labels))
     if num_classes < 2:
         raise RequestError(f"{data.folder} has training images of {num_classes} class; a classifier needs 2 or more")
-    return chosen_split(split, drawn_images(split.labels, protocol.per_class, protocol.seed), "train")
+    return subset_split(split, draw_per_class(split.labels, protocol.per_class, protocol.seed), "train")
 
 
-def with_rest(data: PreparedData, protocol: ProtocolSettings) -> PreparedData:
+def with_rest_split(data: PreparedData, protocol: ProtocolSettings) -> PreparedData:
     """The data set with one more split, `rest`: the training images that were not drawn.
 
     Raises:
         RequestError: all were drawn.
     """
     split = data.splits["train"]
-    drawn = drawn_images(split.labels, protocol.per_class, protocol.seed)
+    drawn = draw_per_class(split.labels, protocol.per_class, protocol.seed)
     rest = np.setdiff1d(np.arange(len(split)), drawn)
     if len(rest) == 0:
         raise RequestError(
             f"no class of {data.folder} has more than {protocol.per_class} training images, so nothing is left to "
-            "measure on; draw fewer, or leave --protocol.measure rest away"
+            "evaluate on; lower --per-class, or omit --protocol.evaluate_on rest"
         )
-    return replace(data, splits={**data.splits, REST: chosen_split(split, rest, REST)})
+    return replace(data, splits={**data.splits, REST: subset_split(split, rest, REST)})

@@ -1,98 +1,60 @@
-"""From a recipe to channels that have learned: descriptors, what is learned of a sample of them, and the encoder."""
+"""The learned part of a channel: PCA and mixture or dictionary, fitted to a sample of descriptors."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from alexnet.baselines.baseline_model import Channel, read_estimators, write_estimators
-from alexnet.baselines.chunked_map import in_pieces
-from alexnet.baselines.descriptor_pca import DescriptorPca
-from alexnet.baselines.descriptors import DenseDescriptors, DescriptorSet
-from alexnet.baselines.dictionary_encoders import LocalityCodes, SparseCodes
+from alexnet.baselines.channels import Channel
+from alexnet.baselines.chunked_map import map_chunks
+from alexnet.baselines.descriptors import IMAGES_PER_BATCH, DenseDescriptors, DescriptorSet
+from alexnet.baselines.estimator_files import copy_fitted, estimator_settings, read_estimators, write_estimators
 from alexnet.baselines.feature_cache import settings_checksum
-from alexnet.baselines.fisher_vectors import BagOfWords, FisherVectors, MixtureEncoder
-from alexnet.baselines.spatial_pyramid import num_regions, parse_pyramid
+from alexnet.baselines.fisher_vectors import MixtureEncoder
 from alexnet.data.dataset import Split
-from alexnet.runs.baseline_recipe import CODINGS, DESCRIPTORS, BaselineRecipe, CodingSettings, FisherSettings, listed
+from alexnet.runs.baseline_recipe import BaselineRecipe
 
-PIECE = 4
-"""Images one thread works on."""
-LEAST_IMAGES = 1000
-DESCRIPTORS_OF_IMAGE = 100
-"""The sample takes about so many of each of its images, or fewer of `LEAST_IMAGES`."""
-VOCABULARY = "vocabulary.safetensors"
-
-
-def channels_of(recipe: BaselineRecipe) -> tuple[Channel, ...]:
-    """The channels of a recipe, which have not learned yet."""
-    encoder, seed = recipe.encoder, recipe.protocol.seed
-    kinds = listed("descriptors.kinds", recipe.descriptors.kinds, DESCRIPTORS)
-    if isinstance(encoder, FisherSettings):
-        form = FisherVectors if encoder.form == "fisher" else BagOfWords
-        return tuple(
-            Channel(
-                kind,
-                (
-                    _descriptors(recipe, kind, 0),
-                    DescriptorPca(encoder.dimensions),
-                    form(encoder.components, pyramid=encoder.pyramid, seed=seed),
-                ),
-            )
-            for kind in kinds
-        )
-    return tuple(
-        Channel(
-            f"{kind}-{coding}",
-            (_descriptors(recipe, kind, encoder.limit if coding == "l1" else 0), _coder(encoder, coding, seed)),
-        )
-        for kind in kinds
-        for coding in listed("encoder.codings", encoder.codings, CODINGS)
-    )
-
-
-def _descriptors(recipe: BaselineRecipe, kind: str, limit: int) -> DenseDescriptors:
-    settings = {name: value for name, value in asdict(recipe.descriptors).items() if name != "kinds"}
-    return DenseDescriptors(kind, limit=limit, seed=recipe.protocol.seed, **settings)
-
-
-def _coder(encoder: CodingSettings, coding: str, seed: int) -> LocalityCodes | SparseCodes:
-    if coding == "locality":
-        return LocalityCodes(encoder.atoms, neighbors=encoder.neighbors, pyramid=encoder.pyramid, seed=seed)
-    return SparseCodes(encoder.atoms, penalty=encoder.penalty, pyramid=encoder.pyramid, seed=seed)
+MIN_IMAGES = 1000
+DESCRIPTORS_PER_IMAGE = 100
+"""The sample takes about this many of each image, or fewer from `MIN_IMAGES` images."""
+FILE = "vocabulary.safetensors"
 
 
 def vocabulary_checksum(recipe: BaselineRecipe, channel: Channel, data_checksum: str) -> str:
-    """What the learned part of a channel follows from: the form and the pyramid of the encoder are none of it."""
-    encoder = channel.steps[-1]
-    # The limit on coded descriptors says nothing of those that a vocabulary is learned from.
-    params = {name: value for name, value in channel.steps[0].get_params().items() if name != "limit"}
-    learned = {name: value for name, value in encoder.get_params().items() if name not in ("pyramid", "neighbors")}
+    """A checksum of all that determines a channel's vocabulary, which different encodings may share."""
+    descriptors, *_, encoder = (estimator_settings(step)["settings"] for step in channel.steps)
+    del descriptors["max_descriptors"], encoder["pyramid"]  # they apply to encoding alone, as do neighbors
+    encoder.pop("neighbors", None)
     return settings_checksum(
         {
             "data": data_checksum,
             "per_class": recipe.protocol.per_class,
             "seed": recipe.protocol.seed,
-            "sample": recipe.encoder.sample,
-            "descriptors": params,
-            "projection": [step.get_params() for step in channel.steps[1:-1]],
-            "vocabulary": "mixture" if isinstance(encoder, MixtureEncoder) else type(encoder).__name__,
-            "learned": learned,
+            "sample_size": recipe.encoder.sample_size,
+            "descriptors": descriptors,
+            "pca": [estimator_settings(step) for step in channel.steps[1:-1]],
+            "vocabulary": (
+                "mixture"
+                if isinstance(channel.encoder, MixtureEncoder)
+                else estimator_settings(channel.encoder)["type"]
+            ),
+            "encoder": encoder,
         }
     )
 
 
 def features_checksum(recipe: BaselineRecipe, channel: Channel, data_checksum: str) -> str:
-    """What the rows of a channel follow from."""
-    steps = [{"class": type(one).__name__, **one.get_params()} for one in channel.steps]
-    return settings_checksum({"vocabulary": vocabulary_checksum(recipe, channel, data_checksum), "steps": steps})
+    """A checksum of all that determines a channel's features."""
+    return settings_checksum(
+        {
+            "vocabulary": vocabulary_checksum(recipe, channel, data_checksum),
+            "steps": [estimator_settings(step) for step in channel.steps],
+        }
+    )
 
 
-def learn(
+def fit_vocabulary(
     recipe: BaselineRecipe,
     channel: Channel,
     split: Split,
@@ -100,76 +62,57 @@ def learn(
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Let a channel learn from a sample of the split's descriptors, or read what it has learned before.
+    """Fit a channel to a sample of the split's descriptors, or read the vocabulary from `folder`.
 
     Args:
-        folder: where the result is kept, or lies already.
+        folder: where the vocabulary is stored.
+        progress: called with (images done, images in all).
 
     Returns:
-        Images it looked at; 0 where it has learned before.
+        Images that were sampled; 0 where the vocabulary was read.
 
     Raises:
         RequestError: too few descriptors for the settings.
     """
-    path = folder / VOCABULARY
+    path = folder / FILE
     if path.is_file():
-        known, _ = read_estimators(path)
+        fitted, _ = read_estimators(path)
         for number, step in enumerate(channel.steps):
-            _take(step, known.get(str(number)))
+            copy_fitted(fitted[str(number)], step)
         return 0
-    sets = sampled_descriptors(channel.steps[0], split, recipe, workers, progress)
+    sets = sample_descriptors(channel.steps[0], split, recipe, workers, progress)
     for step in channel.steps[1:-1]:
-        sets = step.fit(sets).transform(sets)
-    channel.steps[-1].fit(sets)
+        sets = step.fit_transform(sets)
+    channel.encoder.fit(sets)
     write_estimators(path, {str(number): step for number, step in enumerate(channel.steps)}, {})
-    return num_sampled(split, recipe)
+    return _num_sampled_images(split, recipe)
 
 
-def _take(step: Any, known: Any) -> None:
-    for attribute in getattr(step, "arrays", ()):
-        setattr(step, attribute, getattr(known, attribute))
-
-
-def sampled_descriptors(
-    describe: DenseDescriptors,
+def sample_descriptors(
+    descriptors: DenseDescriptors,
     split: Split,
     recipe: BaselineRecipe,
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[DescriptorSet]:
-    """Descriptors of some of the split's images, drawn with the seed: at most `encoder.sample` of them."""
-    most, num_images = recipe.encoder.sample, num_sampled(split, recipe)
+    """Descriptors of some of the split's images, drawn with the seed: about `encoder.sample_size` of them."""
+    num_images = _num_sampled_images(split, recipe)
     generator = np.random.Generator(np.random.Philox(recipe.protocol.seed))
-    chosen = np.sort(generator.permutation(len(split))[:num_images])
-    params: Mapping[str, Any] = {**describe.get_params(), "limit": math.ceil(most / num_images)}
+    drawn = np.sort(generator.permutation(len(split))[:num_images])
+    parameters = descriptors.get_params() | {"max_descriptors": math.ceil(recipe.encoder.sample_size / num_images)}
 
-    def work(first: int, last: int) -> list[DescriptorSet]:
-        # Each piece draws its own places, or the whole sample would see the same ones.
-        drawing = DenseDescriptors(**{**params, "seed": recipe.protocol.seed + first})
-        return drawing.transform(split.images[chosen[first:last]])
+    def describe(first: int, last: int) -> list[DescriptorSet]:
+        # A seed for each chunk, or all images of the sample would be described at the same positions.
+        sampler = DenseDescriptors(**{**parameters, "seed": recipe.protocol.seed + first})
+        return sampler.transform(split.images[drawn[first:last]])
 
     sets: list[DescriptorSet] = []
-    for stop, found in in_pieces(work, 0, num_images, PIECE, workers):
-        sets += [DescriptorSet(np.array(one.values), one.places) for one in found]
+    for stop, found in map_chunks(describe, num_images, IMAGES_PER_BATCH, workers=workers):
+        sets += [DescriptorSet(np.array(one.values), one.positions) for one in found]
         if progress is not None:
             progress(stop, num_images)
     return sets
 
 
-def num_sampled(split: Split, recipe: BaselineRecipe) -> int:
-    """Images of the split from which descriptors are sampled."""
-    return min(len(split), max(LEAST_IMAGES, recipe.encoder.sample // DESCRIPTORS_OF_IMAGE))
-
-
-def row_width(channel: Channel) -> int:
-    """Length of a channel's rows, after it has learned."""
-    encoder = channel.steps[-1]
-    regions = num_regions(parse_pyramid(encoder.pyramid))
-    if isinstance(encoder, FisherVectors):
-        return regions * 2 * encoder.means_.size
-    return regions * (encoder.components if isinstance(encoder, BagOfWords) else encoder.atoms)
-
-
-def rows_of(channel: Channel, split: Split) -> Callable[[int, int], NDArray[np.float32]]:
-    """A function that makes the rows of images `first` .. `last` - 1 of a split."""
-    return lambda first, last: channel.rows(np.asarray(split.images[first:last]))
+def _num_sampled_images(split: Split, recipe: BaselineRecipe) -> int:
+    return min(len(split), max(MIN_IMAGES, recipe.encoder.sample_size // DESCRIPTORS_PER_IMAGE))

@@ -75,8 +75,7 @@ def run(options: argparse.Namespace) -> None:
         options.run,
         cache=options.cache,
         workers=options.workers,
-        counting=counted,
-        say=_logger.info,
+        progress_bar=counted,
     )
     facts = run.facts()
     _logger.info(

@@ -10,7 +10,7 @@ import numpy as np
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.errors import RequestError
-from alexnet.evaluation.evaluate import evaluate_split
+from alexnet.evaluation.evaluate import Evaluation, evaluate_split
 from alexnet.evaluation.predictions import (
     NumViews,
     predictions_folder,
@@ -73,15 +73,20 @@ def evaluate_run(
         progress=progress,
         processes=processes,
     )
-    result = {"run": str(run_folder), **evaluation.to_dict()}
     if not processes.is_main:
-        return result
+        return {"run": str(run_folder), **evaluation.to_dict()}
+    return save_run_evaluation(run, data, evaluation)
+
+
+def save_run_evaluation(run: RunFolder, data: PreparedData, evaluation: Evaluation) -> dict[str, Any]:
+    """Store the probabilities and errors of an evaluation on `data` in the run folder; returns the errors."""
+    result = {"run": str(run.path), **evaluation.to_dict()}
     trained_on = training_checksum(run)
-    predictions = predictions_folder(run_folder, trained_on, data.checksum)
+    predictions = predictions_folder(run.path, trained_on, data.checksum)
     predictions.mkdir(parents=True, exist_ok=True)
-    save_predictions(predictions, split, num_views, evaluation.probabilities, data)
+    save_predictions(predictions, evaluation.split, evaluation.num_views, evaluation.probabilities, data)
     suffix = "" if data.checksum == trained_on else f"-{data.checksum[:12]}"
-    run.save_evaluation(f"{split}-{views_slug(num_views)}{suffix}", result)
+    run.save_evaluation(f"{evaluation.split}-{views_slug(evaluation.num_views)}{suffix}", result)
     return result
 
 

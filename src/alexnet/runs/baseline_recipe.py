@@ -1,7 +1,7 @@
 """Every setting of a baseline, in one frozen object that is stored whole with its run, and the named recipes.
 
-A field's docstring gives its unit and where its default comes from. What the settings do stands in the room
-`baselines`; they are here because whoever lists or reports runs reads them.
+A field's docstring gives its unit and the source of its default. The package `baselines` uses the settings; they are
+here because commands that list or report runs read them.
 """
 
 import math
@@ -19,92 +19,91 @@ CODINGS = ("locality", "l1")
 
 @dataclass(frozen=True, kw_only=True)
 class DescriptorSettings:
-    """What is seen of an image: patches on a grid, on several scales of it."""
+    """The descriptors of an image: patches on a grid, on several scales."""
 
     kinds: str = "sift,color"
-    """Kinds of descriptors with commas: sift, color (local color statistics), patterns (local binary patterns)."""
+    """Kinds, separated by commas: sift, color (local color statistics), patterns (local binary patterns)."""
     cell_px: int = 6
-    """Side of a cell; a patch has 4 x 4 of them (patterns: 2 x 2 of twice the side). CVPR 2011: patches of 24."""
+    """Side of a cell; a patch has 4 x 4 cells (patterns: 2 x 2 of twice the side). CVPR 2011: patches of 24."""
     step_px: int = 6
-    """From patch to patch, on every scale. CVPR 2011: 4."""
+    """Pixels between neighboring patches, on every scale. CVPR 2011: 4."""
     scales: int = 5
-    """How often the image is scaled down; scales on which it is smaller than a patch are left out."""
+    """Number of scales; scales on which the image is smaller than a patch are left out."""
     scale_factor: float = math.sqrt(0.5)
-    """From one scale to the next."""
+    """From one scale to the next, below 1."""
     max_pixels: int = 100_000
-    """Larger images are scaled down to as many pixels first. CVPR 2011."""
+    """Larger images are first scaled down to this many pixels. CVPR 2011."""
     smoothing: float = 0.0
-    """Deviation of a Gaussian on gray values before gradients, pixels."""
+    """Standard deviation of a Gaussian blur before SIFT, pixels; 0 is none."""
 
     def __post_init__(self) -> None:
-        listed("descriptors.kinds", self.kinds, DESCRIPTORS)
+        parse_choices("descriptors.kinds", self.kinds, DESCRIPTORS)
         _require("descriptors", self, cell_px=1, step_px=1, scales=1, max_pixels=1)
-        if not 0 < self.scale_factor < 1 or not 0 <= self.smoothing < 100:
-            raise RequestError(
-                f"--descriptors.scale_factor is {self.scale_factor}, --descriptors.smoothing {self.smoothing}; allowed "
-                "are between 0 and 1, and 0 to 100"
-            )
+        if not 0 < self.scale_factor < 1:
+            raise RequestError(f"--descriptors.scale_factor is {self.scale_factor}; allowed is above 0, below 1")
+        if not 0 <= self.smoothing < 100:
+            raise RequestError(f"--descriptors.smoothing is {self.smoothing}; allowed is 0 or more, below 100")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FisherSettings:
-    """How a set of descriptors becomes a vector: Fisher vectors over a mixture of Gaussians."""
+    """From a set of descriptors to features: Fisher vectors over a mixture of Gaussians."""
 
-    form: Literal["fisher", "bag-of-words"] = "fisher"
-    """Gradients to means and deviations, or for comparison the shares of the same Gaussians alone."""
+    kind: Literal["fisher", "bag-of-words"] = "fisher"
+    """Fisher vectors, or for comparison soft bags of words over the same mixture."""
     dimensions: int = 64
-    """Principal components of descriptors. CVPR 2011."""
+    """Principal components kept of each descriptor. CVPR 2011."""
     components: int = 64
-    """Gaussians, 16 to 1024."""
+    """Gaussians of the mixture, 16 to 1024."""
     pyramid: str = "1x1,3x1"
-    """Levels of rows x columns. CVPR 2011: the whole, and three rows."""
-    sample: int = 100_000
-    """Descriptors from which components and mixture are learned, at most."""
+    """Spatial pyramid: rows x columns of each level. CVPR 2011: the whole image, and three rows."""
+    sample_size: int = 100_000
+    """Descriptors from which PCA and mixture are learned, at most."""
 
     def __post_init__(self) -> None:
-        _require("encoder", self, dimensions=1, sample=1)
+        _require("encoder", self, dimensions=1, sample_size=1)
         if not 16 <= self.components <= 1024:
             raise RequestError(f"--encoder.components is {self.components}; allowed is 16 to 1024")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodingSettings:
-    """How a set of descriptors becomes a vector: codes over a dictionary, the largest of each region."""
+    """From a set of descriptors to features: codes over a learned dictionary, max-pooled in each region."""
 
     codings: str = "locality"
-    """Codings with commas: locality (5 nearest atoms), l1. Each is combined with each kind of descriptor."""
+    """Codings, separated by commas: locality (LLC), l1 (sparse coding); each is applied to each kind of descriptor."""
     atoms: int = 1024
-    """Of each dictionary."""
+    """Atoms of each dictionary."""
     neighbors: int = 5
     """Atoms that code a descriptor, with locality."""
-    penalty: float = 0.075
-    """On absolute codes, with l1, beside half of the squared error. CVPR 2009: lambda 0.15 without the half."""
-    limit: int = 400
-    """Descriptors of an image that l1 codes, drawn once; 0 is all. Locality codes all."""
+    l1_penalty: float = 0.075
+    """Factor on absolute codes, with l1, beside half of the squared error. CVPR 2009: lambda 0.15 without the half."""
+    max_descriptors: int = 400
+    """Descriptors per image that l1 codes, drawn once; 0 is all. Locality codes all."""
     pyramid: str = "1x1,2x2,4x4"
-    """Levels of rows x columns."""
-    sample: int = 100_000
+    """Spatial pyramid: rows x columns of each level."""
+    sample_size: int = 100_000
     """Descriptors from which a dictionary is learned, at most."""
 
     def __post_init__(self) -> None:
-        listed("encoder.codings", self.codings, CODINGS)
-        _require("encoder", self, atoms=2, neighbors=1, limit=0, sample=1)
-        if not 0 < self.penalty < math.inf:
-            raise RequestError(f"--encoder.penalty is {self.penalty}; allowed is above 0")
+        parse_choices("encoder.codings", self.codings, CODINGS)
+        _require("encoder", self, atoms=2, neighbors=1, max_descriptors=0, sample_size=1)
+        if not 0 < self.l1_penalty < math.inf:
+            raise RequestError(f"--encoder.l1_penalty is {self.l1_penalty}; allowed is above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSettings:
-    """One-against-all linear classifiers by averaged stochastic gradient descent."""
+    """One-vs-rest linear classifiers by averaged stochastic gradient descent."""
 
     weight_decay: float = 1e-5
-    """Factor on half the squared weights."""
+    """Factor on half of the squared weights."""
     epochs: int = 10
-    """Passes over the training images; the weights are averaged from the second on."""
+    """Passes over the training images; weights are averaged from the second on."""
     learning_rate: float = 1.0
-    """The first rate."""
+    """At the start; it falls as (1 + learning_rate weight_decay t)^(-3/4) over t images."""
     batch_size: int = 16
-    """Images of one step."""
+    """Images per step."""
     positive_weight: float = 1.0
     """Factor on the loss of a class's own images."""
 
@@ -117,24 +116,27 @@ class ClassifierSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolSettings:
-    """Which images are learned from and measured on."""
+    """The images to train and evaluate on."""
 
     seed: int = 0
-    """Of every drawing: images, descriptors, vocabularies, order."""
+    """Random seed of images, descriptors, vocabularies and order."""
     per_class: int = 0
-    """Training images of each class, drawn with the seed; 0 is all. A class that has fewer gives all it has."""
-    measure: Literal["split", "rest"] = "split"
-    """Measured on: the evaluation split, or the rest of the training images where `per_class` leaves one."""
+    """Training images of each class, drawn with the seed; 0 is all. A class with fewer contributes all."""
+    evaluate_on: Literal["split", "rest"] = "split"
+    """Evaluate on the evaluation split, or on the training images that `per_class` leaves over."""
 
     def __post_init__(self) -> None:
         _require("protocol", self, seed=0, per_class=0)
-        if self.measure == "rest" and not self.per_class:
-            raise RequestError("--protocol.measure is rest, and without --per-class nothing is left; name a number")
+        if self.evaluate_on == "rest" and not self.per_class:
+            raise RequestError(
+                "--protocol.evaluate_on is rest, but without --per-class no training images are left over; add "
+                "--per-class N"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineRecipe:
-    """A whole baseline: its settings by group, its name and its claim."""
+    """All settings of a baseline by group, its name and its claim."""
 
     name: str
     claim: str = ""
@@ -145,7 +147,7 @@ class BaselineRecipe:
 
     @property
     def kind(self) -> Kind:
-        """Which of the two systems."""
+        """Which of the two baselines."""
         return "sift-fisher" if isinstance(self.encoder, FisherSettings) else "sparse-coding"
 
 
@@ -156,26 +158,28 @@ GROUPS: Mapping[Kind, Mapping[str, type]] = {
 }
 
 
-def listed(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """`a,b` as (a, b).
+def parse_choices(option: str, text: str, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Parse `a,b` to (a, b).
 
     Raises:
-        RequestError: one is not known, or stands there twice.
+        RequestError: one is not among the choices, or occurs twice.
     """
-    found = tuple(one.strip() for one in text.split(","))
-    if not set(found) <= set(known) or len(set(found)) < len(found):
-        raise RequestError(f"--{option} is {text!r}; allowed are some of {', '.join(known)}, each once, with commas")
-    return found
+    chosen = tuple(one.strip() for one in text.split(","))
+    if not set(chosen) <= set(choices) or len(set(chosen)) < len(chosen):
+        raise RequestError(
+            f"--{option} is {text!r}; allowed are some of {', '.join(choices)}, each once, separated by commas"
+        )
+    return chosen
 
 
-def _require(group: str, settings: Any, **least: int) -> None:
-    for name, smallest in least.items():
+def _require(group: str, settings: Any, **minimums: int) -> None:
+    for name, smallest in minimums.items():
         if getattr(settings, name) < smallest:
             raise RequestError(f"--{group}.{name} is {getattr(settings, name)}; allowed is {smallest} or more")
 
 
 def baseline_to_dict(recipe: BaselineRecipe) -> dict[str, Any]:
-    """The recipe as plain dictionaries, ready for YAML or JSON; `baseline` names the system."""
+    """The recipe as plain dictionaries, ready for YAML or JSON; `baseline` names its kind."""
     content = asdict(recipe)
     return {"name": content.pop("name"), "claim": content.pop("claim"), "baseline": recipe.kind, **content}
 
@@ -184,20 +188,22 @@ def baseline_from_dict(content: Mapping[str, Any]) -> BaselineRecipe:
     """The recipe that `baseline_to_dict` wrote.
 
     Raises:
-        RequestError: an unknown system, a key that no setting has, or a value that a setting does not allow.
+        RequestError: an unknown kind of baseline, an unknown key, or a value that a setting does not allow.
     """
     kind = next((one for one in GROUPS if one == content.get("baseline")), None)
     if kind is None:
-        raise RequestError(f"baseline {content.get('baseline')!r} is unknown; known are {', '.join(GROUPS)}")
+        raise RequestError(f"unknown baseline {content.get('baseline')!r}; known are {', '.join(GROUPS)}")
     groups = GROUPS[kind]
     if unknown := sorted(set(content) - {"name", "claim", "baseline", *groups}, key=str):
         raise RequestError(f"unknown recipe keys {unknown}; known are {sorted(groups)}")
-    made: dict[str, Any] = {name: settings_from(group, name, content.get(name, {})) for name, group in groups.items()}
-    return BaselineRecipe(name=str(content.get("name", kind)), claim=str(content.get("claim", "")), **made)
+    settings: dict[str, Any] = {
+        name: settings_from(group, name, content.get(name, {})) for name, group in groups.items()
+    }
+    return BaselineRecipe(name=str(content.get("name", kind)), claim=str(content.get("claim", "")), **settings)
 
 
 def baseline_differences(first: BaselineRecipe, second: BaselineRecipe) -> list[str]:
-    """Dotted settings in which two recipes of one system differ, as `group.key: first -> second`."""
+    """Dotted settings in which two recipes of one kind differ, as `group.key: first -> second`."""
     if first.kind != second.kind:
         return [f"baseline: {first.kind} -> {second.kind}"]
     lines = []
@@ -225,7 +231,7 @@ _FISHER_2011 = BaselineRecipe(
         "has not run it."
     ),
     descriptors=DescriptorSettings(step_px=4),
-    encoder=FisherSettings(components=1024, sample=1_000_000),
+    encoder=FisherSettings(components=1024, sample_size=1_000_000),
     classifier=ClassifierSettings(positive_weight=4.0),
 )
 _FISHER_CALTECH = BaselineRecipe(
@@ -236,8 +242,8 @@ _FISHER_CALTECH = BaselineRecipe(
         "run it."
     ),
     descriptors=DescriptorSettings(kinds="sift", cell_px=4, step_px=3, scales=4, scale_factor=0.75, max_pixels=160_000),
-    encoder=FisherSettings(dimensions=80, components=256, pyramid="1x1,3x1,2x2", sample=500_000),
-    protocol=ProtocolSettings(per_class=30, measure="rest"),
+    encoder=FisherSettings(dimensions=80, components=256, pyramid="1x1,3x1,2x2", sample_size=500_000),
+    protocol=ProtocolSettings(per_class=30, evaluate_on="rest"),
 )
 _SPARSE = BaselineRecipe(
     name="sparse-coding",
@@ -256,18 +262,18 @@ _SPARSE_CALTECH = BaselineRecipe(
         "pixels every 8 pixels on one scale, 1,024 atoms, l1, pyramid 1x1, 2x2, 4x4); this project has not run it."
     ),
     descriptors=DescriptorSettings(kinds="sift", cell_px=4, step_px=8, scales=1),
-    encoder=CodingSettings(codings="l1", limit=0, sample=50_000),
-    protocol=ProtocolSettings(per_class=30, measure="rest"),
+    encoder=CodingSettings(codings="l1", max_descriptors=0, sample_size=50_000),
+    protocol=ProtocolSettings(per_class=30, evaluate_on="rest"),
 )
 BASELINES = {recipe.name: recipe for recipe in (_FISHER, _FISHER_2011, _FISHER_CALTECH, _SPARSE, _SPARSE_CALTECH)}
 """All recipes of baselines by name."""
 
 
 def named_baseline(kind: Kind, name: str | None) -> BaselineRecipe:
-    """The recipe of that name, which must be of that system; None is the system's own.
+    """The recipe of that name and kind; None is the default recipe of the kind.
 
     Raises:
-        RequestError: there is none; the known ones are named.
+        RequestError: there is none; the message lists the known ones.
     """
     known = [one for one, recipe in BASELINES.items() if recipe.kind == kind]
     if (name or kind) not in known:

@@ -33,9 +33,14 @@ OLD_KEYS: Mapping[str, str] = {
     "schedule.stages.colour_noise": "color_noise",
     "training.average": "ema_decay",
     "descriptors.factor": "scale_factor",
+    "encoder.form": "kind",
+    "encoder.limit": "max_descriptors",
     "encoder.neighbours": "neighbors",
+    "encoder.penalty": "l1_penalty",
+    "encoder.sample": "sample_size",
     "classifier.rate": "learning_rate",
     "classifier.decay": "weight_decay",
+    "protocol.measure": "evaluate_on",
 }
 """New keys of renamed settings, by group and old key. Old files are read; old options are refused."""
 OLD_VALUES: Mapping[str, Mapping[str, str]] = {

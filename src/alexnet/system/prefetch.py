@@ -13,13 +13,7 @@ MAX_READERS = 8
 
 
 def prefetch(
-    work: Callable[[T], R],
-    items: Iterable[T],
-    *,
-    workers: int,
-    ahead: int,
-    name: str,
-    initializer: Callable[[], object] | None = None,
+    work: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int, name: str
 ) -> Generator[R, None, None]:
     """Yield `work(item)` for each item, in order, computed ahead by threads.
 
@@ -29,11 +23,10 @@ def prefetch(
         workers: threads, 1 or more.
         ahead: results in progress or ready, 1 or more, which bounds the memory they take.
         name: of the threads.
-        initializer: called once in each thread.
 
     Closing the generator, or an error, ends the threads: no work is in progress when this returns.
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix=name, initializer=initializer)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
     pending: deque[Future[R]] = deque()
     remaining = iter(items)
     try:

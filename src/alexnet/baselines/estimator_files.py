@@ -1,0 +1,211 @@
+"""Fitted estimators in a safetensors file: tensors `<name>/<tensor>`, and a JSON description in the metadata.
+
+The description has `format_version`, `estimators` (by name, the `type` and all `settings` of each) and what the caller
+adds. Types, settings and tensors have the names of `_FORMATS`, whatever the classes and parameters are called today.
+Nothing is pickled, and unknown types are refused.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
+from alexnet.baselines.descriptor_pca import DescriptorPCA
+from alexnet.baselines.descriptors import DenseDescriptors
+from alexnet.baselines.dictionary_encoders import LocalityEncoder, SparseEncoder
+from alexnet.baselines.fisher_vectors import BagOfWordsEncoder, FisherVectorEncoder
+from alexnet.errors import RequestError, WorkError
+from alexnet.storage.tensors import write_tensors
+
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How estimators of one type are stored."""
+
+    estimator: type
+    settings: Mapping[str, str]
+    """Name in files -> parameter of the estimator; all of its parameters."""
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    """Name in files -> fitted attribute."""
+    scalars: Collection[str] = ()
+    """The tensors that are single integers."""
+
+
+_MIXTURE_SETTINGS = {"components": "components", "pyramid": "pyramid", "seed": "seed"}
+_MIXTURE_TENSORS = {"weights_": "weights_", "means_": "means_", "variances_": "variances_"}
+_FORMATS = {
+    "dense-descriptors": _Format(
+        DenseDescriptors,
+        {
+            "kind": "kind",
+            "cell_px": "cell_px",
+            "step_px": "step_px",
+            "scales": "scales",
+            "scale_factor": "scale_factor",
+            "max_pixels": "max_pixels",
+            "smoothing": "smoothing",
+            "max_descriptors": "max_descriptors",
+            "seed": "seed",
+        },
+    ),
+    "pca": _Format(DescriptorPCA, {"dimensions": "dimensions"}, {"mean_": "mean_", "components_": "components_"}),
+    "fisher-vectors": _Format(FisherVectorEncoder, _MIXTURE_SETTINGS, _MIXTURE_TENSORS),
+    "bag-of-words": _Format(BagOfWordsEncoder, _MIXTURE_SETTINGS, _MIXTURE_TENSORS),
+    "locality-coding": _Format(
+        LocalityEncoder,
+        {"atoms": "atoms", "neighbors": "neighbors", "pyramid": "pyramid", "seed": "seed"},
+        {"atoms_": "atoms_"},
+    ),
+    "sparse-coding": _Format(
+        SparseEncoder,
+        {"atoms": "atoms", "l1_penalty": "l1_penalty", "epochs": "epochs", "pyramid": "pyramid", "seed": "seed"},
+        {"atoms_": "atoms_"},
+    ),
+    "averaged-sgd": _Format(
+        AveragedSGDClassifier,
+        {
+            "weight_decay": "weight_decay",
+            "epochs": "epochs",
+            "learning_rate": "learning_rate",
+            "batch_size": "batch_size",
+            "average_after": "average_after",
+            "positive_weight": "positive_weight",
+            "seed": "seed",
+        },
+        {
+            "classes_": "classes_",
+            "coef_": "coef_",
+            "intercept_": "intercept_",
+            "last_coef_": "last_coef_",
+            "last_intercept_": "last_intercept_",
+            "t_": "t_",
+            "n_features_in_": "n_features_in_",
+        },
+        scalars=("t_", "n_features_in_"),
+    ),
+}
+TRAINING_TENSORS = ("last_coef_", "last_intercept_")
+"""Tensors that only further training needs; a file may omit them."""
+_TYPE_NAMES = {one.estimator: name for name, one in _FORMATS.items()}
+
+_VERSION_1_TYPES = {
+    "DenseDescriptors": "dense-descriptors",
+    "DescriptorPca": "pca",
+    "FisherVectors": "fisher-vectors",
+    "BagOfWords": "bag-of-words",
+    "LocalityCodes": "locality-coding",
+    "SparseCodes": "sparse-coding",
+    "AveragedSgd": "averaged-sgd",
+}
+_VERSION_1_SETTINGS = {
+    "factor": "scale_factor",
+    "limit": "max_descriptors",
+    "neighbours": "neighbors",
+    "penalty": "l1_penalty",
+    "passes": "epochs",
+    "decay": "weight_decay",
+    "rate": "learning_rate",
+}
+
+
+def estimator_settings(estimator: Any) -> dict[str, Any]:
+    """The type of an estimator and all of its settings, as they are stored."""
+    name = _TYPE_NAMES[type(estimator)]
+    parameters = estimator.get_params()
+    settings = {key: parameters.pop(parameter) for key, parameter in _FORMATS[name].settings.items()}
+    assert not parameters, f"{name} does not store {sorted(parameters)}"
+    return {"type": name, "settings": settings}
+
+
+def copy_fitted(source: Any, target: Any) -> None:
+    """Give `target` what `source` has learned; encoders of one vocabulary may have other settings or another type."""
+    for attribute in _FORMATS[_TYPE_NAMES[type(target)]].tensors.values():
+        setattr(target, attribute, getattr(source, attribute))
+
+
+def write_estimators(
+    path: Path, estimators: Mapping[str, Any], metadata: Mapping[str, Any], omit: Collection[str] = ()
+) -> None:
+    """Write fitted estimators by name, and `metadata`, to one file, atomically.
+
+    Args:
+        omit: tensors to leave out, of `TRAINING_TENSORS`.
+    """
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, estimator in estimators.items():
+        for key, attribute in _FORMATS[_TYPE_NAMES[type(estimator)]].tensors.items():
+            if key not in omit:
+                tensors[f"{name}/{key}"] = np.asarray(getattr(estimator, attribute), order="C")
+    content = {
+        "format_version": FORMAT_VERSION,
+        "estimators": {name: estimator_settings(one) for name, one in estimators.items()},
+        **metadata,
+    }
+    write_tensors(path, tensors, {"alexnet": json.dumps(content)})
+
+
+def read_estimators(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The estimators of a file, by name, and its metadata.
+
+    Raises:
+        RequestError: the file holds no estimators, or has another format version.
+        WorkError: it is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
+        content = json.loads(header["alexnet"])
+        version, described = content.pop("format_version"), content.pop("estimators")
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WorkError(f"{path} is damaged ({error}); run the baseline again") from error
+    except KeyError as error:
+        raise RequestError(f"{path} is not a baseline (its metadata lacks {error}); name the run of one") from error
+    if version == 1:
+        tensors = {name.replace("colour", "color"): tensor for name, tensor in tensors.items()}
+        content, described = _from_version_1(content, described)
+    elif version != FORMAT_VERSION:
+        raise RequestError(
+            f"{path} has format version {version}, and this version of alexnet reads 1 to {FORMAT_VERSION}; use the "
+            "version that wrote it, or run the baseline again"
+        )
+    try:
+        return {name: _read_estimator(path, name, one, tensors) for name, one in described.items()}, content
+    except (KeyError, TypeError) as error:
+        raise WorkError(f"{path} is damaged (it lacks {error}); run the baseline again") from error
+
+
+def _read_estimator(path: Path, name: str, described: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Any:
+    stored = _FORMATS.get(described["type"])
+    if stored is None:
+        raise RequestError(f"{path} holds a {described['type']}, which is unknown; known are {', '.join(_FORMATS)}")
+    settings = described["settings"]
+    estimator = stored.estimator(**{parameter: settings[key] for key, parameter in stored.settings.items()})
+    for key, attribute in stored.tensors.items():
+        if key in TRAINING_TENSORS and f"{name}/{key}" not in tensors:
+            continue
+        tensor = tensors[f"{name}/{key}"]
+        setattr(estimator, attribute, int(tensor.item()) if key in stored.scalars else tensor)
+    return estimator
+
+
+def _from_version_1(content: dict[str, Any], described: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metadata and descriptions of version 1, which named Python's classes and parameters of then."""
+    estimators = {}
+    for name, one in described.items():
+        settings = {_VERSION_1_SETTINGS.get(key, key): value for key, value in one["params"].items()}
+        if settings.get("kind") == "colour":
+            settings["kind"] = "color"
+        kind = _VERSION_1_TYPES.get(one["class"], one["class"])
+        estimators[name.replace("colour", "color")] = {"type": kind, "settings": settings}
+    if "channels" in content:
+        content["channels"] = {name.replace("colour", "color"): num for name, num in content["channels"].items()}
+    return content, estimators
