@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from alexnet.report.contents import class_rows, evenly_spaced, headline_evaluation, published, sort_evaluations
+from alexnet.report.contents import class_rows, headline_evaluation, sort_evaluations
+from alexnet.report.formatting import evenly_spaced
+from alexnet.report.published_errors import published_errors
 
 
 def evaluation(num_classes=1000, num_images=50_000, num_views=10, split="val"):
@@ -29,7 +31,7 @@ def test_pictures_are_the_middles_of_equal_stretches():
     ],
 )
 def test_the_papers_figure_is_shown_only_for_the_same_measurement(change, variant, expected):
-    found = published(evaluation(**change), variant)
+    found = published_errors(evaluation(**change), variant)
     assert (None if found is None else (found.top1_error, found.top5_error)) == expected
 
 

@@ -1,1 +1,1 @@
-"""Weights in, errors out: predictions over one or ten views, counts, intervals, saved probabilities."""
+"""Evaluation of trained networks: predictions over views, metrics, intervals and comparisons of runs."""

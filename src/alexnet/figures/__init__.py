@@ -1,1 +1,1 @@
-"""Arrays in, a picture or an HTML fragment out; knows nothing of runs, data sets or networks."""
+"""Arrays to images and HTML fragments, independent of runs, data sets and networks."""

@@ -1,1 +1,1 @@
-"""Run folders in, the page a person looks at out."""
+"""HTML pages and tables from run folders and prepared data sets."""

@@ -1,6 +1,5 @@
 """The contents of a run's report, from the files of its folder: plain rows and figures, without layout."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,32 +34,6 @@ class Section:
     """HTML, as `Markup`."""
     missing: str = ""
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Published:
-    """The paper's errors for the same evaluation, fractions."""
-
-    top1_error: float
-    top5_error: float
-    where: str
-
-
-# By number of images and of views: among splits with 1000 ImageNet classes the number of images is unique.
-_PUBLISHED = {
-    (50_000, 10): Published(0.407, 0.182, "table 2, ILSVRC-2012 validation, one network, ten views"),
-    (150_000, 10): Published(0.375, 0.170, "table 1, ILSVRC-2010 test, ten views"),
-    (150_000, 1): Published(0.390, 0.183, "section 6, ILSVRC-2010 test, center view"),
-}
-
-
-def published(evaluation: Mapping[str, Any], variant: str) -> Published | None:
-    """The paper's errors, only for the same images and the same kind of network."""
-    ids = [one["id"] for one in evaluation["per_class"]]
-    of_imagenet = len(ids) == 1000 and all(re.fullmatch(r"n\d{8}", one) for one in ids)
-    if variant not in ("paper", "original") or not of_imagenet:
-        return None
-    return _PUBLISHED.get((evaluation["num_images"], evaluation["num_views"]))
 
 
 def sort_evaluations(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -228,7 +201,7 @@ def run_environment(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "seed": facts.get("seed"),
         "parameters": facts.get("parameters"),
         "started from": facts.get("start_from") or "random weights",
-        "layers copied from it": facts.get("copied_layers"),
+        "layers copied from it": facts.get("copied_layers") or "none",
     }
     tables = {
         "Run": run,
@@ -264,7 +237,7 @@ def _panel(
                 key=stored.keys[sample].encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
             )
         )
-    return Section(Markup(panel_html(images)), note=f"{len(images)} of the {len(ids):,} images classified {how}.")
+    return Section(Markup(panel_html(images)), note=f"{len(images)} of {len(ids):,} images classified {how}.")
 
 
 def _column(events: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:

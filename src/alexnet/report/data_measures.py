@@ -106,8 +106,8 @@ def _histogram(
     values: npt.NDArray[Any], edges: npt.NDArray[Any], power_of: float | None = None
 ) -> dict[str, list[Any]]:
     """Counts between edges; values beyond them are counted in the outermost bins."""
-    places = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-    counts = np.bincount(places, minlength=len(edges) - 1)
+    bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    counts = np.bincount(bins, minlength=len(edges) - 1)
     return {"edges": (edges if power_of is None else power_of**edges).tolist(), "counts": counts.tolist()}
 
 

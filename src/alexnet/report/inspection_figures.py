@@ -93,8 +93,8 @@ def class_histogram(by_size: Sequence[Mapping[str, Any]]) -> str:
     """Histogram of the classes' numbers of training images."""
     numbers = np.array([one["images"]["train"] for one in by_size], np.int64)
     edges = size_edges(numbers)
-    places = np.searchsorted(edges, numbers, side="right") - 1
-    counts = np.bincount(places, minlength=len(edges) - 1).tolist()
+    bins = np.searchsorted(edges, numbers, side="right") - 1
+    counts = np.bincount(bins, minlength=len(edges) - 1).tolist()
     return histogram_html(
         _integer_bars(edges.tolist(), counts, "training images", "class"),
         caption="Classes by their number of training images",

@@ -13,6 +13,7 @@ from alexnet.evaluation.metrics import METRICS
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
 from alexnet.report.formatting import jinja_environment
+from alexnet.report.published_errors import published_errors
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.overview import changes_of
@@ -86,7 +87,7 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
         state_note=_STATES.get(facts.get("state", ""), ""),
         baseline=network is None,
         progress="" if network is None else _describe_progress(events, epochs_of(network.schedule)),
-        rows=[(one, contents.published(one, network.network.variant) if network else None) for one in evaluations],
+        rows=[(one, published_errors(one, network.network.variant) if network else None) for one in evaluations],
         best=best,
         metrics=METRICS,
         last_validation=validations[-1] if validations else None,

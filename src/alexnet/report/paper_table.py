@@ -26,32 +26,12 @@ from alexnet.evaluation.predictions import (
     load_run_predictions,
     training_checksum,
 )
+from alexnet.report.published_errors import FISHER, FIVE, ONE, ONE_STARTED, PAPER_ROWS, SEVEN, SPARSE, PublishedErrors
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.overview import changes_of
 from alexnet.runs.recipe import Recipe
 
-
-@dataclass(frozen=True)
-class PublishedErrors:
-    """The errors in a row of the paper's table, fractions; None where the row has none."""
-
-    top1_error: float | None
-    top5_error: float | None
-    test_top5_error: float | None
-    where: str = "table 2, ILSVRC-2012: validation, test"
-
-
-FISHER, SPARSE, ONE, FIVE, ONE_STARTED, SEVEN = "SIFT + FVs", "Sparse coding", "1 CNN", "5 CNNs", "1 CNN*", "7 CNNs*"
-PAPER = {
-    FISHER: PublishedErrors(None, None, 0.262),
-    SPARSE: PublishedErrors(0.471, 0.282, None, "table 1, ILSVRC-2010: test"),
-    ONE: PublishedErrors(0.407, 0.182, None),
-    FIVE: PublishedErrors(0.381, 0.164, 0.164),
-    ONE_STARTED: PublishedErrors(0.390, 0.166, None),
-    SEVEN: PublishedErrors(0.367, 0.154, 0.153),
-}
-"""The rows by the paper's labels, in its order."""
 _BASELINES = {"sift-fisher": FISHER, "sparse-coding": SPARSE}
 _AVERAGES = {FIVE: (5, ""), SEVEN: (7, "*")}
 
@@ -201,7 +181,7 @@ def paper_table(
         num_classes=num_classes,
         num_views=num_views,
         is_ilsvrc2012_val=is_ilsvrc2012_val(data, split) and num_classes == data.num_classes,
-        rows=tuple(_row(name, groups, num_classes) for name in PAPER),
+        rows=tuple(_row(name, groups, num_classes) for name in PAPER_ROWS),
         runs=tuple(table_runs),
     )
 
@@ -299,14 +279,14 @@ def _row(name: str, groups: Mapping[str, _RunGroup], num_classes: int) -> TableR
         runs = [run for group in parts for run in group.runs]
         totals = [group.total for group in parts if group.total is not None]
         if len(runs) < 2 or len(totals) < len(parts):
-            return TableRow(name, name, "", (), None, None, PAPER[name])
+            return TableRow(name, name, "", (), None, None, PAPER_ROWS[name])
         counts = [count_errors(sum(totals[1:], start=totals[0]) / len(runs), parts[0].labels)]
         method = "average of the probabilities of"
         label = f"{len(runs)} CNNs{star}" + ("" if len(runs) == paper_number else f" (paper: {paper_number})")
     else:
         runs, counts = groups[name].runs, groups[name].counts
         if not runs:
-            return TableRow(name, name, "", (), None, None, PAPER[name])
+            return TableRow(name, name, "", (), None, None, PAPER_ROWS[name])
         if len(runs) > 1:
             label, method = f"{name} (mean of {len(runs)})", "mean of the errors of"
         else:
@@ -317,7 +297,7 @@ def _row(name: str, groups: Mapping[str, _RunGroup], num_classes: int) -> TableR
         if num_classes >= TOP5_CLASSES
         else None
     )
-    return TableRow(name, label, method, tuple(runs), top1, top5, PAPER[name])
+    return TableRow(name, label, method, tuple(runs), top1, top5, PAPER_ROWS[name])
 
 
 def _measured_error(wrong: Sequence[Fraction], num: int) -> MeasuredError:

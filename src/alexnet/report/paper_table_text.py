@@ -6,7 +6,8 @@ from typing import Any
 from alexnet.evaluation.paired import TOP5_CLASSES
 from alexnet.evaluation.predictions import describe_views
 from alexnet.report.formatting import printable
-from alexnet.report.paper_table import FISHER, SPARSE, MeasuredError, PaperTable, TableRow, TableRun
+from alexnet.report.paper_table import MeasuredError, PaperTable, TableRow, TableRun
+from alexnet.report.published_errors import FISHER, SPARSE
 
 
 def as_json(table: PaperTable) -> dict[str, Any]:
