@@ -152,7 +152,7 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"alexnet: {rank}error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("alexnet: interrupted; rerun the same command", file=sys.stderr)
+        print("alexnet: interrupted; rerun the same command to continue", file=sys.stderr)
         return 3
     except BrokenPipeError:
         # The reader of our output has closed it: there is nobody to print to.
