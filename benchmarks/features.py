@@ -30,7 +30,7 @@ from alexnet.model.activations import ActivationReader
 from alexnet.model.kernels import fallback_reason
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
-from alexnet.system.device import choose_device, choose_precision, images_at_a_time
+from alexnet.system.device import choose_device, choose_precision, evaluation_batch_size
 from alexnet.system.machine import machine_summary, source_commit
 from script import logger, run_script
 
@@ -70,7 +70,7 @@ def measure_features(
     """
     device = choose_device(device_name)
     if batch_size is None:
-        batch_size = images_at_a_time(device, STORED_PX)
+        batch_size = evaluation_batch_size(device, STORED_PX)
     require_counts(batch_size, batches, rounds)
     precision = choose_precision(precision_name, device)
     torch.backends.cudnn.benchmark = True  # for all methods

@@ -1,9 +1,9 @@
-"""The weight gradient of a 3 x 3 convolution in bfloat16 on a CPU: torch's own beside ours, alternated.
+"""The weight gradient of a 3 x 3 convolution in bfloat16 on a CPU: torch's algorithm and ours, alternated.
 
     OMP_NUM_THREADS=1 python benchmarks/weight_gradient.py [--images 128] [--rounds 20] [--json]
 
-Prints per layer the shortest and the median time of each way and their ratios. On a machine whose processors
-are taken away now and then the shortest times are those to compare.
+Prints per layer the shortest and the median time of each algorithm and their ratios. On a machine shared with other
+work, compare the shortest times.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 from alexnet.model.convolution import weight_gradient
 from alexnet.system.machine import machine_summary, source_commit
 
-# (maps read, maps written, side): conv2, conv3 and conv4 of `quick`, conv3 of `paper`.
+# (input channels, output channels, side): conv2, conv3 and conv4 of `quick`, conv3 of `paper`.
 LAYERS = ((64, 128, 14), (128, 256, 7), (256, 256, 3), (256, 384, 13))
 
 
@@ -27,14 +27,18 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(maps: int, outputs: int, side: int, images: int, rounds: int) -> dict[str, float]:
+def measure(in_channels: int, out_channels: int, side: int, images: int, rounds: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
 
     def half(*shape: int) -> torch.Tensor:
         values = torch.randn(*shape, generator=generator).bfloat16()
         return values.to(memory_format=torch.channels_last)
 
-    x, weight, gradient = half(images, maps, side, side), half(outputs, maps, 3, 3), half(images, outputs, side, side)
+    x, weight, gradient = (
+        half(images, in_channels, side, side),
+        half(out_channels, in_channels, 3, 3),
+        half(images, out_channels, side, side),
+    )
 
     def library() -> torch.Tensor:
         return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from alexnet.data.dataset import Split
 from alexnet.data.device_cache import DeviceImageCache, cache_bytes
 from alexnet.system import numba_jit
 
-pytestmark = pytest.mark.skipif(bool(numba_jit.why_not), reason=f"no Numba: {numba_jit.why_not}")
+pytestmark = pytest.mark.skipif(bool(numba_jit.unavailable_reason), reason=f"no Numba: {numba_jit.unavailable_reason}")
 
 
 def decoded_by_pillow(blocks: NDArray[np.int32], side: int) -> NDArray[np.uint8]:
@@ -154,7 +154,7 @@ def test_crops_are_cut_out_of_the_whole(data: st.DataObject, side: int, seed: in
     given = torch.from_numpy(blocks), torch.from_numpy(rows), torch.from_numpy(corners), crop
     with pytest.MonkeyPatch.context() as patched:
         for why_not in ("", "as on a GPU without Triton"):
-            patched.setattr("alexnet.data.bc1.why_not", why_not)
+            patched.setattr("alexnet.data.bc1.unavailable_reason", why_not)
             for got, row, (top, left) in zip(decode_crops(*given).numpy(), rows, corners, strict=True):
                 assert np.array_equal(got, whole[row, top : top + crop, left : left + crop])
 

@@ -11,10 +11,16 @@ from hypothesis import strategies as st
 from alexnet.data.preparation import color_sums
 from alexnet.data.preparation.color_sums import ColorAccumulator
 from alexnet.data.preparation.statistics import ColorSums
-from alexnet.system.numba_jit import why_not
+from alexnet.system.numba_jit import unavailable_reason
 
 COMPILED = pytest.mark.parametrize(
-    "is_compiled", [False, pytest.param(True, marks=pytest.mark.skipif(bool(why_not), reason=f"no Numba: {why_not}"))]
+    "is_compiled",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.skipif(bool(unavailable_reason), reason=f"no Numba: {unavailable_reason}")
+        ),
+    ],
 )
 
 
@@ -29,7 +35,7 @@ def sums_of(images: np.ndarray) -> ColorSums:
 @settings(max_examples=25, deadline=None)
 @given(num=st.integers(0, 4), side=st.integers(1, 40), seed=st.integers(0, 99), bright=st.booleans())
 def test_sums_are_exact(is_compiled: bool, num: int, side: int, seed: int, bright: bool) -> None:
-    with mock.patch.object(color_sums, "why_not", "" if is_compiled else "for this test"):
+    with mock.patch.object(color_sums, "unavailable_reason", "" if is_compiled else "for this test"):
         check_sums(num, side, seed, bright)
 
 
@@ -49,7 +55,7 @@ def check_sums(num: int, side: int, seed: int, bright: bool) -> None:
 @pytest.mark.parametrize("value", [0, 1, 254, 255])
 def test_sums_of_flat_images_of_full_size_are_exact(is_compiled: bool, side: int, value: int) -> None:
     images = np.full((2, side, side, 3), value, np.uint8)
-    with mock.patch.object(color_sums, "why_not", "" if is_compiled else "for this test"):
+    with mock.patch.object(color_sums, "unavailable_reason", "" if is_compiled else "for this test"):
         sums = sums_of(images)
     assert sums.products == ((2 * side**2 * value**2,) * 3,) * 3
     assert (sums.pixel_sums == 2 * value).all()
@@ -58,7 +64,7 @@ def test_sums_of_flat_images_of_full_size_are_exact(is_compiled: bool, side: int
 @COMPILED
 def test_more_images_than_16_bits_can_add_are_exact(is_compiled: bool) -> None:
     images = np.full((600, 2, 2, 3), 255, np.uint8)
-    with mock.patch.object(color_sums, "why_not", "" if is_compiled else "for this test"):
+    with mock.patch.object(color_sums, "unavailable_reason", "" if is_compiled else "for this test"):
         assert (sums_of(images).pixel_sums == 600 * 255).all()
 
 

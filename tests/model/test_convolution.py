@@ -91,7 +91,7 @@ def test_layer_trains_like_the_float64_one(side: int, autocast: bool) -> None:
         ("weight", layer.weight.grad, reference[1].grad),
         ("bias", layer.bias.grad, reference[2].grad),
     ):
-        # Exact products of bfloat16 numbers, with_epilogues in float32, rounded once (the weights once for each 64
+        # Exact products of bfloat16 numbers, summed in float32, rounded once (the weights once for each 64
         # images). The input's gradient is torch's own, which rounds sums on the way where the processor has no such
         # products.
         error = (got.double() - want).norm() / want.norm()

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alexnet.system.device import IMAGES_AT_A_TIME, images_at_a_time
+from alexnet.system.device import EVALUATION_BATCH_SIZE, evaluation_batch_size
 
 
 def test_a_gpu_is_asked_about_as_many_images_as_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,14 +16,14 @@ def test_a_gpu_is_asked_about_as_many_images_as_it_has_room_for(monkeypatch: pyt
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
     with_memory(80 << 30)
-    assert images_at_a_time(gpu, 256) == 256
+    assert evaluation_batch_size(gpu, 256) == 256
     with_memory(8 << 30)
-    few = images_at_a_time(gpu, 256)
-    assert 1 < few < 256 and images_at_a_time(gpu, 512) == few // 4 and images_at_a_time(gpu, 32) == 256
+    few = evaluation_batch_size(gpu, 256)
+    assert 1 < few < 256 and evaluation_batch_size(gpu, 512) == few // 4 and evaluation_batch_size(gpu, 32) == 256
     with_memory(1000)
-    assert images_at_a_time(gpu, 256) == 1
+    assert evaluation_batch_size(gpu, 256) == 1
 
 
 def test_a_processor_is_asked_about_as_many_whatever_their_size() -> None:
-    assert images_at_a_time(torch.device("cpu"), 32) == IMAGES_AT_A_TIME
-    assert images_at_a_time(torch.device("cpu"), 512) == IMAGES_AT_A_TIME
+    assert evaluation_batch_size(torch.device("cpu"), 32) == EVALUATION_BATCH_SIZE
+    assert evaluation_batch_size(torch.device("cpu"), 512) == EVALUATION_BATCH_SIZE

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from alexnet.system.numba_jit import why_not
+from alexnet.system.numba_jit import unavailable_reason
 
-pytestmark = pytest.mark.skipif(bool(why_not), reason=f"no Numba: {why_not}")
+pytestmark = pytest.mark.skipif(bool(unavailable_reason), reason=f"no Numba: {unavailable_reason}")
 
 PROGRAM = """
 import sys

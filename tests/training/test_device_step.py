@@ -239,7 +239,7 @@ def test_images_lie_on_the_device_unasked_where_half_of_it_holds_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(assembly, "free_gpu_bytes", lambda device: free)
-    monkeypatch.setattr("alexnet.system.numba_jit.why_not", "" if numba else "no such module")
+    monkeypatch.setattr("alexnet.system.numba_jit.unavailable_reason", "" if numba else "no such module")
     monkeypatch.setattr(assembly, "TELL_EVERY_S", 0.0)
     recipe = replace(
         SMALL, data=replace(SMALL.data, subset=10), training=replace(SMALL.training, on_unreadable=unreadable)
@@ -265,7 +265,7 @@ def test_reading_many_images_is_told(data: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_blocks_need_numba(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alexnet.data.bc1.why_not", "no such module")
+    monkeypatch.setattr("alexnet.data.bc1.unavailable_reason", "no such module")
     recipe = replace(SMALL, training=replace(SMALL.training, cache="bc1"))
     with pytest.raises(RequestError, match=r"bc1 needs Numba, which cannot be imported here \(no such module"):
         train(data, recipe, tmp_path / "run")

@@ -19,7 +19,7 @@ from alexnet.bench.timing import require_counts, wait_for
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.model.network import AlexNet
-from alexnet.system.device import arithmetic, choose_device, choose_precision, images_at_a_time
+from alexnet.system.device import arithmetic, choose_device, choose_precision, evaluation_batch_size
 from alexnet.system.machine import has_bfloat16, machine_summary, processor_flags, source_commit
 
 _logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def measure_evaluation(
     """
     device = choose_device(device_name)
     if batch_size is None:
-        batch_size = images_at_a_time(device, STORED_PX)
+        batch_size = evaluation_batch_size(device, STORED_PX)
     require_counts(batch_size, batches, rounds)
     precision = choose_precision(precision_name, device)
     torch.backends.cudnn.benchmark = True  # for all methods

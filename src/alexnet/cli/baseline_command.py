@@ -105,9 +105,9 @@ def require_libraries() -> None:
     """
     from alexnet.system import numba_jit  # imports Numba, which takes most of a second
 
-    if numba_jit.why_not:
+    if numba_jit.unavailable_reason:
         raise RequestError(
-            f"the baselines are compiled by Numba, which cannot be imported ({numba_jit.why_not}); "
+            f"the baselines are compiled by Numba, which cannot be imported ({numba_jit.unavailable_reason}); "
             "`pip install --force-reinstall numba` usually helps"
         )
     if importlib.util.find_spec("sklearn") is None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.errors import RequestError
-from alexnet.system.numba_jit import jit, why_not
+from alexnet.system.numba_jit import jit, unavailable_reason
 
 BLOCK_PX = 4
 BLOCK_BYTES = 8
@@ -38,9 +38,9 @@ def require_encoder() -> None:
     Raises:
         RequestError: Numba cannot be imported.
     """
-    if why_not:
+    if unavailable_reason:
         raise RequestError(
-            f"--training.cache bc1 needs Numba, which cannot be imported here ({why_not}); "
+            f"--training.cache bc1 needs Numba, which cannot be imported here ({unavailable_reason}); "
             "repair its installation, or take another --training.cache"
         )
 
@@ -77,7 +77,7 @@ def decode_crops(blocks: torch.Tensor, images: torch.Tensor, corners: torch.Tens
     Returns:
         uint8 (B, S, S, 3).
     """
-    if blocks.device.type == "cpu" and not why_not:
+    if blocks.device.type == "cpu" and not unavailable_reason:
         cut = np.empty((len(images), crop, crop, 3), np.uint8)
         _decode_crops(blocks.numpy(), images.numpy(), corners.numpy(), cut)
         return torch.from_numpy(cut)

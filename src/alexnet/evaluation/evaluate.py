@@ -28,7 +28,7 @@ from alexnet.evaluation.predictions import NumViews
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
 from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup, cores_per_process
-from alexnet.system.device import IMAGES_AT_A_TIME, Precision, arithmetic, images_at_a_time, rounded_weights
+from alexnet.system.device import EVALUATION_BATCH_SIZE, Precision, arithmetic, evaluation_batch_size, rounded_weights
 from alexnet.system.prefetch import MAX_READERS, prefetch
 
 Progress = Callable[[int, int], None]
@@ -173,7 +173,7 @@ def predict_split(
     score, view_px, chosen_views = _scorer(network, num_views, data.side, crop)
     num_axes = 4 if num_views == "dense" else 2
     if batch_size is None:
-        batch_size = images_at_a_time(device, data.side) if processes.size == 1 else IMAGES_AT_A_TIME
+        batch_size = evaluation_batch_size(device, data.side) if processes.size == 1 else EVALUATION_BATCH_SIZE
     probabilities = np.zeros((len(images), data.num_classes), np.float32)
     starts = [start for number, start in enumerate(range(0, len(images), batch_size)) if processes.owns_batch(number)]
 

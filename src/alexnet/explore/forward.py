@@ -13,7 +13,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.explore.image_source import ReadImages, RefusedImages
 from alexnet.model.activations import ActivationReader
 from alexnet.model.weights import Trained
-from alexnet.system.device import Precision, arithmetic, images_at_a_time, rounded_weights
+from alexnet.system.device import Precision, arithmetic, evaluation_batch_size, rounded_weights
 from alexnet.system.prefetch import prefetch
 
 
@@ -52,7 +52,7 @@ def activation_batches(
         WorkError: activations that are not finite.
     """
     if batch_size is None:
-        batch_size = images_at_a_time(device, trained.side)
+        batch_size = evaluation_batch_size(device, trained.side)
     if batch_size < 1:
         raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
     trained.network.to(device)

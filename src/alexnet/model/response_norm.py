@@ -1,6 +1,6 @@
-"""Response normalization: among neighboring maps (the paper's), among neighboring places of a map (the source's).
+"""Response normalization across neighboring channels (the paper's) and neighboring positions (the source's).
 
-Axes: B images, C maps (channels), H W places.
+Axes: B images, C channels, H x W positions.
 """
 
 import contextlib
@@ -14,15 +14,15 @@ from alexnet.model.derivatives import needs_reference_ops
 
 
 def window_matrix(
-    num_maps: int, size: int, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+    num_channels: int, size: int, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
 ) -> torch.Tensor:
-    """Which maps stand in whose window: (C, C) of `dtype` on `device`, 1 where map j is in that of map i, else 0.
+    """(C, C) of `dtype` on `device`: 1 at (i, j) if channel j is in the window of channel i, else 0.
 
-    The window of map i holds the maps i - size//2 .. i + (size - 1)//2 of i's own column.
+    The window of channel i holds the channels i - size//2 .. i + (size - 1)//2 of i's column.
     """
-    maps = torch.arange(num_maps, device=device)
-    offset = maps[None, :] - maps[:, None]  # (C, C), j - i
-    column = maps * columns // num_maps
+    channels = torch.arange(num_channels, device=device)
+    offset = channels[None, :] - channels[:, None]  # (C, C), j - i
+    column = channels * columns // num_channels
     near = (offset >= -(size // 2)) & (offset <= (size - 1) // 2)
     return (near & (column[None, :] == column[:, None])).to(dtype)
 
@@ -30,8 +30,8 @@ def window_matrix(
 class _ResponseNorm(torch.autograd.Function):
     """x * (k + alpha * window sum of x^2) ^ -beta, with the window sum as one product by the window matrix.
 
-    A product by a (C, C) matrix of ones and zeros adds more than the window needs, yet it is a matrix
-    product: on every device it takes a small part of the time of shifted additions or of a 3-d pooling.
+    Multiplying by a (C, C) matrix of ones and zeros does more work than the window needs, but as a matrix product it
+    takes a small part of the time of shifted additions or of a 3-d pooling on every device.
     """
 
     @staticmethod
@@ -46,7 +46,7 @@ class _ResponseNorm(torch.autograd.Function):
         # dx_j = g_j d_j^-beta - 2 alpha beta x_j sum over i with j in window(i) of g_i x_i d_i^(-beta - 1)
         x, window = ctx.saved_tensors
         alpha, beta, k = ctx.constants
-        if torch.is_grad_enabled():  # somebody will go backward through this, too
+        if torch.is_grad_enabled():  # a second backward pass will follow
             result = _normalized(x, window, alpha, beta, k)
             (of_x,) = torch.autograd.grad(result, x, gradient, create_graph=True)
             return of_x, None, None, None, None
@@ -65,14 +65,14 @@ def _normalized(x: torch.Tensor, window: torch.Tensor, alpha: float, beta: float
 
 
 def _denominator(x: torch.Tensor, window: torch.Tensor, alpha: float, k: float) -> torch.Tensor:
-    # The squares and their sums have the dtype of x (a product adds in float32); what follows is at least float32.
+    # The squares and their sums have the dtype of x (the product accumulates in float32); the rest is at least float32.
     wide = torch.promote_types(x.dtype, torch.float32)
     return _window_sum(x * x, window).to(wide).mul_(alpha).add_(k)
 
 
 def _power(base: torch.Tensor, exponent: float) -> torch.Tensor:
     if exponent == -0.75:
-        # The paper's exponent from two roots: a third of the time of a general power.
+        # The paper's exponent by two roots: a third of the time of a general power.
         root = base.rsqrt()  # base ^ -1/2
         return root * root.sqrt()
     return base.pow(exponent)
@@ -81,7 +81,7 @@ def _power(base: torch.Tensor, exponent: float) -> torch.Tensor:
 def _window_sum(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
     # x: (B, C, H, W), window: (C, C)
     if x.is_cuda:
-        # There torch rounds the factors of a float32 convolution to 10 bits unless told otherwise, a product's not.
+        # By default torch uses TF32 for float32 convolutions on GPUs, but not for products.
         return torch.einsum("dc,bchw->bdhw", window, x)
     return F.conv2d(x, window[:, :, None, None])
 
@@ -95,25 +95,25 @@ def local_response_norm(
     columns: int = 1,
     alpha_per_element: bool = True,
 ) -> torch.Tensor:
-    """Divide each activation by a power of the with_epilogues squares of its neighbors among the maps.
+    """Divide each activation by a power of the sum of squares over neighboring channels.
 
-    b_i = a_i / (k + alpha * sum over j of a_j^2) ^ beta, j over the `size` maps around i that exist and
-    stand in i's column. Windows are cut at the edges of a column, not made up.
+    b_i = a_i / (k + alpha * sum over j of a_j^2) ^ beta, where j runs over the `size` channels around i that exist in
+    i's column: windows are clipped at the edges of a column.
 
     Args:
-        x: float64, float32 or bfloat16, (B, C, ...) with any number of places.
-        size: maps in a window, n in the paper.
-        alpha: factor on each square (`alpha_per_element=True`, as the paper writes it) or, divided by
-            `size`, on each square (False: the original source, Caffe and PyTorch).
+        x: float64, float32 or bfloat16, (B, C, ...) with any number of positions.
+        size: channels in a window, n in the paper.
+        alpha: factor on each square (`alpha_per_element=True`, as the paper writes it); otherwise alpha / size is (the
+            original source, Caffe and PyTorch).
         beta: exponent.
         k: added constant, above 0.
-        columns: number of equal blocks of maps that do not see each other; must divide C.
+        columns: number of equal blocks of channels that are normalized separately; must divide C.
 
     Returns:
         A tensor like `x`.
 
     Raises:
-        ValueError: a tensor of whole numbers or without maps, or a value out of range.
+        ValueError: an integer tensor or one without channels, or a value out of range.
 
     Paper: section 3.3.
     """
@@ -123,30 +123,31 @@ def local_response_norm(
         )
     if size < 1 or columns < 1 or x.shape[1] % columns:
         raise RequestError(
-            f"{x.shape[1]} maps, {columns} columns, window {size}: columns must divide the maps and both be 1 or more"
+            f"{x.shape[1]} channels, {columns} columns, size {size}: columns must divide the channels, and columns and "
+            "size must be 1 or more"
         )
     if k <= 0 or alpha < 0:
         raise RequestError(f"k is {k} and alpha is {alpha}; allowed are k above 0 and alpha 0 or more")
     factor = alpha if alpha_per_element else alpha / size
     window = window_matrix(x.shape[1], size, columns, x.device, x.dtype)
-    places = x if x.dim() == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
-    # Under autocast the products would come back in another dtype than the activations they scale.
+    positions = x if x.dim() == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
+    # Autocast would return the products in another dtype than the activations.
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        if needs_reference_ops(places):
-            return _normalized(places, window, factor, beta, k).reshape(x.shape)
-        result: torch.Tensor = _ResponseNorm.apply(places, window, factor, beta, k)  # type: ignore[no-untyped-call]
+        if needs_reference_ops(positions):
+            return _normalized(positions, window, factor, beta, k).reshape(x.shape)
+        result: torch.Tensor = _ResponseNorm.apply(positions, window, factor, beta, k)  # type: ignore[no-untyped-call]
     return result.reshape(x.shape)
 
 
 def same_map_norm(x: torch.Tensor, size: int = 5, alpha: float = 1e-3, beta: float = 0.75) -> torch.Tensor:
-    """Divide each activation by a power of the with_epilogues squares of its neighbors in its own map.
+    """Divide each activation by a power of the sum of squares over neighboring positions of its channel.
 
-    b = a / (1 + alpha / size^2 * sum of a^2 over the size x size places around) ^ beta. Places beyond the
-    edge count as 0, and the sum is not scaled up for them.
+    b = a / (1 + alpha / size^2 * sum of a^2 over the size x size positions around it) ^ beta. Positions beyond the edge
+    count as 0, and the sum is not scaled up for them.
 
     Args:
         x: float64, float32 or bfloat16, (B, C, H, W).
-        size: places along a side of the window, odd.
+        size: side of the window, odd.
         alpha: factor on the mean square of the window.
         beta: exponent.
 
@@ -154,22 +155,22 @@ def same_map_norm(x: torch.Tensor, size: int = 5, alpha: float = 1e-3, beta: flo
         A tensor like `x`.
 
     Raises:
-        ValueError: a tensor of whole numbers or of other axes, or a value out of range.
+        ValueError: an integer tensor or one of another number of axes, or a value out of range.
 
-    Differs from the paper, which does not have it; original source: `rnorm`, in layer 2 and in its CIFAR-10 networks.
+    Not in the paper; the original source calls it `rnorm` and has it in layer 2 and in its networks for CIFAR-10.
     """
     if not x.is_floating_point() or x.dim() != 4:
         raise RequestError(
             f"same-map normalization takes floating point (B, C, H, W), got {x.dtype} of shape {tuple(x.shape)}"
         )
     if size < 1 or size % 2 == 0:
-        raise RequestError(f"the window is {size} places; allowed are odd numbers, so that it has a middle")
+        raise RequestError(f"size is {size}; allowed are odd numbers, 1 or more, so that the window has a center")
     if alpha < 0:
         raise RequestError(f"alpha is {alpha}; allowed is 0 or more")
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        # bfloat16 keeps 8 bits: all that stands between the activations and the result is wider.
+        # bfloat16 keeps 8 bits: intermediate values are float32 or wider.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        # The border's zeros are counted. Laid there first: backward through padding of its own, torch's averages over
-        # channels-last maps on GPUs are wrong (pytorch/pytorch issue 188344; up to 2.13).
+        # The padding's zeros are counted. Padded first: the backward pass of avg_pool2d with padding is wrong for
+        # channels-last tensors on GPUs (pytorch/pytorch issue 188344; up to 2.13).
         mean_square = F.avg_pool2d(F.pad(wide * wide, [size // 2] * 4), size, stride=1)
         return (wide * _power(mean_square.mul(alpha).add(1.0), -beta)).to(x.dtype)

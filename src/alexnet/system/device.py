@@ -1,4 +1,4 @@
-"""Where the network runs and in which arithmetic."""
+"""The device on which the network runs, and its precision."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ from alexnet.system.machine import has_bfloat16, processor_flags
 
 Precision = Literal["float32", "bfloat16"]
 
-IMAGES_AT_A_TIME = 128
-"""How many images a network is asked about at a time where all who ask must do so alike: processes that share a split,
-and a training that goes on elsewhere, whose rates may follow from a rounding. On two cores 32 to 256 are as fast."""
-_ON_A_GPU = 256
-"""On a GPU that has room: what `docs/performance.md` has been measured with, where launching kernels is hidden."""
+EVALUATION_BATCH_SIZE = 128
+"""Batch size where rounding must not differ: between processes that share a split, and when a training is resumed on
+another machine, because its learning rate may depend on a validation error. On two cores 32 to 256 are equally fast."""
+_GPU_BATCH_SIZE = 256
+"""On a GPU with enough memory: what `docs/performance.md` was measured with; large enough to hide kernel launches."""
 _BYTES_PER_PIXEL = 256
-"""Room for an image's activations: one layer's of 64 maps as large as the image, in float32. Of the paper's network 2
-MB are alive at once, an eighth of it."""
+"""Memory for an image's activations: one layer of 64 channels as large as the image, in float32. The paper's network
+needs 2 MB at once, an eighth of that."""
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device meant by `auto`, `cpu`, `cuda` or `mps`; `auto` takes a GPU where there is one.
+    """The device named `auto`, `cpu`, `cuda` or `mps`; `auto` is a GPU if there is one.
 
     Raises:
-        RequestError: the device is not there.
+        RequestError: an unknown name, or a device that is not available.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
@@ -33,16 +33,16 @@ def choose_device(wanted: str) -> torch.device:
     if wanted not in available:
         raise RequestError(f"unknown device {wanted!r}; known are auto, cpu, cuda, mps")
     if not available[wanted]:
-        usable = ", ".join(name for name, there in available.items() if there)
-        raise RequestError(f"device {wanted!r} is not usable here; usable: {usable} (`alexnet doctor` says why)")
+        usable = ", ".join(name for name, is_available in available.items() if is_available)
+        raise RequestError(f"device {wanted!r} is not available; available: {usable} (`alexnet doctor` says why)")
     return torch.device(wanted)
 
 
 def choose_precision(wanted: str, device: torch.device) -> Precision:
-    """The arithmetic meant by `auto`, `float32` or `bfloat16`; `auto` is bfloat16 where the hardware multiplies it.
+    """The precision named `auto`, `float32` or `bfloat16`; `auto` is bfloat16 if the hardware multiplies it.
 
     Raises:
-        RequestError: another word.
+        RequestError: another name.
     """
     if wanted == "float32":
         return "float32"
@@ -64,37 +64,38 @@ def arithmetic(device: torch.device, precision: Precision) -> contextlib.Abstrac
 
 @contextlib.contextmanager
 def rounded_weights(network: torch.nn.Module, precision: Precision) -> Iterator[None]:
-    """Within it, the weights are of `precision`, and afterwards what they were; for a network that is only asked.
+    """Within the block the weights have dtype `precision`; afterwards they are restored. For inference only.
 
-    Others may ask it meanwhile if they do so in `arithmetic` of the same precision.
+    Other threads may run the network at the same time in `arithmetic` of the same precision.
 
-    `arithmetic` rounds them to bfloat16 in every forward pass where no gradients are kept: for AlexNet 366 MB of
-    memory's traffic, a fifth of a pass on processors with matrix units. Rounded once they give the same scores.
+    Without gradients, autocast rounds the weights to bfloat16 in every forward pass: for AlexNet 366 MB of memory
+    traffic, a fifth of a pass on CPUs with matrix units. Rounded once, they give the same scores.
     """
-    # What is rounded already is somebody else's to give back. Looked at once: another thread may be at it.
-    whole = {
+    # Weights that another thread has already rounded are restored by that thread.
+    full = {
         parameter: data
         for parameter in network.parameters()
         if precision == "bfloat16" and (data := parameter.data).dtype == torch.float32
     }
     try:
-        for parameter, data in whole.items():
+        for parameter, data in full.items():
             parameter.data = data.bfloat16()
         yield
     finally:
-        for parameter, data in whole.items():
+        for parameter, data in full.items():
             parameter.data = data
 
 
-def images_at_a_time(device: torch.device, side: int) -> int:
-    """How many images a network is asked about at a time: on a GPU more, if a quarter of its memory holds them.
+def evaluation_batch_size(device: torch.device, side: int) -> int:
+    """Batch size for inference: larger on a GPU, if a quarter of its memory is enough for it.
 
-    The same on the same machine, whatever is free at the moment: roundings follow from it.
+    It depends on the machine but not on free memory, because rounding depends on it.
 
     Args:
+        device: where the network runs.
         side: of the images, pixels.
     """
     if device.type != "cuda":
-        return IMAGES_AT_A_TIME
-    room = torch.cuda.get_device_properties(device).total_memory // 4
-    return max(1, min(_ON_A_GPU, room // (_BYTES_PER_PIXEL * side**2)))
+        return EVALUATION_BATCH_SIZE
+    available = torch.cuda.get_device_properties(device).total_memory // 4
+    return max(1, min(_GPU_BATCH_SIZE, available // (_BYTES_PER_PIXEL * side**2)))

@@ -1,60 +1,60 @@
-"""Python functions over arrays and numbers, compiled by Numba: nobody who installs the package needs a compiler."""
+"""Functions compiled by Numba, so that installing the package needs no compiler."""
 
 import contextlib
 import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-why_not = ""
-"""Why nothing is compiled here; empty where Numba can be imported."""
+unavailable_reason = ""
+"""Why Numba cannot be imported, as a message; empty if it can."""
 try:
     import numba
-except ImportError as error:  # not installed, or not for this NumPy
-    why_not = str(error)
+except ImportError as error:  # not installed, or incompatible with this NumPy
+    unavailable_reason = str(error)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def jit(**options: Any) -> Callable[[F], F]:
-    """Compile a function on its first call; it runs without the interpreter's lock.
+    """Decorator that compiles a function on its first call; it releases the interpreter's lock.
 
-    The machine code is kept on disk where some place for it is writable. Without Numba the function stays as it is,
-    hundreds of times slower: whoever calls it asks `why_not` first.
+    Machine code is cached on disk if a cache folder is writable. Without Numba the function stays uncompiled, hundreds
+    of times slower: callers check `unavailable_reason` first.
 
     Args:
-        options: of `numba.njit`, beside or instead of those that hold for all.
+        options: of `numba.njit`, in addition to `nogil` and `cache`.
     """
 
-    def compile_it(function: F) -> F:
-        if why_not:
+    def decorate(function: F) -> F:
+        if unavailable_reason:
             return function
         chosen = {"nogil": True, **options}
         result: F
         try:
             result = numba.njit(cache=True, **chosen)(function)
-        except RuntimeError:  # no place to keep it
+        except RuntimeError:  # no writable cache folder
             result = numba.njit(**chosen)(function)
         else:
-            _forgive(getattr(result, "_cache", None))
+            _tolerate_cache_errors(getattr(result, "_cache", None))
         return result
 
-    return compile_it
+    return decorate
 
 
-def _forgive(cache: Any) -> None:
-    """Let a full disk or a damaged file of the kept machine code cost time, and nothing else."""
+def _tolerate_cache_errors(cache: Any) -> None:
+    """Compile again if a cache file is damaged, and skip caching if the disk is full."""
     if cache is None:
         return
     load, save = cache.load_overload, cache.save_overload
 
-    def load_if_sound(*words: Any) -> Any:
+    def load_or_none(*args: Any) -> Any:
         try:
-            return load(*words)
+            return load(*args)
         except (OSError, EOFError, pickle.UnpicklingError, ValueError, IndexError):
-            return None  # as where there is none yet
+            return None  # as if there were no cache file
 
-    def save_if_there_is_room(*words: Any) -> None:
+    def try_to_save(*args: Any) -> None:
         with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
-            save(*words)
+            save(*args)
 
-    cache.load_overload, cache.save_overload = load_if_sound, save_if_there_is_room
+    cache.load_overload, cache.save_overload = load_or_none, try_to_save

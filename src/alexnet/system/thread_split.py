@@ -1,4 +1,4 @@
-"""Work on a processor shared out between threads of its own, each of which asks torch for one thread."""
+"""CPU work split over threads, in each of which torch uses one thread."""
 
 import functools
 import itertools
@@ -10,50 +10,48 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 
-def parallel_for(entries: int, work: Callable[[int, int], None], at_least: int = 1) -> None:
-    """`work(first, behind the last)` for all entries, a range of them in each of as many threads as torch uses.
+def parallel_for(entries: int, work: Callable[[int, int], None], min_entries: int = 1) -> None:
+    """Call `work(first, past the last)` for ranges that cover all entries, in as many threads as torch uses.
 
-    A thread whose work is products of torch's multiplies what it wrote itself, out of the cache beside it: shared out
-    between torch's threads, each product would wait for them all, and for what stands in the others' caches
-    (docs/log.md).
+    A thread that also multiplies matrices by torch finds its operands in its own cache. Split over torch's threads,
+    each product would wait for all of them and for data in other caches (docs/log.md).
 
     Args:
-        entries: 1 or more, images for example.
-        work: releases the interpreter's lock for most of its time.
-        at_least: entries of a share.
+        entries: 1 or more, for example images.
+        work: releases the interpreter's lock most of the time.
+        min_entries: smallest size of a range, unless there are fewer entries.
 
     Raises:
-        What `work` raised, after all shares have ended: nobody writes any more.
+        What `work` raised, after all threads have ended, so that none of them writes any more.
     """
     threads = torch.get_num_threads()
     if threads == 1:
         work(0, entries)
         return
-    shares = max(1, min(threads, entries // at_least))
-    edges = [entries * share // shares for share in range(shares + 1)]
-    running = [_workers(threads).submit(work, *share) for share in itertools.pairwise(edges)]
-    errors = [share.exception() for share in running]
+    num_ranges = max(1, min(threads, entries // min_entries))
+    edges = [entries * number // num_ranges for number in range(num_ranges + 1)]
+    futures = [_pool(threads).submit(work, *ends) for ends in itertools.pairwise(edges)]
+    errors = [future.exception() for future in futures]
     for error in errors:
         if error is not None:
             raise error
 
 
-def _workers(threads: int) -> ThreadPoolExecutor:
-    with _birth:
-        return _born(threads, os.getpid())
+def _pool(threads: int) -> ThreadPoolExecutor:
+    with _pool_lock:
+        return _started_pool(threads, os.getpid())
 
 
-_birth = threading.Lock()
+_pool_lock = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
-def _born(threads: int, process: int) -> ThreadPoolExecutor:
-    # Of one process: a forked one has none of its parent's threads. In these torch's operations use one thread, for
-    # good. What one of them says of it at its birth holds for threads that are born until the caller says otherwise: so
-    # all of them are born at once.
+def _started_pool(threads: int, process: int) -> ThreadPoolExecutor:
+    # Keyed by process, because a forked one has none of its parent's threads. `set_num_threads(1)` in a worker is also
+    # the default of threads started later, so all workers are started first and the caller's number is then restored.
     pool = ThreadPoolExecutor(threads, "alexnet-kernels", initializer=torch.set_num_threads, initargs=(1,))
-    all_there = threading.Barrier(threads)
-    for worker in [pool.submit(all_there.wait) for _ in range(threads)]:
-        worker.result()
+    all_started = threading.Barrier(threads)
+    for future in [pool.submit(all_started.wait) for _ in range(threads)]:
+        future.result()
     torch.set_num_threads(threads)
     return pool

@@ -231,11 +231,15 @@ def load_device_cache(
         fit = free is not None and cache_bytes(num, side) <= MAX_FREE_MEMORY_FRACTION * free
         cache = "device" if fit and settings.on_unreadable == "stop" else "none"
         if free is not None and not fit:
-            from alexnet.system.numba_jit import why_not  # loads Numba
+            from alexnet.system.numba_jit import unavailable_reason  # loads Numba
 
             smaller = cache_bytes(num, side, bc1=True)
             hint = f" (--training.cache bc1 holds them in {_size(smaller)}, slightly changed)"
-            would = settings.on_unreadable == "stop" and smaller <= MAX_FREE_MEMORY_FRACTION * free and not why_not
+            would = (
+                settings.on_unreadable == "stop"
+                and smaller <= MAX_FREE_MEMORY_FRACTION * free
+                and not unavailable_reason
+            )
             say(
                 "the training images do not fit into half of the GPU's free memory: they are read as they are needed"
                 + (hint if would else "")

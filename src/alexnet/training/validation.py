@@ -11,7 +11,7 @@ from alexnet.data.augment import Batch
 from alexnet.errors import WorkError
 from alexnet.evaluation.evaluate import evaluate_split
 from alexnet.model.weights import Trained, save_trained
-from alexnet.system.device import IMAGES_AT_A_TIME
+from alexnet.system.device import EVALUATION_BATCH_SIZE
 from alexnet.system.process_usage import resident_bytes
 from alexnet.training.checkpoint_writer import CheckpointWriter
 from alexnet.training.distributed import whole_network, whole_tensors
@@ -122,7 +122,7 @@ def end_epoch(training: Training, progress: TrainingProgress) -> bool:
             settings.data.crop,
             1,
             mean_at=settings.data.mean,
-            batch_size=IMAGES_AT_A_TIME,
+            batch_size=EVALUATION_BATCH_SIZE,
             device=training.device,
             precision=training.precision,
             processes=training.mesh.replica,

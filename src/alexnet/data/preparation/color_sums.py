@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.preparation.statistics import ColorSums
-from alexnet.system.numba_jit import jit, why_not
+from alexnet.system.numba_jit import jit, unavailable_reason
 
 ADDED_IMAGES = 257
 """The sum of this many bytes stays below 2^16."""
@@ -75,7 +75,7 @@ class _PartialSums:
             self._flush()
         self._num_images += 1
         self._num_latest += 1
-        if why_not:
+        if unavailable_reason:
             self._latest += image
             self._products[:, :3] += _products(image.reshape(-1, 3))
         else:

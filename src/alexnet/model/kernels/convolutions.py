@@ -1,7 +1,7 @@
-"""Convolutions with fewer products as operators that torch knows.
+"""Winograd convolutions as torch operators; float32 on CPUs.
 
-Axes: B images, C maps read, D maps written, H W places, k the side of the kernel, G columns. Float32 on a processor, in
-channels-last memory; what does not lie so is copied.
+Axes: B images, C input channels, D output channels, H x W positions, k the side of the kernel, G columns. Kernels take
+channels-last memory; other layouts are copied.
 """
 
 import math
@@ -23,14 +23,14 @@ from alexnet.model.kernels.operators import (
 def convolution(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, *, forward: bool
 ) -> torch.Tensor:
-    """A convolution of stride 1 whose gradients, or all of it, take fewer products; see `winograd` beside this.
+    """A convolution of stride 1 whose gradients, and with `forward` also its output, use Winograd filtering.
 
     Args:
-        x: float32 (B, C, H, W) on a processor for which `alexnet.model.kernels.supports_fused` says yes.
+        x: float32 (B, C, H, W) for which `alexnet.model.kernels.supports_winograd` holds.
         weight: float32 (D, C / G, k, k), k 3 or 5.
-        bias: float32 (D), or none.
+        bias: float32 (D), or None.
         padding: zeros around x, below k.
-        forward: whether the results are computed so, too, which k = 5 can; else by torch's library.
+        forward: whether the output uses Winograd filtering too, which needs k = 5; otherwise torch computes it.
 
     Returns:
         (B, D, H + 2 * padding - k + 1, W + 2 * padding - k + 1), channels-last.
@@ -40,32 +40,32 @@ def convolution(
 
 
 def strided_convolution(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end: int
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end_padding: int
 ) -> torch.Tensor:
-    """A first layer, by torch's library, but for the gradient of its weights, which takes fewer products.
+    """A strided first layer by torch, except for its weight gradient, which uses Winograd filtering.
 
-    Of blocks of stride x stride places laid side by side as maps the layer is one of stride 1. They are laid out for
-    the gradient alone, so that nobody keeps them.
+    With blocks of stride x stride positions as channels, the layer has stride 1. The blocks are made only for the
+    gradient, and not kept.
 
     Args:
-        x: float32 (B, C, H, W), images that have no gradient.
-        weight: float32 (D, C, k, k), k over the stride 3 or 5, rounded up.
-        bias: float32 (D), or none.
+        x: float32 (B, C, H, W), without gradient.
+        weight: float32 (D, C, k, k), where k / stride, rounded up, is 3 or 5.
+        bias: float32 (D), or None.
         stride: 2 or more.
-        end: zeros beyond the right and the lower edge.
+        end_padding: zeros beyond the right and the bottom edge.
 
     Returns:
-        (B, D, H', W'), H' = (H + end - k) // stride + 1, channels-last.
+        (B, D, H', W'), H' = (H + end_padding - k) // stride + 1, channels-last.
     """
-    result: torch.Tensor = _strided_convolution(x, weight, bias, stride, end)
+    result: torch.Tensor = _strided_convolution(x, weight, bias, stride, end_padding)
     return result
 
 
 @torch_operator("strided_convolution")
 def _strided_convolution(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end: int
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end_padding: int
 ) -> torch.Tensor:
-    padded = F.pad(x, (0, end, 0, end)) if end else x
+    padded = F.pad(x, (0, end_padding, 0, end_padding)) if end_padding else x
     return to_channels_last(F.conv2d(padded, weight, bias, stride))
 
 
@@ -74,19 +74,19 @@ def _strided_convolution_backward(gradient: torch.Tensor, x: torch.Tensor, kerne
     # gradient: (B, D, H', W'), x: (B, C, H, W) -> (D, C, k, k)
     from alexnet.model.kernels import cpu, winograd
 
-    of_weight = _strided_weight(gradient, x, kernel, stride)
+    of_weight = _empty_strided_gradient(gradient, x, kernel, stride)
     if not x.numel():
         return of_weight.zero_()
-    reach = -(-kernel // stride)  # blocks that a window reaches into
+    reach = -(-kernel // stride)  # blocks that a window overlaps
     rows, columns = (side + reach - 1 for side in gradient.shape[2:])
     blocks = empty_blocks(x, stride, rows, columns, x.dtype)
     cpu.space_to_depth(to_channels_last(x), stride, blocks)
     with torch.autocast("cpu", enabled=False):
         by_block = x.new_empty(gradient.shape[1], blocks.shape[1], reach, reach)  # (D, s s C, k / s, k / s)
         winograd.weight_gradient(blocks, to_channels_last(gradient), 0, by_block)
-    places = by_block.permute(0, 2, 3, 1).reshape(-1, reach, reach, stride, stride * x.shape[1]).transpose(2, 3)
-    places = places.reshape(-1, reach * stride, reach * stride, x.shape[1]).permute(0, 3, 1, 2)
-    return of_weight.copy_(places[:, :, :kernel, :kernel])
+    by_position = by_block.permute(0, 2, 3, 1).reshape(-1, reach, reach, stride, stride * x.shape[1]).transpose(2, 3)
+    by_position = by_position.reshape(-1, reach * stride, reach * stride, x.shape[1]).permute(0, 3, 1, 2)
+    return of_weight.copy_(by_position[:, :, :kernel, :kernel])
 
 
 @torch_operator("convolution")
@@ -97,7 +97,7 @@ def _convolution(
         return to_channels_last(F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1] // weight.shape[1]))
     from alexnet.model.kernels import winograd
 
-    result = _results(x, weight, bias, padding, forward)
+    result = _empty_output(x, weight, bias, padding, forward)
     with torch.autocast("cpu", enabled=False):
         winograd.convolution(to_channels_last(x), weight, bias, padding, result)
     return result
@@ -112,24 +112,24 @@ def _convolution_backward(
     wants_x: bool,
     wants_weight: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    # gradient: (B, D, H', W') -> that of x (B, C, H, W) and of the weights (D, C / G, k, k); empty what is not wanted
+    # gradient: (B, D, H', W') -> that of x (B, C, H, W) and of the weights (D, C / G, k, k); empty if not wanted
     from alexnet.model.kernels import winograd
 
-    of_x, of_weight = _gradients(gradient, x, weight, padding, wants_x, wants_weight)
+    of_x, of_weight = _empty_gradients(gradient, x, weight, padding, wants_x, wants_weight)
     if not x.numel():
         return of_x.zero_(), of_weight.zero_()
     gradient, x = to_channels_last(gradient), to_channels_last(x)
-    with torch.autocast("cpu", enabled=False):  # backward, too, may be asked for within it
+    with torch.autocast("cpu", enabled=False):  # the backward pass may run under autocast too
         if wants_x and weight.shape[2] == 5:
             winograd.input_gradient(gradient, weight, padding, of_x)
         elif wants_x:
-            of_x.copy_(_input_gradient_of_the_library(gradient, x, weight, padding))
+            of_x.copy_(_library_input_gradient(gradient, x, weight, padding))
         if wants_weight:
             winograd.weight_gradient(x, gradient, padding, of_weight)
     return of_x, of_weight
 
 
-def _input_gradient_of_the_library(
+def _library_input_gradient(
     gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, padding: int
 ) -> torch.Tensor:
     columns, one = x.shape[1] // weight.shape[1], [1, 1]
@@ -139,25 +139,25 @@ def _input_gradient_of_the_library(
     return of_x
 
 
-def _results(
+def _empty_output(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, forward: bool
 ) -> torch.Tensor:
     height, width = (side + 2 * padding - weight.shape[2] + 1 for side in x.shape[2:])
     return empty_like_layout(x, (x.shape[0], weight.shape[0], height, width), x.dtype)
 
 
-def _strided_results(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end: int
+def _empty_strided_output(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end_padding: int
 ) -> torch.Tensor:
-    height, width = ((side + end - weight.shape[2]) // stride + 1 for side in x.shape[2:])
+    height, width = ((side + end_padding - weight.shape[2]) // stride + 1 for side in x.shape[2:])
     return empty_like_layout(x, (x.shape[0], weight.shape[0], height, width), x.dtype)
 
 
-def _strided_weight(gradient: torch.Tensor, x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+def _empty_strided_gradient(gradient: torch.Tensor, x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
     return x.new_empty(gradient.shape[1], x.shape[1], kernel, kernel)
 
 
-def _gradients(
+def _empty_gradients(
     gradient: torch.Tensor,
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -169,38 +169,38 @@ def _gradients(
     return of_x, torch.empty_like(weight) if wants_weight else x.new_empty(0)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     x, weight, bias, ctx.padding, _ = inputs
     ctx.save_for_backward(x, weight)
-    ctx.biased = bias is not None
+    ctx.has_bias = bias is not None
 
 
 def _gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
     of_x, of_weight = _convolution_backward(gradient, x, weight, ctx.padding, wants_x, wants_weight)
-    of_bias = gradient.sum((0, 2, 3)) if ctx.biased and wants_bias else None
+    of_bias = gradient.sum((0, 2, 3)) if ctx.has_bias and wants_bias else None
     return of_x if wants_x else None, of_weight if wants_weight else None, of_bias, None, None
 
 
-def _keep_strided(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def _strided_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     x, weight, bias, ctx.stride, _ = inputs
     ctx.save_for_backward(x)
-    ctx.kernel, ctx.biased = weight.shape[2], bias is not None
+    ctx.kernel, ctx.has_bias = weight.shape[2], bias is not None
 
 
 def _strided_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
     if wants_x:
-        raise RuntimeError("what a strided convolution reads has no gradient here; torch's own operations have one")
+        raise RuntimeError("the input of strided_convolution has no gradient; torch's own operations have one")
     of_weight = None
     if wants_weight:
         of_weight = _strided_convolution_backward(gradient, *ctx.saved_tensors, ctx.kernel, ctx.stride)
-    of_bias = gradient.sum((0, 2, 3)) if ctx.biased and wants_bias else None
+    of_bias = gradient.sum((0, 2, 3)) if ctx.has_bias and wants_bias else None
     return None, of_weight, of_bias, None, None
 
 
-# Two for each product of the plain convolution, as everybody counts them: those of each result.
+# As for plain convolutions: two operations per product.
 
 
 @register_flop_formula([torch.ops.alexnet.convolution, torch.ops.alexnet.strided_convolution])
@@ -220,11 +220,11 @@ def _strided_flops_backward(gradient: torch.Size, *_: Any, out_shape: torch.Size
     return 2 * math.prod(gradient) * math.prod(out_shape[1:])
 
 
-torch.library.register_fake("alexnet::convolution", _results)
-torch.library.register_fake("alexnet::convolution_backward", _gradients)
-torch.library.register_autograd("alexnet::convolution", _gradient, setup_context=_keep)
+torch.library.register_fake("alexnet::convolution", _empty_output)
+torch.library.register_fake("alexnet::convolution_backward", _empty_gradients)
+torch.library.register_autograd("alexnet::convolution", _gradient, setup_context=_setup)
 torch.library.register_autograd("alexnet::convolution_backward", no_gradient)
-torch.library.register_fake("alexnet::strided_convolution", _strided_results)
-torch.library.register_fake("alexnet::strided_convolution_backward", _strided_weight)
-torch.library.register_autograd("alexnet::strided_convolution", _strided_gradient, setup_context=_keep_strided)
+torch.library.register_fake("alexnet::strided_convolution", _empty_strided_output)
+torch.library.register_fake("alexnet::strided_convolution_backward", _empty_strided_gradient)
+torch.library.register_autograd("alexnet::strided_convolution", _strided_gradient, setup_context=_strided_setup)
 torch.library.register_autograd("alexnet::strided_convolution_backward", no_gradient)

@@ -1,7 +1,7 @@
-"""The fused passes on a processor, compiled by Numba: images are read row by row, what stands between is float32.
+"""The fused operations on CPUs, compiled by Numba: images are read row by row, intermediate values are float32.
 
-Axes: B images, C maps (channels), H W places; in channels-last memory a row of an image is W * C numbers in succession.
-Several threads take an equal share of the images each, so that the result does not depend on their number.
+Axes: B images, C channels, H x W positions; in channels-last memory a row of an image is W * C consecutive numbers.
+Each thread takes whole images, so the result does not depend on the number of threads.
 """
 
 import functools
@@ -15,33 +15,33 @@ from alexnet.model.kernels.norm_pool import NormPool
 from alexnet.system import numba_jit
 from alexnet.system.thread_split import parallel_for
 
-if not numba_jit.why_not:
+if not numba_jit.unavailable_reason:
     from llvmlite import ir
     from numba import types
     from numba.extending import intrinsic
 
-# Products and sums may join in one instruction; nothing that would lose a NaN or an infinity.
+# Multiply-add in one instruction is allowed, and nothing that would lose a NaN or an infinity.
 _compiled = numba_jit.jit(error_model="numpy", fastmath={"contract", "nsz"})
 
 _CHUNK = 512
-"""About how many activations of a row are worked on at a time: few enough that they stay in the first cache."""
+"""About how many activations of a row are processed at a time, so that they stay in the L1 cache."""
 
 
 def norm_pool(
     x: torch.Tensor, bias: torch.Tensor | None, op: NormPool, result: torch.Tensor, winners: torch.Tensor
 ) -> None:
-    """What `op` says of x (B, C, H, W), into `result` and `winners` (B, C, H', W'), all channels-last.
+    """Compute `op` of x (B, C, H, W) into `result` and `winners` (B, C, H', W'), all channels-last.
 
     Args:
         x: float32 or bfloat16.
-        bias: (C), added in a pass of its own: a processor's library adds it in the convolution, at no cost.
+        bias: (C), added in a separate pass: on CPUs the library adds it in the convolution, at no cost.
         op: what is computed.
         result: of the dtype of `x`, overwritten.
-        winners: overwritten; for ties "one" uint8, the first of the largest places of each window, row * pool + column;
-            for "every" int16, bit row * pool + column for each of the largest. Empty where nothing is pooled.
+        winners: overwritten. uint8: the index row * pool + column of each window's first maximum. With
+            `all_ties`, int16: bit row * pool + column for each maximum. Empty without pooling.
     """
-    x = _biased(x, bias)
-    parallel_for_arrays(_forward, (_rows(x), _rows(result), _winner_rows(winners, op)), *_numbers(x, op))
+    x = _with_bias(x, bias)
+    parallel_for_arrays(_forward, (_rows(x), _rows(result), _winner_rows(winners, op)), *_kernel_scalars(x, op))
 
 
 def norm_pool_backward(
@@ -54,9 +54,9 @@ def norm_pool_backward(
     of_x: torch.Tensor,
 ) -> None:
     """The gradient of x (B, C, H, W) from that of the result (B, C, H', W'), into `of_x`; dtypes as in `norm_pool`."""
-    x = _biased(x, bias)
+    x = _with_bias(x, bias)
     arrays = (_rows(gradient), _rows(x), _rows(result), _winner_rows(winners, op), _rows(of_x))
-    parallel_for_arrays(_backward, arrays, *_numbers(x, op))
+    parallel_for_arrays(_backward, arrays, *_kernel_scalars(x, op))
 
 
 def channel_sums(x: torch.Tensor, sums: torch.Tensor) -> None:
@@ -64,38 +64,40 @@ def channel_sums(x: torch.Tensor, sums: torch.Tensor) -> None:
     sums.copy_(x.sum((0, 2, 3), dtype=torch.float32))
 
 
-def _biased(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _with_bias(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return x if bias is None else x + bias.to(x.dtype)[:, None, None]
 
 
 def same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float, result: torch.Tensor) -> None:
-    """x / (1 + alpha / size^2 * sum of x^2 over size x size places)^beta; all float32 or all bfloat16 (B, C, H, W)."""
-    numbers = (x.shape[1], size, np.float32(alpha / size**2), np.float32(beta))
-    parallel_for_arrays(_same_map_forward, (_rows(x), _rows(result)), *numbers)
+    """x / (1 + alpha / size^2 * sum of x^2 over size x size positions)^beta; (B, C, H, W), of one dtype."""
+    scalars = (x.shape[1], size, np.float32(alpha / size**2), np.float32(beta))
+    parallel_for_arrays(_same_map_forward, (_rows(x), _rows(result)), *scalars)
 
 
 def same_map_norm_backward(
     gradient: torch.Tensor, x: torch.Tensor, size: int, alpha: float, beta: float, of_x: torch.Tensor
 ) -> None:
     """The gradient of x from that of the result, into `of_x`, all (B, C, H, W) of one dtype."""
-    numbers = (x.shape[1], size, np.float32(alpha / size**2), np.float32(beta))
-    parallel_for_arrays(_same_map_backward, (_rows(gradient), _rows(x), _rows(of_x)), *numbers)
+    scalars = (x.shape[1], size, np.float32(alpha / size**2), np.float32(beta))
+    parallel_for_arrays(_same_map_backward, (_rows(gradient), _rows(x), _rows(of_x)), *scalars)
 
 
 def space_to_depth(x: torch.Tensor, stride: int, result: torch.Tensor) -> None:
     """Fill `result` (B, s s C, rows, columns) from x (B, C, H, W); both channels-last, each of its own dtype."""
-    parallel_for_arrays(_blocks, (_rows(x), _rows(result)), x.shape[1], stride)
+    parallel_for_arrays(_space_to_depth_rows, (_rows(x), _rows(result)), x.shape[1], stride)
 
 
 @functools.cache
 def unavailable_reason() -> str | None:
-    """Why the fused passes cannot run on this machine, in a sentence; None where they can."""
-    if numba_jit.why_not:
-        return f"Numba, which compiles the fused passes for this processor, cannot be imported: {numba_jit.why_not}"
+    """Why the fused operations cannot run on this machine, as a message; None if they can."""
+    if numba_jit.unavailable_reason:
+        return (
+            f"Numba, which compiles the fused operations for CPUs, cannot be imported: {numba_jit.unavailable_reason}"
+        )
     try:
-        _halved(np.float32(1.0))
-    except Exception as error:  # whatever the compiler stumbles over, torch's own operations still serve
-        return f"Numba compiles nothing on this machine: {type(error).__name__}: {error}"
+        _trial_kernel(np.float32(1.0))
+    except Exception as error:  # whatever the compiler's problem is, torch's own operations still run
+        return f"Numba cannot compile on this machine: {type(error).__name__}: {error}"
     return None
 
 
@@ -103,9 +105,9 @@ def _rows(x: torch.Tensor) -> np.ndarray:
     # (B, C, H, W) channels-last -> (B, H, W * C) of the same memory, float32 or the bits of bfloat16 as uint16
     x = x.detach()
     x = x.view(torch.uint16) if x.dtype == torch.bfloat16 else x
-    images, maps, height, width = x.shape
-    # A view, or an error: what is written to a copy would be lost.
-    return x.permute(0, 2, 3, 1).view(images, height, width * maps).numpy()
+    images, channels, height, width = x.shape
+    # `view` raises rather than copy: what is written to a copy would be lost.
+    return x.permute(0, 2, 3, 1).view(images, height, width * channels).numpy()
 
 
 def _winner_rows(winners: torch.Tensor, op: NormPool) -> np.ndarray:
@@ -113,9 +115,9 @@ def _winner_rows(winners: torch.Tensor, op: NormPool) -> np.ndarray:
     return _rows(winners) if op.pools else np.empty((0, 0, 0), np.uint8)
 
 
-def _numbers(x: torch.Tensor, op: NormPool) -> tuple[Any, ...]:
-    # The length of a tuple belongs to its type: so the side of the windows, and whether one or every winner is noted,
-    # are known when their loops are compiled.
+def _kernel_scalars(x: torch.Tensor, op: NormPool) -> tuple[Any, ...]:
+    # The length of a tuple is part of its type: so the side of the windows, and whether all ties are stored, are known
+    # when their loops are compiled.
     window = (0,) * (op.pool if op.pools else 1)
     return (
         x.shape[1],
@@ -132,15 +134,15 @@ def _numbers(x: torch.Tensor, op: NormPool) -> tuple[Any, ...]:
     )
 
 
-def parallel_for_arrays(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], *numbers: Any) -> None:
-    """Run a kernel over all entries of (N, ...) arrays, images for example, a range of them in each of torch's threads.
+def parallel_for_arrays(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], *scalars: Any) -> None:
+    """Run a kernel over all entries of (N, ...) arrays, for example images, a range of them in each of torch's threads.
 
     Args:
-        kernel: called with the arrays, the first and behind the last entry of its range, and the numbers.
+        kernel: called with the arrays, the first and the past-the-end entry of its range, and the scalars.
         arrays: of the same length, 1 or more.
-        numbers: whatever else the kernel takes.
+        scalars: the kernel's other arguments.
     """
-    parallel_for(len(arrays[0]), lambda first, last: kernel(*arrays, first, last, *numbers))
+    parallel_for(len(arrays[0]), lambda first, last: kernel(*arrays, first, last, *scalars))
 
 
 def wide(value: Any) -> Any:
@@ -149,12 +151,12 @@ def wide(value: Any) -> Any:
 
 
 def narrow(value: Any, like: Any) -> Any:
-    """A float32 as `like` is: itself, or the bits of the nearest bfloat16, of two as near the even one."""
+    """A float32 in the type of `like`: unchanged, or the bits of the nearest bfloat16 (ties to even)."""
     raise NotImplementedError
 
 
-if not numba_jit.why_not:
-    # What NumPy's language has no cheap words for, written as the compiler's own instructions.
+if not numba_jit.unavailable_reason:
+    # NumPy has no cheap form of these, so they are written as LLVM instructions.
     _number, _bits, _half_bits = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 
     @intrinsic
@@ -178,7 +180,7 @@ if not numba_jit.why_not:
             bits = builder.bitcast(number, _bits)
             odd = builder.and_(builder.lshr(bits, _bits(16)), _bits(1))
             nearest = builder.lshr(builder.add(builder.add(bits, _bits(0x7FFF)), odd), _bits(16))
-            # The additions could carry a NaN into the sign or make it an infinity.
+            # The addition could turn a NaN into an infinity or flip its sign.
             unordered = builder.fcmp_unordered("uno", number, number)
             return builder.trunc(builder.select(unordered, _bits(0x7FC0), nearest), _half_bits)
 
@@ -186,26 +188,23 @@ if not numba_jit.why_not:
 
 
 @_compiled
-def _halved(value: Any) -> Any:
+def _trial_kernel(value: Any) -> Any:
     return value * np.float32(0.5)
 
 
-# Numba takes an index without a sign as it is; one with a sign it counts from the end where it is below 0, which costs
-# more than the loops over few maps, and so does a slice for each of them.
+# Unsigned indices: signed ones cost a check for wraparound, and slices cost more still, in loops over few channels.
 
 
 @_compiled
-def _read(
-    row: Any, begin: Any, rectify: Any, per_column: Any, pitch: Any, blocks: Any, values: Any, reach: Any
-) -> None:
-    """Blocks of `per_column` activations of a row, widened and rectified, into values from `reach` on, `pitch`
-    apart."""
+def _read(row: Any, begin: Any, relu: Any, per_column: Any, pitch: Any, blocks: Any, values: Any, reach: Any) -> None:
+    """Read blocks of `per_column` activations of a row as float32, after ReLU if asked, into values from `reach` on,
+    `pitch` apart."""
     for block in range(blocks):
         source, target = begin + block * per_column, reach + block * pitch
-        if rectify:
+        if relu:
             for i in range(per_column):
                 value = wide(row[np.uintp(source + i)])
-                # Not greater, so that a NaN stays.
+                # This way round, NaN stays.
                 values[np.uintp(target + i)] = np.float32(0) if value <= np.float32(0) else value
         else:
             for i in range(per_column):
@@ -217,17 +216,17 @@ def _write(
     values: Any,
     activations: Any,
     reach: Any,
-    rectify: Any,
+    relu: Any,
     per_column: Any,
     pitch: Any,
     blocks: Any,
     row: Any,
     begin: Any,
 ) -> None:
-    """The way back of `_read`, with 0 for all whose activation is not above 0 if they are rectified."""
+    """The inverse of `_read`; with `relu`, 0 where the activation is not above 0."""
     for block in range(blocks):
         source, target = block * pitch, begin + block * per_column
-        if rectify:
+        if relu:
             for i in range(per_column):
                 above = activations[np.uintp(source + reach + i)] > np.float32(0)
                 value = values[np.uintp(source + i)] if above else np.float32(0)
@@ -238,50 +237,50 @@ def _write(
 
 
 @_compiled
-def _to_parts(
+def _scatter_by_phase(
     values: Any,
     columns: Any,
     per_column: Any,
     pitch: Any,
     blocks: Any,
-    parts: Any,
+    phases: Any,
     base: Any,
     length: Any,
     stride: Any,
-    place: Any,
+    position: Any,
 ) -> None:
-    """Blocks `pitch` apart to their places in a row of parts, `base` its beginning; see `_forward`."""
+    """Copy blocks `pitch` apart to their positions in a row of phases that begins at `base`; see `_forward`."""
     for block in range(0, blocks, columns):
-        target = base + place % stride * length + place // stride * (columns * per_column)
+        target = base + position % stride * length + position // stride * (columns * per_column)
         for column in range(columns):
             source = (block + column) * pitch
             for i in range(per_column):
-                parts[np.uintp(target + i)] = values[np.uintp(source + i)]
+                phases[np.uintp(target + i)] = values[np.uintp(source + i)]
             target += per_column
-        place += 1
+        position += 1
 
 
 @_compiled
-def _from_parts(
-    parts: Any,
+def _gather_by_phase(
+    phases: Any,
     length: Any,
     stride: Any,
-    place: Any,
+    position: Any,
     columns: Any,
     per_column: Any,
     pitch: Any,
     blocks: Any,
     values: Any,
 ) -> None:
-    """The places of a row of parts into blocks `pitch` apart."""
+    """Copy the positions of a row of phases into blocks `pitch` apart."""
     for block in range(0, blocks, columns):
-        source = place % stride * length + place // stride * (columns * per_column)
+        source = position % stride * length + position // stride * (columns * per_column)
         for column in range(columns):
             target = (block + column) * pitch
             for i in range(per_column):
-                values[np.uintp(target + i)] = parts[np.uintp(source + i)]
+                values[np.uintp(target + i)] = phases[np.uintp(source + i)]
             source += per_column
-        place += 1
+        position += 1
 
 
 @_compiled
@@ -296,7 +295,7 @@ def _squares_of_five(values: Any, i: Any) -> Any:
 
 @_compiled
 def _squares(values: Any, size: Any, total: Any, count: Any) -> None:
-    # total[i]: the sum of values[i : i + size] ^ 2.
+    # total[i] is the sum of values[i : i + size] ^ 2.
     for i in range(count):
         total[i] = values[i] * values[i]
     for near in range(1, size):
@@ -307,10 +306,10 @@ def _squares(values: Any, size: Any, total: Any, count: Any) -> None:
 
 @_compiled
 def _normalize(values: Any, size: Any, alpha: Any, beta: Any, k: Any, normalized: Any, count: Any) -> None:
-    """`count` activations, values[size // 2] the first, times their d^-beta; what lies between blocks of maps is 0."""
+    """Multiply `count` activations, from values[size // 2] on, by d^-beta; between blocks there are zeros."""
     middle = values[size // 2 :]
     if size == 5 and beta == np.float32(0.75):
-        # The paper's, in one loop: its additions take place while the roots are waited for.
+        # The paper's constants, in one loop: the additions overlap the latency of the roots.
         for i in range(count):
             root = np.float32(1) / np.sqrt(k + alpha * _squares_of_five(values, i))
             normalized[i] = middle[i] * (root * np.sqrt(root))
@@ -338,13 +337,13 @@ def _normalize_backward(
     inner: Any,
     gradient: Any,
 ) -> None:
-    """The gradient of the normalized activations, blocks `pitch` apart, becomes that of the activations, in place.
+    """Turn the gradient of the normalized activations, blocks `pitch` apart, into that of the activations, in place.
 
-    d being the denominator of a activation a: gradient * d^-beta - 2 alpha beta a * the sum, over the windows that a is
-    in, of inner = gradient * a * d^(-beta - 1).
+    With denominator d of activation a it is gradient * d^-beta - 2 alpha beta a * S, where S sums
+    gradient * a * d^(-beta - 1) over the windows that contain a.
     """
     count = blocks * pitch
-    # The windows that a map is in are those of the maps around it, seen from the other side.
+    # The windows that contain a channel are those of the channels around it, mirrored.
     middle, summands = values[size // 2 :], inner[(size - 1) // 2 :]
     if size == 5 and beta == np.float32(0.75):
         for i in range(count):
@@ -366,7 +365,7 @@ def _normalize_backward(
                 part = gradient[i] * base**-beta
                 gradient[i] = part
                 summands[i] = part * middle[i] / base
-    # What lies between the blocks is 0 already, unless a NaN is near.
+    # Between the blocks there are zeros already, unless a NaN is near.
     for block in range(blocks):
         for i in range(block * pitch + per_column, (block + 1) * pitch):
             summands[i] = np.float32(0)
@@ -387,37 +386,37 @@ def _pool_row(
     ring: Any,
     length: Any,
     top: Any,
-    maps: Any,
+    channels: Any,
     window: Any,
     stride: Any,
-    every: Any,
-    rectify: Any,
+    all_ties: Any,
+    relu: Any,
     result: Any,
     winners: Any,
 ) -> None:
-    """One row of windows; ring (pool, stride, length) as in `_forward`, result and winners (W' * C)."""
+    """Pool one row of windows; ring (pool, stride, length) as in `_forward`, result and winners (W' * C)."""
     side = len(window)
     for i in range(len(result)):
         best = ring[np.uintp((top % side) * stride * length + i)]
-        place = np.int32(0)
+        position = np.int32(0)
         for row in range(side):
             for column in range(side):
-                start = (((top + row) % side) * stride + column % stride) * length + column // stride * maps
+                start = (((top + row) % side) * stride + column % stride) * length + column // stride * channels
                 value = ring[np.uintp(start + i)]
-                # The first of equals; a NaN is above all.
+                # The first of equal maxima; NaN counts as the largest.
                 better = (value > best) | (value != value)
                 best = value if better else best
-                place = np.int32(row * side + column) if better else place
-        if len(every) > 0:
-            place = np.int32(0)
+                position = np.int32(row * side + column) if better else position
+        if len(all_ties) > 0:
+            position = np.int32(0)
             for row in range(side):
                 for column in range(side):
-                    start = (((top + row) % side) * stride + column % stride) * length + column // stride * maps
+                    start = (((top + row) % side) * stride + column % stride) * length + column // stride * channels
                     equal = ring[np.uintp(start + i)] == best
-                    place |= np.int32(1 << (row * side + column)) if equal else np.int32(0)
+                    position |= np.int32(1 << (row * side + column)) if equal else np.int32(0)
         if side > 1:
-            winners[i] = place
-        best = np.float32(0) if rectify and best <= np.float32(0) else best
+            winners[i] = position
+        best = np.float32(0) if relu and best <= np.float32(0) else best
         result[i] = narrow(best, result[i])
 
 
@@ -428,12 +427,12 @@ def _forward(
     winners: Any,
     first: Any,
     last: Any,
-    maps: Any,
+    channels: Any,
     window: Any,
     stride: Any,
-    every: Any,
-    rectify_before: Any,
-    rectify_after: Any,
+    all_ties: Any,
+    relu_before: Any,
+    relu_after: Any,
     size: Any,
     columns: Any,
     alpha: Any,
@@ -442,15 +441,15 @@ def _forward(
 ) -> None:
     """Images first .. last - 1 of x (B, H, W * C) -> result and winners (B, H', W' * C); size 0 does not normalize."""
     side = len(window)
-    width, windows = x.shape[2] // maps, result.shape[2] // maps
-    # The latest `side` rows: place p of a row is in its part p % stride, so that the activations which the windows of
-    # one row have at the same place of theirs are neighbors. Beyond the edges lies what loses in every window.
-    length = (((windows - 1) * stride + side - 1) // stride + 1) * maps
+    width, windows = x.shape[2] // channels, result.shape[2] // channels
+    # The latest `side` rows. Position p of a row is in its phase p % stride, so the activations at the same position of
+    # adjacent windows are adjacent. Beyond the edges there is -inf.
+    length = (((windows - 1) * stride + side - 1) // stride + 1) * channels
     ring = np.empty(side * stride * length, np.float32)
     ring[:] = -np.inf
-    reach, per_column, row_blocks = size // 2, maps // columns, width * columns
-    pitch, blocks = per_column + reach, max(1, _CHUNK // maps) * columns
-    # Blocks of one column and place each, zeros between them: so every window is with_epilogues as if it were whole.
+    reach, per_column, row_blocks = size // 2, channels // columns, width * columns
+    pitch, blocks = per_column + reach, max(1, _CHUNK // channels) * columns
+    # One block per column and position, zeros between them, so every window can be summed in full.
     values = np.zeros(blocks * pitch + size, np.float32)
     normalized = np.zeros(blocks * pitch, np.float32)
     for image in range(first, last):
@@ -462,13 +461,15 @@ def _forward(
                 source_row = x[image, row]
                 for begin in range(0, row_blocks, blocks):
                     here = min(blocks, row_blocks - begin)
-                    _read(source_row, begin * per_column, rectify_before, per_column, pitch, here, values, reach)
+                    _read(source_row, begin * per_column, relu_before, per_column, pitch, here, values, reach)
                     if size > 0:
                         _normalize(values, size, alpha, beta, k, normalized, here * pitch)
-                    # Nothing lies between the blocks where nothing is normalized.
+                    # Without normalization there is nothing between the blocks.
                     activations = normalized if size > 0 else values
-                    place = begin // columns
-                    _to_parts(activations, columns, per_column, pitch, here, ring, base, length, stride, place)
+                    position = begin // columns
+                    _scatter_by_phase(
+                        activations, columns, per_column, pitch, here, ring, base, length, stride, position
+                    )
             top = row + 1 - side
             if top >= 0 and top % stride == 0:
                 pooled = top // stride
@@ -476,11 +477,11 @@ def _forward(
                     ring,
                     length,
                     top,
-                    maps,
+                    channels,
                     window,
                     stride,
-                    every,
-                    rectify_after,
+                    all_ties,
+                    relu_after,
                     result[image, pooled],
                     winners[image, pooled],
                 )
@@ -495,12 +496,12 @@ def _backward(
     of_x: Any,
     first: Any,
     last: Any,
-    maps: Any,
+    channels: Any,
     window: Any,
     stride: Any,
-    every: Any,
-    rectify_before: Any,
-    rectify_after: Any,
+    all_ties: Any,
+    relu_before: Any,
+    relu_after: Any,
     size: Any,
     columns: Any,
     alpha: Any,
@@ -509,13 +510,13 @@ def _backward(
 ) -> None:
     """Images first .. last - 1: gradient, result and winners (B, H', W' * C), x (B, H, W * C) -> of_x (B, H, W * C)."""
     side = len(window)
-    width, windows = x.shape[2] // maps, result.shape[2] // maps
-    # The gradient of the normalized activations of a row, in parts as in `_forward`.
-    length = ((max(width, (windows - 1) * stride + side) - 1) // stride + 1) * maps
+    width, windows = x.shape[2] // channels, result.shape[2] // channels
+    # The gradient of the normalized activations of a row, in phases as in `_forward`.
+    length = ((max(width, (windows - 1) * stride + side) - 1) // stride + 1) * channels
     of_row = np.empty(stride * length, np.float32)
-    of_windows = np.empty(windows * maps, np.float32)
-    before, per_column, row_blocks = size // 2, maps // columns, width * columns
-    pitch, blocks = per_column + before, max(1, _CHUNK // maps) * columns
+    of_windows = np.empty(windows * channels, np.float32)
+    before, per_column, row_blocks = size // 2, channels // columns, width * columns
+    pitch, blocks = per_column + before, max(1, _CHUNK // channels) * columns
     values = np.zeros(blocks * pitch + size, np.float32)
     inner = np.zeros(blocks * pitch + size, np.float32)
     scaled = np.zeros(blocks * pitch, np.float32)
@@ -525,26 +526,26 @@ def _backward(
                 for i in range(len(of_row)):
                     of_row[i] = np.float32(0)
                 for pooled in range(max(0, (row - side) // stride + 1), min(result.shape[1] - 1, row // stride) + 1):
-                    _read_gradient(gradient[image, pooled], result[image, pooled], rectify_after, of_windows)
+                    _read_gradient(gradient[image, pooled], result[image, pooled], relu_after, of_windows)
                     for column in range(side):
                         number = (row - pooled * stride) * side + column
-                        target = of_row[column % stride * length + column // stride * maps :]
-                        _give_to_winners(of_windows, winners[image, pooled], number, every, target)
+                        target = of_row[column % stride * length + column // stride * channels :]
+                        _add_to_winners(of_windows, winners[image, pooled], number, all_ties, target)
             else:
-                _read_gradient(gradient[image, row], result[image, row], rectify_after, of_row)
+                _read_gradient(gradient[image, row], result[image, row], relu_after, of_row)
             source_row, end_row = x[image, row], of_x[image, row]
             for begin in range(0, row_blocks, blocks):
                 here = min(blocks, row_blocks - begin)
-                _read(source_row, begin * per_column, rectify_before, per_column, pitch, here, values, before)
-                _from_parts(of_row, length, stride, begin // columns, columns, per_column, pitch, here, scaled)
+                _read(source_row, begin * per_column, relu_before, per_column, pitch, here, values, before)
+                _gather_by_phase(of_row, length, stride, begin // columns, columns, per_column, pitch, here, scaled)
                 if size > 0:
                     _normalize_backward(values, size, alpha, beta, k, per_column, pitch, here, inner, scaled)
-                _write(scaled, values, before, rectify_before, per_column, pitch, here, end_row, begin * per_column)
+                _write(scaled, values, before, relu_before, per_column, pitch, here, end_row, begin * per_column)
 
 
 @_compiled
-def _read_gradient(row: Any, result: Any, rectify: Any, values: Any) -> None:
-    if rectify:
+def _read_gradient(row: Any, result: Any, relu: Any, values: Any) -> None:
+    if relu:
         for i in range(len(row)):
             values[i] = wide(row[i]) if wide(result[i]) > np.float32(0) else np.float32(0)
     else:
@@ -553,22 +554,22 @@ def _read_gradient(row: Any, result: Any, rectify: Any, values: Any) -> None:
 
 
 @_compiled
-def _give_to_winners(gradient: Any, winners: Any, place: Any, every: Any, target: Any) -> None:
-    if len(every) > 0:
-        bit = np.int32(1 << place)
+def _add_to_winners(gradient: Any, winners: Any, position: Any, all_ties: Any, target: Any) -> None:
+    if len(all_ties) > 0:
+        bit = np.int32(1 << position)
         for i in range(len(gradient)):
             target[i] += gradient[i] if np.int32(winners[i]) & bit != 0 else np.float32(0)
     else:
-        number = np.int32(place)
+        number = np.int32(position)
         for i in range(len(gradient)):
             target[i] += gradient[i] if np.int32(winners[i]) == number else np.float32(0)
 
 
 @_compiled
-def _box_sums(plane: Any, row: Any, maps: Any, size: Any, column: Any, total: Any) -> None:
-    """Sums over size x size places around those of a row; plane (H + size - 1, W * C), `column` bordered by zeros."""
+def _box_sums(plane: Any, row: Any, channels: Any, size: Any, column: Any, total: Any) -> None:
+    """Sums over size x size positions around those of a row; plane (H + size - 1, W * C), `column` zero-padded."""
     reach = size // 2
-    middle = column[reach * maps :]
+    middle = column[reach * channels :]
     for i in range(len(total)):
         middle[i] = np.float32(0)
     for near in range(size):
@@ -578,17 +579,17 @@ def _box_sums(plane: Any, row: Any, maps: Any, size: Any, column: Any, total: An
     for i in range(len(total)):
         total[i] = np.float32(0)
     for near in range(size):
-        source = column[near * maps :]
+        source = column[near * channels :]
         for i in range(len(total)):
             total[i] += source[i]
 
 
 @_compiled
 def _box_powers(
-    squares: Any, row: Any, maps: Any, size: Any, alpha: Any, beta: Any, column: Any, inverse: Any, power: Any
+    squares: Any, row: Any, channels: Any, size: Any, alpha: Any, beta: Any, column: Any, inverse: Any, power: Any
 ) -> None:
-    """Of the denominators d of a row: inverse = 1 / d, power = d ^ -beta; the rest as in `_box_sums`."""
-    _box_sums(squares, row, maps, size, column, inverse)
+    """Powers of a row's denominators d: inverse = 1 / d, power = d ^ -beta; the rest as in `_box_sums`."""
+    _box_sums(squares, row, channels, size, column, inverse)
     for i in range(len(power)):
         base = np.float32(1) + alpha * inverse[i]
         inverse[i] = np.float32(1) / base
@@ -603,12 +604,14 @@ def _box_powers(
 
 
 @_compiled
-def _same_map_forward(x: Any, result: Any, first: Any, last: Any, maps: Any, size: Any, alpha: Any, beta: Any) -> None:
+def _same_map_forward(
+    x: Any, result: Any, first: Any, last: Any, channels: Any, size: Any, alpha: Any, beta: Any
+) -> None:
     """Images first .. last - 1 of x (B, H, W * C) -> result (B, H, W * C); alpha is the factor on each square."""
     height, length = x.shape[1:]
     reach = size // 2
-    squares = np.zeros((height + 2 * reach, length), np.float32)  # with a border of zeros
-    column = np.zeros(length + 2 * reach * maps, np.float32)
+    squares = np.zeros((height + 2 * reach, length), np.float32)  # zero-padded
+    column = np.zeros(length + 2 * reach * channels, np.float32)
     total, power = np.empty(length, np.float32), np.empty(length, np.float32)
     for image in range(first, last):
         for row in range(height):
@@ -617,7 +620,7 @@ def _same_map_forward(x: Any, result: Any, first: Any, last: Any, maps: Any, siz
                 value = wide(source[i])
                 target[i] = value * value
         for row in range(height):
-            _box_powers(squares, row, maps, size, alpha, beta, column, total, power)
+            _box_powers(squares, row, channels, size, alpha, beta, column, total, power)
             source, end = x[image, row], result[image, row]
             for i in range(length):
                 end[i] = narrow(wide(source[i]) * power[i], end[i])
@@ -625,15 +628,15 @@ def _same_map_forward(x: Any, result: Any, first: Any, last: Any, maps: Any, siz
 
 @_compiled
 def _same_map_backward(
-    gradient: Any, x: Any, of_x: Any, first: Any, last: Any, maps: Any, size: Any, alpha: Any, beta: Any
+    gradient: Any, x: Any, of_x: Any, first: Any, last: Any, channels: Any, size: Any, alpha: Any, beta: Any
 ) -> None:
     """Images first .. last - 1: gradient and x (B, H, W * C) -> of_x (B, H, W * C)."""
     height, length = x.shape[1:]
     reach = size // 2
-    squares = np.zeros((height + 2 * reach, length), np.float32)  # with a border of zeros
-    inner = np.zeros((height + 2 * reach, length), np.float32)  # so too
+    squares = np.zeros((height + 2 * reach, length), np.float32)  # zero-padded
+    inner = np.zeros((height + 2 * reach, length), np.float32)  # zero-padded
     scaled = np.empty((height, length), np.float32)
-    column = np.zeros(length + 2 * reach * maps, np.float32)
+    column = np.zeros(length + 2 * reach * channels, np.float32)
     total, power = np.empty(length, np.float32), np.empty(length, np.float32)
     factor = np.float32(-2) * alpha * beta
     for image in range(first, last):
@@ -643,26 +646,26 @@ def _same_map_backward(
                 value = wide(source[i])
                 target[i] = value * value
         for row in range(height):
-            _box_powers(squares, row, maps, size, alpha, beta, column, total, power)
+            _box_powers(squares, row, channels, size, alpha, beta, column, total, power)
             source, above = x[image, row], gradient[image, row]
-            part_row, products = scaled[row], inner[row + reach]
+            scaled_row, products = scaled[row], inner[row + reach]
             for i in range(length):
                 part = wide(above[i]) * power[i]
-                part_row[i] = part
+                scaled_row[i] = part
                 products[i] = part * wide(source[i]) * total[i]
         for row in range(height):
-            _box_sums(inner, row, maps, size, column, total)
-            source, end, part_row = x[image, row], of_x[image, row], scaled[row]
+            _box_sums(inner, row, channels, size, column, total)
+            source, end, scaled_row = x[image, row], of_x[image, row], scaled[row]
             for i in range(length):
-                end[i] = narrow(part_row[i] + factor * wide(source[i]) * total[i], end[i])
+                end[i] = narrow(scaled_row[i] + factor * wide(source[i]) * total[i], end[i])
 
 
 @_compiled
-def _blocks(x: Any, result: Any, first: Any, last: Any, maps: Any, stride: Any) -> None:
-    """Images first .. last - 1 of x (B, H, W * C) -> result (B, rows, columns * stride * stride * C), 0 beyond."""
+def _space_to_depth_rows(x: Any, result: Any, first: Any, last: Any, channels: Any, stride: Any) -> None:
+    """Images first .. last - 1 of x (B, H, W * C) -> result (B, rows, columns * stride * stride * C), zero-padded."""
     height, length = x.shape[1:]
     rows, end = result.shape[1:]
-    run = stride * maps  # numbers that lie side by side in both
+    run = stride * channels  # numbers that are contiguous in both
     zero = narrow(np.float32(0), result[0, 0, 0])
     for image in range(first, last):
         for row in range(rows):
@@ -671,9 +674,9 @@ def _blocks(x: Any, result: Any, first: Any, last: Any, maps: Any, stride: Any) 
                 line = row * stride + i
                 source = x[image, min(line, height - 1)]
                 for column in range(end // (stride * run)):
-                    begin, place = column * run, (column * stride + i) * run
+                    begin, position = column * run, (column * stride + i) * run
                     there = min(run, max(0, length - begin)) if line < height else 0
                     for k in range(there):
-                        target[np.uintp(place + k)] = narrow(wide(source[np.uintp(begin + k)]), target[0])
+                        target[np.uintp(position + k)] = narrow(wide(source[np.uintp(begin + k)]), target[0])
                     for k in range(there, run):
-                        target[np.uintp(place + k)] = zero
+                        target[np.uintp(position + k)] = zero
