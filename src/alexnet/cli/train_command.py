@@ -94,13 +94,11 @@ def _base(options: argparse.Namespace | None) -> Recipe:
 def _show(recipe: Recipe, options: argparse.Namespace) -> None:
     from alexnet.cli.tables import print_network
     from alexnet.data.concatenated import open_data
+    from alexnet.model.variants import named_variant
     from alexnet.training.network_table import table_as_json
 
-    # Without data: the number of classes that the network was published for.
-    variant = recipe.network.variant
-    num_classes = 10 if variant.startswith(("cifar", "quick")) else 21_843 if variant == "six-conv-22k" else 1000
-    if options.data:
-        num_classes = open_data(options.data).num_classes
+    published = named_variant(recipe.network.variant)
+    num_classes = open_data(options.data).num_classes if options.data else published.num_classes
     described = table_as_json(recipe, num_classes)
     if options.json:
         print(json.dumps(described))

@@ -44,7 +44,7 @@ from alexnet.model.layers import (
     max_pool,
 )
 from alexnet.model.response_norm import same_map_norm
-from alexnet.model.variants import VARIANTS
+from alexnet.model.variants import named_variant
 
 
 class AlexNet(nn.Module):
@@ -55,7 +55,7 @@ class AlexNet(nn.Module):
 
     Args:
         num_classes: K, 2 or more.
-        variant: a name in `VARIANTS`.
+        variant: a name in `alexnet.model.variants.VARIANTS`.
         width: factor on the channels and units of every layer but the last, rounded to even numbers.
         dropout: probability that dropout zeroes a unit.
         generator: source of the initial weights; None is torch's global generator.
@@ -76,14 +76,12 @@ class AlexNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if variant not in VARIANTS:
-            raise RequestError(f"unknown variant {variant!r}; known are {', '.join(VARIANTS)}")
+        self.spec = named_variant(variant)
         if num_classes < 2:
             raise RequestError(f"num_classes is {num_classes}; a network needs 2 or more")
         if not 0 < width <= 4:
             raise RequestError(f"width is {width}; allowed is above 0, up to 4")
         self.num_classes, self.variant, self.width, self.dropout = num_classes, variant, width, dropout
-        self.spec = VARIANTS[variant]
         self.fused_ops = fused(self.spec.layers)
         self.compiled_ops = with_epilogues(self.fused_ops)
         kernels.load()

@@ -10,6 +10,7 @@ networks for CIFAR-10 (`example-layers`) read pixels minus the mean image, not d
 from collections.abc import Mapping
 from dataclasses import replace
 
+from alexnet.errors import RequestError
 from alexnet.model.layer_specs import (
     AveragePool,
     Convolution,
@@ -31,6 +32,17 @@ from alexnet.model.layer_specs import (
 def variant_names() -> tuple[str, ...]:
     """Names of all variants, in the order in which they are listed."""
     return tuple(VARIANTS)
+
+
+def named_variant(name: str) -> NetworkSpec:
+    """The variant of this name.
+
+    Raises:
+        RequestError: there is no such variant.
+    """
+    if name not in VARIANTS:
+        raise RequestError(f"unknown variant {name!r}; known are {', '.join(VARIANTS)}")
+    return VARIANTS[name]
 
 
 def _with_layers(base: NetworkSpec, source: str, layers: Mapping[str, LayerSpec]) -> NetworkSpec:

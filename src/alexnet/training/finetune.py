@@ -12,7 +12,7 @@ import numpy as np
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.model.layer_specs import Convolution, sized_layers
-from alexnet.model.variants import VARIANTS
+from alexnet.model.variants import named_variant
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
 
 FEW_IMAGES = 100
@@ -39,7 +39,7 @@ def finetune_recipe(trained: Recipe, data: PreparedData, freeze_until: str | Non
     Raises:
         RequestError: no such layer, or it is the last one, which has to learn the classes.
     """
-    placed = [one for one in sized_layers(VARIANTS[trained.network.variant], data.num_classes) if one.weight_shape]
+    placed = [one for one in sized_layers(named_variant(trained.network.variant), data.num_classes) if one.weight_shape]
     names = [one.name for one in placed]
     counts = np.bincount(data.splits["train"].labels, minlength=data.num_classes)
     if freeze_until is None:
