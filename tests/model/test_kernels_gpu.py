@@ -120,8 +120,8 @@ def norm_pool_of(form: NormPool) -> Callable[..., torch.Tensor]:
 
 @pytest.mark.parametrize("shape", [(1, 3, 2, 2), (2, 200, 5, 7), (2, 5, 20, 21)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_sums_over_places(shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_MOST_PARTS", 5)  # so that a program sums more than one block of rows
+def test_channel_sums(shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_MAX_PARTIAL_SUMS", 5)  # so that a program sums more than one block of rows
     x = distinct(shape, 5, dtype)
     sums, again = (torch.full((shape[1],), torch.nan, device=DEVICE) for _ in range(2))
     gpu.channel_sums(x, sums)

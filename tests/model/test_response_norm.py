@@ -81,8 +81,8 @@ def test_norm_takes_any_number_of_places() -> None:
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((2, 6, 1, 1), {"columns": 4}, "6 maps, 4 columns"),
-        ((2, 6, 1, 1), {"size": 0}, "window 0"),
+        ((2, 6, 1, 1), {"columns": 4}, "6 channels, 4 columns"),
+        ((2, 6, 1, 1), {"size": 0}, "size 0"),
         ((2, 6, 1, 1), {"k": 0}, "k is 0"),
         ((2, 6, 1, 1), {"alpha": -1}, "alpha is -1"),
         ((6,), {}, r"shape \(6,\)"),
@@ -134,7 +134,7 @@ def test_same_map_gradient_by_differences() -> None:
 @pytest.mark.parametrize(
     ("x", "options", "message"),
     [
-        (torch.ones(2, 6, 4, 4), {"size": 4}, "window is 4 places; allowed are odd"),
+        (torch.ones(2, 6, 4, 4), {"size": 4}, "size is 4; allowed are odd"),
         (torch.ones(2, 6, 4, 4), {"alpha": -1.0}, "alpha is -1"),
         (torch.ones(2, 6), {}, r"shape \(2, 6\)"),
         (torch.ones(2, 6, 4, 4, dtype=torch.int64), {}, "int64"),
