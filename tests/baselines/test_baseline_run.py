@@ -1,4 +1,4 @@
-"""Whole baselines on small data: the run folder, what reads it, interruption, odd data."""
+"""Whole baselines on small data: the run folder, its readers, interruption, unusual data."""
 
 import json
 import logging
@@ -104,13 +104,13 @@ def test_both_baselines_fill_a_run_folder_that_every_command_reads(
             RunFolder.open(folder).recipe()
         stages = {event["name"] for event in RunFolder.open(folder).events() if event["event"] == "stage"}
         assert {"train classifiers", "evaluate"} < stages and any(name.startswith("encode") for name in stages)
-    # The textures are the classes: gradients know them all.
+    # The classes are textures, which gradients tell apart.
     assert RunFolder.open(runs[0]).evaluations()["val-1views"]["top1_error"] == 0
     before = probabilities(runs[0], data)
     assert cli.main(["evaluate", *map(str, runs), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["evaluations"]
     assert [one["num_views"] for one in found] == [1, 1] and found[0]["mean_class_accuracy"] == 1
-    # From the images anew, rounded as they were kept.
+    # Recomputed from the images, and rounded as in the cache.
     np.testing.assert_allclose(probabilities(runs[0], data), before, atol=1e-5)
     for words in (
         ["ensemble", *map(str, runs)],
@@ -137,7 +137,7 @@ def test_both_baselines_fill_a_run_folder_that_every_command_reads(
 
 
 @pytest.mark.parametrize("where", ["vocabulary", "features", "classifiers"])
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_probabilities(
+def test_a_resumed_run_has_the_same_probabilities(
     where: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = probabilities(run(data, FISHER, tmp_path / "whole" / "run", workers=1).path, data)
@@ -172,7 +172,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_probabilities(
         run(data, FISHER, folder)
 
 
-def test_features_of_a_killed_process_are_gone_on_with(tmp_path: Path) -> None:
+def test_the_cache_keeps_the_features_of_a_killed_process(tmp_path: Path) -> None:
     program = (
         "import os, sys, numpy as np; from pathlib import Path; from alexnet.baselines import feature_cache\n"
         "feature_cache.CURSOR_EVERY_S = 0\n"
@@ -186,7 +186,7 @@ def test_features_of_a_killed_process_are_gone_on_with(tmp_path: Path) -> None:
     done = json.loads((tmp_path / "train.json").read_text())["done"]
     assert 0 < done <= 40
     with (tmp_path / "train.f16").open("ab") as file:
-        file.write(b"half a r")  # what the disk had of a row that was never said to be whole
+        file.write(b"half a r")  # a partial row after those that the cursor counts
     starts: list[int] = []
 
     def make(first: int, last: int) -> Any:
@@ -203,7 +203,7 @@ def test_features_of_a_killed_process_are_gone_on_with(tmp_path: Path) -> None:
         )
 
 
-def test_another_run_finds_the_features_and_a_bag_of_words_the_vocabulary(data: Path, tmp_path: Path) -> None:
+def test_another_run_reuses_the_features_and_a_bag_of_words_the_vocabulary(data: Path, tmp_path: Path) -> None:
     first = run(data, FISHER, tmp_path / "runs" / "first")
     second = run(data, replace(FISHER, classifier=ClassifierSettings(epochs=2)), tmp_path / "runs" / "second")
     bag = run(data, replace(FISHER, encoder=replace(FISHER.encoder, kind="bag-of-words")), tmp_path / "runs" / "bag")  # type: ignore[arg-type]
@@ -220,7 +220,7 @@ def test_another_run_finds_the_features_and_a_bag_of_words_the_vocabulary(data: 
         np.testing.assert_array_equal(one, other)
 
 
-def test_per_class_draws_and_the_rest_is_measured(
+def test_per_class_draws_images_and_the_rest_is_evaluated(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["baseline", "sift-fisher", str(data), "--per-class", "12", "--seed", "3", "--protocol.evaluate_on", "rest"]
@@ -244,7 +244,7 @@ def test_per_class_draws_and_the_rest_is_measured(
         run(data, replace(FISHER, protocol=ProtocolSettings(per_class=20, evaluate_on="rest")), tmp_path / "none")
 
 
-def test_odd_data(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unusual_data(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     small = tmp_path / "small"
     prepare(draw_tree(tmp_path / "few", 2, 1, 1), small, side=32)
     one_each = replace(FISHER, encoder=FisherSettings(components=16, dimensions=8))
@@ -273,7 +273,7 @@ def test_odd_data(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         evaluate_baseline(unlabeled.path)
 
 
-def test_files_that_are_damaged_or_no_baseline_are_refused(data: Path, tmp_path: Path) -> None:
+def test_damaged_and_missing_baseline_files_are_refused(data: Path, tmp_path: Path) -> None:
     made = run(data, FISHER, tmp_path / "runs" / "one")
     file = made.path / "baseline.safetensors"
     whole = file.read_bytes()
@@ -288,7 +288,7 @@ def test_files_that_are_damaged_or_no_baseline_are_refused(data: Path, tmp_path:
         load_baseline(made.path)
 
 
-def test_recipes_survive_the_file_and_wrong_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipes_survive_a_file_and_invalid_settings_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for kind, name in (("sift-fisher", "sift-fisher-caltech101"), ("sparse-coding", "sparse-coding-caltech101")):
         recipe = named_baseline(kind, name)  # type: ignore[arg-type]
         assert baseline_from_dict(baseline_to_dict(recipe)) == recipe
@@ -311,7 +311,7 @@ def test_recipes_survive_the_file_and_wrong_settings_are_named(capsys: pytest.Ca
         assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_learn_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from alexnet.cli import baseline_command as baseline_options
 
     monkeypatch.setattr(baseline_options.importlib.util, "find_spec", lambda name: None)
@@ -319,7 +319,7 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
         baseline_options.require_libraries()
 
 
-def test_a_pipeline_of_the_estimators_learns_is_cloned_and_is_the_runs_own_features(data: Path, tmp_path: Path) -> None:
+def test_a_pipeline_of_the_estimators_trains_clones_and_gives_a_runs_features(data: Path, tmp_path: Path) -> None:
     opened = PreparedData.open(data)
     images, labels = np.asarray(opened.splits["train"].images), opened.splits["train"].labels
     steps = (DenseDescriptors("sift", cell_px=4, step_px=4, scales=2), DescriptorPCA(8), FisherVectorEncoder(16))

@@ -63,7 +63,7 @@ def test_steps_are_those_of_the_formula() -> None:
         np.testing.assert_allclose(ours.intercept_[one], np.mean([b for _, b in means]), rtol=1e-4, atol=1e-6)
 
 
-def test_its_loss_comes_near_the_least() -> None:
+def test_its_loss_is_near_the_minimum() -> None:
     rows, labels = some_rows()
     decay = 1e-2
 
@@ -86,7 +86,7 @@ def test_float16_rows_and_two_classes() -> None:
     np.testing.assert_array_equal(ours.predict(rows) == "yes", found > 0)
 
 
-def test_labels_that_no_class_has_and_one_class_are_refused() -> None:
+def test_unknown_labels_and_a_single_class_are_refused() -> None:
     rows, labels = some_rows()
     with pytest.raises(ValueError, match="one class"):
         AveragedSGDClassifier().fit(rows, np.zeros(len(rows), int))
@@ -104,7 +104,7 @@ def test_a_class_with_one_image_and_one_with_none() -> None:
     for _ in range(20):
         ours.partial_fit(rows[kept], labels[kept], np.arange(4))
     scores = ours.scores(rows)
-    assert np.isfinite(scores).all() and (scores[:, 3] < 0).all()  # a class without images is never answered
+    assert np.isfinite(scores).all() and (scores[:, 3] < 0).all()  # a class without images is never predicted
     assert ours.predict(rows[kept][labels[kept] == 2]) == 2
 
 

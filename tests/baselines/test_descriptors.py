@@ -1,4 +1,4 @@
-"""Dense descriptors against OpenCV, scikit-image and plain NumPy; what they do with odd images."""
+"""Dense descriptors against OpenCV, scikit-image and plain NumPy; unusual images."""
 
 import numpy as np
 import pytest
@@ -23,31 +23,31 @@ def texture(side: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(("cell_px", "step_px"), [(4, 4), (6, 5), (5, 7)])
-def test_sift_is_opencvs_at_the_same_places(cell_px: int, step_px: int) -> None:
+def test_sift_equals_opencvs_at_the_same_positions(cell_px: int, step_px: int) -> None:
     cv2 = pytest.importorskip("cv2")
     gray = cv2.cvtColor(texture(96), cv2.COLOR_RGB2GRAY)
     grid = PatchGrid(96, cell_px, 4, step_px)
-    # OpenCV rounds a keypoint to a pixel, smooths to a deviation of 1.6 from 0.5, and a cell has 3/2 of the size.
+    # OpenCV rounds a keypoint to a pixel, blurs from a sigma of 0.5 to 1.6, and its cells have 3/2 of the keypoint's size.
     points = [cv2.KeyPoint(float(x), float(y), cell_px / 1.5, 0) for y in grid.centers for x in grid.centers]
     _, theirs = cv2.SIFT_create().compute(gray, points)
     image = gaussian_blur(torch.from_numpy(gray).float()[None], (1.6**2 - 0.5**2) ** 0.5)
     ours = sift.dense_sift(image[0].numpy(), cell_px, step_px)
     assert ours.shape == theirs.shape == (grid.num**2, 128)
-    # Theirs is cut to whole numbers of 512ths, with a fast arctangent.
+    # OpenCV rounds to multiples of 1/512 and has a fast arctangent.
     assert np.abs(512 * ours - theirs).max() < 1.5
     cosine = (ours * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
     assert cosine.min() > 0.9999
 
 
-@pytest.mark.parametrize("num_maps", [2, 8])
-def test_cell_sums_are_sums_over_pixels(num_maps: int) -> None:
+@pytest.mark.parametrize("num_channels", [2, 8])
+def test_cell_sums_are_sums_over_pixels(num_channels: int) -> None:
     """A patch's cells, pixel by pixel, from the definition."""
-    maps = np.random.default_rng(1).random((40, 44, num_maps)).astype(np.float32)
+    maps = np.random.default_rng(1).random((40, 44, num_channels)).astype(np.float32)
     rows, columns = PatchGrid(40, 3, 4, 5), PatchGrid(44, 3, 4, 4)
     ours = group_by_patch(cell_sums(maps, rows, columns, "gaussian"), rows, columns)
-    ours = ours.reshape(rows.num, columns.num, 4, 4, num_maps)
+    ours = ours.reshape(rows.num, columns.num, 4, 4, num_channels)
     for patch in [(0, 0), (2, 3), (rows.num - 1, columns.num - 1)]:
-        expected = np.zeros((4, 4, num_maps))
+        expected = np.zeros((4, 4, num_channels))
         for y in range(40):
             for x in range(44):
                 v, u = (y - rows.centers[patch[0]]) / 3, (x - columns.centers[patch[1]]) / 3
@@ -58,7 +58,7 @@ def test_cell_sums_are_sums_over_pixels(num_maps: int) -> None:
         np.testing.assert_allclose(ours[patch], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_color_statistics_are_means_and_deviations_of_cells() -> None:
+def test_color_statistics_are_means_and_standard_deviations_of_cells() -> None:
     image = texture(50, 2)
     grid = PatchGrid(50, 4, 4, 6)
     ours = color_statistics.dense_color_statistics(image.astype(np.float32), 4, 6)
@@ -71,12 +71,12 @@ def test_color_statistics_are_means_and_deviations_of_cells() -> None:
             np.testing.assert_allclose(ours[row * grid.num + column], expected, atol=2e-4)
 
 
-def test_patterns_are_scikit_images() -> None:
+def test_patterns_equal_scikit_images() -> None:
     feature = pytest.importorskip("skimage.feature")
     gray = np.random.default_rng(3).integers(0, 256, (40, 37)).astype(np.uint8)
     theirs = feature.local_binary_pattern(gray, 8, 1, "nri_uniform")[1:-1, 1:-1].astype(int)
     ours = local_binary_patterns.pattern_labels(torch.from_numpy(gray).float()[None])[0, 1:-1, 1:-1].numpy()
-    # The labels have other numbers: each of theirs is one of ours, and the reverse.
+    # The labels are numbered differently, one to one.
     pairs = {(int(a), int(b)) for a, b in zip(ours.ravel(), theirs.ravel(), strict=True)}
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) > 40
 
@@ -102,7 +102,7 @@ def test_counts_of_patterns_are_those_of_the_cells() -> None:
     scales=st.integers(1, 4), kind=st.sampled_from([one for one in KINDS if one != "patterns"]),
 )  # fmt: skip
 @settings(max_examples=25)
-def test_any_size_gives_as_many_descriptors_as_places(
+def test_any_size_gives_as_many_descriptors_as_positions(
     height: int, width: int, cell_px: int, step_px: int, scales: int, kind: str
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
@@ -133,7 +133,7 @@ def test_an_image_smaller_than_a_patch_is_refused() -> None:
         DenseDescriptors("sift").transform([np.zeros((20, 30, 3), np.uint8)])
 
 
-def test_large_images_are_scaled_down_and_a_limit_draws_the_same_places() -> None:
+def test_large_images_are_scaled_down_and_max_descriptors_draws_the_same_positions() -> None:
     images = np.stack([texture(100, 1), texture(100, 2)])
     whole = DenseDescriptors("sift", scales=1).transform(images)
     small = DenseDescriptors("sift", scales=1, max_pixels=2500).transform(images)
@@ -144,7 +144,7 @@ def test_large_images_are_scaled_down_and_a_limit_draws_the_same_places() -> Non
     np.testing.assert_array_equal(whole[1].values[at], limited[1].values)
 
 
-def test_what_is_no_image_and_settings_out_of_range_are_refused() -> None:
+def test_invalid_images_and_settings_out_of_range_are_refused() -> None:
     for wrong in (np.zeros((40, 40), np.uint8), np.zeros((40, 40, 3), np.float32)):
         with pytest.raises(RequestError, match="allowed is uint8"):
             DenseDescriptors("sift").transform([wrong])

@@ -64,12 +64,12 @@ def test_the_contract_of_estimators_that_take_lists_of_descriptor_sets(estimator
     assert copy.fit(sets) is copy and copy.get_params() == params
     whole = copy.transform(sets)
     assert len(whole) == len(sets)
-    for number, one in enumerate(sets):  # a row hangs on its own set alone
+    for number, one in enumerate(sets):  # a row depends on its own set alone
         alone = copy.transform([one])[0]
         np.testing.assert_allclose(
             getattr(alone, "values", alone), getattr(whole[number], "values", whole[number]), atol=1e-6
         )
-    again = clone(estimator).fit(sets).transform(sets)  # the same list gives the same
+    again = clone(estimator).fit(sets).transform(sets)  # deterministic
     for one, other in zip(whole, again, strict=True):
         np.testing.assert_array_equal(getattr(one, "values", one), getattr(other, "values", other))
     for one, (values, places) in zip(sets, before, strict=True):
@@ -96,7 +96,7 @@ def test_the_mixture_passes_scikit_learns_own_checks() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_fisher_gradients_are_scikit_images(dtype: type) -> None:
+def test_fisher_gradients_equal_scikit_images(dtype: type) -> None:
     feature = pytest.importorskip("skimage.feature")
     from sklearn.mixture import GaussianMixture
 
@@ -105,8 +105,8 @@ def test_fisher_gradients_are_scikit_images(dtype: type) -> None:
     theirs.weights_, theirs.means_, theirs.covariances_ = weights, means, variances
     theirs.precisions_cholesky_ = 1 / np.sqrt(variances)
     values = np.random.default_rng(2).standard_normal((300, 8))
-    expected = feature.fisher_vector(values, theirs)[len(weights) :]  # first the gradients to the weights
-    expected[means.size :] *= -1  # theirs is the other direction
+    expected = feature.fisher_vector(values, theirs)[len(weights) :]  # after the gradients to the weights
+    expected[means.size :] *= -1  # scikit-image has the opposite sign
     mixture = MixtureParameters(*(torch.from_numpy(one.astype(dtype)) for one in (weights, means, variances)))
     given_values = torch.from_numpy(values.astype(dtype))
     ours = fisher_gradients(moments(given_values, posteriors(given_values, mixture)), mixture).numpy()
@@ -114,7 +114,7 @@ def test_fisher_gradients_are_scikit_images(dtype: type) -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-10 if dtype is np.float64 else 1e-5)
 
 
-def test_fisher_gradients_are_the_formula_one_descriptor_at_a_time() -> None:
+def test_fisher_gradients_follow_the_formula() -> None:
     weights, means, variances = a_mixture(3, 2)
     values = np.random.default_rng(3).standard_normal((7, 2))
     of_means, of_deviations = np.zeros((3, 2)), np.zeros((3, 2))
@@ -129,7 +129,7 @@ def test_fisher_gradients_are_the_formula_one_descriptor_at_a_time() -> None:
     np.testing.assert_allclose(ours, np.concatenate([of_means.ravel(), of_deviations.ravel()]), rtol=1e-9)
 
 
-def test_a_fisher_row_is_its_regions_each_rooted_and_of_equal_length() -> None:
+def test_a_fisher_vector_has_power_normalized_regions_of_equal_norm() -> None:
     (one,) = some_sets(1, 60)
     encoder = FisherVectorEncoder(3, pyramid="3x1,1x1").fit([one])
     row = encoder.transform([one])[0].reshape(4, -1)
@@ -140,10 +140,12 @@ def test_a_fisher_row_is_its_regions_each_rooted_and_of_equal_length() -> None:
         values = torch.from_numpy(one.values[within])
         raw = fisher_gradients(moments(values, posteriors(values, mixture)), mixture).numpy()
         rooted = np.sign(raw) * np.sqrt(np.abs(raw))
-        np.testing.assert_allclose(row[number], rooted / np.linalg.norm(rooted) / 2, atol=2e-4)  # roots of near zeros
+        np.testing.assert_allclose(
+            row[number], rooted / np.linalg.norm(rooted) / 2, atol=2e-4
+        )  # square roots of values near zero
 
 
-def test_the_mixture_is_scikit_learns_from_the_same_beginning() -> None:
+def test_the_mixture_equals_scikit_learns_from_the_same_start() -> None:
     from sklearn.mixture import GaussianMixture
 
     random = np.random.default_rng(5)
@@ -176,7 +178,7 @@ def test_too_few_descriptors_and_constant_ones() -> None:
     import warnings
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn says that equal points make fewer clusters
+        warnings.simplefilter("ignore")  # scikit-learn warns that equal points give fewer clusters
         for estimator in (
             FisherVectorEncoder(4),
             BagOfWordsEncoder(4),
@@ -211,7 +213,7 @@ def test_locality_codes_solve_the_constrained_least_squares(seed: int, neighbors
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @given(seed=st.integers(0, 1000), penalty=st.floats(0.02, 0.6), width=st.sampled_from([10, 40]))
 @settings(max_examples=15)
-def test_l1_codes_are_scikit_learns(seed: int, penalty: float, width: int) -> None:
+def test_l1_codes_equal_scikit_learns(seed: int, penalty: float, width: int) -> None:
     from sklearn.decomposition import sparse_encode
 
     random = np.random.default_rng(seed)
@@ -229,11 +231,11 @@ def test_l1_codes_are_scikit_learns(seed: int, penalty: float, width: int) -> No
         return found
 
     assert (height(ours) <= height(theirs) + 1e-4).all()
-    if width == 40:  # with more atoms than dimensions very different codes have nearly the same sum
+    if width == 40:  # with more atoms than dimensions, very different codes have nearly the same objective
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
-def test_l1_codes_of_nothing_are_nothing() -> None:
+def test_l1_codes_of_zeros_and_of_an_identity() -> None:
     atoms = np.eye(4, dtype=np.float32)
     assert (l1_codes(np.zeros((2, 4), np.float32), atoms, atoms, 0.1) == 0).all()
     np.testing.assert_allclose(
@@ -241,7 +243,7 @@ def test_l1_codes_of_nothing_are_nothing() -> None:
     )
 
 
-def test_pooling_takes_the_largest_of_each_region() -> None:
+def test_max_pooling_over_regions() -> None:
     random = np.random.default_rng(6)
     levels = parse_pyramid("1x1,2x2")
     places = random.random((30, 2)).astype(np.float32)
@@ -260,14 +262,14 @@ def test_pooling_takes_the_largest_of_each_region() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_the_l1_dictionary_explains_as_well_as_scikit_learns() -> None:
+def test_the_l1_dictionary_is_as_good_as_scikit_learns() -> None:
     from sklearn.decomposition import MiniBatchDictionaryLearning
 
     random = np.random.default_rng(7)
     truth = random.standard_normal((12, 10))
     values = ((random.random((600, 12)) < 0.2) * random.standard_normal((600, 12))) @ truth
     values = (values / (np.linalg.norm(values, axis=1, keepdims=True) + 1e-9)).astype(np.float32)
-    first = values[np.random.Generator(np.random.Philox(0)).permutation(600)[:12]]  # as ours begins
+    first = values[np.random.Generator(np.random.Philox(0)).permutation(600)[:12]]  # the first atoms of ours
     theirs = MiniBatchDictionaryLearning(
         12, alpha=0.1, batch_size=256, max_iter=4, fit_algorithm="cd", dict_init=first, random_state=0
     ).fit(values)
@@ -282,6 +284,6 @@ def test_the_l1_dictionary_explains_as_well_as_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0x1", "1x", "1x1;2x2", "a"])
-def test_a_pyramid_that_is_not_understood_is_refused(text: str) -> None:
+def test_an_invalid_pyramid_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="rows x columns"):
         parse_pyramid(text)

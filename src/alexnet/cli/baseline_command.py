@@ -1,4 +1,4 @@
-"""`alexnet baseline`: train and measure a system that the paper compares with."""
+"""`alexnet baseline`: train and evaluate a system that the paper compares with."""
 
 import argparse
 import importlib.util
@@ -20,7 +20,10 @@ def add_arguments(parser: CommandParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="SYSTEM")
     for kind, groups in GROUPS.items():
         system: CommandParser = kinds.add_parser(
-            kind, help=_SYSTEMS[kind], description=_SYSTEMS[kind], epilog=parser.epilog
+            kind,
+            help=_SYSTEMS[kind],
+            description=_SYSTEMS[kind],
+            epilog=f"example: alexnet baseline {kind} data/prepared --run runs/{kind}",
         )
         system.add_argument(
             "data", type=Path, nargs="+", metavar="DATA", help="prepared data set; several are concatenated"
@@ -38,10 +41,14 @@ def add_arguments(parser: CommandParser) -> None:
             dest="protocol.per_class",
             default=argparse.SUPPRESS,
             metavar="N",
-            help="short for --protocol.per_class",
+            help="training images of each class, 0 is all; short for --protocol.per_class",
         )
         protocol.add_argument(
-            "--seed", dest="protocol.seed", default=argparse.SUPPRESS, metavar="N", help="short for --protocol.seed"
+            "--seed",
+            dest="protocol.seed",
+            default=argparse.SUPPRESS,
+            metavar="N",
+            help="random seed; short for --protocol.seed",
         )
         add_settings(
             system,
@@ -60,7 +67,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train and measure the system."""
+    """Train and evaluate the system."""
     if options.workers is not None and options.workers < 1:
         raise RequestError(f"--workers is {options.workers}; allowed is 1 or more")
     base = named_baseline(options.kind, options.recipe)
@@ -112,5 +119,5 @@ def require_libraries() -> None:
         )
     if importlib.util.find_spec("sklearn") is None:
         raise RequestError(
-            "the baselines need scikit-learn, which is not installed; pip install 'alexnet[baselines]' brings it"
+            "the baselines need scikit-learn, which is not installed; install it with pip install 'alexnet[baselines]'"
         )

@@ -54,7 +54,7 @@ class FisherSettings:
     dimensions: int = 64
     """Principal components kept of each descriptor. CVPR 2011."""
     components: int = 64
-    """Gaussians of the mixture, 16 to 1024."""
+    """Number of Gaussians in the mixture, 16 to 1024."""
     pyramid: str = "1x1,3x1"
     """Spatial pyramid: rows x columns of each level. CVPR 2011: the whole image, and three rows."""
     sample_size: int = 100_000

@@ -1,0 +1,97 @@
+"""The file format of estimators: complete, with names that no rename in Python may change."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+
+pytest.importorskip("sklearn")
+
+from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
+from alexnet.baselines.descriptor_pca import DescriptorPCA
+from alexnet.baselines.descriptors import DenseDescriptors, DescriptorSet
+from alexnet.baselines.dictionary_encoders import LocalityEncoder, SparseEncoder
+from alexnet.baselines.estimator_files import TRAINING_TENSORS, read_estimators, write_estimators
+from alexnet.baselines.fisher_vectors import BagOfWordsEncoder, FisherVectorEncoder
+from alexnet.errors import RequestError, WorkError
+
+DESCRIPTOR_SETS = [
+    DescriptorSet(np.random.default_rng(n).random((20, 6), np.float32), np.random.default_rng(n).random((20, 2)))
+    for n in range(3)
+]
+STORED = {
+    "dense-descriptors": (
+        {"kind", "cell_px", "step_px", "scales", "scale_factor", "max_pixels", "smoothing", "max_descriptors", "seed"},
+        set(),
+    ),
+    "pca": ({"dimensions"}, {"mean_", "components_"}),
+    "fisher-vectors": ({"components", "pyramid", "seed"}, {"weights_", "means_", "variances_"}),
+    "bag-of-words": ({"components", "pyramid", "seed"}, {"weights_", "means_", "variances_"}),
+    "locality-coding": ({"atoms", "neighbors", "pyramid", "seed"}, {"atoms_"}),
+    "sparse-coding": ({"atoms", "l1_penalty", "epochs", "pyramid", "seed"}, {"atoms_"}),
+    "averaged-sgd": (
+        {"weight_decay", "epochs", "learning_rate", "batch_size", "average_after", "positive_weight", "seed"},
+        {"classes_", "coef_", "intercept_", "last_coef_", "last_intercept_", "t_", "n_features_in_"},
+    ),
+}
+
+
+def fitted() -> dict[str, Any]:
+    """An estimator of each type with settings other than the defaults."""
+    rows, labels = np.random.default_rng(0).random((30, 4), np.float32), np.arange(30) % 3
+    return {
+        "dense-descriptors": DenseDescriptors(
+            "color", cell_px=3, step_px=2, scales=2, scale_factor=0.6, max_pixels=900, smoothing=0.5,
+            max_descriptors=5, seed=4,
+        ),
+        "pca": DescriptorPCA(3).fit(DESCRIPTOR_SETS),
+        "fisher-vectors": FisherVectorEncoder(2, pyramid="2x1", seed=3).fit(DESCRIPTOR_SETS),
+        "bag-of-words": BagOfWordsEncoder(2, pyramid="1x2", seed=3).fit(DESCRIPTOR_SETS),
+        "locality-coding": LocalityEncoder(7, neighbors=2, pyramid="1x1", seed=2).fit(DESCRIPTOR_SETS),
+        "sparse-coding": SparseEncoder(7, l1_penalty=0.2, epochs=1, pyramid="1x1", seed=2).fit(DESCRIPTOR_SETS),
+        "averaged-sgd": AveragedSGDClassifier(
+            1e-3, epochs=2, learning_rate=0.5, batch_size=4, average_after=6, positive_weight=2.0, seed=1
+        ).fit(rows, labels),
+    }  # fmt: skip
+
+
+def test_all_settings_and_tensors_are_stored_under_the_names_of_the_format(tmp_path: Path) -> None:
+    estimators = fitted()
+    write_estimators(tmp_path / "file", estimators, {"note": "x"})
+    with safetensors.safe_open(tmp_path / "file", framework="numpy") as file:
+        content = json.loads(file.metadata()["alexnet"])
+        tensors = set(file.keys())
+    assert set(content) == {"format_version", "estimators", "note"} and content["format_version"] == 2
+    for name, (settings, attributes) in STORED.items():
+        assert content["estimators"][name]["type"] == name
+        assert set(content["estimators"][name]["settings"]) == settings
+        assert {tensor.partition("/")[2] for tensor in tensors if tensor.startswith(f"{name}/")} == attributes
+    read, metadata = read_estimators(tmp_path / "file")
+    assert metadata == {"note": "x"}
+    for name, estimator in estimators.items():
+        assert type(read[name]) is type(estimator) and read[name].get_params() == estimator.get_params()
+        for attribute in STORED[name][1]:
+            np.testing.assert_array_equal(getattr(read[name], attribute), getattr(estimator, attribute))
+    assert isinstance(read["averaged-sgd"].t_, int)
+
+
+def test_a_file_without_a_setting_or_tensor_is_damaged_and_other_versions_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    write_estimators(file, fitted(), {}, TRAINING_TENSORS)
+    assert not hasattr(read_estimators(file)[0]["averaged-sgd"], "last_coef_")
+    whole = file.read_bytes()
+    for old, new, error, message in (
+        (b'\\"neighbors\\"', b'\\"neighbours\\"', WorkError, "it lacks 'neighbors'"),
+        (b'"pca/mean_"', b'"pca/mean "', WorkError, "it lacks 'pca/mean_'"),
+        (b'\\"format_version\\": 2', b'\\"format_version\\": 9', RequestError, "format version 9"),
+        (b'"alexnet"', b'"another"', RequestError, "lacks 'alexnet'"),
+    ):
+        assert old in whole
+        changed = whole.replace(old, new)
+        size = int.from_bytes(whole[:8], "little") + len(changed) - len(whole)
+        file.write_bytes(size.to_bytes(8, "little") + changed[8:])
+        with pytest.raises(error, match=message):
+            read_estimators(file)
