@@ -27,7 +27,7 @@ def test_sift_equals_opencvs_at_the_same_positions(cell_px: int, step_px: int) -
     cv2 = pytest.importorskip("cv2")
     gray = cv2.cvtColor(texture(96), cv2.COLOR_RGB2GRAY)
     grid = PatchGrid(96, cell_px, 4, step_px)
-    # OpenCV rounds a keypoint to a pixel, blurs from a sigma of 0.5 to 1.6, and its cells have 3/2 of the keypoint's size.
+    # OpenCV rounds a keypoint to a pixel and blurs from a sigma of 0.5 to 1.6; its cells are 3/2 of the size.
     points = [cv2.KeyPoint(float(x), float(y), cell_px / 1.5, 0) for y in grid.centers for x in grid.centers]
     _, theirs = cv2.SIFT_create().compute(gray, points)
     image = gaussian_blur(torch.from_numpy(gray).float()[None], (1.6**2 - 0.5**2) ** 0.5)
