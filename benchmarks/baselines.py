@@ -1,10 +1,10 @@
 """Speed of each stage of the baselines, against OpenCV, scikit-image, scikit-learn or NumPy doing the same work.
 
-    python benchmarks/baselines.py --source photographs/ --files 20
-
 All methods run in one thread, because a run processes one image per thread. The libraries do the same work on the same
 images: OpenCV computes SIFT at the same positions and scales, scikit-image Fisher vectors over the whole image (as this
 package does here), scikit-learn codes with the same penalty.
+
+example: python benchmarks/baselines.py --source photographs/ --files 20
 """
 
 import argparse
@@ -63,9 +63,9 @@ class Stage:
 
 
 def add_arguments(parser: CommandParser) -> None:
-    parser.add_argument("--source", type=Path, help="photographs (default: generated pictures)")
-    parser.add_argument("--files", type=int, default=20, help="number of photographs")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each method")
+    parser.add_argument("--source", type=Path, metavar="PATH", help="photographs (default: generated pictures)")
+    parser.add_argument("--files", type=int, metavar="N", default=20, help="number of photographs")
+    parser.add_argument("--rounds", type=int, metavar="N", default=5, help="measurements of each method")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

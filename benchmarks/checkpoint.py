@@ -1,8 +1,8 @@
 """The cost of writing checkpoints during training.
 
-    python benchmarks/checkpoint.py --variant paper --batch-size 64
-
 Times training steps while a checkpoint is written in the background, and the same steps without a checkpoint.
+
+example: python benchmarks/checkpoint.py --variant paper --batch-size 64
 """
 
 import argparse
@@ -33,11 +33,13 @@ NUM_CLASSES = 1000
 
 
 def add_arguments(parser: CommandParser) -> None:
-    parser.add_argument("--variant", default="paper", help="network variant")
-    parser.add_argument("--batch-size", type=int, default=128, help="images per step")
-    parser.add_argument("--steps", type=int, default=4, help="steps per checkpoint")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements with and without")
-    parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary files)")
+    parser.add_argument("--variant", metavar="NAME", default="paper", help="network variant")
+    parser.add_argument("--batch-size", type=int, metavar="N", default=128, help="images per step")
+    parser.add_argument("--steps", type=int, metavar="N", default=4, help="steps per checkpoint")
+    parser.add_argument("--rounds", type=int, metavar="N", default=5, help="measurements with and without")
+    parser.add_argument(
+        "--folder", type=Path, metavar="PATH", help="where to write (default: the system's temporary files)"
+    )
 
 
 def measure_checkpoint(variant: str, batch_size: int, steps: int, rounds: int, folder: Path | None) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Bytes that the processes of a distributed training send each other, and how fast each layout of them trains.
 
-    python benchmarks/columns.py --no-speed
-
 It starts four processes on this machine (two with `--no-speed`). Bytes are counted in real steps and compared with
 those expected from the network's layers and with those of replicas of the whole network. All layouts are measured in
 one launch: while one uses fewer processes, the others wait at a barrier, which costs no processor time.
+
+example: python benchmarks/columns.py --no-speed
 """
 
 import argparse
@@ -81,12 +81,12 @@ Bytes = Mapping[tuple[str, str], float]
 
 
 def add_arguments(parser: CommandParser) -> None:
-    parser.add_argument("--variant", default="paper", help="network variant")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on its channels and units")
-    parser.add_argument("--batch-size", type=int, default=32, help="images per step of all processes")
-    parser.add_argument("--steps", type=int, default=2, help="steps per measurement")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each layout")
-    parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
+    parser.add_argument("--variant", metavar="NAME", default="paper", help="network variant")
+    parser.add_argument("--width", type=float, metavar="FACTOR", default=1.0, help="factor on its channels and units")
+    parser.add_argument("--batch-size", type=int, metavar="N", default=32, help="images per step of all processes")
+    parser.add_argument("--steps", type=int, metavar="N", default=2, help="steps per measurement")
+    parser.add_argument("--rounds", type=int, metavar="N", default=5, help="measurements of each layout")
+    parser.add_argument("--precision", metavar="NAME", default="auto", help="auto, float32, bfloat16")
     parser.add_argument("--no-speed", action="store_true", help="count bytes, in two processes, and time nothing")
 
 

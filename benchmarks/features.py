@@ -1,8 +1,8 @@
 """Speed of reading hidden activations, against reference networks with a forward hook.
 
-    python benchmarks/features.py --device cpu --batch-size 64
-
 The reference networks run whole forward passes; this package stops at the last layer asked for.
+
+example: python benchmarks/features.py --device cpu --batch-size 64
 """
 
 import argparse

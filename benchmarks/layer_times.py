@@ -1,8 +1,8 @@
 """Times of each layer of the paper's network, forward and backward, computed as in a training step.
 
-    python benchmarks/layer_times.py --device cuda --batch-size 128
-
 Layers that run as one kernel are timed as one.
+
+example: python benchmarks/layer_times.py --device cuda --batch-size 128
 """
 
 import argparse
@@ -38,8 +38,8 @@ REPEATS = 20
 
 
 def add_arguments(parser: CommandParser) -> None:
-    parser.add_argument("--batch-size", type=int, default=128, help="images per step")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each layer")
+    parser.add_argument("--batch-size", type=int, metavar="N", default=128, help="images per step")
+    parser.add_argument("--rounds", type=int, metavar="N", default=5, help="measurements of each layer")
     add_arithmetic(parser)
 
 

@@ -1,9 +1,9 @@
 """Whether training in bfloat16 learns as training in float32 does.
 
-    python benchmarks/precision.py data/mine --recipe paper --batch-size 64
-
 Trains for some steps in float32 with several seeds, and in bfloat16 with the first of them: same first weights, images,
 crops and dropout. Compares the distance between the losses of the two precisions with the distances between seeds.
+
+example: python benchmarks/precision.py data/mine --recipe paper --batch-size 64
 """
 
 import argparse
@@ -53,10 +53,12 @@ PRODUCTS = {
 
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="a prepared data set")
-    parser.add_argument("--recipe", default="paper", help="its network and first learning rates are used")
-    parser.add_argument("--steps", type=int, default=200, help="of each training")
-    parser.add_argument("--batch-size", type=int, help="images per step (default: the recipe's)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings in float32")
+    parser.add_argument(
+        "--recipe", metavar="NAME", default="paper", help="its network and first learning rates are used"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", default=200, help="of each training")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images per step (default: the recipe's)")
+    parser.add_argument("--seeds", type=int, metavar="N", default=3, help="trainings in float32")
     parser.add_argument("--device", default="auto", metavar="NAME", help="device: auto, cpu, cuda, mps")
 
 
