@@ -533,14 +533,13 @@ def print_table(result: Mapping[str, Any]) -> None:
     )
     if result["speed"] is None:
         return
-    headings = "processes threads images/s best speedup CPU waiting"
+    headings = "threads images/s best speedup CPU waiting"
     table = new_table("training speed, medians of the slowest process", "layout", headings)
     table.columns[-2].header = "CPU ms/image"
     for name, speed in result["speed"].items():
         waiting = speed["waiting_fraction"]
         table.add_row(
             name,
-            str(speed["processes"]),
             str(speed["threads"]),
             f"{speed['images_per_second']:,.1f}",
             f"{speed['best_images_per_second']:,.1f}",
@@ -551,8 +550,8 @@ def print_table(result: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(
         f"{result['machine']['cores']} cores of {result['machine']['processor']}; speedup: over one process with all "
-        f"cores; waiting: fraction of a process's time spent on waiting for the other column; {result['rounds']} "
-        f"rounds of {result['steps']} steps",
+        "cores; threads: per process; waiting: fraction of a process's time spent on waiting for the other column; "
+        f"{result['rounds']} rounds of {result['steps']} steps",
         highlight=False,
         markup=False,
     )
