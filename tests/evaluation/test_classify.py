@@ -1,4 +1,4 @@
-"""Photographs from anywhere: the classes named, and the lines that the challenge's test server takes."""
+"""Classification of photographs, and the lines that the challenge's test server expects."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def photograph(tmp_path: Path) -> Path:
     return tmp_path / "one.png"
 
 
-def test_five_labels_a_line_counted_from_one(trained: Trained, photograph: Path) -> None:
+def test_five_labels_per_line_starting_at_one(trained: Trained, photograph: Path) -> None:
     answers = classify_photographs(trained, [photograph, photograph])
     lines = ilsvrc_lines(answers, trained)
     assert len(lines) == 2 and lines[0] == lines[1]
@@ -50,7 +50,7 @@ def test_labels_in_another_order(trained: Trained, photograph: Path, tmp_path: P
     assert [names[label - 1] for label in labels] == [one["id"] for one in answers[0]["top"]]
 
 
-def test_an_order_that_cannot_serve_is_refused(trained: Trained, photograph: Path, tmp_path: Path) -> None:
+def test_an_invalid_label_order_is_refused(trained: Trained, photograph: Path, tmp_path: Path) -> None:
     answers = classify_photographs(trained, [photograph])
     with pytest.raises(RequestError, match="has no line for n1, n2"):
         ilsvrc_lines(answers, trained, ["n0"])
@@ -60,7 +60,7 @@ def test_an_order_that_cannot_serve_is_refused(trained: Trained, photograph: Pat
         read_label_order(tmp_path / "none.txt")
 
 
-def test_a_folder_stands_for_its_photographs(photograph: Path, tmp_path: Path) -> None:
+def test_a_folder_lists_its_photographs(photograph: Path, tmp_path: Path) -> None:
     (tmp_path / "b" / "c").mkdir(parents=True)
     (tmp_path / "b" / ".hidden").write_bytes(b"")
     for name in ("b/z.png", "b/c/a.png"):

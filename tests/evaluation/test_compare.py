@@ -1,4 +1,4 @@
-"""Two made-up runs whose answers are known image by image; and two runs on data that was really prepared."""
+"""Two made-up runs with known answers for each image, and two runs on a prepared data set."""
 
 import dataclasses
 import json
@@ -105,7 +105,7 @@ def test_the_comparison_as_json(compared):
     assert content["images"][0]["second"] == {"id": "c0", "name": "class 0", "probability": pytest.approx(0.9)}
 
 
-def test_a_tie_is_half_right_and_no_certain_answer(compared):
+def test_a_tie_counts_half_and_is_not_right(compared):
     tied = np.array([[0.5, 0.5, 0.0]], np.float32)
     result = compared(tied, np.array([[0.6, 0.4, 0.0]], np.float32), made_up_data(np.array([0])))
     assert result.tests["top1"].difference.difference == 0.5

@@ -173,7 +173,7 @@ def test_greedy_weights_are_those_of_the_plain_search(num_runs, num, num_classes
     assert 1 <= passes <= 5
 
 
-def test_the_search_in_pieces_finds_the_same(monkeypatch):
+def test_the_search_in_batches_finds_the_same(monkeypatch):
     random = np.random.default_rng(0)
     labels = random.integers(0, 6, 50)
     probabilities = [answers(random, labels, 6, one) for one in (1.5, 1.0, 0.2)]
@@ -183,7 +183,7 @@ def test_the_search_in_pieces_finds_the_same(monkeypatch):
     assert whole[0] != [10, 10, 10]
 
 
-def test_networks_that_are_always_wrong_do_not_get_weights_of_nothing():
+def test_networks_that_are_always_wrong_do_not_get_zero_weights():
     wrong = np.array([[0.0, 1.0, 0.0]] * 4, np.float32)
     steps, _ = greedy_weights([wrong, wrong], np.zeros(4, np.int64), 1)
     assert any(steps)
@@ -262,7 +262,7 @@ def test_images_without_labels_and_a_split_without_images_are_refused(tmp_path, 
 
 
 @pytest.mark.parametrize("num_classes", [3, 20])
-def test_the_table_tells_weights_and_halves(tmp_path, opened, capsys, monkeypatch, num_classes):
+def test_the_table_shows_weights_and_halves(tmp_path, opened, capsys, monkeypatch, num_classes):
     monkeypatch.setenv("COLUMNS", "200")
     opened["data"] = made_up_data(60, num_classes)
     runs, _ = make_runs(tmp_path, opened["data"], (2.0, 1.0))

@@ -180,7 +180,7 @@ def test_dense_views_count_like_others():
     np.testing.assert_allclose(evaluation.probabilities.sum(axis=1), 1, atol=1e-6)
 
 
-def test_what_cannot_be_slid_is_refused():
+def test_networks_that_cannot_slide_are_refused():
     with pytest.raises(RequestError, match=r"this is a Sequential; choose 1, 9 or 10 views"):
         predict_split(tiny_network(), made_up_data(), "test", CROP, "dense")
     local = AlexNet(NUM_CLASSES, "cifar-13pct", 0.125)
@@ -190,7 +190,7 @@ def test_what_cannot_be_slid_is_refused():
         predict_split(AlexNet(5, "quick", 0.125), made_up_data(num=2, side=32), "test", 28, "dense")
 
 
-def test_the_networks_own_mean_image_is_taken_where_given():
+def test_a_given_mean_image_is_used():
     network, data = tiny_network(), made_up_data()
     own = torch.full((SIDE, SIDE, 3), 99.0)
     other = dataclasses.replace(data, statistics=dataclasses.replace(data.statistics, mean_image=own.numpy()))
@@ -209,7 +209,7 @@ def test_bfloat16_is_near_float32():
     np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-6)
 
 
-def test_weights_are_rounded_once_and_left_as_they_were():
+def test_weights_are_rounded_once_and_restored():
     network, data = tiny_network(), made_up_data()
     seen = []
     for layer in network.modules():
@@ -223,7 +223,7 @@ def test_weights_are_rounded_once_and_left_as_they_were():
         assert torch.equal(parameter, whole) and parameter.dtype == torch.float32
 
 
-def test_evaluation_counts_and_turns_into_json():
+def test_evaluation_as_json():
     network, data = tiny_network(), made_up_data()
     evaluation = evaluate_split(network, data, "test", CROP, 10, batch_size=4)
     expected = by_hand(network, data, 10).argmax(axis=1) != data.splits["test"].labels
@@ -275,7 +275,7 @@ def test_a_split_without_images_is_refused():
         predict_split(tiny_network(), made_up_data(num=0), "test", CROP, 1)
 
 
-def test_a_diverged_network_is_named_as_such_and_keeps_its_mode():
+def test_a_diverged_network_is_reported_and_keeps_its_mode():
     network = tiny_network()
     with torch.no_grad():
         network[2].bias.fill_(torch.nan)

@@ -81,7 +81,7 @@ def test_the_sources_rule_by_hand():
     assert count_errors(np.array([[0.7, 0.2, 0.1]]), np.array([2])).top5_wrong == 0
 
 
-def test_rates_without_ties_are_plain_shares():
+def test_errors_without_ties_are_plain_fractions():
     probabilities = np.array([[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]], np.float32)
     counts = count_errors(probabilities, np.array([0, 0, 1]))
     assert (counts.num_images, counts.top1_wrong, counts.top5_wrong) == (3, 2, 0)
@@ -92,7 +92,7 @@ def test_rates_without_ties_are_plain_shares():
     assert [one.top1_wrong for one in per_class_counts(probabilities, np.array([0, 0, 1]))] == [1, 1]
 
 
-def test_a_vanished_probability_costs_a_finite_loss():
+def test_an_underflowed_probability_has_a_finite_loss():
     counts = count_errors(np.array([[1.0, 0.0]], np.float32), np.array([1]))
     assert counts.loss == pytest.approx(126 * math.log(2))
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_counted_is_refused(probabilities, labels, word):
         count_errors(probabilities, labels)
 
 
-def test_a_rate_of_no_images_is_refused():
+def test_the_error_of_no_images_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         _ = ErrorCounts().top1_error
 
@@ -145,6 +145,6 @@ def test_interval_ends_are_where_the_score_test_just_accepts(num, share, confide
 
 
 @pytest.mark.parametrize(("wrong", "num", "confidence"), [(1, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (1, 5, 1.0)])
-def test_interval_refuses_what_is_no_rate(wrong, num, confidence):
+def test_interval_refuses_invalid_counts(wrong, num, confidence):
     with pytest.raises(ValueError, match="allowed"):
         wilson_interval(wrong, num, confidence)

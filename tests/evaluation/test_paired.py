@@ -157,7 +157,7 @@ def test_credits_add_up_to_the_counts(num, num_classes, data):
         assert num - found.sum() == pytest.approx(float(wrong), abs=1e-9)
 
 
-def test_credits_of_ties_are_shares_and_no_places_are_refused():
+def test_credits_of_ties_are_fractions_and_k_of_zero_is_refused():
     assert top_k_credits(np.full((1, 4), 0.25), np.array([2]), 1).tolist() == [0.25]
     with pytest.raises(ValueError, match="k is 0"):
         top_k_credits(np.full((1, 4), 0.25), np.array([2]), 0)

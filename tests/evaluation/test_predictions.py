@@ -1,4 +1,4 @@
-"""Stored probabilities come back as they were, and only for the data they belong to."""
+"""Saved probabilities are read back unchanged, and only for their own data set."""
 
 import dataclasses
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_round_trip(folder, data, probabilities):
     assert found.class_ids == tuple(one.id for one in data.classes)
 
 
-def test_dense_has_a_name_of_its_own(folder, data, probabilities):
+def test_dense_has_its_own_file_name(folder, data, probabilities):
     path = save_predictions(folder, "val", "dense", probabilities, data)
     assert path == folder / "val-dense.safetensors"
     assert load_predictions(folder, "val", "dense", data).num_views == "dense"
@@ -62,7 +62,7 @@ def test_dense_has_a_name_of_its_own(folder, data, probabilities):
     assert sorted([10, "dense", 1, 9], key=views_sort_key) == ["dense", 1, 9, 10]
 
 
-def test_columns_of_a_network_that_knows_more_in_another_order(folder, data):
+def test_columns_of_a_network_with_more_classes_in_another_order(folder, data):
     labeled = dataclasses.replace(data.splits["val"], labels=np.array([0, 1, 2, 2, 0]))
     data = dataclasses.replace(data, splits={"val": labeled})
     known = [data.classes[2], ClassInfo("zebra", "zebra"), data.classes[0], data.classes[1]]
@@ -81,7 +81,7 @@ def test_columns_of_a_network_that_knows_more_in_another_order(folder, data):
 @pytest.mark.parametrize(
     ("ids", "word"), [(["a", "b", 'c"2'], """no class 'c"0'"""), (None, "twice"), ([], "no class")]
 )
-def test_classes_that_do_not_fit_are_damage(folder, data, probabilities, ids, word):
+def test_wrong_classes_are_damage(folder, data, probabilities, ids, word):
     names = [ClassInfo(one, "") for one in ids] if ids is not None else [*data.classes[:2], *data.classes[1:]]
     columns = len(names)
     # As the file would be had it been written for other classes under the same checksum.
@@ -139,7 +139,7 @@ def test_a_wrong_shape_is_not_stored(folder, data, probabilities):
     assert not folder.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_of_the_work(folder, data, probabilities):
+def test_a_folder_that_cannot_be_written_is_a_work_error(folder, data, probabilities):
     folder.write_text("in the way")
     with pytest.raises(WorkError, match="cannot write"):
         save_predictions(folder, "val", 1, probabilities, data)

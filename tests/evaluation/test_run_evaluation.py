@@ -1,4 +1,4 @@
-"""A run measured on its own data and on others: classes in another order, fewer, unknown ones, a single image."""
+"""A run evaluated on its own data and on other data: classes in another order, fewer, unknown; a single image."""
 
 import json
 import shutil
@@ -62,7 +62,7 @@ def reordered(data: PreparedData, folder: Path, order: list[int]) -> PreparedDat
     return PreparedData.open(folder)
 
 
-def test_dense_results_stand_beside_the_others(run: RunFolder, own: PreparedData) -> None:
+def test_dense_results_are_stored_beside_the_others(run: RunFolder, own: PreparedData) -> None:
     results = {views: evaluate(run, num_views=views) for views in (1, 9, 10, "dense")}
     assert set(run.evaluations()) == {"val-10views", "val-1views", "val-9views", "val-dense"}
     stored = run.evaluations()["val-dense"]
@@ -115,7 +115,7 @@ def test_a_subset_of_the_classes_is_answered_among_all(
     assert found.labels(few).tolist() == [1, 1, 1, 5, 5, 5, 6, 6, 6]
 
 
-def test_a_class_that_the_network_does_not_know_is_refused(run: RunFolder, make_tree: Any, tmp_path: Path) -> None:
+def test_a_class_that_the_network_lacks_is_refused(run: RunFolder, make_tree: Any, tmp_path: Path) -> None:
     tree = make_tree("more", classes=3)
     for split in ("train", "val"):
         (tree / split / "color1").rename(tree / split / "aardvark")

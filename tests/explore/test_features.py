@@ -1,4 +1,4 @@
-"""Features of a split and of photographs: the network's own activations, whole after a kill, refused where wrong."""
+"""Features of a split and of photographs: the network's activations, whole after a kill; bad input is refused."""
 
 import csv
 import json
@@ -108,7 +108,7 @@ def test_photographs_and_arrays_give_the_same(run: RunFolder, data: PreparedData
     np.testing.assert_array_equal(features(run.path, data.splits["val"].images[:6], **HERE)["conv4"], in_memory)
 
 
-def test_what_cannot_be_read_is_passed_over_and_named(
+def test_unreadable_files_are_skipped_and_listed(
     run: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "photographs"
@@ -151,7 +151,7 @@ def test_half_precision_is_rounded_or_refused(data: PreparedData, tmp_path: Path
 
 
 @pytest.mark.parametrize("moment", [5, 6, 7, 8])
-def test_an_interrupt_is_gone_on_with_and_another_command_is_refused(
+def test_interrupted_work_is_resumed_and_another_command_is_refused(
     run: RunFolder,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -187,7 +187,7 @@ def test_an_interrupt_is_gone_on_with_and_another_command_is_refused(
 
 
 @pytest.mark.parametrize("victim", ["cursor.unlink", "plan.unlink", "rename"])
-def test_an_end_while_the_folder_gets_its_name_is_survived(
+def test_a_crash_while_publishing_is_survived(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
     whole = write_features(run.path, tmp_path / "whole", **HERE)
@@ -225,7 +225,7 @@ def slowly(run: Path, destination: Path) -> None:
     write_features(run, destination, batch_size=1, progress=lambda done, num: time.sleep(0.02), **HERE)
 
 
-def test_a_kill_is_gone_on_with(run: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_killed_work_is_resumed(run: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = write_features(run.path, tmp_path / "whole", batch_size=1, **HERE)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["alexnet.explore.features"])
@@ -254,7 +254,7 @@ def limited(run: Path, destination: Path, queue: Any) -> None:
         queue.put(str(error))
 
 
-def test_a_full_disk_is_said_and_gone_on_after(run: RunFolder, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_work_is_resumed(run: RunFolder, tmp_path: Path) -> None:
     whole = write_features(run.path, tmp_path / "whole", batch_size=2, **HERE)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["alexnet.explore.features"])
@@ -303,12 +303,12 @@ def test_data_of_another_side_is_refused(run: RunFolder, make_tree: Any, tmp_pat
         write_features(run.path, tmp_path / "out", data_folder=tmp_path / "larger-data", **HERE)
 
 
-def test_weights_alone_know_no_data(run: RunFolder, tmp_path: Path) -> None:
+def test_a_weights_file_names_no_data(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="a weights file, which names no data"):
         write_features(run.weights, tmp_path / "out", **HERE)
 
 
-def test_what_is_no_features_is_refused(tmp_path: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="contains no features"):
         open_features(tmp_path)
     (tmp_path / "features.json").write_text('{"format_version": 99}')

@@ -30,7 +30,7 @@ def noise(side, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
-def test_pictures_show_what_they_were_given():
+def test_thumbnails_show_their_images():
     red, blue = np.zeros((2, 200, 200, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 200
     html = contact_sheet_html([SheetRow("cat", "2 images", [red, blue], ["a", "b"])], most_bytes=10**6)
@@ -64,7 +64,7 @@ def test_pictures_shrink_until_they_fit(most_bytes):
     assert not larger or most_bytes < 500_000
 
 
-def test_what_cannot_fit_is_shown_at_the_smallest_side():
+def test_images_that_cannot_fit_have_the_smallest_side():
     html = contact_sheet_html([SheetRow("cat", "", [noise(128)], ["a"])], most_bytes=1)
     assert Page(html).images[0]["width"] == "32"
 

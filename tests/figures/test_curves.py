@@ -1,4 +1,4 @@
-"""Curves are the same bytes each time, well-formed, and fit to stand beside others in a page."""
+"""Curves are deterministic, well-formed, and can share a page with others."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -20,7 +20,7 @@ def test_bytes_are_the_same_each_time():
     assert draw() == draw()
 
 
-def test_is_one_element_with_its_words_and_colors():
+def test_is_one_element_with_its_labels_and_colors():
     svg = draw()
     root = ElementTree.fromstring(svg)
     assert root.tag == "svg"
@@ -31,7 +31,7 @@ def test_is_one_element_with_its_words_and_colors():
     assert "http" not in svg and "<metadata" not in svg and "<style" not in svg
 
 
-def test_ids_are_its_own_and_every_reference_is_met():
+def test_ids_are_prefixed_and_references_resolve():
     first, second = draw("loss"), draw("error")
     ids = re.findall(r'\bid="([^"]+)"', first)
     assert len(ids) == len(set(ids))

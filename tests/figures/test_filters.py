@@ -57,7 +57,7 @@ def test_filters_of_one_value_are_gray():
 @pytest.mark.parametrize(
     "filters", [np.zeros((2, 4, 3, 3)), np.zeros((3, 3, 3)), np.zeros((0, 3, 2, 2)), np.full((1, 3, 2, 2), np.nan)]
 )
-def test_what_cannot_be_drawn_is_refused(filters):
+def test_invalid_filters_are_refused(filters):
     with pytest.raises(ValueError, match="filters"):
         filter_grid(filters)
 

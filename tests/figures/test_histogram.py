@@ -1,4 +1,4 @@
-"""Histograms: bars as high as their counts, labels where they belong, and edges a person would choose."""
+"""Histograms: heights of bars, positions of labels, and round edges."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_bars_are_as_high_as_their_counts():
     assert "<i>" not in html and "<2>" not in html and "<c>" not in html and "&quot;so&quot;" in html
 
 
-def test_a_few_among_very_many_still_show():
+def test_small_counts_stay_visible():
     html = histogram_html([HistogramBar(10**7, "a"), HistogramBar(1, "b")], caption="", description="", ticks=[])
     assert re.findall(r'<rect [^>]*height="([\d.]+)"', html) == ["100.00", "1.00"]
     assert "<line" not in html

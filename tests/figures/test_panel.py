@@ -1,4 +1,4 @@
-"""The panel escapes what users named, draws bars as long as probabilities, and marks the right class."""
+"""The panel escapes names, draws bars as long as probabilities, and marks the true class."""
 
 import re
 
@@ -21,18 +21,18 @@ def test_names_are_escaped():
     assert seen.alts == [f"Image test/7, true label {NASTY}"]
 
 
-def test_bars_are_as_long_as_probabilities_and_the_right_one_is_marked():
+def test_bars_are_as_long_as_probabilities_and_the_true_class_is_marked():
     html = panel_html([pictured([("dog", 0.75, False), ("cat", 0.2, True)])])
     assert re.findall(r"width: ([\d.]+)%", html) == ["75.0", "20.0"]
     assert html.count('<li class="right">') == 1 and html.count("✓") == 1
     assert "not among" not in html
 
 
-def test_a_right_class_beyond_the_guesses_is_said():
+def test_a_true_class_beyond_the_top_five_is_mentioned():
     seen = Page(panel_html([pictured([("dog", 0.9, False)])]))
     assert "cat is not among these; its probability is 1.2 %" in seen.text
 
 
-def test_only_small_pictures_are_drawn_with_hard_pixels():
+def test_only_small_images_have_sharp_pixels():
     assert 'class="small"' in panel_html([pictured([])])
     assert 'class="small"' not in panel_html([pictured([], side=256)])

@@ -1,4 +1,4 @@
-"""Color directions: swatches around the mean, and words a person would use."""
+"""Color directions: swatches around the mean, and their description."""
 
 import re
 
@@ -22,11 +22,11 @@ from alexnet.figures.swatches import color_ramp, color_ramp_html, describe_direc
         ((1, -2, 1), "green to magenta"),
     ],
 )
-def test_directions_in_words(direction, words):
+def test_directions_as_text(direction, words):
     assert describe_direction(np.array(direction, np.float64)) == words
 
 
-def test_a_ramp_goes_two_deviations_to_either_side():
+def test_a_ramp_spans_two_standard_deviations():
     colors = color_ramp(np.array([100.0, 100.0, 100.0]), np.array([0.0, 0.6, 0.8]), 50.0)
     assert colors.dtype == np.uint8 and colors.shape == (9, 3)
     assert colors[0].tolist() == [100, 40, 20] and colors[4].tolist() == [100, 100, 100]

@@ -1,4 +1,4 @@
-"""The page on two runs: one file, the figures of the comparison, names escaped, pictures only where there are any."""
+"""The page on two runs: self-contained, with the numbers of the comparison, escaped names, and images if available."""
 
 import dataclasses
 import re
@@ -88,7 +88,7 @@ def test_the_page_shows_both_groups_and_the_figures(tmp_path, compared, data):
     assert len(page.html) < 500_000
 
 
-def test_without_data_there_are_no_pictures_and_the_page_says_so(tmp_path, compared, data):
+def test_without_data_the_page_says_that_images_are_missing(tmp_path, compared, data):
     comparison = compared(*made_up_answers(data.splits["val"].labels))
     page = Page(write_comparison(comparison, None, tmp_path / "page.html").read_text())
     assert page.alts == []
@@ -96,7 +96,7 @@ def test_without_data_there_are_no_pictures_and_the_page_says_so(tmp_path, compa
     assert "Only the first is right" not in page.text and "McNemar" in page.text
 
 
-def test_pictures_that_were_lost_since_are_named(tmp_path, compared, data):
+def test_images_that_were_lost_since_are_named(tmp_path, compared, data):
     class Lost:
         shape = (NUM, 8, 8, 3)
 

@@ -1,4 +1,4 @@
-"""What the report picks: pictures by rule, the paper's figure only where it is the same measurement."""
+"""What the report selects: images by rule, the paper's errors only for the same evaluation."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def evaluation(num_classes=1000, num_images=50_000, num_views=10, split="val"):
     return {"per_class": per_class, "num_images": num_images, "num_views": num_views, "split": split}
 
 
-def test_pictures_are_the_middles_of_equal_stretches():
+def test_images_are_the_middles_of_equal_parts():
     assert evenly_spaced(np.arange(60) * 2, 6).tolist() == [10, 30, 50, 70, 90, 110]
     assert evenly_spaced(np.arange(4), 6).tolist() == [0, 1, 2, 3]
     assert evenly_spaced(np.arange(7), 6).tolist() == [0, 1, 2, 4, 5, 6]
@@ -46,7 +46,7 @@ def test_held_out_splits_come_first_and_most_views_are_best():
     assert headline_evaluation([]) is None
 
 
-def test_classes_are_listed_hardest_first():
+def test_classes_are_listed_highest_error_first():
     some = evaluation(30)
     for place, one in enumerate(some["per_class"][:28]):
         one["top1_error"] = place / 100

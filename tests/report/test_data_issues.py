@@ -1,4 +1,4 @@
-"""Refused files fall together by reason and duplicates are told gravest first, from lists of any length."""
+"""Refused files are grouped by reason and duplicates are listed most serious first, from lists of any length."""
 
 import json
 
@@ -16,7 +16,7 @@ def write_refused(folder, reasons):
     (folder / "refused.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_reasons_that_differ_only_in_particulars_fall_together(tmp_path):
+def test_reasons_that_differ_only_in_details_are_grouped(tmp_path):
     write_refused(
         tmp_path,
         [
@@ -59,7 +59,7 @@ def write_duplicates(folder, groups):
     (folder / "duplicates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_the_gravest_duplicates_come_first(tmp_path):
+def test_the_most_serious_duplicates_come_first(tmp_path):
     plain = [(False, False, [("train", f"p{place}", "a"), ("train", f"q{place}", "a")]) for place in range(20)]
     other = (False, True, [("train", "o1", "a"), ("train", "o2", "b")])
     leaks = [(True, False, [("train", f"l{place}", "a"), ("val", f"m{place}", "a")]) for place in range(2)]
@@ -72,7 +72,7 @@ def test_the_gravest_duplicates_come_first(tmp_path):
     ]  # fmt: skip
 
 
-def test_places_that_show_the_fault_are_among_the_few(tmp_path):
+def test_copies_that_show_the_fault_are_listed(tmp_path):
     images = [("train", f"t{place}", "a") for place in range(50)] + [("val", "v", "a"), ("val", "w", "b")]
     write_duplicates(tmp_path, [(True, True, images)])
     (group,) = summarize_duplicates(tmp_path, {})["groups"]

@@ -1,4 +1,4 @@
-"""Sizes and colors in numbers, against what can be counted by hand."""
+"""Statistics of sizes and colors against values computed by hand."""
 
 import numpy as np
 import pytest
@@ -48,13 +48,13 @@ def test_every_image_is_counted_once(heights_and_widths):
     assert len(shorter["counts"]) <= 25
 
 
-def test_a_long_tail_does_not_press_the_rest_together():
+def test_a_long_tail_does_not_squeeze_the_rest():
     values = np.concatenate([np.full(990, 300), np.arange(301, 310), [30_000]])
     edges = size_edges(values)
     assert edges[-1] == 30_001 and edges[-2] < 320 and edges[0] == 300
 
 
-def test_components_come_largest_first_and_in_words():
+def test_components_come_largest_first_with_a_description():
     vectors = np.array([[-1, 2, -1], [1, 0, -1], [1, 1, 1]]).T / np.sqrt([6, 2, 3])
     values = np.array([1.0, 4.0, 95.0])
     covariance = vectors @ np.diag(values) @ vectors.T
@@ -72,7 +72,7 @@ def test_components_come_largest_first_and_in_words():
 
 
 @pytest.mark.parametrize(("values", "shares"), [((0, 0, 9.0), [1, 0, 0]), ((0, 0, 0), [0, 0, 0])])
-def test_gray_and_black_images_have_directions_along_which_nothing_differs(values, shares):
+def test_gray_and_black_images_have_directions_without_variation(values, shares):
     vectors = np.array([[0, 1, -1], [-2, 1, 1], [1, 1, 1]]).T / np.sqrt([2, 6, 3])
     covariance = vectors @ np.diag(values) @ vectors.T
     facts = summarize_colors(Statistics(np.zeros((4, 4, 3), np.float32), covariance, np.array(values), vectors))

@@ -1,4 +1,4 @@
-"""`inspect` on data sets with every trouble: the facts, the page and the terminal tell of it, and harm nobody."""
+"""`inspect` on data sets with every kind of issue: summary, page and terminal show it safely."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def troubled(request, tmp_path_factory):
     return prepare(root, folder / "data", side=24, store=request.param, max_refused=0.5, workers=1, shard_images=20)
 
 
-def test_the_facts_of_a_troubled_set(troubled):
+def test_the_summary_of_a_troubled_set(troubled):
     facts = summarize_data(troubled)
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     ids = sorted(TRAIN)
@@ -141,7 +141,7 @@ def test_the_page_of_a_troubled_set(troubled, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_the_terminal_tells_of_a_troubled_set(troubled, capsys, monkeypatch):
+def test_the_terminal_shows_a_troubled_set(troubled, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     print_inspection(summarize_data(troubled))
     printed = capsys.readouterr().out
@@ -151,7 +151,7 @@ def test_the_terminal_tells_of_a_troubled_set(troubled, capsys, monkeypatch):
     assert "\x1b" not in printed
 
 
-def test_no_more_classes_than_asked_are_pictured(troubled, tmp_path):
+def test_no_more_classes_than_requested_are_shown(troubled, tmp_path):
     page = check(write_inspection(troubled, tmp_path / "page.html", most_classes=2))
     assert "from 2 of the 4 classes, evenly spaced" in page.text
     second, fourth = sorted(TRAIN)[1::2]

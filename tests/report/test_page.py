@@ -1,4 +1,4 @@
-"""The report of made-up runs: one file, nothing fetched, the figures of the run, and what is missing named."""
+"""The report of made-up runs: self-contained, with the run's numbers, and naming what is missing."""
 
 import re
 from dataclasses import replace
@@ -107,7 +107,7 @@ def test_an_interrupted_run_says_what_is_missing(run, data):
     assert "62.50 %" in page.text
 
 
-def test_a_run_that_has_only_begun(tmp_path):
+def test_a_run_that_has_just_started(tmp_path):
     run = RunFolder.create(tmp_path / "begun", QUICK, {})
     page = Page(write_report(run.path, None).read_text())
     assert "The log has no steps yet" in page.text
@@ -136,7 +136,7 @@ def test_no_run_folder_is_refused(tmp_path):
         write_report(tmp_path, None)
 
 
-def test_changed_settings_are_said_beside_the_claim(tmp_path):
+def test_changed_settings_are_shown_beside_the_claim(tmp_path):
     usual = QUICK.schedule.epochs
     changed = replace(QUICK, schedule=replace(QUICK.schedule, epochs=3))
     for name, recipe in (("changed", changed), ("same", QUICK)):

@@ -1,4 +1,4 @@
-"""The paper's table: rows and figures recounted in NumPy from probabilities that the test itself stored."""
+"""The paper's table: rows and errors recomputed in NumPy from probabilities that the test stored."""
 
 import json
 import math
@@ -143,7 +143,7 @@ def test_every_row_is_what_numpy_counts(tmp_path, data):
     assert f"| {text} ({100 * single.lowest:.1f} to {100 * single.highest:.1f}) |" in as_markdown(table)
 
 
-def test_the_papers_own_numbers_of_networks_need_no_word(tmp_path, data):
+def test_the_papers_numbers_of_networks_need_no_label(tmp_path, data):
     runs = [make_run(tmp_path / f"r{seed}", data, seed, start_from="/b" if seed > 4 else None)[0] for seed in range(7)]
     assert [row.label for row in paper_table(runs).rows][2:] == [
         "1 CNN (mean of 5)",
@@ -153,7 +153,7 @@ def test_the_papers_own_numbers_of_networks_need_no_word(tmp_path, data):
     ]
 
 
-def test_the_papers_figures_stand_beside_ours(tmp_path, data):
+def test_the_papers_errors_are_beside_ours(tmp_path, data):
     run, probabilities = make_run(tmp_path / "run", data, 0)
     table = paper_table([run])
     papers = {
@@ -179,7 +179,7 @@ def test_the_papers_figures_stand_beside_ours(tmp_path, data):
     assert f"1 CNN & {cells[0]} & {cells[1]} & 40.7 & 18.2 & - \\\\" in as_latex(table).splitlines()
 
 
-def test_under_the_table_stands_what_it_was_counted_on(tmp_path, data):
+def test_the_notes_describe_data_and_runs(tmp_path, data):
     finished = make_run(tmp_path / "finished", data, 0)[0]
     cut = make_run(tmp_path / "cut", data, 1, state="interrupted", start_from="/runs/big")[0]
     RunFolder.open(cut).log("start", step=9, device="cuda")
@@ -272,7 +272,7 @@ def test_runs_of_different_data_are_refused_with_the_difference(tmp_path, data):
             paper_table([run, second])
 
 
-def test_data_that_were_prepared_anew_are_refused(tmp_path, data):
+def test_data_that_were_prepared_again_are_refused(tmp_path, data):
     run = make_run(tmp_path / "run", data, 0)[0]
     shutil.rmtree(data.folder)
     write_data(data.folder, checksum="cd" * 32)
@@ -295,7 +295,7 @@ def test_runs_measured_on_one_other_data_set(tmp_path, data):
     assert row.top1.highest == pytest.approx(errors_by_sorting(probabilities, data.splits["val"].labels)[0])
 
 
-def test_networks_that_know_the_classes_in_another_order(tmp_path, data):
+def test_networks_with_the_classes_in_another_order(tmp_path, data):
     other = write_data(tmp_path / "other", checksum="cd" * 32)
     swapped = replace(
         data,
@@ -324,7 +324,7 @@ def test_dense_views_have_a_table_too(tmp_path, data):
         paper_table([run])
 
 
-def test_what_the_table_has_no_place_for_is_refused(tmp_path, data):
+def test_runs_without_a_row_are_refused(tmp_path, data):
     with pytest.raises(RequestError, match="at least one run"):
         paper_table([])
     run = make_run(tmp_path / "run", data, 0)[0]
@@ -340,7 +340,7 @@ def test_what_the_table_has_no_place_for_is_refused(tmp_path, data):
         paper_table([lost.path])
 
 
-def test_text_of_any_origin_stands_for_itself(tmp_path):
+def test_special_characters_are_escaped(tmp_path):
     data = write_data(tmp_path / "data", title=SPECIAL + "\n| forged | 0.0 |")
     run = make_run(tmp_path / "a|b _c_ [d](e) <i>", data, 0)[0]
     table = paper_table([run])
