@@ -48,7 +48,7 @@ def test_a_preloaded_allocator_is_measured_alone(
     monkeypatch.setattr("alexnet.bench.step_benchmark.measure_step", lambda *_: {"measured": "here"})
     assert main(["bench", "step", "--device", "cpu", "--json"]) == 0
     printed = capsys.readouterr()
-    assert "measuring with one memory allocator: LD_PRELOAD has chosen it" in printed.err and "here" in printed.out
+    assert "measuring with one memory allocator: LD_PRELOAD chooses it" in printed.err and "here" in printed.out
     assert main(["bench", "step", "--device", "cpu", "--allocator", "tuned"]) == 2
 
 
