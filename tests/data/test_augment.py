@@ -170,7 +170,7 @@ def test_a_view_loses_the_mean_of_its_place_or_the_center(view: View) -> None:
 @pytest.mark.parametrize("mean_at", ["crop", "center"])
 @settings(max_examples=20, deadline=None)
 @given(num=st.integers(1, 5), crop=st.integers(1, 9), seed=st.integers(0, 99))
-def test_one_by_one_equals_together_to_the_last_bit(mean_at: MeanAt, num: int, crop: int, seed: int) -> None:
+def test_image_by_image_equals_the_batch_to_the_last_bit(mean_at: MeanAt, num: int, crop: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     batch = Batch(
         images=torch.randint(0, 256, (num, crop, crop, 3), dtype=torch.uint8, generator=generator),
@@ -181,5 +181,5 @@ def test_one_by_one_equals_together_to_the_last_bit(mean_at: MeanAt, num: int, c
         noise=torch.randn(num, 3, generator=generator),
     )
     mean_image = 255 * torch.rand(9, 9, 3, generator=generator)
-    together = augment._finish_together(batch, mean_image, mean_at)
-    assert torch.equal(augment._finish_one_by_one(batch, mean_image, mean_at), together)
+    together = augment._normalize_batch(batch, mean_image, mean_at)
+    assert torch.equal(augment._normalize_image_by_image(batch, mean_image, mean_at), together)

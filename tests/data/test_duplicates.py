@@ -22,11 +22,11 @@ def test_groups_are_those_of_a_dictionary(images: list[tuple[str, int, int]]) ->
         for index, row in enumerate(digests[name]):
             expected.setdefault(int(row[0]), []).append((name, index))
     found = list(find_duplicates(digests, labels))
-    assert [list(one.places) for one in found] == [places for places in expected.values() if len(places) > 1]
+    assert [list(one.images) for one in found] == [places for places in expected.values() if len(places) > 1]
     for one in found:
-        splits = {split for split, _ in one.places}
+        splits = {split for split, _ in one.images}
         assert one.is_leak == ("train" in splits and splits != {"train"})
-        assert one.has_other_label == (len({int(labels[split][index]) for split, index in one.places}) > 1)
+        assert one.has_other_label == (len({int(labels[split][index]) for split, index in one.images}) > 1)
 
 
 def test_counts_and_text() -> None:

@@ -1,5 +1,6 @@
 """Preparation that is killed, filled up, doubled or begun differently; what is finished is the same, byte for byte."""
 
+import json
 import logging
 import multiprocessing
 import os
@@ -176,6 +177,42 @@ def test_a_whole_chunk_that_waits_for_the_disk_is_committed(
         prepare(photographs, tmp_path / "out", side=16, shard_images=10, progress=interrupt)
     prepare(photographs, tmp_path / "out", side=16, shard_images=10)
     assert [line for line in caplog.messages if line.startswith("resuming: 10 of")]
+
+
+@pytest.mark.parametrize("store", ["jpeg", "pixels"])
+def test_an_unfinished_preparation_has_the_files_of_earlier_versions(
+    photographs: Path, tmp_path: Path, store: str
+) -> None:
+    """Later versions resume it: these names and keys are its format, see FORMAT_VERSION in its plan."""
+
+    def interrupt(done: int, of: int) -> None:
+        if done > 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        prepare(photographs, tmp_path / "out", side=16, store=store, shard_images=10, progress=interrupt)
+    folder = staging_folder(tmp_path / "out")
+    assert folder == tmp_path / ".out.preparing"
+    images = {"train-000000.tar", "train-000001.tar"} if store == "jpeg" else {"train-images.npy"}
+    assert {path.name for path in folder.iterdir()} - {".train-000002.tar.partial"} == {
+        "plan.json", "lock", "cursor.npz", "parts", *images
+    }  # fmt: skip
+    assert set(json.loads((folder / "plan.json").read_text())) == {
+        "source", "kind", "source_sha256", "format_version", "side", "store", "jpeg_quality", "hold_out", "seed",
+        "exif", "shard_images", "made_with",
+    }  # fmt: skip
+    with np.load(folder / "cursor.npz") as cursor:
+        assert set(cursor.files) == {"pieces", "num_images", "pixel_sums", "products"}
+        assert (int(cursor["pieces"]), int(cursor["num_images"])) == (2, 20)
+        assert cursor["pixel_sums"].shape == (16, 16, 3) and cursor["products"].shape == (3, 3)
+    assert sorted(path.name for path in (folder / "parts").iterdir()) == ["00000000.npz", "00000001.npz"]
+    with np.load(folder / "parts" / "00000001.npz") as record:
+        of_shard = {"index", "shard_bytes", "shard_sha256"} if store == "jpeg" else set()
+        assert set(record.files) == {"numbers", "digests", "sizes", "refused", "reasons"} | of_shard
+        assert record["numbers"].tolist() == list(range(10, 20))
+    prepare(photographs, tmp_path / "out", side=16, store=store, shard_images=10)
+    prepare(photographs, tmp_path / "whole", side=16, store=store, shard_images=10)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_another_command_at_the_same_place_is_refused(photographs: Path, tmp_path: Path) -> None:

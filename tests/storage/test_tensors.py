@@ -1,4 +1,4 @@
-"""Arrays written piece by piece are what any safetensors reader reads."""
+"""Arrays written chunk by chunk are what any safetensors reader reads."""
 
 import hashlib
 from pathlib import Path
@@ -26,14 +26,14 @@ ARRAYS = arrays_of.arrays(
         st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__"), ARRAYS, max_size=4
     ),
     metadata=st.dictionaries(st.text(max_size=5), st.text(max_size=9), max_size=3),
-    piece=st.integers(1, 40),
+    chunk_bytes=st.integers(1, 40),
 )
 def test_the_library_reads_what_was_written(
-    content: dict[str, np.ndarray], metadata: dict[str, str], piece: int, tmp_path_factory: pytest.TempPathFactory
+    content: dict[str, np.ndarray], metadata: dict[str, str], chunk_bytes: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("t") / "x.safetensors"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tensors, "_PIECE_BYTES", piece)
+        patched.setattr(tensors, "_CHUNK_BYTES", chunk_bytes)
         digest = write_tensors(path, content, metadata)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     read = load_file(path)

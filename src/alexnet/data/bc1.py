@@ -1,10 +1,10 @@
-"""Images at half a byte a pixel: blocks of 4 x 4, each with two colors, and which mixture of them every pixel is.
+"""BC1 images, at half a byte per pixel: blocks of 4 x 4 pixels with two colors, and a mixture of them per pixel.
 
-The format is that of graphics hardware (BC1, also DXT1; always its mode of four colors): a block is two 32-bit words,
-little-endian. The first holds two colors of 5, 6 and 5 bits for red, green and blue, the first one in the low half;
-the second holds two bits a pixel, row by row from the lowest: the first color, the second, two thirds of the first and
-a third of the second, or the reverse, rounded down. Six times as many images fit into memory as with three bytes a
-pixel, and any crop can be read without what lies around it.
+BC1 (also called DXT1; here always in its four-color mode) is a format of graphics hardware: a block is two 32-bit
+words, little-endian. The first holds two colors of 5, 6 and 5 bits for red, green and blue, the first color in the low
+half; the second holds two bits per pixel, row by row from the lowest: the first color, the second, two thirds of the
+first and one third of the second, or vice versa, rounded down. Memory holds six times as many images as with three
+bytes per pixel, and a crop can be decoded without the rest of the image.
 """
 
 from typing import Any
@@ -22,18 +22,18 @@ _PIXELS = BLOCK_PX * BLOCK_PX
 _SQUARINGS = 3
 _REFINEMENTS = 2
 _INDEX_BY_THIRDS = 0b01_11_10_00
-"""A pixel's two bits for the mixture with no, one, two, three thirds of the second color, the first in the lowest."""
+"""A pixel's two bits for the mixtures with 0, 1, 2, 3 thirds of the second color, from the lowest bits."""
 _EXACT_SUMS = {"reassoc", "nsz"}
-"""Sums of whole numbers below 2^24 in float32 may be added in any order."""
+"""Compiler options: float32 sums of integers below 2^24 are exact in any order."""
 
 
 def num_block_rows(side: int) -> int:
-    """Blocks along a side of an image; the last one may reach over the edge."""
+    """Blocks along a side of an image; the last one may extend over the edge."""
     return -(-side // BLOCK_PX)
 
 
 def require_encoder() -> None:
-    """See that images can be encoded here.
+    """Check that images can be encoded here.
 
     Raises:
         RequestError: Numba cannot be imported.
@@ -41,18 +41,18 @@ def require_encoder() -> None:
     if unavailable_reason:
         raise RequestError(
             f"--training.cache bc1 needs Numba, which cannot be imported here ({unavailable_reason}); "
-            "repair its installation, or take another --training.cache"
+            "repair its installation, or use another --training.cache"
         )
 
 
 def encode(images: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Blocks of images.
+    """Encode images in BC1.
 
-    The line through a block's colors that is nearest to them gives the first two colors; least squares over the
-    mixtures then taken move them.
+    The principal axis of a block's colors gives two initial colors; least squares over the chosen mixtures refine
+    them.
 
     Args:
-        images: (B, S, S, 3), RGB, contiguous. Where S is no multiple of four the last pixels are repeated.
+        images: (B, S, S, 3), RGB, contiguous. If S is not a multiple of four, the last pixels are repeated.
 
     Returns:
         (B, R, R, 2), the words of R x R blocks, R = S / 4 rounded up.
@@ -66,21 +66,21 @@ def encode(images: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def decode_crops(blocks: torch.Tensor, images: torch.Tensor, corners: torch.Tensor, crop: int) -> torch.Tensor:
-    """Crops of some images: compiled on a processor, elsewhere by torch's operations.
+    """Crops of some images: compiled on a CPU, elsewhere by torch's operations.
 
     Args:
         blocks: int32 (N, R, R, 2), see `encode`.
-        images: int64 (B,), which of them.
-        corners: int16 (B, 2), row and column of each crop's upper left pixel.
+        images: int64 (B,), indices of images.
+        corners: int16 (B, 2), row and column of each crop's top left pixel.
         crop: S, pixels.
 
     Returns:
         uint8 (B, S, S, 3).
     """
     if blocks.device.type == "cpu" and not unavailable_reason:
-        cut = np.empty((len(images), crop, crop, 3), np.uint8)
-        _decode_crops(blocks.numpy(), images.numpy(), corners.numpy(), cut)
-        return torch.from_numpy(cut)
+        crops = np.empty((len(images), crop, crop, 3), np.uint8)
+        _decode_crops(blocks.numpy(), images.numpy(), corners.numpy(), crops)
+        return torch.from_numpy(crops)
     along = torch.arange(crop, device=blocks.device)
     rows, columns = (corners[:, axis, None].long() + along for axis in (0, 1))  # (B, S) each
     words = blocks[
@@ -88,8 +88,8 @@ def decode_crops(blocks: torch.Tensor, images: torch.Tensor, corners: torch.Tens
         torch.div(rows, BLOCK_PX, rounding_mode="floor")[:, :, None],
         torch.div(columns, BLOCK_PX, rounding_mode="floor")[:, None, :],
     ]  # (B, S, S, 2)
-    place = (rows % BLOCK_PX * BLOCK_PX)[:, :, None] + (columns % BLOCK_PX)[:, None, :]
-    index = (words[..., 1] >> (2 * place)) & 3  # (B, S, S)
+    pixel = (rows % BLOCK_PX * BLOCK_PX)[:, :, None] + (columns % BLOCK_PX)[:, None, :]
+    index = (words[..., 1] >> (2 * pixel)) & 3  # (B, S, S)
     of_second = torch.where(index < 2, 3 * index, index - 1)  # thirds
     decoded = torch.empty(*index.shape, 3, dtype=torch.uint8, device=blocks.device)
     for color, (shift, bits) in enumerate(((11, 5), (5, 6), (0, 5))):
@@ -115,7 +115,7 @@ def _word_of(ends: Any, end: Any) -> Any:  # pragma: no cover (compiled)
 
 @jit(error_model="numpy")
 def _mix(first: Any, second: Any, palette: Any) -> None:  # pragma: no cover (compiled)
-    """The four colors of two words, (4, 3) of 0..255, by how many thirds of the second are in them."""
+    """The four mixtures of two colors, (4, 3) of 0..255, in the order of their thirds of the second color."""
     for color in range(3):
         shift = 11 if color == 0 else (5 if color == 1 else 0)
         bits = 6 if color == 1 else 5
@@ -126,8 +126,8 @@ def _mix(first: Any, second: Any, palette: Any) -> None:  # pragma: no cover (co
 
 
 @jit(error_model="numpy")
-def _apart(pixels: Any, pixel: Any, palette: Any, mixture: Any) -> Any:  # pragma: no cover (compiled)
-    """The squared distance of a pixel and a color of the palette."""
+def _distance(pixels: Any, pixel: Any, palette: Any, mixture: Any) -> Any:  # pragma: no cover (compiled)
+    """The squared distance between a pixel and a color of the palette."""
     red = pixels[0, pixel] - palette[mixture, 0]
     green = pixels[1, pixel] - palette[mixture, 1]
     blue = pixels[2, pixel] - palette[mixture, 2]
@@ -136,22 +136,22 @@ def _apart(pixels: Any, pixel: Any, palette: Any, mixture: Any) -> Any:  # pragm
 
 @jit(error_model="numpy", fastmath=_EXACT_SUMS)
 def _choose(pixels: Any, palette: Any, thirds: Any) -> Any:  # pragma: no cover (compiled)
-    """The nearest color of each pixel, the first among equals; returns the sum of squared distances."""
+    """The nearest color of each pixel, the first of equal ones; returns the sum of squared distances."""
     total = np.float32(0)
     for pixel in range(_PIXELS):
-        nearest, share = _apart(pixels, pixel, palette, 0), np.float32(0)
+        nearest, nearest_thirds = _distance(pixels, pixel, palette, 0), np.float32(0)
         for mixture in range(1, 4):
-            apart = _apart(pixels, pixel, palette, mixture)
-            share = np.float32(mixture) if apart < nearest else share
-            nearest = min(nearest, apart)
-        thirds[pixel] = share
+            distance = _distance(pixels, pixel, palette, mixture)
+            nearest_thirds = np.float32(mixture) if distance < nearest else nearest_thirds
+            nearest = min(nearest, distance)
+        thirds[pixel] = nearest_thirds
         total += nearest
     return total
 
 
 @jit(error_model="numpy", fastmath=True)
 def _ends_of_line(pixels: Any, centered: Any, ends: Any) -> None:  # pragma: no cover (compiled)
-    """The outermost points, (2, 3), of pixels (3, 16) on the line of their greatest variance."""
+    """The extreme points, (2, 3), of pixels (3, 16) along their principal axis."""
     for color in range(3):
         mean = np.float32(0)
         for pixel in range(_PIXELS):
@@ -170,9 +170,9 @@ def _ends_of_line(pixels: Any, centered: Any, ends: Any) -> None:  # pragma: no 
         yz += y * z
         zz += z * z
     if xx + yy + zz < np.float32(1e-6):
-        return  # all pixels are alike
-    # The eighth power of the covariance: but for that of the greatest variance little is left of any direction, and
-    # the greatest number of its diagonal is never one of a column at right angles to that.
+        return  # all pixels are equal
+    # In the eighth power of the covariance the direction of the greatest variance dominates, and the column with the
+    # largest diagonal element is never orthogonal to it.
     for _ in range(_SQUARINGS):
         factor = np.float32(1) / (xx + yy + zz)
         xx, xy, xz, yy, yz, zz = xx * factor, xy * factor, xz * factor, yy * factor, yz * factor, zz * factor
@@ -203,7 +203,7 @@ def _ends_of_line(pixels: Any, centered: Any, ends: Any) -> None:  # pragma: no 
 
 @jit(error_model="numpy", fastmath=_EXACT_SUMS)
 def _refine(pixels: Any, thirds: Any, ends: Any) -> Any:  # pragma: no cover (compiled)
-    """The two colors, (2, 3), whose mixtures as chosen are nearest to the pixels; False where many are."""
+    """The two colors, (2, 3), whose chosen mixtures are nearest to the pixels; False if they are not unique."""
     of_first = of_both = of_second = np.float32(0)
     for pixel in range(_PIXELS):
         second = thirds[pixel]
@@ -255,8 +255,8 @@ def _encode_image(image: Any, blocks: Any) -> None:  # pragma: no cover (compile
                 best, best_first, best_second = distance, first, second
                 for pixel in range(_PIXELS):
                     best_thirds[pixel] = thirds[pixel]
-            # The greater word comes first: that is what says "four colors". Of two equal ones all pixels take the
-            # first, as `_choose` does among equals.
+            # The greater word first means "four colors". If both are equal, all pixels use the first, as `_choose`
+            # does.
             swapped = best_first < best_second
             indices = np.int64(0)
             for pixel in range(_PIXELS):
@@ -271,13 +271,13 @@ def _encode_image(image: Any, blocks: Any) -> None:  # pragma: no cover (compile
 
 
 @jit(error_model="numpy")
-def _decode_crops(blocks: Any, images: Any, corners: Any, cut: Any) -> None:  # pragma: no cover (compiled)
+def _decode_crops(blocks: Any, images: Any, corners: Any, crops: Any) -> None:  # pragma: no cover (compiled)
     """Write the crops, uint8 (B, S, S, 3), see `decode_crops`."""
-    crop = cut.shape[1]
+    crop = crops.shape[1]
     palette = np.empty((4, 3), np.float32)
-    for place in range(len(images)):
-        of_image = blocks[images[place]]
-        top, left = np.int64(corners[place, 0]), np.int64(corners[place, 1])
+    for index in range(len(images)):
+        of_image = blocks[images[index]]
+        top, left = np.int64(corners[index, 0]), np.int64(corners[index, 1])
         for block_row in range(top // BLOCK_PX, (top + crop - 1) // BLOCK_PX + 1):
             for block_column in range(left // BLOCK_PX, (left + crop - 1) // BLOCK_PX + 1):
                 colors = np.int64(of_image[block_row, block_column, 0])
@@ -287,7 +287,7 @@ def _decode_crops(blocks: Any, images: Any, corners: Any, cut: Any) -> None:  # 
                 for pixel in range(_PIXELS):
                     row, column = first_row + pixel // BLOCK_PX, first_column + pixel % BLOCK_PX
                     if top <= row < top + crop and left <= column < left + crop:
-                        index = (indices >> (2 * pixel)) & 3
-                        thirds = 3 * index if index < 2 else index - 1
+                        code = (indices >> (2 * pixel)) & 3
+                        thirds = 3 * code if code < 2 else code - 1
                         for color in range(3):
-                            cut[place, row - top, column - left, color] = np.uint8(palette[thirds, color])
+                            crops[index, row - top, column - left, color] = np.uint8(palette[thirds, color])

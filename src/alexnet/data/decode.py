@@ -1,8 +1,8 @@
-"""From bytes to RGB, one policy for odd files (docs/odd-files.md); and from any size to the stored square.
+"""Decodes image files to RGB, with one policy for odd files (docs/odd-files.md), and resizes and crops them.
 
-JPEG is decoded by libjpeg-turbo, strictly: a file with damaged data is refused, not shown half gray. Everything else
-is recognized by its first bytes, never by its name, and read by Pillow. Gray and palette become RGB, transparency is
-laid on white, 16 bits become the upper 8, of an animation the first frame is taken.
+libjpeg-turbo decodes JPEG, strictly: a file with damaged data is refused, not shown half gray. Pillow decodes all other
+formats, which are recognized by their first bytes, never by the file's name. Gray and palette become RGB, transparency
+is put on white, 16 bits become the upper 8, and of an animation the first frame is taken.
 """
 
 import importlib
@@ -20,11 +20,11 @@ from torch.nn import functional
 from alexnet.data.pillow_warnings import pillow_warnings_muted
 
 MAX_PIXELS = 178_956_970
-"""An image with more is refused: a small file can claim any size. Pillow's own limit."""
+"""An image with more is refused, since a small file can claim any size. Pillow's own limit."""
 MAX_ELONGATION = 100
-"""A picture more than this many times longer than wide is refused; its scaled form could fill the memory."""
+"""A picture more than this many times longer than wide is refused; resized, it could fill the memory."""
 FORMATS = "JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, JPEG 2000, AVIF, HEIC"
-"""What is read, for messages. The other formats of Pillow are left out, some start programs."""
+"""The formats that are read, for messages. Other formats of Pillow are not, since some of them start programs."""
 SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"GIF87a": "GIF",
@@ -37,17 +37,17 @@ SIGNATURES = {
     b"\x00\x00\x00\x0cjP  \r\n\x87\n": "JPEG2000",
     b"\xff\x4f\xff\x51": "JPEG2000",
 }
-"""How files begin, and what Pillow calls their format."""
+"""First bytes of files, and Pillow's name of the format."""
 HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
 AVIF_BRANDS = frozenset((b"avif", b"avis"))
 HEIF_BRANDS = frozenset((b"mif1", b"mif2", b"msf1"))
-"""Still images in an ISO container whose brand does not say how they are coded."""
+"""Still images in an ISO container whose brand does not name their codec."""
 ORIENTATION_TAG = 274
 UPRIGHT = 1
 
 
 class UnreadableImage(ValueError):
-    """The bytes are no image that can be used; the text is the reason."""
+    """The bytes are not a usable image; the text is the reason."""
 
 
 def decode_image(content: bytes, *, apply_orientation: bool) -> NDArray[np.uint8]:
@@ -55,14 +55,14 @@ def decode_image(content: bytes, *, apply_orientation: bool) -> NDArray[np.uint8
 
     Args:
         content: the file's bytes.
-        apply_orientation: turn the picture as its EXIF data say it was held. TIFF and HEIC, whose own headers say it,
-            are always turned.
+        apply_orientation: turn the picture as its EXIF data say. TIFF and HEIC, which have the orientation in their own
+            headers, are always turned.
 
     Returns:
         uint8 (H, W, 3), RGB, 0..255, contiguous.
 
     Raises:
-        UnreadableImage: empty, damaged, too large, or of no format that is read. Nothing else but MemoryError.
+        UnreadableImage: empty, damaged, too large, or of an unknown format. Only MemoryError is raised otherwise.
     """
     if not content:
         raise UnreadableImage(f"empty file; allowed are whole images ({FORMATS})")
@@ -73,17 +73,17 @@ def decode_image(content: bytes, *, apply_orientation: bool) -> NDArray[np.uint8
 
 
 def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Scale the shorter side to `side` pixels (bilinear, antialiased), then cut out the central square.
+    """Resize the shorter side to `side` pixels (bilinear, antialiased), then crop the central square.
 
     Args:
         image: uint8 (H, W, 3).
         side: pixels, 1 or more.
 
     Returns:
-        uint8 (side, side, 3), contiguous, with no memory of a larger picture behind it.
+        uint8 (side, side, 3), contiguous; not a view of a larger array.
 
     Raises:
-        UnreadableImage: more than 100 times longer than wide, or the reverse.
+        UnreadableImage: more than 100 times longer than wide, or vice versa.
 
     Paper: section 2.
     """
@@ -96,9 +96,9 @@ def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
         )
     if shorter != side:
         size = (max(side, round(height * side / shorter)), max(side, round(width * side / shorter)))
-        writable = np.require(image, requirements=["C", "W"])  # torch takes no read-only array without a warning
-        # (1, 3, H, W), channels-last in memory: three times as fast, and so is the crop behind it. The axis of one
-        # image is added first, or torch does not see that this is channels-last.
+        writable = np.require(image, requirements=["C", "W"])  # torch warns of read-only arrays
+        # (1, 3, H, W), channels-last in memory: three times as fast, as is the crop after it. The batch axis is added
+        # first, or torch does not recognize channels-last.
         planes = torch.from_numpy(writable)[None].permute(0, 3, 1, 2)
         scaled = functional.interpolate(planes, size=size, mode="bilinear", antialias=True, align_corners=False)
         image = scaled[0].permute(1, 2, 0).numpy()
@@ -106,7 +106,7 @@ def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     if height == width:
         return np.ascontiguousarray(image)
     top, left = (height - side) // 2, (width - side) // 2
-    # A copy even where the rows lie together: a part would keep the whole of a long picture in memory.
+    # A copy even if the rows are contiguous: a view would keep all of a long picture in memory.
     return image[top : top + side, left : left + side].copy()
 
 
@@ -115,23 +115,21 @@ def _decode_jpeg(content: bytes) -> tuple[NDArray[np.uint8], int]:
     try:
         height, width, color_space, _ = simplejpeg.decode_jpeg_header(content, strict=True)
         _require_size(width, height)
-        # Inks are decoded as inks, so that the strict check holds for them too; Pillow then only mixes them.
-        has_inks = color_space in ("CMYK", "YCCK")
-        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            content, colorspace="CMYK" if has_inks else "RGB", strict=True
-        )
-        if has_inks:
-            image = _mixed(image)
+        # CMYK is decoded as CMYK, so that the strict check applies to it too; Pillow only converts it.
+        is_cmyk = color_space in ("CMYK", "YCCK")
+        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace="CMYK" if is_cmyk else "RGB", strict=True)
+        if is_cmyk:
+            image = _cmyk_to_rgb(image)
     except (UnreadableImage, MemoryError):
         raise
     except Exception as error:
-        raise UnreadableImage(f"damaged JPEG: {_in_one_line(error)}; only whole files are read") from error
-    # Opening the file a second time costs more than searching it for the mark that EXIF data carry.
+        raise UnreadableImage(f"damaged JPEG: {_one_line(error)}; only whole files are read") from error
+    # Searching for the EXIF marker costs less than opening the file a second time.
     return image, _jpeg_orientation(content) if b"Exif\x00\x00" in content else UPRIGHT
 
 
-def _mixed(inks: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGB of CMYK as JPEG files hold it, which is inverted: 255 is no ink. Adobe began it, all decoders follow."""
+def _cmyk_to_rgb(inks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB of CMYK as in JPEG files, which is inverted by a convention of Adobe: 255 is no ink."""
     height, width = inks.shape[:2]
     return np.asarray(Image.frombytes("CMYK", (width, height), (255 - inks).tobytes()).convert("RGB"))
 
@@ -141,12 +139,12 @@ def _jpeg_orientation(content: bytes) -> int:
     try:
         with pillow_warnings_muted(), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             return _orientation_of(image)
-    except Exception:  # Pillow raises errors of many classes on malformed data beside the pixels
+    except Exception:  # Pillow raises errors of many classes on malformed metadata
         return UPRIGHT
 
 
 def _orientation_of(image: Image.Image) -> int:
-    """EXIF orientation, 1..8; 1 where the EXIF data cannot be read, since the pixels can."""
+    """EXIF orientation, 1..8; 1 if the EXIF data cannot be read, since the pixels can."""
     try:
         return int(image.getexif().get(ORIENTATION_TAG, UPRIGHT))
     except Exception:  # as above
@@ -154,7 +152,7 @@ def _orientation_of(image: Image.Image) -> int:
 
 
 def _decode_other(content: bytes) -> tuple[NDArray[np.uint8], int]:
-    """Pixels and orientation of a file that is no JPEG."""
+    """Pixels and orientation of a file other than JPEG."""
     format_name = _format_of(content)
     try:
         with pillow_warnings_muted():
@@ -163,14 +161,12 @@ def _decode_other(content: bytes) -> tuple[NDArray[np.uint8], int]:
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels, the largest size allowed") from error
-    except UnidentifiedImageError as error:  # its own text holds no reason but a memory address
+    except UnidentifiedImageError as error:  # its text has only a memory address
         raise UnreadableImage(
             f"damaged image: the file begins as {format_name}, and its header cannot be read; only whole files are read"
         ) from error
     except Exception as error:  # Pillow raises errors of many classes on damaged data
-        raise UnreadableImage(
-            f"damaged image: {format_name}: {_in_one_line(error)}; only whole files are read"
-        ) from error
+        raise UnreadableImage(f"damaged image: {format_name}: {_one_line(error)}; only whole files are read") from error
 
 
 def _format_of(content: bytes) -> str:
@@ -183,7 +179,7 @@ def _format_of(content: bytes) -> str:
     if re.match(rb"P[1-6]\s", content):
         return "PPM"
     if content[4:8] == b"ftyp":
-        # ISO/IEC 14496-12, section 4.3: the main brand, a version, then all brands that the file complies with.
+        # ISO/IEC 14496-12, section 4.3: the main brand, a version, then all compatible brands.
         brands = {content[start : start + 4] for start in range(16, int.from_bytes(content[:4], "big") & 0xFFFF, 4)}
         for known in ({content[8:12]}, brands):
             if known & HEIC_BRANDS:
@@ -207,12 +203,12 @@ def _decode_by_pillow(content: bytes, format_name: str) -> tuple[NDArray[np.uint
     with Image.open(io.BytesIO(content), formats=(format_name,)) as image:
         _require_size(*image.size)
         image.load()
-        # After loading, as Pillow itself turns TIFF while loading and then drops the tag.
+        # After loading: Pillow turns TIFF while loading and then drops the tag.
         return _to_rgb(image), _orientation_of(image)
 
 
 def _decode_heic(content: bytes) -> tuple[NDArray[np.uint8], int]:
-    """Pixels of a HEIC image and `UPRIGHT`: libheif has turned it as the container says, which outranks EXIF."""
+    """Pixels of a HEIC image and `UPRIGHT`: libheif turns it as the container says, which overrides EXIF."""
     try:
         pillow_heif = importlib.import_module("pillow_heif")
     except ImportError as error:
@@ -226,7 +222,7 @@ def _decode_heic(content: bytes) -> tuple[NDArray[np.uint8], int]:
 
 
 def _require_sound_png(content: bytes) -> None:
-    """Refuse a PNG one of whose checksums does not hold, or that has no end; Pillow passes over those of the pixels."""
+    """Refuse a PNG with a wrong checksum or without end; Pillow ignores the checksums of the pixels."""
     view = memoryview(content)
     start, kind = 8, b""
     while kind != b"IEND":
@@ -254,7 +250,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Undo an EXIF orientation: 2 mirrored, 3 upside down, 6 and 8 lying on a side; 4, 5, 7 are mirrored too."""
+    """Undo an EXIF orientation: 2 mirrored, 3 upside down, 6 and 8 on their side; 4, 5, 7 are mirrored too."""
     if orientation in (2, 4, 5, 7):
         image = image[:, ::-1]
     # The mirror above comes first, so 4, 5 and 7 are then turned like 3, 8 and 6.
@@ -263,14 +259,14 @@ def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _require_size(width: int, height: int) -> None:
-    """Refuse an image whose pixels would fill the memory, and one that has none."""
+    """Refuse an image with too many pixels for the memory, or with none."""
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels, the largest size allowed")
     if width < 1 or height < 1:
         raise UnreadableImage(f"{width} x {height} pixels; allowed is at least 1 x 1")
 
 
-def _in_one_line(error: Exception) -> str:
-    """A library's message as part of ours; the error's class where it has none."""
+def _one_line(error: Exception) -> str:
+    """A library's message in one line; the error's class if it has no message."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(error))
     return " ".join(text.split())[:200] or type(error).__name__

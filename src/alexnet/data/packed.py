@@ -1,4 +1,4 @@
-"""Many strings in two arrays: fifteen million names as Python objects would fill the memory."""
+"""Strings packed into two arrays: fifteen million names as Python objects would fill the memory."""
 
 import hashlib
 from array import array
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 
 class PackedStrings(Sequence[str]):
-    """A sequence of strings in one block of UTF-8 bytes.
+    """A sequence of strings in one array of UTF-8 bytes.
 
-    Bytes that are no UTF-8 travel as surrogates, as Python gives the names of such files.
+    Bytes that are not UTF-8 become surrogates, as in Python's names of such files.
 
     Args:
-        content: uint8 (total bytes,); all strings one after the other.
-        ends: int64 (N,); where each of them ends.
+        content: uint8 (total bytes,); all strings, concatenated.
+        ends: int64 (N,); the end of each of them.
     """
 
     def __init__(self, content: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
@@ -30,13 +30,13 @@ class PackedStrings(Sequence[str]):
         for string in strings:
             content += string.encode("utf-8", "surrogateescape")
             ends.append(len(content))
-        # Copies, so that nothing else can write into them and the bytearray's spare room is given back.
+        # Copies, so that nothing else can modify them and the spare memory of the bytearray is freed.
         return cls(np.frombuffer(bytes(content), np.uint8), np.array(ends, np.int64))
 
     def __len__(self) -> int:
         return len(self.ends)
 
-    # The one form of indexing that is needed; slices of names are made by `select`.
+    # Only this form of indexing is needed; `select` replaces slices.
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
         return self.encoded(index).decode("utf-8", "surrogateescape")
 
@@ -55,12 +55,12 @@ class PackedStrings(Sequence[str]):
         starts = np.concatenate([np.zeros(1, np.int64), self.ends])[indices]
         lengths = np.asarray(self.ends)[indices] - starts
         ends = np.cumsum(lengths, dtype=np.int64)
-        # Place in the old block of each byte of the new one: a run of `lengths` bytes from each start.
-        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
-        return PackedStrings(np.asarray(self.content)[places], ends)
+        # Position in the old array of each byte of the new one: `lengths` bytes from each start.
+        positions = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+        return PackedStrings(np.asarray(self.content)[positions], ends)
 
     def order(self) -> NDArray[np.int64]:
-        """int64 (N,), the indices that sort the strings by their bytes; equal strings keep their order."""
+        """int64 (N,), the indices that sort the strings by their bytes, stably."""
         return np.array(sorted(range(len(self)), key=self.encoded), np.int64)
 
     def digest(self) -> str:

@@ -1,6 +1,6 @@
-"""Pillow without its warnings, in the threads that decode: what it warns of is refused here, or harmless.
+"""Mutes Pillow's warnings in threads that decode: what it warns of is refused there, or harmless.
 
-`warnings.catch_warnings` would change the filters of all threads, and what one thread restores another one loses.
+`warnings.catch_warnings` is no alternative: it changes the filters of all threads.
 """
 
 import contextlib
@@ -13,28 +13,28 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, feature
 
 
 class _ThreadState(threading.local):
-    """What this thread is doing."""
+    """Whether this thread mutes the warnings."""
 
-    decodes = False
+    is_muted = False
 
 
 _state = _ThreadState()
 
 
 class _PillowWarnings:
-    """Stands for the module `warnings` inside Pillow: that module itself, but mute in a thread that decodes here."""
+    """Replaces the module `warnings` inside Pillow: the same, but mute in threads that ask for it."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(warnings, name)
 
     @property
     def warn(self) -> Any:
-        """`warnings.warn` itself and no wrapper, which would shift the line that a warning names."""
-        return _say_nothing if _state.decodes else warnings.warn
+        """`warnings.warn` itself; a wrapper would shift the line that a warning names."""
+        return _ignore if _state.is_muted else warnings.warn
 
 
-def _say_nothing(*_: object, **__: object) -> None:
-    """Takes the place of `warnings.warn`."""
+def _ignore(*_: object, **__: object) -> None:
+    """Replaces `warnings.warn`."""
 
 
 for _module in (Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, features):
@@ -43,9 +43,9 @@ for _module in (Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, feature
 
 @contextlib.contextmanager
 def pillow_warnings_muted() -> Iterator[None]:
-    """Mute Pillow's warnings in this thread while the block lasts."""
-    _state.decodes = True
+    """Mute Pillow's warnings in this thread during the block."""
+    _state.is_muted = True
     try:
         yield
     finally:
-        _state.decodes = False
+        _state.is_muted = False

@@ -25,7 +25,7 @@ def fetch_shapes(destination: Path) -> None:
     """Draw a small data set of ten shapes, 32 x 32 pixels, with the same pixels each time.
 
     Args:
-        destination: a folder that does not exist yet, or is empty; gets train/ and val/ with a folder for each class.
+        destination: a folder that does not exist yet, or is empty; gets train/ and val/ with a folder per class.
 
     Raises:
         RequestError: the destination is taken.
@@ -47,7 +47,7 @@ def fetch_shapes(destination: Path) -> None:
 
 
 def draw_shape(shape: str, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """One picture of a shape in a random color, place, size and rotation, on a noisy ground.
+    """A picture of a shape with random color, position, size and rotation, on a noisy background.
 
     Returns:
         uint8 (32, 32, 3).
@@ -62,24 +62,26 @@ def draw_shape(shape: str, generator: np.random.Generator) -> NDArray[np.uint8]:
     }.get(shape, 1.0)
     ground = generator.uniform(0, 255, size=3)
     color = generator.uniform(0, 255, size=3)
-    while np.abs(color - ground).sum() < 160:  # too alike to be seen
+    while np.abs(color - ground).sum() < 160:  # too similar to see
         color = generator.uniform(0, 255, size=3)
 
-    fine = (np.arange(3 * SHAPES_SIDE_PX) + 0.5) / 3.0  # three samples a pixel and axis soften the edges
+    fine = (np.arange(3 * SHAPES_SIDE_PX) + 0.5) / 3.0  # three samples per pixel and axis, for smooth edges
     down, right = np.meshgrid(fine - center[0], fine - center[1], indexing="ij")
     up = (-down * np.cos(turn) + right * np.sin(turn)) / size_px
     along = (right * np.cos(turn) + down * np.sin(turn)) / size_px
     mask = _shape_mask(shape, along, up).reshape(SHAPES_SIDE_PX, 3, SHAPES_SIDE_PX, 3).mean(axis=(1, 3))[:, :, None]
     slope = generator.uniform(-1.0, 1.0, size=(2, 3))
-    place = np.linspace(-30.0, 30.0, SHAPES_SIDE_PX)
-    picture = ground * (1 - mask) + color * mask + place[:, None, None] * slope[0] + place[None, :, None] * slope[1]
+    position = np.linspace(-30.0, 30.0, SHAPES_SIDE_PX)
+    picture = (
+        ground * (1 - mask) + color * mask + position[:, None, None] * slope[0] + position[None, :, None] * slope[1]
+    )
     picture += generator.normal(0.0, 16.0, size=picture.shape)
     drawn: NDArray[np.uint8] = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
     return drawn
 
 
 def _shape_mask(shape: str, along: NDArray[np.float64], up: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where a shape of radius 1 about the origin is, at the given places."""
+    """Whether the given points are in a shape of radius 1 around the origin."""
     radius = np.hypot(along, up)
     window = np.maximum(np.abs(along), np.abs(up)) < 1.0
     masks: dict[str, Callable[[], NDArray[np.bool_]]] = {

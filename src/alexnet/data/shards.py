@@ -1,7 +1,7 @@
-"""Prepared images as JPEG files in tar shards that any WebDataset reader reads: `<number>.jpg` beside `<number>.cls`.
+"""Prepared images as JPEG files in tar shards for any WebDataset reader: `<number>.jpg` beside `<number>.cls`.
 
-An index of offsets gives random access. The number is the image's place in the source's sorted list, so a
-refused file leaves a gap and shifts nothing.
+An index of offsets gives random access. The number is the image's position in the source's sorted listing, so a
+refused file leaves a gap.
 """
 
 import errno
@@ -18,24 +18,23 @@ from numpy.typing import NDArray
 from alexnet.data.sources.file_ranges import read_range
 
 JPEG_QUALITY = 95
-"""As the author's later code stores its 256-pixel images."""
+"""As in the author's later code for 256-pixel images."""
 JPEG_SUBSAMPLING = "420"
 TAR_BLOCK_BYTES = 512
 END_OF_TAR = bytes(2 * TAR_BLOCK_BYTES)
 """Two empty blocks end a tar."""
 NUMBER_DIGITS = 9
-"""Of a member's name: room for a thousand million images."""
+"""Of a member's name: enough for a billion images."""
 
-
-SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Faults of the machine's, not of a file: no more open files, no more memory."""
+RESOURCE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Too many open files or out of memory: problems of the machine, not of a file."""
 
 
 class UnreadableSample(OSError):
-    """A stored image cannot be read: its shard is missing, cut or changed; the text names it.
+    """A stored image cannot be read: its shard is missing, truncated or changed; the text names it.
 
     Attributes:
-        image: its place in the split.
+        image: its index in the split.
     """
 
     def __init__(self, text: str, image: int) -> None:
@@ -44,7 +43,7 @@ class UnreadableSample(OSError):
 
 
 def encode_stored(image: NDArray[np.uint8]) -> bytes:
-    """The JPEG file that is stored for uint8 (S, S, 3), RGB: quality 95, color at half resolution."""
+    """The JPEG file to store for uint8 (S, S, 3), RGB: quality 95, color at half resolution."""
     content: bytes = simplejpeg.encode_jpeg(image, JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING)
     return content
 
@@ -55,7 +54,7 @@ def shard_name(split: str, number: int) -> str:
 
 
 def sample_members(number: int, jpeg: bytes, label: int) -> tuple[bytes, ...]:
-    """An image and its label as two members of a tar, to be joined; the JPEG's bytes begin at `TAR_BLOCK_BYTES`."""
+    """An image and its label as two members of a tar, in parts; the JPEG's bytes begin at `TAR_BLOCK_BYTES`."""
     name = b"%0*d" % (NUMBER_DIGITS, number)
     return *_member(name + b".jpg", jpeg), *_member(name + b".cls", b"%d" % label)
 
@@ -63,14 +62,14 @@ def sample_members(number: int, jpeg: bytes, label: int) -> tuple[bytes, ...]:
 def _member(name: bytes, content: bytes) -> tuple[bytes, bytes, bytes]:
     """A file of a tar: header, content, and zeros up to a whole block.
 
-    POSIX.1-1988 (ustar), as `tarfile` writes it: of its header only name, size and checksum are filled in here, since
-    `tarfile` takes as long for one as reading a photograph does.
+    POSIX.1-1988 (ustar), as `tarfile` writes it. Only name, size and checksum of the header are filled in here, since
+    `tarfile` takes as long for a header as reading a photograph does.
     """
     size = b"%011o" % len(content)
     header = bytearray(_HEADER)
     header[: len(name)] = name
     header[124:135] = size
-    # The sum of all bytes, those of the checksum itself taken as blanks.
+    # The sum of all bytes, with blanks for the checksum itself.
     header[148:154] = b"%06o" % (_HEADER_SUM + sum(name) + sum(size))
     return bytes(header), content, bytes(-len(content) % TAR_BLOCK_BYTES)
 
@@ -87,7 +86,7 @@ _HEADER_SUM = sum(_HEADER[:148]) + 8 * ord(" ") + sum(_HEADER[156:])
 
 
 class LazyImages(ABC):
-    """Images that are read one by one, indexed like an array of them."""
+    """Images that are decoded one by one when indexed, as an array."""
 
     dtype = np.dtype(np.uint8)
     shape: tuple[int, ...]
@@ -104,24 +103,24 @@ class LazyImages(ABC):
         """One image, uint8 (S, S, 3), or several, uint8 (n, S, S, 3).
 
         Raises:
-            UnreadableSample: a shard is missing, cut or changed.
+            UnreadableSample: a shard is missing, truncated or changed.
         """
         if isinstance(which, int | np.integer):
             return self.decode(int(which))
         chosen = np.arange(len(self))[which]
         images = np.empty((len(chosen), *self.shape[1:]), np.uint8)
-        for place, image in enumerate(chosen.tolist()):
-            images[place] = self.decode(image)
+        for row, image in enumerate(chosen.tolist()):
+            images[row] = self.decode(image)
         return images
 
 
 class JpegImages(LazyImages):
-    """The images of a split in tar shards, as an array that decodes what it is asked for.
+    """The images of a split in tar shards.
 
     Args:
         folder: of the prepared data set.
         names: file names of the shards.
-        index: int64 (N, 3): number of the shard, offset and length of each JPEG, bytes.
+        index: int64 (N, 3): shard, offset and length in bytes of each JPEG.
         side: of the images, pixels.
     """
 
@@ -137,8 +136,8 @@ class JpegImages(LazyImages):
         try:
             return read_range(path, offset, size_bytes)
         except OSError as error:
-            if error.errno in SHORTAGES:
-                raise  # it passes, and says nothing of the image
+            if error.errno in RESOURCE_ERRORS:
+                raise  # temporary, and not the image's fault
             reason = f"image {image} cannot be read from {path}: {error.strerror or error}"
             raise UnreadableSample(reason, image) from error
 
@@ -160,7 +159,7 @@ class JpegImages(LazyImages):
 
 
 class StoredImages(Protocol):
-    """The images of a split: an array mapped from the disk, or what reads like one (and raises `UnreadableSample`)."""
+    """The images of a split: a memory-mapped array, or `LazyImages` (which raise `UnreadableSample`)."""
 
     @property
     def shape(self) -> tuple[int, ...]:

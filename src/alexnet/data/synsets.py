@@ -1,7 +1,7 @@
 """Readable names of WordNet ids.
 
-The ids and words are facts of ImageNet's synset list, as the development kit of ILSVRC-2012 gives them for its 1000
-classes; the ids are places of nouns in WordNet 3.0. `synset_words.txt` has one class a line, sorted by id.
+The ids and words are those of ImageNet's synset list in the development kit of ILSVRC-2012, for its 1000 classes; the
+ids are offsets of nouns in WordNet 3.0. `synset_words.txt` has one class per line, sorted by id.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ WORDS_FILE = "synset_words.txt"
 
 
 def readable_name(class_id: str) -> str:
-    """The name people read: the synset's first where it is one of ILSVRC-2012, else the id itself.
+    """The readable name of a class: its first word for a synset of ILSVRC-2012, else the id itself.
 
     No two classes of ILSVRC-2012 share a name; see `distinct_names`.
     """
@@ -21,13 +21,13 @@ def readable_name(class_id: str) -> str:
 
 
 def distinct_names(words: Mapping[str, str]) -> dict[str, str]:
-    """The first name of each synset, and more of it where two synsets begin alike.
+    """The first name of each synset, and more of its names where two synsets share the first.
 
     Args:
         words: names by class id, separated by commas: `maillot, tank suit`.
 
     Returns:
-        Name by class id: `tench`, but `maillot (tank suit)` and `crane (n02012849)`. An id without words is left out.
+        Names by class id: `tench`, but `maillot (tank suit)` and `crane (n02012849)`. Ids without words are omitted.
     """
     forms: dict[str, list[str]] = {}
     for class_id, text in words.items():
@@ -35,17 +35,18 @@ def distinct_names(words: Mapping[str, str]) -> dict[str, str]:
         if first:
             seconds = [f"{first} ({other})" for other in others[:1]]
             forms[class_id] = [first, *seconds, f"{first} ({class_id})"]
-    for _ in range(2):  # from the first form to the second, and on to the third
-        counts = Counter(ways[0] for ways in forms.values())
+    for _ in range(2):  # from the first form to the second, then to the third
+        counts = Counter(alternatives[0] for alternatives in forms.values())
         forms = {
-            class_id: ways[1:] if counts[ways[0]] > 1 and len(ways) > 1 else ways for class_id, ways in forms.items()
+            class_id: alternatives[1:] if counts[alternatives[0]] > 1 and len(alternatives) > 1 else alternatives
+            for class_id, alternatives in forms.items()
         }
-    return {class_id: ways[0] for class_id, ways in forms.items()}
+    return {class_id: alternatives[0] for class_id, alternatives in forms.items()}
 
 
 @cache
 def synset_words() -> Mapping[str, str]:
-    """The words of each class of ILSVRC-2012 by its id, sorted by id; read when first asked for."""
+    """The words of each class of ILSVRC-2012 by id, sorted by id; loaded on first use."""
     lines = files("alexnet.data").joinpath(WORDS_FILE).read_text(encoding="utf-8").splitlines()
     return {class_id: words for class_id, _, words in (line.partition(" ") for line in lines)}
 

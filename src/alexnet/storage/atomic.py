@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Atomic writing of files and folders: they appear complete or not at all.
 
-A reader never meets half a file: bytes go to a hidden neighbor first, are flushed to the disk, and take
-their name by one rename. A folder is filled under a hidden name in the same way.
+Bytes are written to a hidden file in the same folder, flushed to the disk, and renamed. A folder is filled under a
+hidden name in the same way.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from typing import Any
 from alexnet.errors import RequestError, WorkError
 
 PARTIAL = ".partial"
-"""How the name of a file ends that is still being written."""
+"""Suffix of files that are still being written."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically: after a crash there is the old file or the new one, never a mixture.
+    """Write `content` to `path` atomically: after a crash there is either the old file or the new one.
 
     Raises:
         OSError: the folder is missing, unwritable or full; nothing is left behind.
@@ -29,7 +29,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """As `write_bytes`, from pieces that need not all be in memory at once.
+    """As `write_bytes`, from chunks that need not be in memory at the same time.
 
     Raises:
         OSError: the folder is missing, unwritable or full; nothing is left behind.
@@ -48,7 +48,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to the disk, so that a rename survives a power cut."""
+    """Flush the names in `folder` to the disk, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -57,7 +57,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what processes that were killed had begun to write in `folder`; nobody else may be writing there."""
+    """Remove files that killed processes left unfinished in `folder`; no other process may be writing there."""
     for path in folder.glob(f".*{PARTIAL}"):
         if path.is_file():
             path.unlink()
@@ -69,9 +69,9 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write one JSON document atomically, indented for people, see `write_bytes`."""
+    """Write a JSON document atomically, indented, see `write_bytes`."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    # The name of a file need not be UTF-8; what of it is not becomes an escape that JSON knows.
+    # File names may not be UTF-8; other bytes become JSON escapes.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
@@ -79,11 +79,11 @@ def write_json(path: Path, content: Any) -> None:
 def staged_folder(destination: Path) -> Iterator[Path]:
     """Yield an empty hidden folder that becomes `destination` when the block ends without an error.
 
-    On any error, an interrupt included, the hidden folder is removed. One left by a killed process is
-    removed on the next entry, so that the same command run again succeeds.
+    On any error, including an interrupt, the hidden folder is removed. The one that a killed process left is removed
+    by the next call, so that the same command can be rerun.
 
     Raises:
-        RequestError: `destination` exists and is not an empty folder, or cannot be made.
+        RequestError: `destination` exists and is not an empty folder, or cannot be created.
         WorkError: the disk is full.
     """
     require_free(destination)
@@ -110,17 +110,17 @@ def staged_folder(destination: Path) -> Iterator[Path]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a write failed for want of space: a full disk, a used-up quota, a limit on the size of files."""
+    """Whether a write failed for lack of space: a full disk, an exceeded quota, or a limit on file sizes."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _raise_if_full(error: OSError, destination: Path) -> None:
     if is_full(error):
-        raise WorkError(f"the disk of {destination} is full; free some space and run the same command again") from error
+        raise WorkError(f"the disk of {destination} is full; free some space and rerun the same command") from error
 
 
 def require_free(destination: Path) -> None:
-    """Refuse a destination that already holds something.
+    """Refuse a destination that is not empty.
 
     Raises:
         RequestError: `destination` exists and is not an empty folder.
@@ -132,10 +132,10 @@ def require_free(destination: Path) -> None:
 
 
 def require_space(destination: Path, needed_bytes: int) -> None:
-    """Refuse work that cannot fit on the disk before it starts.
+    """Refuse work that cannot fit on the disk, before it starts.
 
     Raises:
-        WorkError: fewer than `needed_bytes` are free where `destination` will lie.
+        WorkError: fewer than `needed_bytes` are free on the disk of `destination`.
     """
     folder = destination.absolute()
     while not folder.exists():

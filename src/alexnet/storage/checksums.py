@@ -1,4 +1,4 @@
-"""Checksums of files: what was meant is what is there."""
+"""Checksums of files."""
 
 import hashlib
 from pathlib import Path
@@ -7,20 +7,20 @@ from alexnet.errors import WorkError
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of the file's bytes, read in pieces."""
+    """Hexadecimal digest of the file's bytes, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def require_digest(path: Path, expected: str, algorithm: str = "sha256") -> None:
-    """Refuse a file whose bytes are not the expected ones.
+    """Refuse a file with another digest than expected.
 
     Raises:
         WorkError: the digest differs; both are named.
     """
-    got = file_digest(path, algorithm)
-    if got != expected:
+    digest = file_digest(path, algorithm)
+    if digest != expected:
         raise WorkError(
-            f"{path.name} is corrupt or another version: its {algorithm} is {got}, expected {expected}; "
+            f"{path.name} is corrupt or another version: its {algorithm} is {digest}, expected {expected}; "
             "remove it and fetch it again"
         )

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock that dies with its process."""
+"""A lock file that allows one writer at a time and is released when its process ends."""
 
 import contextlib
 import fcntl
@@ -16,31 +16,32 @@ TRIES, TRY_EVERY_S = 4, 0.05
 
 @contextlib.contextmanager
 def only_writer(path: Path, what: str) -> Iterator[str | None]:
-    """Hold the lock file `path` for as long as the block lasts.
+    """Hold the lock file `path` during the block.
 
-    The system drops the lock when its process ends, however it ends, so a lock is never stale; the file
-    stays and says who held it last.
+    The system releases the lock when its process ends for any reason, so a lock is never stale. The file remains and
+    names its last holder.
 
     Args:
-        path: the lock file; made where it is missing.
-        what: what is being locked, for the message.
+        path: the lock file; created if it is missing.
+        what: what is locked, for the message.
 
     Yields:
-        Who left the file behind without letting go (killed, or another machine's), in words; else None.
+        The process that held the lock before and did not release it (killed, or on another machine), as a message;
+        None if there is none.
 
     Raises:
-        RequestError: another process holds it; its id and host are named.
-        OSError: the file cannot be made.
+        RequestError: another process holds the lock; the message names its id and host.
+        OSError: the file cannot be created.
     """
     with path.open("a+", encoding="utf-8") as file:
-        if not _taken(file.fileno()):
+        if not _acquire(file.fileno()):
             raise RequestError(
                 f"{what} is being written by {_holder(file.name) or 'another process'}; wait for it, or stop it"
             )
-        before = _holder(file.name)
+        last_holder = _holder(file.name)
         _write(file.fileno(), json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         try:
-            yield before
+            yield last_holder
         finally:
             _write(file.fileno(), "")
 
@@ -57,12 +58,12 @@ def is_held(path: Path) -> bool:
         return True
 
 
-def _taken(descriptor: int) -> bool:
+def _acquire(descriptor: int) -> bool:
     for _ in range(TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(TRY_EVERY_S)  # `is_held` holds it for a moment
+            time.sleep(TRY_EVERY_S)  # `is_held` may hold it for a moment
         else:
             return True
     return False
@@ -70,13 +71,13 @@ def _taken(descriptor: int) -> bool:
 
 def _holder(path: str) -> str | None:
     try:
-        held = json.loads(Path(path).read_text(encoding="utf-8"))
-        return f"process {int(held['pid'])} on {held['host']}"
+        holder = json.loads(Path(path).read_text(encoding="utf-8"))
+        return f"process {int(holder['pid'])} on {holder['host']}"
     except (ValueError, KeyError, TypeError, OSError):
         return None
 
 
 def _write(descriptor: int, text: str) -> None:
-    with contextlib.suppress(OSError):  # a full disk must not take the lock away
+    with contextlib.suppress(OSError):  # a full disk must not release the lock
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)

@@ -1,4 +1,4 @@
-"""Headers of NumPy's array files, for arrays whose rows are appended one after the other."""
+"""Headers of .npy files, for arrays whose rows are appended."""
 
 import io
 
@@ -8,6 +8,6 @@ import numpy as np
 def npy_header(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
     """The .npy header (version 1.0) of an array in C order; NumPy makes it equally long for any number of rows."""
     header = io.BytesIO()
-    facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, facts)
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, description)
     return header.getvalue()

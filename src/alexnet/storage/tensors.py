@@ -1,7 +1,7 @@
-"""Arrays to a safetensors file piece by piece, with the checksum of what was written.
+"""Writes safetensors files without copying the arrays, and returns their checksum.
 
-The library's own writer first makes a copy of every tensor in memory; for the state of a large network that is half a
-gigabyte, with Python's lock held. Here each array goes to the file as it lies. Any safetensors reader reads the result.
+The library's own writer first copies every tensor in memory, which for the state of a large network takes half a
+gigabyte, and holds Python's global lock meanwhile.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from alexnet.storage.atomic import write_chunks
 
 _TYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "uint8": "U8"}
-# Python's lock is released for each piece; a signal is seen between two.
-_PIECE_BYTES = 1 << 24
+# Python's global lock is released during each chunk, and signals are handled between chunks.
+_CHUNK_BYTES = 1 << 24
 
 
 def write_tensors(path: Path, arrays: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str]) -> str:
@@ -24,7 +24,7 @@ def write_tensors(path: Path, arrays: Mapping[str, NDArray[np.generic]], metadat
 
     Args:
         arrays: C-contiguous, of float64, float32, int64 or uint8.
-        metadata: strings kept in the file's head.
+        metadata: strings in the file's header.
 
     Returns:
         SHA-256 of the file, hexadecimal.
@@ -34,30 +34,30 @@ def write_tensors(path: Path, arrays: Mapping[str, NDArray[np.generic]], metadat
     """
     digest = hashlib.sha256()
 
-    def pieces() -> Iterator[bytes | memoryview]:
-        for piece in _pieces(arrays, metadata):
-            digest.update(piece)
-            yield piece
+    def digested_chunks() -> Iterator[bytes | memoryview]:
+        for chunk in _chunks(arrays, metadata):
+            digest.update(chunk)
+            yield chunk
 
-    write_chunks(path, pieces())
+    write_chunks(path, digested_chunks())
     return digest.hexdigest()
 
 
-def _pieces(arrays: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    head: dict[str, object] = {"__metadata__": dict(metadata)}
+def _chunks(arrays: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, array in arrays.items():
         assert array.flags.c_contiguous, f"{name} is not contiguous"
-        head[name] = {
+        header[name] = {
             "dtype": _TYPES[array.dtype.name],
             "shape": list(array.shape),
             "data_offsets": [offset, offset + array.nbytes],
         }
         offset += array.nbytes
-    text = json.dumps(head).encode()
-    text += b" " * (-len(text) % 8)  # the format wants the data on a multiple of eight
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to eight bytes
     yield len(text).to_bytes(8, "little") + text
     for array in arrays.values():
         content = array.reshape(-1).view(np.uint8).data
-        for first in range(0, len(content), _PIECE_BYTES):
-            yield content[first : first + _PIECE_BYTES]
+        for first in range(0, len(content), _CHUNK_BYTES):
+            yield content[first : first + _CHUNK_BYTES]

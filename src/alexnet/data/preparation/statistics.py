@@ -1,4 +1,4 @@
-"""Mean image and color covariance of the training images, from exact sums: no order and no number of workers shows.
+"""Mean image and color covariance of the training images, from exact sums, which do not depend on their order.
 
 Paper: sections 2 (the mean activity over the training set) and 4.1 (the principal components of the RGB values).
 """
@@ -17,22 +17,22 @@ from alexnet.data.dataset import Statistics
 class ColorSums:
     """Exact integer sums over some images of one size.
 
-    The products are held as Python integers: over 15 million images of 256 pixels they pass 2^63.
+    The products are Python integers: over 15 million images of 256 pixels they exceed 2^63.
     """
 
     num_images: int
     pixel_sums: NDArray[np.int64]
     """(S, S, 3)."""
     products: tuple[tuple[int, ...], ...]
-    """3 x 3, sum over all pixels of channel times channel."""
+    """3 x 3, sums over all pixels of channel times channel."""
 
     @classmethod
     def none(cls, side: int) -> Self:
-        """Of no images, `side` pixels square."""
+        """The sums over no images, `side` pixels square."""
         return cls(0, np.zeros((side, side, 3), np.int64), ((0,) * 3,) * 3)
 
     def __add__(self, other: "ColorSums") -> "ColorSums":
-        """Of the images of both."""
+        """The sums over the images of both."""
         products = tuple(
             tuple(one + two for one, two in zip(mine, theirs, strict=True))
             for mine, theirs in zip(self.products, other.products, strict=True)
@@ -40,7 +40,7 @@ class ColorSums:
         return ColorSums(self.num_images + other.num_images, self.pixel_sums + other.pixel_sums, products)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """For a file; the products as decimal text, since they may pass 64 bits."""
+        """The sums as arrays for a file; the products as decimal text, since they may exceed 64 bits."""
         return {
             "num_images": np.array(self.num_images, np.int64),
             "pixel_sums": self.pixel_sums,
@@ -77,7 +77,7 @@ class ColorSums:
 
 
 def color_components(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Principal components of a covariance of colors, (3, 3), as `Statistics` holds them.
+    """Principal components of a covariance of colors, (3, 3), as in `Statistics`.
 
     Returns:
         Eigenvalues (3,), ascending, 0 or more, and eigenvectors (3, 3), unit columns whose largest component is
