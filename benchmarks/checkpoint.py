@@ -23,10 +23,10 @@ from alexnet.model.network import AlexNet
 from alexnet.runs.recipe import TrainingSettings
 from alexnet.system.device import arithmetic, choose_device, choose_precision
 from alexnet.system.machine import machine_summary, source_commit
-from alexnet.training.checkpoint import Position
 from alexnet.training.checkpoint_writer import CheckpointWriter
 from alexnet.training.optimizer import VelocitySGD
 from alexnet.training.schedule import LearningRates
+from alexnet.training.state import TrainingState
 from script import logger, run_script
 
 NUM_CLASSES = 1000
@@ -75,7 +75,7 @@ def measure_checkpoint(variant: str, batch_size: int, steps: int, rounds: int, f
         nonlocal done
         with arithmetic(device, precision):
             scores = network(images).float()
-        optimizer.clear_gradients()
+        network.zero_grad()
         F.cross_entropy(scores, labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step(learning_rates)
         done += 1
@@ -92,7 +92,7 @@ def measure_checkpoint(variant: str, batch_size: int, steps: int, rounds: int, f
 
         def with_checkpoint() -> None:
             start_s = time.perf_counter()
-            writer.begin(network, optimizer, Position(step=done, trained_s=0.0), None)
+            writer.begin(network, optimizer, TrainingState(step=done), None)
             pauses.append(time.perf_counter() - start_s)
             written_s = 0.0
             for _ in range(steps):

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +36,6 @@ from alexnet.parallel.launch import run_in_processes
 from alexnet.parallel.layout import ColumnLayers, Layout
 from alexnet.parallel.process_group import ProcessGroup, init_process_group, world_size
 from alexnet.parallel.process_mesh import MESH_AXES, ProcessMesh, mesh_on
-from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import (
     DataSettings,
     NetworkSettings,
@@ -48,8 +46,9 @@ from alexnet.runs.recipe import (
 )
 from alexnet.system.device import Precision, choose_precision
 from alexnet.system.machine import machine_summary, num_cores, source_commit
+from alexnet.training.batches import make_loader
 from alexnet.training.eager_step import EagerStep
-from alexnet.training.setup import Training, assemble, loader_of
+from alexnet.training.setup import TrainingSetup, build_setup
 from script import logger, run_script
 
 ONE_PROCESS, ONE_THREAD = "1 process", "1 process, 1 thread"
@@ -213,28 +212,29 @@ def measure_columns(request: ColumnsRequest) -> dict[str, Any]:
 class LayoutRun:
     """A training in one layout, in one of its processes."""
 
-    def __init__(self, training: Training) -> None:
-        self.training = training
-        self.phase = training.plan.phases[0]
-        self.batch = loader_of(training, self.phase).batch(0)
-        self.step = EagerStep(training)
+    def __init__(self, setup: TrainingSetup) -> None:
+        self.setup = setup
+        self.phase = setup.plan.phases[0]
+        self.learning_rates = setup.plan.learning_rates(setup.recipe, 0)
+        self.batch = make_loader(setup, self.phase).batch(0)
+        self.step = EagerStep(setup)
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            self.step.run(self.phase, self.batch)
+            self.step.run(self.phase, self.batch, 0, self.learning_rates)
 
     @property
     def waited_s(self) -> float:
         """Seconds spent so far on waiting for the other column."""
-        pair = self.training.mesh.pair
+        pair = self.setup.mesh.pair
         return 0.0 if pair is None else pair.waited_s
 
     def count_step(self) -> Bytes:
         """Run the first step and return what this process sends; gradients are counted over all layers."""
         self.run(1)
-        mesh = self.training.mesh
+        mesh = self.setup.mesh
         sent: dict[tuple[str, str], float] = {} if mesh.pair is None else {**mesh.pair.sent}
-        if num_bytes := self.training.forward.with_epilogues:
+        if num_bytes := self.setup.forward.reduced_bytes:
             # Summed over the replicas of a column, or over both columns (convolutions that are not in columns).
             num = mesh.replica.size if mesh.replica.size > 1 else mesh.all.size
             sent[ALL_LAYERS, GRADIENTS] = ring_bytes(num_bytes, num)
@@ -258,7 +258,7 @@ def start_layout(request: ColumnsRequest, layout: Layout, processes: ProcessGrou
         training=TrainingSettings(device="cpu", precision=request.chosen_precision),
     )
     data = random_data(request.batch_size, side + STORED_MARGIN_PX, NUM_CLASSES)
-    return LayoutRun(assemble(RunFolder(Path("random")), data, recipe, mesh=mesh))
+    return LayoutRun(build_setup(data, recipe, mesh))
 
 
 def _mesh(layout: Layout, processes: ProcessGroup) -> ProcessMesh | None:

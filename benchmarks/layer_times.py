@@ -25,7 +25,7 @@ from alexnet.model.layer_specs import LayerSpec
 from alexnet.model.network import AlexNet
 from alexnet.system.device import Precision, arithmetic, choose_device, choose_precision
 from alexnet.system.machine import machine_summary, source_commit
-from alexnet.training.graph_step import algorithms_tried
+from alexnet.training.graph_step import cudnn_benchmark
 from script import run_script
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ def _time_stage(
         with arithmetic(device, precision):
             return network.compute(stage, x)
 
-    with algorithms_tried():  # the first choice is kept
+    with cudnn_benchmark():  # the first choice is kept
         gradient = torch.randn_like(forward())
 
     def backward(output: torch.Tensor) -> object:
@@ -116,12 +116,12 @@ def _captured(
         return work(), work
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream), algorithms_tried():
+    with torch.cuda.stream(stream), cudnn_benchmark():
         for _ in range(WARMUPS):
             warmup()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with warnings.catch_warnings(), algorithms_tried():
+    with warnings.catch_warnings(), cudnn_benchmark():
         # A layer that only reshapes its input launches no kernel.
         warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):

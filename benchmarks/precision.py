@@ -9,7 +9,6 @@ example: python benchmarks/precision.py data/mine --recipe paper --batch-size 64
 import argparse
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -28,13 +27,14 @@ from alexnet.cli.tables import new_table
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError, WorkError
-from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings
 from alexnet.runs.recipes import named_recipe
 from alexnet.system.device import Precision, choose_device, choose_precision
 from alexnet.system.machine import machine_summary, source_commit
-from alexnet.training.graph_step import step_of
-from alexnet.training.setup import assemble, loader_of
+from alexnet.training.batches import make_loader
+from alexnet.training.graph_step import make_step
+from alexnet.training.setup import build_setup
+from alexnet.training.step import NotFiniteError
 from script import logger, run_script
 
 WINDOW = 10
@@ -159,33 +159,30 @@ def _losses(data: PreparedData, recipe: Recipe, steps: int, precision: Precision
     """The loss of each step of a training; in bfloat16 until it diverges."""
     recipe = replace(recipe, training=replace(recipe.training, precision=precision, seed=seed))
     losses: list[float] = []
-    # A training that diverges saves its weights: to a folder that is deleted.
-    with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
-        training = assemble(RunFolder(Path(folder)), data, recipe)
-        phase = training.plan.phases[0]
-        if recipe.optimizer.batch_size > phase.num_images:
-            raise RequestError(
-                f"--batch-size is {recipe.optimizer.batch_size}, and an epoch of {recipe.name} has {phase.num_images} "
-                f"images; allowed is {phase.num_images} or less"
-            )
-        training.network.train()
-        step = step_of(training)
-        with closing(loader_of(training, phase).batches(0, steps)) as batches:
-            for batch in batches:
-                try:
-                    step.run(phase, batch)
-                    training.step += 1
-                    sums = step.sums()
-                except WorkError as error:
-                    if precision == "float32":
-                        text = f"{name}: a loss or gradient of step {len(losses)} is not finite; nothing was compared"
-                        raise WorkError(text) from error
-                    logger.warning("%s: a loss or gradient of step %d is not finite", name, len(losses))
-                    break
-                losses.append(sums.loss / sums.num)
-                if training.step % WINDOW == 0:
-                    loss = statistics.mean(losses[-WINDOW:])
-                    logger.info("%s: step %d of %d, loss %.3f", name, training.step, steps, loss)
+    setup = build_setup(data, recipe)
+    phase, learning_rates = setup.plan.phases[0], setup.plan.learning_rates(recipe, 0)
+    if recipe.optimizer.batch_size > phase.num_images:
+        raise RequestError(
+            f"--batch-size is {recipe.optimizer.batch_size}, and an epoch of {recipe.name} has {phase.num_images} "
+            f"images; allowed is {phase.num_images} or less"
+        )
+    setup.network.train()
+    step = make_step(setup)
+    with closing(make_loader(setup, phase).batches(0, steps)) as batches:
+        for number, batch in enumerate(batches):
+            try:
+                step.run(phase, batch, number, learning_rates)
+                metrics = step.take_metrics()
+            except NotFiniteError as error:
+                if precision == "float32":
+                    text = f"{name}: a loss or gradient of step {number} is not finite; nothing was compared"
+                    raise WorkError(text) from error
+                logger.warning("%s: a loss or gradient of step %d is not finite", name, number)
+                break
+            losses.append(metrics.means()["loss"])
+            if len(losses) % WINDOW == 0:
+                loss = statistics.mean(losses[-WINDOW:])
+                logger.info("%s: step %d of %d, loss %.3f", name, len(losses), steps, loss)
     return losses
 
 

@@ -136,12 +136,11 @@ def test_a_training_that_diverges_is_said(
 ) -> None:
     forward_backward = EagerStep.forward_backward
 
-    def derived(own: EagerStep, *words: Any) -> float:
-        if own.training.precision == where and own.training.step == 13:
-            read = own.training.network.parameters() if own._weights is None else own._weights.tensors.values()
-            for tensor in read:
+    def derived(own: EagerStep, phase: Any, batch: Any, step: int) -> float:
+        if own.setup.precision == where and step == 13:
+            for tensor in own.weights.tensors.values():
                 tensor.data.fill_(math.nan)
-        return forward_backward(own, *words)
+        return forward_backward(own, phase, batch, step)
 
     monkeypatch.setattr(EagerStep, "forward_backward", derived)
     monkeypatch.chdir(tmp_path)

@@ -1,42 +1,24 @@
 """Going on with a network on other images: what is frozen, how fast the rest learns, what is copied."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from tests.training.small_trainings import small_recipe, weights_of
 
 from alexnet.cli.main import main
 from alexnet.data.dataset import PreparedData
-from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
-from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.recipes import CIFAR_11PCT, PAPER, QUICK
+from alexnet.runs.recipes import CIFAR_11PCT, PAPER
 from alexnet.training.finetune import finetune_recipe
 from alexnet.training.loop import train
 from alexnet.training.schedule import learning_rates_at
 from alexnet.training.seeds import train_seeds
 
-SMALL = replace(
-    QUICK,
-    name="small",
-    network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=10, learning_rate=0.02),
-    schedule=replace(QUICK.schedule, epochs=2),
-    training=replace(QUICK.training, precision="float32", device="cpu"),
-)
-
-
-@pytest.fixture
-def data(make_tree: Any, tmp_path: Path) -> Path:
-    prepare(make_tree("photographs"), tmp_path / "data", side=32)
-    return tmp_path / "data"
-
-
-def layers_of(run: Path) -> dict[str, torch.Tensor]:
-    return dict(load_trained(run).network.state_dict())
+SMALL = small_recipe(epochs=2)
 
 
 def test_few_images_freeze_the_convolutions(data: Path) -> None:
@@ -77,7 +59,7 @@ def test_the_command_keeps_what_is_frozen_and_learns_the_rest(
     assert main([*words, "--training.device", "cpu", "--training.precision", "float32"]) == 0
     assert "frozen layers: conv1, conv2, conv3" in capsys.readouterr().err
     second = RunFolder.open(tmp_path / "first-finetuned")
-    before, after = layers_of(first.path), layers_of(second.path)
+    before, after = weights_of(first.path), weights_of(second.path)
     for name in before:
         assert torch.equal(before[name], after[name]) == name.startswith(("conv1", "conv2", "conv3")), name
     facts = second.facts()
@@ -87,20 +69,22 @@ def test_the_command_keeps_what_is_frozen_and_learns_the_rest(
     assert not (tmp_path / "x").exists()
 
 
-def test_seeds_make_networks_and_only_what_is_missing(data: Path, tmp_path: Path) -> None:
-    lines: list[str] = []
+def test_seeds_make_networks_and_only_what_is_missing(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="alexnet")
     recipe = replace(SMALL, training=replace(SMALL.training, seed=3))
-    runs = train_seeds(data, recipe, tmp_path / "net", None, 2, lines.append)
+    runs = train_seeds(data, recipe, tmp_path / "net", None, 2)
     assert runs == [tmp_path / "net-3", tmp_path / "net-4"]
     assert [RunFolder.open(run).facts()["seed"] for run in runs] == [3, 4]
-    assert not torch.equal(layers_of(runs[0])["conv1.weight"], layers_of(runs[1])["conv1.weight"])
-    before = layers_of(runs[0])
-    again = train_seeds(data, recipe, tmp_path / "net", None, 3, lines.append)
-    assert again == [*runs, tmp_path / "net-5"] and lines.count(f"{runs[0]}: trained already") == 1
-    assert all(torch.equal(before[name], tensor) for name, tensor in layers_of(runs[0]).items())
+    assert not torch.equal(weights_of(runs[0])["conv1.weight"], weights_of(runs[1])["conv1.weight"])
+    before = weights_of(runs[0])
+    again = train_seeds(data, recipe, tmp_path / "net", None, 3)
+    assert again == [*runs, tmp_path / "net-5"] and caplog.messages.count(f"{runs[0]}: already trained") == 1
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights_of(runs[0]).items())
     other = replace(recipe, optimizer=replace(recipe.optimizer, learning_rate=0.01))
     with pytest.raises(RequestError, match=r"net-3 holds a finished run of another recipe"):
-        train_seeds(data, other, tmp_path / "net", None, 2, lines.append)
+        train_seeds(data, other, tmp_path / "net", None, 2)
 
 
 def test_factors_of_layers_are_checked(data: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A small training from end to end: it learns, goes on exactly where it was cut, and refuses what does not fit."""
 
 import json
-import os
 import signal
 import threading
 from dataclasses import replace
@@ -11,6 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training.small_trainings import (
+    assert_same_weights,
+    signal_in_step,
+    small_recipe,
+    train_interrupted,
+    weights_of,
+)
 
 from alexnet.data.augment import Batch
 from alexnet.data.preparation.prepare import prepare
@@ -19,30 +25,13 @@ from alexnet.evaluation.run_evaluation import evaluate_run
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
-from alexnet.runs.recipes import PAPER, QUICK
-from alexnet.training import eager_step as step_module
+from alexnet.runs.recipes import PAPER
 from alexnet.training import loop
-from alexnet.training.eager_step import EagerStep, dropout_seed
+from alexnet.training import step as step_module
 from alexnet.training.loop import train
+from alexnet.training.step import dropout_seed
 
-SMALL = replace(
-    QUICK,
-    name="small",
-    network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=10, learning_rate=0.02),
-    schedule=replace(QUICK.schedule, epochs=6),
-    training=replace(QUICK.training, precision="float32", device="cpu", evaluate_every=3),
-)
-
-
-@pytest.fixture
-def data(make_tree: Any, tmp_path: Path) -> Path:
-    prepare(make_tree("photographs"), tmp_path / "data", side=32)
-    return tmp_path / "data"
-
-
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return dict(load_trained(run).network.state_dict())
+SMALL = small_recipe(epochs=6, evaluate_every=3)
 
 
 def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> None:
@@ -68,23 +57,14 @@ def test_a_training_cut_anywhere_goes_on_exactly(
 ) -> None:
     # 24 images in batches of 10: three steps an epoch, the last one partial; the cuts lie inside and between epochs.
     whole = train(data, SMALL, tmp_path / "whole")
-    step = EagerStep.run
-
-    def step_then_signal(own: EagerStep, *rest: Any) -> Any:
-        result = step(own, *rest)
-        if own.training.step + 1 == cut:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return result
-
-    monkeypatch.setattr(EagerStep, "run", step_then_signal)
-    with pytest.raises(Interrupted, match=rf"stopped by SIGTERM after step {cut} of 18; go on with `alexnet resume "):
+    signal_in_step(monkeypatch, cut)
+    with pytest.raises(Interrupted, match=rf"stopped by SIGTERM after step {cut} of 18; resume with `alexnet resume "):
         train(data, SMALL, tmp_path / "cut")
     monkeypatch.undo()
     assert RunFolder.open(tmp_path / "cut").state == "interrupted"
     assert load_trained(tmp_path / "cut").network.num_classes == 3  # usable as it stands
     resumed = train(data, SMALL, tmp_path / "cut")
-    for name, tensor in weights_of(whole.path).items():
-        assert torch.equal(tensor, weights_of(resumed.path)[name]), name
+    assert_same_weights(resumed.path, whole.path)
 
     def seen(run: RunFolder) -> list[Any]:
         # The window in which the cut lies begins anew at the cut.
@@ -130,7 +110,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data: Pat
 def test_a_loss_that_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) -> None:
     wild = replace(SMALL, optimizer=replace(SMALL.optimizer, learning_rate=1e9))
     with pytest.raises(
-        WorkError, match=r"the loss of step \d+ is (nan|inf); the weights that gave it are kept.*rate usually helps"
+        WorkError,
+        match=r"the loss of step \d+ is (nan|inf); the weights that gave it are kept.*learning rate usually helps",
     ):
         train(data, wild, tmp_path / "run")
     run = RunFolder.open(tmp_path / "run")
@@ -198,19 +179,8 @@ def test_dropout_depends_on_seed_and_step() -> None:
             assert not torch.equal(masks[first], masks[second])
 
 
-def test_going_on_forgets_what_the_interrupted_weights_did(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = EagerStep.run
-
-    def step_then_signal(own: EagerStep, *rest: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return step(own, *rest)
-
-    monkeypatch.setattr(EagerStep, "run", step_then_signal)
-    with pytest.raises(Interrupted):
-        train(data, SMALL, tmp_path / "run")
-    monkeypatch.undo()
+def test_resuming_drops_evaluations_of_the_interrupted_weights(data: Path, tmp_path: Path) -> None:
+    train_interrupted(data, SMALL, tmp_path / "run", 1)
     evaluate_run(tmp_path / "run")
     assert list(RunFolder.open(tmp_path / "run").evaluations()) == ["val-1views"]
     assert train(data, SMALL, tmp_path / "run").evaluations() == {}
@@ -244,17 +214,17 @@ def test_stages_change_images_rates_and_noise(data: Path, tmp_path: Path, monkey
         return to_input(batch, *arguments, **options)
 
     made = []
-    assemble = loop.assemble
+    build_setup = loop.build_setup
 
     def kept(*arguments: Any) -> Any:
-        made.append(assemble(*arguments))
+        made.append(build_setup(*arguments))
         return made[0]
 
     def conv1() -> torch.Tensor:
         return made[0].network.get_submodule("conv1").weight.detach()
 
     monkeypatch.setattr(step_module, "to_input", watched)
-    monkeypatch.setattr(loop, "assemble", kept)
+    monkeypatch.setattr(loop, "build_setup", kept)
     run = train(data, STAGED, tmp_path / "run")
     # 24 images, the first 15 for two epochs: 2 + 2 steps; then round(1.7 * 3) = 5 and 3 steps.
     assert len(seen) == 12 and run.facts()["num_steps"] == 12
@@ -281,24 +251,13 @@ def test_a_staged_and_averaged_training_goes_on_exactly(
     recipe: Recipe, cut: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # These lie class by class, which is refused where it matters: here it does not.
-    monkeypatch.setattr("alexnet.training.setup._require_mixed", lambda labels, data: None)
+    monkeypatch.setattr("alexnet.training.setup._require_mixed_classes", lambda labels, data: None)
     whole = train(data, recipe, tmp_path / "whole")
-    step = EagerStep.run
-
-    def cut_here(own: EagerStep, *arguments: Any) -> Any:
-        if own.training.step + 1 == cut:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(own, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(EagerStep, "run", cut_here)
-        with pytest.raises(Interrupted):
-            train(data, recipe, tmp_path / "cut")
+    train_interrupted(data, recipe, tmp_path / "cut", cut)
     resumed = train(data, recipe, tmp_path / "cut")
     if recipe is FILES:  # 2 epochs of 3 steps, then 2.7 of 5
         assert whole.facts()["num_steps"] == 6 + 14
-    for name, tensor in weights_of(whole.path).items():
-        assert torch.equal(tensor, weights_of(resumed.path)[name]), name
+    assert_same_weights(resumed.path, whole.path)
 
 
 def test_a_plateau_run_drops_its_rate_and_ends_at_the_last_stall(data: Path, tmp_path: Path) -> None:
@@ -309,7 +268,7 @@ def test_a_plateau_run_drops_its_rate_and_ends_at_the_last_stall(data: Path, tmp
     # The three colors are soon all right: two epochs without improvement, a drop, two more, the end.
     assert len(errors) < 40 and errors[-1] == 0
     stalls = [event for event in run.events() if event["event"] == "stall"]
-    assert [event["then"] for event in stalls] == ["rates times 0.1", "training ends"]
+    assert [event["then"] for event in stalls] == ["learning rate times 0.1", "training ends"]
     assert stalls[1]["step"] - stalls[0]["step"] == 2 * 3
     assert run.state == "finished" and run.events()[-1]["step"] == 3 * len(errors)
     # The windows of the log close every ten steps: the last of them may lie wholly behind the drop, or not.

@@ -47,7 +47,6 @@ def walk(optimizer: VelocitySGD, rates: Sequence[LearningRates]) -> np.ndarray:
     """Weight and bias after each step."""
     path = []
     for rate, gradient in zip(rates, GRADIENTS, strict=True):
-        optimizer.clear_gradients()
         for parameter in optimizer.parameters.values():
             parameter.grad = torch.full_like(parameter, gradient)
         optimizer.step(rate)
@@ -57,7 +56,7 @@ def walk(optimizer: VelocitySGD, rates: Sequence[LearningRates]) -> np.ndarray:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 def test_path_across_drops_and_a_freeze(dtype: torch.dtype, tolerance: float) -> None:
-    path = walk(VelocitySGD(one_weight(dtype), momentum=0.9, decay=0.05), [even(rate) for rate in RATES])
+    path = walk(VelocitySGD(one_weight(dtype), momentum=0.9, weight_decay=0.05), [even(rate) for rate in RATES])
     np.testing.assert_allclose(path[:, 0], by_hand(0.8, GRADIENTS, 0.05, 0.9), rtol=0, atol=tolerance)
     np.testing.assert_allclose(path[:, 1], by_hand(-0.3, GRADIENTS, 0.0, 0.9), rtol=0, atol=tolerance)  # no decay
 
@@ -78,7 +77,7 @@ def test_every_weight_moves() -> None:
     # 70 values: a fused loop that handles only whole vectors would leave some behind.
     layer = nn.Linear(35, 2)
     before = layer.weight.detach().clone()
-    optimizer = VelocitySGD(layer, momentum=0.9, decay=0.0)
+    optimizer = VelocitySGD(layer, momentum=0.9, weight_decay=0.0)
     layer(torch.ones(1, 35)).sum().backward()
     optimizer.step(even(0.1))
     assert (layer.weight != before).all()
@@ -94,7 +93,7 @@ def test_state_goes_on_where_it_was() -> None:
                 velocities = {name: tensor.clone() for name, tensor in velocities.items()}
                 optimizer = VelocitySGD(layer, 0.9, 0.05)
                 optimizer.restore(last_rates, velocities)
-            optimizer.clear_gradients()
+            layer.zero_grad()
             (layer(torch.ones(3, 1)) ** 2).mean().backward()
             optimizer.step(LearningRates(weights=rate, biases=0.05))
         return torch.cat([tensor.detach().flatten() for tensor in layer.parameters()])

@@ -124,7 +124,7 @@ def test_rounding_does_not_add_up() -> None:
     )
     finetune = RECIPES["six-conv-finetune"].schedule
     assert Plan(finetune, 1280, 128).num_steps == 540
-    with pytest.raises(RequestError, match=r"0.1 epochs of 4 steps are not one step"):
+    with pytest.raises(RequestError, match=r"0.1 epochs of 4 steps are less than one step"):
         Plan(ScheduleSettings(kind="stages", stages=(Stage(epochs=0.1, learning_rate=1),)), 40, 10)
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,14 +26,14 @@ from alexnet.data.augment import Batch
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.model.kernels import fallback_reason, reference_ops
-from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
 from alexnet.system.device import Precision, choose_device, choose_precision
 from alexnet.system.machine import has_bfloat16, machine_summary, processor_flags, source_commit
 from alexnet.system.process_usage import anonymous_bytes, sampled_memory
+from alexnet.training.batches import load_device_cache, make_loader
 from alexnet.training.eager_step import EagerStep
-from alexnet.training.graph_step import step_of
-from alexnet.training.setup import Training, assemble, load_device_cache, loader_of
+from alexnet.training.graph_step import make_step
+from alexnet.training.setup import TrainingSetup, build_setup
 
 _logger = logging.getLogger(__name__)
 
@@ -148,10 +147,10 @@ def _method_factories(
     def plain(network: Callable[[], nn.Module], bfloat16: bool = False) -> Callable[[], Callable[[], None]]:
         return lambda: _plain_step(network(), images, labels, bfloat16=bfloat16)
 
-    def new_training() -> Training:
-        return _training(data, batch_size, device, precision)
+    def new_setup() -> TrainingSetup:
+        return _setup(data, batch_size, device, precision)
 
-    training = functools.cache(new_training) if device.type == "cpu" else new_training
+    setup = functools.cache(new_setup) if device.type == "cpu" else new_setup
     paper = functools.partial(paper_network, NUM_CLASSES)
     unnormalized = functools.partial(paper_network, NUM_CLASSES, normalized=False)
     torchvision = functools.partial(torchvision_network, NUM_CLASSES)
@@ -162,13 +161,13 @@ def _method_factories(
         "torchvision's network, bfloat16": plain(torchvision, bfloat16=True),
         "paper without normalization": plain(unnormalized),
         "paper without normalization, bfloat16": plain(unnormalized, bfloat16=True),
-        "alexnet, reference operations": lambda: _product_step(training(), reference_ops),
+        "alexnet, reference operations": lambda: _product_step(setup(), reference_ops),
         "alexnet, reference convolutions": lambda: _product_step(
-            training(), lambda: reference_ops(convolutions_only=True)
+            setup(), lambda: reference_ops(convolutions_only=True)
         ),
-        "alexnet": lambda: _product_step(training()),
-        "alexnet with loading": lambda: _loading_step(training()),
-        "alexnet with loading from BC1": lambda: _loading_step(_with_bc1_cache(training())),
+        "alexnet": lambda: _product_step(setup()),
+        "alexnet with loading": lambda: _loading_step(setup()),
+        "alexnet with loading from BC1": lambda: _loading_step(_with_bc1_cache(setup())),
     }
     if device.type != "cpu" or precision != "float32":
         del factories["alexnet, reference convolutions"]  # the same as `alexnet`
@@ -192,7 +191,7 @@ def _added_memory(name: str, batch_size: int, precision: Precision) -> int | Non
     return max(held for _, held in samples) - before
 
 
-def _training(data: PreparedData, batch_size: int, device: torch.device, precision: Precision) -> Training:
+def _setup(data: PreparedData, batch_size: int, device: torch.device, precision: Precision) -> TrainingSetup:
     """A training of the paper's network on images in memory; nothing is written."""
     recipe = Recipe(
         name="bench",
@@ -202,7 +201,7 @@ def _training(data: PreparedData, batch_size: int, device: torch.device, precisi
         schedule=ScheduleSettings(kind="steps", epochs=10**6),
         training=TrainingSettings(device=device.type, precision=precision, cache="auto"),  # type: ignore[arg-type]
     )
-    return assemble(RunFolder(Path("random")), data, recipe)
+    return build_setup(data, recipe)
 
 
 def _plain_step(
@@ -227,47 +226,47 @@ def _plain_step(
 
 
 def _product_step(
-    training: Training, operations: Callable[[], AbstractContextManager[None]] = nullcontext
+    setup: TrainingSetup, operations: Callable[[], AbstractContextManager[None]] = nullcontext
 ) -> Callable[[], None]:
     """The step of `alexnet train` on a batch in memory; with `reference_ops` it is not captured as a graph."""
     with operations():
-        step = EagerStep(training) if operations is reference_ops else step_of(training)
-    phase = training.plan.phases[0]
-    batch = loader_of(training, phase).batch(0)
-    if training.device.type == "cuda" and operations is not reference_ops:
-        batch = batch.map(lambda tensor: tensor.to(training.device))
+        step = EagerStep(setup) if operations is reference_ops else make_step(setup)
+    phase, learning_rates = setup.plan.phases[0], setup.plan.learning_rates(setup.recipe, 0)
+    batch = make_loader(setup, phase).batch(0)
+    if setup.device.type == "cuda" and operations is not reference_ops:
+        batch = batch.map(lambda tensor: tensor.to(setup.device))
 
     def product_step() -> None:
         with operations():
-            step.run(phase, batch)
+            step.run(phase, batch, 0, learning_rates)
 
     return product_step
 
 
-def _with_bc1_cache(training: Training) -> Training:
+def _with_bc1_cache(setup: TrainingSetup) -> TrainingSetup:
     """The same training with its images on the device in BC1 (`--training.cache bc1`)."""
-    recipe = training.recipe
-    return replace(training, recipe=replace(recipe, training=replace(recipe.training, cache="bc1")))
+    recipe = setup.recipe
+    return replace(setup, recipe=replace(recipe, training=replace(recipe.training, cache="bc1")))
 
 
-def _loading_step(training: Training) -> Callable[[], None]:
+def _loading_step(setup: TrainingSetup) -> Callable[[], None]:
     """The step of `alexnet train`, batches from the loader or the device cache included."""
-    device_cache = load_device_cache(training, lambda _: None)
-    step = step_of(training, device_cache)
-    phase = training.plan.phases[0]
+    device_cache = load_device_cache(setup)
+    step = make_step(setup, device_cache)
+    phase, learning_rates = setup.plan.phases[0], setup.plan.learning_rates(setup.recipe, 0)
 
     def batches() -> Iterator[Batch]:
-        yield from loader_of(training, phase, device_cache is None).batches(0, 10**9)
+        yield from make_loader(setup, phase, device_cache is None).batches(0, 10**9)
 
     loaded = batches()
     done = 0
 
     def loading_step() -> None:
         nonlocal done
-        step.run(phase, next(loaded))
+        step.run(phase, next(loaded), 0, learning_rates)
         done += 1
         if done % SUMS_EVERY_STEPS == 0:
-            step.sums()
+            step.take_metrics()
 
     return loading_step
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 from typing import TYPE_CHECKING
 
 from alexnet.cli.command_parser import CommandParser
@@ -10,8 +9,6 @@ from alexnet.cli.common_options import add_json
 
 if TYPE_CHECKING:
     from alexnet.doctor import Check
-
-_logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -40,7 +37,7 @@ def _check_links(as_json: bool) -> int:
     from alexnet.cli.link_tables import print_links
     from alexnet.parallel.links import measure_links
 
-    measured = measure_links(_logger.info)
+    measured = measure_links()
     if measured is None:  # the main process prints
         return 0
     if as_json:

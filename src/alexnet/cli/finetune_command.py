@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from alexnet.parallel.process_mesh import init_process_mesh
     from alexnet.training.loop import train
 
-    with init_process_mesh(layout, _logger.info) as mesh:
+    with init_process_mesh(layout) as mesh:
         if mesh.is_main:
             _logger.info("%s", f"frozen layers: {', '.join(frozen)}" if frozen else "no layer is frozen")
         run = train(options.data, recipe, folder, options.trained, mesh=mesh, tensorboard=options.tensorboard)

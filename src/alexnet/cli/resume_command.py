@@ -1,7 +1,6 @@
 """`alexnet resume`: continue an interrupted training."""
 
 import argparse
-import logging
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
@@ -10,8 +9,6 @@ from alexnet.cli.recipe_options import COMMON, add_settings, recipe_from
 from alexnet.cli.training_processes import print_trained, start_processes
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import CHANGEABLE, GROUPS, Recipe
-
-_logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -38,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from alexnet.parallel.process_mesh import init_process_mesh
     from alexnet.training.loop import train
 
-    with init_process_mesh(layout, _logger.info) as mesh:
+    with init_process_mesh(layout) as mesh:
         train(folder.data_folders(), recipe, options.run, may_change=True, mesh=mesh, tensorboard=options.tensorboard)
         print_trained(options.run, mesh)
     return 0

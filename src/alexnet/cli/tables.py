@@ -83,11 +83,11 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
 def print_network(described: dict[str, Any]) -> None:
     """Print a network as `table_as_json` describes it: one line per layer with weights, the sums, the schedule."""
     title = f"recipe {described['recipe']}, variant {described['variant']}, {described['num_classes']} classes"
-    table = new_table(title, "layer", "maps side parameters neurons multiply-adds rate biases decay")
+    table = new_table(title, "layer", "channels side parameters neurons multiply-adds lr bias-lr decay")
     for layer in described["layers"]:
         table.add_row(
             layer["layer"],
-            f"{layer['maps']:,}",
+            f"{layer['channels']:,}",
             str(layer["side"]),
             f"{layer['parameters']:,}",
             f"{layer['neurons']:,}",

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
@@ -13,8 +12,6 @@ from alexnet.errors import RequestError
 from alexnet.runs.recipe import GROUPS, Recipe
 from alexnet.runs.recipe_file import read_config
 from alexnet.runs.recipes import RECIPES, named_recipe
-
-_logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -73,14 +70,12 @@ def run(options: argparse.Namespace) -> int:
     from alexnet.training.seeds import train_seeds
 
     folder = options.run or Path("runs") / options.recipe
-    with init_process_mesh(layout, _logger.info) as mesh:
+    with init_process_mesh(layout) as mesh:
         if options.seeds == 1:
             run = train(options.data, recipe, folder, options.start_from, mesh=mesh, tensorboard=options.tensorboard)
             print_trained(run.path, mesh)
             return 0
-        runs = train_seeds(
-            options.data, recipe, folder, options.start_from, options.seeds, _logger.info, mesh, options.tensorboard
-        )
+        runs = train_seeds(options.data, recipe, folder, options.start_from, options.seeds, mesh, options.tensorboard)
         if mesh.is_main:
             names = " ".join(str(run) for run in runs)
             print(f"{len(runs)} networks; next: alexnet evaluate {names}, then: alexnet ensemble {names}")

@@ -5,6 +5,7 @@ where torchrun started them, and outlives each of them; else it ends with the fi
 """
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ from alexnet.errors import AlexNetError, Interrupted, RequestError, WorkError
 BEAT_EVERY_S = 1.0
 # So many seconds without a beat, looked at by one that could not go on, are the end of a process.
 SILENT_S = 4.0
+_logger = logging.getLogger(__name__)
 _ENDS: tuple[type[AlexNetError], ...] = (WorkError, RequestError, Interrupted)
 
 
@@ -46,15 +48,15 @@ class HeartbeatMonitor:
         num: of all processes.
         store: where the signs are left; of these processes alone (`rendezvous_store`).
         stall_warning: seconds after which one that holds the others up is named.
-        report: is given lines for people; only the first process's is used.
+
+    Attributes:
+        on_stall: called in the main process with a message that names a stalled process.
     """
 
-    def __init__(
-        self, rank: int, num: int, store: dist.Store, stall_warning: float, report: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, rank: int, num: int, store: dist.Store, stall_warning: float) -> None:
         self.rank, self.num = rank, num
         self.who = f"rank {rank} (process {os.getpid()} on {socket.gethostname()})"
-        self.on_stall: Callable[[str], None] | None = report
+        self.on_stall: Callable[[str], None] = _logger.warning
         self._stalls_after = stall_warning
         # A client of its own: another's calls must not wait for it, nor it for them.
         self._store = store.clone()
@@ -144,7 +146,7 @@ class HeartbeatMonitor:
             beat += 1
             try:
                 self._tell(beat)
-                if self.rank == 0 and self.on_stall is not None:
+                if self.rank == 0:
                     for text in stalls.seen(self._signs(range(self.num)), time.monotonic()):
                         self.on_stall(text)
             except Exception:  # the store is gone: whoever waits for another process learns it there

@@ -3,9 +3,10 @@
 What it measures it also turns into what a step of the full network would wait for, before anybody trains on it.
 """
 
+import logging
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ COLUMN_BYTES_PER_IMAGE = 4 * (2 * (128 * 13 * 13 + 4608 + 2048 + 2048) + 500)
 COLUMN_MESSAGES = 9
 DENSE_BYTES_PER_IMAGE = 4 * (2 * (4608 + 2048 + 2048) + 500)
 DENSE_MESSAGES = 7
+
+_logger = logging.getLogger(__name__)
 
 Matrix = list[list[float | None]]
 
@@ -131,11 +134,10 @@ def exchanges(num: int, bytes_per_s: float, latency_s: float) -> list[dict[str, 
     return rows
 
 
-def measure_links(report: Callable[[str], None] | None = None, total_s: float = ALL_LINKS_S) -> dict[str, Any] | None:
+def measure_links(total_s: float = ALL_LINKS_S) -> dict[str, Any] | None:
     """Measure between all processes that were started together.
 
     Args:
-        report: is given lines for people, in the first process.
         total_s: aim for how long all pairs of one backend take; more pairs get fewer rounds each.
 
     Returns:
@@ -151,7 +153,7 @@ def measure_links(report: Callable[[str], None] | None = None, total_s: float = 
             "torchrun --nproc-per-node 2 -m alexnet doctor --distributed (on each machine with --nnodes and "
             "--rdzv-endpoint, as for a training)"
         )
-    with init_process_group(Layout(timeout=ANSWERS_WITHIN_S), report) as (processes, monitor):
+    with init_process_group(Layout(timeout=ANSWERS_WITHIN_S)) as (processes, monitor):
         members = ProcessMesh(all=processes).all_gather_object(_member(processes.rank))
         no_nccl = why_no_nccl(members)
         devices = [torch.device("cpu")]
@@ -160,9 +162,8 @@ def measure_links(report: Callable[[str], None] | None = None, total_s: float = 
         measured = []
         for device in devices:
             backend = "gloo" if device.type == "cpu" else "nccl"
-            if processes.is_main and report:
-                num = processes.size
-                report(f"{backend}: measuring {num * (num - 1) // 2} pairs of {num} processes, then all together")
+            num = processes.size
+            _logger.info(f"{backend}: measuring {num * (num - 1) // 2} pairs of {num} processes, then all together")
             times, sums = Wire(processes, monitor, device).measured(total_s)
             measured.append({"backend": backend, **_as_json(times, sums, processes.size)})
         if not processes.is_main:

@@ -5,10 +5,11 @@ probabilities are those of one process to the last bit on equal machines and wit
 """
 
 import datetime
+import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -66,16 +67,14 @@ def local_world_size() -> int:
 
 
 @contextmanager
-def init_process_group(
-    layout: Layout | None = None, report: Callable[[str], None] | None = None
-) -> Iterator[tuple[ProcessGroup, HeartbeatMonitor | None]]:
-    """The processes among which this one was started, and the monitor over them; without others, this one alone.
+def init_process_group(layout: Layout | None = None) -> Iterator[tuple[ProcessGroup, HeartbeatMonitor | None]]:
+    """Join the processes that this one was started with; a process started alone forms a group of its own.
 
-    What ends one of them ends all: whoever waits for it learns its name and its reason, and raises that.
+    When one of them fails, all do: those that wait for it raise an error with its name and its reason. Only the main
+    process logs, apart from errors.
 
     Args:
         layout: how long processes wait for each other.
-        report: is told, in the first process, which process holds the others up.
 
     Raises:
         RequestError: the variables that name the processes are incomplete, or another process found a request wrong.
@@ -101,18 +100,25 @@ def init_process_group(
         timeout=datetime.timedelta(seconds=layout.timeout),
     )
     watched = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    usual = {number: signal.getsignal(number) for number in watched}
-    with HeartbeatMonitor(rank, num, dist.PrefixStore("monitor", store), layout.stall_warning, report) as monitor:
+    previous = {number: signal.getsignal(number) for number in watched}
+    logger = logging.getLogger("alexnet")
+    level = logger.level
+    if rank:
+        logger.setLevel(logging.ERROR)
+    with HeartbeatMonitor(rank, num, dist.PrefixStore("monitor", store), layout.stall_warning) as monitor:
         try:
             yield ProcessGroup(rank, num), monitor
         except BaseException as error:
             for number in watched:
-                signal.signal(number, signal.SIG_IGN)  # torchrun ends those that are left; first they say why they end
+                signal.signal(
+                    number, signal.SIG_IGN
+                )  # torchrun terminates the others; first they report why they failed
             raise monitor.ended_by(error) from error
         finally:
             dist.destroy_process_group()
             for number in watched:
-                signal.signal(number, usual[number])
+                signal.signal(number, previous[number])
+            logger.setLevel(level)
 
 
 def _use_own_device() -> None:

@@ -1,6 +1,6 @@
 """The processes of one training, laid out as columns and replicas: a device_mesh with the axes `data` and `column`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -135,11 +135,11 @@ def mesh_on(
 
 
 @contextmanager
-def init_process_mesh(layout: Layout, report: Callable[[str], None] | None = None) -> Iterator[ProcessMesh]:
+def init_process_mesh(layout: Layout) -> Iterator[ProcessMesh]:
     """The processes among which this one was started, laid out; see `init_process_group` for how one of them fails.
 
     Raises:
         RequestError: there are too many or too few of them for the layout.
     """
-    with init_process_group(layout, report) as (processes, monitor):
+    with init_process_group(layout) as (processes, monitor):
         yield mesh_of(layout, processes, monitor)

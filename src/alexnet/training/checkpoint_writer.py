@@ -1,24 +1,25 @@
-"""Checkpoints written beside the training, one at a time."""
+"""Checkpoints written in the background of a training, one at a time."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
 from alexnet.model.network import AlexNet
-from alexnet.training.checkpoint import Position, Snapshot, write_checkpoint
+from alexnet.training.checkpoint import Snapshot, write_checkpoint
 from alexnet.training.ema import WeightEMA
-from alexnet.training.optimizer import VelocitySGD
+from alexnet.training.optimizer import Optimizer
+from alexnet.training.state import TrainingState
 
 
 class CheckpointWriter:
-    """Copies the state while the training waits and writes it while the training goes on. A context manager.
+    """Copies the state while the training waits and writes it while the training continues. A context manager.
 
-    A disk that is full or gone does not stop the training: the failure is told at the next call of
-    `failure`, and the checkpoints before stay.
+    A full or missing disk does not stop the training: the next call of `failure` returns the error, and earlier
+    checkpoints are kept.
 
     Args:
-        run_folder: where they go.
-        writes: False in a process that only gives its part of the state to the one that writes.
+        run_folder: where they are written.
+        writes: False in a process that only contributes its part of the state.
     """
 
     def __init__(self, run_folder: Path, writes: bool = True) -> None:
@@ -42,7 +43,7 @@ class CheckpointWriter:
         return self._writing is not None and not self._writing.done()
 
     def failure(self) -> OSError | None:
-        """Why the last checkpoint could not be written, told once; None where it was, or still is being."""
+        """Why the last checkpoint could not be written, returned once; None if it was, or is being written."""
         if self._writing is None or not self._writing.done():
             return None
         error = self._writing.exception()
@@ -51,10 +52,10 @@ class CheckpointWriter:
             raise error
         return error
 
-    def begin(self, network: AlexNet, optimizer: VelocitySGD, position: Position, average: WeightEMA | None) -> None:
+    def begin(self, network: AlexNet, optimizer: Optimizer, state: TrainingState, ema: WeightEMA | None) -> None:
         """Copy the state and start writing it; only when not `busy`."""
         assert not self.busy
-        self._snapshot.fill(network, optimizer, position, average)
+        self._snapshot.fill(network, optimizer, state, ema)
         if self._writes:
             self._writing = self._thread.submit(write_checkpoint, self._run_folder, self._snapshot)
 

@@ -1,7 +1,7 @@
-"""One training by several processes: each computes its columns and its images, and the sums are those of one process.
+"""A training shared by several processes: each computes its columns and its images, with the sums of one process.
 
-`parallel/process_mesh.py` says who they are. Replicas add up their gradients by torch's DistributedDataParallel while
-the gradients of the layers before are still being derived.
+`parallel/process_mesh.py` lays them out. Replicas sum their gradients by torch's DistributedDataParallel while the
+backward pass still computes those of earlier layers.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +19,8 @@ from alexnet.parallel.layout import GradDtype
 from alexnet.parallel.process_mesh import ProcessMesh
 
 
-def own_part(network: AlexNet, mesh: ProcessMesh) -> AlexNet:
-    """What this process holds of a network: one column where there are two, else all of it.
+def local_network(network: AlexNet, mesh: ProcessMesh) -> AlexNet:
+    """What this process holds of a network: one of two columns, or all of it.
 
     Raises:
         RequestError: the network has layers that two processes cannot share.
@@ -28,77 +28,73 @@ def own_part(network: AlexNet, mesh: ProcessMesh) -> AlexNet:
     return network if mesh.pair is None else ColumnNetwork(network, mesh.pair, mesh.layout.column_layers)
 
 
-def whole_network(network: AlexNet) -> AlexNet:
-    """The whole of a network of which this process may hold one column; both processes of a pair call it at once."""
+def full_network(network: AlexNet) -> AlexNet:
+    """The full network of which this process may hold one column; both processes of a pair call it together."""
     if not isinstance(network, ColumnNetwork):
         return network
-    whole = AlexNet(network.num_classes, network.variant, network.width, dropout=network.dropout)
-    whole.load_state_dict(network.gather(network.state_dict()))
-    return whole
+    full = AlexNet(network.num_classes, network.variant, network.width, dropout=network.dropout)
+    full.load_state_dict(network.gather(network.state_dict()))
+    return full
 
 
-def whole_tensors(network: AlexNet, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors that belong to parameters, by the parameter's name, for the whole network; called like that one."""
+def gather_tensors(network: AlexNet, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The full network's tensors from this process's, by parameter name; both processes of a pair call it together."""
     return network.gather(tensors) if isinstance(network, ColumnNetwork) else dict(tensors)
 
 
-def whole_shapes(network: AlexNet) -> dict[str, tuple[int, ...]]:
-    """Shapes of the whole network's parameters, by name."""
+def full_shapes(network: AlexNet) -> dict[str, tuple[int, ...]]:
+    """Shapes of the full network's parameters, by name."""
     return {
-        f"{place.name}.{kind}": shape
-        for place in network.sized_layers
-        if place.weight_shape
-        for kind, shape in (("weight", place.weight_shape), ("bias", place.bias_shape))
+        f"{layer.name}.{kind}": shape
+        for layer in network.sized_layers
+        if layer.weight_shape
+        for kind, shape in (("weight", layer.weight_shape), ("bias", layer.bias_shape))
     }
 
 
-def own_tensors(network: AlexNet, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """This process's part of tensors that belong to the whole network's parameters, by the parameter's name."""
+def local_tensors(network: AlexNet, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """This process's part of the full network's tensors, by parameter name."""
     return network.split(tensors) if isinstance(network, ColumnNetwork) else dict(tensors)
 
 
-def spread(mesh: ProcessMesh, tensors: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
-    """The first process's tensors, in every process, which gives None."""
+def broadcast_tensors(mesh: ProcessMesh, tensors: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+    """The main process's tensors, in every process; the others pass None."""
     if not mesh.is_distributed:
         return dict(tensors or {})
-    outlines = mesh.broadcast({name: (tensor.shape, tensor.dtype) for name, tensor in (tensors or {}).items()})
+    shapes = mesh.broadcast({name: (tensor.shape, tensor.dtype) for name, tensor in (tensors or {}).items()})
     found = {}
-    for name, (shape, dtype) in outlines.items():
+    for name, (shape, dtype) in shapes.items():
         tensor = torch.empty(shape, dtype=dtype) if tensors is None else tensors[name].contiguous()
         dist.broadcast(tensor, src=0, group=mesh.all.group)
         found[name] = tensor
     return found
 
 
-class Forward:
-    """How the images of a step pass through the network: alone, or so that the gradients are with_epilogues over
-    replicas.
+class DistributedForward:
+    """The forward pass of a step; the backward pass sums the gradients over the replicas.
 
     Args:
         network: what this process holds.
-        mesh: the others.
-
-    Attributes:
-        with_epilogues: bytes of gradients that this process has given to be with_epilogues so far.
+        mesh: the other processes.
     """
 
     def __init__(self, network: AlexNet, mesh: ProcessMesh) -> None:
-        self._sums: list[_Sums] = []
+        self._reducers: list[_GradientReducer] = []
         self._replicated: list[DistributedDataParallel] = []
         self._parts: list[Callable[[torch.Tensor], torch.Tensor]]
-        in_dense = isinstance(network, ColumnNetwork) and mesh.layout.column_layers == "dense"
-        if in_dense:
+        splits_dense = isinstance(network, ColumnNetwork) and mesh.layout.column_layers == "dense"
+        if splits_dense:
             assert isinstance(network, ColumnNetwork)
             first = next(number for number, step in enumerate(network.steps) if isinstance(step, GatherRows))
-            # Of the convolutions there is one in every process, of a column's units one in every replica.
+            # Every process has all convolutions, every replica one copy of each column.
             self._parts = [
                 network.scale,
-                self._over(_Part(network, network.steps[:first]), mesh.all.group, mesh.layout.grad_dtype),
-                self._over_replicas(_Part(network, network.steps[first:]), mesh),
+                self._replicate(_Part(network, network.steps[:first]), mesh.all.group, mesh.layout.grad_dtype),
+                self._replicate_over_data(_Part(network, network.steps[first:]), mesh),
                 network.gather_scores,
             ]
         else:
-            self._parts = [self._over_replicas(network, mesh)]
+            self._parts = [self._replicate_over_data(network, mesh)]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) -> (B, K): the images of this process's replica."""
@@ -108,33 +104,34 @@ class Forward:
         return x
 
     @property
-    def with_epilogues(self) -> int:
-        return sum(one.num_bytes for one in self._sums)
+    def reduced_bytes(self) -> int:
+        """Bytes of gradients that this process has contributed to sums so far."""
+        return sum(one.num_bytes for one in self._reducers)
 
     @contextmanager
-    def without_sums(self) -> Iterator[None]:
-        """Gradients are only added up in this process: those of a batch's parts but for the last."""
+    def no_sync(self) -> Iterator[None]:
+        """Within it, gradients accumulate in this process only: for all parts of a batch but the last."""
         with ExitStack() as stack:
             for one in self._replicated:
                 stack.enter_context(one.no_sync())
             yield
 
-    def _over_replicas(self, module: nn.Module, mesh: ProcessMesh) -> nn.Module:
+    def _replicate_over_data(self, module: nn.Module, mesh: ProcessMesh) -> nn.Module:
         if mesh.replica.size == 1:
             return module
-        return self._over(module, mesh.replica.group, mesh.layout.grad_dtype)
+        return self._replicate(module, mesh.replica.group, mesh.layout.grad_dtype)
 
-    def _over(self, module: nn.Module, group: dist.ProcessGroup | None, grad_dtype: GradDtype) -> nn.Module:
+    def _replicate(self, module: nn.Module, group: dist.ProcessGroup | None, grad_dtype: GradDtype) -> nn.Module:
         replicated = DistributedDataParallel(module, process_group=group, gradient_as_bucket_view=True)
-        sums = _Sums(group, torch.bfloat16 if grad_dtype == "bfloat16" else None)
-        replicated.register_comm_hook(sums, _sum_bucket)
-        self._sums.append(sums)
+        reducer = _GradientReducer(group, torch.bfloat16 if grad_dtype == "bfloat16" else None)
+        replicated.register_comm_hook(reducer, _sum_bucket)
+        self._reducers.append(reducer)
         self._replicated.append(replicated)
         return replicated
 
 
 class _Part(nn.Module):
-    """Some steps of a network as a module of its own, which holds the layers that they name."""
+    """Some consecutive steps of a network as a module with their layers."""
 
     def __init__(self, network: ColumnNetwork, steps: tuple[ColumnStep, ...]) -> None:
         super().__init__()
@@ -147,27 +144,27 @@ class _Part(nn.Module):
 
 
 @dataclass
-class _Sums:
+class _GradientReducer:
     group: dist.ProcessGroup | None
     dtype: torch.dtype | None
-    """What the gradients are rounded to on their way; None sends them as they are."""
+    """What gradients are rounded to before they are sent; None sends them unchanged."""
     num_bytes: int = 0
 
 
-def _sum_bucket(sums: _Sums, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """The sum over the replicas, whose losses are shares of the batch's (torch's own hooks divide by their number).
+def _sum_bucket(reducer: _GradientReducer, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """The sum over the replicas, whose losses are parts of the batch's (torch's own hooks average instead).
 
-    torch's hook for bfloat16 divides as well, and before that asks gloo for what it does not have.
+    torch's hook for bfloat16 averages as well, with an operation that gloo does not have.
     """
     buffer: torch.Tensor = bucket.buffer()
-    sent = buffer if sums.dtype is None else buffer.to(sums.dtype)
-    sums.num_bytes += sent.nbytes
-    work = dist.all_reduce(sent, group=sums.group, async_op=True)
+    sent = buffer if reducer.dtype is None else buffer.to(reducer.dtype)
+    reducer.num_bytes += sent.nbytes
+    work = dist.all_reduce(sent, group=reducer.group, async_op=True)
     assert work is not None
 
     def widened(done: "torch.futures.Future[list[torch.Tensor]]") -> torch.Tensor:
         total = done.value()[0]
-        return total if sums.dtype is None else buffer.copy_(total)
+        return total if reducer.dtype is None else buffer.copy_(total)
 
     future: torch.futures.Future[torch.Tensor] = work.get_future().then(widened)
     return future

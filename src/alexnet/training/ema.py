@@ -1,4 +1,4 @@
-"""A running average of the weights: what `modern` trainings measure and keep. Not in the paper."""
+"""An exponential moving average of the weights: what `modern` trainings validate and save. Not in the paper."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,37 +8,37 @@ from torch import nn
 
 
 class WeightEMA:
-    """Keeps a <- share * a + (1 - share) * w for every parameter, starting from the weights as they are.
+    """Keeps a <- decay * a + (1 - decay) * w for every parameter, starting from the current weights.
 
-    In the first steps the share is smaller, (1 + steps) / (10 + steps), so that the first, random weights are
-    soon forgotten.
+    In the first steps the decay is smaller, (1 + steps) / (10 + steps), so that the random first weights are soon
+    forgotten.
 
     Args:
         network: its parameters are followed; they are not changed.
-        share: what the average keeps of itself at a step, 0 up to, not including, 1.
+        decay: fraction of the average that is kept at a step, 0 up to, not including, 1.
     """
 
-    def __init__(self, network: nn.Module, share: float) -> None:
+    def __init__(self, network: nn.Module, decay: float) -> None:
         self._network = network
-        self._share = share
+        self._decay = decay
         self.tensors = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
     @torch.no_grad()
     def update(self, steps: int) -> None:
         """Follow the weights after an update; `steps` were done before it."""
-        share = min(self._share, (1 + steps) / (10 + steps))
+        decay = min(self._decay, (1 + steps) / (10 + steps))
         parameters = [parameter.detach() for parameter in self._network.parameters()]
-        torch._foreach_lerp_(list(self.tensors.values()), parameters, 1 - share)
+        torch._foreach_lerp_(list(self.tensors.values()), parameters, 1 - decay)
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Go on from averages that were saved."""
+        """Continue from averages that were saved."""
         for name, tensor in tensors.items():
             self.tensors[name].copy_(tensor)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The network with its averaged weights, for as long as the block lasts."""
+        """Within it, the network has its averaged weights."""
         self._exchange()
         try:
             yield

@@ -1,8 +1,8 @@
-"""One update of the weights as a GPU does it: captured once as a graph, replayed, and asked for its results later.
+"""A step as a GPU runs it: captured once as a CUDA graph, replayed, and asked for its metrics later.
 
-The host only says which images and which rates; it does not wait. So that a loss or a gradient that is not finite
-still stops the training before the update, the device itself looks: from that step on no weight changes, whatever
-the host has asked for in the meantime.
+The host only sets which images and which learning rates; it does not wait. So that a loss or a gradient that is not
+finite still stops the training before the update, the device itself checks: from that step on no weight changes,
+whatever the host has enqueued in the meantime.
 """
 
 from collections import deque
@@ -14,183 +14,198 @@ import torch
 
 from alexnet.data.augment import Batch
 from alexnet.data.device_cache import DeviceImageCache
-from alexnet.training.compute_weights import ComputeWeights
-from alexnet.training.eager_step import EagerStep, Step, Sums, divisor_of, dropout_seed, loss_and_errors, network_input
-from alexnet.training.optimizer import are_finite
+from alexnet.training.batch_metrics import NAMES, RunningMetrics
+from alexnet.training.compute_weights import ComputeWeights, are_finite, factors_table
+from alexnet.training.eager_step import EagerStep
 from alexnet.training.plan import Phase
-from alexnet.training.setup import Training, on_device
-from alexnet.training.update import rates_table
-from alexnet.training.validation import current_learning_rates, fail
+from alexnet.training.schedule import LearningRates
+from alexnet.training.setup import TrainingSetup
+from alexnet.training.step import (
+    NotFiniteError,
+    Step,
+    dropout_seed,
+    loss_and_metrics,
+    network_input,
+    noise_divisor,
+)
 
-# Before a graph is captured: libraries choose their kernels and take their memory.
-_WARM_UPS = 3
+# Before a graph is captured: libraries choose their kernels and allocate their memory.
+_WARMUPS = 3
 
 
-def step_of(training: Training, device_cache: DeviceImageCache | None = None) -> Step:
-    """How the training steps: a GPU does it on its own where it can, everything else at once.
+def make_step(setup: TrainingSetup, device_cache: DeviceImageCache | None = None) -> Step:
+    """A captured step where the GPU can run one, else an eager step.
 
     Args:
-        device_cache: the training images, where they lie on the device.
+        device_cache: the training images, if they are on the device.
     """
-    return GraphStep(training, device_cache) if on_device(training) else EagerStep(training, device_cache)
+    return GraphStep(setup, device_cache) if can_capture(setup) else EagerStep(setup, device_cache)
+
+
+def can_capture(setup: TrainingSetup) -> bool:
+    """Whether a whole step can be captured: on a GPU, with whole batches."""
+    alone = not setup.mesh.is_distributed  # a graph would have to hold the communication with other processes too
+    return setup.device.type == "cuda" and not setup.recipe.training.micro_batch and alone
 
 
 @dataclass(frozen=True)
-class _Captured:
+class _CapturedStep:
     batch: Batch
     """The tensors that the graph reads."""
     graph: torch.cuda.CUDAGraph | None
-    """None on a processor, where the same is done step by step (for the checks)."""
+    """None on a CPU, where the same operations run one by one (for checks)."""
     divisor: float
 
 
 class GraphStep:
-    """A step that the device does while the host goes on.
+    """A step that the device runs while the host continues; see `Step`.
 
     Args:
-        training: its network and optimizer are used; whole batches only.
-        device_cache: the training images, where they lie on the device.
+        setup: its network and optimizer are used; whole batches only.
+        device_cache: the training images, if they are on the device.
     """
 
-    at_once = False
+    is_synchronous = False
 
-    def __init__(self, training: Training, device_cache: DeviceImageCache | None = None) -> None:
-        device = training.device
-        self.training = training
+    def __init__(self, setup: TrainingSetup, device_cache: DeviceImageCache | None = None) -> None:
+        device = setup.device
+        self.setup = setup
         self._device_cache = device_cache
-        self._mean_image = torch.from_numpy(training.data.statistics.mean_image).to(device)
-        # What autocast makes of the input of the first layer, unless a scale comes before it.
-        rounded = training.precision == "bfloat16" and training.network.spec.input_scale == 1
+        self._mean_image = torch.from_numpy(setup.data.statistics.mean_image).to(device)
+        # As autocast rounds the input of the first layer, unless the network scales its input before.
+        rounded = setup.precision == "bfloat16" and setup.network.spec.input_scale == 1
         self._input_dtype = torch.bfloat16 if rounded else torch.float32
-        self._captured: dict[tuple[int, float], _Captured] = {}
+        self._captured: dict[tuple[int, float], _CapturedStep] = {}
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._weights = ComputeWeights(training)
-        self._rates = torch.zeros(len(self._weights.tensors), 2, device=device)
-        self._rows: list[tuple[float, float]] = []
-        # Sum of losses, images that were wrong; and the first step that was not finite, counted from 1, or 0.
-        self._results = torch.zeros(2, dtype=torch.float64, device=device)
+        self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self.weights = ComputeWeights(setup.network, setup.optimizer, setup.precision == "bfloat16")
+        self._factors = torch.zeros(0, device=device)
+        self._factor_rows: list[tuple[float, ...]] = []
+        # Sums of the loss and of all metrics; and the first step that was not finite, counted from 1, or 0.
+        self._sums = torch.zeros(len(NAMES), dtype=torch.float64, device=device)
         self._stopped = torch.zeros((), dtype=torch.int64, device=device)
         self._number = torch.zeros((), dtype=torch.int64, device=device)
         self._num = 0
-        self._asked: deque[tuple[int, Phase, Batch]] = deque()
+        self._enqueued: deque[tuple[int, Phase, Batch]] = deque()
 
-    def run(self, phase: Phase, batch: Batch) -> None:
-        """Ask for one update."""
-        training = self.training
-        self._asked.append((training.step, phase, batch))
+    def run(self, phase: Phase, batch: Batch, step: int, learning_rates: LearningRates) -> None:
+        """Enqueue one update."""
+        setup = self.setup
+        self._enqueued.append((step, phase, batch))
         if self._device_cache is not None:
             batch = self._device_cache.with_cache_rows(batch)
         staged = self._staged(batch)
-        self._set_rates()
-        self._number.fill_(training.step + 1)
-        key = (len(batch.labels), divisor_of(training, phase))
+        self._set_factors(learning_rates)
+        self._number.fill_(step + 1)
+        key = (len(batch.labels), noise_divisor(setup, phase))
         captured = self._captured.get(key)
         if captured is None:
             captured = self._captured[key] = self._capture(staged, key[1])
         else:
             torch._foreach_copy_(_tensors(captured.batch), _tensors(staged))
-        training.dropout.manual_seed(dropout_seed(training.recipe.training.seed, training.step))
+        setup.dropout_generator.manual_seed(dropout_seed(setup.recipe.training.seed, step))
         if captured.graph is None:
             self._update(captured.batch, captured.divisor)
         else:
             captured.graph.replay()
-        if training.average is not None:
-            training.average.update(training.step)
+        if setup.ema is not None:
+            setup.ema.update(step)
         self._num += len(batch.labels)
 
-    def sums(self) -> Sums:
-        """Losses and errors since the last call, when the device is done."""
-        loss, wrong, stopped = torch.cat([self._results, self._stopped.double()[None]]).tolist()
+    def take_metrics(self) -> RunningMetrics:
+        """Metrics of the steps since the last call, once the device is done."""
+        *sums, stopped = torch.cat([self._sums, self._stopped.double()[None]]).tolist()
         if stopped:
-            self._fail(int(stopped) - 1)
-        sums = Sums(loss, int(wrong), self._num)
-        self._results.zero_()
+            raise self._not_finite(int(stopped) - 1)
+        metrics = RunningMetrics(dict(zip(NAMES, sums, strict=True)), self._num)
+        self._sums.zero_()
         self._num = 0
-        self._asked.clear()
-        return sums
+        self._enqueued.clear()
+        return metrics
 
-    def _fail(self, step: int) -> None:
-        """Do the step that failed once more, at once, and so come upon the same: the weights have not changed since."""
-        phase, batch = next((phase, batch) for number, phase, batch in self._asked if number == step)
-        self.training.step = step
+    def _not_finite(self, step: int) -> NotFiniteError:
+        """Repeat the step that failed eagerly, from the same weights: they have not changed since."""
+        phase, batch = next((phase, batch) for number, phase, batch in self._enqueued if number == step)
         # The graphs hold the memory of whole steps, which the repetition needs.
         self._captured.clear()
-        self._weights.clear_gradients()
-        if self.training.device.type == "cuda":
+        self.weights.clear_gradients()
+        if self.setup.device.type == "cuda":
             torch.cuda.empty_cache()
-        at_once = EagerStep(self.training, self._device_cache)
-        value = at_once.forward_backward(phase, batch)
-        what = f"step {step} was not finite on the device, and is when it is repeated (its loss is {value:.6g})"
-        fail(self.training, batch, what, value, at_once.gradients())
+        eager = EagerStep(self.setup, self._device_cache)
+        try:
+            loss = eager.forward_backward(phase, batch, step)
+        except NotFiniteError as error:
+            return error
+        message = f"step {step} was not finite on the device, and is when it is repeated (its loss is {loss:.6g})"
+        return NotFiniteError(message, step, loss, batch.samples.tolist(), eager.weights.gradients())
 
     def _staged(self, batch: Batch) -> Batch:
-        """The batch on the device, copied beside what the device computes."""
-        if self._copies is None:
+        """The batch on the device, copied while the device computes."""
+        if self._copy_stream is None:
             return batch
         current = torch.cuda.current_stream()
-        with torch.cuda.stream(self._copies):
-            staged = batch.map(lambda tensor: tensor.to(self.training.device, non_blocking=True))
-        current.wait_stream(self._copies)
+        with torch.cuda.stream(self._copy_stream):
+            staged = batch.map(lambda tensor: tensor.to(self.setup.device, non_blocking=True))
+        current.wait_stream(self._copy_stream)
         for tensor in _tensors(staged):
             tensor.record_stream(current)
         return staged
 
-    def _set_rates(self) -> None:
-        rows = self.training.optimizer.rates_and_momenta(current_learning_rates(self.training, self.training.step))
-        if rows != self._rows:
-            self._rates.copy_(rates_table(rows, self.training.device), non_blocking=True)
-            self._rows = rows
+    def _set_factors(self, learning_rates: LearningRates) -> None:
+        rows = self.setup.optimizer.update_factors(learning_rates)
+        if not self._factor_rows:
+            self._factors = torch.zeros(len(rows), len(rows[0]), device=self.setup.device)
+        if rows != self._factor_rows:
+            self._factors.copy_(factors_table(rows, self.setup.device), non_blocking=True)
+            self._factor_rows = rows
 
-    def _capture(self, staged: Batch, divisor: float) -> _Captured:
+    def _capture(self, staged: Batch, divisor: float) -> _CapturedStep:
         batch = staged.map(torch.clone)
-        if self.training.device.type != "cuda":
-            return _Captured(batch, None, divisor)
-        training = self.training
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream())
-        # The library tries its algorithms once for each shape; a graph keeps those it was captured with.
-        with torch.cuda.stream(beside), algorithms_tried():
-            for _ in range(_WARM_UPS):
-                self._derive(batch, divisor)
-            self._weights.update(torch.zeros_like(self._rates), self._stopped)  # compiled now, and moves nothing
-        torch.cuda.current_stream().wait_stream(beside)
-        self._weights.clear_gradients()
+        if self.setup.device.type != "cuda":
+            return _CapturedStep(batch, None, divisor)
+        warmup_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        warmup_stream.wait_stream(torch.cuda.current_stream())
+        # cuDNN tries its algorithms once for each shape; a graph keeps those it was captured with.
+        with torch.cuda.stream(warmup_stream), cudnn_benchmark():
+            for _ in range(_WARMUPS):
+                self._forward_backward(batch, divisor)
+            self.weights.update(torch.zeros_like(self._factors), self._stopped)  # compiles; learning rates of 0
+        torch.cuda.current_stream().wait_stream(warmup_stream)
+        self.weights.clear_gradients()
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(training.dropout)
+        graph.register_generator_state(self.setup.dropout_generator)
         # Loader threads pin memory meanwhile: only this thread's calls are part of the capture.
         with (
-            algorithms_tried(),
+            cudnn_benchmark(),
             torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
         ):
             self._update(batch, divisor)
-        return _Captured(batch, graph, divisor)
+        return _CapturedStep(batch, graph, divisor)
 
-    def _derive(self, batch: Batch, divisor: float) -> tuple[torch.Tensor, torch.Tensor]:
-        training = self.training
-        self._weights.clear_gradients()
-        images = network_input(training, batch, self._mean_image, self._device_cache, divisor, self._input_dtype)
-        loss, wrong = loss_and_errors(training, self._weights.forward, images, batch.labels, len(batch.labels))
+    def _forward_backward(self, batch: Batch, divisor: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        setup = self.setup
+        self.weights.clear_gradients()
+        images = network_input(setup, batch, self._mean_image, self._device_cache, divisor, self._input_dtype)
+        loss, sums = loss_and_metrics(setup, self.weights.forward, images, batch.labels, len(batch.labels))
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), wrong
+        return loss.detach(), sums
 
     @torch.no_grad()
     def _update(self, batch: Batch, divisor: float) -> None:
         """Everything of a step that the device does."""
         with torch.enable_grad():
-            loss, wrong = self._derive(batch, divisor)
-        finite = loss.isfinite() & are_finite(self._weights.gradients())
+            loss, sums = self._forward_backward(batch, divisor)
+        finite = loss.isfinite() & are_finite(self.weights.gradients())
         self._stopped.copy_(torch.where((self._stopped == 0) & ~finite, self._number, self._stopped))
-        self._results += torch.stack((loss.double() * len(batch.labels), wrong.double()))
-        self._weights.update(self._rates, self._stopped)
+        self._sums += torch.stack((loss.double() * len(batch.labels), *(one.double() for one in sums)))
+        self.weights.update(self._factors, self._stopped)
 
 
 @contextmanager
-def algorithms_tried() -> Iterator[None]:
-    """Within it, the GPU's library tries its algorithms for each new shape and keeps the fastest.
+def cudnn_benchmark() -> Iterator[None]:
+    """Within it, cuDNN tries its algorithms for each new shape and keeps the fastest.
 
-    `torch.backends.cudnn.flags` sets everything that is not named to what its authors took for a default: it turns the
-    library off.
+    `torch.backends.cudnn.flags` would also set everything that is not named to its own defaults, which disables cuDNN.
     """
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
@@ -201,5 +216,5 @@ def algorithms_tried() -> Iterator[None]:
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:
-    """A batch's tensors that hold something."""
+    """A batch's tensors that are not empty."""
     return [value for value in vars(batch).values() if isinstance(value, torch.Tensor) and value.numel()]

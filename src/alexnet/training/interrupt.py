@@ -1,4 +1,4 @@
-"""A first interrupt asks the training to stop after the step it is in; a second one stops at once."""
+"""A first interrupt asks the training to stop after the current step; a second one stops it immediately."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ ONE_REQUEST_S = 2.0
 
 
 class StopRequest:
-    """Whether somebody asked to stop, and how."""
+    """Whether a signal asked the training to stop, and which."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
@@ -27,44 +27,44 @@ class StopRequest:
 def stop_on_signal() -> Iterator[StopRequest]:
     """Yield a `StopRequest` that the first SIGINT or SIGTERM sets; the second has its usual effect.
 
-    Of several processes each may be told twice at once, by a scheduler and by torchrun, which it tells too: there, what
-    comes within `ONE_REQUEST_S` is one request. And when one of them has failed, torchrun tells the others to end while
-    they find out which one it was: from an error on they hear no signal until `init_process_group` is over.
+    With several processes, each may get a signal twice: from the scheduler, and from torchrun, which got it too.
+    Signals within `ONE_REQUEST_S` then count as one request. And when a process fails, torchrun terminates the others
+    while they find out which one failed: after an error they ignore signals until `init_process_group` exits.
 
-    Outside the main thread no signal arrives, and the request stays unset.
+    Outside the main thread no signal arrives, and the request remains unset.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
     watched = (signal.SIGINT, signal.SIGTERM)
-    usual = {number: signal.getsignal(number) for number in watched}
+    previous = {number: signal.getsignal(number) for number in watched}
 
-    asked_s = 0.0
-    repeated = world_size() > 1
+    request_s = 0.0
+    distributed = world_size() > 1
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked_s
-        if request and time.monotonic() - asked_s < ONE_REQUEST_S:
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal request_s
+        if request and time.monotonic() - request_s < ONE_REQUEST_S:
             return
         if request:
             for each in watched:
-                signal.signal(each, usual[each])
+                signal.signal(each, previous[each])
             signal.raise_signal(number)
             return
-        request.signal_name, asked_s = signal.Signals(number).name, time.monotonic()
-        if not repeated:
+        request.signal_name, request_s = signal.Signals(number).name, time.monotonic()
+        if not distributed:
             for each in watched:
-                signal.signal(each, usual[each])
-        # Straight to the descriptor: a handler may run in the middle of somebody's print.
-        os.write(2, b"\nstopping after this step or measurement; a second signal stops at once\n")
+                signal.signal(each, previous[each])
+        # Directly to the descriptor: a handler may interrupt a print.
+        os.write(2, b"\nstopping after this step or validation; a second signal stops immediately\n")
 
     for number in watched:
-        signal.signal(number, ask)
+        signal.signal(number, handle)
     failed = True
     try:
         yield request
         failed = False
     finally:
         for number in watched:
-            signal.signal(number, signal.SIG_IGN if failed and repeated else usual[number])
+            signal.signal(number, signal.SIG_IGN if failed and distributed else previous[number])

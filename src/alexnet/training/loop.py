@@ -1,9 +1,10 @@
-"""A prepared data set and a recipe in, a run folder with a trained network out. Paper: section 5."""
+"""Train the network of a recipe on a prepared data set and leave a run folder. Paper: section 5."""
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -24,22 +25,29 @@ from alexnet.storage.atomic import is_full
 from alexnet.storage.lock import only_writer
 from alexnet.system.device import choose_device, choose_precision
 from alexnet.system.machine import source_digest
-from alexnet.training.checkpoint import Position, has_checkpoint, remove_checkpoints
+from alexnet.training.batch_metrics import RunningMetrics
+from alexnet.training.batches import load_device_cache, remaining_batches
+from alexnet.training.checkpoint import has_checkpoint, remove_checkpoints
 from alexnet.training.checkpoint_writer import CheckpointWriter
-from alexnet.training.distributed import whole_shapes
-from alexnet.training.graph_step import step_of
+from alexnet.training.distributed import full_shapes
+from alexnet.training.graph_step import make_step
 from alexnet.training.interrupt import StopRequest, stop_on_signal
+from alexnet.training.log import TrainingLog
 from alexnet.training.plan import Phase
-from alexnet.training.resume import create_or_continue, layout_facts, recorded_start, restore, resume_command
-from alexnet.training.schedule import ended
-from alexnet.training.setup import Training, assemble, load_device_cache, loader_of
-from alexnet.training.tensorboard import board_folder, require_tensorboard, written_board
+from alexnet.training.resume import create_or_continue, layout_metadata, recorded_start, restore, resume_command
+from alexnet.training.saving import save_failed_weights, save_weights
+from alexnet.training.setup import TrainingSetup, build_setup, copy_trained_layers
+from alexnet.training.state import TrainingState
+from alexnet.training.step import NotFiniteError, Step
+from alexnet.training.tensorboard import require_tensorboard, tensorboard_folder, write_tensorboard
 from alexnet.training.training_progress import TrainingProgress
-from alexnet.training.validation import end_epoch, log_window, note_failure, note_unreadable, save_weights
+from alexnet.training.validation import is_finished, is_validation_due, record_validation_error, validate
 
 LOG_EVERY_STEPS = 10
-# What a process is at within a step, as it tells the others.
+# The phases of a step, as a process reports them to the others.
 WAITS, COMPUTES, ENDS_STEP = 0, 1, 2
+
+_logger = logging.getLogger(__name__)
 
 
 def train(
@@ -52,25 +60,25 @@ def train(
     mesh: ProcessMesh = SINGLE_PROCESS,
     tensorboard: bool = False,
 ) -> RunFolder:
-    """Train the recipe's network on the prepared data set, or go on with an interrupted training.
+    """Train the recipe's network on the prepared data set, or resume an interrupted training.
 
     Args:
-        data_folder: a prepared data set (`alexnet prepare`), or several to be joined.
-        recipe: every hyper-parameter.
+        data_folder: a prepared data set (`alexnet prepare`), or several to be concatenated.
+        recipe: every hyperparameter.
         run_folder: a new folder, or that of an interrupted training of the same recipe on the same data.
-        start_from: a run folder or weights file: layers of the same names start from its weights, all but the last
-            ones; None is what an unfinished run began with.
-        may_change: go on with another recipe than the run's, as far as `CHANGEABLE` allows.
-        mesh: the processes that share the training, each of which calls this. The first one writes the run folder,
+        start_from: a run folder or weights file: layers of the same names are initialized from its weights, all but
+            the last ones; None is what an unfinished run began with.
+        may_change: resume with a recipe other than the run's, as far as `CHANGEABLE` allows.
+        mesh: the processes that share the training, each of which calls this. The main one writes the run folder,
             which the others need not see; the data set must be on every machine.
-        tensorboard: write the log for TensorBoard too, into the run folder; a run that has begun to goes on to.
+        tensorboard: write the log for TensorBoard too, into the run folder; a run that has such a log continues it.
 
     Returns:
         The run folder, finished: weights, log and the validation error of the last epoch inside.
 
     Raises:
         RequestError: recipe and data do not fit, the run folder holds something else, or another process trains in it.
-        WorkError: the loss or a gradient is no longer finite (the weights that gave it are kept aside as
+        WorkError: the loss or a gradient is no longer finite (the weights that gave it are kept as
             weights-at-failure.safetensors), memory is too small, the disk is full at the very end, or a stored image
             cannot be read.
         Interrupted: SIGINT or SIGTERM; the folder holds a checkpoint and usable weights, unless no step was done yet.
@@ -81,69 +89,78 @@ def train(
         require_tensorboard()
     device = choose_device(recipe.training.device)
     arithmetic = f"{choose_precision(recipe.training.precision, device)} on {device.type}"
-    facts = {"data set": data.checksum, "code": source_digest(), "arithmetic": arithmetic, **layout_facts(mesh)}
-    mesh.require_same(flat_settings(recipe) | facts)
+    shared = {"data set": data.checksum, "code": source_digest(), "arithmetic": arithmetic, **layout_metadata(mesh)}
+    mesh.require_same(flat_settings(recipe) | shared)
     run = RunFolder(run_folder) if mesh.is_main else UnwrittenRunFolder(run_folder)
-    # With a checkpoint the first weights are history, and the file they came from may be gone.
+    # With a checkpoint the first weights no longer matter, and the file they came from may be gone.
     start_from, fresh = mesh.broadcast((start_from or recorded_start(run), not has_checkpoint(run.path)))
-    training = assemble(run, data, recipe, start_from if fresh else None, mesh)
+    setup, state = build_setup(data, recipe, mesh), TrainingState()
+    if start_from and fresh:
+        state.copied_layers = copy_trained_layers(setup, start_from)
     changes = create_or_continue(run, recipe, data, folders, start_from, may_change) if mesh.is_main else []
-    with only_writer(run.lock_path, str(run.path)) if mesh.is_main else nullcontext() as before:
-        try:
-            restore(training, start_from, before)
-            if changes:
-                run.change_recipe(recipe)
-                run.log("recipe_changed", step=training.step, changes=changes)
-            parameters = sum(math.prod(shape) for shape in whole_shapes(training.network).values())
-            run.update_facts(
-                state="running", parameters=parameters, num_steps=training.plan.num_steps, **layout_facts(mesh)
-            )
-            if training.copied:
-                run.update_facts(copied_layers=training.copied)
-            _run_steps(training, tensorboard or board_folder(run.path).is_dir())
-            run.update_facts(
-                state="finished",
-                finished=utc_now(),
-                duration_s=round(training.trained_s, 1),
-                unreadable_images=len(training.unreadable),
-            )
-            if mesh.is_main:
-                remove_checkpoints(run.path, training.errors[-1] if training.errors else None)
-        except RequestError:
-            raise  # nothing was begun
-        except WorkError:
-            _note_state(run, "failed")
-            raise
-        except BaseException as error:
-            # Whatever stopped it (a second interrupt, memory, a defect): it goes on from the last checkpoint.
-            _note_state(run, "interrupted")
-            if is_out_of_memory(error):
-                raise WorkError(
-                    f"memory is too small for batches of {recipe.optimizer.batch_size} ({_first_line(error)}); "
-                    f"`{resume_command(run.path)} --training.micro_batch N` goes on with fewer images at a time and "
-                    "the same result; --training.precision bfloat16 and, on a GPU, --training.cache none need less too"
-                ) from error
-            if isinstance(error, UnreadableSample):
-                raise WorkError(
-                    f"{error}; when the data set is whole again, go on with `{resume_command(run.path)}` (with "
-                    "--training.cache none --training.on_unreadable replace the image stored next stands in for a "
-                    "training image)"
-                ) from error
-            if is_full(error):
-                raise WorkError(
-                    f"the disk of {run.path} is full; free some space, then go on with `{resume_command(run.path)}`"
-                ) from error
-            raise
+    with (
+        only_writer(run.lock_path, str(run.path)) if mesh.is_main else nullcontext() as last_writer,
+        _failure_recorded(run, recipe.optimizer.batch_size),
+    ):
+        restore(setup, state, run, start_from, last_writer)
+        if changes:
+            run.change_recipe(recipe)
+            run.log("recipe_changed", step=state.step, changes=changes)
+        parameters = sum(math.prod(shape) for shape in full_shapes(setup.network).values())
+        run.update_facts(
+            state="running", parameters=parameters, num_steps=setup.plan.num_steps, **layout_metadata(mesh)
+        )
+        if state.copied_layers:
+            run.update_facts(copied_layers=state.copied_layers)
+        _run_steps(setup, state, run, tensorboard or tensorboard_folder(run.path).is_dir())
+        run.update_facts(
+            state="finished",
+            finished=utc_now(),
+            duration_s=round(state.trained_s, 1),
+            unreadable_images=len(state.unreadable),
+        )
+        if mesh.is_main:
+            remove_checkpoints(run.path, state.validation_errors[-1] if state.validation_errors else None)
     return run
 
 
-def _note_state(run: RunFolder, state: State) -> None:
-    with suppress(OSError):  # a full disk: what stopped the training is the message that counts
+@contextmanager
+def _failure_recorded(run: RunFolder, batch_size: int) -> Iterator[None]:
+    """Record in run.json that the block failed or was interrupted; errors name the command that resumes."""
+    resume = resume_command(run.path)
+    try:
+        yield
+    except RequestError:
+        raise  # nothing was begun
+    except WorkError:
+        _record_state(run, "failed")
+        raise
+    except BaseException as error:
+        # Whatever stopped it (a second interrupt, memory, a defect): it can resume from the last checkpoint.
+        _record_state(run, "interrupted")
+        if is_out_of_memory(error):
+            raise WorkError(
+                f"memory is too small for batches of {batch_size} ({_first_line(error)}); "
+                f"`{resume} --training.micro_batch N` resumes with fewer images at a time and the same result; "
+                "--training.precision bfloat16 and, on a GPU, --training.cache none need less memory too"
+            ) from error
+        if isinstance(error, UnreadableSample):
+            raise WorkError(
+                f"{error}; repair the data set, then resume with `{resume}` (with --training.cache none "
+                "--training.on_unreadable replace, the next image is used in place of an unreadable training image)"
+            ) from error
+        if is_full(error):
+            raise WorkError(f"the disk of {run.path} is full; free some space, then resume with `{resume}`") from error
+        raise
+
+
+def _record_state(run: RunFolder, state: State) -> None:
+    with suppress(OSError):  # a full disk: the error that stopped the training matters more
         run.update_facts(state=state)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, or Python, found too little memory."""
+    """Whether torch, or Python, could not allocate memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "not enough memory" in str(error)
     )
@@ -153,142 +170,172 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _run_steps(training: Training, tensorboard: bool) -> None:
-    plan, mesh = training.plan, training.mesh
-    training.network.train()
+def _run_steps(setup: TrainingSetup, state: TrainingState, run: RunFolder, tensorboard: bool) -> None:
+    """Run all steps from the state's on, and save the weights."""
+    plan, mesh = setup.plan, setup.mesh
+    setup.network.train()
     with (
         stop_on_signal() as stop,
-        CheckpointWriter(training.run.path, mesh.is_main) as writer,
-        TrainingProgress(
-            training.run.path.name, training.step, plan.num_steps, plan.num_epochs, mesh.is_main
-        ) as progress,
-        _stalls_told(training, progress),
-        written_board(training, progress.say) if tensorboard and mesh.is_main else nullcontext(),
+        CheckpointWriter(run.path, mesh.is_main) as writer,
+        TrainingProgress(run.path.name, state.step, plan.num_steps, plan.num_epochs, mesh.is_main) as progress,
+        write_tensorboard(run, setup, state) if tensorboard and mesh.is_main else nullcontext(),
     ):
-        if slower := slow_path_message(training.device.type):
-            progress.say(slower)
-        if mesh.is_distributed and (idle := idle_cores_message()):
-            progress.say(idle)
-        mesh.heartbeat(training.step, WAITS, "reading its images")
-        device_cache = load_device_cache(training, progress.say, partial(_stop_reading, training, stop))
-        step = step_of(training, device_cache)
-        last_checkpoint = time.monotonic()
-        # The stopwatch covers waiting for data and the step; it stands still for validation and checkpoints.
-        mark = time.perf_counter()
-        for phase, batch in _batches(training, with_images=device_cache is None):
-            mesh.heartbeat(training.step, COMPUTES, "its computation")
-            step.run(phase, batch)
-            training.step += 1
-            logs = training.step % LOG_EVERY_STEPS == 0 or training.step == plan.num_steps
-            due = time.monotonic() - last_checkpoint >= training.recipe.training.checkpoint_every
-            # What one process sees, all do: whether to stop, to save (as the one that writes has time), to name images.
-            stopping, due, unreadable = mesh.any(
-                bool(stop), mesh.is_main and due and not writer.busy, bool(batch.unreadable)
-            )
-            if unreadable:
-                note_unreadable(training, batch, progress)
-            # To ask a GPU is to wait for it: only where something follows from the answer.
-            if step.at_once or logs or due or stopping or plan.ends_epoch(training.step):
-                sums = step.sums()
-                training.window.add(sums.loss, sums.wrong, sums.num)
-                training.epoch.add(sums.loss, sums.wrong, sums.num)
-            training.trained_s += time.perf_counter() - mark
-            progress.advance(training.step)
-            if logs:
-                log_window(training, progress)
-            mesh.heartbeat(training.step, ENDS_STEP, "the end of its step, which may measure or save")
-            lowest = plan.ends_epoch(training.step) and end_epoch(training, progress)
-            if _over(training):
-                break
-            if stopping:
-                _stop(training, writer, stop.signal_name or "a signal to another process")
-            if lowest:
-                writer.finish()  # the best so far is not passed over
-            if due or lowest:
-                note_failure(training, writer, progress)
-                writer.begin(training.network, training.optimizer, _position(training), training.average)
-                last_checkpoint = time.monotonic()
-            mark = time.perf_counter()
-            mesh.heartbeat(training.step, WAITS, "waiting for its batch")
-        writer.finish()
-        note_failure(training, writer, progress)
-    save_weights(training)
-    training.run.log("end", step=training.step, trained_s=round(training.trained_s, 3))
+        log = TrainingLog(run, setup, state, progress)
+        with _stalls_logged(mesh, log):
+            if slower := slow_path_message(setup.device.type):
+                _logger.warning(slower)
+            if mesh.is_distributed and (idle := idle_cores_message()):
+                _logger.warning(idle)
+            mesh.heartbeat(state.step, WAITS, "reading its images")
+            device_cache = load_device_cache(setup, partial(_stop_while_reading, run, log, stop))
+            step = make_step(setup, device_cache)
+            batches = remaining_batches(setup, state, with_images=device_cache is None)
+            try:
+                _train_on(batches, setup, state, run, step, stop, writer, log, progress)
+            except NotFiniteError as error:
+                save_failed_weights(setup, run, log, error)
+            writer.finish()
+            _log_checkpoint_failure(writer, log)
+    save_weights(setup, run)
+    log.end()
 
 
-def _stop_reading(training: Training, stop: StopRequest) -> None:
-    """Leave, if asked to, while the images are read: nothing has been done since the last checkpoint."""
+def _train_on(
+    batches: Iterator[tuple[Phase, Batch]],
+    setup: TrainingSetup,
+    state: TrainingState,
+    run: RunFolder,
+    step: Step,
+    stop: StopRequest,
+    writer: CheckpointWriter,
+    log: TrainingLog,
+    progress: TrainingProgress,
+) -> None:
+    """One step for each batch; validation, log and checkpoints between them."""
+    plan, mesh, recipe = setup.plan, setup.mesh, setup.recipe
+    last_checkpoint = time.monotonic()
+    # The training time covers waiting for data and the step; it excludes validation and checkpoints.
+    start = time.perf_counter()
+    for phase, batch in batches:
+        mesh.heartbeat(state.step, COMPUTES, "its computation")
+        learning_rates = plan.learning_rates(recipe, state.step, state.validation_errors)
+        step.run(phase, batch, state.step, learning_rates)
+        state.step += 1
+
+        # What one process sees, all do: stop, save (when the main one has time), name unreadable images.
+        log_due = state.step % LOG_EVERY_STEPS == 0 or state.step == plan.num_steps
+        checkpoint_due = time.monotonic() - last_checkpoint >= recipe.training.checkpoint_every
+        stopping, checkpoint_due, unreadable = mesh.any(
+            bool(stop), mesh.is_main and checkpoint_due and not writer.busy, bool(batch.unreadable)
+        )
+        if unreadable:
+            _record_unreadable(setup, state, batch, log)
+        # To read metrics from a GPU is to wait for it: only when something needs them.
+        ends_epoch = plan.ends_epoch(state.step)
+        if step.is_synchronous or log_due or checkpoint_due or stopping or ends_epoch:
+            metrics = step.take_metrics()
+            state.since_log.add(metrics.sums, metrics.num)
+            state.since_epoch.add(metrics.sums, metrics.num)
+        state.trained_s += time.perf_counter() - start
+
+        progress.advance(state.step)
+        if log_due:
+            log.steps(learning_rates)
+            state.since_log, state.since_log_s, state.waited_s = RunningMetrics(), state.trained_s, 0.0
+        mesh.heartbeat(state.step, ENDS_STEP, "the end of its step, which may validate or save")
+        is_lowest = ends_epoch and _end_epoch(setup, state, log)
+        if is_finished(setup, state):
+            return
+        if stopping:
+            _stop(setup, state, run, writer, log, stop.signal_name or "a signal to another process")
+        if is_lowest:
+            writer.finish()  # the best checkpoint so far is not skipped
+        if checkpoint_due or is_lowest:
+            _log_checkpoint_failure(writer, log)
+            writer.begin(setup.network, setup.optimizer, state, setup.ema)
+            last_checkpoint = time.monotonic()
+        start = time.perf_counter()
+        mesh.heartbeat(state.step, WAITS, "waiting for its batch")
+
+
+def _end_epoch(setup: TrainingSetup, state: TrainingState, log: TrainingLog) -> bool:
+    """Log the epoch and validate if that is due; returns whether that gave the lowest validation error so far."""
+    log.epoch()
+    is_lowest = False
+    if is_validation_due(setup, state):
+        evaluation = validate(setup)
+        # One error for all processes: others may round differently, and the learning rates may follow from it.
+        top1_error = setup.mesh.broadcast(evaluation.top1_error)
+        is_lowest, consequence = record_validation_error(setup, state, top1_error)
+        if consequence:
+            log.stall(consequence)
+        log.validation(evaluation)
+    state.since_epoch = RunningMetrics()
+    return is_lowest
+
+
+def _record_unreadable(setup: TrainingSetup, state: TrainingState, batch: Batch, log: TrainingLog) -> None:
+    """Log every image that could not be read and was replaced, each once; all processes call it together."""
+    found = {
+        sample: reason for part in setup.mesh.all_gather_object(batch.unreadable) for sample, reason in part.items()
+    }
+    new = {sample: reason for sample, reason in found.items() if sample not in state.unreadable}
+    for sample, reason in new.items():
+        state.unreadable.add(sample)
+        log.unreadable(sample, reason)
+
+
+def _log_checkpoint_failure(writer: CheckpointWriter, log: TrainingLog) -> None:
+    if (failure := writer.failure()) is not None:
+        log.checkpoint_failed(failure)
+
+
+def _stop_while_reading(run: RunFolder, log: TrainingLog, stop: StopRequest) -> None:
+    """Leave, if asked to, while the images are read: nothing was done since the last checkpoint."""
     if stop:
-        training.run.log("interrupted", step=training.step, by=stop.signal_name)
+        log.interrupted(stop.signal_name)
         raise Interrupted(
             f"stopped by {stop.signal_name} while the training images were read; "
-            f"go on with `{resume_command(training.run.path)}`"
+            f"resume with `{resume_command(run.path)}`"
         )
 
 
-def _stop(training: Training, writer: CheckpointWriter, signal_name: str | None) -> NoReturn:
+def _stop(
+    setup: TrainingSetup,
+    state: TrainingState,
+    run: RunFolder,
+    writer: CheckpointWriter,
+    log: TrainingLog,
+    signal_name: str,
+) -> NoReturn:
     """Save everything and leave."""
     writer.finish()
     writer.failure()
-    writer.begin(training.network, training.optimizer, _position(training), training.average)
+    writer.begin(setup.network, setup.optimizer, state, setup.ema)
     writer.finish()
     lost = ""
     failure = writer.failure()
-    if training.mesh.any(failure is not None)[0]:
-        reason = "by the first process" if failure is None else failure.strerror or str(failure)
+    if setup.mesh.any(failure is not None)[0]:
+        reason = "by the main process" if failure is None else failure.strerror or str(failure)
         lost = f"; its state could not be saved ({reason}), the checkpoint before it is kept"
     else:
-        save_weights(training)
-    training.run.log("interrupted", step=training.step, by=signal_name)
+        save_weights(setup, run)
+    log.interrupted(signal_name)
     raise Interrupted(
-        f"stopped by {signal_name} after step {training.step} of {training.plan.num_steps}{lost}; "
-        f"go on with `{resume_command(training.run.path)}`"
+        f"stopped by {signal_name} after step {state.step} of {setup.plan.num_steps}{lost}; "
+        f"resume with `{resume_command(run.path)}`"
     )
 
 
 @contextmanager
-def _stalls_told(training: Training, progress: TrainingProgress) -> Iterator[None]:
-    """Say and log which process holds the others up, for as long as the block lasts."""
-    monitor = training.mesh.monitor
-    if monitor is None or not training.mesh.is_main:
+def _stalls_logged(mesh: ProcessMesh, log: TrainingLog) -> Iterator[None]:
+    """Log in the run folder too which process holds the others up, within the block."""
+    monitor = mesh.monitor
+    if monitor is None or not mesh.is_main:
         yield
         return
-
-    def tell(text: str) -> None:
-        progress.say(text)
-        training.run.log("held_up", step=training.step, by=text)
-
-    monitor.on_stall, before = tell, monitor.on_stall
+    monitor.on_stall, before = log.stalled_process, monitor.on_stall
     try:
         yield
     finally:
         monitor.on_stall = before
-
-
-def _position(training: Training) -> Position:
-    measured = training.measured_step == training.step and bool(training.errors)
-    return Position(
-        errors=tuple(training.errors),
-        step=training.step,
-        trained_s=training.trained_s,
-        error=training.errors[-1] if measured else None,
-    )
-
-
-def _batches(training: Training, with_images: bool) -> Iterator[tuple[Phase, Batch]]:
-    """The batches that are left, each with the phase of the plan it stands in."""
-    for phase in training.plan.phases:
-        first, begin = max(training.step, phase.first_step), phase.epoch_step
-        if first >= phase.last_step or _over(training):
-            continue
-        loader = loader_of(training, phase, with_images)
-        with closing(loader.batches(first - begin, phase.last_step - begin)) as batches:
-            for batch in batches:
-                training.window.waited_s += loader.waited_s
-                loader.waited_s = 0.0
-                yield phase, batch
-
-
-def _over(training: Training) -> bool:
-    """Whether the last step is done, or the validation error has stalled for the last time."""
-    return training.step == training.plan.num_steps or ended(training.errors, training.recipe.schedule)

@@ -1,4 +1,4 @@
-"""A recipe's network as a table, before anything is trained: what `alexnet train --show` prints."""
+"""A recipe's network as a table, before anything is trained: `alexnet train --show` prints it."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -9,20 +9,20 @@ import torch
 from alexnet.model.layer_specs import SizedLayer
 from alexnet.model.network import AlexNet
 from alexnet.runs.recipe import Recipe
-from alexnet.training.optimizer import VelocitySGD
+from alexnet.training.optimizer import Optimizer, make_optimizer
 from alexnet.training.schedule import LearningRates, learning_rates_at
 from alexnet.training.setup import require_fit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One layer with weights, as it is built and as it learns at first."""
+    """One layer with weights: its size, and its first learning rates."""
 
     layer: str
-    maps: int
-    """Maps, or units of a dense layer."""
+    channels: int
+    """Output channels, or units of a dense layer."""
     side: int
-    """Places along a side of a map; 1 for a dense layer."""
+    """Output height and width; 1 for a dense layer."""
     weight_shape: tuple[int, ...]
     parameters: int
     neurons: int
@@ -39,19 +39,17 @@ def network_table(recipe: Recipe, num_classes: int) -> list[Row]:
     """The layers with weights of a recipe's network.
 
     Raises:
-        RequestError: the recipe names a variant or a layer that there is not.
+        RequestError: the recipe names a variant or a layer that does not exist.
     """
-    with torch.device("meta"):  # shapes only: nothing is drawn, nothing takes memory
+    with torch.device("meta"):  # shapes only: no random numbers, no memory
         network = AlexNet(num_classes, recipe.network.variant, recipe.network.width, dropout=recipe.network.dropout)
         require_fit(recipe, network)
-        optimizer = VelocitySGD(
-            network, recipe.optimizer.momentum, recipe.optimizer.weight_decay, recipe.optimizer.layer_weight_decay
-        )
-    rates = _first_rates(recipe)
-    return [_row(place, rates, optimizer) for place in network.sized_layers if place.weight_shape]
+        optimizer = make_optimizer(recipe.optimizer, network)
+    learning_rates = _first_learning_rates(recipe)
+    return [_row(layer, learning_rates, optimizer) for layer in network.sized_layers if layer.weight_shape]
 
 
-def _first_rates(recipe: Recipe) -> LearningRates:
+def _first_learning_rates(recipe: Recipe) -> LearningRates:
     if recipe.schedule.kind in ("one-cycle", "cosine"):
         return LearningRates(
             weights=recipe.optimizer.learning_rate,
@@ -60,31 +58,33 @@ def _first_rates(recipe: Recipe) -> LearningRates:
     return learning_rates_at(recipe, 0, 1)
 
 
-def _row(place: SizedLayer, rates: LearningRates, optimizer: VelocitySGD) -> Row:
-    name = place.name
+def _row(layer: SizedLayer, learning_rates: LearningRates, optimizer: Optimizer) -> Row:
+    name = layer.name
     return Row(
         layer=name,
-        maps=place.out_channels,
-        side=place.out_side,
-        weight_shape=place.weight_shape,
-        parameters=math.prod(place.weight_shape) + math.prod(place.bias_shape),
-        neurons=place.neurons,
-        multiply_adds=place.multiply_adds,
-        learning_rate=rates.of(f"{name}.weight"),
-        bias_learning_rate=rates.of(f"{name}.bias"),
-        weight_decay=optimizer.decays[f"{name}.weight"],
+        channels=layer.out_channels,
+        side=layer.out_side,
+        weight_shape=layer.weight_shape,
+        parameters=math.prod(layer.weight_shape) + math.prod(layer.bias_shape),
+        neurons=layer.neurons,
+        multiply_adds=layer.multiply_adds,
+        learning_rate=learning_rates.of(f"{name}.weight"),
+        bias_learning_rate=learning_rates.of(f"{name}.bias"),
+        weight_decay=optimizer.weight_decays[f"{name}.weight"],
     )
 
 
 def schedule_lines(recipe: Recipe) -> list[str]:
-    """What becomes of the rates after the first ones, a line each."""
+    """The schedule of the learning rates after the first ones, as lines of text."""
     schedule = recipe.schedule
     match schedule.kind:
         case "stages":
             lines, begin = [], 0.0
             for stage in schedule.stages:
                 biases = stage.learning_rate if stage.bias_learning_rate is None else stage.bias_learning_rate
-                layers = ", ".join(f"{name} {rate:g}" for name, rate in stage.layer_learning_rates.items())
+                layers = ", ".join(
+                    f"{name} {learning_rate:g}" for name, learning_rate in stage.layer_learning_rates.items()
+                )
                 lines.append(
                     f"epoch {begin:g} to {begin + stage.epochs:g}: weights {stage.learning_rate:g}"
                     + (f" ({layers})" if layers else "")

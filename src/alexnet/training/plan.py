@@ -1,22 +1,24 @@
-"""Which step stands where: epochs, stages and the images they use, as arithmetic on the step number."""
+"""The steps of a training: their epochs, stages, images and learning rates, as functions of the step number."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alexnet.data.sampler import Batching
 from alexnet.errors import RequestError
-from alexnet.runs.recipe import ScheduleSettings, Stage
+from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
+from alexnet.training.schedule import LearningRates, learning_rates_at
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """Steps during which the rates' stage, the images and the color noise stay what they are."""
+    """Consecutive steps with the same stage, images and color noise."""
 
     stage: int
     first_step: int
     last_step: int
     """The step after the phase."""
-    cut: Batching
+    batching: Batching
     """The batches of an epoch, over the first so many images."""
     color_noise: bool
     first_epoch: int
@@ -27,16 +29,16 @@ class Phase:
     @property
     def num_images(self) -> int:
         """Images of an epoch: the first so many."""
-        return self.cut.num_images
+        return self.batching.num_images
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""
-        return self.cut.num_batches
+        return self.batching.num_batches
 
     def batch_length(self, step: int) -> int:
-        """Images of the batch of step `step`, one of this phase."""
-        return len(self.cut.batch((step - self.epoch_step) % self.steps_per_epoch))
+        """Images of the batch of step `step`, which must be in this phase."""
+        return len(self.batching.batch((step - self.epoch_step) % self.steps_per_epoch))
 
     def epochs_at(self, step: int) -> float:
         """Epochs done after `step` steps, for a step of this phase or the one after it."""
@@ -48,12 +50,12 @@ class Plan:
 
     Args:
         schedule: its epochs, or its stages.
-        num_images: training images there are, 1 or more.
-        batch_size: the last batch of an epoch holds what is left.
-        file_images: so does the last one of each so many images; 0 is none.
+        num_images: number of training images, 1 or more.
+        batch_size: images of a batch; the last batch of an epoch may be smaller.
+        file_images: the last batch of each so many images may be smaller too; 0 is none.
 
     Raises:
-        RequestError: a stage wants more images than there are, or all stages together are no step.
+        RequestError: a stage wants more images than there are, or all stages together are less than half a step.
     """
 
     def __init__(self, schedule: ScheduleSettings, num_images: int, batch_size: int, file_images: int = 0) -> None:
@@ -66,20 +68,20 @@ class Plan:
                 raise RequestError(
                     f"--schedule.stages: stage {number + 1} trains on {images:,} images and there are {num_images:,}"
                 )
-            cut = Batching(num_images=images, batch_size=batch_size, file_images=file_images)
+            batching = Batching(num_images=images, batch_size=batch_size, file_images=file_images)
             if phases and images != phases[-1].num_images:
-                # The settings see to it that this happens at the end of an epoch.
+                # The settings guarantee that this happens at the end of an epoch.
                 first_epoch, epoch_step = round(reached), step
             reached += stage.epochs
-            # From the epochs in all, not stage by stage: roundings must not add up. A stage of less than half a step
-            # may have none.
-            last_step = max(step, epoch_step + round((reached - first_epoch) * cut.num_batches))
+            # From the total of epochs, not stage by stage, so that roundings do not add up. A stage of less than half
+            # a step may have no step.
+            last_step = max(step, epoch_step + round((reached - first_epoch) * batching.num_batches))
             phases.append(
                 Phase(
                     stage=number,
                     first_step=step,
                     last_step=last_step,
-                    cut=cut,
+                    batching=batching,
                     color_noise=stage.color_noise,
                     first_epoch=first_epoch,
                     epoch_step=epoch_step,
@@ -88,7 +90,7 @@ class Plan:
             step = last_step
         if step == 0:
             raise RequestError(
-                f"--schedule.stages: {reached:g} epochs of {phases[-1].steps_per_epoch} steps are not one step; "
+                f"--schedule.stages: {reached:g} epochs of {phases[-1].steps_per_epoch} steps are less than one step; "
                 "allowed is half a step or more"
             )
         self.phases = tuple(phases)
@@ -104,8 +106,12 @@ class Plan:
         return self.epochs_at(self.num_steps)
 
     def phase(self, step: int) -> Phase:
-        """The phase in which step `step` (0 is the first) stands; the last one for the step after it."""
+        """The phase of step `step` (0 is the first); the last one for the step after it."""
         return next((one for one in self.phases if step < one.last_step), self.phases[-1])
+
+    def learning_rates(self, recipe: Recipe, step: int, validation_errors: Sequence[float] = ()) -> LearningRates:
+        """The learning rates of step `step`; see `learning_rates_at`."""
+        return learning_rates_at(recipe, step, self.num_steps, self.phase(step).stage, validation_errors)
 
     def epochs_at(self, step: int) -> float:
         """Epochs done after `step` steps."""

@@ -1,6 +1,7 @@
-"""The same recipe with several seeds: the networks whose probabilities are averaged. Paper: section 6."""
+"""Train one recipe with several seeds: networks whose probabilities can be averaged. Paper: section 6."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
 from alexnet.training.loop import train
 
+_logger = logging.getLogger(__name__)
+
 
 def train_seeds(
     data_folder: Path | Sequence[Path],
@@ -17,16 +20,14 @@ def train_seeds(
     run_folder: Path,
     start_from: Path | None,
     num: int,
-    report: Callable[[str], None],
     mesh: ProcessMesh = SINGLE_PROCESS,
     tensorboard: bool = False,
 ) -> list[Path]:
     """Train `num` networks one after the other, with the recipe's seed and those after it, in `run_folder`-SEED each.
 
-    A run that is finished is left as it is, one that was interrupted goes on: the same call completes what is missing.
+    A finished run is kept, an interrupted one is resumed: the same call completes what is missing.
 
     Args:
-        report: is given lines for people.
         mesh: the processes that share each training.
         tensorboard: whether the logs are written for TensorBoard too.
 
@@ -38,16 +39,14 @@ def train_seeds(
     """
     folders = []
     for seed in range(recipe.training.seed, recipe.training.seed + num):
-        own = replace(recipe, training=replace(recipe.training, seed=seed))
+        seeded = replace(recipe, training=replace(recipe.training, seed=seed))
         folder = run_folder.with_name(f"{run_folder.name}-{seed}")
         folders.append(folder)
-        if mesh.broadcast(mesh.is_main and _is_trained(folder, own)):
-            if mesh.is_main:
-                report(f"{folder}: trained already")
+        if mesh.broadcast(mesh.is_main and _is_trained(folder, seeded)):
+            _logger.info(f"{folder}: already trained")
             continue
-        if mesh.is_main:
-            report(f"{folder}: seed {seed}")
-        train(data_folder, own, folder, start_from, mesh=mesh, tensorboard=tensorboard)
+        _logger.info(f"{folder}: seed {seed}")
+        train(data_folder, seeded, folder, start_from, mesh=mesh, tensorboard=tensorboard)
     return folders
 
 
@@ -55,5 +54,5 @@ def _is_trained(folder: Path, recipe: Recipe) -> bool:
     if not (folder / "run.json").is_file() or (run := RunFolder.open(folder)).state != "finished":
         return False
     if run.recipe() != recipe:
-        raise RequestError(f"{folder} holds a finished run of another recipe; name another --run")
+        raise RequestError(f"{folder} holds a finished run of another recipe; choose another --run")
     return True

@@ -1,56 +1,93 @@
-"""The update rule as one pass, with everything that changes from step to step on the device: a captured graph holds it.
+"""The update rule as one pass over memory, with all that changes from step to step on the device.
 
-Paper: section 5. `training/optimizer.py` says how the buffer b = -v / rate stands for the paper's velocity v.
+A captured graph can hold it: the host only changes the numbers in `factors`. Paper: section 5;
+`training/optimizer.py` says how the buffer b = -v / learning_rate stands for the paper's velocity v.
 """
+
+from typing import Protocol
 
 import torch
 
 from alexnet.model import kernels
 
 
-def update(
+class Updater(Protocol):
+    """One implementation of the update rule: b <- m b + g + decay w, then w <- w - learning_rate b, in place.
+
+    Nothing changes where the learning rate is 0 or `stopped` is set.
+    """
+
+    def __call__(
+        self,
+        parameter: torch.Tensor,
+        buffer: torch.Tensor,
+        gradient: torch.Tensor,
+        factors: torch.Tensor,
+        weight_decay: float,
+        stopped: torch.Tensor,
+        rounded: torch.Tensor | None = None,
+    ) -> None:
+        """Update one parameter.
+
+        Args:
+            parameter: float32, w.
+            buffer: b, with the strides of `parameter`.
+            gradient: g, float32 or bfloat16.
+            factors: float32 (2,) on the device: learning rate and m, the momentum rescaled for a changed learning rate.
+            weight_decay: decay of this parameter.
+            stopped: one number on the device; anything but 0 stops all updates.
+            rounded: receives the new w in bfloat16, with the strides of `parameter`.
+        """
+
+
+def update_reference(
     parameter: torch.Tensor,
     buffer: torch.Tensor,
     gradient: torch.Tensor,
-    rates: torch.Tensor,
-    decay: float,
+    factors: torch.Tensor,
+    weight_decay: float,
     stopped: torch.Tensor,
     rounded: torch.Tensor | None = None,
 ) -> None:
-    """b <- m b + g + decay w, w <- w - rate b, in place; nothing where the rate is 0 or the training has stopped.
-
-    Args:
-        parameter: float32, w.
-        buffer: like `parameter` and laid out like it, b.
-        gradient: like `parameter`, or in bfloat16.
-        rates: float32 (2,) on the device: rate, and m, the momentum with what a change of the rate makes of it.
-        decay: of the weights.
-        stopped: one number on the device, not 0 where nothing may change any more.
-        rounded: bfloat16, laid out like `parameter`: is given the new w, rounded.
-    """
-    # One run of numbers each: the kernel walks them in the order of memory.
-    if gradient.stride() != parameter.stride():
-        gradient = torch.empty_like(parameter).copy_(gradient)
-    if parameter.is_cuda and kernels.supports_fused(parameter):
-        from alexnet.training import update_gpu
-
-        update_gpu.update(parameter, buffer, gradient, rates, decay, stopped, rounded)
-        return
-    # Without rounding, torch's fused optimizer is the processor's one pass, and nobody comes here but checks.
-    if rounded is not None and parameter.device.type == "cpu" and kernels.supports_fused(parameter):
-        from alexnet.training import update_cpu
-
-        update_cpu.update(parameter, buffer, gradient, rates, decay, stopped, rounded)
-        return
-    moves = (rates[0] != 0) & (stopped == 0)
-    moved = buffer * rates[1] + gradient + decay * parameter
+    """The rule in torch operations, for any device; see `Updater`."""
+    moves = (factors[0] != 0) & (stopped == 0)
+    moved = buffer * factors[1] + gradient + weight_decay * parameter
     buffer.copy_(torch.where(moves, moved, buffer))
-    parameter.copy_(torch.where(moves, parameter - rates[0] * buffer, parameter))
+    parameter.copy_(torch.where(moves, parameter - factors[0] * buffer, parameter))
     if rounded is not None:
         rounded.copy_(parameter)
 
 
-def rates_table(rows: list[tuple[float, float]], device: torch.device) -> torch.Tensor:
-    """Rate and momentum of every parameter as float32 (P, 2), on its way to the device."""
-    table = torch.tensor(rows, dtype=torch.float32)
-    return table.pin_memory() if device.type == "cuda" else table
+def choose_updater(parameter: torch.Tensor, rounds: bool) -> Updater:
+    """The fastest implementation for a parameter's device.
+
+    Args:
+        rounds: whether a bfloat16 copy is written. On a CPU without one, torch's fused SGD is the single pass, and
+            only checks come here.
+    """
+    if kernels.supports_fused(parameter):
+        if parameter.is_cuda:
+            from alexnet.training.update_gpu import update_gpu
+
+            return update_gpu
+        if rounds and parameter.device.type == "cpu":
+            from alexnet.training.update_cpu import update_cpu
+
+            return update_cpu
+    return update_reference
+
+
+def update(
+    parameter: torch.Tensor,
+    buffer: torch.Tensor,
+    gradient: torch.Tensor,
+    factors: torch.Tensor,
+    weight_decay: float,
+    stopped: torch.Tensor,
+    rounded: torch.Tensor | None = None,
+) -> None:
+    """Update one parameter with the fastest implementation; see `Updater`. The gradient may have any strides."""
+    # The kernels walk all tensors in memory order.
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    choose_updater(parameter, rounded is not None)(parameter, buffer, gradient, factors, weight_decay, stopped, rounded)

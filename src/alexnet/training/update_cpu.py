@@ -1,4 +1,4 @@
-"""`update` as one pass over memory on a processor, compiled by Numba."""
+"""The update rule as one pass over memory on a CPU, compiled by Numba."""
 
 from typing import Any
 
@@ -9,25 +9,26 @@ from alexnet.model.kernels.cpu import narrow, parallel_for_arrays, wide
 from alexnet.system.numba_jit import jit
 
 
-def update(
+def update_cpu(
     parameter: torch.Tensor,
     buffer: torch.Tensor,
     gradient: torch.Tensor,
-    rates: torch.Tensor,
-    decay: float,
+    factors: torch.Tensor,
+    weight_decay: float,
     stopped: torch.Tensor,
-    rounded: torch.Tensor,
+    rounded: torch.Tensor | None = None,
 ) -> None:
-    """See `alexnet.training.update.update`; all tensors dense and laid out alike."""
-    rate, momentum = rates.tolist()
-    if rate == 0 or int(stopped) or not parameter.numel():
+    """See `alexnet.training.update.Updater`; all tensors are dense and have the same strides, `rounded` is given."""
+    assert rounded is not None
+    learning_rate, momentum = factors.tolist()
+    if learning_rate == 0 or int(stopped) or not parameter.numel():
         return
-    arrays = tuple(_run(tensor) for tensor in (parameter, buffer, gradient, rounded))
-    parallel_for_arrays(_update, arrays, np.float32(rate), np.float32(momentum), np.float32(decay))
+    arrays = tuple(_flat_array(tensor) for tensor in (parameter, buffer, gradient, rounded))
+    parallel_for_arrays(_update, arrays, np.float32(learning_rate), np.float32(momentum), np.float32(weight_decay))
 
 
-def _run(x: torch.Tensor) -> np.ndarray:
-    """The numbers in the order of memory, (N,), float32 or the bits of bfloat16 as uint16."""
+def _flat_array(x: torch.Tensor) -> np.ndarray:
+    """The numbers in memory order, (N,), float32 or the bits of bfloat16 as uint16."""
     flat = x.detach().as_strided((x.numel(),), (1,))
     return (flat.view(torch.uint16) if x.dtype == torch.bfloat16 else flat).numpy()
 
@@ -40,13 +41,13 @@ def _update(
     rounded: Any,
     first: Any,
     last: Any,
-    rate: Any,
+    learning_rate: Any,
     momentum: Any,
-    decay: Any,
+    weight_decay: Any,
 ) -> None:
     for i in range(first, last):
-        moved = momentum * buffer[i] + wide(gradient[i]) + decay * parameter[i]
+        moved = momentum * buffer[i] + wide(gradient[i]) + weight_decay * parameter[i]
         buffer[i] = moved
-        weight = parameter[i] - rate * moved
+        weight = parameter[i] - learning_rate * moved
         parameter[i] = weight
         rounded[i] = narrow(weight, rounded[i])

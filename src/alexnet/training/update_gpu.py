@@ -1,4 +1,4 @@
-"""`update` as one pass over memory, in Triton."""
+"""The update rule as one pass over memory on a GPU, in Triton."""
 
 import torch
 import triton
@@ -9,33 +9,33 @@ _BLOCK = 1024
 
 @triton.jit
 def _update_kernel(
-    parameter, buffer, gradient, rounded, rates, stopped, decay, num, ROUNDS: tl.constexpr, BLOCK: tl.constexpr
+    parameter, buffer, gradient, rounded, factors, stopped, weight_decay, num, ROUNDS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    rate = tl.load(rates)
-    momentum = tl.load(rates + 1)
-    if (rate != 0) & (tl.load(stopped) == 0):
-        place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        mask = place < num
-        weight = tl.load(parameter + place, mask=mask)
-        given = tl.load(gradient + place, mask=mask).to(tl.float32)
-        moved = momentum * tl.load(buffer + place, mask=mask) + given + decay * weight
-        weight -= rate * moved
-        tl.store(buffer + place, moved, mask=mask)
-        tl.store(parameter + place, weight, mask=mask)
+    learning_rate = tl.load(factors)
+    momentum = tl.load(factors + 1)
+    if (learning_rate != 0) & (tl.load(stopped) == 0):
+        offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        mask = offsets < num
+        weight = tl.load(parameter + offsets, mask=mask)
+        given = tl.load(gradient + offsets, mask=mask).to(tl.float32)
+        moved = momentum * tl.load(buffer + offsets, mask=mask) + given + weight_decay * weight
+        weight -= learning_rate * moved
+        tl.store(buffer + offsets, moved, mask=mask)
+        tl.store(parameter + offsets, weight, mask=mask)
         if ROUNDS:
-            tl.store(rounded + place, weight.to(tl.bfloat16), mask=mask)
+            tl.store(rounded + offsets, weight.to(tl.bfloat16), mask=mask)
 
 
-def update(
+def update_gpu(
     parameter: torch.Tensor,
     buffer: torch.Tensor,
     gradient: torch.Tensor,
-    rates: torch.Tensor,
-    decay: float,
+    factors: torch.Tensor,
+    weight_decay: float,
     stopped: torch.Tensor,
     rounded: torch.Tensor | None = None,
 ) -> None:
-    """See `alexnet.training.update.update`; all tensors dense and laid out alike."""
+    """See `alexnet.training.update.Updater`; all tensors are dense and have the same strides."""
     num = parameter.numel()
     with torch.cuda.device_of(parameter):
         _update_kernel[(triton.cdiv(num, _BLOCK),)](
@@ -43,9 +43,9 @@ def update(
             buffer,
             gradient,
             parameter if rounded is None else rounded,
-            rates,
+            factors,
             stopped,
-            float(decay),
+            float(weight_decay),
             num,
             ROUNDS=rounded is not None,
             BLOCK=_BLOCK,

@@ -1,43 +1,28 @@
 """What the loader's settings do to a training: threads, weights, joined data sets, images that cannot be read."""
 
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import torch
+from tests.training.small_trainings import assert_same_weights, small_recipe, train_interrupted
 
 from alexnet.data.concatenated import count_leaks
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
-from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.run_evaluation import evaluate_run
-from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
-from alexnet.runs.recipes import QUICK
 from alexnet.training.eager_step import EagerStep
 from alexnet.training.loop import train
 
-SMALL = replace(
-    QUICK,
-    name="small",
-    network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=10, learning_rate=0.02),
-    schedule=replace(QUICK.schedule, epochs=4),
-    training=replace(QUICK.training, precision="float32", device="cpu", evaluate_every=4, workers=1),
-)
+SMALL = small_recipe(evaluate_every=4, workers=1)
 
 
 def with_training(**changes: Any) -> Recipe:
     return replace(SMALL, training=replace(SMALL.training, **changes))
-
-
-def weights_of(run: RunFolder) -> dict[str, torch.Tensor]:
-    return dict(load_trained(run.path).network.state_dict())
 
 
 def damage(data: PreparedData, image: int) -> None:
@@ -56,8 +41,7 @@ def jpeg(make_tree: Any, tmp_path: Path) -> PreparedData:
 def test_the_weights_do_not_depend_on_the_threads(jpeg: PreparedData, tmp_path: Path) -> None:
     one = train(jpeg.folder, SMALL, tmp_path / "one")
     three = train(jpeg.folder, with_training(workers=3), tmp_path / "three")
-    for name, tensor in weights_of(one).items():
-        assert torch.equal(tensor, weights_of(three)[name]), name
+    assert_same_weights(three.path, one.path)
 
 
 def test_the_log_says_what_went_by_waiting(jpeg: PreparedData, tmp_path: Path) -> None:
@@ -68,12 +52,12 @@ def test_the_log_says_what_went_by_waiting(jpeg: PreparedData, tmp_path: Path) -
 
 
 def test_an_unreadable_image_stops_and_the_run_goes_on_when_told_to_replace_it(
-    jpeg: PreparedData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    jpeg: PreparedData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(jpeg, 5)
     key = jpeg.splits["train"].keys[5]
     with pytest.raises(
-        WorkError, match=rf"^{key}: image 5 in .*train-000000\.tar is damaged.* go on with `alexnet res"
+        WorkError, match=rf"^{key}: image 5 in .*train-000000\.tar is damaged.* resume with `alexnet res"
     ):
         train(jpeg.folder, SMALL, tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
@@ -81,27 +65,14 @@ def test_an_unreadable_image_stops_and_the_run_goes_on_when_told_to_replace_it(
     told = [event for event in run.events() if event["event"] == "unreadable"]
     assert [(event["sample"], event["num_unreadable"]) for event in told] == [(5, 1)]  # once, in four epochs
     assert key in told[0]["reason"]
-    assert f"{key}: image 5" in capsys.readouterr().err
+    assert f"{key}: image 5" in caplog.text
     assert run.state == "finished" and run.facts()["unreadable_images"] == 1
 
 
-def test_what_was_told_before_a_break_is_not_told_again(
-    jpeg: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_logged_before_an_interruption_is_not_logged_again(jpeg: PreparedData, tmp_path: Path) -> None:
     damage(jpeg, 5)
     recipe = with_training(on_unreadable="replace")
-    step = EagerStep.run
-
-    def step_then_signal(own: EagerStep, *rest: Any) -> Any:
-        result = step(own, *rest)
-        if own.training.step + 1 == 7:  # in the third epoch
-            os.kill(os.getpid(), signal.SIGTERM)
-        return result
-
-    monkeypatch.setattr(EagerStep, "run", step_then_signal)
-    with pytest.raises(Interrupted):
-        train(jpeg.folder, recipe, tmp_path / "run")
-    monkeypatch.undo()
+    train_interrupted(jpeg.folder, recipe, tmp_path / "run", 7)  # in the third epoch
     run = train(jpeg.folder, recipe, tmp_path / "run")
     assert [event["num_unreadable"] for event in run.events() if event["event"] == "unreadable"] == [1]
 
@@ -114,23 +85,21 @@ def test_a_data_set_that_vanishes_for_a_while_does_not_cost_the_run(
     shard, away = jpeg.folder / "train-000000.tar", tmp_path / "away.tar"
     step = EagerStep.run
 
-    def step_then_lose(own: EagerStep, *rest: Any) -> Any:
-        result = step(own, *rest)
-        if own.training.step + 1 == 4 and shard.exists():
+    def step_then_lose(own: EagerStep, phase: Any, batch: Any, number: int, learning_rates: Any) -> None:
+        step(own, phase, batch, number, learning_rates)
+        if number + 1 == 4 and shard.exists():
             shard.rename(away)
-        return result
 
     monkeypatch.setattr(EagerStep, "run", step_then_lose)
     # So that no batch of a later epoch is made before.
     recipe = with_training(on_unreadable=policy, checkpoint_every=0.0)
-    with pytest.raises(WorkError, match="go on with `alexnet resume"):
+    with pytest.raises(WorkError, match="resume with `alexnet resume"):
         train(jpeg.folder, recipe, tmp_path / "run")
     monkeypatch.undo()
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
     away.rename(shard)
     again = train(jpeg.folder, recipe, tmp_path / "run")
-    for name, tensor in weights_of(whole).items():
-        assert torch.equal(tensor, weights_of(again)[name]), name
+    assert_same_weights(again.path, whole.path)
 
 
 def test_a_damaged_validation_image_stops_and_the_run_can_go_on(jpeg: PreparedData, tmp_path: Path) -> None:
@@ -161,7 +130,7 @@ def test_joined_sets_train_and_are_measured_together(make_tree: Any, tmp_path: P
     assert run.events()[-2]["top1_error"] == 0.0  # three plain colors
 
 
-def test_a_leak_between_joined_sets_is_told(make_tree: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_leak_between_joined_sets_is_told(make_tree: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, second = make_tree("first"), make_tree("second", side=48)
     copied = second / "val" / "color0" / "copy.png"
     copied.write_bytes((first / "train" / "color0" / "0.png").read_bytes())
@@ -169,7 +138,7 @@ def test_a_leak_between_joined_sets_is_told(make_tree: Any, tmp_path: Path, caps
         prepare(tree, tmp_path / name, side=32)
     run = train([tmp_path / "a", tmp_path / "b"], SMALL, tmp_path / "run")
     assert run.facts()["data"]["leaks"] == 1
-    assert "LEAK: 1 of the images that one data set keeps for measuring stand in" in capsys.readouterr().err
+    assert "LEAK: 1 evaluation images of one data set are among the training images" in caplog.text
 
 
 def test_weights_of_classes_are_read_and_unknown_ones_refused(jpeg: PreparedData, tmp_path: Path) -> None:

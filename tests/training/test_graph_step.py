@@ -1,5 +1,6 @@
 """The step that a device does on its own against the step done at once: the same weights, the same stop."""
 
+import logging
 import os
 import signal
 from contextlib import nullcontext
@@ -10,32 +11,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.training.small_trainings import small_recipe, train_interrupted
 
 from alexnet.data.bc1 import decode_crops, encode
 from alexnet.data.concatenated import open_data
-from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.model.weights import load_trained
-from alexnet.runs.folder import RunFolder, UnwrittenRunFolder
+from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
-from alexnet.runs.recipes import QUICK
-from alexnet.training import graph_step as device_step
-from alexnet.training import loop
-from alexnet.training import setup as assembly
+from alexnet.training import batches, graph_step, loop, setup
 from alexnet.training.compute_weights import ComputeWeights
-from alexnet.training.graph_step import GraphStep, algorithms_tried
+from alexnet.training.graph_step import GraphStep, cudnn_benchmark
 from alexnet.training.loop import train
+from alexnet.training.setup import build_setup
 from alexnet.training.update import update
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
+BASE = small_recipe(device=DEVICE, ema_decay=0.5)
 SMALL = replace(
-    QUICK,
-    name="small",
-    network=replace(QUICK.network, width=0.125),
-    data=replace(QUICK.data, color_noise=0.1, color_shrink=True),
-    optimizer=replace(QUICK.optimizer, batch_size=10),
+    BASE,
+    data=replace(BASE.data, color_noise=0.1, color_shrink=True),
     schedule=ScheduleSettings(
         kind="stages",
         stages=(
@@ -44,7 +41,6 @@ SMALL = replace(
             Stage(epochs=1, learning_rate=0.004),
         ),
     ),
-    training=replace(QUICK.training, precision="float32", device=DEVICE, ema_decay=0.5),  # type: ignore[arg-type]
 )
 
 
@@ -55,18 +51,12 @@ def whole_factors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
-@pytest.fixture
-def data(make_tree: Any, tmp_path: Path) -> Path:
-    prepare(make_tree("photographs"), tmp_path / "data", side=32)
-    return tmp_path / "data"
-
-
 def both(data: Path, recipe: Recipe, folder: Path) -> tuple[RunFolder, RunFolder]:
     """The same training with steps at once and on the device."""
     runs = []
     for name, alone in (("at-once", False), ("on-device", True)):
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(device_step, "on_device", lambda _, alone=alone: alone)
+            patched.setattr(graph_step, "can_capture", lambda _, alone=alone: alone)
             runs.append(train(data, recipe, folder / name))
     return runs[0], runs[1]
 
@@ -98,9 +88,7 @@ def test_in_bfloat16_it_reads_rounded_weights(data: Path, tmp_path: Path) -> Non
     def followed(own: GraphStep, *arguments: Any) -> None:
         run(own, *arguments)
         steps.append(own)
-        for (name, read), parameter in zip(
-            own._weights.tensors.items(), own.training.network.parameters(), strict=True
-        ):
+        for (name, read), parameter in zip(own.weights.tensors.items(), own.setup.network.parameters(), strict=True):
             assert torch.equal(read, parameter.bfloat16()) and read.stride() == parameter.stride(), name
 
     with pytest.MonkeyPatch.context() as patched:
@@ -144,25 +132,15 @@ def test_a_processor_reads_rounded_weights_too(data: Path, tmp_path: Path, monke
 def test_trying_algorithms_changes_nothing_else() -> None:
     names = ("enabled", "deterministic", "allow_tf32", "benchmark")
     before = {name: getattr(torch.backends.cudnn, name) for name in names}
-    with algorithms_tried():
+    with cudnn_benchmark():
         assert {name: getattr(torch.backends.cudnn, name) for name in names} == {**before, "benchmark": True}
     assert {name: getattr(torch.backends.cudnn, name) for name in names} == before
 
 
 def test_it_goes_on_where_it_was_stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_step, "on_device", lambda _: True)
+    monkeypatch.setattr(graph_step, "can_capture", lambda _: True)
     whole = train(data, SMALL, tmp_path / "whole")
-    run = GraphStep.run
-
-    def cut_here(own: GraphStep, *arguments: Any) -> None:
-        if own.training.step + 1 == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-        run(own, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(GraphStep, "run", cut_here)
-        with pytest.raises(Interrupted):
-            train(data, SMALL, tmp_path / "cut")
+    train_interrupted(data, SMALL, tmp_path / "cut", 8, GraphStep)
     resumed = train(data, SMALL, tmp_path / "cut")
     for name, tensor in weights_of(whole).items():
         torch.testing.assert_close(weights_of(resumed)[name], tensor, rtol=1e-6, atol=1e-7)
@@ -174,7 +152,7 @@ def test_what_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) 
     runs = {}
     for name, alone in (("at-once", False), ("on-device", True)):
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(device_step, "on_device", lambda _, alone=alone: alone)
+            patched.setattr(graph_step, "can_capture", lambda _, alone=alone: alone)
             with pytest.raises(WorkError, match=r"of step \d+ is.*; the weights that gave it are kept in"):
                 train(data, recipe, tmp_path / name)
         run = RunFolder.open(tmp_path / name)
@@ -198,21 +176,20 @@ def test_all_images_on_the_device_leave_none_to_stand_in(cache: Any) -> None:
     [
         ("device", 10 * 32 * 32 * 3 - 1, "allowed is none or bc1 .slightly changed"),
         ("device", 10 * 32 * 32 * 3, ""),
-        ("bc1", 10 * 32 * 32 // 2 - 1, "allowed is none, or take fewer images"),
+        ("bc1", 10 * 32 * 32 // 2 - 1, "allowed is none, or use fewer images"),
         ("bc1", 10 * 32 * 32 // 2, ""),
     ],
 )
 def test_images_that_do_not_fit_are_refused(
-    cache: Any, free: int, refused: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Any, free: int, refused: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "free_gpu_bytes", lambda device: free)
+    monkeypatch.setattr(setup, "free_gpu_bytes", lambda device: free)
     recipe = replace(SMALL, data=replace(SMALL.data, subset=10), training=replace(SMALL.training, cache=cache))
-    run = UnwrittenRunFolder(tmp_path / "run")
     if not refused:
-        assembly.assemble(run, open_data([data]), recipe)
+        build_setup(open_data([data]), recipe)
         return
     with pytest.raises(RequestError, match=rf"cache is {cache}, and 10 images of 32 pixels take.*{refused}"):
-        assembly.assemble(run, open_data([data]), recipe)
+        build_setup(open_data([data]), recipe)
 
 
 @pytest.mark.parametrize(
@@ -235,33 +212,38 @@ def test_images_lie_on_the_device_unasked_where_half_of_it_holds_them(
     held: bool,
     hint: bool,
     data: Path,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(assembly, "free_gpu_bytes", lambda device: free)
+    for module in (setup, batches):
+        monkeypatch.setattr(module, "free_gpu_bytes", lambda device: free)
     monkeypatch.setattr("alexnet.system.numba_jit.unavailable_reason", "" if numba else "no such module")
-    monkeypatch.setattr(assembly, "TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(batches, "LOG_INTERVAL_S", 0.0)
     recipe = replace(
         SMALL, data=replace(SMALL.data, subset=10), training=replace(SMALL.training, on_unreadable=unreadable)
     )
-    training = assembly.assemble(UnwrittenRunFolder(tmp_path / "run"), open_data([data]), recipe)
-    said: list[str] = []
-    waits: list[int] = []
-    device_cache = assembly.load_device_cache(training, said.append, lambda: waits.append(1))
-    assert (device_cache is not None) == held and bool(waits) == held
+    caplog.set_level(logging.INFO, logger="alexnet")
+    checks: list[int] = []
+    device_cache = batches.load_device_cache(build_setup(open_data([data]), recipe), lambda: checks.append(1))
+    assert (device_cache is not None) == held and bool(checks) == held
+    said = caplog.messages
     assert any("do not fit into half" in line for line in said) == (free is not None and free < 10 * 32 * 32 * 3 * 2)
     assert any("--training.cache bc1 holds them in 5 KiB" in line for line in said) == hint
     assert any("10 training images are on" in line and "30 KiB, " in line for line in said) == held
 
 
-def test_reading_many_images_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assembly, "TELL_EVERY_S", 0.0)
+def test_reading_many_images_is_logged(
+    data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(batches, "LOG_INTERVAL_S", 0.0)
     monkeypatch.setattr("alexnet.data.device_cache._CHUNK", 10)
     recipe = replace(SMALL, training=replace(SMALL.training, cache="device"))
-    training = assembly.assemble(UnwrittenRunFolder(tmp_path / "run"), open_data([data]), recipe)
-    said: list[str] = []
-    assembly.load_device_cache(training, said.append)
-    assert [line.split(" have")[0] for line in said[:-1]] == ["10 of 24 training images", "20 of 24 training images"]
+    caplog.set_level(logging.INFO, logger="alexnet")
+    batches.load_device_cache(build_setup(open_data([data]), recipe))
+    assert [line.split(" have")[0] for line in caplog.messages[:-1]] == [
+        "10 of 24 training images",
+        "20 of 24 training images",
+    ]
 
 
 def test_blocks_need_numba(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +277,7 @@ def test_blocks_are_what_the_network_learns_from(data: Path, tmp_path: Path) -> 
 
 
 def test_a_signal_while_the_images_are_read_stops(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = assembly.DeviceImageCache.__init__
+    read = batches.DeviceImageCache.__init__
 
     def interrupted(own: Any, *arguments: Any, **options: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -304,8 +286,8 @@ def test_a_signal_while_the_images_are_read_stops(data: Path, tmp_path: Path, mo
     recipe = replace(SMALL, training=replace(SMALL.training, cache="device"))
     whole = train(data, recipe, tmp_path / "whole")
     with monkeypatch.context() as patched:
-        patched.setattr(assembly.DeviceImageCache, "__init__", interrupted)
-        with pytest.raises(Interrupted, match="stopped by SIGINT while the training images were read; go on with"):
+        patched.setattr(batches.DeviceImageCache, "__init__", interrupted)
+        with pytest.raises(Interrupted, match="stopped by SIGINT while the training images were read; resume with"):
             train(data, recipe, tmp_path / "cut")
     cut = RunFolder.open(tmp_path / "cut")
     assert cut.facts()["state"] == "interrupted"
@@ -343,7 +325,7 @@ def test_update_on_the_device(rate: float, stopped: int, moves: bool, form: str,
         from alexnet.training import update_gpu
 
         to_channels_last = torch.empty_like(weight).copy_(gradient).to(gradient.dtype)
-        update_gpu.update(*given[:2], to_channels_last, *given[3:])
+        update_gpu.update_gpu(*given[:2], to_channels_last, *given[3:])
     else:
         if form == "compiled" and (reason := fallback_reason("cpu")):
             pytest.skip(reason)

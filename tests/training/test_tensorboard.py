@@ -9,37 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.small_trainings import small_recipe
 
-from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.recipes import QUICK
 from alexnet.training.eager_step import EagerStep
 from alexnet.training.loop import train
-from alexnet.training.tensorboard import board_folder
+from alexnet.training.tensorboard import tensorboard_folder
 
 pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
 
-SMALL = replace(
-    QUICK,
-    network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=6, learning_rate=0.02),
-    schedule=replace(QUICK.schedule, epochs=6),
-    training=replace(QUICK.training, precision="float32", device="cpu", evaluate_every=2, checkpoint_every=0),
-)
-
-
-@pytest.fixture
-def data(make_tree: Any, tmp_path: Path) -> Path:
-    prepare(make_tree("photographs"), tmp_path / "data", side=32)
-    return tmp_path / "data"
+SMALL = small_recipe(epochs=6, evaluate_every=2, checkpoint_every=0.0)
+SMALL = replace(SMALL, optimizer=replace(SMALL.optimizer, batch_size=6))
 
 
 def shown(run: Path) -> dict[str, dict[int, float]]:
     """What TensorBoard shows, as its own reader reads it: by name and step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    reader = EventAccumulator(str(board_folder(run))).Reload()
+    reader = EventAccumulator(str(tensorboard_folder(run))).Reload()
     found: dict[str, dict[int, float]] = defaultdict(dict)
     for name in reader.Tags()["scalars"]:
         for scalar in reader.Scalars(name):
@@ -70,30 +58,30 @@ def test_the_board_shows_what_the_log_says(data: Path, tmp_path: Path) -> None:
 
 def test_without_being_asked_there_is_none(data: Path, tmp_path: Path) -> None:
     train(data, SMALL, tmp_path / "run")
-    assert not board_folder(tmp_path / "run").exists()
+    assert not tensorboard_folder(tmp_path / "run").exists()
 
 
 def test_after_a_cut_no_step_is_shown_twice(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = EagerStep.run
+    run = EagerStep.run
 
-    def cut(self: EagerStep, *arguments: Any) -> None:
-        if self.training.step == 13:
+    def interrupted(self: EagerStep, phase: Any, batch: Any, step: int, learning_rates: Any) -> None:
+        if step == 13:
             raise Interrupted("cut")
-        usual(self, *arguments)
+        run(self, phase, batch, step, learning_rates)
 
-    monkeypatch.setattr(EagerStep, "run", cut)
+    monkeypatch.setattr(EagerStep, "run", interrupted)
     with pytest.raises(Interrupted):
         train(data, SMALL, tmp_path / "run", tensorboard=True)
     # The newest checkpoints are lost, so that steps come again.
     for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-2:]:
         path.unlink()
-    monkeypatch.setattr(EagerStep, "run", usual)
+    monkeypatch.setattr(EagerStep, "run", run)
     train(data, SMALL, tmp_path / "run")  # goes on with the board it finds
     assert_shows_the_log(tmp_path / "run")
 
 
 def test_a_board_that_cannot_be_written_is_said_and_stops_nothing(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -103,8 +91,8 @@ def test_a_board_that_cannot_be_written_is_said_and_stops_nothing(
     monkeypatch.setattr(SummaryWriter, "add_scalar", full)
     run = train(data, SMALL, tmp_path / "run", tensorboard=True)
     assert run.state == "finished"
-    assert capsys.readouterr().err.count("TensorBoard shows no more of this training") == 1
-    shutil.rmtree(board_folder(run.path))
+    assert caplog.text.count("TensorBoard shows no more of this training") == 1
+    shutil.rmtree(tensorboard_folder(run.path))
 
 
 def test_a_missing_package_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

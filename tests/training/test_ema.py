@@ -1,4 +1,4 @@
-"""The running average of the weights against the recursion written out."""
+"""The exponential moving average of the weights against the recursion written out."""
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ def test_the_average_follows_the_recursion_and_changes_places() -> None:
         with torch.no_grad():
             layer.weight.add_(step + 1.0)
         average.update(step)
-        share = min(0.6, (1 + step) / (10 + step))
-        want = share * want + (1 - share) * layer.weight.detach().numpy()
+        decay = min(0.6, (1 + step) / (10 + step))
+        want = decay * want + (1 - decay) * layer.weight.detach().numpy()
     np.testing.assert_allclose(average.tensors["weight"].numpy(), want, rtol=1e-12)
     own = layer.weight.detach().clone()
     with average.in_place():

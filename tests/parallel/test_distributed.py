@@ -31,7 +31,7 @@ from alexnet.parallel.process_group import init_process_group
 from alexnet.parallel.process_mesh import mesh_of
 from alexnet.training.optimizer import VelocitySGD
 from alexnet.training.schedule import LearningRates
-from alexnet.training.distributed import Forward
+from alexnet.training.distributed import DistributedForward
 
 NUM = 3
 
@@ -47,7 +47,7 @@ def train(network, forward, dtype, rows):
         labels = torch.randint(0, 7, (NUM,), generator=random)[rows]
         dropout.manual_seed(step)
         network.set_microbatch(rows, NUM)
-        optimizer.clear_gradients()
+        network.zero_grad()
         (F.cross_entropy(forward(images), labels, reduction="sum") / NUM).backward()
         optimizer.step(LearningRates(weights=0.002, biases=0.002))
         network.set_microbatch(None)
@@ -80,7 +80,7 @@ with init_process_group() as (processes, monitor):
                 network = ColumnNetwork(network, mesh.pair, layout.column_layers)
             rank, num = mesh.replica.rank, mesh.replica.size
             rows = slice(NUM * rank // num, NUM * (rank + 1) // num)
-            weights, gradients = train(network, Forward(network, mesh), dtype, rows)
+            weights, gradients = train(network, DistributedForward(network, mesh), dtype, rows)
             if mesh.pair is not None:
                 weights, gradients = network.gather(weights), network.gather(gradients)
             if mesh.is_main:
@@ -162,7 +162,7 @@ def test_a_run_moves_from_four_processes_to_two_to_one(
     wait_for(lambda: step_of(run) >= 2, four)
     four.send_signal(signal.SIGTERM)  # a scheduler's: torchrun passes it on
     text = four.communicate(timeout=120)[0]
-    assert f"go on with `alexnet resume {run}`" in text
+    assert f"resume with `alexnet resume {run}`" in text
     facts = RunFolder.open(run).facts()
     assert (facts["state"], facts["processes"], facts["columns"], facts["replicas"]) == ("interrupted", 4, 2, 2)
     reached = step_of(run)

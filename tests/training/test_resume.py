@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training.small_trainings import assert_same_weights, events_of, small_recipe, train_interrupted
 
 from alexnet.cli.main import main
-from alexnet.data.preparation.prepare import prepare
-from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.errors import RequestError, WorkError
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.recipe import Recipe, TrainingSettings
-from alexnet.runs.recipes import QUICK
+from alexnet.runs.recipe import Recipe
 from alexnet.storage.lock import only_writer
 from alexnet.training.checkpoint import checkpoint_folder
 from alexnet.training.compute_weights import ComputeWeights
@@ -30,47 +29,7 @@ from alexnet.training.eager_step import EagerStep
 from alexnet.training.loop import train
 from alexnet.training.optimizer import VelocitySGD
 
-SMALL = replace(
-    QUICK,
-    name="small",
-    network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=10, learning_rate=0.02),
-    schedule=replace(QUICK.schedule, epochs=4),
-    training=TrainingSettings(precision="float32", device="cpu", evaluate_every=2, checkpoint_every=0),
-)
-
-
-@pytest.fixture
-def data(make_tree: Any, tmp_path: Path) -> Path:
-    prepare(make_tree("photographs"), tmp_path / "data", side=32)
-    return tmp_path / "data"
-
-
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return dict(load_trained(run).network.state_dict())
-
-
-def events_of(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for event in RunFolder.open(run).events() if event["event"] == kind]
-
-
-def stop_at(step: int, patched: pytest.MonkeyPatch) -> None:
-    """Send this process SIGTERM in the step that makes `step` steps done."""
-    original = EagerStep.run
-
-    def watched(own: EagerStep, *rest: Any) -> Any:
-        if own.training.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(own, *rest)
-
-    patched.setattr(EagerStep, "run", watched)
-
-
-def interrupted(data: Path, run: Path, recipe: Recipe, step: int) -> None:
-    with pytest.MonkeyPatch.context() as patched:
-        stop_at(step, patched)
-        with pytest.raises(Interrupted):
-            train(data, recipe, run)
+SMALL = small_recipe(evaluate_every=2, checkpoint_every=0.0)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -81,19 +40,17 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(
     step = EagerStep.forward_backward
 
     def watched(own: EagerStep, *rest: Any) -> float:
-        before.update({name: tensor.detach().clone() for name, tensor in own.training.optimizer.parameters.items()})
+        before.update({name: tensor.detach().clone() for name, tensor in own.setup.optimizer.parameters.items()})
         return step(own, *rest)
 
-    # Whoever holds the gradients in this precision.
-    for holder in (VelocitySGD, ComputeWeights):
-        finite = holder.gradients_are_finite
+    finite = ComputeWeights.gradients_are_finite
 
-        def spoiled(self: Any, finite: Any = finite) -> bool:
-            assert finite(self)
-            self.gradients()["conv2.weight"][0, 0, 0, 0] = float("nan")
-            return bool(finite(self))
+    def spoiled(self: ComputeWeights) -> bool:
+        assert finite(self)
+        self.gradients()["conv2.weight"][0, 0, 0, 0] = float("nan")
+        return finite(self)
 
-        monkeypatch.setattr(holder, "gradients_are_finite", spoiled)
+    monkeypatch.setattr(ComputeWeights, "gradients_are_finite", spoiled)
     monkeypatch.setattr(EagerStep, "forward_backward", watched)
     recipe = replace(SMALL, training=replace(SMALL.training, precision=precision))
     with pytest.raises(WorkError, match=r"a gradient of step 0 is not finite; the weights that gave it are kept in"):
@@ -107,31 +64,29 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(
 
 def test_an_infinite_gradient_is_seen_wherever_it_stands() -> None:
     layer = torch.nn.Linear(35, 3)
-    optimizer = VelocitySGD(layer, 0.9, 0.0)
+    weights = ComputeWeights(layer, VelocitySGD(layer, 0.9, 0.0), rounded=False)
     for value in (float("inf"), -float("inf"), float("nan")):
         for place in (0, 34, 104):
             layer.weight.grad, layer.bias.grad = torch.ones(3, 35), torch.ones(3)
-            assert optimizer.gradients_are_finite()
+            assert weights.gradients_are_finite()
             layer.weight.grad.view(-1)[place] = value
-            assert not optimizer.gradients_are_finite()
+            assert not weights.gradients_are_finite()
 
 
-def test_a_training_that_learns_nothing_is_told_so(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_training_that_learns_nothing_is_logged(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(data, replace(SMALL, optimizer=replace(SMALL.optimizer, learning_rate=0.0)), tmp_path / "dead")
     assert len(events_of(tmp_path / "dead", "at_chance")) == 4
-    assert "the network has learned nothing yet" in capsys.readouterr().err
+    assert "the network has learned nothing yet" in caplog.text
 
 
-def test_a_training_that_explodes_is_told_so(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_that_explodes_is_logged(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     wild = replace(
         SMALL, optimizer=replace(SMALL.optimizer, learning_rate=30.0), schedule=replace(SMALL.schedule, epochs=8)
     )
     with suppress(WorkError):  # it may go on to lose its finite numbers; that it explodes is said before
         train(data, wild, tmp_path / "wild")
     assert events_of(tmp_path / "wild", "exploding")
-    assert "the training explodes; a lower rate usually helps" in capsys.readouterr().err
+    assert "the training explodes; a lower learning rate usually helps" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -155,7 +110,7 @@ def test_too_little_memory_names_what_needs_less(
 
 
 def test_a_second_writer_is_refused(data: Path, tmp_path: Path) -> None:
-    interrupted(data, tmp_path / "run", SMALL, 3)
+    train_interrupted(data, SMALL, tmp_path / "run", 3)
     with (
         only_writer(tmp_path / "run" / ".lock", "x"),
         pytest.raises(RequestError, match=rf"run is being written by process {os.getpid()} on"),
@@ -165,30 +120,28 @@ def test_a_second_writer_is_refused(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_weights(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = train(data, SMALL, tmp_path / "whole")
-    interrupted(data, tmp_path / "run", SMALL, 7)
+    train_interrupted(data, SMALL, tmp_path / "run", 7)
     newest = max(checkpoint_folder(tmp_path / "run").glob("step-*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-1])
-    capsys.readouterr()
     resumed = train(data, SMALL, tmp_path / "run")
-    assert f"checkpoint {newest.stem} is damaged and kept as broken-{newest.stem}" in capsys.readouterr().err
+    assert f"checkpoint {newest.stem} is damaged and kept as broken-{newest.stem}" in caplog.text
     assert [event["name"] for event in events_of(tmp_path / "run", "broken_checkpoint")] == [newest.stem]
-    for name, tensor in weights_of(whole.path).items():
-        assert torch.equal(tensor, weights_of(resumed.path)[name]), name
+    assert_same_weights(resumed.path, whole.path)
 
 
 def test_resume_takes_what_may_change_and_refuses_the_rest(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    interrupted(data, run, SMALL, 5)
+    train_interrupted(data, SMALL, run, 5)
     assert main(["resume", str(run), "--optimizer.batch_size", "5"]) == 2
     said = capsys.readouterr().err
-    assert "cannot go on with optimizer.batch_size: 10 -> 5; a run may change only its schedule." in said
+    assert "cannot resume with optimizer.batch_size: 10 -> 5; a run may change only its schedule." in said
     assert main(["resume", str(run), "--schedule.epochs", "1"]) == 2
-    assert "has done 5 steps, and the schedule asked for has 3; allowed is a longer one" in capsys.readouterr().err
+    assert "has done 5 steps, and the new schedule has 3; allowed is a longer one" in capsys.readouterr().err
     assert RunFolder.open(run).recipe() == SMALL  # nothing was changed by what was refused
     assert main(["resume", "--schedule.epochs", "5", str(run)]) == 0
     assert RunFolder.open(run).recipe().schedule.epochs == 5
@@ -236,32 +189,30 @@ def test_a_full_disk_loses_log_lines_and_counts_them(small_disk: Path) -> None:
 
 
 def test_a_full_disk_costs_checkpoints_and_then_the_end_but_never_what_was_saved(
-    data: Path, tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = train(data, SMALL, tmp_path / "whole")
     run, filler = small_disk / "run", small_disk / "filler"
 
     original = EagerStep.run
 
-    def filling(own: EagerStep, *rest: Any) -> Any:
-        if own.training.step == 5 and not filler.exists():
+    def filling(own: EagerStep, phase: Any, batch: Any, step: int, learning_rates: Any) -> None:
+        if step == 5 and not filler.exists():
             fill(filler)
-        return original(own, *rest)
+        original(own, phase, batch, step, learning_rates)
 
-    full = r"the disk of .*run is full; free some space, then go on with `alexnet resume "
+    full = r"the disk of .*run is full; free some space, then resume with `alexnet resume "
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(EagerStep, "run", filling)
         with pytest.raises(WorkError, match=full):
             train(data, SMALL, run)
-    said = capsys.readouterr().err
-    assert "a checkpoint could not be written: No space left on device; the one before is kept" in said
+    assert "a checkpoint could not be written: No space left on device; the one before is kept" in caplog.text
     assert not list(run.rglob("*.partial")) and list(checkpoint_folder(run).glob("step-*.json"))
     with pytest.raises(WorkError, match=full):  # full from the beginning
         train(data, SMALL, run)
     filler.unlink()
     resumed = train(data, SMALL, run)
-    for name, tensor in weights_of(whole.path).items():
-        assert torch.equal(tensor, weights_of(resumed.path)[name]), name
+    assert_same_weights(resumed.path, whole.path)
 
 
 def train_in_child(data: str, run: str, recipe: Recipe) -> None:
@@ -301,8 +252,7 @@ def test_kills_at_random_moments_lead_to_the_same_weights(kills: int, data: Path
     assert done >= 1
     if RunFolder.open(run).state != "finished":
         train(data, recipe, run)
-    for name, tensor in weights_of(whole.path).items():
-        assert torch.equal(tensor, weights_of(run)[name]), name
+    assert_same_weights(run, whole.path)
     epochs = [event["epoch"] for event in events_of(run, "epoch")]
     assert epochs == list(range(1, recipe.schedule.epochs + 1))  # each once, none missing
     print(f"{done} kills, {len(events_of(run, 'start'))} starts in the log, {recipe.schedule.epochs * 3} steps")
