@@ -183,7 +183,7 @@ def test_images_stored_class_by_class_are_not_trained_on_in_that_order(jpeg: Pre
 
 @pytest.mark.parametrize("order", ["once", "stored"])
 def test_a_fixed_order_goes_with_no_weights(order: Literal["once", "stored"]) -> None:
-    with pytest.raises(RequestError, match=rf"--data.order is {order}, and which images a weighted epoch serves"):
+    with pytest.raises(RequestError, match=rf"--data.order is {order}, but --data.sampling class-balanced"):
         replace(SMALL.data, order=order, sampling="class-balanced")
     with pytest.raises(RequestError, match=r"--data.file_images is -1; allowed is 0"):
         replace(SMALL.data, file_images=-1)

@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(data: Path, tmp_pa
             train(data, recipe, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    refused(PAPER, "--data.crop is 224 and the images are prepared at 32 pixels; .* prepare the images again")
+    refused(PAPER, "--data.crop is 224 and the images are stored at 32 pixels; .* prepare the images again")
     refused(replace(SMALL, network=replace(SMALL.network, variant="alex")), "unknown variant 'alex'")
     refused(
         replace(SMALL, data=replace(SMALL.data, crop=24)),

@@ -73,7 +73,7 @@ def test_the_rate_falls_at_three_stalls_and_the_fourth_ends_the_run() -> None:
 
 
 def test_a_plateau_needs_every_epochs_error() -> None:
-    with pytest.raises(RequestError, match=r"evaluate_every is 2 and --schedule.kind is plateau"):
+    with pytest.raises(RequestError, match=r"evaluate_every is 2, but --schedule.kind plateau needs"):
         Recipe(schedule=PLATEAU, training=TrainingSettings(evaluate_every=2))
 
 
@@ -154,7 +154,7 @@ def test_stages_that_do_not_fit_are_refused() -> None:
             kind="stages", stages=(Stage(epochs=0.5, learning_rate=1, images=9), Stage(epochs=1, learning_rate=1))
         )
     for settings in ({"kind": "stages"}, {"stages": STAGES}):
-        with pytest.raises(RequestError, match="stages go with the kind `stages`, and it needs one or more"):
+        with pytest.raises(RequestError, match="the kind `stages` needs one or more, other kinds need none"):
             ScheduleSettings(**settings)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="a stage of 0 epochs"):
         Stage(epochs=0, learning_rate=1)

@@ -28,6 +28,9 @@ from alexnet.storage.atomic import is_full, staged_folder, write_json, write_tex
 
 FORMAT_VERSION = 1
 
+# Keys of "step" events in logs of version 0.1.0 that have other names now.
+OLD_EVENT_KEYS = {"rate": "learning_rate", "bias_rate": "bias_learning_rate", "layer_rates": "layer_learning_rates"}
+
 State = Literal["running", "interrupted", "failed", "finished"]
 
 
@@ -159,7 +162,7 @@ class RunFolder:
             listener(logged)
 
     def events(self) -> list[dict[str, Any]]:
-        """All events in order. A line cut short by a crash or a full disk is left out."""
+        """All events in order, under the keys of this version. Incomplete lines, of a crash or a full disk, are skipped."""
         path = self.path / "events.jsonl"
         if not path.exists():
             return []
@@ -225,7 +228,11 @@ def _event(line: str) -> dict[str, Any] | None:
         event = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return event if isinstance(event, dict) else None
+    if not isinstance(event, dict):
+        return None
+    if event.get("event") == "step":
+        return {OLD_EVENT_KEYS.get(key, key): value for key, value in event.items()}
+    return event
 
 
 def _recipe_text(recipe: Recipe | BaselineRecipe) -> str:
