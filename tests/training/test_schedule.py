@@ -156,7 +156,7 @@ def test_stages_that_do_not_fit_are_refused() -> None:
     for settings in ({"kind": "stages"}, {"stages": STAGES}):
         with pytest.raises(RequestError, match="the kind `stages` needs one or more, other kinds need none"):
             ScheduleSettings(**settings)  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="a stage of 0 epochs"):
+    with pytest.raises(RequestError, match="a stage has 0 epochs"):
         Stage(epochs=0, learning_rate=1)
-    with pytest.raises(RequestError, match=r"a rate of -1; allowed is 0"):
+    with pytest.raises(RequestError, match=r"a stage has learning rate -1; allowed is 0"):
         Stage(epochs=1, learning_rate=1, layer_learning_rates={"conv1": -1})

@@ -162,7 +162,7 @@ class RunFolder:
             listener(logged)
 
     def events(self) -> list[dict[str, Any]]:
-        """All events in order, under the keys of this version. Incomplete lines, of a crash or a full disk, are skipped."""
+        """All events in order, under this version's keys. Lines cut short by a crash or a full disk are skipped."""
         path = self.path / "events.jsonl"
         if not path.exists():
             return []
@@ -231,7 +231,7 @@ def _event(line: str) -> dict[str, Any] | None:
     if not isinstance(event, dict):
         return None
     if event.get("event") == "step":
-        return {OLD_EVENT_KEYS.get(key, key): value for key, value in event.items()}
+        return {OLD_EVENT_KEYS.get(str(key), str(key)): value for key, value in event.items()}
     return event
 
 
