@@ -60,7 +60,7 @@ def test_points_are_what_the_modules_read_and_write(variant: str) -> None:
     torch.testing.assert_close(found[weighted[-1]], scores, rtol=1e-5, atol=1e-5)
 
 
-def test_dropout_halves_and_the_bare_name_stands_before_it() -> None:
+def test_a_layer_name_is_before_dropout() -> None:
     network = small("paper")
     with torch.inference_mode():
         found = ActivationReader(network, ["fc7", "fc7.relu", "fc7.drop", "fc7.linear"])(images(network))
@@ -114,13 +114,13 @@ def test_wrong_names_are_refused(names: list[str], message: str) -> None:
         ActivationReader(small("paper"), names)
 
 
-def test_images_of_another_form_are_refused() -> None:
+def test_images_of_another_shape_are_refused() -> None:
     reader = ActivationReader(small("paper"), ["fc7"])
     with pytest.raises(ValueError, match="takes floating point"):
         reader(torch.zeros(1, 3, 200, 200))
 
 
-def test_every_operation_behind_a_weighted_layer_has_one_name() -> None:
+def test_every_operation_after_a_weighted_layer_has_one_name() -> None:
     for variant in VARIANTS.values():
         layers = variant.layers
         first = next(number for number, layer in enumerate(layers) if isinstance(layer, WeightedSpec))

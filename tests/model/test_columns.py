@@ -160,13 +160,13 @@ def test_columns_in_the_dense_layers_give_the_whole_networks_scores_and_gradient
     st.integers(2, 9),
     st.sampled_from([0.02, 0.05, 0.07]),
 )
-def test_any_numbers_of_images_classes_and_maps(
+def test_any_numbers_of_images_classes_and_channels(
     variant: str, column_layers: ColumnLayers, num: int, num_classes: int, width: float
 ) -> None:
     compare(variant, column_layers, num, num_classes, width)
 
 
-def test_the_parts_together_are_the_whole_and_nothing_else() -> None:
+def test_split_and_gather_are_inverse() -> None:
     for column_layers in ("every-layer", "dense"):
         whole = network_of("paper", num_classes=5)
         state = whole.state_dict()
@@ -187,7 +187,7 @@ def test_the_parts_together_are_the_whole_and_nothing_else() -> None:
             assert len(first[name]) + len(second[name]) == times * len(tensor), name
 
 
-def test_evaluation_needs_no_more_than_training() -> None:
+def test_evaluation_exchanges_no_more_than_training() -> None:
     whole = network_of("paper").eval()
     images, _ = batch_of(whole, 3)
     expected = whole(images).detach()
@@ -233,7 +233,7 @@ def test_in_dense_columns_the_images_are_shared_up_to_the_first_dense_layer() ->
     assert [step.layer.name for step in steps if isinstance(step, GatherColumns)] == ["fc7", "fc8"]
 
 
-def test_every_variant_is_in_columns_or_says_why_not() -> None:
+def test_every_variant_has_columns_or_is_refused() -> None:
     assert {*IN_COLUMNS, *ONE_COLUMN} == set(VARIANTS)
     for variant in IN_COLUMNS:
         assert column_steps(AlexNet(10, variant, 0.0625).fused_ops, "every-layer", variant)

@@ -20,7 +20,7 @@ from alexnet.model.kernels.operators import space_to_depth as fused_space_to_dep
 
 
 def gradient_by_loops(x: np.ndarray, g: np.ndarray, kernel: tuple[int, int], padding: tuple[int, int]) -> np.ndarray:
-    """dL/dw[d, c, i, j] = sum over images and places of g[b, d, y, x] * padded[b, c, y + i, x + j]."""
+    """dL/dw[d, c, i, j] = sum over images and positions of g[b, d, y, x] * padded[b, c, y + i, x + j]."""
     x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
     height, width = g.shape[2:]
     result = np.empty((g.shape[1], x.shape[1], *kernel))
@@ -34,7 +34,7 @@ def gradient_by_loops(x: np.ndarray, g: np.ndarray, kernel: tuple[int, int], pad
 @settings(max_examples=30, deadline=None)
 @given(
     images=st.sampled_from([1, 3, 64, 65, 130]),
-    maps=st.integers(1, 5),
+    channels=st.integers(1, 5),
     outputs=st.integers(1, 4),
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -44,7 +44,7 @@ def gradient_by_loops(x: np.ndarray, g: np.ndarray, kernel: tuple[int, int], pad
 )
 def test_weight_gradient_equals_the_loops(
     images: int,
-    maps: int,
+    channels: int,
     outputs: int,
     size: tuple[int, int],
     kernel: tuple[int, int],
@@ -56,7 +56,7 @@ def test_weight_gradient_equals_the_loops(
     if height < 1 or width < 1:
         return
     random = np.random.default_rng(seed)
-    x, g = random.normal(size=(images, maps, *size)), random.normal(size=(images, outputs, height, width))
+    x, g = random.normal(size=(images, channels, *size)), random.normal(size=(images, outputs, height, width))
     layout = torch.channels_last if last else torch.contiguous_format
     tensors = [torch.from_numpy(a).contiguous(memory_format=layout) for a in (x, g)]
     got = weight_gradient(*tensors, *kernel, padding)
@@ -92,7 +92,7 @@ def test_layer_trains_like_the_float64_one(side: int, autocast: bool) -> None:
         ("bias", layer.bias.grad, reference[2].grad),
     ):
         # Exact products of bfloat16 numbers, summed in float32, rounded once (the weights once for each 64
-        # images). The input's gradient is torch's own, which rounds sums on the way where the processor has no such
+        # images). The input's gradient is torch's own, which rounds sums on the way where the CPU has no such
         # products.
         error = (got.double() - want).norm() / want.norm()
         assert error < (2**-7 if name == "input" else 2**-8), name
@@ -115,7 +115,7 @@ def test_other_layers_are_left_to_torch() -> None:
     ("height", "width", "kernel", "stride", "end"),
     [(224, 224, 11, 4, 3), (30, 41, 5, 3, 0), (9, 12, 4, 4, 0), (11, 10, 3, 2, 1)],
 )
-def test_blocks_and_a_stride_are_one(height: int, width: int, kernel: int, stride: int, end: int) -> None:
+def test_space_to_depth_equals_a_stride(height: int, width: int, kernel: int, stride: int, end: int) -> None:
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(2, 3, height, width, dtype=torch.float64, generator=generator, requires_grad=True)
     weight = torch.randn(5, 3, kernel, kernel, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -131,7 +131,7 @@ def test_blocks_and_a_stride_are_one(height: int, width: int, kernel: int, strid
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_columns_and_zeros_are_one() -> None:
+def test_ungrouped_weights_equal_a_grouped_convolution() -> None:
     generator = torch.Generator().manual_seed(6)
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64, generator=generator)
     weight = torch.randn(9, 2, 3, 3, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -164,7 +164,7 @@ def test_the_first_layer_reads_blocks_in_bfloat16(device: str) -> None:
     given_dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
-def test_blocks_laid_in_one_pass_are_those_of_many(
+def test_fused_space_to_depth_equals_the_reference(
     shape: tuple[int, ...], stride: int, blocks: tuple[int, int], given_dtype: torch.dtype, dtype: torch.dtype
 ) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(7)).to(given_dtype)

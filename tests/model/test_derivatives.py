@@ -33,7 +33,7 @@ def detached(network: AlexNet) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("variant", VARIED)
-def test_transforms_agree_with_going_backward(variant: str) -> None:
+def test_transforms_agree_with_backward(variant: str) -> None:
     network, images, direction = made(variant)
     loss, parameters = loss_of(network, direction), detached(network)
     with reference_ops():  # two maxima that rounding makes equal, or not, would be another gradient
@@ -87,7 +87,7 @@ def test_second_derivatives(variant: str) -> None:
         lambda x: same_map_norm(x, 3, 2.0, 0.75),
         lambda x: max_pool(x.square(), 3, 2, "every"),
     ],
-    ids=["among maps", "in a map", "pooling"],
+    ids=["across channels", "in a map", "pooling"],
 )
 def test_every_order_by_differences(layer: Callable[[torch.Tensor], torch.Tensor]) -> None:
     x = torch.from_numpy(np.random.default_rng(3).normal(size=(2, 4, 4, 5))).requires_grad_()
@@ -97,7 +97,7 @@ def test_every_order_by_differences(layer: Callable[[torch.Tensor], torch.Tensor
     torch.testing.assert_close(jacrev(lambda v: layer(v)[0, 0].flatten())(x.detach()), backward)
 
 
-def test_ties_and_what_is_no_number_pool_the_same_under_a_transform() -> None:
+def test_ties_and_nan_pool_the_same_under_a_transform() -> None:
     x = torch.randint(0, 3, (2, 3, 7, 6), generator=torch.Generator().manual_seed(7)).double()
     gradient = torch.rand(2, 3, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
     asked = x.clone().requires_grad_()
@@ -113,7 +113,7 @@ def test_ties_and_what_is_no_number_pool_the_same_under_a_transform() -> None:
 
 @pytest.mark.skipif(kernels.fallback_reason("cpu") is not None, reason=str(kernels.fallback_reason("cpu")))
 @pytest.mark.parametrize("learned", ["weight", "bias"])
-def test_layers_with_fewer_products_leave_transforms_to_the_library(learned: str) -> None:
+def test_winograd_leaves_transforms_to_the_library(learned: str) -> None:
     layer = Convolution2d(64, 64, 5, padding=2)
     x = torch.randn(MIN_WINOGRAD_IMAGES, 64, 32, 32, generator=torch.Generator().manual_seed(9))
     layer(x).square().mean().backward()
@@ -131,8 +131,8 @@ def test_layers_with_fewer_products_leave_transforms_to_the_library(learned: str
         torch.testing.assert_close(tangent, want, rtol=1e-4, atol=1e-3)
 
 
-def test_second_derivatives_of_a_product_of_windows() -> None:
-    """In bfloat16, small maps have a weight gradient of their own; held against float64 of the rounded factors."""
+def test_second_derivatives_of_window_products() -> None:
+    """In bfloat16, small channels have a weight gradient of their own; held against float64 of the rounded factors."""
     layer = Convolution2d(8, 8, 3, padding=1)
     x = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(10)).bfloat16().requires_grad_()
     found = []
@@ -151,7 +151,7 @@ def test_second_derivatives_of_a_product_of_windows() -> None:
 
 
 @pytest.mark.skipif(kernels.fallback_reason("cpu") is not None, reason=str(kernels.fallback_reason("cpu")))
-def test_fewer_products_are_counted_as_those_of_the_plain_convolution() -> None:
+def test_flops_of_winograd_are_those_of_the_plain_convolution() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     for kernel in (3, 5):

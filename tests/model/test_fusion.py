@@ -11,7 +11,7 @@ import torch
 from alexnet.model import kernels
 from alexnet.model.activations import ActivationReader
 from alexnet.model.convolution import Convolution2d
-from alexnet.model.fusion import ConvEpilogue, Fused, fused, with_epilogues
+from alexnet.model.fusion import ConvEpilogue, Fused, fuse, fuse_epilogues
 from alexnet.model.kernels import operators, reference_ops
 from alexnet.model.kernels.norm_pool import NormPool
 from alexnet.model.layer_specs import AveragePool, MaxPool, ReLU
@@ -28,34 +28,34 @@ AVERAGE = AveragePool(size=3, stride=2, divisor="inside")
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_nothing_is_lost_and_nothing_moves(name: str) -> None:
+def test_fusing_keeps_all_layers_in_order(name: str) -> None:
     layers = VARIANTS[name].layers
-    stages = fused(layers)
+    stages = fuse(layers)
     again = [layer for stage in stages for layer in (stage.layers if isinstance(stage, Fused) else (stage,))]
     assert tuple(again) == layers
     passes = [
-        (one.convolution, one.epilogue) if isinstance(one, ConvEpilogue) else (one,) for one in with_epilogues(stages)
+        (one.convolution, one.epilogue) if isinstance(one, ConvEpilogue) else (one,) for one in fuse_epilogues(stages)
     ]
     assert tuple(stage for one in passes for stage in one) == stages
     # Wherever a maximum is taken it is taken in one pass with what stands around it.
     assert not any(isinstance(stage, MaxPool) for stage in stages)
 
 
-def test_both_orders_are_one_pass() -> None:
-    paper = [stage.norm_pool for stage in fused(VARIANTS["paper"].layers) if isinstance(stage, Fused)]
+def test_both_orders_are_one_operation() -> None:
+    paper = [stage.norm_pool for stage in fuse(VARIANTS["paper"].layers) if isinstance(stage, Fused)]
     assert paper[:2] == [NormPool(relu_before=True, alpha=1e-4, k=2.0, columns=2, pool=3, stride=2)] * 2
-    source = [stage.norm_pool for stage in fused(VARIANTS["original"].layers) if isinstance(stage, Fused)]
+    source = [stage.norm_pool for stage in fuse(VARIANTS["original"].layers) if isinstance(stage, Fused)]
     assert source[0] == NormPool(alpha=1e-4 / 5, k=2.0, columns=2, pool=3, stride=2, all_ties=True, relu_after=True)
-    assert fused((ReLU(),)) == (ReLU(),) and fused((AVERAGE,)) == (AVERAGE,)
-    # 16 places do not fit the bits that note ties.
-    assert fused((MaxPool(size=4, stride=4),)) == (MaxPool(size=4, stride=4),)
+    assert fuse((ReLU(),)) == (ReLU(),) and fuse((AVERAGE,)) == (AVERAGE,)
+    # 16 positions do not fit the bits that note ties.
+    assert fuse((MaxPool(size=4, stride=4),)) == (MaxPool(size=4, stride=4),)
 
 
 @needs_kernels
 @pytest.mark.parametrize(
     "name", ["paper", "original", "non-overlapping", "caffe", "cifar-18pct", "cifar-11pct", "quick"]
 )
-def test_a_network_is_the_same_either_way(name: str) -> None:
+def test_fused_and_reference_networks_agree(name: str) -> None:
     width = 0.25 if VARIANTS[name].image_px > 32 else 1.0
     network = AlexNet(5, name, width, generator=torch.Generator().manual_seed(1)).eval()
     side = network.spec.image_px
@@ -80,7 +80,7 @@ def test_a_network_is_the_same_either_way(name: str) -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("name", ["paper", "original", "caffe", "cifar-18pct", "tanh"])
-def test_biases_added_behind_a_convolution_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_biases_added_in_the_epilogue_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     width = 0.1 if VARIANTS[name].image_px > 32 else 0.5
     network = AlexNet(5, name, width, generator=torch.Generator().manual_seed(1)).eval()
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_biases_added_behind_a_convolution_are_the_same(name: str, monkeypatch: 
 
 @needs_kernels
 @pytest.mark.parametrize("name", ["quick", "cifar-13pct"])
-def test_biases_behind_a_convolution_in_bfloat16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_biases_added_in_the_epilogue_in_bfloat16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounding makes other activations of a window the largest; so both ways are held against float32."""
     found = []
     for precise, behind in ((True, False), (False, False), (False, True)):
@@ -144,7 +144,7 @@ def test_biases_behind_a_convolution_in_bfloat16(name: str, monkeypatch: pytest.
 
 
 @needs_kernels
-def test_a_layer_that_is_watched_or_replaced_is_asked_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_with_hooks_or_replaced_add_their_own_biases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "epilogue_adds_bias", lambda x, dtype: kernels.supports_fused(x))
     network = AlexNet(5, "quick", 0.25, generator=torch.Generator().manual_seed(1)).eval()
     images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(2))
@@ -190,7 +190,7 @@ def test_operators_are_what_torch_expects(dtype: torch.dtype, images: int, numbe
 
 
 @needs_kernels
-def test_the_compiler_and_an_export_keep_the_pass() -> None:
+def test_compiling_and_exporting_keep_the_operator() -> None:
     network = AlexNet(3, "quick", 0.125, generator=torch.Generator().manual_seed(1)).eval()
     images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(2))
     exported = torch.export.export(network, (images,))
@@ -208,7 +208,7 @@ def test_autocast_leaves_the_dtype() -> None:
     assert operators.norm_pool(x.float(), NormPool(alpha=0.1, k=1.0)).dtype == torch.float32
 
 
-def test_the_plain_form_is_taken_where_it_is_asked_for() -> None:
+def test_reference_ops_on_request() -> None:
     assert not kernels.supports_fused(torch.ones(1, 2, 3, 3, dtype=torch.float64))
     with reference_ops():
         assert not kernels.supports_fused(torch.ones(1, 2, 3, 3))
@@ -224,7 +224,7 @@ def test_the_plain_form_is_taken_where_it_is_asked_for() -> None:
     assert run.stdout == "the environment variable ALEXNET_REFERENCE_OPS asks for torch's own operations\n"
 
 
-def test_a_second_derivative_is_refused_and_not_taken_for_zero() -> None:
+def test_second_derivatives_are_refused() -> None:
     network = AlexNet(5, "paper", 0.05)
     images = torch.randn(1, 3, 224, 224)
     first = torch.autograd.grad(network(images).sum(), network.get_parameter("conv1.weight"), create_graph=True)[0]

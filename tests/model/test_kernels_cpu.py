@@ -1,4 +1,4 @@
-"""The compiled passes on a processor, against float64 loops written from their formulas."""
+"""The compiled passes on a CPU, against float64 loops written from their formulas."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.norm_pool_loops import backward, forward, require_largest, windows, winners_of
+from tests.model.norm_pool_reference import backward, forward, require_largest, windows, winners_of
 
 from alexnet.model.kernels import cpu, operators
 from alexnet.model.kernels.norm_pool import NormPool
@@ -31,19 +31,19 @@ def last(x: np.ndarray | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def run(
-    x: torch.Tensor, form: NormPool, gradient: np.ndarray | None = None
+    x: torch.Tensor, op: NormPool, gradient: np.ndarray | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Result, winners and, of a gradient of 1 unless one is given, the gradient of x."""
-    sides = [pooled_side(side, form.pool, form.stride) if form.pools else side for side in x.shape[2:]]
+    sides = [pooled_side(side, op.pool, op.stride) if op.pools else side for side in x.shape[2:]]
     shape = (*x.shape[:2], *sides)
     result = last(torch.full(shape, math.nan), x.dtype)
     winners = torch.empty(0, dtype=torch.uint8)
-    if form.pools:
-        winners = last(torch.zeros(shape), torch.int16 if form.all_ties else torch.uint8)
-    cpu.norm_pool(x, None, form, result, winners)
+    if op.pools:
+        winners = last(torch.zeros(shape), torch.int16 if op.all_ties else torch.uint8)
+    cpu.norm_pool(x, None, op, result, winners)
     of_x = last(torch.full(x.shape, math.nan), x.dtype)
     above = last(np.ones(shape) if gradient is None else gradient, x.dtype)
-    cpu.norm_pool_backward(above, x, None, result, winners, form, of_x)
+    cpu.norm_pool_backward(above, x, None, result, winners, op, of_x)
     return result, winners, of_x
 
 
@@ -71,7 +71,7 @@ def require_close(got: torch.Tensor, want: np.ndarray, terms: float = 0.0, round
 def require_loops(
     x: np.ndarray,
     gradient: np.ndarray,
-    form: NormPool,
+    op: NormPool,
     result: torch.Tensor,
     winners: torch.Tensor,
     of_x: torch.Tensor,
@@ -79,29 +79,29 @@ def require_loops(
 ) -> np.ndarray:
     """Hold a pass against the loops, with its own winners where two activations are as good; the exact gradient of
     x."""
-    want = forward(x, form)
-    require_largest(winners.numpy(), x, form, 1e-6)
-    want_of_x, terms = backward(gradient, x, want, winners.numpy(), form)
+    want = forward(x, op)
+    require_largest(winners.numpy(), x, op, 1e-6)
+    want_of_x, terms = backward(gradient, x, want, winners.numpy(), op)
     require_close(result, want, rounding=rounding)
     require_close(of_x, want_of_x, terms, rounding)
     return want_of_x
 
 
 def check(
-    x: torch.Tensor, form: NormPool, seed: int, rounding: float = AT_MOST
+    x: torch.Tensor, op: NormPool, seed: int, rounding: float = AT_MOST
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     """Hold forward and backward against the loops: the result, the gradient of x, and what that is exactly."""
     exact = x.double().numpy()
-    gradient = last(np.random.default_rng(seed).normal(size=forward(exact, form).shape), x.dtype).double().numpy()
-    result, winners, of_x = run(x, form, gradient)
-    return result, of_x, require_loops(exact, gradient, form, result, winners, of_x, rounding)
+    gradient = last(np.random.default_rng(seed).normal(size=forward(exact, op).shape), x.dtype).double().numpy()
+    result, winners, of_x = run(x, op, gradient)
+    return result, of_x, require_loops(exact, gradient, op, result, winners, of_x, rounding)
 
 
-# Each form and dtype is compiled of its own, which takes seconds: so the tests share few.
+# Each op and dtype is compiled of its own, which takes seconds: so the tests share few.
 FORMS = [PAPER, SOURCE, dataclasses.replace(PAPER, pool=1, stride=1)]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("op", FORMS)
 @settings(max_examples=50, deadline=None)
 @given(
     images=st.integers(1, 3),
@@ -119,7 +119,7 @@ FORMS = [PAPER, SOURCE, dataclasses.replace(PAPER, pool=1, stride=1)]
     seed=st.integers(0, 999),
 )
 def test_equals_the_loops(
-    form: NormPool,
+    op: NormPool,
     images: int,
     per_column: int,
     columns: int,
@@ -134,19 +134,19 @@ def test_equals_the_loops(
     scale: float,
     seed: int,
 ) -> None:
-    form = dataclasses.replace(
-        form,
+    op = dataclasses.replace(
+        op,
         size=size,
         alpha=alpha,
         beta=beta,
         k=k,
         columns=columns,
-        stride=min(stride, form.pool),
+        stride=min(stride, op.pool),
         relu_before=rectify[0],
         relu_after=rectify[1],
     )
     x = np.random.default_rng(seed).normal(size=(images, per_column * columns, height, width)) * scale
-    check(last(x, torch.float32), form, seed)
+    check(last(x, torch.float32), op, seed)
 
 
 @settings(max_examples=20, deadline=None)
@@ -163,7 +163,7 @@ def test_bfloat16_equals_the_loops(per_column: int, side: int, size: int, seed: 
 
 @pytest.mark.parametrize("scale", [1, 30])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-3)])
-def test_a_layer_is_as_exact_as_is_said(dtype: torch.dtype, limit: float, scale: float) -> None:
+def test_accuracy_of_a_layer(dtype: torch.dtype, limit: float, scale: float) -> None:
     x = last(np.random.default_rng(5).normal(size=(2, 96, 27, 27)) * scale, dtype)
     result, of_x, want_of_x = check(x, PAPER, 6)
     assert relative(result, forward(x.double().numpy(), PAPER)) <= limit
@@ -171,54 +171,54 @@ def test_a_layer_is_as_exact_as_is_said(dtype: torch.dtype, limit: float, scale:
 
 
 @pytest.mark.parametrize("scale", [1e-15, 30, 1e15])
-@pytest.mark.parametrize("form", [PAPER, SOURCE, NORM_ALONE, POOL_ALONE])
-def test_every_form_is_rounded_once_in_bfloat16(form: NormPool, scale: float) -> None:
+@pytest.mark.parametrize("op", [PAPER, SOURCE, NORM_ALONE, POOL_ALONE])
+def test_every_operation_is_rounded_once_in_bfloat16(op: NormPool, scale: float) -> None:
     x = last(np.random.default_rng(7).normal(size=(2, 32, 9, 10)) * scale, torch.bfloat16)
     # Normalized, a huge activation is the larger the smaller its neighbors are: a few then outweigh all others.
-    result, _, _ = check(x, form, 8, AT_MOST if scale > 30 else OF_MANY)
-    if not form.normalizes:  # the largest of rounded numbers is one already
-        np.testing.assert_array_equal(result.double().numpy(), forward(x.double().numpy(), form))
+    result, _, _ = check(x, op, 8, AT_MOST if scale > 30 else OF_MANY)
+    if not op.normalizes:  # the largest of rounded numbers is one already
+        np.testing.assert_array_equal(result.double().numpy(), forward(x.double().numpy(), op))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", [PAPER, SOURCE])
-def test_ties(form: NormPool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("op", [PAPER, SOURCE])
+def test_ties(op: NormPool, dtype: torch.dtype) -> None:
     # Whole numbers of few values and no normalization: nearly every window has several largest activations.
-    form = dataclasses.replace(form, alpha=0.0, k=1.0)
+    op = dataclasses.replace(op, alpha=0.0, k=1.0)
     x = np.random.default_rng(2).integers(-1, 2, size=(2, 4, 8, 9)).astype(float)
     x[:, 0] = -np.inf  # also what stands beyond the edges
-    _, winners, _ = run(last(x, dtype), form)
+    _, winners, _ = run(last(x, dtype), op)
     inside = np.full(winners.shape, -1)  # bits beyond the edge say nothing
-    if form.all_ties:
-        for r, c, places in windows(x, form):
-            rows, columns = np.indices(places.shape[2:])
-            inside[:, :, r, c] = sum(1 << int(mark) for mark in (rows * form.pool + columns).flat)
-    np.testing.assert_array_equal(winners.numpy() & inside, winners_of(x, form))
+    if op.all_ties:
+        for r, c, positions in windows(x, op):
+            rows, columns = np.indices(positions.shape[2:])
+            inside[:, :, r, c] = sum(1 << int(mark) for mark in (rows * op.pool + columns).flat)
+    np.testing.assert_array_equal(winners.numpy() & inside, winners_of(x, op))
 
 
-def test_largest_is_chosen_before_rounding() -> None:
+def test_the_maximum_is_chosen_before_rounding() -> None:
     # Both activations of the window round to the same bfloat16, once divided; the second is the larger.
     x = torch.zeros(1, 2, 3, 3)
     x[0, :, 0, 0] = torch.tensor([1.0, 100.0])
     x[0, :, 0, 1] = torch.tensor([1.0, 99.5])
-    form = dataclasses.replace(PAPER, columns=1, alpha=1e-6)
-    _, winners, _ = run(last(x, torch.bfloat16), form)
+    op = dataclasses.replace(PAPER, columns=1, alpha=1e-6)
+    _, winners, _ = run(last(x, torch.bfloat16), op)
     assert winners[0, 0].item() == 1
     assert winners[0, 1].item() == 0
 
 
-@pytest.mark.parametrize("form", [*FORMS, dataclasses.replace(PAPER, alpha=0.0, k=1.0)])
-@pytest.mark.parametrize("place", [(0, 0), (2, 1), (4, 4)])
-def test_nan_stays(form: NormPool, place: tuple[int, int]) -> None:
+@pytest.mark.parametrize("op", [*FORMS, dataclasses.replace(PAPER, alpha=0.0, k=1.0)])
+@pytest.mark.parametrize("position", [(0, 0), (2, 1), (4, 4)])
+def test_nan_is_kept(op: NormPool, position: tuple[int, int]) -> None:
     x = last(np.random.default_rng(3).normal(size=(1, 12, 5, 5)), torch.float32)
-    x[0, 4, *place] = math.nan
-    result, _, _ = run(x, form)
-    # In the windows and the maps that it is in: torch's own operations, a product by zeros, carry it to all maps.
-    np.testing.assert_array_equal(result.isnan(), np.isnan(forward(x.double().numpy(), form)))
+    x[0, 4, *position] = math.nan
+    result, _, _ = run(x, op)
+    # Only in its windows and channels: torch's own operations, which multiply by zeros, spread it to all channels.
+    np.testing.assert_array_equal(result.isnan(), np.isnan(forward(x.double().numpy(), op)))
     assert result.isnan().any()
 
 
-def test_nan_of_any_bits_stays_in_bfloat16() -> None:
+def test_nan_of_any_bits_is_kept_in_bfloat16() -> None:
     # A NaN whose bits the rounding would carry over, another that it would make an infinity.
     bits = torch.tensor([0x7FFF, 0xFFFF - 0x10000, 0x7F81, 0x7FC0], dtype=torch.int16)
     x = last(torch.ones(1, 4, 3, 3), torch.bfloat16)
@@ -251,7 +251,7 @@ def test_error_in_a_thread_is_raised() -> None:
         cpu.parallel_for_arrays(fail, (np.zeros(5),))
 
 
-def test_compiles_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiles_without_a_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     import numba
 
     compile_function = numba.njit
@@ -266,7 +266,7 @@ def test_compiles_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def box_sums(x: np.ndarray, size: int) -> np.ndarray:
-    """Sums over the size x size places around each, zeros beyond the edge; (B, C, H, W)."""
+    """Sums over the size x size positions around each, zeros beyond the edge; (B, C, H, W)."""
     total, half = np.empty_like(x), size // 2
     for i, j in np.ndindex(*x.shape[2:]):
         total[:, :, i, j] = x[:, :, max(0, i - half) : i + half + 1, max(0, j - half) : j + half + 1].sum((2, 3))
@@ -293,7 +293,7 @@ def require_same_map(
 @settings(max_examples=25, deadline=None)
 @given(
     images=st.integers(1, 3),
-    maps=st.sampled_from([1, 3, 8, 17]),
+    channels=st.sampled_from([1, 3, 8, 17]),
     height=st.integers(1, 7),
     width=st.integers(1, 7),
     size=st.sampled_from([1, 3, 5, 9]),
@@ -305,7 +305,7 @@ def require_same_map(
 )
 def test_same_map_equals_the_loops(
     images: int,
-    maps: int,
+    channels: int,
     height: int,
     width: int,
     size: int,
@@ -316,7 +316,7 @@ def test_same_map_equals_the_loops(
     seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
-    x = last(random.normal(size=(images, maps, height, width)) * scale, dtype)
+    x = last(random.normal(size=(images, channels, height, width)) * scale, dtype)
     gradient = last(random.normal(size=x.shape), dtype)
     result, of_x = torch.full_like(x, math.nan), torch.full_like(x, math.nan)
     cpu.same_map_norm(x, size, alpha, beta, result)
@@ -344,17 +344,17 @@ def unwritten_is_nan() -> Iterator[None]:
     torch.set_deterministic_debug_mode("default")
 
 
-LAYOUTS = ["maps first", "slice", "expanded", "no image"]
+LAYOUTS = ["channels first", "slice", "expanded", "no image"]
 
 
 def lying(layout: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
     """Whole numbers of 7 bits (B, C, H, W), also their sums exact in bfloat16, that are not channels-last; or none."""
-    images, maps, height, width = shape
+    images, channels, height, width = shape
     memory = {
-        "maps first": (images, maps, height, width),
-        "slice": (2 * images, maps + 2, 2 * height, width + 1),
-        "expanded": (1, maps, 1, width),
-        "no image": (0, maps, height, width),
+        "channels first": (images, channels, height, width),
+        "slice": (2 * images, channels + 2, 2 * height, width + 1),
+        "expanded": (1, channels, 1, width),
+        "no image": (0, channels, height, width),
     }[layout]
     x = (30 * torch.randn(memory, generator=torch.Generator().manual_seed(seed))).round().clamp(-127, 127).to(dtype)
     if layout == "slice":
@@ -364,18 +364,18 @@ def lying(layout: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int) ->
     return x
 
 
-def check_norm_pool(layout: str, dtype: torch.dtype, form: NormPool, biased: bool) -> None:
+def check_norm_pool(layout: str, dtype: torch.dtype, op: NormPool, biased: bool) -> None:
     leaves = [lying(layout, (2, 6, 7, 8), dtype, 1).requires_grad_()]
     exact = leaves[0].detach().double().numpy()
     if biased:
-        leaves.append(lying("maps first", (1, 6, 1, 2), torch.float32, 2)[0, :, 0, 0].contiguous().requires_grad_())
+        leaves.append(lying("channels first", (1, 6, 1, 2), torch.float32, 2)[0, :, 0, 0].contiguous().requires_grad_())
         exact = exact + leaves[1].detach().double().numpy()[:, None, None]
-    numbers = form.as_scalars()
+    numbers = op.as_scalars()
     result, winners = operators._norm_pool(leaves[0], leaves[1] if biased else None, *numbers)
     gradient = lying(layout, tuple(result.shape), dtype, 3)
     of_x, *of_bias = torch.autograd.grad(result, leaves, gradient)
     assert result.dtype == of_x.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
-    want_of_x = require_loops(exact, gradient.double().numpy(), form, result.detach(), winners, of_x)
+    want_of_x = require_loops(exact, gradient.double().numpy(), op, result.detach(), winners, of_x)
     for got in of_bias:
         assert got.dtype == torch.float32  # that of the biases
         # The sum of numbers that were each rounded, by so much of each at most.
@@ -392,58 +392,58 @@ def check_same_map_norm(layout: str, dtype: torch.dtype) -> None:
     require_same_map(x.detach(), gradient, 3, 0.01, 0.75, result.detach(), of_x)
 
 
-def check_in_blocks(layout: str, dtype: torch.dtype) -> None:
+def check_space_to_depth(layout: str, dtype: torch.dtype) -> None:
     x = lying(layout, (2, 3, 7, 8), dtype, 6)
     for asked in DTYPES:
         result = operators.space_to_depth(x, 3, (4, 2), asked)
         assert result.dtype == asked and result.is_contiguous(memory_format=torch.channels_last)
-        # The last row of blocks lies beyond the edge, and the last two columns of places are in no block.
+        # The last row of blocks lies beyond the edge, and the last two columns of positions are in no block.
         np.testing.assert_array_equal(result.double().numpy(), blocks(x.double().numpy(), 3, 4, 2))
 
 
 def blocks(x: np.ndarray, stride: int, rows: int, columns: int) -> np.ndarray:
-    """The places of each block as maps, row by row, at each the maps of x; zeros beyond the edge."""
-    images, maps, height, width = x.shape
-    result = np.zeros((images, stride, stride, maps, rows, columns))
+    """The positions of each block as channels, row by row, at each the channels of x; zeros beyond the edge."""
+    images, channels, height, width = x.shape
+    result = np.zeros((images, stride, stride, channels, rows, columns))
     for i, j, row, column in np.ndindex(stride, stride, rows, columns):
         if row * stride + i < height and column * stride + j < width:
             result[:, i, j, :, row, column] = x[:, :, row * stride + i, column * stride + j]
-    return result.reshape(images, stride * stride * maps, rows, columns)
+    return result.reshape(images, stride * stride * channels, rows, columns)
 
 
 @pytest.mark.usefixtures("unwritten_is_nan")
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("form", [PAPER, SOURCE, NormPool(relu_before=True)])
+@pytest.mark.parametrize("op", [PAPER, SOURCE, NormPool(relu_before=True)])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_layout_is_normalized_and_pooled(layout: str, dtype: torch.dtype, form: NormPool, biased: bool) -> None:
-    check_norm_pool(layout, dtype, form, biased)
+def test_norm_pool_of_any_layout(layout: str, dtype: torch.dtype, op: NormPool, biased: bool) -> None:
+    check_norm_pool(layout, dtype, op, biased)
 
 
 @pytest.mark.usefixtures("unwritten_is_nan")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_layout_is_normalized_within_maps_and_laid_in_blocks(layout: str, dtype: torch.dtype) -> None:
+def test_same_map_norm_and_space_to_depth_of_any_layout(layout: str, dtype: torch.dtype) -> None:
     check_same_map_norm(layout, dtype)
-    check_in_blocks(layout, dtype)
+    check_space_to_depth(layout, dtype)
 
 
-def test_blocks_have_no_gradient_even_of_no_image() -> None:
+def test_space_to_depth_has_no_gradient() -> None:
     for images in (0, 2):
         x = torch.ones(images, 3, 6, 6, requires_grad=True)
         with pytest.raises(RuntimeError, match="space_to_depth has no gradient"):
             operators.space_to_depth(x, 3, (2, 2), torch.float32).sum().backward()
 
 
-def test_blocks_of_no_place_are_zeros() -> None:
+def test_space_to_depth_of_empty_images_is_zero() -> None:
     x = torch.ones(2, 3, 0, 5)
     assert torch.equal(operators.space_to_depth(x, 2, (2, 2), torch.float32), torch.zeros(2, 12, 2, 2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_autocast_changes_no_pass(dtype: torch.dtype) -> None:
+def test_autocast_does_not_change_operators(dtype: torch.dtype) -> None:
     with torch.autocast("cpu", torch.bfloat16):  # backward, too
-        for form in (PAPER, SOURCE):
-            check_norm_pool("maps first", dtype, form, biased=True)
-        check_same_map_norm("maps first", dtype)
-        check_in_blocks("maps first", dtype)
+        for op in (PAPER, SOURCE):
+            check_norm_pool("channels first", dtype, op, biased=True)
+        check_same_map_norm("channels first", dtype)
+        check_space_to_depth("channels first", dtype)

@@ -1,4 +1,4 @@
-"""The Triton kernels against float64: on a GPU where there is one, else interpreted on the processor."""
+"""The Triton kernels against float64: on a GPU where there is one, else interpreted on the CPU."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.norm_pool_loops import backward, forward, require_largest
+from tests.model.norm_pool_reference import backward, forward, require_largest
 
 from alexnet.model.kernels import operators
 from alexnet.model.kernels.norm_pool import NormPool
@@ -47,7 +47,7 @@ def errors(
     x: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> tuple[float, ...]:
-    """Relative L2 errors of a result and of its gradients; `exact` is given float64, on the processor."""
+    """Relative L2 errors of a result and of its gradients; `exact` is given float64, on the CPU."""
     given = [x] if bias is None else [x, bias]
     single = [tensor.clone().requires_grad_() for tensor in given]
     double = [tensor.double().cpu().requires_grad_() for tensor in given]
@@ -77,28 +77,28 @@ HALF_ONCE = 2**-8 if DEVICE == "cuda" else 2**-7
 @pytest.mark.parametrize("shape", [(2, 6, 7, 6), (1, 10, 5, 9)])
 @pytest.mark.parametrize("biased", [False, True])
 def test_norm_pool(name: str, shape: tuple[int, ...], biased: bool) -> None:
-    form = FORMS[name]
+    op = FORMS[name]
     x = distinct(shape, 3, torch.float32)
     bias = distinct((1, shape[1], 1, 1), 4, torch.float32).flatten() if biased else None
-    assert max(errors(norm_pool_of(form), form.reference, x, bias)) < 1e-6
+    assert max(errors(norm_pool_of(op), op.reference, x, bias)) < 1e-6
     for added in (bias, None if bias is None else bias.bfloat16()):
-        check_half(x.bfloat16(), added, form)
+        check_half(x.bfloat16(), added, op)
 
 
-def check_half(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> None:
+def check_half(x: torch.Tensor, bias: torch.Tensor | None, op: NormPool) -> None:
     """A pass in bfloat16 and its gradients against the loops, with the kernel's winners."""
     exact = x.double().cpu().numpy()
     if bias is not None:
         exact = exact + bias.double().cpu().numpy()[:, None, None]
-    wanted = forward(exact, form)
-    numbers = form.as_scalars()
+    wanted = forward(exact, op)
+    numbers = op.as_scalars()
     leaves = [tensor.clone().requires_grad_() for tensor in (x, bias) if tensor is not None]
     result, winners = operators._norm_pool(leaves[0], None if bias is None else leaves[1], *numbers)
     gradient = distinct(wanted.shape, 1, torch.bfloat16)
     result.backward(gradient)
     # Squares are rounded before they are added: a activation that is less by that may be taken for the largest.
-    require_largest(winners.cpu().numpy(), exact, form, 2 * HALF)
-    of_x, terms = backward(gradient.double().cpu().numpy(), exact, wanted, winners.cpu().numpy(), form)
+    require_largest(winners.cpu().numpy(), exact, op, 2 * HALF)
+    of_x, terms = backward(gradient.double().cpu().numpy(), exact, wanted, winners.cpu().numpy(), op)
 
     def error(got: torch.Tensor | None, want: np.ndarray) -> float:
         assert got is not None
@@ -114,8 +114,8 @@ def check_half(x: torch.Tensor, bias: torch.Tensor | None, form: NormPool) -> No
         assert (off <= 2 * HALF_ONCE * np.abs(of_x).sum((0, 2, 3))).all()
 
 
-def norm_pool_of(form: NormPool) -> Callable[..., torch.Tensor]:
-    return lambda x, bias=None: operators.norm_pool(x, form, bias)
+def norm_pool_of(op: NormPool) -> Callable[..., torch.Tensor]:
+    return lambda x, bias=None: operators.norm_pool(x, op, bias)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 2, 2), (2, 200, 5, 7), (2, 5, 20, 21)])
@@ -160,7 +160,7 @@ def test_norm_pool_at_any_size(
     seed: int,
     data: st.DataObject,
 ) -> None:
-    form = NormPool(
+    op = NormPool(
         relu_before=before,
         size=size,
         alpha=0.1,
@@ -176,8 +176,8 @@ def test_norm_pool_at_any_size(
         x = x.abs() + 0.1  # many a zero is tied, and each gets the gradient, which rectifying then takes away
         biased = False
     bias = distinct((1, x.shape[1], 1, 1), seed + 1, torch.float32).flatten() if biased else None
-    result, *gradients = errors(norm_pool_of(form), form.reference, x, bias)
-    # Of few places the two terms of a gradient may nearly cancel, all of them.
+    result, *gradients = errors(norm_pool_of(op), op.reference, x, bias)
+    # Of few positions the two terms of a gradient may nearly cancel, all of them.
     assert result < 1e-6 and max(gradients) < 1e-5
 
 
@@ -189,11 +189,11 @@ def test_same_map_norm(size: int) -> None:
     assert max(errors(*ways, x.bfloat16())) < HALF
 
 
-@pytest.mark.parametrize("form", [PAPER, SOURCE], ids=["paper", "source"])
-def test_what_is_no_number_is_seen(form: NormPool) -> None:
+@pytest.mark.parametrize("op", [PAPER, SOURCE], ids=["paper", "source"])
+def test_nan_is_kept(op: NormPool) -> None:
     x = distinct((1, 4, 7, 7), 5, torch.float32)
     x[0, 1, 3, 3] = float("nan")
-    assert operators.norm_pool(x, form).isnan().any()
+    assert operators.norm_pool(x, op).isnan().any()
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e15])

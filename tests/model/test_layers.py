@@ -27,24 +27,24 @@ def test_pools_equal_the_loops(side: int, size: int, stride: int, seed: int) -> 
     # FACTS of the source: ceil((side - size) / stride) + 1 windows, each cut at the edge of the image. torch leaves
     # out a last window that would begin beyond the image; with stride <= size no window does.
     stride = min(stride, size)
-    places = -(-(side - size) // stride) + 1
+    positions = -(-(side - size) // stride) + 1
     windows = [
-        [x[0, :, i * stride : i * stride + size, j * stride : j * stride + size] for j in range(places)]
-        for i in range(places)
+        [x[0, :, i * stride : i * stride + size, j * stride : j * stride + size] for j in range(positions)]
+        for i in range(positions)
     ]
     largest = np.array([[window.max(axis=(1, 2)) for window in row] for row in windows])
     means = np.array([[window.mean(axis=(1, 2)) for window in row] for row in windows])  # of what the edge left
     shares = np.array([[window.sum(axis=(1, 2)) / size**2 for window in row] for row in windows])
-    maps = torch.from_numpy(x)
+    images = torch.from_numpy(x)
     for ties in ("one", "every"):
-        np.testing.assert_array_equal(max_pool(maps, size, stride, ties)[0].permute(1, 2, 0).numpy(), largest)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(max_pool(images, size, stride, ties)[0].permute(1, 2, 0).numpy(), largest)  # type: ignore[arg-type]
     np.testing.assert_allclose(
-        average_pool(maps, size, stride)[0].permute(1, 2, 0).numpy(), means, rtol=1e-12, atol=1e-14
+        average_pool(images, size, stride)[0].permute(1, 2, 0).numpy(), means, rtol=1e-12, atol=1e-14
     )  # sums may cancel
-    of_whole = average_pool(maps, size, stride, "whole")[0].permute(1, 2, 0).numpy()
+    of_whole = average_pool(images, size, stride, "whole")[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(of_whole, shares, rtol=1e-12, atol=1e-14)
     # No two activations tie, so both ways back agree with differences, overlapping and cut windows included.
-    small = maps[:, :, :6, :6].clone().requires_grad_()
+    small = images[:, :, :6, :6].clone().requires_grad_()
     if min(small.shape[2:]) >= size:
         assert torch.autograd.gradcheck(lambda v: max_pool(v, size, stride, "every"), (small,), eps=1e-7)
         assert torch.autograd.gradcheck(lambda v: average_pool(v, size, stride, "whole"), (small,))
@@ -83,14 +83,14 @@ def test_ties_go_to_one_or_to_every() -> None:
     assert one.tolist() == [[[[5.0, 0.0, 0.0], [0.0, 0.0, 7.0]]]]  # the first, here
 
 
-def test_windows_that_leave_gaps_or_find_nothing_are_refused() -> None:
+def test_windows_that_leave_gaps_or_do_not_fit_are_refused() -> None:
     with pytest.raises(RequestError, match=r"windows of 2 positions with stride 3 do not fit"):
         max_pool(torch.zeros(1, 1, 6, 6), 2, 3)
     with pytest.raises(RequestError, match=r"windows of 5 positions with stride 2 do not fit shape \(1, 1, 2, 2\)"):
         average_pool(torch.zeros(1, 1, 2, 2), 5, 2)
 
 
-def test_rectifying_has_no_gradient_at_zero() -> None:
+def test_relu_has_no_gradient_at_zero() -> None:
     x = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
     torch.relu(x).sum().backward()
     assert x.grad is not None and x.grad.tolist() == [0.0, 0.0, 1.0]
@@ -110,7 +110,7 @@ def test_columns_of_a_dense_layer_do_not_see_each_other() -> None:
         ColumnLinear(5, 4, 2)
 
 
-def test_local_layer_with_equal_places_is_a_convolution() -> None:
+def test_local_layer_with_equal_weights_is_a_convolution() -> None:
     layer = LocallyConnected2d(3, 4, 3, 1, 5).double()
     shared = torch.randn(4, 3, 3, 3, dtype=torch.float64)
     layer.weight.data.copy_(shared.expand(5, 5, -1, -1, -1, -1))
@@ -121,7 +121,7 @@ def test_local_layer_with_equal_places_is_a_convolution() -> None:
     assert layer(x[:0]).shape == (0, 4, 5, 5)
 
 
-def test_dropout_multiplies_by_the_share_kept_when_testing() -> None:
+def test_dropout_multiplies_by_the_keep_probability_in_evaluation() -> None:
     layer, x = SeededDropout(0.3), torch.full((1000, 20), 2.0)
     torch.testing.assert_close(layer.eval()(x), torch.full_like(x, 1.4))
     layer.train().generator = torch.Generator().manual_seed(3)
@@ -144,7 +144,7 @@ def test_inverted_dropout_scales_up_in_training_and_not_after() -> None:
 
 
 @pytest.mark.parametrize(("deviation", "want"), [(0.01, 0.01), (0.03, 0.03), (None, (2 / 75) ** 0.5)])
-def test_first_weights_have_their_moments(deviation: float | None, want: float) -> None:
+def test_moments_of_initial_weights(deviation: float | None, want: float) -> None:
     layer = torch.nn.Conv2d(3, 400, 5)
     initialize(layer, 75, deviation, 1.0, torch.Generator().manual_seed(0))
     values = layer.weight.detach().double().numpy()
@@ -154,7 +154,7 @@ def test_first_weights_have_their_moments(deviation: float | None, want: float) 
     assert layer.bias is not None and (layer.bias == 1.0).all()
 
 
-def test_uniform_first_weights_are_torchs() -> None:
+def test_uniform_initial_weights_are_torchs() -> None:
     layer = torch.nn.Conv2d(3, 400, 5)
     limit = float(np.sqrt(1 / 75))
     initialize(layer, 75, "uniform", 1.0, torch.Generator().manual_seed(0))

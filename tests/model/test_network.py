@@ -23,7 +23,7 @@ def test_counts_of_the_paper() -> None:
     assert network(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 1000)
 
 
-def test_first_biases_are_the_papers() -> None:
+def test_initial_biases_are_the_papers() -> None:
     network = AlexNet(10, width=0.05)
     ones = {name for name, tensor in network.named_parameters() if name.endswith("bias") and (tensor == 1).all()}
     zeros = {name for name, tensor in network.named_parameters() if name.endswith("bias") and (tensor == 0).all()}
@@ -69,7 +69,7 @@ FIRST = {
 
 
 @pytest.mark.parametrize("name", FIRST)
-def test_first_weights_and_biases_are_the_sources(name: str) -> None:
+def test_initial_weights_and_biases_are_the_sources(name: str) -> None:
     width = 0.25 if name in ("paper", "original", "caffe") else 0.1 if VARIANTS[name].image_px > 32 else 1.0
     network = AlexNet(10, name, width, generator=torch.Generator().manual_seed(3))
     parameters = dict(network.named_parameters())
@@ -84,7 +84,7 @@ def test_first_weights_and_biases_are_the_sources(name: str) -> None:
 
 def test_columns_do_not_see_each_other_before_conv3() -> None:
     network = AlexNet(5, width=0.1).double()
-    x = torch.randn(1, 10, 27, 27, dtype=torch.float64, requires_grad=True)  # conv1 has 10 maps at this width
+    x = torch.randn(1, 10, 27, 27, dtype=torch.float64, requires_grad=True)  # conv1 has 10 channels at this width
     out = network.get_submodule("conv2")(x)
     out[:, : out.shape[1] // 2].sum().backward()
     assert x.grad is not None

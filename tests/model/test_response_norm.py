@@ -12,7 +12,7 @@ from alexnet.model.response_norm import local_response_norm, same_map_norm
 
 
 def norm_by_loops(x: np.ndarray, size: int, alpha: float, beta: float, k: float, columns: int) -> np.ndarray:
-    """Section 3.3, read literally: for each map the sum over the maps around it in its own column."""
+    """Section 3.3, read literally: for each channel the sum over the channels around it in its own column."""
     result = np.empty_like(x)
     per_column = x.shape[1] // columns
     for i in range(x.shape[1]):
@@ -69,7 +69,7 @@ def test_norm_conventions_of_alpha() -> None:
     torch.testing.assert_close(local_response_norm(x, 5, 1e-2, 0.75, 2.0), F.local_response_norm(x, 5, 5e-2, 0.75, 2.0))
 
 
-def test_norm_takes_any_number_of_places() -> None:
+def test_norm_takes_any_number_of_positions() -> None:
     x = torch.randn(2, 6, 3, 4, dtype=torch.float64)
     want = local_response_norm(x, 3)
     torch.testing.assert_close(local_response_norm(x.flatten(2), 3), want.flatten(2))

@@ -46,10 +46,10 @@ def made(variant: str, width: float = 1.0) -> AlexNet:
     network = AlexNet(5, variant, width).eval()
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
-        for place in network.sized_layers:
-            if place.weight_shape:
-                spread = math.sqrt(2 / place.fan_in)
-                network.get_parameter(f"{place.name}.weight").normal_(0, spread, generator=generator)
+        for layer in network.sized_layers:
+            if layer.weight_shape:
+                spread = math.sqrt(2 / layer.fan_in)
+                network.get_parameter(f"{layer.name}.weight").normal_(0, spread, generator=generator)
     return network
 
 
@@ -87,10 +87,10 @@ def test_without_padding_it_is_the_crops(rows: int, columns: int, monkeypatch: p
             for column in range(maps.shape[3]):
                 crop = images[:, :, 4 * row : 4 * row + 19, 4 * column : 4 * column + 19]
                 torch.testing.assert_close(maps[:, :, row, column], network(crop))
-    assert maps.std(dim=(2, 3)).min() > 1e-3  # the places do differ
+    assert maps.std(dim=(2, 3)).min() > 1e-3  # the positions do differ
 
 
-def test_the_papers_images_give_two_places_a_side() -> None:
+def test_the_papers_images_give_two_positions_a_side() -> None:
     network = made("paper", 0.0625)
     with torch.inference_mode():
         maps = class_maps(network, pictures(1, 256, 256))
@@ -98,7 +98,7 @@ def test_the_papers_images_give_two_places_a_side() -> None:
 
 
 @pytest.mark.parametrize("variant", ["cifar-13pct", "cifar-11pct"])
-def test_weights_of_a_place_of_their_own_cannot_slide(variant: str) -> None:
+def test_locally_connected_layers_cannot_slide(variant: str) -> None:
     with pytest.raises(RequestError, match=f"variant '{variant}' has locally connected layers"):
         class_maps(AlexNet(2, variant, 0.125), torch.zeros(1, 3, 32, 32))
 

@@ -21,12 +21,12 @@ def test_a_sixth_convolution_starts_from_five() -> None:
     assert after["fc8.weight"].shape == (7, before["fc8.weight"].shape[1])
 
 
-def test_the_head_for_many_classes_is_left_behind() -> None:
+def test_the_head_for_many_classes_is_not_copied() -> None:
     source, network = AlexNet(50, "six-conv-22k", 0.05), AlexNet(7, "six-conv", 0.05)
     assert transfer(source, network) == [f"conv{number}" for number in range(1, 7)] + ["fc6", "fc7"]
 
 
-def test_pre_training_takes_the_convolutions_of_its_forerunner() -> None:
+def test_pre_training_copies_the_convolutions() -> None:
     for variant, want in (("six-conv", 6), ("original", 5)):
         source, network = AlexNet(5, variant, 0.05), AlexNet(9, "six-conv-22k", 0.05)
         convolutions = [f"conv{number}" for number in range(1, want + 1)]

@@ -40,8 +40,8 @@ def conv(x: Array, p: Gradients, grads: Gradients, name: str, stride: int, pad: 
         spread = np.zeros_like(padded)
         for i in range(kernel):
             for j in range(kernel):
-                place = spread[:, :, i : i + stride * g.shape[2] : stride, j : j + stride * g.shape[3] : stride]
-                place += np.concatenate(
+                position = spread[:, :, i : i + stride * g.shape[2] : stride, j : j + stride * g.shape[3] : stride]
+                position += np.concatenate(
                     [
                         np.einsum("bfhw,fc->bchw", part, f[:, :, i, j], optimize=True)
                         for part, (_, f) in zip(parts, halves, strict=True)
@@ -132,14 +132,14 @@ def same_map(x: Array, size: int, alpha: float) -> Step:
 
 def pooled(x: Array, size: int, stride: int, kind: str) -> Step:
     """`first` and `every`: the maximum, its gradient to the first of equal activations or to each. `share`: the sum
-    over a window, divided by all its places, those beyond the edge too."""
-    places = math.ceil((x.shape[2] - size) / stride) + 1
+    over a window, divided by all its positions, those beyond the edge too."""
+    positions = math.ceil((x.shape[2] - size) / stride) + 1
     windows = [
         (i, j, np.s_[:, :, i * stride : i * stride + size, j * stride : j * stride + size])
-        for i in range(places)
-        for j in range(places)
+        for i in range(positions)
+        for j in range(positions)
     ]
-    out = np.empty((*x.shape[:2], places, places))
+    out = np.empty((*x.shape[:2], positions, positions))
     for i, j, window in windows:
         out[:, :, i, j] = x[window].sum((2, 3)) / size**2 if kind == "share" else x[window].max((2, 3))
 
@@ -331,7 +331,7 @@ def test_published_counts(name: str, num_classes: int, parameters: int) -> None:
     assert sum(tensor.numel() for tensor in network.parameters()) == parameters
     # The description's own arithmetic, on which the printed table rests, must say the same.
     described = sum(
-        math.prod(shape) for place in network.sized_layers for shape in (place.weight_shape, place.bias_shape) if shape
+        math.prod(shape) for layer in network.sized_layers for shape in (layer.weight_shape, layer.bias_shape) if shape
     )
     assert described == parameters
 
@@ -339,8 +339,8 @@ def test_published_counts(name: str, num_classes: int, parameters: int) -> None:
 def test_neurons_of_the_network_that_was_run() -> None:
     with torch.device("meta"):
         network = AlexNet(variant="original")
-    assert sum(place.neurons for place in network.sized_layers) == 659_272
-    sizes = [(place.name, (place.out_channels, place.out_side)) for place in network.sized_layers if place.neurons]  # type: ignore[union-attr]
+    assert sum(layer.neurons for layer in network.sized_layers) == 659_272
+    sizes = [(layer.name, (layer.out_channels, layer.out_side)) for layer in network.sized_layers if layer.neurons]  # type: ignore[union-attr]
     assert sizes == [
         ("conv1", (96, 55)), ("conv2", (256, 27)), ("conv3", (384, 13)), ("conv4", (384, 13)), ("conv5", (256, 13)),
         ("fc6", (4096, 1)), ("fc7", (4096, 1)), ("fc8", (1000, 1)),
@@ -350,7 +350,7 @@ def test_neurons_of_the_network_that_was_run() -> None:
 def test_non_overlapping_keeps_the_later_sizes() -> None:
     with torch.device("meta"):
         network = AlexNet(variant="non-overlapping")
-    sides = [place.out_side for place in network.sized_layers if place.out_side != place.in_side]
+    sides = [layer.out_side for layer in network.sized_layers if layer.out_side != layer.in_side]
     assert sides == [55, 28, 26, 13, 11, 6, 1]  # FACTS of the source: 55 -> 28 -> 26 -> 13 -> 13 -> 11 -> 6
     assert network.get_submodule("fc6").weight.shape == (4096, 9216)
 

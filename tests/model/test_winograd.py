@@ -39,7 +39,7 @@ def exactly(
         read = windows(part, kernel, padding)
         results.append(np.einsum("bchwij,dcij->bdhw", read, w, optimize=True))
         of_weight.append(np.einsum("bchwij,bdhw->dcij", read, g, optimize=True))
-        # A place is read with weight (i, j) by the window that begins (i, j) before it.
+        # A position is read with weight (i, j) by the window that begins (i, j) before it.
         wide = np.zeros((*part.shape[:2], *(side + 2 * padding for side in part.shape[2:])))
         for i in range(kernel):
             for j in range(kernel):
@@ -101,7 +101,7 @@ def errors(
 @given(
     images=st.integers(1, 20),
     threads=st.integers(1, 3),
-    maps=st.integers(1, 70),
+    channels=st.integers(1, 70),
     outputs=st.integers(1, 70),
     columns=st.integers(1, 3),
     kernel=st.sampled_from([3, 5]),
@@ -113,7 +113,7 @@ def errors(
 def test_any_size_equals_the_sums(
     images: int,
     threads: int,
-    maps: int,
+    channels: int,
     outputs: int,
     columns: int,
     kernel: int,
@@ -124,17 +124,18 @@ def test_any_size_equals_the_sums(
 ) -> None:
     torch.set_num_threads(threads)
     padding = data.draw(st.integers(max(0, (kernel - min(side)) // 2 + (kernel - min(side)) % 2), kernel - 1))
-    shape = (images, maps * columns, *side)
+    shape = (images, channels * columns, *side)
     forward = forward and kernel == 5
     assert max(errors(shape, outputs * columns, kernel, columns, padding, seed, forward, of_terms=True)) < 2e-6
 
 
 @pytest.mark.parametrize(
-    ("maps", "outputs", "kernel", "columns", "side"), [(96, 256, 5, 2, 27), (256, 384, 3, 1, 13), (384, 384, 3, 2, 13)]
+    ("channels", "outputs", "kernel", "columns", "side"),
+    [(96, 256, 5, 2, 27), (256, 384, 3, 1, 13), (384, 384, 3, 2, 13)],
 )
-def test_as_exact_as_is_said(maps: int, outputs: int, kernel: int, columns: int, side: int) -> None:
+def test_accuracy(channels: int, outputs: int, kernel: int, columns: int, side: int) -> None:
     result, of_x, of_weight, _ = errors(
-        (2, maps, side, side), outputs, kernel, columns, kernel // 2, spread=lambda numbers: np.maximum(numbers, 0)
+        (2, channels, side, side), outputs, kernel, columns, kernel // 2, spread=lambda numbers: np.maximum(numbers, 0)
     )
     assert of_weight < 1e-6 and (kernel == 3 or max(result, of_x) < 1e-6)  # the rest of 3 x 3 is the library's
 
@@ -158,8 +159,8 @@ def test_threads_change_no_result() -> None:
     assert torch.equal(alone, results[0][2:3])
 
 
-def test_gradients_are_sums_over_all_shares_and_groups() -> None:
-    # 24 images are three shares of 8, and of 3 x 3 over 16 places a group holds 8 images and one of a single thread 16.
+def test_gradients_are_sums_over_all_threads_and_groups() -> None:
+    # 24 images are three ranges of 8; for 3 x 3 over 16 positions, a group has 8 images, and 16 in a single thread.
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         for kernel in (3, 5):
@@ -187,7 +188,7 @@ def test_other_threads_keep_their_number() -> None:
     assert set(seen) == {2} and torch.get_num_threads() == 2
 
 
-def test_threads_are_given_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_usable_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ArithmeticError("no")
 
@@ -199,7 +200,7 @@ def test_threads_are_given_back_after_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("what", [float("nan"), float("inf")])
-def test_what_is_no_number_is_seen(what: float) -> None:
+def test_nan_is_kept(what: float) -> None:
     x, weight = torch.ones(2, 4, 9, 9), torch.ones(3, 4, 5, 5)
     x[1, 2, 4, 4] = what
     result = convolutions.convolution(x, weight, None, 2, forward=True)
@@ -263,7 +264,7 @@ def how(layer: Convolution2d, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) 
     return seen[0]
 
 
-def test_layers_that_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supported_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     many, few = torch.randn(MIN_WINOGRAD_IMAGES, 64, 32, 32), torch.randn(MIN_WINOGRAD_IMAGES - 1, 64, 32, 32)
     five, three = Convolution2d(64, 64, 5, padding=2), Convolution2d(64, 64, 3, padding=1)
     tied = Convolution2d(64, 64, 5, padding=2, keeps_ties=True)
@@ -291,7 +292,7 @@ def test_layers_that_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
         assert how(five, many, monkeypatch) == "not"
 
 
-def test_a_first_layer_in_blocks_gains_its_weights_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_weight_gradient_of_a_first_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = Convolution2d(3, 24, 11, 4, end_padding=3)
     images = torch.randn(MIN_WINOGRAD_IMAGES, 3, 224, 224, generator=torch.Generator().manual_seed(5))
     assert how(layer, images, monkeypatch) == "gradient"
@@ -308,7 +309,7 @@ def test_a_first_layer_in_blocks_gains_its_weights_gradient(monkeypatch: pytest.
 
 @settings(max_examples=15, deadline=None)
 @given(
-    maps=st.integers(1, 3),
+    channels=st.integers(1, 3),
     outputs=st.integers(1, 5),
     stride=st.integers(2, 4),
     kernel=st.integers(5, 14),
@@ -318,11 +319,14 @@ def test_a_first_layer_in_blocks_gains_its_weights_gradient(monkeypatch: pytest.
     seed=st.integers(0, 999),
 )
 def test_a_strided_layer_of_any_size(
-    maps: int, outputs: int, stride: int, kernel: int, end: int, height: int, width: int, seed: int
+    channels: int, outputs: int, stride: int, kernel: int, end: int, height: int, width: int, seed: int
 ) -> None:
     assume(-(-kernel // stride) in (3, 5))
     random = np.random.default_rng(seed)
-    x, weight = random.normal(size=(3, maps, height, width)), random.normal(size=(outputs, maps, kernel, kernel))
+    x, weight = (
+        random.normal(size=(3, channels, height, width)),
+        random.normal(size=(outputs, channels, kernel, kernel)),
+    )
     bias = random.normal(size=outputs)
     given = [torch.from_numpy(one).float() for one in (x, weight, bias)]
     result = convolutions.strided_convolution(given[0], *(one.requires_grad_() for one in given[1:]), stride, end)
@@ -366,9 +370,9 @@ def test_ties_are_kept_where_asked() -> None:
 
 def test_what_does_not_fit_is_refused_by_the_library() -> None:
     layer = Convolution2d(64, 64, 5, padding=2)
-    for maps in (32, 65, 128):
+    for channels in (32, 65, 128):
         with pytest.raises(RuntimeError, match="to have 64 channels"):
-            layer(torch.ones(MIN_WINOGRAD_IMAGES, maps, 32, 32))
+            layer(torch.ones(MIN_WINOGRAD_IMAGES, channels, 32, 32))
     with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
         Convolution2d(64, 128, 5)(torch.ones(MIN_WINOGRAD_IMAGES, 64, 4, 400))
 
@@ -405,7 +409,7 @@ def test_images_have_a_gradient_within_autocast() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, on its first use
-def test_derivatives_going_forward_are_the_librarys() -> None:
+def test_forward_mode_derivatives_are_the_librarys() -> None:
     layer = Convolution2d(64, 64, 5, padding=2).requires_grad_(False)
     x = torch.randn(MIN_WINOGRAD_IMAGES, 64, 32, 32)
     with reference_ops():
@@ -413,7 +417,7 @@ def test_derivatives_going_forward_are_the_librarys() -> None:
     torch.testing.assert_close(torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1], want)
 
 
-def test_networks_whose_pooling_looks_for_ties_keep_them() -> None:
+def test_networks_whose_pooling_needs_ties_keep_them() -> None:
     for variant, keeps in (("paper", False), ("original", True), ("cifar-18pct", True)):
         network = AlexNet(10, variant=variant)
         layers = [module for module in network.modules() if isinstance(module, Convolution2d)]

@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("ending", ["nbi", "nbc"])
 @pytest.mark.parametrize("left_bytes", [0, 20, -5])
-def test_a_damaged_file_is_compiled_anew(folder: Path, ending: str, left_bytes: int) -> None:
+def test_a_damaged_cache_file_is_compiled_again(folder: Path, ending: str, left_bytes: int) -> None:
     assert run(folder) == "49"
     (kept,) = (folder / "__pycache__").glob(f"squares.square-*.{ending}")
     content = kept.read_bytes()

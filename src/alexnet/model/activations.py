@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.fusion import ConvEpilogue, Fused, fused, with_epilogues
+from alexnet.model.fusion import ConvEpilogue, Fused, fuse, fuse_epilogues
 from alexnet.model.layer_specs import (
     AveragePool,
     Dropout,
@@ -66,7 +66,7 @@ def _operation(layer: LayerSpec) -> str:
         case Dropout():
             return "drop"
         case _:
-            raise AssertionError(f"{layer} has activations of its own")
+            raise AssertionError(f"{layer} is not an operation without weights")
 
 
 class ActivationReader:
@@ -98,7 +98,7 @@ class ActivationReader:
         self._parts: list[tuple[int, tuple[LayerSpec | Fused | ConvEpilogue, ...]]] = []
         first = 0
         for last in sorted(set(self._points.values())):
-            self._parts.append((last, with_epilogues(fused(network.spec.layers[first:last]))))
+            self._parts.append((last, fuse_epilogues(fuse(network.spec.layers[first:last]))))
             first = last
 
     def shape(self, name: str) -> tuple[int, ...]:

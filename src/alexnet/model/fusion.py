@@ -27,7 +27,7 @@ class ConvEpilogue:
         return self.epilogue.norm_pool if isinstance(self.epilogue, Fused) else NormPool(relu_before=True)
 
 
-def with_epilogues(ops: tuple[LayerSpec | Fused, ...]) -> tuple[LayerSpec | Fused | ConvEpilogue, ...]:
+def fuse_epilogues(ops: tuple[LayerSpec | Fused, ...]) -> tuple[LayerSpec | Fused | ConvEpilogue, ...]:
     """The operations in order, every convolution joined with the operation after it if that can be its epilogue."""
     joined: list[LayerSpec | Fused | ConvEpilogue] = []
     for op in ops:
@@ -39,7 +39,7 @@ def with_epilogues(ops: tuple[LayerSpec | Fused, ...]) -> tuple[LayerSpec | Fuse
     return tuple(joined)
 
 
-def fused(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec | Fused, ...]:
+def fuse(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec | Fused, ...]:
     """The layers in order, fused where that saves a pass over memory."""
     ops: list[LayerSpec | Fused] = []
     first = 0

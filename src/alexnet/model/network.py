@@ -14,7 +14,7 @@ from torch import nn
 from alexnet.errors import RequestError
 from alexnet.model import kernels
 from alexnet.model.convolution import Convolution2d
-from alexnet.model.fusion import ConvEpilogue, Fused, fused, with_epilogues
+from alexnet.model.fusion import ConvEpilogue, Fused, fuse, fuse_epilogues
 from alexnet.model.kernels.operators import norm_pool
 from alexnet.model.kernels.operators import same_map_norm as fused_same_map_norm
 from alexnet.model.layer_specs import (
@@ -82,8 +82,8 @@ class AlexNet(nn.Module):
         if not 0 < width <= 4:
             raise RequestError(f"width is {width}; allowed is above 0, up to 4")
         self.num_classes, self.variant, self.width, self.dropout = num_classes, variant, width, dropout
-        self.fused_ops = fused(self.spec.layers)
-        self.compiled_ops = with_epilogues(self.fused_ops)
+        self.fused_ops = fuse(self.spec.layers)
+        self.compiled_ops = fuse_epilogues(self.fused_ops)
         kernels.load()
         self.sized_layers = tuple(sized_layers(self.spec, num_classes, width))
         keeps_ties = any(isinstance(spec, MaxPool) and spec.ties == "every" for spec in self.spec.layers)

@@ -86,8 +86,8 @@ def _layer_from_dict(content: Mapping[str, Any]) -> LayerSpec:
     return layer
 
 
-# Weights files of versions 2 and 3 and checkpoints up to version 3 named the classes and fields of their time and
-# omitted settings that had their default. These are those names and defaults: they must never change.
+# Weights files of versions 2 and 3, and checkpoints up to version 3, used the class and field names of the code that
+# wrote them and omitted default values. These names and defaults must never change.
 _OLD_DEFAULTS: dict[str, dict[str, Any]] = {
     "Convolution": {"stride": 1, "padding": 0, "end_padding": 0, "columns": 1, "deviation": 0.01, "bias": 0.0},
     "Local": {"padding": 0, "deviation": 0.01, "bias": 0.0},
@@ -114,7 +114,7 @@ _OLD_TYPES = {
 
 
 def _upgraded(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A layer of an earlier format in today's; one of today's as it is."""
+    """A layer of an earlier format in the current one; a layer of the current format unchanged."""
     if "layer" not in content:
         return content
     old = content["layer"]

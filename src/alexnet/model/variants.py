@@ -94,7 +94,7 @@ _SOURCE_NORM = ResponseNorm(size=5, alpha=1e-4, beta=0.75, k=2, columns=2, alpha
 _SOURCE_POOL = MaxPool(size=3, stride=2, ties="every")
 
 ORIGINAL = NetworkSpec(
-    source="the original source, layers-145: the network that made the paper's numbers",
+    source="the original source, layers-145: the network behind the paper's numbers",
     num_classes=1000,
     image_px=224,
     layers=(

@@ -83,7 +83,7 @@ def same_map_norm_backward(
 
 
 def space_to_depth(x: torch.Tensor, stride: int, result: torch.Tensor) -> None:
-    """Fill `result` (B, s s C, rows, columns) from x (B, C, H, W); both channels-last, each of its own dtype."""
+    """Fill `result` (B, s s C, rows, columns) from x (B, C, H, W); both channels-last, of any two dtypes."""
     parallel_for_arrays(_space_to_depth_rows, (_rows(x), _rows(result)), x.shape[1], stride)
 
 

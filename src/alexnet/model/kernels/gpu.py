@@ -436,7 +436,7 @@ def channel_sums(x: torch.Tensor, sums: torch.Tensor) -> None:
 
 
 def space_to_depth(x: torch.Tensor, stride: int, result: torch.Tensor) -> None:
-    """Fill `result` (B, s s C, rows, columns) from x (B, C, H, W); both channels-last, each of its own dtype."""
+    """Fill `result` (B, s s C, rows, columns) from x (B, C, H, W); both channels-last, of any two dtypes."""
     with _on_device_of(x):
         _space_to_depth_kernel[_grid(x, result[0].numel())](
             x, result, *x.shape[2:], *result.shape[2:], x.shape[1], stride, BLOCK=_BLOCK
