@@ -13,8 +13,7 @@ from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.compare import Comparison
 from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, shrink, thumbnail_html
-from alexnet.report.formatting import jinja_environment, printable
-from alexnet.storage.atomic import write_text
+from alexnet.report.formatting import jinja_environment, printable, write_page
 
 NUM_IMAGES = 30
 """At most, for each of the two outcomes."""
@@ -67,13 +66,7 @@ def write_comparison(comparison: Comparison, data: PreparedData | None, path: Pa
         num_different=len(by_difference),
         style=Markup(CONTACT_SHEET_STYLE),
     )
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise WorkError(
-            f"cannot write {path}: {error.strerror or error}; free some space or name another file"
-        ) from error
-    return path
+    return write_page(path, page)
 
 
 def _outcome_images(summary: dict[str, Any], data: PreparedData, outcome: str) -> _OutcomeImages:

@@ -1,10 +1,14 @@
 """Helpers of all pages: templates, even sampling of images, and formatting of text."""
 
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import numpy.typing as npt
+
+from alexnet.errors import WorkError
+from alexnet.storage.atomic import write_text
 
 _JOINERS = "\u200c\u200d"
 """Invisible joiners that emoji and several scripts need."""
@@ -22,6 +26,21 @@ def jinja_environment() -> jinja2.Environment:
     environment.filters["percent"] = format_percent
     environment.filters["bytes"] = format_bytes
     return environment
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Write a page to `path` atomically, replacing an older one; returns `path`.
+
+    Raises:
+        WorkError: the file cannot be written.
+    """
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise WorkError(
+            f"cannot write {path}: {error.strerror or error}; free some space or name another file"
+        ) from error
+    return path
 
 
 def evenly_spaced(ids: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:

@@ -14,9 +14,8 @@ from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, SheetRow, contact
 from alexnet.figures.histogram import HISTOGRAM_STYLE
 from alexnet.figures.swatches import SWATCHES_STYLE
 from alexnet.report import inspection_figures as figures
-from alexnet.report.formatting import evenly_spaced, jinja_environment, printable
+from alexnet.report.formatting import evenly_spaced, jinja_environment, printable, write_page
 from alexnet.report.inspection import summarize_data
-from alexnet.storage.atomic import write_text
 
 MOST_CLASSES = 100
 """With more classes the page shows the images of this many, and lists only the largest and the smallest."""
@@ -58,13 +57,7 @@ def write_inspection(
         page = _render(data, summarize_data(data) if summary is None else summary, most_classes)
     except OSError as error:
         raise WorkError(f"{error}; prepare the data set again from its source") from error
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise WorkError(
-            f"cannot write {path}: {error.strerror or error}; free some space or name another file"
-        ) from error
-    return path
+    return write_page(path, page)
 
 
 def _render(data: PreparedData, summary: Mapping[str, Any], most_classes: int) -> str:

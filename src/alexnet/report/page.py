@@ -8,17 +8,16 @@ from typing import Any
 from markupsafe import Markup
 
 from alexnet.data.dataset import PreparedData
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import RequestError
 from alexnet.evaluation.metrics import METRICS
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
-from alexnet.report.formatting import jinja_environment
+from alexnet.report.formatting import jinja_environment, write_page
 from alexnet.report.published_errors import published_errors
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.overview import changes_of
 from alexnet.runs.recipe import epochs_of
-from alexnet.storage.atomic import write_text
 
 _STATES = {
     "running": (
@@ -49,13 +48,7 @@ def write_report(run_folder: Path, data: PreparedData | None) -> Path:
     run = RunFolder.open(run_folder)
     page = render(run, data)
     path = run_folder / "report.html"
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise WorkError(
-            f"cannot write {path}: {error.strerror or error}; free some space and rerun the command"
-        ) from error
-    return path
+    return write_page(path, page)
 
 
 def render(run: RunFolder, data: PreparedData | None) -> str:
