@@ -127,7 +127,7 @@ def test_both_baselines_fill_a_run_folder_that_every_command_reads(
     for folder in runs:
         assert cli.main(["report", str(folder)]) == 0
         page = (folder / "report.html").read_text()
-        assert "a baseline" in page and "alexnet predict" not in page and "looks at the whole image, once" in page
+        assert "a baseline" in page and "alexnet predict" not in page and "reads the whole image once" in page
         assert "Learning curves" not in page
     assert cli.main(["evaluate", str(runs[0]), "--views", "10"]) == 2
     assert "has one view per image" in capsys.readouterr().err
