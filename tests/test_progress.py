@@ -31,11 +31,13 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
             now_s[0] = 100.0 + seconds
             update(done, 2310)
     assert capsys.readouterr().err == "preparing: 1,310 of 2,310, 10 images/s, 0:01:40 left\n"
-    with ProgressBar("run", line_interval_s=0.0) as bar:
-        bar.update(2, 4, "loss 1.5")
-    with ProgressBar("run", line_interval_s=0.0, shown=False) as bar:
-        bar.update(2, 4, "loss 1.5")
-    assert capsys.readouterr().err == "run: 2 of 4, loss 1.5\n"
+    for shown in (True, False):
+        with ProgressBar("run", 20, 40, shown=shown, first_and_last=True) as bar:
+            for done, status in ((20, "loss 2.5"), (30, "loss 1.5"), (40, "loss 0.5")):
+                bar.advance(done)
+                bar.update(done, 40, status)
+                now_s[0] += 1
+    assert capsys.readouterr().err == "run: 20 of 40, loss 2.5\nrun: 40 of 40, loss 0.5, 0:00:00 left\n"
 
 
 def test_on_a_terminal_log_records_are_printed_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ line of progress now and then instead.
 """
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -51,25 +52,28 @@ class ProgressBar:
 
     Args:
         name: of the work.
-        done: units done before.
-        total: units in total, if known already.
+        done: units done before; None if the first `update` tells.
+        total: units in total; None if the first `update` tells.
         shown: False in all processes but the main one.
-        line_interval_s: seconds between lines, and before the first one.
+        line_interval_s: seconds between lines.
+        first_and_last: whether the first and the last update print a line too, even if the work is short.
     """
 
     def __init__(
         self,
         name: str,
-        done: int = 0,
+        done: int | None = None,
         total: int | None = None,
         *,
         shown: bool = True,
         line_interval_s: float = LINE_INTERVAL_S,
+        first_and_last: bool = False,
     ) -> None:
         self._name, self._shown, self._line_interval_s = name, shown, line_interval_s
-        self._last_line_s = time.monotonic()
-        self._start: tuple[float, int] | None = None
-        """Time and units done at the first update: resumed work starts above 0."""
+        self._first_and_last = first_and_last
+        now_s = time.monotonic()
+        self._start = None if done is None else (now_s, done)
+        self._last_line_s = -math.inf if first_and_last else now_s
         self._bar: Progress | None = None
         if shown and sys.stderr.isatty():
             columns = (
@@ -80,7 +84,7 @@ class ProgressBar:
                 TimeRemainingColumn(),
             )
             self._bar = Progress(*columns, console=STDERR, transient=True)
-            self._task = self._bar.add_task(name, total=total, completed=done, status="")
+            self._task = self._bar.add_task(name, total=total, completed=done or 0, status="")
 
     def __enter__(self) -> "ProgressBar":
         if self._bar:
@@ -93,6 +97,11 @@ class ProgressBar:
         if self._bar:
             self._bar.stop()
 
+    def advance(self, done: int) -> None:
+        """Move the bar and keep its status; prints no line."""
+        if self._bar:
+            self._bar.update(self._task, completed=done)
+
     def update(self, done: int, total: int, status: str | None = None) -> None:
         """Show that `done` of `total` units are done; without a `status`, units are images and it is their rate."""
         if not self._shown:
@@ -104,7 +113,7 @@ class ProgressBar:
             status = f"{per_second:,.0f} images/s" if per_second else ""
         if self._bar:
             self._bar.update(self._task, completed=done, total=total, status=status)
-        elif now_s - self._last_line_s >= self._line_interval_s:
+        elif now_s - self._last_line_s >= self._line_interval_s or (self._first_and_last and done == total):
             self._last_line_s = now_s
             left = f"{timedelta(seconds=round((total - done) / per_second))} left" if per_second > 0 else ""
             parts = [f"{self._name}: {done:,} of {total:,}", status, left]
