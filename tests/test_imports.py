@@ -58,6 +58,20 @@ def test_base_names_of_modules_and_names_of_public_classes_are_unique() -> None:
     assert [name for name, paths in (modules | classes).items() if len(paths) > 1] == []
 
 
+def test_only_the_cli_room_knows_arguments_and_prints() -> None:
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        if path.relative_to(SOURCE).parts[0] == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            is_print = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+            if is_print or {"argparse", "jsonargparse", "click"} & set(names):
+                wrong.append(f"{path.relative_to(SOURCE)}:{node.lineno}")
+    assert wrong == []
+
+
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["trian"]])
 def test_help_and_refusals_load_neither_torch_nor_numpy(words: list[str]) -> None:
     program = (

@@ -1,24 +1,17 @@
 """The commands that count errors, from their words to what they print and write."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.small_trainings import small_recipe
 
 from alexnet.cli.main import main
 from alexnet.data.preparation.prepare import prepare
 from alexnet.runs.recipe_file import recipe_to_dict
-from alexnet.runs.recipes import QUICK
 
-SMALL = replace(
-    QUICK,
-    network=replace(QUICK.network, width=0.125),
-    optimizer=replace(QUICK.optimizer, batch_size=10, learning_rate=0.02),
-    schedule=replace(QUICK.schedule, epochs=1),
-    training=replace(QUICK.training, precision="float32", device="cpu"),
-)
+SMALL = small_recipe(epochs=1)
 
 
 @pytest.fixture
@@ -36,7 +29,7 @@ def test_from_networks_to_the_table(runs: list[str], capsys: pytest.CaptureFixtu
     # What is trained is left alone, and the next commands are named again.
     assert main(["train", "data", "--recipe", "quick", "--config", "small.yaml", "--run", "net", "--seeds", "2"]) == 0
     said = capsys.readouterr()
-    assert "net-0: trained already" in said.err
+    assert "net-0: already trained" in said.err
     assert "next: alexnet evaluate net-0 net-1, then: alexnet ensemble net-0 net-1" in said.out
     assert main(["ensemble", *runs]) == 2
     assert "run `alexnet evaluate net-0 --split val --views 10`" in capsys.readouterr().err

@@ -9,11 +9,11 @@ import torch
 from alexnet.evaluation.evaluate import Evaluation
 from alexnet.runs.folder import RunFolder
 from alexnet.system.process_usage import resident_bytes
+from alexnet.system.progress import ProgressBar
 from alexnet.training.batch_metrics import format_metrics
 from alexnet.training.schedule import LearningRates
 from alexnet.training.setup import TrainingSetup
 from alexnet.training.state import TrainingState
-from alexnet.training.training_progress import TrainingProgress
 
 # A loss below this fraction of ln K is better than guessing.
 LEFT_CHANCE = 0.95
@@ -30,10 +30,10 @@ class TrainingLog:
         run: events go there.
         setup: of the training.
         state: read for the step and the metrics of each event; not changed.
-        progress: shown to people.
+        progress: shows the metrics.
     """
 
-    def __init__(self, run: RunFolder, setup: TrainingSetup, state: TrainingState, progress: TrainingProgress) -> None:
+    def __init__(self, run: RunFolder, setup: TrainingSetup, state: TrainingState, progress: ProgressBar) -> None:
         self._run, self._setup, self._state, self._progress = run, setup, state, progress
         self._chance_loss = math.log(setup.data.num_classes)
         self._left_chance = any(event["event"] == "left_chance" for event in run.events())
@@ -60,7 +60,9 @@ class TrainingLog:
             elapsed_s=round(state.trained_s, 3),
             **memory_in_use(self._setup.device),
         )
-        self._progress.update(state.step, epoch, format_metrics(means), images_per_second)
+        plan = self._setup.plan
+        status = f"epoch {epoch:.1f}/{plan.num_epochs:g}, training {format_metrics(means)}"
+        self._progress.update(state.step, plan.num_steps, f"{status}, {images_per_second:,.0f} images/s")
         if not self._left_chance and loss < LEFT_CHANCE * self._chance_loss:
             self._left_chance = True
             self._run.log("left_chance", step=state.step, loss=round(loss, 6))

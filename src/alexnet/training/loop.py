@@ -25,6 +25,7 @@ from alexnet.storage.atomic import is_full
 from alexnet.storage.lock import only_writer
 from alexnet.system.device import choose_device, choose_precision
 from alexnet.system.machine import source_digest
+from alexnet.system.progress import ProgressBar
 from alexnet.training.batch_metrics import RunningMetrics
 from alexnet.training.batches import load_device_cache, remaining_batches
 from alexnet.training.checkpoint import has_checkpoint, remove_checkpoints
@@ -40,10 +41,10 @@ from alexnet.training.setup import TrainingSetup, build_setup, copy_trained_laye
 from alexnet.training.state import TrainingState
 from alexnet.training.step import NotFiniteError, Step
 from alexnet.training.tensorboard import require_tensorboard, tensorboard_folder, write_tensorboard
-from alexnet.training.training_progress import TrainingProgress
 from alexnet.training.validation import is_finished, is_validation_due, record_validation_error, validate
 
 LOG_EVERY_STEPS = 10
+PROGRESS_INTERVAL_S = 15.0
 # The phases of a step, as a process reports them to the others.
 WAITS, COMPUTES, ENDS_STEP = 0, 1, 2
 
@@ -177,7 +178,14 @@ def _run_steps(setup: TrainingSetup, state: TrainingState, run: RunFolder, tenso
     with (
         stop_on_signal() as stop,
         CheckpointWriter(run.path, mesh.is_main) as writer,
-        TrainingProgress(run.path.name, state.step, plan.num_steps, plan.num_epochs, mesh.is_main) as progress,
+        ProgressBar(
+            run.path.name,
+            state.step,
+            plan.num_steps,
+            shown=mesh.is_main,
+            line_interval_s=PROGRESS_INTERVAL_S,
+            first_and_last=True,
+        ) as progress,
         write_tensorboard(run, setup, state) if tensorboard and mesh.is_main else nullcontext(),
     ):
         log = TrainingLog(run, setup, state, progress)
@@ -209,7 +217,7 @@ def _train_on(
     stop: StopRequest,
     writer: CheckpointWriter,
     log: TrainingLog,
-    progress: TrainingProgress,
+    progress: ProgressBar,
 ) -> None:
     """One step for each batch; validation, log and checkpoints between them."""
     plan, mesh, recipe = setup.plan, setup.mesh, setup.recipe
