@@ -3,7 +3,7 @@
 import json
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from alexnet.data.sources.file_ranges import read_regular_file
 from alexnet.data.sources.listing import Content, ListingBuilder, Location, ReadImage, Source, build_source
 from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, splits_by_name
 from alexnet.data.sources.tar_archive import member_location, read_member, tar_members
-from alexnet.data.sources.zip_archive import ZipReader, zip_members
+from alexnet.data.sources.zip_archive import read_zip_member, zip_members
 from alexnet.errors import RequestError
 
 SOURCE_FILE = "SOURCE.json"
@@ -88,20 +88,12 @@ def open_tar(path: Path) -> Source:
     Raises:
         RequestError: it is compressed or damaged, or the classes make no sense.
     """
-    files = _Files()
-    for member in tar_members(path):
-        if any(is_hidden(part) for part in member.name.split("/")):
-            continue
-        files.add_folders_above(member.name)
-        if member.is_folder:
-            files.folders.add(member.name)
-        else:
-            files.add(member.name, member_location(0, member))
+    members = ((one.name, None if one.is_folder else member_location(0, one)) for one in tar_members(path))
 
     def read(key: str, location: Location) -> Content:
         return read_member([path], location)
 
-    return _build_source("tar", path, path.stem, files, read)
+    return _build_source("tar", path, path.stem, _archived_files(members), read)
 
 
 def open_zip(path: Path) -> Source:
@@ -110,17 +102,25 @@ def open_zip(path: Path) -> Source:
     Raises:
         RequestError: it is damaged or encrypted, or the classes make no sense.
     """
+
+    def read(key: str, location: Location) -> Content:
+        return read_zip_member(path, location)
+
+    return _build_source("zip", path, path.stem, _archived_files(zip_members(path)), read)
+
+
+def _archived_files(members: Iterable[tuple[str, Location | None]]) -> _Files:
+    """The files of an archive by the names and locations of its members; a folder has no location."""
     files = _Files()
-    for member in zip_members(path):
-        if any(is_hidden(part) for part in member.name.split("/")):
+    for name, location in members:
+        if any(is_hidden(part) for part in name.split("/")):
             continue
-        files.add_folders_above(member.name)
-        if member.is_folder:
-            files.folders.add(member.name)
+        files.add_folders_above(name)
+        if location is None:
+            files.folders.add(name)
         else:
-            files.add(member.name, member.location)
-    reader = ZipReader(path)
-    return _build_source("zip", path, path.stem, files, reader.read)
+            files.add(name, location)
+    return files
 
 
 def _version(path: str) -> Location:
