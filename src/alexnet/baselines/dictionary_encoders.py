@@ -67,7 +67,7 @@ class DictionaryEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         levels = parse_pyramid(self.pyramid)
         rows = []
         for values, positions in check_descriptor_sets(X, self.atoms_.shape[1]):
-            pooled = self._pooled_codes(np.asarray(values, np.float32), region_indices(positions, levels), levels)
+            pooled = self._pool(np.asarray(values, np.float32), region_indices(positions, levels), levels)
             rows.append(pooled.ravel() / max(float(np.linalg.norm(pooled)), 1e-12))
         return np.stack(rows)
 
@@ -77,9 +77,7 @@ class DictionaryEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _learn_atoms(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         raise NotImplementedError
 
-    def _pooled_codes(
-        self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels
-    ) -> NDArray[np.float32]:
+    def _pool(self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels) -> NDArray[np.float32]:
         raise NotImplementedError
 
 
@@ -109,9 +107,7 @@ class LocalityEncoder(DictionaryEncoder):
     def _learn_atoms(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         return kmeans_dictionary(values, self.atoms, self.seed)
 
-    def _pooled_codes(
-        self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels
-    ) -> NDArray[np.float32]:
+    def _pool(self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels) -> NDArray[np.float32]:
         indices, codes = locality_codes(values, self.atoms_, self.neighbors)
         return max_pool(indices, codes, regions, num_regions(levels), len(self.atoms_))
 
@@ -158,9 +154,7 @@ class SparseEncoder(DictionaryEncoder):
         with single_threaded_libraries():
             return l1_dictionary(values, self.atoms, self.l1_penalty, self.epochs, self.seed)
 
-    def _pooled_codes(
-        self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels
-    ) -> NDArray[np.float32]:
+    def _pool(self, values: NDArray[np.float32], regions: NDArray[np.int64], levels: Levels) -> NDArray[np.float32]:
         codes = l1_codes(values, self.atoms_, self.atoms_ @ self.atoms_.T, self.l1_penalty)
         return max_pool_absolute(codes, regions, num_regions(levels))
 

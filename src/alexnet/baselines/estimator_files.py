@@ -39,56 +39,30 @@ class _Format:
     """The tensors that are single integers."""
 
 
-_MIXTURE_SETTINGS = {"components": "components", "pyramid": "pyramid", "seed": "seed"}
-_MIXTURE_TENSORS = {"weights_": "weights_", "means_": "means_", "variances_": "variances_"}
+def _same(*names: str) -> dict[str, str]:
+    """Names that are the same in files and in Python; after a rename in Python, list the pair instead."""
+    return {name: name for name in names}
+
+
 _FORMATS = {
     "dense-descriptors": _Format(
         DenseDescriptors,
-        {
-            "kind": "kind",
-            "cell_px": "cell_px",
-            "step_px": "step_px",
-            "scales": "scales",
-            "scale_factor": "scale_factor",
-            "max_pixels": "max_pixels",
-            "smoothing": "smoothing",
-            "max_descriptors": "max_descriptors",
-            "seed": "seed",
-        },
+        _same("kind", "seed", "cell_px", "step_px", "scales", "scale_factor", "max_pixels", "smoothing")
+        | _same("max_descriptors"),
     ),
-    "pca": _Format(DescriptorPCA, {"dimensions": "dimensions"}, {"mean_": "mean_", "components_": "components_"}),
-    "fisher-vectors": _Format(FisherVectorEncoder, _MIXTURE_SETTINGS, _MIXTURE_TENSORS),
-    "bag-of-words": _Format(BagOfWordsEncoder, _MIXTURE_SETTINGS, _MIXTURE_TENSORS),
-    "locality-coding": _Format(
-        LocalityEncoder,
-        {"atoms": "atoms", "neighbors": "neighbors", "pyramid": "pyramid", "seed": "seed"},
-        {"atoms_": "atoms_"},
+    "pca": _Format(DescriptorPCA, _same("dimensions"), _same("mean_", "components_")),
+    "fisher-vectors": _Format(
+        FisherVectorEncoder, _same("components", "pyramid", "seed"), _same("weights_", "means_", "variances_")
     ),
-    "sparse-coding": _Format(
-        SparseEncoder,
-        {"atoms": "atoms", "l1_penalty": "l1_penalty", "epochs": "epochs", "pyramid": "pyramid", "seed": "seed"},
-        {"atoms_": "atoms_"},
+    "bag-of-words": _Format(
+        BagOfWordsEncoder, _same("components", "pyramid", "seed"), _same("weights_", "means_", "variances_")
     ),
+    "locality-coding": _Format(LocalityEncoder, _same("atoms", "neighbors", "pyramid", "seed"), _same("atoms_")),
+    "sparse-coding": _Format(SparseEncoder, _same("atoms", "l1_penalty", "epochs", "pyramid", "seed"), _same("atoms_")),
     "averaged-sgd": _Format(
         AveragedSGDClassifier,
-        {
-            "weight_decay": "weight_decay",
-            "epochs": "epochs",
-            "learning_rate": "learning_rate",
-            "batch_size": "batch_size",
-            "average_after": "average_after",
-            "positive_weight": "positive_weight",
-            "seed": "seed",
-        },
-        {
-            "classes_": "classes_",
-            "coef_": "coef_",
-            "intercept_": "intercept_",
-            "last_coef_": "last_coef_",
-            "last_intercept_": "last_intercept_",
-            "t_": "t_",
-            "n_features_in_": "n_features_in_",
-        },
+        _same("weight_decay", "epochs", "learning_rate", "batch_size", "average_after", "positive_weight", "seed"),
+        _same("classes_", "coef_", "intercept_", "last_coef_", "last_intercept_", "t_", "n_features_in_"),
         scalars=("t_", "n_features_in_"),
     ),
 }

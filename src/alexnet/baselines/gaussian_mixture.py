@@ -117,28 +117,15 @@ class DiagonalGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc
 
     def score_samples(self, X: NDArray[Any]) -> NDArray[Any]:
         """Log-likelihood of each sample, (N,), nats."""
-        likelihoods: NDArray[Any] = self._log_densities(X).logsumexp(dim=1).numpy()
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        mixture = MixtureParameters(*(as_tensor(one) for one in (self.weights_, self.means_, self.variances_)))
+        likelihoods: NDArray[Any] = log_densities(as_tensor(X, self.means_.dtype), mixture).logsumexp(dim=1).numpy()
         return likelihoods
 
     def score(self, X: NDArray[Any], y: Any = None) -> float:
         """Mean log-likelihood of the samples, nats."""
         return float(self.score_samples(X).mean())
-
-    def predict_proba(self, X: NDArray[Any]) -> NDArray[Any]:
-        """The posterior probability of each Gaussian for each sample, (N, K)."""
-        probabilities: NDArray[Any] = self._log_densities(X).softmax(dim=1).numpy()
-        return probabilities
-
-    def predict(self, X: NDArray[Any]) -> NDArray[np.int64]:
-        """The most probable Gaussian for each sample, (N,)."""
-        components: NDArray[np.int64] = self.predict_proba(X).argmax(axis=1)
-        return components
-
-    def _log_densities(self, X: NDArray[Any]) -> torch.Tensor:
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        mixture = MixtureParameters(*(as_tensor(one) for one in (self.weights_, self.means_, self.variances_)))
-        return log_densities(as_tensor(X, self.means_.dtype), mixture)
 
     def _initial_mixture(self, X: NDArray[Any], values: torch.Tensor, min_variances: torch.Tensor) -> MixtureParameters:
         """The mixture in which each sample belongs to the nearest k-means center."""
