@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from alexnet.errors import RequestError
 from alexnet.model import kernels
 from alexnet.model.activations import ActivationReader
 from alexnet.model.convolution import Convolution2d
@@ -17,6 +18,7 @@ from alexnet.model.kernels.norm_pool import NormPool
 from alexnet.model.layer_specs import AveragePool, MaxPool, ReLU
 from alexnet.model.network import AlexNet
 from alexnet.model.variants import VARIANTS
+from alexnet.system.triton_probe import reference_ops_requested
 
 needs_kernels = pytest.mark.skipif(
     kernels.fallback_reason("cpu") is not None, reason=str(kernels.fallback_reason("cpu"))
@@ -222,6 +224,12 @@ def test_reference_ops_on_request() -> None:
         env={**os.environ, "ALEXNET_REFERENCE_OPS": "1"},
     )
     assert run.stdout == "the environment variable ALEXNET_REFERENCE_OPS asks for torch's own operations\n"
+
+
+def test_the_earlier_name_of_the_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_PLAIN", "1")
+    with pytest.raises(RequestError, match="ALEXNET_PLAIN is now called ALEXNET_REFERENCE_OPS"):
+        reference_ops_requested()
 
 
 def test_second_derivatives_are_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet.model import kernels
 from alexnet.model.derivatives import needs_reference_ops
@@ -50,7 +50,7 @@ class Convolution2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups, dtype=dtype)
         self.end_padding, self.keeps_ties = end_padding, keeps_ties
 
-    def bias_in_epilogue(self, input: torch.Tensor) -> bool:
+    def bias_in_epilogue(self, input: Tensor) -> bool:
         """Whether `without_bias` and a fused operation that adds the biases is faster, and this layer has no hooks."""
         if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks:
             return False
@@ -58,11 +58,11 @@ class Convolution2d(nn.Conv2d):
             self.weight, self.bias
         )
 
-    def without_bias(self, input: torch.Tensor) -> torch.Tensor:
+    def without_bias(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D, H', W'), no biases added."""
         return self._conv_forward(input, self.weight, None)
 
-    def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         for algorithm in ALGORITHMS:
             if algorithm.supports(self, input, weight, bias):
                 return algorithm.run(self, input, weight, bias)
@@ -83,12 +83,10 @@ class ConvAlgorithm(Protocol):
     layer's.
     """
 
-    def supports(self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether this algorithm computes the convolution, and is faster than those after it."""
 
-    def run(
-        self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
+    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(B, C, H, W) -> (B, D, H', W')."""
 
 
@@ -98,7 +96,7 @@ class FirstLayerWinograd:
     Blocks of s x s positions become channels, which 3 x 3 or 5 x 5 weights read.
     """
 
-    def supports(self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         if not layer.reads_few_channels or not weight.requires_grad or x.requires_grad or not torch.is_grad_enabled():
             return False
         sides = {-(-side // layer.stride[0]) for side in layer.kernel_size}
@@ -106,9 +104,7 @@ class FirstLayerWinograd:
         products = layer.in_channels * layer.out_channels * x.shape[-1] * x.shape[-2]
         return products >= _MIN_WINOGRAD_PRODUCTS and sides in ({3}, {5}) and _winograd_takes(layer, x, weight)
 
-    def run(
-        self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
+    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return convolutions.strided_convolution(x, weight, bias, layer.stride[0], layer.end_padding)
 
 
@@ -118,12 +114,10 @@ class SpaceToDepth:
     Matrix units take eight channels or more at a time and a first layer reads three: blocks have 3 s^2 channels.
     """
 
-    def supports(self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return layer.reads_few_channels and compute_dtype(x) == torch.bfloat16
 
-    def run(
-        self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
+    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return space_to_depth_convolution(x, weight, bias, layer.stride[0], layer.end_padding)
 
 
@@ -135,7 +129,7 @@ class Winograd:
     and not while torch traces or compiles. It has no second derivatives (`alexnet.model.kernels.reference_ops` does).
     """
 
-    def supports(self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         side = layer.kernel_size[0]
         if layer.kernel_size not in ((3, 3), (5, 5)) or layer.padding not in [(zeros, zeros) for zeros in range(side)]:
             return False
@@ -147,9 +141,7 @@ class Winograd:
         learns = torch.is_grad_enabled() and (weight.requires_grad or side == 5)
         return learns or (side == 5 and not layer.keeps_ties)
 
-    def run(
-        self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
+    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         forward = layer.kernel_size == (5, 5) and not layer.keeps_ties
         return convolutions.convolution(x, weight, bias, int(layer.padding[0]), forward=forward)
 
@@ -160,12 +152,10 @@ class ZerosForColumns:
     It multiplies twice as often as a grouped convolution and is still faster (docs/log.md).
     """
 
-    def supports(self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return layer.groups > 1 and x.is_cuda and compute_dtype(x) == torch.bfloat16
 
-    def run(
-        self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
+    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         whole = ungrouped_weight(weight.to(torch.bfloat16), layer.groups)
         return F.conv2d(_end_padded(layer, x), whole, bias, layer.stride, layer.padding, layer.dilation)
 
@@ -177,7 +167,7 @@ class WindowProduct:
     docs/log.md). One column, stride 1, images of at most `MAX_PRODUCT_SIDE` positions a side.
     """
 
-    def supports(self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         if bias is None or x.device.type != "cpu" or not torch.is_grad_enabled():
             return False
         if layer.groups > 1 or layer.stride != (1, 1) or layer.dilation != (1, 1):
@@ -188,26 +178,22 @@ class WindowProduct:
             return False
         return compute_dtype(x) == torch.bfloat16 and not needs_reference_ops(x, layer.weight, layer.bias)
 
-    def run(
-        self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
+    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         assert bias is not None
         half = torch.bfloat16
         x = _end_padded(layer, x)
-        result: torch.Tensor = _WindowProduct.apply(x.to(half), weight.to(half), bias.to(half), layer.padding)  # type: ignore[no-untyped-call]
+        result: Tensor = _WindowProduct.apply(x.to(half), weight.to(half), bias.to(half), layer.padding)  # type: ignore[no-untyped-call]
         return result
 
 
 class Library:
     """torch's own convolution."""
 
-    def supports(self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return True
 
-    def run(
-        self, layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        result: torch.Tensor = nn.Conv2d._conv_forward(layer, _end_padded(layer, x), weight, bias)
+    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        result: Tensor = nn.Conv2d._conv_forward(layer, _end_padded(layer, x), weight, bias)
         return result
 
 
@@ -222,11 +208,11 @@ ALGORITHMS: tuple[ConvAlgorithm, ...] = (
 """The first that supports a layer and its input computes it."""
 
 
-def _end_padded(layer: Convolution2d, x: torch.Tensor) -> torch.Tensor:
+def _end_padded(layer: Convolution2d, x: Tensor) -> Tensor:
     return F.pad(x, (0, layer.end_padding, 0, layer.end_padding)) if layer.end_padding else x
 
 
-def _winograd_takes(layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor) -> bool:
+def _winograd_takes(layer: Convolution2d, x: Tensor, weight: Tensor) -> bool:
     if x.dim() != 4 or not kernels.supports_winograd(x):
         return False
     # torch's convolution reports what does not fit.
@@ -241,7 +227,7 @@ def _winograd_takes(layer: Convolution2d, x: torch.Tensor, weight: torch.Tensor)
     return weight.dtype == torch.float32 and compute_dtype(x) == torch.float32
 
 
-def compute_dtype(x: torch.Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which a convolution of x is computed, which autocast may change."""
     kind = x.device.type
     if kind == "meta":
@@ -249,7 +235,7 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def ungrouped_weight(weight: torch.Tensor, columns: int) -> torch.Tensor:
+def ungrouped_weight(weight: Tensor, columns: int) -> Tensor:
     """Weights of a grouped convolution, (D, C / columns, k, k), as those of one over all channels, (D, C, k, k)."""
     channels = weight.shape[1]
     parts = [
@@ -261,8 +247,8 @@ def ungrouped_weight(weight: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 def space_to_depth_convolution(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end_padding: int = 0
-) -> torch.Tensor:
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, end_padding: int = 0
+) -> Tensor:
     """A convolution without padding, of stride s, as one of stride 1 over blocks of s x s positions.
 
     Args:
@@ -286,7 +272,7 @@ def space_to_depth_convolution(
     return F.conv2d(blocks, weight, bias)
 
 
-def space_to_depth(x: torch.Tensor, blocks: tuple[int, int], stride: int) -> torch.Tensor:
+def space_to_depth(x: Tensor, blocks: tuple[int, int], stride: int) -> Tensor:
     """(B, C, H, W) -> (B, s s C, rows, columns), channels-last, cropped or zero-padded to whole blocks."""
     rows, columns = blocks
     beyond = (0, columns * stride - x.shape[3], 0, rows * stride - x.shape[2])
@@ -299,9 +285,7 @@ class _WindowProduct(torch.autograd.Function):
     """A convolution of stride 1 and one column whose weight gradient is `weight_gradient`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, padding: tuple[int, int]
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> Tensor:
         # x: (B, C, H, W), weight: (D, C, k, k), bias: (D)
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
@@ -309,7 +293,7 @@ class _WindowProduct(torch.autograd.Function):
             return F.conv2d(x, weight, bias, padding=padding)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         # gradient: (B, D, H', W')
         x, weight = ctx.saved_tensors
         padding = ctx.padding
@@ -324,8 +308,8 @@ class _WindowProduct(torch.autograd.Function):
 
 
 def weight_gradient(
-    x: torch.Tensor, gradient: torch.Tensor, kernel_height: int, kernel_width: int, padding: tuple[int, int]
-) -> torch.Tensor:
+    x: Tensor, gradient: Tensor, kernel_height: int, kernel_width: int, padding: tuple[int, int]
+) -> Tensor:
     """Gradient of a stride-1 convolution's weights: (B, C, H, W) and (B, D, H', W') -> float32 or wider (D, C, k, k).
 
     Args:
