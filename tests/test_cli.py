@@ -216,7 +216,7 @@ def test_the_whole_way(
     assert "broken.jpg is not a readable image" in capsys.readouterr().err
 
 
-def test_an_interrupt_exits_with_3_and_the_same_command_goes_on(make_tree: Any, tmp_path: Path) -> None:
+def test_an_interrupt_exits_with_3_and_the_same_command_resumes(make_tree: Any, tmp_path: Path) -> None:
     tree = make_tree("photographs")
     assert main(["prepare", str(tree), str(tmp_path / "data"), "--side", "32"]) == 0
     command = [sys.executable, "-m", "alexnet", "train", "data", "--run", "run", *SMALL, "--schedule.epochs", "150"]

@@ -4,18 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.training.small_trainings import small_recipe
 
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
 from alexnet.evaluation.predictions import load_predictions
 from alexnet.parallel.process_group import ProcessGroup
-from alexnet.runs.recipes import QUICK
 from alexnet.training.loop import train
 
 
@@ -41,14 +40,7 @@ def test_two_processes_count_as_one(tmp_path: Path) -> None:
     (tmp_path / "tree" / "val" / "kind0").mkdir(parents=True)
     Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "tree/val/kind0/a.png")
     prepare(tmp_path / "tree", tmp_path / "data", side=32)
-    recipe = replace(
-        QUICK,
-        network=replace(QUICK.network, width=0.125),
-        optimizer=replace(QUICK.optimizer, batch_size=10),
-        schedule=replace(QUICK.schedule, epochs=1),
-        training=replace(QUICK.training, precision="float32", device="cpu"),
-    )
-    run = train(tmp_path / "data", recipe, tmp_path / "run")
+    run = train(tmp_path / "data", small_recipe(epochs=1), tmp_path / "run")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ALEXNET_ALLOCATOR": "default"}
     words = [
         "-m",

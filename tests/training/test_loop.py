@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(data: Path, tmp_pa
     )
     refused(replace(SMALL, data=replace(SMALL.data, subset=99)), "--data.subset is 99 and the training split has 24")
     if not torch.cuda.is_available():
-        refused(replace(SMALL, training=replace(SMALL.training, device="cuda")), "device 'cuda' is not usable here")
+        refused(replace(SMALL, training=replace(SMALL.training, device="cuda")), "device 'cuda' is not available")
     with pytest.raises(RequestError, match="alexnet prepare"):
         train(tmp_path / "nowhere", SMALL, tmp_path / "run")
 
