@@ -52,8 +52,8 @@ class Done:
 class ThreadPair(ColumnPair):
     """Two threads of one process that exchange: what passes is copied, and comes when it is waited for."""
 
-    def __init__(self, place: int, boxes: "Sequence[queue.Queue[torch.Tensor]]") -> None:
-        self.place = place
+    def __init__(self, column: int, boxes: "Sequence[queue.Queue[torch.Tensor]]") -> None:
+        self.column = column
         self.waited_s = 0.0
         self.boxes = boxes
         self.swapped: list[tuple[str, str]] = []
@@ -64,8 +64,8 @@ class ThreadPair(ColumnPair):
         self.swapped.append(what)
         # Until it is waited for, what is received is nothing that could be computed with.
         received = x.new_full(tuple(other_shape), torch.nan)
-        self.boxes[1 - self.place].put(x.detach().clone())
-        return received, [Done(received, self.boxes[self.place])]
+        self.boxes[1 - self.column].put(x.detach().clone())
+        return received, [Done(received, self.boxes[self.column])]
 
 
 def in_both(work: Callable[[ThreadPair], Any]) -> list[Any]:
@@ -73,13 +73,13 @@ def in_both(work: Callable[[ThreadPair], Any]) -> list[Any]:
     boxes: list[queue.Queue[torch.Tensor]] = [queue.Queue(), queue.Queue()]
     found: list[Any] = [None, None]
 
-    def run(place: int) -> None:
+    def run(column: int) -> None:
         try:
-            found[place] = work(ThreadPair(place, boxes))
+            found[column] = work(ThreadPair(column, boxes))
         except BaseException as error:
-            found[place] = error
+            found[column] = error
 
-    threads = [threading.Thread(target=run, args=(place,)) for place in (0, 1)]
+    threads = [threading.Thread(target=run, args=(column,)) for column in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""ProcessGroup as torchrun starts them, and photographs large enough for the paper's network."""
+"""Processes as torchrun starts them, and photographs large enough for the paper's network."""
 
 import os
 import subprocess

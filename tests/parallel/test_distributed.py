@@ -195,7 +195,7 @@ def test_a_stalled_process_is_named_a_killed_one_is_named_and_the_run_starts_aga
     wait_for(lambda: step_of(run) >= 1, process)
     first, second = workers_of(process)
     os.kill(second, signal.SIGSTOP)
-    wait_for(lambda: any("sign of life" in event.get("by", "") for event in RunFolder(run).events()), process)
+    wait_for(lambda: any("heartbeat" in event.get("by", "") for event in RunFolder(run).events()), process)
     os.kill(second, signal.SIGCONT)
     reached = step_of(run)
     wait_for(lambda: step_of(run) > reached, process)
@@ -205,8 +205,8 @@ def test_a_stalled_process_is_named_a_killed_one_is_named_and_the_run_starts_aga
     assert time.monotonic() - killed_s < 30
     text = ended(process)
     who = rf"rank 1 \(process {second} on [^)]+\)"
-    assert re.search(rf"{who}, in step \d+, has given no sign of life for \d+ s; the others wait for it", text)
-    assert re.search(rf"rank 0: error: {who} has ended or stands still", text)
+    assert re.search(rf"{who}, in step \d+, has sent no heartbeat for \d+ s; the others wait for it", text)
+    assert re.search(rf"rank 0: error: {who} has ended or hangs", text)
     starts = [event["step"] for event in RunFolder(run).events() if event["event"] == "start"]
     assert len(starts) == 2 and starts[1] >= reached
     assert_same_training(run, alone)

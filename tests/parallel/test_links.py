@@ -17,8 +17,8 @@ from alexnet.cli.main import main
 from alexnet.model.columns import GatherColumns, GatherRows, column_steps
 from alexnet.model.network import AlexNet
 from alexnet.parallel import links
-from alexnet.parallel.links import Member, bus_bytes_per_s, differences, exchanges, matrices, slowest, why_no_nccl
-from alexnet.parallel.wire import SMALL_BYTES, LinkTime, goes, rounds_within
+from alexnet.parallel.link_benchmark import SMALL_BYTES, LinkTime, fits_limit, rounds_within
+from alexnet.parallel.links import Member, bus_bytes_per_s, differences, exchanges, matrices, nccl_obstacle, slowest
 
 MIB = 2**20
 
@@ -58,12 +58,12 @@ def test_the_slowest_link_is_found_by_bandwidth_then_by_latency() -> None:
 
 
 def test_nccl_takes_a_gpu_for_each_process() -> None:
-    assert why_no_nccl([member(0), member(1)]) == "no GPU"
-    assert why_no_nccl([member(0, device_id="a 1"), member(1, "b")]) == "rank 1 on b has no GPU"
+    assert nccl_obstacle([member(0), member(1)]) == "no GPU"
+    assert nccl_obstacle([member(0, device_id="a 1"), member(1, "b")]) == "rank 1 on b has no GPU"
     assert "ranks 0 and 2 share one GPU of a" in str(
-        why_no_nccl([member(0, device_id="a 1"), member(1, device_id="a 2"), member(2, device_id="a 1")])
+        nccl_obstacle([member(0, device_id="a 1"), member(1, device_id="a 2"), member(2, device_id="a 1")])
     )
-    assert why_no_nccl([member(0, device_id="a 1"), member(1, "b", device_id="b 1")]) is None
+    assert nccl_obstacle([member(0, device_id="a 1"), member(1, "b", device_id="b 1")]) is None
 
 
 def test_what_differs_is_named_with_both_sides() -> None:
@@ -111,9 +111,9 @@ def test_a_slow_link_gets_fewer_rounds_and_no_large_messages() -> None:
     assert rounds_within(MIB, 30.0, 1.0) == 1
     assert rounds_within(MIB, 1e-6, 1.0) == 10
     assert rounds_within(SMALL_BYTES, 1e-6, 1.0) == 200
-    assert goes(MIB, {SMALL_BYTES: 5.0}, 1.0)  # the first large one always
-    assert goes(16 * MIB, {SMALL_BYTES: 1e-4, MIB: 0.05}, 1.0)
-    assert not goes(16 * MIB, {SMALL_BYTES: 1e-4, MIB: 0.07}, 1.0)
+    assert fits_limit(MIB, {SMALL_BYTES: 5.0}, 1.0)  # the first large one always
+    assert fits_limit(16 * MIB, {SMALL_BYTES: 1e-4, MIB: 0.05}, 1.0)
+    assert not fits_limit(16 * MIB, {SMALL_BYTES: 1e-4, MIB: 0.07}, 1.0)
 
 
 def test_processes_started_alone_are_told_how_to_start(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""ProcessGroup meet those that were started with them, and none of an earlier start."""
+"""Processes meet those that were started with them, and none of an earlier start."""
 
 import socket
 import subprocess
@@ -67,9 +67,9 @@ def test_all_meet_in_one_place_and_the_next_start_in_another(served: dist.TCPSto
 
 
 def test_who_does_not_come_is_named(served: dist.TCPStore) -> None:
-    with pytest.raises(WorkError, match=r"rank 1, 2 of 3 processes did not come within 0\.2 s"):
+    with pytest.raises(WorkError, match=r"rank 1, 2 of 3 processes did not connect within 0\.2 s"):
         rendezvous_store(0, 3, 0.2)
-    with pytest.raises(WorkError, match="the first process did not come"):
+    with pytest.raises(WorkError, match="the main process did not connect"):
         rendezvous_store(1, 3, 0.2)
 
 

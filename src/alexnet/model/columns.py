@@ -22,7 +22,7 @@ from alexnet.model.layer_specs import Convolution, Dense, Dropout, LayerSpec, Lo
 from alexnet.model.layers import ColumnLinear, SeededDropout
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import ColumnLayers
-from alexnet.parallel.pair import ColumnPair, gathered
+from alexnet.parallel.pair import ColumnPair, gather_columns
 
 NUM_COLUMNS = 2
 
@@ -156,12 +156,14 @@ class ColumnNetwork(AlexNet):
                 num = lengths[layer] - len(tensor)
                 other, works = self.pair.swap(tensor, (num, *tensor.shape[1:]), (layer, "state"))
                 self.pair.wait(works)
-                joined[name] = torch.cat([tensor.detach(), other] if self.pair.place == 0 else [other, tensor.detach()])
+                joined[name] = torch.cat(
+                    [tensor.detach(), other] if self.pair.column == 0 else [other, tensor.detach()]
+                )
         return joined
 
     def _half(self, num: int) -> slice:
         """This column's part of `num` channels, units or rows."""
-        return rank_slice(num, self.pair.place, NUM_COLUMNS)
+        return rank_slice(num, self.pair.column, NUM_COLUMNS)
 
     def _halved(self, module: nn.Module) -> nn.Module:
         for name, parameter in module.named_parameters():
@@ -188,7 +190,7 @@ class ColumnNetwork(AlexNet):
 
     def gather_scores(self, scores: torch.Tensor) -> torch.Tensor:
         """Join the halves of the last layer for one softmax over all classes. (B, K / 2) -> (B, K)."""
-        return gathered(scores, self.pair, (len(scores), self.num_classes - scores.shape[1]), "scores")
+        return gather_columns(scores, self.pair, (len(scores), self.num_classes - scores.shape[1]), "scores")
 
     def _run_step(self, step: ColumnStep, x: torch.Tensor) -> torch.Tensor:
         match step:
@@ -219,7 +221,7 @@ class ColumnNetwork(AlexNet):
         exchange = self.pair.begin(x, (self._num_rows - len(x), x.shape[1]), layer.name)
         own = F.linear(x[:, own_column], module.weight, module.bias)
         others = F.linear(exchange.end()[:, own_column], module.weight, module.bias)
-        return torch.cat([own, others] if self.pair.place == 0 else [others, own])
+        return torch.cat([own, others] if self.pair.column == 0 else [others, own])
 
     def _gather_columns(self, layer: Convolution | Dense, x: torch.Tensor) -> torch.Tensor:
         # x: (B, C / 2, H, W) or (B, D / 2) -> half of the layer's channels or units. The product with the
@@ -228,7 +230,7 @@ class ColumnNetwork(AlexNet):
         assert isinstance(module, nn.Conv2d | nn.Linear)
         exchange = self.pair.begin(x, x.shape, layer.name)
         halves = module.weight.chunk(NUM_COLUMNS, dim=1)
-        place = self.pair.place
+        place = self.pair.column
         own = _product(module, x, halves[place], module.bias)
         return own + _product(module, exchange.end(), halves[1 - place], None)
 

@@ -1,1 +1,1 @@
-"""Several processes that do one work: who they are, how they stand to each other, what passes between them."""
+"""Several processes that share a training: how they are started, laid out and watched, and how they communicate."""

@@ -1,4 +1,4 @@
-"""The processes of a training on this machine, started by the command itself through torchrun's own code."""
+"""Start the processes of a training on this machine from the command itself, through torchrun's code."""
 
 import os
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ OWN_CODES = (1, 2, 3)
 def run_in_processes(words: Sequence[str], num: int, program: Sequence[str] = ("-m", "--", "alexnet")) -> int:
     """Run the command in `num` processes on this machine and wait for them.
 
-    The cores are dealt out equally unless OMP_NUM_THREADS says otherwise.
+    Each gets an equal number of cores unless OMP_NUM_THREADS is set.
 
     Args:
         words: of the command, `train` first.
-        program: what torchrun starts. After `--` it takes no word for one of its own options, which it would complete.
+        program: what torchrun starts. Without `--`, torchrun would read options of the command as its own.
 
     Returns:
-        Exit code of the command: that of the first process that failed.
+        Exit code of the command: 0, or that of the first process that failed.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // num)))
     try:

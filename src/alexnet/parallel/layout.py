@@ -1,7 +1,7 @@
-"""How the processes of a training share it: columns of one network, replicas of it, or both.
+"""How processes share a training: columns of one network, replicas of it, or both.
 
-Nothing of this is part of a recipe: batches, their order, rates and dropout are the same however many processes there
-are, and so are the weights, but for rounding.
+The layout is not part of a recipe: batches, their order, learning rates and dropout do not depend on the number of
+processes, and neither do the weights, except for rounding.
 """
 
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ GradDtype = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Columns and replicas, as they were asked for."""
+    """Columns and replicas, as requested."""
 
     columns: int = 1
-    """ProcessGroup that share one network, each with half of every layer's maps or units: 1 or 2. Paper: section
+    """Processes that share one network, each with half of every layer's channels or units: 1 or 2. Paper: section
     3.5."""
     replicas: int = 0
-    """Networks, each of one or two processes, that share each batch; 0 is as many as there are processes for."""
+    """Copies of the network, each in one or two processes, that share each batch; 0 is as many as possible."""
     column_layers: ColumnLayers = "every-layer"
-    """`every-layer`: as in the paper. `dense`: each of the two has all convolutions and half of the images, and they
-    share the dense layers alone (Krizhevsky 2014, "One weird trick")."""
+    """`every-layer`: as in the paper. `dense`: both processes have all convolutions, for half of the images each, and
+    split only the dense layers (Krizhevsky 2014, "One weird trick")."""
     grad_dtype: GradDtype = "float32"
-    """Arithmetic in which replicas add their gradients up; bfloat16 sends half of the bytes."""
+    """Dtype in which replicas sum their gradients; bfloat16 sends half of the bytes."""
     stall_warning: float = 30.0
-    """Seconds without a sign of life, or without progress while others wait, after which a process is named."""
+    """Seconds without a heartbeat, or without progress while others wait, after which a process is named."""
     timeout: float = 600.0
-    """Seconds that a process waits for another one before all stop."""
+    """Seconds that a process waits for another one before all fail."""
 
     def __post_init__(self) -> None:
         if self.columns not in (1, 2):
@@ -47,28 +47,28 @@ class Layout:
 
     @property
     def num_processes(self) -> int:
-        """ProcessGroup that were asked for."""
+        """Processes requested."""
         return self.columns * max(1, self.replicas)
 
     def replicas_among(self, num_processes: int) -> int:
-        """How many replicas so many processes make.
+        """Number of replicas that this number of processes forms.
 
         Raises:
-            RequestError: these processes cannot be laid out so.
+            RequestError: the layout takes another number of processes.
         """
         replicas = self.replicas or max(1, num_processes // self.columns)
         if replicas * self.columns != num_processes:
             raise RequestError(
                 f"--columns {self.columns} and --replicas {replicas} take {replicas * self.columns} processes, and "
-                f"{num_processes} were started; allowed are as many as they take"
+                f"{num_processes} were started; start {replicas * self.columns}, or change the options"
             )
         return replicas
 
     def require_batch(self, batch_size: int, replicas: int) -> None:
-        """See that a batch can be shared.
+        """Check that a batch can be shared.
 
         Raises:
-            RequestError: its images cannot be dealt out equally.
+            RequestError: its images cannot be divided equally.
         """
         sharers = replicas * (2 if self.column_layers == "dense" else 1)
         if batch_size % sharers:

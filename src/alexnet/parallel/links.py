@@ -1,6 +1,6 @@
-"""How fast the processes of a training reach each other: every pair alone, then all together.
+"""How fast the processes of a training communicate: every pair alone, then all together.
 
-What it measures it also turns into what a step of the full network would wait for, before anybody trains on it.
+From the measurements follows how long a training step of the full network would wait for communication.
 """
 
 import logging
@@ -14,20 +14,20 @@ import torch
 
 from alexnet.errors import RequestError
 from alexnet.parallel.layout import Layout
+from alexnet.parallel.link_benchmark import SMALL_BYTES, LinkBenchmark, LinkTime
 from alexnet.parallel.process_group import idle_cores_message, init_process_group, world_size
 from alexnet.parallel.process_mesh import ProcessMesh
-from alexnet.parallel.wire import SMALL_BYTES, LinkTime, Wire
 from alexnet.system.machine import source_digest, versions
 
 ALL_LINKS_S = 60.0
-"""Aim for how long all pairs of one backend take together."""
-ANSWERS_WITHIN_S = 60.0
+"""Target duration for all pairs of one backend."""
+TIMEOUT_S = 60.0
 
-# The full network (variant `paper`, 1000 classes), float32, by `--columns`: a test counts them from the network.
+# Of the full network (variant `paper`, 1000 classes) in float32; a test counts them from the network.
 BATCH_IMAGES = 128
 GRADIENT_BYTES = 4 * 60_965_224
 CONVOLUTIONS_BYTES = 4 * 2_334_080
-# conv3, fc6, fc7 and fc8 read the other column, forward and back; then come the scores.
+# conv3, fc6, fc7 and fc8 read the other column, forward and backward; then come the scores.
 COLUMN_BYTES_PER_IMAGE = 4 * (2 * (128 * 13 * 13 + 4608 + 2048 + 2048) + 500)
 COLUMN_MESSAGES = 9
 DENSE_BYTES_PER_IMAGE = 4 * (2 * (4608 + 2048 + 2048) + 500)
@@ -49,20 +49,20 @@ class Member:
     device: str
     """The GPU's name, or cpu."""
     device_id: str
-    """The GPU's own number, the same for whoever uses it; empty for cpu."""
+    """The GPU's own id, the same in every process that uses it; empty for cpu."""
     alexnet: str
     code: str
-    """Digest of this package's source, which a training compares as well."""
+    """Digest of this package's source, which a training also compares."""
     torch: str
 
 
 def bus_bytes_per_s(num_bytes: int, seconds: float, num: int) -> float:
-    """Bus bandwidth of an all-reduce among `num` processes as NCCL's tests define it: comparable for any number."""
+    """Bus bandwidth of an all-reduce among `num` processes as NCCL's tests define it: independent of the number."""
     return num_bytes / seconds * 2 * (num - 1) / num
 
 
 def matrices(times: Sequence[LinkTime], num: int) -> tuple[Matrix, Matrix]:
-    """MB/s and microseconds, a row for each sender, a column for each receiver; None from a process to itself."""
+    """MB/s and microseconds, one row per sender, one column per receiver; None from a process to itself."""
     speeds: Matrix = [[None] * num for _ in range(num)]
     latencies: Matrix = [[None] * num for _ in range(num)]
     for link in times:
@@ -76,8 +76,8 @@ def slowest(times: Sequence[LinkTime]) -> LinkTime:
     return min(times, key=lambda link: (link.bytes_per_s, -link.latency_s))
 
 
-def why_no_nccl(members: Sequence[Member]) -> str | None:
-    """Why these processes cannot be measured on NCCL; None where they can."""
+def nccl_obstacle(members: Sequence[Member]) -> str | None:
+    """Why NCCL cannot connect these processes; None if it can."""
     without = [member for member in members if not member.device_id]
     if len(without) == len(members):
         return "no GPU"
@@ -92,24 +92,24 @@ def why_no_nccl(members: Sequence[Member]) -> str | None:
 
 
 def differences(members: Sequence[Member]) -> list[str]:
-    """What must be the same in all processes and is not, in words."""
-    lead, found = members[0], []
+    """Messages about versions or code that must be the same in all processes and are not."""
+    main, found = members[0], []
     for name in ("alexnet", "code", "torch"):
-        expected = getattr(lead, name)
+        expected = getattr(main, name)
         for member in members[1:]:
             if getattr(member, name) != expected:
                 called = "source code" if name == "code" else name
                 found.append(
-                    f"rank {member.rank} on {member.host} has {called} {getattr(member, name)}, rank {lead.rank} on "
-                    f"{lead.host} has {expected}; a training refuses that: install the same on both"
+                    f"rank {member.rank} on {member.host} has {called} {getattr(member, name)}, rank {main.rank} on "
+                    f"{main.host} has {expected}; a training refuses that: install the same version on both"
                 )
     return found
 
 
 def exchanges(num: int, bytes_per_s: float, latency_s: float) -> list[dict[str, Any]]:
-    """What one step of the full network exchanges over a link, by the options that share it among `num` processes.
+    """What a training step of the full network exchanges over a link, by the options that use `num` processes.
 
-    Bytes are those that the link carries one way; seconds follow from them and from its latency.
+    Bytes are those sent in one direction; seconds follow from them and from the latency.
     """
     sums = 2 * (num - 1)
 
@@ -135,17 +135,17 @@ def exchanges(num: int, bytes_per_s: float, latency_s: float) -> list[dict[str, 
 
 
 def measure_links(total_s: float = ALL_LINKS_S) -> dict[str, Any] | None:
-    """Measure between all processes that were started together.
+    """Measure the links between all processes that were started together.
 
     Args:
-        total_s: aim for how long all pairs of one backend take; more pairs get fewer rounds each.
+        total_s: target duration for all pairs of one backend; more pairs get fewer rounds each.
 
     Returns:
-        What `doctor --distributed --json` prints, in the first process; None in the others.
+        In the main process, what `doctor --distributed --json` prints; None in the others.
 
     Raises:
         RequestError: this process was started alone.
-        WorkError: another process has ended or does not answer.
+        WorkError: another process has ended or does not respond.
     """
     if world_size() < 2:
         raise RequestError(
@@ -153,9 +153,9 @@ def measure_links(total_s: float = ALL_LINKS_S) -> dict[str, Any] | None:
             "torchrun --nproc-per-node 2 -m alexnet doctor --distributed (on each machine with --nnodes and "
             "--rdzv-endpoint, as for a training)"
         )
-    with init_process_group(Layout(timeout=ANSWERS_WITHIN_S)) as (processes, monitor):
+    with init_process_group(Layout(timeout=TIMEOUT_S)) as (processes, monitor):
         members = ProcessMesh(all=processes).all_gather_object(_member(processes.rank))
-        no_nccl = why_no_nccl(members)
+        no_nccl = nccl_obstacle(members)
         devices = [torch.device("cpu")]
         if no_nccl is None:
             devices.append(torch.device("cuda", torch.cuda.current_device()))
@@ -164,7 +164,7 @@ def measure_links(total_s: float = ALL_LINKS_S) -> dict[str, Any] | None:
             backend = "gloo" if device.type == "cpu" else "nccl"
             num = processes.size
             _logger.info(f"{backend}: measuring {num * (num - 1) // 2} pairs of {num} processes, then all together")
-            times, sums = Wire(processes, monitor, device).measured(total_s)
+            times, sums = LinkBenchmark(processes, monitor, device).run(total_s)
             measured.append({"backend": backend, **_as_json(times, sums, processes.size)})
         if not processes.is_main:
             return None

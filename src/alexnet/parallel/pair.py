@@ -1,7 +1,7 @@
-"""Two processes that exchange halves of a tensor, forward and backward, while each computes with what it has.
+"""Two processes that exchange halves of a tensor, forward and backward, while each computes with its own half.
 
-Autograd's order makes the overlap: what is computed between `begin` and `end` is derived between the sending of the
-gradient of the other's half and the receiving of that of one's own.
+Autograd's order gives the overlap: the backward pass of what is computed between `begin` and `end` runs between sending
+the gradient of the other's half and receiving that of its own.
 """
 
 import time
@@ -15,36 +15,36 @@ from torch.autograd.function import once_differentiable
 
 
 class ColumnPair:
-    """This process's side of two that exchange.
+    """This process's side of a pair of processes.
 
     Args:
         group: the two processes.
-        place: 0 or 1: which of the two this is.
+        column: 0 or 1: this process's column.
 
     Attributes:
-        sent: bytes sent to the other so far, by what they were for: (name, "forward" or "backward").
-        waited_s: seconds in which this process has stood still for the other so far (a GPU's are not its process's).
+        sent: bytes sent to the other so far, by (name, "forward" or "backward").
+        waited_s: seconds spent waiting for the other so far (on a GPU, only those in which the process waits).
     """
 
-    def __init__(self, group: dist.ProcessGroup, place: int) -> None:
-        self.place = place
+    def __init__(self, group: dist.ProcessGroup, column: int) -> None:
+        self.column = column
         self.sent: Counter[tuple[str, str]] = Counter()
         self.waited_s = 0.0
         self._group = group
-        self._other = dist.get_global_rank(group, 1 - place)
+        self._other = dist.get_global_rank(group, 1 - column)
 
     def begin(self, x: torch.Tensor, other_shape: Sequence[int], what: str) -> "Exchange":
-        """Start to send `x` and to receive the other's tensor, of `other_shape` and of the same dtype.
+        """Start sending `x` and receiving the other's tensor, of `other_shape` and the same dtype.
 
         Args:
-            what: name under which its bytes are counted; both processes exchange in the same order.
+            what: name under which its bytes are counted. Both processes exchange in the same order.
         """
         exchange = Exchange(self, what)
         exchange.buffer = _Begin.apply(x, exchange, tuple(other_shape))  # type: ignore[no-untyped-call]
         return exchange
 
     def wait(self, works: "Iterable[_Sending]") -> None:
-        """Until these transfers are over."""
+        """Wait until these transfers are done."""
         start_s = time.perf_counter()
         for work in works:
             work.wait()
@@ -53,13 +53,13 @@ class ColumnPair:
     def swap(
         self, x: torch.Tensor, other_shape: Sequence[int], what: tuple[str, str]
     ) -> "tuple[torch.Tensor, list[_Sending]]":
-        """The same without derivatives: where the other's tensor will be, and what to wait for."""
+        """The same without autograd: where the other's tensor will be, and what to wait for."""
         sent = _as_sent(x.detach())
         shape = [other_shape[axis] for axis in _SENT_ORDER] if len(other_shape) == 4 else list(other_shape)
         received = sent.new_empty(shape)
         self.sent[what] += sent.nbytes
         moves = []
-        # Nothing is sent of nothing: both sides know both shapes.
+        # Empty tensors are not sent: both sides know both shapes.
         if sent.numel():
             moves.append(dist.P2POp(dist.isend, sent, self._other, self._group))
         if received.numel():
@@ -69,7 +69,7 @@ class ColumnPair:
 
 
 class _Sending:
-    """A transfer under way, with the tensor that must not be freed before it is over."""
+    """A running transfer, with the tensor that must not be freed before it is done."""
 
     def __init__(self, work: dist.Work, tensor: torch.Tensor) -> None:
         self._work, self._tensor = work, tensor
@@ -78,7 +78,7 @@ class _Sending:
         self._work.wait()
 
 
-# Maps are sent as they lie in memory: (B, H, W, C).
+# Channels are sent in memory order: (B, H, W, C).
 _SENT_ORDER = (0, 2, 3, 1)
 
 
@@ -87,7 +87,7 @@ def _as_sent(x: torch.Tensor) -> torch.Tensor:
 
 
 class Exchange:
-    """One exchange under way. Each process gets the gradient of what it sent, as far as the other computed with it."""
+    """A running exchange. Each process gets the gradient of what it sent from the other's computation."""
 
     def __init__(self, pair: ColumnPair, what: str) -> None:
         self.pair, self.what = pair, what
@@ -135,27 +135,27 @@ class _End(torch.autograd.Function):
         exchange.returned, exchange.works = exchange.pair.swap(
             gradient, exchange.own_shape, (exchange.what, "backward")
         )
-        # What stands there means nothing: `_Begin` waits and takes what has come instead.
+        # This gradient is ignored: `_Begin` waits and returns the received one instead.
         return gradient, None
 
 
-def gathered(x: torch.Tensor, pair: ColumnPair, other_shape: Sequence[int], what: str) -> torch.Tensor:
+def gather_columns(x: torch.Tensor, pair: ColumnPair, other_shape: Sequence[int], what: str) -> torch.Tensor:
     """Both processes' columns of one matrix, side by side in their order: (B, K_0), (B, K_1) -> (B, K_0 + K_1).
 
     For what both go on to compute alike, such as the loss: each keeps the gradient of its own columns, which the other
     would only repeat.
     """
-    result: torch.Tensor = _Gathered.apply(x, pair, tuple(other_shape), what)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = _GatherColumns.apply(x, pair, tuple(other_shape), what)  # type: ignore[no-untyped-call]
     return result
 
 
-class _Gathered(torch.autograd.Function):
+class _GatherColumns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, pair: ColumnPair, other_shape: tuple[int, ...], what: str) -> torch.Tensor:
         other, works = pair.swap(x, other_shape, (what, "forward"))
         pair.wait(works)
-        ctx.own = slice(0, x.shape[1]) if pair.place == 0 else slice(other_shape[1], None)
-        return torch.cat([x, other] if pair.place == 0 else [other, x], dim=1)
+        ctx.own = slice(0, x.shape[1]) if pair.column == 0 else slice(other_shape[1], None)
+        return torch.cat([x, other] if pair.column == 0 else [other, x], dim=1)
 
     @staticmethod
     @once_differentiable

@@ -1,7 +1,7 @@
-"""The processes that `torchrun` (or a scheduler that sets the same variables) started, and how one of them fails.
+"""The processes that `torchrun`, or a scheduler that sets the same variables, started, and how they fail together.
 
-Where a measurement is shared, each process takes whole batches, the same ones that one process would make, so that the
-probabilities are those of one process to the last bit on equal machines and with as many threads.
+A shared evaluation gives each process whole batches, the same ones that a single process would form, so that the
+probabilities are equal to the last bit on equal machines with equal numbers of threads.
 """
 
 import datetime
@@ -29,24 +29,24 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """How many processes share something, and which one of them this is."""
+    """Processes that share some work, and the rank of this one among them."""
 
     rank: int = 0
     size: int = 1
     group: dist.ProcessGroup | None = None
-    """Those that share it; None are all."""
+    """Their group in torch; None is the group of all processes."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this one writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def owns_batch(self, number: int) -> bool:
-        """Whether the batch of this number, 0 or more, is this process's."""
+        """Whether this process evaluates the batch with this number, 0 or more."""
         return number % self.size == self.rank
 
     def sum_rows(self, own: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """All rows, from arrays in which each process has filled its own and left the others 0; the same in each."""
+        """All rows, from arrays in which each process has filled its own rows and left the others 0."""
         if self.size > 1:
             # A sum with zeros is exact.
             dist.all_reduce(torch.from_numpy(own), group=self.group)
@@ -57,12 +57,12 @@ SINGLE_GROUP = ProcessGroup()
 
 
 def world_size() -> int:
-    """How many processes were started together; 1 where this one was started alone."""
+    """Number of processes that were started together; 1 for a process started alone."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_world_size() -> int:
-    """How many of them were started on this machine."""
+    """Number of processes that were started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
@@ -77,8 +77,8 @@ def init_process_group(layout: Layout | None = None) -> Iterator[tuple[ProcessGr
         layout: how long processes wait for each other.
 
     Raises:
-        RequestError: the variables that name the processes are incomplete, or another process found a request wrong.
-        WorkError: another process has ended or has not answered for too long.
+        RequestError: the variables that name the processes are incomplete, or the request of another process was wrong.
+        WorkError: another process has ended or does not respond.
     """
     if world_size() == 1:
         yield SINGLE_GROUP, None
@@ -113,7 +113,7 @@ def init_process_group(layout: Layout | None = None) -> Iterator[tuple[ProcessGr
                 signal.signal(
                     number, signal.SIG_IGN
                 )  # torchrun terminates the others; first they report why they failed
-            raise monitor.ended_by(error) from error
+            raise monitor.cause_of(error) from error
         finally:
             dist.destroy_process_group()
             for number in watched:
@@ -127,17 +127,17 @@ def _use_own_device() -> None:
 
 
 def cores_per_process() -> int:
-    """Cores of this machine for each process that was started here, 1 or more."""
+    """Cores of this machine for each process on it, 1 or more."""
     return max(1, num_cores() // local_world_size())
 
 
 def idle_cores_message() -> str | None:
-    """What to do where the processes of this machine leave most of its cores idle: torchrun gives each one thread."""
+    """Advice if the processes leave most of this machine's cores idle (torchrun gives each one thread), else None."""
     here = local_world_size()
     used = torch.get_num_threads() * here
     if 2 * used > num_cores():
         return None
     return (
         f"{used} of {num_cores()} cores are used, {torch.get_num_threads()} by each process; "
-        f"OMP_NUM_THREADS={num_cores() // here} before torchrun uses all"
+        f"set OMP_NUM_THREADS={num_cores() // here} before torchrun to use all"
     )

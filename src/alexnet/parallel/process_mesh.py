@@ -17,17 +17,17 @@ from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup, init_proc
 
 T = TypeVar("T")
 MESH_AXES = ("data", "column")
-"""Replicas, and the columns of one."""
+"""Replicas, and the columns of each."""
 
 
 @dataclass(frozen=True)
 class ProcessMesh:
-    """Where this process stands among those of its training."""
+    """The processes of a training, laid out as replicas and columns, and this process's position."""
 
     layout: Layout = field(default_factory=Layout)
     all: ProcessGroup = SINGLE_GROUP
     replica: ProcessGroup = SINGLE_GROUP
-    """Those that hold the same column, one in each replica: they share the batch."""
+    """The processes with the same column, one in each replica: they share the batch."""
     column: int = 0
     """Which column this process holds: 0 or 1."""
     pair: ColumnPair | None = None
@@ -36,38 +36,38 @@ class ProcessMesh:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.all.is_main
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there are others."""
+        """Whether there is more than one process."""
         return self.all.size > 1
 
-    def heartbeat(self, step: int, phase: int, doing: str) -> None:
-        """Tell the monitor what this process is at."""
+    def heartbeat(self, step: int, phase: int, activity: str) -> None:
+        """Set what this process's heartbeats report; see `HeartbeatMonitor.enter`."""
         if self.monitor is not None:
-            self.monitor.enter(step, phase, doing)
+            self.monitor.enter(step, phase, activity)
 
     def all_reduce_sum(self, *values: float) -> list[float]:
         """Sums of some numbers over the replicas; the same in every process."""
         if not self.is_distributed:
             return list(values)
-        # The columns of a replica have the same numbers: one of them counts.
+        # Both columns of a replica have the same numbers: only one of them counts.
         own = torch.tensor(values if self.column == 0 else [0.0] * len(values), dtype=torch.float64)
         dist.all_reduce(own, group=self.all.group)
         return own.tolist()
 
     def any(self, *flags: bool) -> list[bool]:
-        """Whether each flag is set in some process; the same in every process."""
+        """For each flag, whether it is set in any process; the same in every process."""
         if not self.is_distributed:
             return list(flags)
-        set_in = torch.tensor([int(flag) for flag in flags], dtype=torch.int32)
-        dist.all_reduce(set_in, group=self.all.group)
-        return [bool(number) for number in set_in.tolist()]
+        counts = torch.tensor([int(flag) for flag in flags], dtype=torch.int32)
+        dist.all_reduce(counts, group=self.all.group)
+        return [bool(number) for number in counts.tolist()]
 
     def broadcast(self, value: T) -> T:
-        """The first process's value, in every process."""
+        """The main process's value, in every process."""
         if not self.is_distributed:
             return value
         values = [value]
@@ -75,31 +75,31 @@ class ProcessMesh:
         return values[0]
 
     def all_gather_object(self, value: T) -> list[T]:
-        """Every process's value, in order of rank."""
+        """The values of all processes, in order of rank."""
         if not self.is_distributed:
             return [value]
         values: list[Any] = [None] * self.all.size
         dist.all_gather_object(values, value, group=self.all.group)
         return values
 
-    def require_same(self, facts: Mapping[str, object]) -> None:
-        """See that all processes were given the same.
+    def require_same(self, values: Mapping[str, object]) -> None:
+        """Check that all processes have the same settings, data and code.
 
         Args:
-            facts: by name; compared as text.
+            values: by name; compared as text.
 
         Raises:
-            RequestError: some differ; the first such process and fact are named, in every process.
+            RequestError: some differ; every process names the first such process and value.
         """
         who = self.monitor.who if self.monitor is not None else ""
-        told = self.all_gather_object((who, {name: str(value) for name, value in facts.items()}))
-        lead, expected = told[0]
-        for other, found in told[1:]:
+        gathered = self.all_gather_object((who, {name: str(value) for name, value in values.items()}))
+        main, expected = gathered[0]
+        for other, found in gathered[1:]:
             differences = [name for name in expected if found.get(name) != expected[name]]
             if differences:
                 name = differences[0]
                 raise RequestError(
-                    f"{other} has another {name} than {lead}: {found.get(name)} instead of {expected[name]}"
+                    f"{other} has another {name} than {main}: {found.get(name)} instead of {expected[name]}"
                     + (f" (and another {', '.join(differences[1:])})" if differences[1:] else "")
                     + "; allowed is the same data, code and settings for every process"
                 )
@@ -109,7 +109,7 @@ SINGLE_PROCESS = ProcessMesh()
 
 
 def mesh_of(layout: Layout, processes: ProcessGroup, monitor: HeartbeatMonitor | None) -> ProcessMesh:
-    """Lay the started processes out.
+    """Lay out the started processes.
 
     Raises:
         RequestError: there are too many or too few of them.
@@ -117,8 +117,8 @@ def mesh_of(layout: Layout, processes: ProcessGroup, monitor: HeartbeatMonitor |
     replicas = layout.replicas_among(processes.size)
     if processes.size == 1:
         return ProcessMesh(layout=layout)
-    # The two columns of a network are neighbors: most likely on one machine. The groups serve tensors on GPUs too,
-    # with the backends of the group of all.
+    # The two columns of a network have neighboring ranks: most likely on one machine. The groups work for tensors on
+    # GPUs too, with the backends of the default group.
     device_mesh = init_device_mesh("cpu", (replicas, layout.columns), mesh_dim_names=MESH_AXES)
     return mesh_on(device_mesh, layout, processes, monitor)
 
@@ -126,8 +126,7 @@ def mesh_of(layout: Layout, processes: ProcessGroup, monitor: HeartbeatMonitor |
 def mesh_on(
     device_mesh: DeviceMesh, layout: Layout, processes: ProcessGroup, monitor: HeartbeatMonitor | None = None
 ) -> ProcessMesh:
-    """The mesh whose places are those of a device_mesh with the axes `MESH_AXES`, as this process, one of them, sees
-    it."""
+    """The mesh of a torch device mesh with the axes `MESH_AXES`, of which this process is a member."""
     data, column = device_mesh.get_local_rank("data"), device_mesh.get_local_rank("column")
     pair = ColumnPair(device_mesh.get_group("column"), column) if layout.columns == 2 else None
     replica = ProcessGroup(data, device_mesh.size(0), device_mesh.get_group("data"))
@@ -136,7 +135,7 @@ def mesh_on(
 
 @contextmanager
 def init_process_mesh(layout: Layout) -> Iterator[ProcessMesh]:
-    """The processes among which this one was started, laid out; see `init_process_group` for how one of them fails.
+    """Join the processes that this one was started with and lay them out; see `init_process_group`.
 
     Raises:
         RequestError: there are too many or too few of them for the layout.

@@ -1,13 +1,13 @@
-"""The run folder: everything one training was told, saw and left behind.
+"""The run folder: the settings, log and results of one training.
 
 recipe.yaml           every hyper-parameter
 run.json              format version, commit, machine, versions, seed, data checksum, state
 events.jsonl          one JSON object per event, appended while training
-checkpoints/          what an interrupted training goes on from
+checkpoints/          what an interrupted training resumes from
 weights.safetensors   the network, with class names and preprocessing inside (of a baseline: baseline.safetensors)
 predictions/          probabilities per split
 evaluations/          error counts per split and number of views
-report.html           what a person looks at
+report.html           the report
 """
 
 import datetime
@@ -35,19 +35,19 @@ State = Literal["running", "interrupted", "failed", "finished"]
 
 
 def utc_now() -> str:
-    """The time of day as ISO 8601 in UTC, seconds."""
+    """The current time as ISO 8601 in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 class RunFolder:
-    """One training's folder. Reads go to the disk each time: another process may be writing."""
+    """The folder of one training. Every read goes to the disk: another process may be writing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lost_events = 0
-        """Events that a full disk did not take."""
+        """Events that were lost to a full disk."""
         self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
-        """Who else is told every event that is logged."""
+        """Called with every event that is logged."""
 
     @staticmethod
     def create(path: Path, recipe: Recipe | BaselineRecipe, facts: Mapping[str, Any]) -> "RunFolder":
@@ -87,13 +87,13 @@ class RunFolder:
         """The recipe the run was started with.
 
         Raises:
-            RequestError: it is a baseline's, which is no network.
+            RequestError: it is the recipe of a baseline.
         """
         recipe = self.any_recipe()
         if isinstance(recipe, BaselineRecipe):
             raise RequestError(
-                f"{self.path} is the run of a baseline ({recipe.kind}), not of a network; an unfinished one is gone on "
-                "with by the `alexnet baseline` command that began it, and `alexnet evaluate` measures it"
+                f"{self.path} is the run of a baseline ({recipe.kind}), not of a network; rerun its `alexnet baseline` "
+                "command to finish it, or evaluate it with `alexnet evaluate`"
             )
         return recipe
 
@@ -104,7 +104,7 @@ class RunFolder:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is the run of a baseline, which looks at each image once."""
+        """Whether this is the run of a baseline."""
         return isinstance(self.any_recipe(), BaselineRecipe)
 
     def facts(self) -> dict[str, Any]:
@@ -120,9 +120,9 @@ class RunFolder:
         return content
 
     def data_folders(self) -> list[Path]:
-        """The prepared data sets that the run trains on, joined where there are several."""
+        """The prepared data sets that the run trains on; several are concatenated."""
         data = self.facts()["data"]
-        # Runs of earlier versions know one.
+        # Runs of earlier versions have one.
         return [Path(folder) for folder in data.get("folders") or [data["folder"]]]
 
     def update_facts(self, **changes: Any) -> None:
@@ -135,12 +135,12 @@ class RunFolder:
 
     @property
     def lock_path(self) -> Path:
-        """The lock file of whoever trains in this folder."""
+        """The lock file of the process that trains in this folder."""
         return self.path / ".lock"
 
     @property
     def state(self) -> State:
-        """How far the run has come; a killed one still says `running`."""
+        """The state in run.json; after a kill it is still `running`."""
         state: State = self.facts()["state"]
         return state
 
@@ -150,7 +150,7 @@ class RunFolder:
         line = json.dumps(logged) + "\n"
         try:
             with (self.path / "events.jsonl").open("a+b") as file:
-                # What a full disk cut short must not run into the next line.
+                # A line that a full disk cut short must not be joined with this one.
                 if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
                     line = "\n" + line
                 file.write(line.encode())
@@ -167,17 +167,17 @@ class RunFolder:
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").split("\n")
-        # What follows the last line break was never finished.
+        # Text after the last line break is incomplete.
         return [event for line in lines[:-1] if (event := _event(line)) is not None]
 
     def drop_events_after(self, step: int) -> None:
-        """Remove the events of steps beyond `step`: a resumed training will write them again."""
+        """Remove the events of later steps: a resumed training writes them again."""
         kept = [event for event in self.events() if event.get("step", 0) <= step]
         write_text(self.path / "events.jsonl", "".join(json.dumps(event) + "\n" for event in kept))
 
     @property
     def weights(self) -> Path:
-        """Where the trained network lies."""
+        """The file of the trained network."""
         return self.path / "weights.safetensors"
 
     def save_evaluation(self, name: str, content: Mapping[str, Any]) -> None:
@@ -192,35 +192,35 @@ class RunFolder:
         return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
     def forget_evaluations(self) -> None:
-        """Remove stored evaluations and probabilities: the weights they belong to are about to be replaced."""
+        """Remove stored evaluations and probabilities, which belong to weights about to be replaced."""
         for name in ("evaluations", "predictions"):
             shutil.rmtree(self.path / name, ignore_errors=True)
 
 
 class UnwrittenRunFolder(RunFolder):
-    """The run folder of another process of the same training, maybe on another machine: what it is told is not kept."""
+    """The run folder in all processes but the main one, maybe on another machine: nothing is written or read."""
 
     def update_facts(self, **changes: Any) -> None:
-        """Nothing: the first process does it."""
+        """Do nothing."""
 
     def change_recipe(self, recipe: Recipe) -> None:
-        """Nothing: the first process does it."""
+        """Do nothing."""
 
     def log(self, event: str, **content: Any) -> None:
-        """Nothing: the first process does it."""
+        """Do nothing."""
 
     def events(self) -> list[dict[str, Any]]:
-        """None: they are the first process's."""
+        """Return nothing."""
         return []
 
     def drop_events_after(self, step: int) -> None:
-        """Nothing: the first process does it."""
+        """Do nothing."""
 
     def save_evaluation(self, name: str, content: Mapping[str, Any]) -> None:
-        """Nothing: the first process does it."""
+        """Do nothing."""
 
     def forget_evaluations(self) -> None:
-        """Nothing: the first process does it."""
+        """Do nothing."""
 
 
 def _event(line: str) -> dict[str, Any] | None:

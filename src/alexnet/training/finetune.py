@@ -1,7 +1,7 @@
-"""The recipe with which a trained network goes on to another data set. Paper: section 6; the source's 146-2012-2011.
+"""The recipe that finetunes a trained network on another data set. Paper: section 6; the source's 146-2012-2011.
 
-The network's own recipe says what it reads; what is learned anew, how fast and for how long follows from how much there
-is to learn from.
+The trained network's recipe determines its input; which layers learn, how fast and for how long follows from the size
+of the new data set.
 """
 
 from dataclasses import replace
@@ -16,28 +16,28 @@ from alexnet.model.variants import named_variant
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
 
 FEW_IMAGES = 100
-"""Images a class below which the convolutions stay as they were learned."""
+"""With fewer images per class, the convolutions are frozen."""
 HEAD_FACTOR = 10.0
-"""Rate of the new last layer over that of the copied ones, as the source has it (0.01 beside 0.001)."""
+"""Learning rate of the new last layer relative to that of the copied ones, as in the source (0.01 and 0.001)."""
 MOST_EPOCHS = 60
 NEVER = "none"
 
 
 def finetune_recipe(trained: Recipe, data: PreparedData, freeze_until: str | None = None) -> Recipe:
-    """A recipe for going on with a network on other images.
+    """A recipe to finetune a network on other images.
 
     The copied layers learn at 0.001, the weights of the new last one at ten times that, in batches of up to 128. With
-    a validation split the rate drops when its error has not improved for three epochs, twice, and the third such stall
-    ends the training; without one the rate drops after half of 30 epochs and after three quarters.
+    a validation split the learning rate drops when the validation error has not improved for three epochs, twice, and
+    the third such stall ends the training; without one it drops after half of 30 epochs and after three quarters.
 
     Args:
-        trained: the recipe of the network to go on with: its variant, width, dropout and the data path are kept.
-        data: what is to be learned.
-        freeze_until: the last layer that stays as it is, with all before it; `none` freezes none; None freezes the
-            convolutions where a class has fewer than 100 images (the median of the classes).
+        trained: the recipe of the trained network: its variant, width, dropout and data settings are kept.
+        data: the new data set.
+        freeze_until: the last layer to freeze, with all before it; `none` freezes none; None freezes the convolutions
+            if classes have fewer than 100 images (the median over the classes).
 
     Raises:
-        RequestError: no such layer, or it is the last one, which has to learn the classes.
+        RequestError: no such layer, or the last one, which has to learn the classes.
     """
     placed = [one for one in sized_layers(named_variant(trained.network.variant), data.num_classes) if one.weight_shape]
     names = [one.name for one in placed]
