@@ -1,7 +1,8 @@
 """Which chunks of a preparation are done: on the disk, recorded and counted.
 
 The cursor file counts the committed chunks. It is replaced by one rename, after everything it counts is on the disk;
-what was written beyond it is written again after a kill, with the same bytes.
+what was written beyond it is written again after a kill, with the same bytes. In its arrays `pieces` is the number of
+chunks.
 """
 
 import io
