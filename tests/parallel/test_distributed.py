@@ -163,7 +163,7 @@ def test_a_run_moves_from_four_processes_to_two_to_one(
     four.send_signal(signal.SIGTERM)  # a scheduler's: torchrun passes it on
     text = four.communicate(timeout=120)[0]
     assert f"resume with `alexnet resume {run}`" in text
-    facts = RunFolder.open(run).facts()
+    facts = RunFolder.open(run).metadata()
     assert (facts["state"], facts["processes"], facts["columns"], facts["replicas"]) == ("interrupted", 4, 2, 2)
     reached = step_of(run)
     assert 2 <= reached < 12

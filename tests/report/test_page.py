@@ -56,7 +56,7 @@ def run(tmp_path, data):
         run.log("step", step=step, epoch=step / 10, loss=2.3 / step, top1_error=1 / step, rate=0.1, elapsed_s=step)
     run.log("epoch", epoch=1, step=10, train_loss=1.25, train_top1_error=0.625, elapsed_s=10.0)
     run.log("validation", epoch=1, step=10, split="test", top1_error=0.5125, top5_error=0, loss=1.5, num_images=30)
-    run.update_facts(state="interrupted")
+    run.update_metadata(state="interrupted")
     return run
 
 
@@ -70,7 +70,7 @@ def finish(run, data):
         save_predictions(run.path / "predictions", "test", num_views, probabilities, data)
         content = evaluate_probabilities(probabilities, data, "test", num_views, 100.0).to_dict()
         run.save_evaluation(f"test-{num_views}views", content)
-    run.update_facts(state="finished", finished="2026-01-01T00:00:00+00:00")
+    run.update_metadata(state="finished", finished="2026-01-01T00:00:00+00:00")
 
 
 def test_a_finished_run_gives_one_whole_page_the_same_each_time(run, data):
@@ -125,7 +125,7 @@ def test_damaged_and_missing_pieces_are_named(run, data):
 
 
 def test_another_data_set_is_refused(run, data):
-    run.update_facts(data={"checksum": "cd" * 32, "folder": "elsewhere"})
+    run.update_metadata(data={"checksum": "cd" * 32, "folder": "elsewhere"})
     with pytest.raises(RequestError, match="elsewhere"):
         write_report(run.path, data)
     assert not (run.path / "report.html").exists()

@@ -79,7 +79,7 @@ def make_run(folder, data, seed, *, start_from=None, name="quick", variant="quic
     run = RunFolder.create(folder, recipe, facts)
     run.log("start", step=0, device="cpu")
     run.log("step", step=9, elapsed_s=90.0)
-    run.update_facts(state=state, **({"duration_s": 5400.0} if state == "finished" else {}))
+    run.update_metadata(state=state, **({"duration_s": 5400.0} if state == "finished" else {}))
     split = data.splits[data.evaluation_split]
     scores = np.random.default_rng(seed).gumbel(size=(len(split), data.num_classes))
     scores[np.arange(len(split)), split.labels] += 3.0

@@ -15,9 +15,9 @@ def test_create_then_open(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "deep" / "run", QUICK, {"seed": 3})
     run = RunFolder.open(tmp_path / "deep" / "run")
     assert run.recipe() == QUICK
-    assert (run.facts()["seed"], run.facts()["name"], run.state) == (3, "run", "running")
-    run.update_facts(state="finished", duration_s=1.5)
-    assert (run.state, run.facts()["seed"], run.facts()["duration_s"]) == ("finished", 3, 1.5)
+    assert (run.metadata()["seed"], run.metadata()["name"], run.state) == (3, "run", "running")
+    run.update_metadata(state="finished", duration_s=1.5)
+    assert (run.state, run.metadata()["seed"], run.metadata()["duration_s"]) == ("finished", 3, 1.5)
     with pytest.raises(RequestError, match="exists already"):
         RunFolder.create(run.path, QUICK, {})
 
@@ -39,7 +39,7 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"is not a run folder \(it has no run.json\)"):
         RunFolder.open(tmp_path)
     run = RunFolder.create(tmp_path / "run", QUICK, {})
-    run.update_facts(format_version=7)
+    run.update_metadata(format_version=7)
     with pytest.raises(RequestError, match="has run format 7, this version reads 1"):
         RunFolder.open(run.path)
     (run.path / "run.json").write_text("{")

@@ -66,7 +66,7 @@ def test_an_unreadable_image_stops_and_the_run_goes_on_when_told_to_replace_it(
     assert [(event["sample"], event["num_unreadable"]) for event in told] == [(5, 1)]  # once, in four epochs
     assert key in told[0]["reason"]
     assert f"{key}: image 5" in caplog.text
-    assert run.state == "finished" and run.facts()["unreadable_images"] == 1
+    assert run.state == "finished" and run.metadata()["unreadable_images"] == 1
 
 
 def test_what_was_logged_before_an_interruption_is_not_logged_again(jpeg: PreparedData, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_joined_sets_train_and_are_measured_together(make_tree: Any, tmp_path: P
     assert count_leaks(folders) is None  # JPEG bytes say nothing of pixels
     run = train(folders, replace(SMALL, schedule=replace(SMALL.schedule, epochs=6)), tmp_path / "run")
     assert run.data_folders() == folders
-    assert run.facts()["data"]["splits"] == {"train": 48, "val": 24}
+    assert run.metadata()["data"]["splits"] == {"train": 48, "val": 24}
     assert evaluate_run(run.path)["num_images"] == 24
     assert run.events()[-2]["top1_error"] == 0.0  # three plain colors
 
@@ -137,7 +137,7 @@ def test_a_leak_between_joined_sets_is_told(make_tree: Any, tmp_path: Path, capl
     for name, tree in (("a", first), ("b", second)):
         prepare(tree, tmp_path / name, side=32)
     run = train([tmp_path / "a", tmp_path / "b"], SMALL, tmp_path / "run")
-    assert run.facts()["data"]["leaks"] == 1
+    assert run.metadata()["data"]["leaks"] == 1
     assert "LEAK: 1 evaluation images of one data set are among the training images" in caplog.text
 
 
@@ -152,7 +152,7 @@ def test_weights_of_classes_are_read_and_unknown_ones_refused(jpeg: PreparedData
     # What a network never saw it does not name.
     result = evaluate_run(run.path)
     assert [one["top1_error"] for one in result["per_class"]] == [1.0, 0.0, 0.0]
-    assert json.loads(json.dumps(run.facts()))["state"] == "finished"
+    assert json.loads(json.dumps(run.metadata()))["state"] == "finished"
 
 
 def test_stages_weigh_their_own_images(jpeg: PreparedData, tmp_path: Path) -> None:

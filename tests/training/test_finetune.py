@@ -62,7 +62,7 @@ def test_the_command_keeps_what_is_frozen_and_learns_the_rest(
     before, after = weights_of(first.path), weights_of(second.path)
     for name in before:
         assert torch.equal(before[name], after[name]) == name.startswith(("conv1", "conv2", "conv3")), name
-    facts = second.facts()
+    facts = second.metadata()
     assert facts["start_from"] == str(first.path) and facts["copied_layers"] == ["conv1", "conv2", "conv3", "conv4"]
     assert main(["finetune", str(tmp_path / "none"), str(data)]) == 2
     assert main(["finetune", str(first.path), str(data), "--freeze-until", "fc5", "--run", str(tmp_path / "x")]) == 2
@@ -76,7 +76,7 @@ def test_seeds_make_networks_and_only_what_is_missing(
     recipe = replace(SMALL, training=replace(SMALL.training, seed=3))
     runs = train_seeds(data, recipe, tmp_path / "net", None, 2)
     assert runs == [tmp_path / "net-3", tmp_path / "net-4"]
-    assert [RunFolder.open(run).facts()["seed"] for run in runs] == [3, 4]
+    assert [RunFolder.open(run).metadata()["seed"] for run in runs] == [3, 4]
     assert not torch.equal(weights_of(runs[0])["conv1.weight"], weights_of(runs[1])["conv1.weight"])
     before = weights_of(runs[0])
     again = train_seeds(data, recipe, tmp_path / "net", None, 3)

@@ -290,7 +290,7 @@ def test_a_signal_while_the_images_are_read_stops(data: Path, tmp_path: Path, mo
         with pytest.raises(Interrupted, match="stopped by SIGINT while the training images were read; resume with"):
             train(data, recipe, tmp_path / "cut")
     cut = RunFolder.open(tmp_path / "cut")
-    assert cut.facts()["state"] == "interrupted"
+    assert cut.metadata()["state"] == "interrupted"
     assert [event["by"] for event in cut.events() if event["event"] == "interrupted"] == ["SIGINT"]
     resumed = train(data, recipe, tmp_path / "cut")
     for name, tensor in weights_of(whole).items():

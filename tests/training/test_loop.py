@@ -41,7 +41,7 @@ def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> 
     assert kinds[0] == "start" and kinds[-1] == "end"
     assert kinds.count("epoch") == 6 and kinds.count("validation") == 2
     assert events[-2]["top1_error"] == 0.0  # three plain colors
-    facts = run.facts()
+    facts = run.metadata()
     assert (facts["state"], facts["seed"], facts["data"]["num_classes"]) == ("finished", 0, 3)
     assert facts["parameters"] == sum(tensor.numel() for tensor in weights_of(run.path).values())
     assert run.recipe() == SMALL
@@ -90,7 +90,7 @@ def test_images_passed_a_few_at_a_time_give_the_same_weights(data: Path, tmp_pat
 
 def test_a_killed_training_starts_again(data: Path, tmp_path: Path) -> None:
     run = train(data, SMALL, tmp_path / "run")
-    run.update_facts(state="running")  # as SIGKILL leaves it, before the first checkpoint
+    run.update_metadata(state="running")  # as SIGKILL leaves it, before the first checkpoint
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"event": "step", "st')
     again = train(data, SMALL, run.path)
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(data: Path, tmp_pa
 
 def test_an_unfinished_run_of_another_recipe_is_kept(data: Path, tmp_path: Path, make_tree: Any) -> None:
     run = train(data, SMALL, tmp_path / "run")
-    run.update_facts(state="interrupted")
+    run.update_metadata(state="interrupted")
     with pytest.raises(RequestError, match=r"another recipe \(schedule.epochs: 6 -> 7\)"):
         train(data, replace(SMALL, schedule=replace(SMALL.schedule, epochs=7)), run.path)
     prepare(make_tree("others", train=5), tmp_path / "others-data", side=32)
@@ -227,7 +227,7 @@ def test_stages_change_images_rates_and_noise(data: Path, tmp_path: Path, monkey
     monkeypatch.setattr(loop, "build_setup", kept)
     run = train(data, STAGED, tmp_path / "run")
     # 24 images, the first 15 for two epochs: 2 + 2 steps; then round(1.7 * 3) = 5 and 3 steps.
-    assert len(seen) == 12 and run.facts()["num_steps"] == 12
+    assert len(seen) == 12 and run.metadata()["num_steps"] == 12
     used = [set(batch.samples.tolist()) for batch, _, _ in seen]
     assert used[0] | used[1] == used[2] | used[3] == set(range(15))
     assert used[4] | used[5] | used[6] == set(range(24)) and (used[4], used[5]) == (used[7], used[8])
@@ -256,7 +256,7 @@ def test_a_staged_and_averaged_training_goes_on_exactly(
     train_interrupted(data, recipe, tmp_path / "cut", cut)
     resumed = train(data, recipe, tmp_path / "cut")
     if recipe is FILES:  # 2 epochs of 3 steps, then 2.7 of 5
-        assert whole.facts()["num_steps"] == 6 + 14
+        assert whole.metadata()["num_steps"] == 6 + 14
     assert_same_weights(resumed.path, whole.path)
 
 
@@ -285,8 +285,8 @@ def test_a_training_starts_from_another_networks_layers(data: Path, tmp_path: Pa
         data, replace(SMALL, schedule=frozen, training=replace(SMALL.training, seed=5)), tmp_path / "second", first.path
     )
     before, after = weights_of(first.path), weights_of(second.path)
-    assert second.facts()["copied_layers"] == ["conv1", "conv2", "conv3", "conv4"]
-    assert second.facts()["start_from"] == str(first.path)
+    assert second.metadata()["copied_layers"] == ["conv1", "conv2", "conv3", "conv4"]
+    assert second.metadata()["start_from"] == str(first.path)
     for name in before:
         assert torch.equal(before[name], after[name]) == (not name.startswith("fc5")), name
     with pytest.raises(RequestError, match="holds no trained network"):

@@ -82,7 +82,7 @@ def run_baseline(
     cache = cache or run_folder.parent / "baseline-features"
     with only_writer(run.lock_path, str(run.path)):
         usage = ResourceUsage(run)
-        run.update_facts(state="running", features=str(cache))
+        run.update_metadata(state="running", features=str(cache))
         try:
             run.log("start", commit=source_commit(), elapsed_s=round(usage.elapsed_s, 2))
             stages = _Stages(run, recipe, data, training, usage, cache, workers or num_cores(), progress_bar)
@@ -101,7 +101,7 @@ def run_baseline(
             _log_stop(run, usage, "interrupted")
             raise
         usage.save()
-        run.update_facts(state="finished", finished=utc_now())
+        run.update_metadata(state="finished", finished=utc_now())
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     return run
 
@@ -109,7 +109,7 @@ def run_baseline(
 def _log_stop(run: RunFolder, usage: ResourceUsage, state: str) -> None:
     with suppress(OSError):  # of a full disk: the error that stopped the work is the one to report
         usage.save()
-        run.update_facts(state=state)
+        run.update_metadata(state=state)
         run.log(state, elapsed_s=round(usage.elapsed_s, 2))
 
 
@@ -152,7 +152,7 @@ def _create_or_open_run(path: Path, recipe: BaselineRecipe, data: PreparedData, 
         raise RequestError(
             f"{path} was started with other settings ({'; '.join(changes)}); name another folder with --run"
         )
-    if run.facts()["data"]["checksum"] != data.checksum:
+    if run.metadata()["data"]["checksum"] != data.checksum:
         raise RequestError(f"{path} was started on other data; name another folder with --run")
     return run
 

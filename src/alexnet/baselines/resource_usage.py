@@ -16,7 +16,7 @@ class ResourceUsage:
     """
 
     def __init__(self, run: RunFolder) -> None:
-        facts = run.facts()
+        facts = run.metadata()
         self._run = run
         self._earlier_s = float(facts.get("duration_s") or 0.0)
         self._earlier_cpu_s = float(facts.get("cpu_s") or 0.0)
@@ -34,7 +34,7 @@ class ResourceUsage:
 
     def save(self) -> None:
         """Write the usage so far to run.json."""
-        self._run.update_facts(
+        self._run.update_metadata(
             duration_s=round(self.elapsed_s, 1),
             cpu_s=round(self._earlier_cpu_s + time.process_time() - self._cpu_start_s, 1),
             peak_anonymous_bytes=self._peak_bytes,

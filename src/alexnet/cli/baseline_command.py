@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
         workers=options.workers,
         progress_bar=counted,
     )
-    facts = run.facts()
+    facts = run.metadata()
     _logger.info(
         "features are in %s; runs with the same settings reuse them, and you may delete them", facts["features"]
     )

@@ -36,5 +36,5 @@ def print_trained(run: Path, mesh: "ProcessMesh") -> None:
     from alexnet.runs.folder import RunFolder
 
     if mesh.is_main:
-        seconds = RunFolder.open(run).facts()["duration_s"]
+        seconds = RunFolder.open(run).metadata()["duration_s"]
         print(f"{run}: trained in {seconds:.0f} s; next: alexnet evaluate {run}")

@@ -81,7 +81,7 @@ def first_class_difference(ids: Sequence[str], other_ids: Sequence[str]) -> str 
 def training_checksum(run: RunFolder) -> str:
     """Checksum of the data that the run was trained on."""
     try:
-        checksum: str = run.facts()["data"]["checksum"]
+        checksum: str = run.metadata()["data"]["checksum"]
     except KeyError as error:
         raise WorkError(f"{run.path / 'run.json'} does not name the run's data; train again") from error
     return checksum

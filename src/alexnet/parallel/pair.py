@@ -142,8 +142,8 @@ class _End(torch.autograd.Function):
 def gather_columns(x: torch.Tensor, pair: ColumnPair, other_shape: Sequence[int], what: str) -> torch.Tensor:
     """Both processes' columns of one matrix, side by side in their order: (B, K_0), (B, K_1) -> (B, K_0 + K_1).
 
-    For what both go on to compute alike, such as the loss: each keeps the gradient of its own columns, which the other
-    would only repeat.
+    For computations that both processes then repeat, such as the loss: each keeps only the gradient of its own columns,
+    because the other's would be the same.
     """
     result: torch.Tensor = _GatherColumns.apply(x, pair, tuple(other_shape), what)  # type: ignore[no-untyped-call]
     return result

@@ -68,7 +68,7 @@ def local_world_size() -> int:
 
 @contextmanager
 def init_process_group(layout: Layout | None = None) -> Iterator[tuple[ProcessGroup, HeartbeatMonitor | None]]:
-    """Join the processes that this one was started with; a process started alone forms a group of its own.
+    """Join the processes that this one was started with; a process started alone is the only member.
 
     When one of them fails, all do: those that wait for it raise an error with its name and its reason. Only the main
     process logs, apart from errors.

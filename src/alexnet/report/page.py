@@ -53,7 +53,7 @@ def write_report(run_folder: Path, data: PreparedData | None) -> Path:
 
 def render(run: RunFolder, data: PreparedData | None) -> str:
     """The page's HTML; see `write_report`."""
-    facts, recipe = run.facts(), run.any_recipe()
+    facts, recipe = run.metadata(), run.any_recipe()
     network = None if isinstance(recipe, BaselineRecipe) else recipe
     described: Mapping[str, Any] = facts.get("data") or {}
     if data is not None and described.get("checksum") not in (None, data.checksum):

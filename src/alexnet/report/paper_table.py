@@ -158,7 +158,7 @@ def paper_table(
     table_runs: list[TableRun] = []
     class_ids: tuple[str, ...] = ()
     for run in runs:
-        facts, recipe = run.facts(), run.any_recipe()
+        facts, recipe = run.metadata(), run.any_recipe()
         group = groups[_row_of(run, recipe, facts)]
         predictions, command = load_run_predictions(run, data, split, num_views, data_folder)
         if not np.array_equal(predictions.samples, np.arange(len(predictions.probabilities))):
@@ -206,7 +206,7 @@ def _open_shared_data(runs: Sequence[RunFolder]) -> PreparedData:
 
 def _describe_difference(data: PreparedData, run: RunFolder) -> str:
     """How the data of a run differ from `data`, as text."""
-    other = run.facts()["data"]
+    other = run.metadata()["data"]
     words = [f"{data.title!r} and {other['title']!r} (checksums {data.checksum[:12]} and {other['checksum'][:12]})"]
     split, counts = data.evaluation_split, other["splits"]
     other_split = "val" if "val" in counts else "test"

@@ -50,8 +50,8 @@ class RunFolder:
         """Called with every event that is logged."""
 
     @staticmethod
-    def create(path: Path, recipe: Recipe | BaselineRecipe, facts: Mapping[str, Any]) -> "RunFolder":
-        """Make a new run folder that holds its recipe and `facts` (see `alexnet.system.machine`), in state `running`.
+    def create(path: Path, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> "RunFolder":
+        """Create a run folder with its recipe and metadata (see `alexnet.system.machine`), in state `running`.
 
         Raises:
             RequestError: the folder exists and is not empty, or cannot be made.
@@ -60,7 +60,7 @@ class RunFolder:
         start = {"format_version": FORMAT_VERSION, "name": path.name, "started": utc_now(), "finished": None}
         with staged_folder(path) as stage:
             write_text(stage / "recipe.yaml", _recipe_text(recipe))
-            write_json(stage / "run.json", {**start, "state": "running", **facts})
+            write_json(stage / "run.json", {**start, "state": "running", **metadata})
         return RunFolder(path)
 
     @staticmethod
@@ -75,7 +75,7 @@ class RunFolder:
                 f"{path} is not a run folder (it has no run.json); `alexnet train DATA --run {path}` makes one"
             )
         run = RunFolder(path)
-        version = run.facts().get("format_version")
+        version = run.metadata().get("format_version")
         if version != FORMAT_VERSION:
             raise RequestError(
                 f"{path} has run format {version}, this version reads {FORMAT_VERSION}; "
@@ -107,7 +107,7 @@ class RunFolder:
         """Whether this is the run of a baseline."""
         return isinstance(self.any_recipe(), BaselineRecipe)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The contents of run.json.
 
         Raises:
@@ -121,13 +121,13 @@ class RunFolder:
 
     def data_folders(self) -> list[Path]:
         """The prepared data sets that the run trains on; several are concatenated."""
-        data = self.facts()["data"]
+        data = self.metadata()["data"]
         # Runs of earlier versions have one.
         return [Path(folder) for folder in data.get("folders") or [data["folder"]]]
 
-    def update_facts(self, **changes: Any) -> None:
+    def update_metadata(self, **changes: Any) -> None:
         """Change some of run.json, atomically."""
-        write_json(self.path / "run.json", {**self.facts(), **changes})
+        write_json(self.path / "run.json", {**self.metadata(), **changes})
 
     def change_recipe(self, recipe: Recipe) -> None:
         """Replace the stored recipe, atomically."""
@@ -141,7 +141,7 @@ class RunFolder:
     @property
     def state(self) -> State:
         """The state in run.json; after a kill it is still `running`."""
-        state: State = self.facts()["state"]
+        state: State = self.metadata()["state"]
         return state
 
     def log(self, event: str, **content: Any) -> None:
@@ -200,7 +200,7 @@ class RunFolder:
 class UnwrittenRunFolder(RunFolder):
     """The run folder in all processes but the main one, maybe on another machine: nothing is written or read."""
 
-    def update_facts(self, **changes: Any) -> None:
+    def update_metadata(self, **changes: Any) -> None:
         """Do nothing."""
 
     def change_recipe(self, recipe: Recipe) -> None:

@@ -36,7 +36,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 def _describe(path: Path) -> dict[str, Any]:
     try:
         run = RunFolder.open(path)
-        facts, recipe, events = run.facts(), run.any_recipe(), run.events()
+        facts, recipe, events = run.metadata(), run.any_recipe(), run.events()
     except AlexNetError as error:
         return {"run": str(path), "unreadable": str(error)}
     steps = [event for event in events if "step" in event]

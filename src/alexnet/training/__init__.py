@@ -1,1 +1,1 @@
-"""Scores in, weights out: the update rule, the schedule, the loop, the state it goes on from."""
+"""Training: the loop, its steps and optimizer, the schedule, checkpoints and the log."""

@@ -108,13 +108,13 @@ def train(
             run.change_recipe(recipe)
             run.log("recipe_changed", step=state.step, changes=changes)
         parameters = sum(math.prod(shape) for shape in full_shapes(setup.network).values())
-        run.update_facts(
+        run.update_metadata(
             state="running", parameters=parameters, num_steps=setup.plan.num_steps, **layout_metadata(mesh)
         )
         if state.copied_layers:
-            run.update_facts(copied_layers=state.copied_layers)
+            run.update_metadata(copied_layers=state.copied_layers)
         _run_steps(setup, state, run, tensorboard or tensorboard_folder(run.path).is_dir())
-        run.update_facts(
+        run.update_metadata(
             state="finished",
             finished=utc_now(),
             duration_s=round(state.trained_s, 1),
@@ -157,7 +157,7 @@ def _failure_recorded(run: RunFolder, batch_size: int) -> Iterator[None]:
 
 def _record_state(run: RunFolder, state: State) -> None:
     with suppress(OSError):  # a full disk: the error that stopped the training matters more
-        run.update_facts(state=state)
+        run.update_metadata(state=state)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

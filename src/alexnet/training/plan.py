@@ -97,12 +97,12 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        """Steps in all."""
+        """Number of steps."""
         return self.phases[-1].last_step
 
     @property
     def num_epochs(self) -> float:
-        """Epochs in all, each of its own length."""
+        """Number of epochs, which may differ in length."""
         return self.epochs_at(self.num_steps)
 
     def phase(self, step: int) -> Phase:

@@ -33,7 +33,7 @@ def recorded_start(run: RunFolder) -> Path | None:
     """The network an unfinished run began with; None for a new run, or one that began with random weights."""
     if not (run.path / "run.json").is_file():
         return None
-    recorded = RunFolder.open(run.path).facts().get("start_from")
+    recorded = RunFolder.open(run.path).metadata().get("start_from")
     return Path(recorded) if recorded else None
 
 
@@ -105,13 +105,13 @@ def create_or_continue(
             f"{run.path} holds an unfinished run of another recipe ({'; '.join(differences)}); "
             f"resume it with `{resume_command(run.path)}`, or choose another --run"
         )
-    before = run.facts().get("start_from")
+    before = run.metadata().get("start_from")
     if start_from and str(start_from.absolute()) != before:
         raise RequestError(
             f"{run.path} holds an unfinished run that started from {before or 'random weights'}, not {start_from}; "
             f"resume it with `{resume_command(run.path)}`, or choose another --run"
         )
-    recorded = run.facts()["data"]
+    recorded = run.metadata()["data"]
     if recorded["checksum"] != data.checksum:
         counts = {name: len(split) for name, split in data.splits.items()}
         named = " and ".join(map(str, data_folders))
@@ -143,7 +143,7 @@ def restore(
             state.copied_layers = copy_trained_layers(setup, start_from)
     else:
         num_steps = setup.plan.num_steps
-        if mesh.is_main and loaded.step >= num_steps and num_steps < run.facts().get("num_steps", 0):
+        if mesh.is_main and loaded.step >= num_steps and num_steps < run.metadata().get("num_steps", 0):
             raise RequestError(
                 f"{run.path} has done {loaded.step} steps, and the new schedule has {num_steps}; "
                 "allowed is a longer one"

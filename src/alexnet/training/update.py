@@ -1,7 +1,7 @@
 """The update rule as one pass over memory, with all that changes from step to step on the device.
 
 A captured graph can hold it: the host only changes the numbers in `factors`. Paper: section 5;
-`training/optimizer.py` says how the buffer b = -v / learning_rate stands for the paper's velocity v.
+`training/optimizer.py` says how the buffer b = -v / learning_rate represents the paper's velocity v.
 """
 
 from typing import Protocol
