@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 # Another package index, for torch's CPU build instead of CUDA's:
-#   make train TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#   make train TORCH_INDEX=URL
 TORCH_INDEX ?=
 RECIPE ?= quick
 RUN ?= runs/$(RECIPE)
