@@ -6,11 +6,12 @@ here because commands that list or report runs read them.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from alexnet.errors import RequestError
-from alexnet.runs.recipe_file import settings_from
+from alexnet.runs.recipe import NOT_NEGATIVE, require_setting
+from alexnet.runs.recipe_file import setting_differences, settings_from
 
 Kind = Literal["sift-fisher", "sparse-coding"]
 DESCRIPTORS = ("sift", "color", "patterns")
@@ -24,25 +25,24 @@ class DescriptorSettings:
     kinds: str = "sift,color"
     """Kinds, separated by commas: sift, color (local color statistics), patterns (local binary patterns)."""
     cell_px: int = 6
-    """Side of a cell; a patch has 4 x 4 cells (patterns: 2 x 2 of twice the side). CVPR 2011: patches of 24."""
+    """Side of a cell in pixels. A patch has 4 x 4 cells (patterns: 2 x 2 cells of twice the side). CVPR 2011:
+    6, for patches of 24."""
     step_px: int = 6
     """Pixels between neighboring patches, on every scale. CVPR 2011: 4."""
     scales: int = 5
-    """Number of scales; scales on which the image is smaller than a patch are left out."""
+    """Number of scales. Those on which the image is smaller than a patch are skipped."""
     scale_factor: float = math.sqrt(0.5)
-    """From one scale to the next, below 1."""
+    """Size of each scale relative to the one before, below 1."""
     max_pixels: int = 100_000
-    """Larger images are first scaled down to this many pixels. CVPR 2011."""
+    """Number of pixels to which larger images are first scaled down. CVPR 2011: 100,000."""
     smoothing: float = 0.0
-    """Standard deviation of a Gaussian blur before SIFT, pixels; 0 is none."""
+    """Standard deviation in pixels of a Gaussian blur before SIFT; 0 is none."""
 
     def __post_init__(self) -> None:
         parse_choices("descriptors.kinds", self.kinds, DESCRIPTORS)
-        _require("descriptors", self, cell_px=1, step_px=1, scales=1, max_pixels=1)
-        if not 0 < self.scale_factor < 1:
-            raise RequestError(f"--descriptors.scale_factor is {self.scale_factor}; allowed is above 0, below 1")
-        if not 0 <= self.smoothing < 100:
-            raise RequestError(f"--descriptors.smoothing is {self.smoothing}; allowed is 0 or more, below 100")
+        _require_positive("descriptors", self, "cell_px", "step_px", "scales", "max_pixels")
+        require_setting(0 < self.scale_factor < 1, "descriptors", self, "scale_factor", "above 0, below 1")
+        require_setting(0 <= self.smoothing < 100, "descriptors", self, "smoothing", "0 or more, below 100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +50,19 @@ class FisherSettings:
     """From a set of descriptors to features: Fisher vectors over a mixture of Gaussians."""
 
     kind: Literal["fisher", "bag-of-words"] = "fisher"
-    """Fisher vectors, or for comparison soft bags of words over the same mixture."""
+    """Encoding: `fisher` vectors or, for comparison, soft `bag-of-words` histograms over the same mixture."""
     dimensions: int = 64
-    """Principal components kept of each descriptor. CVPR 2011."""
+    """Number of principal components of a descriptor to keep. CVPR 2011: 64."""
     components: int = 64
     """Number of Gaussians in the mixture, 16 to 1024."""
     pyramid: str = "1x1,3x1"
     """Spatial pyramid: rows x columns of each level. CVPR 2011: the whole image, and three rows."""
     sample_size: int = 100_000
-    """Descriptors from which PCA and mixture are learned, at most."""
+    """Maximum number of descriptors from which the PCA and the mixture are learned."""
 
     def __post_init__(self) -> None:
-        _require("encoder", self, dimensions=1, sample_size=1)
-        if not 16 <= self.components <= 1024:
-            raise RequestError(f"--encoder.components is {self.components}; allowed is 16 to 1024")
+        _require_positive("encoder", self, "dimensions", "sample_size")
+        require_setting(16 <= self.components <= 1024, "encoder", self, "components", "16 to 1024")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,25 +70,26 @@ class CodingSettings:
     """From a set of descriptors to features: codes over a learned dictionary, max-pooled in each region."""
 
     codings: str = "locality"
-    """Codings, separated by commas: locality (LLC), l1 (sparse coding); each is applied to each kind of descriptor."""
+    """Codings, separated by commas: locality (LLC), l1 (sparse coding). Each is applied to each kind of descriptor."""
     atoms: int = 1024
-    """Atoms of each dictionary."""
+    """Number of atoms in each dictionary."""
     neighbors: int = 5
-    """Atoms that code a descriptor, with locality."""
+    """Locality coding: number of nearest atoms that code a descriptor."""
     l1_penalty: float = 0.075
-    """Factor on absolute codes, with l1, beside half of the squared error. CVPR 2009: lambda 0.15 without the half."""
+    """L1 coding: factor on the sum of absolute codes, which is added to half of the squared error. CVPR 2009: lambda
+    0.15 with the whole squared error, which is 0.075 here."""
     max_descriptors: int = 400
-    """Descriptors per image that l1 codes, drawn once; 0 is all. Locality codes all."""
+    """L1 coding: number of descriptors to code per image, drawn once; 0 is all. Locality coding uses all."""
     pyramid: str = "1x1,2x2,4x4"
     """Spatial pyramid: rows x columns of each level."""
     sample_size: int = 100_000
-    """Descriptors from which a dictionary is learned, at most."""
+    """Maximum number of descriptors from which a dictionary is learned."""
 
     def __post_init__(self) -> None:
         parse_choices("encoder.codings", self.codings, CODINGS)
-        _require("encoder", self, atoms=2, neighbors=1, max_descriptors=0, sample_size=1)
-        if not 0 < self.l1_penalty < math.inf:
-            raise RequestError(f"--encoder.l1_penalty is {self.l1_penalty}; allowed is above 0")
+        _require_positive("encoder", self, "neighbors", "sample_size", "l1_penalty")
+        require_setting(self.atoms >= 2, "encoder", self, "atoms", "2 or more")
+        require_setting(self.max_descriptors >= 0, "encoder", self, "max_descriptors", NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,21 +97,19 @@ class ClassifierSettings:
     """One-vs-rest linear classifiers by averaged stochastic gradient descent."""
 
     weight_decay: float = 1e-5
-    """Factor on half of the squared weights."""
+    """Weight decay: factor on half of the squared weights in the loss."""
     epochs: int = 10
-    """Passes over the training images; weights are averaged from the second on."""
+    """Passes over the training images. Weights are averaged from the second on."""
     learning_rate: float = 1.0
-    """At the start; it falls as (1 + learning_rate weight_decay t)^(-3/4) over t images."""
+    """Initial learning rate. After t images it is multiplied by (1 + learning_rate weight_decay t)^(-3/4)."""
     batch_size: int = 16
     """Images per step."""
     positive_weight: float = 1.0
-    """Factor on the loss of a class's own images."""
+    """Factor on the loss of a class's own images, against those of all other classes."""
 
     def __post_init__(self) -> None:
-        _require("classifier", self, epochs=1, batch_size=1)
-        for name in ("weight_decay", "learning_rate", "positive_weight"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise RequestError(f"--classifier.{name} is {getattr(self, name)}; allowed is above 0")
+        names = ("epochs", "batch_size", "weight_decay", "learning_rate", "positive_weight")
+        _require_positive("classifier", self, *names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +117,15 @@ class ProtocolSettings:
     """The images to train and evaluate on."""
 
     seed: int = 0
-    """Random seed of images, descriptors, vocabularies and order."""
+    """Seed of the drawing of images and descriptors, the vocabularies and the order of training."""
     per_class: int = 0
-    """Training images of each class, drawn with the seed; 0 is all. A class with fewer contributes all."""
+    """Number of training images per class, drawn with the seed; 0 is all. A class with fewer contributes all."""
     evaluate_on: Literal["split", "rest"] = "split"
-    """Evaluate on the evaluation split, or on the training images that `per_class` leaves over."""
+    """Images to evaluate on: the evaluation split, or the rest of the training images, which `per_class` left out."""
 
     def __post_init__(self) -> None:
-        _require("protocol", self, seed=0, per_class=0)
+        for name in ("seed", "per_class"):
+            require_setting(getattr(self, name) >= 0, "protocol", self, name, NOT_NEGATIVE)
         if self.evaluate_on == "rest" and not self.per_class:
             raise RequestError(
                 "--protocol.evaluate_on is rest, but without --per-class no training images are left over; add "
@@ -172,10 +171,11 @@ def parse_choices(option: str, text: str, choices: tuple[str, ...]) -> tuple[str
     return chosen
 
 
-def _require(group: str, settings: Any, **minimums: int) -> None:
-    for name, smallest in minimums.items():
-        if getattr(settings, name) < smallest:
-            raise RequestError(f"--{group}.{name} is {getattr(settings, name)}; allowed is {smallest} or more")
+def _require_positive(group: str, settings: Any, *names: str) -> None:
+    """Require whole numbers of 1 or more, and other numbers that are finite and above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        require_setting(0 < value < math.inf, group, settings, name, "1 or more" if type(value) is int else "above 0")
 
 
 def baseline_to_dict(recipe: BaselineRecipe) -> dict[str, Any]:
@@ -203,16 +203,10 @@ def baseline_from_dict(content: Mapping[str, Any]) -> BaselineRecipe:
 
 
 def baseline_differences(first: BaselineRecipe, second: BaselineRecipe) -> list[str]:
-    """Dotted settings in which two recipes of one kind differ, as `group.key: first -> second`."""
+    """Dotted settings in which two recipes differ, as `group.key: first -> second`."""
     if first.kind != second.kind:
         return [f"baseline: {first.kind} -> {second.kind}"]
-    lines = []
-    for group, settings in GROUPS[first.kind].items():
-        for one in fields(settings):
-            before, after = (getattr(getattr(recipe, group), one.name) for recipe in (first, second))
-            if before != after:
-                lines.append(f"{group}.{one.name}: {before} -> {after}")
-    return lines
+    return setting_differences(GROUPS[first.kind], first, second)
 
 
 _FISHER = BaselineRecipe(

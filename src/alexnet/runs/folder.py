@@ -54,7 +54,7 @@ class RunFolder:
         """Create a run folder with its recipe and metadata (see `alexnet.system.machine`), in state `running`.
 
         Raises:
-            RequestError: the folder exists and is not empty, or cannot be made.
+            RequestError: the folder exists and is not empty, or cannot be created.
             WorkError: the disk is full.
         """
         start = {"format_version": FORMAT_VERSION, "name": path.name, "started": utc_now(), "finished": None}
@@ -68,11 +68,11 @@ class RunFolder:
         """The run folder that exists at `path`.
 
         Raises:
-            RequestError: there is none, or its format is of another version.
+            RequestError: there is none, or its format version is not supported.
         """
         if not (path / "run.json").is_file():
             raise RequestError(
-                f"{path} is not a run folder (it has no run.json); `alexnet train DATA --run {path}` makes one"
+                f"{path} is not a run folder (it has no run.json); `alexnet train DATA --run {path}` creates one"
             )
         run = RunFolder(path)
         version = run.metadata().get("format_version")
@@ -200,27 +200,14 @@ class RunFolder:
 class UnwrittenRunFolder(RunFolder):
     """The run folder in all processes but the main one, maybe on another machine: nothing is written or read."""
 
-    def update_metadata(self, **changes: Any) -> None:
-        """Do nothing."""
+    def _do_nothing(self, *arguments: Any, **content: Any) -> None:
+        """Do nothing: the main process writes."""
 
-    def change_recipe(self, recipe: Recipe) -> None:
-        """Do nothing."""
-
-    def log(self, event: str, **content: Any) -> None:
-        """Do nothing."""
+    update_metadata = change_recipe = log = drop_events_after = save_evaluation = forget_evaluations = _do_nothing
 
     def events(self) -> list[dict[str, Any]]:
         """Return nothing."""
         return []
-
-    def drop_events_after(self, step: int) -> None:
-        """Do nothing."""
-
-    def save_evaluation(self, name: str, content: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def forget_evaluations(self) -> None:
-        """Do nothing."""
 
 
 def _event(line: str) -> dict[str, Any] | None:

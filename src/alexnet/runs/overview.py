@@ -36,24 +36,24 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 def _describe(path: Path) -> dict[str, Any]:
     try:
         run = RunFolder.open(path)
-        facts, recipe, events = run.metadata(), run.any_recipe(), run.events()
+        metadata, recipe, events = run.metadata(), run.any_recipe(), run.events()
     except AlexNetError as error:
         return {"run": str(path), "unreadable": str(error)}
     steps = [event for event in events if "step" in event]
     errors = [event["top1_error"] for event in events if event["event"] == "validation"]
     seconds = [event["elapsed_s"] for event in events if "elapsed_s" in event]
-    killed = facts["state"] == "running" and not is_held(run.lock_path)
+    killed = metadata["state"] == "running" and not is_held(run.lock_path)
     return {
         "run": str(path),
         "recipe": recipe.name,
         "variant": recipe.network.variant if isinstance(recipe, Recipe) else None,
-        "state": "killed" if killed else facts["state"],
+        "state": "killed" if killed else metadata["state"],
         "step": max((event["step"] for event in steps), default=0),
-        "num_steps": facts.get("num_steps"),
+        "num_steps": metadata.get("num_steps"),
         "top1_error": errors[-1] if errors else None,
         "lowest_error": min(errors, default=None),
         "seconds": seconds[-1] if seconds else 0.0,
-        "processes": facts.get("processes", 1),
+        "processes": metadata.get("processes", 1),
         "changes": changes_of(recipe),
     }
 

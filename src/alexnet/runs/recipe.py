@@ -8,9 +8,35 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from alexnet.errors import RequestError
+
+NOT_NEGATIVE = "0 or more"
+FRACTION_BELOW_1 = "0 up to, not including, 1"
+
+
+def require_setting(holds: bool, group: str, settings: Any, name: str, allowed: str) -> None:
+    """Refuse the value of a setting if the condition on it does not hold.
+
+    Args:
+        holds: the condition.
+        group: the group's name, as in `--group.name`.
+        settings: the group.
+        allowed: which values are allowed, for the message.
+
+    Raises:
+        RequestError: `holds` is false.
+    """
+    if not holds:
+        value = getattr(settings, name)
+        shown = list(value) if isinstance(value, tuple) else value
+        raise RequestError(f"--{group}.{name} is {shown}; allowed is {allowed}")
+
+
+def not_negative(*values: float) -> bool:
+    """Whether all values are 0 or more and finite."""
+    return all(0 <= value < math.inf for value in values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +54,8 @@ class NetworkSettings:
     convolutions among them."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.width <= 4:
-            raise RequestError(f"--network.width is {self.width}; allowed is above 0, up to 4")
-        if not 0 <= self.dropout < 1:
-            raise RequestError(f"--network.dropout is {self.dropout}; allowed is 0 up to, not including, 1")
+        require_setting(0 < self.width <= 4, "network", self, "width", "above 0, up to 4")
+        require_setting(0 <= self.dropout < 1, "network", self, "dropout", FRACTION_BELOW_1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,22 +94,15 @@ class DataSettings:
     """Sampling weights of classes, by class id. Others have weight 1; 0 omits a class."""
 
     def __post_init__(self) -> None:
-        if self.crop < 8:
-            raise RequestError(f"--data.crop is {self.crop}; the smallest allowed is 8 pixels")
-        if not 0 <= self.color_noise < math.inf:
-            raise RequestError(f"--data.color_noise is {self.color_noise}; allowed is 0 (off) or more")
-        if self.crops_shared_by < 1:
-            raise RequestError(
-                f"--data.crops_shared_by is {self.crops_shared_by}; allowed is 1 (a crop per image) or more"
-            )
-        if self.file_images < 0:
-            raise RequestError(
-                f"--data.file_images is {self.file_images}; allowed is 0 (batches end with the epoch) or more images"
-            )
-        if self.subset < 0:
-            raise RequestError(f"--data.subset is {self.subset}; allowed is 0 (all images) or more")
-        if not all(0 <= weight < math.inf for weight in self.class_weights.values()):
-            raise RequestError(f"--data.class_weights is {dict(self.class_weights)}; allowed are weights of 0 or more")
+        require_setting(self.crop >= 8, "data", self, "crop", "8 pixels or more")
+        require_setting(not_negative(self.color_noise), "data", self, "color_noise", "0 (off) or more")
+        require_setting(self.crops_shared_by >= 1, "data", self, "crops_shared_by", "1 (a crop per image) or more")
+        require_setting(
+            self.file_images >= 0, "data", self, "file_images", "0 (batches end with the epoch) or more images"
+        )
+        require_setting(self.subset >= 0, "data", self, "subset", "0 (all images) or more")
+        weights = self.class_weights.values()
+        require_setting(not_negative(*weights), "data", self, "class_weights", "a weight of 0 or more for each class")
         if self.order != "each-epoch" and (self.class_weights or self.sampling != "each-once"):
             raise RequestError(
                 f"--data.order is {self.order}, but --data.sampling class-balanced and --data.class_weights draw new "
@@ -114,24 +131,15 @@ class OptimizerSettings:
     """Weight decay of layers, by layer name, instead of `weight_decay`."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise RequestError(f"--optimizer.batch_size is {self.batch_size}; allowed is 1 or more")
-        if not 0 <= self.learning_rate < math.inf:
-            raise RequestError(f"--optimizer.learning_rate is {self.learning_rate}; allowed is 0 or more")
-        if not 0 <= self.momentum < 1:
-            raise RequestError(f"--optimizer.momentum is {self.momentum}; allowed is 0 up to, not including, 1")
-        if not 0 <= self.weight_decay < math.inf:
-            raise RequestError(f"--optimizer.weight_decay is {self.weight_decay}; allowed is 0 or more")
-        if not 0 <= self.bias_lr_factor < math.inf:
-            raise RequestError(f"--optimizer.bias_lr_factor is {self.bias_lr_factor}; allowed is 0 or more")
-        if not all(0 <= value < math.inf for value in self.layer_lr_factors.values()):
-            raise RequestError(
-                f"--optimizer.layer_lr_factors is {dict(self.layer_lr_factors)}; allowed are 0 (frozen) or more"
-            )
-        if not all(0 <= value < math.inf for value in self.layer_weight_decay.values()):
-            raise RequestError(
-                f"--optimizer.layer_weight_decay is {dict(self.layer_weight_decay)}; allowed are numbers of 0 or more"
-            )
+        require_setting(self.batch_size >= 1, "optimizer", self, "batch_size", "1 or more")
+        for name in ("learning_rate", "weight_decay", "bias_lr_factor"):
+            require_setting(not_negative(getattr(self, name)), "optimizer", self, name, NOT_NEGATIVE)
+        require_setting(0 <= self.momentum < 1, "optimizer", self, "momentum", FRACTION_BELOW_1)
+        factors, decays = self.layer_lr_factors.values(), self.layer_weight_decay.values()
+        require_setting(
+            not_negative(*factors), "optimizer", self, "layer_lr_factors", "0 (frozen) or more for each layer"
+        )
+        require_setting(not_negative(*decays), "optimizer", self, "layer_weight_decay", "0 or more for each layer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +167,7 @@ class Stage:
             *self.layer_learning_rates.values(),
             *([] if self.bias_learning_rate is None else [self.bias_learning_rate]),
         ]
-        if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
+        if wrong := [rate for rate in rates if not not_negative(rate)]:
             raise RequestError(
                 f"--schedule.stages: a stage has learning rate {wrong[0]}; allowed is 0 (frozen) or more"
             )
@@ -203,26 +211,16 @@ class ScheduleSettings:
     layer_learning_rates, color_noise and images."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise RequestError(f"--schedule.epochs is {self.epochs}; allowed is 1 or more")
-        if not all(0 < drop < 1 for drop in self.milestones) or list(self.milestones) != sorted(self.milestones):
-            raise RequestError(
-                f"--schedule.milestones is {list(self.milestones)}; allowed are increasing fractions between 0 and 1"
-            )
-        if not 0 < self.gamma <= 1:
-            raise RequestError(f"--schedule.gamma is {self.gamma}; allowed is above 0, up to 1")
-        if not 0 < self.warmup < 1:
-            raise RequestError(f"--schedule.warmup is {self.warmup}; allowed is between 0 and 1")
-        for name in ("patience", "num_plateaus", "num_bias_plateaus"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"--schedule.{name} is {getattr(self, name)}; allowed is 1 or more")
+        for name in ("epochs", "patience", "num_plateaus", "num_bias_plateaus"):
+            require_setting(getattr(self, name) >= 1, "schedule", self, name, "1 or more")
         for name in ("lr_range", "bias_lr_range"):
-            if not 1 <= getattr(self, name) < math.inf:
-                raise RequestError(f"--schedule.{name} is {getattr(self, name)}; allowed is 1 or more")
-        if not 0 <= self.improvement < math.inf:
-            raise RequestError(f"--schedule.improvement is {self.improvement}; allowed is 0 or more")
-        if self.plateau_drops < 0:
-            raise RequestError(f"--schedule.plateau_drops is {self.plateau_drops}; allowed is 0 or more")
+            require_setting(1 <= getattr(self, name) < math.inf, "schedule", self, name, "1 or more")
+        for name in ("improvement", "plateau_drops"):
+            require_setting(not_negative(getattr(self, name)), "schedule", self, name, NOT_NEGATIVE)
+        increasing = list(self.milestones) == sorted(self.milestones) and all(0 < one < 1 for one in self.milestones)
+        require_setting(increasing, "schedule", self, "milestones", "an increasing list of fractions between 0 and 1")
+        require_setting(0 < self.gamma <= 1, "schedule", self, "gamma", "above 0, up to 1")
+        require_setting(0 < self.warmup < 1, "schedule", self, "warmup", "between 0 and 1")
         if (self.kind == "stages") != bool(self.stages):
             raise RequestError(
                 f"--schedule.kind is {self.kind} with {len(self.stages)} --schedule.stages; "
@@ -270,29 +268,19 @@ class TrainingSettings:
     saved."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise RequestError(f"--training.seed is {self.seed}; allowed is 0 up to 2147483647")
-        if not 0 <= self.label_smoothing < 1:
-            raise RequestError(
-                f"--training.label_smoothing is {self.label_smoothing}; allowed is 0 up to, not including, 1"
-            )
-        if self.evaluate_every < 1:
-            raise RequestError(f"--training.evaluate_every is {self.evaluate_every}; allowed is 1 or more")
-        if not 0 <= self.checkpoint_every < math.inf:
-            raise RequestError(
-                f"--training.checkpoint_every is {self.checkpoint_every}; allowed is 0 (every step) or more seconds"
-            )
-        if self.micro_batch < 0:
-            raise RequestError(f"--training.micro_batch is {self.micro_batch}; allowed is 0 (whole batches) or more")
+        require_setting(0 <= self.seed < 2**31, "training", self, "seed", f"0 up to {2**31 - 1}")
+        for name in ("label_smoothing", "ema_decay"):
+            require_setting(0 <= getattr(self, name) < 1, "training", self, name, FRACTION_BELOW_1)
+        require_setting(self.evaluate_every >= 1, "training", self, "evaluate_every", "1 or more")
+        seconds = "0 (after every step) or more seconds"
+        require_setting(not_negative(self.checkpoint_every), "training", self, "checkpoint_every", seconds)
+        require_setting(self.micro_batch >= 0, "training", self, "micro_batch", "0 (whole batches) or more")
+        require_setting(self.workers >= 0, "training", self, "workers", "0 (one per core, at most 8) or more")
         if self.cache in ("device", "bc1") and self.on_unreadable != "stop":
             raise RequestError(
                 f"--training.cache {self.cache} reads all images before the first step, so that none can be replaced; "
                 "use --training.on_unreadable stop or --training.cache none"
             )
-        if self.workers < 0:
-            raise RequestError(f"--training.workers is {self.workers}; allowed is 0 (one per core, at most 8) or more")
-        if not 0 <= self.ema_decay < 1:
-            raise RequestError(f"--training.ema_decay is {self.ema_decay}; allowed is 0 (none) up to, not including, 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Recipes as plain dictionaries and as YAML, and the differences of two recipes."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -57,7 +57,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Dictionaries and lists all the way down."""
+    """The value with all nested mappings as dictionaries, and all tuples as lists."""
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
@@ -75,21 +75,29 @@ def recipe_from_dict(content: dict[str, Any]) -> Recipe:
     for text in ("name", "claim"):
         if not isinstance(content.get(text, ""), str):
             raise RequestError(f"the recipe's {text} is {content[text]!r}; allowed is text")
-    groups: dict[str, Any] = {}
-    for name, settings in GROUPS.items():
-        groups[name] = _settings(settings, name, content.get(name, {}))
+    groups = {name: settings_from(settings, name, content.get(name, {})) for name, settings in GROUPS.items()}
     return Recipe(name=content.get("name", ""), claim=content.get("claim", ""), **groups)
 
 
-def _settings(kind: type, name: str, content: Any) -> Any:
-    """One group of settings, or one stage of a schedule, from its keys and values."""
+def settings_from(kind: type, name: str, content: Any) -> Any:
+    """A frozen group of settings, or a stage of a schedule, from its keys and values.
+
+    Args:
+        kind: type of the group.
+        name: of the group, for messages.
+
+    Raises:
+        RequestError: an unknown or missing key, or a value that the group does not allow.
+    """
     if not isinstance(content, Mapping):
         raise RequestError(f"{name} is {content!r}; allowed are keys and values")
     content = _with_current_names("schedule.stages" if kind is Stage else name, content)
     allowed = {one.name for one in fields(kind)}
     if unknown := sorted(set(content) - allowed, key=str):
         raise RequestError(f"unknown keys {unknown} under {name}; known are {sorted(allowed)}")
-    if missing := sorted(one.name for one in fields(kind) if _required(one) and one.name not in content):
+    if missing := sorted(
+        one.name for one in fields(kind) if {one.default, one.default_factory} == {MISSING} and one.name not in content
+    ):
         raise RequestError(f"keys {missing} are missing under {name}")
     return kind(**{key: _typed(kind, name, key, value) for key, value in content.items()})
 
@@ -112,17 +120,8 @@ def _with_current_names(group: str, content: Mapping[str, Any]) -> dict[str, Any
     return current
 
 
-def settings_from(kind: type, name: str, content: Any) -> Any:
-    """A frozen group of settings of type `kind` from its keys and values; `name` is the group's name for messages.
-
-    Raises:
-        RequestError: an unknown key, or a value that the group does not allow.
-    """
-    return _settings(kind, name, content)
-
-
 def setting_from_text(kind: type, group: str, key: str, text: str) -> Any:
-    """The value of setting `group.key` from an option's text: names as they are, all else as YAML.
+    """The value of setting `group.key` from an option's text: strings and choices as they are, all else as YAML.
 
     Raises:
         RequestError: the setting does not allow it.
@@ -137,10 +136,6 @@ def setting_from_text(kind: type, group: str, key: str, text: str) -> Any:
                 f"--{group}.{key} is {text!r}, which is not YAML: {' '.join(str(error).split())}"
             ) from error
     return _typed(kind, f"--{group}", key, value)
-
-
-def _required(one: Field[Any]) -> bool:
-    return one.default is MISSING and one.default_factory is MISSING
 
 
 def _typed(settings: type, group: str, key: str, value: Any) -> Any:
@@ -195,7 +190,7 @@ def _stage(name: str, number: int, content: Any) -> Stage:
     if isinstance(content, Stage):
         return content
     try:
-        stage: Stage = _settings(Stage, f"{name}, stage {number}", content)
+        stage: Stage = settings_from(Stage, f"{name}, stage {number}", content)
     except RequestError as error:
         raise RequestError(f"{name}, stage {number}: {error}") from error
     return stage
@@ -203,11 +198,15 @@ def _stage(name: str, number: int, content: Any) -> Stage:
 
 def recipe_differences(first: Recipe, second: Recipe) -> list[str]:
     """Dotted settings in which two recipes differ, as `group.key: first -> second`."""
+    return setting_differences(GROUPS, first, second)
+
+
+def setting_differences(groups: Mapping[str, type], first: Any, second: Any) -> list[str]:
+    """Dotted settings in which two recipes with these groups differ, as `group.key: first -> second`."""
     lines = []
-    for group, settings in GROUPS.items():
+    for group, settings in groups.items():
         for one in fields(settings):
-            before = getattr(getattr(first, group), one.name)
-            after = getattr(getattr(second, group), one.name)
+            before, after = (getattr(getattr(recipe, group), one.name) for recipe in (first, second))
             if before != after:
                 lines.append(f"{group}.{one.name}: {before} -> {after}")
     return lines

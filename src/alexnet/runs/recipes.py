@@ -156,6 +156,20 @@ learning rate. `alexnet train FALL2011 --recipe six-conv-pretrain --start-from R
 authors recorded neither error nor time; it trains on 122 million images, as many as `original`.
 """
 
+
+def _finetuning_stage(
+    epochs: float, learning_rate: float = 1e-3, *, color_noise: bool = True, **layers: float
+) -> Stage:
+    """A stage of `six-conv-finetune`, with the learning rates of single layers."""
+    return Stage(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        bias_learning_rate=0.02,
+        layer_learning_rates=layers,
+        color_noise=color_noise,
+    )
+
+
 SIX_CONV_FINETUNE = replace(
     ORIGINAL,
     name="six-conv-finetune",
@@ -168,35 +182,14 @@ SIX_CONV_FINETUNE = replace(
         kind="stages",
         stages=(
             # "After 300 batches fc1000 0.01": 300 of about 10,009.
-            Stage(epochs=0.03, learning_rate=1e-3, bias_learning_rate=0.02, layer_learning_rates={"conv1": 1e-4}),
-            Stage(
-                epochs=4.97,
-                learning_rate=1e-3,
-                bias_learning_rate=0.02,
-                layer_learning_rates={"conv1": 1e-4, "fc8": 1e-2},
-            ),
-            Stage(
-                epochs=2, learning_rate=1e-3, bias_learning_rate=0.02, layer_learning_rates={"conv1": 1e-5, "fc8": 1e-2}
-            ),
-            Stage(
-                epochs=2, learning_rate=1e-3, bias_learning_rate=0.02, layer_learning_rates={"conv1": 0.0, "fc8": 1e-2}
-            ),
-            Stage(epochs=13, learning_rate=1e-3, bias_learning_rate=0.02, layer_learning_rates={"conv1": 0.0}),
-            Stage(epochs=16, learning_rate=1e-4, bias_learning_rate=0.02, layer_learning_rates={"conv1": 0.0}),
-            Stage(
-                epochs=4,
-                learning_rate=1e-4,
-                bias_learning_rate=0.02,
-                layer_learning_rates={"conv1": 0.0},
-                color_noise=False,
-            ),
-            Stage(
-                epochs=12,
-                learning_rate=1e-5,
-                bias_learning_rate=0.02,
-                layer_learning_rates={"conv1": 0.0},
-                color_noise=False,
-            ),
+            _finetuning_stage(0.03, conv1=1e-4),
+            _finetuning_stage(4.97, conv1=1e-4, fc8=1e-2),
+            _finetuning_stage(2, conv1=1e-5, fc8=1e-2),
+            _finetuning_stage(2, conv1=0.0, fc8=1e-2),
+            _finetuning_stage(13, conv1=0.0),
+            _finetuning_stage(16, 1e-4, conv1=0.0),
+            _finetuning_stage(4, 1e-4, color_noise=False, conv1=0.0),
+            _finetuning_stage(12, 1e-5, color_noise=False, conv1=0.0),
         ),
     ),
 )
