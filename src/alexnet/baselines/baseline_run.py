@@ -56,7 +56,7 @@ def run_baseline(
     Args:
         data_folder: a prepared data set, or several to concatenate.
         run_folder: a new folder, or that of an unfinished run of the same recipe on the same data.
-        cache: folder of features, created if missing; None is `baseline-features` beside the run folder.
+        cache: folder of features, created if missing; None is `baseline-features` next to the run folder.
         workers: threads; None is one per core. The result does not depend on it.
         progress_bar: shows the progress of each stage.
 
@@ -172,13 +172,14 @@ class _Stages:
 
     def run_all(self, evaluated: tuple[PreparedData, str] | None) -> None:
         channels = build_channels(self.recipe)
-        folders = [self.fit_vocabulary(channel) for channel in channels]
-        model = self.train_classifiers(channels, self.encode(channels, folders, self.training, "train"))
+        for channel in channels:
+            self.fit_vocabulary(channel)
+        model = self.train_classifiers(channels, [self.encode(one, self.training, "train") for one in channels])
         save_baseline(self.run.path / FILE, model, baseline_to_dict(self.recipe))
         if evaluated is None:
             return
         data, split = evaluated
-        features = self.encode(channels, folders, data.splits[split], split)
+        features = [self.encode(channel, data.splits[split], split) for channel in channels]
         with self.usage.stage("evaluate") as images:
             images.append(len(data.splits[split]))
             chunks = range(0, len(data.splits[split]), CHUNK_ROWS)
@@ -201,8 +202,8 @@ class _Stages:
             f"{result['num_images']:,}",
         )
 
-    def fit_vocabulary(self, channel: Channel) -> Path:
-        """Fit the channel, or read its vocabulary from the cache; returns the folder of its features."""
+    def fit_vocabulary(self, channel: Channel) -> None:
+        """Fit the channel, or read its vocabulary from the cache."""
         folder = self.cache / vocabulary_checksum(self.recipe, channel, self.data.checksum)[:16]
         folder.mkdir(parents=True, exist_ok=True)
         with (
@@ -211,17 +212,11 @@ class _Stages:
             self.usage.stage(f"fit {channel.name}") as images,
         ):
             images.append(fit_vocabulary(self.recipe, channel, self.training, folder, self.workers, progress))
-        features = self.cache / features_checksum(self.recipe, channel, self.data.checksum)[:16]
-        features.mkdir(exist_ok=True)
-        return features
 
-    def encode(
-        self, channels: Sequence[Channel], folders: Sequence[Path], split: Split, name: str
-    ) -> list[NDArray[np.float16]]:
-        """The features of a split in each channel, (N, D_c), through the cache."""
-        return [self._encode(channel, folder, split, name) for channel, folder in zip(channels, folders, strict=True)]
-
-    def _encode(self, channel: Channel, folder: Path, split: Split, name: str) -> NDArray[np.float16]:
+    def encode(self, channel: Channel, split: Split, name: str) -> NDArray[np.float16]:
+        """The features of a split in a fitted channel, (N, D), through the cache."""
+        folder = self.cache / features_checksum(self.recipe, channel, self.data.checksum)[:16]
+        folder.mkdir(exist_ok=True)
         with (
             only_writer(folder / ".lock", str(folder)),
             self.progress_bar(f"{channel.name}: {name}") as progress,

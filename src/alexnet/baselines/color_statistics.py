@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.baselines.patch_cells import Floats, PatchGrid, cell_means
+from alexnet.baselines.patch_cells import NUM_CHANNELS, Floats, PatchGrid, cell_means
 from alexnet.system.numba_jit import jit
 
 CELLS = 4
@@ -33,7 +33,7 @@ def dense_color_statistics(image: Floats, cell_px: int, step_px: int) -> Floats:
     rows, columns = (PatchGrid(length, cell_px, CELLS, step_px) for length in image.shape[:2])
     # Centered on the image's mean the squares are small, and their difference is exact enough in float32.
     center = image.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-    channels = np.zeros((*image.shape[:2], 8), np.float32)  # eight are summed as fast as six
+    channels = np.zeros((*image.shape[:2], NUM_CHANNELS), np.float32)  # the last two stay 0
     _center_and_square(image, center, channels)
     cells = cell_means(channels, rows, columns)
     means, squares = cells.means[..., :3], cells.means[..., 3:6]

@@ -117,7 +117,7 @@ class SparseEncoder(DictionaryEncoder):
 
     Args:
         atoms: of the dictionary, each of unit norm.
-        l1_penalty: factor on the sum of absolute codes, beside half of the squared error.
+        l1_penalty: factor on the sum of absolute codes, which is added to half of the squared error.
         epochs: passes over the sample while the dictionary is learned.
         pyramid: rows x columns of each level.
         seed: of the first atoms and of the order of the sample.
@@ -161,7 +161,7 @@ class SparseEncoder(DictionaryEncoder):
 
 def kmeans_dictionary(values: NDArray[np.float32], num_atoms: int, seed: int) -> NDArray[np.float32]:
     """The centers of scikit-learn's k-means, float32 (num_atoms, D)."""
-    # On several threads it takes four times the processor time where anything else runs.
+    # On several threads it takes four times the processor time when other programs run.
     with single_threaded_libraries():
         kmeans = MiniBatchKMeans(num_atoms, batch_size=4096, n_init=1, max_iter=8, random_state=seed).fit(values)
     return np.ascontiguousarray(kmeans.cluster_centers_, np.float32)

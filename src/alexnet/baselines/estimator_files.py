@@ -172,7 +172,7 @@ def _read_estimator(path: Path, name: str, described: Mapping[str, Any], tensors
 
 
 def _from_version_1(content: dict[str, Any], described: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metadata and descriptions of version 1, which named Python's classes and parameters of then."""
+    """Metadata and descriptions of version 1, which used the names of the classes and parameters of that time."""
     estimators = {}
     for name, one in described.items():
         settings = {_VERSION_1_SETTINGS.get(key, key): value for key, value in one["params"].items()}

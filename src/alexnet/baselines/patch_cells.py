@@ -1,8 +1,8 @@
-"""Weighted sums over the cells of all patches of a dense grid, by one pass along each axis.
+"""Weighted sums over the cells of all patches of a dense grid, in one pass along each axis.
 
 A dense descriptor weighs each pixel by a function of its row times a function of its column, and all patches of a grid
 share those functions up to a shift. So each row of pixels is first summed into the cells of its columns, and these
-sums into the cells of the rows. Channels are the last axis, so that the processor adds eight at a time.
+sums into the cells of the rows. Images have eight channels as their last axis, which the processor adds together.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from alexnet.system.numba_jit import jit
 
 Floats = NDArray[np.float32]
 Weighting = Literal["gaussian", "flat"]
+NUM_CHANNELS = 8
 ANY_ORDER = {"reassoc", "contract", "nsz"}
 """Fast-math flags that let the compiler reorder sums, and so vectorize them."""
 
@@ -99,12 +100,12 @@ def cell_sums(image: Floats, rows: PatchGrid, columns: PatchGrid, weighting: Wei
     """The weighted sums over all cells of all patches.
 
     Args:
-        image: float32 (H, W, C); fastest where C is 8.
+        image: float32 (H, W, 8).
         rows: patches along the height.
         columns: patches along the width.
 
     Returns:
-        float32 (rows.num * rows.cells, columns.num * columns.cells, C).
+        float32 (rows.num * rows.cells, columns.num * columns.cells, 8).
     """
     return _separable_sums(image, cell_weights(rows, weighting), cell_weights(columns, weighting))
 
@@ -113,7 +114,7 @@ class CellMeans(NamedTuple):
     """Means over the distinct cells of a grid, and the index of each patch's cells."""
 
     means: Floats
-    """(cells down, cells across, C)."""
+    """(cells down, cells across, 8)."""
     rows: NDArray[np.int64]
     """(patches down, cells): indices into the first axis."""
     columns: NDArray[np.int64]
@@ -126,7 +127,7 @@ class CellMeans(NamedTuple):
 
 
 def cell_means(image: Floats, rows: PatchGrid, columns: PatchGrid) -> CellMeans:
-    """The unweighted means of an image, float32 (H, W, C), over the cells of all patches."""
+    """The unweighted means of an image, float32 (H, W, 8), over the cells of all patches."""
     down, row_indices = _distinct(cell_weights(rows, "flat"), rows)
     across, column_indices = _distinct(cell_weights(columns, "flat"), columns)
     return CellMeans(_separable_sums(image, down, across), row_indices, column_indices)
@@ -139,25 +140,17 @@ def _distinct(weights: CellWeights, grid: PatchGrid) -> tuple[CellWeights, NDArr
 
 
 def _separable_sums(image: Floats, down: CellWeights, across: CellWeights) -> Floats:
-    """The sums, float32 (cells down, cells across, C)."""
-    num_channels = image.shape[2]
-    sums = np.zeros((len(down.first), len(across.first), num_channels), np.float32)
-    row_sums = np.empty((len(image), len(across.first), num_channels), np.float32)
-    sum_rows = _sum_rows_of_8_channels if num_channels == 8 else _sum_rows
-    sum_rows(image, across.first, across.weights, row_sums)
-    width = len(across.first) * num_channels
+    """The sums, float32 (cells down, cells across, 8)."""
+    width = len(across.first) * NUM_CHANNELS
+    sums = np.zeros((len(down.first), len(across.first), NUM_CHANNELS), np.float32)
+    row_sums = np.empty((len(image), len(across.first), NUM_CHANNELS), np.float32)
+    _sum_rows(image, across.first, across.weights, row_sums)
     _sum_columns(row_sums.reshape(-1, width), down.first, down.weights, sums.reshape(-1, width))
     return sums
 
 
-def group_by_patch(sums: Floats, rows: PatchGrid, columns: PatchGrid) -> Floats:
-    """Rearrange the result of `cell_sums` by patch, row by row: float32 (patches, cells, cells, C)."""
-    cells = sums.reshape(rows.num, rows.cells, columns.num, columns.cells, sums.shape[2])
-    return np.ascontiguousarray(cells.transpose(0, 2, 1, 3, 4)).reshape(-1, rows.cells, columns.cells, sums.shape[2])
-
-
 @jit(fastmath=ANY_ORDER)
-def _sum_rows_of_8_channels(image: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
+def _sum_rows(image: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
     for row in range(image.shape[0]):
         for cell in range(len(first)):
             start = first[cell]
@@ -177,17 +170,6 @@ def _sum_rows_of_8_channels(image: Any, first: Any, weights: Any, sums: Any) -> 
             found = sums[row, cell]
             found[0], found[1], found[2], found[3] = a, b, c, d
             found[4], found[5], found[6], found[7] = e, f, g, h
-
-
-@jit(fastmath=ANY_ORDER)
-def _sum_rows(image: Any, first: Any, weights: Any, sums: Any) -> None:  # pragma: no cover (compiled)
-    for row in range(image.shape[0]):
-        for cell in range(len(first)):
-            for channel in range(image.shape[2]):
-                total = np.float32(0)
-                for offset in range(weights.shape[1]):
-                    total += weights[cell, offset] * image[row, first[cell] + offset, channel]
-                sums[row, cell, channel] = total
 
 
 @jit(fastmath=ANY_ORDER)

@@ -16,11 +16,11 @@ class ResourceUsage:
     """
 
     def __init__(self, run: RunFolder) -> None:
-        facts = run.metadata()
+        metadata = run.metadata()
         self._run = run
-        self._earlier_s = float(facts.get("duration_s") or 0.0)
-        self._earlier_cpu_s = float(facts.get("cpu_s") or 0.0)
-        self._peak_bytes = int(facts.get("peak_anonymous_bytes") or 0)
+        self._earlier_s = float(metadata.get("duration_s") or 0.0)
+        self._earlier_cpu_s = float(metadata.get("cpu_s") or 0.0)
+        self._peak_bytes = int(metadata.get("peak_anonymous_bytes") or 0)
         self._start_s, self._cpu_start_s = time.perf_counter(), time.process_time()
 
     @property
