@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CURRENT_PAGES = [page for page in PAGES if page.name not in ("log.md", "CHANGELOG.md")]  # those two speak of the past
 LAUNCHERS = sorted((ROOT / "launch").iterdir())
-LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"\[(`[^`]*`|[^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 CODE = re.compile(r"```[^\n]*\n(.*?)```|^((?:    [^\n]*\n)+)|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*")
 COMMAND = re.compile(r"(?:^|[\s/(])alexnet((?: +[a-z][a-z-]*)+)(?![\w.\[=])([^\n|]*)")

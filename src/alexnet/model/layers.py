@@ -22,7 +22,7 @@ def max_pool(x: torch.Tensor, size: int, stride: int, ties: Literal["one", "ever
     H' = ceil((H - size) / stride) + 1: the last window may extend beyond the edge and is clipped there, as in the
     original source. If several activations of a window are equal to its maximum, the gradient goes to one of them
     (`one`, as in torch) or to each in full (`every`, as in the source). Paper: section 3.4 (size 3, stride 2: windows
-    overlap).
+    overlap). Networks run a fused kernel of `model/kernels/` instead where it supports the device and dtype.
 
     Raises:
         ValueError: the windows leave gaps (stride above size) or are larger than the image.

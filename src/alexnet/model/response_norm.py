@@ -1,5 +1,7 @@
 """Response normalization across neighboring channels (the paper's) and neighboring positions (the source's).
 
+The reference form. Networks run the fused kernels of `model/kernels/` instead where these support the device and dtype.
+
 Axes: B images, C channels, H x W positions.
 """
 

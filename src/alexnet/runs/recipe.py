@@ -82,8 +82,8 @@ class DataSettings:
     color_noise: float = 0.1
     """Standard deviation of the color noise (factors of the principal components). 0 turns it off."""
     color_scale: Literal["eigenvalues", "deviations"] = "eigenvalues"
-    """What the noise factors multiply: the covariance's `eigenvalues`, for pixels in [0, 1] (paper), or their square
-    roots, the `deviations` (source)."""
+    """What the noise factors multiply: the covariance's `eigenvalues` (paper, which states no scale; here pixels are
+    in [0, 1]), or their square roots, the `deviations` (source)."""
     color_shrink: bool = False
     """Divide training images by 1 + `color_noise` after adding the noise, as the source does."""
     subset: int = 0
