@@ -169,6 +169,6 @@ def test_fused_space_to_depth_equals_the_reference(
 ) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(7)).to(given_dtype)
     for to_channels_last in (x, x.contiguous(memory_format=torch.channels_last)):
-        got = fused_space_to_depth(to_channels_last, stride, blocks, dtype)
+        got = fused_space_to_depth(to_channels_last, stride, *blocks, dtype)
         assert torch.equal(got, space_to_depth(x, blocks, stride).to(dtype))
         assert got.is_contiguous(memory_format=torch.channels_last)

@@ -181,8 +181,8 @@ def test_operators_are_what_torch_expects(dtype: torch.dtype, images: int, numbe
     torch.library.opcheck(operators._norm_pool, (x, bias, *numbers))
     if numbers == NUMBERS:  # the others have to do with one operator
         torch.library.opcheck(operators._norm_pool, (x, None, *numbers))
-        torch.library.opcheck(operators._same_map_norm, (x, 3, 0.5, 0.75))
-        torch.library.opcheck(operators._space_to_depth, (x.detach(), 3, 3, 2, torch.float32))
+        torch.library.opcheck(operators.same_map_norm, (x, 3, 0.5, 0.75))
+        torch.library.opcheck(operators.space_to_depth, (x.detach(), 3, 3, 2, torch.float32))
     # Those that go backward have no derivatives, and are handed what needs none.
     x, bias = x.detach(), bias.detach()
     result, winners = operators._norm_pool(x, bias, *numbers)

@@ -395,7 +395,7 @@ def check_same_map_norm(layout: str, dtype: torch.dtype) -> None:
 def check_space_to_depth(layout: str, dtype: torch.dtype) -> None:
     x = lying(layout, (2, 3, 7, 8), dtype, 6)
     for asked in DTYPES:
-        result = operators.space_to_depth(x, 3, (4, 2), asked)
+        result = operators.space_to_depth(x, 3, 4, 2, asked)
         assert result.dtype == asked and result.is_contiguous(memory_format=torch.channels_last)
         # The last row of blocks lies beyond the edge, and the last two columns of positions are in no block.
         np.testing.assert_array_equal(result.double().numpy(), blocks(x.double().numpy(), 3, 4, 2))
@@ -432,12 +432,12 @@ def test_space_to_depth_has_no_gradient() -> None:
     for images in (0, 2):
         x = torch.ones(images, 3, 6, 6, requires_grad=True)
         with pytest.raises(RuntimeError, match="space_to_depth has no gradient"):
-            operators.space_to_depth(x, 3, (2, 2), torch.float32).sum().backward()
+            operators.space_to_depth(x, 3, 2, 2, torch.float32).sum().backward()
 
 
 def test_space_to_depth_of_empty_images_is_zero() -> None:
     x = torch.ones(2, 3, 0, 5)
-    assert torch.equal(operators.space_to_depth(x, 2, (2, 2), torch.float32), torch.zeros(2, 12, 2, 2))
+    assert torch.equal(operators.space_to_depth(x, 2, 2, 2, torch.float32), torch.zeros(2, 12, 2, 2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

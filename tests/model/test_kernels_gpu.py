@@ -217,4 +217,4 @@ def test_operators_are_what_torch_expects() -> None:
     bias = distinct((1, 6, 1, 1), 9, torch.float32).flatten().requires_grad_()
     torch.library.opcheck(operators._norm_pool, (x, bias, True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False))
     torch.library.opcheck(operators._norm_pool, (x, None, True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False))
-    torch.library.opcheck(operators._same_map_norm, (x, 3, 0.5, 0.75))
+    torch.library.opcheck(operators.same_map_norm, (x, 3, 0.5, 0.75))

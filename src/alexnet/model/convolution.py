@@ -265,7 +265,7 @@ def space_to_depth_convolution(
     reach = -(-kernel // stride)  # blocks that a window overlaps
     rows, columns = ((side + end_padding - kernel) // stride + reach for side in x.shape[2:])
     if kernels.supports_fused(x) and not x.requires_grad:
-        blocks = fused_space_to_depth(x, stride, (rows, columns), compute_dtype(x))
+        blocks = fused_space_to_depth(x, stride, rows, columns, compute_dtype(x))
     else:
         blocks = space_to_depth(x, (rows, columns), stride)
     weight = space_to_depth(weight, (reach, reach), stride)

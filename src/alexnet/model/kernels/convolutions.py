@@ -20,25 +20,7 @@ from alexnet.model.kernels.operators import (
 )
 
 
-def convolution(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, *, forward: bool
-) -> torch.Tensor:
-    """A convolution of stride 1 whose gradients, and with `forward` also its output, use Winograd filtering.
-
-    Args:
-        x: float32 (B, C, H, W) for which `alexnet.model.kernels.supports_winograd` holds.
-        weight: float32 (D, C / G, k, k), k 3 or 5.
-        bias: float32 (D), or None.
-        padding: zeros around x, below k.
-        forward: whether the output uses Winograd filtering too, which needs k = 5; otherwise torch computes it.
-
-    Returns:
-        (B, D, H + 2 * padding - k + 1, W + 2 * padding - k + 1), channels-last.
-    """
-    result: torch.Tensor = _convolution(x, weight, bias, padding, forward)
-    return result
-
-
+@torch_operator("strided_convolution")
 def strided_convolution(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end_padding: int
 ) -> torch.Tensor:
@@ -57,14 +39,6 @@ def strided_convolution(
     Returns:
         (B, D, H', W'), H' = (H + end_padding - k) // stride + 1, channels-last.
     """
-    result: torch.Tensor = _strided_convolution(x, weight, bias, stride, end_padding)
-    return result
-
-
-@torch_operator("strided_convolution")
-def _strided_convolution(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, end_padding: int
-) -> torch.Tensor:
     padded = F.pad(x, (0, end_padding, 0, end_padding)) if end_padding else x
     return to_channels_last(F.conv2d(padded, weight, bias, stride))
 
@@ -90,9 +64,21 @@ def _strided_convolution_backward(gradient: torch.Tensor, x: torch.Tensor, kerne
 
 
 @torch_operator("convolution")
-def _convolution(
+def convolution(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, forward: bool
 ) -> torch.Tensor:
+    """A convolution of stride 1 whose gradients, and with `forward` also its output, use Winograd filtering.
+
+    Args:
+        x: float32 (B, C, H, W) for which `alexnet.model.kernels.supports_winograd` holds.
+        weight: float32 (D, C / G, k, k), k 3 or 5.
+        bias: float32 (D), or None.
+        padding: zeros around x, below k.
+        forward: whether the output uses Winograd filtering too, which needs k = 5; otherwise torch computes it.
+
+    Returns:
+        (B, D, H + 2 * padding - k + 1, W + 2 * padding - k + 1), channels-last.
+    """
     if not forward or not x.numel():
         return to_channels_last(F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1] // weight.shape[1]))
     from alexnet.model.kernels import winograd
@@ -190,12 +176,13 @@ def _strided_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> N
 
 
 def _strided_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    (x,) = ctx.saved_tensors
     wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
     if wants_x:
         raise RuntimeError("the input of strided_convolution has no gradient; torch's own operations have one")
     of_weight = None
     if wants_weight:
-        of_weight = _strided_convolution_backward(gradient, *ctx.saved_tensors, ctx.kernel, ctx.stride)
+        of_weight = _strided_convolution_backward(gradient, x, ctx.kernel, ctx.stride)
     of_bias = gradient.sum((0, 2, 3)) if ctx.has_bias and wants_bias else None
     return None, of_weight, of_bias, None, None
 

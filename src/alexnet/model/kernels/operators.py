@@ -4,12 +4,15 @@ Axes: B images, C channels, H x W positions. Kernels take channels-last memory; 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from alexnet.model.kernels.norm_pool import NormPool
 from alexnet.model.layer_specs import pooled_side
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def norm_pool(x: torch.Tensor, op: NormPool, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -26,34 +29,11 @@ def norm_pool(x: torch.Tensor, op: NormPool, bias: torch.Tensor | None = None) -
     Returns:
         (B, C, H', W') of the dtype of `x`, channels-last.
     """
-    result: torch.Tensor = _norm_pool(x, None if bias is None else bias.contiguous(), *op.as_scalars())[0]
-    return result
+    return _norm_pool(x, None if bias is None else bias.contiguous(), *op.as_scalars())[0]
 
 
-def same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
-    """`alexnet.model.response_norm.same_map_norm` in one pass over memory; x float32 or bfloat16 (B, C, H, W)."""
-    result: torch.Tensor = _same_map_norm(x, size, alpha, beta)
-    return result
-
-
-def space_to_depth(x: torch.Tensor, stride: int, blocks: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    """Blocks of stride x stride positions as channels, in one pass over memory; it has no gradient.
-
-    Args:
-        x: float32 or bfloat16 (B, C, H, W) for which `supports_fused` holds.
-        stride: s.
-        blocks: rows and columns of the result; positions beyond the edge of x are 0.
-        dtype: of the result, float32 or bfloat16.
-
-    Returns:
-        (B, s s C, rows, columns), channels-last.
-    """
-    result: torch.Tensor = _space_to_depth(x, stride, *blocks, dtype)
-    return result
-
-
-def torch_operator(name: str, schema: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register the decorated function as the operator `alexnet::name` on every device.
+def torch_operator(name: str, schema: str | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Replace the decorated function by the operator `alexnet::name`, registered on every device.
 
     `torch.library.custom_op` would load torch's compiler on the first call, which takes two seconds of every command.
 
@@ -62,18 +42,30 @@ def torch_operator(name: str, schema: str | None = None) -> Callable[[Callable[.
         schema: its arguments and results; None infers them from the function's annotations.
     """
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+    def register(function: Callable[P, T]) -> Callable[P, T]:
         qualified = f"alexnet::{name}"
         torch.library.define(qualified, schema or torch.library.infer_schema(function, mutates_args=()))
         torch.library.impl(qualified, "default")(function)
-        operator: Callable[..., Any] = getattr(torch.ops.alexnet, name).default
+        operator: Callable[P, T] = getattr(torch.ops.alexnet, name).default
         return operator
 
     return register
 
 
 @torch_operator("in_blocks")
-def _space_to_depth(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+def space_to_depth(x: torch.Tensor, stride: int, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """Blocks of stride x stride positions as channels, in one pass over memory; it has no gradient.
+
+    Args:
+        x: float32 or bfloat16 (B, C, H, W) for which `supports_fused` holds.
+        stride: s.
+        rows: of blocks; positions beyond the edge of x are 0.
+        columns: of blocks.
+        dtype: of the result, float32 or bfloat16.
+
+    Returns:
+        (B, s s C, rows, columns), channels-last.
+    """
     result = empty_blocks(x, stride, rows, columns, dtype)
     if x.numel():
         _backend(x).space_to_depth(to_channels_last(x), stride, result)
@@ -126,7 +118,8 @@ def _norm_pool_backward(
 
 
 @torch_operator("same_map_norm")
-def _same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
+def same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
+    """`alexnet.model.response_norm.same_map_norm` in one pass over memory; x float32 or bfloat16 (B, C, H, W)."""
     result = _empty_channels_last(x)
     if x.numel():
         _backend(x).same_map_norm(to_channels_last(x), size, alpha, beta, result)
