@@ -25,6 +25,18 @@ from alexnet.model.layer_specs import (
 )
 from alexnet.model.network import AlexNet
 
+_OPERATIONS: dict[type[LayerSpec], str] = {
+    ReLU: "relu",
+    Tanh: "tanh",
+    Sigmoid: "sigmoid",
+    ResponseNorm: "norm",
+    SameMapNorm: "same-map-norm",
+    MaxPool: "pool",
+    AveragePool: "pool",
+    Dropout: "drop",
+}
+"""Names of the operations without weights."""
+
 
 def activation_points(network: NetworkSpec) -> dict[str, int]:
     """Where activations can be read: the number of layers computed up to there, by name.
@@ -41,32 +53,12 @@ def activation_points(network: NetworkSpec) -> dict[str, int]:
             name = layer.name
             points[name] = points[f"{name}.linear"] = number
         elif name and not isinstance(layer, Flatten):
-            operation = f"{name}.{_operation(layer)}"
+            operation = f"{name}.{_OPERATIONS[type(layer)]}"
             earlier = sum(one.startswith(operation) for one in points)
             points[f"{operation}{earlier + 1}" if earlier else operation] = number
             if not isinstance(layer, Dropout):
                 points[name] = number
     return points
-
-
-def _operation(layer: LayerSpec) -> str:
-    match layer:
-        case ReLU():
-            return "relu"
-        case Tanh():
-            return "tanh"
-        case Sigmoid():
-            return "sigmoid"
-        case ResponseNorm():
-            return "norm"
-        case SameMapNorm():
-            return "same-map-norm"
-        case MaxPool() | AveragePool():
-            return "pool"
-        case Dropout():
-            return "drop"
-        case _:
-            raise AssertionError(f"{layer} is not an operation without weights")
 
 
 class ActivationReader:

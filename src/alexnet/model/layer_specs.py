@@ -3,6 +3,7 @@
 Sizes, parameters and operation counts follow from the specifications alone.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -195,25 +196,15 @@ class SizedLayer:
     def bias_shape(self) -> tuple[int, ...]:
         """Shape of the layer's biases; () for a layer without weights."""
         match self.spec:
-            case Convolution() | Dense():
-                return (self.out_channels,)
             case LocallyConnected():
                 return (self.out_channels, self.out_side, self.out_side)
             case _:
-                return ()
+                return (self.out_channels,) if self.weight_shape else ()
 
     @property
     def fan_in(self) -> int:
         """Inputs of one unit; 0 for a layer without weights."""
-        match self.spec:
-            case Convolution(kernel=kernel, columns=columns):
-                return self.in_channels // columns * kernel * kernel
-            case LocallyConnected(kernel=kernel):
-                return self.in_channels * kernel * kernel
-            case Dense(columns=columns):
-                return self.in_channels // columns
-            case _:
-                return 0
+        return math.prod(self.weight_shape) // math.prod(self.bias_shape) if self.weight_shape else 0
 
     @property
     def neurons(self) -> int:
