@@ -37,7 +37,7 @@ from alexnet.baselines.gaussian_mixture import em_step
 from alexnet.baselines.local_binary_patterns import pattern_labels
 from alexnet.baselines.patch_cells import PatchGrid
 from alexnet.bench.sample_photos import write_photographs
-from alexnet.bench.timing import alternate, median_ratio
+from alexnet.bench.timing import alternate, median_ratio, warm_up
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.tables import new_table
 from alexnet.data.preparation.prepare import prepare
@@ -99,8 +99,7 @@ def measure_baselines(source: Path | None, num_files: int, rounds: int) -> dict[
         warnings.simplefilter("ignore")  # one pass does not converge
         for name, stage in _stages(images).items():
             logger.info("%s", name)
-            for method in stage.methods.values():
-                method()  # compiles
+            warm_up(stage.methods)
             timings = alternate(stage.methods, rounds)
             ours_s = timings[PRODUCT].cpu_s
             stages[name] = {
@@ -285,8 +284,7 @@ def _numpy_locality(values: NDArray[np.float32], atoms: NDArray[np.float32], k: 
 
 def print_table(result: Mapping[str, Any]) -> None:
     console = Console()
-    table = new_table("stages of the baselines, one thread", "stage method", "per_second CPU speedup")
-    table.columns[3].header = "CPU ms"
+    table = new_table("stages of the baselines, one thread", "stage method", ("per second", "CPU ms", "speedup"))
     for name, stage in result["stages"].items():
         for method, speed in stage["methods"].items():
             speedup = stage["cpu_speedups"].get(method)

@@ -237,10 +237,7 @@ def _to_bfloat16(value: Any) -> Any:
 
 def print_table(result: Mapping[str, Any]) -> None:
     console = Console()
-    headings = " ".join(["loss"] * len(result["losses"]))
-    table = new_table(f"mean loss over {WINDOW} steps, {result['recipe']}", "step", headings)
-    for column, name in zip(table.columns[1:], result["losses"], strict=True):
-        column.header = name
+    table = new_table(f"mean loss over {WINDOW} steps, {result['recipe']}", "step", list(result["losses"]))
     for window, losses in enumerate(zip_longest(*result["mean_losses"].values()), 1):
         table.add_row(f"{WINDOW * window}", *("diverged" if loss is None else f"{loss:.3f}" for loss in losses))
     console.print(table)

@@ -105,7 +105,7 @@ def print_speeds(
             f"{one['device']}, batches of {one['batch_size']}, {one['precision']}, {one['kernels']} kernels"
             + (f", {allocator} allocator" if allocator else ""),
             "method",
-            " ".join(["images/s", "best", "speedup", "matmul", *columns]),
+            ["images/s", "best", "speedup", "matmul", *columns],
         )
         for name, speed in one["methods"].items():
             speedup = one["speedups"].get(name)

@@ -29,7 +29,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure as asked; write the page."""
+    """Measure; write the page."""
     from alexnet.bench.loading_benchmark import measure_loading
     from alexnet.bench.loading_page import write_loading_page
 
@@ -48,8 +48,8 @@ def print_table(result: Mapping[str, Any]) -> None:
     from alexnet.cli.tables import new_table
 
     console = Console()
-    table = new_table("loading batches of 128 crops of 224 pixels", "method", "images/s ms/image use added")
-    table.columns[2].header, table.columns[3].header, table.columns[4].header = "CPU ms/image", "CPU use", "added MB"
+    headings = ("images/s", "CPU ms/image", "CPU use", "added MB")
+    table = new_table("loading batches of 128 crops of 224 pixels", "method", headings)
     for name, row in (result["methods"] | result["limits"]).items():
         added = row["added_bytes"]
         table.add_row(

@@ -18,7 +18,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure as asked."""
+    """Measure."""
     from alexnet.bench.evaluation_benchmark import measure_evaluation
 
     command = [sys.executable, "-P", "-m", "alexnet", *options.words]

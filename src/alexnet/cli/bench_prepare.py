@@ -17,7 +17,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure as asked."""
+    """Measure."""
     from alexnet.bench.preparation_benchmark import measure_preparation
 
     return measure_preparation(options.source, options.files, options.rounds, options.workers)
@@ -30,12 +30,7 @@ def print_table(result: Mapping[str, Any]) -> None:
     from alexnet.cli.tables import new_table
 
     console = Console()
-    table = new_table("preparing", "method", "images/s CPU speed CPU_speed")
-    table.columns[2].header, table.columns[3].header, table.columns[4].header = (
-        "CPU ms/image",
-        "prepare is",
-        "by CPU time",
-    )
+    table = new_table("preparing", "method", ("images/s", "CPU ms/image", "prepare is", "by CPU time"))
     for name, row in result["methods"].items():
         ratios = [result[key].get(name) for key in ("relative_speed", "relative_cpu_speed")]
         table.add_row(

@@ -26,7 +26,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure as asked."""
+    """Measure."""
     from alexnet.bench.step_benchmark import measure_step
 
     command = [sys.executable, "-P", "-m", "alexnet", *options.words]
@@ -39,7 +39,7 @@ def print_table(result: Mapping[str, Any]) -> None:
     """Print the result of `measure`."""
     columns = {
         "ideal": lambda speed: f"{100 * speed['fraction_of_ideal']:.0f} %",
-        "added_MB": lambda speed: "" if speed["peak_bytes"] is None else f"{speed['peak_bytes'] / 1e6:,.0f}",
+        "added MB": lambda speed: "" if speed["peak_bytes"] is None else f"{speed['peak_bytes'] / 1e6:,.0f}",
     }
     print_speeds(result, "alexnet", _note, columns)
 

@@ -1,7 +1,7 @@
 """Results, networks and data sets as tables on a terminal."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,13 +216,16 @@ def _line(console: Console, label: str, text: str, style: str = "") -> None:
     console.print(Text.assemble((f"{label}: ", style), text) if label else Text(text))
 
 
-def new_table(title: str, texts: str, numbers: str) -> Table:
-    """An empty table; `texts` and `numbers` are the space-separated headings of its text and number columns."""
+def new_table(title: str, texts: str, numbers: str | Sequence[str]) -> Table:
+    """An empty table; `texts` and `numbers` are the headings of its text and number columns, separated by spaces.
+
+    A list of `numbers` may have headings that contain spaces.
+    """
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in texts.split():
         # Fold long paths rather than cutting numbers.
         table.add_column(heading, overflow="fold")
-    for heading in numbers.split():
+    for heading in numbers.split() if isinstance(numbers, str) else numbers:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 
