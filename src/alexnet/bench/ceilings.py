@@ -2,11 +2,14 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from alexnet.bench.timing import Timings, alternate, median_ratio, wait_for
+from alexnet.model.kernels import fallback_reason
 from alexnet.system.device import Precision
+from alexnet.system.machine import machine_summary, source_commit
 
 MATMUL, COPY = "large matrix product", "large copy"
 
@@ -51,29 +54,47 @@ class Ceilings:
         wait_for(self._device)
 
 
-def measure_speeds(
+def compare_speeds(
     methods: Mapping[str, Callable[[], None]],
     num_images: Mapping[str, int],
+    flops: Mapping[str, float],
+    product: str,
     rounds: int,
     device: torch.device,
     precision: Precision,
-) -> tuple[dict[str, list[float]], dict[str, float]]:
+) -> dict[str, Any]:
     """Measure methods and the machine's ceilings in alternation.
 
     Args:
         methods: by name, warmed up.
         num_images: images per run of each method.
+        flops: floating point operations per image of each method.
+        product: the method that is this package's.
         rounds: 1 or more.
         device: where the methods run.
-        precision: of the large matrix product.
+        precision: of this package's methods and of the large matrix product.
 
     Returns:
-        Images per second of each method in each round, and the ceilings (`Ceilings.results`).
+        `methods`: by name `summarize` and the images per second of each round. `speedups`: of `product` over each
+        method. `ceilings`: see `Ceilings.results`. The rest describes the device and the machine.
     """
     ceilings = Ceilings(device, precision)
     timings = alternate({**methods, **ceilings.methods()}, rounds)
     speeds = {name: [num_images[name] / wall_s for wall_s in timings[name].wall_s] for name in methods}
-    return speeds, ceilings.results(timings)
+    reached = ceilings.results(timings)
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "precision": precision,
+        "kernels": fallback_reason(device.type) or "fused",
+        "methods": {
+            name: {**summary, "images_per_second_by_round": speeds[name]}
+            for name, summary in summarize(speeds, flops, reached).items()
+        },
+        "speedups": speedups(speeds, product),
+        "ceilings": reached,
+        "machine": machine_summary(),
+        "commit": source_commit(),
+    }
 
 
 def summarize(
@@ -84,7 +105,7 @@ def summarize(
     Args:
         speeds: images per second in each round, by method.
         flops: floating point operations per image, by method.
-        ceilings: from `measure_speeds`.
+        ceilings: see `Ceilings.results`.
     """
     return {
         name: {

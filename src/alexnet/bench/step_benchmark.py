@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.bench.ceilings import measure_speeds, speedups, summarize
+from alexnet.bench.ceilings import compare_speeds
 from alexnet.bench.fresh_process import in_fresh_process
 from alexnet.bench.random_images import random_data
 from alexnet.bench.reference_networks import paper_network, torchvision_network
@@ -25,10 +25,10 @@ from alexnet.bench.timing import require_counts, wait_for
 from alexnet.data.augment import Batch
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
-from alexnet.model.kernels import fallback_reason, reference_ops
+from alexnet.model.kernels import reference_ops
 from alexnet.runs.recipe import OptimizerSettings, Recipe, ScheduleSettings, TrainingSettings
 from alexnet.system.device import Precision, choose_device, choose_precision
-from alexnet.system.machine import has_bfloat16, machine_summary, processor_flags, source_commit
+from alexnet.system.machine import has_bfloat16, processor_flags
 from alexnet.system.process_usage import anonymous_bytes, sampled_memory
 from alexnet.training.batches import load_device_cache, make_loader
 from alexnet.training.eager_step import EagerStep
@@ -103,31 +103,19 @@ def measure_step(
         methods[name] = _repeated(step, steps_per_run[name], device)
         _logger.info("%s: %.3f s per step", name, step_s)
     num_images = {name: batch_size * count for name, count in steps_per_run.items()}
-    speeds, ceilings = measure_speeds(methods, num_images, rounds, device, precision)
     flops = step_flops(meta_network())
-    ideal_s = ideal_step_s(batch_size, 2 if precision == "bfloat16" else 4, ceilings)
+    result = compare_speeds(methods, num_images, dict.fromkeys(methods, flops), "alexnet", rounds, device, precision)
+    ideal_s = ideal_step_s(batch_size, 2 if precision == "bfloat16" else 4, result["ceilings"])
+    for name, method in result["methods"].items():
+        method["fraction_of_ideal"] = method["images_per_second"] * ideal_s
+        method["peak_bytes"] = peak_bytes.get(name)
     return {
         "batch_size": batch_size,
         "steps": steps,
         "rounds": rounds,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-        "precision": precision,
-        "kernels": fallback_reason(device.type) or "fused",
         "flops_per_image": flops,
         "ideal_ms_per_image": 1e3 * ideal_s,
-        "methods": {
-            name: {
-                **summary,
-                "fraction_of_ideal": summary["images_per_second"] * ideal_s,
-                "peak_bytes": peak_bytes.get(name),
-                "images_per_second_by_round": speeds[name],
-            }
-            for name, summary in summarize(speeds, dict.fromkeys(speeds, flops), ceilings).items()
-        },
-        "speedups": speedups(speeds, "alexnet"),
-        "ceilings": ceilings,
-        "machine": machine_summary(),
-        "commit": source_commit(),
+        **result,
     }
 
 

@@ -11,10 +11,10 @@ _MASTER_BYTES = 4
 """Bytes of a number that stays float32: weights and velocities."""
 
 
-def meta_network() -> AlexNet:
-    """The paper's network on the meta device: shapes only."""
+def meta_network(variant: str = "paper", width: float = 1.0) -> AlexNet:
+    """A network on the meta device: shapes only."""
     with torch.device("meta"):
-        return AlexNet()
+        return AlexNet(variant=variant, width=width)
 
 
 def step_flops(network: AlexNet) -> int:

@@ -23,6 +23,13 @@ class Timings:
     """By the clock given to `alternate`; by default of all threads of this process."""
 
 
+def warm_up(methods: Mapping[str, Callable[[], object]]) -> None:
+    """Run each method once, so that code is compiled and memory allocated before `alternate` times it."""
+    for name, method in methods.items():
+        method()
+        _logger.info("%s: warmed up", name)
+
+
 def alternate(
     methods: Mapping[str, Callable[[], object]], rounds: int, cpu_clock: Callable[[], float] = time.process_time
 ) -> dict[str, Timings]:
