@@ -1,23 +1,26 @@
 """Three algorithms for the network's convolutions in two columns, forward and backward, alternated.
 
-    python benchmarks/column_convolutions.py [--images 32] [--rounds 5] [--device cpu|cuda] [--float32] [--json]
-
 The algorithms: the library's grouped convolution; one convolution over all channels, with zero weights across columns;
 and one convolution per column, including the time to copy its input and output. Backward is the gradient of weights and
 input together. Prints medians per layer and algorithm, and the sum over all layers.
+
+example: python benchmarks/column_convolutions.py --device cuda
 """
 
 import argparse
-import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from alexnet.bench.timing import alternate, wait_for
+from alexnet.bench.timing import alternate, wait_for, warm_up
+from alexnet.cli.command_parser import CommandParser
+from alexnet.errors import WorkError
 from alexnet.model.convolution import ungrouped_weight
 from alexnet.system.machine import machine_summary, source_commit
+from script import run_script
 
 COLUMNS = 2
 # Input and output channels, kernel, side: conv2, conv4 and conv5 of `paper`.
@@ -45,7 +48,14 @@ ALGORITHMS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 }
 
 
-def measure(
+def add_arguments(parser: CommandParser) -> None:
+    parser.add_argument("--images", type=int, metavar="N", default=32, help="images per pass")
+    parser.add_argument("--rounds", type=int, metavar="N", default=5, help="measurements of each algorithm")
+    parser.add_argument("--device", metavar="NAME", default="cpu", choices=("cpu", "cuda"), help="cpu or cuda")
+    parser.add_argument("--float32", action="store_true", help="use float32 instead of bfloat16")
+
+
+def layer_times(
     name: str, images: int, rounds: int, device: torch.device, dtype: torch.dtype
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds of a layer forward and backward, by algorithm."""
@@ -64,7 +74,7 @@ def measure(
     for algorithm, result in results.items():
         error = float((result.detach() - plain).norm() / plain.norm())
         if not error < (1e-2 if dtype == torch.bfloat16 else 1e-5):
-            raise SystemExit(f"{algorithm} of {name} is wrong: its relative error is {error:.2g}")
+            raise WorkError(f"{algorithm} of {name} is wrong: its relative error is {error:.2g}")
 
     def forward(algorithm: str) -> Callable[[], None]:
         def work() -> None:
@@ -84,8 +94,7 @@ def measure(
     timed_work = {f"{algorithm} forward": forward(algorithm) for algorithm in ALGORITHMS} | {
         f"{algorithm} backward": backward(algorithm) for algorithm in ALGORITHMS
     }
-    for work in timed_work.values():
-        work()
+    warm_up(timed_work)
     timed = alternate(timed_work, rounds)
     median = {work_name: 1e3 * statistics.median(one.wall_s) for work_name, one in timed.items()}
     return {
@@ -94,31 +103,31 @@ def measure(
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--float32", action="store_true", help="use float32 instead of bfloat16")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     # As in a training: no TF32, and the fastest algorithms of cuDNN.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     device, dtype = torch.device(options.device), torch.float32 if options.float32 else torch.bfloat16
-    layers = {name: measure(name, options.images, options.rounds, device, dtype) for name in LAYERS}
-    if options.json:
-        facts = {"images": options.images, "dtype": str(dtype), "device": options.device}
-        print(json.dumps({**facts, "layers": layers, "machine": machine_summary(), "commit": source_commit()}))
-        return
+    return {
+        "images": options.images,
+        "dtype": str(dtype),
+        "device": options.device,
+        "layers": {name: layer_times(name, options.images, options.rounds, device, dtype) for name in LAYERS},
+        "machine": machine_summary(),
+        "commit": source_commit(),
+    }
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    layers = result["layers"]
     for algorithm in ALGORITHMS:
         times = ", ".join(
             f"{name} {layers[name][algorithm]['forward']:.2f} {layers[name][algorithm]['backward']:.2f}"
             for name in LAYERS
         )
-        whole = sum(sum(layers[name][algorithm].values()) for name in LAYERS)
-        print(f"{algorithm:14} {times}; total {whole:.2f} ms")
+        total = sum(sum(layers[name][algorithm].values()) for name in LAYERS)
+        print(f"{algorithm:14} {times}; total {total:.2f} ms")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(__doc__, add_arguments, measure, print_table))

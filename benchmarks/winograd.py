@@ -1,26 +1,27 @@
 """The network's convolutions in float32 on a CPU: Winograd filtering and the library's algorithm, alternated.
 
-    python benchmarks/winograd.py [--images 64] [--rounds 5] [--json]
-
 Prints for each convolution the median milliseconds of both algorithms, forward and backward (weight and input gradients
 together; of the first layer only the weight gradient), their ratio, and the relative error (by norm, against float64,
-for eight images) of outputs and weight gradients. It restarts itself with the allocator settings of a training.
+for eight images) of outputs and weight gradients.
+
+example: python benchmarks/winograd.py --images 64 --rounds 5
 """
 
 import argparse
-import json
-import os
 import statistics
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
-from alexnet.bench.timing import alternate, median_ratio
+from alexnet.bench.timing import alternate, median_ratio, warm_up
+from alexnet.cli.command_parser import CommandParser
+from alexnet.errors import RequestError
 from alexnet.model.convolution import MIN_WINOGRAD_IMAGES, Convolution2d
 from alexnet.model.kernels import fallback_reason, reference_ops
-from alexnet.system.machine import allocator_environment, machine_summary, source_commit
+from alexnet.system.machine import machine_summary, source_commit
+from script import run_script
 
 # Input and output channels, kernel, stride, padding, columns, side, end padding: the layers of `paper`, and one more.
 LAYERS = {
@@ -32,6 +33,11 @@ LAYERS = {
     "conv2 of `torchvision`": (64, 192, 5, 1, 2, 1, 27, 0),
 }
 ALGORITHMS: dict[str, Callable[[], AbstractContextManager[None]]] = {"library": reference_ops, "winograd": nullcontext}
+
+
+def add_arguments(parser: CommandParser) -> None:
+    parser.add_argument("--images", type=int, metavar="N", default=64, help="images per pass")
+    parser.add_argument("--rounds", type=int, metavar="N", default=5, help="measurements of each algorithm")
 
 
 def layer_and_data(name: str, images: int) -> tuple[Convolution2d, torch.Tensor, torch.Tensor]:
@@ -99,8 +105,7 @@ def times(name: str, images: int, rounds: int) -> dict[str, dict[str, float]]:
     found = {}
     for direction, make in (("forward", forward), ("backward", backward)):
         timed_work = {algorithm: make(algorithm) for algorithm in ALGORITHMS}
-        for work in timed_work.values():
-            work()
+        warm_up(timed_work)
         timed = alternate(timed_work, rounds)
         found[direction] = {
             **{f"{algorithm}_ms": 1e3 * statistics.median(timed[algorithm].wall_s) for algorithm in ALGORITHMS},
@@ -109,35 +114,32 @@ def times(name: str, images: int, rounds: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
-    if "GLIBC_TUNABLES" not in os.environ and sys.platform == "linux":
-        os.execve(sys.executable, [sys.executable, *sys.argv], allocator_environment(tuned=True))
-    reason = fallback_reason("cpu")
-    if reason is not None:
-        raise SystemExit(f"nothing to compare: {reason}")
-    took = {name: times(name, options.images, options.rounds) for name in LAYERS}
-    off = {name: errors(name) for name in LAYERS}
-    if options.json:
-        facts = {"images": options.images, "rounds": options.rounds, "threads": torch.get_num_threads()}
-        layers = {name: {**took[name], "errors": off[name]} for name in LAYERS}
-        print(json.dumps({**facts, "layers": layers, "machine": machine_summary(), "commit": source_commit()}))
-        return
-    for name, by_direction in took.items():
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    if (reason := fallback_reason("cpu")) is not None:
+        raise RequestError(f"nothing to compare: {reason}")
+    return {
+        "images": options.images,
+        "rounds": options.rounds,
+        "threads": torch.get_num_threads(),
+        "layers": {name: {**times(name, options.images, options.rounds), "errors": errors(name)} for name in LAYERS},
+        "machine": machine_summary(),
+        "commit": source_commit(),
+    }
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    for name, layer in result["layers"].items():
         spent = "; ".join(
-            f"{direction} {found['library_ms']:.0f} and {found['winograd_ms']:.0f} ms, {found['ratio']:.2f} times"
-            for direction, found in by_direction.items()
+            f"{direction} {layer[direction]['library_ms']:.0f} and {layer[direction]['winograd_ms']:.0f} ms, "
+            f"{layer[direction]['ratio']:.2f} times"
+            for direction in ("forward", "backward")
         )
-        differs = ", ".join(
-            f"{what} {off[name]['library'][what]:.1e} and {off[name]['winograd'][what]:.1e}"
+        relative_errors = ", ".join(
+            f"{what} {layer['errors']['library'][what]:.1e} and {layer['errors']['winograd'][what]:.1e}"
             for what in ("result", "weight_gradient")
         )
-        print(f"{name:24} {spent}; relative errors: {differs}", flush=True)
+        print(f"{name:24} {spent}; relative errors: {relative_errors}")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(__doc__, add_arguments, measure, print_table))
