@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,7 +24,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from alexnet.bench.random_images import random_data
 from alexnet.bench.step_benchmark import LEARNING_RATE, MOMENTUM, NUM_CLASSES, WEIGHT_DECAY
-from alexnet.bench.timing import alternate, median_ratio
+from alexnet.bench.step_cost import meta_network
+from alexnet.bench.timing import alternate, median_ratio, require_counts
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.tables import new_table
 from alexnet.errors import RequestError, WorkError
@@ -62,12 +62,13 @@ COUNTED: Mapping[str, Layout] = {
 }
 """Layouts whose bytes are counted. dense: only dense layers are in columns; bfloat16: gradients are summed in it."""
 TIMED: Mapping[str, Layout] = {
+    ONE_THREAD: Layout(replicas=1),
     ONE_PROCESS: Layout(replicas=1),
     **COUNTED,
     "2 columns x 2 replicas": Layout(columns=2, replicas=2),
     "4 replicas": Layout(replicas=4),
 }
-"""Layouts whose speed is measured, and one process with one thread."""
+"""Layouts whose speed is measured."""
 STORED_MARGIN_PX = 32
 # The first step allocates memory; after the second one torch's gradient buckets are final.
 WARMUP_STEPS = 2
@@ -85,125 +86,88 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", default=32, help="images per step of all processes")
     parser.add_argument("--steps", type=int, metavar="N", default=2, help="steps per measurement")
     parser.add_argument("--rounds", type=int, metavar="N", default=5, help="measurements of each layout")
-    parser.add_argument("--precision", metavar="NAME", default="auto", help="auto, float32, bfloat16")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        metavar="NAME",
+        default="auto",
+        help="auto, float32, bfloat16",
+    )
     parser.add_argument("--no-speed", action="store_true", help="count bytes, in two processes, and time nothing")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ColumnsRequest:
-    """What to measure.
-
-    Raises:
-        RequestError: a value is not allowed, or the variant has no columns.
-    """
-
-    variant: str = "paper"
-    width: float = 1.0
-    batch_size: int = 32
-    """Images per step of all processes."""
-    precision: str = "auto"
-    steps: int = 2
-    """Steps per measurement."""
-    rounds: int = 5
-    speed: bool = True
-    """False only counts bytes."""
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.rounds) < 1:
-            raise RequestError(f"--steps is {self.steps} and --rounds {self.rounds}; allowed are 1 or more")
-        if self.batch_size < 1 or self.batch_size % self.num_processes:
-            raise RequestError(
-                f"--batch-size is {self.batch_size}, for up to {self.num_processes} processes; allowed are multiples "
-                f"of {self.num_processes}"
-            )
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise RequestError(f"--precision is {self.precision}; allowed are auto, float32 and bfloat16")
-        NetworkSettings(variant=self.variant, width=self.width)
-        for layout in COUNTED.values():
-            if layout.columns == 2:
-                column_steps(self.network.fused_ops, layout.column_layers, self.variant)
-
-    @cached_property
-    def network(self) -> AlexNet:
-        """On the meta device: shapes only."""
-        with torch.device("meta"):
-            return AlexNet(NUM_CLASSES, self.variant, self.width)
-
-    @cached_property
-    def chosen_precision(self) -> Precision:
-        return choose_precision(self.precision, torch.device("cpu"))
-
-    @property
-    def num_processes(self) -> int:
-        return 4 if self.speed else 2
-
-    @property
-    def layouts(self) -> Mapping[str, Layout]:
-        return TIMED if self.speed else COUNTED
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    request = ColumnsRequest(
-        variant=options.variant,
-        width=options.width,
-        batch_size=options.batch_size,
-        precision=options.precision,
-        steps=options.steps,
-        rounds=options.rounds,
-        speed=not options.no_speed,
-    )
-    if world_size() == 1:
-        logger.info("starting %d processes on this machine", request.num_processes)
-        raise SystemExit(run_in_processes(sys.argv[1:], request.num_processes, program=("--", __file__)))
-    return measure_columns(request)
-
-
-def measure_columns(request: ColumnsRequest) -> dict[str, Any]:
-    """Count bytes and measure speed; all processes call it together.
+    """Count bytes and measure speed, in processes that this one starts, unless torchrun has started them.
 
     Returns:
         Bytes by layer and the speed of all layouts, in the main process; empty in the others.
 
     Raises:
-        RequestError: the number of processes does not fit the request.
+        RequestError: a value is not allowed, the variant has no columns, or another number of processes was started.
         WorkError: the bytes counted are not those expected.
     """
+    num_processes = 2 if options.no_speed else 4
+    require_counts(options.batch_size, options.steps, options.rounds)
+    if options.batch_size % num_processes:
+        raise RequestError(
+            f"--batch-size is {options.batch_size}, for up to {num_processes} processes; allowed are multiples of "
+            f"{num_processes}"
+        )
+    settings = NetworkSettings(variant=options.variant, width=options.width)
+    network = meta_network(settings.variant, settings.width)
+    for layout in COUNTED.values():
+        if layout.columns == 2:
+            column_steps(network.fused_ops, layout.column_layers, settings.variant)
+    if world_size() == 1:
+        logger.info("starting %d processes on this machine", num_processes)
+        raise SystemExit(run_in_processes(sys.argv[1:], num_processes, program=("--", __file__)))
+    precision = choose_precision(options.precision, torch.device("cpu"))
+    recipe = Recipe(
+        name="bench",
+        network=settings,
+        data=DataSettings(crop=network.spec.image_px),
+        optimizer=OptimizerSettings(
+            batch_size=options.batch_size, learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+        ),
+        schedule=ScheduleSettings(kind="steps", epochs=10**6),
+        training=TrainingSettings(device="cpu", precision=precision),
+    )
     with init_process_group(Layout()) as (processes, _):
-        if processes.size != request.num_processes:
+        if processes.size != num_processes:
             raise RequestError(
-                f"{processes.size} processes were started; allowed are {request.num_processes} (without torchrun the "
-                "script starts them itself)"
+                f"{processes.size} processes were started; allowed are {num_processes} (without torchrun the script "
+                "starts them itself)"
             )
-        mesh = ProcessMesh(all=processes)
-        if not mesh.is_main:
+        if not processes.is_main:
             logging.getLogger("alexnet").setLevel(logging.WARNING)
+        mesh = ProcessMesh(all=processes)
         runs: dict[str, LayoutRun | None] = {}
         counts: dict[str, Bytes] = {}
         expected: dict[str, Bytes] = {}
-        for name, layout in request.layouts.items():
-            run = start_layout(request, layout, processes)
+        for name, layout in (COUNTED if options.no_speed else TIMED).items():
+            run = start_layout(recipe, layout, processes)
             own = None if run is None else run.count_step()
             counted = [sent for sent in mesh.all_gather_object(own) if sent is not None]
             if name in COUNTED:
-                expected[name] = expected_bytes(request, layout)
+                expected[name] = expected_bytes(network, layout, options.batch_size, precision)
                 require_expected(name, counted, expected[name])
                 counts[name] = counted[0]
                 logger.info("%s: each of %d processes sends the expected bytes", name, len(counted))
-            if request.speed:
+            if not options.no_speed:
                 runs[name] = run
             del run
-        timings = _time_layouts(request, runs, mesh) if request.speed else None
-        if not mesh.is_main:
+        timings = None if options.no_speed else _time_layouts(runs, mesh, options.steps, options.rounds)
+        if not processes.is_main:
             return {}
         return {
-            "variant": request.variant,
-            "width": request.width,
-            "batch_size": request.batch_size,
-            "precision": request.chosen_precision,
-            "steps": request.steps,
-            "rounds": request.rounds,
-            "bytes": compare_bytes(counts, expected, request.batch_size),
-            "speed": None if timings is None else summarize_speed(timings, request.steps * request.batch_size),
+            "variant": options.variant,
+            "width": options.width,
+            "batch_size": options.batch_size,
+            "precision": precision,
+            "steps": options.steps,
+            "rounds": options.rounds,
+            "bytes": compare_bytes(counts, expected, options.batch_size),
+            "speed": None if timings is None else summarize_speed(timings, options.steps * options.batch_size),
             "machine": machine_summary(),
             "commit": source_commit(),
         }
@@ -241,23 +205,12 @@ class LayoutRun:
         return sent
 
 
-def start_layout(request: ColumnsRequest, layout: Layout, processes: ProcessGroup) -> LayoutRun | None:
+def start_layout(recipe: Recipe, layout: Layout, processes: ProcessGroup) -> LayoutRun | None:
     """A training in this layout if this process takes part in it; all processes call it together."""
     mesh = _mesh(layout, processes)
     if mesh is None:
         return None
-    side = request.network.spec.image_px
-    recipe = Recipe(
-        name="bench",
-        network=NetworkSettings(variant=request.variant, width=request.width),
-        data=DataSettings(crop=side),
-        optimizer=OptimizerSettings(
-            batch_size=request.batch_size, learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-        ),
-        schedule=ScheduleSettings(kind="steps", epochs=10**6),
-        training=TrainingSettings(device="cpu", precision=request.chosen_precision),
-    )
-    data = random_data(request.batch_size, side + STORED_MARGIN_PX, NUM_CLASSES)
+    data = random_data(recipe.optimizer.batch_size, recipe.data.crop + STORED_MARGIN_PX, NUM_CLASSES)
     return LayoutRun(build_setup(data, recipe, mesh))
 
 
@@ -274,19 +227,19 @@ def _mesh(layout: Layout, processes: ProcessGroup) -> ProcessMesh | None:
     return mesh_on(mesh, layout, ProcessGroup(processes.rank, num, group))
 
 
-def expected_bytes(request: ColumnsRequest, layout: Layout) -> Bytes:
+def expected_bytes(network: AlexNet, layout: Layout, batch_size: int, precision: Precision) -> Bytes:
     """Bytes that each process sends per step, from the network's layers."""
-    layers = request.network.sized_layers
+    layers = network.sized_layers
     gradients = gradient_bytes(layers, 2 if layout.grad_dtype == "bfloat16" else 4)
     exchanged: dict[tuple[str, str], int] = {}
     if layout.columns == 2:
-        element_bytes = 2 if request.chosen_precision == "bfloat16" else 4
-        exchanged = expected_exchange(layers, NUM_CLASSES, layout.column_layers, element_bytes)
+        element_bytes = 2 if precision == "bfloat16" else 4
+        exchanged = expected_exchange(layers, network.num_classes, layout.column_layers, element_bytes)
         in_columns = [
             sized.name for sized in layers if layout.column_layers != "dense" or isinstance(sized.spec, Dense)
         ]
         gradients = {name: num_bytes for name, num_bytes in gradients.items() if name not in in_columns}
-    return {key: num_bytes * request.batch_size for key, num_bytes in exchanged.items()} | {
+    return {key: num_bytes * batch_size for key, num_bytes in exchanged.items()} | {
         (name, GRADIENTS): ring_bytes(num_bytes, 2) for name, num_bytes in gradients.items()
     }
 
@@ -335,17 +288,6 @@ def ring_bytes(num_bytes: int, num_processes: int) -> float:
     return num_bytes * 2 * (num_processes - 1) / num_processes
 
 
-def equal_batch_size(replica_bytes: float, per_image: float, per_step: float = 0.0) -> float:
-    """The batch size at which columns send as much as replicas; below it they send less.
-
-    Args:
-        replica_bytes: per step of the replicas.
-        per_image: bytes that a column sends per image.
-        per_step: bytes that it sends per step, independent of the batch size.
-    """
-    return (replica_bytes - per_step) / per_image
-
-
 def require_expected(name: str, counted: Sequence[Bytes], expected: Bytes) -> None:
     """Check that each process sent the expected bytes.
 
@@ -377,8 +319,8 @@ def compare_bytes(counts: Mapping[str, Bytes], expected: Mapping[str, Bytes], ba
     """What each process sends, as counted and as expected.
 
     Returns:
-        `layers`: bytes per image, by layer and layout. `layouts`: sums, and the batch sizes at which replicas send as
-        much.
+        `layers`: bytes per image, by layer and layout. `layouts`: sums, and the batch size at which replicas send as
+        much; below it columns send less.
     """
     names = dict.fromkeys(layer for layer, _ in expected[REPLICAS])
     layers = []
@@ -403,7 +345,7 @@ def compare_bytes(counts: Mapping[str, Bytes], expected: Mapping[str, Bytes], ba
         if exchanged := per_step - gradients:
             for name, replicas in (("equal_batch_size", REPLICAS), ("equal_batch_size_bfloat16", REPLICAS_BFLOAT16)):
                 replica_bytes = sum_of(counts[replicas], GRADIENTS)
-                layouts[layout][name] = equal_batch_size(replica_bytes, exchanged / batch_size, gradients)
+                layouts[layout][name] = (replica_bytes - gradients) * batch_size / exchanged
     return {"layers": layers, "layouts": layouts}
 
 
@@ -419,32 +361,31 @@ class ProcessTiming:
 
 
 def _time_layouts(
-    request: ColumnsRequest, runs: Mapping[str, LayoutRun | None], mesh: ProcessMesh
+    runs: Mapping[str, LayoutRun | None], mesh: ProcessMesh, steps: int, rounds: int
 ) -> list[dict[str, list[ProcessTiming]]]:
     """By process and layout the timings of all rounds; none for layouts that a process takes no part in."""
-    timings: dict[str, list[ProcessTiming]] = {name: [] for name in (ONE_THREAD, *runs)}
+    timings: dict[str, list[ProcessTiming]] = {name: [] for name in runs}
+
+    def prepared(name: str) -> LayoutRun | None:
+        torch.set_num_threads(_threads(name))
+        dist.barrier()
+        return runs[name]
 
     def timed(name: str) -> Callable[[], None]:
-        run = runs[_layout_name(name)]
-
         def method() -> None:
-            torch.set_num_threads(_threads(name))
-            dist.barrier()
-            if run is not None:
+            if (run := prepared(name)) is not None:
                 start_s, waited_s, cpu_s = time.perf_counter(), run.waited_s, time.process_time()
-                run.run(request.steps)
+                run.run(steps)
                 wall_s = time.perf_counter() - start_s
                 timings[name].append(ProcessTiming(wall_s, run.waited_s - waited_s, time.process_time() - cpu_s))
 
         return method
 
-    for name, run in runs.items():
-        torch.set_num_threads(_threads(name))
-        dist.barrier()
-        if run is not None:
+    for name in runs:
+        if (run := prepared(name)) is not None:
             run.run(WARMUP_STEPS - 1)
         logger.info("%s: warmed up", name)
-    alternate({name: timed(name) for name in timings}, request.rounds)
+    alternate({name: timed(name) for name in runs}, rounds)
     return mesh.all_gather_object(timings)
 
 
@@ -462,7 +403,7 @@ def summarize_speed(timings: Sequence[Mapping[str, Sequence[ProcessTiming]]], nu
     }
     speed = {}
     for name, wall_s in walls.items():
-        layout = TIMED[_layout_name(name)]
+        layout = TIMED[name]
         every = [one for process in timings for one in process[name]]
         cpu_s = [sum(one.cpu_s for one in processes) for processes in _by_round(timings, name)]
         images_per_second = [num_images / wall for wall in wall_s]
@@ -484,10 +425,6 @@ def summarize_speed(timings: Sequence[Mapping[str, Sequence[ProcessTiming]]], nu
 def _by_round(timings: Sequence[Mapping[str, Sequence[ProcessTiming]]], name: str) -> list[tuple[ProcessTiming, ...]]:
     """Each round of a layout, in each of its processes."""
     return list(zip(*(process[name] for process in timings if process[name]), strict=True))
-
-
-def _layout_name(name: str) -> str:
-    return ONE_PROCESS if name == ONE_THREAD else name
 
 
 def _threads(name: str) -> int:
@@ -516,7 +453,7 @@ def print_table(result: Mapping[str, Any]) -> None:
                 *(f"{number:,.0f}" for number in replicas),
             )
         console.print(table)
-    table = new_table("all layers", "layout", "bytes/image MB/step of_replicas equal_at bfloat16_at")
+    table = new_table("all layers", "layout", ("bytes/image", "MB/step", "of replicas", "equal at", "bfloat16 at"))
     for name, layout in layouts.items():
         batch_sizes = (layout.get(key) for key in ("equal_batch_size", "equal_batch_size_bfloat16"))
         table.add_row(
@@ -533,9 +470,8 @@ def print_table(result: Mapping[str, Any]) -> None:
     )
     if result["speed"] is None:
         return
-    headings = "threads images/s best speedup CPU waiting"
+    headings = ("threads", "images/s", "best", "speedup", "CPU ms/image", "waiting")
     table = new_table("training speed, medians of the slowest process", "layout", headings)
-    table.columns[-2].header = "CPU ms/image"
     for name, speed in result["speed"].items():
         waiting = speed["waiting_fraction"]
         table.add_row(

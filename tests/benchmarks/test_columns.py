@@ -7,17 +7,14 @@ import sys
 from typing import Any
 
 import pytest
-import torch
 
-from alexnet.errors import RequestError, WorkError
+from alexnet.bench.step_cost import meta_network
+from alexnet.errors import WorkError
 from alexnet.model.layer_specs import SizedLayer
-from alexnet.model.network import AlexNet
 from benchmarks.columns import (
     COUNTED,
-    ColumnsRequest,
     ProcessTiming,
     compare_bytes,
-    equal_batch_size,
     expected_bytes,
     expected_exchange,
     gradient_bytes,
@@ -35,50 +32,44 @@ IN_EVERY_LAYER = 2 * CONV3 + IN_DENSE
 PARAMETERS, OF_CONVOLUTIONS = 60_965_224, 2_334_080
 
 
-def placed(variant: str) -> tuple[SizedLayer, ...]:
-    with torch.device("meta"):
-        return tuple(AlexNet(1000, variant).sized_layers)
+def sized_layers(variant: str) -> tuple[SizedLayer, ...]:
+    return meta_network(variant).sized_layers
 
 
 def test_columns_send_half_of_what_a_layer_reads_there_and_back() -> None:
-    found = expected_exchange(placed("paper"), 1000, "every-layer", 4)
+    found = expected_exchange(sized_layers("paper"), 1000, "every-layer", 4)
     assert found["conv3", "forward"] == CONV3 == 86_528
     both_ways = {"conv3": CONV3, "fc6": FC6, "fc7": FC7, "fc8": FC8}
     assert found == {
         ("scores", "forward"): SCORES,
         **{(layer, kind): num for layer, num in both_ways.items() for kind in ("forward", "backward")},
     }
-    halved = expected_exchange(placed("paper"), 1000, "every-layer", 2)
+    halved = expected_exchange(sized_layers("paper"), 1000, "every-layer", 2)
     assert sum(halved.values()) == IN_EVERY_LAYER // 2 == 122_344
 
 
 def test_columns_in_dense_layers_send_rows_first() -> None:
-    found = expected_exchange(placed("paper"), 1000, "dense", 4)
+    found = expected_exchange(sized_layers("paper"), 1000, "dense", 4)
     # fc6: all 9,216 inputs of every second image.
     assert found["fc6", "forward"] == 9216 * 4 // 2 and sum(found.values()) == IN_DENSE == 71_632
 
 
 def test_without_communication_columns_meet_in_the_last_layer() -> None:
-    found = expected_exchange(placed("no-communication"), 1000, "every-layer", 4)
+    found = expected_exchange(sized_layers("no-communication"), 1000, "every-layer", 4)
     assert found == {("fc8", "forward"): FC8, ("fc8", "backward"): FC8, ("scores", "forward"): SCORES}
     # With the convolutions in both processes, each needs all of fc6's inputs once more.
-    dense = expected_exchange(placed("no-communication"), 1000, "dense", 4)
+    dense = expected_exchange(sized_layers("no-communication"), 1000, "dense", 4)
     assert {layer for layer, _ in dense} == {"fc6", "fc8", "scores"} and dense["fc6", "forward"] == FC6
 
 
-def test_replicas_send_gradients_and_columns_send_as_much_at_one_batch_size() -> None:
-    by_layer = gradient_bytes(placed("paper"))
+def test_replicas_send_gradients() -> None:
+    by_layer = gradient_bytes(sized_layers("paper"))
     assert by_layer["fc8"] == 4 * (4096 * 1000 + 1000) and sum(by_layer.values()) == 4 * PARAMETERS
     assert ring_bytes(100, 2) == 100 and ring_bytes(100, 4) == 150
-    assert equal_batch_size(4 * PARAMETERS, IN_EVERY_LAYER) == pytest.approx(996.62, abs=0.01)
-    dense = equal_batch_size(4 * PARAMETERS, IN_DENSE, 4 * OF_CONVOLUTIONS)
-    assert dense == pytest.approx(3274.02, abs=0.01)
-    assert dense * IN_DENSE + 4 * OF_CONVOLUTIONS == pytest.approx(4 * PARAMETERS)
 
 
 def test_figures_by_layer_add_up_to_those_of_a_layout() -> None:
-    asked = ColumnsRequest(precision="float32", speed=False)  # on any machine
-    expected = {name: expected_bytes(asked, layout) for name, layout in COUNTED.items()}
+    expected = {name: expected_bytes(meta_network(), layout, 32, "float32") for name, layout in COUNTED.items()}
     found = compare_bytes(expected, expected, 32)
     layouts = found["layouts"]
     assert (
@@ -90,6 +81,10 @@ def test_figures_by_layer_add_up_to_those_of_a_layout() -> None:
     assert layouts["2 columns"]["equal_batch_size"] == pytest.approx(
         2 * layouts["2 columns"]["equal_batch_size_bfloat16"]
     )
+    assert layouts["2 columns"]["equal_batch_size"] == pytest.approx(996.62, abs=0.01)
+    dense = layouts["2 columns, dense"]["equal_batch_size"]
+    assert dense == pytest.approx(3274.02, abs=0.01)
+    assert dense * IN_DENSE + 4 * OF_CONVOLUTIONS == pytest.approx(4 * PARAMETERS)
     for name, layout in layouts.items():
         assert sum(layer[name]["expected"] for layer in found["layers"]) == pytest.approx(layout["per_image"])
         assert all(layer[name]["agrees"] for layer in found["layers"])
@@ -138,16 +133,15 @@ def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) 
             "--batch-size is 30, for up to 4 processes; allowed are multiples of 4",
         ),
         (["--batch-size", "3", "--no-speed"], "allowed are multiples of 2"),
-        (["--steps", "0"], "--steps is 0"),
+        (["--steps", "0"], "--steps 0"),
+        (["--rounds", "0"], "--rounds 0; allowed are 1 or more"),
         (["--variant", "alexnet2"], "alexnet2"),
         (["--width", "9"], "--network.width is 9"),
         (["--variant", "one-gpu"], "so it has no two columns"),
-        (["--precision", "float16"], "allowed are auto, float32 and bfloat16"),
+        (["--precision", "float16"], "--precision: invalid choice: 'float16' (choose from "),
     ):
         assert main(words) == 2
         assert said in capsys.readouterr().err
-    with pytest.raises(RequestError, match="--rounds 0"):
-        ColumnsRequest(rounds=0)
 
 
 def require_counts(measured: dict[str, Any], element_bytes: int) -> None:
