@@ -32,38 +32,19 @@ def add_arguments(parser: CommandParser) -> None:
         system.add_argument("--recipe", default=kind, metavar="NAME", help=f"settings to start from: {names}")
         system.add_argument("--run", type=Path, required=True, help="run folder to create or resume")
         system.add_argument(
-            "--cache", type=Path, metavar="FOLDER", help="folder for features (default: baseline-features beside RUN)"
+            "--cache", type=Path, metavar="FOLDER", help="folder for features (default: baseline-features next to RUN)"
         )
         system.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core)")
-        protocol = system.section("protocol")
-        protocol.add_argument(
-            "--per-class",
-            dest="protocol.per_class",
-            default=argparse.SUPPRESS,
-            metavar="N",
-            help="training images of each class, 0 is all; short for --protocol.per_class",
-        )
-        protocol.add_argument(
-            "--seed",
-            dest="protocol.seed",
-            default=argparse.SUPPRESS,
-            metavar="N",
-            help="random seed; short for --protocol.seed",
-        )
-        add_settings(
-            system,
-            groups,
-            partial(_base, kind),
-            common=frozenset(
-                {
-                    "classifier.epochs",
-                    "descriptors.kinds",
-                    "encoder.components",
-                    "encoder.codings",
-                    "encoder.atoms",
-                }
-            ),
-        )
+        short = {"per_class": "training images of each class, 0 is all", "seed": "random seed"}
+        for name, text in short.items():
+            system.section("protocol").add_argument(
+                f"--{name.replace('_', '-')}",
+                dest=f"protocol.{name}",
+                default=argparse.SUPPRESS,
+                metavar="N",
+                help=f"{text}; short for --protocol.{name}",
+            )
+        add_settings(system, groups, partial(_base, kind), common=_COMMON)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -76,20 +57,14 @@ def run(options: argparse.Namespace) -> None:
     from alexnet.baselines.baseline_run import run_baseline
     from alexnet.system.progress import counted
 
-    run = run_baseline(
-        options.data,
-        recipe,
-        options.run,
-        cache=options.cache,
-        workers=options.workers,
-        progress_bar=counted,
-    )
-    facts = run.metadata()
+    cache, workers = options.cache, options.workers
+    run = run_baseline(options.data, recipe, options.run, cache=cache, workers=workers, progress_bar=counted)
+    metadata = run.metadata()
     _logger.info(
-        "features are in %s; runs with the same settings reuse them, and you may delete them", facts["features"]
+        "features are in %s; runs with the same settings reuse them, and you may delete them", metadata["features"]
     )
     print(
-        f"{run.path}: {facts['duration_s']:.0f} s, {facts['cpu_s']:.0f} s of processor time; "
+        f"{run.path}: {metadata['duration_s']:.0f} s, {metadata['cpu_s']:.0f} s of processor time; "
         f"next: alexnet report {run.path}"
     )
 
@@ -98,6 +73,9 @@ def _base(kind: Kind, options: argparse.Namespace | None) -> BaselineRecipe:
     return named_baseline(kind, options.recipe if options else kind)
 
 
+_COMMON = frozenset(
+    {"classifier.epochs", "descriptors.kinds", "encoder.components", "encoder.codings", "encoder.atoms"}
+)
 _SYSTEMS = {
     "sift-fisher": "SIFT descriptors, Fisher vectors and linear classifiers.",
     "sparse-coding": "SIFT and binary patterns, sparse codes and linear classifiers.",

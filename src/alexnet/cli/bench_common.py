@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.cli.command_parser import CommandParser
-from alexnet.cli.common_options import add_arithmetic
+from alexnet.cli.common_options import add_arithmetic, add_choice
 
 _logger = logging.getLogger(__name__)
 
@@ -40,11 +40,10 @@ def add_forward_passes(parser: CommandParser) -> None:
 
 def add_allocator(parser: CommandParser) -> None:
     """Add `--allocator`."""
-    parser.add_argument(
+    add_choice(
+        parser,
         "--allocator",
-        choices=("both", "tuned", "default", "current"),
-        default="both",
-        metavar="NAME",
+        ("both", "tuned", "default", "current"),
         help="memory allocator on CPUs: both, tuned or default, each in a new process; or current, in this one",
     )
 

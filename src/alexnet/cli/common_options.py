@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -12,6 +13,13 @@ if TYPE_CHECKING:
     from alexnet.evaluation.predictions import NumViews
 
 
+def add_choice(
+    parser: argparse._ActionsContainer, name: str, choices: Sequence[str], default: str | None = None, *, help: str
+) -> argparse.Action:
+    """Add an option with a few allowed values, the first of which is the default if none is given."""
+    return parser.add_argument(name, choices=choices, default=default or choices[0], metavar="NAME", help=help)
+
+
 def add_json(parser: CommandParser, instead_of: str = "a table") -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help=f"print one JSON object instead of {instead_of}")
@@ -19,12 +27,8 @@ def add_json(parser: CommandParser, instead_of: str = "a table") -> None:
 
 def add_data(parser: CommandParser) -> None:
     """Add `--data`."""
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        help="prepared data set; several are concatenated (default: the run's own)",
-    )
+    text = "prepared data set; several are concatenated (default: the run's own)"
+    parser.add_argument("--data", type=Path, nargs="+", help=text)
 
 
 def add_split(parser: CommandParser) -> None:
@@ -34,20 +38,9 @@ def add_split(parser: CommandParser) -> None:
 
 def add_arithmetic(parser: CommandParser) -> None:
     """Add `--device` and `--precision`."""
-    parser.add_argument(
-        "--device",
-        default="auto",
-        choices=("auto", "cpu", "cuda", "mps"),
-        metavar="NAME",
-        help="device that runs the network: auto, cpu, cuda, mps",
-    )
-    parser.add_argument(
-        "--precision",
-        default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        metavar="NAME",
-        help="arithmetic of the network: auto, float32, bfloat16",
-    )
+    devices, precisions = ("auto", "cpu", "cuda", "mps"), ("auto", "float32", "bfloat16")
+    add_choice(parser, "--device", devices, help=f"device that runs the network: {', '.join(devices)}")
+    add_choice(parser, "--precision", precisions, help=f"arithmetic of the network: {', '.join(precisions)}")
 
 
 def add_views(parser: CommandParser, default: "NumViews | None" = None) -> None:
@@ -89,19 +82,19 @@ def add_layout(parser: CommandParser) -> None:
         help="data-parallel replicas (default: as torchrun started, else 1)",
     )
     advanced = [
-        section.add_argument(
+        add_choice(
+            section,
             "--column-layers",
-            choices=get_args(ColumnLayers),
-            default=usual.column_layers,
-            metavar="NAME",
+            get_args(ColumnLayers),
+            usual.column_layers,
             help="layers that the two columns divide: every-layer, as in the paper; or dense: each process computes "
             "all convolutions for half of the images, and both divide the dense layers",
         ),
-        section.add_argument(
+        add_choice(
+            section,
             "--grad-dtype",
-            choices=get_args(GradDtype),
-            default=usual.grad_dtype,
-            metavar="NAME",
+            get_args(GradDtype),
+            usual.grad_dtype,
             help="dtype in which replicas sum their gradients: float32, or bfloat16, which halves the bytes sent",
         ),
         section.add_argument(

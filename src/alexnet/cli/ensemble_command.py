@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
-from alexnet.cli.common_options import add_data, add_json, add_split, add_views
+from alexnet.cli.common_options import add_choice, add_data, add_json, add_split, add_views
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -14,16 +14,13 @@ def add_arguments(parser: CommandParser) -> None:
     add_data(parser)
     add_split(parser)
     add_views(parser, 10)
-    parser.add_argument(
+    add_choice(
+        parser,
         "--weights",
-        choices=("equal", "greedy"),
-        default="equal",
-        metavar="NAME",
+        ("equal", "greedy"),
         help="equal, or greedy: tune weights on one half of the images as the source did, and report the other half",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed that draws the halves for greedy weights"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="with greedy: seed that draws the halves")
     add_json(parser)
 
 

@@ -49,18 +49,17 @@ def run(options: argparse.Namespace) -> None:
                 continue
             for num_views in views:
                 with counted(f"{run.name}, {describe_views(num_views)}", shown=processes.is_main) as progress:
-                    results.append(
-                        evaluate_run(
-                            run,
-                            data_folder=options.data,
-                            split=options.split,
-                            num_views=num_views,
-                            device=options.device,
-                            precision=options.precision,
-                            progress=progress,
-                            processes=processes,
-                        )
+                    result = evaluate_run(
+                        run,
+                        data_folder=options.data,
+                        split=options.split,
+                        num_views=num_views,
+                        device=options.device,
+                        precision=options.precision,
+                        progress=progress,
+                        processes=processes,
                     )
+                results.append(result)
     if not processes.is_main:
         return
     if options.json:

@@ -6,20 +6,15 @@ import time
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
-from alexnet.cli.common_options import add_arithmetic, add_data, add_json, add_split
+from alexnet.cli.common_options import add_arithmetic, add_choice, add_data, add_json, add_split
 from alexnet.errors import RequestError
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder or weights file")
-    parser.add_argument(
-        "photographs",
-        nargs="*",
-        type=Path,
-        metavar="IMAGE",
-        help="image file, or folder of them, instead of a data set",
-    )
+    text = "image file, or folder of them, instead of a data set"
+    parser.add_argument("photographs", nargs="*", type=Path, metavar="IMAGE", help=text)
     add_data(parser)
     add_split(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder to create")
@@ -31,9 +26,7 @@ def add_arguments(parser: CommandParser) -> None:
         help="layer to write; may be repeated (default: the last hidden layer, in the paper's network fc7)",
     )
     parser.add_argument("--list", action="store_true", help="list the network's layers and their shapes, then exit")
-    parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "float16"), metavar="NAME", help="float32 or float16"
-    )
+    add_choice(parser, "--dtype", ("float32", "float16"), help="float32 or float16")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per batch (default: chosen by device)")
     add_arithmetic(parser)
     parser.add_argument("--restart", action="store_true", help="discard unfinished output and start again")
@@ -69,9 +62,8 @@ def run(options: argparse.Namespace) -> None:
             progress=progress,
         )
     if options.json:
-        print(
-            json.dumps({"folder": str(result.folder), **result.description, "duration_s": time.monotonic() - start_s})
-        )
+        duration_s = time.monotonic() - start_s
+        print(json.dumps({"folder": str(result.folder), **result.description, "duration_s": duration_s}))
         return
     for name, array in result.activations.items():
         size = " x ".join(f"{length:,}" for length in array.shape)

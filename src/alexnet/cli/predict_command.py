@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
-from alexnet.cli.common_options import add_json
+from alexnet.cli.common_options import add_choice, add_json
 from alexnet.errors import RequestError
 
 
@@ -17,11 +17,10 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--views", type=int, choices=(1, 9, 10), default=10, metavar="N", help="views per image: 1, 9 or 10"
     )
-    parser.add_argument(
+    add_choice(
+        parser,
         "--format",
-        choices=("bars", "ilsvrc"),
-        default="bars",
-        metavar="NAME",
+        ("bars", "ilsvrc"),
         help="bars, or ilsvrc: five labels per line, counted from 1, as the challenge's test server expects",
     )
     parser.add_argument(

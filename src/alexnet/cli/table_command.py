@@ -5,24 +5,16 @@ import json
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
-from alexnet.cli.common_options import add_data, add_views
+from alexnet.cli.common_options import add_choice, add_data, add_views
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="evaluated run folder")
-    parser.add_argument(
-        "--like", choices=("paper",), default="paper", metavar="NAME", help="layout: paper, its table 2"
-    )
+    add_choice(parser, "--like", ("paper",), help="layout: paper, its table 2")
     add_data(parser)
     add_views(parser, 10)
-    parser.add_argument(
-        "--format",
-        choices=("markdown", "latex", "json"),
-        default="markdown",
-        metavar="NAME",
-        help="markdown, latex or json",
-    )
+    add_choice(parser, "--format", ("markdown", "latex", "json"), help="markdown, latex or json")
     parser.add_argument("--json", action="store_true", help="same as --format json")
 
 

@@ -1,7 +1,7 @@
 """Compare two runs on the same images: which is better, how certain that is, and on which images they differ."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,7 +93,7 @@ class Comparison:
                     run: {part: content[f"{name}_{part}"] for part in ("wrong", "error", "interval")}
                     for run, content in errors.items()
                 },
-                **self.tests[name].mcnemar.to_dict(),
+                **asdict(self.tests[name].mcnemar),
                 "difference": self.tests[name].difference.to_dict(),
             }
             if name in self.tests

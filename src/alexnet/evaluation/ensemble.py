@@ -1,7 +1,7 @@
 """Ensembles: the average of several runs' saved probabilities, and its gain. Paper: table 2, 5 and 7 CNNs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ class Gain:
             "over_mean": self.over_mean.to_dict(),
             "over_best": self.over_best.to_dict(),
             "best_run": self.best_run,
-            "mcnemar": self.mcnemar.to_dict(),
+            "mcnemar": asdict(self.mcnemar),
         }
 
 
@@ -74,7 +74,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The search for weights."""
+    """The search for weights; `--json` prints the fields by name."""
 
     error: Literal["top1", "top5"]
     """The error that was minimized."""
@@ -88,17 +88,6 @@ class Tuning:
     """With equal weights, on the tuning images."""
     error_after: float
     """With the tuned weights, on the same images: biased low."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The search as one JSON object."""
-        return {
-            "error": self.error,
-            "num_images": self.num_images,
-            "seed": self.seed,
-            "passes": self.passes,
-            "error_before": self.error_before,
-            "error_after": self.error_after,
-        }
 
 
 @dataclass(frozen=True)
@@ -143,7 +132,7 @@ class Ensemble:
             "mean": mean,
             "equal": self.equal.to_dict(self.num_classes),
             "greedy": None if self.greedy is None else self.greedy.to_dict(self.num_classes),
-            "tuning": None if self.tuning is None else self.tuning.to_dict(),
+            "tuning": None if self.tuning is None else asdict(self.tuning),
         }
 
 
@@ -262,7 +251,6 @@ def greedy_weights(
 
 
 def _tune_weights(aligned: AlignedPredictions, tuned_on: npt.NDArray[np.int64], seed: int) -> tuple[list[int], Tuning]:
-    """Greedy weights, in twentieths, tuned on some of the images."""
     error: Literal["top1", "top5"] = "top5" if "top5" in reported_errors(len(aligned.classes)) else "top1"
     k = {"top1": 1, "top5": 5}[error]
     probabilities, labels = [one[tuned_on] for one in aligned.probabilities], aligned.labels[tuned_on]

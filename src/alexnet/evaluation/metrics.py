@@ -59,7 +59,6 @@ class ErrorCounts:
         return self.loss_sum / self._require_images()
 
     def _require_images(self) -> int:
-        """The number of images, which must not be 0."""
         if self.num_images == 0:
             raise ValueError("no images were counted; an error rate needs at least one")
         return self.num_images

@@ -35,7 +35,7 @@ _DRAWN_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class McNemar:
-    """Counts of images by which of two networks is right, and their test."""
+    """Counts of images by which of two networks is right, and their test; `--json` prints the fields by name."""
 
     both_right: int
     only_first: int
@@ -44,16 +44,6 @@ class McNemar:
     both_wrong: int
     p_value: float
     """Probability of counts at least this unequal if the two networks were equally good; two-sided and exact."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The counts and the p-value as one JSON object."""
-        return {
-            "both_right": self.both_right,
-            "only_first": self.only_first,
-            "only_second": self.only_second,
-            "both_wrong": self.both_wrong,
-            "p_value": self.p_value,
-        }
 
 
 @dataclass(frozen=True)
@@ -261,7 +251,6 @@ def load_aligned_predictions(
 
 
 def _binomial_p_value(first: int, second: int) -> float:
-    """The exact two-sided p-value of two counts under equal odds."""
     num, smaller = first + second, min(first, second)
     term = total = 1
     for drawn in range(smaller):

@@ -137,18 +137,23 @@ def save_predictions(
     return path
 
 
-def load_predictions(folder: Path, split: str, num_views: NumViews, data: PreparedData) -> Predictions:
+def load_predictions(
+    folder: Path, split: str, num_views: NumViews, data: PreparedData, command: str | None = None
+) -> Predictions:
     """Read what `save_predictions` wrote to `folder` for this data set.
 
     The columns are the network's classes, `class_ids`. They equal the data set's classes unless the network was trained
     on another data set; then their order may differ, and some of them may have no images here.
+
+    Args:
+        command: computes the file again, for error messages; None is `alexnet evaluate` on the run's own data.
 
     Raises:
         RequestError: there is no such file, or it is of another data set or another format.
         WorkError: the file is damaged.
     """
     path = predictions_path(folder, split, num_views)
-    rerun = f"run `alexnet evaluate {folder.parent} --views {num_views}` to write it again"
+    rerun = f"run `{command or f'alexnet evaluate {folder.parent} --views {num_views}'}` to write it again"
     if not path.is_file():
         raise RequestError(f"{path} does not exist; {rerun}")
     data.require_split(split)
@@ -220,9 +225,8 @@ def load_run_predictions(
             f"{run.path} has no saved probabilities for split {split!r} of {data.folder} with "
             f"{describe_views(num_views)}; run `{command}`"
         )
-    return load_predictions(folder, split, num_views, data), command
+    return load_predictions(folder, split, num_views, data, command), command
 
 
 def _digest(probabilities: npt.NDArray[np.float32]) -> str:
-    """SHA-256 of the values' bytes."""
     return hashlib.sha256(np.ascontiguousarray(probabilities).tobytes()).hexdigest()

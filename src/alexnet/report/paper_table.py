@@ -87,7 +87,7 @@ class TableRun:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """The whole table and the data behind it."""
+    """The whole table and the data behind it; its JSON has the same names."""
 
     data_title: str
     data_folder: str
@@ -187,7 +187,6 @@ def paper_table(
 
 
 def _open_shared_data(runs: Sequence[RunFolder]) -> PreparedData:
-    """The data set that all the runs were trained on."""
     first, checksum = runs[0], training_checksum(runs[0])
     data = open_data(first.data_folders())
     if data.checksum != checksum:
@@ -224,7 +223,6 @@ def _describe_difference(data: PreparedData, run: RunFolder) -> str:
 
 
 def _row_of(run: RunFolder, recipe: Recipe | BaselineRecipe, facts: Mapping[str, Any]) -> str:
-    """The row for a single run."""
     if isinstance(recipe, BaselineRecipe):
         return _BASELINES[recipe.kind]
     if recipe.name in _BASELINES:
@@ -272,31 +270,28 @@ def is_ilsvrc2012_val(data: PreparedData, split: str) -> bool:
 
 def _row(name: str, groups: Mapping[str, _RunGroup], num_classes: int) -> TableRow:
     """The row `name`, without errors of ours if there are no runs for it."""
-    label, method = name, ""
+    nothing = TableRow(name, name, "", (), None, None, PAPER_ROWS[name])
+    label = name
     if name in _AVERAGES:
         paper_number, star = _AVERAGES[name]
         parts = [groups[ONE], groups[ONE_STARTED]] if star else [groups[ONE]]
         runs = [run for group in parts for run in group.runs]
         totals = [group.total for group in parts if group.total is not None]
         if len(runs) < 2 or len(totals) < len(parts):
-            return TableRow(name, name, "", (), None, None, PAPER_ROWS[name])
+            return nothing
         counts = [count_errors(sum(totals[1:], start=totals[0]) / len(runs), parts[0].labels)]
         method = "average of the probabilities of"
         label = f"{len(runs)} CNNs{star}" + ("" if len(runs) == paper_number else f" (paper: {paper_number})")
     else:
         runs, counts = groups[name].runs, groups[name].counts
         if not runs:
-            return TableRow(name, name, "", (), None, None, PAPER_ROWS[name])
+            return nothing
+        method = "error of"
         if len(runs) > 1:
             label, method = f"{name} (mean of {len(runs)})", "mean of the errors of"
-        else:
-            method = "error of"
-    top1 = _measured_error([one.top1_wrong for one in counts], counts[0].num_images)
-    top5 = (
-        _measured_error([one.top5_wrong for one in counts], counts[0].num_images)
-        if num_classes >= TOP5_CLASSES
-        else None
-    )
+    num = counts[0].num_images
+    top1 = _measured_error([one.top1_wrong for one in counts], num)
+    top5 = _measured_error([one.top5_wrong for one in counts], num) if num_classes >= TOP5_CLASSES else None
     return TableRow(name, label, method, tuple(runs), top1, top5, PAPER_ROWS[name])
 
 

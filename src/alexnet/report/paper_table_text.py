@@ -1,6 +1,8 @@
 """The paper's table beside our runs as Markdown, LaTeX and JSON."""
 
+import json
 import re
+from dataclasses import asdict
 from typing import Any
 
 from alexnet.evaluation.paired import TOP5_CLASSES
@@ -11,61 +13,9 @@ from alexnet.report.published_errors import FISHER, SPARSE
 
 
 def as_json(table: PaperTable) -> dict[str, Any]:
-    """The table as one JSON object; `notes` are the lines below it."""
-    return {
-        "data_title": table.data_title,
-        "data_folder": table.data_folder,
-        "data_checksum": table.data_checksum,
-        "generated": table.generated,
-        "split": table.split,
-        "num_images": table.num_images,
-        "num_classes": table.num_classes,
-        "num_views": table.num_views,
-        "is_ilsvrc2012_val": table.is_ilsvrc2012_val,
-        "rows": [
-            {
-                "name": row.name,
-                "label": row.label,
-                "method": row.method,
-                "runs": list(row.runs),
-                "top1": _error_to_dict(row.top1),
-                "top5": _error_to_dict(row.top5),
-                "paper": {
-                    "top1_error": row.paper.top1_error,
-                    "top5_error": row.paper.top5_error,
-                    "test_top5_error": row.paper.test_top5_error,
-                    "where": row.paper.where,
-                },
-            }
-            for row in table.rows
-        ],
-        "runs": [
-            {
-                "run": run.run,
-                "recipe": run.recipe,
-                "variant": run.variant,
-                "changes": list(run.changes),
-                "start_from": run.start_from,
-                "state": run.state,
-                "hours": run.hours,
-                "machine": run.machine,
-                "commit": run.commit,
-            }
-            for run in table.runs
-        ],
-        "notes": notes(table),
-    }
-
-
-def _error_to_dict(figure: MeasuredError | None) -> dict[str, Any] | None:
-    if figure is None:
-        return None
-    return {
-        "error": figure.error,
-        "interval": list(figure.interval),
-        "lowest": figure.lowest,
-        "highest": figure.highest,
-    }
+    """The table as one JSON object: the fields of `PaperTable` by name, and the lines below the table as `notes`."""
+    content: dict[str, Any] = json.loads(json.dumps({**asdict(table), "notes": notes(table)}))  # tuples become lists
+    return content
 
 
 def as_markdown(table: PaperTable) -> str:
@@ -141,7 +91,7 @@ def _cost(run: TableRun) -> str:
 
 
 def _cells(row: TableRow) -> list[str]:
-    """The five errors of a row as printed; they need no escaping."""
+    """The five errors of a row; they need no escaping."""
     ours = [_format_error(row.top1), _format_error(row.top5)] if row.runs else ["", ""]
     mark = " (table 1)" if row.name == SPARSE else ""
     papers = (row.paper.top1_error, row.paper.top5_error, row.paper.test_top5_error)
