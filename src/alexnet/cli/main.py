@@ -137,8 +137,12 @@ def main(words: Sequence[str] | None = None) -> int:
 
             print(f"alexnet {__version__}")
             return 0
-        print(_overview())
-        return 0 if set(words) & {"-h", "--help", "--help-all"} else 2
+        is_help = bool(set(words) & {"-h", "--help", "--help-all"})
+        if words and not is_help:
+            print(f"alexnet: error: unknown option {words[0]}; see `alexnet --help`", file=sys.stderr)
+        else:
+            print(_overview())
+        return 0 if is_help else 2
     try:
         if sys.platform == "win32":
             raise RequestError(
@@ -155,7 +159,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("alexnet: interrupted; rerun the same command to continue", file=sys.stderr)
         return 3
     except BrokenPipeError:
-        # The reader of our output has closed it: there is nobody to print to.
+        # The reader of our output has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:

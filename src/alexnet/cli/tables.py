@@ -13,6 +13,7 @@ from rich.text import Text
 
 from alexnet.evaluation.metrics import METRICS, Metric
 from alexnet.evaluation.predictions import describe_views
+from alexnet.report.formatting import count_noun, range_text
 
 MOST_CLASSES = 20
 """Number of classes to list, an even number."""
@@ -28,23 +29,23 @@ def print_results(results: list[dict[str, Any]]) -> None:
     headline = {key: metric for key, metric in METRICS.items() if metric.is_headline}
     for metric in headline.values():
         table.add_column(metric.title, justify="right", no_wrap=True)
-
-    def formatted(result: dict[str, Any], key: str, metric: Metric) -> str:
-        scale = 100 if metric.unit == "percent" else 1
-        if metric.interval_key is None:
-            return f"{scale * result[key]:.2f}"
-        low, high = result[metric.interval_key]
-        return f"{scale * result[key]:.2f} [{scale * low:.2f}, {scale * high:.2f}]"
-
     for result in results:
         table.add_row(
             escape(result["run"]),
             escape(result["split"]),
             f"{result['num_images']:,}",
             str(result["num_views"]),
-            *(formatted(result, key, metric) for key, metric in headline.items()),
+            *(_metric_text(result, key, metric) for key, metric in headline.items()),
         )
     Console().print(table)
+
+
+def _metric_text(result: dict[str, Any], key: str, metric: Metric) -> str:
+    scale = 100 if metric.unit == "percent" else 1
+    if metric.interval_key is None:
+        return f"{scale * result[key]:.2f}"
+    low, high = result[metric.interval_key]
+    return f"{scale * result[key]:.2f} [{scale * low:.2f}, {scale * high:.2f}]"
 
 
 def print_runs(runs: list[dict[str, Any]]) -> None:
@@ -103,42 +104,42 @@ def print_network(described: dict[str, Any]) -> None:
         console.print(f"  {line}", highlight=False, markup=False)
 
 
-def print_inspection(facts: Mapping[str, Any]) -> None:
+def print_inspection(summary: Mapping[str, Any]) -> None:
     """Print a prepared data set as `summarize_data` describes it: warnings first, then tables of up to 80 columns."""
     console = Console()
-    made = facts["preparation"]
-    _line(console, "", f"{facts['title']}: {facts['num_classes']:,} classes, {facts['side']} x {facts['side']} pixels")
+    plan = summary["preparation"]
+    _line(
+        console, f"{summary['title']}: {summary['num_classes']:,} classes, {summary['side']} x {summary['side']} pixels"
+    )
     _line(
         console,
-        "",
-        f"{facts['folder']}: stored as {facts['store']}, {facts['bytes'] / 1e6:,.1f} MB, "
-        f"checksum {facts['checksum'][:12]}; made from {made['source']} ({made['kind']}), EXIF orientation "
-        f"{'applied' if made['exif'] == 'apply' else 'ignored'}",
+        f"{summary['folder']}: stored as {summary['store']}, {summary['bytes'] / 1e6:,.1f} MB, checksum "
+        f"{summary['checksum'][:12]}; prepared from {plan['source']} (format {plan['kind']}), EXIF orientation "
+        f"{'applied' if plan['exif'] == 'apply' else 'ignored'}",
     )
-    if facts["generated"]:
-        _line(console, "generated", "these are not photographs", "yellow")
-    for one in facts["warnings"]:
+    if summary["generated"]:
+        _line(console, "these are not photographs", "generated", "yellow")
+    for one in summary["warnings"]:
         is_leak = one["topic"] == "leak"
-        _line(console, "LEAK" if is_leak else "warning", one["text"], "bold red" if is_leak else "yellow")
-    _print_counts(console, facts)
-    _print_troubles(console, facts)
-    _print_sizes(console, facts["sizes"], facts["side"])
-    _print_color(console, facts["color"])
+        _line(console, one["text"], "LEAK" if is_leak else "warning", "bold red" if is_leak else "yellow")
+    _print_counts(console, summary)
+    _print_troubles(console, summary)
+    _print_sizes(console, summary["sizes"], summary["side"])
+    _print_color(console, summary["color"])
 
 
-def _print_counts(console: Console, facts: Mapping[str, Any]) -> None:
-    """Print the splits, and the largest and the smallest classes."""
+def _print_counts(console: Console, summary: Mapping[str, Any]) -> None:
     table = new_table("splits", "split", "images listed refused largest smallest ratio")
-    for name, split in facts["splits"].items():
+    for name, split in summary["splits"].items():
         numbers = (split["images"], split["listed"], split["refused"])
         extremes = (split[which]["images"] for which in ("largest", "smallest"))
         ratio = "-" if split["imbalance"] is None else f"{split['imbalance']:,.1f}"
         table.add_row(escape(name), *(f"{number:,}" for number in (*numbers, *extremes)), ratio)
     console.print(table)
-    classes = sorted(facts["classes"], key=lambda one: -int(one["images"]["train"]))
+    classes = sorted(summary["classes"], key=lambda one: -int(one["images"]["train"]))
     num_more = max(0, len(classes) - MOST_CLASSES)
     title = f"the {MOST_CLASSES // 2} largest and the {MOST_CLASSES // 2} smallest classes" if num_more else "classes"
-    table = new_table(title, "class id", " ".join(facts["splits"]))
+    table = new_table(title, "class id", " ".join(summary["splits"]))
     for column, width in zip(table.columns[:2], (40, 16), strict=True):
         column.no_wrap, column.overflow, column.max_width = True, "ellipsis", width
     for place, one in enumerate(classes):
@@ -149,12 +150,11 @@ def _print_counts(console: Console, facts: Mapping[str, Any]) -> None:
             table.add_row(escape(one["name"]), escape(one["id"]), *images)
     console.print(table)
     if num_more:
-        _line(console, "", f"... and {num_more:,} more; --json lists all")
+        _line(console, f"... and {num_more:,} more; --json lists all")
 
 
-def _print_troubles(console: Console, facts: Mapping[str, Any]) -> None:
-    """Print refused files by reason, and images that are stored more than once."""
-    refused, twice = facts["refused"], facts["duplicates"]
+def _print_troubles(console: Console, summary: Mapping[str, Any]) -> None:
+    refused, twice = summary["refused"], summary["duplicates"]
     if refused["images"]:
         table = new_table("refused files", "files reason", "")
         for one in refused["reasons"][:MOST_REASONS]:
@@ -163,7 +163,7 @@ def _print_troubles(console: Console, facts: Mapping[str, Any]) -> None:
         table.columns[0].justify = "right"
         console.print(table)
         if num_more := max(0, len(refused["reasons"]) - MOST_REASONS):
-            _line(console, "", f"... and {num_more:,} more reasons; refused.jsonl lists every file")
+            _line(console, f"... and {num_more:,} more reasons; refused.jsonl lists every file")
     if twice["pictures"]:
         table = new_table(f"images stored more than once: {twice['pictures']:,}", "what where", "")
         for one in twice["groups"][:MOST_DUPLICATES]:
@@ -173,11 +173,10 @@ def _print_troubles(console: Console, facts: Mapping[str, Any]) -> None:
             table.add_row(", ".join(what) or "copy", ", ".join(places + more))
         console.print(table)
         if num_more := max(0, twice["pictures"] - MOST_DUPLICATES):
-            _line(console, "", f"... and {num_more:,} more; duplicates.jsonl lists all")
+            _line(console, f"... and {num_more:,} more; duplicates.jsonl lists all")
 
 
 def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
-    """Print widths and heights of the originals, and a histogram of their shorter sides."""
     table = new_table("sizes of the originals, pixels", "split measure", "smallest median largest enlarged")
     for name, split in sizes["splits"].items():
         for which in ("width", "height"):
@@ -191,15 +190,14 @@ def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
     table = new_table(f"shorter side; images below {side} were enlarged", "pixels", "images")
     table.add_column("")
     for start, count in zip(starts, bars, strict=True):
-        last = edges[min(start + step, len(counts))] - 1
         bar = "\N{FULL BLOCK}" if console.encoding.startswith("utf") else "#"
-        table.add_row(f"{edges[start]:,} to {last:,}", f"{count:,}", bar * -(-BAR_COLUMNS * count // max(bars)))
+        pixels = range_text(edges[start], edges[min(start + step, len(counts))])
+        table.add_row(pixels, f"{count:,}", bar * -(-BAR_COLUMNS * count // max(bars)))
     console.print(table)
 
 
 def _print_color(console: Console, color: Mapping[str, Any]) -> None:
-    """Print mean and standard deviation of the channels, and the principal components."""
-    table = new_table("training pixels, 0 to 255", "channel", "mean std")
+    table = new_table("training pixels, 0-255", "channel", "mean std")
     channels = zip(("red", "green", "blue"), color["mean"], color["standard_deviation"], strict=True)
     for name, mean, deviation in channels:
         table.add_row(name, f"{mean:.1f}", f"{deviation:.1f}")
@@ -211,7 +209,7 @@ def _print_color(console: Console, color: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def _line(console: Console, label: str, text: str, style: str = "") -> None:
+def _line(console: Console, text: str, label: str = "", style: str = "") -> None:
     """Print a line of text without markup, after a colored label."""
     console.print(Text.assemble((f"{label}: ", style), text) if label else Text(text))
 
@@ -242,8 +240,7 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
     """Print an ensemble as `Ensemble.to_dict` describes it: the runs, their averages, and the gains."""
     names = ["top1", "top5"] if result["equal"]["top5_error"] is not None else ["top1"]
     headings = " ".join(name.replace("top", "top-") for name in names)
-    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {describe_views(result['num_views'])}"
-    table = new_table(f"errors in percent, with 95 % intervals; {where}", "run", f"weight {headings}")
+    table = new_table(_errors_title(result), "run", f"weight {headings}")
     averages = {"equal weights": result["equal"]}
     if result["greedy"] is not None:
         averages["greedy weights"] = result["greedy"]
@@ -261,7 +258,6 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
             gain = one["gain"][name]
             _line(
                 console,
-                "",
                 f"{label} gain {_points(gain['over_mean'])} points of {name.replace('top', 'top-')} error over the "
                 f"mean of the runs, {_points(gain['over_best'])} over the best one, {gain['best_run']} (McNemar's p "
                 f"{gain['mcnemar']['p_value']:.3g})",
@@ -269,9 +265,8 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
     if (tuning := result["tuning"]) is not None:
         _line(
             console,
-            "",
             f"greedy weights were tuned for the {tuning['error'].replace('top', 'top-')} error on "
-            f"{_images(tuning['num_images'])} drawn with seed {tuning['seed']} "
+            f"{count_noun(tuning['num_images'], 'image')} drawn with seed {tuning['seed']} "
             f"({100 * tuning['error_before']:.2f} to {100 * tuning['error_after']:.2f} % there); all numbers "
             "above are for the other half",
         )
@@ -280,11 +275,10 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
 def print_comparison(result: Mapping[str, Any]) -> None:
     """Print a comparison as `Comparison.to_dict` describes it: errors, McNemar's test, most confident disagreements."""
     measures = {name.replace("top", "top-"): result[name] for name in ("top1", "top5") if result[name] is not None}
-    where = f"{_images(result['num_images'])} of split {escape(result['split'])}, {describe_views(result['num_views'])}"
     console = Console()
-    _line(console, "first", result["first"])
-    _line(console, "second", result["second"])
-    table = new_table(f"errors in percent, with 95 % intervals; {where}", "error", "first second difference")
+    _line(console, result["first"], "first")
+    _line(console, result["second"], "second")
+    table = new_table(_errors_title(result), "error", "first second difference")
     for name, one in measures.items():
         table.add_row(name, *(_with_interval(one[run]) for run in ("first", "second")), _points(one["difference"]))
     console.print(table)
@@ -308,6 +302,12 @@ def print_comparison(result: Mapping[str, Any]) -> None:
         console.print(table)
 
 
+def _errors_title(result: Mapping[str, Any]) -> str:
+    views = describe_views(result["num_views"])
+    images = f"{count_noun(result['num_images'], 'image')} of split {escape(result['split'])}"
+    return f"errors in percent, with 95 % intervals; {images}, {views}"
+
+
 def _with_interval(errors: Mapping[str, Any], prefix: str = "") -> str:
     """An error in percent with its interval; `prefix` is that of its keys, such as `top1_`."""
     low, high = errors[f"{prefix}interval"]
@@ -318,8 +318,3 @@ def _points(difference: Mapping[str, Any]) -> str:
     """A difference of two errors in points of percent with its interval."""
     low, high = difference["interval"]
     return f"{100 * difference['difference']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-
-
-def _images(num: int) -> str:
-    """A number of images as text."""
-    return f"{num:,} image{'s' * (num != 1)}"

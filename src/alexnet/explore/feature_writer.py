@@ -43,7 +43,6 @@ class FeatureWriter:
         trained: Trained,
         reader: ActivationReader,
         source: ImageSource,
-        shapes: Mapping[str, tuple[int, ...]],
         dtype: np.dtype[Any],
     ) -> None:
         self.num_done = 0
@@ -53,7 +52,6 @@ class FeatureWriter:
         self._trained = trained
         self._reader = reader
         self._source = source
-        self._shapes = shapes
         self._dtype = dtype
         if staging.cursor_path.is_file():
             cursor = json.loads(staging.cursor_path.read_text())
@@ -107,9 +105,8 @@ class FeatureWriter:
         paths = [self._source.paths[number] for number in numbers]
         classes = [one.id for one in self._trained.classes]
         labels = None if self._source.labels is None else self._source.labels[numbers]
-        write_bytes(
-            folder / IMAGES_FILE, _images_csv(paths, None if labels is None else [classes[one] for one in labels])
-        )
+        ids = [""] * len(numbers) if labels is None else [classes[one] for one in labels]
+        write_bytes(folder / IMAGES_FILE, _images_csv(paths, ids))
         if labels is not None:
             with (folder / LABELS_FILE).open("wb") as file:
                 np.save(file, labels)
@@ -125,7 +122,7 @@ class FeatureWriter:
                 "title": self._trained.title,
                 "images": len(numbers),
                 "refused": len(refused),
-                "shapes": {name: [len(numbers), *shape] for name, shape in self._shapes.items()},
+                "shapes": {name: [len(numbers), *self._reader.shape(name)] for name in self._reader.names},
                 "columns": max(layer.columns for layer in network.sized_layers),
                 "classes": classes,
                 "plan": dict(plan),
@@ -140,7 +137,7 @@ class FeatureWriter:
         """
         num_rows = self.num_done - len(self.refused)
         header = self._header(name, 0)  # corrected at the end, when the number of images is known
-        size_bytes = len(header) + num_rows * math.prod(self._shapes[name]) * self._dtype.itemsize
+        size_bytes = len(header) + num_rows * math.prod(self._reader.shape(name)) * self._dtype.itemsize
         with (self._staging.folder / f"{name}.npy").open("r+b" if self.num_done else "wb") as file:
             if self.num_done == 0:
                 file.write(header)
@@ -151,7 +148,7 @@ class FeatureWriter:
             yield file
 
     def _header(self, name: str, num_rows: int) -> bytes:
-        return npy_header(self._dtype, (num_rows, *self._shapes[name]))
+        return npy_header(self._dtype, (num_rows, *self._reader.shape(name)))
 
     def _save(self, files: Mapping[str, BinaryIO]) -> None:
         """Flush all files to the disk and then save the cursor, unless nothing is done."""
@@ -173,11 +170,10 @@ def _convert(values: NDArray[np.float32], dtype: np.dtype[Any], name: str) -> ND
     return values.astype(dtype, copy=False)
 
 
-def _images_csv(paths: Sequence[str], classes: Sequence[str] | None) -> bytes:
+def _images_csv(paths: Sequence[str], classes: Sequence[str]) -> bytes:
     text = io.StringIO()
     # Text is quoted: a file name may contain anything, even line breaks.
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(["number", "path", "class"])
-    for number, path in enumerate(paths):
-        writer.writerow([number, path, "" if classes is None else classes[number]])
+    writer.writerows(zip(range(len(paths)), paths, classes, strict=True))
     return text.getvalue().encode("utf-8", "surrogateescape")  # file names may not be UTF-8

@@ -157,7 +157,6 @@ def write_features(
         source = split_source(run, data_folder, split, trained)
     chosen_device = choose_device(device)
     chosen_precision = choose_precision(precision, chosen_device)
-    shapes = {name: reader.shape(name) for name in reader.names}
     plan = {
         "format_version": FORMAT_VERSION,
         "weights_sha256": file_digest(weights_file(run)),
@@ -167,13 +166,13 @@ def write_features(
         **source.identity,
     }
     if not staging_folder(destination).exists():
-        num_values = len(source.paths) * sum(math.prod(shape) for shape in shapes.values())
+        num_values = len(source.paths) * sum(math.prod(reader.shape(name)) for name in reader.names)
         require_space(destination, num_values * np.dtype(dtype).itemsize)
     with open_staging(
         destination, plan, description_file=DESCRIPTION_FILE, cursor_file=CURSOR_FILE, restart=restart
     ) as staging:
         if not staging.is_complete:
-            writer = FeatureWriter(staging, trained, reader, source, shapes, np.dtype(dtype))
+            writer = FeatureWriter(staging, trained, reader, source, np.dtype(dtype))
             if slow := slow_path_message(chosen_device.type):
                 _logger.warning(slow)
             if writer.num_done:

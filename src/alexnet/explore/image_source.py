@@ -102,29 +102,19 @@ def photograph_source(paths: Sequence[Path], trained: Trained) -> ImageSource:
             raise RequestError(f"cannot read {file}: {error.strerror or error}; name image files") from error
         versions.append((status.st_size, status.st_mtime_ns))
     digest = hashlib.sha256(repr((names, versions)).encode("utf-8", "surrogateescape")).hexdigest()
-    return ImageSource(
-        read=photograph_reader(files, trained.side),
-        paths=names,
-        labels=None,
-        identity={"photographs": len(files), "photographs_sha256": digest},
-        location={},
-    )
-
-
-def photograph_reader(files: Sequence[Path], side: int) -> ReadImages:
-    """Reads photographs as images of `side` pixels."""
 
     def read(first: int, stop: int) -> tuple[NDArray[np.uint8], RefusedImages]:
         images: list[NDArray[np.uint8]] = []
         refused: RefusedImages = []
         for number in range(first, stop):
             try:
-                images.append(read_photograph(files[number], side))
+                images.append(read_photograph(files[number], trained.side))
             except RequestError as error:
                 refused.append((number, str(error)))
-        return np.array(images, np.uint8).reshape(-1, side, side, 3), refused
+        return np.array(images, np.uint8).reshape(-1, trained.side, trained.side, 3), refused
 
-    return read
+    identity = {"photographs": len(files), "photographs_sha256": digest}
+    return ImageSource(read=read, paths=names, labels=None, identity=identity, location={})
 
 
 def array_reader(images: NDArray[np.uint8] | StoredImages) -> ReadImages:

@@ -40,7 +40,7 @@ class SheetRow:
 
     heading: str
     note: str
-    """Shown beside the heading in a smaller font."""
+    """Shown after the heading in a smaller font."""
     images: Sequence[npt.NDArray[np.uint8]]
     """Each (S, S, 3), RGB; `shrink` them first to save memory."""
     names: Sequence[str]
@@ -82,7 +82,6 @@ def contact_sheet_html(rows: Sequence[SheetRow], *, most_bytes: int) -> str:
 
 
 def _row(row: SheetRow, jpegs: Sequence[bytes], side: int) -> str:
-    """One class: its name beside its images."""
     images = "\n".join(
         _img(jpeg, min(len(image), side), len(image) <= SMALL_PX, f"{row.heading}: {name}", name)
         for jpeg, image, name in zip(jpegs, row.images, row.names, strict=True)
@@ -94,7 +93,6 @@ def _row(row: SheetRow, jpegs: Sequence[bytes], side: int) -> str:
 
 
 def _img(jpeg: bytes, side: int, is_small: bool, alt: str, name: str) -> str:
-    """The element of one image."""
     classes = "thumbnail small" if is_small else "thumbnail"
     content = base64.b64encode(jpeg).decode("ascii")
     return (

@@ -58,7 +58,6 @@ def panel_html(images: Sequence[PanelImage]) -> str:
 
 
 def _figure(one: PanelImage) -> str:
-    """One image of the panel."""
     label = html.escape(one.label)
     small = ' class="small"' if max(one.image.shape[:2]) < _SMALL_PX else ""
     found = any(is_true for _, _, is_true in one.predictions)

@@ -1,7 +1,6 @@
 """Directions in color space as rows of swatches and as text."""
 
 import html
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +44,7 @@ def color_ramp(
 
 def color_ramp_html(colors: npt.NDArray[np.uint8], description: str) -> str:
     """A row of swatches, uint8 (N, 3), RGB, as an HTML element; the description is escaped."""
-    swatches = "".join(f'<span style="background: {_hexadecimal(color.tolist())}"></span>' for color in colors)
+    swatches = "".join(f'<span style="background: #{color.tobytes().hex()}"></span>' for color in colors)
     return f'<div class="ramp" role="img" aria-label="{html.escape(description)}">{swatches}</div>'
 
 
@@ -59,8 +58,3 @@ def describe_direction(direction: npt.NDArray[np.floating]) -> str:
     hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)  # 0 is red, a third of the circle green
     index = round(hue / (2 * np.pi) * len(_HUES))
     return f"{_HUES[(index + len(_HUES) // 2) % len(_HUES)]} to {_HUES[index % len(_HUES)]}"
-
-
-def _hexadecimal(color: Sequence[int]) -> str:
-    """A color as CSS writes it."""
-    return "#" + "".join(f"{value:02x}" for value in color)

@@ -62,30 +62,21 @@ def learning_curves(events: Sequence[Mapping[str, Any]], evaluation_name: str) -
         return missing, missing
 
     def series(key: str, scale: float) -> list[Series]:
-        result = []
-        if steps:
-            result.append(Series("training batches", _column(steps, "epoch"), scale * _column(steps, key)))
-        if validations:
-            values = scale * _column(validations, key)
-            result.append(Series(evaluation_name, _column(validations, "epoch"), values, "points"))
-        return result
+        trained = Series("training batches", _column(steps, "epoch"), scale * _column(steps, key))
+        validated = Series(evaluation_name, _column(validations, "epoch"), scale * _column(validations, key), "points")
+        return [one for one in (trained, validated) if len(one.x)]
 
     last = f"at the end of the log, epoch {(steps or validations)[-1]['epoch']:.4g}"
-    loss = curve_svg(
-        series("loss", 1),
-        name="curve-loss",
-        description=f"Loss over epochs; {_last_values(steps, validations, 'loss', 1, '')} {last}.",
-        x_title="epoch",
-        y_title="loss, nats",
+
+    def curve(name: str, title: str, key: str, scale: float, unit: str, y_title: str) -> Section:
+        text = f"{title} over epochs; {_last_values(steps, validations, key, scale, unit)} {last}."
+        svg = curve_svg(series(key, scale), name=name, description=text, x_title="epoch", y_title=y_title)
+        return Section(Markup(svg))
+
+    return (
+        curve("curve-loss", "Loss", "loss", 1, "", "loss, nats"),
+        curve("curve-error", "Top-1 error", "top1_error", 100, " %", "top-1 error, %"),
     )
-    error = curve_svg(
-        series("top1_error", 100),
-        name="curve-error",
-        description=f"Top-1 error over epochs; {_last_values(steps, validations, 'top1_error', 100, ' %')} {last}.",
-        x_title="epoch",
-        y_title="top-1 error, %",
-    )
-    return Section(Markup(loss)), Section(Markup(error))
 
 
 def epoch_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -187,28 +178,23 @@ def settings(recipe: Recipe | BaselineRecipe) -> dict[str, dict[str, str]]:
     }
 
 
-def run_environment(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def run_environment(metadata: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Where and when the run was trained, its data, its machine and its software, as text, by heading."""
     run = {
-        "started": facts.get("started"),
-        "finished": facts.get("finished"),
-        "training time, s": facts.get("duration_s"),
-        "commit": facts.get("commit"),
-        "processes": facts.get("processes", 1),
-        "columns": facts.get("columns", 1),
-        "replicas": facts.get("replicas", 1),
-        "unreadable images": facts.get("unreadable_images"),
-        "seed": facts.get("seed"),
-        "parameters": facts.get("parameters"),
-        "started from": facts.get("start_from") or "random weights",
-        "layers copied from it": facts.get("copied_layers") or "none",
+        "started": metadata.get("started"),
+        "finished": metadata.get("finished"),
+        "training time, s": metadata.get("duration_s"),
+        "commit": metadata.get("commit"),
+        "processes": metadata.get("processes", 1),
+        "columns": metadata.get("columns", 1),
+        "replicas": metadata.get("replicas", 1),
+        "unreadable images": metadata.get("unreadable_images"),
+        "seed": metadata.get("seed"),
+        "parameters": metadata.get("parameters"),
+        "started from": metadata.get("start_from") or "random weights",
+        "layers copied from it": metadata.get("copied_layers") or "none",
     }
-    tables = {
-        "Run": run,
-        "Data": facts.get("data") or {},
-        "Machine": facts.get("machine") or {},
-        "Versions": facts.get("versions") or {},
-    }
+    tables = {"Run": run, **{name.capitalize(): metadata.get(name) or {} for name in ("data", "machine", "versions")}}
     return {
         heading: {str(key).replace("_", " "): _text(value) for key, value in table.items()}
         for heading, table in tables.items()

@@ -16,6 +16,10 @@ RATIO_STEP = 0.2
 """Width of a bin of log2(width / height): 1:1, 4:3, 3:2 and 16:9 are each near the middle of a bin."""
 NUM_RATIO_STEPS = 8
 """Bins on either side of 1:1: up to about 3:1."""
+_RATIO_EDGES: npt.NDArray[np.float64] = (
+    np.arange(-NUM_RATIO_STEPS, NUM_RATIO_STEPS + 2, dtype=np.float64) - 0.5
+) * RATIO_STEP
+"""Of log2(width / height)."""
 _NO_VARIANCE = 1e-9
 
 
@@ -33,16 +37,15 @@ def summarize_sizes(sizes: Mapping[str, npt.NDArray[np.int32]], side: int) -> di
     """
     shorter = np.concatenate([one.min(axis=1) for one in sizes.values()])
     heights, widths = np.concatenate(list(sizes.values())).T
-    num_images = len(shorter)
     return {
         "splits": {name: _split_sizes(one, side) for name, one in sizes.items()},
-        "enlarged": _fraction(shorter < side),
-        "landscape": _fraction(widths > heights),
-        "square": _fraction(widths == heights),
-        "portrait": _fraction(widths < heights),
-        "images": num_images,
+        "enlarged": float(np.mean(shorter < side)),
+        "landscape": float(np.mean(widths > heights)),
+        "square": float(np.mean(widths == heights)),
+        "portrait": float(np.mean(widths < heights)),
+        "images": len(shorter),
         "shorter_side": _histogram(shorter, size_edges(shorter)),
-        "width_to_height": _histogram(np.log2(widths / heights), _ratio_edges(), power_of=2),
+        "width_to_height": _histogram(np.log2(widths / heights), _RATIO_EDGES, power_of=2),
     }
 
 
@@ -85,21 +88,14 @@ def _split_sizes(sizes: npt.NDArray[np.int32], side: int) -> dict[str, Any]:
     """Minimum, median and maximum of width and height of one split."""
 
     def min_median_max(values: npt.NDArray[np.int32]) -> dict[str, int]:
-        middle = int(np.percentile(values, 50, method="lower"))
-        return {"min": int(values.min()), "median": middle, "max": int(values.max())}
+        quantiles = np.percentile(values, (0, 50, 100), method="lower").tolist()
+        return dict(zip(("min", "median", "max"), quantiles, strict=True))
 
     return {
         "width": min_median_max(sizes[:, 1]),
         "height": min_median_max(sizes[:, 0]),
-        "enlarged": _fraction(sizes.min(axis=1) < side),
+        "enlarged": float(np.mean(sizes.min(axis=1) < side)),
     }
-
-
-def _ratio_edges() -> npt.NDArray[np.float64]:
-    """Edges of log2(width / height), with 1:1 in the middle of a bin."""
-    steps = np.arange(-NUM_RATIO_STEPS, NUM_RATIO_STEPS + 2, dtype=np.float64)
-    edges: npt.NDArray[np.float64] = (steps - 0.5) * RATIO_STEP
-    return edges
 
 
 def _histogram(
@@ -109,8 +105,3 @@ def _histogram(
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     counts = np.bincount(bins, minlength=len(edges) - 1)
     return {"edges": (edges if power_of is None else power_of**edges).tolist(), "counts": counts.tolist()}
-
-
-def _fraction(mask: npt.NDArray[np.bool_]) -> float:
-    """Fraction of the values that are true."""
-    return float(np.count_nonzero(mask) / len(mask))

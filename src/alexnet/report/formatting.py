@@ -63,6 +63,17 @@ def format_bytes(size_bytes: int) -> str:
     return f"{size:.0f} {units[0]}" if units[0] == "bytes" or size >= 99.95 else f"{size:.1f} {units[0]}"
 
 
+def count_noun(number: int, noun: str) -> str:
+    """`1 class`, `2,000 classes`, `0 images`."""
+    plural = noun if number == 1 else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {plural}"
+
+
+def range_text(low: int, high: int) -> str:
+    """The integers from `low` up to, but excluding, `high`, as text."""
+    return f"{low:,}" if high == low + 1 else f"{low:,} to {high - 1:,}"
+
+
 def printable(content: Any) -> Any:
     """JSON content with all text made printable: characters that are not become U+FFFD, the replacement character.
 

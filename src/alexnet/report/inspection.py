@@ -1,7 +1,6 @@
 """Summarize a prepared data set for `alexnet inspect`: what to know before training on it, without layout."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.report.data_issues import summarize_duplicates, summarize_refused
 from alexnet.report.data_measures import summarize_colors, summarize_sizes
-from alexnet.report.formatting import printable
+from alexnet.report.formatting import count_noun, printable
 
 FEW_IMAGES = 10
 """A class with fewer training images is hard to learn."""
@@ -49,13 +48,16 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         "side": data.side,
         "store": data.store,
         "checksum": data.checksum,
-        "bytes": _bytes_on_disk(data.folder),
+        "bytes": sum(file.stat().st_size for file in data.folder.iterdir() if file.is_file()),
         "preparation": dict(data.description["plan"]),
         "splits": {
             name: _summarize_split(data.classes, counts[name], int(data.description["splits"][name]["listed"]))
             for name in data.splits
         },
-        "classes": _summarize_classes(data.classes, counts),
+        "classes": [
+            {"id": one.id, "name": one.name, "images": {name: int(counts[name][label]) for name in counts}}
+            for label, one in enumerate(data.classes)
+        ],
         "refused": summarize_refused(data.folder),
         "duplicates": summarize_duplicates(data.folder, data.description["duplicates"]),
         "sizes": summarize_sizes({name: np.asarray(data.original_sizes(name)) for name in data.splits}, data.side),
@@ -68,74 +70,53 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
 
 def _summarize_split(classes: Sequence[ClassInfo], counts: npt.NDArray[np.int64], num_listed: int) -> dict[str, Any]:
     """Counts of one split; of equally large classes the first is named."""
-    num_images, most, least = int(counts.sum()), int(counts.argmax()), int(counts.argmin())
+
+    def named(label: int) -> dict[str, Any]:
+        return {"id": classes[label].id, "name": classes[label].name, "images": int(counts[label])}
+
+    num_images, least = int(counts.sum()), int(counts.min())
     return {
         "images": num_images,
         "listed": num_listed,
         "refused": num_listed - num_images,
-        "largest": {"id": classes[most].id, "name": classes[most].name, "images": int(counts[most])},
-        "smallest": {"id": classes[least].id, "name": classes[least].name, "images": int(counts[least])},
-        "imbalance": float(counts[most] / counts[least]) if counts[least] else None,
+        "largest": named(int(counts.argmax())),
+        "smallest": named(int(counts.argmin())),
+        "imbalance": float(counts.max() / least) if least else None,
         "missing": [classes[label].id for label in np.flatnonzero(counts == 0).tolist()],
     }
 
 
-def _summarize_classes(
-    classes: Sequence[ClassInfo], counts: Mapping[str, npt.NDArray[np.int64]]
-) -> list[dict[str, Any]]:
-    """Every class with its number of images in each split."""
-    columns = {name: of_split.tolist() for name, of_split in counts.items()}
-    return [
-        {"id": one.id, "name": one.name, "images": {name: column[label] for name, column in columns.items()}}
-        for label, one in enumerate(classes)
-    ]
-
-
-def _bytes_on_disk(folder: Path) -> int:
-    """Size of all files of the data set."""
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-
-
 def _warnings(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What may impair training or evaluation, as sentences."""
+    """What may impair training or evaluation, as sentences, most serious first."""
     found = []
-    duplicates, train = summary["duplicates"], summary["splits"]["train"]
+
+    def warn(topic: str, text: str) -> None:
+        found.append({"topic": topic, "text": text})
+
+    duplicates, splits = summary["duplicates"], summary["splits"]
     if num := duplicates["leaked_images"]:
-        verb = "is" if num == 1 else "are"
-        found.append(
-            (
-                "leak",
-                f"{_many(num, 'image')} of the held-out splits {verb} also in the training split, so errors measured "
-                "on them are too low. Remove the copies from the source and prepare it again.",
-            )
+        warn(
+            "leak",
+            f"{count_noun(num, 'image')} of the held-out splits {'is' if num == 1 else 'are'} also in the training "
+            "split, so errors measured on them are too low. Remove the copies from the source and prepare it again.",
         )
     if num := duplicates["other_label"]:
-        verb = "is" if num == 1 else "are"
-        found.append(("labels", f"{_many(num, 'image')} {verb} stored under more than one class."))
-    for name, split in summary["splits"].items():
+        warn("labels", f"{count_noun(num, 'image')} {'is' if num == 1 else 'are'} stored under more than one class.")
+    for name, split in splits.items():
         if num := len(split["missing"]):
             verb, whose = ("has", "its") if num == 1 else ("have", "their")
-            found.append(("missing", f"{_many(num, 'class')} {verb} no {name} images: {whose} error is not measured."))
+            warn("missing", f"{count_noun(num, 'class')} {verb} no {name} images: {whose} error is not measured.")
     if num := sum(one["images"]["train"] < FEW_IMAGES for one in summary["classes"]):
         verb = "has" if num == 1 else "have"
-        found.append(("few", f"{_many(num, 'class')} {verb} fewer than {FEW_IMAGES} training images."))
-    if train["imbalance"] is not None and train["imbalance"] > GREAT_IMBALANCE:
-        found.append(
-            (
-                "imbalance",
-                f"The largest class has {train['imbalance']:,.0f} times as many training images as the smallest: "
-                f"{train['largest']['name']} ({train['largest']['images']:,}) and {train['smallest']['name']} "
-                f"({train['smallest']['images']:,}).",
-            )
+        warn("few", f"{count_noun(num, 'class')} {verb} fewer than {FEW_IMAGES} training images.")
+    ratio, largest, smallest = (splits["train"][key] for key in ("imbalance", "largest", "smallest"))
+    if ratio is not None and ratio > GREAT_IMBALANCE:
+        warn(
+            "imbalance",
+            f"The largest class has {ratio:,.0f} times as many training images as the smallest: {largest['name']} "
+            f"({largest['images']:,}) and {smallest['name']} ({smallest['images']:,}).",
         )
-    if num := sum(split["refused"] for split in summary["splits"].values()):
-        verb = "was" if num == 1 else "were"
-        num_listed = sum(split["listed"] for split in summary["splits"].values())
-        found.append(("refused", f"{num:,} of {_many(num_listed, 'file')} {verb} refused."))
-    return [{"topic": topic, "text": text} for topic, text in found]
-
-
-def _many(number: int, noun: str) -> str:
-    """`1 class`, `2 classes`."""
-    plural = noun if number == 1 else f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {plural}"
+    if num := sum(split["refused"] for split in splits.values()):
+        num_listed = sum(split["listed"] for split in splits.values())
+        warn("refused", f"{num:,} of {count_noun(num_listed, 'file')} {'was' if num == 1 else 'were'} refused.")
+    return found

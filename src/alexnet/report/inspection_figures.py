@@ -12,6 +12,7 @@ from alexnet.figures.filters import png_data_uri
 from alexnet.figures.histogram import HistogramBar, histogram_html, round_edges
 from alexnet.figures.swatches import color_ramp, color_ramp_html
 from alexnet.report.data_measures import NUM_RATIO_STEPS, RATIO_STEP, size_edges
+from alexnet.report.formatting import count_noun, range_text
 
 MEAN_IMAGE_PX = 256
 MOST_TICKS = 6
@@ -105,23 +106,17 @@ def class_histogram(by_size: Sequence[Mapping[str, Any]]) -> str:
 
 def _integer_bars(edges: Sequence[int], counts: Sequence[int], unit: str, noun: str) -> list[HistogramBar]:
     """Bars whose titles say which integers they count."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return [
-        HistogramBar(count, f"{_range_text(low, high)} {unit}: {count:,} {noun if count == 1 else plural}")
+        HistogramBar(count, f"{range_text(low, high)} {unit}: {count_noun(count, noun)}")
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
     ]
-
-
-def _range_text(low: int, high: int) -> str:
-    """The integers from `low` up to, but excluding, `high`, as text."""
-    return f"{low:,}" if high == low + 1 else f"{low:,} to {high - 1:,}"
 
 
 def _peak(edges: Sequence[int], counts: Sequence[int], unit: str) -> str:
     """The range and the position of the highest bar, as text."""
     place = int(np.argmax(counts))
     return (
-        f"from {edges[0]:,} to {edges[-1] - 1:,}, most often {_range_text(edges[place], edges[place + 1])} {unit} "
+        f"from {edges[0]:,} to {edges[-1] - 1:,}, most often {range_text(edges[place], edges[place + 1])} {unit} "
         f"({counts[place]:,} of {sum(counts):,})"
     )
 

@@ -14,7 +14,7 @@ from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, SheetRow, contact
 from alexnet.figures.histogram import HISTOGRAM_STYLE
 from alexnet.figures.swatches import SWATCHES_STYLE
 from alexnet.report import inspection_figures as figures
-from alexnet.report.formatting import evenly_spaced, jinja_environment, printable, write_page
+from alexnet.report.formatting import count_noun, evenly_spaced, jinja_environment, printable, write_page
 from alexnet.report.inspection import summarize_data
 
 MOST_CLASSES = 100
@@ -61,17 +61,15 @@ def write_inspection(
 
 
 def _render(data: PreparedData, summary: Mapping[str, Any], most_classes: int) -> str:
-    """The page's HTML."""
     shown = evenly_spaced(np.arange(data.num_classes), most_classes)
     rows = _sheet_rows(data, summary, shown)
-    by_size = sorted(
-        summary["classes"], key=lambda one: -one["images"]["train"]
-    )  # the sort is stable: equal classes stay in label order
+    by_size = sorted(summary["classes"], key=lambda one: -one["images"]["train"])  # stable: ties stay in label order
     is_long = len(by_size) > MOST_CLASSES
     class_tables = {"Images by class, most training images first": by_size}
     if is_long:
         largest, smallest = by_size[:NUM_LARGEST], by_size[-NUM_LARGEST:]
         class_tables = {f"The {NUM_LARGEST} largest": largest, f"The {NUM_LARGEST} smallest": smallest}
+    sizes, color, duplicates = summary["sizes"], summary["color"], summary["duplicates"]
     template = jinja_environment().get_template("inspection.html.j2")
     return template.render(
         summary=summary,
@@ -86,15 +84,13 @@ def _render(data: PreparedData, summary: Mapping[str, Any], most_classes: int) -
         names={one["id"]: one["name"] for one in summary["classes"]},
         class_histogram=Markup(figures.class_histogram(by_size)) if is_long else "",
         mean_image=Markup(figures.mean_image(data)),
-        ramps=[Markup(figures.component_ramp(summary["color"], one)) for one in summary["color"]["components"]],
-        uniform=figures.uniform_size(summary["sizes"]),
-        size_histogram=Markup(figures.size_histogram(summary["sizes"], data.side)),
-        side_is_marked=figures.bin_position(summary["sizes"]["shorter_side"]["edges"], data.side) is not None,
-        ratio_histogram=Markup(figures.ratio_histogram(summary["sizes"])),
+        ramps=[Markup(figures.component_ramp(color, one)) for one in color["components"]],
+        uniform=figures.uniform_size(sizes),
+        size_histogram=Markup(figures.size_histogram(sizes, data.side)),
+        side_is_marked=figures.bin_position(sizes["shorter_side"]["edges"], data.side) is not None,
+        ratio_histogram=Markup(figures.ratio_histogram(sizes)),
         reasons=summary["refused"]["reasons"][:NUM_REASONS],
-        duplicate_thumbnails=[
-            Markup(figures.duplicate_thumbnail(data, one)) for one in summary["duplicates"]["groups"]
-        ],
+        duplicate_thumbnails=[Markup(figures.duplicate_thumbnail(data, one)) for one in duplicates["groups"]],
         sheet=Markup(contact_sheet_html(rows, most_bytes=SHEET_BYTES)),
         num_images_per_class=NUM_IMAGES,
         num_shown=sum(len(row.images) for row in rows),
@@ -118,7 +114,7 @@ def _sheet_rows(data: PreparedData, summary: Mapping[str, Any], shown: npt.NDArr
         members = indices[ends[label - 1] if label else 0 : ends[label]]
         chosen = evenly_spaced(members, NUM_IMAGES).tolist()
         one_class = summary["classes"][label]
-        count = f"{len(members):,} {'image' if len(members) == 1 else 'images'}"
+        count = count_noun(len(members), "image")
         has_name = one_class["id"] != one_class["name"]
         rows.append(
             SheetRow(

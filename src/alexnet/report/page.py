@@ -53,9 +53,9 @@ def write_report(run_folder: Path, data: PreparedData | None) -> Path:
 
 def render(run: RunFolder, data: PreparedData | None) -> str:
     """The page's HTML; see `write_report`."""
-    facts, recipe = run.metadata(), run.any_recipe()
+    metadata, recipe = run.metadata(), run.any_recipe()
     network = None if isinstance(recipe, BaselineRecipe) else recipe
-    described: Mapping[str, Any] = facts.get("data") or {}
+    described: Mapping[str, Any] = metadata.get("data") or {}
     if data is not None and described.get("checksum") not in (None, data.checksum):
         raise RequestError(
             f"{data.folder} is not the data set that {run.path} was trained on: its checksum is {data.checksum[:12]}, "
@@ -72,12 +72,12 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
     classes, num_classes = contents.class_rows(best) if best else ([], 0)
     template = jinja_environment().get_template("report.html.j2")
     return template.render(
-        name=facts.get("name", run.path.name),
+        name=metadata.get("name", run.path.name),
         recipe=recipe,
         data_title=described.get("title") or (data.title if data else "unknown data"),
         generated=bool(described.get("generated") or (data is not None and data.generated)),
-        state=facts.get("state"),
-        state_note=_STATES.get(facts.get("state", ""), ""),
+        state=metadata.get("state"),
+        state_note=_STATES.get(metadata.get("state", ""), ""),
         baseline=network is None,
         progress="" if network is None else _describe_progress(events, epochs_of(network.schedule)),
         rows=[(one, published_errors(one, network.network.variant) if network else None) for one in evaluations],
@@ -96,7 +96,7 @@ def render(run: RunFolder, data: PreparedData | None) -> str:
         confused=contents.confused_rows(best) if best else [],
         changes=changes_of(recipe),
         settings=contents.settings(recipe),
-        run_environment=contents.run_environment(facts),
+        run_environment=contents.run_environment(metadata),
         run_path=shlex.quote(str(run.path)),
         panel_style=Markup(PANEL_STYLE),
     )

@@ -158,8 +158,8 @@ def paper_table(
     table_runs: list[TableRun] = []
     class_ids: tuple[str, ...] = ()
     for run in runs:
-        facts, recipe = run.metadata(), run.any_recipe()
-        group = groups[_row_of(run, recipe, facts)]
+        metadata, recipe = run.metadata(), run.any_recipe()
+        group = groups[_row_of(run, recipe, metadata)]
         predictions, command = load_run_predictions(run, data, split, num_views, data_folder)
         if not np.array_equal(predictions.samples, np.arange(len(predictions.probabilities))):
             raise WorkError(
@@ -169,7 +169,7 @@ def paper_table(
         if difference := first_class_difference(predictions.class_ids, class_ids):
             raise RequestError(f"{run.path} differs from {runs[0].path} in its classes: {difference}")
         group.add(str(run.path), predictions.probabilities, predictions.labels(data))
-        table_runs.append(_describe_run(run, recipe, facts))
+        table_runs.append(_describe_run(run, recipe, metadata))
     num_images, num_classes = len(data.splits[split]), len(class_ids)
     return PaperTable(
         data_title=data.title,
@@ -222,12 +222,12 @@ def _describe_difference(data: PreparedData, run: RunFolder) -> str:
     return ", ".join([*words, *([f"in its classes {difference}"] if difference else [])])
 
 
-def _row_of(run: RunFolder, recipe: Recipe | BaselineRecipe, facts: Mapping[str, Any]) -> str:
+def _row_of(run: RunFolder, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> str:
     if isinstance(recipe, BaselineRecipe):
         return _BASELINES[recipe.kind]
     if recipe.name in _BASELINES:
         return _BASELINES[recipe.name]
-    if facts.get("start_from") or facts.get("copied_layers"):
+    if metadata.get("start_from") or metadata.get("copied_layers"):
         return ONE_STARTED
     if recipe.network.variant.startswith("six-conv"):
         raise RequestError(
@@ -237,12 +237,12 @@ def _row_of(run: RunFolder, recipe: Recipe | BaselineRecipe, facts: Mapping[str,
     return ONE
 
 
-def _describe_run(run: RunFolder, recipe: Recipe | BaselineRecipe, facts: Mapping[str, Any]) -> TableRun:
+def _describe_run(run: RunFolder, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> TableRun:
     events = run.events()
-    seconds = facts.get("duration_s")
+    seconds = metadata.get("duration_s")
     if seconds is None:  # it has not finished
         seconds = next((event["elapsed_s"] for event in reversed(events) if "elapsed_s" in event), None)
-    machine = facts.get("machine") or {}
+    machine = metadata.get("machine") or {}
     words = [str(machine.get("processor") or "an unknown processor")]
     words += [f"{machine['cores']} cores"] if machine.get("cores") else []
     accelerators = {str(event.get("device", "cpu")) for event in events if event["event"] == "start"} - {"cpu"}
@@ -253,11 +253,11 @@ def _describe_run(run: RunFolder, recipe: Recipe | BaselineRecipe, facts: Mappin
         recipe=recipe.name,
         variant=None if isinstance(recipe, BaselineRecipe) or recipe.name in _BASELINES else recipe.network.variant,
         changes=tuple(changes_of(recipe)),
-        start_from=facts.get("start_from"),
-        state=str(facts.get("state")),
+        start_from=metadata.get("start_from"),
+        state=str(metadata.get("state")),
         hours=None if seconds is None else seconds / 3600,
         machine=", ".join(words),
-        commit=facts.get("commit"),
+        commit=metadata.get("commit"),
     )
 
 

@@ -89,7 +89,7 @@ def create_or_continue(
     RunFolder.open(run.path)
     if run.state == "finished":
         raise RequestError(
-            f"{run.path} holds a finished run; choose another --run, or view it with `alexnet report {run.path}`"
+            f"{run.path} holds a finished run; choose another run folder, or view it with `alexnet report {run.path}`"
         )
     if run.state == "failed":
         raise RequestError(f"{run.path} holds a failed run; remove it or choose another --run")
