@@ -1,4 +1,4 @@
-"""Heartbeats of the processes of a training: which one failed and why, and which one holds up the others.
+"""Heartbeats of the processes of a training: which one failed and why, and which one stalls the others.
 
 Every second each process writes to the store through which they met that it is alive and what it is doing. Under
 torchrun the store is torchrun's own and outlives every process; otherwise it ends with the main process.
@@ -20,7 +20,7 @@ import torch.distributed as dist
 from alexnet.errors import AlexNetError, Interrupted, RequestError, WorkError
 
 HEARTBEAT_INTERVAL_S = 1.0
-# A process without a heartbeat for so long has ended, from the view of one that cannot continue.
+# A process that cannot continue takes another one for dead after so long without a heartbeat.
 DEAD_AFTER_S = 4.0
 _ERRORS_BY_EXIT_CODE: tuple[type[AlexNetError], ...] = (WorkError, RequestError, Interrupted)
 
@@ -48,7 +48,7 @@ class HeartbeatMonitor:
         rank: of this process.
         num: number of processes.
         store: where heartbeats are written; these processes' own (`rendezvous_store`).
-        stall_warning: seconds after which a process that holds up the others is named.
+        stall_warning: seconds after which a process that stalls the others is named.
 
     Attributes:
         on_stall: called in the main process with a message that names a stalled process.
@@ -155,7 +155,7 @@ class HeartbeatMonitor:
 
 
 class StallDetector:
-    """Finds processes that hold up the others from successive heartbeats.
+    """Finds processes that stall the others, from successive heartbeats.
 
     Args:
         after_s: seconds without progress after which a process is named; again after twice as long, and so on.

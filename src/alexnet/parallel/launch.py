@@ -10,16 +10,17 @@ from torch.distributed.run import main as torchrun
 from alexnet.errors import Interrupted
 from alexnet.system.machine import num_cores
 
-OWN_CODES = (1, 2, 3)
+_EXIT_CODES = (1, 2, 3)
+"""Those that the command itself exits with."""
 
 
-def run_in_processes(words: Sequence[str], num: int, program: Sequence[str] = ("-m", "--", "alexnet")) -> int:
+def run_in_processes(arguments: Sequence[str], num: int, program: Sequence[str] = ("-m", "--", "alexnet")) -> int:
     """Run the command in `num` processes on this machine and wait for them.
 
     Each gets an equal number of cores unless OMP_NUM_THREADS is set.
 
     Args:
-        words: of the command, `train` first.
+        arguments: of the command, `train` first.
         program: what torchrun starts. Without `--`, torchrun would read options of the command as its own.
 
     Returns:
@@ -27,10 +28,10 @@ def run_in_processes(words: Sequence[str], num: int, program: Sequence[str] = ("
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // num)))
     try:
-        torchrun(["--standalone", "--nproc-per-node", str(num), *program, *words])
+        torchrun(["--standalone", "--nproc-per-node", str(num), *program, *arguments])
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
-        return code if code in OWN_CODES else 1
+        return code if code in _EXIT_CODES else 1
     except SignalException:
         return Interrupted.exit_code
     return 0

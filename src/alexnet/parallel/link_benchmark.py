@@ -44,7 +44,7 @@ class LinkBenchmark:
 
     def __init__(self, processes: ProcessGroup, monitor: HeartbeatMonitor | None, device: torch.device) -> None:
         self._rank, self._num, self._device = processes.rank, processes.size, device
-        self._processes, self._monitor = processes, monitor
+        self._mesh, self._monitor = ProcessMesh(all=processes), monitor
 
     def run(self, total_s: float) -> tuple[list[LinkTime], dict[int, float]]:
         """Measure every pair in turn, then an all-reduce. All processes call it and get the same result.
@@ -67,7 +67,7 @@ class LinkBenchmark:
                 self._answer(sender)
         self._synchronize(len(ordered), True, "measuring all together")
         sums = self._all_reduces(MAX_SIZE_S)
-        times = [link for links in ProcessMesh(all=self._processes).all_gather_object(own) for link in links]
+        times = [link for links in self._mesh.all_gather_object(own) for link in links]
         return times, sums
 
     def _synchronize(self, number: int, busy: bool, activity: str) -> None:
@@ -138,21 +138,15 @@ class LinkBenchmark:
             return time.perf_counter() - start_s
 
         for num_bytes in SIZES:
-            if not self._broadcast(int(fits_limit(num_bytes, seconds, limit_s))):
+            if not self._mesh.broadcast(fits_limit(num_bytes, seconds, limit_s)):
                 break
             values = self._tensor(num_bytes)
             one_round()
-            rounds = self._broadcast(rounds_within(num_bytes, one_round(), limit_s))
+            rounds = self._mesh.broadcast(rounds_within(num_bytes, one_round(), limit_s))
             own = torch.tensor([one_round() for _ in range(rounds)], dtype=torch.float64)
             dist.all_reduce(own, dist.ReduceOp.MAX)
             seconds[num_bytes] = statistics.median(own.tolist())
         return seconds
-
-    def _broadcast(self, number: int) -> int:
-        """The main process's number."""
-        tensor = torch.tensor([number])
-        dist.broadcast(tensor, src=0)
-        return int(tensor.item())
 
 
 def fits_limit(num_bytes: int, seconds: Mapping[int, float], limit_s: float) -> bool:

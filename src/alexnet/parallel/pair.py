@@ -1,7 +1,7 @@
 """Two processes that exchange halves of a tensor, forward and backward, while each computes with its own half.
 
 Autograd's order gives the overlap: the backward pass of what is computed between `begin` and `end` runs between sending
-the gradient of the other's half and receiving that of its own.
+the gradient of the other's half and receiving that of its half.
 """
 
 import time

@@ -89,7 +89,8 @@ def init_process_group(layout: Layout | None = None) -> Iterator[tuple[ProcessGr
             f"or set {', '.join(VARIABLES)} for each"
         )
     layout = layout or Layout()
-    _use_own_device()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     rank, num = int(os.environ["RANK"]), world_size()
     store = rendezvous_store(rank, num, layout.timeout)
     dist.init_process_group(
@@ -109,21 +110,15 @@ def init_process_group(layout: Layout | None = None) -> Iterator[tuple[ProcessGr
         try:
             yield ProcessGroup(rank, num), monitor
         except BaseException as error:
+            # torchrun terminates the others; first they report why they failed.
             for number in watched:
-                signal.signal(
-                    number, signal.SIG_IGN
-                )  # torchrun terminates the others; first they report why they failed
+                signal.signal(number, signal.SIG_IGN)
             raise monitor.cause_of(error) from error
         finally:
             dist.destroy_process_group()
             for number in watched:
                 signal.signal(number, previous[number])
             logger.setLevel(level)
-
-
-def _use_own_device() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def cores_per_process() -> int:

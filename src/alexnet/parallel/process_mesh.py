@@ -1,4 +1,4 @@
-"""The processes of one training, laid out as columns and replicas: a device_mesh with the axes `data` and `column`."""
+"""The processes of one training, laid out as columns and replicas: a DeviceMesh with the axes `data` and `column`."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

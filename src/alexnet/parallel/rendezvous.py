@@ -1,8 +1,8 @@
 """Where the processes of one start meet: a part of the store that no earlier start has written to.
 
-torchrun keeps one store across its restarts. A process that arrives early would find the address of its neighbor's
-predecessor there, and connect in vain. So the main process generates a name for each start, and answers with it the
-processes that ask now: each asks with a token of its own, which no earlier process can have been answered.
+torchrun keeps one store across its restarts. A process that arrives early would find an address of the start before
+there, and connect in vain. So the main process generates a name for each start and sends it to the processes that ask:
+each asks with a random token, so that it cannot receive an answer to an earlier process.
 """
 
 import datetime

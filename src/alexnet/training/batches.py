@@ -26,7 +26,7 @@ def load_device_cache(setup: TrainingSetup, check_stop: Callable[[], None] = lam
     """The training images on the device, if the recipe asks for that or they fit; None leaves them to the loader.
 
     Args:
-        check_stop: called now and then while they are read; may raise.
+        check_stop: called repeatedly while they are read; may raise.
 
     Raises:
         UnreadableSample: an image cannot be read.
@@ -40,7 +40,7 @@ def load_device_cache(setup: TrainingSetup, check_stop: Callable[[], None] = lam
         cache = "device" if fits and settings.on_unreadable == "stop" else "none"
         if free is not None and not fits:
             _logger.info(
-                "the training images do not fit into half of the GPU's free memory: they are read when they are needed"
+                "the training images do not fit into half of the GPU's free memory: they are read when needed"
                 + _bc1_hint(setup, free)
             )
     if cache == "none":

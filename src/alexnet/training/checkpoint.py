@@ -1,7 +1,7 @@
 """What an interrupted training resumes from: weights, velocities, averages, errors and the step, verified when read.
 
-`checkpoints/step-00000120.safetensors` holds the tensors, `step-00000120.json` beside it describes them and has the
-checksum of the file; it is written last, so a checkpoint without it does not count. Order, crops, noise and dropout are
+`checkpoints/step-00000120.safetensors` holds the tensors, the manifest `step-00000120.json` describes them and has the
+checksum of the file. It is written last: a checkpoint without it does not count. Order, crops, noise and dropout are
 functions of the seed and the step: nothing else is state.
 
 Names of tensors begin with `network.` (weights), `velocity.` (the optimizer's buffers) or `average.` (averaged
@@ -53,7 +53,7 @@ NETWORK, VELOCITY, AVERAGE = "network.", "velocity.", "average."
 class Snapshot:
     """A training's state at one step, copied, so that the training can continue while it is written.
 
-    Filled again and again, it keeps its memory: touching fresh pages would cost more than the copy.
+    It is filled repeatedly and keeps its memory: touching fresh pages would cost more than the copy.
     """
 
     arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)

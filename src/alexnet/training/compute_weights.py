@@ -12,12 +12,12 @@ from alexnet.training.optimizer import Optimizer
 class ComputeWeights:
     """The tensors that a step reads in place of the network's parameters, and their gradients.
 
-    In float32 these are the parameters. In bfloat16 they are rounded copies, which every update writes beside the
-    parameters, and whose gradients it takes as they are: to round the weights and to widen the gradients in every
-    step, as autocast does, would move 12 bytes for each weight on top of the update's 20, and 2 more to check that
-    the gradients are finite.
+    In float32 these are the parameters. In bfloat16 they are rounded copies, which every update writes together with
+    the parameters and whose gradients it reads in bfloat16. Rounding the weights and widening the gradients in every
+    step, as autocast does, would move 12 bytes per weight in addition to the update's 20, and 2 more to check that the
+    gradients are finite.
 
-    If anything else changes the parameters, the copies follow at the next update only.
+    If anything else changes the parameters, the copies follow only at the next update.
 
     Args:
         network: its parameters are those of `optimizer`.

@@ -1,4 +1,4 @@
-"""A training shared by several processes: each computes its columns and its images, with the sums of one process.
+"""A training shared by several processes: each computes its columns and its images; sums are those of one process.
 
 `parallel/process_mesh.py` lays them out. Replicas sum their gradients by torch's DistributedDataParallel while the
 backward pass still computes those of earlier layers.
@@ -29,7 +29,7 @@ def local_network(network: AlexNet, mesh: ProcessMesh) -> AlexNet:
 
 
 def full_network(network: AlexNet) -> AlexNet:
-    """The full network of which this process may hold one column; both processes of a pair call it together."""
+    """The full network, of which this process may hold only one column; both processes of a pair call it together."""
     if not isinstance(network, ColumnNetwork):
         return network
     full = AlexNet(network.num_classes, network.variant, network.width, dropout=network.dropout)
@@ -82,9 +82,7 @@ class DistributedForward:
         self._reducers: list[_GradientReducer] = []
         self._replicated: list[DistributedDataParallel] = []
         self._parts: list[Callable[[torch.Tensor], torch.Tensor]]
-        splits_dense = isinstance(network, ColumnNetwork) and mesh.layout.column_layers == "dense"
-        if splits_dense:
-            assert isinstance(network, ColumnNetwork)
+        if isinstance(network, ColumnNetwork) and mesh.layout.column_layers == "dense":
             first = next(number for number, step in enumerate(network.steps) if isinstance(step, GatherRows))
             # Every process has all convolutions, every replica one copy of each column.
             self._parts = [
@@ -110,7 +108,7 @@ class DistributedForward:
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Within it, gradients accumulate in this process only: for all parts of a batch but the last."""
+        """Accumulate gradients in this process only, while the context is open: all parts of a batch but the last."""
         with ExitStack() as stack:
             for one in self._replicated:
                 stack.enter_context(one.no_sync())

@@ -1,4 +1,4 @@
-"""A step that runs at once: the form for CPUs, for batches in parts and for several processes."""
+"""A step that runs immediately: for CPUs, for batches in parts and for several processes."""
 
 import math
 import operator

@@ -38,7 +38,7 @@ class WeightEMA:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within it, the network has its averaged weights."""
+        """Give the network its averaged weights, while the context is open."""
         self._exchange()
         try:
             yield

@@ -1,4 +1,4 @@
-"""A step as a GPU runs it: captured once as a CUDA graph, replayed, and asked for its metrics later.
+"""A step as a GPU runs it: captured once as a CUDA graph and replayed; metrics are read later.
 
 The host only sets which images and which learning rates; it does not wait. So that a loss or a gradient that is not
 finite still stops the training before the update, the device itself checks: from that step on no weight changes,
@@ -72,7 +72,7 @@ class GraphStep:
         self.setup = setup
         self._device_cache = device_cache
         self._mean_image = torch.from_numpy(setup.data.statistics.mean_image).to(device)
-        # As autocast rounds the input of the first layer, unless the network scales its input before.
+        # Autocast rounds the input of the first layer; a network that scales its input does so before.
         rounded = setup.precision == "bfloat16" and setup.network.spec.input_scale == 1
         self._input_dtype = torch.bfloat16 if rounded else torch.float32
         self._captured: dict[tuple[int, float], _CapturedStep] = {}
@@ -203,7 +203,7 @@ class GraphStep:
 
 @contextmanager
 def cudnn_benchmark() -> Iterator[None]:
-    """Within it, cuDNN tries its algorithms for each new shape and keeps the fastest.
+    """Let cuDNN try its algorithms for each new shape and keep the fastest, while the context is open.
 
     `torch.backends.cudnn.flags` would also set everything that is not named to its own defaults, which disables cuDNN.
     """

@@ -141,7 +141,7 @@ class TrainingLog:
         )
 
     def stalled_process(self, message: str) -> None:
-        """Another process holds the others up."""
+        """A process stalls the others."""
         self._run.log("held_up", step=self._state.step, by=message)
         _logger.warning(message)
 

@@ -1,4 +1,4 @@
-"""Train the network of a recipe on a prepared data set and leave a run folder. Paper: section 5."""
+"""Train the network of a recipe on a prepared data set, in a run folder. Paper: section 5."""
 
 import logging
 import math
@@ -68,7 +68,7 @@ def train(
         recipe: every hyperparameter.
         run_folder: a new folder, or that of an interrupted training of the same recipe on the same data.
         start_from: a run folder or weights file: layers of the same names are initialized from its weights, all but
-            the last ones; None is what an unfinished run began with.
+            the last ones; None is the network that an unfinished run started from, if any.
         may_change: resume with a recipe other than the run's, as far as `CHANGEABLE` allows.
         mesh: the processes that share the training, each of which calls this. The main one writes the run folder,
             which the others need not see; the data set must be on every machine.
@@ -132,7 +132,7 @@ def _failure_recorded(run: RunFolder, batch_size: int) -> Iterator[None]:
     try:
         yield
     except RequestError:
-        raise  # nothing was begun
+        raise  # nothing was started
     except WorkError:
         _record_state(run, "failed")
         raise
@@ -337,7 +337,7 @@ def _stop(
 
 @contextmanager
 def _stalls_logged(mesh: ProcessMesh, log: TrainingLog) -> Iterator[None]:
-    """Log in the run folder too which process holds the others up, within the block."""
+    """Log stalled processes in the run folder too, while the context is open."""
     monitor = mesh.monitor
     if monitor is None or not mesh.is_main:
         yield

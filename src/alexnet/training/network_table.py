@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 
-from alexnet.model.layer_specs import SizedLayer
 from alexnet.model.network import AlexNet
 from alexnet.runs.recipe import Recipe
-from alexnet.training.optimizer import Optimizer, make_optimizer
+from alexnet.training.optimizer import make_optimizer
 from alexnet.training.schedule import LearningRates, learning_rates_at
 from alexnet.training.setup import require_fit
 
@@ -46,7 +45,22 @@ def network_table(recipe: Recipe, num_classes: int) -> list[Row]:
         require_fit(recipe, network)
         optimizer = make_optimizer(recipe.optimizer, network)
     learning_rates = _first_learning_rates(recipe)
-    return [_row(layer, learning_rates, optimizer) for layer in network.sized_layers if layer.weight_shape]
+    return [
+        Row(
+            layer=layer.name,
+            channels=layer.out_channels,
+            side=layer.out_side,
+            weight_shape=layer.weight_shape,
+            parameters=math.prod(layer.weight_shape) + math.prod(layer.bias_shape),
+            neurons=layer.neurons,
+            multiply_adds=layer.multiply_adds,
+            learning_rate=learning_rates.of(f"{layer.name}.weight"),
+            bias_learning_rate=learning_rates.of(f"{layer.name}.bias"),
+            weight_decay=optimizer.weight_decays[f"{layer.name}.weight"],
+        )
+        for layer in network.sized_layers
+        if layer.weight_shape
+    ]
 
 
 def _first_learning_rates(recipe: Recipe) -> LearningRates:
@@ -56,22 +70,6 @@ def _first_learning_rates(recipe: Recipe) -> LearningRates:
             biases=recipe.optimizer.learning_rate * recipe.optimizer.bias_lr_factor,
         )
     return learning_rates_at(recipe, 0, 1)
-
-
-def _row(layer: SizedLayer, learning_rates: LearningRates, optimizer: Optimizer) -> Row:
-    name = layer.name
-    return Row(
-        layer=name,
-        channels=layer.out_channels,
-        side=layer.out_side,
-        weight_shape=layer.weight_shape,
-        parameters=math.prod(layer.weight_shape) + math.prod(layer.bias_shape),
-        neurons=layer.neurons,
-        multiply_adds=layer.multiply_adds,
-        learning_rate=learning_rates.of(f"{name}.weight"),
-        bias_learning_rate=learning_rates.of(f"{name}.bias"),
-        weight_decay=optimizer.weight_decays[f"{name}.weight"],
-    )
 
 
 def schedule_lines(recipe: Recipe) -> list[str]:

@@ -150,7 +150,7 @@ class VelocitySGD:
     def _buffer(self, parameter: nn.Parameter) -> torch.Tensor:
         state = self._sgd.state[parameter]
         if state.get("momentum_buffer") is None:
-            # From zeros the first step makes what torch makes of no buffer: the gradient and the decay.
+            # The first step from zeros gives what torch gives without a buffer: the gradient and the decay.
             state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         buffer: torch.Tensor = state["momentum_buffer"]
         return buffer
@@ -170,7 +170,7 @@ class VelocitySGD:
         self._last_learning_rates = dict(last_learning_rates)
         for name, buffer in buffers.items():
             parameter = self.parameters[name]
-            # With the parameter's strides (channels-last, for example): the fused update walks both in one order.
+            # With the parameter's strides (such as channels-last): the fused update reads both in memory order.
             self._sgd.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
 
 

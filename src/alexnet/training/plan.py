@@ -19,7 +19,7 @@ class Phase:
     last_step: int
     """The step after the phase."""
     batching: Batching
-    """The batches of an epoch, over the first so many images."""
+    """The batches of an epoch, over the first `num_images` images."""
     color_noise: bool
     first_epoch: int
     """Number of the epoch, 0 or more, that began at `epoch_step`."""
@@ -28,7 +28,7 @@ class Phase:
 
     @property
     def num_images(self) -> int:
-        """Images of an epoch: the first so many."""
+        """Number of images in an epoch: the first stored ones."""
         return self.batching.num_images
 
     @property
@@ -52,7 +52,7 @@ class Plan:
         schedule: its epochs, or its stages.
         num_images: number of training images, 1 or more.
         batch_size: images of a batch; the last batch of an epoch may be smaller.
-        file_images: the last batch of each so many images may be smaller too; 0 is none.
+        file_images: number of images after which a batch always ends, even if it is smaller; 0 is none.
 
     Raises:
         RequestError: a stage wants more images than there are, or all stages together are less than half a step.

@@ -81,7 +81,7 @@ def network_input(
     divisor: float,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """What the network reads of a batch, (b, 3, S, S); with `device_cache`, of one that is placed in it."""
+    """The network's input, (b, 3, S, S), from a batch; with `device_cache`, from what its `with_cache_rows` returns."""
     return to_input(
         batch,
         mean_image,

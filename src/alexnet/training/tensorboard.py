@@ -61,7 +61,7 @@ def require_tensorboard() -> None:
 
 @contextmanager
 def write_tensorboard(run: RunFolder, setup: TrainingSetup, state: TrainingState) -> Iterator[None]:
-    """Within it, write the run's events for TensorBoard too.
+    """Write the run's events for TensorBoard too, while the context is open.
 
     Steps after the state's, of a run that got further before it was killed, are hidden. A full disk ends the
     TensorBoard files and not the training.

@@ -16,10 +16,9 @@ def update_cpu(
     factors: torch.Tensor,
     weight_decay: float,
     stopped: torch.Tensor,
-    rounded: torch.Tensor | None = None,
+    rounded: torch.Tensor,
 ) -> None:
-    """See `alexnet.training.update.Updater`; all tensors are dense and have the same strides, `rounded` is given."""
-    assert rounded is not None
+    """See `alexnet.training.update.update`; all tensors are dense and have the same strides."""
     learning_rate, momentum = factors.tolist()
     if learning_rate == 0 or int(stopped) or not parameter.numel():
         return

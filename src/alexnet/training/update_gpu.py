@@ -35,7 +35,7 @@ def update_gpu(
     stopped: torch.Tensor,
     rounded: torch.Tensor | None = None,
 ) -> None:
-    """See `alexnet.training.update.Updater`; all tensors are dense and have the same strides."""
+    """See `alexnet.training.update.update`; all tensors are dense and have the same strides."""
     num = parameter.numel()
     with torch.cuda.device_of(parameter):
         _update_kernel[(triton.cdiv(num, _BLOCK),)](

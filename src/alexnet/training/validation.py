@@ -1,4 +1,4 @@
-"""Measuring the validation images, and what follows from their error: a new lowest, a stall, the end."""
+"""Evaluation on the validation images, and what follows from the error: a new lowest, a stall, the end."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -11,13 +11,13 @@ from alexnet.training.state import TrainingState
 
 
 def is_validation_due(setup: TrainingSetup, state: TrainingState) -> bool:
-    """Whether the epoch that ends after the state's step is one that is validated."""
+    """Whether the epoch that ends after the state's step is to be validated."""
     every = setup.recipe.training.evaluate_every
     return setup.plan.epoch_number(state.step) % every == 0 or state.step == setup.plan.num_steps
 
 
 def validate(setup: TrainingSetup) -> Evaluation:
-    """Measure the weights that would be saved on the validation split; all processes call it together."""
+    """Evaluate the weights that would be saved on the validation split; all processes call it together."""
     with averaged_weights(setup):
         evaluation = evaluate_split(
             setup.network,
@@ -36,7 +36,7 @@ def validate(setup: TrainingSetup) -> Evaluation:
 
 
 def averaged_weights(setup: TrainingSetup) -> AbstractContextManager[None]:
-    """Within it, the network has the weights that are measured and saved: the averaged ones, if there are any."""
+    """Give the network the weights to evaluate and save, while the context is open: the averaged ones, if any."""
     return nullcontext() if setup.ema is None else setup.ema.in_place()
 
 
