@@ -97,8 +97,8 @@ def test_both_baselines_fill_a_run_folder_that_every_command_reads(
     runs = [tmp_path / "runs" / name for name in ("fisher", "sparse")]
     for recipe, folder in zip((FISHER, SPARSE), runs, strict=True):
         run(data, recipe, folder)
-        facts = RunFolder.open(folder).metadata()
-        assert facts["state"] == "finished" and facts["cpu_s"] > 0 and facts["peak_anonymous_bytes"] > 0
+        metadata = RunFolder.open(folder).metadata()
+        assert metadata["state"] == "finished" and metadata["cpu_s"] > 0 and metadata["peak_anonymous_bytes"] > 0
         assert RunFolder.open(folder).any_recipe() == recipe
         with pytest.raises(RequestError, match="run of a baseline"):
             RunFolder.open(folder).recipe()

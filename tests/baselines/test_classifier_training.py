@@ -39,7 +39,7 @@ def test_it_passes_scikit_learns_own_checks() -> None:
 
 
 def test_steps_are_those_of_the_formula() -> None:
-    """Averaged SGD of each class by itself, in float64, from the definition."""
+    """Averaged SGD, one class at a time, in float64, from the definition."""
     rows, labels = some_rows(24, 5, 3)
     decay, rate, size, begin = 1e-3, 0.5, 4, 8
     ours = AveragedSGDClassifier(decay, learning_rate=rate, batch_size=size, average_after=begin, positive_weight=2.0)
@@ -111,7 +111,9 @@ def test_a_class_with_one_image_and_one_with_none() -> None:
 def test_an_interrupted_training_resumes_bit_for_bit(tmp_path: Path) -> None:
     rows, labels = some_rows()
     recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(epochs=5, weight_decay=1e-3))
-    whole_job, job = (TrainingJob(name, rows.astype(np.float16), labels) for name in ("whole", "part"))
+    whole_job, job = (
+        TrainingJob(name, rows.astype(np.float16), labels, np.arange(len(rows))) for name in ("whole", "part")
+    )
     epochs: list[int] = []
 
     def stop(name: str, epoch: int) -> None:
@@ -144,7 +146,7 @@ def test_the_temperature_minimizes_the_loss(tmp_path: Path) -> None:
     both = [rows.astype(np.float16)] * 2
     assert calibration_jobs(both, labels[:40], 0)[0] == []
     jobs, held_out = calibration_jobs(both, labels, 0)
-    assert len(held_out) == 40 and len(jobs[0].labels) == 160
+    assert len(held_out) == 40 and len(jobs[0].images) == 160
     classifiers = train_classifiers(jobs, 4, recipe, tmp_path, 2, lambda name, epoch: None)
     found = fit_temperature(classifiers, both, labels, held_out)
     scores = np.mean([one.scores(rows[held_out]) for one in classifiers], axis=0, dtype=np.float64)
@@ -167,7 +169,7 @@ def test_a_job_that_fails_stops_the_others_after_their_epoch(tmp_path: Path) -> 
         if name == "first" and epoch == 3:
             raise KeyboardInterrupt
 
-    jobs = [TrainingJob(name, rows.astype(np.float16), labels) for name in ("first", "second")]
+    jobs = [TrainingJob(name, rows.astype(np.float16), labels, np.arange(len(rows))) for name in ("first", "second")]
     with pytest.raises(KeyboardInterrupt):
         train_classifiers(jobs, 4, recipe, tmp_path, 2, on_epoch)
     assert max(epochs) < 900

@@ -29,7 +29,7 @@ def golden(unpacked: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "golden"
     shutil.copytree(unpacked, folder)
     for path in folder.glob("*/run.json"):
-        facts = json.loads(path.read_text())
-        facts["data"]["folders"] = [str(folder / name) for name in facts["data"]["folders"]]
-        path.write_text(json.dumps(facts))
+        metadata = json.loads(path.read_text())
+        metadata["data"]["folders"] = [str(folder / name) for name in metadata["data"]["folders"]]
+        path.write_text(json.dumps(metadata))
     return folder

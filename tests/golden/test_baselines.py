@@ -1,4 +1,4 @@
-"""Baselines that version 0.1.0 wrote, under the names of classes and settings of then."""
+"""Baselines that version 0.1.0 wrote, with the names that classes and settings had then."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 ALEXNET = ("-m", "--", "alexnet")
 
 STEPS = '''
-"""20 steps of the paper's network in two processes beside the same in one: what differs, as JSON."""
+"""20 steps of the paper's network in two processes and in one: what differs, as JSON."""
 import json, sys, torch, torch.distributed as dist, torch.nn.functional as F
 from alexnet.model.columns import ColumnNetwork
 from alexnet.model.network import AlexNet
@@ -163,8 +163,13 @@ def test_a_run_moves_from_four_processes_to_two_to_one(
     four.send_signal(signal.SIGTERM)  # a scheduler's: torchrun passes it on
     text = four.communicate(timeout=120)[0]
     assert f"resume with `alexnet resume {run}`" in text
-    facts = RunFolder.open(run).metadata()
-    assert (facts["state"], facts["processes"], facts["columns"], facts["replicas"]) == ("interrupted", 4, 2, 2)
+    metadata = RunFolder.open(run).metadata()
+    assert (metadata["state"], metadata["processes"], metadata["columns"], metadata["replicas"]) == (
+        "interrupted",
+        4,
+        2,
+        2,
+    )
     reached = step_of(run)
     assert 2 <= reached < 12
     # Started by the command itself, without torchrun.

@@ -79,17 +79,17 @@ def test_one_process_agrees_with_itself() -> None:
 
 
 class Others(ProcessMesh):
-    """A mesh whose other process was given other things."""
+    """A mesh whose other process was started with other settings."""
 
     def all_gather_object(self, value):  # type: ignore[no-untyped-def]
-        _, facts = value
-        return [("rank 0", facts), ("rank 1", {**facts, "code": "b", "optimizer.learning_rate": "0.2"})]
+        _, settings = value
+        return [("rank 0", settings), ("rank 1", {**settings, "code": "b", "optimizer.learning_rate": "0.2"})]
 
 
 def test_the_first_difference_is_named_and_the_others_counted() -> None:
-    facts = {"recipe": "paper", "optimizer.learning_rate": 0.1, "code": "a"}
+    settings = {"recipe": "paper", "optimizer.learning_rate": 0.1, "code": "a"}
     with pytest.raises(RequestError) as caught:
-        Others().require_same(facts)
+        Others().require_same(settings)
     assert str(caught.value) == (
         "rank 1 has another optimizer.learning_rate than rank 0: 0.2 instead of 0.1 (and another code); "
         "allowed is the same data, code and settings for every process"
@@ -103,7 +103,7 @@ def test_incomplete_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("MASTER_PORT", raising=False)
     assert world_size() == 2
     with pytest.raises(RequestError, match="MASTER_ADDR, MASTER_PORT is not set"), init_process_group():
-        raise AssertionError("nothing is begun")
+        raise AssertionError("nothing is started")
 
 
 @pytest.mark.parametrize(

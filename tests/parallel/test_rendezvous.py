@@ -28,7 +28,7 @@ with init_process_group():
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> dist.TCPStore:
-    """A store as torchrun keeps one, which outlives whoever meets there."""
+    """A store that, as torchrun's, outlives the processes that meet there."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))

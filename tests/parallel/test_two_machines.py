@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def start_machines(folder: Path, words: tuple[str, ...]) -> "list[subprocess.Popen[str]]":
-    """Each in a folder of its own, with a file system that the other does not see."""
+    """Each in its own folder, with a file system that the other does not see."""
     head = f"localhost:{free_port()}"
     started = []
     for name in MACHINES:
@@ -86,8 +86,8 @@ def test_two_machines_train_what_one_trains(photographs: Path, recipe: tuple[str
     assert [machine.returncode for machine in machines] == [1, 1]  # torchrun's own code
     assert "stopped by a signal to another process" in printed[0], printed[0]
     assert "stopping after this step" in printed[1], printed[1]
-    facts = json.loads((run / "run.json").read_text())
-    assert facts["state"] == "interrupted" and facts["columns"] == 2
+    metadata = json.loads((run / "run.json").read_text())
+    assert metadata["state"] == "interrupted" and metadata["columns"] == 2
     stopped = events(run)[-1]
     assert stopped["event"] == "interrupted" and 0 < int(str(stopped["step"])) < 36
     assert not (tmp_path / MACHINES[1] / "run").exists()
@@ -95,8 +95,8 @@ def test_two_machines_train_what_one_trains(photographs: Path, recipe: tuple[str
     machines = start_machines(tmp_path, words)
     printed = [machine.communicate(timeout=300)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], printed
-    facts = json.loads((run / "run.json").read_text())
-    assert facts["state"] == "finished"
+    metadata = json.loads((run / "run.json").read_text())
+    assert metadata["state"] == "finished"
     starts = [event["step"] for event in events(run) if event["event"] == "start"]
     assert starts == [0, stopped["step"]]
     assert not (tmp_path / MACHINES[1] / "run").exists()

@@ -57,9 +57,9 @@ def test_evaluations_are_kept_by_name(tmp_path: Path) -> None:
     assert run.evaluations() == {"val-1views": {"top1_error": 0.25}}
 
 
-def test_machine_facts_are_json_and_true() -> None:
-    facts = json.loads(json.dumps(machine.machine_summary()))
-    assert facts["cores"] >= 1 and facts["processor"]
+def test_the_machine_summary_is_json_and_true() -> None:
+    summary = json.loads(json.dumps(machine.machine_summary()))
+    assert summary["cores"] >= 1 and summary["processor"]
     assert machine.versions()["torch"].startswith("2.")
     assert machine.has_bfloat16(frozenset({"amx_bf16"})) and not machine.has_bfloat16(frozenset({"avx2"}))
 

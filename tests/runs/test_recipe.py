@@ -64,7 +64,7 @@ def test_the_sources_data_and_decays() -> None:
         assert (data.corners, data.crops_shared_by, data.order, data.mean) == ("original", 32, "once", "center"), name
         assert (data.color_noise, data.color_scale, data.color_shrink) == (0.1, "deviations", True), name
         assert (optimizer.batch_size, optimizer.momentum, optimizer.weight_decay) == (128, 0.9, 0.0005), name
-    # conv1 slows down when the noise ends, and stands still five, or four, or six epochs later.
+    # conv1 learns more slowly when the noise ends, and is frozen five, four or six epochs later.
     for name, off in (("original", 67), ("original-2010", 68), ("one-gpu", 66)):
         stages = RECIPES[name].schedule.stages
         assert [stage.layer_learning_rates.get("conv1") for stage in stages] == [None, None, None, 1e-5, 0.0, 0.0]

@@ -51,7 +51,7 @@ def test_the_log_says_what_went_by_waiting(jpeg: PreparedData, tmp_path: Path) -
     assert shares[0] > 0  # the first batch is waited for
 
 
-def test_an_unreadable_image_stops_and_the_run_goes_on_when_told_to_replace_it(
+def test_an_unreadable_image_stops_and_the_run_resumes_with_replacement(
     jpeg: PreparedData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(jpeg, 5)
@@ -62,9 +62,9 @@ def test_an_unreadable_image_stops_and_the_run_goes_on_when_told_to_replace_it(
         train(jpeg.folder, SMALL, tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
     run = train(jpeg.folder, with_training(on_unreadable="replace"), tmp_path / "run", may_change=True)
-    told = [event for event in run.events() if event["event"] == "unreadable"]
-    assert [(event["sample"], event["num_unreadable"]) for event in told] == [(5, 1)]  # once, in four epochs
-    assert key in told[0]["reason"]
+    logged = [event for event in run.events() if event["event"] == "unreadable"]
+    assert [(event["sample"], event["num_unreadable"]) for event in logged] == [(5, 1)]  # once, in four epochs
+    assert key in logged[0]["reason"]
     assert f"{key}: image 5" in caplog.text
     assert run.state == "finished" and run.metadata()["unreadable_images"] == 1
 
@@ -130,7 +130,7 @@ def test_joined_sets_train_and_are_measured_together(make_tree: Any, tmp_path: P
     assert run.events()[-2]["top1_error"] == 0.0  # three plain colors
 
 
-def test_a_leak_between_joined_sets_is_told(make_tree: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_leak_between_joined_sets_is_logged(make_tree: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, second = make_tree("first"), make_tree("second", side=48)
     copied = second / "val" / "color0" / "copy.png"
     copied.write_bytes((first / "train" / "color0" / "0.png").read_bytes())

@@ -137,12 +137,12 @@ def test_another_variant_or_version_is_refused(tmp_path: Path) -> None:
     training.move()
     training.write(tmp_path)
     manifest = checkpoint_folder(tmp_path) / "step-00000001.json"
-    facts = json.loads(manifest.read_text())
-    for change in ({"format_version": 2}, {"network": {**facts["network"], "input_scale": 1.0}}):
-        manifest.write_text(json.dumps({**facts, **change}))
+    content = json.loads(manifest.read_text())
+    for change in ({"format_version": 2}, {"network": {**content["network"], "input_scale": 1.0}}):
+        manifest.write_text(json.dumps({**content, **change}))
         with pytest.raises(RequestError, match="written by another version of alexnet"):
             Training().load(tmp_path)
-    manifest.write_text(json.dumps(facts))
+    manifest.write_text(json.dumps(content))
     wider = AlexNet(3, "quick", 0.1)
     with pytest.raises(WorkError, match="belongs to another network"):
         load_checkpoint(tmp_path, wider, VelocitySGD(wider, 0.9, 0.0), TrainingState())

@@ -62,8 +62,13 @@ def test_the_command_keeps_what_is_frozen_and_learns_the_rest(
     before, after = weights_of(first.path), weights_of(second.path)
     for name in before:
         assert torch.equal(before[name], after[name]) == name.startswith(("conv1", "conv2", "conv3")), name
-    facts = second.metadata()
-    assert facts["start_from"] == str(first.path) and facts["copied_layers"] == ["conv1", "conv2", "conv3", "conv4"]
+    metadata = second.metadata()
+    assert metadata["start_from"] == str(first.path) and metadata["copied_layers"] == [
+        "conv1",
+        "conv2",
+        "conv3",
+        "conv4",
+    ]
     assert main(["finetune", str(tmp_path / "none"), str(data)]) == 2
     assert main(["finetune", str(first.path), str(data), "--freeze-until", "fc5", "--run", str(tmp_path / "x")]) == 2
     assert not (tmp_path / "x").exists()

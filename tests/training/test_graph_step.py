@@ -97,8 +97,8 @@ def test_in_bfloat16_it_reads_rounded_weights(data: Path, tmp_path: Path) -> Non
     assert len(steps) == 15
     first = load_trained(once.path).network.state_dict()
     for name, tensor in weights_of(alone).items():
-        # On a GPU the two updates round in another order, and so now and then a weight falls to the other side. Biases
-        # began at zero or near it, and are no more than what such steps have made of them.
+        # On a GPU the two updates round in different orders, so some weights round to the other side. Biases started
+        # at or near zero, and are only sums of such steps.
         limit = 0.1 if DEVICE == "cuda" and name.endswith("bias") else 3e-3
         assert float((tensor - first[name]).norm() / first[name].norm()) < limit, name
     losses = [[event["loss"] for event in run.events() if event["event"] == "step"] for run in (once, alone)]
@@ -159,7 +159,7 @@ def test_what_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) 
         event = next(event for event in run.events() if event["event"] == "not_finite")
         kept = load_trained(run.path / "weights-at-failure.safetensors").network.state_dict()
         runs[name] = (event["step"], sorted(event["samples"]), kept)
-    # Steps 1 to 9 follow one another without a question: what fails in between is found later and told as of its step.
+    # Steps 1 to 9 run without a check: a failure among them is found later and reported with its step.
     assert runs["at-once"][:2] == runs["on-device"][:2]
     for name, tensor in runs["at-once"][2].items():
         assert (runs["on-device"][2][name] - tensor).double().norm() <= 1e-3 * tensor.double().norm(), name
@@ -329,7 +329,7 @@ def test_update_on_the_device(rate: float, stopped: int, moves: bool, form: str,
     else:
         if form == "compiled" and (reason := fallback_reason("cpu")):
             pytest.skip(reason)
-        fallback_reason(DEVICE)  # as whoever makes a network does
+        fallback_reason(DEVICE)  # as AlexNet does when it is built
         with reference_ops() if form == "plain" else nullcontext():
             update(*given)
     moved = 0.9 * before[1] + gradient.double() + 0.01 * before[0] if moves else before[1]

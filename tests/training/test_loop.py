@@ -1,4 +1,4 @@
-"""A small training from end to end: it learns, goes on exactly where it was cut, and refuses what does not fit."""
+"""A small training from end to end: it learns, resumes exactly where it stopped, and refuses what does not fit."""
 
 import json
 import signal
@@ -41,9 +41,9 @@ def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> 
     assert kinds[0] == "start" and kinds[-1] == "end"
     assert kinds.count("epoch") == 6 and kinds.count("validation") == 2
     assert events[-2]["top1_error"] == 0.0  # three plain colors
-    facts = run.metadata()
-    assert (facts["state"], facts["seed"], facts["data"]["num_classes"]) == ("finished", 0, 3)
-    assert facts["parameters"] == sum(tensor.numel() for tensor in weights_of(run.path).values())
+    metadata = run.metadata()
+    assert (metadata["state"], metadata["seed"], metadata["data"]["num_classes"]) == ("finished", 0, 3)
+    assert metadata["parameters"] == sum(tensor.numel() for tensor in weights_of(run.path).values())
     assert run.recipe() == SMALL
     # No half-written file, and no checkpoint: none had a lower validation error than the end.
     assert not list(run.path.rglob("*.partial")) and not list(run.path.glob("checkpoints/*"))
@@ -55,19 +55,19 @@ def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> 
 def test_a_training_cut_anywhere_goes_on_exactly(
     data: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # 24 images in batches of 10: three steps an epoch, the last one partial; the cuts lie inside and between epochs.
+    # 24 images in batches of 10: three steps an epoch, the last one partial; interrupts within and between epochs.
     whole = train(data, SMALL, tmp_path / "whole")
     signal_in_step(monkeypatch, cut)
     with pytest.raises(Interrupted, match=rf"stopped by SIGTERM after step {cut} of 18; resume with `alexnet resume "):
         train(data, SMALL, tmp_path / "cut")
     monkeypatch.undo()
     assert RunFolder.open(tmp_path / "cut").state == "interrupted"
-    assert load_trained(tmp_path / "cut").network.num_classes == 3  # usable as it stands
+    assert load_trained(tmp_path / "cut").network.num_classes == 3  # usable as it is
     resumed = train(data, SMALL, tmp_path / "cut")
     assert_same_weights(resumed.path, whole.path)
 
     def seen(run: RunFolder) -> list[Any]:
-        # The window in which the cut lies begins anew at the cut.
+        # The interval of the log that was interrupted starts again when the training resumes.
         whole_windows = -(-cut // 10) * 10
         return [(e["step"], e["loss"]) for e in run.events() if e["event"] == "step" and e["step"] > whole_windows]
 
@@ -250,7 +250,7 @@ FILES = replace(STAGED, data=replace(STAGED.data, order="stored", file_images=11
 def test_a_staged_and_averaged_training_goes_on_exactly(
     recipe: Recipe, cut: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # These lie class by class, which is refused where it matters: here it does not.
+    # These are stored class by class, which is refused where it matters; here it does not.
     monkeypatch.setattr("alexnet.training.setup._require_mixed_classes", lambda labels, data: None)
     whole = train(data, recipe, tmp_path / "whole")
     train_interrupted(data, recipe, tmp_path / "cut", cut)
@@ -271,7 +271,7 @@ def test_a_plateau_run_drops_its_rate_and_ends_at_the_last_stall(data: Path, tmp
     assert [event["then"] for event in stalls] == ["learning rate times 0.1", "training ends"]
     assert stalls[1]["step"] - stalls[0]["step"] == 2 * 3
     assert run.state == "finished" and run.events()[-1]["step"] == 3 * len(errors)
-    # The windows of the log close every ten steps: the last of them may lie wholly behind the drop, or not.
+    # The log has an event every ten steps: the last one may cover only steps after the drop, or not.
     rates = {event["learning_rate"] for event in run.events() if event["event"] == "step"}
     assert rates <= {0.02, 0.002} and 0.02 in rates
 

@@ -45,7 +45,7 @@ def test_cosine_rises_along_a_line_and_falls_along_half_a_cosine() -> None:
 
 
 def test_geometric_plateaus_are_the_later_sources() -> None:
-    # FACTS: dexp[250, 4 steps] of 0.01 = 0.01, 0.0015874, 0.00025198, 4e-5; biases a factor of 10 in 2 steps.
+    # dexp[250, 4 steps] of 0.01 = 0.01, 0.0015874, 0.00025198, 4e-5; biases a factor of 10 in 2 steps.
     got = weights_and_biases(recipe(0.01, 2.0, kind="geometric"), 8)
     np.testing.assert_allclose(got[::2, 0], [0.01, 0.0015874, 0.00025198, 4e-5], rtol=1e-4)
     np.testing.assert_allclose(got[:, 1], [0.02] * 4 + [0.002] * 4, rtol=1e-12)
@@ -97,7 +97,7 @@ def test_stages_follow_each_other_and_their_epochs_have_their_own_length() -> No
         (0, 9, 3), (9, 19, 4), (19, 23, 4),
     ]  # fmt: skip
     assert plan.num_steps == 23 and plan.num_epochs == pytest.approx(6.5)
-    # The second stage ends in mid-epoch: the third goes on in that epoch, counted from step 9.
+    # The second stage ends within an epoch: the third continues that epoch, counted from step 9.
     assert [(one.first_epoch, one.epoch_step) for one in plan.phases] == [(0, 0), (3, 9), (3, 9)]
     assert [step for step in range(1, 24) if plan.ends_epoch(step)] == [3, 6, 9, 13, 17, 21, 23]
     assert [plan.epoch_number(step) for step in (3, 6, 9, 13, 17, 21, 23)] == [1, 2, 3, 4, 5, 6, 7]

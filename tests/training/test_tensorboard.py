@@ -1,4 +1,4 @@
-"""TensorBoard shows what the run folder's log says, goes on after a cut, and never stops a training."""
+"""TensorBoard shows what the run folder's log says, continues after an interrupt, and never stops a training."""
 
 import builtins
 import errno
@@ -76,7 +76,7 @@ def test_after_a_cut_no_step_is_shown_twice(data: Path, tmp_path: Path, monkeypa
     for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-2:]:
         path.unlink()
     monkeypatch.setattr(EagerStep, "run", run)
-    train(data, SMALL, tmp_path / "run")  # goes on with the board it finds
+    train(data, SMALL, tmp_path / "run")  # continues the log for TensorBoard
     assert_shows_the_log(tmp_path / "run")
 
 

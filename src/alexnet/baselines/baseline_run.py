@@ -250,10 +250,11 @@ class _Stages:
                 elapsed_s=round(self.usage.elapsed_s, 2),
             )
 
-        jobs = [TrainingJob(channel.name, one, labels) for channel, one in zip(channels, features, strict=True)]
+        images = np.arange(len(labels))
+        jobs = [TrainingJob(channel.name, one, labels, images) for channel, one in zip(channels, features, strict=True)]
         held_out_jobs, held_out = calibration_jobs(features, labels, self.recipe.protocol.seed)
-        with self.usage.stage("train classifiers") as images:
-            images.append(len(labels))
+        with self.usage.stage("train classifiers") as num_images:
+            num_images.append(len(labels))
             classifiers = train_classifiers(
                 [*jobs, *held_out_jobs], self.data.num_classes, self.recipe, checkpoints, self.workers, on_epoch
             )

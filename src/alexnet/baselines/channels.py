@@ -47,30 +47,22 @@ def build_channels(recipe: BaselineRecipe) -> tuple[Channel, ...]:
     """The unfitted channels of a recipe."""
     encoder, seed = recipe.encoder, recipe.protocol.seed
     kinds = parse_choices("descriptors.kinds", recipe.descriptors.kinds, DESCRIPTORS)
+    channels = []
     if isinstance(encoder, FisherSettings):
         encoder_type = FisherVectorEncoder if encoder.kind == "fisher" else BagOfWordsEncoder
-        return tuple(
-            Channel(
-                kind,
-                (
-                    _build_descriptors(recipe, kind),
-                    DescriptorPCA(encoder.dimensions),
-                    encoder_type(encoder.components, pyramid=encoder.pyramid, seed=seed),
-                ),
+        for kind in kinds:
+            fisher = encoder_type(encoder.components, pyramid=encoder.pyramid, seed=seed)
+            channels.append(
+                Channel(kind, (_build_descriptors(recipe, kind), DescriptorPCA(encoder.dimensions), fisher))
             )
-            for kind in kinds
-        )
-    return tuple(
-        Channel(
-            f"{kind}-{coding}",
-            (
-                _build_descriptors(recipe, kind, encoder.max_descriptors if coding == "l1" else 0),
-                _build_dictionary_encoder(encoder, coding, seed),
-            ),
-        )
-        for kind in kinds
-        for coding in parse_choices("encoder.codings", encoder.codings, CODINGS)
-    )
+        return tuple(channels)
+    for kind in kinds:
+        for coding in parse_choices("encoder.codings", encoder.codings, CODINGS):
+            descriptors = _build_descriptors(recipe, kind, encoder.max_descriptors if coding == "l1" else 0)
+            channels.append(
+                Channel(f"{kind}-{coding}", (descriptors, _build_dictionary_encoder(encoder, coding, seed)))
+            )
+    return tuple(channels)
 
 
 def _build_descriptors(recipe: BaselineRecipe, kind: str, max_descriptors: int = 0) -> DenseDescriptors:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +33,11 @@ class TrainingJob:
     name: str
     """Also of its checkpoint."""
     features: Features
-    """(N, D)."""
+    """(N, D), of all images; rows are read on access."""
     labels: NDArray[np.int64]
-    """(N,)."""
+    """(N,), of all images."""
+    images: NDArray[np.int64]
+    """Indices of the images to train on, (n,)."""
 
 
 def train_classifier(
@@ -58,7 +59,7 @@ def train_classifier(
             learning_rate=settings.learning_rate,
             batch_size=settings.batch_size,
             # A single epoch is averaged from its start.
-            average_after=len(job.features) if settings.epochs > 1 else 0,
+            average_after=len(job.images) if settings.epochs > 1 else 0,
             positive_weight=settings.positive_weight,
             seed=recipe.protocol.seed,
         ),
@@ -66,9 +67,9 @@ def train_classifier(
     )
     classes = np.arange(num_classes)
     for epoch in range(done, settings.epochs):
-        order = np.random.Generator(np.random.Philox([recipe.protocol.seed, epoch])).permutation(len(job.features))
+        order = np.random.Generator(np.random.Philox([recipe.protocol.seed, epoch])).permutation(len(job.images))
         for first in range(0, len(order), CHUNK_ROWS):
-            chunk = order[first : first + CHUNK_ROWS]
+            chunk = job.images[order[first : first + CHUNK_ROWS]]
             classifier.partial_fit(np.asarray(job.features[chunk], np.float32), job.labels[chunk], classes)
         write_estimators(checkpoint, {"classifier": classifier}, {"epochs": epoch + 1})
         on_epoch(job.name, epoch + 1)
@@ -138,10 +139,7 @@ def calibration_jobs(
         return [], np.empty(0, np.int64)
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(labels))
     held_out, kept = np.sort(order[::NUM_FOLDS]), np.sort(np.delete(order, np.s_[::NUM_FOLDS]))
-    jobs = []
-    for number, of_channel in enumerate(features):
-        subset: Any = _RowSubset(of_channel, kept)  # as far as training reads it, an array
-        jobs.append(TrainingJob(f"held-out-{number}", subset, labels[kept]))
+    jobs = [TrainingJob(f"held-out-{number}", one, labels, kept) for number, one in enumerate(features)]
     return jobs, held_out
 
 
@@ -179,17 +177,3 @@ def optimal_temperature(scores: NDArray[np.float64], labels: NDArray[np.int64]) 
 
     minimum = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURE_BOUNDS)), method="bounded")
     return float(np.exp(minimum.x))
-
-
-class _RowSubset:
-    """Some rows of an array on the disk, read on access."""
-
-    def __init__(self, rows: Features, indices: NDArray[np.int64]) -> None:
-        self._rows = rows
-        self._indices = indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, which: NDArray[np.int64]) -> Features:
-        return self._rows[self._indices[which]]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import NOT_NEGATIVE, require_setting
-from alexnet.runs.recipe_file import setting_differences, settings_from
+from alexnet.runs.recipe_file import recipe_differences, settings_from
 
 Kind = Literal["sift-fisher", "sparse-coding"]
 DESCRIPTORS = ("sift", "color", "patterns")
@@ -206,7 +206,7 @@ def baseline_differences(first: BaselineRecipe, second: BaselineRecipe) -> list[
     """Dotted settings in which two recipes differ, as `group.key: first -> second`."""
     if first.kind != second.kind:
         return [f"baseline: {first.kind} -> {second.kind}"]
-    return setting_differences(GROUPS[first.kind], first, second)
+    return recipe_differences(first, second)
 
 
 _FISHER = BaselineRecipe(

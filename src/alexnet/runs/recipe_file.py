@@ -1,7 +1,7 @@
 """Recipes as plain dictionaries and as YAML, and the differences of two recipes."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -196,27 +196,16 @@ def _stage(name: str, number: int, content: Any) -> Stage:
     return stage
 
 
-def recipe_differences(first: Recipe, second: Recipe) -> list[str]:
-    """Dotted settings in which two recipes differ, as `group.key: first -> second`."""
-    return setting_differences(GROUPS, first, second)
+def flat_settings(recipe: Any) -> dict[str, object]:
+    """Every setting of a recipe by its dotted name."""
+    groups = {name: group for name, group in vars(recipe).items() if is_dataclass(group)}
+    return {f"{name}.{key}": value for name, group in groups.items() for key, value in vars(group).items()}
 
 
-def setting_differences(groups: Mapping[str, type], first: Any, second: Any) -> list[str]:
-    """Dotted settings in which two recipes with these groups differ, as `group.key: first -> second`."""
-    lines = []
-    for group, settings in groups.items():
-        for one in fields(settings):
-            before, after = (getattr(getattr(recipe, group), one.name) for recipe in (first, second))
-            if before != after:
-                lines.append(f"{group}.{one.name}: {before} -> {after}")
-    return lines
-
-
-def flat_settings(recipe: Recipe) -> dict[str, object]:
-    """Every setting by its dotted name, and the recipe's name as `recipe`."""
-    settings = {f"{group}.{one.name}": getattr(recipe, group) for group, kind in GROUPS.items() for one in fields(kind)}
-    values = {name: getattr(group, name.partition(".")[2]) for name, group in settings.items()}
-    return {"recipe": recipe.name, **values}
+def recipe_differences(first: Any, second: Any) -> list[str]:
+    """Dotted settings in which two recipes of one kind differ, as `group.key: first -> second`."""
+    other = flat_settings(second)
+    return [f"{name}: {value} -> {other[name]}" for name, value in flat_settings(first).items() if value != other[name]]
 
 
 def read_config(path: Path, base: Recipe) -> Recipe:

@@ -91,7 +91,7 @@ def train(
     device = choose_device(recipe.training.device)
     arithmetic = f"{choose_precision(recipe.training.precision, device)} on {device.type}"
     shared = {"data set": data.checksum, "code": source_digest(), "arithmetic": arithmetic, **layout_metadata(mesh)}
-    mesh.require_same(flat_settings(recipe) | shared)
+    mesh.require_same({"recipe": recipe.name} | flat_settings(recipe) | shared)
     run = RunFolder(run_folder) if mesh.is_main else UnwrittenRunFolder(run_folder)
     # With a checkpoint the first weights no longer matter, and the file they came from may be gone.
     start_from, fresh = mesh.broadcast((start_from or recorded_start(run), not has_checkpoint(run.path)))
