@@ -11,7 +11,7 @@ import safetensors.numpy
 from alexnet.cli.tables import print_comparison
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.data.preparation.prepare import prepare
-from alexnet.errors import RequestError
+from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.compare import compare_runs
 from alexnet.evaluation.predictions import save_predictions
 from alexnet.runs.folder import RunFolder
@@ -170,7 +170,7 @@ def test_answers_to_other_images_are_refused(tmp_path, compared):
         metadata, probabilities = file.metadata(), file.get_tensor("probabilities")
     tensors = {"probabilities": probabilities, "samples": np.arange(6)[::-1].copy()}
     path.write_bytes(safetensors.numpy.save(tensors, metadata))
-    with pytest.raises(RequestError, match=r"/b differs from \S+/a in its images"):
+    with pytest.raises(WorkError, match=r"/b/\S+ is damaged \(its images are not in the order"):
         compare_runs(tmp_path / "a", tmp_path / "b")
 
 

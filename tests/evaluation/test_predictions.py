@@ -47,7 +47,7 @@ def test_round_trip(folder, data, probabilities):
     assert [one.name for one in path.parent.iterdir()] == [path.name]
     found = load_predictions(folder, "val", 10, data)
     np.testing.assert_array_equal(found.probabilities, probabilities)
-    np.testing.assert_array_equal(found.samples, np.arange(NUM))
+    np.testing.assert_array_equal(safetensors.numpy.load_file(path)["samples"], np.arange(NUM))
     assert (found.split, found.num_views, found.data_checksum) == ("val", 10, data.checksum)
     assert found.class_ids == tuple(one.id for one in data.classes)
 

@@ -265,10 +265,10 @@ def test_runs_of_different_data_are_refused_with_the_difference(tmp_path, data):
         (fewer, r"24 classes and 20, .*number 20 is 'none', the other's 'c20'"),
     ):
         second = make_run(tmp_path / f"on {other.folder.name}", other, 1)[0]
-        with pytest.raises(RequestError, match=rf"belong to different data: .*{words}"):
+        with pytest.raises(RequestError, match=rf"differ in their data: .*{words}"):
             paper_table([run, second])
         shutil.rmtree(other.folder)
-        with pytest.raises(RequestError, match="belong to different data: 'Made up' and"):
+        with pytest.raises(RequestError, match="differ in their data: 'Made up' and"):
             paper_table([run, second])
 
 

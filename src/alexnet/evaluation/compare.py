@@ -197,12 +197,11 @@ def _differing_images(aligned: AlignedPredictions) -> tuple[DifferingImage, ...]
     differing = []
     for row in order.tolist():
         outcome: Outcome = "only_first" if right[0][row] else "only_second" if right[1][row] else "both_wrong"
-        sample = int(aligned.samples[row])
         differing.append(
             DifferingImage(
-                index=sample,
+                index=row,
                 # File names may not be UTF-8; JSON must be.
-                key=images.keys[sample].encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+                key=images.keys[row].encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
                 label=int(aligned.labels[row]),
                 first=int(predicted[0][row]),
                 first_probability=float(confidence[0][row]),

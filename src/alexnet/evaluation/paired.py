@@ -5,7 +5,7 @@ error: paired tests use each image's difference, not each network's variance.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import ClassInfo, PreparedData
-from alexnet.errors import RequestError
+from alexnet.errors import AlexNetError, RequestError
 from alexnet.evaluation.metrics import ErrorCounts, wilson_interval
 from alexnet.evaluation.predictions import (
     NumViews,
@@ -170,10 +170,8 @@ class AlignedPredictions:
     """The networks' classes, in their order; more than the data set's if that has only some of them."""
     split: str
     num_views: NumViews
-    samples: npt.NDArray[np.int64]
-    """(N,), each row's position in the split."""
     labels: npt.NDArray[np.int64]
-    """(N,), 0 .. K-1."""
+    """(N,), 0 .. K-1, in the split's order."""
     probabilities: tuple[npt.NDArray[np.float32], ...] = field(repr=False)
     """(N, K) of each run."""
 
@@ -197,57 +195,108 @@ def load_aligned_predictions(
     Raises:
         RequestError: fewer than two runs or one named twice; runs trained on different data with no data set named; a
             split that is unknown, empty or without labels; probabilities that were not saved, belong to another data
-            set, or differ in their classes or images. The message names the runs.
+            set, or differ in their classes. The message names the runs.
         WorkError: a file is damaged.
     """
-    runs = tuple(run_folders)
-    if len(runs) < 2:
-        raise RequestError(f"{len(runs)} run{'s' * (len(runs) != 1)} named; name two or more")
-    for first, second in itertools.combinations(runs, 2):
-        if first.resolve() == second.resolve():
-            raise RequestError(f"{second} is named twice (as {first} and {second}); name each run once")
-    opened = [RunFolder.open(run) for run in runs]
-    num_views = available_views(opened, num_views)
-    if data_folder is None:
-        first_checksum, *checksums = map(training_checksum, opened)
-        for run, checksum in zip(runs[1:], checksums, strict=True):
-            if checksum != first_checksum:
-                raise RequestError(
-                    f"{run} differs from {runs[0]} in its data: it was trained on {checksum[:12]}, the other on "
-                    f"{first_checksum[:12]}; evaluate both on one data set and name it with --data"
-                )
-    data = open_data(opened[0].data_folders() if data_folder is None else data_folder)
-    split = data.evaluation_split if split is None else split
-    data.require_split(split)
-    predictions: list[Predictions] = []
-    for one_run, run in zip(opened, runs, strict=True):
-        one, command = load_run_predictions(one_run, data, split, num_views, data_folder)
-        predictions.append(one)
-        if difference := first_class_difference(one.class_ids, predictions[0].class_ids):
-            raise RequestError(
-                f"{run} differs from {runs[0]} in its classes: {difference}; run `{command}` to evaluate it again"
-            )
-        if not np.array_equal(one.samples, predictions[0].samples):
-            raise RequestError(
-                f"{run} differs from {runs[0]} in its images: their positions in split {split!r} are not the same; "
-                f"run `{command}` to evaluate it again"
-            )
-    samples = predictions[0].samples
-    if len(samples) == 0:
-        raise RequestError(f"split {split!r} of {data.folder} has no images; choose another split")
-    if (data.splits[split].labels < 0).any():
-        raise RequestError(f"split {split!r} of {data.folder} has images without a label; choose another split")
+    if len(run_folders) < 2:
+        raise RequestError(f"{len(run_folders)} run{'s' * (len(run_folders) != 1)} named; name two or more")
+    runs = open_runs(run_folders)
+    num_views = available_views(runs, num_views)
+    data, split = open_common_data(runs, data_folder, split)
+    predictions = list(iterate_predictions(runs, data, split, num_views, data_folder))
     names = {one.id: one.name for one in data.classes}
     return AlignedPredictions(
-        runs=runs,
+        runs=tuple(run_folders),
         data=data,
         classes=tuple(ClassInfo(one, names.get(one, one)) for one in predictions[0].class_ids),
         split=split,
         num_views=num_views,
-        samples=samples,
-        labels=predictions[0].labels(data)[samples],
+        labels=predictions[0].labels(data),
         probabilities=tuple(one.probabilities for one in predictions),
     )
+
+
+def open_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
+    """Open run folders.
+
+    Raises:
+        RequestError: a folder is named twice or is not a run.
+    """
+    for first, second in itertools.combinations(run_folders, 2):
+        if first.resolve() == second.resolve():
+            raise RequestError(f"{second} is named twice (as {first} and {second}); name each run once")
+    return [RunFolder.open(folder) for folder in run_folders]
+
+
+def open_common_data(
+    runs: Sequence[RunFolder], data_folder: Path | Sequence[Path] | None, split: str | None
+) -> tuple[PreparedData, str]:
+    """The data set on which to compare runs, and the name of its split; see `load_aligned_predictions`.
+
+    Raises:
+        RequestError: runs trained on different data with no data set named; a split that is unknown, empty or without
+            labels.
+    """
+    checksums = [training_checksum(run) for run in runs]
+    data = open_data(runs[0].data_folders() if data_folder is None else data_folder)
+    if data_folder is None:
+        if data.checksum != checksums[0]:
+            raise RequestError(
+                f"{data.folder} holds other data (checksum {data.checksum[:12]}) than {runs[0].path} was trained on "
+                f"({checksums[0][:12]}); restore the data, or evaluate the runs again on one data set"
+            )
+        for run, checksum in zip(runs, checksums, strict=True):
+            if checksum != data.checksum:
+                raise RequestError(
+                    f"{runs[0].path} and {run.path} differ in their data: {_data_difference(data, run)}; evaluate all "
+                    "runs on one data set and name it with --data"
+                )
+    split = data.evaluation_split if split is None else split
+    labels = data.require_split(split).labels
+    if len(labels) == 0:
+        raise RequestError(f"split {split!r} of {data.folder} has no images; choose another split")
+    if (labels < 0).any():
+        raise RequestError(f"split {split!r} of {data.folder} has images without a label; choose another split")
+    return data, split
+
+
+def iterate_predictions(
+    runs: Sequence[RunFolder],
+    data: PreparedData,
+    split: str,
+    num_views: NumViews,
+    data_folder: Path | Sequence[Path] | None,
+) -> Iterator[Predictions]:
+    """The saved probabilities of each run, one run at a time; arguments and errors as `load_aligned_predictions`."""
+    class_ids: tuple[str, ...] = ()
+    for run in runs:
+        one, command = load_run_predictions(run, data, split, num_views, data_folder)
+        class_ids = class_ids or one.class_ids
+        if difference := first_class_difference(one.class_ids, class_ids):
+            raise RequestError(
+                f"{run.path} differs from {runs[0].path} in its classes: {difference}; run `{command}` to evaluate it "
+                "again"
+            )
+        yield one
+
+
+def _data_difference(data: PreparedData, run: RunFolder) -> str:
+    """How the data that a run was trained on differ from `data`: titles, checksums, numbers of images, classes."""
+    other = run.metadata()["data"]
+    words = [f"{data.title!r} and {other['title']!r} (checksums {data.checksum[:12]} and {other['checksum'][:12]})"]
+    counts = other.get("splits", {})
+    split, other_split = data.evaluation_split, "val" if "val" in counts else "test"
+    num, other_num = len(data.splits[split]), counts.get(other_split, 0)
+    if counts and (split, num) != (other_split, other_num):
+        words.append(f"{num:,} images of split {split!r} and {other_num:,} of {other_split!r}")
+    if (num_classes := other.get("num_classes", data.num_classes)) != data.num_classes:
+        words.append(f"{data.num_classes:,} classes and {num_classes:,}")
+    try:
+        ids = [one.id for one in open_data(run.data_folders()).classes]
+    except AlexNetError:  # the data are gone: the run's summary of them must do
+        return ", ".join(words)
+    difference = first_class_difference(ids, [one.id for one in data.classes])
+    return ", ".join([*words, *([f"in its classes {difference}"] if difference else [])])
 
 
 def _binomial_p_value(first: int, second: int) -> float:

@@ -38,9 +38,7 @@ class Predictions:
     data_checksum: str
     class_ids: tuple[str, ...]
     probabilities: npt.NDArray[np.float32]
-    """(N, K), columns in the order of `class_ids`."""
-    samples: npt.NDArray[np.int64]
-    """(N,) each row's position in the split."""
+    """(N, K), rows in the split's order, columns in the order of `class_ids`."""
 
     def labels(self, data: PreparedData) -> npt.NDArray[np.int64]:
         """Each image's true class as a column of `probabilities`, (N,); the data set's own order may differ."""
@@ -174,9 +172,8 @@ def load_predictions(
                 data_checksum=metadata["data_checksum"],
                 class_ids=tuple(json.loads(metadata["class_ids"])),
                 probabilities=file.get_tensor("probabilities"),
-                samples=file.get_tensor("samples"),
             )
-            digest = metadata["sha256"]
+            samples, digest = file.get_tensor("samples"), metadata["sha256"]
     except RequestError:
         raise
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
@@ -191,6 +188,8 @@ def load_predictions(
     if missing or len(known) < len(predictions.class_ids):
         problem = f"has no class {missing[0]!r}" if missing else "names a class twice"
         raise WorkError(f"{path} is damaged (it {problem}); {rerun}")
+    if not np.array_equal(samples, np.arange(len(data.splits[split]))):
+        raise WorkError(f"{path} is damaged (its images are not in the order of split {split!r}); {rerun}")
     expected = (len(data.splits[split]), len(predictions.class_ids))
     if predictions.probabilities.shape != expected or _digest(predictions.probabilities) != digest:
         raise WorkError(f"{path} is damaged (its probabilities are not those that were saved); {rerun}")

@@ -13,18 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.data.synsets import synset_words
-from alexnet.errors import AlexNetError, RequestError, WorkError
+from alexnet.errors import RequestError
 from alexnet.evaluation.metrics import ErrorCounts, count_errors, wilson_interval
-from alexnet.evaluation.paired import TOP5_CLASSES
+from alexnet.evaluation.paired import TOP5_CLASSES, iterate_predictions, open_common_data, open_runs
 from alexnet.evaluation.predictions import (
     NumViews,
     available_views,
-    first_class_difference,
-    load_run_predictions,
-    training_checksum,
 )
 from alexnet.report.published_errors import FISHER, FIVE, ONE, ONE_STARTED, PAPER_ROWS, SEVEN, SPARSE, PublishedErrors
 from alexnet.runs.baseline_recipe import BaselineRecipe
@@ -142,32 +138,20 @@ def paper_table(
             different data, or a run for which the paper has no row.
         WorkError: saved probabilities are damaged.
     """
-    runs = [RunFolder.open(folder) for folder in run_folders]
+    runs = open_runs(run_folders)
     if not runs:
         raise RequestError("a table needs at least one run; name run folders")
     num_views = available_views(runs, num_views)
-    if len({run.path.resolve() for run in runs}) < len(runs):
-        raise RequestError(f"{', '.join(str(run.path) for run in runs)}: a run is named twice; name each once")
-    data = _open_shared_data(runs) if data_folder is None else open_data(data_folder)
-    split = data.evaluation_split
-    if split not in data.splits or not len(data.splits[split]) or data.splits[split].labels.min() < 0:
-        raise RequestError(
-            f"split {split!r} of {data.folder} is missing, empty or without labels; name data with --data"
-        )
+    data, split = open_common_data(runs, data_folder, None)
     groups = {name: _RunGroup() for name in (FISHER, SPARSE, ONE, ONE_STARTED)}
     table_runs: list[TableRun] = []
     class_ids: tuple[str, ...] = ()
+    loaded = iterate_predictions(runs, data, split, num_views, data_folder)
     for run in runs:
         metadata, recipe = run.metadata(), run.any_recipe()
         group = groups[_row_of(run, recipe, metadata)]
-        predictions, command = load_run_predictions(run, data, split, num_views, data_folder)
-        if not np.array_equal(predictions.samples, np.arange(len(predictions.probabilities))):
-            raise WorkError(
-                f"the probabilities of {run.path} are not in the order of split {split!r}; run `{command}` again"
-            )
-        class_ids = class_ids or predictions.class_ids
-        if difference := first_class_difference(predictions.class_ids, class_ids):
-            raise RequestError(f"{run.path} differs from {runs[0].path} in its classes: {difference}")
+        predictions = next(loaded)
+        class_ids = predictions.class_ids
         group.add(str(run.path), predictions.probabilities, predictions.labels(data))
         table_runs.append(_describe_run(run, recipe, metadata))
     num_images, num_classes = len(data.splits[split]), len(class_ids)
@@ -184,42 +168,6 @@ def paper_table(
         rows=tuple(_row(name, groups, num_classes) for name in PAPER_ROWS),
         runs=tuple(table_runs),
     )
-
-
-def _open_shared_data(runs: Sequence[RunFolder]) -> PreparedData:
-    first, checksum = runs[0], training_checksum(runs[0])
-    data = open_data(first.data_folders())
-    if data.checksum != checksum:
-        raise RequestError(
-            f"{data.folder} holds other data (checksum {data.checksum[:12]}) than {first.path} was trained on "
-            f"({checksum[:12]}); restore the data, or evaluate the runs again on one data set"
-        )
-    for run in runs[1:]:
-        if training_checksum(run) != data.checksum:
-            raise RequestError(
-                f"{first.path} and {run.path} belong to different data: {_describe_difference(data, run)}; "
-                "name runs of one data set"
-            )
-    return data
-
-
-def _describe_difference(data: PreparedData, run: RunFolder) -> str:
-    """How the data of a run differ from `data`, as text."""
-    other = run.metadata()["data"]
-    words = [f"{data.title!r} and {other['title']!r} (checksums {data.checksum[:12]} and {other['checksum'][:12]})"]
-    split, counts = data.evaluation_split, other["splits"]
-    other_split = "val" if "val" in counts else "test"
-    num, other_num = len(data.splits[split]), counts.get(other_split, 0)
-    if (split, num) != (other_split, other_num):
-        words.append(f"{num:,} images of split {split!r} and {other_num:,} of {other_split!r}")
-    if data.num_classes != other["num_classes"]:
-        words.append(f"{data.num_classes:,} classes and {other['num_classes']:,}")
-    try:
-        ids = [one.id for one in open_data(run.data_folders()).classes]
-    except AlexNetError:  # the data are gone: the run's summary of them must do
-        return ", ".join(words)
-    difference = first_class_difference(ids, [one.id for one in data.classes])
-    return ", ".join([*words, *([f"in its classes {difference}"] if difference else [])])
 
 
 def _row_of(run: RunFolder, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> str:
