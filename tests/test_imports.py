@@ -12,7 +12,7 @@ import alexnet
 SOURCE = Path(alexnet.__file__).parent
 ORDER = (
     "errors", "system", "storage", "figures", "runs", "parallel", "data", "model", "evaluation", "training",
-    "baselines", "explore", "study", "report", "exchange", "serve", "bench", "doctor", "cli", "__main__",
+    "baselines", "explore", "report", "bench", "doctor", "cli", "__main__",
 )  # fmt: skip
 # storage and figures stand side by side: neither sees the other.
 SIDE_BY_SIDE = {("figures", "storage"), ("figures", "errors")}

@@ -297,14 +297,23 @@ def test_a_new_metric_is_one_function_and_one_line(monkeypatch, tmp_path, capsys
     def error_of_the_first_class(inputs):
         return inputs.per_class[0].top1_error
 
-    entry = Metric("first-class error", "percent", error_of_the_first_class, is_headline=True)
-    monkeypatch.setitem(METRICS, "first_class_error", entry)
+    entry = Metric(
+        "first-class error",
+        "percent",
+        error_of_the_first_class,
+        interval_key="first_class_interval",
+        interval=lambda inputs: (0.25, 0.75),
+        is_headline=True,
+    )
     probabilities = np.array([[0.2, 0.8, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float32)
+    older = {"run": "r", **evaluate_probabilities(probabilities, made_up_data(num=4), "test", 10).to_dict()}
+    monkeypatch.setitem(METRICS, "first_class_error", entry)
     content = {"run": "r", **evaluate_probabilities(probabilities, made_up_data(num=4), "test", 1).to_dict()}
     assert content["first_class_error"] == 0.5
-    print_results([content])
+    print_results([content, older])
     assert "first-class error" in (printed := capsys.readouterr().out) and "50.00" in printed
     run = RunFolder.create(tmp_path / "run", QUICK, {})
     run.save_evaluation("test-1views", content)
+    run.save_evaluation("test-10views", older)  # stored before the metric existed
     page = write_report(run.path, None).read_text()
     assert page.count("irst-class error") == 2 and "50.00 %" in page

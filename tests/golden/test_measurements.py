@@ -31,9 +31,8 @@ def test_stored_evaluations_are_those_of_the_stored_probabilities(golden: Path, 
         evaluation = evaluate_probabilities(predictions.probabilities, data, "val", num_views).to_dict()
         stored = evaluations[f"val-{num_views}views"]
         measured_here = ("run", "images_per_second")
-        assert {key: value for key, value in evaluation.items() if key not in measured_here} == {
-            key: value for key, value in stored.items() if key not in measured_here
-        }
+        for key in stored.keys() - set(measured_here):  # a metric of today may be missing in the file
+            assert evaluation[key] == stored[key], key
 
 
 def test_the_stored_weights_give_the_stored_probabilities(golden: Path) -> None:

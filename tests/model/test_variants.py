@@ -274,6 +274,7 @@ def normwise(got: Array, want: Array) -> float:
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_scores_and_gradients_equal_numpys(name: str) -> None:
+    assert name in NETWORKS, f"describe variant {name!r} in NETWORKS, from its source"
     side, layers = NETWORKS[name]
     network = AlexNet(7, name, width=0.05 if side > 200 else 0.2).double().eval()
     random = np.random.default_rng(3)

@@ -41,6 +41,8 @@ def print_results(results: list[dict[str, Any]]) -> None:
 
 
 def _metric_text(result: dict[str, Any], key: str, metric: Metric) -> str:
+    if key not in result:  # the file is older than the metric
+        return "-"
     scale = 100 if metric.unit == "percent" else 1
     if metric.interval_key is None:
         return f"{scale * result[key]:.2f}"
@@ -83,8 +85,8 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
 
 def print_network(described: dict[str, Any]) -> None:
     """Print a network as `table_as_json` describes it: one line per layer with weights, the sums, the schedule."""
-    title = f"recipe {described['recipe']}, variant {described['variant']}, {described['num_classes']} classes"
-    table = new_table(title, "layer", "channels side parameters neurons multiply-adds lr bias-lr decay")
+    title = f"recipe {described['recipe']}, variant {described['variant']}, {described['num_classes']} classes; lr of weights and biases"
+    table = new_table(title, "layer", "channels side parameters neurons MACs lr bias decay")
     for layer in described["layers"]:
         table.add_row(
             layer["layer"],
