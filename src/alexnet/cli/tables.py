@@ -85,7 +85,8 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
 
 def print_network(described: dict[str, Any]) -> None:
     """Print a network as `table_as_json` describes it: one line per layer with weights, the sums, the schedule."""
-    title = f"recipe {described['recipe']}, variant {described['variant']}, {described['num_classes']} classes; lr of weights and biases"
+    named = f"recipe {described['recipe']}, variant {described['variant']}, {described['num_classes']} classes"
+    title = f"{named}; lr of weights and biases"
     table = new_table(title, "layer", "channels side parameters neurons MACs lr bias decay")
     for layer in described["layers"]:
         table.add_row(

@@ -149,7 +149,7 @@ def draw(
     Raises:
         RequestError: the crop is larger than the image.
 
-    Paper: section 4.1, crops of 224 from 256 pixels at 32 positions per axis, and mirrors: 32 x 32 x 2 = 2048 (`paper`).
+    Paper: section 4.1, crops of 224 from 256 pixels at 32 positions per axis, mirrors: 32 x 32 x 2 = 2048 (`paper`).
     """
     margin = crop_margin(side, settings.crop)
     num_positions = max(1, margin if settings.corners == "paper" else margin + 1)
