@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet.data.sources.cifar_files import looks_like_cifar, open_cifar
+from alexnet.data.sources.cifar_files import open_cifar
+from alexnet.data.sources.formats import is_format
 from alexnet.data.sources.listing import Listing, Source
 from alexnet.errors import RequestError
 
@@ -153,7 +154,7 @@ def test_the_folder_that_the_archive_makes(tmp_path: Path) -> None:
     images = random_images([*TRAIN_STEMS, "test_batch"])
     write_binary10(tmp_path / "cifar-10-batches-bin", images)
     write_python10(tmp_path / "cifar-10-batches-py", images)
-    assert looks_like_cifar(tmp_path) and looks_like_cifar(tmp_path / "cifar-10-batches-py")
+    assert is_format("cifar", tmp_path) and is_format("cifar", tmp_path / "cifar-10-batches-py")
     assert len(open_cifar(tmp_path).splits["train"]) == 20
     write_cifar100(tmp_path, random_images(["train", "test"]))
     with pytest.raises(RequestError, match="both CIFAR-10 and CIFAR-100"):
@@ -175,8 +176,8 @@ def test_other_folders_are_not_claimed(tmp_path: Path) -> None:
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).write_bytes(b"x")
     (tmp_path / "train.bin").write_bytes(b"x")
-    assert not looks_like_cifar(tmp_path) and not looks_like_cifar(tmp_path / "train.bin")
-    assert not looks_like_cifar(tmp_path / "missing")
+    assert not is_format("cifar", tmp_path) and not is_format("cifar", tmp_path / "train.bin")
+    assert not is_format("cifar", tmp_path / "missing")
     with pytest.raises(RequestError, match="no files of CIFAR"):
         open_cifar(tmp_path)
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.sources.csv_list import looks_like_csv, open_csv
+from alexnet.data.sources.csv_list import open_csv
+from alexnet.data.sources.formats import is_format, open_source
 from alexnet.data.sources.listing import Source
 from alexnet.errors import RequestError
 
@@ -48,7 +49,7 @@ def test_rows_become_images(tmp_path: Path, name: str, delimiter: str, header: s
     ]
     write(tmp_path, "", name, ("a/1.png", "b/ü 2.png"))
     (tmp_path / name).write_bytes("".join(delimiter.join(line) + end for line in lines).encode(encoding))
-    assert looks_like_csv(tmp_path / name)
+    assert is_format("csv", tmp_path / name)
     source = open_csv(tmp_path / name)
     assert (source.format, source.title, source.side) == ("csv", "x", None)
     assert source.class_ids == ["n01440764", "zebra"]
@@ -152,9 +153,9 @@ def test_other_files_are_not_claimed(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "x.txt").write_text("path,label\n")
     for name in ("folder.csv", "x.txt", "missing.csv", "a" * 5000 + ".csv"):
-        assert not looks_like_csv(tmp_path / name)
+        assert not is_format("csv", tmp_path / name)
     with pytest.raises(RequestError, match="cannot read"):
-        open_csv(tmp_path / "missing.csv")
+        open_source(tmp_path / "folder.csv", "csv")
 
 
 @settings(deadline=None, max_examples=30)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.sources.idx import looks_like_idx, open_idx
+from alexnet.data.sources.formats import is_format
+from alexnet.data.sources.idx import open_idx
 from alexnet.errors import RequestError
 
 SIZES = (6, 5, 5)
@@ -42,7 +43,7 @@ def write(
 )
 def test_gray_images_become_rgb(tmp_path: Path, train: str, test: str, mark: str, packed: bool) -> None:
     folder = write(tmp_path / "digits", train=train, test=test, mark=mark, packed=packed)
-    assert looks_like_idx(folder)
+    assert is_format("idx", folder)
     source = open_idx(folder)
     assert (source.format, source.side, source.class_ids) == ("idx", 5, ["0", "1", "2"])
     assert source.title == ("emnist-balanced" if "emnist" in train else "digits")
@@ -83,7 +84,7 @@ def test_one_of_several_data_sets_is_named_by_its_file(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"2 data sets \(emnist-digits, emnist-letters\)"):
         open_idx(tmp_path / "emnist")
     path = tmp_path / "emnist" / "emnist-digits-train-images-idx3-ubyte"
-    assert looks_like_idx(path) and open_idx(path).title == "emnist-digits"
+    assert is_format("idx", path) and open_idx(path).title == "emnist-digits"
 
 
 @pytest.mark.parametrize(
@@ -161,15 +162,15 @@ def test_damaged_and_endless_gzip(tmp_path: Path) -> None:
 def test_missing_files_and_other_folders(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no IDX files"):
         open_idx(tmp_path)
-    assert not looks_like_idx(tmp_path) and not looks_like_idx(tmp_path / "missing")
+    assert not is_format("idx", tmp_path) and not is_format("idx", tmp_path / "missing")
     folder = write(tmp_path / "x")
     (folder / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(RequestError, match="no IDX file of test labels"):
         open_idx(folder)
     (folder / "train-images-idx3-ubyte").unlink()
-    assert not looks_like_idx(folder)
+    assert not is_format("idx", folder)
     (folder / "train-images-idx3-ubyte").mkdir()
-    assert not looks_like_idx(folder)
+    assert not is_format("idx", folder)
     with pytest.raises(RequestError, match="no IDX file of train images"):
         open_idx(folder)
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.sources import ilsvrc_kit, matlab
-from alexnet.data.sources.ilsvrc import looks_like_ilsvrc, open_ilsvrc
+from alexnet.data.sources.formats import is_format
+from alexnet.data.sources.ilsvrc import open_ilsvrc
 from alexnet.data.sources.listing import Source
 from alexnet.data.sources.matlab import read_struct_array
 from alexnet.errors import RequestError
@@ -292,15 +293,15 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
 
 
 def test_recognition(tmp_path: Path) -> None:
-    assert not looks_like_ilsvrc(tmp_path) and not looks_like_ilsvrc(tmp_path / "missing")
-    assert looks_like_ilsvrc(write_2012(tmp_path / "2012")) and looks_like_ilsvrc(write_2010(tmp_path / "2010"))
+    assert not is_format("ilsvrc", tmp_path) and not is_format("ilsvrc", tmp_path / "missing")
+    assert is_format("ilsvrc", write_2012(tmp_path / "2012")) and is_format("ilsvrc", write_2010(tmp_path / "2010"))
     (tmp_path / "2012" / "ILSVRC2012_img_train.tar").unlink()
-    assert looks_like_ilsvrc(tmp_path / "2012")
+    assert is_format("ilsvrc", tmp_path / "2012")
     (tmp_path / "2012" / "train" / "n01440764").mkdir(parents=True)
-    assert not looks_like_ilsvrc(tmp_path / "2012")
-    assert not looks_like_ilsvrc(tmp_path / "2010" / "ILSVRC2010_images_train.tar")
+    assert not is_format("ilsvrc", tmp_path / "2012")
+    assert not is_format("ilsvrc", tmp_path / "2010" / "ILSVRC2010_images_train.tar")
     shutil.copy(tmp_path / "2010" / "ILSVRC2010_images_train.tar", tmp_path / "other.tar")
-    assert not looks_like_ilsvrc(tmp_path)
+    assert not is_format("ilsvrc", tmp_path)
 
 
 # --- The MATLAB file by itself.

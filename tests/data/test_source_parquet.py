@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.sources import arrow_files
+from alexnet.data.sources.formats import is_format
 from alexnet.data.sources.listing import Source
-from alexnet.data.sources.parquet import looks_like_parquet, open_parquet
+from alexnet.data.sources.parquet import open_parquet
 from alexnet.errors import RequestError
 
 pa = pytest.importorskip("pyarrow")
@@ -86,7 +87,7 @@ def test_images_and_labels_of_every_form(tmp_path: Path, write: Write, plain: bo
     save(tmp_path, f"data/train-00000-of-00002.{ending}", table(numbers, plain=plain), write)
     save(tmp_path, f"data/train-00001-of-00002.{ending}", table(numbers, first=10, plain=plain), write)
     save(tmp_path, f"data/validation-00000-of-00001.{ending}", table([2, 1], first=20, plain=plain), write)
-    assert looks_like_parquet(tmp_path)
+    assert is_format("parquet", tmp_path)
     source = open_parquet(tmp_path)
     assert (source.format, source.title, source.class_ids) == ("parquet", tmp_path.name, NAMES)
     train = source.splits["train"]
@@ -171,7 +172,7 @@ def test_an_image_without_bytes_cannot_be_read(tmp_path: Path) -> None:
 def test_splits_by_names(tmp_path: Path, names: list[str], splits: set[str]) -> None:
     for name in names:
         save(tmp_path, name, table([0, 1, 2]), write_arrow_stream if name.endswith(".arrow") else write_parquet)
-    assert looks_like_parquet(tmp_path)
+    assert is_format("parquet", tmp_path)
     assert set(open_parquet(tmp_path).splits) == splits
 
 
@@ -180,7 +181,7 @@ def test_files_linked_from_elsewhere_and_a_single_file(tmp_path: Path) -> None:
     (tmp_path / "snapshot").mkdir()
     link = tmp_path / "snapshot" / "test-00000-of-00001.parquet"
     link.symlink_to(path)
-    assert looks_like_parquet(tmp_path / "snapshot") and looks_like_parquet(link)
+    assert is_format("parquet", tmp_path / "snapshot") and is_format("parquet", link)
     assert len(open_parquet(link).splits["train"]) == 3
 
 
@@ -365,7 +366,7 @@ def open_parquet_again(train: Any) -> None:
 def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path, "x.parquet", table([0, 1, 2]))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert looks_like_parquet(path)
+    assert is_format("parquet", path)
     with pytest.raises(RequestError, match=r"pip install 'alexnet\[parquet\]'"):
         open_parquet(path)
 
@@ -374,5 +375,5 @@ def test_other_folders_are_not_claimed(tmp_path: Path) -> None:
     for place in ("train/a/1.png", "train/b/1.png", "x.parquet/1.png"):
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).write_bytes(b"x")
-    assert not looks_like_parquet(tmp_path) and not looks_like_parquet(tmp_path / "missing")
-    assert not looks_like_parquet(tmp_path / "train" / "a" / "1.png")
+    assert not is_format("parquet", tmp_path) and not is_format("parquet", tmp_path / "missing")
+    assert not is_format("parquet", tmp_path / "train" / "a" / "1.png")

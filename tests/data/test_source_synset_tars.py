@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from alexnet.data.sources.formats import is_format
 from alexnet.data.sources.listing import Source
-from alexnet.data.sources.synset_tars import looks_like_synset_tars, open_synset_tars
+from alexnet.data.sources.synset_tars import open_synset_tars
 from alexnet.errors import RequestError
 
 ONE, TWO, THREE = "n00004475", "n01440764", "n12345678"
@@ -67,7 +68,7 @@ def test_a_folder_of_tars(tmp_path: Path) -> None:
 def test_an_outer_tar_gives_the_same_images(tmp_path: Path) -> None:
     outer = tmp_path / "fall11_whole.tar"
     outer.write_bytes(tar_bytes({**{f"fall11/{name}": content for name, content in TARS.items()}, "readme": b"x"}))
-    assert looks_like_synset_tars(outer)
+    assert is_format("synset-tars", outer)
     source = open_synset_tars(outer)
     assert source.title == "fall11_whole"
     assert contents(source, "train") == EXPECTED
@@ -78,7 +79,7 @@ def test_split_folders(tmp_path: Path) -> None:
     source = open_synset_tars(write(tmp_path, {**tars, f"Validation/{ONE}.tar": synset_tar(ONE, 5), "x/y": b""}))
     assert contents(source, "train") == {f"train/{key}": value for key, value in EXPECTED.items()}
     assert contents(source, "val") == {f"Validation/{ONE}/{ONE}_5.JPEG": (ONE, f"{ONE} 5".encode())}
-    assert looks_like_synset_tars(tmp_path)
+    assert is_format("synset-tars", tmp_path)
 
 
 def test_names_inside_a_tar(tmp_path: Path) -> None:
@@ -140,12 +141,12 @@ def test_a_damaged_tar_inside_the_outer_one_is_named(tmp_path: Path) -> None:
 
 def test_recognition(tmp_path: Path) -> None:
     folder = write(tmp_path / "tars", TARS)
-    assert looks_like_synset_tars(folder)
-    assert not looks_like_synset_tars(folder / f"{ONE}.tar")  # a plain tar
-    assert not looks_like_synset_tars(tmp_path / "missing")
+    assert is_format("synset-tars", folder)
+    assert not is_format("synset-tars", folder / f"{ONE}.tar")  # a plain tar
+    assert not is_format("synset-tars", tmp_path / "missing")
     tree = write(tmp_path / "tree", {f"train/{ONE}/1.JPEG": b"x", f"{ONE}.tar.gz": b"", "notes.tar": b""})
-    assert not looks_like_synset_tars(tree)
+    assert not is_format("synset-tars", tree)
     (tmp_path / "tree.tar").write_bytes(tar_bytes({f"{ONE}/1.JPEG": b"x", f"{TWO}/1.JPEG": b"x"}))
-    assert not looks_like_synset_tars(tmp_path / "tree.tar")
+    assert not is_format("synset-tars", tmp_path / "tree.tar")
     (folder / ONE).mkdir()  # unpacked beside its tar
-    assert not looks_like_synset_tars(folder)
+    assert not is_format("synset-tars", folder)

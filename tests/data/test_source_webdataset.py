@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alexnet.data.sources.formats import is_format
 from alexnet.data.sources.listing import Source
-from alexnet.data.sources.webdataset import looks_like_webdataset, open_webdataset
+from alexnet.data.sources.webdataset import open_webdataset
 from alexnet.errors import RequestError
 
 
@@ -198,15 +199,15 @@ def test_every_image_keeps_its_bytes_and_its_label(
 
 
 def test_recognition(tmp_path: Path) -> None:
-    assert looks_like_webdataset(write_shard(tmp_path / "a" / "x.tar", samples(a=0)))
-    assert looks_like_webdataset(tmp_path / "a")
-    assert looks_like_webdataset(write_shard(tmp_path / "j.tar", {"a.json": b"{}", "a.jpg": b""}))
+    assert is_format("webdataset", write_shard(tmp_path / "a" / "x.tar", samples(a=0)))
+    assert is_format("webdataset", tmp_path / "a")
+    assert is_format("webdataset", write_shard(tmp_path / "j.tar", {"a.json": b"{}", "a.jpg": b""}))
     write_shard(tmp_path / "b" / "val" / "0.tar", samples(a=0))
-    assert looks_like_webdataset(tmp_path / "b")
+    assert is_format("webdataset", tmp_path / "b")
     (tmp_path / "b" / "val" / "n01440764").mkdir()
-    assert not looks_like_webdataset(tmp_path / "b")
+    assert not is_format("webdataset", tmp_path / "b")
     (tmp_path / "a" / "n01440764").mkdir()
-    assert not looks_like_webdataset(tmp_path / "a")
+    assert not is_format("webdataset", tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -219,8 +220,8 @@ def test_recognition(tmp_path: Path) -> None:
     ],
 )
 def test_plain_tars_are_left_to_others(tmp_path: Path, files: dict[str, bytes | None]) -> None:
-    assert not looks_like_webdataset(write_shard(tmp_path / "x.tar", files))
-    assert not looks_like_webdataset(tmp_path)
-    assert not looks_like_webdataset(tmp_path / "missing.tar")
+    assert not is_format("webdataset", write_shard(tmp_path / "x.tar", files))
+    assert not is_format("webdataset", tmp_path)
+    assert not is_format("webdataset", tmp_path / "missing.tar")
     (tmp_path / "y.tar").write_bytes(b"no tar at all")
-    assert not looks_like_webdataset(tmp_path / "y.tar")
+    assert not is_format("webdataset", tmp_path / "y.tar")

@@ -1,1 +1,1 @@
-"""What photographs come as: folders, archives, competitions' and other programs' data sets."""
+"""Readers of data sets as they are found: folders, archives, and the formats of competitions and other programs."""

@@ -64,7 +64,6 @@ class DataFile:
             self.schema = self._reader().schema
 
     def _reader(self, column: str | None = None) -> Any:
-        """Reader of an Arrow file, for all columns or one."""
         arrow, ipc = pyarrow_module(), pyarrow_module("ipc")
         fields = [] if column is None else [self.schema.names.index(column)]
         options = ipc.IpcReadOptions(use_threads=False, included_fields=fields)
@@ -152,7 +151,7 @@ class ImageReader:
         """The bytes of the image at a location; OSError if it has none or the file is damaged."""
         path = self._paths[location[0]]
         cursor: _Cursor | None = getattr(self._of_thread, "cursor", None)
-        # Removed meanwhile: after an error the next image starts over.
+        # Removed until the read succeeds: after an error the next read starts over.
         self._of_thread.cursor = None
         try:
             if cursor is None or cursor.path != path:

@@ -26,8 +26,6 @@ PIXEL_BYTES = 3 * CIFAR_SIDE_PX**2
 """Of an image: 1024 bytes each of red, green and blue, in rows."""
 CIFAR_RECORD_BYTES = 1 + PIXEL_BYTES
 """Of CIFAR-10: one byte of label, then the pixels."""
-CIFAR100_RECORD_BYTES = 2 + PIXEL_BYTES
-"""Of CIFAR-100: a byte of superclass, a byte of class, then the pixels."""
 FETCH_CIFAR10 = "alexnet fetch cifar10 DEST"
 EXPECTED = (
     "expected is a folder with the files of CIFAR-10 (data_batch_1.bin or data_batch_1, ...) or of CIFAR-100 "
@@ -35,20 +33,19 @@ EXPECTED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Version:
-    """One of the four versions of a data set."""
+    """The files of a data set in one of its two versions."""
 
     kind: str
+    is_pickled: bool
+    """Whether it is the Python version."""
     folder: str
     """In the authors' archive."""
     train_files: Sequence[str]
     test_file: str
     names_files: tuple[str, str]
     """Of the classes and of the superclasses; the same file twice if it has both, or if there are no superclasses."""
-    is_pickled: bool
-    min_files: int
-    """Number of files that identify this version; the names of CIFAR-100's files are common."""
 
     @property
     def title(self) -> str:
@@ -56,6 +53,7 @@ class _Version:
 
     @property
     def label_bytes(self) -> int:
+        """Before the pixels: CIFAR-100 has a byte of superclass before that of the class."""
         return 2 if self.kind == "cifar-100" else 1
 
     @property
@@ -63,8 +61,9 @@ class _Version:
         return [*self.train_files, self.test_file, *dict.fromkeys(self.names_files)]
 
     def is_in(self, folder: Path) -> bool:
-        files = self.files if self.min_files > 1 else [*self.train_files, self.test_file]
-        return sum((folder / name).is_file() for name in files) >= self.min_files
+        """Whether one file of images is in `folder`; for CIFAR-100, whose names are common, any two files."""
+        files, min_files = ([*self.train_files, self.test_file], 1) if self.kind == "cifar-10" else (self.files, 2)
+        return sum((folder / name).is_file() for name in files) >= min_files
 
     def missing(self, folder: Path, name: str) -> RequestError:
         remedy = (
@@ -78,51 +77,30 @@ class _Version:
 
 
 VERSIONS = (
+    _Version("cifar-10", False, "cifar-10-batches-bin", CIFAR_TRAIN_FILES, CIFAR_TEST_FILE, (CIFAR_NAMES_FILE,) * 2),
     _Version(
-        kind="cifar-10",
-        folder="cifar-10-batches-bin",
-        train_files=CIFAR_TRAIN_FILES,
-        test_file=CIFAR_TEST_FILE,
-        names_files=(CIFAR_NAMES_FILE, CIFAR_NAMES_FILE),
-        is_pickled=False,
-        min_files=1,
+        "cifar-10",
+        True,
+        "cifar-10-batches-py",
+        tuple(Path(name).stem for name in CIFAR_TRAIN_FILES),
+        Path(CIFAR_TEST_FILE).stem,
+        ("batches.meta", "batches.meta"),
     ),
     _Version(
-        kind="cifar-10",
-        folder="cifar-10-batches-py",
-        train_files=tuple(Path(name).stem for name in CIFAR_TRAIN_FILES),
-        test_file="test_batch",
-        names_files=("batches.meta", "batches.meta"),
-        is_pickled=True,
-        min_files=1,
+        "cifar-100",
+        False,
+        "cifar-100-binary",
+        ("train.bin",),
+        "test.bin",
+        ("fine_label_names.txt", "coarse_label_names.txt"),
     ),
-    _Version(
-        kind="cifar-100",
-        folder="cifar-100-binary",
-        train_files=("train.bin",),
-        test_file="test.bin",
-        names_files=("fine_label_names.txt", "coarse_label_names.txt"),
-        is_pickled=False,
-        min_files=2,
-    ),
-    _Version(
-        kind="cifar-100",
-        folder="cifar-100-python",
-        train_files=("train",),
-        test_file="test",
-        names_files=("meta", "meta"),
-        is_pickled=True,
-        min_files=2,
-    ),
+    _Version("cifar-100", True, "cifar-100-python", ("train",), "test", ("meta", "meta")),
 )
 
 
 def looks_like_cifar(path: Path) -> bool:
     """Whether a folder, or the subfolder that the authors' archive makes, has files of CIFAR."""
-    try:
-        return bool(_found(path))
-    except OSError:
-        return False
+    return bool(_found(path))
 
 
 def open_cifar(path: Path, *, coarse: bool = False) -> Source:
@@ -148,21 +126,16 @@ def open_cifar(path: Path, *, coarse: bool = False) -> Source:
     for name in version.files:
         if not (folder / name).is_file():
             raise version.missing(folder, name)
-    try:
-        return _open_version(version, folder, coarse)
-    except OSError as error:
-        raise RequestError(f"cannot read {folder}: {error}; allow it or name another source") from error
+    return _open_version(version, folder, coarse)
 
 
 def _found(path: Path) -> list[tuple[_Version, Path]]:
-    """The versions at a path, with their folders."""
     return [
         (version, folder) for version in VERSIONS for folder in (path, path / version.folder) if version.is_in(folder)
     ]
 
 
 def _open_version(version: _Version, folder: Path, coarse: bool) -> Source:
-    """List a folder that has all files of a version."""
     class_ids = _class_names(version, folder / version.names_files[coarse], coarse)
     paths = [folder / name for name in (*version.train_files, version.test_file)]
     builders = {"train": ListingBuilder(), "test": ListingBuilder()}
@@ -176,7 +149,7 @@ def _open_version(version: _Version, folder: Path, coarse: bool) -> Source:
         if not 0 <= labels.min() <= labels.max() < len(class_ids):
             wrong = labels.min() if labels.min() < 0 else labels.max()
             names = version.names_files[coarse]
-            raise version.damaged(path, f"it has the label {wrong} and {names} {len(class_ids)} classes")
+            raise version.damaged(path, f"it has the label {wrong}, and {names} has {len(class_ids)} classes")
         builder = builders["test" if path.name == version.test_file else "train"]
         stem = path.name.removesuffix(".bin")
         for record, label in enumerate(labels.tolist()):
@@ -255,7 +228,6 @@ def _pickled_images(version: _Version, path: Path, coarse: bool) -> tuple[NDArra
 
 
 def _unpickled(version: _Version, path: Path) -> dict[str, Any]:
-    """The entries of a file of the Python version."""
     try:
         return read_pickled_entries(path)
     except ValueError as error:

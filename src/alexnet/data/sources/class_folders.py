@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.sources.file_ranges import read_regular_file
+from alexnet.data.sources.file_ranges import raise_error, read_regular_file, size_and_time
 from alexnet.data.sources.listing import Content, ListingBuilder, Location, ReadImage, Source, build_source
 from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, splits_by_name
 from alexnet.data.sources.tar_archive import member_location, read_member, tar_members
@@ -15,7 +15,7 @@ from alexnet.data.sources.zip_archive import read_zip_member, zip_members
 from alexnet.errors import RequestError
 
 SOURCE_FILE = "SOURCE.json"
-"""Optional description beside the images: `title`, `generated`, `side`."""
+"""Optional description next to the images: `title`, `generated`, `side`."""
 MAX_DEPTH = 8
 EXPECTED = "expected is one folder per class, with or without train/ and val/ above them"
 
@@ -52,11 +52,11 @@ def open_folder(path: Path) -> Source:
     """List a folder; follows links.
 
     Raises:
-        RequestError: a folder cannot be read, the classes make no sense, or a link leads back up.
+        RequestError: the classes are invalid, or a link leads to a folder above it.
+        OSError: a folder cannot be read.
     """
     files = _Files()
-    unreadable: list[OSError] = []
-    for root, folder_names, file_names in os.walk(path, followlinks=True, onerror=unreadable.append):
+    for root, folder_names, file_names in os.walk(path, followlinks=True, onerror=raise_error):
         folder_names[:] = sorted(name for name in folder_names if not is_hidden(name))
         # Joins names as text: a path object per file takes longer than finding the file.
         relative_root = Path(root).relative_to(path)
@@ -68,13 +68,7 @@ def open_folder(path: Path) -> Source:
         files.folders.update(above + name for name in folder_names)
         for name in file_names:
             if not is_hidden(name):
-                # With size and time a resumed preparation notices changed files.
-                files.add(above + name, _version(os.path.join(root, name)))
-    if unreadable:
-        raise RequestError(
-            f"cannot read the folder {unreadable[0].filename}: {unreadable[0].strerror}; "
-            "allow it or name another source"
-        )
+                files.add(above + name, (0, *size_and_time(os.path.join(root, name)), 0))
 
     def read(key: str, location: Location) -> Content:
         return read_regular_file(os.path.join(path, key))
@@ -86,7 +80,7 @@ def open_tar(path: Path) -> Source:
     """List a tar of class folders.
 
     Raises:
-        RequestError: it is compressed or damaged, or the classes make no sense.
+        RequestError: it is compressed or damaged, or the classes are invalid.
     """
     members = ((one.name, None if one.is_folder else member_location(0, one)) for one in tar_members(path))
 
@@ -100,7 +94,7 @@ def open_zip(path: Path) -> Source:
     """List a zip of class folders.
 
     Raises:
-        RequestError: it is damaged or encrypted, or the classes make no sense.
+        RequestError: it is damaged or encrypted, or the classes are invalid.
     """
 
     def read(key: str, location: Location) -> Content:
@@ -121,15 +115,6 @@ def _archived_files(members: Iterable[tuple[str, Location | None]]) -> _Files:
         else:
             files.add(name, location)
     return files
-
-
-def _version(path: str) -> Location:
-    """Size and time of a file; zeros if it cannot be read, which refuses it later."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return (0, 0, 0, 0)
-    return (0, status.st_size, status.st_mtime_ns, 0)
 
 
 def is_hidden(name: str) -> bool:
@@ -164,7 +149,7 @@ def _build_source(kind: str, path: Path, name: str, files: _Files, read: ReadIma
             described = parse_description(read(full_name, location))
         for prefix, split in split_of.items():
             class_id, separator, _ = relative.removeprefix(prefix).partition("/")
-            # Files beside the class folders belong to no class and are skipped.
+            # Files outside of class folders are skipped.
             if relative.startswith(prefix) and separator:
                 builders[split].add(relative, class_id, location)
     for prefix, split in split_of.items():

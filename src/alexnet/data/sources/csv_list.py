@@ -1,12 +1,11 @@
-"""A CSV or TSV file of paths and classes, beside the images that it lists."""
+"""A CSV or TSV file of paths and classes, in the folder of the images that it lists."""
 
 import csv
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from alexnet.data.sources.file_ranges import read_regular_file
+from alexnet.data.sources.file_ranges import read_regular_file, size_and_time
 from alexnet.data.sources.listing import Content, Listing, ListingBuilder, Location, Source, build_source
 from alexnet.data.sources.split_names import SPLIT_OF_FOLDER
 from alexnet.errors import RequestError
@@ -21,22 +20,9 @@ COLUMNS = {
 """The names a column may have, in upper or lower case; without a split column everything is training."""
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A line of the file."""
-
-    line: int
-    path: str
-    class_id: str
-    split: str
-
-
 def looks_like_csv(path: Path) -> bool:
     """Whether a path is a CSV or TSV file, by its name."""
-    try:
-        return path.suffix.lower() in DELIMITERS and path.is_file()
-    except OSError:
-        return False
+    return path.suffix.lower() in DELIMITERS and path.is_file()
 
 
 def open_csv(path: Path) -> Source:
@@ -49,21 +35,20 @@ def open_csv(path: Path) -> Source:
             commas (`.csv`) or tabs (`.tsv`).
 
     Raises:
-        RequestError: it cannot be read, a column is missing or occurs twice, a line has too few or too many fields or
-            an unknown split, or a split has an image twice.
+        RequestError: it is damaged, a column is missing or occurs twice, a line has too few or too many fields or an
+            unknown split, or a split has an image twice.
+        OSError: it cannot be read.
     """
     builders = {"train": ListingBuilder()}
     folder = path.parent
     try:
-        for row in _rows(path):
-            builder = builders.setdefault(row.split, ListingBuilder())
-            builder.add(row.path, row.class_id, (row.line, *_version(folder, row.path), 0))
+        for line, name, class_id, split in _rows(path):
+            builder = builders.setdefault(split, ListingBuilder())
+            builder.add(name, class_id, (line, *size_and_time(os.path.join(folder, name)), 0))
     except csv.Error as error:
         raise RequestError(f"{path} is damaged: {error}; quote fields as CSV does") from error
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error}; allow it or name another source") from error
     root = os.path.realpath(folder)
 
     def read(key: str, location: Location) -> Content:
@@ -81,8 +66,8 @@ def open_csv(path: Path) -> Source:
     return source
 
 
-def _rows(path: Path) -> Iterator[_Row]:
-    """The lines of the file; skips empty ones."""
+def _rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
+    """Line number, path of the image, class and split of each line; skips empty lines."""
     delimiter = DELIMITERS.get(path.suffix.lower(), ",")
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -109,7 +94,7 @@ def _rows(path: Path) -> Iterator[_Row]:
                 raise RequestError(f"line {line} of {path} has the split {split!r}; allowed are {allowed}")
             # `./a//b.jpg` is the image `a/b.jpg`.
             name = str(PurePosixPath(found["path"]))
-            yield _Row(line, name, found["label"].strip(), SPLIT_OF_FOLDER[split.lower()])
+            yield line, name, found["label"].strip(), SPLIT_OF_FOLDER[split.lower()]
 
 
 def _columns(path: Path, header: list[str]) -> dict[str, int]:
@@ -131,15 +116,6 @@ def _columns(path: Path, header: list[str]) -> dict[str, int]:
                 f"{', '.join(allowed)}"
             )
     return columns
-
-
-def _version(folder: Path, name: str) -> tuple[int, int]:
-    """Size and time of a file, by which a resumed preparation notices changes; zeros if it cannot be read."""
-    try:
-        status = (folder / name).stat()
-    except (OSError, ValueError):
-        return (0, 0)
-    return (status.st_size, status.st_mtime_ns)
 
 
 def _require_unique(path: Path, split: str, listing: Listing) -> None:

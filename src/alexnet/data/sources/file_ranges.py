@@ -10,6 +10,11 @@ BLOCK_BYTES = 2**20
 _NONBLOCKING = os.O_RDONLY | os.O_NONBLOCK
 
 
+def raise_error(error: OSError) -> None:
+    """For `os.walk`, which otherwise skips folders that cannot be read."""
+    raise error
+
+
 def read_regular_file(path: str) -> bytes:
     """The bytes of a regular file, in as few system calls as possible.
 
@@ -31,6 +36,15 @@ def read_regular_file(path: str) -> bytes:
         return b"".join(parts)
     finally:
         os.close(descriptor)
+
+
+def size_and_time(path: str) -> tuple[int, int]:
+    """Size and time (ns) of a file, by which a resumed preparation notices changes; zeros if it cannot be read."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def read_range(path: Path, offset: int, size_bytes: int) -> bytes:

@@ -20,8 +20,8 @@ from alexnet.errors import RequestError
 class SourceFormat(NamedTuple):
     """A format in which photographs with labels come."""
 
-    is_format: Callable[[Path], bool]
-    """Whether a path looks like it."""
+    looks_like: Callable[[Path], bool]
+    """Whether a path is of this format; raises OSError or RequestError if it cannot be read."""
     open: Callable[[Path], Source]
     description: str
 
@@ -34,8 +34,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _never(path: Path) -> bool:
-    """For a format that has to be named."""
-    return False
+    return False  # this format has to be named
 
 
 # In the order in which they are tried. The folder comes last, since any folder looks like it.
@@ -57,9 +56,12 @@ SOURCE_FORMATS = {
 """By the name that `--source-format` takes."""
 
 
-def format_descriptions() -> dict[str, str]:
-    """What each source format is, by its name."""
-    return {name: one.description for name, one in SOURCE_FORMATS.items()}
+def is_format(name: str, path: Path) -> bool:
+    """Whether `path` looks like the format `name` of `SOURCE_FORMATS`; False if it cannot be read as such."""
+    try:
+        return SOURCE_FORMATS[name].looks_like(path)
+    except (OSError, RequestError):
+        return False
 
 
 def open_source(path: Path, source_format: str | None = None) -> Source:
@@ -70,18 +72,17 @@ def open_source(path: Path, source_format: str | None = None) -> Source:
         source_format: a name in `SOURCE_FORMATS`; None detects it.
 
     Raises:
-        RequestError: the path does not exist, the format is unknown, or the source makes no sense.
+        RequestError: the path does not exist, the format is unknown, or the source is invalid.
     """
-    described = "; ".join(f"{name} ({description})" for name, description in format_descriptions().items())
+    described = "; ".join(f"{name} ({one.description})" for name, one in SOURCE_FORMATS.items())
     if source_format is not None and source_format not in SOURCE_FORMATS:
         raise RequestError(f"--source-format is {source_format!r}; allowed are {described}")
     if not path.exists():
         raise RequestError(f"{path} does not exist; a source is one of {described}")
     try:
-        if source_format:
-            return SOURCE_FORMATS[source_format].open(path)
-        return next(one for one in SOURCE_FORMATS.values() if one.is_format(path)).open(path)
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        name = source_format or next(name for name in SOURCE_FORMATS if is_format(name, path))
+        return SOURCE_FORMATS[name].open(path)
+    except OSError as error:
         raise RequestError(
-            f"cannot read {error.filename or path}: {error.strerror}; allow it, or name another source"
+            f"cannot read {error.filename or path}: {error.strerror or error}; allow it or name another source"
         ) from error

@@ -21,7 +21,7 @@ FILE_NAME = re.compile(
 """`train-images-idx3-ubyte`, or for EMNIST `emnist-balanced-train-images-idx3-ubyte`."""
 SPLITS = {"train": "train", "t10k": "test", "test": "test"}
 NAMES_FILE = "classes.txt"
-"""Optional beside the files: one class name per line."""
+"""Optional, in the same folder: one class name per line."""
 UNSIGNED_BYTES = 0x08
 """Type of the values, in the third byte of a file."""
 MAX_UNPACKED_BYTES = 2**31
@@ -51,10 +51,7 @@ class _Idx:
 
 def looks_like_idx(path: Path) -> bool:
     """Whether a folder has IDX files of training images, or a path is such a file."""
-    try:
-        return any(split == "train" for _, split, content in _files(path) if content == "images")
-    except OSError:
-        return False
+    return any(split == "train" for _, split, content in _files(path) if content == "images")
 
 
 def open_idx(path: Path) -> Source:
@@ -70,29 +67,7 @@ def open_idx(path: Path) -> Source:
         RequestError: files are missing, damaged or larger than 2 GiB unpacked, there are several data sets, or
             `classes.txt` has the wrong number of lines.
     """
-    try:
-        return _open_files(path, _files(path))
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error}; allow it or name another source") from error
-
-
-def _files(path: Path) -> dict[tuple[str, str, str], Path]:
-    """The IDX files at a path by prefix, split and content (`images`, `labels`)."""
-    only = FILE_NAME.fullmatch(path.name) if path.is_file() else None
-    if not path.is_dir() and only is None:
-        return {}
-    found: dict[tuple[str, str, str], Path] = {}
-    # Shorter names first: the uncompressed file is preferred to the same file compressed.
-    for file in sorted((path if only is None else path.parent).iterdir(), key=lambda one: (len(one.name), one.name)):
-        match = FILE_NAME.fullmatch(file.name)
-        if match is None or not file.is_file() or (only is not None and match["prefix"] != only["prefix"]):
-            continue
-        found.setdefault((match["prefix"] or "", SPLITS[match["split"]], match["content"][:6]), file)
-    return found
-
-
-def _open_files(path: Path, files: dict[tuple[str, str, str], Path]) -> Source:
-    """List the IDX files of a folder."""
+    files = _files(path)
     prefixes = sorted({prefix for prefix, _, _ in files})
     if not prefixes:
         raise RequestError(f"{path} has no IDX files; {EXPECTED}")
@@ -139,6 +114,21 @@ def _open_files(path: Path, files: dict[tuple[str, str, str], Path]) -> Source:
     )
 
 
+def _files(path: Path) -> dict[tuple[str, str, str], Path]:
+    """The IDX files at a path by prefix, split and content (`images`, `labels`)."""
+    only = FILE_NAME.fullmatch(path.name) if path.is_file() else None
+    if not path.is_dir() and only is None:
+        return {}
+    found: dict[tuple[str, str, str], Path] = {}
+    # Shorter names first: the uncompressed file is preferred to the same file compressed.
+    for file in sorted((path if only is None else path.parent).iterdir(), key=lambda one: (len(one.name), one.name)):
+        match = FILE_NAME.fullmatch(file.name)
+        if match is None or not file.is_file() or (only is not None and match["prefix"] != only["prefix"]):
+            continue
+        found.setdefault((match["prefix"] or "", SPLITS[match["split"]], match["content"][:6]), file)
+    return found
+
+
 def _header_bytes(num_dimensions: int) -> int:
     """Of an IDX file: two zeros, type, number of dimensions, then four bytes for each of them."""
     return 4 + 4 * num_dimensions
@@ -147,8 +137,7 @@ def _header_bytes(num_dimensions: int) -> int:
 def _open_idx_file(path: Path, num_dimensions: int) -> _Idx:
     """Check a file's header against its size; a compressed file is unpacked."""
     if path.suffix == ".gz":
-        unpacked = _unpacked(path, num_dimensions)
-        return _Idx(path, _sizes(path, bytes(unpacked[: _header_bytes(num_dimensions)]), num_dimensions), unpacked)
+        return _unpacked(path, num_dimensions)
     with path.open("rb") as file:
         sizes = _sizes(path, file.read(_header_bytes(num_dimensions)), num_dimensions)
     _require_bytes(path, path.stat().st_size, sizes)
@@ -156,7 +145,6 @@ def _open_idx_file(path: Path, num_dimensions: int) -> _Idx:
 
 
 def _sizes(path: Path, header: bytes, num_dimensions: int) -> tuple[int, ...]:
-    """The sizes of the dimensions in a header."""
     if len(header) != _header_bytes(num_dimensions) or header[:2] != b"\0\0" or header[3] != num_dimensions:
         raise _damaged(
             path, f"it does not begin like an IDX file of {num_dimensions} dimensions, but with {header[:4].hex(' ')}"
@@ -176,8 +164,8 @@ def _require_bytes(path: Path, num_bytes: int, sizes: tuple[int, ...]) -> None:
         raise _damaged(path, f"it has {num_bytes:,} bytes and its header claims {expected:,}")
 
 
-def _unpacked(path: Path, num_dimensions: int) -> bytearray:
-    """The content of a compressed file; unpacks at most one byte more than its header claims."""
+def _unpacked(path: Path, num_dimensions: int) -> _Idx:
+    """A compressed file; unpacks at most one byte more than its header claims."""
     header_bytes = _header_bytes(num_dimensions)
     content = bytearray()
     try:
@@ -195,7 +183,7 @@ def _unpacked(path: Path, num_dimensions: int) -> bytearray:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _damaged(path, str(error)) from error
     _require_bytes(path, len(content), sizes)
-    return content
+    return _Idx(path, sizes, content)
 
 
 def _class_names(path: Path, class_ids: list[str]) -> dict[str, str]:
@@ -222,5 +210,4 @@ def _class_names(path: Path, class_ids: list[str]) -> dict[str, str]:
 
 
 def _damaged(path: Path, fault: str) -> RequestError:
-    """The error for a file that is not an IDX file, or an incomplete one."""
-    return RequestError(f"{path} is damaged: {fault}; get it again")
+    return RequestError(f"{path} is damaged: {fault}; download it again")

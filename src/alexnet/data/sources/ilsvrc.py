@@ -73,11 +73,8 @@ def open_ilsvrc(path: Path) -> Source:
 
 def looks_like_ilsvrc(path: Path) -> bool:
     """Whether it is a folder with the archives of training or validation images, and without an unpacked `train/`."""
-    try:
-        names = [name for release in RELEASES for name in (release.train_tar, *(one.tar for one in release.held_out))]
-        return any((path / name).is_file() for name in names) and not (path / "train").is_dir()
-    except OSError:
-        return False
+    names = [name for release in RELEASES for name in (release.train_tar, *(one.tar for one in release.held_out))]
+    return any((path / name).is_file() for name in names) and not (path / "train").is_dir()
 
 
 def _release_in(path: Path) -> Release:
@@ -87,14 +84,14 @@ def _release_in(path: Path) -> Release:
     parts = {
         release: [release.train_tar, *(one.tar for one in release.held_out if not one.optional)] for release in RELEASES
     }
-    met = {release: [name for name in names if (path / name).is_file()] for release, names in parts.items()}
-    years = [release for release in RELEASES if met[release]]
+    found = {release: [name for name in names if (path / name).is_file()] for release, names in parts.items()}
+    years = [release for release in RELEASES if found[release]]
     if len(years) > 1:
-        first, second = (met[release][0] for release in years)
+        first, second = (found[release][0] for release in years)
         raise RequestError(f"{path} has {first} and {second}; put each year into a separate folder")
     release = years[0] if years else RELEASES[0]
     for name in parts[release]:
-        if name not in met[release]:
+        if name not in found[release]:
             raise missing(path, name, release)
     return release
 

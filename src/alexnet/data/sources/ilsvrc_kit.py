@@ -28,7 +28,7 @@ class HeldOut:
     labels: str
     """The file: the competition's class number of each image, a line each, in the order of the images' names."""
     in_kit: bool
-    """Whether the labels are in the development kit; otherwise beside the archives."""
+    """Whether the labels are in the development kit; otherwise next to the archives."""
     optional: bool = False
 
 

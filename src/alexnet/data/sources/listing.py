@@ -44,7 +44,10 @@ class Listing:
     def read(self, index: int) -> Content:
         """The content of image `index`; see `ReadImage` for its errors."""
         first, second, third, fourth = self.locations[index].tolist()
-        return self.reader(self.keys[index], (first, second, third, fourth))
+        location = (first, second, third, fourth)
+        if location == NOT_A_FILE:
+            raise OSError("no plain file; links inside an archive are not followed")
+        return self.reader(self.keys[index], location)
 
     def select(self, indices: NDArray[np.int64]) -> "Listing":
         """The images at `indices`, int64 (M,), in that order."""
@@ -209,7 +212,7 @@ def with_hold_out(source: Source, fraction: float, seed: int) -> Source:
     if fraction == 0:
         if set(source.splits) == {"train"}:
             raise RequestError(
-                f"{source.title} has no validation split (no val/ or test/ beside train/); add --hold-out 0.1 to hold "
+                f"{source.title} has no validation split (no val/ or test/ next to train/); add --hold-out 0.1 to hold "
                 "out a tenth of each class"
             )
         return source

@@ -63,7 +63,6 @@ def read_struct_array(content: bytes, variable: str, fields: list[str]) -> list[
 
 
 def _inflated(part: memoryview) -> memoryview:
-    """The content of a compressed variable."""
     inflater = zlib.decompressobj()
     try:
         content = inflater.decompress(part, MAX_BYTES)
@@ -106,7 +105,6 @@ def _matrix(content: memoryview, order: str) -> _Matrix:
 
 
 def _structs(matrix: _Matrix, fields: list[str], order: str) -> list[dict[str, Value]]:
-    """The elements of a struct array."""
     if matrix.array_class != STRUCT_CLASS or len(matrix.parts) < 2:
         raise ValueError(f"{matrix.name} is not a struct array")
     lengths = _sizes(matrix.parts[0], order)
@@ -127,7 +125,6 @@ def _structs(matrix: _Matrix, fields: list[str], order: str) -> list[dict[str, V
 
 
 def _value(element: tuple[int, memoryview], order: str) -> Value:
-    """The text or number in a field."""
     kind, content = element
     if kind != MATRIX:
         raise ValueError("a field holds no array")
@@ -143,7 +140,6 @@ def _value(element: tuple[int, memoryview], order: str) -> Value:
 
 
 def _numbers(element: tuple[int, memoryview], order: str) -> tuple[float, ...]:
-    """The numbers of an element."""
     kind, content = element
     code = NUMBER_CODES.get(kind)
     if code is None or len(content) % struct.calcsize(f"={code}"):
@@ -159,7 +155,6 @@ def _sizes(element: tuple[int, memoryview], order: str) -> list[int]:
 
 
 def _text(element: tuple[int, memoryview], order: str) -> str:
-    """The characters of an element."""
     kind, content = element
     codec = TEXT_CODECS[order].get(kind)
     if codec is None:

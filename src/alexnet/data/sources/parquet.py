@@ -9,6 +9,7 @@ from typing import Any
 
 from alexnet.data.sources.arrow_files import Columns, DataFile, ImageReader, pyarrow_module
 from alexnet.data.sources.class_folders import is_hidden
+from alexnet.data.sources.file_ranges import raise_error
 from alexnet.data.sources.listing import ListingBuilder, Source, build_source
 from alexnet.data.sources.split_names import SPLIT_OF_FOLDER
 from alexnet.errors import RequestError
@@ -28,26 +29,23 @@ TEXT_TYPES = ("string", "large_string", "string_view")
 
 def looks_like_parquet(path: Path) -> bool:
     """Whether a path is a Parquet or Arrow file, or a folder with such files up to two folders deep."""
-    try:
-        if path.is_file():
-            return path.suffix.lower() in ENDINGS
-        folders = [path]
-        num_left = MAX_ENTRIES_CHECKED
-        for depth in range(3):
-            below: list[Path] = []
-            for folder in folders:
-                with os.scandir(folder) as entries:
-                    for entry in itertools.islice(entries, num_left):
-                        num_left -= 1
-                        if is_hidden(entry.name):
-                            continue
-                        if entry.is_dir(follow_symlinks=False):
-                            below.append(Path(entry.path))
-                        elif _is_data_file(entry.name) and entry.is_file():
-                            return True
-            folders = below if depth < 2 else []
-    except OSError:
-        return False
+    if path.is_file():
+        return path.suffix.lower() in ENDINGS
+    folders = [path]
+    num_left = MAX_ENTRIES_CHECKED
+    for _ in range(3):
+        below: list[Path] = []
+        for folder in folders:
+            with os.scandir(folder) as entries:
+                for entry in itertools.islice(entries, num_left):
+                    num_left -= 1
+                    if is_hidden(entry.name):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        below.append(Path(entry.path))
+                    elif _is_data_file(entry.name) and entry.is_file():
+                        return True
+        folders = below
     return False
 
 
@@ -129,14 +127,11 @@ def _files(path: Path) -> tuple[list[str], list[str]]:
     """Names of the files in a folder, sorted, and their splits; an empty name for a single file."""
     if path.is_file():
         return [""], ["train"]
-    unreadable: list[OSError] = []
     names: list[str] = []
-    for root, folder_names, file_names in os.walk(path, onerror=unreadable.append):
+    for root, folder_names, file_names in os.walk(path, onerror=raise_error):
         folder = Path(root).relative_to(path)
         folder_names[:] = [name for name in folder_names if not is_hidden(name) and len(folder.parts) < MAX_DEPTH]
         names += [(folder / name).as_posix() for name in file_names if _is_data_file(name)]
-    if unreadable:
-        raise RequestError(f"cannot read {unreadable[0].filename}: {unreadable[0].strerror}; allow it")
     if not names:
         raise RequestError(f"{path} has no Parquet or Arrow files; name a file or folder of them")
     names.sort()
@@ -220,7 +215,6 @@ def _columns(path: Path, schema: Any, label: str | None) -> Columns:
 
 
 def _has_bytes(kind: Any) -> bool:
-    """Whether a type is a record with bytes in it."""
     if not str(kind).startswith("struct"):
         return False
     return any(field.name == "bytes" and str(field.type) in BYTES_TYPES for field in kind)
@@ -246,10 +240,10 @@ def _add_file(builder: ListingBuilder, file: DataFile, number: int, name: str, c
     return num_unlabeled
 
 
-def _classes(columns: Columns, met: list[str]) -> tuple[list[str] | None, dict[str, str]]:
+def _classes(columns: Columns, found: list[str]) -> tuple[list[str] | None, dict[str, str]]:
     """Class ids in label order, None for text; and the names of numbers."""
     if columns.names:
         names = dict(zip(columns.class_ids, columns.names, strict=True))
         # Where the id is the name, ImageNet's readable name is looked up later.
         return columns.class_ids, {class_id: name for class_id, name in names.items() if name != class_id}
-    return (sorted(met, key=int), {}) if columns.is_number else (None, {})
+    return (sorted(found, key=int), {}) if columns.is_number else (None, {})

@@ -1,5 +1,6 @@
 """Names of folders and files that mean a split."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,6 +8,11 @@ from alexnet.errors import RequestError
 
 SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Split by the name of a folder, in upper or lower case."""
+
+
+def split_folders(path: Path) -> list[str]:
+    """Names of the subfolders of a folder that mean a split, sorted."""
+    return sorted(name for name in os.listdir(path) if name.lower() in SPLIT_OF_FOLDER and (path / name).is_dir())
 
 
 def splits_by_name(names: Iterable[str], path: Path) -> dict[str, str]:

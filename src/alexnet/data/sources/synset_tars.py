@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from alexnet.data.sources.class_folders import is_hidden
 from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
-from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, splits_by_name
+from alexnet.data.sources.split_names import split_folders, splits_by_name
 from alexnet.data.sources.tar_archive import TarMember, member_location, read_member, tar_members
 from alexnet.errors import RequestError
 
@@ -47,7 +47,7 @@ def open_synset_tars(path: Path) -> Source:
     if path.is_file():
         tars += [("", tar) for tar in list_inner_tars(path)]
     else:
-        tars += [(folder, tar) for folder in _split_folders(path) for tar in _tars_in(path / folder)]
+        tars += [(folder, tar) for folder in split_folders(path) for tar in _tars_in(path / folder)]
         if not tars:
             tars += [("", tar) for tar in _tars_in(path)]
     if not tars:
@@ -71,17 +71,14 @@ def open_synset_tars(path: Path) -> Source:
 
 def looks_like_synset_tars(path: Path) -> bool:
     """Whether it is a folder with tars of synsets and without class folders, or a tar of such tars."""
-    try:
-        if path.is_file():
-            members = islice(tar_members(path), NUM_MEMBERS_CHECKED)
-            return any(member.is_regular and _class_of_tar(member.name) for member in members)
-        with os.scandir(path) as entries:
-            if any(SYNSET.fullmatch(entry.name) and entry.is_dir() for entry in entries):
-                return False
-        folders = [path, *(path / name for name in _split_folders(path))]
-        return any(SYNSET_TAR.fullmatch(name) for folder in folders for name in os.listdir(folder))
-    except (OSError, RequestError):
-        return False
+    if path.is_file():
+        members = islice(tar_members(path), NUM_MEMBERS_CHECKED)
+        return any(member.is_regular and _class_of_tar(member.name) for member in members)
+    with os.scandir(path) as entries:
+        if any(SYNSET.fullmatch(entry.name) and entry.is_dir() for entry in entries):
+            return False
+    folders = [path, *(path / name for name in split_folders(path))]
+    return any(SYNSET_TAR.fullmatch(name) for folder in folders for name in os.listdir(folder))
 
 
 def list_inner_tars(path: Path) -> list[SynsetTar]:
@@ -116,17 +113,8 @@ def _class_of_tar(name: str) -> str | None:
     return found[1] if found else None
 
 
-def _split_folders(path: Path) -> list[str]:
-    """The folders with names of splits."""
-    if not path.is_dir():
-        return []
-    return sorted(name for name in os.listdir(path) if name.lower() in SPLIT_OF_FOLDER and (path / name).is_dir())
-
-
 def _tars_in(folder: Path) -> list[SynsetTar]:
     """The synsets' tars in a folder, sorted by class."""
-    if not folder.is_dir():
-        return []
     return [
         SynsetTar(name.removesuffix(".tar"), folder / name, 0, (folder / name).stat().st_size)
         for name in sorted(os.listdir(folder))

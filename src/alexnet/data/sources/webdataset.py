@@ -6,8 +6,8 @@ The key is the path up to the first dot of the file's name. Labels are read whil
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from alexnet.data.sources.class_folders import is_hidden
 from alexnet.data.sources.file_ranges import read_open_range
 from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
-from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, splits_by_name
+from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, split_folders, splits_by_name
 from alexnet.data.sources.tar_archive import TarMember, member_location, read_member, tar_members
 from alexnet.errors import RequestError
 
@@ -30,16 +30,13 @@ MAX_CLASSES_BYTES = 2**24
 NUM_MEMBERS_CHECKED = 32
 EXPECTED = "expected are .tar files with <key>.jpg and <key>.cls in them"
 
-Shard = tuple[str, Path]
-"""The name of the split (`train`, `validation`, or empty), and the file."""
-
 
 @dataclass
 class _Sample:
     """The members of a shard with the same key."""
 
     image: TarMember | None = None
-    labels: dict[str, TarMember] | None = None
+    labels: dict[str, TarMember] = field(default_factory=dict)
 
 
 def open_webdataset(path: Path) -> Source:
@@ -47,12 +44,12 @@ def open_webdataset(path: Path) -> Source:
 
     Splits come from subfolders (`train/`, `val/`) or from the shards' names (`imagenet-train-000000.tar`). The label is
     in `<key>.cls`, as a number or a class name, or else in `label`, `class` or `cls` of `<key>.json`. An optional
-    `classes.txt` beside the shards has one class per line, in the order of the numbers; without it the numbers are the
+    `classes.txt` next to the shards has one class per line, in the order of the numbers; without it the numbers are the
     class ids.
 
     Raises:
         RequestError: there are no shards, one is damaged, an image has no label or an invalid one, a key has several
-            images, or the splits make no sense.
+            images, or the splits are inconsistent.
     """
     shards = _shards(path)
     if not shards:
@@ -80,29 +77,25 @@ def open_webdataset(path: Path) -> Source:
 
 def looks_like_webdataset(path: Path) -> bool:
     """Whether the first members of the first tar are an image and a label with the same key."""
-    try:
-        if path.is_dir() and _has_class_folders(path):
-            return False
-        shards = [path] if path.is_file() else [shard for _, shard in _shards(path)]
-        if not shards or shards[0].suffix.lower() != ".tar":
-            return False
-        found: dict[str, set[str]] = {}
-        for member in islice(tar_members(shards[0]), NUM_MEMBERS_CHECKED):
-            key, suffix = _split_name(member.name)
-            # Class folders may have JSON files beside the images.
-            if member.is_regular and not (suffix == "json" and "/" in key):
-                found.setdefault(key, set()).add(suffix)
-        return any(found[key] & set(IMAGE_SUFFIXES) and found[key] & set(LABEL_SUFFIXES) for key in found)
-    except (OSError, RequestError):
+    if path.is_dir() and _has_class_folders(path):
         return False
+    shards = [path] if path.is_file() else [shard for _, shard in _shards(path)]
+    if not shards or shards[0].suffix.lower() != ".tar":
+        return False
+    found: dict[str, set[str]] = {}
+    for member in islice(tar_members(shards[0]), NUM_MEMBERS_CHECKED):
+        key, suffix = _split_name(member.name)
+        # Class folders may have JSON files next to the images.
+        if member.is_regular and not (suffix == "json" and "/" in key):
+            found.setdefault(key, set()).add(suffix)
+    return any(found[key] & set(IMAGE_SUFFIXES) and found[key] & set(LABEL_SUFFIXES) for key in found)
 
 
-def _shards(path: Path) -> list[Shard]:
-    """The shards of a source, sorted: those in split folders if there are any, otherwise those in the folder itself."""
+def _shards(path: Path) -> list[tuple[str, Path]]:
+    """Split name (may be empty) and file of each shard, sorted; those in split folders if there are any."""
     if path.is_file():
         return [("", path)]
-    folders = [name for name in os.listdir(path) if name.lower() in SPLIT_OF_FOLDER and (path / name).is_dir()]
-    below = [(folder, shard) for folder in folders for shard in _tars_in(path / folder)]
+    below = [(folder, shard) for folder in split_folders(path) for shard in _tars_in(path / folder)]
     if below:
         return sorted(below)
     shards = [(_split_word(shard.name), shard) for shard in _tars_in(path)]
@@ -117,7 +110,6 @@ def _shards(path: Path) -> list[Shard]:
 
 
 def _tars_in(folder: Path) -> list[Path]:
-    """The tars in a folder, sorted."""
     names = [name for name in os.listdir(folder) if name.lower().endswith(".tar") and not is_hidden(name)]
     return [folder / name for name in sorted(names)]
 
@@ -143,7 +135,6 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _read_classes(path: Path) -> list[str]:
-    """The class ids in a file."""
     with path.open("rb") as file:
         content = file.read(MAX_CLASSES_BYTES)
     try:
@@ -163,7 +154,6 @@ def _read_classes(path: Path) -> list[str]:
 
 
 def _list_shard(path: Path, number: int, builder: ListingBuilder, class_of: Mapping[str, str] | None) -> None:
-    """Add the images of a shard."""
     samples: dict[str, _Sample] = {}
     for member in tar_members(path):
         if member.is_folder or any(is_hidden(part) for part in member.name.split("/")):
@@ -177,13 +167,13 @@ def _list_shard(path: Path, number: int, builder: ListingBuilder, class_of: Mapp
                 )
             sample.image = member
         elif suffix in LABEL_SUFFIXES and member.is_regular:
-            sample.labels = {**(sample.labels or {}), suffix: member}
+            sample.labels[suffix] = member
     with path.open("rb", buffering=0) as file:
         for key, sample in samples.items():
             if sample.image is None:
                 continue
-            label = _label(file.fileno(), sample.labels or {}, f"the key {key} of {path}")
-            class_id = _class_id(label, class_of, f"the key {key} of {path}")
+            origin = f"the key {key} of {path}"
+            class_id = _class_id(_label(file.fileno(), sample.labels, origin), class_of, origin)
             builder.add(f"{path.name}/{sample.image.name}", class_id, member_location(number, sample.image))
 
 
@@ -191,7 +181,7 @@ def _label(descriptor: int, members: dict[str, TarMember], origin: str) -> str:
     """The label of an image: a number or a class name."""
     suffix = next((suffix for suffix in LABEL_SUFFIXES if suffix in members), None)
     if suffix is None:
-        raise RequestError(f"{origin} has an image and no label; put <key>.cls or <key>.json beside it")
+        raise RequestError(f"{origin} has an image and no label; put <key>.cls or <key>.json next to it")
     member = members[suffix]
     if member.size_bytes > LABEL_SUFFIXES[suffix]:
         raise RequestError(
@@ -199,9 +189,8 @@ def _label(descriptor: int, members: dict[str, TarMember], origin: str) -> str:
             f"{LABEL_SUFFIXES[suffix]:,}; shorten it"
         )
     content = read_open_range(descriptor, member.offset, member.size_bytes, member.name)
-    parse: Callable[[bytes], Any] = _json_label if suffix == "json" else lambda content: content.decode().strip()
     try:
-        label = parse(content)
+        label = _json_label(content) if suffix == "json" else content.decode().strip()
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the label {member.name} of {origin} cannot be read: {error}; fix it") from error
     if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
@@ -213,7 +202,6 @@ def _label(descriptor: int, members: dict[str, TarMember], origin: str) -> str:
 
 
 def _json_label(content: bytes) -> Any:
-    """The label in a JSON file; None if it has none."""
     described = json.loads(content)
     if not isinstance(described, dict):
         return None
@@ -221,7 +209,6 @@ def _json_label(content: bytes) -> Any:
 
 
 def _class_id(label: str, class_of: Mapping[str, str] | None, origin: str) -> str:
-    """The class of a label."""
     if re.fullmatch(r"-\d+", label):
         raise RequestError(f"{origin} has the label {label}; allowed are numbers from 0 and class names")
     plain = str(int(label)) if NUMBER.fullmatch(label) else label
