@@ -20,11 +20,6 @@ STEP_BYTES = 4 * PERIOD
 """Bytes of an image that one iteration adds."""
 ADDED_STEPS = 2**14
 """The sum of this many times four products of two bytes stays below 2^32."""
-BLOCK_PIXELS = 256
-"""Products of two bytes summed over this many pixels stay below 2^24, where float32 holds every integer."""
-PIXELS_PER_ROW = 4
-"""Neighboring pixels laid side by side for a matrix product: a wider one is so much faster that most of it may be
-unused."""
 
 
 class ColorAccumulator:
@@ -50,7 +45,7 @@ class ColorAccumulator:
         self._idle.append(partial)
 
     def sums(self) -> ColorSums:
-        """The sums over all images so far. No thread may be adding meanwhile."""
+        """The sums over all images so far. Must not be called while a thread adds."""
         total = ColorSums.none(self._side)
         for partial in self._partial_sums:
             total = total + partial.sums()
@@ -88,10 +83,13 @@ class _PartialSums:
         return ColorSums(
             self._num_images,
             self._byte_sums.reshape(self._side, self._side, 3),
-            (
-                (squares[0], red_green, blue_red),
-                (red_green, squares[1], green_blue),
-                (blue_red, green_blue, squares[2]),
+            np.array(
+                [
+                    [squares[0], red_green, blue_red],
+                    [red_green, squares[1], green_blue],
+                    [blue_red, green_blue, squares[2]],
+                ],
+                object,
             ),
         )
 
@@ -124,8 +122,8 @@ def _add(image: Any, byte_sums: Any, products: Any) -> None:  # pragma: no cover
     """Add the bytes of an image, uint8 (n,), to uint16 (n,), and their products to int64 (2, PERIOD)."""
     size = len(image)
     is_blue = np.empty(STEP_BYTES, np.uint8)  # 255 or 0
-    for place in range(STEP_BYTES):
-        is_blue[place] = 255 if place % 3 == 2 else 0
+    for position in range(STEP_BYTES):
+        is_blue[position] = 255 if position % 3 == 2 else 0
     after = np.empty(STEP_BYTES, np.uint8)
     squares = np.zeros(PERIOD, np.uint32)
     next_ones = np.zeros(PERIOD, np.uint32)
@@ -134,41 +132,31 @@ def _add(image: Any, byte_sums: Any, products: Any) -> None:  # pragma: no cover
     for start in range(0, steps, ADDED_STEPS):
         for step in range(start, min(start + ADDED_STEPS, steps)):
             begin = 3 + step * STEP_BYTES
-            for place in range(STEP_BYTES):
-                at = begin + place
-                after[place] = (image[at - 2] & is_blue[place]) | (image[at + 1] & ~is_blue[place])
-            for place in range(PERIOD):
-                at = begin + place
+            for position in range(STEP_BYTES):
+                at = begin + position
+                after[position] = (image[at - 2] & is_blue[position]) | (image[at + 1] & ~is_blue[position])
+            for position in range(PERIOD):
+                at = begin + position
                 first, second = image[at], image[at + PERIOD]
                 third, fourth = image[at + 2 * PERIOD], image[at + 3 * PERIOD]
-                squares[place] += _product(first, first) + _product(second, second)
-                squares[place] += _product(third, third) + _product(fourth, fourth)
-                next_ones[place] += _product(first, after[place]) + _product(second, after[place + PERIOD])
-                next_ones[place] += _product(third, after[place + 2 * PERIOD])
-                next_ones[place] += _product(fourth, after[place + 3 * PERIOD])
-        for place in range(PERIOD):
-            products[0, place] += squares[place]
-            products[1, place] += next_ones[place]
-            squares[place] = 0
-            next_ones[place] = 0
+                squares[position] += _product(first, first) + _product(second, second)
+                squares[position] += _product(third, third) + _product(fourth, fourth)
+                next_ones[position] += _product(first, after[position]) + _product(second, after[position + PERIOD])
+                next_ones[position] += _product(third, after[position + 2 * PERIOD])
+                next_ones[position] += _product(fourth, after[position + 3 * PERIOD])
+        for position in range(PERIOD):
+            products[0, position] += squares[position]
+            products[1, position] += next_ones[position]
+            squares[position] = 0
+            next_ones[position] = 0
     _add_rest(image[: min(3, size)], products)
     _add_rest(image[3 + steps * STEP_BYTES :], products)
-    for place in range(size):
-        byte_sums[place] += image[place]
+    for position in range(size):
+        byte_sums[position] += image[position]
 
 
 def _products(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The products that `_add` sums, for pixels (N, 3), without Numba; int64 (2, 3).
-
-    Uses float32 matrix products over blocks short enough to be exact.
-    """
-    numbers = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).float()
-    block = BLOCK_PIXELS * PIXELS_PER_ROW
-    whole = len(numbers) // block * block
-    blocks = numbers[:whole].view(-1, BLOCK_PIXELS, 3 * PIXELS_PER_ROW)
-    rest = numbers[whole:].double()
-    products = torch.bmm(blocks.transpose(1, 2), blocks).double().sum(dim=0).numpy().astype(np.int64)
-    # Only the products of each pixel with itself count: (3 p, 3 p) -> (3, 3).
-    own = np.einsum("pipj->ij", products.reshape(PIXELS_PER_ROW, 3, PIXELS_PER_ROW, 3))
-    own += (rest.T @ rest).numpy().astype(np.int64)
+    """The products that `_add` sums, for pixels (N, 3), without Numba; int64 (2, 3)."""
+    numbers = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).double()
+    own = (numbers.T @ numbers).numpy().astype(np.int64)  # exact: the sums of an image stay below 2^53
     return np.array([[own[0, 0], own[1, 1], own[2, 2]], [own[0, 1], own[1, 2], own[2, 0]]])

@@ -23,50 +23,42 @@ class ColorSums:
     num_images: int
     pixel_sums: NDArray[np.int64]
     """(S, S, 3)."""
-    products: tuple[tuple[int, ...], ...]
-    """3 x 3, sums over all pixels of channel times channel."""
+    products: NDArray[np.object_]
+    """(3, 3), sums over all pixels of channel times channel."""
 
     @classmethod
     def none(cls, side: int) -> Self:
         """The sums over no images, `side` pixels square."""
-        return cls(0, np.zeros((side, side, 3), np.int64), ((0,) * 3,) * 3)
+        return cls(0, np.zeros((side, side, 3), np.int64), np.zeros((3, 3), object))
 
     def __add__(self, other: "ColorSums") -> "ColorSums":
         """The sums over the images of both."""
-        products = tuple(
-            tuple(one + two for one, two in zip(mine, theirs, strict=True))
-            for mine, theirs in zip(self.products, other.products, strict=True)
+        return ColorSums(
+            self.num_images + other.num_images,
+            self.pixel_sums + other.pixel_sums,
+            self.products + other.products,
         )
-        return ColorSums(self.num_images + other.num_images, self.pixel_sums + other.pixel_sums, products)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """The sums as arrays for a file; the products as decimal text, since they may exceed 64 bits."""
         return {
             "num_images": np.array(self.num_images, np.int64),
             "pixel_sums": self.pixel_sums,
-            "products": np.array([[str(value) for value in row] for row in self.products], np.str_),
+            "products": self.products.astype(np.str_),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
         """The reverse of `arrays`."""
-        products = tuple(tuple(int(str(value)) for value in row) for row in arrays["products"])
+        products = np.array([[int(text) for text in row] for row in arrays["products"].tolist()], object)
         return cls(int(arrays["num_images"].item()), arrays["pixel_sums"].astype(np.int64), products)
 
     def statistics(self) -> Statistics:
         """Mean image, and covariance with its components, each rounded once from the exact value."""
         side = self.pixel_sums.shape[0]
         num_pixels = self.num_images * side**2
-        sums = [int(total) for total in self.pixel_sums.sum(axis=(0, 1))]
-        covariance = np.array(
-            [
-                [
-                    (num_pixels * self.products[row][column] - sums[row] * sums[column]) / num_pixels**2
-                    for column in range(3)
-                ]
-                for row in range(3)
-            ]
-        )
+        sums = self.pixel_sums.sum(axis=(0, 1)).astype(object)  # Python integers, as are the products
+        covariance = ((num_pixels * self.products - np.outer(sums, sums)) / num_pixels**2).astype(np.float64)
         eigenvalues, eigenvectors = color_components(covariance)
         return Statistics(
             mean_image=(self.pixel_sums / self.num_images).astype(np.float32),
