@@ -78,11 +78,8 @@ def test_the_kernel_gives_the_same_input(
     given = batch.map(lambda tensor: tensor.to(DEVICE))
     for dtype in (torch.float32, torch.bfloat16):
         got = crop_and_normalize(
-            given.images if stored == "crops" else device_cache.to(DEVICE),
-            None if stored == "crops" else given.samples,
-            given.corners,
-            given.mirror,
-            given.noise,
+            given,
+            None if stored == "crops" else device_cache.to(DEVICE),
             mean_image.to(DEVICE),
             CROP,
             center=mean_at == "center",
@@ -96,7 +93,7 @@ def test_the_kernel_gives_the_same_input(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs 9 GB of a GPU")
 def test_images_beyond_two_thousand_million_words(images: np.ndarray, mean_image: torch.Tensor) -> None:
-    """All of ImageNet in blocks is 10,500 million words: places are counted in 64 bits."""
+    """All of ImageNet in blocks is 10,500 million words: indices are 64 bits wide."""
     blocks = torch.from_numpy(encode(images)).to(DEVICE)
     num = 2**31 // blocks[0].numel() + len(images)
     many = torch.empty(num, *blocks.shape[1:], dtype=torch.int32, device=DEVICE)
@@ -116,5 +113,6 @@ def test_cached_images_of_some_samples(images: np.ndarray) -> None:
     samples = np.array([2, 5, 6, 19])
     device_cache = DeviceImageCache(split, samples, DEVICE, progress=lambda done, num: told.append((done, num)))
     assert np.array_equal(device_cache.images.cpu().numpy(), images[samples])
-    assert device_cache.rows(torch.tensor([19, 2, 6])).tolist() == [3, 0, 2]
+    batch = batch_of(images, np.array([19, 2, 6]))
+    assert device_cache.with_cache_rows(batch).samples.tolist() == [3, 0, 2]
     assert told == [(4, 4)]

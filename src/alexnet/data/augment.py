@@ -223,32 +223,19 @@ def to_input(
     Paper: sections 2 and 4.1. The original source takes the center for every crop.
     """
     mean_image = mean_image.to(device, non_blocking=True)
-    if device.type == "cpu":
-        if device_cache is not None and crop is not None:
-            batch = replace(batch, images=_crop_batch(device_cache, batch, crop))
-        centered = _normalize_image_by_image(batch, mean_image, mean_at)  # (B, S, S, 3)
-        return (centered if divisor == 1 else centered.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
     batch = batch.map(lambda tensor: tensor.to(device, non_blocking=True))
     side = crop if device_cache is not None and crop is not None else batch.images.shape[1]
     if device.type == "cuda" and triton_unavailable_reason() is None:
         from alexnet.data.crop_kernel import crop_and_normalize
 
         centered = crop_and_normalize(
-            batch.images if device_cache is None else device_cache,
-            None if device_cache is None else batch.samples,
-            batch.corners,
-            batch.mirror,
-            batch.noise,
-            mean_image,
-            side,
-            center=mean_at == "center",
-            divisor=divisor,
-            dtype=dtype,
+            batch, device_cache, mean_image, side, center=mean_at == "center", divisor=divisor, dtype=dtype
         )
         return centered.permute(0, 3, 1, 2)
     if device_cache is not None:
         batch = replace(batch, images=_crop_batch(device_cache, batch, side))
-    centered = _normalize_batch(batch, mean_image, mean_at)
+    normalize = _normalize_image_by_image if device.type == "cpu" else _normalize_batch
+    centered = normalize(batch, mean_image, mean_at)  # (B, S, S, 3)
     return (centered if divisor == 1 else centered.div_(divisor)).permute(0, 3, 1, 2).to(dtype)
 
 
@@ -345,11 +332,9 @@ def crop_view(
         float32 (B, 3, crop, crop) in channels-last memory.
     """
     rows, columns = slice(view.row, view.row + crop), slice(view.column, view.column + crop)
-    mean_image = mean_image.to(images.device)
+    mean_image, crops = mean_image.to(images.device), images[:, rows, columns]
     if mean_at == "center":
-        crops = images[:, rows, columns]
-        return (
-            (crops.flip(2) if view.mirrored else crops).float().sub(center_crop(mean_image, crop)).permute(0, 3, 1, 2)
-        )
-    centered = images[:, rows, columns].float().sub_(mean_image[rows, columns])
+        upright = crops.flip(2) if view.mirrored else crops
+        return upright.float().sub(center_crop(mean_image, crop)).permute(0, 3, 1, 2)
+    centered = crops.float().sub_(mean_image[rows, columns])
     return (centered.flip(2) if view.mirrored else centered).permute(0, 3, 1, 2)

@@ -7,15 +7,17 @@ import torch
 import triton
 import triton.language as tl
 
+from alexnet.data.augment import Batch
+
 _BLOCK = 1024
 
 
 @triton.jit
 def _crop_kernel(
-    images, rows, corners, mirror, noise, mean_image, result, side, mean_side, divisor,
+    images, samples, corners, mirror, noise, mean_image, result, side, mean_side, divisor,
     CROP: tl.constexpr, WHOLE: tl.constexpr, BC1: tl.constexpr, CENTER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """WHOLE: `images` are whole images, of which `rows` and `corners` select the crops; otherwise they are the crops.
+    """WHOLE: `images` are whole images, from which `samples` and `corners` select crops; otherwise they are the crops.
 
     BC1: the whole images are BC1 blocks of 4 x 4 pixels, `side` of them along an image's side.
     """
@@ -30,7 +32,7 @@ def _crop_kernel(
     # A mirrored crop is read from the right; so is the same crop of the mean image, but not the mean image's center.
     read = tl.where(tl.load(mirror + image) != 0, CROP - 1 - column, column)
     if BC1:
-        images += tl.load(rows + image).to(tl.int64) * side * side * 2
+        images += tl.load(samples + image).to(tl.int64) * side * side * 2
         stored_row, stored_column = top + row, left + read
         words = images + (stored_row // 4 * side + stored_column // 4) * 2
         value = _decoded(
@@ -41,7 +43,7 @@ def _crop_kernel(
         ).to(tl.float32)
     else:
         if WHOLE:
-            images += tl.load(rows + image).to(tl.int64) * side * side * 3
+            images += tl.load(samples + image).to(tl.int64) * side * side * 3
             offset = ((top + row) * side + left + read) * 3 + color
         else:
             images += image.to(tl.int64) * CROP * CROP * 3
@@ -76,11 +78,8 @@ def _decoded(colors, indices, pixel, color):
 
 
 def crop_and_normalize(
-    images: torch.Tensor,
-    rows: torch.Tensor | None,
-    corners: torch.Tensor,
-    mirror: torch.Tensor,
-    noise: torch.Tensor,
+    batch: Batch,
+    device_cache: torch.Tensor | None,
     mean_image: torch.Tensor,
     crop: int,
     *,
@@ -91,12 +90,8 @@ def crop_and_normalize(
     """Crops minus the mean image, mirrored, plus noise, divided; all on one GPU.
 
     Args:
-        images: with `rows` whole images, uint8 (N, side, side, 3) or in BC1, int32 (N, R, R, 2); without, the crops,
-            uint8 (B, S, S, 3).
-        rows: int64 (B,), indices into the images; None if they are crops already.
-        corners: int16 (B, 2), see `Draws`.
-        mirror: bool (B,), see `Draws`.
-        noise: float32 (B, 3), see `Draws`.
+        batch: its `images` are the crops, or its `samples` are indices into the device cache.
+        device_cache: whole images, uint8 (N, side, side, 3) or in BC1, int32 (N, R, R, 2); None if the batch has crops.
         mean_image: float32 (side, side, 3).
         crop: S, pixels.
         center: whether the mean image's center is subtracted, or the same crop of it.
@@ -106,23 +101,24 @@ def crop_and_normalize(
     Returns:
         (B, S, S, 3).
     """
-    num = len(corners)
+    images = batch.images if device_cache is None else device_cache
+    num = len(batch.corners)
     result = torch.empty(num, crop, crop, 3, dtype=dtype, device=images.device)
     if num:
         with torch.cuda.device_of(images):
             _crop_kernel[num, triton.cdiv(crop * crop * 3, _BLOCK)](
                 images,
-                corners if rows is None else rows,  # without rows it is not read
-                corners,
-                mirror.view(torch.uint8),
-                noise,
+                batch.samples,
+                batch.corners,
+                batch.mirror.view(torch.uint8),
+                batch.noise,
                 mean_image,
                 result,
                 images.shape[1],
                 mean_image.shape[0],
                 divisor,
                 CROP=crop,
-                WHOLE=rows is not None,
+                WHOLE=device_cache is not None,
                 BC1=images.dtype == torch.int32,
                 CENTER=center,
                 BLOCK=_BLOCK,

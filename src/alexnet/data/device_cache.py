@@ -25,7 +25,7 @@ class DeviceImageCache:
     Args:
         split: to read them from.
         samples: int64 (M,), ascending: which images.
-        device: to hold them.
+        device: that holds them.
         bc1: whether to hold them in BC1 (`data/bc1.py`), in a sixth of the memory and slightly changed.
         workers: threads that read and encode, 1 or more.
         progress: called with the numbers of images done and of all images.
@@ -78,12 +78,9 @@ class DeviceImageCache:
                     progress(done, len(samples))
 
     def with_cache_rows(self, batch: Batch) -> Batch:
-        """The batch with `samples` as indices into the cached images."""
-        return replace(batch, samples=self.rows(batch.samples))
-
-    def rows(self, samples: torch.Tensor) -> torch.Tensor:
-        """Indices of the cached images of these samples, int64 (B,); all of them must be cached."""
-        return torch.from_numpy(np.searchsorted(self._samples, samples.numpy()))
+        """The batch with `samples` as indices into the cached images; all of its samples must be cached."""
+        rows = np.searchsorted(self._samples, batch.samples.numpy())
+        return replace(batch, samples=torch.from_numpy(rows))
 
 
 def cache_bytes(num_images: int, side: int, *, bc1: bool = False) -> int:
