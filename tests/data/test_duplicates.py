@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.data.preparation.duplicates import duplicate_counts, duplicates_text, find_duplicates
+from alexnet.data.preparation.duplicates import describe_duplicates, duplicate_counts, find_duplicates
 
 
 @given(st.lists(st.tuples(st.sampled_from(["train", "val", "test"]), st.integers(0, 6), st.integers(0, 2))))
@@ -29,14 +29,14 @@ def test_groups_are_those_of_a_dictionary(images: list[tuple[str, int, int]]) ->
         assert one.has_other_label == (len({int(labels[split][index]) for split, index in one.images}) > 1)
 
 
-def test_counts_and_text() -> None:
+def test_counts_and_descriptions() -> None:
     digests = {"train": np.repeat(np.array([[1], [1], [2]], np.uint8), 16, 1), "val": np.full((2, 16), 1, np.uint8)}
     labels = {"train": np.array([0, 1, 0]), "val": np.array([0, 0])}
     found = list(find_duplicates(digests, labels))
     assert duplicate_counts(found) == {"pictures": 1, "surplus_images": 3, "leaked_images": 2, "other_label": 1}
     keys = {"train": ["t0", "t1", "t2"], "val": ["v0", "v1"]}
-    (line,) = duplicates_text(found, keys, ["cat", "dog"], labels).splitlines()
-    assert json.loads(line) == {
+    (described,) = describe_duplicates(found, keys, ["cat", "dog"], labels)
+    assert json.loads(json.dumps(described)) == {
         "leak": True,
         "other_label": True,
         "images": [

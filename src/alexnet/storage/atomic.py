@@ -29,11 +29,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """As `write_bytes`, from chunks that need not be in memory at the same time.
-
-    Raises:
-        OSError: the folder is missing, unwritable or full; nothing is left behind.
-    """
+    """As `write_bytes`, from chunks that need not be in memory at the same time."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with temporary.open("wb") as file:
@@ -75,6 +71,11 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write a JSON document per line atomically, see `write_bytes`."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 @contextlib.contextmanager
 def staged_folder(destination: Path) -> Iterator[Path]:
     """Yield an empty hidden folder that becomes `destination` when the block ends without an error.
@@ -94,9 +95,7 @@ def staged_folder(destination: Path) -> Iterator[Path]:
         stage.mkdir()
     except OSError as error:
         _raise_if_full(error, destination)
-        raise RequestError(
-            f"cannot write {destination}: {error.strerror or error}; name a folder you may write to"
-        ) from error
+        raise unwritable(destination, error) from error
     try:
         yield stage
         if destination.exists():
@@ -117,6 +116,11 @@ def is_full(error: BaseException) -> bool:
 def _raise_if_full(error: OSError, destination: Path) -> None:
     if is_full(error):
         raise WorkError(f"the disk of {destination} is full; free some space and rerun the same command") from error
+
+
+def unwritable(destination: Path, error: OSError) -> RequestError:
+    """The error for a destination that cannot be created."""
+    return RequestError(f"cannot write {destination}: {error.strerror or error}; name a folder you may write to")
 
 
 def require_free(destination: Path) -> None:

@@ -1,8 +1,8 @@
 """Finds images that are stored more than once: in a split they count twice, across splits they leak labels."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,19 +48,19 @@ def find_duplicates(
         )
 
 
-def duplicates_text(
-    duplicates: Sequence[Duplicate], keys: Mapping[str, Sequence[str]], class_ids: Sequence[str],
+def describe_duplicates(
+    duplicates: Sequence[Duplicate],
+    keys: Mapping[str, Sequence[str]],
+    class_ids: Sequence[str],
     labels: Mapping[str, NDArray[np.int64]],
-) -> str:  # fmt: skip
-    """The content of `duplicates.jsonl`: a JSON object per line, with the images of one picture."""
-    lines = []
+) -> Iterator[dict[str, Any]]:
+    """The lines of `duplicates.jsonl`, each with the images of one picture."""
     for one in duplicates:
         images = [
             {"split": split, "path": keys[split][index], "class": class_ids[int(labels[split][index])]}
             for split, index in one.images
         ]
-        lines.append(json.dumps({"leak": one.is_leak, "other_label": one.has_other_label, "images": images}) + "\n")
-    return "".join(lines)
+        yield {"leak": one.is_leak, "other_label": one.has_other_label, "images": images}
 
 
 def duplicate_counts(duplicates: Sequence[Duplicate]) -> dict[str, int]:

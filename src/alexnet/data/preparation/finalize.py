@@ -5,7 +5,7 @@ It may be interrupted and repeated: everything it writes follows from the commit
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from alexnet.data.dataset import (
 )
 from alexnet.data.packed import PackedStrings
 from alexnet.data.preparation.commits import Commits
-from alexnet.data.preparation.duplicates import duplicate_counts, duplicates_text, find_duplicates
+from alexnet.data.preparation.duplicates import describe_duplicates, duplicate_counts, find_duplicates
 from alexnet.data.preparation.workers import Chunk
 from alexnet.data.preparation.writers import images_header
 from alexnet.data.shards import shard_name
 from alexnet.data.sources.listing import Listing, Source
 from alexnet.errors import WorkError
-from alexnet.storage.atomic import write_json, write_text
+from alexnet.storage.atomic import write_json, write_json_lines
 from alexnet.storage.staging import Staging
 
 NUM_EXAMPLES = 3
@@ -46,17 +46,16 @@ def finalize(
     plan: Mapping[str, Any],
     max_refused: float,
 ) -> None:
-    """Write everything but the images, which the chunks hold already; the description comes last.
+    """Write everything except the images, which are written already; the description comes last.
 
     Raises:
         WorkError: too many files were refused, or all of a split or of a training class; the work is kept.
     """
     folder = staging.folder
     records = [commits.record(index) for index in range(len(chunks))]
-    refused_text = "".join(_refused_lines(source, chunks, records))
-    write_text(folder / REFUSED_FILE, refused_text)
-    num_refused = sum(len(record["refused"]) for record in records)
-    _require_few_refused(folder, num_refused, sum(map(len, chunks)), refused_text, max_refused)
+    refused = list(_refused_files(source, chunks, records))
+    write_json_lines(folder / REFUSED_FILE, refused)
+    _require_few_refused(folder, refused, sum(map(len, chunks)), max_refused)
 
     splits: dict[str, dict[str, Any]] = {}
     labels: dict[str, NDArray[np.int64]] = {}
@@ -80,7 +79,7 @@ def finalize(
             eigenvectors=statistics.eigenvectors,
         )
     duplicates = list(find_duplicates(digests, labels))
-    write_text(folder / DUPLICATES_FILE, duplicates_text(duplicates, keys, source.class_ids, labels))
+    write_json_lines(folder / DUPLICATES_FILE, describe_duplicates(duplicates, keys, source.class_ids, labels))
     checksums = {name: (split["images_sha256"], split["labels_sha256"]) for name, split in splits.items()}
     write_json(
         staging.description_path,
@@ -92,7 +91,7 @@ def finalize(
             "splits": splits,
             "side": plan["side"],
             "store": plan["store"],
-            "num_refused": num_refused,
+            "num_refused": len(refused),
             "duplicates": duplicate_counts(duplicates),
             "checksum": data_checksum(checksums, source.class_ids),
             "plan": dict(plan),
@@ -152,29 +151,28 @@ def _write_split(
     return described
 
 
-def _refused_lines(source: Source, chunks: Sequence[Chunk], records: Sequence[Record]) -> list[str]:
-    """The lines of `refused.jsonl`, a JSON object each."""
-    lines = []
+def _refused_files(source: Source, chunks: Sequence[Chunk], records: Sequence[Record]) -> Iterator[dict[str, str]]:
+    """The lines of `refused.jsonl`."""
     for chunk, record in zip(chunks, records, strict=True):
         listing = source.splits[chunk.split]
         reasons = json.loads(record["reasons"].tobytes())
         for number, reason in zip(record["refused"].tolist(), reasons, strict=True):
-            described = {
+            yield {
                 "path": listing.keys[number],
                 "split": chunk.split,
                 "class": source.class_ids[int(listing.labels[number])],
                 "reason": reason,
             }
-            lines.append(json.dumps(described) + "\n")
-    return lines
 
 
-def _require_few_refused(folder: Path, num_refused: int, num_files: int, refused_text: str, max_refused: float) -> None:
+def _require_few_refused(
+    folder: Path, refused: Sequence[Mapping[str, str]], num_files: int, max_refused: float
+) -> None:
     """Refuse a source of which too many files are broken."""
+    num_refused = len(refused)
     if num_refused <= max_refused * num_files:
         return
-    first = [json.loads(line) for line in refused_text.splitlines()[:NUM_EXAMPLES]]
-    examples = "; ".join(f"{one['path']}: {one['reason']}" for one in first)
+    examples = "; ".join(f"{one['path']}: {one['reason']}" for one in refused[:NUM_EXAMPLES])
     raise WorkError(
         f"{num_refused:,} of {num_files:,} files were refused ({num_refused / num_files:.1%}), more than "
         f"--max-refused {max_refused:g} allows; the first: {examples}. {folder / REFUSED_FILE} lists all. "
@@ -185,7 +183,7 @@ def _require_few_refused(folder: Path, num_refused: int, num_files: int, refused
 def _require_images(split: str, labels: NDArray[np.int64], source: Source) -> None:
     """Refuse a split, or a training class, without any readable image."""
     if len(labels) == 0:
-        raise WorkError(f"no image of the {split} split of {source.title} can be read; is it made of photographs?")
+        raise WorkError(f"no image of the {split} split of {source.title} can be read; are its files photographs?")
     counts = np.bincount(labels, minlength=len(source.class_ids))
     if split == "train" and not counts.all():
         raise WorkError(
