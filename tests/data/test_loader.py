@@ -83,7 +83,7 @@ def test_an_error_of_the_thread_reaches_the_consumer() -> None:
 
 
 def test_leaving_early_ends_the_thread() -> None:
-    batches = Loader(split_of(10), STATISTICS, SETTINGS, 1, 0, prefetch=2).batches(0, 10_000)
+    batches = Loader(split_of(10), STATISTICS, SETTINGS, 1, 0).batches(0, 10_000)
     next(batches)
     assert loader_threads()
     started = time.monotonic()

@@ -11,9 +11,15 @@ from alexnet.data.packed import PackedStrings
 names = st.binary(max_size=12).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 
 
+def pack(strings: list[str]) -> PackedStrings:
+    encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
+    ends = np.cumsum([len(one) for one in encoded], dtype=np.int64)
+    return PackedStrings(np.frombuffer(b"".join(encoded), np.uint8), ends)
+
+
 @given(st.lists(names), st.data())
 def test_packed_strings_are_the_strings(strings: list[str], data: st.DataObject) -> None:
-    packed = PackedStrings.of(strings)
+    packed = pack(strings)
     assert list(packed) == strings and len(packed) == len(strings)
     order = [strings[index].encode("utf-8", "surrogateescape") for index in packed.order()]
     assert order == sorted(order)
@@ -23,15 +29,15 @@ def test_packed_strings_are_the_strings(strings: list[str], data: st.DataObject)
 
 
 def test_equal_strings_keep_their_order() -> None:
-    assert PackedStrings.of(["b", "a", "b", "a"]).order().tolist() == [1, 3, 0, 2]
+    assert pack(["b", "a", "b", "a"]).order().tolist() == [1, 3, 0, 2]
 
 
 @pytest.mark.parametrize("index", [-1, 2])
 def test_an_index_outside_is_an_error(index: int) -> None:
     with pytest.raises(IndexError):
-        PackedStrings.of(["a", "b"])[index]
+        pack(["a", "b"])[index]
 
 
 def test_the_digest_sees_where_strings_end() -> None:
-    digests = {PackedStrings.of(strings).digest() for strings in (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""])}
+    digests = {pack(strings).digest() for strings in (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""])}
     assert len(digests) == 4

@@ -127,7 +127,6 @@ def _mix(first: Any, second: Any, palette: Any) -> None:  # pragma: no cover (co
 
 @jit(error_model="numpy")
 def _distance(pixels: Any, pixel: Any, palette: Any, mixture: Any) -> Any:  # pragma: no cover (compiled)
-    """The squared distance between a pixel and a color of the palette."""
     red = pixels[0, pixel] - palette[mixture, 0]
     green = pixels[1, pixel] - palette[mixture, 1]
     blue = pixels[2, pixel] - palette[mixture, 2]

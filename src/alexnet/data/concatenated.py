@@ -54,7 +54,7 @@ class ConcatenatedKeys(Sequence[str]):
 
 
 def _part_and_index(ends: Sequence[int], index: int) -> tuple[int, int]:
-    """Which of several parts, given where each ends, holds item `index`, and its index in that part."""
+    """The part that contains item `index` of several parts with these ends, and the item's index in that part."""
     if not 0 <= index < ends[-1]:
         raise IndexError(f"item {index} of {ends[-1]}")
     part = bisect_right(ends, index)
@@ -150,7 +150,6 @@ def count_leaks(folders: Sequence[Path]) -> int | None:
     Two images count as the same if their stored bytes are. None if one set stores pixels and another JPEG files,
     whose bytes cannot be compared.
     """
-    folders = [folders] if isinstance(folders, Path) else folders
     parts = [PreparedData.open(folder) for folder in folders]
     if len({part.store for part in parts}) > 1:
         return None

@@ -33,7 +33,7 @@ REFUSED_FILE = "refused.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
 STORES = ("pixels", "jpeg")
 DIGEST_BYTES = 16
-"""Stored of each image's SHA-256: enough to tell all images apart."""
+"""Bytes stored of each image's SHA-256: enough to distinguish all images."""
 
 
 @dataclass(frozen=True)
@@ -236,5 +236,4 @@ def _open_split(folder: Path, name: str, described: Mapping[str, Any], side: int
 
 
 def _damaged(path: Path, reason: str) -> RequestError:
-    """The error for a prepared data set whose files do not match."""
     return RequestError(f"{path} is damaged ({reason}); remove it and prepare it again: alexnet prepare SOURCE {path}")

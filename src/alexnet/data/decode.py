@@ -135,7 +135,6 @@ def _cmyk_to_rgb(inks: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _jpeg_orientation(content: bytes) -> int:
-    """EXIF orientation of a JPEG."""
     try:
         with pillow_warnings_muted(), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             return _orientation_of(image)
@@ -152,7 +151,6 @@ def _orientation_of(image: Image.Image) -> int:
 
 
 def _decode_other(content: bytes) -> tuple[NDArray[np.uint8], int]:
-    """Pixels and orientation of a file other than JPEG."""
     format_name = _format_of(content)
     try:
         with pillow_warnings_muted():
@@ -192,7 +190,6 @@ def _format_of(content: bytes) -> str:
 
 
 def _decode_by_pillow(content: bytes, format_name: str) -> tuple[NDArray[np.uint8], int]:
-    """Pixels and orientation of a file that Pillow reads."""
     if format_name == "AVIF" and not features.check("avif"):
         raise UnreadableImage(
             "AVIF image, and this Pillow was built without AVIF; install Pillow 11.3 or newer from PyPI, or convert "
@@ -230,7 +227,7 @@ def _require_sound_png(content: bytes) -> None:
         if end > len(view):
             raise UnreadableImage("damaged image: the PNG ends early; only whole files are read")
         if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise UnreadableImage("damaged image: a checksum of the PNG does not hold; only whole files are read")
+            raise UnreadableImage("damaged image: a checksum of the PNG is wrong; only whole files are read")
         start, kind = end, bytes(view[start + 4 : start + 8])
 
 

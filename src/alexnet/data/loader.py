@@ -1,6 +1,6 @@
 """Training batches of a prepared split: a batch depends on the seed and the step number alone.
 
-No state is kept between steps, so a run resumed at step k gets exactly the batches that it would have got,
+No state is kept between steps, so a run resumed at step k gets exactly the batches that it would have had,
 for any number of threads that make batches and of processes that share them (docs/decisions/012).
 """
 
@@ -71,8 +71,8 @@ class Loader:
         sample_ids: int64 (M,), the samples to use; None is all.
         weights: float64 (M,), of each of these samples, see `weighted_order`; None uses each once per epoch.
         first_epoch: number of the epoch of step 0.
-        workers: threads that make batches, 1 or more; the batches do not depend on it.
-        prefetch: batches in progress or ready, 1 or more; None is two more than threads.
+        workers: threads that make batches, 1 or more; two batches more than threads are in progress or ready. The
+            batches do not depend on it.
         rank: which slice of each batch this process takes, 0 .. num_ranks-1.
         num_ranks: processes that share each batch.
         on_unreadable: `stop` at an unreadable sample, or `replace` it by the next one in stored order.
@@ -99,7 +99,6 @@ class Loader:
         weights: NDArray[np.float64] | None = None,
         first_epoch: int = 0,
         workers: int = 1,
-        prefetch: int | None = None,
         rank: int = 0,
         num_ranks: int = 1,
         on_unreadable: OnUnreadable = "stop",
@@ -112,7 +111,6 @@ class Loader:
         self._seed = seed
         self._first_epoch = first_epoch
         self._workers = workers
-        self._prefetch = workers + 2 if prefetch is None else prefetch
         self._rank, self._num_ranks = rank, num_ranks
         self._on_unreadable = on_unreadable
         self._pin_memory = pin_memory
@@ -184,7 +182,7 @@ class Loader:
         Errors in background threads are raised here. Closing the generator early ends the threads.
         """
         steps = range(first_step, last_step)
-        batches = prefetch(self.batch, steps, workers=self._workers, ahead=self._prefetch, name="alexnet-loader")
+        batches = prefetch(self.batch, steps, workers=self._workers, ahead=self._workers + 2, name="alexnet-loader")
         with closing(batches):
             for _ in steps:
                 start_s = time.perf_counter()
@@ -215,14 +213,14 @@ class Loader:
         self, samples: NDArray[np.int64], corners: NDArray[np.int16]
     ) -> tuple[NDArray[np.int64], NDArray[np.uint8], dict[int, str]]:
         """The samples used, their crops, and the unreadable samples with reasons."""
+        chosen = samples.copy()
         if not self._with_images:
-            return samples.copy(), np.empty((len(samples), 0, 0, 3), np.uint8), {}
+            return chosen, np.empty((len(samples), 0, 0, 3), np.uint8), {}
         try:
-            return samples.copy(), read_crops(self._split.images, samples, corners, self._settings.crop), {}
+            return chosen, read_crops(self._split.images, samples, corners, self._settings.crop), {}
         except UnreadableSample as error:
             if self._on_unreadable == "stop":
                 raise self._split.with_key(error) from error
-        chosen = samples.copy()
         images = np.empty((len(samples), self._settings.crop, self._settings.crop, 3), np.uint8)
         unreadable: dict[int, str] = {}
         used = np.sort(self._ids if self._weights is None else self._ids[self._weights > 0])

@@ -1,9 +1,7 @@
 """Strings packed into two arrays: fifteen million names as Python objects would fill the memory."""
 
 import hashlib
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +20,6 @@ class PackedStrings(Sequence[str]):
     def __init__(self, content: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
         self.content = content
         self.ends = ends
-
-    @classmethod
-    def of(cls, strings: Iterable[str]) -> Self:
-        """Pack strings."""
-        content, ends = bytearray(), array("q")
-        for string in strings:
-            content += string.encode("utf-8", "surrogateescape")
-            ends.append(len(content))
-        # Copies, so that nothing else can modify them and the spare memory of the bytearray is freed.
-        return cls(np.frombuffer(bytes(content), np.uint8), np.array(ends, np.int64))
 
     def __len__(self) -> int:
         return len(self.ends)

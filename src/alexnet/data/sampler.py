@@ -79,13 +79,13 @@ def weighted_order(weights: NDArray[np.float64], seed: int, epoch: int) -> NDArr
     return chosen[generator.permutation(len(chosen))].astype(np.int64)
 
 
-def earlier_occurrences(samples: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each position of an epoch, how often its sample occurs before it; (M,) -> int64 (M,)."""
-    by_sample = np.argsort(samples, kind="stable")
-    ordered = samples[by_sample]
+def earlier_occurrences(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each position, how often its value occurs before it; (M,) -> int64 (M,)."""
+    by_value = np.argsort(values, kind="stable")
+    ordered = values[by_value]
     begins = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
-    counted = np.empty(len(samples), np.int64)
-    counted[by_sample] = np.arange(len(samples)) - np.repeat(begins, np.diff(begins, append=len(samples)))
+    counted = np.empty(len(values), np.int64)
+    counted[by_value] = np.arange(len(values)) - np.repeat(begins, np.diff(begins, append=len(values)))
     return counted
 
 
@@ -137,11 +137,8 @@ def class_balanced_subset(labels: NDArray[np.int64], size: int, seed: int) -> ND
             f"--data.subset is {size} and the training split has {len(labels)} images; allowed is 1 up to that"
         )
     shuffled = epoch_order(len(labels), seed, 0)
-    by_class = np.argsort(labels[shuffled], kind="stable")
-    counts = np.unique(labels, return_counts=True)[1]
     # Rank of each sample within its class; the lowest ranks of all classes are taken first.
-    rank = np.empty(len(labels), np.int64)
-    rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rank = earlier_occurrences(labels[shuffled])
     return np.sort(shuffled[np.argsort(rank, kind="stable")[:size]])
 
 

@@ -1,4 +1,4 @@
-"""Prepared images as JPEG files in tar shards for any WebDataset reader: `<number>.jpg` beside `<number>.cls`.
+"""Prepared images as JPEG files in tar shards for any WebDataset reader: `<number>.jpg` and `<number>.cls`.
 
 An index of offsets gives random access. The number is the image's position in the source's sorted listing, so a
 refused file leaves a gap.
@@ -75,7 +75,6 @@ def _member(name: bytes, content: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _empty_header() -> bytes:
-    """A header without name, size and checksum."""
     header = bytearray(tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT))
     header[124:135] = bytes(11)
     return bytes(header)
@@ -146,15 +145,11 @@ class JpegImages(LazyImages):
         content = self.stored(image)
         try:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)
+            if pixels.shape != self.shape[1:]:
+                raise ValueError(f"it has shape {pixels.shape}, expected {self.shape[1:]}")
         except ValueError as error:
             path = self._paths[int(self._index[image, 0])]
             raise UnreadableSample(f"image {image} in {path} is damaged: {error}", image) from error
-        if pixels.shape != self.shape[1:]:
-            raise UnreadableSample(
-                f"image {image} in {self._paths[int(self._index[image, 0])]} is damaged: it has shape {pixels.shape}, "
-                f"expected {self.shape[1:]}",
-                image,
-            )
         return pixels
 
 

@@ -53,5 +53,4 @@ def synset_words() -> Mapping[str, str]:
 
 @cache
 def _ilsvrc2012_names() -> Mapping[str, str]:
-    """Distinct names by class id."""
     return distinct_names(synset_words())

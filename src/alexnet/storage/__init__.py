@@ -1,1 +1,1 @@
-"""How bytes reach a disk and survive: whole files, whole folders, checksums."""
+"""Safe writing of files and folders: atomic writes, locks, checksums."""

@@ -26,8 +26,8 @@ def only_writer(path: Path, what: str) -> Iterator[str | None]:
         what: what is locked, for the message.
 
     Yields:
-        The process that held the lock before and did not release it (killed, or on another machine), as a message;
-        None if there is none.
+        The name of the process that held the lock before and did not release it (killed, or on another machine), for a
+        message; None if there is none.
 
     Raises:
         RequestError: another process holds the lock; the message names its id and host.

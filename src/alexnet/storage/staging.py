@@ -1,6 +1,6 @@
-"""A hidden folder beside its destination: long work in it survives any kill and is resumed by the same command.
+"""A hidden folder next to its destination: long work in it survives any kill and is resumed by the same command.
 
-The folder holds the plan of the work, a lock, a cursor file that says how much is done, and whatever the work writes.
+The folder holds the plan of the work, a lock, a cursor file that records how much is done, and the output of the work.
 When the work is complete, the folder is renamed to its destination.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.errors import RequestError, WorkError
-from alexnet.storage.atomic import is_full, remove_partial, require_free, sync_folder, write_json
+from alexnet.storage.atomic import is_full, remove_partial, require_free, sync_folder, unwritable, write_json
 from alexnet.storage.lock import only_writer
 
 PLAN_FILE = "plan.json"
@@ -68,7 +68,7 @@ def open_staging(
 
     Args:
         destination: the folder to make.
-        plan: what is made and how. Work that was started with another plan is not resumed.
+        plan: the settings of the work. Work that was started with another plan is not resumed.
         description_file: name of the file that makes the folder complete; it holds the plan as `plan`.
         cursor_file: name of the file that says how much of the work is done.
         restart: discard the work of an earlier call.
@@ -102,9 +102,7 @@ def open_staging(
                 "same command again to resume"
             ) from error
         if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
-            raise RequestError(
-                f"cannot write {destination}: {error.strerror or error}; name a folder you may write to"
-            ) from error
+            raise unwritable(destination, error) from error
         raise
 
 

@@ -1,7 +1,7 @@
 """Writes safetensors files without copying the arrays, and returns their checksum.
 
 The library's own writer first copies every tensor in memory, which for the state of a large network takes half a
-gigabyte, and holds Python's global lock meanwhile.
+gigabyte, and holds Python's global lock while it does.
 """
 
 import hashlib

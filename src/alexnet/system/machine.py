@@ -1,4 +1,4 @@
-"""The machine, versions and commit of a run, and the settings of the memory allocator, which matter on a CPU.
+"""The machine, versions and commit of a run, and the settings of the memory allocator, which affect speed on a CPU.
 
 This module imports neither torch nor NumPy: the command line uses it before it loads them.
 """
@@ -67,23 +67,22 @@ def restart_with_tuned_allocator(program: Sequence[str] = ("-P", "-m", "alexnet"
 
 
 def processor_name() -> str:
-    """The processor's model name, or its architecture if the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    """The processor's model name, or its architecture if the system does not report it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def processor_flags() -> frozenset[str]:
-    """Names of the processor's instruction sets (`amx_bf16`, `avx512_bf16`, ...); empty if the system does not tell."""
+    """Names of the processor's instruction sets (`amx_bf16`, `avx512_bf16`, ...); empty if they are unknown."""
+    return frozenset(_cpuinfo("flags", "Features").split())
+
+
+def _cpuinfo(*fields: str) -> str:
+    """The first of these fields in Linux's description of the processors; empty if there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return frozenset()
-    flags = [line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))]
-    return frozenset(flags[0]) if flags else frozenset()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(fields)), "")
 
 
 def num_cores() -> int:
@@ -94,7 +93,7 @@ def num_cores() -> int:
 
 
 def memory_bytes() -> int | None:
-    """Memory of the machine in bytes, or None if the system does not tell."""
+    """Memory of the machine in bytes, or None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

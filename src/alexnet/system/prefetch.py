@@ -1,8 +1,9 @@
-"""Work that threads do ahead of its consumer, in order."""
+"""Results computed ahead of their consumer by threads, in order."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,12 +32,7 @@ def prefetch(
     remaining = iter(items)
     try:
         while True:
-            while len(pending) < ahead:
-                try:
-                    item = next(remaining)
-                except StopIteration:
-                    break
-                pending.append(pool.submit(work, item))
+            pending.extend(pool.submit(work, item) for item in islice(remaining, ahead - len(pending)))
             if not pending:
                 return
             yield pending.popleft().result()

@@ -1,7 +1,7 @@
 """What a person sees on stderr while a command works: log lines, and below them a progress bar.
 
-All of it goes through one console, which prints the lines above the bar. Without a terminal there is no bar, and a
-line of progress now and then instead.
+All of it goes through one console, which prints the lines above the bar. Without a terminal there is no bar, but a
+line of progress at intervals.
 """
 
 import logging
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -52,8 +51,8 @@ class ProgressBar:
 
     Args:
         name: of the work.
-        done: units done before; None if the first `update` tells.
-        total: units in total; None if the first `update` tells.
+        done: units done before; None takes it from the first `update`.
+        total: units in total; None takes it from the first `update`.
         shown: False in all processes but the main one.
         line_interval_s: seconds between lines.
         first_and_last: whether the first and the last update print a line too, even if the work is short.
@@ -91,9 +90,7 @@ class ProgressBar:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 

@@ -1,1 +1,1 @@
-"""Photographs in, a prepared data set out."""
+"""From labeled photographs to a prepared data set."""

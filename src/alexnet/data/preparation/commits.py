@@ -9,7 +9,6 @@ import io
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -38,7 +37,7 @@ class Commits:
 
     def __init__(self, staging: Staging, side: int) -> None:
         self._staging = staging
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="alexnet-prepare-commit")
         self._pending: Future[None] | None = None
         self.num_chunks, self.color_sums = 0, ColorSums.none(side)
         if staging.cursor_path.is_file():
@@ -46,7 +45,7 @@ class Commits:
                 self.num_chunks, self.color_sums = int(arrays["pieces"]), ColorSums.from_arrays(arrays)
 
     def record(self, index: int) -> dict[str, NDArray[Any]]:
-        """What is recorded of the images of committed chunk `index`, see `ChunkWriter.record`."""
+        """The record of committed chunk `index`, see `ChunkWriter.record`."""
         with self._record_path(index).open("rb") as file, np.load(file) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
@@ -55,12 +54,11 @@ class Commits:
 
         Args:
             writer: of a chunk whose images are all written; it is closed here, on an error too.
-            colors: what its training images add to the sums.
+            colors: sums over its training images.
 
         Raises:
             OSError: the commit of the chunk before failed.
         """
-        assert self._thread is not None
         try:
             self._wait()
         except BaseException:
@@ -81,7 +79,6 @@ class Commits:
         self.num_chunks, self.color_sums = num_chunks, color_sums
 
     def _wait(self) -> None:
-        """Wait for the commit in the background; raise its error."""
         if self._pending is not None:
             self._pending.result()
 
@@ -89,16 +86,12 @@ class Commits:
         return self._staging.parts_folder / f"{index:08d}.npz"
 
     def __enter__(self) -> Self:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="alexnet-prepare-commit")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Finish the commit in the background, whatever ended the block; the lock must outlive it."""
-        assert self._thread is not None
+    def __exit__(self, error_type: object, *_: object) -> None:
+        """Finish the commit in the background, even after an error; the lock must outlive it."""
         try:
-            if error is None:
+            if error_type is None:
                 self._wait()
         finally:
             while True:

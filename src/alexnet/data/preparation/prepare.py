@@ -79,10 +79,10 @@ def prepare(
         shard_images: files in a shard, and in a chunk of work that an interruption cannot undo.
         workers: threads that decode; None is one per core.
         restart: discard what an earlier, unfinished call with this destination has done.
-        progress: called now and then with the number of files done and of all files.
+        progress: called repeatedly with the number of files done and of all files.
 
     Raises:
-        RequestError: the source or an option makes no sense, or the destination is taken or being written.
+        RequestError: the source or an option is invalid, or the destination is taken or being written.
         WorkError: the disk is full, too many files are bad, or all images of a class or of a split are.
         Interrupted: from the keyboard; finished work is kept.
     """
@@ -149,11 +149,7 @@ def _write_chunks(
     stop_at_bad: bool,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Write and commit the chunks that are not committed yet; the next one is prepared meanwhile.
-
-    Raises:
-        WorkError: a file is bad and `stop_at_bad` is set.
-    """
+    """Write and commit the chunks that are not committed yet; while one is committed, the next one is prepared."""
     num_files = sum(map(len, chunks))
     done, remaining = chunks[: commits.num_chunks], chunks[commits.num_chunks :]
     num_done = sum(map(len, done))
@@ -243,21 +239,15 @@ def _check_options(
     shard_images: int,
     workers: int | None,
 ) -> None:
-    """Refuse values that make no sense."""
-    if side is not None and not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
-        raise RequestError(f"--side is {side}; allowed is {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels")
-    if workers is not None and workers < 1:
-        raise RequestError(f"--workers is {workers}; allowed is 1 or more")
-    if seed < 0:
-        raise RequestError(f"--seed is {seed}; allowed is 0 or more")
-    if not 0 <= max_refused <= 1:
-        raise RequestError(f"--max-refused is {max_refused}; allowed is a fraction from 0 to 1")
-    if shard_images < 1:
-        raise RequestError(f"--shard-images is {shard_images}; allowed is 1 or more")
-    for name, value, allowed in (
-        ("store", store, ("auto", *STORES)),
-        ("exif", exif, ("auto", "apply", "ignore")),
-        ("on-bad", on_bad, ("refuse", "stop")),
+    for option, value, is_allowed, allowed in (
+        ("--side", side, side is None or MIN_SIDE_PX <= side <= MAX_SIDE_PX, f"{MIN_SIDE_PX} to {MAX_SIDE_PX} pixels"),
+        ("--workers", workers, workers is None or workers >= 1, "1 or more"),
+        ("--seed", seed, seed >= 0, "0 or more"),
+        ("--max-refused", max_refused, 0 <= max_refused <= 1, "a fraction from 0 to 1"),
+        ("--shard-images", shard_images, shard_images >= 1, "1 or more"),
+        ("--store", store, store in ("auto", *STORES), ", ".join(("auto", *STORES))),
+        ("--exif", exif, exif in ("auto", "apply", "ignore"), "auto, apply, ignore"),
+        ("--on-bad", on_bad, on_bad in ("refuse", "stop"), "refuse, stop"),
     ):
-        if value not in allowed:
-            raise RequestError(f"--{name} is {value!r}; allowed is {', '.join(allowed)}")
+        if not is_allowed:
+            raise RequestError(f"{option} is {value!r}; allowed is {allowed}")

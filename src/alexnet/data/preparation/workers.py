@@ -1,4 +1,4 @@
-"""What the threads of a preparation do: read, decode, resize, crop and encode images, a group of files at a time."""
+"""The worker threads of a preparation, which read, decode, resize, crop and encode images by groups of files."""
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
@@ -44,78 +44,64 @@ def split_into_chunks(source: Source, num_files: int) -> list[Chunk]:
 
 
 @dataclass(frozen=True, eq=False)
-class _GroupTask:
-    """Files `first` .. `last`-1 of a chunk's split."""
-
-    chunk: Chunk
-    first: int
-    last: int
-    colors: ColorAccumulator
-
-
-@dataclass(frozen=True, eq=False)
 class ImageGroup:
     """The prepared images of some consecutive files of a chunk."""
 
     colors: ColorAccumulator
     """Sums over the chunk's training images, complete with the last group of the chunk."""
     numbers: list[int] = field(default_factory=list)
-    """Places in the source's listing of the files that were read."""
+    """Positions in the source's listing of the files that were read."""
     digests: list[bytes] = field(default_factory=list)
     """Of their stored bytes."""
     sizes: list[tuple[int, int]] = field(default_factory=list)
     """Height and width of the originals, pixels."""
     refused: list[tuple[int, str]] = field(default_factory=list)
-    """Place in the listing, and reason, of each file that cannot be used."""
+    """Position in the listing, and reason, of each file that cannot be used."""
     content: list[bytes | memoryview] = field(default_factory=list)
     """The bytes to store, in parts: members of a tar, or pixels."""
     extents: list[tuple[int, int]] = field(default_factory=list)
     """Offset in `content` and length of each JPEG file, bytes; empty for pixels."""
 
 
+@dataclass(frozen=True, eq=False)
 class ImageWorkers:
-    """Threads that prepare the images of a source.
+    """Threads that prepare the images of a source."""
 
-    Args:
-        source: the listed photographs.
-        side: of the stored images, pixels.
-        store: `pixels` or `jpeg`.
-        upright: turn pictures as their EXIF data say.
-        num_threads: how many.
-    """
-
-    def __init__(self, source: Source, side: int, store: str, upright: bool, num_threads: int) -> None:
-        self._source = source
-        self._side = side
-        self._store = store
-        self._upright = upright
-        self._num_threads = num_threads
+    source: Source
+    side: int
+    """Of the stored images, pixels."""
+    store: str
+    """`pixels` or `jpeg`."""
+    upright: bool
+    """Whether to turn pictures as their EXIF data say."""
+    num_threads: int
 
     def groups(self, chunks: Sequence[Chunk]) -> Generator[ImageGroup, None, None]:
         """The images of these chunks in order; a few groups are prepared ahead. No group spans two chunks."""
         return prefetch(
             self._prepare,
             self._tasks(chunks),
-            workers=self._num_threads,
-            ahead=2 * self._num_threads + READY_GROUPS,
+            workers=self.num_threads,
+            ahead=2 * self.num_threads + READY_GROUPS,
             name="alexnet-prepare",
         )
 
-    def _tasks(self, chunks: Sequence[Chunk]) -> Iterator[_GroupTask]:
-        group_size = max(1, GROUP_BYTES // (self._side**2 * 3))
+    def _tasks(self, chunks: Sequence[Chunk]) -> Iterator[tuple[str, range, ColorAccumulator]]:
+        """Split and files of each group, and the sums of its chunk."""
+        group_size = max(1, GROUP_BYTES // (self.side**2 * 3))
         for chunk in chunks:
-            colors = ColorAccumulator(self._side)
+            colors = ColorAccumulator(self.side)
             for first in range(chunk.first, chunk.last, group_size):
-                yield _GroupTask(chunk, first, min(first + group_size, chunk.last), colors)
+                yield chunk.split, range(first, min(first + group_size, chunk.last)), colors
 
-    def _prepare(self, task: _GroupTask) -> ImageGroup:
-        """Read, decode, resize, crop and encode the files of a task."""
-        listing = self._source.splits[task.chunk.split]
-        group = ImageGroup(task.colors)
+    def _prepare(self, task: tuple[str, range, ColorAccumulator]) -> ImageGroup:
+        split, numbers, colors = task
+        listing = self.source.splits[split]
+        group = ImageGroup(colors)
         position = 0
-        for number in range(task.first, task.last):
+        for number in numbers:
             try:
-                size, image = self._read(task.chunk.split, number)
+                size, image = self._read(split, number)
             except UnreadableImage as error:
                 group.refused.append((number, str(error)))
                 continue
@@ -125,10 +111,10 @@ class ImageWorkers:
             except MemoryError:
                 group.refused.append((number, "needs more memory than this machine has free"))
                 continue
-            # Everything that is done with an image is done at once, while it is in the processor's caches.
-            if task.chunk.split == "train":
-                task.colors.add(image)
-            stored = encode_stored(image) if self._store == "jpeg" else image.data.cast("B")
+            # All steps of an image follow each other while it is in the processor's caches.
+            if split == "train":
+                colors.add(image)
+            stored = encode_stored(image) if self.store == "jpeg" else image.data.cast("B")
             group.numbers.append(number)
             group.sizes.append(size)
             group.digests.append(hashlib.sha256(stored).digest()[:DIGEST_BYTES])
@@ -139,12 +125,12 @@ class ImageWorkers:
                 position += sum(map(len, members))
             else:
                 group.content.append(stored)
-        if self._store == "jpeg":
+        if self.store == "jpeg":
             group.content[:] = [b"".join(group.content)]
         return group
 
     def _read(self, split: str, number: int) -> tuple[tuple[int, int], NDArray[np.uint8]]:
         """Height and width of a file's image, and its square, uint8 (S, S, 3)."""
-        content = self._source.splits[split].read(number)
-        image = decode_image(content, apply_orientation=self._upright) if isinstance(content, bytes) else content
-        return (image.shape[0], image.shape[1]), resize_and_crop(image, self._side)
+        content = self.source.splits[split].read(number)
+        image = decode_image(content, apply_orientation=self.upright) if isinstance(content, bytes) else content
+        return (image.shape[0], image.shape[1]), resize_and_crop(image, self.side)

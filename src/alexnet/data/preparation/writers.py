@@ -1,4 +1,4 @@
-"""Writes the images of a chunk to where the prepared data set has them: a tar shard, or part of a split's array."""
+"""Writes the images of a chunk to its part of the prepared data set: a tar shard, or rows of a split's array."""
 
 import hashlib
 import json
@@ -63,13 +63,13 @@ class ChunkWriter(ABC):
         os.fsync(self._file.fileno())
 
     def record(self) -> dict[str, NDArray[Any]]:
-        """What the data set is completed from at the end.
+        """What `finalize` needs to know of the chunk.
 
         Returns:
-            numbers: int64 (n,), places in the source's listing of the images written.
+            numbers: int64 (n,), positions in the source's listing of the images written.
             digests: uint8 (n, 16), of their stored bytes.
             sizes: int32 (n, 2), height and width of the originals, pixels.
-            refused: int64 (m,), places in the listing of the refused files.
+            refused: int64 (m,), positions in the listing of the refused files.
             reasons: uint8, their reasons, a JSON list.
         """
         return {
@@ -158,7 +158,7 @@ def images_header(num_images: int, side: int) -> bytes:
 
 
 def _truncate(path: Path, size_bytes: int) -> None:
-    """Cut a file to `size_bytes`; a shorter file is a bug."""
+    """Cut a file to `size_bytes`; a shorter file means a bug."""
     with path.open("ab") as file:
         if file.tell() == size_bytes:
             return
