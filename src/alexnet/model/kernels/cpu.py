@@ -188,7 +188,7 @@ if not numba_jit.unavailable_reason:
 
 
 @_compiled
-def _trial_kernel(value: Any) -> Any:
+def _trial_kernel(value):
     return value * np.float32(0.5)
 
 
@@ -196,8 +196,8 @@ def _trial_kernel(value: Any) -> Any:
 
 
 @_compiled
-def _read(row: Any, begin: Any, relu: Any, per_column: Any, pitch: Any, blocks: Any, values: Any, reach: Any) -> None:
-    """Read blocks of `per_column` activations of a row as float32, after ReLU if asked, into values from `reach` on,
+def _read(row, begin, relu, per_column, pitch, blocks, values, reach):
+    """Read blocks of `per_column` activations of a row as float32, with `relu` after ReLU, into values from `reach` on,
     `pitch` apart."""
     for block in range(blocks):
         source, target = begin + block * per_column, reach + block * pitch
@@ -212,17 +212,7 @@ def _read(row: Any, begin: Any, relu: Any, per_column: Any, pitch: Any, blocks: 
 
 
 @_compiled
-def _write(
-    values: Any,
-    activations: Any,
-    reach: Any,
-    relu: Any,
-    per_column: Any,
-    pitch: Any,
-    blocks: Any,
-    row: Any,
-    begin: Any,
-) -> None:
+def _write(values, activations, reach, relu, per_column, pitch, blocks, row, begin):
     """The inverse of `_read`; with `relu`, 0 where the activation is not above 0."""
     for block in range(blocks):
         source, target = block * pitch, begin + block * per_column
@@ -237,18 +227,7 @@ def _write(
 
 
 @_compiled
-def _scatter_by_phase(
-    values: Any,
-    columns: Any,
-    per_column: Any,
-    pitch: Any,
-    blocks: Any,
-    phases: Any,
-    base: Any,
-    length: Any,
-    stride: Any,
-    position: Any,
-) -> None:
+def _scatter_by_phase(values, columns, per_column, pitch, blocks, phases, base, length, stride, position):
     """Copy blocks `pitch` apart to their positions in a row of phases that begins at `base`; see `_forward`."""
     for block in range(0, blocks, columns):
         target = base + position % stride * length + position // stride * (columns * per_column)
@@ -261,17 +240,7 @@ def _scatter_by_phase(
 
 
 @_compiled
-def _gather_by_phase(
-    phases: Any,
-    length: Any,
-    stride: Any,
-    position: Any,
-    columns: Any,
-    per_column: Any,
-    pitch: Any,
-    blocks: Any,
-    values: Any,
-) -> None:
+def _gather_by_phase(phases, length, stride, position, columns, per_column, pitch, blocks, values):
     """Copy the positions of a row of phases into blocks `pitch` apart."""
     for block in range(0, blocks, columns):
         source = position % stride * length + position // stride * (columns * per_column)
@@ -284,7 +253,7 @@ def _gather_by_phase(
 
 
 @_compiled
-def _squares_of_five(values: Any, i: Any) -> Any:
+def _squares_of_five(values, i):
     # The sum of values[i : i + 5] ^ 2.
     return (
         (values[i] * values[i] + values[i + 1] * values[i + 1])
@@ -294,7 +263,7 @@ def _squares_of_five(values: Any, i: Any) -> Any:
 
 
 @_compiled
-def _squares(values: Any, size: Any, total: Any, count: Any) -> None:
+def _squares(values, size, total, count):
     # total[i] is the sum of values[i : i + size] ^ 2.
     for i in range(count):
         total[i] = values[i] * values[i]
@@ -305,7 +274,7 @@ def _squares(values: Any, size: Any, total: Any, count: Any) -> None:
 
 
 @_compiled
-def _normalize(values: Any, size: Any, alpha: Any, beta: Any, k: Any, normalized: Any, count: Any) -> None:
+def _normalize(values, size, alpha, beta, k, normalized, count):
     """Multiply `count` activations, from values[size // 2] on, by d^-beta; between blocks there are zeros."""
     middle = values[size // 2 :]
     if size == 5 and beta == np.float32(0.75):
@@ -325,18 +294,7 @@ def _normalize(values: Any, size: Any, alpha: Any, beta: Any, k: Any, normalized
 
 
 @_compiled
-def _normalize_backward(
-    values: Any,
-    size: Any,
-    alpha: Any,
-    beta: Any,
-    k: Any,
-    per_column: Any,
-    pitch: Any,
-    blocks: Any,
-    inner: Any,
-    gradient: Any,
-) -> None:
+def _normalize_backward(values, size, alpha, beta, k, per_column, pitch, blocks, inner, gradient):
     """Turn the gradient of the normalized activations, blocks `pitch` apart, into that of the activations, in place.
 
     With denominator d of activation a it is gradient * d^-beta - 2 alpha beta a * S, where S sums
@@ -382,18 +340,7 @@ def _normalize_backward(
 
 
 @_compiled
-def _pool_row(
-    ring: Any,
-    length: Any,
-    top: Any,
-    channels: Any,
-    window: Any,
-    stride: Any,
-    all_ties: Any,
-    relu: Any,
-    result: Any,
-    winners: Any,
-) -> None:
+def _pool_row(ring, length, top, channels, window, stride, all_ties, relu, result, winners):
     """Pool one row of windows; ring (pool, stride, length) as in `_forward`, result and winners (W' * C)."""
     side = len(window)
     for i in range(len(result)):
@@ -422,23 +369,23 @@ def _pool_row(
 
 @_compiled
 def _forward(
-    x: Any,
-    result: Any,
-    winners: Any,
-    first: Any,
-    last: Any,
-    channels: Any,
-    window: Any,
-    stride: Any,
-    all_ties: Any,
-    relu_before: Any,
-    relu_after: Any,
-    size: Any,
-    columns: Any,
-    alpha: Any,
-    beta: Any,
-    k: Any,
-) -> None:
+    x,
+    result,
+    winners,
+    first,
+    last,
+    channels,
+    window,
+    stride,
+    all_ties,
+    relu_before,
+    relu_after,
+    size,
+    columns,
+    alpha,
+    beta,
+    k,
+):
     """Images first .. last - 1 of x (B, H, W * C) -> result and winners (B, H', W' * C); size 0 does not normalize."""
     side = len(window)
     width, windows = x.shape[2] // channels, result.shape[2] // channels
@@ -489,25 +436,25 @@ def _forward(
 
 @_compiled
 def _backward(
-    gradient: Any,
-    x: Any,
-    result: Any,
-    winners: Any,
-    of_x: Any,
-    first: Any,
-    last: Any,
-    channels: Any,
-    window: Any,
-    stride: Any,
-    all_ties: Any,
-    relu_before: Any,
-    relu_after: Any,
-    size: Any,
-    columns: Any,
-    alpha: Any,
-    beta: Any,
-    k: Any,
-) -> None:
+    gradient,
+    x,
+    result,
+    winners,
+    of_x,
+    first,
+    last,
+    channels,
+    window,
+    stride,
+    all_ties,
+    relu_before,
+    relu_after,
+    size,
+    columns,
+    alpha,
+    beta,
+    k,
+):
     """Images first .. last - 1: gradient, result and winners (B, H', W' * C), x (B, H, W * C) -> of_x (B, H, W * C)."""
     side = len(window)
     width, windows = x.shape[2] // channels, result.shape[2] // channels
@@ -544,7 +491,7 @@ def _backward(
 
 
 @_compiled
-def _read_gradient(row: Any, result: Any, relu: Any, values: Any) -> None:
+def _read_gradient(row, result, relu, values):
     if relu:
         for i in range(len(row)):
             values[i] = wide(row[i]) if wide(result[i]) > np.float32(0) else np.float32(0)
@@ -554,7 +501,7 @@ def _read_gradient(row: Any, result: Any, relu: Any, values: Any) -> None:
 
 
 @_compiled
-def _add_to_winners(gradient: Any, winners: Any, position: Any, all_ties: Any, target: Any) -> None:
+def _add_to_winners(gradient, winners, position, all_ties, target):
     if len(all_ties) > 0:
         bit = np.int32(1 << position)
         for i in range(len(gradient)):
@@ -566,7 +513,7 @@ def _add_to_winners(gradient: Any, winners: Any, position: Any, all_ties: Any, t
 
 
 @_compiled
-def _box_sums(plane: Any, row: Any, channels: Any, size: Any, column: Any, total: Any) -> None:
+def _box_sums(plane, row, channels, size, column, total):
     """Sums over size x size positions around those of a row; plane (H + size - 1, W * C), `column` zero-padded."""
     reach = size // 2
     middle = column[reach * channels :]
@@ -585,9 +532,7 @@ def _box_sums(plane: Any, row: Any, channels: Any, size: Any, column: Any, total
 
 
 @_compiled
-def _box_powers(
-    squares: Any, row: Any, channels: Any, size: Any, alpha: Any, beta: Any, column: Any, inverse: Any, power: Any
-) -> None:
+def _box_powers(squares, row, channels, size, alpha, beta, column, inverse, power):
     """Powers of a row's denominators d: inverse = 1 / d, power = d ^ -beta; the rest as in `_box_sums`."""
     _box_sums(squares, row, channels, size, column, inverse)
     for i in range(len(power)):
@@ -604,9 +549,7 @@ def _box_powers(
 
 
 @_compiled
-def _same_map_forward(
-    x: Any, result: Any, first: Any, last: Any, channels: Any, size: Any, alpha: Any, beta: Any
-) -> None:
+def _same_map_forward(x, result, first, last, channels, size, alpha, beta):
     """Images first .. last - 1 of x (B, H, W * C) -> result (B, H, W * C); alpha is the factor on each square."""
     height, length = x.shape[1:]
     reach = size // 2
@@ -627,9 +570,7 @@ def _same_map_forward(
 
 
 @_compiled
-def _same_map_backward(
-    gradient: Any, x: Any, of_x: Any, first: Any, last: Any, channels: Any, size: Any, alpha: Any, beta: Any
-) -> None:
+def _same_map_backward(gradient, x, of_x, first, last, channels, size, alpha, beta):
     """Images first .. last - 1: gradient and x (B, H, W * C) -> of_x (B, H, W * C)."""
     height, length = x.shape[1:]
     reach = size // 2
@@ -661,7 +602,7 @@ def _same_map_backward(
 
 
 @_compiled
-def _space_to_depth_rows(x: Any, result: Any, first: Any, last: Any, channels: Any, stride: Any) -> None:
+def _space_to_depth_rows(x, result, first, last, channels, stride):
     """Images first .. last - 1 of x (B, H, W * C) -> result (B, rows, columns * stride * stride * C), zero-padded."""
     height, length = x.shape[1:]
     rows, end = result.shape[1:]

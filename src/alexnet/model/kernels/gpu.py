@@ -38,7 +38,7 @@ def _to_minus(base, BETA: tl.constexpr):
 
 @triton.jit
 def _load(x, offset, added, mask, BIASED: tl.constexpr, RELU: tl.constexpr):
-    """float32 activations, each with its bias added and after ReLU if asked; NaN stays NaN.
+    """float32 activations, with BIASED plus its bias, with RELU after ReLU; NaN stays NaN.
 
     Values outside the mask are not activations and must not be used.
     """
@@ -389,16 +389,7 @@ def norm_pool_backward(
             tile["SYMMETRIC"] = op.size % 2 == 1
             tiles = (len(x), triton.cdiv(x.shape[2] * x.shape[3], tile["POSITIONS"]), op.columns)
             _norm_pool_backward_tile_kernel[tiles](
-                gradient,
-                x,
-                added,
-                result,
-                winners,
-                _band(x, op),
-                of_x,
-                *sizes,
-                **tile,
-                **_constants(x, bias, op),
+                gradient, x, added, result, winners, _band(x, op), of_x, *sizes, **tile, **_constants(x, bias, op)
             )
             return
         crossed = torch.empty_like(x) if op.normalizes else x

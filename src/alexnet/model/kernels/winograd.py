@@ -16,8 +16,6 @@ Axes: B images, C input channels, D output channels, H x W positions, k the side
 tiles are 4 outputs, or 4 x 4 along both axes. All tensors are float32 in channels-last memory.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -203,7 +201,7 @@ def _rows(x: torch.Tensor) -> np.ndarray:
 
 
 @_compiled
-def _to_six(values: Any, begin: Any, stride: Any, points: Any, target: Any, target_stride: Any) -> None:
+def _to_six(values, begin, stride, points, target, target_stride):
     """Six positions to their values at the points 0, 1, -1, -2, 1/2 and infinity."""
     half, more, most, two = np.float32(1 / 2), np.float32(3 / 2), np.float32(5 / 2), np.float32(2)
     for i in range(_CHUNK):
@@ -220,7 +218,7 @@ def _to_six(values: Any, begin: Any, stride: Any, points: Any, target: Any, targ
 
 
 @_compiled
-def _gradient_to_six(values: Any, begin: Any, stride: Any, points: Any, target: Any, target_stride: Any) -> None:
+def _gradient_to_six(values, begin, stride, points, target, target_stride):
     """Gradients of four outputs to gradients at the points: times 1, p, p^2 and p^3; infinity has the last."""
     half, quarter, eighth = np.float32(1 / 2), np.float32(1 / 4), np.float32(1 / 8)
     two, four, eight = np.float32(2), np.float32(4), np.float32(8)
@@ -238,7 +236,7 @@ def _gradient_to_six(values: Any, begin: Any, stride: Any, points: Any, target: 
 
 
 @_compiled
-def _to_eight(values: Any, begin: Any, stride: Any, points: Any, target: Any, target_stride: Any) -> None:
+def _to_eight(values, begin, stride, points, target, target_stride):
     """Eight positions to their values at the points 0, 1, -1, 2, -2, 1/2, -1/2 and infinity."""
     quarter, half, two, four, five = np.float32(1 / 4), np.float32(1 / 2), np.float32(2), np.float32(4), np.float32(5)
     a, b, c, d = np.float32(21 / 4), np.float32(17 / 4), np.float32(5 / 4), np.float32(5 / 2)
@@ -265,7 +263,7 @@ def _to_eight(values: Any, begin: Any, stride: Any, points: Any, target: Any, ta
 
 
 @_compiled
-def _from_eight(points: Any, begin: Any, stride: Any, results: Any, target: Any, target_stride: Any) -> None:
+def _from_eight(points, begin, stride, results, target, target_stride):
     """Values at the points to four outputs: sums over points p of 1, p, p^2 and p^3 times the value."""
     two, four, eight = np.float32(2), np.float32(4), np.float32(8)
     for i in range(_CHUNK):
@@ -282,7 +280,7 @@ def _from_eight(points: Any, begin: Any, stride: Any, results: Any, target: Any,
 
 
 @_compiled
-def _gradient_to_eight(values: Any, begin: Any, stride: Any, points: Any, target: Any, target_stride: Any) -> None:
+def _gradient_to_eight(values, begin, stride, points, target, target_stride):
     """Gradients of four outputs to gradients at the points: the transpose of `_from_eight`."""
     two, four, eight = np.float32(2), np.float32(4), np.float32(8)
     for i in range(_CHUNK):
@@ -303,9 +301,7 @@ def _gradient_to_eight(values: Any, begin: Any, stride: Any, points: Any, target
 
 
 @_compiled
-def _read_position(
-    x: Any, image: Any, row: Any, position: Any, first: Any, count: Any, values: Any, target: Any
-) -> None:
+def _read_position(x, image, row, position, first, count, values, target):
     """Copy `count` channels of a position of x (B, H, W, C) from channel `first` on; zeros beyond."""
     kept = 0
     if 0 <= row < x.shape[1] and 0 <= position < x.shape[2]:
@@ -318,7 +314,7 @@ def _read_position(
 
 
 @_compiled
-def _tiles_to_points(x: Any, points: Any, reach: Any, columns: Any, padding: Any, down: Any, across: Any) -> None:
+def _tiles_to_points(x, points, reach, columns, padding, down, across):
     """x (B, H, W, C) to points (G, 36, B * down * across, C / G), contiguous.
 
     `reach` positions per axis: 6, the inputs of a tile, or 4, the gradients of its outputs.
@@ -356,7 +352,7 @@ def _tiles_to_points(x: Any, points: Any, reach: Any, columns: Any, padding: Any
 
 
 @_compiled
-def _rows_to_points(x: Any, image: Any, points: Any, reach: Any, columns: Any, padding: Any, across: Any) -> None:
+def _rows_to_points(x, image, points, reach, columns, padding, across):
     """An image of x (B, H, W, C) to points (G * 8, (H + 2 * padding) * across, C / G).
 
     `reach` positions: 8, the inputs of a tile, or 4, the gradients of its outputs.
@@ -381,7 +377,7 @@ def _rows_to_points(x: Any, image: Any, points: Any, reach: Any, columns: Any, p
 
 
 @_compiled
-def _rows_from_points(points: Any, results: Any, image: Any, columns: Any, across: Any, bias: Any) -> None:
+def _rows_from_points(points, results, image, columns, across, bias):
     """Points (G * 8, H * across, D / G) to an image of the output (B, H, W, D), plus biases (D)."""
     channels = results.shape[3] // columns
     values, four = np.zeros(8 * _CHUNK, np.float32), np.empty(TILE * _CHUNK, np.float32)
