@@ -1,4 +1,4 @@
-"""The weight gradient by a matrix product against sums over windows in float64, and against torch's own way."""
+"""The weight gradient by a matrix product against sums over windows in float64, and against torch's own algorithm."""
 
 import numpy as np
 import pytest
@@ -99,12 +99,12 @@ def test_layer_trains_like_the_float64_one(side: int, autocast: bool) -> None:
 
 
 def test_other_layers_are_left_to_torch() -> None:
-    half = {"dtype": torch.bfloat16}
+    half = torch.bfloat16
     for layer, x in (
         (Convolution2d(4, 4, 3, padding=1), torch.ones(1, 4, 3, 3)),
-        (Convolution2d(4, 4, 3, padding=1, **half), torch.ones(1, 4, 9, 9, **half)),
-        (Convolution2d(4, 4, 3, padding=1, groups=2, **half), torch.ones(1, 4, 3, 3, **half)),
-        (Convolution2d(4, 4, 3, stride=2, **half), torch.ones(1, 4, 3, 3, **half)),
+        (Convolution2d(4, 4, 3, padding=1).to(half), torch.ones(1, 4, 9, 9, dtype=half)),
+        (Convolution2d(4, 4, 3, padding=1, groups=2).to(half), torch.ones(1, 4, 3, 3, dtype=half)),
+        (Convolution2d(4, 4, 3, stride=2).to(half), torch.ones(1, 4, 3, 3, dtype=half)),
     ):
         result = layer(x)
         assert "_WindowProduct" not in type(result.grad_fn).__name__

@@ -45,9 +45,8 @@ class Convolution2d(nn.Conv2d):
         groups: int = 1,
         end_padding: int = 0,
         keeps_ties: bool = False,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups, dtype=dtype)
+        super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups)
         self.end_padding, self.keeps_ties = end_padding, keeps_ties
 
     def bias_in_epilogue(self, input: Tensor) -> bool:
@@ -71,9 +70,8 @@ class Convolution2d(nn.Conv2d):
     @property
     def reads_few_channels(self) -> bool:
         """Whether this is a strided first layer that is faster as a layer of stride 1 over blocks of positions."""
-        stride = self.stride[0]
-        plain = self.groups == 1 and self.padding == (0, 0) and self.dilation == (1, 1)
-        return plain and stride > 1 and self.stride[1] == stride and self.in_channels < MATRIX_UNIT
+        plain = self.groups == 1 and self.padding == (0, 0)
+        return plain and self.stride[0] > 1 and self.in_channels < MATRIX_UNIT
 
 
 class ConvAlgorithm(Protocol):
@@ -131,9 +129,7 @@ class Winograd:
 
     def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         side = layer.kernel_size[0]
-        if layer.kernel_size not in ((3, 3), (5, 5)) or layer.padding not in [(zeros, zeros) for zeros in range(side)]:
-            return False
-        if layer.stride != (1, 1) or layer.dilation != (1, 1) or layer.padding_mode != "zeros" or layer.end_padding:
+        if side not in (3, 5) or int(layer.padding[0]) >= side or layer.stride != (1, 1) or layer.end_padding:
             return False
         products = layer.in_channels * layer.out_channels * x.shape[-1] * x.shape[-2]
         if products < _MIN_WINOGRAD_PRODUCTS * layer.groups**2 or not _winograd_takes(layer, x, weight):
@@ -157,7 +153,7 @@ class ZerosForColumns:
 
     def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         whole = ungrouped_weight(weight.to(torch.bfloat16), layer.groups)
-        return F.conv2d(_end_padded(layer, x), whole, bias, layer.stride, layer.padding, layer.dilation)
+        return F.conv2d(_end_padded(layer, x), whole, bias, layer.stride, layer.padding)
 
 
 class WindowProduct:
@@ -170,11 +166,7 @@ class WindowProduct:
     def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         if bias is None or x.device.type != "cpu" or not torch.is_grad_enabled():
             return False
-        if layer.groups > 1 or layer.stride != (1, 1) or layer.dilation != (1, 1):
-            return False
-        if max(x.shape[2:]) + layer.end_padding > MAX_PRODUCT_SIDE:
-            return False
-        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        if layer.groups > 1 or layer.stride != (1, 1) or max(x.shape[2:]) + layer.end_padding > MAX_PRODUCT_SIDE:
             return False
         return compute_dtype(x) == torch.bfloat16 and not needs_reference_ops(x, layer.weight, layer.bias)
 
