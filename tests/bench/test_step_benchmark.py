@@ -51,7 +51,7 @@ def test_steps_are_measured_and_fractions_follow_from_the_speeds(
         assert method["peak_bytes"] is None or 7e8 < method["peak_bytes"] < 3e9, name
         ideal = method["images_per_second"] * measured["ideal_ms_per_image"] / 1e3
         assert method["fraction_of_ideal"] == pytest.approx(ideal) and fraction < ideal, name
-    # Two operations a multiply-add; forward once and backward twice, conv1 once: its input has no gradient.
+    # Two operations per multiply-add; forward once and backward twice, conv1 once: its input has no gradient.
     placed = AlexNet(1000).sized_layers
     assert measured["flops_per_image"] == 6 * sum(one.multiply_adds for one in placed) - 2 * placed[0].multiply_adds
     assert any("s per step" in message for message in caplog.messages)

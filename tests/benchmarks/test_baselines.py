@@ -1,4 +1,4 @@
-"""The baselines' stages are measured beside libraries that do the same."""
+"""The stages of the baselines are measured against libraries that do the same."""
 
 import json
 import os
@@ -28,15 +28,15 @@ def test_what_is_compared_with_does_the_same() -> None:
     sift = DenseDescriptors("sift", scales=1, smoothing=(1.6**2 - 0.5**2) ** 0.5)
     (theirs,) = baselines._opencv_sift(cv2.SIFT_create(), gray, sift)
     cosine = (sift.transform([image])[0].values * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
-    assert cosine.min() > 0.99  # OpenCV rounds gray values to whole numbers
+    assert cosine.min() > 0.99  # OpenCV rounds gray values to integers
     atoms, values = (
         random.standard_normal((30, 9)).astype(np.float32),
         random.standard_normal((8, 9)).astype(np.float32),
     )
-    places, codes = locality_codes(values, atoms)
+    indices, codes = locality_codes(values, atoms)
     nearest, other = baselines._numpy_locality(values, atoms)
-    order, usual = np.argsort(places, axis=1), np.argsort(nearest, axis=1)
-    np.testing.assert_array_equal(np.take_along_axis(places, order, 1), np.take_along_axis(nearest, usual, 1))
+    order, usual = np.argsort(indices, axis=1), np.argsort(nearest, axis=1)
+    np.testing.assert_array_equal(np.take_along_axis(indices, order, 1), np.take_along_axis(nearest, usual, 1))
     np.testing.assert_allclose(np.take_along_axis(codes, order, 1), np.take_along_axis(other, usual, 1), atol=1e-2)
 
 

@@ -15,7 +15,7 @@ def test_a_checkpoint_holds_weights_and_velocities_and_its_cost_is_measured(
 ) -> None:
     measured = measure_checkpoint("cifar-80sec", 2, 2, 2, tmp_path)
     parameters = sum(one.numel() for one in AlexNet(1000, "cifar-80sec").parameters())
-    # Two float32 numbers a parameter, and the names.
+    # Two float32 numbers per parameter, and the names.
     assert 8 * parameters < measured["checkpoint_bytes"] < 8 * parameters + 20_000
     assert 0 < measured["pause_ms"] < 1e3 * measured["written_after_s"]
     assert measured["fraction_at_default"] == pytest.approx(measured["extra_s"] / 300)

@@ -25,7 +25,7 @@ from benchmarks.columns import (
     summarize_speed,
 )
 
-# Worked out by hand for the full network: maps, places and units of the other column, 4 bytes each.
+# Worked out by hand for the full network: channels, positions and units of the other column, 4 bytes each.
 CONV3, FC6, FC7, FC8, SCORES = 128 * 13 * 13 * 4, 128 * 6 * 6 * 4, 2048 * 4, 2048 * 4, 500 * 4
 IN_DENSE = 2 * (FC6 + FC7 + FC8) + SCORES
 IN_EVERY_LAYER = 2 * CONV3 + IN_DENSE
@@ -36,7 +36,7 @@ def sized_layers(variant: str) -> tuple[SizedLayer, ...]:
     return meta_network(variant).sized_layers
 
 
-def test_columns_send_half_of_what_a_layer_reads_there_and_back() -> None:
+def test_columns_send_half_of_a_layers_input_and_its_gradient() -> None:
     found = expected_exchange(sized_layers("paper"), 1000, "every-layer", 4)
     assert found["conv3", "forward"] == CONV3 == 86_528
     both_ways = {"conv3": CONV3, "fc6": FC6, "fc7": FC7, "fc8": FC8}
@@ -57,7 +57,7 @@ def test_columns_in_dense_layers_send_rows_first() -> None:
 def test_without_communication_columns_meet_in_the_last_layer() -> None:
     found = expected_exchange(sized_layers("no-communication"), 1000, "every-layer", 4)
     assert found == {("fc8", "forward"): FC8, ("fc8", "backward"): FC8, ("scores", "forward"): SCORES}
-    # With the convolutions in both processes, each needs all of fc6's inputs once more.
+    # Both processes compute all convolutions, each for half of the images, so each needs fc6's inputs of the others.
     dense = expected_exchange(sized_layers("no-communication"), 1000, "dense", 4)
     assert {layer for layer, _ in dense} == {"fc6", "fc8", "scores"} and dense["fc6", "forward"] == FC6
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 def require_counts(measured: dict[str, Any], element_bytes: int) -> None:
     layers = {row["layer"]: row for row in measured["bytes"]["layers"]}
-    # Half of conv2's 16 maps, of conv5's, of fc6's 256 units and of the scores.
+    # Half of conv2's 16 channels, of conv5's, of fc6's 256 units and of the scores.
     assert layers["conv3"]["2 columns"]["forward"] == 8 * 13 * 13 * element_bytes
     assert layers["fc6"]["2 columns, dense"]["backward"] == 16 * 6 * 6 // 2 * element_bytes
     assert layers["fc7"]["2 columns"]["forward"] == 128 * element_bytes
@@ -187,7 +187,7 @@ def test_four_processes_are_counted_and_timed(capsys: pytest.CaptureFixture[str]
 
 
 def run(*words: str) -> dict[str, Any]:
-    """What the command prints, in processes that it starts itself."""
+    """The JSON object that the command prints; it starts its own processes."""
     environment = {**os.environ, "ALEXNET_ALLOCATOR": "default", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "benchmarks/columns.py", *words]
     made = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)

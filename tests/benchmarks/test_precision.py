@@ -22,7 +22,7 @@ from benchmarks import precision
 from benchmarks.precision import EmulatedBfloat16, measure_precision, print_table
 
 HALF_STEP = 2.0**-8
-"""Rounding to 8 bits is off by so much of a number, at most."""
+"""The largest relative error of rounding to 8 bits."""
 
 
 def halves(*shape: int, seed: int) -> torch.Tensor:
@@ -30,7 +30,7 @@ def halves(*shape: int, seed: int) -> torch.Tensor:
 
 
 def test_sums_of_products_are_exact_but_for_one_rounding() -> None:
-    """Against float64, from the formulas: a convolution in two columns with both its gradients, a dense layer."""
+    """Against float64 formulas: a convolution in two columns with both its gradients, and a dense layer."""
     x, weight, bias = halves(3, 8, 9, 9, seed=1), halves(6, 4, 3, 3, seed=2), halves(6, seed=3)
     gradient = halves(3, 6, 5, 5, seed=4)
 
@@ -45,13 +45,13 @@ def test_sums_of_products_are_exact_but_for_one_rounding() -> None:
     assert emulated.num_emulated >= 3
     for ours, exact in zip(got, results(torch.float64), strict=True):
         assert ours.dtype == torch.bfloat16
-        # The sums themselves are float32: some 2^-22 of the terms' sizes, which cancellation may leave standing alone.
+        # The sums are float32: errors of about 2^-22 of the terms, which may be all that remains if the terms cancel.
         assert ((ours.double() - exact).abs() <= HALF_STEP * exact.abs() + 1e-4).all()
 
 
 @pytest.mark.slow
-def test_a_step_as_the_library_makes_it() -> None:
-    """Scores and gradients of a small network under autocast, beside torch's own (slow) bfloat16 products."""
+def test_a_network_equals_the_librarys() -> None:
+    """Scores and gradients of a small network under autocast equal those of torch's own (slow) bfloat16 products."""
     images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(5))
     found = []
     for mode in (EmulatedBfloat16(), None):
@@ -98,7 +98,7 @@ def test_figures_follow_from_the_losses(data: Path, caplog: pytest.LogCaptureFix
     seeds = math.sqrt(((means["float32, seed 0"] - means["float32, seed 1"]) ** 2).mean())
     assert found["distance"] == pytest.approx(apart) and found["seed_distances"] == {"0 and 1": pytest.approx(seeds)}
     assert found["within_seed_spread"] == (apart <= seeds)
-    # The same weights, images and dropout: the first losses differ by rounding alone, and they do differ.
+    # The same weights, images and dropout: the first losses differ, and only by rounding.
     first, half = losses["float32, seed 0"][0], losses["bfloat16, seed 0"][0]
     assert first != half and first == pytest.approx(half, rel=0.02)
     assert (found["emulated_operations"] > 0) == (not has_bfloat16(processor_flags()))
@@ -107,7 +107,7 @@ def test_figures_follow_from_the_losses(data: Path, caplog: pytest.LogCaptureFix
 
 @pytest.mark.slow
 def test_arithmetic_that_spoils_the_gradients_is_found_out(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check can fail: factors of two bits in place of eight."""
+    """The check can fail: with factors of two bits instead of eight."""
 
     def coarse(value: Any) -> Any:
         return precision_round(value) if isinstance(value, torch.Tensor) else value
@@ -121,8 +121,8 @@ def test_arithmetic_that_spoils_the_gradients_is_found_out(data: Path, monkeypat
     assert not found["within_seed_spread"], (found["distance"], found["seed_distances"])
 
 
-def test_the_recipe_begins_as_it_does() -> None:
-    """LearningRates of weights, biases and single layers; `paper` has one rate for all."""
+def test_the_first_learning_rates_of_a_recipe_are_kept() -> None:
+    """Learning rates of weights, biases and single layers; `paper` has one for all."""
     original = precision._with_constant_learning_rates(ORIGINAL).schedule
     assert original.stages == (dataclasses.replace(ORIGINAL.schedule.stages[0], epochs=10**6),)
     assert original.stages[0].bias_learning_rate == 2 * original.stages[0].learning_rate
@@ -131,7 +131,7 @@ def test_the_recipe_begins_as_it_does() -> None:
 
 
 @pytest.mark.parametrize("where", ["float32", "bfloat16"])
-def test_a_training_that_diverges_is_said(
+def test_a_training_that_diverges_is_reported(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     forward_backward = EagerStep.forward_backward

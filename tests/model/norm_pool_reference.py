@@ -1,4 +1,4 @@
-"""Normalizing and pooling as float64 loops, written from the formulas: what the kernels are held against."""
+"""Normalizing and pooling as float64 loops, written from the formulas: the kernels are compared with them."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def denominators(x: np.ndarray, op: NormPool) -> np.ndarray:
 
 
 def normalized(x: np.ndarray, op: NormPool) -> np.ndarray:
-    """What stands before the pooling, (B, C, H, W)."""
+    """The input of the pooling, (B, C, H, W)."""
     x = np.where(x <= 0, 0, x) if op.relu_before else x
     return x * denominators(x, op) ** -op.beta if op.normalizes else x
 
@@ -75,7 +75,7 @@ def backward(
 
 
 def winners_of(x: np.ndarray, op: NormPool) -> np.ndarray:
-    """The winners of each window, noted as the kernels do."""
+    """The winners of each window, encoded as the kernels encode them."""
     activations = normalized(x, op)
     noted = np.zeros(forward(x, op).shape, np.int64)
     for r, c, positions in windows(activations, op):
@@ -87,7 +87,7 @@ def winners_of(x: np.ndarray, op: NormPool) -> np.ndarray:
 
 
 def require_largest(winners: np.ndarray, x: np.ndarray, op: NormPool, within: float) -> None:
-    """See that the winners that a kernel noted are as large as the largest, to so much of its size."""
+    """Check that the winners that a kernel stored are equal to the maximum, within this relative error."""
     if not op.pools:
         return
     exact = winners_of(x, op)

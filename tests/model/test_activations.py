@@ -1,4 +1,4 @@
-"""The named activations against what the layers' own modules read and write, seen by hooks, and against plain torch."""
+"""The named activations equal what hooks see the layers' modules read and write, and what plain torch computes."""
 
 import itertools
 
@@ -17,7 +17,7 @@ def small(variant: str) -> AlexNet:
     torch.manual_seed(3)
     network = AlexNet(5, variant, 0.1).eval()
     with torch.no_grad():
-        for name, parameter in network.named_parameters():  # so that every layer answers with something
+        for name, parameter in network.named_parameters():  # so that no activation vanishes
             if name.endswith("weight"):
                 parameter.mul_(10)
     return network
@@ -54,7 +54,7 @@ def test_points_are_what_the_modules_read_and_write(variant: str) -> None:
     for name in weighted:
         torch.testing.assert_close(found[f"{name}.linear"], written[name], rtol=1e-5, atol=1e-5)
     for name, behind in itertools.pairwise(weighted):
-        # What a layer hands on is what the next one reads, but for dropout between them.
+        # The output of a layer is the input of the next one, apart from dropout between them.
         handed = found.get(f"{name}.drop", found[name])
         torch.testing.assert_close(handed.reshape(read[behind].shape), read[behind], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[weighted[-1]], scores, rtol=1e-5, atol=1e-5)
@@ -70,7 +70,7 @@ def test_a_layer_name_is_before_dropout() -> None:
     assert (found["fc7.linear"] < 0).any()
 
 
-def test_the_first_layer_of_paper_and_original_is_in_their_orders() -> None:
+def test_the_order_of_operations_in_the_first_layer() -> None:
     for variant, order in (("paper", ("relu", "norm", "pool")), ("original", ("norm", "pool", "relu"))):
         network = small(variant).double()
         names = [f"conv1.{operation}" for operation in ("linear", *order)]
@@ -80,7 +80,7 @@ def test_the_first_layer_of_paper_and_original_is_in_their_orders() -> None:
         rectified = linear.relu() if variant == "paper" else linear
         normalized = torch.cat(
             [
-                # torch divides alpha by the window's size; so does the source, and the paper's text does not.
+                # torch and the source divide alpha by the window's size; the paper does not.
                 F.local_response_norm(half, 5, alpha=5e-4 if variant == "paper" else 1e-4, beta=0.75, k=2.0)
                 for half in rectified.chunk(2, 1)
             ],

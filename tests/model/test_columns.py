@@ -1,4 +1,4 @@
-"""Two columns that exchange compute what the whole network computes: scores, gradients, weights, dropout masks."""
+"""Two columns compute what the whole network computes: scores, gradients, weights, dropout masks."""
 
 import queue
 import threading
@@ -40,7 +40,7 @@ ONE_COLUMN = ["one-gpu", "caffe", "cifar-13pct", "cifar-11pct", "quick"]
 
 
 class Done:
-    """A transfer that is over when its tensor is there."""
+    """A transfer that is complete when its tensor has arrived."""
 
     def __init__(self, received: torch.Tensor, inbox: "queue.Queue[torch.Tensor]") -> None:
         self.received, self.inbox = received, inbox
@@ -50,7 +50,7 @@ class Done:
 
 
 class ThreadPair(ColumnPair):
-    """Two threads of one process that exchange: what passes is copied, and comes when it is waited for."""
+    """A pair of threads of one process: tensors are copied, and arrive when they are waited for."""
 
     def __init__(self, column: int, boxes: "Sequence[queue.Queue[torch.Tensor]]") -> None:
         self.column = column
@@ -62,14 +62,14 @@ class ThreadPair(ColumnPair):
         self, x: torch.Tensor, other_shape: Sequence[int], what: tuple[str, str]
     ) -> tuple[torch.Tensor, list[Any]]:
         self.swapped.append(what)
-        # Until it is waited for, what is received is nothing that could be computed with.
+        # Nothing may compute with a received tensor before it has waited for it.
         received = x.new_full(tuple(other_shape), torch.nan)
         self.boxes[1 - self.column].put(x.detach().clone())
         return received, [Done(received, self.boxes[self.column])]
 
 
 def in_both(work: Callable[[ThreadPair], Any]) -> list[Any]:
-    """What each of two processes makes of its side of a pair."""
+    """What a function returns for each of the two processes of a pair."""
     boxes: list[queue.Queue[torch.Tensor]] = [queue.Queue(), queue.Queue()]
     found: list[Any] = [None, None]
 
@@ -134,7 +134,7 @@ def compare(
         assert_alike(own_scores, scores, "scores")
         assert own.keys() == gradients.keys()
     for name, expected in gradients.items():
-        # What both processes hold, each derived with its own images; what is cut came together from both.
+        # Tensors that both processes hold have gradients from their own images only; split ones have been gathered.
         if name.rpartition(".")[0] in both[0][2].split_layers:
             assert_alike(both[0][1][name], expected, name)
             assert_alike(both[1][1][name], expected, name)
@@ -203,7 +203,7 @@ def test_evaluation_exchanges_no_more_than_training() -> None:
 
 @pytest.mark.parametrize("column_layers", ["every-layer", "dense"])
 def test_the_masks_are_those_of_the_whole_batch_and_layer(column_layers: ColumnLayers) -> None:
-    # torchvision drops features before its first dense layer, which in `dense` each process has for its own images.
+    # torchvision has dropout before its first dense layer, where in `dense` each process has its own images.
     whole = network_of("torchvision")
     images, labels = batch_of(whole, 4)
     expected = derived(whole, images, labels)[0]
@@ -226,7 +226,7 @@ def test_no_communication_exchanges_before_the_last_layer_only() -> None:
     assert [step.layer.name for step in steps if isinstance(step, GatherColumns)] == ["fc8"]
 
 
-def test_in_dense_columns_the_images_are_shared_up_to_the_first_dense_layer() -> None:
+def test_dense_columns_split_the_images_up_to_the_first_dense_layer() -> None:
     steps = column_steps(AlexNet(10, "paper", 0.0625).fused_ops, "dense", "paper")
     assert steps[0] == SplitRows()
     assert [step.layer.name for step in steps if isinstance(step, GatherRows)] == ["fc6"]
@@ -245,7 +245,7 @@ def test_every_variant_has_columns_or_is_refused() -> None:
 
 
 def test_a_gradient_is_not_counted_twice() -> None:
-    """The trap of gathers that sum over processes: both compute the loss, each gradient is wanted once."""
+    """Both processes compute the loss: a gather that sums over processes would count each gradient twice."""
 
     def gradient(pair: ThreadPair) -> torch.Tensor:
         column = ColumnNetwork(network_of("paper").eval(), pair)

@@ -1,4 +1,4 @@
-"""Derivatives beyond one gradient of a loss: `torch.func`, forward, of second order, against backward and float64."""
+"""Other derivatives than one gradient of a loss (`torch.func`, forward mode, second order), against float64."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from alexnet.model.layers import max_pool
 from alexnet.model.network import AlexNet
 from alexnet.model.response_norm import local_response_norm, same_map_norm
 
-# torch compiles rules of its own with the first derivative that goes forward.
+# torch compiles its own rules at the first forward-mode derivative.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
 
 
@@ -36,7 +36,7 @@ def detached(network: AlexNet) -> dict[str, torch.Tensor]:
 def test_transforms_agree_with_backward(variant: str) -> None:
     network, images, direction = made(variant)
     loss, parameters = loss_of(network, direction), detached(network)
-    with reference_ops():  # two maxima that rounding makes equal, or not, would be another gradient
+    with reference_ops():  # rounding could change which of two maxima is the larger, and so the gradient
         loss(dict(network.named_parameters()), images).backward()
     of_all = grad(loss)(parameters, images)
     each = vmap(lambda image, toward: grad(loss_of(network, toward[None]))(parameters, image[None]))(images, direction)
@@ -132,7 +132,7 @@ def test_winograd_leaves_transforms_to_the_library(learned: str) -> None:
 
 
 def test_second_derivatives_of_window_products() -> None:
-    """In bfloat16, small channels have a weight gradient of their own; held against float64 of the rounded factors."""
+    """Small images in bfloat16 have their own weight gradient; compared with float64 of the rounded factors."""
     layer = Convolution2d(8, 8, 3, padding=1)
     x = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(10)).bfloat16().requires_grad_()
     found = []

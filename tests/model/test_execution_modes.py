@@ -1,4 +1,4 @@
-"""The same network in other forms: compiled, exported, bfloat16, channels-last, on a GPU."""
+"""The same network in other modes: compiled, exported, bfloat16, channels-last, on a GPU."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_bfloat16(variant: str) -> None:
     with torch.no_grad():
         want = network(images)
         with torch.autocast("cpu", torch.bfloat16):
-            assert normwise(network(images), want) < 0.03  # some ten roundings of 2^-8 each, and sums of them
+            assert normwise(network(images), want) < 0.03  # about ten roundings of 2^-8 each
         assert normwise(network.bfloat16()(images.bfloat16()), want) < 0.03
 
 
@@ -45,7 +45,7 @@ def test_weights_rounded_once_give_the_same_scores(variant: str) -> None:
             want = network(images)
         with rounded_weights(network, "bfloat16"), arithmetic(cpu, "bfloat16"):
             assert all(one.dtype == torch.bfloat16 for one in network.parameters())
-            # Another use within it neither rounds again nor ends it.
+            # A nested use neither rounds again nor restores the weights.
             with rounded_weights(network, "bfloat16"):
                 pass
             assert all(one.dtype == torch.bfloat16 for one in network.parameters())

@@ -1,4 +1,4 @@
-"""Which layers are computed in one pass, that the pass is the layers, and when it is not taken."""
+"""Which layers are fused, that the fused operation equals the layers, and when it is not used."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def test_fusing_keeps_all_layers_in_order(name: str) -> None:
         (one.convolution, one.epilogue) if isinstance(one, ConvEpilogue) else (one,) for one in fuse_epilogues(stages)
     ]
     assert tuple(stage for one in passes for stage in one) == stages
-    # Wherever a maximum is taken it is taken in one pass with what stands around it.
+    # Every max-pooling is fused with its neighbors.
     assert not any(isinstance(stage, MaxPool) for stage in stages)
 
 
@@ -49,7 +49,7 @@ def test_both_orders_are_one_operation() -> None:
     source = [stage.norm_pool for stage in fuse(VARIANTS["original"].layers) if isinstance(stage, Fused)]
     assert source[0] == NormPool(alpha=1e-4 / 5, k=2.0, columns=2, pool=3, stride=2, all_ties=True, relu_after=True)
     assert fuse((ReLU(),)) == (ReLU(),) and fuse((AVERAGE,)) == (AVERAGE,)
-    # 16 positions do not fit the bits that note ties.
+    # 16 positions do not fit the bits that store ties.
     assert fuse((MaxPool(size=4, stride=4),)) == (MaxPool(size=4, stride=4),)
 
 
@@ -63,9 +63,9 @@ def test_fused_and_reference_networks_agree(name: str) -> None:
     side = network.spec.image_px
     images = 50 * torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(2))
     found = []
-    for way in ("plain", "fused"):
+    for kind in ("plain", "fused"):
         network.zero_grad()
-        if way == "plain":
+        if kind == "plain":
             with reference_ops():
                 scores = network(images)
         else:
@@ -76,7 +76,7 @@ def test_fused_and_reference_networks_agree(name: str) -> None:
     assert (plain - fast).norm() < 1e-5 * plain.norm()
     for key, gradient in plain_gradients.items():
         assert gradient is not None and fast_gradients[key] is not None
-        # Two activations that rounding makes equal, or not, are another maximum: a gradient elsewhere, seldom.
+        # Rarely, rounding changes which activation is the maximum, and so where its gradient goes.
         assert (gradient - fast_gradients[key]).norm() <= 3e-2 * gradient.norm(), key
 
 
@@ -101,15 +101,17 @@ def test_biases_added_in_the_epilogue_are_the_same(name: str, monkeypatch: pytes
         return convolve(own, x, weight, bias)
 
     monkeypatch.setattr(Convolution2d, "_conv_forward", watched)
-    for behind in (False, True):
+    for in_epilogue in (False, True):
         monkeypatch.setattr(
-            kernels, "epilogue_adds_bias", lambda x, dtype, behind=behind: behind and kernels.supports_fused(x)
+            kernels,
+            "epilogue_adds_bias",
+            lambda x, dtype, in_epilogue=in_epilogue: in_epilogue and kernels.supports_fused(x),
         )
         network.zero_grad()
         biases.clear()
         scores = network(images)
-        # Behind every convolution of these there is such a pass, but where tanh, or an average, comes first.
-        assert (None in biases) == behind if name != "tanh" else None not in biases
+        # A fused operation follows every convolution of these networks, except where tanh or an average follows.
+        assert (None in biases) == in_epilogue if name != "tanh" else None not in biases
         scores.square().sum().backward()
         found.append((scores.detach(), {key: value.grad for key, value in network.named_parameters()}))
         with torch.no_grad():
@@ -124,11 +126,13 @@ def test_biases_added_in_the_epilogue_are_the_same(name: str, monkeypatch: pytes
 @needs_kernels
 @pytest.mark.parametrize("name", ["quick", "cifar-13pct"])
 def test_biases_added_in_the_epilogue_in_bfloat16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounding makes other activations of a window the largest; so both ways are held against float32."""
+    """Rounding changes which activation of a window is the maximum, so both are compared with float32."""
     found = []
-    for precise, behind in ((True, False), (False, False), (False, True)):
+    for precise, in_epilogue in ((True, False), (False, False), (False, True)):
         monkeypatch.setattr(
-            kernels, "epilogue_adds_bias", lambda x, dtype, behind=behind: behind and kernels.supports_fused(x)
+            kernels,
+            "epilogue_adds_bias",
+            lambda x, dtype, in_epilogue=in_epilogue: in_epilogue and kernels.supports_fused(x),
         )
         network = AlexNet(5, name, 0.25, generator=torch.Generator().manual_seed(1)).eval()
         for key, parameter in network.named_parameters():
@@ -179,11 +183,11 @@ def test_operators_are_what_torch_expects(dtype: torch.dtype, images: int, numbe
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     bias = torch.randn(6, generator=torch.Generator().manual_seed(4)).requires_grad_()
     torch.library.opcheck(operators._norm_pool, (x, bias, *numbers))
-    if numbers == NUMBERS:  # the others have to do with one operator
+    if numbers == NUMBERS:  # the other numbers concern one operator only
         torch.library.opcheck(operators._norm_pool, (x, None, *numbers))
         torch.library.opcheck(operators.same_map_norm, (x, 3, 0.5, 0.75))
         torch.library.opcheck(operators.space_to_depth, (x.detach(), 3, 3, 2, torch.float32))
-    # Those that go backward have no derivatives, and are handed what needs none.
+    # Backward operators have no derivatives: their inputs must not require gradients.
     x, bias = x.detach(), bias.detach()
     result, winners = operators._norm_pool(x, bias, *numbers)
     torch.library.opcheck(operators._norm_pool_backward, (result, x, bias, result, winners, *numbers))

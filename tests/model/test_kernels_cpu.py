@@ -1,4 +1,4 @@
-"""The compiled passes on a CPU, against float64 loops written from their formulas."""
+"""The compiled kernels on a CPU, against float64 loops written from their formulas."""
 
 import dataclasses
 import math
@@ -58,7 +58,7 @@ AT_MOST, OF_MANY = 2**-8, 2**-7 / math.sqrt(12)
 
 
 def require_close(got: torch.Tensor, want: np.ndarray, terms: float = 0.0, rounding: float = AT_MOST) -> None:
-    """See that the error is that of float32 and, in bfloat16, of one rounding.
+    """Check that the error is that of float32 and, in bfloat16, of one rounding.
 
     `terms` is the norm of the terms whose difference `want` is: when they cancel, their errors in float32 do not.
     """
@@ -77,7 +77,7 @@ def require_loops(
     of_x: torch.Tensor,
     rounding: float = AT_MOST,
 ) -> np.ndarray:
-    """Hold a pass against the loops, with its own winners where two activations are as good; the exact gradient of
+    """Compare an operation with the loops, with its own winners where activations tie; return the exact gradient of
     x."""
     want = forward(x, op)
     require_largest(winners.numpy(), x, op, 1e-6)
@@ -90,14 +90,14 @@ def require_loops(
 def check(
     x: torch.Tensor, op: NormPool, seed: int, rounding: float = AT_MOST
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Hold forward and backward against the loops: the result, the gradient of x, and what that is exactly."""
+    """Compare forward and backward with the loops; return the result, the gradient of x, and its exact value."""
     exact = x.double().numpy()
     gradient = last(np.random.default_rng(seed).normal(size=forward(exact, op).shape), x.dtype).double().numpy()
     result, winners, of_x = run(x, op, gradient)
     return result, of_x, require_loops(exact, gradient, op, result, winners, of_x, rounding)
 
 
-# Each op and dtype is compiled of its own, which takes seconds: so the tests share few.
+# Each op and dtype is compiled separately, which takes seconds, so the tests share a few.
 FORMS = [PAPER, SOURCE, dataclasses.replace(PAPER, pool=1, stride=1)]
 
 
@@ -174,21 +174,21 @@ def test_accuracy_of_a_layer(dtype: torch.dtype, limit: float, scale: float) -> 
 @pytest.mark.parametrize("op", [PAPER, SOURCE, NORM_ALONE, POOL_ALONE])
 def test_every_operation_is_rounded_once_in_bfloat16(op: NormPool, scale: float) -> None:
     x = last(np.random.default_rng(7).normal(size=(2, 32, 9, 10)) * scale, torch.bfloat16)
-    # Normalized, a huge activation is the larger the smaller its neighbors are: a few then outweigh all others.
+    # After normalization, huge activations with small neighbors outweigh all others.
     result, _, _ = check(x, op, 8, AT_MOST if scale > 30 else OF_MANY)
-    if not op.normalizes:  # the largest of rounded numbers is one already
+    if not op.normalizes:  # the maximum of rounded numbers is itself rounded
         np.testing.assert_array_equal(result.double().numpy(), forward(x.double().numpy(), op))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("op", [PAPER, SOURCE])
 def test_ties(op: NormPool, dtype: torch.dtype) -> None:
-    # Whole numbers of few values and no normalization: nearly every window has several largest activations.
+    # Few different integers and no normalization: nearly every window has several maxima.
     op = dataclasses.replace(op, alpha=0.0, k=1.0)
     x = np.random.default_rng(2).integers(-1, 2, size=(2, 4, 8, 9)).astype(float)
-    x[:, 0] = -np.inf  # also what stands beyond the edges
+    x[:, 0] = -np.inf  # the same value as beyond the edges
     _, winners, _ = run(last(x, dtype), op)
-    inside = np.full(winners.shape, -1)  # bits beyond the edge say nothing
+    inside = np.full(winners.shape, -1)  # bits beyond the edge have no meaning
     if op.all_ties:
         for r, c, positions in windows(x, op):
             rows, columns = np.indices(positions.shape[2:])
@@ -197,7 +197,7 @@ def test_ties(op: NormPool, dtype: torch.dtype) -> None:
 
 
 def test_the_maximum_is_chosen_before_rounding() -> None:
-    # Both activations of the window round to the same bfloat16, once divided; the second is the larger.
+    # After division both activations of the window round to the same bfloat16; the second is larger.
     x = torch.zeros(1, 2, 3, 3)
     x[0, :, 0, 0] = torch.tensor([1.0, 100.0])
     x[0, :, 0, 1] = torch.tensor([1.0, 99.5])
@@ -213,13 +213,13 @@ def test_nan_is_kept(op: NormPool, position: tuple[int, int]) -> None:
     x = last(np.random.default_rng(3).normal(size=(1, 12, 5, 5)), torch.float32)
     x[0, 4, *position] = math.nan
     result, _, _ = run(x, op)
-    # Only in its windows and channels: torch's own operations, which multiply by zeros, spread it to all channels.
+    # Only in its windows and channels: torch's own operations multiply by zeros and so spread it to all channels.
     np.testing.assert_array_equal(result.isnan(), np.isnan(forward(x.double().numpy(), op)))
     assert result.isnan().any()
 
 
 def test_nan_of_any_bits_is_kept_in_bfloat16() -> None:
-    # A NaN whose bits the rounding would carry over, another that it would make an infinity.
+    # The first would overflow when rounded, the second would become an infinity.
     bits = torch.tensor([0x7FFF, 0xFFFF - 0x10000, 0x7F81, 0x7FC0], dtype=torch.int16)
     x = last(torch.ones(1, 4, 3, 3), torch.bfloat16)
     x[0, :, 1, 1] = bits.view(torch.bfloat16)
@@ -282,7 +282,7 @@ def require_same_map(
     result: torch.Tensor,
     of_x: torch.Tensor,
 ) -> None:
-    """Hold a normalization within each map against the loops."""
+    """Compare same-map normalization with the loops."""
     a, g, factor = x.double().numpy(), gradient.double().numpy(), alpha / size**2
     d = 1 + factor * box_sums(a**2, size)
     direct, crossed = g * d**-beta, 2 * factor * beta * a * box_sums(g * a * d ** (-beta - 1), size)
@@ -333,12 +333,12 @@ def test_same_map_keeps_nan() -> None:
     assert result.isnan().sum() == 9
 
 
-# From here on the passes are asked for through torch, as layers ask for them.
+# The rest calls the operators through torch, as layers do.
 
 
 @pytest.fixture
 def unwritten_is_nan() -> Iterator[None]:
-    """Memory of new tensors holds NaN, so that nothing is right by chance."""
+    """Fill new tensors with NaN, so that no result is correct by chance."""
     torch.set_deterministic_debug_mode("error")
     yield
     torch.set_deterministic_debug_mode("default")
@@ -348,7 +348,7 @@ LAYOUTS = ["channels first", "slice", "expanded", "no image"]
 
 
 def lying(layout: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
-    """Whole numbers of 7 bits (B, C, H, W), also their sums exact in bfloat16, that are not channels-last; or none."""
+    """7-bit integers (B, C, H, W), whose sums are exact in bfloat16 too, not channels-last; or no images."""
     images, channels, height, width = shape
     memory = {
         "channels first": (images, channels, height, width),
@@ -378,7 +378,7 @@ def check_norm_pool(layout: str, dtype: torch.dtype, op: NormPool, biased: bool)
     want_of_x = require_loops(exact, gradient.double().numpy(), op, result.detach(), winners, of_x)
     for got in of_bias:
         assert got.dtype == torch.float32  # that of the biases
-        # The sum of numbers that were each rounded, by so much of each at most.
+        # A sum of numbers that were each rounded.
         off, sizes = np.abs(got.double().numpy() - want_of_x.sum((0, 2, 3))), np.abs(want_of_x).sum((0, 2, 3))
         assert (off <= ((AT_MOST if dtype == torch.bfloat16 else 0.0) + 2e-6) * sizes).all()
 
@@ -394,10 +394,10 @@ def check_same_map_norm(layout: str, dtype: torch.dtype) -> None:
 
 def check_space_to_depth(layout: str, dtype: torch.dtype) -> None:
     x = lying(layout, (2, 3, 7, 8), dtype, 6)
-    for asked in DTYPES:
-        result = operators.space_to_depth(x, 3, 4, 2, asked)
-        assert result.dtype == asked and result.is_contiguous(memory_format=torch.channels_last)
-        # The last row of blocks lies beyond the edge, and the last two columns of positions are in no block.
+    for wanted in DTYPES:
+        result = operators.space_to_depth(x, 3, 4, 2, wanted)
+        assert result.dtype == wanted and result.is_contiguous(memory_format=torch.channels_last)
+        # The last row of blocks is beyond the edge, and the last two columns of positions are in no block.
         np.testing.assert_array_equal(result.double().numpy(), blocks(x.double().numpy(), 3, 4, 2))
 
 

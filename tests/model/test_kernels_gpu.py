@@ -1,4 +1,4 @@
-"""The Triton kernels against float64: on a GPU where there is one, else interpreted on the CPU."""
+"""The Triton kernels against float64: on a GPU if there is one, else interpreted on the CPU."""
 
 from collections.abc import Callable
 
@@ -66,10 +66,10 @@ def errors(
     return relative(result.detach(), wanted.detach()), *(relative(got, want) for got, want in gradients)  # type: ignore[arg-type]
 
 
-# Rounding a few numbers, and their squares before they are added, to bfloat16 is an error of up to 2.1e-3 by itself;
-# the interpreter cuts where a GPU rounds to the nearest.
+# Rounding numbers and their squares to bfloat16 alone causes an error of up to 2.1e-3; the interpreter truncates where
+# a GPU rounds to nearest.
 HALF = 2.5e-3 if DEVICE == "cuda" else 4e-3
-# So much of a number, at the most, is lost when it is rounded, or cut.
+# The largest relative error of rounding, or of truncating.
 HALF_ONCE = 2**-8 if DEVICE == "cuda" else 2**-7
 
 
@@ -86,7 +86,7 @@ def test_norm_pool(name: str, shape: tuple[int, ...], biased: bool) -> None:
 
 
 def check_half(x: torch.Tensor, bias: torch.Tensor | None, op: NormPool) -> None:
-    """A pass in bfloat16 and its gradients against the loops, with the kernel's winners."""
+    """Compare an operation in bfloat16 and its gradients with the loops, with the kernel's winners."""
     exact = x.double().cpu().numpy()
     if bias is not None:
         exact = exact + bias.double().cpu().numpy()[:, None, None]
@@ -96,7 +96,7 @@ def check_half(x: torch.Tensor, bias: torch.Tensor | None, op: NormPool) -> None
     result, winners = operators._norm_pool(leaves[0], None if bias is None else leaves[1], *numbers)
     gradient = distinct(wanted.shape, 1, torch.bfloat16)
     result.backward(gradient)
-    # Squares are rounded before they are added: a activation that is less by that may be taken for the largest.
+    # Squares are rounded before they are added: an activation smaller by that error may be taken for the maximum.
     require_largest(winners.cpu().numpy(), exact, op, 2 * HALF)
     of_x, terms = backward(gradient.double().cpu().numpy(), exact, wanted, winners.cpu().numpy(), op)
 
@@ -105,10 +105,10 @@ def check_half(x: torch.Tensor, bias: torch.Tensor | None, op: NormPool) -> None
         return float(np.linalg.norm(got.detach().double().cpu().numpy() - want))
 
     assert error(result, wanted) < HALF * np.linalg.norm(wanted)
-    # The gradient is the difference of two terms, whose rounding does not cancel as they do.
+    # The gradient is the difference of two terms: they may cancel, and their rounding errors do not.
     assert error(leaves[0].grad, of_x) < HALF * terms
     if bias is not None:
-        # Numbers are rounded, and their sum, which may have canceled, is rounded again.
+        # Numbers are rounded, and their sum, which may cancel, is rounded again.
         assert leaves[1].grad is not None and leaves[1].grad.dtype == bias.dtype
         off = np.abs(leaves[1].grad.double().cpu().numpy() - of_x.sum((0, 2, 3)))
         assert (off <= 2 * HALF_ONCE * np.abs(of_x).sum((0, 2, 3))).all()
@@ -131,7 +131,7 @@ def test_channel_sums(shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: p
     assert torch.equal(sums, again)
 
 
-@settings(max_examples=10, deadline=None)  # each compiles kernels of its own
+@settings(max_examples=10, deadline=None)  # each compiles its own kernels
 @given(
     per_column=st.integers(1, 5),
     columns=st.integers(1, 3),
@@ -173,11 +173,11 @@ def test_norm_pool_at_any_size(
     )
     x = distinct((2, per_column * columns, height, width), seed, torch.float32)
     if before and all_ties:
-        x = x.abs() + 0.1  # many a zero is tied, and each gets the gradient, which rectifying then takes away
+        x = x.abs() + 0.1  # zeros tie, and each would get a gradient, which ReLU then removes
         biased = False
     bias = distinct((1, x.shape[1], 1, 1), seed + 1, torch.float32).flatten() if biased else None
     result, *gradients = errors(norm_pool_of(op), op.reference, x, bias)
-    # Of few positions the two terms of a gradient may nearly cancel, all of them.
+    # With few positions the two terms of all gradients may nearly cancel.
     assert result < 1e-6 and max(gradients) < 1e-5
 
 

@@ -24,8 +24,8 @@ from alexnet.model.layers import (
 @given(side=st.integers(3, 14), size=st.integers(2, 3), stride=st.integers(1, 3), seed=st.integers(0, 99))
 def test_pools_equal_the_loops(side: int, size: int, stride: int, seed: int) -> None:
     x = np.random.default_rng(seed).normal(size=(1, 2, side, side))
-    # FACTS of the source: ceil((side - size) / stride) + 1 windows, each cut at the edge of the image. torch leaves
-    # out a last window that would begin beyond the image; with stride <= size no window does.
+    # FACTS of the source: ceil((side - size) / stride) + 1 windows, each clipped at the edge. torch omits a last
+    # window that would begin beyond the image; with stride <= size no window does.
     stride = min(stride, size)
     positions = -(-(side - size) // stride) + 1
     windows = [
@@ -33,7 +33,9 @@ def test_pools_equal_the_loops(side: int, size: int, stride: int, seed: int) -> 
         for i in range(positions)
     ]
     largest = np.array([[window.max(axis=(1, 2)) for window in row] for row in windows])
-    means = np.array([[window.mean(axis=(1, 2)) for window in row] for row in windows])  # of what the edge left
+    means = np.array(
+        [[window.mean(axis=(1, 2)) for window in row] for row in windows]
+    )  # of the positions inside the image
     shares = np.array([[window.sum(axis=(1, 2)) / size**2 for window in row] for row in windows])
     images = torch.from_numpy(x)
     for ties in ("one", "every"):
@@ -43,7 +45,7 @@ def test_pools_equal_the_loops(side: int, size: int, stride: int, seed: int) -> 
     )  # sums may cancel
     of_whole = average_pool(images, size, stride, "whole")[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(of_whole, shares, rtol=1e-12, atol=1e-14)
-    # No two activations tie, so both ways back agree with differences, overlapping and cut windows included.
+    # No two activations tie, so both gradients agree with differences, in overlapping and clipped windows too.
     small = images[:, :, :6, :6].clone().requires_grad_()
     if min(small.shape[2:]) >= size:
         assert torch.autograd.gradcheck(lambda v: max_pool(v, size, stride, "every"), (small,), eps=1e-7)
@@ -76,7 +78,7 @@ def test_gradients_agree_with_differences(layer: torch.nn.Module, shape: tuple[i
 
 def test_ties_go_to_one_or_to_every() -> None:
     x = torch.tensor([[[[2.0, 1.0, 2.0], [2.0, 0.0, 3.0]]]], dtype=torch.float64, requires_grad=True)
-    # Two windows of 2 x 2, one apart: the first has 2 twice, the second 3 once.
+    # Two 2 x 2 windows with stride 1: the first has 2 twice, the second 3 once.
     (every,) = torch.autograd.grad((max_pool(x, 2, 1, "every") * torch.tensor([5.0, 7.0])).sum(), x)
     assert every.tolist() == [[[[5.0, 0.0, 0.0], [5.0, 0.0, 7.0]]]]
     (one,) = torch.autograd.grad((max_pool(x, 2, 1, "one") * torch.tensor([5.0, 7.0])).sum(), x)

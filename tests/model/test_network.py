@@ -1,4 +1,4 @@
-"""The paper's network: its shapes, first biases, columns, and what it refuses; test_variants.py holds the numbers."""
+"""The paper's network: its shapes, initial biases, columns and errors; test_variants.py checks the numbers."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_weights_of_another_variant_are_refused_and_none_is_taken(other: str) ->
     network.load_state_dict(AlexNet(10, width=0.05).state_dict())
 
 
-# Deviation of the first weights and value of the first biases, layer by layer, of the source's and Caffe's files.
+# Standard deviation of the initial weights and the initial biases of each layer, from the source's and Caffe's files.
 _ORIGINAL = {
     "conv1": (0.01, 0), "conv2": (0.01, 1), "conv3": (0.03, 0), "conv4": (0.03, 1), "conv5": (0.03, 1),
     "fc6": (0.01, 1), "fc7": (0.01, 1), "fc8": (0.01, 0),

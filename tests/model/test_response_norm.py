@@ -55,13 +55,13 @@ def test_norm_equals_the_loops(per_column: int, columns: int, size: int, scale: 
 def test_norm_gradient_by_differences(per_column: int, columns: int, size: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     x = torch.from_numpy(random.normal(size=(2, per_column * columns, 2, 2)) * 3).requires_grad_()
-    # A large alpha, so that the crossed term of the derivative carries weight.
+    # A large alpha, so that the crossed term of the derivative matters.
     assert torch.autograd.gradcheck(lambda v: local_response_norm(v, size, 0.3, 0.75, 1.0, columns), (x,))
 
 
 def test_norm_conventions_of_alpha() -> None:
     x = torch.randn(2, 10, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 50
-    # torch divides alpha by the window's size; ours does so on request, and the paper's text does not.
+    # torch divides alpha by the window's size, the paper does not; ours does both.
     torch.testing.assert_close(
         local_response_norm(x, 5, 1e-2, 0.75, 2.0, alpha_per_element=False),
         F.local_response_norm(x, 5, 1e-2, 0.75, 2.0),

@@ -1,4 +1,4 @@
-"""The slid network against the network itself: at the crop's size, and crop by crop where nothing is padded."""
+"""Sliding equals the network itself: at the crop's size, and crop by crop if nothing is padded."""
 
 import math
 
@@ -42,7 +42,7 @@ UNPADDED = NetworkSpec(
 
 
 def made(variant: str, width: float = 1.0) -> AlexNet:
-    """A network whose weights let the images through: after the published first ones all scores are nearly equal."""
+    """A network with larger initial weights: with the published ones all scores are nearly equal."""
     network = AlexNet(5, variant, width).eval()
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Layers go from one network to another by name, the last one never."""
+"""Layers are copied from one network to another by name, except the last."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_pre_training_copies_the_convolutions() -> None:
     for variant, want in (("six-conv", 6), ("original", 5)):
         source, network = AlexNet(5, variant, 0.05), AlexNet(9, "six-conv-22k", 0.05)
         convolutions = [f"conv{number}" for number in range(1, want + 1)]
-        # fc8 is the last layer there and the linear one of 2,048 here: not the same, whatever its name.
+        # fc8 is the last layer there and the linear one of 2,048 units here: they only share the name.
         assert transfer(source, network) == [*convolutions, "fc6", "fc7"]
         assert transfer(source, network, "convolutions") == convolutions
 

@@ -19,7 +19,7 @@ Step = tuple[Array, Callable[[Array], Array]]
 Gradients = dict[str, Array]
 
 
-# One function a kind of layer: activations in, activations and the gradient's way back out. x is (B, C, H, W) or (B,
+# One function per kind of layer: returns the activations and a function for the gradient. x is (B, C, H, W) or (B,
 # D).
 
 
@@ -330,7 +330,7 @@ def test_published_counts(name: str, num_classes: int, parameters: int) -> None:
     with torch.device("meta"):
         network = AlexNet(num_classes, name)
     assert sum(tensor.numel() for tensor in network.parameters()) == parameters
-    # The description's own arithmetic, on which the printed table rests, must say the same.
+    # The sizes of the specification, which the printed table uses, must agree.
     described = sum(
         math.prod(shape) for layer in network.sized_layers for shape in (layer.weight_shape, layer.bias_shape) if shape
     )

@@ -1,4 +1,4 @@
-"""A trained network survives the disk whole, and what is not one is refused."""
+"""A trained network is read back as it was written, and other files are refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ def made() -> Trained:
 def test_round_trip(tmp_path: Path) -> None:
     trained, path = made(), tmp_path / "weights.safetensors"
     save_trained(path, trained)
-    loaded = load_trained(str(tmp_path))  # a run folder is named like a file, and as text where that is at hand
+    loaded = load_trained(str(tmp_path))  # a run folder is accepted like a file, also as a string
     assert (loaded.classes, loaded.crop, loaded.side, loaded.title, loaded.generated) == (
         trained.classes,
         28,

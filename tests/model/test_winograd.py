@@ -1,4 +1,4 @@
-"""Convolutions with fewer products, against sums over windows in float64."""
+"""Winograd convolutions, against sums over windows in float64."""
 
 import threading
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def exactly(
         read = windows(part, kernel, padding)
         results.append(np.einsum("bchwij,dcij->bdhw", read, w, optimize=True))
         of_weight.append(np.einsum("bchwij,bdhw->dcij", read, g, optimize=True))
-        # A position is read with weight (i, j) by the window that begins (i, j) before it.
+        # The window that begins (i, j) before a position reads it with weight (i, j).
         wide = np.zeros((*part.shape[:2], *(side + 2 * padding for side in part.shape[2:])))
         for i in range(kernel):
             for j in range(kernel):
@@ -54,7 +54,7 @@ def exactly(
 
 
 def normwise(got: torch.Tensor | None, want: np.ndarray, of: np.ndarray | None = None) -> float:
-    """The error's norm, as part of that of `of`, or of what is wanted."""
+    """The norm of the error relative to that of `of`, or of the wanted tensor."""
     assert got is not None
     size = np.linalg.norm(want if of is None else of)
     return float(np.linalg.norm(got.detach().double().numpy() - want) / max(size, 1e-300))
@@ -73,7 +73,7 @@ def errors(
     of_terms: bool = False,
     scales: tuple[float, float] = (1.0, 1.0),
 ) -> list[float]:
-    """Of results and the gradients of x, weights and biases; `of_terms`: as part of sums whose terms can't cancel.
+    """Errors of results and gradients of x, weights and biases; `of_terms`: relative to sums whose terms cannot cancel.
 
     `scales` are factors on what is read, x and biases, and on the gradient of the results.
     """
@@ -179,11 +179,11 @@ def test_other_threads_keep_their_number() -> None:
     torch.set_num_threads(2)
     convolutions.convolution(torch.ones(9, 2, 6, 6), torch.ones(2, 2, 5, 5), None, 2, forward=True)
     for _ in range(5):
-        beside = [threading.Thread(target=born_later) for _ in range(2)]
-        for thread in beside:
+        others = [threading.Thread(target=born_later) for _ in range(2)]
+        for thread in others:
             thread.start()
         born_later()
-        for thread in beside:
+        for thread in others:
             thread.join()
     assert set(seen) == {2} and torch.get_num_threads() == 2
 
@@ -245,7 +245,7 @@ def test_no_image_and_no_second_derivative() -> None:
 
 
 def how(layer: Convolution2d, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whether a layer's results, only its weights' gradients, or nothing is computed with fewer products."""
+    """Whether a layer's results, only its weights' gradients, or nothing uses Winograd filtering."""
     seen = ["not"]
 
     def note(*words: torch.Tensor | None, forward: bool) -> torch.Tensor:
@@ -356,7 +356,7 @@ def test_a_strided_layer_keeps_nothing_but_its_images() -> None:
 
 
 def test_ties_are_kept_where_asked() -> None:
-    x = torch.randn(MIN_WINOGRAD_IMAGES, 64, 1, 1).expand(-1, -1, 32, 32)  # the same everywhere
+    x = torch.randn(MIN_WINOGRAD_IMAGES, 64, 1, 1).expand(-1, -1, 32, 32)  # equal at all positions
     images = torch.randn(MIN_WINOGRAD_IMAGES, 3, 1, 1).expand(-1, -1, 224, 224)
     kept = []
     for keeps in (True, False):

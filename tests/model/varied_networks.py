@@ -1,4 +1,4 @@
-"""Narrow networks with every kind of layer between them: what is held in other forms, or differentiated otherwise."""
+"""Narrow networks that together have every kind of layer, for tests of execution modes and derivatives."""
 
 import torch
 
@@ -13,7 +13,7 @@ def made(variant: str, dtype: torch.dtype = torch.float32) -> tuple[AlexNet, tor
     generator = torch.Generator().manual_seed(2)
     network = AlexNet(7, variant, 0.05 if "cifar" not in variant else 0.2, generator=generator).eval()
     for name, tensor in network.named_parameters():
-        if name.endswith("weight"):  # He's deviation: every layer matters
+        if name.endswith("weight"):  # He initialization: every layer matters
             fan_in = tensor[0].numel() if not name.startswith("local") else tensor[0, 0, 0].numel()
             tensor.data.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
     side = network.spec.image_px
@@ -22,6 +22,6 @@ def made(variant: str, dtype: torch.dtype = torch.float32) -> tuple[AlexNet, tor
 
 
 def normwise(got: torch.Tensor, want: torch.Tensor) -> float:
-    """The norm of the difference, as part of that of what is wanted."""
+    """The norm of the difference relative to that of the wanted tensor."""
     difference = got.detach().double() - want.detach().double()
     return float(difference.norm() / want.detach().double().norm())
