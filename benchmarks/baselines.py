@@ -2,7 +2,7 @@
 
 All methods run in one thread, because a run processes one image per thread. The libraries do the same work on the same
 images: OpenCV computes SIFT at the same positions and scales, scikit-image Fisher vectors over the whole image (as this
-package does here), scikit-learn codes with the same penalty.
+package does here), scikit-learn codes with the same penalty. `pip install 'alexnet[dev]'` installs them.
 
 example: python benchmarks/baselines.py --source photographs/ --files 20
 """

@@ -23,7 +23,7 @@ def measure_by_allocator(allocators: Sequence[str], command: Sequence[str], meth
     Returns:
         The benchmark's result by allocator. If both were measured, `tuned` has `speedups_over_default_allocator`:
         `method` with the tuned allocator, which `alexnet` sets for itself, over each method of others with the default
-        one, which a user's shell gives them.
+        one, with which a shell starts them.
 
     Raises:
         RequestError: the benchmark refused its arguments and has printed why.

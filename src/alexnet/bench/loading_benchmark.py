@@ -1,10 +1,10 @@
 """`alexnet bench data`: this package's loader on both stores, and PyTorch's DataLoader with Pillow, on the same photos.
 
 The DataLoader has one process per core: it decodes the originals with Pillow, scales the shorter side to 256, cuts a
-random crop of 224, mirrors half of them and stacks them as uint8. This package's loader reads what `alexnet prepare`
-made of the same files, which is not timed, and leaves mirroring, mean image and noise to the training's device: the
-part `normalize`, which is not in its speed. All files are in the page cache. Each batch is copied to the GPU, if there
-is one, and dropped.
+random crop of 224, mirrors half of them and stacks them as uint8. This package's loader reads the same files after
+`alexnet prepare`, which is not timed, and leaves mirroring, mean image and noise to the training's device: the part
+`normalize`, which is not in its speed. All files are in the page cache. Each batch is copied to the GPU, if there is
+one, and dropped.
 """
 
 import itertools

@@ -13,7 +13,7 @@ from alexnet.data.shards import JpegImages
 
 _MAX_SOURCE_BYTES = 2**30
 _BATCHES = 4
-"""About as many as a loader holds ready: their memory is written again and again."""
+"""About as many as a loader's queue holds; their memory is reused."""
 
 
 def decoding_only(data: PreparedData, workers: int) -> Callable[[], object]:

@@ -8,40 +8,28 @@ from collections.abc import Sequence
 import torch
 
 from alexnet.errors import RequestError
+from alexnet.model import layer_specs
 from alexnet.model.fusion import ConvEpilogue, Fused, fuse, fuse_epilogues
-from alexnet.model.layer_specs import (
-    AveragePool,
-    Dropout,
-    Flatten,
-    LayerSpec,
-    MaxPool,
-    NetworkSpec,
-    ReLU,
-    ResponseNorm,
-    SameMapNorm,
-    Sigmoid,
-    Tanh,
-    WeightedSpec,
-)
+from alexnet.model.layer_specs import Dropout, Flatten, LayerSpec, NetworkSpec, WeightedSpec
 from alexnet.model.network import AlexNet
 
 _OPERATIONS: dict[type[LayerSpec], str] = {
-    ReLU: "relu",
-    Tanh: "tanh",
-    Sigmoid: "sigmoid",
-    ResponseNorm: "norm",
-    SameMapNorm: "same-map-norm",
-    MaxPool: "pool",
-    AveragePool: "pool",
+    layer_specs.ReLU: "relu",
+    layer_specs.Tanh: "tanh",
+    layer_specs.Sigmoid: "sigmoid",
+    layer_specs.ResponseNorm: "norm",
+    layer_specs.SameMapNorm: "same-map-norm",
+    layer_specs.MaxPool: "pool",
+    layer_specs.AveragePool: "pool",
     Dropout: "drop",
 }
 """Names of the operations without weights."""
 
 
 def activation_points(network: NetworkSpec) -> dict[str, int]:
-    """Where activations can be read: the number of layers computed up to there, by name.
+    """Points at which activations can be read: by name, the number of layers before the point.
 
-    `conv1` is what the next layer with weights reads, before dropout: `conv1` of `paper` is after ReLU, normalization
+    `conv1` is the input of the next layer with weights, before dropout: `conv1` of `paper` is after ReLU, normalization
     and pooling, `fc7` the last hidden layer after ReLU, `fc8` the class scores. `conv1.linear` is before all of these,
     and `conv1.relu`, `.tanh`, `.sigmoid`, `.norm`, `.same-map-norm`, `.pool`, `.drop` are after that operation, in the
     variant's order; a second pooling is `.pool2`.

@@ -1,4 +1,4 @@
-"""One column of a network per process: what it computes, and where it reads the other column.
+"""One column of a network per process: what it computes, and where the two exchange activations.
 
 Paper: section 3.5 and figure 2: "the GPUs communicate only in certain layers". Parameters have the names they have in
 the network of one process; each process holds its column's half of them.
@@ -55,7 +55,7 @@ ColumnStep = LayerSpec | Fused | SplitRows | GatherRows | GatherColumns
 def column_steps(
     fused_ops: Iterable[LayerSpec | Fused], column_layers: ColumnLayers, variant: str
 ) -> tuple[ColumnStep, ...]:
-    """A network's operations as one column computes them, with what it reads of the other one.
+    """A network's operations as one column computes them, with its reads of the other column.
 
     Args:
         fused_ops: of the network of one process.

@@ -17,7 +17,7 @@ from alexnet.model.layer_specs import InitStd, pooled_side
 
 
 def max_pool(x: torch.Tensor, size: int, stride: int, ties: Literal["one", "every"] = "one") -> torch.Tensor:
-    """Maximum of each `size` x `size` window, `stride` apart; (B, C, H, W) -> (B, C, H', W').
+    """Maximum of `size` x `size` windows with stride `stride`; (B, C, H, W) -> (B, C, H', W').
 
     H' = ceil((H - size) / stride) + 1: the last window may extend beyond the edge and is clipped there, as in the
     original source. If several activations of a window are equal to its maximum, the gradient goes to one of them
@@ -127,10 +127,10 @@ class ColumnLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, units)."""
-        halves = zip(
+        parts = zip(
             x.chunk(self.columns, 1), self.weight.chunk(self.columns), self.bias.chunk(self.columns), strict=True
         )
-        return torch.cat([F.linear(part, weight, bias) for part, weight, bias in halves], dim=1)
+        return torch.cat([F.linear(part, weight, bias) for part, weight, bias in parts], dim=1)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1] * self.columns}, {self.weight.shape[0]}, columns={self.columns}"

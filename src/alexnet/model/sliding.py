@@ -1,7 +1,7 @@
 """The network applied at every position of images larger than its crop.
 
-Axes: B images, C channels, H x W positions of an image, h x w of the crop, K classes; k is the side of what the dense
-layers read.
+Axes: B images, C channels, H x W positions of an image, h x w of the crop, K classes; k is the side of the dense
+layers' input.
 """
 
 import torch
