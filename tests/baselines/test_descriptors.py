@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 pytest.importorskip("sklearn")
 
 from alexnet.baselines import color_statistics, local_binary_patterns, sift
-from alexnet.baselines.descriptors import KINDS, DenseDescriptors, gaussian_blur, to_gray
+from alexnet.baselines.descriptors import DenseDescriptors, gaussian_blur, to_gray
 from alexnet.baselines.patch_cells import PatchGrid, cell_sums
 from alexnet.errors import RequestError
+from alexnet.runs.baseline_recipe import DESCRIPTORS
 
 
 def texture(side: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -97,7 +98,7 @@ def test_counts_of_patterns_are_those_of_the_cells() -> None:
 
 @given(
     height=st.integers(20, 60), width=st.integers(20, 60), cell_px=st.integers(1, 5), step_px=st.integers(1, 9),
-    scales=st.integers(1, 4), kind=st.sampled_from([one for one in KINDS if one != "patterns"]),
+    scales=st.integers(1, 4), kind=st.sampled_from([one for one in DESCRIPTORS if one != "patterns"]),
 )  # fmt: skip
 @settings(max_examples=25)
 def test_any_size_gives_as_many_descriptors_as_positions(
@@ -115,7 +116,7 @@ def test_any_size_gives_as_many_descriptors_as_positions(
     assert np.isfinite(found.values).all() and ((found.positions > 0) & (found.positions < 1)).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DESCRIPTORS)
 def test_a_constant_image_has_no_contrast_and_no_nan(kind: str) -> None:
     (found,) = DenseDescriptors(kind, scales=2).transform([np.full((40, 40, 3), 77, np.uint8)])
     assert np.isfinite(found.values).all()

@@ -87,18 +87,15 @@ def run_baseline(
             run.log("start", commit=source_commit(), elapsed_s=round(usage.elapsed_s, 2))
             stages = _Stages(run, recipe, data, training, usage, cache, workers or num_cores(), progress_bar)
             stages.run_all(evaluated)
-        except KeyboardInterrupt:
-            _log_stop(run, usage, "interrupted")
-            command = _resume_command(recipe, folders, run_folder)
-            raise Interrupted(f"interrupted; resume with `{command}`") from None
-        except UnreadableSample as error:
-            _log_stop(run, usage, "interrupted")
-            raise WorkError(f"{training.with_key(error)}; repair the data set and rerun the same command") from error
-        except (RequestError, WorkError):
-            _log_stop(run, usage, "failed")
-            raise
-        except BaseException:
-            _log_stop(run, usage, "interrupted")
+        except BaseException as error:
+            _log_stop(run, usage, "failed" if isinstance(error, RequestError | WorkError) else "interrupted")
+            if isinstance(error, KeyboardInterrupt):
+                command = _resume_command(recipe, folders, run_folder)
+                raise Interrupted(f"interrupted; resume with `{command}`") from None
+            if isinstance(error, UnreadableSample):
+                raise WorkError(
+                    f"{training.with_key(error)}; repair the data set and rerun the same command"
+                ) from error
             raise
         usage.save()
         run.update_metadata(state="finished", finished=utc_now())

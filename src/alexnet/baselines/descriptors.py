@@ -7,7 +7,7 @@ sets; the input is not modified; a set of another width or with non-finite value
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from alexnet.baselines.local_binary_patterns import dense_binary_patterns
 from alexnet.baselines.patch_cells import PatchGrid
 from alexnet.baselines.sift import dense_sift
 from alexnet.errors import RequestError
+from alexnet.runs.baseline_recipe import DESCRIPTORS
 
 Images = NDArray[np.uint8]
 IMAGES_PER_BATCH = 4
@@ -110,8 +111,8 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return sets
 
     def _check_parameters(self) -> None:
-        if self.kind not in KINDS:
-            raise RequestError(f"unknown kind of descriptor {self.kind!r}; allowed are {', '.join(KINDS)}")
+        if self.kind not in DESCRIPTORS:
+            raise RequestError(f"unknown kind of descriptor {self.kind!r}; allowed are {', '.join(DESCRIPTORS)}")
         for name in ("cell_px", "step_px", "scales", "max_pixels"):
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} is {getattr(self, name)}; allowed is 1 or more")
@@ -136,7 +137,7 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 if scale and min(scaled.shape[-2:]) < patch_px:
                     break
                 for of_image, image in zip(values, scaled, strict=True):
-                    of_image.append(_DENSE[self.kind](image, self))
+                    of_image.append(_describe_patches(self.kind, image, self))
                 positions.append(_patch_positions(scaled.shape[-2], scaled.shape[-1], patch_px, self.step_px))
         all_positions = np.concatenate(positions)
         kept: Any = slice(None)
@@ -147,27 +148,15 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return [DescriptorSet(np.concatenate(of_image)[kept], all_positions[kept]) for of_image in values]
 
 
-def _sift(planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
-    gray = gaussian_blur(planes, settings.smoothing)[0]
-    return dense_sift(np.ascontiguousarray(gray.numpy()), settings.cell_px, settings.step_px)
-
-
-def _color(planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
-    return dense_color_statistics(planes.permute(1, 2, 0).numpy(), settings.cell_px, settings.step_px)
-
-
-def _patterns(planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
+def _describe_patches(kind: str, planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
+    """The descriptors of one image, float32 (1 or 3, H, W), 0..255."""
+    if kind == "color":
+        return dense_color_statistics(planes.permute(1, 2, 0).numpy(), settings.cell_px, settings.step_px)
+    if kind == "sift":
+        gray = gaussian_blur(planes, settings.smoothing)[0].numpy()
+        return dense_sift(np.ascontiguousarray(gray), settings.cell_px, settings.step_px)
     patterns: NDArray[np.float32] = dense_binary_patterns(planes, 2 * settings.cell_px, settings.step_px)[0].numpy()
     return patterns
-
-
-_DENSE: dict[str, Callable[[torch.Tensor, DenseDescriptors], NDArray[np.float32]]] = {
-    "sift": _sift,
-    "color": _color,
-    "patterns": _patterns,
-}
-"""By kind: the descriptors of one image, float32 (1 or 3, H, W), 0..255."""
-KINDS = tuple(_DENSE)
 
 
 def to_gray(images: torch.Tensor) -> torch.Tensor:

@@ -135,10 +135,6 @@ def mesh_on(
 
 @contextmanager
 def init_process_mesh(layout: Layout) -> Iterator[ProcessMesh]:
-    """Join the processes that this one was started with and lay them out; see `init_process_group`.
-
-    Raises:
-        RequestError: there are too many or too few of them for the layout.
-    """
+    """Join the processes that this one was started with and lay them out; see `init_process_group`, `mesh_of`."""
     with init_process_group(layout) as (processes, monitor):
         yield mesh_of(layout, processes, monitor)

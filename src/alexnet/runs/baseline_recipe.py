@@ -50,7 +50,7 @@ class FisherSettings:
     """From a set of descriptors to features: Fisher vectors over a mixture of Gaussians."""
 
     kind: Literal["fisher", "bag-of-words"] = "fisher"
-    """Encoding: `fisher` vectors or, for comparison, soft `bag-of-words` histograms over the same mixture."""
+    """Encoding: `fisher`, Fisher vectors; or, for comparison, `bag-of-words`, soft ones over the same mixture."""
     dimensions: int = 64
     """Number of principal components of a descriptor to keep. CVPR 2011: 64."""
     components: int = 64
@@ -121,7 +121,7 @@ class ProtocolSettings:
     per_class: int = 0
     """Number of training images per class, drawn with the seed; 0 is all. A class with fewer contributes all."""
     evaluate_on: Literal["split", "rest"] = "split"
-    """Images to evaluate on: the evaluation split, or the rest of the training images, which `per_class` left out."""
+    """Images to evaluate on: `split`, the evaluation split; or `rest`, the training images not drawn by `per_class`."""
 
     def __post_init__(self) -> None:
         for name in ("seed", "per_class"):
