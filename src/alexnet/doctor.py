@@ -53,14 +53,8 @@ def _software() -> list[Check]:
             importlib.import_module(name)
         except Exception as error:
             # Any error on import (a missing library, a wrong build) is the result of the check.
-            checks.append(
-                Check(
-                    name,
-                    "broken",
-                    f"{type(error).__name__}: {error}",
-                    f"reinstall it: pip install --force-reinstall {name}",
-                )
-            )
+            advice = f"reinstall it: pip install --force-reinstall {name}"
+            checks.append(Check(name, "broken", f"{type(error).__name__}: {error}", advice))
         else:
             checks.append(Check(name, "ok", found[name]))
     return checks
@@ -123,29 +117,23 @@ def _kernels() -> Check:
 
 
 def _memory() -> Check:
-    memory = memory_bytes()
+    memory, advice = memory_bytes(), "training the full network takes about 6 GiB"
     if memory is None:
-        return Check("memory", "lacking", "unknown", "training the full network takes about 6 GiB")
+        return Check("memory", "lacking", "unknown", advice)
+    result = f"{memory / 2**30:.1f} GiB"
     if memory < 6 * 2**30:
-        return Check(
-            "memory",
-            "lacking",
-            f"{memory / 2**30:.1f} GiB",
-            "training the full network takes about 6 GiB; use a smaller --optimizer.batch_size or --recipe quick",
-        )
-    return Check("memory", "ok", f"{memory / 2**30:.1f} GiB")
+        advice += "; use a smaller --optimizer.batch_size or --recipe quick"
+        return Check("memory", "lacking", result, advice)
+    return Check("memory", "ok", result)
 
 
 def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free
+    result = f"{free / 2**30:.1f} GiB free here"
     if free < 5 * 2**30:
-        return Check(
-            "disk",
-            "lacking",
-            f"{free / 2**30:.1f} GiB free here",
-            "a prepared set of 13,000 photographs takes 2.6 GiB, a full-size run 0.8 GiB; free some space",
-        )
-    return Check("disk", "ok", f"{free / 2**30:.1f} GiB free here")
+        advice = "a prepared set of 13,000 photographs takes 2.6 GiB, a full-size run 0.8 GiB; free some space"
+        return Check("disk", "lacking", result, advice)
+    return Check("disk", "ok", result)
 
 
 def _accelerators() -> list[Check]:

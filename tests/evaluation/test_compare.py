@@ -120,7 +120,7 @@ def test_a_tie_counts_half_and_is_not_right(compared):
 def test_two_equal_runs_do_not_differ(compared, capsys):
     result = compared(FIRST, FIRST, made_up_data())
     assert result.images == () and result.tests["top1"].mcnemar.p_value == 1
-    assert result.tests["top1"].difference.high == 0
+    assert result.tests["top1"].difference.interval[1] == 0
     print_comparison(result.to_dict())
     assert "answers differ" not in capsys.readouterr().out
 
@@ -136,7 +136,7 @@ def test_twenty_classes_have_a_top5_error(compared, capsys, monkeypatch):
     found = result.tests["top5"].mcnemar
     assert found.only_first == (among[0] & ~among[1]).sum() and found.both_right == (among[0] & among[1]).sum()
     assert result.tests["top5"].difference.difference == pytest.approx((~among[0]).mean() - (~among[1]).mean())
-    assert result.tests["top5"].difference.high < 0
+    assert result.tests["top5"].difference.interval[1] < 0
     guesses = first.argmax(axis=1), second.argmax(axis=1)
     assert len(result.images) == (guesses[0] != guesses[1]).sum()
     print_comparison(result.to_dict())

@@ -102,7 +102,7 @@ def test_an_average_of_one_networks_answers_is_that_network(tmp_path, opened):
     result = average_runs(runs, weights="greedy")
     for average in (result.equal, result.greedy):
         gain = average.gains["top1"]
-        assert (gain.over_mean.difference, gain.over_best.low, gain.over_best.high) == (0, 0, 0)
+        assert (gain.over_mean.difference, *gain.over_best.interval) == (0, 0, 0)
         assert gain.best_run == str(runs[0]) and gain.mcnemar.p_value == 1
         assert average.counts == result.runs[0][1]
 
@@ -198,7 +198,7 @@ def test_ties_are_shared(tmp_path, opened):
     assert result.equal.counts.top1_wrong == Fraction(1, 2)
     content = result.to_dict()
     assert content["equal"]["top1_wrong"] == 0.5 and content["runs"][0]["top1_wrong"] == 0
-    assert content["equal"]["gain"]["top1"]["over_best"]["interval"] == [-0.5, -0.5]
+    assert content["equal"]["gain"]["top1"]["over_best"]["interval"] == (-0.5, -0.5)
     assert content["equal"]["gain"]["top1"]["over_mean"]["difference"] == 0
     with pytest.raises(RequestError, match="--weights equal"):
         average_runs([first, second], weights="greedy")

@@ -1,6 +1,7 @@
 """McNemar's test against sums of fractions and hand-worked counts, intervals against theory, credits against counts."""
 
 import math
+from dataclasses import asdict
 from fractions import Fraction
 
 import numpy as np
@@ -81,11 +82,11 @@ def test_interval_is_the_normal_one_for_many_images():
     differences = second - first
     middle, spread = differences.mean(), differences.std() / math.sqrt(20_000)
     assert found.difference == pytest.approx(middle)
-    assert found.low == pytest.approx(middle - 1.644854 * spread, abs=0.06 * spread)
-    assert found.high == pytest.approx(middle + 1.644854 * spread, abs=0.06 * spread)
-    assert found.to_dict() == {
+    assert found.interval[0] == pytest.approx(middle - 1.644854 * spread, abs=0.06 * spread)
+    assert found.interval[1] == pytest.approx(middle + 1.644854 * spread, abs=0.06 * spread)
+    assert asdict(found) == {
         "difference": found.difference,
-        "interval": [found.low, found.high],
+        "interval": found.interval,
         "confidence": 0.9,
         "resamples": 10_000,
         "seed": 0,
@@ -98,7 +99,7 @@ def test_interval_is_that_of_a_plain_bootstrap_of_few_images():
     random = np.random.default_rng(2)
     drawn = (second - first)[random.integers(0, 10, (200_000, 10))].mean(axis=1)
     found = paired_difference(first, second, 0.8, resamples=200_000)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.1, 0.9])), abs=0.02)
+    assert found.interval == pytest.approx(tuple(np.quantile(drawn, [0.1, 0.9])), abs=0.02)
 
 
 @settings(max_examples=50)
@@ -108,16 +109,16 @@ def test_interval_has_bounds_and_depends_on_neither_order_nor_call(first, data):
     found = paired_difference(first, second, resamples=500, seed=4)
     differences = second - first
     assert found.difference == pytest.approx(differences.mean(), abs=1e-12)
-    assert differences.min() - 1e-9 <= found.low <= found.high <= differences.max() + 1e-9
+    assert differences.min() - 1e-9 <= found.interval[0] <= found.interval[1] <= differences.max() + 1e-9
     order = np.random.default_rng(len(first)).permutation(len(first))
     assert paired_difference(first[order], second[order], resamples=500, seed=4) == found
 
 
 def test_one_image_and_equal_networks_have_an_interval_without_width():
     one = paired_difference(np.array([1.0]), np.array([0.0]))
-    assert (one.difference, one.low, one.high) == (-1, -1, -1)
+    assert (one.difference, *one.interval) == (-1, -1, -1)
     same = paired_difference(np.array([1.0, 0.0, 0.5]), np.array([1.0, 0.0, 0.5]))
-    assert (same.difference, same.low, same.high) == (0, 0, 0)
+    assert (same.difference, *same.interval) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("num_values", [3, 700])
@@ -125,7 +126,7 @@ def test_drawing_in_pieces_gives_as_many_resamples(monkeypatch, num_values):
     monkeypatch.setattr("alexnet.evaluation.paired._DRAWN_AT_ONCE", 1000)
     credit = np.linspace(0, 1, num_values)
     found = paired_difference(np.ones(num_values), credit, resamples=1001)
-    assert found.low < found.difference < found.high
+    assert found.interval[0] < found.difference < found.interval[1]
 
 
 @pytest.mark.parametrize(

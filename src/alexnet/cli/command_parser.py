@@ -22,7 +22,7 @@ OLD_OPTIONS: Mapping[str, str] = {
 class CommandParser(argparse.ArgumentParser):
     """An argument parser that raises `RequestError` and takes options and positionals in any order.
 
-    `--help` lists the common options and `--help-all` every option. Both may stand anywhere among the words.
+    `--help` lists the common options and `--help-all` every option. Both may appear anywhere.
     """
 
     def __init__(self, prog: str, description: str, epilog: str, **others: Any) -> None:

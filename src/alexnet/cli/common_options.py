@@ -117,9 +117,5 @@ def add_layout(parser: CommandParser) -> None:
 
 
 def layout_from(options: argparse.Namespace) -> Layout:
-    """The layout that the options of `add_layout` ask for.
-
-    Raises:
-        RequestError: a value that is not allowed.
-    """
+    """The layout that the options of `add_layout` ask for."""
     return Layout(**{field.name: getattr(options, field.name) for field in fields(Layout)})

@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     if options.out is None:
         raise RequestError("features needs a folder to create; pass --out FOLDER, or --list to list the layers")
     from alexnet.explore.features import write_features
+    from alexnet.report.formatting import format_bytes
     from alexnet.system.progress import counted
 
     start_s = time.monotonic()
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
         return
     for name, array in result.activations.items():
         size = " x ".join(f"{length:,}" for length in array.shape)
-        print(f"{result.folder / f'{name}.npy'}: {size}, {array.dtype}, {array.nbytes / 2**20:,.1f} MiB")
+        print(f"{result.folder / f'{name}.npy'}: {size}, {array.dtype}, {format_bytes(array.nbytes)}")
     labels = "" if result.labels is None else ", their classes in labels.npy"
     print(f"images in order: {result.folder / 'images.csv'}{labels}")
 

@@ -39,11 +39,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def base_recipe(options: argparse.Namespace) -> Recipe:
-    """The recipe that follows from the trained network and the data.
-
-    Raises:
-        RequestError: no such run or data set, or a layer that cannot be frozen.
-    """
+    """The recipe that follows from the trained network and the data."""
     from alexnet.data.concatenated import open_data
     from alexnet.training.finetune import finetune_recipe
 

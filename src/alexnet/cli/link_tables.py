@@ -107,7 +107,7 @@ def _print_backend(backend: Mapping[str, Any], members: Sequence[Mapping[str, An
 
 
 def _print_rows(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
 

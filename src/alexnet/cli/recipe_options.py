@@ -75,11 +75,7 @@ def add_settings(
 
 
 def changed_groups(options: argparse.Namespace, groups: Mapping[str, type], base: Any) -> dict[str, Any]:
-    """The groups of settings of `base` with the dotted options that were given.
-
-    Raises:
-        RequestError: a value that a setting does not allow.
-    """
+    """The groups of settings of `base` with the dotted options that were given."""
     given = vars(options)
     changed = {}
     for group, kind in groups.items():
@@ -90,11 +86,7 @@ def changed_groups(options: argparse.Namespace, groups: Mapping[str, type], base
 
 
 def recipe_from(options: argparse.Namespace, base: Recipe) -> Recipe:
-    """`base` with the dotted options that were given.
-
-    Raises:
-        RequestError: a value that a setting does not allow, or a setting that the schedule does not read.
-    """
+    """`base` with the dotted options that were given."""
     recipe = replace(base, **changed_groups(options, GROUPS, base))
     refuse_unread_changes(base, recipe)
     return recipe

@@ -145,12 +145,12 @@ def _print_counts(console: Console, summary: Mapping[str, Any]) -> None:
     table = new_table(title, "class id", " ".join(summary["splits"]))
     for column, width in zip(table.columns[:2], (40, 16), strict=True):
         column.no_wrap, column.overflow, column.max_width = True, "ellipsis", width
-    for place, one in enumerate(classes):
-        if num_more and place == MOST_CLASSES // 2:
-            table.add_section()
-        if not num_more or not MOST_CLASSES // 2 <= place < len(classes) - MOST_CLASSES // 2:
+    half = MOST_CLASSES // 2 if num_more else len(classes)
+    for group in (classes[:half], classes[half:][-half:]):
+        for one in group:
             images = (f"{number:,}" for number in one["images"].values())
             table.add_row(escape(one["name"]), escape(one["id"]), *images)
+        table.add_section()
     console.print(table)
     if num_more:
         _line(console, f"... and {num_more:,} more; --json lists all")
@@ -171,9 +171,9 @@ def _print_troubles(console: Console, summary: Mapping[str, Any]) -> None:
         table = new_table(f"images stored more than once: {twice['pictures']:,}", "what where", "")
         for one in twice["groups"][:MOST_DUPLICATES]:
             what = [text for key, text in (("leak", "LEAK"), ("other_label", "two classes")) if one[key]]
-            places = [escape(image["path"]) for image in one["images"][:2]]
-            more = [f"and {one['copies'] - 2:,} more"] if one["copies"] > 2 else []
-            table.add_row(", ".join(what) or "copy", ", ".join(places + more))
+            where = [escape(image["path"]) for image in one["images"][:2]]
+            where += [f"and {one['copies'] - 2:,} more"] if one["copies"] > 2 else []
+            table.add_row(", ".join(what) or "copy", ", ".join(where))
         console.print(table)
         if num_more := max(0, twice["pictures"] - MOST_DUPLICATES):
             _line(console, f"... and {num_more:,} more; duplicates.jsonl lists all")

@@ -42,11 +42,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def base_recipe(options: argparse.Namespace) -> Recipe:
-    """The recipe that `--recipe` names, changed by `--config`.
-
-    Raises:
-        RequestError: an unknown recipe, or a file that holds no settings.
-    """
+    """The recipe that `--recipe` names, changed by `--config`."""
     base = named_recipe(options.recipe)
     return read_config(options.config, base) if options.config else base
 

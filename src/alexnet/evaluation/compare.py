@@ -94,7 +94,7 @@ class Comparison:
                     for run, content in errors.items()
                 },
                 **asdict(self.tests[name].mcnemar),
-                "difference": self.tests[name].difference.to_dict(),
+                "difference": asdict(self.tests[name].difference),
             }
             if name in self.tests
             else None

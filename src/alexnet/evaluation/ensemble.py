@@ -32,7 +32,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Gain:
-    """The gain of an ensemble in one error; above 0 the ensemble is better."""
+    """The gain of an ensemble in one error; above 0 the ensemble is better. `--json` prints the fields by name."""
 
     over_mean: PairedDifference
     """The mean of the single runs' errors minus the ensemble's error."""
@@ -42,15 +42,6 @@ class Gain:
     """The run with the lowest error on the reported images; of tied runs the first."""
     mcnemar: McNemar
     """The best run (first) and the ensemble (second); an answer counts as right only if its credit is 1."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The gain as one JSON object."""
-        return {
-            "over_mean": self.over_mean.to_dict(),
-            "over_best": self.over_best.to_dict(),
-            "best_run": self.best_run,
-            "mcnemar": asdict(self.mcnemar),
-        }
 
 
 @dataclass(frozen=True)
@@ -68,7 +59,7 @@ class Average:
         return {
             "weights": list(self.weights),
             **errors_to_dict(self.counts, num_classes),
-            "gain": {name: self.gains[name].to_dict() if name in self.gains else None for name in ("top1", "top5")},
+            "gain": {name: asdict(self.gains[name]) if name in self.gains else None for name in ("top1", "top5")},
         }
 
 

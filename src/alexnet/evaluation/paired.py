@@ -48,25 +48,17 @@ class McNemar:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The first network's error minus the second's on the same images; above 0 the second is better."""
+    """The first network's error minus the second's on the same images; above 0 the second is better.
+
+    `--json` prints the fields by name.
+    """
 
     difference: float
     """Fraction, -1 .. 1."""
-    low: float
-    high: float
+    interval: tuple[float, float]
     confidence: float
     resamples: int
     seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """`difference`, its `interval` `[low, high]` and the settings of the bootstrap as one JSON object."""
-        return {
-            "difference": self.difference,
-            "interval": [self.low, self.high],
-            "confidence": self.confidence,
-            "resamples": self.resamples,
-            "seed": self.seed,
-        }
 
 
 def mcnemar(first_wrong: npt.NDArray[np.bool_], second_wrong: npt.NDArray[np.bool_]) -> McNemar:
@@ -141,7 +133,7 @@ def paired_difference(
         drawn = generator.multinomial(num, counts / num, size=min(at_once, resamples - first))  # (R, values)
         means[first : first + len(drawn)] = drawn @ values / num
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
-    return PairedDifference(float(counts @ values / num), low, high, confidence, resamples, seed)
+    return PairedDifference(float(counts @ values / num), (low, high), confidence, resamples, seed)
 
 
 def errors_to_dict(counts: ErrorCounts, num_classes: int) -> dict[str, Any]:
@@ -293,7 +285,7 @@ def _data_difference(data: PreparedData, run: RunFolder) -> str:
         words.append(f"{data.num_classes:,} classes and {num_classes:,}")
     try:
         ids = [one.id for one in open_data(run.data_folders()).classes]
-    except AlexNetError:  # the data are gone: the run's summary of them must do
+    except AlexNetError:  # the data are gone
         return ", ".join(words)
     difference = first_class_difference(ids, [one.id for one in data.classes])
     return ", ".join([*words, *([f"in its classes {difference}"] if difference else [])])

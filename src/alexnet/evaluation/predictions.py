@@ -197,11 +197,7 @@ def load_predictions(
 
 
 def load_run_predictions(
-    run: RunFolder,
-    data: PreparedData,
-    split: str,
-    num_views: NumViews,
-    data_folder: Path | Sequence[Path] | None,
+    run: RunFolder, data: PreparedData, split: str, num_views: NumViews, data_folder: Path | Sequence[Path] | None
 ) -> tuple[Predictions, str]:
     """A run's saved probabilities of a split, and the command that would compute them again.
 

@@ -11,13 +11,7 @@ from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import Evaluation, evaluate_split
-from alexnet.evaluation.predictions import (
-    NumViews,
-    predictions_folder,
-    save_predictions,
-    training_checksum,
-    views_slug,
-)
+from alexnet.evaluation.predictions import NumViews, predictions_folder, save_predictions, training_checksum, views_slug
 from alexnet.model.weights import load_trained
 from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup
 from alexnet.runs.folder import RunFolder

@@ -38,12 +38,7 @@ class FeatureWriter:
     """Writes activations to a staging folder; its cursor file records how many images are done."""
 
     def __init__(
-        self,
-        staging: Staging,
-        trained: Trained,
-        reader: ActivationReader,
-        source: ImageSource,
-        dtype: np.dtype[Any],
+        self, staging: Staging, trained: Trained, reader: ActivationReader, source: ImageSource, dtype: np.dtype[Any]
     ) -> None:
         self.num_done = 0
         """Images processed, including refused ones."""

@@ -66,8 +66,8 @@ def summarize_colors(statistics: Statistics) -> dict[str, Any]:
     """
     total = float(statistics.eigenvalues.sum())
     components = []
-    for place in reversed(range(3)):
-        eigenvalue, vector = float(statistics.eigenvalues[place]), statistics.eigenvectors[:, place]
+    for number in reversed(range(3)):
+        eigenvalue, vector = float(statistics.eigenvalues[number]), statistics.eigenvectors[:, number]
         fraction = eigenvalue / total if total > 0 else 0.0
         components.append(
             {

@@ -67,8 +67,8 @@ def bin_position(edges: Sequence[int], value: int) -> float | None:
     """The position of a value in units of bins, 0 at the first edge; None if it is outside the bins."""
     if not edges[0] <= value < edges[-1]:
         return None
-    place = bisect.bisect_right(edges, value) - 1
-    return place + (value - edges[place]) / (edges[place + 1] - edges[place])
+    index = bisect.bisect_right(edges, value) - 1
+    return index + (value - edges[index]) / (edges[index + 1] - edges[index])
 
 
 def ratio_histogram(sizes: Mapping[str, Any]) -> str:
@@ -114,10 +114,10 @@ def _integer_bars(edges: Sequence[int], counts: Sequence[int], unit: str, noun: 
 
 def _peak(edges: Sequence[int], counts: Sequence[int], unit: str) -> str:
     """The range and the position of the highest bar, as text."""
-    place = int(np.argmax(counts))
+    index = int(np.argmax(counts))
     return (
-        f"from {edges[0]:,} to {edges[-1] - 1:,}, most often {range_text(edges[place], edges[place + 1])} {unit} "
-        f"({counts[place]:,} of {sum(counts):,})"
+        f"from {edges[0]:,} to {edges[-1] - 1:,}, most often {range_text(edges[index], edges[index + 1])} {unit} "
+        f"({counts[index]:,} of {sum(counts):,})"
     )
 
 

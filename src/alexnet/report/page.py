@@ -45,14 +45,10 @@ def write_report(run_folder: Path, data: PreparedData | None) -> Path:
         RequestError: no run folder, or `data` is not the run's data set.
         WorkError: the page cannot be written.
     """
-    run = RunFolder.open(run_folder)
-    page = render(run, data)
-    path = run_folder / "report.html"
-    return write_page(path, page)
+    return write_page(run_folder / "report.html", _render(RunFolder.open(run_folder), data))
 
 
-def render(run: RunFolder, data: PreparedData | None) -> str:
-    """The page's HTML; see `write_report`."""
+def _render(run: RunFolder, data: PreparedData | None) -> str:
     metadata, recipe = run.metadata(), run.any_recipe()
     network = None if isinstance(recipe, BaselineRecipe) else recipe
     described: Mapping[str, Any] = metadata.get("data") or {}

@@ -1,4 +1,4 @@
-"""The paper's table of errors beside our runs' errors, recomputed from the probabilities in the run folders.
+"""The paper's table of errors with our runs' errors, recomputed from the probabilities in the run folders.
 
 Paper: table 2 (ILSVRC-2012); the sparse-coding row is from table 1 (ILSVRC-2010). Errors are fractions in code and
 JSON, and percent with one decimal in Markdown and LaTeX, as in the paper.

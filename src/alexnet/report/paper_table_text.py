@@ -1,4 +1,4 @@
-"""The paper's table beside our runs as Markdown, LaTeX and JSON."""
+"""The paper's table with our runs as Markdown, LaTeX and JSON."""
 
 import json
 import re
