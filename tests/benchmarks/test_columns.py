@@ -190,7 +190,7 @@ def run(*words: str) -> dict[str, Any]:
     """The JSON object that the command prints; it starts its own processes."""
     environment = {**os.environ, "ALEXNET_ALLOCATOR": "default", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "benchmarks/columns.py", *words]
-    made = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-    assert made.returncode == 0, made.stderr
-    found: dict[str, Any] = json.loads(made.stdout)
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert finished.returncode == 0, finished.stderr
+    found: dict[str, Any] = json.loads(finished.stdout)
     return found

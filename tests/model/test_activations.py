@@ -77,17 +77,17 @@ def test_the_order_of_operations_in_the_first_layer() -> None:
         with torch.inference_mode():
             found = ActivationReader(network, [*names, "conv1"])(images(network).double())
         linear, first, second, third = (found[name] for name in names)
-        rectified = linear.relu() if variant == "paper" else linear
+        activated = linear.relu() if variant == "paper" else linear
         normalized = torch.cat(
             [
                 # torch and the source divide alpha by the window's size; the paper does not.
                 F.local_response_norm(half, 5, alpha=5e-4 if variant == "paper" else 1e-4, beta=0.75, k=2.0)
-                for half in rectified.chunk(2, 1)
+                for half in activated.chunk(2, 1)
             ],
             1,
         )
         pooled = F.max_pool2d(normalized, 3, 2, ceil_mode=True)
-        expected = (rectified, normalized, pooled) if variant == "paper" else (normalized, pooled, pooled.relu())
+        expected = (activated, normalized, pooled) if variant == "paper" else (normalized, pooled, pooled.relu())
         for got, wanted in zip((first, second, third), expected, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
         assert torch.equal(found["conv1"], third)

@@ -92,7 +92,7 @@ def test_layer_trains_like_the_float64_one(side: int, autocast: bool) -> None:
         ("bias", layer.bias.grad, reference[2].grad),
     ):
         # Exact products of bfloat16 numbers, summed in float32, rounded once (the weights once for each 64
-        # images). The input's gradient is torch's own, which rounds sums on the way where the CPU has no such
+        # images). The input's gradient is torch's own, which rounds intermediate sums where the CPU has no such
         # products.
         error = (got.double() - want).norm() / want.norm()
         assert error < (2**-7 if name == "input" else 2**-8), name

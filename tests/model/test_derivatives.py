@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tests.model.varied_networks import VARIED, made, normwise
+from tests.model.varied_networks import VARIED, normwise, varied_network
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
@@ -34,7 +34,7 @@ def detached(network: AlexNet) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("variant", VARIED)
 def test_transforms_agree_with_backward(variant: str) -> None:
-    network, images, direction = made(variant)
+    network, images, direction = varied_network(variant)
     loss, parameters = loss_of(network, direction), detached(network)
     with reference_ops():  # rounding could change which of two maxima is the larger, and so the gradient
         loss(dict(network.named_parameters()), images).backward()
@@ -48,23 +48,23 @@ def test_transforms_agree_with_backward(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIED)
 def test_forward_agrees_with_backward(variant: str) -> None:
-    network, images, direction = made(variant, torch.float64)
+    network, images, direction = varied_network(variant, torch.float64)
     step = torch.randn(images.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     asked = images.clone().requires_grad_()
     (network(asked) * direction).sum().backward()
     assert asked.grad is not None
     want = float((asked.grad * step).sum())
-    single, rate = network.float(), step.float()
-    found = [jvp(lambda x: (single(x) * direction).sum(), (images.float(),), (rate,))[1].detach()]
+    single, tangent_in = network.float(), step.float()
+    found = [jvp(lambda x: (single(x) * direction).sum(), (images.float(),), (tangent_in,))[1].detach()]
     with torch.no_grad(), forward_ad.dual_level():
-        scores = forward_ad.unpack_dual(single(forward_ad.make_dual(images.float(), rate))).tangent  # type: ignore[no-untyped-call]
+        scores = forward_ad.unpack_dual(single(forward_ad.make_dual(images.float(), tangent_in))).tangent  # type: ignore[no-untyped-call]
         found.append((scores * direction).sum())
     assert want != 0 and all(float(one) == pytest.approx(want, rel=1e-3) for one in found)
 
 
 @pytest.mark.parametrize("variant", VARIED)
 def test_second_derivatives(variant: str) -> None:
-    network, images, direction = made(variant, torch.float64)
+    network, images, direction = varied_network(variant, torch.float64)
     loss, parameters = loss_of(network, direction), detached(network)
     generator = torch.Generator().manual_seed(6)
     step = {name: torch.randn(one.shape, dtype=one.dtype, generator=generator) for name, one in parameters.items()}
@@ -122,12 +122,12 @@ def test_winograd_leaves_transforms_to_the_library(learned: str) -> None:
     for name, one in layer.named_parameters():
         assert one.grad is not None and normwise(found[name], one.grad) < 1e-5
     with torch.no_grad(), forward_ad.dual_level():
-        rate = torch.ones_like(parameters[learned])
-        given = {**parameters, learned: forward_ad.make_dual(parameters[learned], rate)}  # type: ignore[no-untyped-call]
+        tangent_in = torch.ones_like(parameters[learned])
+        given = {**parameters, learned: forward_ad.make_dual(parameters[learned], tangent_in)}  # type: ignore[no-untyped-call]
         tangent = forward_ad.unpack_dual(functional_call(layer, given, (x,))).tangent  # type: ignore[no-untyped-call]
         want = torch.ones(len(x), 64, 32, 32)
         if learned == "weight":
-            want = torch.nn.functional.conv2d(x, rate, padding=2)
+            want = torch.nn.functional.conv2d(x, tangent_in, padding=2)
         torch.testing.assert_close(tangent, want, rtol=1e-4, atol=1e-3)
 
 

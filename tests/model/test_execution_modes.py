@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.model.varied_networks import VARIED, made, normwise
+from tests.model.varied_networks import VARIED, normwise, varied_network
 
 from alexnet.system.device import arithmetic, rounded_weights
 from benchmarks.precision import EmulatedBfloat16
@@ -16,7 +16,7 @@ def gradients(network: torch.nn.Module, images: torch.Tensor, direction: torch.T
 
 @pytest.mark.parametrize("variant", VARIED)
 def test_channels_last(variant: str) -> None:
-    network, images, direction = made(variant)
+    network, images, direction = varied_network(variant)
     scores, wanted = network(images), gradients(network, images, direction)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = images.to(memory_format=torch.channels_last)
@@ -27,7 +27,7 @@ def test_channels_last(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIED)
 def test_bfloat16(variant: str) -> None:
-    network, images, _ = made(variant)
+    network, images, _ = varied_network(variant)
     with torch.no_grad():
         want = network(images)
         with torch.autocast("cpu", torch.bfloat16):
@@ -37,7 +37,7 @@ def test_bfloat16(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", [*VARIED, "torchvision"])
 def test_weights_rounded_once_give_the_same_scores(variant: str) -> None:
-    network, images, _ = made(variant)
+    network, images, _ = varied_network(variant)
     whole = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     cpu = torch.device("cpu")
     with torch.inference_mode(), EmulatedBfloat16():  # the same in both, and fast everywhere
@@ -60,7 +60,7 @@ def test_weights_rounded_once_give_the_same_scores(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIED)
 def test_exported(variant: str) -> None:
-    network, images, _ = made(variant)
+    network, images, _ = varied_network(variant)
     with torch.no_grad():
         exported = torch.export.export(network, (images,), strict=False).module()
         assert normwise(exported(images), network(images)) < 1e-6
@@ -69,7 +69,7 @@ def test_exported(variant: str) -> None:
 @pytest.mark.parametrize("variant", ["original", "cifar-18pct"])
 @pytest.mark.parametrize("half", [False, True])
 def test_exported_for_batches_of_any_size(variant: str, half: bool) -> None:
-    network, images, _ = made(variant)
+    network, images, _ = varied_network(variant)
     if half:
         network, images = network.bfloat16(), images.bfloat16()
     sizes = ({0: torch.export.Dim("batch")},)
@@ -80,7 +80,7 @@ def test_exported_for_batches_of_any_size(variant: str, half: bool) -> None:
 
 
 def compiled_equals(variant: str, backend: str) -> None:
-    network, images, direction = made(variant)
+    network, images, direction = varied_network(variant)
     wanted = gradients(network, images, direction)
     scores = network(images)
     torch._dynamo.reset()
@@ -108,7 +108,7 @@ def test_compiled(variant: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("variant", VARIED)
 def test_on_a_gpu(variant: str) -> None:
-    network, images, direction = made(variant)
+    network, images, direction = varied_network(variant)
     scores, wanted = network(images), gradients(network, images, direction)
     allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -98,10 +98,10 @@ def check(
 
 
 # Each op and dtype is compiled separately, which takes seconds, so the tests share a few.
-FORMS = [PAPER, SOURCE, dataclasses.replace(PAPER, pool=1, stride=1)]
+OPS = [PAPER, SOURCE, dataclasses.replace(PAPER, pool=1, stride=1)]
 
 
-@pytest.mark.parametrize("op", FORMS)
+@pytest.mark.parametrize("op", OPS)
 @settings(max_examples=50, deadline=None)
 @given(
     images=st.integers(1, 3),
@@ -114,7 +114,7 @@ FORMS = [PAPER, SOURCE, dataclasses.replace(PAPER, pool=1, stride=1)]
     beta=st.sampled_from([0.75, 0.75, 0.4]),
     k=st.sampled_from([1.0, 2.0]),
     stride=st.integers(1, 3),
-    rectify=st.tuples(st.booleans(), st.booleans()),
+    relu=st.tuples(st.booleans(), st.booleans()),
     scale=st.sampled_from([1e-30, 1.0, 50.0, 1e15]),
     seed=st.integers(0, 999),
 )
@@ -130,7 +130,7 @@ def test_equals_the_loops(
     beta: float,
     k: float,
     stride: int,
-    rectify: tuple[bool, bool],
+    relu: tuple[bool, bool],
     scale: float,
     seed: int,
 ) -> None:
@@ -142,8 +142,8 @@ def test_equals_the_loops(
         k=k,
         columns=columns,
         stride=min(stride, op.pool),
-        relu_before=rectify[0],
-        relu_after=rectify[1],
+        relu_before=relu[0],
+        relu_after=relu[1],
     )
     x = np.random.default_rng(seed).normal(size=(images, per_column * columns, height, width)) * scale
     check(last(x, torch.float32), op, seed)
@@ -207,7 +207,7 @@ def test_the_maximum_is_chosen_before_rounding() -> None:
     assert winners[0, 1].item() == 0
 
 
-@pytest.mark.parametrize("op", [*FORMS, dataclasses.replace(PAPER, alpha=0.0, k=1.0)])
+@pytest.mark.parametrize("op", [*OPS, dataclasses.replace(PAPER, alpha=0.0, k=1.0)])
 @pytest.mark.parametrize("position", [(0, 0), (2, 1), (4, 4)])
 def test_nan_is_kept(op: NormPool, position: tuple[int, int]) -> None:
     x = last(np.random.default_rng(3).normal(size=(1, 12, 5, 5)), torch.float32)

@@ -20,13 +20,13 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 PAPER = NormPool(relu_before=True, alpha=0.05, k=2.0, columns=2, pool=3, stride=2)
 SOURCE = NormPool(alpha=0.01, k=2.0, columns=2, pool=3, stride=2, all_ties=True, relu_after=True)
-FORMS = {
+OPS = {
     "paper": PAPER,
     "source": SOURCE,
     "norm alone": NormPool(alpha=0.05, k=1.0, size=4, beta=0.6),
     "pool alone": NormPool(relu_before=True, pool=2, stride=2),
     "pool, every": NormPool(pool=3, stride=1, all_ties=True),
-    "pool, rectified": NormPool(pool=3, stride=2, relu_after=True),
+    "pool, ReLU": NormPool(pool=3, stride=2, relu_after=True),
 }
 
 
@@ -73,11 +73,11 @@ HALF = 2.5e-3 if DEVICE == "cuda" else 4e-3
 HALF_ONCE = 2**-8 if DEVICE == "cuda" else 2**-7
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("shape", [(2, 6, 7, 6), (1, 10, 5, 9)])
 @pytest.mark.parametrize("biased", [False, True])
 def test_norm_pool(name: str, shape: tuple[int, ...], biased: bool) -> None:
-    op = FORMS[name]
+    op = OPS[name]
     x = distinct(shape, 3, torch.float32)
     bias = distinct((1, shape[1], 1, 1), 4, torch.float32).flatten() if biased else None
     assert max(errors(norm_pool_of(op), op.reference, x, bias)) < 1e-6
@@ -184,9 +184,9 @@ def test_norm_pool_at_any_size(
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_same_map_norm(size: int) -> None:
     x = distinct((2, 5, 6, 7), 4, torch.float32)
-    ways = (lambda v: operators.same_map_norm(v, size, 0.5, 0.75), lambda v: same_map_norm(v, size, 0.5, 0.75))
-    assert max(errors(*ways, x)) < 1e-6
-    assert max(errors(*ways, x.bfloat16())) < HALF
+    both = (lambda v: operators.same_map_norm(v, size, 0.5, 0.75), lambda v: same_map_norm(v, size, 0.5, 0.75))
+    assert max(errors(*both, x)) < 1e-6
+    assert max(errors(*both, x.bfloat16())) < HALF
 
 
 @pytest.mark.parametrize("op", [PAPER, SOURCE], ids=["paper", "source"])

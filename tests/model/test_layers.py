@@ -145,10 +145,10 @@ def test_inverted_dropout_scales_up_in_training_and_not_after() -> None:
     assert set(out.unique().tolist()) == {0.0, 2.5}
 
 
-@pytest.mark.parametrize(("deviation", "want"), [(0.01, 0.01), (0.03, 0.03), (None, (2 / 75) ** 0.5)])
-def test_moments_of_initial_weights(deviation: float | None, want: float) -> None:
+@pytest.mark.parametrize(("init_std", "want"), [(0.01, 0.01), (0.03, 0.03), (None, (2 / 75) ** 0.5)])
+def test_moments_of_initial_weights(init_std: float | None, want: float) -> None:
     layer = torch.nn.Conv2d(3, 400, 5)
-    initialize(layer, 75, deviation, 1.0, torch.Generator().manual_seed(0))
+    initialize(layer, 75, init_std, 1.0, torch.Generator().manual_seed(0))
     values = layer.weight.detach().double().numpy()
     num = values.size  # 30,000
     assert abs(values.mean()) < 4 * want / num**0.5

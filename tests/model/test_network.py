@@ -74,11 +74,11 @@ def test_initial_weights_and_biases_are_the_sources(name: str) -> None:
     network = AlexNet(10, name, width, generator=torch.Generator().manual_seed(3))
     parameters = dict(network.named_parameters())
     assert {key.split(".")[0] for key in parameters} == set(FIRST[name])
-    for layer, (deviation, bias) in FIRST[name].items():
+    for layer, (init_std, bias) in FIRST[name].items():
         weight = parameters[f"{layer}.weight"].detach().double()
         num = weight.numel()
-        assert abs(float(weight.mean())) < 4 * deviation / num**0.5, layer
-        assert abs(float(weight.std()) - deviation) < 4 * deviation / (2 * num) ** 0.5, layer
+        assert abs(float(weight.mean())) < 4 * init_std / num**0.5, layer
+        assert abs(float(weight.std()) - init_std) < 4 * init_std / (2 * num) ** 0.5, layer
         assert (parameters[f"{layer}.bias"] == bias).all(), layer
 
 

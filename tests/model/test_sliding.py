@@ -41,7 +41,7 @@ UNPADDED = NetworkSpec(
 )
 
 
-def made(variant: str, width: float = 1.0) -> AlexNet:
+def sliding_network(variant: str, width: float = 1.0) -> AlexNet:
     """A network with larger initial weights: with the published ones all scores are nearly equal."""
     network = AlexNet(5, variant, width).eval()
     generator = torch.Generator().manual_seed(4)
@@ -65,7 +65,7 @@ def pictures(num: int, rows: int, columns: int) -> torch.Tensor:
     ],
 )  # fmt: skip
 def test_at_the_crops_size_it_is_the_network(variant: str, width: float) -> None:
-    network = made(variant, width)
+    network = sliding_network(variant, width)
     side = network.spec.image_px
     images = pictures(2, side, side)
     with torch.inference_mode():
@@ -78,7 +78,7 @@ def test_at_the_crops_size_it_is_the_network(variant: str, width: float) -> None
 @pytest.mark.parametrize(("rows", "columns"), [(19, 27), (31, 23)])
 def test_without_padding_it_is_the_crops(rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VARIANTS, "unpadded", UNPADDED)
-    network = made("unpadded").double()
+    network = sliding_network("unpadded").double()
     images = pictures(3, rows, columns).double()
     with torch.inference_mode():
         maps = class_maps(network, images)
@@ -91,7 +91,7 @@ def test_without_padding_it_is_the_crops(rows: int, columns: int, monkeypatch: p
 
 
 def test_the_papers_images_give_two_positions_a_side() -> None:
-    network = made("paper", 0.0625)
+    network = sliding_network("paper", 0.0625)
     with torch.inference_mode():
         maps = class_maps(network, pictures(1, 256, 256))
     assert maps.shape == (1, 5, 2, 2)

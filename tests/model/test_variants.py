@@ -279,7 +279,8 @@ def test_scores_and_gradients_equal_numpys(name: str) -> None:
     network = AlexNet(7, name, width=0.05 if side > 200 else 0.2).double().eval()
     random = np.random.default_rng(3)
     for key, tensor in network.named_parameters():
-        # Large enough for every layer to matter, the normalization's denominators and the squashed ends included.
+        # Large enough for every layer to matter, including the normalization's denominators and the saturated ends of
+        # tanh and sigmoid.
         fan_in = math.prod(tensor.shape[2:] if key.startswith("local") else tensor.shape[1:])
         spread = math.sqrt(2 / fan_in) if key.endswith("weight") else 1.0
         tensor.data.copy_(torch.from_numpy(random.normal(0, spread, tuple(tensor.shape))))

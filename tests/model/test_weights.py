@@ -14,7 +14,7 @@ from alexnet.model.variants import VARIANTS
 from alexnet.model.weights import Trained, load_trained, save_trained
 
 
-def made() -> Trained:
+def trained_network() -> Trained:
     network = AlexNet(2, "quick", 0.25, dropout=0.3, generator=torch.Generator().manual_seed(1))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classes = (ClassInfo(id="n1", name='a "quoted" cat'), ClassInfo(id="n2", name="Ä"))
@@ -24,7 +24,7 @@ def made() -> Trained:
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    trained, path = made(), tmp_path / "weights.safetensors"
+    trained, path = trained_network(), tmp_path / "weights.safetensors"
     save_trained(path, trained)
     loaded = load_trained(str(tmp_path))  # a run folder is accepted like a file, also as a string
     assert (loaded.classes, loaded.crop, loaded.side, loaded.title, loaded.generated) == (
@@ -46,7 +46,7 @@ def test_what_is_not_a_trained_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"holds no trained network \(weights.safetensors is missing\)"):
         load_trained(tmp_path)
     path = tmp_path / "weights.safetensors"
-    save_trained(path, made())
+    save_trained(path, trained_network())
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(WorkError, match="is damaged"):
@@ -61,7 +61,7 @@ def test_what_is_not_a_trained_network_is_refused(tmp_path: Path) -> None:
 
 def test_a_variant_that_has_changed_since_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.safetensors"
-    save_trained(path, made())
+    save_trained(path, trained_network())
     now = VARIANTS["quick"]
     # The same layers in another order have the same weights and give other scores.
     swapped = replace(now, layers=(now.layers[0], now.layers[2], now.layers[1], *now.layers[3:]))

@@ -8,7 +8,7 @@ from alexnet import AlexNet
 VARIED = ("paper", "original", "cifar-18pct", "cifar-11pct")
 
 
-def made(variant: str, dtype: torch.dtype = torch.float32) -> tuple[AlexNet, torch.Tensor, torch.Tensor]:
+def varied_network(variant: str, dtype: torch.dtype = torch.float32) -> tuple[AlexNet, torch.Tensor, torch.Tensor]:
     """A narrow network in evaluation, images for it, and a direction in which its scores are summed."""
     generator = torch.Generator().manual_seed(2)
     network = AlexNet(7, variant, 0.05 if "cifar" not in variant else 0.2, generator=generator).eval()

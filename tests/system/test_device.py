@@ -1,4 +1,4 @@
-"""Where a network runs: how many images it is asked about at a time."""
+"""Devices: how many images an evaluation passes at a time."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import torch
 from alexnet.system.device import EVALUATION_BATCH_SIZE, evaluation_batch_size
 
 
-def test_a_gpu_is_asked_about_as_many_images_as_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_evaluates_as_many_images_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
 
     def with_memory(num_bytes: int) -> None:
@@ -24,6 +24,6 @@ def test_a_gpu_is_asked_about_as_many_images_as_it_has_room_for(monkeypatch: pyt
     assert evaluation_batch_size(gpu, 256) == 1
 
 
-def test_a_processor_is_asked_about_as_many_whatever_their_size() -> None:
+def test_a_cpu_evaluates_the_same_number_at_any_size() -> None:
     assert evaluation_batch_size(torch.device("cpu"), 32) == EVALUATION_BATCH_SIZE
     assert evaluation_batch_size(torch.device("cpu"), 512) == EVALUATION_BATCH_SIZE
