@@ -65,7 +65,7 @@ def load_device_cache(setup: TrainingSetup, check_stop: Callable[[], None] = lam
 
 
 def _bc1_hint(setup: TrainingSetup, free: int) -> str:
-    """Names the compressed cache where the images would fit compressed, and can be."""
+    """A hint at the compressed cache if the images would fit there and can be compressed, else an empty text."""
     from alexnet.system.numba_jit import unavailable_reason  # loads Numba
 
     compressed = cache_bytes(len(setup.samples), setup.data.side, bc1=True)
@@ -107,7 +107,7 @@ def make_loader(setup: TrainingSetup, phase: Phase, with_images: bool = True) ->
 
 
 def remaining_batches(setup: TrainingSetup, state: TrainingState, with_images: bool) -> Iterator[tuple[Phase, Batch]]:
-    """The batches from the state's step on, each with its phase of the plan; see `make_loader` for `with_images`."""
+    """The remaining batches, each with its phase of the plan; see `make_loader` for `with_images`."""
     for phase in setup.plan.phases:
         first, begin = max(state.step, phase.first_step), phase.epoch_step
         if first >= phase.last_step or is_finished(setup, state):

@@ -1,4 +1,4 @@
-"""What an interrupted training resumes from: weights, velocities, averages, errors and the step, verified when read.
+"""Checkpoints: weights, velocities, averages, errors and the step of a training, verified when read.
 
 `checkpoints/step-00000120.safetensors` holds the tensors, the manifest `step-00000120.json` describes them and has the
 checksum of the file. It is written last: a checkpoint without it does not count. Order, crops, noise and dropout are

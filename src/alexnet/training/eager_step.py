@@ -94,7 +94,7 @@ class EagerStep:
         return NotFiniteError(message, step, loss, batch.samples.tolist(), self.weights.gradients())
 
     def _parts(self, own: slice, num: int) -> list[slice]:
-        """The rows of the batch of `num` that pass through the network at a time: `own`, or as many parts as others.
+        """The rows of the batch of `num` that pass through the network at a time, in as many parts in every process.
 
         The last ones may be empty where other processes have an image more.
         """

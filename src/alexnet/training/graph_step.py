@@ -192,7 +192,7 @@ class GraphStep:
 
     @torch.no_grad()
     def _update(self, batch: Batch, divisor: float) -> None:
-        """Everything of a step that the device does."""
+        """The part of a step that the device runs."""
         with torch.enable_grad():
             loss, sums = self._forward_backward(batch, divisor)
         finite = loss.isfinite() & are_finite(self.weights.gradients())

@@ -1,4 +1,4 @@
-"""What a training writes while it runs: events in its run folder, log lines and progress. It decides nothing."""
+"""Events in the run folder, log lines and progress of a training. Nothing is decided here."""
 
 import logging
 import math

@@ -172,7 +172,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _run_steps(setup: TrainingSetup, state: TrainingState, run: RunFolder, tensorboard: bool) -> None:
-    """Run all steps from the state's on, and save the weights."""
+    """Run the remaining steps and save the weights."""
     plan, mesh = setup.plan, setup.mesh
     setup.network.train()
     with (
@@ -299,7 +299,7 @@ def _log_checkpoint_failure(writer: CheckpointWriter, log: TrainingLog) -> None:
 
 
 def _stop_while_reading(run: RunFolder, log: TrainingLog, stop: StopRequest) -> None:
-    """Leave, if asked to, while the images are read: nothing was done since the last checkpoint."""
+    """Stop on request while the images are read: nothing was done since the last checkpoint."""
     if stop:
         log.interrupted(stop.signal_name)
         raise Interrupted(
@@ -316,7 +316,7 @@ def _stop(
     log: TrainingLog,
     signal_name: str,
 ) -> NoReturn:
-    """Save everything and leave."""
+    """Save everything and stop."""
     writer.finish()
     writer.failure()
     writer.begin(setup.network, setup.optimizer, state, setup.ema)

@@ -1,4 +1,4 @@
-"""What a training needs and never changes, built from a data set and a recipe. No run folder is needed."""
+"""The constant parts of a training, built from a data set and a recipe. No run folder is needed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ def build_setup(data: PreparedData, recipe: Recipe, mesh: ProcessMesh = SINGLE_P
 
     Raises:
         RequestError: the data set does not fit the recipe (crop, subset, stages), or the variant, a layer that the
-            recipe names or the device does not exist, or the images do not fit where the recipe wants them, or the
+            recipe names or the device does not exist, or the images do not fit in the requested cache, or the
             processes cannot share the network or the batch.
     """
     settings = recipe.training
@@ -176,7 +176,7 @@ def _require_mixed_classes(labels: NDArray[np.int64], data: PreparedData) -> Non
 
 
 def _require_device_memory(cache: str, num: int, side: int, device: torch.device) -> None:
-    """Check that the images fit into the device's memory where the recipe wants them there."""
+    """Check that the images fit into the device's memory if the recipe caches them there."""
     if cache not in ("device", "bc1"):
         return
     blocks = cache == "bc1"
