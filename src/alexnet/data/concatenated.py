@@ -100,7 +100,7 @@ def open_data(folders: Path | Sequence[Path]) -> PreparedData:
         classes=tuple(classes.values()),
         splits={name: _concatenated_split(name, parts, labels) for name in names},
         side=sides[0],
-        statistics=concatenated_statistics(
+        statistics=_concatenated_statistics(
             [part.statistics for part in parts], [len(part.splits["train"]) for part in parts]
         ),
         checksum=digest.hexdigest(),
@@ -122,15 +122,11 @@ def _concatenated_split(name: str, parts: Sequence[PreparedData], labels: dict[s
     )
 
 
-def concatenated_statistics(parts: Sequence[Statistics], counts: Sequence[int]) -> Statistics:
+def _concatenated_statistics(parts: Sequence[Statistics], counts: Sequence[int]) -> Statistics:
     """Mean image and covariance of the union of several sets of images.
 
     The covariance of all pixels is the mean, weighted by the number of images, of the sets' covariances plus the
     outer products of the differences between their mean colors and the overall one.
-
-    Args:
-        parts: of sets of images of the same side.
-        counts: images per set, 1 or more.
     """
     weights = np.array(counts, np.float64) / sum(counts)
     mean_image = sum(weight * part.mean_image.astype(np.float64) for weight, part in zip(weights, parts, strict=True))

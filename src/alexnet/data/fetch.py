@@ -11,7 +11,6 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet.data.sources.cifar_files import (
@@ -190,24 +189,11 @@ def _unpack_npm(archive: Path, stage: Path) -> None:
         labels = test_labels if name == CIFAR_TEST_FILE else np.split(train_labels, len(CIFAR_TRAIN_FILES))[number]
         with Image.open(work / f"{Path(name).stem}.png") as picture:
             rows = np.asarray(picture.convert("RGB"))  # (10000, 1024, 3)
-        (stage / name).write_bytes(binary_records(rows.reshape(-1, CIFAR_SIDE_PX, CIFAR_SIDE_PX, 3), labels).data)
+        records = np.empty((len(rows), CIFAR_RECORD_BYTES), np.uint8)
+        records[:, 0] = labels
+        records[:, 1:] = rows.transpose(0, 2, 1).reshape(len(rows), -1)  # the planes of R, G and B
+        (stage / name).write_bytes(records.data)
     shutil.rmtree(work)
-
-
-def binary_records(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """CIFAR-10's binary layout.
-
-    Args:
-        images: (N, 32, 32, 3), RGB.
-        labels: (N,).
-
-    Returns:
-        uint8 (N, 3073), contiguous: the label, then the planes of R, G and B.
-    """
-    records = np.empty((len(images), CIFAR_RECORD_BYTES), np.uint8)
-    records[:, 0] = labels
-    records[:, 1:] = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    return records
 
 
 def _extract(archive: Path, targets: dict[str, Path]) -> None:

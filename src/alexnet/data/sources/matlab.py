@@ -3,6 +3,7 @@
 Reads only single-row texts and single numbers. Every length is checked before use.
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -98,10 +99,7 @@ def _matrix(content: memoryview, order: str) -> _Matrix:
     if len(parts) < 3 or len(parts[0][1]) < 4:
         raise ValueError("an array lacks its header")
     flags = struct.unpack_from(f"{order}I", parts[0][1])[0]
-    size = 1
-    for length in _sizes(parts[1], order):
-        size *= length
-    return _Matrix(flags & 0xFF, size, bytes(parts[2][1]).decode("latin-1"), parts[3:])
+    return _Matrix(flags & 0xFF, math.prod(_sizes(parts[1], order)), bytes(parts[2][1]).decode("latin-1"), parts[3:])
 
 
 def _structs(matrix: _Matrix, fields: list[str], order: str) -> list[dict[str, Value]]:
