@@ -20,7 +20,7 @@ from alexnet.explore.forward import activation_batches
 from alexnet.explore.image_source import ImageSource, RefusedImages
 from alexnet.model.activations import ActivationReader
 from alexnet.model.weights import Trained
-from alexnet.storage.atomic import sync_folder, write_bytes, write_json, write_text
+from alexnet.storage.atomic import sync_folder, write_bytes, write_json, write_json_lines
 from alexnet.storage.npy import npy_header
 from alexnet.storage.staging import Staging
 from alexnet.system.device import Precision
@@ -105,8 +105,8 @@ class FeatureWriter:
         if labels is not None:
             with (folder / LABELS_FILE).open("wb") as file:
                 np.save(file, labels)
-        lines = [json.dumps({"path": self._source.paths[number], "reason": why}) + "\n" for number, why in self.refused]
-        write_text(folder / REFUSED_FILE, "".join(lines))
+        refusals = ({"path": self._source.paths[number], "reason": reason} for number, reason in self.refused)
+        write_json_lines(folder / REFUSED_FILE, refusals)
         write_json(
             self._staging.description_path,
             {

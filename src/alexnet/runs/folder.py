@@ -24,7 +24,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_from_dict, baseline_to_dict
 from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import recipe_from_dict, recipe_to_dict
-from alexnet.storage.atomic import is_full, staged_folder, write_json, write_text
+from alexnet.storage.atomic import is_full, staged_folder, write_json, write_json_lines, write_text
 
 FORMAT_VERSION = 1
 
@@ -173,7 +173,7 @@ class RunFolder:
     def drop_events_after(self, step: int) -> None:
         """Remove the events of later steps: a resumed training writes them again."""
         kept = [event for event in self.events() if event.get("step", 0) <= step]
-        write_text(self.path / "events.jsonl", "".join(json.dumps(event) + "\n" for event in kept))
+        write_json_lines(self.path / "events.jsonl", kept)
 
     @property
     def weights(self) -> Path:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,14 @@ class DataFile:
     def labels(self, column: str) -> Iterator[Any]:
         """The labels of each group; reads no other column."""
         if self.is_parquet:
-            for group in range(self._opened.metadata.num_row_groups):
-                yield _only_column(self._opened.read_row_group(group, columns=[column], use_threads=False))
+            read_group = partial(self._opened.read_row_group, columns=[column], use_threads=False)
+            groups = map(read_group, range(self._opened.metadata.num_row_groups))
         elif self.is_stream:
-            yield from map(_only_column, self._reader(column))
+            groups = self._reader(column)
         else:
             reader = self._reader(column)
-            yield from (_only_column(reader.get_batch(group)) for group in range(reader.num_record_batches))
+            groups = map(reader.get_batch, range(reader.num_record_batches))
+        return map(_only_column, groups)
 
     def windows(self, columns: Columns, group: int) -> Iterator[tuple[int, int, Any]]:
         """Windows of images of a group as (group, first row, images); for a stream of all groups."""
