@@ -65,15 +65,10 @@ def _system() -> Check:
     if platform.system() == "Linux":
         return Check("system", "ok", name)
     if platform.system() == "Darwin":
-        return Check(
-            "system",
-            "lacking",
-            name,
-            "the CPU and MPS work, without the tuned allocator; this project is tested on Linux only",
-        )
-    return Check(
-        "system", "broken", name, "only Linux and macOS are supported; on Windows, use the Windows Subsystem for Linux"
-    )
+        advice = "the CPU and MPS work, without the tuned allocator; this project is tested on Linux only"
+        return Check("system", "lacking", name, advice)
+    advice = "only Linux and macOS are supported; on Windows, use the Windows Subsystem for Linux"
+    return Check("system", "broken", name, advice)
 
 
 def _cores() -> Check:
@@ -86,12 +81,8 @@ def _bfloat16() -> Check:
         return Check("bfloat16", "ok", "matrix units (AMX)")
     if has_bfloat16(flags):
         return Check("bfloat16", "ok", "vector instructions")
-    return Check(
-        "bfloat16",
-        "lacking",
-        "not in hardware on this processor",
-        "training uses float32, which is slower; GPUs and newer server processors have bfloat16",
-    )
+    advice = "training uses float32, which is slower; GPUs and newer server processors have bfloat16"
+    return Check("bfloat16", "lacking", "not in hardware on this processor", advice)
 
 
 def _kernels() -> Check:
@@ -108,12 +99,8 @@ def _kernels() -> Check:
 
     is_set = os.environ.get(REFERENCE_OPS_VARIABLE)
     fix = "unset it" if is_set else "`pip install --force-reinstall numba` usually helps"
-    return Check(
-        "kernels",
-        "lacking",
-        f"falls back to torch's own operations: {reason}",
-        f"training takes at least 50 % longer; {fix}",
-    )
+    result = f"falls back to torch's own operations: {reason}"
+    return Check("kernels", "lacking", result, f"training takes at least 50 % longer; {fix}")
 
 
 def _memory() -> Check:
@@ -175,16 +162,11 @@ def _version_of(name: str) -> str:
 
 def _allocator() -> Check:
     if not has_gnu_c_library():
-        return Check(
-            "allocator",
-            "lacking",
-            "not the GNU C library",
-            "training on the CPU may be slower; preloading jemalloc helps",
-        )
+        advice = "training on the CPU may be slower; preloading jemalloc helps"
+        return Check("allocator", "lacking", "not the GNU C library", advice)
     if os.environ.get("ALEXNET_ALLOCATOR") == "default":
-        return Check(
-            "allocator", "lacking", "ALEXNET_ALLOCATOR=default", "unset it; the tuned allocator is faster on a CPU"
-        )
+        advice = "unset it; the tuned allocator is faster on a CPU"
+        return Check("allocator", "lacking", "ALEXNET_ALLOCATOR=default", advice)
     for variable in ("GLIBC_TUNABLES", "LD_PRELOAD"):
         if variable in os.environ:
             return Check("allocator", "ok", f"set by {variable}, which commands leave unchanged")

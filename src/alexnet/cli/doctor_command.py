@@ -48,7 +48,6 @@ def _check_links(as_json: bool) -> int:
 
 
 def _print_checks(checks: "list[Check]") -> None:
-    """One line per check, with the advice below it."""
     width = max(len(check.name) for check in checks)
     marks = {"ok": "ok     ", "lacking": "lacking", "broken": "BROKEN "}
     for check in checks:

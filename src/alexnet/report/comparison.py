@@ -70,7 +70,6 @@ def write_comparison(comparison: Comparison, data: PreparedData | None, path: Pa
 
 
 def _outcome_images(summary: dict[str, Any], data: PreparedData, outcome: str) -> _OutcomeImages:
-    """The most confident disagreements with one outcome, with their thumbnails."""
     images = [one for one in summary["images"] if one["outcome"] == outcome]
     shown = [(one, _thumbnail(one, data, summary["split"])) for one in images[:NUM_IMAGES]]
     return _OutcomeImages(_HEADINGS[outcome], len(images), shown)

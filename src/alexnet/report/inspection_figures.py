@@ -113,7 +113,6 @@ def _integer_bars(edges: Sequence[int], counts: Sequence[int], unit: str, noun: 
 
 
 def _peak(edges: Sequence[int], counts: Sequence[int], unit: str) -> str:
-    """The range and the position of the highest bar, as text."""
     index = int(np.argmax(counts))
     return (
         f"from {edges[0]:,} to {edges[-1] - 1:,}, most often {range_text(edges[index], edges[index + 1])} {unit} "

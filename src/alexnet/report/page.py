@@ -99,7 +99,6 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
 
 
 def _describe_progress(events: list[dict[str, Any]], epochs: float) -> str:
-    """How far the log goes, as text."""
     positions = [event for event in events if "step" in event and "epoch" in event]
     if not positions:
         return f"Its log has no steps yet; the recipe has {epochs:g} epochs."
