@@ -50,6 +50,8 @@ class RunningMetrics:
 def format_metrics(means: Mapping[str, float]) -> str:
     """The metrics as text: `loss 1.234, top-1 error 45.6 %`."""
     return ", ".join(
-        f"{name.replace('_', ' ').replace('top', 'top-')} {100 * value:.1f} %" if name.endswith("_error") else f"{name} {value:.3f}"
+        f"{name.replace('_', ' ').replace('top', 'top-')} {100 * value:.1f} %"
+        if name.endswith("_error")
+        else f"{name} {value:.3f}"
         for name, value in means.items()
     )
