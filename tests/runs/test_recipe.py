@@ -209,3 +209,12 @@ def test_a_change_that_would_do_nothing_is_refused(change: dict[str, Any], messa
 def test_wrong_contents_are_refused_in_words(content: dict[Any, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         recipe_from_dict(content)
+
+
+def test_differences_of_stages_are_told_in_a_line() -> None:
+    steps = replace(
+        RECIPES["original"], schedule=replace(RECIPES["original"].schedule, kind="steps", stages=(), epochs=1)
+    )
+    lines = recipe_differences(RECIPES["original"], steps)
+    assert "schedule.stages: 25 epochs at 0.01, 26 epochs at 0.001, 16 epochs at 0.0001, 5 epochs at 0.0001, " in lines[2]
+    assert lines[2].endswith("-> no stages")

@@ -36,4 +36,5 @@ def run(options: argparse.Namespace) -> None:
     if results:
         print_results(sorted(results, key=lambda result: (result["split"], views_sort_key(result["num_views"]))))
     print(f"report: {page}")
-    print(f"next: alexnet predict {options.run} photo.jpg")
+    if not run.is_baseline:
+        print(f"next: alexnet predict {options.run} photo.jpg")

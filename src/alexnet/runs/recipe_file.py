@@ -205,7 +205,18 @@ def flat_settings(recipe: Any) -> dict[str, object]:
 def recipe_differences(first: Any, second: Any) -> list[str]:
     """Dotted settings in which two recipes of one kind differ, as `group.key: first -> second`."""
     other = flat_settings(second)
-    return [f"{name}: {value} -> {other[name]}" for name, value in flat_settings(first).items() if value != other[name]]
+    return [
+        f"{name}: {_setting_text(name, value)} -> {_setting_text(name, other[name])}"
+        for name, value in flat_settings(first).items()
+        if value != other[name]
+    ]
+
+
+def _setting_text(name: str, value: Any) -> str:
+    """A setting on one line; of stages, their lengths and learning rates."""
+    if name == "schedule.stages":
+        return ", ".join(f"{stage.epochs:g} epochs at {stage.learning_rate:g}" for stage in value) or "no stages"
+    return str(value)
 
 
 def read_config(path: Path, base: Recipe) -> Recipe:
