@@ -216,5 +216,7 @@ def test_differences_of_stages_are_told_in_a_line() -> None:
         RECIPES["original"], schedule=replace(RECIPES["original"].schedule, kind="steps", stages=(), epochs=1)
     )
     lines = recipe_differences(RECIPES["original"], steps)
-    assert "schedule.stages: 25 epochs at 0.01, 26 epochs at 0.001, 16 epochs at 0.0001, 5 epochs at 0.0001, " in lines[2]
+    assert (
+        "schedule.stages: 25 epochs at 0.01, 26 epochs at 0.001, 16 epochs at 0.0001, 5 epochs at 0.0001, " in lines[2]
+    )
     assert lines[2].endswith("-> no stages")
