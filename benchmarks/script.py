@@ -46,7 +46,7 @@ def run_script(
         with log_to_stderr() if is_main else nullcontext():
             result = measure(options)
     except AlexNetError as error:
-        if not error.said:
+        if not error.is_reported:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     if result and options.json:

@@ -9,7 +9,7 @@ class AlexNetError(Exception):
     """Base class of errors whose message is for the user."""
 
     exit_code = 1
-    said = False
+    is_reported = False
     """Whether another process of the same training prints the same message."""
 
 

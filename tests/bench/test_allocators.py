@@ -38,7 +38,7 @@ def test_each_allocator_is_measured_in_its_own_process(monkeypatch: pytest.Monke
     failing = 2
     with pytest.raises(RequestError) as wrong:
         measure_by_allocator(("default",), ["bench", "step"], "alexnet")
-    assert wrong.value.said  # by the other process
+    assert wrong.value.is_reported  # by the other process
 
 
 def test_a_preloaded_allocator_is_measured_alone(

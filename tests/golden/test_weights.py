@@ -1,7 +1,9 @@
 """Trained networks and network specifications that earlier versions wrote."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import safetensors.numpy
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.layer_specs import LayerSpec
+from alexnet.model.layer_specs import LayerSpec, NetworkSpec
 from alexnet.model.spec_file import spec_from_dict, spec_matches, spec_to_dict
 from alexnet.model.variants import VARIANTS
 from alexnet.model.weights import load_trained, save_trained
@@ -23,6 +25,15 @@ def test_specifications_of_version_3_are_todays_variants(golden: Path) -> None:
         assert spec_from_dict(described[name]) == spec and spec_matches(described[name], spec), name
         others = [other for other in VARIANTS if spec_matches(described[name], VARIANTS[other])]
         assert others == [name]
+
+
+def test_every_setting_of_every_layer_is_written() -> None:
+    """A setting that a file omits would take the default of the version that reads it."""
+    layers = {type(layer): layer for spec in VARIANTS.values() for layer in spec.layers}
+    assert set(layers) == set(get_args(LayerSpec))
+    for kind, layer in layers.items():
+        (written,) = spec_to_dict(NetworkSpec(image_px=8, layers=(layer,)))["layers"]
+        assert len(written) == 1 + len(fields(kind)), f"{kind.__name__} has settings that spec_file.py does not write"
 
 
 def test_weights_of_version_3_give_the_probabilities_that_were_stored(golden: Path) -> None:

@@ -36,7 +36,7 @@ def measure_by_allocator(allocators: Sequence[str], command: Sequence[str], meth
         code, printed = _run(process, allocator_environment(allocator == "tuned"))
         if code == RequestError.exit_code:
             refused = RequestError("the benchmark's process refused its arguments")
-            refused.said = True
+            refused.is_reported = True
             raise refused
         if code:
             raise WorkError(f"the benchmark with the {allocator} allocator ended with exit code {code}, see above")

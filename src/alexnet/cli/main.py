@@ -151,7 +151,7 @@ def main(words: Sequence[str] | None = None) -> int:
             )
         return _run(name, words, from_shell)
     except AlexNetError as error:
-        if not error.said:
+        if not error.is_reported:
             rank = f"rank {os.environ['RANK']}: " if os.environ.get("RANK") else ""
             print(f"alexnet: {rank}error: {error}", file=sys.stderr)
         return error.exit_code

@@ -95,7 +95,7 @@ class HeartbeatMonitor:
         with suppress(Exception):  # the store may have ended with the machine that held it
             self._store.set(f"end/{self.rank}", json.dumps({"who": self.who, "code": code, "message": message}))
             if isinstance(error, AlexNetError) and self.rank:
-                error.said = self._is_main_error(message)
+                error.is_reported = self._is_main_error(message)
         return error
 
     def _is_main_error(self, message: str) -> bool:
