@@ -8,12 +8,14 @@ import torch
 
 from alexnet import AlexNet
 from alexnet.errors import RequestError, WorkError
+from alexnet.storage.typed_files import SEAL, sealed
 from alexnet.training.checkpoint import (
     Loaded,
     Snapshot,
     checkpoint_folder,
     has_checkpoint,
     load_checkpoint,
+    read_manifest,
     remove_checkpoints,
     write_checkpoint,
 )
@@ -122,6 +124,77 @@ def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_is_used(damage: s
     assert other.load(tmp_path) == Loaded(step=None, broken=("step-00000001",))
 
 
+def test_no_flipped_bit_of_a_manifest_is_accepted(tmp_path: Path) -> None:
+    training = Training()
+    training.move()
+    training.write(tmp_path, error=0.25)
+    path = checkpoint_folder(tmp_path) / "step-00000001.json"
+    # Without the description of the layers, which is long and checked in the same way.
+    manifest = json.loads(path.read_text())
+    del manifest[SEAL]
+    content = json.dumps(sealed({**manifest, "network": {"image_px": 28}})).encode()
+    path.write_bytes(content)
+    assert read_manifest(path)["step"] == 1
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        assert read_manifest(path) == {}, changed
+    digit = content.index(b"5", content.index(b"format_version"))
+    path.write_bytes(content[:digit] + b"4" + content[digit + 1 :])  # one bit too: as if it needed no digest
+    assert read_manifest(path) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 65},
+        {"step": True},
+        {"step": "2"},
+        {"trained_s": "2"},
+        {"trained_s": -1.0},
+        {"validation_error": "0.5"},
+        {"validation_error": 1.5},
+        {"validation_errors": {"0": 1}},
+        {"validation_errors": ["0.5"]},
+        {"validation_errors": [float("nan")]},
+        {"last_learning_rates": {"conv1.weight": "0.1"}},
+        {"last_learning_rates": 3},
+        {"network": []},
+        {"sha256": 5},
+        {"format_version": "4"},
+    ],
+)
+def test_a_manifest_without_a_digest_is_damaged_where_it_cannot_be_right(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    training = Training()
+    for _ in range(2):
+        training.move()
+        training.write(tmp_path)
+    path = checkpoint_folder(tmp_path) / "step-00000002.json"
+    # Version 4 had the same keys but the digest.
+    older = {key: value for key, value in json.loads(path.read_text()).items() if key != SEAL}
+    path.write_text(json.dumps(older))
+    assert read_manifest(path) == {}
+    older["format_version"] = 4
+    path.write_text(json.dumps(older))
+    assert Training().load(tmp_path) == Loaded(step=2, broken=())
+    for damaged in ({**older, **change}, {key: value for key, value in older.items() if key not in change}):
+        path.write_text(json.dumps(damaged))
+        other = Training()
+        assert other.load(tmp_path) == Loaded(step=1, broken=("step-00000002",)) and other.state.step == 1
+        (checkpoint_folder(tmp_path) / "broken-step-00000002.json").rename(path)
+        (checkpoint_folder(tmp_path) / "broken-step-00000002.safetensors").rename(path.with_suffix(".safetensors"))
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"step": 2', b"\xff\xfe", b"[]", b"3", b""])
+def test_a_manifest_that_is_no_json_object_is_damaged(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "step-00000002.json"
+    path.write_bytes(content)
+    assert read_manifest(path) == {}
+
+
 def test_half_written_files_are_removed_and_do_not_count(tmp_path: Path) -> None:
     folder = checkpoint_folder(tmp_path)
     folder.mkdir()
@@ -138,8 +211,9 @@ def test_another_variant_or_version_is_refused(tmp_path: Path) -> None:
     training.write(tmp_path)
     manifest = checkpoint_folder(tmp_path) / "step-00000001.json"
     content = json.loads(manifest.read_text())
+    unsealed = {key: value for key, value in content.items() if key != SEAL}
     for change in ({"format_version": 2}, {"network": {**content["network"], "input_scale": 1.0}}):
-        manifest.write_text(json.dumps({**content, **change}))
+        manifest.write_text(json.dumps(sealed({**unsealed, **change})))
         with pytest.raises(RequestError, match="written by another version of alexnet"):
             Training().load(tmp_path)
     manifest.write_text(json.dumps(content))

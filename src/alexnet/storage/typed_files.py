@@ -17,7 +17,7 @@ import textwrap
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypedDict, TypeVar
 
 import msgspec
 import yaml
@@ -48,6 +48,10 @@ Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 FileName = Annotated[str, Meta(pattern="\\A[^\0\ud800-\udc7f\udd00-\udfff]+\\Z", max_length=4096)]
 
 
+class _Versioned(TypedDict):
+    format_version: int
+
+
 class DamagedFile(WorkError):
     """A file that this package wrote does not hold what it wrote."""
 
@@ -63,24 +67,33 @@ def damaged(path: Path, reason: str, advice: str) -> DamagedFile:
     return DamagedFile(f"{path} is damaged ({' '.join(short.split())}); {advice}")
 
 
-def read_json(path: Path, schema: type[T], advice: str, *, max_bytes: int = MAX_JSON_BYTES) -> T:
+def read_json(
+    path: Path, schema: type[T], advice: str, *, max_bytes: int = MAX_JSON_BYTES, sealed_since: int | None = None
+) -> T:
     """The content of a JSON file.
 
     Args:
         schema: see the module's docstring.
         advice: what to do where the file is damaged.
+        sealed_since: the first `format_version` whose files must have their checksum.
 
     Raises:
         DamagedFile: the file is missing, larger than `max_bytes`, not JSON, not what the schema says, or was changed.
         WorkError: the system cannot read it.
     """
-    return parse_json(_read(path, max_bytes, advice), schema, path, advice)
+    return parse_json(_read(path, max_bytes, advice), schema, path, advice, sealed_since=sealed_since)
 
 
-def parse_json(content: bytes | str, schema: type[T], path: Path, advice: str) -> T:
+def parse_json(content: bytes | str, schema: type[T], path: Path, advice: str, *, sealed_since: int | None = None) -> T:
     """JSON from within the file `path`, such as the metadata of a safetensors file; else as `read_json`."""
     try:
         found = _load_json(content)
+        if (
+            sealed_since is not None
+            and SEAL not in _checked(found, _Versioned)
+            and found["format_version"] >= sealed_since
+        ):
+            raise ValueError(f"its checksum {SEAL} is missing")
         _require_seal(found, SEAL, _digest)
         return _checked(found, schema)
     except _INVALID as error:

@@ -1,13 +1,13 @@
 """Checkpoints: weights, velocities, averages, errors and the step of a training, verified when read.
 
 `checkpoints/step-00000120.safetensors` holds the tensors, the manifest `step-00000120.json` describes them and has the
-checksum of the file. It is written last: a checkpoint without it does not count. Order, crops, noise and dropout are
-functions of the seed and the step: nothing else is state.
+checksums of the file and of itself. It is written last: a checkpoint without it does not count. Order, crops, noise
+and dropout are functions of the seed and the step: nothing else is state.
 
 Names of tensors begin with `network.` (weights), `velocity.` (the optimizer's buffers) or `average.` (averaged
 weights), followed by the parameter's name. Keys of the manifest:
 
-    format_version         4
+    format_version         5
     step                   steps done
     trained_s              seconds of training
     validation_error       top-1 error on the validation images, if measured at this step, else null
@@ -15,34 +15,37 @@ weights), followed by the parameter's name. Keys of the manifest:
     last_learning_rates    of the last step in which each parameter moved, by parameter name
     network                what the variant computes
     sha256                 of the safetensors file
+    content_sha256         of the manifest's other keys; version 5 added it
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import safetensors
 import torch
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 from alexnet.model.spec_file import spec_matches, spec_to_dict
 from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
-from alexnet.storage.atomic import remove_partial, write_json
+from alexnet.storage.atomic import remove_partial
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.tensors import write_tensors
+from alexnet.storage.typed_files import Count, DamagedFile, Fraction, Sha256, read_json, write_sealed_json
 from alexnet.training.distributed import broadcast_tensors, full_shapes, gather_tensors, local_tensors
 from alexnet.training.ema import WeightEMA
 from alexnet.training.optimizer import Optimizer
 from alexnet.training.state import TrainingState
 
-FORMAT_VERSION = 4
+FORMAT_VERSION, OLDEST_VERSION, FIRST_SEALED_VERSION = 5, 3, 5
 VERSION_3_KEYS = {"error": "validation_error", "errors": "validation_errors", "last_rates": "last_learning_rates"}
 """Keys of version 3 that have other names now."""
+LearningRate = Annotated[float, Meta(ge=0, le=1.7e308)]
 KEEP = 2
 """How many of the newest checkpoints are kept, besides the one of the lowest validation error."""
 # What a tensor's name in the file begins with.
@@ -85,6 +88,11 @@ def checkpoint_folder(run_folder: Path) -> Path:
     return run_folder / "checkpoints"
 
 
+def manifest_name(step: int) -> str:
+    """File name of the manifest of the checkpoint after `step` steps."""
+    return f"step-{step:08}.json"
+
+
 def has_checkpoint(run_folder: Path) -> bool:
     """Whether there is a checkpoint; it is verified when it is read."""
     return bool(_manifests(run_folder))
@@ -98,9 +106,9 @@ def write_checkpoint(run_folder: Path, snapshot: Snapshot) -> None:
     """
     folder = checkpoint_folder(run_folder)
     folder.mkdir(exist_ok=True)
-    path = folder / f"step-{snapshot.manifest['step']:08}.json"
+    path = folder / manifest_name(snapshot.manifest["step"])
     digest = write_tensors(path.with_suffix(".safetensors"), snapshot.arrays, {"format": "pt"})
-    write_json(path, {**snapshot.manifest, "sha256": digest})
+    write_sealed_json(path, {**snapshot.manifest, "sha256": digest})
     paths = _manifests(run_folder)
     best = _best(paths)
     for old in paths[KEEP:]:
@@ -115,7 +123,7 @@ def _manifests(run_folder: Path) -> list[Path]:
 
 def _best(paths: list[Path]) -> tuple[float, Path] | None:
     """The lowest validation error among the checkpoints and its manifest; the earlier of equals."""
-    manifests = [(_read_manifest(path), path) for path in paths]
+    manifests = [(read_manifest(path), path) for path in paths]
     measured = [(one, path) for one, path in manifests if one.get("validation_error") is not None]
     if not measured:
         return None
@@ -123,17 +131,47 @@ def _best(paths: list[Path]) -> tuple[float, Path] | None:
     return float(manifest["validation_error"]), path
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest under the keys of this version; empty if it cannot be read."""
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest under the keys of this version; empty if it is damaged. Of another version, only `format_version`.
+
+    Raises:
+        WorkError: the system cannot read it.
+    """
+    advice = "the checkpoint before it can be used"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        version = read_json(path, _Version, advice, sealed_since=FIRST_SEALED_VERSION)["format_version"]
+        if not OLDEST_VERSION <= version <= FORMAT_VERSION:
+            return {"format_version": version}
+        schema: type[dict[str, Any]] = _Manifest3 if version == 3 else _Manifest  # type: ignore[assignment]
+        manifest = read_json(path, schema, advice)
+    except DamagedFile:
         return {}
-    if not isinstance(manifest, dict):
-        return {}
-    if manifest.get("format_version") == 3:
-        return {VERSION_3_KEYS.get(str(key), str(key)): value for key, value in manifest.items()}
-    return manifest
+    if version == 3:
+        manifest = {VERSION_3_KEYS.get(key, key): value for key, value in manifest.items()}
+    return manifest if path.name == manifest_name(manifest["step"]) else {}
+
+
+class _Version(TypedDict):
+    format_version: int
+
+
+class _AnyManifest(_Version):
+    step: Count
+    trained_s: Annotated[float, Meta(ge=0, le=1.7e308)]
+    network: dict[str, Any]
+    sha256: Sha256
+
+
+class _Manifest(_AnyManifest):
+    validation_error: Fraction | None
+    validation_errors: list[Fraction]
+    last_learning_rates: dict[str, LearningRate]
+
+
+class _Manifest3(_AnyManifest):
+    error: Fraction | None
+    errors: list[Fraction]
+    last_rates: dict[str, LearningRate]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +228,7 @@ def _read_newest(run_folder: Path, network: AlexNet) -> tuple[Loaded, dict[str, 
         remove_partial(folder)
     broken = []
     for path in _manifests(run_folder):
-        manifest, file = _read_manifest(path), path.with_suffix(".safetensors")
+        manifest, file = read_manifest(path), path.with_suffix(".safetensors")
         if manifest and not _is_readable(manifest, network):
             raise RequestError(
                 f"{path} was written by another version of alexnet (run.json names the commit), whose checkpoints "
@@ -218,7 +256,8 @@ def _read_newest(run_folder: Path, network: AlexNet) -> tuple[Loaded, dict[str, 
 
 def _is_readable(manifest: Mapping[str, Any], network: AlexNet) -> bool:
     """Whether a checkpoint has a known format and was made by a network that computes what this one does."""
-    return manifest.get("format_version") in (3, FORMAT_VERSION) and spec_matches(manifest["network"], network.spec)
+    is_known = OLDEST_VERSION <= manifest["format_version"] <= FORMAT_VERSION
+    return is_known and spec_matches(manifest["network"], network.spec)
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
