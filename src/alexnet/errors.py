@@ -19,6 +19,10 @@ class WorkError(AlexNetError, RuntimeError):
     exit_code = 1
 
 
+class TemporaryError(WorkError):
+    """The machine or a drive failed, not a file: the same command may succeed later, and nothing is lost."""
+
+
 class RequestError(AlexNetError, ValueError):
     """The request was wrong (exit code 2): unknown name, missing folder, value out of range."""
 

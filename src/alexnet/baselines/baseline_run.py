@@ -28,12 +28,13 @@ from alexnet.baselines.vocabulary import features_checksum, fit_vocabulary, voca
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData, Split
 from alexnet.data.shards import UnreadableSample
-from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.errors import Interrupted, RequestError, TemporaryError, WorkError
 from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.run_evaluation import save_run_evaluation
 from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_differences, baseline_to_dict
 from alexnet.runs.folder import RunFolder, utc_now
 from alexnet.storage.lock import only_writer
+from alexnet.storage.read_errors import is_passing, passing_error
 from alexnet.system.machine import machine_summary, num_cores, source_commit, versions
 
 _logger = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ def run_baseline(
             stages = _Stages(run, recipe, data, training, usage, cache, workers or num_cores(), progress_bar)
             stages.run_all(evaluated)
         except BaseException as error:
-            _log_stop(run, usage, "failed" if isinstance(error, RequestError | WorkError) else "interrupted")
+            is_failure = isinstance(error, RequestError | WorkError) and not isinstance(error, TemporaryError)
+            _log_stop(run, usage, "failed" if is_failure else "interrupted")
             if isinstance(error, KeyboardInterrupt):
                 command = _resume_command(recipe, folders, run_folder)
                 raise Interrupted(f"interrupted; resume with `{command}`") from None
@@ -96,6 +98,8 @@ def run_baseline(
                 raise WorkError(
                     f"{training.with_key(error)}; repair the data set and rerun the same command"
                 ) from error
+            if isinstance(error, OSError) and is_passing(error):
+                raise passing_error(f"cannot open {error.filename or run.path}", error) from error
             raise
         usage.save()
         run.update_metadata(state="finished", finished=utc_now())

@@ -21,6 +21,7 @@ from alexnet.baselines.descriptors import DenseDescriptors
 from alexnet.baselines.dictionary_encoders import LocalityEncoder, SparseEncoder
 from alexnet.baselines.fisher_vectors import BagOfWordsEncoder, FisherVectorEncoder
 from alexnet.errors import RequestError, WorkError
+from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.tensors import write_tensors
 
 FORMAT_VERSION = 2
@@ -140,6 +141,7 @@ def read_estimators(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         content = json.loads(header["alexnet"])
         version, described = content.pop("format_version"), content.pop("estimators")
     except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise_unless_damage(error, path)
         raise WorkError(f"{path} is damaged ({error}); run the baseline again") from error
     except KeyError as error:
         raise RequestError(f"{path} is not a baseline (its metadata lacks {error}); name the run of one") from error

@@ -19,6 +19,7 @@ from alexnet.baselines.chunked_map import map_chunks
 from alexnet.baselines.descriptors import IMAGES_PER_BATCH
 from alexnet.errors import WorkError
 from alexnet.storage.atomic import is_full, require_space, write_json
+from alexnet.storage.read_errors import raise_unless_damage
 
 VERSION = 2
 """Increased with every change of the settings' names or meaning, or of the arithmetic of features."""
@@ -89,7 +90,8 @@ def _num_complete_rows(path: Path, cursor: Path, shape: tuple[int, int]) -> int:
     try:
         content = json.loads(cursor.read_text(encoding="utf-8"))
         size_bytes = path.stat().st_size
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        raise_unless_damage(error, path)  # or features that took hours would be computed again
         return 0
     if (content.get("rows"), content.get("width")) != shape:
         return 0

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from alexnet.errors import AlexNetError, RequestError
+from alexnet.storage.read_errors import is_passing, passing_error
 
 if TYPE_CHECKING:
     from alexnet.cli.command_parser import CommandParser
@@ -163,6 +164,10 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
+        if is_passing(error):
+            problem = f"cannot open {error.filename}" if error.filename else "the work stopped"
+            print(f"alexnet: error: {passing_error(problem, error)}", file=sys.stderr)
+            return 1
         where = f"{error.filename}: " if error.filename else ""
         print(f"alexnet: error: {where}{error.strerror or error}", file=sys.stderr)
         return 1

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from alexnet.data.packed import PackedStrings
 from alexnet.data.shards import JpegImages, StoredImages, UnreadableSample
 from alexnet.errors import RequestError
+from alexnet.storage.read_errors import raise_unless_damage
 
 FORMAT_VERSION = 2
 DESCRIPTION_FILE = "dataset.json"
@@ -134,6 +135,7 @@ class PreparedData:
         try:
             array: NDArray[Any] = np.load(self.folder / name, mmap_mode="r")
         except (ValueError, OSError, EOFError) as error:
+            raise_unless_damage(error, self.folder / name)
             raise _damaged(self.folder, f"{name}: {error}") from error
         if array.dtype != dtype or array.shape != (len(self.splits[split]), width):
             raise _damaged(self.folder, f"{name} is {array.dtype} {array.shape}")
@@ -159,6 +161,7 @@ class PreparedData:
             description: dict[str, Any] = json.loads(description_path.read_text(encoding="utf-8"))
             version = description["format_version"]
         except (ValueError, KeyError, TypeError, OSError) as error:
+            raise_unless_damage(error, description_path)
             raise _damaged(path, f"{DESCRIPTION_FILE} cannot be read") from error
         if version != FORMAT_VERSION:
             raise RequestError(
@@ -189,6 +192,7 @@ class PreparedData:
                 description=description,
             )
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise_unless_damage(error, path)
             raise _damaged(path, str(error)) from error
 
 

@@ -4,7 +4,6 @@ An index of offsets gives random access. The number is the image's position in t
 refused file leaves a gap.
 """
 
-import errno
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from alexnet.data.sources.file_ranges import read_range
+from alexnet.storage.read_errors import is_passing
 
 JPEG_QUALITY = 95
 """As in the author's later code for 256-pixel images."""
@@ -25,9 +25,6 @@ END_OF_TAR = bytes(2 * TAR_BLOCK_BYTES)
 """Two empty blocks end a tar."""
 NUMBER_DIGITS = 9
 """Of a member's name: enough for a billion images."""
-
-RESOURCE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Too many open files or out of memory: problems of the machine, not of a file."""
 
 
 class UnreadableSample(OSError):
@@ -135,8 +132,8 @@ class JpegImages(LazyImages):
         try:
             return read_range(path, offset, size_bytes)
         except OSError as error:
-            if error.errno in RESOURCE_ERRORS:
-                raise  # temporary, and not the image's fault
+            if is_passing(error):
+                raise  # not the image's fault
             reason = f"image {image} cannot be read from {path}: {error.strerror or error}"
             raise UnreadableSample(reason, image) from error
 

@@ -11,6 +11,7 @@ from alexnet.data.augment import crop_view, views
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.weights import Trained
+from alexnet.storage.read_errors import is_passing, passing_error, raise_unless_damage
 
 FEW_VIEWS = 300
 """Up to this number of views torch's own operations are faster: loading the fast kernels costs more than they gain."""
@@ -111,6 +112,7 @@ def read_label_order(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        raise_unless_damage(error, path)
         raise RequestError(f"cannot read {path}: {error}; name a text file of class ids") from error
     return [line.split()[0] for line in text.splitlines() if line.strip()]
 
@@ -120,10 +122,13 @@ def read_photograph(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dty
 
     Raises:
         RequestError: it is missing, or not a readable image.
+        TemporaryError: the machine or the drive failed.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
+        if is_passing(error):
+            raise passing_error(f"cannot read {path}", error) from error
         raise RequestError(f"cannot read {path}: {error.strerror}; name image files") from error
     try:
         # A copy: torch warns about read-only arrays.

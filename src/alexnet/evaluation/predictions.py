@@ -22,6 +22,7 @@ from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError, WorkError
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import write_bytes
+from alexnet.storage.read_errors import raise_unless_damage
 
 FORMAT_VERSION = 1
 
@@ -177,6 +178,7 @@ def load_predictions(
     except RequestError:
         raise
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise_unless_damage(error, path)
         raise WorkError(f"{path} is damaged ({error}); {rerun}") from error
     if (predictions.split, predictions.num_views) != (split, num_views):
         raise WorkError(

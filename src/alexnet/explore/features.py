@@ -35,6 +35,7 @@ from alexnet.model.network import AlexNet
 from alexnet.model.weights import load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.checksums import file_digest
+from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.staging import open_staging, staging_folder
 from alexnet.system.device import choose_device, choose_precision
 
@@ -199,6 +200,7 @@ def open_features(folder: Path) -> Features:
         description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         version = description["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_unless_damage(error, folder / DESCRIPTION_FILE)
         raise RequestError(
             f"{folder} contains no features ({DESCRIPTION_FILE}: {error}); `alexnet features RUN --out {folder}` "
             "writes them"

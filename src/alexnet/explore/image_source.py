@@ -16,6 +16,7 @@ from alexnet.errors import RequestError
 from alexnet.evaluation.classify import list_photographs, read_photograph
 from alexnet.model.weights import Trained
 from alexnet.runs.folder import RunFolder
+from alexnet.storage.read_errors import raise_unless_damage
 
 RefusedImages = list[tuple[int, str]]
 """Index and reason for each image that cannot be read."""
@@ -99,6 +100,7 @@ def photograph_source(paths: Sequence[Path], trained: Trained) -> ImageSource:
         try:
             status = file.stat()
         except OSError as error:
+            raise_unless_damage(error, file)
             raise RequestError(f"cannot read {file}: {error.strerror or error}; name image files") from error
         versions.append((status.st_size, status.st_mtime_ns))
     digest = hashlib.sha256(repr((names, versions)).encode("utf-8", "surrogateescape")).hexdigest()

@@ -18,6 +18,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 from alexnet.model.spec_file import spec_matches, spec_to_dict
 from alexnet.storage.atomic import write_bytes
+from alexnet.storage.read_errors import raise_unless_damage
 
 FORMAT_VERSION = 4
 READABLE_VERSIONS = (2, 3, 4)
@@ -103,7 +104,8 @@ def load_trained(path: Path | str) -> Trained:
         with safetensors.safe_open(file, framework="pt") as content:
             metadata = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a dictionary)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
+        raise_unless_damage(error, file)
         raise WorkError(f"{file} is damaged ({error}); train again or restore it") from error
     if "alexnet" not in metadata:
         raise RequestError(

@@ -10,10 +10,11 @@ from markupsafe import Markup
 
 from alexnet.data.dataset import PreparedData
 from alexnet.data.shards import UnreadableSample
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import RequestError
 from alexnet.evaluation.compare import Comparison
 from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, shrink, thumbnail_html
 from alexnet.report.formatting import jinja_environment, printable, write_page
+from alexnet.storage.read_errors import raise_unless_damage
 
 NUM_IMAGES = 30
 """At most, for each of the two outcomes."""
@@ -82,8 +83,7 @@ def _thumbnail(one: dict[str, Any], data: PreparedData, split: str) -> Markup | 
     except UnreadableSample:
         return None
     except OSError as error:
-        raise WorkError(
-            f"{error}; the machine lacks a resource such as file handles or memory: rerun the command"
-        ) from error
+        raise_unless_damage(error, data.folder)
+        raise
     alt = f"Image {one['key']}, true label {one['right']['name']}"
     return Markup(thumbnail_html(shrink(image), alt, one["key"]))

@@ -20,6 +20,7 @@ from alexnet.runs.baseline_recipe import GROUPS as BASELINE_GROUPS
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import GROUPS, Recipe, unread_settings
+from alexnet.storage.read_errors import raise_unless_damage
 
 NUM_PANEL_IMAGES = 6
 _MOST_CLASSES = 20
@@ -105,6 +106,7 @@ def first_layer_filters(run: RunFolder) -> Section:
             filters = file.get_tensor("conv1.weight")
         picture = filter_grid(filters)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise_unless_damage(error, run.weights)
         return Section(missing=f"The filters cannot be shown: {error}.")
     num_filters, _, height, width = filters.shape
     lowest, highest = float(filters.min()), float(filters.max())

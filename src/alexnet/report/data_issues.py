@@ -12,6 +12,7 @@ from typing import Any
 
 from alexnet.data.dataset import DUPLICATES_FILE, REFUSED_FILE
 from alexnet.errors import RequestError
+from alexnet.storage.read_errors import raise_unless_damage
 
 NUM_EXAMPLES = 5
 """Of the files refused for one reason."""
@@ -121,6 +122,7 @@ def _lines(folder: Path, name: str, needed: tuple[str, ...]) -> Iterator[dict[st
                     raise ValueError(f"a line without {' or '.join(needed)}")
                 yield content
     except (OSError, ValueError, TypeError) as error:
+        raise_unless_damage(error, folder / name)
         raise RequestError(
             f"{folder} is damaged ({name}: {error}); delete it and prepare it again: alexnet prepare SOURCE {folder}"
         ) from error

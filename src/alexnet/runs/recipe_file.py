@@ -10,6 +10,7 @@ import yaml
 
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import GROUPS, Recipe, Stage
+from alexnet.storage.read_errors import raise_unless_damage
 
 OLD_KEYS: Mapping[str, str] = {
     "data.colour_noise": "color_noise",
@@ -228,6 +229,7 @@ def read_config(path: Path, base: Recipe) -> Recipe:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
+        raise_unless_damage(error, path)
         raise RequestError(f"cannot read --config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RequestError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error

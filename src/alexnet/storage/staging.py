@@ -14,6 +14,7 @@ from typing import Any
 from alexnet.errors import RequestError, WorkError
 from alexnet.storage.atomic import is_full, remove_partial, require_free, sync_folder, unwritable, write_json
 from alexnet.storage.lock import only_writer
+from alexnet.storage.read_errors import raise_unless_damage
 
 PLAN_FILE = "plan.json"
 PARTS_FOLDER = "parts"
@@ -116,7 +117,8 @@ def _write_or_compare_plan(staging: Staging, plan: Mapping[str, Any], destinatio
             if path.exists() or not staging.is_complete
             else json.loads(staging.description_path.read_text(encoding="utf-8"))["plan"]
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_unless_damage(error, path)
         started = {}
     if started != plan and not staging.is_complete and not staging.cursor_path.exists():
         _clear(staging.folder)

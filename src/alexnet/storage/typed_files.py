@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from alexnet.errors import WorkError
 from alexnet.storage.atomic import write_json
+from alexnet.storage.read_errors import raise_unless_damage
 
 T = TypeVar("T")
 
@@ -246,6 +247,7 @@ def _raise_unreadable(path: Path, error: OSError, advice: str) -> NoReturn:
         raise DamagedFile(f"{path} is missing; {advice}") from error
     if isinstance(error, IsADirectoryError):
         raise damaged(path, "it is not a regular file", advice) from error
+    raise_unless_damage(error, path)
     raise WorkError(f"cannot read {path}: {error.strerror or error}; make it readable and rerun the command") from error
 
 

@@ -35,6 +35,7 @@ from alexnet.model.spec_file import spec_matches, spec_to_dict
 from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
 from alexnet.storage.atomic import remove_partial
 from alexnet.storage.checksums import file_digest
+from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.tensors import write_tensors
 from alexnet.storage.typed_files import Count, DamagedFile, Fraction, Sha256, read_json, write_sealed_json
 from alexnet.training.distributed import broadcast_tensors, full_shapes, gather_tensors, local_tensors
@@ -240,8 +241,12 @@ def _read_newest(run_folder: Path, network: AlexNet) -> tuple[Loaded, dict[str, 
                 if damaged.exists():
                     damaged.rename(damaged.with_name(f"broken-{damaged.name}"))
             continue
-        with safetensors.safe_open(file, framework="pt") as content:
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        try:
+            with safetensors.safe_open(file, framework="pt") as content:
+                tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        except (OSError, RuntimeError) as error:
+            raise_unless_damage(error, file)
+            raise
         shapes = {name: tuple(tensor.shape) for name, tensor in _with_prefix(tensors, NETWORK).items()}
         expected = full_shapes(network)
         if shapes != expected:

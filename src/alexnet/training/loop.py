@@ -14,7 +14,7 @@ import torch
 from alexnet.data.augment import Batch
 from alexnet.data.concatenated import open_data
 from alexnet.data.shards import UnreadableSample
-from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.errors import Interrupted, RequestError, TemporaryError, WorkError
 from alexnet.model.kernels import slow_path_message
 from alexnet.parallel.process_group import idle_cores_message
 from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
@@ -23,6 +23,7 @@ from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import flat_settings
 from alexnet.storage.atomic import is_full
 from alexnet.storage.lock import only_writer
+from alexnet.storage.read_errors import is_passing, passing_error
 from alexnet.system.device import choose_device, choose_precision
 from alexnet.system.machine import source_digest
 from alexnet.system.progress import ProgressBar
@@ -133,6 +134,9 @@ def _failure_recorded(run: RunFolder, batch_size: int) -> Iterator[None]:
         yield
     except RequestError:
         raise  # nothing was started
+    except TemporaryError:
+        _record_state(run, "interrupted")
+        raise
     except WorkError:
         _record_state(run, "failed")
         raise
@@ -150,6 +154,9 @@ def _failure_recorded(run: RunFolder, batch_size: int) -> Iterator[None]:
                 f"{error}; repair the data set, then resume with `{resume}` (with --training.cache none "
                 "--training.on_unreadable replace, the next image is used in place of an unreadable training image)"
             ) from error
+        if isinstance(error, OSError) and is_passing(error):
+            problem = f"cannot open {error.filename}" if error.filename else "the training stopped"
+            raise passing_error(problem, error, f"resume with `{resume}`") from error
         if is_full(error):
             raise WorkError(f"the disk of {run.path} is full; free some space, then resume with `{resume}`") from error
         raise

@@ -12,6 +12,7 @@ from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
 from alexnet.data.preparation.color_sums import ColorAccumulator
 from alexnet.data.shards import TAR_BLOCK_BYTES, encode_stored, sample_members
 from alexnet.data.sources.listing import Source
+from alexnet.storage.read_errors import is_passing, passing_error
 from alexnet.system.prefetch import prefetch
 
 GROUP_BYTES = 3 * 2**19
@@ -106,6 +107,9 @@ class ImageWorkers:
                 group.refused.append((number, str(error)))
                 continue
             except OSError as error:
+                if is_passing(error):
+                    then = "rerun the same command to continue"
+                    raise passing_error(f"cannot read {listing.keys[number]}", error, then) from error
                 group.refused.append((number, f"cannot be read: {error.strerror or error}"))
                 continue
             except MemoryError:

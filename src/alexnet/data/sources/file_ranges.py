@@ -5,6 +5,8 @@ import os
 import stat
 from pathlib import Path
 
+from alexnet.storage.read_errors import is_passing
+
 BLOCK_BYTES = 2**20
 # Opening a pipe does not wait for a writer.
 _NONBLOCKING = os.O_RDONLY | os.O_NONBLOCK
@@ -39,10 +41,16 @@ def read_regular_file(path: str) -> bytes:
 
 
 def size_and_time(path: str) -> tuple[int, int]:
-    """Size and time (ns) of a file, by which a resumed preparation notices changes; zeros if it cannot be read."""
+    """Size and time (ns) of a file, by which a resumed preparation notices changes; zeros if it cannot be read.
+
+    Raises:
+        OSError: the machine or the drive failed: zeros would count as a change.
+    """
     try:
         status = os.stat(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_passing(error):
+            raise
         return 0, 0
     return status.st_size, status.st_mtime_ns
 

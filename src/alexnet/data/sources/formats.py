@@ -15,6 +15,7 @@ from alexnet.data.sources.parquet import looks_like_parquet, open_parquet
 from alexnet.data.sources.synset_tars import looks_like_synset_tars, open_synset_tars
 from alexnet.data.sources.webdataset import looks_like_webdataset, open_webdataset
 from alexnet.errors import RequestError
+from alexnet.storage.read_errors import is_passing, raise_unless_damage
 
 
 class SourceFormat(NamedTuple):
@@ -57,10 +58,16 @@ SOURCE_FORMATS = {
 
 
 def is_format(name: str, path: Path) -> bool:
-    """Whether `path` looks like the format `name` of `SOURCE_FORMATS`; False if it cannot be read as such."""
+    """Whether `path` looks like the format `name` of `SOURCE_FORMATS`; False if it cannot be read as such.
+
+    Raises:
+        OSError: the machine or the drive failed, which says nothing about the format.
+    """
     try:
         return SOURCE_FORMATS[name].looks_like(path)
-    except (OSError, RequestError):
+    except (OSError, RequestError) as error:
+        if is_passing(error):
+            raise
         return False
 
 
@@ -73,6 +80,7 @@ def open_source(path: Path, source_format: str | None = None) -> Source:
 
     Raises:
         RequestError: the path does not exist, the format is unknown, or the source is invalid.
+        TemporaryError: the machine or the drive failed.
     """
     described = "; ".join(f"{name} ({one.description})" for name, one in SOURCE_FORMATS.items())
     if source_format is not None and source_format not in SOURCE_FORMATS:
@@ -83,6 +91,7 @@ def open_source(path: Path, source_format: str | None = None) -> Source:
         name = source_format or next(name for name in SOURCE_FORMATS if is_format(name, path))
         return SOURCE_FORMATS[name].open(path)
     except OSError as error:
+        raise_unless_damage(error, path)
         raise RequestError(
             f"cannot read {error.filename or path}: {error.strerror or error}; allow it or name another source"
         ) from error

@@ -12,6 +12,7 @@ from alexnet.data.sources.matlab import read_struct_array
 from alexnet.data.sources.tar_archive import inner_path
 from alexnet.data.synsets import distinct_names
 from alexnet.errors import RequestError
+from alexnet.storage.read_errors import raise_unless_damage
 
 MAX_KIT_BYTES = 2**28
 """A development kit that unpacks to more is refused; ILSVRC-2012's archive has 2.5 MB."""
@@ -165,6 +166,7 @@ def _read_archive(path: Path, names: list[str]) -> dict[str, bytes]:
                 if part and name in names and folder.rpartition("/")[2] == "data":
                     found[name] = part.read()
     except (OSError, tarfile.TarError, EOFError, ValueError) as error:
+        raise_unless_damage(error, path)
         raise RequestError(f"{path} is not a development kit, or a damaged one ({error}); fetch it again") from error
     for name in names:
         if name not in found:

@@ -13,6 +13,7 @@ from alexnet.data.sources.file_ranges import raise_error
 from alexnet.data.sources.listing import ListingBuilder, Source, build_source
 from alexnet.data.sources.split_names import SPLIT_OF_FOLDER
 from alexnet.errors import RequestError
+from alexnet.storage.read_errors import raise_unless_damage
 
 ENDINGS = (".parquet", ".arrow")
 MAX_DEPTH = 4
@@ -97,6 +98,7 @@ def open_parquet(path: Path) -> Source:
         except RequestError:
             raise
         except (pyarrow_module().ArrowException, ValueError, OSError) as error:
+            raise_unless_damage(error, paths[number])
             raise RequestError(
                 f"{paths[number]} is not a Parquet or Arrow file, or a damaged one ({error}); fetch it again"
             ) from error
