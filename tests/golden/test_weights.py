@@ -1,6 +1,7 @@
 """Trained networks and network specifications that earlier versions wrote."""
 
 import json
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -146,3 +147,20 @@ def test_unknown_layers_are_refused(layer: dict[str, object], message: str) -> N
     with pytest.raises(RequestError, match=message):
         spec_from_dict(content)
     assert not spec_matches(content, VARIANTS["quick"])
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"size": 2.5}, "size is 2.5"),
+        ({"alpha": math.nan}, "alpha of response normalization is nan"),
+        ({"beta": math.inf}, "beta of response normalization is inf"),
+        ({"k": 0}, "k is 0"),
+        ({"columns": True}, "columns is True"),
+    ],
+)
+def test_normalization_out_of_range_is_refused(layer: dict[str, object], message: str) -> None:
+    norm = {"type": "response_norm", "size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2, "columns": 1}
+    content = {"image_px": 8, "input_scale": 1.0, "layers": [{**norm, "alpha_per_element": True, **layer}]}
+    with pytest.raises(RequestError, match=message):
+        spec_from_dict(content)

@@ -35,6 +35,17 @@ def test_bfloat16(variant: str) -> None:
         assert normwise(network.bfloat16()(images.bfloat16()), want) < 0.03
 
 
+@pytest.mark.parametrize("variant", VARIED)
+def test_float16(variant: str) -> None:
+    network, images, _ = varied_network(variant)
+    images *= 8  # activations whose squares float16 does not hold
+    with torch.no_grad():
+        want = network(images)
+        with torch.autocast("cpu", torch.float16):
+            assert normwise(network(images), want) < 0.004  # about ten roundings of 2^-11 each
+        assert normwise(network.half()(images.half()), want) < 0.004
+
+
 @pytest.mark.parametrize("variant", [*VARIED, "torchvision"])
 def test_weights_rounded_once_give_the_same_scores(variant: str) -> None:
     network, images, _ = varied_network(variant)

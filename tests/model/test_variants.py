@@ -3,6 +3,7 @@
 Nothing here reads the product's own description of a network: `NETWORKS` says again what each is.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 from alexnet import AlexNet
-from alexnet.model.variants import VARIANTS
+from alexnet.model.layer_specs import Convolution, Dense, NetworkSpec
+from alexnet.model.spec_file import spec_to_dict
+from alexnet.model.variants import SAME_BUT_FOR_NAMES, VARIANTS
 
 Array = np.ndarray
 Step = tuple[Array, Callable[[Array], Array]]
@@ -364,3 +367,24 @@ def test_layer_names_are_unique_and_end_in_classes(variant: str) -> None:
     names = [layer.name for layer in VARIANTS[variant].layers if hasattr(layer, "name")]
     assert len(set(names)) == len(names)
     assert network.sized_layers[-1].out_channels == 11 and network.sized_layers[-1].weight_shape
+
+
+def test_variants_that_are_one_network_are_listed() -> None:
+    def without(spec: NetworkSpec, *keys: str) -> list[object]:
+        content = spec_to_dict(spec)
+        content["layers"] = [{k: v for k, v in layer.items() if k not in keys} for layer in content["layers"]]
+        return list(content.items())
+
+    pairs = list(itertools.combinations(VARIANTS, 2))
+    same = {pair for pair in pairs if without(VARIANTS[pair[0]], "name") == without(VARIANTS[pair[1]], "name")}
+    alike = {
+        pair
+        for pair in pairs
+        if without(VARIANTS[pair[0]], "name", "bias") == without(VARIANTS[pair[1]], "name", "bias")
+    }
+    assert same == {("minus-fc6", "minus-fc7")} and alike == set(SAME_BUT_FOR_NAMES)
+    biases = [
+        [layer.bias for layer in VARIANTS[name].layers if isinstance(layer, Convolution | Dense)]
+        for name in ("minus-conv3", "minus-conv4")
+    ]
+    assert biases == [[0, 1, 1, 1, 1, 1, 0], [0, 1, 0, 1, 1, 1, 0]]

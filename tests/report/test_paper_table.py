@@ -340,6 +340,13 @@ def test_runs_without_a_row_are_refused(tmp_path, data):
         paper_table([lost.path])
 
 
+def test_one_network_under_two_names_is_noted(tmp_path, data):
+    runs = [make_run(tmp_path / name, data, 0, variant=name)[0] for name in ("minus-fc6", "minus-fc7", "minus-conv3")]
+    assert [note for note in notes(paper_table(runs)) if note.startswith("minus-")] == [
+        "minus-fc6 and minus-fc7 are the same network."
+    ]
+
+
 def test_special_characters_are_escaped(tmp_path):
     data = write_data(tmp_path / "data", title=SPECIAL + "\n| forged | 0.0 |")
     run = make_run(tmp_path / "a|b _c_ [d](e) <i>", data, 0)[0]

@@ -64,6 +64,13 @@ def test_a_stall_is_five_epochs_without_a_tenth_of_a_point() -> None:
     assert stalls([*falling, *[0.9] * 5, 0.71, 0.71, 0.71, 0.71], PLATEAU) == 1  # the lowest error is still to beat
 
 
+def test_an_equal_error_is_no_improvement() -> None:
+    any_decrease = ScheduleSettings(kind="plateau", patience=5, improvement=0.0)
+    assert stalls([0.9, *[0.7] * 6], any_decrease) == 1
+    assert stalls([0.9, *[0.7 + 2**-53, 0.7] * 3], any_decrease) == 1  # rounding is no decrease
+    assert stalls([0.9 - 1e-6 * n for n in range(20)], any_decrease) == 0  # one image in a million is one
+
+
 def test_the_rate_falls_at_three_stalls_and_the_fourth_ends_the_run() -> None:
     of = Recipe(optimizer=OptimizerSettings(learning_rate=0.01), schedule=PLATEAU)
     rates = [learning_rates_at(of, 0, 1, errors=[0.5] * (1 + 5 * count)).weights for count in range(5)]

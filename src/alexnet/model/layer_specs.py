@@ -88,6 +88,14 @@ class ResponseNorm:
     alpha_per_element: bool = True
     """True: alpha multiplies each square, as the paper writes it. False: alpha / size does, as in the source."""
 
+    def __post_init__(self) -> None:
+        """Raises RequestError: a value out of range."""
+        _require_integer("size", self.size)
+        _require_integer("columns", self.columns)
+        _require_finite("response normalization", alpha=self.alpha, beta=self.beta, k=self.k)
+        if self.k <= 0 or self.alpha < 0:
+            raise RequestError(f"k is {self.k} and alpha is {self.alpha}; allowed are k above 0 and alpha 0 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SameMapNorm:
@@ -99,6 +107,28 @@ class SameMapNorm:
     size: int
     alpha: float
     beta: float
+
+    def __post_init__(self) -> None:
+        """Raises RequestError: a value out of range."""
+        _require_integer("size", self.size)
+        if self.size % 2 == 0:
+            raise RequestError(
+                f"size is {self.size}; allowed are odd numbers, 1 or more, so that the window has a center"
+            )
+        _require_finite("same-map normalization", alpha=self.alpha, beta=self.beta)
+        if self.alpha < 0:
+            raise RequestError(f"alpha is {self.alpha}; allowed is 0 or more")
+
+
+def _require_integer(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RequestError(f"{name} is {value!r}; allowed are integers, 1 or more")
+
+
+def _require_finite(layer: str, **values: object) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise RequestError(f"{name} of {layer} is {value!r}; allowed are finite numbers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ Axes: B images, C channels, H x W positions.
 """
 
 import contextlib
+import math
 from typing import Any
 
 import torch
@@ -13,63 +14,56 @@ import torch.nn.functional as F
 
 from alexnet.errors import RequestError
 from alexnet.model.derivatives import needs_reference_ops
-
-
-def window_matrix(
-    num_channels: int, size: int, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
-) -> torch.Tensor:
-    """(C, C) of `dtype` on `device`: 1 at (i, j) if channel j is in the window of channel i, else 0.
-
-    The window of channel i holds the channels i - size//2 .. i + (size - 1)//2 of i's column.
-    """
-    channels = torch.arange(num_channels, device=device)
-    offset = channels[None, :] - channels[:, None]  # (C, C), j - i
-    column = channels * columns // num_channels
-    near = (offset >= -(size // 2)) & (offset <= (size - 1) // 2)
-    return (near & (column[None, :] == column[:, None])).to(dtype)
+from alexnet.model.layer_specs import ResponseNorm, SameMapNorm
 
 
 class _ResponseNorm(torch.autograd.Function):
-    """x * (k + alpha * window sum of x^2) ^ -beta, with the window sum as one product by the window matrix.
-
-    Multiplying by a (C, C) matrix of ones and zeros does more work than the window needs, but as a matrix product it
-    takes a small part of the time of shifted additions or of a 3-d pooling on every device.
-    """
+    """x * (k + alpha * window sum of x^2) ^ -beta, with a backward pass that keeps only x."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, window: torch.Tensor, alpha: float, beta: float, k: float) -> torch.Tensor:
-        # x: (B, C, H, W); window: (C, C)
-        ctx.save_for_backward(x, window)
-        ctx.constants = (alpha, beta, k)
-        return _normalized(x, window, alpha, beta, k)
+    def forward(ctx: Any, x: torch.Tensor, spec: ResponseNorm) -> torch.Tensor:
+        # x: (B, C, H, W)
+        ctx.save_for_backward(x)
+        ctx.spec = spec
+        return _normalized(x, spec)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # dx_j = g_j d_j^-beta - 2 alpha beta x_j sum over i with j in window(i) of g_i x_i d_i^(-beta - 1)
-        x, window = ctx.saved_tensors
-        alpha, beta, k = ctx.constants
+        (x,), spec = ctx.saved_tensors, ctx.spec
         if torch.is_grad_enabled():  # a second backward pass will follow
-            result = _normalized(x, window, alpha, beta, k)
-            (of_x,) = torch.autograd.grad(result, x, gradient, create_graph=True)
-            return of_x, None, None, None, None
-        denominator = _denominator(x, window, alpha, k)
-        activations = x.to(denominator.dtype)
-        scaled = gradient.to(denominator.dtype) * _power(denominator, -beta)
-        inner = (scaled * activations).div_(denominator).to(x.dtype)
-        crossed = _window_sum(inner, window.t().contiguous()).to(denominator.dtype)
-        return scaled.addcmul_(crossed, activations, value=-2 * alpha * beta).to(x.dtype), None, None, None, None
+            (of_x,) = torch.autograd.grad(_normalized(x, spec), x, gradient, create_graph=True)
+            return of_x, None
+        wide = _widened(x)
+        denominator = _denominator(wide, spec)
+        scaled = gradient.to(wide.dtype) * _power(denominator, -spec.beta)
+        inner = (scaled * wide).div_(denominator)
+        before, after = _reach(spec)
+        crossed = _window_sum(inner, after, before, spec.columns)
+        return scaled.addcmul_(crossed, wide, value=-2 * _factor(spec) * spec.beta).to(x.dtype), None
 
 
-def _normalized(x: torch.Tensor, window: torch.Tensor, alpha: float, beta: float, k: float) -> torch.Tensor:
-    power = _power(_denominator(x, window, alpha, k), -beta)
-    # Widened first: torch multiplies tensors of two dtypes, one of them bfloat16, many times slower on a CPU.
-    return (x.to(power.dtype) * power).to(x.dtype)
+def _normalized(x: torch.Tensor, spec: ResponseNorm) -> torch.Tensor:
+    # The square of a float16 overflows from 256 on, and a bfloat16 keeps 8 bits.
+    wide = _widened(x)
+    return (wide * _power(_denominator(wide, spec), -spec.beta)).to(x.dtype)
 
 
-def _denominator(x: torch.Tensor, window: torch.Tensor, alpha: float, k: float) -> torch.Tensor:
-    # The squares and their sums have the dtype of x (the product accumulates in float32); the rest is at least float32.
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return _window_sum(x * x, window).to(wide).mul_(alpha).add_(k)
+def _widened(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _denominator(wide: torch.Tensor, spec: ResponseNorm) -> torch.Tensor:
+    return _window_sum(wide * wide, *_reach(spec), spec.columns).mul_(_factor(spec)).add_(spec.k)
+
+
+def _factor(spec: ResponseNorm) -> float:
+    return spec.alpha if spec.alpha_per_element else spec.alpha / spec.size
+
+
+def _reach(spec: ResponseNorm) -> tuple[int, int]:
+    # Channels of a window before and after its own.
+    return spec.size // 2, (spec.size - 1) // 2
 
 
 def _power(base: torch.Tensor, exponent: float) -> torch.Tensor:
@@ -80,12 +74,21 @@ def _power(base: torch.Tensor, exponent: float) -> torch.Tensor:
     return base.pow(exponent)
 
 
-def _window_sum(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
-    # x: (B, C, H, W), window: (C, C)
-    if x.is_cuda:
-        # By default torch uses TF32 for float32 convolutions on GPUs, but not for products.
-        return torch.einsum("dc,bchw->bdhw", window, x)
-    return F.conv2d(x, window[:, :, None, None])
+def _window_sum(x: torch.Tensor, before: int, after: int, columns: int) -> torch.Tensor:
+    """For each channel of x (B, C, H, W), the sum over the channels of its window, `before` .. `after` around it.
+
+    Channel by channel, not as a product with a matrix of ones and zeros: 0 times an infinity is NaN, so one activation
+    that overflows would spoil every channel of its position.
+    """
+    if columns > 1:
+        return torch.cat([_window_sum(part, before, after, 1) for part in x.chunk(columns, dim=1)], dim=1)
+    channels = x.shape[1]
+    before, after = min(before, channels - 1), min(after, channels - 1)
+    padded = F.pad(x, (0, 0, 0, 0, before, after))
+    total = padded[:, :channels].clone()
+    for first in range(1, before + 1 + after):
+        total += padded[:, first : first + channels]
+    return total
 
 
 def local_response_norm(
@@ -103,8 +106,10 @@ def local_response_norm(
     i's column: windows are clipped at the edges of a column.
 
     Args:
-        x: float64, float32 or bfloat16, (B, C, ...) with any number of positions.
-        size: channels in a window, n in the paper.
+        x: float64, float32, bfloat16 or float16, (B, C, ...) with one channel or more and any number of positions.
+            The last two are computed in float32. An infinity or NaN reaches only the windows that contain it.
+        size: channels in a window, n in the paper. The window of channel i holds i - size // 2 .. i + (size - 1) // 2,
+            so an even `size` has one channel more before i than after it.
         alpha: factor on each square (`alpha_per_element=True`, as the paper writes it); otherwise alpha / size is (the
             original source, Caffe and PyTorch).
         beta: exponent.
@@ -119,25 +124,19 @@ def local_response_norm(
 
     Paper: section 3.3.
     """
-    if not x.is_floating_point() or x.dim() < 2:
+    spec = ResponseNorm(size=size, alpha=alpha, beta=beta, k=k, columns=columns, alpha_per_element=alpha_per_element)
+    if not x.is_floating_point() or x.dim() < 2 or x.shape[1] < 1:
         raise RequestError(
             f"response normalization takes floating point (B, C, ...), got {x.dtype} of shape {tuple(x.shape)}"
         )
-    if size < 1 or columns < 1 or x.shape[1] % columns:
-        raise RequestError(
-            f"{x.shape[1]} channels, {columns} columns, size {size}: columns must divide the channels, and columns and "
-            "size must be 1 or more"
-        )
-    if k <= 0 or alpha < 0:
-        raise RequestError(f"k is {k} and alpha is {alpha}; allowed are k above 0 and alpha 0 or more")
-    factor = alpha if alpha_per_element else alpha / size
-    window = window_matrix(x.shape[1], size, columns, x.device, x.dtype)
-    positions = x if x.dim() == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
+    if x.shape[1] % columns:
+        raise RequestError(f"{x.shape[1]} channels, {columns} columns: the columns must divide the channels")
+    positions = x if x.dim() == 4 else x.reshape(*x.shape[:2], math.prod(x.shape[2:]), 1)
     # Autocast would return the products in another dtype than the activations.
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         if needs_reference_ops(positions):
-            return _normalized(positions, window, factor, beta, k).reshape(x.shape)
-        result: torch.Tensor = _ResponseNorm.apply(positions, window, factor, beta, k)  # type: ignore[no-untyped-call]
+            return _normalized(positions, spec).reshape(x.shape)
+        result: torch.Tensor = _ResponseNorm.apply(positions, spec)  # type: ignore[no-untyped-call]
     return result.reshape(x.shape)
 
 
@@ -148,7 +147,7 @@ def same_map_norm(x: torch.Tensor, size: int = 5, alpha: float = 1e-3, beta: flo
     count as 0, and the sum is not scaled up for them.
 
     Args:
-        x: float64, float32 or bfloat16, (B, C, H, W).
+        x: float64, float32, bfloat16 or float16, (B, C, H, W).
         size: side of the window, odd.
         alpha: factor on the mean square of the window.
         beta: exponent.
@@ -161,17 +160,13 @@ def same_map_norm(x: torch.Tensor, size: int = 5, alpha: float = 1e-3, beta: flo
 
     Not in the paper; the original source calls it `rnorm` and has it in layer 2 and in its networks for CIFAR-10.
     """
+    SameMapNorm(size=size, alpha=alpha, beta=beta)  # checks the values
     if not x.is_floating_point() or x.dim() != 4:
         raise RequestError(
             f"same-map normalization takes floating point (B, C, H, W), got {x.dtype} of shape {tuple(x.shape)}"
         )
-    if size < 1 or size % 2 == 0:
-        raise RequestError(f"size is {size}; allowed are odd numbers, 1 or more, so that the window has a center")
-    if alpha < 0:
-        raise RequestError(f"alpha is {alpha}; allowed is 0 or more")
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        # bfloat16 keeps 8 bits: intermediate values are float32 or wider.
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = _widened(x)
         # The padding's zeros are counted. Padded first: the backward pass of avg_pool2d with padding is wrong for
         # channels-last tensors on GPUs (pytorch/pytorch issue 188344; up to 2.13).
         mean_square = F.avg_pool2d(F.pad(wide * wide, [size // 2] * 4), size, stride=1)

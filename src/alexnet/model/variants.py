@@ -398,3 +398,9 @@ VARIANTS: dict[str, NetworkSpec] = {
     ),
 }
 """All variants by name."""
+
+SAME_BUT_FOR_NAMES = {
+    ("minus-conv3", "minus-conv4"): "differ in the initial value of one layer's biases only",
+    ("minus-fc6", "minus-fc7"): "are the same network",
+}
+"""Pairs of variants that compute the same function of their weights under other layer names, and what else differs."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from alexnet.evaluation.paired import TOP5_CLASSES
 from alexnet.evaluation.predictions import describe_views
+from alexnet.model.variants import SAME_BUT_FOR_NAMES
 from alexnet.report.formatting import printable
 from alexnet.report.paper_table import MeasuredError, PaperTable, TableRow, TableRun
 from alexnet.report.published_errors import FISHER, SPARSE
@@ -75,6 +76,12 @@ def notes(table: PaperTable) -> list[str]:
     if table.num_views != 1 and any(row.runs for row in table.rows if row.name in (FISHER, SPARSE)):
         lines.append(f"{FISHER} and {SPARSE} read the whole image once.")
     lines.append("(table 1): for the test images of ILSVRC-2010; the paper reports sparse coding only there.")
+    variants = {run.variant for run in table.runs}
+    lines += [
+        f"{first} and {second} {relation}."
+        for (first, second), relation in SAME_BUT_FOR_NAMES.items()
+        if {first, second} <= variants
+    ]
     lines += [f"{row.label}: {row.method} {', '.join(row.runs)}." for row in table.rows if row.runs]
     return lines + [_cost(run) for run in table.runs]
 

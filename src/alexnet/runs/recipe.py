@@ -193,7 +193,7 @@ class ScheduleSettings:
     patience: int = 5
     """`plateau`: epochs without improvement before a drop."""
     improvement: float = 0.001
-    """`plateau`: smallest decrease of the lowest top-1 error, a fraction, that counts as an improvement."""
+    """`plateau`: smallest decrease of the lowest top-1 error, a fraction, that counts as an improvement; 0 is any."""
     plateau_drops: int = 3
     """`plateau`: number of drops. The stall after the last one ends the run."""
     num_plateaus: int = 4

@@ -93,9 +93,10 @@ def schedule_lines(recipe: Recipe) -> list[str]:
                 begin += stage.epochs
             return lines
         case "plateau":
+            decrease = f" by {100 * schedule.improvement:g} points" if schedule.improvement else ""
             return [
-                f"times {schedule.gamma:g} when the validation error has not fallen by {100 * schedule.improvement:g} "
-                f"points for {schedule.patience} epochs, {schedule.plateau_drops} times; then the end, or at epoch "
+                f"times {schedule.gamma:g} when the validation error has not fallen{decrease} "
+                f"for {schedule.patience} epochs, {schedule.plateau_drops} times; then the end, or at epoch "
                 f"{schedule.epochs}"
             ]
         case "steps":

@@ -67,12 +67,13 @@ def stalls(errors: Sequence[float], schedule: ScheduleSettings) -> int:
     """How many times the validation error has stopped improving.
 
     A stall is `patience` epochs in a row none of which brought the error `improvement` or more below the
-    lowest that counted. After a stall the count of epochs starts again, with that lowest error still to beat.
+    lowest that counted; an equal error is never an improvement. After a stall the count of epochs starts again, with
+    that lowest error still to beat.
     """
     count, waited, lowest = 0, 0, math.inf
     for error in errors:
         # Errors are ratios of counts: rounding must not decide.
-        if error <= lowest - schedule.improvement + 1e-12:
+        if error <= lowest - schedule.improvement + 1e-12 and error < lowest - 1e-12:
             lowest, waited = error, 0
             continue
         waited += 1

@@ -14,7 +14,6 @@ import triton
 import triton.language as tl
 
 from alexnet.model.kernels.norm_pool import NormPool
-from alexnet.model.response_norm import window_matrix
 
 _BLOCK = 1024
 # A 256 x 256 factor of a matrix product would need more shared memory than most cards have.
@@ -514,9 +513,10 @@ def _band(x: torch.Tensor, op: NormPool) -> torch.Tensor:
     channels, padded = x.shape[1] // op.columns, _padded(x, op)
     key = (x.device, channels, padded, op.size)
     if key not in _bands:
-        band = torch.zeros(padded, padded)
-        band[:channels, :channels] = window_matrix(channels, op.size, 1).t()
-        _bands[key] = band.to(x.device, torch.bfloat16)
+        c = torch.arange(padded)
+        offset = c[:, None] - c[None, :]  # (padded, padded), j - i
+        near = (offset >= -(op.size // 2)) & (offset <= (op.size - 1) // 2) & (c[:, None] < channels) & (c < channels)
+        _bands[key] = near.to(x.device, torch.bfloat16)
     return _bands[key]
 
 
