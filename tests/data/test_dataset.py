@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from alexnet.data.dataset import FORMAT_VERSION, PreparedData, data_checksum
+from alexnet.data.dataset import FORMAT_VERSION, NO_LABEL, PreparedData, data_checksum, renumber_labels
 from alexnet.errors import RequestError
 
 
@@ -92,3 +94,27 @@ def test_the_checksum_sees_pixels_labels_and_classes() -> None:
     assert base != data_checksum({"train": ("x", "y"), "val": ("z", "w")}, ["b", "a"])
     assert base != data_checksum({"train": ("x", "Y"), "val": ("z", "w")}, ["a", "b"])
     assert len(base) == 64
+
+
+def test_without_validation_and_test_split_there_is_nothing_to_measure_on(tmp_path: Path) -> None:
+    write_prepared(tmp_path / "set", {"train": 2, "unlabeled": 2})
+    data = PreparedData.open(tmp_path / "set")
+    assert not data.has_evaluation_split
+    with pytest.raises(RequestError, match=r"no validation or test split; it has train, unlabeled.*--hold-out"):
+        _ = data.evaluation_split
+
+
+def test_a_split_without_labels_is_refused_where_labels_are_needed(tmp_path: Path) -> None:
+    write_prepared(tmp_path / "set", {"train": 4, "val": 3})
+    np.save(tmp_path / "set" / "val-labels.npy", np.array([0, NO_LABEL, 1], np.int64))
+    data = PreparedData.open(tmp_path / "set")
+    assert data.require_labels("train") is data.splits["train"]
+    with pytest.raises(RequestError, match=r"1 of 3 images of split 'val' .* have no label"):
+        data.require_labels("val")
+
+
+@given(st.lists(st.integers(-1, 6), max_size=30), st.permutations(range(7)))
+def test_labels_follow_their_classes_and_a_missing_one_stays_missing(labels: list[int], numbers: list[int]) -> None:
+    renumbered = renumber_labels(np.array(labels, np.int64), numbers)
+    assert renumbered.dtype == np.int64
+    assert renumbered.tolist() == [-1 if label == -1 else numbers[label] for label in labels]

@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 
 from alexnet.data.preparation.duplicates import describe_duplicates, duplicate_counts, find_duplicates
 
+SPLITS = ["train", "val", "test", "unlabeled"]
 
-@given(st.lists(st.tuples(st.sampled_from(["train", "val", "test"]), st.integers(0, 6), st.integers(0, 2))))
+
+@given(st.lists(st.tuples(st.sampled_from(SPLITS), st.integers(0, 6), st.integers(0, 2))))
 def test_groups_are_those_of_a_dictionary(images: list[tuple[str, int, int]]) -> None:
-    names = ["train", "val", "test"]
+    names = SPLITS
+    images = [(split, picture, -1 if split == "unlabeled" else label) for split, picture, label in images]
     digests = {
         name: np.array([[picture] * 16 for split, picture, _ in images if split == name], np.uint8).reshape(-1, 16)
         for name in names
@@ -24,9 +27,9 @@ def test_groups_are_those_of_a_dictionary(images: list[tuple[str, int, int]]) ->
     found = list(find_duplicates(digests, labels))
     assert [list(one.images) for one in found] == [places for places in expected.values() if len(places) > 1]
     for one in found:
-        splits = {split for split, _ in one.images}
+        splits = {split for split, _ in one.images} - {"unlabeled"}
         assert one.is_leak == ("train" in splits and splits != {"train"})
-        assert one.has_other_label == (len({int(labels[split][index]) for split, index in one.images}) > 1)
+        assert one.has_other_label == (len({int(labels[split][index]) for split, index in one.images} - {-1}) > 1)
 
 
 def test_counts_and_descriptions() -> None:
@@ -46,3 +49,16 @@ def test_counts_and_descriptions() -> None:
             {"split": "val", "path": "v1", "class": "cat"},
         ],
     }
+
+
+def test_a_copy_without_a_label_is_neither_a_leak_nor_of_another_class() -> None:
+    digests = {"train": np.full((1, 16), 1, np.uint8), "unlabeled": np.full((2, 16), 1, np.uint8)}
+    labels = {"train": np.array([0]), "unlabeled": np.array([-1, -1])}
+    found = list(find_duplicates(digests, labels))
+    assert duplicate_counts(found) == {"pictures": 1, "surplus_images": 2, "leaked_images": 0, "other_label": 0}
+    keys = {"train": ["t0"], "unlabeled": ["u0", "u1"]}
+    (described,) = describe_duplicates(found, keys, ["cat", "dog"], labels)
+    assert [one["class"] for one in described["images"]] == ["cat", "", ""]
+    with_val = digests | {"val": np.full((3, 16), 1, np.uint8)}
+    found = list(find_duplicates(with_val, labels | {"val": np.array([0, 0, 0])}))
+    assert duplicate_counts(found)["leaked_images"] == 3

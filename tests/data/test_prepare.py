@@ -133,7 +133,27 @@ def test_wrong_requests_write_nothing(tmp_path: Path) -> None:
         prepare(tmp_path / "source", tmp_path / "out", max_refused=5)
     with pytest.raises(RequestError, match="--source-format is 'files'"):
         prepare(tmp_path / "source", tmp_path / "out", source_format="files")
-    with pytest.raises(RequestError, match=r"--hold-out 0\.1"):
-        prepare(tmp_path / "source", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
     assert len(prepare(tmp_path / "source", tmp_path / "out", side=16, hold_out=0.5).splits["val"]) == 2
+
+
+def test_a_source_without_validation_split_is_prepared_and_said_to_have_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_pictures(tmp_path / "source", {"a": 2, "b": 2})
+    data = prepare(tmp_path / "source", tmp_path / "out", side=16)
+    assert list(data.splits) == ["train"] and not data.has_evaluation_split
+    assert "no validation split" in caplog.text and "--hold-out 0.1" in caplog.text
+    with pytest.raises(RequestError, match="has no validation or test split; it has train"):
+        _ = data.evaluation_split
+
+
+def test_a_source_keeps_its_own_validation_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_pictures(tmp_path / "source", COUNTS)
+    caplog.set_level("INFO", logger="alexnet")
+    own = prepare(tmp_path / "source", tmp_path / "own", side=16)
+    assert "kept" not in caplog.text
+    kept = prepare(tmp_path / "source", tmp_path / "kept", side=16, hold_out=0.5)
+    assert "has a validation split, which is kept: --hold-out 0.5 changes nothing" in caplog.text
+    assert (tmp_path / "own" / "dataset.json").read_bytes() == (tmp_path / "kept" / "dataset.json").read_bytes()
+    assert kept.checksum == own.checksum

@@ -253,7 +253,7 @@ def test_other_classes_are_refused(tmp_path, opened):
 def test_images_without_labels_and_a_split_without_images_are_refused(tmp_path, opened):
     runs, _ = make_runs(tmp_path, opened["data"], (1.0, 1.0))
     opened["data"].splits["val"].labels[5] = -1
-    with pytest.raises(RequestError, match="without a label"):
+    with pytest.raises(RequestError, match="have no label"):
         average_runs(runs)
     opened["data"] = made_up_data(0, 3)
     runs, _ = make_runs(tmp_path / "empty", opened["data"], (1.0, 1.0))

@@ -1,6 +1,7 @@
 """A small training from end to end: it learns, resumes exactly where it stopped, and refuses what does not fit."""
 
 import json
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -319,3 +320,28 @@ def test_settings_that_name_no_layer_are_refused_before_anything_is_made(data: P
         with pytest.raises(RequestError, match=message):
             train(data, recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_without_validation_images_a_run_ends_with_its_last_weights_and_says_so(
+    make_tree: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_tree("no-val")
+    shutil.rmtree(source / "val")
+    data = tmp_path / "no-val-data"
+    prepare(source, data, side=32)
+    caplog.set_level("INFO", logger="alexnet")
+    run = train(data, small_recipe(epochs=2), tmp_path / "run")
+    assert "has no validation or test split: no error is measured during training" in caplog.text
+    assert "epoch 2: training loss" in caplog.text
+    kinds = [event["event"] for event in run.events()]
+    assert run.state == "finished" and kinds.count("epoch") == 2 and "validation" not in kinds
+    assert load_trained(run.path).network.num_classes == 3
+    with pytest.raises(
+        RequestError, match=r"no validation or test split; it has train\. Name one of these with --split"
+    ):
+        evaluate_run(run.path)
+    assert evaluate_run(run.path, split="train")["num_images"] == 24
+    plateau = replace(small_recipe(), schedule=ScheduleSettings(kind="plateau", epochs=2))
+    with pytest.raises(RequestError, match=r"plateau, and .* has no validation split, whose error tells"):
+        train(data, plateau, tmp_path / "plateau")
+    assert not (tmp_path / "plateau").exists()

@@ -87,10 +87,5 @@ def select_evaluation_split(data: PreparedData, recipe: BaselineRecipe, split: s
             f"{data.folder} has no images of a split {name!r}; it has {', '.join(data.splits)}: name another with "
             "--split, or prepare the set with --hold-out"
         )
-    unlabeled = int(np.count_nonzero(np.asarray(data.splits[name].labels) < 0))
-    if unlabeled:
-        raise RequestError(
-            f"{unlabeled:,} of {len(data.splits[name]):,} images of split {name!r} of {data.folder} have no label, so "
-            "errors cannot be counted; choose another split"
-        )
+    data.require_labels(name)
     return data, name

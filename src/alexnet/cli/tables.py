@@ -135,14 +135,17 @@ def _print_counts(console: Console, summary: Mapping[str, Any]) -> None:
     table = new_table("splits", "split", "images listed refused largest smallest ratio")
     for name, split in summary["splits"].items():
         numbers = (split["images"], split["listed"], split["refused"])
-        extremes = (split[which]["images"] for which in ("largest", "smallest"))
+        extremes = (split[which]["images"] if split[which] else None for which in ("largest", "smallest"))
         ratio = "-" if split["imbalance"] is None else f"{split['imbalance']:,.1f}"
-        table.add_row(escape(name), *(f"{number:,}" for number in (*numbers, *extremes)), ratio)
+        cells = ("-" if number is None else f"{number:,}" for number in (*numbers, *extremes))
+        table.add_row(escape(name), *cells, ratio)
     console.print(table)
     classes = sorted(summary["classes"], key=lambda one: -int(one["images"]["train"]))
     num_more = max(0, len(classes) - MOST_CLASSES)
     title = f"the {MOST_CLASSES // 2} largest and the {MOST_CLASSES // 2} smallest classes" if num_more else "classes"
-    table = new_table(title, "class id", " ".join(summary["splits"]))
+    table = new_table(
+        title, "class id", " ".join(name for name, split in summary["splits"].items() if split["largest"])
+    )
     for column, width in zip(table.columns[:2], (40, 16), strict=True):
         column.no_wrap, column.overflow, column.max_width = True, "ellipsis", width
     half = MOST_CLASSES // 2 if num_more else len(classes)

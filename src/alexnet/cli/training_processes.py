@@ -36,5 +36,7 @@ def print_trained(run: Path, mesh: "ProcessMesh") -> None:
     from alexnet.runs.folder import RunFolder
 
     if mesh.is_main:
-        seconds = RunFolder.open(run).metadata()["duration_s"]
-        print(f"{run}: trained in {seconds:.0f} s; next: alexnet evaluate {run}")
+        metadata = RunFolder.open(run).metadata()
+        is_measurable = any(name in metadata["data"]["splits"] for name in ("val", "test"))
+        command = "evaluate" if is_measurable else "report"
+        print(f"{run}: trained in {metadata['duration_s']:.0f} s; next: alexnet {command} {run}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
+from alexnet.data.dataset import UNLABELED, ClassInfo, PreparedData, Split, Statistics, renumber_labels
 from alexnet.data.preparation.statistics import color_components
 from alexnet.data.shards import LazyImages, StoredImages, UnreadableSample
 from alexnet.errors import RequestError
@@ -111,9 +111,7 @@ def open_data(folders: Path | Sequence[Path]) -> PreparedData:
 
 def _concatenated_split(name: str, parts: Sequence[PreparedData], labels: dict[str, int]) -> Split:
     having = [part for part in parts if name in part.splits]
-    of_part = [
-        np.array([labels[one.id] for one in part.classes], np.int64)[part.splits[name].labels] for part in having
-    ]
+    of_part = [renumber_labels(part.splits[name].labels, [labels[one.id] for one in part.classes]) for part in having]
     return Split(
         name,
         ConcatenatedImages([part.splits[name].images for part in having]),
@@ -154,7 +152,8 @@ def count_leaks(folders: Sequence[Path]) -> int | None:
         trained = np.concatenate(
             [np.empty(0, _DIGEST), *(_comparable(other, "train") for other in parts if other is not part)]
         )
-        leaks += sum(int(np.isin(_comparable(part, name), trained).sum()) for name in part.splits if name != "train")
+        measured = [name for name in part.splits if name not in ("train", UNLABELED)]
+        leaks += sum(int(np.isin(_comparable(part, name), trained).sum()) for name in measured)
     return leaks
 
 

@@ -4,7 +4,8 @@
 - `<split>-images.npy` (`store=pixels`): uint8 (N, S, S, 3), RGB.
 - `<split>-000000.tar` ... (`store=jpeg`): shards of JPEG files, and `<split>-index.npy`: int64 (N, 3), the shard of
   each image, its offset there and its length.
-- `<split>-labels.npy`: int64 (N,). `<split>-keys.npy`, `<split>-key-ends.npy`: where each image came from.
+- `<split>-labels.npy`: int64 (N,), index into the classes; -1 for an image without a label.
+- `<split>-keys.npy`, `<split>-key-ends.npy`: where each image came from.
 - `<split>-digests.npy`: uint8 (N, 16), of the stored bytes. `<split>-sizes.npy`: int32 (N, 2), height and width of the
   originals.
 - `statistics.npz`: mean image and color covariance of the training images.
@@ -33,6 +34,9 @@ STATISTICS_FILE = "statistics.npz"
 REFUSED_FILE = "refused.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
 STORES = ("pixels", "jpeg")
+UNLABELED = "unlabeled"
+"""Name of the split of images without labels, such as a competition's test images."""
+NO_LABEL = -1
 DIGEST_BYTES = 16
 """Bytes stored of each image's SHA-256: enough to distinguish all images."""
 
@@ -67,7 +71,7 @@ class Split:
     images: StoredImages
     """(N, S, S, 3), RGB, 0..255, read-only."""
     labels: NDArray[np.int64]
-    """(N,), index into the classes."""
+    """(N,), index into the classes; `NO_LABEL` where there is none."""
     keys: Sequence[str]
     """(N,): where each image came from, such as `train/n01440764/n01440764_10026.JPEG`."""
 
@@ -106,8 +110,22 @@ class PreparedData:
 
     @property
     def evaluation_split(self) -> str:
-        """Name of the split that training is measured on: `val`, or `test` where there is no `val`."""
+        """Name of the split that training is measured on: `val`, or `test` where there is no `val`.
+
+        Raises:
+            RequestError: there is neither.
+        """
+        if not self.has_evaluation_split:
+            raise RequestError(
+                f"{self.folder} has no validation or test split; it has {', '.join(self.splits)}. Name one of these "
+                "with --split, or prepare the data again with --hold-out 0.1"
+            )
         return "val" if "val" in self.splits else "test"
+
+    @property
+    def has_evaluation_split(self) -> bool:
+        """Whether there is a `val` or a `test` split."""
+        return "val" in self.splits or "test" in self.splits
 
     def require_split(self, name: str) -> Split:
         """The split `name`.
@@ -118,6 +136,20 @@ class PreparedData:
         if name not in self.splits:
             raise RequestError(f"{self.folder} has no split {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]
+
+    def require_labels(self, name: str) -> Split:
+        """The split `name`, in which every image has a label.
+
+        Raises:
+            RequestError: there is no such split, or it has images without labels.
+        """
+        split = self.require_split(name)
+        if num := int(np.count_nonzero(np.asarray(split.labels) == NO_LABEL)):
+            raise RequestError(
+                f"{num:,} of {len(split):,} images of split {name!r} of {self.folder} have no label, so errors cannot "
+                "be counted; choose another split (`alexnet predict` and `alexnet features` need no labels)"
+            )
+        return split
 
     def original_sizes(self, split: str) -> NDArray[np.int32]:
         """Height and width of the originals of a split as they were read, int32 (N, 2), pixels."""
@@ -206,6 +238,16 @@ def data_checksum(split_digests: Mapping[str, tuple[str, str]], class_ids: Seque
     """
     lines = [f"{name} {images} {labels}" for name, (images, labels) in sorted(split_digests.items())]
     return hashlib.sha256("\n".join([*lines, *class_ids]).encode()).hexdigest()
+
+
+def renumber_labels(labels: NDArray[np.int64], numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels after the classes are renumbered, (N,).
+
+    Args:
+        labels: (N,), 0..K-1; `NO_LABEL` stays.
+        numbers: (K,), the new number of each class.
+    """
+    return np.append(np.asarray(numbers, np.int64), NO_LABEL)[labels]  # the last one is that of `NO_LABEL`
 
 
 def split_file(split: str, content: str) -> str:

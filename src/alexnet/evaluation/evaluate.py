@@ -287,7 +287,12 @@ def evaluate_split(
     progress: Progress | None = None,
     processes: ProcessGroup = SINGLE_GROUP,
 ) -> Evaluation:
-    """Predict a whole split and compute the metrics; arguments and errors as in `predict_split`."""
+    """Predict a whole split and compute the metrics; arguments and errors as in `predict_split`.
+
+    Raises:
+        RequestError: also if images of the split have no label.
+    """
+    data.require_labels(split)
     start_s = time.perf_counter()
     probabilities = predict_split(
         network,

@@ -244,11 +244,8 @@ def open_common_data(
                     "runs on one data set and name it with --data"
                 )
     split = data.evaluation_split if split is None else split
-    labels = data.require_split(split).labels
-    if len(labels) == 0:
+    if len(data.require_labels(split)) == 0:
         raise RequestError(f"split {split!r} of {data.folder} has no images; choose another split")
-    if (labels < 0).any():
-        raise RequestError(f"split {split!r} of {data.folder} has images without a label; choose another split")
     return data, split
 
 
@@ -277,8 +274,8 @@ def _data_difference(data: PreparedData, run: RunFolder) -> str:
     other = run.metadata()["data"]
     words = [f"{data.title!r} and {other['title']!r} (checksums {data.checksum[:12]} and {other['checksum'][:12]})"]
     counts = other.get("splits", {})
-    split, other_split = data.evaluation_split, "val" if "val" in counts else "test"
-    num, other_num = len(data.splits[split]), counts.get(other_split, 0)
+    split, other_split = ("val" if "val" in names else "test" for names in (data.splits, counts))
+    num, other_num = len(data.splits.get(split, ())), counts.get(other_split, 0)
     if counts and (split, num) != (other_split, other_num):
         words.append(f"{num:,} images of split {split!r} and {other_num:,} of {other_split!r}")
     if (num_classes := other.get("num_classes", data.num_classes)) != data.num_classes:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from alexnet.data.dataset import PreparedData
+from alexnet.data.dataset import PreparedData, renumber_labels
 from alexnet.errors import RequestError, WorkError
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import write_bytes
@@ -44,7 +44,7 @@ class Predictions:
     def labels(self, data: PreparedData) -> npt.NDArray[np.int64]:
         """Each image's true class as a column of `probabilities`, (N,); the data set's own order may differ."""
         columns = {one: column for column, one in enumerate(self.class_ids)}
-        return np.array([columns[one.id] for one in data.classes], np.int64)[data.splits[self.split].labels]
+        return renumber_labels(data.splits[self.split].labels, [columns[one.id] for one in data.classes])
 
 
 def views_slug(num_views: NumViews) -> str:

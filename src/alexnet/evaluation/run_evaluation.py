@@ -5,10 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from alexnet.data.concatenated import open_data
-from alexnet.data.dataset import ClassInfo, PreparedData
+from alexnet.data.dataset import ClassInfo, PreparedData, renumber_labels
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import Evaluation, evaluate_split
 from alexnet.evaluation.predictions import NumViews, predictions_folder, save_predictions, training_checksum, views_slug
@@ -105,6 +103,8 @@ def remap_classes(known: Sequence[ClassInfo], data: PreparedData) -> PreparedDat
                 f"the network has {len(ids)} classes and {data.folder} has {len(own_ids)}; the network lacks number "
                 f"{number} of these, {one!r}; evaluate it on data with the classes it was trained on, or some of them"
             )
-    renumbered = np.array([indices[one] for one in own_ids], np.int64)
-    splits = {name: replace(split, labels=renumbered[split.labels]) for name, split in data.splits.items()}
+    numbers = [indices[one] for one in own_ids]
+    splits = {
+        name: replace(split, labels=renumber_labels(split.labels, numbers)) for name, split in data.splits.items()
+    }
     return replace(data, classes=tuple(known), splits=splits)

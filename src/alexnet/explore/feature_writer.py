@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.dataset import NO_LABEL
 from alexnet.errors import Interrupted, WorkError
 from alexnet.explore.forward import activation_batches
 from alexnet.explore.image_source import ImageSource, RefusedImages
@@ -100,7 +101,7 @@ class FeatureWriter:
         paths = [self._source.paths[number] for number in numbers]
         classes = [one.id for one in self._trained.classes]
         labels = None if self._source.labels is None else self._source.labels[numbers]
-        ids = [""] * len(numbers) if labels is None else [classes[one] for one in labels]
+        ids = [""] * len(numbers) if labels is None else ["" if one == NO_LABEL else classes[one] for one in labels]
         write_bytes(folder / IMAGES_FILE, _images_csv(paths, ids))
         if labels is not None:
             with (folder / LABELS_FILE).open("wb") as file:

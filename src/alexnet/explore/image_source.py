@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.concatenated import open_data
-from alexnet.data.dataset import PreparedData
+from alexnet.data.dataset import NO_LABEL, PreparedData, renumber_labels
 from alexnet.data.shards import StoredImages
 from alexnet.errors import RequestError
 from alexnet.evaluation.classify import list_photographs, read_photograph
@@ -32,7 +32,8 @@ class ImageSource:
     paths: Sequence[str]
     """(N,): the path of each image, or its name in the data set."""
     labels: NDArray[np.int64] | None
-    """(N,), index into the network's classes; None for photographs and for data with other classes."""
+    """(N,), index into the network's classes; None for photographs, for a split without labels and for data with other
+    classes."""
     identity: dict[str, Any]
     """Identifies the images: other images have another identity."""
     location: dict[str, Any]
@@ -78,12 +79,12 @@ def split_source(
 
 
 def _labels(data: PreparedData, split: str, trained: Trained) -> NDArray[np.int64] | None:
-    """Labels as indices into the network's classes; None if the data set has other classes, which is allowed here."""
+    """Labels as indices into the network's classes; None if the split has no labels or the data set other classes."""
+    labels = np.asarray(data.splits[split].labels)
     indices = {one.id: index for index, one in enumerate(trained.classes)}
-    if any(one.id not in indices for one in data.classes):
+    if any(one.id not in indices for one in data.classes) or (labels == NO_LABEL).all():
         return None
-    mapped = np.array([indices[one.id] for one in data.classes], np.int64)
-    return mapped[np.asarray(data.splits[split].labels)]
+    return renumber_labels(labels, [indices[one.id] for one in data.classes])
 
 
 def photograph_source(paths: Sequence[Path], trained: Trained) -> ImageSource:

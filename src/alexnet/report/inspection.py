@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet.data.dataset import ClassInfo, PreparedData
+from alexnet.data.dataset import NO_LABEL, UNLABELED, ClassInfo, PreparedData
 from alexnet.report.data_issues import summarize_duplicates, summarize_refused
 from alexnet.report.data_measures import summarize_colors, summarize_sizes
 from alexnet.report.formatting import count_noun, printable
@@ -26,8 +26,9 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         `folder`, `title`, `generated`, `num_classes`, `side` (pixels), `store`, `checksum`, `bytes` (on disk) and
         `preparation` (its settings);
         `splits`: by name, `images`, `listed` (files found), `refused`, `largest` and `smallest` class with `id`, `name`
-        and `images`, `imbalance` (their ratio, null if a class has no images) and `missing` (ids of such classes);
-        `classes`: in label order, `id`, `name`, and `images` by split;
+        and `images` (null for `unlabeled`), `imbalance` (their ratio, null if a class has no images) and `missing` (ids
+        of such classes);
+        `classes`: in label order, `id`, `name`, and `images` by split, without `unlabeled`;
         `refused`: see `summarize_refused`; `duplicates`: see `summarize_duplicates`; `sizes`: see `summarize_sizes`;
         `color`: see `summarize_colors`;
         `warnings`: most serious first, with `topic` (`leak`, `labels`, `missing`, `few`, `imbalance`, `refused`) and
@@ -37,8 +38,9 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         RequestError: a file of the data set is missing or damaged.
     """
     counts = {
-        name: np.bincount(split.labels, minlength=data.num_classes).astype(np.int64)
+        name: np.bincount(split.labels[split.labels != NO_LABEL], minlength=data.num_classes).astype(np.int64)
         for name, split in data.splits.items()
+        if name != UNLABELED
     }
     summary = {
         "folder": str(data.folder),
@@ -51,8 +53,10 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in data.folder.iterdir() if file.is_file()),
         "preparation": dict(data.description["plan"]),
         "splits": {
-            name: _summarize_split(data.classes, counts[name], int(data.description["splits"][name]["listed"]))
-            for name in data.splits
+            name: _summarize_split(
+                data.classes, len(split), int(data.description["splits"][name]["listed"]), counts.get(name)
+            )
+            for name, split in data.splits.items()
         },
         "classes": [
             {"id": one.id, "name": one.name, "images": {name: int(counts[name][label]) for name in counts}}
@@ -68,17 +72,20 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
     return result
 
 
-def _summarize_split(classes: Sequence[ClassInfo], counts: npt.NDArray[np.int64], num_listed: int) -> dict[str, Any]:
-    """Counts of one split; of equally large classes the first is named."""
+def _summarize_split(
+    classes: Sequence[ClassInfo], num_images: int, num_listed: int, counts: npt.NDArray[np.int64] | None
+) -> dict[str, Any]:
+    """Counts of one split; of equally large classes the first is named. `counts` (K,) is None without labels."""
+    numbers = {"images": num_images, "listed": num_listed, "refused": num_listed - num_images}
+    if counts is None:
+        return {**numbers, "largest": None, "smallest": None, "imbalance": None, "missing": []}
 
     def named(label: int) -> dict[str, Any]:
         return {"id": classes[label].id, "name": classes[label].name, "images": int(counts[label])}
 
-    num_images, least = int(counts.sum()), int(counts.min())
+    least = int(counts.min())
     return {
-        "images": num_images,
-        "listed": num_listed,
-        "refused": num_listed - num_images,
+        **numbers,
         "largest": named(int(counts.argmax())),
         "smallest": named(int(counts.argmin())),
         "imbalance": float(counts.max() / least) if least else None,

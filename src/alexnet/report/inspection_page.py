@@ -81,6 +81,7 @@ def _render(data: PreparedData, summary: Mapping[str, Any], most_classes: int) -
         section_of=_SECTIONS,
         class_tables=class_tables,
         most_images=by_size[0]["images"]["train"],
+        labeled=[name for name, split in summary["splits"].items() if split["largest"]],
         names={one["id"]: one["name"] for one in summary["classes"]},
         class_histogram=Markup(figures.class_histogram(by_size)) if is_long else "",
         mean_image=Markup(figures.mean_image(data)),

@@ -41,7 +41,7 @@ def finetune_recipe(trained: Recipe, data: PreparedData, freeze_until: str | Non
     """
     placed = [one for one in sized_layers(named_variant(trained.network.variant), data.num_classes) if one.weight_shape]
     names = [one.name for one in placed]
-    counts = np.bincount(data.splits["train"].labels, minlength=data.num_classes)
+    counts = np.bincount(data.require_labels("train").labels, minlength=data.num_classes)
     if freeze_until is None:
         convolutions = [one.name for one in placed if isinstance(one.spec, Convolution)]
         freeze_until = convolutions[-1] if convolutions and median(counts.tolist()) < FEW_IMAGES else NEVER
@@ -54,7 +54,7 @@ def finetune_recipe(trained: Recipe, data: PreparedData, freeze_until: str | Non
     num_images = len(data.splits["train"])
     batch_size = max(8, min(128, num_images // 20))
     schedule = ScheduleSettings(kind="steps", epochs=30, milestones=(0.5, 0.75))
-    if data.evaluation_split == "val":
+    if "val" in data.splits:
         schedule = ScheduleSettings(kind="plateau", epochs=MOST_EPOCHS, patience=3, plateau_drops=2)
     factors = {**dict.fromkeys(frozen, 0.0), names[-1]: HEAD_FACTOR}
     return replace(

@@ -99,6 +99,8 @@ class TrainingLog:
                 f"epoch {epoch}: the loss was {loss:.3f} over the whole epoch, and guessing gives "
                 f"{self._chance_loss:.3f}: the network has learned nothing yet"
             )
+        if not self._setup.data.has_evaluation_split:  # or the line of the validation says it
+            _logger.info(f"epoch {epoch}: training {format_metrics(means)}")
 
     def validation(self, evaluation: Evaluation) -> None:
         """The errors on the validation images, after the epoch's training metrics."""

@@ -55,8 +55,13 @@ def create_or_continue(
     """
     if not (run.path / "run.json").is_file():
         leaks = count_leaks(data_folders) if len(data_folders) > 1 else 0
+        if not data.has_evaluation_split:
+            _logger.warning(
+                f"{data.folder} has no validation or test split: no error is measured during training, and the last "
+                "weights are kept; prepare it again with --hold-out 0.1 to measure one"
+            )
         for joined in data.description.get("concatenated", ()):
-            if data.evaluation_split not in joined["splits"]:
+            if data.has_evaluation_split and data.evaluation_split not in joined["splits"]:
                 _logger.warning(
                     f"{joined['folder']} has no split {data.evaluation_split}: errors are measured without its images"
                 )

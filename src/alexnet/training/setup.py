@@ -62,13 +62,14 @@ def build_setup(data: PreparedData, recipe: Recipe, mesh: ProcessMesh = SINGLE_P
     mesh.layout.require_batch(recipe.optimizer.batch_size, mesh.replica.size)
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
-    if recipe.schedule.kind == "plateau" and data.evaluation_split != "val":
+    if recipe.schedule.kind == "plateau" and "val" not in data.splits:
         raise RequestError(
-            f"--schedule.kind is plateau, and {data.folder} has no validation split: the learning rate would follow "
-            "the images on which the error is reported. Prepare the data again with --hold-out 0.1, or use "
-            "--schedule.kind steps"
+            f"--schedule.kind is plateau, and {data.folder} has no validation split, whose error tells when to lower "
+            "the learning rate. Prepare the data again with --hold-out 0.1, or use --schedule.kind steps"
         )
-    split = data.splits["train"]
+    split = data.require_labels("train")
+    if data.has_evaluation_split:
+        data.require_labels(data.evaluation_split)
     crop_margin(data.side, recipe.data.crop)
     samples = np.arange(len(split), dtype=np.int64)
     if recipe.data.subset:

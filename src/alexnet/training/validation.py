@@ -11,7 +11,9 @@ from alexnet.training.state import TrainingState
 
 
 def is_validation_due(setup: TrainingSetup, state: TrainingState) -> bool:
-    """Whether the epoch that ends after the state's step is to be validated."""
+    """Whether the epoch that ends after the state's step is to be validated: never without validation images."""
+    if not setup.data.has_evaluation_split:
+        return False
     every = setup.recipe.training.evaluate_every
     return setup.plan.epoch_number(state.step) % every == 0 or state.step == setup.plan.num_steps
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.dataset import NO_LABEL, UNLABELED
+
 
 @dataclass(frozen=True, eq=False)
 class Duplicate:
@@ -15,7 +17,7 @@ class Duplicate:
     images: tuple[tuple[str, int], ...]
     """Split and index of each of its images, two or more."""
     is_leak: bool
-    """Whether it is in the training split and in another one."""
+    """Whether it is in the training split and in another one on which errors are measured."""
     has_other_label: bool
     """Whether its images have different labels."""
 
@@ -40,12 +42,17 @@ def find_duplicates(
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_as_before, [False]]).astype(np.int8)))
     groups = [order[first : last + 1] for first, last in edges.reshape(-1, 2).tolist()]
     for group in sorted(groups, key=lambda group: int(group[0])):
-        splits = {names[split] for split in split_of[group]}
+        splits = {names[split] for split in split_of[group]} - {UNLABELED}
         yield Duplicate(
             tuple((names[split_of[row]], int(index_of[row])) for row in group),
             is_leak="train" in splits and len(splits) > 1,
-            has_other_label=len(set(label_of[group].tolist())) > 1,
+            has_other_label=len(set(label_of[group].tolist()) - {NO_LABEL}) > 1,
         )
+
+
+def class_id_of(class_ids: Sequence[str], label: int) -> str:
+    """The id of an image's class; empty without a label."""
+    return "" if label == NO_LABEL else class_ids[label]
 
 
 def describe_duplicates(
@@ -57,7 +64,7 @@ def describe_duplicates(
     """The lines of `duplicates.jsonl`, each with the images of one picture."""
     for one in duplicates:
         images = [
-            {"split": split, "path": keys[split][index], "class": class_ids[int(labels[split][index])]}
+            {"split": split, "path": keys[split][index], "class": class_id_of(class_ids, int(labels[split][index]))}
             for split, index in one.images
         ]
         yield {"leak": one.is_leak, "other_label": one.has_other_label, "images": images}
@@ -68,6 +75,8 @@ def duplicate_counts(duplicates: Sequence[Duplicate]) -> dict[str, int]:
     return {
         "pictures": len(duplicates),
         "surplus_images": sum(len(one.images) - 1 for one in duplicates),
-        "leaked_images": sum(sum(split != "train" for split, _ in one.images) for one in duplicates if one.is_leak),
+        "leaked_images": sum(
+            sum(split not in ("train", UNLABELED) for split, _ in one.images) for one in duplicates if one.is_leak
+        ),
         "other_label": sum(one.has_other_label for one in duplicates),
     }

@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from alexnet.data.dataset import (
     DUPLICATES_FILE,
     FORMAT_VERSION,
+    NO_LABEL,
     REFUSED_FILE,
     STATISTICS_FILE,
+    UNLABELED,
     data_checksum,
     split_file,
 )
 from alexnet.data.packed import PackedStrings
 from alexnet.data.preparation.commits import Commits
-from alexnet.data.preparation.duplicates import describe_duplicates, duplicate_counts, find_duplicates
+from alexnet.data.preparation.duplicates import class_id_of, describe_duplicates, duplicate_counts, find_duplicates
 from alexnet.data.preparation.workers import Chunk
 from alexnet.data.preparation.writers import images_header
 from alexnet.data.shards import shard_name
@@ -67,6 +69,11 @@ def finalize(
         labels[split] = listing.labels[numbers].astype(np.int64)
         keys[split] = listing.keys.select(numbers)
         digests[split] = np.concatenate([record["digests"] for record in of_split])
+        if split == UNLABELED and not len(labels[split]):  # nobody depends on these images
+            del labels[split], keys[split], digests[split]
+            for path in folder.glob(f"{UNLABELED}-*"):
+                path.unlink()
+            continue
         _require_images(split, labels[split], source)
         splits[split] = _write_split(folder, split, listing, of_split, labels[split], keys[split], digests[split], plan)
     statistics = commits.color_sums.statistics()
@@ -160,7 +167,7 @@ def _refused_files(source: Source, chunks: Sequence[Chunk], records: Sequence[Re
             yield {
                 "path": listing.keys[number],
                 "split": chunk.split,
-                "class": source.class_ids[int(listing.labels[number])],
+                "class": class_id_of(source.class_ids, int(listing.labels[number])),
                 "reason": reason,
             }
 
@@ -184,7 +191,7 @@ def _require_images(split: str, labels: NDArray[np.int64], source: Source) -> No
     """Refuse a split, or a training class, without any readable image."""
     if len(labels) == 0:
         raise WorkError(f"no image of the {split} split of {source.title} can be read; are its files photographs?")
-    counts = np.bincount(labels, minlength=len(source.class_ids))
+    counts = np.bincount(labels[labels != NO_LABEL], minlength=len(source.class_ids))
     if split == "train" and not counts.all():
         raise WorkError(
             f"no training image of the class {source.class_ids[int(counts.argmin())]} of {source.title} can be read; "

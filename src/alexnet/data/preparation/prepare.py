@@ -70,7 +70,7 @@ def prepare(
         source_format: a name in `SOURCE_FORMATS`; None detects it.
         side: of the stored square images, 8..1024 pixels; None is what the source suggests, else 256.
         store: `pixels` (one array; nothing is lost), `jpeg` (tar shards, quality 95) or `auto`: pixels up to 4 GiB.
-        hold_out: fraction of each class to hold out as `val`, for a source without that split.
+        hold_out: fraction of each class to hold out as `val`; a source that has that split keeps its own.
         seed: of the held-out choice.
         exif: `apply` turns pictures as their EXIF data say, `ignore` leaves them as stored, `auto` applies it except
             to ImageNet's own archives, whose pictures the paper took as stored.
@@ -89,7 +89,11 @@ def prepare(
     source, destination = Path(source), Path(destination)
     _check_options(side, store, seed, exif, on_bad, max_refused, shard_images, workers)
     require_free(destination)
-    opened = with_hold_out(open_source(source, source_format), hold_out, seed)
+    opened = open_source(source, source_format)
+    if "val" in opened.splits and hold_out:
+        _logger.info(f"{source} has a validation split, which is kept: --hold-out {hold_out:g} changes nothing")
+        hold_out = 0.0
+    opened = with_hold_out(opened, hold_out, seed)
     side = side or opened.side or DEFAULT_SIDE_PX
     num_files = sum(len(listing) for listing in opened.splits.values())
     if store == "auto":
@@ -116,6 +120,11 @@ def prepare(
         f"{opened.title} ({opened.format}): {len(opened.class_ids)} classes, {counts}; storing {side} x {side} pixels "
         f"as {stored_as}"
     )
+    if "val" not in opened.splits and "test" not in opened.splits:
+        _logger.warning(
+            f"{source} has no validation split, so no errors can be measured on it; to hold out a tenth of each class, "
+            "interrupt this and add --hold-out 0.1"
+        )
     if not staging_folder(destination).exists():
         bytes_per_pixel = 3 if store == "pixels" else LEAST_JPEG_BYTES_PER_PIXEL
         require_space(destination, int(num_files * side**2 * bytes_per_pixel))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.dataset import NO_LABEL
 from alexnet.data.packed import PackedStrings
 from alexnet.data.synsets import readable_name
 from alexnet.errors import RequestError
@@ -33,7 +34,7 @@ class Listing:
     keys: PackedStrings
     """(N,), the path of each image in the source, such as `train/n01440764/n01440764_10026.JPEG`."""
     labels: NDArray[np.int32]
-    """(N,), index into the source's class ids."""
+    """(N,), index into the source's class ids; `NO_LABEL` in the split `UNLABELED`."""
     locations: NDArray[np.int64]
     """(N, 4), a `Location` each, for `reader`."""
     reader: ReadImage
@@ -64,7 +65,7 @@ class Source:
     class_ids: Sequence[str]
     """In the order of the labels."""
     splits: Mapping[str, Listing]
-    """By name (`train`, `val`, `test`)."""
+    """By name: `train`, `val`, `test` and `UNLABELED`, those that have images."""
     class_names: Mapping[str, str]
     """Readable name by class id."""
     class_numbers: Mapping[str, int] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class ListingBuilder:
         self._ends = array("q")
         self._locations = array("q")
         self._classes = array("i")
-        self._number_of: dict[str, int] = {}
+        self._number_of: dict[str | None, int] = {}
 
     def __len__(self) -> int:
         return len(self._classes)
@@ -102,10 +103,10 @@ class ListingBuilder:
     @property
     def class_ids(self) -> list[str]:
         """The classes of the images added so far, sorted."""
-        return sorted(self._number_of)
+        return sorted(class_id for class_id in self._number_of if class_id is not None)
 
-    def add(self, key: str, class_id: str, location: Location) -> None:
-        """Add one image."""
+    def add(self, key: str, class_id: str | None, location: Location) -> None:
+        """Add one image; its class is None in the split `UNLABELED`, and only there."""
         self._keys += key.encode("utf-8", "surrogateescape")
         self._ends.append(len(self._keys))
         self._locations.extend(location)
@@ -113,7 +114,8 @@ class ListingBuilder:
 
     def build(self, class_ids: Sequence[str], reader: ReadImage) -> Listing:
         """The listing, sorted by key; `class_ids` must contain every class."""
-        label_of = {class_id: label for label, class_id in enumerate(class_ids)}
+        label_of: dict[str | None, int] = {class_id: label for label, class_id in enumerate(class_ids)}
+        label_of[None] = NO_LABEL
         labels = np.array([label_of[class_id] for class_id in self._number_of], np.int32)
         keys = PackedStrings(np.frombuffer(bytes(self._keys), np.uint8), np.array(self._ends, np.int64))
         listing = Listing(
@@ -145,7 +147,7 @@ def build_source(
         source_format: its name.
         title: of the source.
         origin: the source in messages, such as its path.
-        splits: by name; `train` is required.
+        splits: by name; `train` is required. Images in `UNLABELED` have no class.
         reader: of the images.
         class_ids: in label order, for formats that number classes; None is those of the training split, sorted.
         class_names: readable names by class id; by default ImageNet's, or the id itself.
@@ -198,28 +200,18 @@ def with_hold_out(source: Source, fraction: float, seed: int) -> Source:
     """Move a fraction of the training images of each class, drawn with the seed, to a new split `val`.
 
     Args:
-        source: a source without `val`.
+        source: one with a `val` is returned as it is.
         fraction: of each class, 0 .. 1 exclusive; at least one image of each class moves, and at least one stays. 0
             leaves the source unchanged.
         seed: 0 or more.
 
     Raises:
-        RequestError: the fraction is out of range; the source has a `val`; or it has only a training split and the
-            fraction is 0.
+        RequestError: the fraction is out of range.
     """
     if not 0 <= fraction < 1:
         raise RequestError(f"--hold-out is {fraction}; allowed is a fraction of at least 0 and below 1")
-    if fraction == 0:
-        if set(source.splits) == {"train"}:
-            raise RequestError(
-                f"{source.title} has no validation split (no val/ or test/ next to train/); add --hold-out 0.1 to hold "
-                "out a tenth of each class"
-            )
+    if fraction == 0 or "val" in source.splits:
         return source
-    if "val" in source.splits:
-        raise RequestError(
-            f"--hold-out is {fraction} and {source.title} has a validation split already; omit --hold-out"
-        )
     train = source.splits["train"]
     is_held_out = np.zeros(len(train), np.bool_)
     by_class = np.argsort(train.labels, kind="stable")
