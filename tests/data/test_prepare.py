@@ -103,10 +103,13 @@ def test_unreadable_files_are_named_and_left_out(tmp_path: Path, caplog: pytest.
     assert len(data.splits["train"]) == 6
     assert data.splits["train"].images.shape == (6, 16, 16, 3)
     refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
-    assert [one["path"] for one in refused] == ["train/a/0.png", "train/a/gone.png", "train/a/note.txt"]
-    assert "No such file" in refused[1]["reason"] and "no image" in refused[2]["reason"]
-    assert [(one["split"], one["class"]) for one in refused] == [("train", "a")] * 3
-    assert "refused 3 of 12 files" in caplog.messages[-1]
+    assert [one["path"] for one in refused] == ["train/a/0.png", "train/a/gone.png"]
+    assert "No such file" in refused[1]["reason"]
+    assert [(one["split"], one["class"]) for one in refused] == [("train", "a")] * 2
+    assert "refused 2 of 11 files" in caplog.messages[-1]
+    (skipped,) = (json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines())
+    assert skipped == {"path": "train/a/note.txt", "reason": "not an image: text or a link (.txt)"}
+    assert data.num_skipped == 1
 
 
 def test_a_class_without_a_readable_image_fails(tmp_path: Path) -> None:

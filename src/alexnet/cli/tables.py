@@ -160,16 +160,19 @@ def _print_counts(console: Console, summary: Mapping[str, Any]) -> None:
 
 
 def _print_troubles(console: Console, summary: Mapping[str, Any]) -> None:
-    refused, twice = summary["refused"], summary["duplicates"]
-    if refused["images"]:
-        table = new_table("refused files", "files reason", "")
-        for one in refused["reasons"][:MOST_REASONS]:
+    twice = summary["duplicates"]
+    for outcome in ("refused", "skipped"):
+        reasons = summary[outcome]["reasons"]
+        if not reasons:
+            continue
+        table = new_table(f"{outcome} files", "files reason", "")
+        for one in reasons[:MOST_REASONS]:
             such_as = "such as " if one["images"] > 1 else ""
             table.add_row(f"{one['images']:,}", f"{escape(one['reason'])}; {such_as}{escape(one['examples'][0])}")
         table.columns[0].justify = "right"
         console.print(table)
-        if num_more := max(0, len(refused["reasons"]) - MOST_REASONS):
-            _line(console, f"... and {num_more:,} more reasons; refused.jsonl lists every file")
+        if num_more := max(0, len(reasons) - MOST_REASONS):
+            _line(console, f"... and {num_more:,} more reasons; {outcome}.jsonl lists every file")
     if twice["pictures"]:
         table = new_table(f"images stored more than once: {twice['pictures']:,}", "what where", "")
         for one in twice["groups"][:MOST_DUPLICATES]:

@@ -9,7 +9,8 @@
 - `<split>-digests.npy`: uint8 (N, 16), of the stored bytes. `<split>-sizes.npy`: int32 (N, 2), height and width of the
   originals.
 - `statistics.npz`: mean image and color covariance of the training images.
-- `refused.jsonl`: the files that could not be used, with reasons. `duplicates.jsonl`: images stored more than once.
+- `refused.jsonl`: the images that could not be used, with reasons. `skipped.jsonl`: the files that are no images.
+  `duplicates.jsonl`: images stored more than once.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ FORMAT_VERSION = 2
 DESCRIPTION_FILE = "dataset.json"
 STATISTICS_FILE = "statistics.npz"
 REFUSED_FILE = "refused.jsonl"
+SKIPPED_FILE = "skipped.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
 STORES = ("pixels", "jpeg")
 UNLABELED = "unlabeled"
@@ -126,6 +128,11 @@ class PreparedData:
     def has_evaluation_split(self) -> bool:
         """Whether there is a `val` or a `test` split."""
         return "val" in self.splits or "test" in self.splits
+
+    @property
+    def num_skipped(self) -> int:
+        """Files of the source that were no images; 0 if the data set is older than this count."""
+        return int(self.description.get("num_skipped", 0))
 
     def require_split(self, name: str) -> Split:
         """The split `name`.

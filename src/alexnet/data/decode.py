@@ -72,6 +72,14 @@ def decode_image(content: bytes, *, apply_orientation: bool) -> NDArray[np.uint8
     return np.ascontiguousarray(image)
 
 
+def begins_as_image(content: bytes) -> bool:
+    """Whether a file begins like one of a format that is read, sound or damaged."""
+    try:
+        return content.startswith(b"\xff\xd8") or bool(_format_of(content))
+    except UnreadableImage:
+        return False
+
+
 def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Resize the shorter side to `side` pixels (bilinear, antialiased), then crop the central square.
 

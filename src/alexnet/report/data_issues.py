@@ -1,6 +1,6 @@
-"""Summarize the refused files and the duplicate images that a preparation recorded.
+"""Summarize the refused and skipped files and the duplicate images that a preparation recorded.
 
-Both files may have millions of lines: they are read once, and only examples are kept.
+Their files may have millions of lines: they are read once, and only examples are kept.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.dataset import DUPLICATES_FILE, REFUSED_FILE
+from alexnet.data.dataset import DUPLICATES_FILE, REFUSED_FILE, SKIPPED_FILE
 from alexnet.errors import RequestError
 from alexnet.storage.read_errors import raise_unless_damage
 
@@ -61,8 +61,29 @@ def summarize_refused(folder: Path) -> dict[str, Any]:
     Raises:
         RequestError: the list is missing or damaged.
     """
+    return _summarize_reasons(folder, REFUSED_FILE)
+
+
+def summarize_skipped(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    """What else the source of the data set in `folder` contained, by reason, most frequent first.
+
+    Args:
+        description: the content of `dataset.json`; a data set that has no count of these files has no list of them.
+
+    Returns:
+        `files`: their number; `reasons`: for each kind `reason`, `images` (their number) and up to five paths,
+        `examples`.
+
+    Raises:
+        RequestError: the list is missing or damaged.
+    """
+    found = _summarize_reasons(folder, SKIPPED_FILE) if "num_skipped" in description else {"images": 0, "reasons": []}
+    return {"files": found["images"], "reasons": found["reasons"]}
+
+
+def _summarize_reasons(folder: Path, name: str) -> dict[str, Any]:
     reasons: dict[tuple[str, ...], _Reason] = {}
-    for line in _lines(folder, REFUSED_FILE, ("reason", "path")):
+    for line in _lines(folder, name, ("reason", "path")):
         between = _VARIABLE.split(line["reason"])
         variables = _VARIABLE.findall(line["reason"])
         reasons.setdefault(tuple(between), _Reason(between, variables)).add(variables, line["path"])

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet.data.dataset import NO_LABEL, UNLABELED, ClassInfo, PreparedData
-from alexnet.report.data_issues import summarize_duplicates, summarize_refused
+from alexnet.report.data_issues import summarize_duplicates, summarize_refused, summarize_skipped
 from alexnet.report.data_measures import summarize_colors, summarize_sizes
 from alexnet.report.formatting import count_noun, printable
 
@@ -29,8 +29,8 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         and `images` (null for `unlabeled`), `imbalance` (their ratio, null if a class has no images) and `missing` (ids
         of such classes);
         `classes`: in label order, `id`, `name`, and `images` by split, without `unlabeled`;
-        `refused`: see `summarize_refused`; `duplicates`: see `summarize_duplicates`; `sizes`: see `summarize_sizes`;
-        `color`: see `summarize_colors`;
+        `refused`: see `summarize_refused`; `skipped`: see `summarize_skipped`; `duplicates`: see
+        `summarize_duplicates`; `sizes`: see `summarize_sizes`; `color`: see `summarize_colors`;
         `warnings`: most serious first, with `topic` (`leak`, `labels`, `missing`, `few`, `imbalance`, `refused`) and
         `text`.
 
@@ -63,6 +63,7 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
             for label, one in enumerate(data.classes)
         ],
         "refused": summarize_refused(data.folder),
+        "skipped": summarize_skipped(data.folder, data.description),
         "duplicates": summarize_duplicates(data.folder, data.description["duplicates"]),
         "sizes": summarize_sizes({name: np.asarray(data.original_sizes(name)) for name in data.splits}, data.side),
         "color": summarize_colors(data.statistics),

@@ -90,7 +90,7 @@ def _render(data: PreparedData, summary: Mapping[str, Any], most_classes: int) -
         size_histogram=Markup(figures.size_histogram(sizes, data.side)),
         side_is_marked=figures.bin_position(sizes["shorter_side"]["edges"], data.side) is not None,
         ratio_histogram=Markup(figures.ratio_histogram(sizes)),
-        reasons=summary["refused"]["reasons"][:NUM_REASONS],
+        most_reasons=NUM_REASONS,
         duplicate_thumbnails=[Markup(figures.duplicate_thumbnail(data, one)) for one in duplicates["groups"]],
         sheet=Markup(contact_sheet_html(rows, most_bytes=SHEET_BYTES)),
         num_images_per_class=NUM_IMAGES,

@@ -17,6 +17,7 @@ from alexnet.data.dataset import (
     FORMAT_VERSION,
     NO_LABEL,
     REFUSED_FILE,
+    SKIPPED_FILE,
     STATISTICS_FILE,
     UNLABELED,
     data_checksum,
@@ -57,6 +58,8 @@ def finalize(
     records = [commits.record(index) for index in range(len(chunks))]
     refused = list(_refused_files(source, chunks, records))
     write_json_lines(folder / REFUSED_FILE, refused)
+    skipped = sorted(source.skipped)  # folders list their files in any order
+    write_json_lines(folder / SKIPPED_FILE, ({"path": path, "reason": reason} for path, reason in skipped))
     _require_few_refused(folder, refused, sum(map(len, chunks)), max_refused)
 
     splits: dict[str, dict[str, Any]] = {}
@@ -99,6 +102,7 @@ def finalize(
             "side": plan["side"],
             "store": plan["store"],
             "num_refused": len(refused),
+            "num_skipped": len(source.skipped),
             "duplicates": duplicate_counts(duplicates),
             "checksum": data_checksum(checksums, source.class_ids),
             "plan": dict(plan),

@@ -17,7 +17,15 @@ from typing import Any
 
 import torch
 
-from alexnet.data.dataset import DESCRIPTION_FILE, FORMAT_VERSION, REFUSED_FILE, STORES, PreparedData, split_file
+from alexnet.data.dataset import (
+    DESCRIPTION_FILE,
+    FORMAT_VERSION,
+    REFUSED_FILE,
+    SKIPPED_FILE,
+    STORES,
+    PreparedData,
+    split_file,
+)
 from alexnet.data.preparation.commits import CURSOR_FILE, Commits
 from alexnet.data.preparation.finalize import finalize
 from alexnet.data.preparation.workers import Chunk, ImageWorkers, split_into_chunks
@@ -37,6 +45,8 @@ MAX_PIXELS_STORE_BYTES = 4 * 2**30
 LEAST_JPEG_BYTES_PER_PIXEL = 0.1
 """A low estimate, to refuse a disk that is certainly too small."""
 MAX_REFUSED = 0.05
+MOST_KINDS = 5
+"""Of skipped files, in a log line."""
 SHARD_IMAGES = 1024
 """As in a batch file of the original source."""
 
@@ -145,7 +155,7 @@ def prepare(
         PreparedData.open(staging.folder)  # what cannot be opened yet is not published: rerun, the command finishes it
         staging.publish(destination)
     data = PreparedData.open(destination)
-    _log_refused_and_duplicates(data, num_files)
+    _log_unused_and_duplicates(data, opened)
     return data
 
 
@@ -208,7 +218,16 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _log_refused_and_duplicates(data: PreparedData, num_files: int) -> None:
+def _log_unused_and_duplicates(data: PreparedData, source: Source) -> None:
+    if source.skipped:
+        kinds = Counter(reason.removeprefix("not an image: ") for _, reason in source.skipped).most_common()
+        listed = [f"{kind}: {count:,}" for kind, count in kinds[:MOST_KINDS]]
+        listed += [f"{len(kinds) - MOST_KINDS} more kinds"] if len(kinds) > MOST_KINDS else []
+        _logger.info(
+            f"skipped {len(source.skipped):,} that are not images ({', '.join(listed)}); see "
+            f"{data.folder / SKIPPED_FILE}"
+        )
+    num_files = sum(len(listing) for listing in source.splits.values())
     num_refused = int(data.description["num_refused"])
     if num_refused:
         _logger.warning(f"refused {num_refused:,} of {num_files:,} files; see {data.folder / REFUSED_FILE}")
@@ -234,6 +253,7 @@ def prepared_summary(data: PreparedData) -> dict[str, Any]:
         "side": data.side,
         "store": data.store,
         "refused": data.description["num_refused"],
+        "skipped": data.num_skipped,
         "duplicates": data.description["duplicates"],
         "checksum": data.checksum,
     }

@@ -7,10 +7,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.sources.file_ranges import raise_error, read_regular_file, size_and_time
-from alexnet.data.sources.listing import Content, ListingBuilder, Location, ReadImage, Source, build_source
+from alexnet.data.not_images import START_BYTES, not_an_image
+from alexnet.data.sources.file_ranges import raise_error, read_file_start, read_regular_file, size_and_time
+from alexnet.data.sources.listing import (
+    Content,
+    ListingBuilder,
+    Location,
+    ReadImage,
+    ReadStart,
+    SkippedFiles,
+    Source,
+    build_source,
+)
 from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, splits_by_name
-from alexnet.data.sources.tar_archive import member_location, read_member, tar_members
+from alexnet.data.sources.tar_archive import member_location, read_member, read_member_start, tar_members
 from alexnet.data.sources.zip_archive import read_zip_member, zip_members
 from alexnet.errors import RequestError
 
@@ -24,10 +34,14 @@ class _Files:
     """Names and locations of files, and names of folders, relative to the top folder.
 
     An archive can have two files of the same name; the last one counts, as in unpacking.
+
+    Attributes:
+        skipped: what is neither.
     """
 
     def __init__(self) -> None:
         self.folders: set[str] = set()
+        self.skipped = SkippedFiles()
         self._number_of: dict[str, int] = {}
         self._locations = array("q")
 
@@ -36,6 +50,8 @@ class _Files:
 
     def add(self, name: str, location: Location) -> None:
         number = self._number_of.setdefault(name, len(self._number_of))
+        if 4 * number < len(self._locations):
+            self.skipped.add(name, "a later file of the archive has the same name")
         self._locations[4 * number : 4 * number + 4] = array("q", location)
 
     def add_folders_above(self, name: str) -> None:
@@ -57,7 +73,6 @@ def open_folder(path: Path) -> Source:
     """
     files = _Files()
     for root, folder_names, file_names in os.walk(path, followlinks=True, onerror=raise_error):
-        folder_names[:] = sorted(name for name in folder_names if not is_hidden(name))
         # Joins names as text: a path object per file takes longer than finding the file.
         relative_root = Path(root).relative_to(path)
         above = "".join(f"{name}/" for name in relative_root.parts)
@@ -65,15 +80,26 @@ def open_folder(path: Path) -> Source:
             raise RequestError(
                 f"{root} is more than {MAX_DEPTH} folders deep, or a link leads back to a folder above it; {EXPECTED}"
             )
+        # Each name is checked alone, since those above it were checked before.
+        for name in sorted(folder_names):
+            if reason := not_an_image(name):
+                files.skipped.add(f"{above}{name}/", reason)
+                folder_names.remove(name)
         files.folders.update(above + name for name in folder_names)
         for name in file_names:
-            if not is_hidden(name):
+            if reason := not_an_image(name):
+                files.skipped.add(above + name, reason)
+            else:
                 files.add(above + name, (0, *size_and_time(os.path.join(root, name)), 0))
+        folder_names.sort()
 
     def read(key: str, location: Location) -> Content:
         return read_regular_file(os.path.join(path, key))
 
-    return _build_source("folder", path, path.resolve().name, files, read)
+    def read_start(key: str, location: Location) -> bytes:
+        return read_file_start(os.path.join(path, key), START_BYTES)
+
+    return _build_source("folder", path, path.resolve().name, files, read, read_start)
 
 
 def open_tar(path: Path) -> Source:
@@ -87,7 +113,10 @@ def open_tar(path: Path) -> Source:
     def read(key: str, location: Location) -> Content:
         return read_member([path], location)
 
-    return _build_source("tar", path, path.stem, _archived_files(members), read)
+    def read_start(key: str, location: Location) -> bytes:
+        return read_member_start([path], location, START_BYTES)
+
+    return _build_source("tar", path, path.stem, _archived_files(members), read, read_start)
 
 
 def open_zip(path: Path) -> Source:
@@ -97,17 +126,17 @@ def open_zip(path: Path) -> Source:
         RequestError: it is damaged or encrypted, or the classes are invalid.
     """
 
-    def read(key: str, location: Location) -> Content:
+    def read(key: str, location: Location) -> bytes:
         return read_zip_member(path, location)
 
-    return _build_source("zip", path, path.stem, _archived_files(zip_members(path)), read)
+    return _build_source("zip", path, path.stem, _archived_files(zip_members(path)), read, read)
 
 
 def _archived_files(members: Iterable[tuple[str, Location | None]]) -> _Files:
     """The files of an archive by the names and locations of its members; a folder has no location."""
     files = _Files()
     for name, location in members:
-        if any(is_hidden(part) for part in name.split("/")):
+        if files.skipped.add_if_kept_by_a_system(f"{name}/" if location is None else name):
             continue
         files.add_folders_above(name)
         if location is None:
@@ -115,11 +144,6 @@ def _archived_files(members: Iterable[tuple[str, Location | None]]) -> _Files:
         else:
             files.add(name, location)
     return files
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder belongs to a desktop, an editor or version control, not to the photographs."""
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def parse_description(content: Content) -> dict[str, Any]:
@@ -131,7 +155,7 @@ def parse_description(content: Content) -> dict[str, Any]:
     return described if isinstance(described, dict) else {}
 
 
-def _build_source(kind: str, path: Path, name: str, files: _Files, read: ReadImage) -> Source:
+def _build_source(kind: str, path: Path, name: str, files: _Files, read: ReadImage, read_start: ReadStart) -> Source:
     """Find the splits, classes and images among files and folders."""
     if not len(files):
         raise RequestError(f"{path} has no files; {EXPECTED}")
@@ -139,7 +163,11 @@ def _build_source(kind: str, path: Path, name: str, files: _Files, read: ReadIma
     tops = {folder.removeprefix(base) for folder in files.folders if folder.startswith(base)}
     words = {top for top in tops if top.lower() in SPLIT_OF_FOLDER} or {""}
     split_of = {f"{word}/" if word else "": split for word, split in splits_by_name(words, path).items()}
-    builders = {split: ListingBuilder() for split in split_of.values()}
+
+    def read_start_from_base(key: str, location: Location) -> bytes:
+        return read_start(base + key, location)
+
+    builders = {split: ListingBuilder(files.skipped, read_start_from_base) for split in split_of.values()}
     described: dict[str, Any] = {}
     for full_name, location in files:
         if not full_name.startswith(base):
@@ -169,6 +197,7 @@ def _build_source(kind: str, path: Path, name: str, files: _Files, read: ReadIma
         read_from_base,
         generated=bool(described.get("generated", False)),
         side=side if isinstance(side, int) else None,
+        skipped=files.skipped,
     )
 
 

@@ -40,6 +40,17 @@ def read_regular_file(path: str) -> bytes:
         os.close(descriptor)
 
 
+def read_file_start(path: str, size_bytes: int) -> bytes:
+    """The first bytes of a regular file, `size_bytes` or fewer; raises as `read_regular_file` does."""
+    descriptor = os.open(path, _NONBLOCKING)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("no plain file")
+        return os.read(descriptor, size_bytes)
+    finally:
+        os.close(descriptor)
+
+
 def size_and_time(path: str) -> tuple[int, int]:
     """Size and time (ns) of a file, by which a resumed preparation notices changes; zeros if it cannot be read.
 

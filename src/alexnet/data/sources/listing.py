@@ -5,13 +5,14 @@ Listings are arrays, not objects: ImageNet's Fall 2011 release has 15 million im
 
 import hashlib
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import NO_LABEL
+from alexnet.data.not_images import has_image_name, not_an_image
 from alexnet.data.packed import PackedStrings
 from alexnet.data.synsets import readable_name
 from alexnet.errors import RequestError
@@ -25,6 +26,8 @@ NOT_A_FILE: Location = (-1, 0, 0, 0)
 ReadImage = Callable[[str, Location], Content]
 """Reads the image of a key and a location; raises OSError if it cannot be read, `UnreadableImage` if it is damaged.
 Called from several threads."""
+ReadStart = Callable[[str, Location], bytes]
+"""Reads at least the first `START_BYTES` of a file, or all of it; raises OSError."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,51 @@ class Listing:
         return Listing(self.keys.select(indices), self.labels[indices], self.locations[indices], self.reader)
 
 
+class SkippedFiles:
+    """Names of files and other entries of a source that listing passes over, each with the reason."""
+
+    def __init__(self) -> None:
+        self._names = bytearray()
+        self._ends = array("q")
+        self._reasons = array("i")
+        self._number_of: dict[str, int] = {}
+        self._folders: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Name and reason of each, in the order of `add`."""
+        reasons = list(self._number_of)
+        start = 0
+        for end, reason in zip(self._ends, self._reasons, strict=True):
+            yield self._names[start:end].decode("utf-8", "surrogateescape"), reasons[reason]
+            start = end
+
+    def add(self, name: str, reason: str) -> None:
+        """Add one; `reason` is one of few texts, which do not name the file."""
+        self._names += name.encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._names))
+        self._reasons.append(self._number_of.setdefault(reason, len(self._number_of)))
+
+    def add_if_kept_by_a_system(self, name: str) -> bool:
+        """Add a file or folder that a system keeps beside photographs, by its name; whether it was one.
+
+        Args:
+            name: path in the source; a folder's ends with `/`. Of the files in such a folder only the folder is added.
+        """
+        parts = name.split("/")
+        for depth, part in enumerate(parts, start=1):
+            if part and (reason := not_an_image(part)):
+                if depth == len(parts):
+                    self.add(name, reason)
+                elif (folder := "/".join(parts[:depth]) + "/") not in self._folders:
+                    self._folders.add(folder)
+                    self.add(folder, reason)
+                return True
+        return False
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
     """Labeled photographs, listed."""
@@ -76,6 +124,8 @@ class Source:
     """Side, pixels, at which to store its images by default; None is the default for all sources."""
     upright: bool = True
     """Whether to turn its pictures as their EXIF data say; the paper took ImageNet's as stored."""
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
+    """Whatever it contains besides the images of its splits."""
 
     def digest(self) -> str:
         """SHA-256, hexadecimal, over format, classes, keys, labels and locations."""
@@ -88,9 +138,17 @@ class Source:
 
 
 class ListingBuilder:
-    """Collects the images of one split, in any order."""
+    """Collects the images of one split, in any order.
 
-    def __init__(self) -> None:
+    Args:
+        skipped: what `add` is given that is no image by its name and content; None takes everything as images, for
+            formats whose keys are no names of files.
+        read_start: reads the start of a file whose name is not an image's; needed with `skipped`.
+    """
+
+    def __init__(self, skipped: SkippedFiles | None = None, read_start: ReadStart | None = None) -> None:
+        self._skipped = skipped
+        self._read_start = read_start
         self._keys = bytearray()
         self._ends = array("q")
         self._locations = array("q")
@@ -106,11 +164,26 @@ class ListingBuilder:
         return sorted(class_id for class_id in self._number_of if class_id is not None)
 
     def add(self, key: str, class_id: str | None, location: Location) -> None:
-        """Add one image; its class is None in the split `UNLABELED`, and only there."""
+        """Add one image; or, if it is none, name it among the skipped.
+
+        Its class is None in the split `UNLABELED`, and only there.
+        """
+        if self._skipped is not None and (reason := self._why_skipped(key, location)):
+            self._skipped.add(key, reason)
+            return
         self._keys += key.encode("utf-8", "surrogateescape")
         self._ends.append(len(self._keys))
         self._locations.extend(location)
         self._classes.append(self._number_of.setdefault(class_id, len(self._number_of)))
+
+    def _why_skipped(self, key: str, location: Location) -> str | None:
+        if has_image_name(key):
+            return None
+        assert self._read_start is not None
+        try:
+            return not_an_image(key, None if location == NOT_A_FILE else self._read_start(key, location))
+        except OSError:
+            return None  # refused when its image is read, with the reason
 
     def build(self, class_ids: Sequence[str], reader: ReadImage) -> Listing:
         """The listing, sorted by key; `class_ids` must contain every class."""
@@ -140,6 +213,7 @@ def build_source(
     generated: bool = False,
     side: int | None = None,
     upright: bool = True,
+    skipped: SkippedFiles | None = None,
 ) -> Source:
     """Check the classes, number them and build the listings.
 
@@ -151,7 +225,8 @@ def build_source(
         reader: of the images.
         class_ids: in label order, for formats that number classes; None is those of the training split, sorted.
         class_names: readable names by class id; by default ImageNet's, or the id itself.
-        class_numbers, generated, side, upright: see `Source`.
+        class_numbers, generated, side, upright, skipped: see `Source`; every file of the source must be an image of
+            a split, a description that was read, or among the skipped.
 
     Raises:
         RequestError: no training images, fewer than 2 classes, a class without training images, or a class outside
@@ -193,6 +268,7 @@ def build_source(
         generated=generated,
         side=side,
         upright=upright,
+        skipped=SkippedFiles() if skipped is None else skipped,
     )
 
 

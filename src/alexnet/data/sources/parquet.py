@@ -7,8 +7,8 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from alexnet.data.not_images import not_an_image
 from alexnet.data.sources.arrow_files import Columns, DataFile, ImageReader, pyarrow_module
-from alexnet.data.sources.class_folders import is_hidden
 from alexnet.data.sources.file_ranges import raise_error
 from alexnet.data.sources.listing import ListingBuilder, Source, build_source
 from alexnet.data.sources.split_names import SPLIT_OF_FOLDER
@@ -40,7 +40,7 @@ def looks_like_parquet(path: Path) -> bool:
             with os.scandir(folder) as entries:
                 for entry in itertools.islice(entries, num_left):
                     num_left -= 1
-                    if is_hidden(entry.name):
+                    if not_an_image(entry.name):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         below.append(Path(entry.path))
@@ -122,7 +122,7 @@ def open_parquet(path: Path) -> Source:
 
 def _is_data_file(name: str) -> bool:
     """Whether a file is part of a data set; intermediate results of `datasets` begin with `cache-`."""
-    return name.lower().endswith(ENDINGS) and not is_hidden(name) and not name.startswith("cache-")
+    return name.lower().endswith(ENDINGS) and not not_an_image(name) and not name.startswith("cache-")
 
 
 def _files(path: Path) -> tuple[list[str], list[str]]:
@@ -132,7 +132,7 @@ def _files(path: Path) -> tuple[list[str], list[str]]:
     names: list[str] = []
     for root, folder_names, file_names in os.walk(path, onerror=raise_error):
         folder = Path(root).relative_to(path)
-        folder_names[:] = [name for name in folder_names if not is_hidden(name) and len(folder.parts) < MAX_DEPTH]
+        folder_names[:] = [name for name in folder_names if not not_an_image(name) and len(folder.parts) < MAX_DEPTH]
         names += [(folder / name).as_posix() for name in file_names if _is_data_file(name)]
     if not names:
         raise RequestError(f"{path} has no Parquet or Arrow files; name a file or folder of them")

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet.data.sources.class_folders import is_hidden
+from alexnet.data.not_images import not_an_image
 from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
 from alexnet.data.sources.split_names import split_folders, splits_by_name
 from alexnet.data.sources.tar_archive import TarMember, member_location, read_member, tar_members
@@ -99,7 +99,7 @@ def list_synset_tar(tar: SynsetTar) -> dict[str, TarMember]:
         return {
             member.name.removeprefix(f"{tar.class_id}/"): member
             for member in tar_members(tar.path, tar.offset, tar.size_bytes)
-            if not member.is_folder and not any(is_hidden(part) for part in member.name.split("/"))
+            if not member.is_folder and not any(not_an_image(part) for part in member.name.split("/"))
         }
     except RequestError as error:
         if tar.offset:

@@ -79,6 +79,12 @@ def read_member(paths: Sequence[Path], location: Location) -> bytes:
     return read_range(paths[file_number], offset, size_bytes)
 
 
+def read_member_start(paths: Sequence[Path], location: Location, size_bytes: int) -> bytes:
+    """The first bytes of a member, `size_bytes` or fewer; OSError if they cannot be read."""
+    file_number, offset, member_bytes, _ = location
+    return read_range(paths[file_number], offset, min(size_bytes, member_bytes))
+
+
 def inner_path(name: str) -> str | None:
     """A member's path inside its archive, such as `a/b.jpg`; None if it is empty or leads upwards."""
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", ".")]

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.sources.class_folders import is_hidden
+from alexnet.data.not_images import not_an_image
 from alexnet.data.sources.file_ranges import read_open_range
 from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
 from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, split_folders, splits_by_name
@@ -110,14 +110,14 @@ def _shards(path: Path) -> list[tuple[str, Path]]:
 
 
 def _tars_in(folder: Path) -> list[Path]:
-    names = [name for name in os.listdir(folder) if name.lower().endswith(".tar") and not is_hidden(name)]
+    names = [name for name in os.listdir(folder) if name.lower().endswith(".tar") and not not_an_image(name)]
     return [folder / name for name in sorted(names)]
 
 
 def _has_class_folders(path: Path) -> bool:
     """Whether a folder, or a split folder in it, has folders that may be classes."""
     with os.scandir(path) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
+        names = [entry.name for entry in entries if entry.is_dir() and not not_an_image(entry.name)]
     return any(name.lower() not in SPLIT_OF_FOLDER or _has_class_folders(path / name) for name in names)
 
 
@@ -156,7 +156,7 @@ def _read_classes(path: Path) -> list[str]:
 def _list_shard(path: Path, number: int, builder: ListingBuilder, class_of: Mapping[str, str] | None) -> None:
     samples: dict[str, _Sample] = {}
     for member in tar_members(path):
-        if member.is_folder or any(is_hidden(part) for part in member.name.split("/")):
+        if member.is_folder or any(not_an_image(part) for part in member.name.split("/")):
             continue
         key, suffix = _split_name(member.name)
         sample = samples.setdefault(key, _Sample())
