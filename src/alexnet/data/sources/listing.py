@@ -16,6 +16,7 @@ from alexnet.data.not_images import has_image_name, not_an_image
 from alexnet.data.packed import PackedStrings
 from alexnet.data.synsets import readable_name
 from alexnet.errors import RequestError
+from alexnet.storage.read_errors import is_passing
 
 Content = bytes | NDArray[np.uint8]
 """A file's bytes, or RGB pixels, uint8 (H, W, 3)."""
@@ -182,7 +183,9 @@ class ListingBuilder:
         assert self._read_start is not None
         try:
             return not_an_image(key, None if location == NOT_A_FILE else self._read_start(key, location))
-        except OSError:
+        except OSError as error:
+            if is_passing(error):
+                raise
             return None  # refused when its image is read, with the reason
 
     def build(self, class_ids: Sequence[str], reader: ReadImage) -> Listing:
