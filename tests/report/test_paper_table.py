@@ -291,8 +291,42 @@ def test_runs_measured_on_one_other_data_set(tmp_path, data):
     (foreign / "predictions" / data.checksum[:12]).mkdir()
     save_predictions(foreign / "predictions" / data.checksum[:12], "val", 10, probabilities, data)
     table = paper_table([own, foreign], data_folder=data.folder)
-    row = by_name(table)["1 CNN"]
-    assert row.top1.highest == pytest.approx(errors_by_sorting(probabilities, data.splits["val"].labels)[0])
+    # Not repetitions of one training: not averaged.
+    rows = {row.label: row for row in table.rows if row.name == "1 CNN"}
+    assert list(rows) == ["1 CNN: trained on Made up (abababababab)", "1 CNN: trained on Made up (cdcdcdcdcdcd)"]
+    row = rows["1 CNN: trained on Made up (cdcdcdcdcdcd)"]
+    assert row.top1.error == pytest.approx(errors_by_sorting(probabilities, data.splits["val"].labels)[0])
+
+
+def test_only_repetitions_of_one_training_are_averaged(tmp_path, data):
+    runs = [make_run(tmp_path / f"r{number}", data, number)[0] for number in range(7)]
+
+    def change(number, **changes):
+        run = RunFolder(runs[number])
+        run.change_recipe(replace(run.recipe(), **changes))
+
+    training, optimizer = QUICK.training, QUICK.optimizer
+    change(1, training=replace(training, seed=5, workers=3, device="cpu"))  # a repetition of run 0
+    change(2, optimizer=replace(optimizer, learning_rate=0.01))
+    change(3, optimizer=replace(optimizer, learning_rate=0.01), training=replace(training, seed=9))
+    longer = {"name": "modern", "schedule": replace(QUICK.schedule, epochs=99)}
+    change(4, **longer)
+    change(5, **longer, optimizer=replace(optimizer, learning_rate=0.5, momentum=0.5, batch_size=7))
+    RunFolder(runs[6]).update_metadata(state="interrupted")
+    table = paper_table(runs)
+    rows = [row for row in table.rows if row.name == "1 CNN"]
+    changes = "optimizer.batch_size: 128 -> 7; optimizer.learning_rate: 0.05 -> 0.5 and 1 more"
+    assert {row.label: row.runs for row in rows} == {
+        "1 CNN: quick (mean of 2)": (str(runs[0]), str(runs[1])),
+        "1 CNN: quick, optimizer.learning_rate: 0.05 -> 0.01 (mean of 2)": (str(runs[2]), str(runs[3])),
+        "1 CNN: modern": (str(runs[4]),),
+        f"1 CNN: modern, {changes}": (str(runs[5]),),
+        "1 CNN: quick, not finished": (str(runs[6]),),
+    }
+    assert len([line for line in as_markdown(table).splitlines() if line.startswith("| 1 CNN")]) == 5
+    average = by_name(table)["5 CNNs"]
+    assert average.method == "average of the probabilities of networks that are not alike,"
+    assert set(average.runs) == set(map(str, runs)) and average.label == "7 CNNs (paper: 5)"
 
 
 def test_networks_with_the_classes_in_another_order(tmp_path, data):

@@ -55,6 +55,39 @@ def test_the_command_prints_a_table_or_json(runs: Path, capsys: pytest.CaptureFi
     assert len(json.loads(capsys.readouterr().out)["runs"]) == 4
 
 
+def test_errors_on_different_data_are_in_different_tables(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, title, letter in (("a", "[pets]", "a"), ("b", "CIFAR-10", "b"), ("c", "CIFAR-10", "c")):
+        RunFolder(runs / name).update_metadata(data={"title": title, "checksum": letter * 64})
+        RunFolder(runs / name).log("validation", step=20, split="rest", top1_error=0.5)
+    assert [one.get("data_checksum", "")[:1] for one in list_runs(runs)] == ["a", "b", "c", ""]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["runs", str(runs)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    titles = [
+        "runs on [pets] (aaaaaaaaaaaa); top-1 errors of split rest in percent",
+        "runs on CIFAR-10 (bbbbbbbbbbbb); top-1 errors of split rest in percent",
+        "runs on CIFAR-10 (cccccccccccc); top-1 errors of split rest in percent",
+        "runs that cannot be read",
+    ]
+    places = [lines.index(title) for title in titles]
+    assert places == sorted(places)
+    for name, place, end in zip("abcd", places, [*places[1:], len(lines)], strict=True):
+        assert [line[0] for line in lines[place:end] if line[1:2] == " "] == [name]
+
+
+def test_the_split_of_each_run_is_shown_where_they_differ(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, split in (("a", "val"), ("b", "rest")):
+        RunFolder(runs / name).update_metadata(data={"title": "pets", "checksum": "a" * 64})
+        RunFolder(runs / name).log("validation", step=20, split=split, top1_error=0.5)
+    assert main(["runs", str(runs)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "runs on pets (aaaaaaaaaaaa); top-1 errors in percent" in lines
+    cells = {line.split()[0]: line.split() for line in lines if line[1:2] in "abcd" and line[2:3] == " "}
+    assert [cells[name][3] for name in "ab"] == ["val", "rest"]
+
+
 def test_folders_without_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="there is no folder"):
         list_runs(tmp_path / "nowhere")

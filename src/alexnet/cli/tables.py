@@ -51,36 +51,44 @@ def _metric_text(result: dict[str, Any], key: str, metric: Metric) -> str:
 
 
 def print_runs(runs: list[dict[str, Any]]) -> None:
-    """Print runs as `list_runs` describes them, one per line, then the settings that their recipes change."""
-    table = new_table(
-        "runs; errors on the validation images, in percent", "run recipe state", "step steps error lowest seconds"
-    )
-
-    def percent(error: float | None) -> str:
-        return "-" if error is None else f"{100 * error:.2f}"
-
-    for run in runs:
-        if "unreadable" in run:
-            table.add_row(escape(Path(run["run"]).name), "-", "unreadable", *"-----")
-            continue
-        table.add_row(
-            escape(Path(run["run"]).name),
-            escape(run["recipe"]),
-            run["state"],
-            f"{run['step']:,}",
-            "-" if run["num_steps"] is None else f"{run['num_steps']:,}",
-            percent(run["top1_error"]),
-            percent(run["lowest_error"]),
-            f"{run['seconds']:,.0f}",
-        )
+    """Print runs as `list_runs` describes them: a table for each data set, then what else distinguishes the runs."""
     console = Console()
-    console.print(table)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        checksum = run.get("data_checksum")
+        named = f"{run['data']} ({checksum[:12]})" if checksum else "unknown data"
+        groups.setdefault("runs that cannot be read" if "unreadable" in run else f"runs on {named}", []).append(run)
+    for title, group in groups.items():
+        splits = {run["split"] for run in group if run.get("split")}
+        of_split = f" of split {', '.join(splits)}" if len(splits) == 1 else ""
+        _line(console, title if "unreadable" in group[0] else f"{title}; top-1 errors{of_split} in percent")
+        table = new_table("", "run recipe state" + " split" * (len(splits) > 1), "step steps error lowest seconds")
+        for run in group:
+            cells = _progress_of_run(run)
+            split = (escape(run["split"] or "-"),) if len(splits) > 1 else ()
+            table.add_row(escape(Path(run["run"]).name), *cells[:2], *split, *cells[2:])
+        console.print(table)
     for run in runs:
         processes = run.get("processes", 1)
         shared = [f"{processes} processes"] if processes > 1 else []
         details = run.get("unreadable") or "; ".join([*shared, *run["changes"]])
         if details:
             console.print(f"{Path(run['run']).name}: {details}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _progress_of_run(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells after a run's name: recipe, state, step, steps, last and lowest error, seconds."""
+    if "unreadable" in run:
+        return ("-", "unreadable", *"-----")
+    errors = (run[key] for key in ("top1_error", "lowest_error"))
+    return (
+        escape(run["recipe"]),
+        run["state"],
+        f"{run['step']:,}",
+        "-" if run["num_steps"] is None else f"{run['num_steps']:,}",
+        *("-" if error is None else f"{100 * error:.2f}" for error in errors),
+        f"{run['seconds']:,.0f}",
+    )
 
 
 def print_network(described: dict[str, Any]) -> None:

@@ -23,10 +23,11 @@ from alexnet.evaluation.predictions import (
     available_views,
 )
 from alexnet.report.published_errors import FISHER, FIVE, ONE, ONE_STARTED, PAPER_ROWS, SEVEN, SPARSE, PublishedErrors
-from alexnet.runs.baseline_recipe import BaselineRecipe
+from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_differences
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.overview import changes_of
 from alexnet.runs.recipe import Recipe
+from alexnet.runs.recipe_file import recipe_differences
 
 _BASELINES = {"sift-fisher": FISHER, "sparse-coding": SPARSE}
 _AVERAGES = {FIVE: (5, ""), SEVEN: (7, "*")}
@@ -52,7 +53,8 @@ class TableRow:
     name: str
     """The paper's label."""
     label: str
-    """The printed label: it names the number of networks if that differs from the paper's."""
+    """The printed label: it names the number of networks if that differs from the paper's, and what distinguishes
+    this row from others of the same name."""
     method: str
     """How the runs' results were combined, as text."""
     runs: tuple[str, ...]
@@ -102,14 +104,26 @@ class PaperTable:
 
 @dataclass
 class _RunGroup:
-    """The runs of one kind, accumulated one by one: only one run's probabilities are in memory at a time."""
+    """Runs that differ in their seeds only, accumulated one by one: only one run's probabilities are in memory at a
+    time."""
 
+    recipe: Recipe | BaselineRecipe
+    """Of the first of them."""
+    trained_on: str
+    """Title and checksum of the training data."""
+    is_finished: bool
     runs: list[str] = field(default_factory=list)
     counts: list[ErrorCounts] = field(default_factory=list)
     total: npt.NDArray[np.float64] | None = None
     """Sum of their probabilities, (N, K)."""
     labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """(N,), as columns of `total`; the same for all runs."""
+
+    def is_like(self, other: "_RunGroup") -> bool:
+        """Whether the runs of both groups are repetitions of one training."""
+        return (self.trained_on, self.is_finished) == (other.trained_on, other.is_finished) and not _differences(
+            self.recipe, other.recipe
+        )
 
     def add(self, run: str, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> None:
         self.runs.append(run)
@@ -125,7 +139,8 @@ def paper_table(
     """Arrange runs in the rows of the paper's table; every error is recomputed from saved probabilities.
 
     `1 CNN` is the mean error of the networks trained from random weights, `1 CNN*` that of the networks fine-tuned from
-    another network. `5 CNNs` averages the probabilities of the former, `7 CNNs*` those of all, in float64.
+    another network. Only repetitions are averaged: runs whose recipes, training data or states differ have a row each.
+    `5 CNNs` averages the probabilities of all networks of the former kind, `7 CNNs*` those of both, in float64.
 
     Args:
         run_folders: runs of one data set, in any order.
@@ -143,13 +158,13 @@ def paper_table(
         raise RequestError("a table needs at least one run; name run folders")
     num_views = available_views(runs, num_views)
     data, split = open_common_data(runs, data_folder, None)
-    groups = {name: _RunGroup() for name in (FISHER, SPARSE, ONE, ONE_STARTED)}
+    groups: dict[str, list[_RunGroup]] = {name: [] for name in (FISHER, SPARSE, ONE, ONE_STARTED)}
     table_runs: list[TableRun] = []
     class_ids: tuple[str, ...] = ()
     loaded = iterate_predictions(runs, data, split, num_views, data_folder)
     for run in runs:
         metadata, recipe = run.metadata(), run.any_recipe()
-        group = groups[_row_of(run, recipe, metadata)]
+        group = _group_of(groups[_row_of(run, recipe, metadata)], recipe, metadata)
         predictions = next(loaded)
         class_ids = predictions.class_ids
         group.add(str(run.path), predictions.probabilities, predictions.labels(data))
@@ -165,7 +180,7 @@ def paper_table(
         num_classes=num_classes,
         num_views=num_views,
         is_ilsvrc2012_val=is_ilsvrc2012_val(data, split) and num_classes == data.num_classes,
-        rows=tuple(_row(name, groups, num_classes) for name in PAPER_ROWS),
+        rows=tuple(row for name in PAPER_ROWS for row in _rows(name, groups, num_classes)),
         runs=tuple(table_runs),
     )
 
@@ -183,6 +198,53 @@ def _row_of(run: RunFolder, recipe: Recipe | BaselineRecipe, metadata: Mapping[s
             "row for it: omit it, or name the run that was fine-tuned from it"
         )
     return ONE
+
+
+def _group_of(groups: list[_RunGroup], recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> _RunGroup:
+    """The group of runs like this one, added to `groups` if there is none."""
+    data = metadata["data"]
+    new = _RunGroup(recipe, f"{data['title']} ({data['checksum'][:12]})", metadata.get("state") == "finished")
+    known = next((group for group in groups if group.is_like(new)), None)
+    if known is None:
+        groups.append(new)
+    return known or new
+
+
+_SAME_RESULT = (
+    *("training.seed", "training.device", "training.workers", "training.micro_batch", "training.checkpoint_every"),
+    *("training.evaluate_every", "protocol.seed"),
+)
+"""Settings in which repetitions of one training may differ."""
+
+
+def _differences(first: Recipe | BaselineRecipe, second: Recipe | BaselineRecipe) -> list[str]:
+    """What makes two trainings of one row more than repetitions of each other."""
+    if isinstance(first, BaselineRecipe) or isinstance(second, BaselineRecipe):
+        if not (isinstance(first, BaselineRecipe) and isinstance(second, BaselineRecipe)):
+            return ["a baseline"]
+        differences = baseline_differences(first, second)
+    else:
+        differences = recipe_differences(first, second)
+    return [one for one in differences if one.split(":")[0] not in _SAME_RESULT]
+
+
+def _distinctions(groups: Sequence[_RunGroup]) -> list[str]:
+    """What distinguishes each of several groups of a row from the others, as text; empty for a single one."""
+    facts = []
+    for group in groups:
+        first = next(one for one in groups if one.recipe.name == group.recipe.name)
+        changes = _differences(first.recipe, group.recipe)
+        more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""
+        facts.append(
+            (
+                group.recipe.name,
+                "; ".join(changes[:2]) + more,
+                f"trained on {group.trained_on}",
+                "" if group.is_finished else "not finished",
+            )
+        )
+    differing = [number for number, values in enumerate(zip(*facts, strict=True)) if len(set(values)) > 1]
+    return [", ".join(fact[number] for number in differing if fact[number]) for fact in facts]
 
 
 def _describe_run(run: RunFolder, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> TableRun:
@@ -216,27 +278,34 @@ def is_ilsvrc2012_val(data: PreparedData, split: str) -> bool:
     return bool((np.bincount(data.splits[split].labels, minlength=data.num_classes) == 50).all())
 
 
-def _row(name: str, groups: Mapping[str, _RunGroup], num_classes: int) -> TableRow:
-    """The row `name`, without errors of ours if there are no runs for it."""
-    nothing = TableRow(name, name, "", (), None, None, PAPER_ROWS[name])
-    label = name
+def _rows(name: str, groups: Mapping[str, Sequence[_RunGroup]], num_classes: int) -> list[TableRow]:
+    """The rows `name`: one without errors of ours if there are no runs for it."""
     if name in _AVERAGES:
         paper_number, star = _AVERAGES[name]
         parts = [groups[ONE], groups[ONE_STARTED]] if star else [groups[ONE]]
-        runs = [run for group in parts for run in group.runs]
-        totals = [group.total for group in parts if group.total is not None]
-        if len(runs) < 2 or len(totals) < len(parts):
-            return nothing
-        counts = [count_errors(sum(totals[1:], start=totals[0]) / len(runs), parts[0].labels)]
-        method = "average of the probabilities of"
+        members = [group for part in parts for group in part]
+        runs = [run for group in members for run in group.runs]
+        if len(runs) < 2 or not all(parts):
+            return [TableRow(name, name, "", (), None, None, PAPER_ROWS[name])]
+        totals = [group.total for group in members if group.total is not None]
+        counts = [count_errors(sum(totals[1:], start=totals[0]) / len(runs), members[0].labels)]
         label = f"{len(runs)} CNNs{star}" + ("" if len(runs) == paper_number else f" (paper: {paper_number})")
-    else:
-        runs, counts = groups[name].runs, groups[name].counts
-        if not runs:
-            return nothing
+        unlike = any(len(part) > 1 for part in parts)
+        method = "average of the probabilities of" + (" networks that are not alike," if unlike else "")
+        return [_measured_row(name, label, method, runs, counts, num_classes)]
+    rows = []
+    for group, distinction in zip(groups[name], _distinctions(groups[name]), strict=True):
+        label = f"{name}: {distinction}" if distinction else name
         method = "error of"
-        if len(runs) > 1:
-            label, method = f"{name} (mean of {len(runs)})", "mean of the errors of"
+        if len(group.runs) > 1:
+            label, method = f"{label} (mean of {len(group.runs)})", "mean of the errors of"
+        rows.append(_measured_row(name, label, method, group.runs, group.counts, num_classes))
+    return rows or [TableRow(name, name, "", (), None, None, PAPER_ROWS[name])]
+
+
+def _measured_row(
+    name: str, label: str, method: str, runs: Sequence[str], counts: Sequence[ErrorCounts], num_classes: int
+) -> TableRow:
     num = counts[0].num_images
     top1 = _measured_error([one.top1_wrong for one in counts], num)
     top5 = _measured_error([one.top5_wrong for one in counts], num) if num_classes >= TOP5_CLASSES else None

@@ -18,8 +18,9 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     Returns:
         One object per run: `run`, `recipe`, `variant` (null for a baseline), `state` (`running`, `finished`,
         `interrupted`, `failed`, or `killed` if run.json says running but no process holds the lock), `step`,
-        `num_steps`, `top1_error` (the last one on the validation images, a fraction, or null), `lowest_error`,
-        `seconds` of training, `processes` of the last start, `changes` (settings that differ from the named recipe).
+        `num_steps`, `top1_error` (the last one measured, a fraction, or null), `lowest_error`, `split` (that they
+        are of), `seconds` of training, `processes` of the last start, `changes` (settings that differ from the named
+        recipe), `data` (title) and `data_checksum` of the training data: errors on different data cannot be compared.
         For a run with damaged files only `run` and `unreadable` (the reason).
 
     Raises:
@@ -40,8 +41,10 @@ def _describe(path: Path) -> dict[str, Any]:
     except AlexNetError as error:
         return {"run": str(path), "unreadable": str(error)}
     steps = [event for event in events if "step" in event]
-    errors = [event["top1_error"] for event in events if event["event"] == "validation"]
+    validations = [event for event in events if event["event"] == "validation"]
+    errors = [event["top1_error"] for event in validations]
     seconds = [event["elapsed_s"] for event in events if "elapsed_s" in event]
+    data = metadata.get("data", {})
     killed = metadata["state"] == "running" and not is_held(run.lock_path)
     return {
         "run": str(path),
@@ -52,9 +55,12 @@ def _describe(path: Path) -> dict[str, Any]:
         "num_steps": metadata.get("num_steps"),
         "top1_error": errors[-1] if errors else None,
         "lowest_error": min(errors, default=None),
+        "split": validations[-1].get("split") if validations else None,
         "seconds": seconds[-1] if seconds else 0.0,
         "processes": metadata.get("processes", 1),
         "changes": changes_of(recipe),
+        "data": data.get("title"),
+        "data_checksum": data.get("checksum"),
     }
 
 
