@@ -2,12 +2,13 @@
 
 import io
 import logging
+import os
 
 import pytest
-from rich.console import Console
 
 from alexnet.system import progress
 from alexnet.system.progress import ProgressBar, counted, log_to_stderr
+from alexnet.system.terminal import TerminalConsole
 
 
 def test_log_records_are_printed_as_they_are_while_the_context_is_open(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,10 +43,27 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
 
 def test_on_a_terminal_log_records_are_printed_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
-    monkeypatch.setattr(progress, "STDERR", Console(file=shown, force_terminal=True, width=80, markup=False))
+    console = TerminalConsole(file=shown, force_terminal=True, width=120, highlight=False)
+    monkeypatch.setattr(progress, "STDERR", console)
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
-    with log_to_stderr(), counted("features") as update:
-        update(30, 40)
-        logging.getLogger("alexnet").info("a line")
+    with log_to_stderr(), ProgressBar("features of \x1b[7mrun\n") as bar:
+        bar.update(30, 40, "\rstatus")
+        logging.getLogger("alexnet").info("a line of \x1b]0;%s\a", "title\n")
     text = shown.getvalue()
-    assert "a line" in text and text.index("a line") < text.rindex("30/40")
+    line = r"a line of \x1b]0;title\n\x07"
+    assert line in text and text.index(line) < text.rindex("30/40")
+    assert r"features of \x1b[7mrun\n" in text and r"\rstatus" in text
+    assert "\x1b[7m" not in text and "\x1b]" not in text and "\rstatus" not in text
+
+
+def test_work_goes_on_when_nobody_reads_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed, log_to_stderr():
+        monkeypatch.setattr(progress.sys, "stderr", closed)
+        monkeypatch.setattr(progress, "STDERR", TerminalConsole(stderr=True))
+        for _ in range(2):
+            logging.getLogger("alexnet").info("a line")
+        assert progress.STDERR.quiet
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # what is left in the buffer must go somewhere

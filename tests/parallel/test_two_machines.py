@@ -84,7 +84,7 @@ def test_two_machines_train_what_one_trains(photographs: Path, recipe: tuple[str
     machines[1].send_signal(signal.SIGTERM)  # to one of the two; not to the one that writes
     printed = [machine.communicate(timeout=120)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [1, 1]  # torchrun's own code
-    assert "stopped by a signal to another process" in printed[0], printed[0]
+    assert "interrupted by a signal to another process" in printed[0], printed[0]
     assert "stopping after this step" in printed[1], printed[1]
     metadata = json.loads((run / "run.json").read_text())
     assert metadata["state"] == "interrupted" and metadata["columns"] == 2

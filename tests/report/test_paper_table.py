@@ -416,4 +416,4 @@ def test_latex_specials_one_by_one():
     }
     assert {one: latex_text(one) for one in expected} == expected
     assert latex_text("".join(expected)) == "".join(expected.values())
-    assert latex_text("---") == "{-}{-}-" and latex_text("a\nb\udcff") == "a?b?"
+    assert latex_text("---") == "{-}{-}-" and latex_text("a\nb\udcff") == r"a\textbackslash{}nb\textbackslash{}xff"

@@ -287,7 +287,7 @@ def test_a_signal_while_the_images_are_read_stops(data: Path, tmp_path: Path, mo
     whole = train(data, recipe, tmp_path / "whole")
     with monkeypatch.context() as patched:
         patched.setattr(batches.DeviceImageCache, "__init__", interrupted)
-        with pytest.raises(Interrupted, match="stopped by SIGINT while the training images were read; resume with"):
+        with pytest.raises(Interrupted, match=r"^interrupted while the training images were read; resume with"):
             train(data, recipe, tmp_path / "cut")
     cut = RunFolder.open(tmp_path / "cut")
     assert cut.metadata()["state"] == "interrupted"

@@ -59,7 +59,9 @@ def test_a_training_cut_anywhere_goes_on_exactly(
     # 24 images in batches of 10: three steps an epoch, the last one partial; interrupts within and between epochs.
     whole = train(data, SMALL, tmp_path / "whole")
     signal_in_step(monkeypatch, cut)
-    with pytest.raises(Interrupted, match=rf"stopped by SIGTERM after step {cut} of 18; resume with `alexnet resume "):
+    with pytest.raises(
+        Interrupted, match=rf"^interrupted by SIGTERM after step {cut} of 18; resume with `alexnet resume "
+    ):
         train(data, SMALL, tmp_path / "cut")
     monkeypatch.undo()
     assert RunFolder.open(tmp_path / "cut").state == "interrupted"

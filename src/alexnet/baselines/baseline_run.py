@@ -1,7 +1,6 @@
 """A whole baseline, from the prepared data set to its errors: runs, interruption and resumption, the run folder."""
 
 import logging
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -36,6 +35,7 @@ from alexnet.runs.folder import RunFolder, utc_now
 from alexnet.storage.lock import only_writer
 from alexnet.storage.read_errors import is_passing, passing_error
 from alexnet.system.machine import machine_summary, num_cores, source_commit, versions
+from alexnet.system.visible_text import shell_words
 
 _logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def _log_stop(run: RunFolder, usage: ResourceUsage, state: str) -> None:
 def _resume_command(recipe: BaselineRecipe, folders: Sequence[Path], run_folder: Path) -> str:
     """The command that resumes a run, without changed settings."""
     named = [] if recipe.name == recipe.kind else ["--recipe", recipe.name]
-    return shlex.join(["alexnet", "baseline", recipe.kind, *map(str, folders), *named, "--run", str(run_folder)])
+    return shell_words("alexnet", "baseline", recipe.kind, *folders, *named, "--run", run_folder)
 
 
 def _create_or_open_run(path: Path, recipe: BaselineRecipe, data: PreparedData, folders: Sequence[Path]) -> RunFolder:
@@ -147,7 +147,8 @@ def _create_or_open_run(path: Path, recipe: BaselineRecipe, data: PreparedData, 
         raise RequestError(f"{path} is the run of a network; name another folder with --run")
     if run.state == "finished":
         raise RequestError(
-            f"{path} is finished; evaluate it with `alexnet evaluate {path}`, or name another folder with --run"
+            f"{path} is finished; evaluate it with `{shell_words('alexnet', 'evaluate', path)}`, or name another "
+            "folder with --run"
         )
     if changes := baseline_differences(before, recipe):
         raise RequestError(

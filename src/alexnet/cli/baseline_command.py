@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
+from alexnet.cli.output import print_lines
 from alexnet.cli.recipe_options import add_settings, changed_groups
 from alexnet.errors import RequestError
 from alexnet.runs.baseline_recipe import BASELINES, GROUPS, BaselineRecipe, Kind, named_baseline
+from alexnet.system.visible_text import shell_words
 
 _logger = logging.getLogger(__name__)
 
@@ -63,9 +65,9 @@ def run(options: argparse.Namespace) -> None:
     _logger.info(
         "features are in %s; runs with the same settings reuse them, and you may delete them", metadata["features"]
     )
-    print(
+    print_lines(
         f"{run.path}: {metadata['duration_s']:.0f} s, {metadata['cpu_s']:.0f} s of processor time; "
-        f"next: alexnet report {run.path}"
+        f"next: {shell_words('alexnet', 'report', run.path)}"
     )
 
 

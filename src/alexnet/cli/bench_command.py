@@ -1,13 +1,13 @@
 """`alexnet bench`: benchmarks, each a module with its own arguments and table. A new one is listed in `BENCHMARKS`."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from types import ModuleType
 
 from alexnet.cli import bench_data, bench_evaluate, bench_prepare, bench_step
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_json
+from alexnet.cli.output import print_json
 
 BENCHMARKS: Mapping[str, ModuleType] = {
     "step": bench_step,
@@ -40,6 +40,6 @@ def run(options: argparse.Namespace) -> None:
     benchmark = BENCHMARKS[options.benchmark]
     result = benchmark.measure(options)
     if options.json:
-        print(json.dumps(result))
+        print_json(result)
     else:
         benchmark.print_table(result)

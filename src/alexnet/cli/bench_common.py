@@ -93,11 +93,10 @@ def print_speeds(
         note: text below the table.
         columns: by heading, further cells of a method's row.
     """
-    from rich.console import Console
-
     from alexnet.cli.tables import new_table
+    from alexnet.system.terminal import TerminalConsole
 
-    console = Console()
+    console = TerminalConsole()
     columns = columns or {}
     for allocator, one in (("", result),) if "methods" in result else result.items():
         table = new_table(
@@ -121,12 +120,10 @@ def print_speeds(
             f"medians of {one['rounds']} rounds; speedup: of {method} over the method; matmul: fraction of the "
             f"{one['ceilings']['matmul_flops'] / 1e12:.2f} TFLOP/s of a large matrix product; {note(one)}",
             highlight=False,
-            markup=False,
         )
     if speedups := result.get("tuned", {}).get("speedups_over_default_allocator"):
         text = ", ".join(f"{speedup:.2f} over {name}" for name, speedup in speedups.items())
         console.print(
             f"speedup of {method} (which sets the tuned allocator) over programs with the default allocator: {text}",
             highlight=False,
-            markup=False,
         )

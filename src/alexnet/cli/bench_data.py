@@ -43,11 +43,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def print_table(result: Mapping[str, Any]) -> None:
     """Print the result of `measure`."""
-    from rich.console import Console
-
     from alexnet.cli.tables import new_table
+    from alexnet.system.terminal import TerminalConsole
 
-    console = Console()
+    console = TerminalConsole()
     headings = ("images/s", "CPU ms/image", "CPU use", "added MB")
     table = new_table("loading batches of 128 crops of 224 pixels", "method", headings)
     for name, row in (result["methods"] | result["limits"]).items():
@@ -73,5 +72,4 @@ def print_table(result: Mapping[str, Any]) -> None:
         f"{result['mean_file_bytes'] / 1000:.1f} kB), {result['workers']} threads or processes, batches copied to "
         f"{result['device']}, medians of {result['rounds']} rounds",
         highlight=False,
-        markup=False,
     )

@@ -25,11 +25,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def print_table(result: Mapping[str, Any]) -> None:
     """Print the result of `measure`."""
-    from rich.console import Console
-
     from alexnet.cli.tables import new_table
+    from alexnet.system.terminal import TerminalConsole
 
-    console = Console()
+    console = TerminalConsole()
     table = new_table("preparing", "method", ("images/s", "CPU ms/image", "prepare is", "by CPU time"))
     for name, row in result["methods"].items():
         ratios = [result[key].get(name) for key in ("relative_speed", "relative_cpu_speed")]
@@ -45,5 +44,4 @@ def print_table(result: Mapping[str, Any]) -> None:
         f"{result['workers']} threads, medians of {result['rounds']} rounds; prepare is: its speed over the "
         "method's",
         highlight=False,
-        markup=False,
     )

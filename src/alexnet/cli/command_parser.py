@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from alexnet.cli.output import print_lines
 from alexnet.errors import RequestError
 
 HELP_OPTIONS = ("-h", "--help", "--help-all")
@@ -78,6 +79,10 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the parser's own refusals as every other wrong request."""
         raise RequestError(f"{message.removeprefix('argument ')}; see `{self.prog} --help`")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Print help as every other output."""
+        print_lines(*message.rstrip("\n").split("\n"))
 
     def _parse(self, words: Sequence[str], options: argparse.Namespace | None = None) -> argparse.Namespace:
         known = [*HELP_OPTIONS, *(name for action in self._actions for name in action.option_strings)]

@@ -1,12 +1,12 @@
 """`alexnet compare`: two runs on the same images, and the images on which they differ."""
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_data, add_split, add_views
+from alexnet.cli.output import print_json
 from alexnet.errors import RequestError
 
 _logger = logging.getLogger(__name__)
@@ -31,16 +31,15 @@ def run(options: argparse.Namespace) -> None:
     from alexnet.data.concatenated import open_data
     from alexnet.evaluation.compare import compare_runs
     from alexnet.report.comparison import write_comparison
-    from alexnet.report.formatting import printable
     from alexnet.runs.folder import RunFolder
 
     comparison = compare_runs(
         options.first, options.second, data_folder=options.data, split=options.split, num_views=options.views
     )
     if options.json:
-        print(json.dumps(comparison.to_dict()))
+        print_json(comparison.to_dict())
         return
-    print_comparison(printable(comparison.to_dict()))
+    print_comparison(comparison.to_dict())
     data = open_data(options.data or RunFolder.open(options.first).data_folders())
     page = options.html or options.first / f"compared-{options.second.resolve().name}.html"
     _logger.info("page: %s", write_comparison(comparison, data, page))

@@ -1,11 +1,11 @@
 """`alexnet doctor`: what this machine can do and what it lacks."""
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_json
+from alexnet.cli.output import print_json, print_lines
 
 if TYPE_CHECKING:
     from alexnet.doctor import Check
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
 
     checks = check_machine()
     if options.json:
-        print(json.dumps({"checks": [vars(check) for check in checks]}))
+        print_json({"checks": [vars(check) for check in checks]})
     else:
         _print_checks(checks)
     return int(any(check.status == "broken" for check in checks))
@@ -41,7 +41,7 @@ def _check_links(as_json: bool) -> int:
     if measured is None:  # the main process prints
         return 0
     if as_json:
-        print(json.dumps(measured))
+        print_json(measured)
     else:
         print_links(measured)
     return int(bool(measured["differences"]))
@@ -51,6 +51,6 @@ def _print_checks(checks: "list[Check]") -> None:
     width = max(len(check.name) for check in checks)
     marks = {"ok": "ok     ", "lacking": "lacking", "broken": "BROKEN "}
     for check in checks:
-        print(f"{marks[check.status]}  {check.name:{width}}  {check.result}")
+        print_lines(f"{marks[check.status]}  {check.name:{width}}  {check.result}")
         if check.advice:
-            print(f"{'':9}{'':{width}}  -> {check.advice}")
+            print_lines(f"{'':9}{'':{width}}  -> {check.advice}")

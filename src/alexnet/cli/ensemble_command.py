@@ -1,11 +1,11 @@
 """`alexnet ensemble`: average the saved probabilities of several runs."""
 
 import argparse
-import json
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_choice, add_data, add_json, add_split, add_views
+from alexnet.cli.output import print_json
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -38,6 +38,6 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
     ).to_dict()
     if options.json:
-        print(json.dumps(result))
+        print_json(result)
     else:
         print_ensemble(result)

@@ -1,13 +1,13 @@
 """`alexnet evaluate`: measure the errors of runs and save their probabilities."""
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_arithmetic, add_data, add_json, add_split, add_views
+from alexnet.cli.output import print_json
 from alexnet.errors import RequestError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     if not processes.is_main:
         return
     if options.json:
-        print(json.dumps({**results[0], "evaluations": results}))
+        print_json({**results[0], "evaluations": results})
     else:
         print_results(results)
 

@@ -1,12 +1,12 @@
 """`alexnet features`: write a network's activations as arrays."""
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_arithmetic, add_choice, add_data, add_json, add_split
+from alexnet.cli.output import print_json, print_lines
 from alexnet.errors import RequestError
 
 
@@ -64,13 +64,13 @@ def run(options: argparse.Namespace) -> None:
         )
     if options.json:
         duration_s = time.monotonic() - start_s
-        print(json.dumps({"folder": str(result.folder), **result.description, "duration_s": duration_s}))
+        print_json({"folder": str(result.folder), **result.description, "duration_s": duration_s})
         return
     for name, array in result.activations.items():
         size = " x ".join(f"{length:,}" for length in array.shape)
-        print(f"{result.folder / f'{name}.npy'}: {size}, {array.dtype}, {format_bytes(array.nbytes)}")
+        print_lines(f"{result.folder / f'{name}.npy'}: {size}, {array.dtype}, {format_bytes(array.nbytes)}")
     labels = "" if result.labels is None else ", their classes in labels.npy"
-    print(f"images in order: {result.folder / 'images.csv'}{labels}")
+    print_lines(f"images in order: {result.folder / 'images.csv'}{labels}")
 
 
 def _list(run: Path, *, as_json: bool) -> None:
@@ -82,6 +82,6 @@ def _list(run: Path, *, as_json: bool) -> None:
     reader = ActivationReader(network, list(activation_points(network.spec)))
     shapes = {name: reader.shape(name) for name in reader.names}
     if as_json:
-        print(json.dumps({"variant": network.variant, "shapes": shapes}))
+        print_json({"variant": network.variant, "shapes": shapes})
     else:
         print_activations(network.variant, shapes)

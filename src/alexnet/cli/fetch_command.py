@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
+from alexnet.cli.output import print_lines
 from alexnet.errors import RequestError
+from alexnet.system.visible_text import shell_words
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -37,4 +39,6 @@ def run(options: argparse.Namespace) -> None:
         fetch_shapes(options.destination)
     else:
         fetch_cifar10(options.destination, options.source)
-    print(f"{options.destination}: ready; next: alexnet prepare {options.destination} PREPARED")
+    print_lines(
+        f"{options.destination}: ready; next: {shell_words('alexnet', 'prepare', options.destination, 'PREPARED')}"
+    )

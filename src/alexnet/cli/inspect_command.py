@@ -1,10 +1,10 @@
 """`alexnet inspect`: show what a prepared data set holds."""
 
 import argparse
-import json
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
+from alexnet.cli.output import print_json, print_lines
 from alexnet.errors import RequestError
 
 
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
     data = PreparedData.open(options.data)
     summary = summarize_data(data)
     if options.json:
-        print(json.dumps(summary))
+        print_json(summary)
         return
     print_inspection(summary)
-    print(f"page: {write_inspection(data, options.html or options.data / 'inspect.html', summary=summary)}")
+    print_lines(f"page: {write_inspection(data, options.html or options.data / 'inspect.html', summary=summary)}")

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alexnet.cli.output import print_lines
+
 MUCH_SLOWER = 2.0
 """Links that are slower than the median by this factor are reported."""
 
@@ -16,15 +18,14 @@ def print_links(measured: Mapping[str, Any]) -> None:
         + [tuple(str(one[name]) for name in ("rank", "host", "pid", "threads", "device")) for one in members]
     )
     for difference in measured["differences"]:
-        print(f"BROKEN   {difference}")
+        print_lines(f"BROKEN   {difference}")
     if measured["idle_cores"]:
-        print(f"lacking  {measured['idle_cores']}")
+        print_lines(f"lacking  {measured['idle_cores']}")
     for backend in measured["backends"]:
         _print_backend(backend, members)
     if measured["no_nccl"]:
-        print(f"\nNCCL was not measured: {measured['no_nccl']}")
-    print()
-    print("\n".join(verdict(measured)))
+        print_lines("", f"NCCL was not measured: {measured['no_nccl']}")
+    print_lines("", *verdict(measured))
 
 
 def verdict(measured: Mapping[str, Any]) -> list[str]:
@@ -90,7 +91,7 @@ def _advice(backend: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) ->
 
 def _print_backend(backend: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> None:
     for name, title in (("mb_per_s", "MB/s"), ("latency_us", "microseconds one way")):
-        print(f"\n{backend['backend']}, {title}, from the row's rank to the column's, one pair at a time")
+        print_lines("", f"{backend['backend']}, {title}, from the row's rank to the column's, one pair at a time")
         ranks = [str(member["rank"]) for member in members]
         _print_rows(
             [("", *ranks)]
@@ -100,16 +101,17 @@ def _print_backend(backend: Mapping[str, Any], members: Sequence[Mapping[str, An
             ]
         )
     sums = backend["all_reduce"]
+    latency = f"{sums['latency_us']:,.0f} microseconds"
     speeds = ", ".join(
         f"{int(size) / 2**20:g} MiB {speed:,.0f} MB/s" for size, speed in sums["bus_mb_per_s_by_bytes"].items()
     )
-    print(f"\n{backend['backend']}, all-reduce of all: {sums['latency_us']:,.0f} microseconds; bus bandwidth {speeds}")
+    print_lines("", f"{backend['backend']}, all-reduce of all: {latency}; bus bandwidth {speeds}")
 
 
 def _print_rows(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+        print_lines("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
 
 
 def _seconds(seconds: float) -> str:

@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted an
 import contextlib
 import difflib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from alexnet.errors import AlexNetError, RequestError
+from alexnet.cli.output import print_error, print_lines
+from alexnet.errors import AlexNetError, Interrupted, RequestError
 from alexnet.storage.read_errors import is_passing, passing_error
 
 if TYPE_CHECKING:
@@ -47,7 +49,9 @@ class Command:
 
 
 COMMANDS = {
-    "fetch": Command("data", "Download or generate a data set.", "alexnet fetch cifar10 data/cifar10"),
+    "fetch": Command(
+        "data", "Download or generate a data set.", "alexnet fetch cifar10 data/cifar10", stops_on_sigterm=True
+    ),
     "prepare": Command(
         "data",
         "Turn photographs into a prepared data set.",
@@ -131,45 +135,35 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; without `words`, the command line of this process."""
     from_shell = words is None
     words = sys.argv[1:] if words is None else list(words)
-    name = next((word for word in words if not word.startswith("-")), None)
-    if name is None:
-        if "--version" in words:
-            from alexnet import __version__
-
-            print(f"alexnet {__version__}")
-            return 0
-        is_help = bool(set(words) & {"-h", "--help", "--help-all"})
-        if words and not is_help:
-            print(f"alexnet: error: unknown option {words[0]}; see `alexnet --help`", file=sys.stderr)
-        else:
-            print(_overview())
-        return 0 if is_help else 2
+    if from_shell:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # for what libraries print: our own lines are encodable
+                stream.reconfigure(errors="backslashreplace")
+    rank = f"rank {os.environ['RANK']}: " if os.environ.get("RANK") else ""
     try:
-        if sys.platform == "win32":
-            raise RequestError(
-                "Windows is not supported: there, a folder cannot be renamed while its files are mapped into memory; "
-                "use the Windows Subsystem for Linux"
-            )
-        return _run(name, words, from_shell)
+        return _run(words, from_shell)
+    except Interrupted as stop:
+        if not stop.is_reported:
+            print_error(f"{rank}{stop}")
+        return stop.exit_code
     except AlexNetError as error:
         if not error.is_reported:
-            rank = f"rank {os.environ['RANK']}: " if os.environ.get("RANK") else ""
-            print(f"alexnet: {rank}error: {error}", file=sys.stderr)
+            print_error(f"{rank}error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("alexnet: interrupted; rerun the same command to continue", file=sys.stderr)
-        return 3
-    except BrokenPipeError:
-        # The reader of our output has closed it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if from_shell:  # Ctrl-C once more: end at once rather than with a traceback
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        print_error(f"{rank}interrupted; rerun the same command")
+        return Interrupted.exit_code
     except OSError as error:
+        if _lost_stdout() and isinstance(error, BrokenPipeError):  # as in `alexnet runs | head -1`
+            return 1
         if is_passing(error):
             problem = f"cannot open {error.filename}" if error.filename else "the work stopped"
-            print(f"alexnet: error: {passing_error(problem, error)}", file=sys.stderr)
+            print_error(f"{rank}error: {passing_error(problem, error)}")
             return 1
         where = f"{error.filename}: " if error.filename else ""
-        print(f"alexnet: error: {where}{error.strerror or error}", file=sys.stderr)
+        print_error(f"{rank}error: {where}{error.strerror or error}")
         return 1
 
 
@@ -191,7 +185,15 @@ def command_parser(name: str) -> "CommandParser":
     return parser
 
 
-def _run(name: str, words: Sequence[str], from_shell: bool) -> int:
+def _run(words: Sequence[str], from_shell: bool) -> int:
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name is None:
+        return _without_command(words)
+    if sys.platform == "win32":
+        raise RequestError(
+            "Windows is not supported: there, a folder cannot be renamed while its files are mapped into memory; "
+            "use the Windows Subsystem for Linux"
+        )
     rest = list(words)
     rest.remove(name)
     options = command_parser(name).parse(rest)
@@ -208,6 +210,30 @@ def _run(name: str, words: Sequence[str], from_shell: bool) -> int:
         return importlib.import_module(f"alexnet.cli.{name}_command").run(options) or 0
 
 
+def _without_command(words: Sequence[str]) -> int:
+    """Answer `alexnet`, `alexnet --help` and `alexnet --version`."""
+    if "--version" in words:
+        from alexnet import __version__
+
+        print_lines(f"alexnet {__version__}")
+        return 0
+    is_help = bool(set(words) & {"-h", "--help", "--help-all"})
+    if words and not is_help:
+        raise RequestError(f"unknown option {words[0]}; see `alexnet --help`")
+    print_lines(*_overview())
+    return 0 if is_help else 2
+
+
+def _lost_stdout() -> bool:
+    """Whether what is printed on stdout can no longer be written; the rest of it is then discarded."""
+    try:
+        sys.stdout.flush()
+        return False
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+
+
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
     """Raise KeyboardInterrupt on SIGTERM, which schedulers send."""
@@ -222,7 +248,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _overview() -> str:
+def _overview() -> list[str]:
     lines = ["usage: alexnet COMMAND ...", "", "The 2012 network: from photographs to a trained and measured network."]
     width = max(map(len, COMMANDS))
     for group, title in GROUPS.items():
@@ -233,4 +259,4 @@ def _overview() -> str:
         "`alexnet COMMAND --help` explains a command and shows an example.",
         "Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted and resumable.",
     ]
-    return "\n".join(lines)
+    return lines

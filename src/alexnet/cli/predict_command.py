@@ -2,11 +2,11 @@
 
 import argparse
 import contextlib
-import json
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_choice, add_json
+from alexnet.cli.output import print_json, print_lines
 from alexnet.errors import RequestError
 
 
@@ -53,15 +53,17 @@ def run(options: argparse.Namespace) -> None:
         trained = load_trained(options.run)
         answers = classify_photographs(trained, paths, options.views)
     if options.json:
-        print(json.dumps({"trained_on": trained.title, "generated": trained.generated, "predictions": answers}))
+        print_json({"trained_on": trained.title, "generated": trained.generated, "predictions": answers})
         return
     if options.format == "ilsvrc":
         order = read_label_order(options.label_order) if options.label_order else None
-        print("\n".join(ilsvrc_lines(answers, trained, order)))
+        print_lines(*ilsvrc_lines(answers, trained, order))
         return
     if trained.generated:
-        print("(this network was trained on generated images, not on photographs)")
+        print_lines("(this network was trained on generated images, not on photographs)")
     for answer in answers:
-        print(answer["image"])
+        print_lines(answer["image"])
         for one in answer["top"]:
-            print(f"  {100 * one['probability']:5.1f} %  {'#' * round(40 * one['probability']):40}  {one['name']}")
+            print_lines(
+                f"  {100 * one['probability']:5.1f} %  {'#' * round(40 * one['probability']):40}  {one['name']}"
+            )

@@ -1,12 +1,13 @@
 """`alexnet prepare`: turn photographs into a prepared data set."""
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_json
+from alexnet.cli.output import print_json, print_lines
+from alexnet.system.visible_text import shell_words
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -91,10 +92,12 @@ def run(options: argparse.Namespace) -> None:
             progress=progress,
         )
     if options.json:
-        print(json.dumps({**prepared_summary(data), "duration_s": time.monotonic() - start_s}))
+        print_json({**prepared_summary(data), "duration_s": time.monotonic() - start_s})
         return
     counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
-    print(f"{options.destination}: {data.title}, {data.num_classes} classes, {data.side} pixels, images: {counts}")
     recipe = "paper" if data.side >= 224 else "quick"
-    print(f"to check it: alexnet inspect {options.destination}")
-    print(f"next: alexnet train {options.destination} --recipe {recipe} --run runs/first")
+    print_lines(
+        f"{options.destination}: {data.title}, {data.num_classes} classes, {data.side} pixels, images: {counts}",
+        f"to check it: {shell_words('alexnet', 'inspect', options.destination)}",
+        f"next: {shell_words('alexnet', 'train', options.destination, '--recipe', recipe, '--run', 'runs/first')}",
+    )

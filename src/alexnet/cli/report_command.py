@@ -6,6 +6,8 @@ from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_data
+from alexnet.cli.output import print_lines
+from alexnet.system.visible_text import shell_words
 
 _logger = logging.getLogger(__name__)
 
@@ -35,6 +37,6 @@ def run(options: argparse.Namespace) -> None:
     results = [{"run": str(options.run), **result} for result in run.evaluations().values()]
     if results:
         print_results(sorted(results, key=lambda result: (result["split"], views_sort_key(result["num_views"]))))
-    print(f"report: {page}")
+    print_lines(f"report: {page}")
     if not run.is_baseline:
-        print(f"next: alexnet predict {options.run} photo.jpg")
+        print_lines(f"next: {shell_words('alexnet', 'predict', options.run, 'photo.jpg')}")

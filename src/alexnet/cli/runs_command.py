@@ -1,11 +1,11 @@
 """`alexnet runs`: list the runs of a folder."""
 
 import argparse
-import json
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_json
+from alexnet.cli.output import print_json
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -23,6 +23,6 @@ def run(options: argparse.Namespace) -> None:
 
     runs = list_runs(options.folder)
     if options.json:
-        print(json.dumps({"runs": runs}))
+        print_json({"runs": runs})
     else:
         print_runs(runs)

@@ -1,11 +1,11 @@
 """`alexnet table`: runs in the rows of the paper's second table."""
 
 import argparse
-import json
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_choice, add_data, add_views
+from alexnet.cli.output import print_json, print_lines
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -25,6 +25,6 @@ def run(options: argparse.Namespace) -> None:
 
     table = paper_table(options.runs, num_views=options.views, data_folder=options.data)
     if options.json or options.format == "json":
-        print(json.dumps(as_json(table)))
+        print_json(as_json(table))
     else:
-        print((as_latex if options.format == "latex" else as_markdown)(table))
+        print_lines(*(as_latex if options.format == "latex" else as_markdown)(table).split("\n"))

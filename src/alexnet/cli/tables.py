@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from alexnet.evaluation.metrics import METRICS, Metric
 from alexnet.evaluation.predictions import describe_views
 from alexnet.report.formatting import count_noun, range_text
+from alexnet.system.terminal import TerminalConsole
 
 MOST_CLASSES = 20
 """Number of classes to list, an even number."""
@@ -31,13 +29,13 @@ def print_results(results: list[dict[str, Any]]) -> None:
         table.add_column(metric.title, justify="right", no_wrap=True)
     for result in results:
         table.add_row(
-            escape(result["run"]),
-            escape(result["split"]),
+            result["run"],
+            result["split"],
             f"{result['num_images']:,}",
             str(result["num_views"]),
             *(_metric_text(result, key, metric) for key, metric in headline.items()),
         )
-    Console().print(table)
+    TerminalConsole().print(table)
 
 
 def _metric_text(result: dict[str, Any], key: str, metric: Metric) -> str:
@@ -52,7 +50,7 @@ def _metric_text(result: dict[str, Any], key: str, metric: Metric) -> str:
 
 def print_runs(runs: list[dict[str, Any]]) -> None:
     """Print runs as `list_runs` describes them: a table for each data set, then what else distinguishes the runs."""
-    console = Console()
+    console = TerminalConsole()
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         checksum = run.get("data_checksum")
@@ -61,19 +59,19 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
     for title, group in groups.items():
         splits = {run["split"] for run in group if run.get("split")}
         of_split = f" of split {', '.join(splits)}" if len(splits) == 1 else ""
-        _line(console, title if "unreadable" in group[0] else f"{title}; top-1 errors{of_split} in percent")
+        console.print_labeled(title if "unreadable" in group[0] else f"{title}; top-1 errors{of_split} in percent")
         table = new_table("", "run recipe state" + " split" * (len(splits) > 1), "step steps error lowest seconds")
         for run in group:
             cells = _progress_of_run(run)
-            split = (escape(run["split"] or "-"),) if len(splits) > 1 else ()
-            table.add_row(escape(Path(run["run"]).name), *cells[:2], *split, *cells[2:])
+            split = (run["split"] or "-",) if len(splits) > 1 else ()
+            table.add_row(Path(run["run"]).name, *cells[:2], *split, *cells[2:])
         console.print(table)
     for run in runs:
         processes = run.get("processes", 1)
         shared = [f"{processes} processes"] if processes > 1 else []
         details = run.get("unreadable") or "; ".join([*shared, *run["changes"]])
         if details:
-            console.print(f"{Path(run['run']).name}: {details}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{Path(run['run']).name}: {details}", highlight=False, soft_wrap=True)
 
 
 def _progress_of_run(run: Mapping[str, Any]) -> tuple[str, ...]:
@@ -82,7 +80,7 @@ def _progress_of_run(run: Mapping[str, Any]) -> tuple[str, ...]:
         return ("-", "unreadable", *"-----")
     errors = (run[key] for key in ("top1_error", "lowest_error"))
     return (
-        escape(run["recipe"]),
+        run["recipe"],
         run["state"],
         f"{run['step']:,}",
         "-" if run["num_steps"] is None else f"{run['num_steps']:,}",
@@ -109,44 +107,43 @@ def print_network(described: dict[str, Any]) -> None:
     table.add_section()
     sums = (f"{described[name]:,}" for name in ("parameters", "neurons", "multiply_adds"))
     table.add_row("sum", "", "", *sums, "", "", "")
-    console = Console()
+    console = TerminalConsole()
     console.print(table)
     for line in described["schedule"]:
-        console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"  {line}", highlight=False)
 
 
 def print_inspection(summary: Mapping[str, Any]) -> None:
     """Print a prepared data set as `summarize_data` describes it: warnings first, then tables of up to 80 columns."""
-    console = Console()
+    console = TerminalConsole()
     plan = summary["preparation"]
-    _line(
-        console, f"{summary['title']}: {summary['num_classes']:,} classes, {summary['side']} x {summary['side']} pixels"
+    console.print_labeled(
+        f"{summary['title']}: {summary['num_classes']:,} classes, {summary['side']} x {summary['side']} pixels"
     )
-    _line(
-        console,
+    console.print_labeled(
         f"{summary['folder']}: stored as {summary['store']}, {summary['bytes'] / 1e6:,.1f} MB, checksum "
         f"{summary['checksum'][:12]}; prepared from {plan['source']} (format {plan['kind']}), EXIF orientation "
         f"{'applied' if plan['exif'] == 'apply' else 'ignored'}",
     )
     if summary["generated"]:
-        _line(console, "these are not photographs", "generated", "yellow")
+        console.print_labeled("these are not photographs", "generated", "yellow")
     for one in summary["warnings"]:
         is_leak = one["topic"] == "leak"
-        _line(console, one["text"], "LEAK" if is_leak else "warning", "bold red" if is_leak else "yellow")
+        console.print_labeled(one["text"], "LEAK" if is_leak else "warning", "bold red" if is_leak else "yellow")
     _print_counts(console, summary)
     _print_troubles(console, summary)
     _print_sizes(console, summary["sizes"], summary["side"])
     _print_color(console, summary["color"])
 
 
-def _print_counts(console: Console, summary: Mapping[str, Any]) -> None:
+def _print_counts(console: TerminalConsole, summary: Mapping[str, Any]) -> None:
     table = new_table("splits", "split", "images listed refused largest smallest ratio")
     for name, split in summary["splits"].items():
         numbers = (split["images"], split["listed"], split["refused"])
         extremes = (split[which]["images"] if split[which] else None for which in ("largest", "smallest"))
         ratio = "-" if split["imbalance"] is None else f"{split['imbalance']:,.1f}"
         cells = ("-" if number is None else f"{number:,}" for number in (*numbers, *extremes))
-        table.add_row(escape(name), *cells, ratio)
+        table.add_row(name, *cells, ratio)
     console.print(table)
     classes = sorted(summary["classes"], key=lambda one: -int(one["images"]["train"]))
     num_more = max(0, len(classes) - MOST_CLASSES)
@@ -160,14 +157,14 @@ def _print_counts(console: Console, summary: Mapping[str, Any]) -> None:
     for group in (classes[:half], classes[half:][-half:]):
         for one in group:
             images = (f"{number:,}" for number in one["images"].values())
-            table.add_row(escape(one["name"]), escape(one["id"]), *images)
+            table.add_row(one["name"], one["id"], *images)
         table.add_section()
     console.print(table)
     if num_more:
-        _line(console, f"... and {num_more:,} more; --json lists all")
+        console.print_labeled(f"... and {num_more:,} more; --json lists all")
 
 
-def _print_troubles(console: Console, summary: Mapping[str, Any]) -> None:
+def _print_troubles(console: TerminalConsole, summary: Mapping[str, Any]) -> None:
     twice = summary["duplicates"]
     for outcome in ("refused", "skipped"):
         reasons = summary[outcome]["reasons"]
@@ -176,29 +173,29 @@ def _print_troubles(console: Console, summary: Mapping[str, Any]) -> None:
         table = new_table(f"{outcome} files", "files reason", "")
         for one in reasons[:MOST_REASONS]:
             such_as = "such as " if one["images"] > 1 else ""
-            table.add_row(f"{one['images']:,}", f"{escape(one['reason'])}; {such_as}{escape(one['examples'][0])}")
+            table.add_row(f"{one['images']:,}", f"{one['reason']}; {such_as}{one['examples'][0]}")
         table.columns[0].justify = "right"
         console.print(table)
         if num_more := max(0, len(reasons) - MOST_REASONS):
-            _line(console, f"... and {num_more:,} more reasons; {outcome}.jsonl lists every file")
+            console.print_labeled(f"... and {num_more:,} more reasons; {outcome}.jsonl lists every file")
     if twice["pictures"]:
         table = new_table(f"images stored more than once: {twice['pictures']:,}", "what where", "")
         for one in twice["groups"][:MOST_DUPLICATES]:
             what = [text for key, text in (("leak", "LEAK"), ("other_label", "two classes")) if one[key]]
-            where = [escape(image["path"]) for image in one["images"][:2]]
+            where = [image["path"] for image in one["images"][:2]]
             where += [f"and {one['copies'] - 2:,} more"] if one["copies"] > 2 else []
             table.add_row(", ".join(what) or "copy", ", ".join(where))
         console.print(table)
         if num_more := max(0, twice["pictures"] - MOST_DUPLICATES):
-            _line(console, f"... and {num_more:,} more; duplicates.jsonl lists all")
+            console.print_labeled(f"... and {num_more:,} more; duplicates.jsonl lists all")
 
 
-def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
+def _print_sizes(console: TerminalConsole, sizes: Mapping[str, Any], side: int) -> None:
     table = new_table("sizes of the originals, pixels", "split measure", "smallest median largest enlarged")
     for name, split in sizes["splits"].items():
         for which in ("width", "height"):
             values = (f"{split[which][key]:,}" for key in ("min", "median", "max"))
-            table.add_row(escape(name), which, *values, f"{split['enlarged']:.1%}" if which == "width" else "")
+            table.add_row(name, which, *values, f"{split['enlarged']:.1%}" if which == "width" else "")
     console.print(table)
     edges, counts = sizes["shorter_side"]["edges"], sizes["shorter_side"]["counts"]
     step = -(-len(counts) // MOST_BARS)
@@ -213,7 +210,7 @@ def _print_sizes(console: Console, sizes: Mapping[str, Any], side: int) -> None:
     console.print(table)
 
 
-def _print_color(console: Console, color: Mapping[str, Any]) -> None:
+def _print_color(console: TerminalConsole, color: Mapping[str, Any]) -> None:
     table = new_table("training pixels, 0-255", "channel", "mean std")
     channels = zip(("red", "green", "blue"), color["mean"], color["standard_deviation"], strict=True)
     for name, mean, deviation in channels:
@@ -226,17 +223,12 @@ def _print_color(console: Console, color: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def _line(console: Console, text: str, label: str = "", style: str = "") -> None:
-    """Print a line of text without markup, after a colored label."""
-    console.print(Text.assemble((f"{label}: ", style), text) if label else Text(text))
-
-
 def new_table(title: str, texts: str, numbers: str | Sequence[str]) -> Table:
     """An empty table; `texts` and `numbers` are the headings of its text and number columns, separated by spaces.
 
     A list of `numbers` may have headings that contain spaces.
     """
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in texts.split():
         # Fold long paths rather than cutting numbers.
         table.add_column(heading, overflow="fold")
@@ -250,7 +242,7 @@ def print_activations(variant: str, shapes: Mapping[str, tuple[int, ...]]) -> No
     table = new_table(f"activations of {variant}", "layer", "shape numbers")
     for name, shape in shapes.items():
         table.add_row(name, " x ".join(map(str, shape)), f"{math.prod(shape):,}")
-    Console().print(table)
+    TerminalConsole().print(table)
 
 
 def print_ensemble(result: Mapping[str, Any]) -> None:
@@ -263,25 +255,23 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
         averages["greedy weights"] = result["greedy"]
     last = list(averages.values())[-1]
     for run, weight in zip(result["runs"], last["weights"], strict=True):
-        table.add_row(escape(run["run"]), f"{weight:.3g}", *(_with_interval(run, f"{name}_") for name in names))
+        table.add_row(run["run"], f"{weight:.3g}", *(_with_interval(run, f"{name}_") for name in names))
     table.add_section()
     table.add_row("mean of the runs", "", *(f"{100 * result['mean'][f'{name}_error']:.2f}" for name in names))
     for label, one in averages.items():
         table.add_row(f"average, {label}", "", *(_with_interval(one, f"{name}_") for name in names))
-    console = Console()
+    console = TerminalConsole()
     console.print(table)
     for label, one in averages.items():
         for name in names:
             gain = one["gain"][name]
-            _line(
-                console,
+            console.print_labeled(
                 f"{label} gain {_points(gain['over_mean'])} points of {name.replace('top', 'top-')} error over the "
                 f"mean of the runs, {_points(gain['over_best'])} over the best one, {gain['best_run']} (McNemar's p "
                 f"{gain['mcnemar']['p_value']:.3g})",
             )
     if (tuning := result["tuning"]) is not None:
-        _line(
-            console,
+        console.print_labeled(
             f"greedy weights were tuned for the {tuning['error'].replace('top', 'top-')} error on "
             f"{count_noun(tuning['num_images'], 'image')} drawn with seed {tuning['seed']} "
             f"({100 * tuning['error_before']:.2f} to {100 * tuning['error_after']:.2f} % there); all numbers "
@@ -292,9 +282,9 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
 def print_comparison(result: Mapping[str, Any]) -> None:
     """Print a comparison as `Comparison.to_dict` describes it: errors, McNemar's test, most confident disagreements."""
     measures = {name.replace("top", "top-"): result[name] for name in ("top1", "top5") if result[name] is not None}
-    console = Console()
-    _line(console, result["first"], "first")
-    _line(console, result["second"], "second")
+    console = TerminalConsole()
+    console.print_labeled(result["first"], "first")
+    console.print_labeled(result["second"], "second")
     table = new_table(_errors_title(result), "error", "first second difference")
     for name, one in measures.items():
         table.add_row(name, *(_with_interval(one[run]) for run in ("first", "second")), _points(one["difference"]))
@@ -314,14 +304,14 @@ def print_comparison(result: Mapping[str, Any]) -> None:
         table = new_table(f"{result['num_differing']:,} answers differ; {title}", "image right first second", "")
         for one in result["images"][:10]:
             answers = (one["first"], one["second"])
-            said = (f"{escape(answer['name'])} {100 * answer['probability']:.1f}" for answer in answers)
-            table.add_row(escape(one["key"]), escape(one["right"]["name"]), *said)
+            said = (f"{answer['name']} {100 * answer['probability']:.1f}" for answer in answers)
+            table.add_row(one["key"], one["right"]["name"], *said)
         console.print(table)
 
 
 def _errors_title(result: Mapping[str, Any]) -> str:
     views = describe_views(result["num_views"])
-    images = f"{count_noun(result['num_images'], 'image')} of split {escape(result['split'])}"
+    images = f"{count_noun(result['num_images'], 'image')} of split {result['split']}"
     return f"errors in percent, with 95 % intervals; {images}, {views}"
 
 

@@ -1,17 +1,18 @@
 """`alexnet train`: train a network on a prepared data set."""
 
 import argparse
-import json
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_layout, layout_from
+from alexnet.cli.output import print_json, print_lines
 from alexnet.cli.recipe_options import add_settings, recipe_from
 from alexnet.cli.training_processes import print_trained, start_processes
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import GROUPS, Recipe
 from alexnet.runs.recipe_file import read_config
 from alexnet.runs.recipes import RECIPES, named_recipe
+from alexnet.system.visible_text import shell_words
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -73,8 +74,8 @@ def run(options: argparse.Namespace) -> int:
             return 0
         runs = train_seeds(options.data, recipe, folder, options.start_from, options.seeds, mesh, options.tensorboard)
         if mesh.is_main:
-            names = " ".join(str(run) for run in runs)
-            print(f"{len(runs)} networks; next: alexnet evaluate {names}, then: alexnet ensemble {names}")
+            names = shell_words(*runs)
+            print_lines(f"{len(runs)} networks; next: alexnet evaluate {names}, then: alexnet ensemble {names}")
     return 0
 
 
@@ -92,6 +93,6 @@ def _show(recipe: Recipe, options: argparse.Namespace) -> None:
     num_classes = open_data(options.data).num_classes if options.data else published.num_classes
     described = table_as_json(recipe, num_classes)
     if options.json:
-        print(json.dumps(described))
+        print_json(described)
     else:
         print_network(described)

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexnet.cli.output import print_lines
 from alexnet.parallel.layout import Layout
+from alexnet.system.visible_text import shell_words
 
 if TYPE_CHECKING:
     from alexnet.parallel.process_mesh import ProcessMesh
@@ -38,5 +40,5 @@ def print_trained(run: Path, mesh: "ProcessMesh") -> None:
     if mesh.is_main:
         metadata = RunFolder.open(run).metadata()
         is_measurable = any(name in metadata["data"]["splits"] for name in ("val", "test"))
-        command = "evaluate" if is_measurable else "report"
-        print(f"{run}: trained in {metadata['duration_s']:.0f} s; next: alexnet {command} {run}")
+        command = shell_words("alexnet", "evaluate" if is_measurable else "report", run)
+        print_lines(f"{run}: trained in {metadata['duration_s']:.0f} s; next: {command}")

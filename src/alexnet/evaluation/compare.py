@@ -200,8 +200,7 @@ def _differing_images(aligned: AlignedPredictions) -> tuple[DifferingImage, ...]
         differing.append(
             DifferingImage(
                 index=row,
-                # File names may not be UTF-8; JSON must be.
-                key=images.keys[row].encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+                key=images.keys[row],
                 label=int(aligned.labels[row]),
                 first=int(predicted[0][row]),
                 first_probability=float(confidence[0][row]),

@@ -7,7 +7,6 @@ One file per split and number of views, `<split>-<views>views.safetensors` or `<
 import hashlib
 import itertools
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import write_bytes
 from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.system.visible_text import shell_words
 
 FORMAT_VERSION = 1
 
@@ -212,10 +212,10 @@ def load_run_predictions(
         WorkError: the file is damaged.
     """
     num_views = available_views([run], num_views)
-    words = ["alexnet", "evaluate", str(run.path), "--split", split, "--views", str(num_views)]
+    words: list[object] = ["alexnet", "evaluate", run.path, "--split", split, "--views", num_views]
     if data_folder is not None:
-        words += ["--data", *map(str, [data_folder] if isinstance(data_folder, Path) else data_folder)]
-    command = shlex.join(words)
+        words += ["--data", *([data_folder] if isinstance(data_folder, Path) else data_folder)]
+    command = shell_words(*words)
     folder = predictions_folder(run.path, training_checksum(run), data.checksum)
     if not predictions_path(folder, split, num_views).is_file():
         raise RequestError(

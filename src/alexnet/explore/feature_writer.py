@@ -84,7 +84,8 @@ class FeatureWriter:
                     self._save(files)
                 if isinstance(error, KeyboardInterrupt):
                     raise Interrupted(
-                        f"interrupted; finished work is kept in {self._staging.folder}; rerun the command to resume"
+                        f"interrupted; finished work is kept in {self._staging.folder}; "
+                        "rerun the same command to resume"
                     ) from error
                 raise
 

@@ -1,7 +1,6 @@
 """Contact sheets: a row of thumbnails for each class, as part of a page of limited size."""
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
+
+from alexnet.system.visible_text import visible_html
 
 CONTACT_SHEET_STYLE = """
 .sheet {
@@ -87,7 +88,7 @@ def _row(row: SheetRow, jpegs: Sequence[bytes], side: int) -> str:
         for jpeg, image, name in zip(jpegs, row.images, row.names, strict=True)
     )
     return (
-        f'<div class="sheet">\n<h3>{html.escape(row.heading)} <span>{html.escape(row.note)}</span></h3>\n'
+        f'<div class="sheet">\n<h3>{visible_html(row.heading)} <span>{visible_html(row.note)}</span></h3>\n'
         f'<div class="strip">\n{images}\n</div>\n</div>'
     )
 
@@ -96,7 +97,7 @@ def _img(jpeg: bytes, side: int, is_small: bool, alt: str, name: str) -> str:
     classes = "thumbnail small" if is_small else "thumbnail"
     content = base64.b64encode(jpeg).decode("ascii")
     return (
-        f'<img class="{classes}" width="{side}" height="{side}" alt="{html.escape(alt)}" title="{html.escape(name)}" '
+        f'<img class="{classes}" width="{side}" height="{side}" alt="{visible_html(alt)}" title="{visible_html(name)}" '
         f'src="data:image/jpeg;base64,{content}">'
     )
 

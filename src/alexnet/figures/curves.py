@@ -1,6 +1,5 @@
 """Line plots as SVG for embedding in a page: deterministic, and legible on light and dark backgrounds."""
 
-import html
 import io
 import re
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+
+from alexnet.system.visible_text import visible_html
 
 # Drawn in this color, which is then replaced by the page's text color.
 _INK = "#010203"
@@ -117,6 +118,6 @@ def _for_page(svg: str, name: str, description: str) -> str:
     # HTML accepts `href` on SVG elements; the older `xlink:href` would need a namespace.
     body = body.replace("xlink:href=", "href=").replace(_INK, "currentColor")
     return (
-        f'<svg class="curve" viewBox="{view_box.group(1)}" role="img" aria-label="{html.escape(description)}" '
+        f'<svg class="curve" viewBox="{view_box.group(1)}" role="img" aria-label="{visible_html(description)}" '
         f'style="stroke-linejoin: round; stroke-linecap: butt">{body.rstrip()}'
     )

@@ -1,12 +1,13 @@
 """Histograms as HTML: bars scale with the page, labels keep their size."""
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from alexnet.system.visible_text import visible_html
 
 HISTOGRAM_STYLE = """
 .histogram { margin: .75rem 0 1rem; break-inside: avoid; }
@@ -60,15 +61,15 @@ def histogram_html(
         height = max(_LEAST_HEIGHT, _HEIGHT * bar.count / highest) if bar.count else 0
         rectangles.append(
             f'<rect x="{number + _GAP / 2:g}" y="{_HEIGHT - height:.2f}" width="{1 - _GAP:g}" height="{height:.2f}">'
-            f"<title>{html.escape(bar.title)}</title></rect>"
+            f"<title>{visible_html(bar.title)}</title></rect>"
         )
     line = "" if marker is None else f'<line x1="{marker:.4g}" x2="{marker:.4g}" y1="0" y2="{_HEIGHT}"/>'
     width = max(1, len(bars))
     labels = "".join(_tick(position / width, text) for position, text in ticks)
     return (
-        f'<figure class="histogram">\n<figcaption>{html.escape(caption)}</figcaption>\n'
+        f'<figure class="histogram">\n<figcaption>{visible_html(caption)}</figcaption>\n'
         f'<svg viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{html.escape(description)}">\n' + "\n".join(rectangles) + f"{line}\n</svg>\n"
+        f'aria-label="{visible_html(description)}">\n' + "\n".join(rectangles) + f"{line}\n</svg>\n"
         f'<div class="ticks" aria-hidden="true">{labels}</div>\n</figure>'
     )
 
@@ -76,8 +77,8 @@ def histogram_html(
 def _tick(fraction: float, text: str) -> str:
     """A label below the bars at a fraction of the width; the last one is aligned to the right edge."""
     if fraction > _LAST:
-        return f'<span class="last" style="right: 0">{html.escape(text)}</span>'
-    return f'<span style="left: {100 * fraction:.2f}%">{html.escape(text)}</span>'
+        return f'<span class="last" style="right: 0">{visible_html(text)}</span>'
+    return f'<span style="left: {100 * fraction:.2f}%">{visible_html(text)}</span>'
 
 
 def round_edges(lowest: int, highest: int, *, most_bins: int = 24) -> npt.NDArray[np.int64]:

@@ -1,6 +1,5 @@
 """Images with their five most probable classes below, as in figure 4 (left) of the paper."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet.figures.filters import png_data_uri
+from alexnet.system.visible_text import visible_html
 
 PANEL_STYLE = """
 .panel { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 1.25rem 1.5rem; }
@@ -58,15 +58,15 @@ def panel_html(images: Sequence[PanelImage]) -> str:
 
 
 def _figure(one: PanelImage) -> str:
-    label = html.escape(one.label)
+    label = visible_html(one.label)
     small = ' class="small"' if max(one.image.shape[:2]) < _SMALL_PX else ""
     found = any(is_true for _, _, is_true in one.predictions)
     absent = (
         f'<p class="absent">{label} is not among these; its probability is {100 * one.label_probability:.2g} %.</p>'
     )
     return (
-        f'<figure><img{small} alt="Image {html.escape(one.key)}, true label {label}" '
-        f'title="{html.escape(one.key)}" src="{png_data_uri(one.image)}">\n'
+        f'<figure><img{small} alt="Image {visible_html(one.key)}, true label {label}" '
+        f'title="{visible_html(one.key)}" src="{png_data_uri(one.image)}">\n'
         f"<figcaption>{label}</figcaption>\n<ol>\n"
         + "\n".join(_bar(*prediction) for prediction in one.predictions)
         + f"\n</ol>{'' if found else absent}</figure>"
@@ -79,6 +79,6 @@ def _bar(name: str, probability: float, is_true: bool) -> str:
     tick = "✓ " if is_true else ""
     return (
         f'{opening}<span class="bar" style="width: {100 * probability:.1f}%"></span>'
-        f'<span class="name">{tick}{html.escape(name)}</span>'
+        f'<span class="name">{tick}{visible_html(name)}</span>'
         f'<span class="probability">{100 * probability:.1f} %</span></li>'
     )

@@ -1,9 +1,9 @@
 """Directions in color space as rows of swatches and as text."""
 
-import html
-
 import numpy as np
 import numpy.typing as npt
+
+from alexnet.system.visible_text import visible_html
 
 SWATCHES_STYLE = """
 .ramp {
@@ -45,7 +45,7 @@ def color_ramp(
 def color_ramp_html(colors: npt.NDArray[np.uint8], description: str) -> str:
     """A row of swatches, uint8 (N, 3), RGB, as an HTML element; the description is escaped."""
     swatches = "".join(f'<span style="background: #{color.tobytes().hex()}"></span>' for color in colors)
-    return f'<div class="ramp" role="img" aria-label="{html.escape(description)}">{swatches}</div>'
+    return f'<div class="ramp" role="img" aria-label="{visible_html(description)}">{swatches}</div>'
 
 
 def describe_direction(direction: npt.NDArray[np.floating]) -> str:

@@ -19,6 +19,7 @@ from alexnet.model.network import AlexNet
 from alexnet.model.spec_file import spec_matches, spec_to_dict
 from alexnet.storage.atomic import write_bytes
 from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.system.visible_text import shell_words
 
 FORMAT_VERSION = 4
 READABLE_VERSIONS = (2, 3, 4)
@@ -96,7 +97,9 @@ def load_trained(path: Path | str) -> Trained:
     file = weights_file(path)
     if not file.is_file():
         if path.is_dir() and (path / "baseline.safetensors").is_file():
-            raise RequestError(f"{path} holds a baseline, not a network; measure it with `alexnet evaluate {path}`")
+            raise RequestError(
+                f"{path} holds a baseline, not a network; measure it with `{shell_words('alexnet', 'evaluate', path)}`"
+            )
         raise RequestError(
             f"{path} holds no trained network ({file.name} is missing); run `alexnet train DATA --run {path}`"
         )

@@ -13,7 +13,7 @@ from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError
 from alexnet.evaluation.compare import Comparison
 from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, shrink, thumbnail_html
-from alexnet.report.formatting import jinja_environment, printable, write_page
+from alexnet.report.formatting import jinja_environment, write_page
 from alexnet.storage.read_errors import raise_unless_damage
 
 NUM_IMAGES = 30
@@ -53,7 +53,7 @@ def write_comparison(comparison: Comparison, data: PreparedData | None, path: Pa
             f"{data.folder} is not the data set that {comparison.first} and {comparison.second} were compared on: its "
             f"checksum is {data.checksum[:12]}, theirs {comparison.data_checksum[:12]}; name that one"
         )
-    summary = printable(comparison.to_dict())
+    summary = comparison.to_dict()
     by_difference = sorted(
         (one for one in summary["per_class"] if one["difference"]), key=lambda one: -abs(one["difference"])
     )

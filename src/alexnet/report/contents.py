@@ -221,8 +221,7 @@ def _panel(
                 label=names[label],
                 label_probability=float(row[label]),
                 predictions=[(names[one], float(row[one]), one == label) for one in top],
-                # File names may not be UTF-8; the page must be.
-                key=stored.keys[sample].encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+                key=stored.keys[sample],
             )
         )
     return Section(Markup(panel_html(images)), note=f"{len(images)} of {len(ids):,} images classified {how}.")

@@ -6,19 +6,19 @@ from typing import Any
 import jinja2
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from alexnet.errors import WorkError
 from alexnet.storage.atomic import write_text
-
-_JOINERS = "\u200c\u200d"
-"""Invisible joiners that emoji and several scripts need."""
+from alexnet.system.visible_text import visible
 
 
 def jinja_environment() -> jinja2.Environment:
-    """The environment of this package's templates: all text is escaped, and an undefined name is an error."""
+    """The environment of this package's templates: all text is visible and escaped, an undefined name is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("alexnet.report"),
         autoescape=True,
+        finalize=_visible,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -74,16 +74,5 @@ def range_text(low: int, high: int) -> str:
     return f"{low:,}" if high == low + 1 else f"{low:,} to {high - 1:,}"
 
 
-def printable(content: Any) -> Any:
-    """JSON content with all text made printable: characters that are not become U+FFFD, the replacement character.
-
-    File names may not be UTF-8, and may contain line breaks or escape codes for terminals.
-    """
-    if isinstance(content, str):
-        text = content.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        return "".join(one if one.isprintable() or one in _JOINERS else "\N{REPLACEMENT CHARACTER}" for one in text)
-    if isinstance(content, dict):
-        return {printable(key): printable(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [printable(value) for value in content]
-    return content
+def _visible(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

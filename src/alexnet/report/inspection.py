@@ -9,7 +9,7 @@ import numpy.typing as npt
 from alexnet.data.dataset import NO_LABEL, UNLABELED, ClassInfo, PreparedData
 from alexnet.report.data_issues import summarize_duplicates, summarize_refused, summarize_skipped
 from alexnet.report.data_measures import summarize_colors, summarize_sizes
-from alexnet.report.formatting import count_noun, printable
+from alexnet.report.formatting import count_noun
 
 FEW_IMAGES = 10
 """A class with fewer training images is hard to learn."""
@@ -19,8 +19,6 @@ GREAT_IMBALANCE = 10
 
 def summarize_data(data: PreparedData) -> dict[str, Any]:
     """The object that `alexnet inspect --json` prints, from one pass over labels, sizes, refused files and duplicates.
-
-    Text that cannot be printed, such as a file name that is not UTF-8, contains replacement characters.
 
     Returns:
         `folder`, `title`, `generated`, `num_classes`, `side` (pixels), `store`, `checksum`, `bytes` (on disk) and
@@ -42,7 +40,7 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         for name, split in data.splits.items()
         if name != UNLABELED
     }
-    summary = {
+    summary: dict[str, Any] = {
         "folder": str(data.folder),
         "title": data.title,
         "generated": data.generated,
@@ -69,8 +67,7 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         "color": summarize_colors(data.statistics),
     }
     summary["warnings"] = _warnings(summary)
-    result: dict[str, Any] = printable(summary)
-    return result
+    return summary
 
 
 def _summarize_split(

@@ -145,7 +145,7 @@ def duplicate_thumbnail(data: PreparedData, group: Mapping[str, Any]) -> str:
 
 def _index_of(split: Split, path: str) -> int | None:
     """Index of the image with key `path`; a split's keys are sorted by their bytes."""
-    wanted = path.encode()
+    wanted = path.encode("utf-8", "surrogateescape")
     index = bisect.bisect_left(
         range(len(split)), wanted, key=lambda other: split.keys[other].encode("utf-8", "surrogateescape")
     )

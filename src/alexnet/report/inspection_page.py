@@ -14,7 +14,7 @@ from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, SheetRow, contact
 from alexnet.figures.histogram import HISTOGRAM_STYLE
 from alexnet.figures.swatches import SWATCHES_STYLE
 from alexnet.report import inspection_figures as figures
-from alexnet.report.formatting import count_noun, evenly_spaced, jinja_environment, printable, write_page
+from alexnet.report.formatting import count_noun, evenly_spaced, jinja_environment, write_page
 from alexnet.report.inspection import summarize_data
 
 MOST_CLASSES = 100
@@ -122,7 +122,7 @@ def _sheet_rows(data: PreparedData, summary: Mapping[str, Any], shown: npt.NDArr
                 heading=one_class["name"],
                 note=f"{one_class['id']}, {count}" if has_name else count,
                 images=[shrink(np.asarray(train.images[one])) for one in chosen],
-                names=[printable(train.keys[one]) for one in chosen],
+                names=[train.keys[one] for one in chosen],
             )
         )
     return rows

@@ -1,6 +1,5 @@
 """The report of a run: one self-contained HTML file."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.overview import changes_of
 from alexnet.runs.recipe import epochs_of
+from alexnet.system.visible_text import shell_words
 
 _STATES = {
     "running": (
@@ -93,7 +93,7 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         changes=changes_of(recipe),
         settings=contents.settings(recipe),
         run_environment=contents.run_environment(metadata),
-        run_path=shlex.quote(str(run.path)),
+        run_path=shell_words(run.path),
         panel_style=Markup(PANEL_STYLE),
     )
 

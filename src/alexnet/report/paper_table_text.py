@@ -8,9 +8,9 @@ from typing import Any
 from alexnet.evaluation.paired import TOP5_CLASSES
 from alexnet.evaluation.predictions import describe_views
 from alexnet.model.variants import SAME_BUT_FOR_NAMES
-from alexnet.report.formatting import printable
 from alexnet.report.paper_table import MeasuredError, PaperTable, TableRow, TableRun
 from alexnet.report.published_errors import FISHER, SPARSE
+from alexnet.system.visible_text import visible
 
 
 def as_json(table: PaperTable) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _format_error(figure: MeasuredError | None) -> str:
 
 def markdown_text(text: str) -> str:
     """Text escaped for a cell or a line of Markdown: none of it acts as markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$!@^])", r"\\\1", str(printable(text)))
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$!@^])", r"\\\1", visible(text))
 
 
 _LATEX = {
@@ -138,4 +138,4 @@ _LATEX = {
 
 def latex_text(text: str) -> str:
     """Text escaped for LaTeX: none of it acts as a command."""
-    return re.sub("-(?=-)", "{-}", "".join(_LATEX.get(one, one) for one in str(printable(text))))
+    return re.sub("-(?=-)", "{-}", "".join(_LATEX.get(one, one) for one in visible(text)))

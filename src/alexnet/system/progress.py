@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from alexnet.system.terminal import TerminalConsole
 
 LINE_INTERVAL_S = 30.0
 
-STDERR = Console(stderr=True, markup=False, emoji=False, highlight=False)
+STDERR = TerminalConsole(stderr=True, highlight=False)
 """The console of all log lines and progress bars."""
 
 
@@ -27,7 +28,7 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record's message."""
         try:
-            STDERR.print(self.format(record), soft_wrap=True)
+            STDERR.print(record.getMessage(), soft_wrap=True)
         except Exception:
             self.handleError(record)
 
@@ -83,7 +84,7 @@ class ProgressBar:
                 TimeRemainingColumn(),
             )
             self._bar = Progress(*columns, console=STDERR, transient=True)
-            self._task = self._bar.add_task(name, total=total, completed=done or 0, status="")
+            self._task = self._bar.add_task(STDERR.visible(name), total=total, completed=done or 0, status="")
 
     def __enter__(self) -> "ProgressBar":
         if self._bar:
@@ -109,7 +110,7 @@ class ProgressBar:
         if status is None:
             status = f"{per_second:,.0f} images/s" if per_second else ""
         if self._bar:
-            self._bar.update(self._task, completed=done, total=total, status=status)
+            self._bar.update(self._task, completed=done, total=total, status=STDERR.visible(status))
         elif now_s - self._last_line_s >= self._line_interval_s or (self._first_and_last and done == total):
             self._last_line_s = now_s
             left = f"{timedelta(seconds=round((total - done) / per_second))} left" if per_second > 0 else ""

@@ -57,7 +57,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
             for each in watched:
                 signal.signal(each, previous[each])
         # Directly to the descriptor: a handler may interrupt a print.
-        os.write(2, b"\nstopping after this step or validation; a second signal stops immediately\n")
+        os.write(2, b"\nstopping after this step or validation; press Ctrl-C again to stop immediately\n")
 
     for number in watched:
         signal.signal(number, handle)

@@ -310,9 +310,13 @@ def _stop_while_reading(run: RunFolder, log: TrainingLog, stop: StopRequest) -> 
     if stop:
         log.interrupted(stop.signal_name)
         raise Interrupted(
-            f"stopped by {stop.signal_name} while the training images were read; "
+            f"{_interrupted_by(stop.signal_name)} while the training images were read; "
             f"resume with `{resume_command(run.path)}`"
         )
+
+
+def _interrupted_by(signal_name: str | None) -> str:
+    return "interrupted" if signal_name == "SIGINT" else f"interrupted by {signal_name}"
 
 
 def _stop(
@@ -337,7 +341,7 @@ def _stop(
         save_weights(setup, run)
     log.interrupted(signal_name)
     raise Interrupted(
-        f"stopped by {signal_name} after step {state.step} of {setup.plan.num_steps}{lost}; "
+        f"{_interrupted_by(signal_name)} after step {state.step:,} of {setup.plan.num_steps:,}{lost}; "
         f"resume with `{resume_command(run.path)}`"
     )
 

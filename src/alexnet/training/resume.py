@@ -1,7 +1,6 @@
 """The start of a training: a new run folder, or an unfinished one that matches, and the state to resume from."""
 
 import logging
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from alexnet.runs.recipe import CHANGEABLE, Recipe
 from alexnet.runs.recipe_file import recipe_differences
 from alexnet.system.device import choose_device
 from alexnet.system.machine import machine_summary, source_commit, versions
+from alexnet.system.visible_text import shell_words
 from alexnet.training.checkpoint import load_checkpoint
 from alexnet.training.setup import TrainingSetup, copy_trained_layers
 from alexnet.training.state import TrainingState
@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 def resume_command(run_folder: Path) -> str:
     """The command that resumes an interrupted training."""
-    return f"alexnet resume {shlex.quote(str(run_folder))}"
+    return shell_words("alexnet", "resume", run_folder)
 
 
 def recorded_start(run: RunFolder) -> Path | None:
@@ -94,7 +94,8 @@ def create_or_continue(
     RunFolder.open(run.path)
     if run.state == "finished":
         raise RequestError(
-            f"{run.path} holds a finished run; choose another run folder, or view it with `alexnet report {run.path}`"
+            f"{run.path} holds a finished run; choose another run folder, or view it with "
+            f"`{shell_words('alexnet', 'report', run.path)}`"
         )
     if run.state == "failed":
         raise RequestError(f"{run.path} holds a failed run; remove it or choose another --run")

@@ -149,7 +149,7 @@ def prepare(
                 _write_chunks(opened, chunks, commits, threads, staging.folder, plan, on_bad == "stop", progress)
             except KeyboardInterrupt as error:
                 raise Interrupted(
-                    f"interrupted; finished work is kept in {staging.folder}: rerun the same command to resume"
+                    f"interrupted; finished work is kept in {staging.folder}; rerun the same command to resume"
                 ) from error
             finalize(staging, opened, chunks, commits, plan, max_refused)
         PreparedData.open(staging.folder)  # what cannot be opened yet is not published: rerun, the command finishes it
