@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.sources.formats import open_source
+from alexnet.cli.main import main
+from alexnet.data.sources.formats import SOURCE_FORMATS, open_source
 from alexnet.data.sources.listing import Listing, Source, with_hold_out
 from alexnet.errors import RequestError
 
@@ -273,3 +274,12 @@ def test_a_kind_can_be_said_and_an_unknown_one_is_refused(tmp_path: Path) -> Non
         open_source(tmp_path, "foldr")
     with pytest.raises(RequestError, match="cannot read"):
         open_source(tmp_path, "zip")
+
+
+def test_the_help_lists_all_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["prepare", "--help-all"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"format of SOURCE: {', '.join(list(SOURCE_FORMATS)[:-1])} or {list(SOURCE_FORMATS)[-1]} (default" in text
+    with pytest.raises(RequestError, match=rf"--source-format is 'foo'; allowed are {', '.join(SOURCE_FORMATS)}$"):
+        open_source(Path("any"), "foo")

@@ -61,6 +61,44 @@ def test_rows_become_images(tmp_path: Path, name: str, delimiter: str, header: s
         source.splits["test"].read(0)
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("file_name,label\na/1.png,x\na/2.png,y\n", "utf-8"),
+        ("image_id;Class Name\na/1;x\na/2;y\n", "utf-8-sig"),
+        ("class id,filepaths,labels,data set\n0,a/1.png,x,train\n1,a/2.png,y,train\n", "utf-8"),
+        ("sep=;\nimage;target\na/1.png;x\na/2.png;y\n", "utf-16"),
+        ("path\tlabel\na\\1.png\tx\n.\\a\\2.png\ty\n", "utf-16"),
+        ("path\tlabel\na/1.png\tx\na/2.png\ty\n", "utf-16-le"),
+        ("path,label\na/1.png,x\na/2.png,y\n", "utf-16-be"),
+        ("path|label\r\na\\1|x\r\na\\2|y\r\n", "utf-8"),
+        ("id,image,label\n0,a/1,x\n1,a/2,y\n", "utf-8"),
+    ],
+)
+def test_tables_of_other_programs(tmp_path: Path, text: str, encoding: str) -> None:
+    path = write(tmp_path, "")
+    path.write_bytes(text.encode(encoding))
+    source = open_csv(path)
+    assert rows(source) == [("a/1.png", "x"), ("a/2.png", "y")]
+    assert [source.splits["train"].read(index) for index in range(2)] == [b"a/1.png", b"a/2.png"]
+
+
+def test_a_file_whose_name_has_a_backslash_is_itself(tmp_path: Path) -> None:
+    text = "path,label\na\\1.png,x\na/2.png,y\n"
+    source = open_csv(write(tmp_path, text, images=("a\\1.png", "a/1.png", "a/2.png")))
+    assert source.splits["train"].read(list(source.splits["train"].keys).index("a\\1.png")) == b"a\\1.png"
+
+
+def test_files_that_are_not_there_are_the_cause(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label\nimg/1.png,x\nimg/2.png,y\n")
+    with pytest.raises(RequestError, match=r"none of the files that .* lists exists, such as 'img/1\.png'; write"):
+        open_csv(path)
+    path = write(tmp_path, "path,label\nC:\\pictures\\1.png,x\na/2.png,y\n")
+    listing = open_csv(path).splits["train"]
+    with pytest.raises(OSError, match=r"a path of another computer; write it relative to the folder of images\.csv"):
+        listing.read(list(listing.keys).index("C:\\pictures\\1.png"))
+
+
 def test_other_columns_and_quoted_fields(tmp_path: Path) -> None:
     text = 'id,label,note,path\n1,"cat, black","two\nlines","a/1, ""x"".png"\n2,dog,,a/2.png\n'
     source = open_csv(write(tmp_path, text, images=('a/1, "x".png',)))
@@ -80,8 +118,11 @@ def test_a_changed_image_changes_the_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column for the path: its columns are none; allowed is one of path, file, filename, image"),
-        ("path;label\na;b\n", "its columns are 'path;label'"),
+        ("", "no column for the path: its columns are none; name one such as path, file_name"),
+        (
+            "path:label\na:b\n",
+            "its columns are 'path:label'; name one such as .* separate columns by commas, semicolons",
+        ),
         ("path,\x1b[2Jkind\na,b\n", r"no column for the label: its columns are 'path', '\\x1b\[2Jkind'"),
         ("path,file,label\na,b,c\n", "2 columns for the path"),
         ("path,label\na/1.png,x\na/2.png\n", "line 3 of .* has no label"),

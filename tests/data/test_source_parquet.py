@@ -205,13 +205,21 @@ def test_folders_that_make_no_sense(tmp_path: Path, names: list[str], message: s
 
 
 @pytest.mark.parametrize("test_labels", [[-1, -1], [None, None], None])
-def test_a_test_split_without_labels_is_left_out(tmp_path: Path, test_labels: list[Any] | None) -> None:
+def test_a_test_split_without_labels_is_unlabeled(tmp_path: Path, test_labels: list[Any] | None) -> None:
     save(tmp_path, "train.parquet", table([0, 1, 2]))
     made = table([0, 1]).drop_columns(["label"]) if test_labels is None else table([0, 1])
     if test_labels is not None:
         made = made.set_column(2, "label", pa.array(test_labels, pa.int64()))
     save(tmp_path, "test.parquet", made)
-    assert set(open_parquet(tmp_path).splits) == {"train"}
+    (tmp_path / "README.md").write_text("about the data")
+    (tmp_path / "train.json").write_text("{}")
+    source = open_parquet(tmp_path)
+    assert set(source.splits) == {"train", "unlabeled"}
+    unlabeled = source.splits["unlabeled"]
+    assert list(unlabeled.keys) == ["test.parquet/0000000", "test.parquet/0000001"]
+    assert unlabeled.labels.tolist() == [-1, -1]
+    assert [unlabeled.read(index) for index in range(2)] == [source.splits["train"].read(index) for index in range(2)]
+    assert [name for name, _ in source.skipped] == ["README.md", "train.json"]
 
 
 def test_labels_that_are_missing_or_out_of_range(tmp_path: Path) -> None:

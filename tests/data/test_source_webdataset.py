@@ -225,3 +225,51 @@ def test_plain_tars_are_left_to_others(tmp_path: Path, files: dict[str, bytes | 
     assert not is_format("webdataset", tmp_path / "missing.tar")
     (tmp_path / "y.tar").write_bytes(b"no tar at all")
     assert not is_format("webdataset", tmp_path / "y.tar")
+
+
+def skipped(source: Source) -> dict[str, str]:
+    return dict(source.skipped)
+
+
+def test_keys_with_dots_and_images_of_all_formats(tmp_path: Path) -> None:
+    files: dict[str, bytes | None] = {}
+    names = ("2023.05.04.jpg", "2023.05.05.JPG", "v1.2/a.b.png", "a.tif", "b.heic", "c.jfif", "2023.gif")
+    for number, name in enumerate(names):
+        files |= {name: name.encode(), f"{name.rpartition('.')[0]}.cls": str(number % 2).encode()}
+    source = open_webdataset(write_shard(tmp_path / "x.tar", files))
+    assert is_format("webdataset", tmp_path / "x.tar")
+    found = {key.removeprefix("x.tar/"): value for key, value in contents(source, "train").items()}
+    images = [name for name in files if not name.endswith(".cls")]
+    assert found == {name: (str(number % 2), name.encode()) for number, name in enumerate(images)}
+    assert skipped(source) == {}
+
+
+def test_dotted_images_share_or_do_not_share_a_label(tmp_path: Path) -> None:
+    files: dict[str, bytes | None] = {
+        "0.image.jpg": b"0", "0.cls": b"0",  # the only picture of its key
+        "1.jpg": b"1", "1.mask.png": b"no", "1.cls": b"1", "1.json": b"{}", "1.txt": b"a caption",
+        "2.mask.png": b"the mask of an image that is missing", "2.cls": b"1",
+        "3.left.jpg": b"no", "3.right.jpg": b"no", "3.cls": b"0",
+        "4.cls": b"0",
+        "5.a.jpg": b"5a", "5.a.cls": b"0", "5.b.jpg": b"5b", "5.b.json": b'{"label": 1}', "5.jpg": b"5", "5.cls": b"1",
+    }  # fmt: skip
+    source = open_webdataset(write_shard(tmp_path / "x.tar", files))
+    assert classes(source) == {
+        "0.image.jpg": "0", "1.jpg": "1", "5.a.jpg": "0", "5.b.jpg": "1", "5.jpg": "1",
+    }  # fmt: skip
+    alone, other = "a label without an image", "not the image of its key"
+    assert skipped(source) == {
+        "x.tar/1.mask.png": other, "x.tar/1.txt": other, "x.tar/2.mask.png": other, "x.tar/2.cls": alone,
+        "x.tar/3.left.jpg": other, "x.tar/3.right.jpg": other, "x.tar/3.cls": alone, "x.tar/4.cls": alone,
+    }  # fmt: skip
+
+
+def test_the_content_decides_where_a_name_does_not(tmp_path: Path) -> None:
+    files: dict[str, bytes | None] = {
+        "0.jpg": b"0", "0.cls": b"0", "1.jpg": b"1", "1.cls": b"1",
+        "2.dat": b"\x89PNG\r\n\x1a\nmore", "2.cls": b"1", "3.dat": b"something else", "3.cls": b"1",
+        "4.psd": b"an image that is not read", "4.cls": b"0", "classes.txt": b"a list",
+    }  # fmt: skip
+    source = open_webdataset(write_shard(tmp_path / "x.tar", files))
+    assert set(classes(source)) == {"0.jpg", "1.jpg", "2.dat", "4.psd"}
+    assert set(skipped(source)) == {"x.tar/3.dat", "x.tar/3.cls", "x.tar/classes.txt"}

@@ -21,7 +21,10 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument("destination", type=Path, metavar="DEST", help="folder to create: the prepared data set")
     parser.add_argument(
-        "--source-format", metavar="NAME", help="format of SOURCE (default: detected; an unknown name lists all)"
+        "--source-format",
+        metavar="NAME",
+        help="format of SOURCE: cifar, cifar-100-coarse, idx, ilsvrc, synset-tars, parquet, csv, webdataset, zip, tar "
+        "or folder (default: detected)",
     )
     parser.add_argument(
         "--side",

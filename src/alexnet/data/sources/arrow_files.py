@@ -71,8 +71,20 @@ class DataFile:
         mapped = arrow.memory_map(str(self.path))
         return (ipc.open_stream if self.is_stream else ipc.open_file)(mapped, options=options)
 
-    def labels(self, column: str) -> Iterator[Any]:
-        """The labels of each group; reads no other column."""
+    def labels(self, column: str) -> Iterator[list[Any]]:
+        """The labels of each group, None for each image if there is no such column; reads no other column."""
+        if column not in self.schema.names:
+            return ([None] * num_rows for num_rows in self._group_sizes())
+        return (values.to_pylist() for values in self._values(column))
+
+    def _group_sizes(self) -> Iterator[int]:
+        if self.is_parquet:
+            metadata = self._opened.metadata
+            return (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+        return (len(values) for values in self._values(self.schema.names[0]))
+
+    def _values(self, column: str) -> Iterator[Any]:
+        """A column of each group."""
         if self.is_parquet:
             read_group = partial(self._opened.read_row_group, columns=[column], use_threads=False)
             groups = map(read_group, range(self._opened.metadata.num_row_groups))

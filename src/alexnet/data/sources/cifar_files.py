@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.sources.class_folders import SOURCE_FILE, parse_description
 from alexnet.data.sources.file_ranges import read_range
-from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
+from alexnet.data.sources.listing import Content, ListingBuilder, Location, SkippedFiles, Source, build_source
 from alexnet.data.sources.pickles import PickledArray, read_pickled_entries
 from alexnet.errors import RequestError
 
@@ -126,7 +126,11 @@ def open_cifar(path: Path, *, coarse: bool = False) -> Source:
     for name in version.files:
         if not (folder / name).is_file():
             raise version.missing(folder, name)
-    return _open_version(version, folder, coarse)
+    skipped = SkippedFiles()
+    skipped.add_rest_of(folder, {*version.files, SOURCE_FILE}, "" if folder == path else f"{folder.name}/")
+    if folder != path:
+        skipped.add_rest_of(path, {folder.name})
+    return _open_version(version, folder, coarse, skipped)
 
 
 def _found(path: Path) -> list[tuple[_Version, Path]]:
@@ -135,7 +139,7 @@ def _found(path: Path) -> list[tuple[_Version, Path]]:
     ]
 
 
-def _open_version(version: _Version, folder: Path, coarse: bool) -> Source:
+def _open_version(version: _Version, folder: Path, coarse: bool, skipped: SkippedFiles) -> Source:
     class_ids = _class_names(version, folder / version.names_files[coarse], coarse)
     paths = [folder / name for name in (*version.train_files, version.test_file)]
     builders = {"train": ListingBuilder(), "test": ListingBuilder()}
@@ -178,6 +182,7 @@ def _open_version(version: _Version, folder: Path, coarse: bool) -> Source:
         class_ids=class_ids,
         generated=bool(described.get("generated", False)),
         side=CIFAR_SIDE_PX,
+        skipped=skipped,
     )
 
 

@@ -20,7 +20,7 @@ from alexnet.data.sources.listing import (
     build_source,
 )
 from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, splits_by_name
-from alexnet.data.sources.tar_archive import member_location, read_member, read_member_start, tar_members
+from alexnet.data.sources.tar_archive import SAME_NAME, member_location, read_member, read_member_start, tar_members
 from alexnet.data.sources.zip_archive import read_zip_member, zip_members
 from alexnet.errors import RequestError
 
@@ -51,12 +51,20 @@ class _Files:
     def add(self, name: str, location: Location) -> None:
         number = self._number_of.setdefault(name, len(self._number_of))
         if 4 * number < len(self._locations):
-            self.skipped.add(name, "a later file of the archive has the same name")
+            self.skipped.add(name, SAME_NAME)
         self._locations[4 * number : 4 * number + 4] = array("q", location)
 
-    def add_folders_above(self, name: str) -> None:
-        parts = name.split("/")
-        self.folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+    def add_members(self, members: Iterable[tuple[str, Location | None]]) -> None:
+        """Add the members of an archive by their names and locations; a folder has no location."""
+        for name, location in members:
+            if self.skipped.add_if_kept_by_a_system(f"{name}/" if location is None else name):
+                continue
+            parts = name.split("/")
+            self.folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+            if location is None:
+                self.folders.add(name)
+            else:
+                self.add(name, location)
 
     def __iter__(self) -> Iterator[tuple[str, Location]]:
         for name, index in self._number_of.items():
@@ -108,7 +116,9 @@ def open_tar(path: Path) -> Source:
     Raises:
         RequestError: it is compressed or damaged, or the classes are invalid.
     """
-    members = ((one.name, None if one.is_folder else member_location(0, one)) for one in tar_members(path))
+    files = _Files()
+    members = tar_members(path, skipped=files.skipped)
+    files.add_members((one.name, None if one.is_folder else member_location(0, one)) for one in members)
 
     def read(key: str, location: Location) -> Content:
         return read_member([path], location)
@@ -116,7 +126,7 @@ def open_tar(path: Path) -> Source:
     def read_start(key: str, location: Location) -> bytes:
         return read_member_start([path], location, START_BYTES)
 
-    return _build_source("tar", path, path.stem, _archived_files(members), read, read_start)
+    return _build_source("tar", path, path.stem, files, read, read_start)
 
 
 def open_zip(path: Path) -> Source:
@@ -125,25 +135,13 @@ def open_zip(path: Path) -> Source:
     Raises:
         RequestError: it is damaged or encrypted, or the classes are invalid.
     """
+    files = _Files()
+    files.add_members(zip_members(path, files.skipped))
 
     def read(key: str, location: Location) -> bytes:
         return read_zip_member(path, location)
 
-    return _build_source("zip", path, path.stem, _archived_files(zip_members(path)), read, read)
-
-
-def _archived_files(members: Iterable[tuple[str, Location | None]]) -> _Files:
-    """The files of an archive by the names and locations of its members; a folder has no location."""
-    files = _Files()
-    for name, location in members:
-        if files.skipped.add_if_kept_by_a_system(f"{name}/" if location is None else name):
-            continue
-        files.add_folders_above(name)
-        if location is None:
-            files.folders.add(name)
-        else:
-            files.add(name, location)
-    return files
+    return _build_source("zip", path, path.stem, files, read, read)
 
 
 def parse_description(content: Content) -> dict[str, Any]:

@@ -24,7 +24,6 @@ class SourceFormat(NamedTuple):
     looks_like: Callable[[Path], bool]
     """Whether a path is of this format; raises OSError or RequestError if it cannot be read."""
     open: Callable[[Path], Source]
-    description: str
 
 
 def _is_zip(path: Path) -> bool:
@@ -40,19 +39,17 @@ def _never(path: Path) -> bool:
 
 # In the order in which they are tried. The folder comes last, since any folder looks like it.
 SOURCE_FORMATS = {
-    "cifar": SourceFormat(looks_like_cifar, open_cifar, "CIFAR-10 or CIFAR-100, binary or Python version"),
-    "cifar-100-coarse": SourceFormat(_never, partial(open_cifar, coarse=True), "CIFAR-100 with its 20 superclasses"),
-    "idx": SourceFormat(looks_like_idx, open_idx, "IDX files, such as MNIST's"),
-    "ilsvrc": SourceFormat(looks_like_ilsvrc, open_ilsvrc, "a folder with the archives of ILSVRC-2012 or ILSVRC-2010"),
-    "synset-tars": SourceFormat(looks_like_synset_tars, open_synset_tars, "a folder with one tar per synset"),
-    "parquet": SourceFormat(looks_like_parquet, open_parquet, "Parquet or Arrow files of the Hugging Face hub"),
-    "csv": SourceFormat(looks_like_csv, open_csv, "a CSV or TSV file of path,label[,split]"),
-    "webdataset": SourceFormat(looks_like_webdataset, open_webdataset, "WebDataset shards"),
-    "zip": SourceFormat(_is_zip, open_zip, "a zip with one folder per class"),
-    "tar": SourceFormat(Path.is_file, open_tar, "an uncompressed tar with one folder per class"),
-    "folder": SourceFormat(
-        Path.exists, open_folder, "a folder with one folder per class, under train/ and val/ or not"
-    ),
+    "cifar": SourceFormat(looks_like_cifar, open_cifar),
+    "cifar-100-coarse": SourceFormat(_never, partial(open_cifar, coarse=True)),
+    "idx": SourceFormat(looks_like_idx, open_idx),
+    "ilsvrc": SourceFormat(looks_like_ilsvrc, open_ilsvrc),
+    "synset-tars": SourceFormat(looks_like_synset_tars, open_synset_tars),
+    "parquet": SourceFormat(looks_like_parquet, open_parquet),
+    "csv": SourceFormat(looks_like_csv, open_csv),
+    "webdataset": SourceFormat(looks_like_webdataset, open_webdataset),
+    "zip": SourceFormat(_is_zip, open_zip),
+    "tar": SourceFormat(Path.is_file, open_tar),
+    "folder": SourceFormat(Path.exists, open_folder),
 }
 """By the name that `--source-format` takes."""
 
@@ -82,11 +79,10 @@ def open_source(path: Path, source_format: str | None = None) -> Source:
         RequestError: the path does not exist, the format is unknown, or the source is invalid.
         TemporaryError: the machine or the drive failed.
     """
-    described = "; ".join(f"{name} ({one.description})" for name, one in SOURCE_FORMATS.items())
     if source_format is not None and source_format not in SOURCE_FORMATS:
-        raise RequestError(f"--source-format is {source_format!r}; allowed are {described}")
+        raise RequestError(f"--source-format is {source_format!r}; allowed are {', '.join(SOURCE_FORMATS)}")
     if not path.exists():
-        raise RequestError(f"{path} does not exist; a source is one of {described}")
+        raise RequestError(f"{path} does not exist; name a file or a folder with photographs")
     try:
         name = source_format or next(name for name in SOURCE_FORMATS if is_format(name, path))
         return SOURCE_FORMATS[name].open(path)

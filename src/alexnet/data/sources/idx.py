@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.sources.file_ranges import read_range
-from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
+from alexnet.data.sources.listing import Content, ListingBuilder, Location, SkippedFiles, Source, build_source
 from alexnet.errors import RequestError
 
 FILE_NAME = re.compile(
@@ -100,6 +100,9 @@ def open_idx(path: Path) -> Source:
     def read(key: str, location: Location) -> Content:
         return np.repeat(images[location[0]].item(location[1])[:, :, None], 3, axis=2)
 
+    skipped = SkippedFiles()
+    used = {file.name for (_, split, _), file in files.items() if len(builders[split])}
+    skipped.add_rest_of(folder, used | {NAMES_FILE})
     class_ids = sorted(builders["train"].class_ids, key=int)
     height, width = images[0].sizes[1:]
     return build_source(
@@ -111,6 +114,7 @@ def open_idx(path: Path) -> Source:
         class_ids=class_ids,
         class_names=_class_names(folder / NAMES_FILE, class_ids),
         side=height if height == width else None,
+        skipped=skipped,
     )
 
 

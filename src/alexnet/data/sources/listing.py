@@ -4,9 +4,11 @@ Listings are arrays, not objects: ImageNet's Fall 2011 release has 15 million im
 """
 
 import hashlib
+import os
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +88,18 @@ class SkippedFiles:
         self._ends.append(len(self._names))
         self._reasons.append(self._number_of.setdefault(reason, len(self._number_of)))
 
+    def add_rest_of(self, folder: Path, used: Collection[str], prefix: str = "") -> None:
+        """Add whatever is in a folder besides the names `used`.
+
+        Args:
+            prefix: of the names, such as `train/`.
+        """
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda one: one.name):
+                name = prefix + entry.name + "/" * entry.is_dir()
+                if entry.name not in used and not self.add_if_kept_by_a_system(name):
+                    self.add(name, "no part of the data set, by its name and place")
+
     def add_if_kept_by_a_system(self, name: str) -> bool:
         """Add a file or folder that a system keeps beside photographs, by its name; whether it was one.
 
@@ -164,18 +178,19 @@ class ListingBuilder:
         """The classes of the images added so far, sorted."""
         return sorted(class_id for class_id in self._number_of if class_id is not None)
 
-    def add(self, key: str, class_id: str | None, location: Location) -> None:
-        """Add one image; or, if it is none, name it among the skipped.
+    def add(self, key: str, class_id: str | None, location: Location) -> bool:
+        """Add one image; or, if it is none, name it among the skipped. Returns whether it is one.
 
         Its class is None in the split `UNLABELED`, and only there.
         """
         if self._skipped is not None and (reason := self._why_skipped(key, location)):
             self._skipped.add(key, reason)
-            return
+            return False
         self._keys += key.encode("utf-8", "surrogateescape")
         self._ends.append(len(self._keys))
         self._locations.extend(location)
         self._classes.append(self._number_of.setdefault(class_id, len(self._number_of)))
+        return True
 
     def _why_skipped(self, key: str, location: Location) -> str | None:
         if has_image_name(key):

@@ -7,10 +7,11 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from alexnet.data.dataset import UNLABELED
 from alexnet.data.not_images import not_an_image
 from alexnet.data.sources.arrow_files import Columns, DataFile, ImageReader, pyarrow_module
 from alexnet.data.sources.file_ranges import raise_error
-from alexnet.data.sources.listing import ListingBuilder, Source, build_source
+from alexnet.data.sources.listing import ListingBuilder, SkippedFiles, Source, build_source
 from alexnet.data.sources.split_names import SPLIT_OF_FOLDER
 from alexnet.errors import RequestError
 from alexnet.storage.read_errors import raise_unless_damage
@@ -55,9 +56,10 @@ def open_parquet(path: Path) -> Source:
 
     Images are a column of records `{bytes, path}` or of bytes; labels are numbers or text in the column `label`, else
     `fine_label`, `labels` or the only column that the hub's metadata calls a ClassLabel. The metadata also have the
-    names of numbers; without them the number is the class id. A split without labels is omitted. Each reading thread
-    keeps a file open and up to 64 MiB of uncompressed images of a Parquet row group (at least one image and one page),
-    or one record batch of an Arrow file, which takes memory only if it is compressed.
+    names of numbers; without them the number is the class id. The images of a split without labels belong to the split
+    `UNLABELED`. Each reading thread keeps a file open and up to 64 MiB of uncompressed images of a Parquet row group
+    (at least one image and one page), or one record batch of an Arrow file, which takes memory only if it is
+    compressed.
 
     Args:
         path: a file of training images; or a folder, whose files belong to the split that the beginning of their name
@@ -67,14 +69,15 @@ def open_parquet(path: Path) -> Source:
         RequestError: pyarrow is not installed; a file cannot be read, has other columns or class names than the first,
             or belongs to no split while others do; a training image has no label.
     """
-    names, split_of = _files(path)
+    skipped = SkippedFiles()
+    names, split_of = _files(path, skipped)
     paths = [path / name if name else path for name in names]
     first = next((number for number, split in enumerate(split_of) if split == "train"), None)
     if first is None:
         raise RequestError(
             f"{path} has no training files (such as train-00000-of-00001.parquet); name one that has some"
         )
-    builders = {"train": ListingBuilder()}
+    builders = {"train": ListingBuilder(), UNLABELED: ListingBuilder()}
     num_unlabeled: dict[str, int] = {}
     columns: Columns | None = None
     # Training first: the other files must have the columns of its first file.
@@ -85,16 +88,19 @@ def open_parquet(path: Path) -> Source:
             file = DataFile(paths[number])
             if columns is None:
                 columns = _columns(paths[number], file.schema, None)
+                is_alike = True
             elif split != "train" and columns.label not in file.schema.names:
-                num_unlabeled[split] = num_unlabeled.get(split, 0) + 1
-                continue
-            elif _columns(paths[number], file.schema, columns.label) != columns:
+                is_alike = _image_column(paths[number], file.schema) == (columns.image, columns.is_struct)
+            else:
+                is_alike = _columns(paths[number], file.schema, columns.label) == columns
+            if not is_alike:
                 raise RequestError(
                     f"{paths[number]} has other columns, types or class names than {paths[first]}; keep files of one "
                     "data set together"
                 )
             name = names[number] or path.name
-            num_unlabeled[split] = num_unlabeled.get(split, 0) + _add_file(builder, file, number, name, columns)
+            num = _add_file(builder, builders[UNLABELED], file, number, name, columns)
+            num_unlabeled[split] = num_unlabeled.get(split, 0) + num
         except RequestError:
             raise
         except (pyarrow_module().ArrowException, ValueError, OSError) as error:
@@ -117,6 +123,7 @@ def open_parquet(path: Path) -> Source:
         ImageReader(paths, columns).read,
         class_ids=class_ids,
         class_names=class_names,
+        skipped=skipped,
     )
 
 
@@ -125,15 +132,22 @@ def _is_data_file(name: str) -> bool:
     return name.lower().endswith(ENDINGS) and not not_an_image(name) and not name.startswith("cache-")
 
 
-def _files(path: Path) -> tuple[list[str], list[str]]:
-    """Names of the files in a folder, sorted, and their splits; an empty name for a single file."""
+def _files(path: Path, skipped: SkippedFiles) -> tuple[list[str], list[str]]:
+    """Names of the files in a folder, sorted, and their splits; an empty name for a single file.
+
+    All other files go to `skipped`.
+    """
     if path.is_file():
         return [""], ["train"]
     names: list[str] = []
     for root, folder_names, file_names in os.walk(path, onerror=raise_error):
         folder = Path(root).relative_to(path)
-        folder_names[:] = [name for name in folder_names if not not_an_image(name) and len(folder.parts) < MAX_DEPTH]
-        names += [(folder / name).as_posix() for name in file_names if _is_data_file(name)]
+        above = "".join(f"{part}/" for part in folder.parts)
+        entered = {name for name in folder_names if not not_an_image(name) and len(folder.parts) < MAX_DEPTH}
+        found = {name for name in file_names if _is_data_file(name)}
+        skipped.add_rest_of(Path(root), entered | found, above)
+        folder_names[:] = entered
+        names += [above + name for name in found]
     if not names:
         raise RequestError(f"{path} has no Parquet or Arrow files; name a file or folder of them")
     names.sort()
@@ -180,11 +194,18 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
     return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
 
 
-def _columns(path: Path, schema: Any, label: str | None) -> Columns:
-    """The columns to read of a file; `label` is the label column, if known."""
-    features = _features(schema)
-    listed = ", ".join(f"{field.name} ({str(field.type)[:60]})" for field in schema)
-    kinds = {name: feature.get("_type") for name, feature in features.items()}
+def _listed(schema: Any) -> str:
+    return ", ".join(f"{field.name} ({str(field.type)[:60]})" for field in schema)
+
+
+def _kinds(schema: Any) -> dict[str, Any]:
+    """What the hub's metadata call the columns, such as ClassLabel."""
+    return {name: feature.get("_type") for name, feature in _features(schema).items()}
+
+
+def _image_column(path: Path, schema: Any) -> tuple[str, bool]:
+    """The column of images of a file, and whether they are records."""
+    kinds = _kinds(schema)
     structs = {field.name for field in schema if _has_bytes(field.type)}
     plain = [field.name for field in schema if str(field.type) in BYTES_TYPES]
     images = [name for name in schema.names if kinds.get(name, "Image") == "Image" and name in structs]
@@ -193,8 +214,16 @@ def _columns(path: Path, schema: Any, label: str | None) -> Columns:
     images += [name for name in plain if name not in kinds]
     if not images:
         raise RequestError(
-            f"{path} has no column of images, which are bytes or records of bytes and path; its columns are {listed}"
+            f"{path} has no column of images, which are bytes or records of bytes and path; its columns are "
+            f"{_listed(schema)}"
         )
+    return images[0], images[0] in structs
+
+
+def _columns(path: Path, schema: Any, label: str | None) -> Columns:
+    """The columns to read of a file; `label` is the label column, if known."""
+    image, is_struct = _image_column(path, schema)
+    features, kinds, listed = _features(schema), _kinds(schema), _listed(schema)
     if label is None:
         labels = [name for name in LABEL_COLUMNS if name in schema.names][:1]
         labels = labels or [name for name in schema.names if kinds.get(name) == "ClassLabel"]
@@ -213,7 +242,7 @@ def _columns(path: Path, schema: Any, label: str | None) -> Columns:
         raise RequestError(f"the column {label} of {path} has the type {kind}; allowed are whole numbers and text")
     names = features.get(label, {}).get("names")
     are_names = is_number and isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return Columns(images[0], images[0] in structs, label, is_number, tuple(names) if are_names and names else ())
+    return Columns(image, is_struct, label, is_number, tuple(names) if are_names and names else ())
 
 
 def _has_bytes(kind: Any) -> bool:
@@ -222,14 +251,17 @@ def _has_bytes(kind: Any) -> bool:
     return any(field.name == "bytes" and str(field.type) in BYTES_TYPES for field in kind)
 
 
-def _add_file(builder: ListingBuilder, file: DataFile, number: int, name: str, columns: Columns) -> int:
-    """Add the images of a file that have labels; returns the number of the others."""
+def _add_file(
+    builder: ListingBuilder, unlabeled: ListingBuilder, file: DataFile, number: int, name: str, columns: Columns
+) -> int:
+    """Add the images of a file, to `unlabeled` those without a label; returns the number of these."""
     num_unlabeled = row_in_file = 0
     class_ids = columns.class_ids
     for group, labels in enumerate(file.labels(columns.label)):
-        for row, label in enumerate(labels.to_pylist()):
+        for row, label in enumerate(labels):
             if label is None or label == NO_LABEL:
                 num_unlabeled += 1
+                unlabeled.add(f"{name}/{row_in_file + row:07d}", None, (number, group, row, 0))
             elif class_ids and not 0 <= label < len(class_ids):
                 raise RequestError(
                     f"row {row_in_file + row} of {file.path} has the label {label} and there are {len(class_ids)} "

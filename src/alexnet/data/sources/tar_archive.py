@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from alexnet.data.sources.file_ranges import FileRange, read_range
-from alexnet.data.sources.listing import NOT_A_FILE, Location
+from alexnet.data.sources.listing import NOT_A_FILE, Location, SkippedFiles
 from alexnet.errors import RequestError
 
 COMPRESSION_MARKS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+LEADS_OUT = "its name is empty or leads out of the archive"
+SAME_NAME = "a later file of the archive has the same name"
+"""Why a member of an archive is skipped."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,15 @@ class TarMember:
     """Whether it is a regular file; links, devices and sparse files are not."""
 
 
-def tar_members(path: Path, offset: int = 0, size_bytes: int | None = None) -> Iterator[TarMember]:
-    """The members of an uncompressed tar, in order; skips those whose names are empty or lead upwards.
+def tar_members(
+    path: Path, offset: int = 0, size_bytes: int | None = None, *, skipped: SkippedFiles | None = None, prefix: str = ""
+) -> Iterator[TarMember]:
+    """The members of an uncompressed tar, in order, without those whose names are empty or lead upwards.
 
     Args:
         path: a file.
         offset, size_bytes: range of the tar in the file, for a tar inside a tar; the default is the whole file.
+        skipped: takes the members left out, with `prefix` before their names.
 
     Raises:
         RequestError: the file is compressed, not a tar, or truncated.
@@ -54,6 +61,8 @@ def tar_members(path: Path, offset: int = 0, size_bytes: int | None = None) -> I
                     name = inner_path(member.name)
                     if member.isreg() and offset + member.offset_data + member.size > end:
                         raise tarfile.ReadError(f"it ends inside {member.name}")
+                    if name is None and skipped is not None and not member.isdir():
+                        skipped.add(prefix + member.name, LEADS_OUT)
                     if name is not None:
                         yield TarMember(
                             name,

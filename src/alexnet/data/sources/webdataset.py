@@ -1,25 +1,33 @@
 """WebDataset shards: tars in which an image and its label share a key, as `00017.jpg` and `00017.cls`.
 
-The key is the path up to the first dot of the file's name. Labels are read while listing.
+The key is the path up to the first dot of the file's name; where an image and a label agree up to the last dot, as
+`2023.05.04.jpg` and `2023.05.04.cls` do, up to that one. Labels are read while listing. Members that are neither image
+nor label are skipped by name.
 """
 
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.not_images import not_an_image
+from alexnet.data.not_images import OTHER_IMAGE_ENDINGS, READ_ENDINGS, START_BYTES, file_ending, not_an_image
 from alexnet.data.sources.file_ranges import read_open_range
-from alexnet.data.sources.listing import Content, ListingBuilder, Location, Source, build_source
+from alexnet.data.sources.listing import Content, ListingBuilder, Location, SkippedFiles, Source, build_source
 from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, split_folders, splits_by_name
-from alexnet.data.sources.tar_archive import TarMember, member_location, read_member, tar_members
+from alexnet.data.sources.tar_archive import (
+    SAME_NAME,
+    TarMember,
+    member_location,
+    read_member,
+    read_member_start,
+    tar_members,
+)
 from alexnet.errors import RequestError
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 LABEL_SUFFIXES = {"cls": 2**10, "json": 2**16}
 """Suffixes of labels in order of precedence, and their maximum size in bytes."""
 LABEL_KEYS = ("label", "class", "cls")
@@ -28,15 +36,18 @@ NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 CLASSES_FILE = "classes.txt"
 MAX_CLASSES_BYTES = 2**24
 NUM_MEMBERS_CHECKED = 32
+LABEL_ALONE = "a label without an image"
 EXPECTED = "expected are .tar files with <key>.jpg and <key>.cls in them"
 
 
 @dataclass
 class _Sample:
-    """The members of a shard with the same key."""
+    """An image of a shard."""
 
-    image: TarMember | None = None
-    labels: dict[str, TarMember] = field(default_factory=dict)
+    key: str
+    image: TarMember
+    labels: dict[str, TarMember]
+    """By suffix."""
 
 
 def open_webdataset(path: Path) -> Source:
@@ -57,22 +68,27 @@ def open_webdataset(path: Path) -> Source:
     split_of = splits_by_name({word for word, _ in shards}, path)
     classes_file = (path if path.is_dir() else path.parent) / CLASSES_FILE
     class_ids = _read_classes(classes_file) if classes_file.is_file() else []
-    builders = {split: ListingBuilder() for split in split_of.values()}
-    # A label is a class or its number; if class names are numbers, the label is a position in the file.
-    class_of = {class_id: class_id for class_id in class_ids}
-    class_of |= {str(number): class_id for number, class_id in enumerate(class_ids)}
-    for number, (word, shard) in enumerate(shards):
-        _list_shard(shard, number, builders[split_of[word]], class_of or None)
     files = [shard for _, shard in shards]
 
     def read(key: str, location: Location) -> Content:
         return read_member(files, location)
 
+    def read_start(key: str, location: Location) -> bytes:
+        return read_member_start(files, location, START_BYTES)
+
+    skipped = SkippedFiles()
+    _skip_other_files(path, shards, skipped)
+    builders = {split: ListingBuilder(skipped, read_start) for split in split_of.values()}
+    # A label is a class or its number; if class names are numbers, the label is a position in the file.
+    class_of = {class_id: class_id for class_id in class_ids}
+    class_of |= {str(number): class_id for number, class_id in enumerate(class_ids)}
+    for number, (word, shard) in enumerate(shards):
+        _list_shard(shard, number, builders[split_of[word]], class_of or None, skipped)
     if not class_ids:
         found = builders["train"].class_ids
         class_ids = sorted(found, key=int) if all(map(NUMBER.fullmatch, found)) else found
     title = path.resolve().name if path.is_dir() else path.stem
-    return build_source("webdataset", title, str(path), builders, read, class_ids=class_ids)
+    return build_source("webdataset", title, str(path), builders, read, class_ids=class_ids, skipped=skipped)
 
 
 def looks_like_webdataset(path: Path) -> bool:
@@ -84,11 +100,11 @@ def looks_like_webdataset(path: Path) -> bool:
         return False
     found: dict[str, set[str]] = {}
     for member in islice(tar_members(shards[0]), NUM_MEMBERS_CHECKED):
-        key, suffix = _split_name(member.name)
+        key, _, suffix = member.name.rpartition(".")  # a key may have dots
         # Class folders may have JSON files next to the images.
-        if member.is_regular and not (suffix == "json" and "/" in key):
-            found.setdefault(key, set()).add(suffix)
-    return any(found[key] & set(IMAGE_SUFFIXES) and found[key] & set(LABEL_SUFFIXES) for key in found)
+        if member.is_regular and not (suffix.lower() == "json" and "/" in key):
+            found.setdefault(key, set()).add(suffix.lower())
+    return any(suffixes & READ_ENDINGS and suffixes & LABEL_SUFFIXES.keys() for suffixes in found.values())
 
 
 def _shards(path: Path) -> list[tuple[str, Path]]:
@@ -107,6 +123,16 @@ def _shards(path: Path) -> list[tuple[str, Path]]:
             "remove it"
         )
     return shards
+
+
+def _skip_other_files(path: Path, shards: list[tuple[str, Path]], skipped: SkippedFiles) -> None:
+    """Name what a folder of shards has besides them."""
+    if path.is_file():
+        return
+    used = {shard.relative_to(path).parts[0] for _, shard in shards} | {CLASSES_FILE}
+    skipped.add_rest_of(path, used)
+    for folder in sorted({shard.parent for _, shard in shards} - {path}):
+        skipped.add_rest_of(folder, {shard.name for _, shard in shards if shard.parent == folder}, f"{folder.name}/")
 
 
 def _tars_in(folder: Path) -> list[Path]:
@@ -153,28 +179,88 @@ def _read_classes(path: Path) -> list[str]:
     return class_ids
 
 
-def _list_shard(path: Path, number: int, builder: ListingBuilder, class_of: Mapping[str, str] | None) -> None:
-    samples: dict[str, _Sample] = {}
-    for member in tar_members(path):
-        if member.is_folder or any(not_an_image(part) for part in member.name.split("/")):
+def _list_shard(
+    path: Path, number: int, builder: ListingBuilder, class_of: Mapping[str, str] | None, skipped: SkippedFiles
+) -> None:
+    prefix = f"{path.name}/"
+    by_name: dict[str, TarMember] = {}
+    for member in tar_members(path, skipped=skipped, prefix=prefix):
+        if member.is_folder or skipped.add_if_kept_by_a_system(prefix + member.name):
             continue
-        key, suffix = _split_name(member.name)
-        sample = samples.setdefault(key, _Sample())
-        if suffix in IMAGE_SUFFIXES:
-            if sample.image is not None:
-                raise RequestError(
-                    f"the key {key} of {path} has two images, {sample.image.name} and {member.name}; remove one of them"
-                )
-            sample.image = member
-        elif suffix in LABEL_SUFFIXES and member.is_regular:
-            sample.labels[suffix] = member
+        if member.name in by_name:
+            skipped.add(prefix + member.name, SAME_NAME)
+        by_name[member.name] = member
     with path.open("rb", buffering=0) as file:
-        for key, sample in samples.items():
-            if sample.image is None:
-                continue
-            origin = f"the key {key} of {path}"
+        for sample in _samples(path, by_name.values(), skipped):
+            origin = f"the key {sample.key} of {path}"
             class_id = _class_id(_label(file.fileno(), sample.labels, origin), class_of, origin)
-            builder.add(f"{path.name}/{sample.image.name}", class_id, member_location(number, sample.image))
+            if not builder.add(prefix + sample.image.name, class_id, member_location(number, sample.image)):
+                for label in sample.labels.values():
+                    skipped.add(prefix + label.name, LABEL_ALONE)
+
+
+def _samples(path: Path, members: Iterable[TarMember], skipped: SkippedFiles) -> Iterator[_Sample]:
+    """The images of a shard with their labels; all other members go to `skipped`."""
+    by_key: dict[str, dict[str, TarMember]] = {}
+    for member in members:
+        key, suffix = _split_name(member.name)
+        by_suffix = by_key.setdefault(key, {})
+        if not member.is_regular and file_ending(member.name) in LABEL_SUFFIXES:
+            skipped.add(f"{path.name}/{member.name}", "a link, which is not followed")
+            continue
+        if before := by_suffix.get(suffix):
+            if suffix in READ_ENDINGS:
+                raise _two_images(path, key, before, member)
+            skipped.add(f"{path.name}/{before.name}", SAME_NAME)
+        by_suffix[suffix] = member
+    # Pictures beside an image, such as `00017.mask.png` beside `00017.jpg`, are no images where theirs is missing.
+    beside = {suffix for one in by_key.values() if READ_ENDINGS & one.keys() for suffix in one if "." in suffix}
+    for key, by_suffix in by_key.items():
+        yield from _dotted_samples(path, key, by_suffix)
+        labels = {suffix: by_suffix.pop(suffix) for suffix in LABEL_SUFFIXES if suffix in by_suffix}
+        image = _image_suffix(path, key, {one: member for one, member in by_suffix.items() if "." not in one})
+        if not labels and image not in READ_ENDINGS:
+            image = None  # a list of classes, for example
+        if image is None and labels:
+            pictures = [one for one in by_suffix if file_ending(one) in READ_ENDINGS and one not in beside]
+            image = pictures[0] if len(pictures) == 1 else None  # such as `00017.image.jpg`
+        if image is not None:
+            yield _Sample(key, by_suffix.pop(image), labels)
+        else:
+            for member in labels.values():
+                skipped.add(f"{path.name}/{member.name}", LABEL_ALONE)
+        for member in by_suffix.values():
+            skipped.add(f"{path.name}/{member.name}", "not the image of its key")
+
+
+def _dotted_samples(path: Path, key: str, by_suffix: dict[str, TarMember]) -> Iterator[_Sample]:
+    """Takes images whose keys have dots from the members of a key, such as `2023.05.04.jpg` with `2023.05.04.cls`."""
+    by_stem: dict[str, dict[str, TarMember]] = {}
+    for suffix, member in by_suffix.items():
+        stem, _, ending = suffix.rpartition(".")
+        if stem:
+            by_stem.setdefault(stem, {})[ending] = member
+    for stem, by_ending in by_stem.items():
+        labels = {ending: by_ending.pop(ending) for ending in LABEL_SUFFIXES if ending in by_ending}
+        image = _image_suffix(path, f"{key}.{stem}", by_ending) if labels else None
+        if image is not None:
+            yield _Sample(f"{key}.{stem}", by_ending[image], labels)
+            for ending in (image, *labels):
+                del by_suffix[f"{stem}.{ending}"]
+
+
+def _image_suffix(path: Path, key: str, members: Mapping[str, TarMember]) -> str | None:
+    """The suffix of the image among the members of a key without its labels, by suffix; None if there is none."""
+    images = [suffix for suffix in members if suffix in READ_ENDINGS]
+    if len(images) > 1:
+        raise _two_images(path, key, members[images[0]], members[images[1]])
+    images = images or [suffix for suffix in members if suffix in OTHER_IMAGE_ENDINGS] or list(members)
+    # A name that is no image's may be one; then its content decides.
+    return images[0] if len(images) == 1 else None
+
+
+def _two_images(path: Path, key: str, first: TarMember, second: TarMember) -> RequestError:
+    return RequestError(f"the key {key} of {path} has two images, {first.name} and {second.name}; remove one of them")
 
 
 def _label(descriptor: int, members: dict[str, TarMember], origin: str) -> str:

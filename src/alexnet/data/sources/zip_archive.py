@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet.data.sources.file_ranges import read_open_range
-from alexnet.data.sources.listing import NOT_A_FILE, Location
-from alexnet.data.sources.tar_archive import inner_path
+from alexnet.data.sources.listing import NOT_A_FILE, Location, SkippedFiles
+from alexnet.data.sources.tar_archive import LEADS_OUT, inner_path
 from alexnet.errors import RequestError
 
 ENCRYPTED = 0x1
@@ -21,11 +21,11 @@ MAX_MEMBER_BYTES = 2**31
 """A compressed member that claims more is refused, since a small file can claim any size."""
 
 
-def zip_members(path: Path) -> Iterator[tuple[str, Location | None]]:
+def zip_members(path: Path, skipped: SkippedFiles) -> Iterator[tuple[str, Location | None]]:
     """Name and location of the members of a zip, in order; a folder has no location.
 
     A location is the offset of the member's header, twice its size in the zip plus 1 if it is deflated, its size, and
-    its CRC-32. Skips members whose names are empty or lead upwards.
+    its CRC-32. Members whose names are empty or lead upwards go to `skipped`.
 
     Raises:
         RequestError: the file is not a zip or a damaged one, or has encrypted or unusually compressed members.
@@ -40,6 +40,8 @@ def zip_members(path: Path) -> Iterator[tuple[str, Location | None]]:
     for member in members:
         name = inner_path(member.filename)
         if name is None:
+            if not member.is_dir():
+                skipped.add(member.filename, LEADS_OUT)
             continue
         if member.flag_bits & ENCRYPTED:
             raise RequestError(f"{path} is encrypted ({name} in it); unpack it and name the resulting folder")
