@@ -281,7 +281,10 @@ def test_damaged_and_missing_baseline_files_are_refused(data: Path, tmp_path: Pa
     with pytest.raises(WorkError, match="damaged"):
         load_baseline(made.path)
     file.write_bytes(whole.replace(b'\\"pca\\"', b'\\"pcb\\"'))
-    with pytest.raises(RequestError, match="holds a pcb, which is unknown"):
+    with pytest.raises(WorkError, match="was changed after it was written: content_sha256 differs"):
+        load_baseline(made.path)
+    file.write_bytes(file.read_bytes().replace(b'"content_sha256"', b'"of_no_checksum"'))
+    with pytest.raises(WorkError, match="is a pcb, which is unknown"):
         load_baseline(made.path)
     file.unlink()
     with pytest.raises(RequestError, match="has no baseline yet"):

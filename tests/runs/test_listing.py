@@ -21,8 +21,8 @@ def runs(tmp_path: Path) -> Path:
     for name, recipe, state in (("a", QUICK, "finished"), ("b", changed, "running"), ("c", QUICK, "running")):
         run = RunFolder.create(folder / name, recipe, {"state": state, "num_steps": 20})
         for step, error in ((10, 0.25), (20, 0.5)):
-            run.log("step", step=step, elapsed_s=1.5 * step)
-            run.log("validation", step=step, top1_error=error)
+            run.log("step", step=step, epoch=step, loss=0.5, elapsed_s=1.5 * step)
+            run.log("validation", step=step, epoch=step, split="val", loss=0.5, top1_error=error, top5_error=0.0)
     (folder / "d").mkdir()
     (folder / "d" / "run.json").write_text("{")
     (folder / "not a run").mkdir()
@@ -40,6 +40,21 @@ def test_every_run_is_listed_with_its_true_state(runs: Path) -> None:
     assert (a["step"], a["num_steps"], a["top1_error"], a["lowest_error"], a["seconds"]) == (20, 20, 0.5, 0.25, 30.0)
     assert listed["a"]["changes"] == [] and listed["b"]["changes"] == ["optimizer.learning_rate: 0.05 -> 0.125"]
     assert [run["run"] for run in list_runs(runs / "a")] == [str(runs / "a")]
+
+
+@pytest.mark.parametrize("name", ["run.json", "recipe.yaml", "events.jsonl"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff", b"[" * 200_000, b"{}", b'{"name": 3}'])
+def test_one_damaged_run_leaves_the_others_listed(
+    runs: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "b" / name).write_bytes(content)
+    assert main(["runs", str(runs), "--json"]) == 0
+    listed = {Path(run["run"]).name: run for run in json.loads(capsys.readouterr().out)["runs"]}
+    assert sorted(listed) == ["a", "b", "c", "d"] and listed["a"]["step"] == 20
+    if name == "events.jsonl":
+        assert listed["b"]["step"] == 0
+    elif (name, content) != ("recipe.yaml", b"{}"):  # a recipe of defaults
+        assert f"{name} is damaged" in listed["b"]["unreadable"]
 
 
 def test_the_command_prints_a_table_or_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from alexnet.storage.typed_files import (
     read_json,
     read_json_lines,
     read_yaml,
+    require_schema,
     sealed,
     sealed_line,
     write_sealed_json,
@@ -55,6 +56,10 @@ def _read(path: Path) -> _Document:
 
 def _read_yaml(path: Path) -> _Document:
     return read_yaml(path, _Document, ADVICE)
+
+
+def _as_document(content: Any) -> _Document:
+    return require_schema(content, _Document)
 
 
 def test_sound_files_are_read_as_they_are(tmp_path: Path) -> None:
@@ -192,7 +197,7 @@ def test_a_changed_number_of_a_sealed_file_is_noticed(tmp_path: Path) -> None:
     write_sealed_json(path, {**SOUND, "loss": 0.1, "sides": (1, 2)})
     assert _read(path) == {**SOUND, "loss": 0.1, "sides": [1, 2]}
     path.write_text(path.read_text().replace("0.1", "0.2"))
-    with pytest.raises(DamagedFile, match=f"not what was written: {SEAL} differs"):
+    with pytest.raises(DamagedFile, match=f"changed after it was written: {SEAL} differs"):
         _read(path)
     content = sealed(SOUND)
     path.write_text(yaml.safe_dump(content))
@@ -206,12 +211,12 @@ def test_each_line_is_read_alone(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     lines = [sealed_line({**SOUND, "loss": number / 10}) for number in range(4)]
     path.write_text("".join(lines) + lines[0][:-5])
-    found, problems = read_intact_json_lines(path, _Document, ADVICE)
+    found, problems = read_intact_json_lines(path, _as_document, ADVICE)
     assert [one["loss"] for one in found] == [0.0, 0.1, 0.2, 0.3] and problems == []
     with pytest.raises(DamagedFile, match=r"line 5: .*cut short"):
         list(read_json_lines(path, _Document, ADVICE))
     path.write_text(lines[0] + lines[1].replace("0.1", "0.7") + "\n" + "[" * 200_000 + "\n[]\n" + lines[3])
-    found, problems = read_intact_json_lines(path, _Document, ADVICE)
+    found, problems = read_intact_json_lines(path, _as_document, ADVICE)
     assert [one["loss"] for one in found] == [0.0, 0.3]
     assert [one.partition(":")[0] for one in problems] == ["line 2", "line 3", "line 4", "line 5"]
     assert "crc32 differs" in problems[0] and "expected object" in problems[3]
@@ -224,7 +229,7 @@ def test_a_line_without_end_takes_little_memory(tmp_path: Path) -> None:
         file.seek(0, os.SEEK_END)
         file.write(b"\n" + sealed_line(SOUND).encode())
     tracemalloc.start()
-    found, problems = read_intact_json_lines(path, _Document, ADVICE)
+    found, problems = read_intact_json_lines(path, _as_document, ADVICE)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found) == 1 and len(problems) == 1

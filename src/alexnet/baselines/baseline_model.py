@@ -3,19 +3,35 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import torch
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
 from alexnet.baselines.channels import Channel
-from alexnet.baselines.estimator_files import TRAINING_TENSORS, read_estimators, write_estimators
+from alexnet.baselines.estimator_files import ADVICE, TRAINING_TENSORS, read_estimators, write_estimators
 from alexnet.data.dataset import ClassInfo
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import RequestError
+from alexnet.storage.typed_files import Size, damaged, require_schema
 
 FILE = "baseline.safetensors"
+
+
+class _Class(TypedDict):
+    id: str
+    name: str
+
+
+class _Description(TypedDict):
+    channels: Annotated[dict[str, Annotated[int, Meta(ge=1, le=100)]], Meta(min_length=1)]
+    temperature: Annotated[float, Meta(gt=0, le=1e30)]
+    classes: Annotated[list[_Class], Meta(min_length=2)]
+    side: Size
+    title: str
+    generated: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,17 +93,22 @@ def load_baseline(path: Path) -> Baseline:
         raise RequestError(f"{path} has no baseline yet ({file.name} is missing); run `alexnet baseline` to its end")
     estimators, metadata = read_estimators(file)
     try:
-        return Baseline(
-            channels=tuple(
-                Channel(name, tuple(estimators[f"{name}/{number}"] for number in range(num_steps)))
-                for name, num_steps in metadata["channels"].items()
-            ),
-            classifiers=tuple(estimators[f"{name}/classifier"] for name in metadata["channels"]),
-            temperature=float(metadata["temperature"]),
-            classes=tuple(ClassInfo(id=one["id"], name=one["name"]) for one in metadata["classes"]),
-            side=int(metadata["side"]),
-            title=metadata["title"],
-            generated=bool(metadata["generated"]),
-        )
-    except (KeyError, TypeError) as error:
-        raise WorkError(f"{file} is damaged (it lacks {error}); run the baseline again") from error
+        described = require_schema(metadata, _Description)
+        names = described["channels"]
+        needed = {f"{name}/{step}" for name, num_steps in names.items() for step in (*range(num_steps), "classifier")}
+        if missing := needed - estimators.keys():
+            raise ValueError(f"it lacks {min(missing)}")
+    except ValueError as error:
+        raise damaged(file, str(error), ADVICE) from error
+    return Baseline(
+        channels=tuple(
+            Channel(name, tuple(estimators[f"{name}/{number}"] for number in range(num_steps)))
+            for name, num_steps in names.items()
+        ),
+        classifiers=tuple(estimators[f"{name}/classifier"] for name in names),
+        temperature=float(described["temperature"]),
+        classes=tuple(ClassInfo(id=one["id"], name=one["name"]) for one in described["classes"]),
+        side=described["side"],
+        title=described["title"],
+        generated=described["generated"],
+    )

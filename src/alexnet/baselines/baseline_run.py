@@ -154,7 +154,7 @@ def _create_or_open_run(path: Path, recipe: BaselineRecipe, data: PreparedData, 
         raise RequestError(
             f"{path} was started with other settings ({'; '.join(changes)}); name another folder with --run"
         )
-    if run.metadata()["data"]["checksum"] != data.checksum:
+    if run.data()["checksum"] != data.checksum:
         raise RequestError(f"{path} was started on other data; name another folder with --run")
     return run
 

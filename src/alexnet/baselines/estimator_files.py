@@ -9,10 +9,9 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
-import safetensors
 from numpy.typing import NDArray
 
 from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
@@ -20,11 +19,32 @@ from alexnet.baselines.descriptor_pca import DescriptorPCA
 from alexnet.baselines.descriptors import DenseDescriptors
 from alexnet.baselines.dictionary_encoders import LocalityEncoder, SparseEncoder
 from alexnet.baselines.fisher_vectors import BagOfWordsEncoder, FisherVectorEncoder
-from alexnet.errors import RequestError, WorkError
-from alexnet.storage.read_errors import raise_unless_damage
-from alexnet.storage.tensors import write_tensors
+from alexnet.errors import RequestError
+from alexnet.storage.tensors import read_tensors, write_sealed_tensors
+from alexnet.storage.typed_files import damaged, parse_json
 
 FORMAT_VERSION = 2
+ADVICE = "restore it from a copy, or delete it and run the baseline again, in another folder where it was finished"
+
+
+class _Versioned(TypedDict):
+    format_version: int
+
+
+class _Estimator(TypedDict):
+    type: str
+    settings: dict[str, int | float | str | bool | None]
+
+
+class _Description(_Versioned):
+    estimators: dict[str, _Estimator]
+
+
+_Estimator1 = TypedDict("_Estimator1", {"class": str, "params": dict[str, int | float | str | bool | None]})
+
+
+class _Description1(_Versioned):
+    estimators: dict[str, _Estimator1]
 
 
 @dataclass(frozen=True)
@@ -124,7 +144,7 @@ def write_estimators(
         "estimators": {name: estimator_settings(one) for name, one in estimators.items()},
         **metadata,
     }
-    write_tensors(path, tensors, {"alexnet": json.dumps(content)})
+    write_sealed_tensors(path, tensors, {"alexnet": json.dumps(content)})
 
 
 def read_estimators(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -134,17 +154,13 @@ def read_estimators(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         RequestError: the file holds no estimators, or has another format version.
         WorkError: it is damaged.
     """
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
-        content = json.loads(header["alexnet"])
-        version, described = content.pop("format_version"), content.pop("estimators")
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise_unless_damage(error, path)
-        raise WorkError(f"{path} is damaged ({error}); run the baseline again") from error
-    except KeyError as error:
-        raise RequestError(f"{path} is not a baseline (its metadata lacks {error}); name the run of one") from error
+    tensors, header = read_tensors(path, "numpy", ADVICE)
+    if "alexnet" not in header:
+        raise RequestError(f"{path} is not a baseline (its metadata lacks 'alexnet'); name the run of one")
+    version = parse_json(header["alexnet"], _Versioned, path, ADVICE)["format_version"]
+    content = dict(parse_json(header["alexnet"], _Description1 if version == 1 else _Description, path, ADVICE))
+    described: Any = content.pop("estimators")
+    del content["format_version"]
     if version == 1:
         tensors = {name.replace("colour", "color"): tensor for name, tensor in tensors.items()}
         content, described = _from_version_1(content, described)
@@ -154,21 +170,30 @@ def read_estimators(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "version that wrote it, or run the baseline again"
         )
     try:
-        return {name: _read_estimator(path, name, one, tensors) for name, one in described.items()}, content
-    except (KeyError, TypeError) as error:
-        raise WorkError(f"{path} is damaged (it lacks {error}); run the baseline again") from error
+        return {name: _read_estimator(name, one, tensors) for name, one in described.items()}, content
+    except ValueError as error:
+        raise damaged(path, str(error), ADVICE) from error
 
 
-def _read_estimator(path: Path, name: str, described: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Any:
+def _read_estimator(name: str, described: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Any:
+    """A fitted estimator; ValueError if its settings or tensors are not those of its type."""
     stored = _FORMATS.get(described["type"])
     if stored is None:
-        raise RequestError(f"{path} holds a {described['type']}, which is unknown; known are {', '.join(_FORMATS)}")
+        raise ValueError(f"{name} is a {described['type']}, which is unknown; known are {', '.join(_FORMATS)}")
     settings = described["settings"]
+    if settings.keys() != stored.settings.keys():
+        raise ValueError(f"{name} has the settings {', '.join(settings)}; expected are {', '.join(stored.settings)}")
     estimator = stored.estimator(**{parameter: settings[key] for key, parameter in stored.settings.items()})
     for key, attribute in stored.tensors.items():
         if key in TRAINING_TENSORS and f"{name}/{key}" not in tensors:
             continue
+        if f"{name}/{key}" not in tensors:
+            raise ValueError(f"it lacks {name}/{key}")
         tensor = tensors[f"{name}/{key}"]
+        if key in stored.scalars and (tensor.size != 1 or tensor.dtype.kind not in "iuf"):
+            raise ValueError(f"{name}/{key} is {tensor.dtype} {tensor.shape}; expected is a number")
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise ValueError(f"{name}/{key} is not finite")
         setattr(estimator, attribute, int(tensor.item()) if key in stored.scalars else tensor)
     return estimator
 

@@ -1,16 +1,19 @@
 """Features on the disk: float16 rows in one file, written in order, and a cursor that counts the complete ones.
 
 A folder is named by the checksum of all settings and data that determine the features, so that another run with the
-same ones finds them. `<name>.f16` holds the rows, `<name>.json` the cursor.
+same ones finds them. `<name>.f16` holds the rows, `<name>.json` the cursor with the CRC-32 of the complete rows, which
+is verified when they are used again.
 """
 
 import hashlib
 import json
+import logging
 import os
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +21,23 @@ from numpy.typing import NDArray
 from alexnet.baselines.chunked_map import map_chunks
 from alexnet.baselines.descriptors import IMAGES_PER_BATCH
 from alexnet.errors import WorkError
-from alexnet.storage.atomic import is_full, require_space, write_json
-from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.storage.atomic import is_full, require_space
+from alexnet.storage.typed_files import Count, DamagedFile, damaged, read_json, write_sealed_json
 
 VERSION = 2
 """Increased with every change of the settings' names or meaning, or of the arithmetic of features."""
 CURSOR_EVERY_S = 2.0
+_CHUNK_BYTES = 1 << 24
+
+_logger = logging.getLogger(__name__)
+
+
+class _Cursor(TypedDict):
+    rows: Count
+    width: Count
+    done: Count
+    crc32: NotRequired[Count]
+    """Of the complete rows; earlier versions did not record it."""
 
 
 def settings_checksum(settings: Mapping[str, Any]) -> str:
@@ -59,7 +73,7 @@ def cached_features(
     path, cursor = folder / f"{name}.f16", folder / f"{name}.json"
     num, width = shape
     row_bytes = 2 * width
-    done = _num_complete_rows(path, cursor, shape)
+    done, crc = _complete_rows(path, cursor, shape)
     if done < num:
         require_space(path, (num - done) * row_bytes)
         try:
@@ -70,14 +84,16 @@ def cached_features(
                 for stop, rows in map_chunks(encode, num, IMAGES_PER_BATCH, workers=workers, start=done):
                     if not np.isfinite(rows).all():
                         raise WorkError(f"features of images {stop - len(rows)} to {stop - 1} are not finite")
-                    file.write(np.ascontiguousarray(rows, np.float16).data)
+                    content = np.ascontiguousarray(rows, np.float16).reshape(-1).view(np.uint8).data
+                    file.write(content)
+                    crc = zlib.crc32(content, crc)
                     if progress is not None:
                         progress(stop, num)
                     if stop == num or time.monotonic() - last_cursor_s > CURSOR_EVERY_S:
                         last_cursor_s = time.monotonic()
                         file.flush()
                         os.fsync(file.fileno())
-                        write_json(cursor, {"rows": num, "width": width, "done": stop})
+                        write_sealed_json(cursor, {"rows": num, "width": width, "done": stop, "crc32": crc})
         except OSError as error:
             if is_full(error):
                 raise WorkError(f"the disk of {folder} is full; free some space and rerun the same command") from error
@@ -85,14 +101,31 @@ def cached_features(
     return np.memmap(path, np.float16, "r", shape=shape)
 
 
-def _num_complete_rows(path: Path, cursor: Path, shape: tuple[int, int]) -> int:
-    """Complete rows in the file; 0 where there is none of this shape."""
+def _complete_rows(path: Path, cursor: Path, shape: tuple[int, int]) -> tuple[int, int]:
+    """Complete rows in the file and their CRC-32; none, with a warning, where the file or its cursor is damaged."""
+    if not (path.is_file() and cursor.is_file()):
+        return 0, 0
     try:
-        content = json.loads(cursor.read_text(encoding="utf-8"))
-        size_bytes = path.stat().st_size
-    except (OSError, ValueError) as error:
-        raise_unless_damage(error, path)  # or features that took hours would be computed again
-        return 0
-    if (content.get("rows"), content.get("width")) != shape:
-        return 0
-    return min(int(content["done"]), size_bytes // (2 * shape[1]))
+        content = read_json(cursor, _Cursor, "its features are computed again")
+        if (content["rows"], content["width"]) != shape:
+            return 0, 0
+        size_bytes, row_bytes = path.stat().st_size, 2 * shape[1]
+        if content["done"] > content["rows"] or size_bytes < content["done"] * row_bytes:
+            raise damaged(path, f"it has {size_bytes:,} bytes", "its features are computed again")
+        crc = _crc32(path, content["done"] * row_bytes)
+        if crc != content.get("crc32", crc):
+            raise damaged(path, "its checksum differs", "its features are computed again")
+    except DamagedFile as error:
+        _logger.warning(str(error))
+        return 0, 0
+    return content["done"], crc
+
+
+def _crc32(path: Path, num_bytes: int) -> int:
+    """CRC-32 of the first bytes of a file."""
+    crc = 0
+    with path.open("rb") as file:
+        while num_bytes and (chunk := file.read(min(num_bytes, _CHUNK_BYTES))):
+            crc = zlib.crc32(chunk, crc)
+            num_bytes -= len(chunk)
+    return crc

@@ -1,5 +1,6 @@
 """The learned part of a channel: PCA and mixture or dictionary, fitted to a sample of descriptors."""
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from alexnet.baselines.feature_cache import settings_checksum
 from alexnet.baselines.fisher_vectors import MixtureEncoder
 from alexnet.data.dataset import Split
 from alexnet.runs.baseline_recipe import BaselineRecipe
+from alexnet.storage.typed_files import DamagedFile, damaged
+
+_logger = logging.getLogger(__name__)
 
 MIN_IMAGES = 1000
 DESCRIPTORS_PER_IMAGE = 100
@@ -75,10 +79,7 @@ def fit_vocabulary(
         RequestError: too few descriptors for the settings.
     """
     path = folder / FILE
-    if path.is_file():
-        fitted, _ = read_estimators(path)
-        for number, step in enumerate(channel.steps):
-            copy_fitted(fitted[str(number)], step)
+    if path.is_file() and _read_vocabulary(path, channel):
         return 0
     sets = sample_descriptors(channel.steps[0], split, recipe, workers, progress)
     for step in channel.steps[1:-1]:
@@ -86,6 +87,20 @@ def fit_vocabulary(
     channel.encoder.fit(sets)
     write_estimators(path, {str(number): step for number, step in enumerate(channel.steps)}, {})
     return _num_sampled_images(split, recipe)
+
+
+def _read_vocabulary(path: Path, channel: Channel) -> bool:
+    """Give the channel what the file holds; False, with a warning, if the file is damaged."""
+    try:
+        fitted, _ = read_estimators(path)
+        if missing := {str(number) for number in range(len(channel.steps))} - fitted.keys():
+            raise damaged(path, f"it lacks step {min(missing)}", "it is fitted again")
+    except DamagedFile as error:
+        _logger.warning(f"{error}; the vocabulary is fitted again")
+        return False
+    for number, step in enumerate(channel.steps):
+        copy_fitted(fitted[str(number)], step)
+    return True
 
 
 def sample_descriptors(

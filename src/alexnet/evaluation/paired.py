@@ -271,8 +271,9 @@ def iterate_predictions(
 
 def _data_difference(data: PreparedData, run: RunFolder) -> str:
     """How the data that a run was trained on differ from `data`: titles, checksums, numbers of images, classes."""
-    other = run.metadata()["data"]
-    words = [f"{data.title!r} and {other['title']!r} (checksums {data.checksum[:12]} and {other['checksum'][:12]})"]
+    other = run.data()
+    title = other.get("title", "data without a title")
+    words = [f"{data.title!r} and {title!r} (checksums {data.checksum[:12]} and {other['checksum'][:12]})"]
     counts = other.get("splits", {})
     split, other_split = ("val" if "val" in names else "test" for names in (data.splits, counts))
     num, other_num = len(data.splits.get(split, ())), counts.get(other_split, 0)

@@ -10,24 +10,31 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
+from msgspec import Meta
 
 from alexnet.data.dataset import PreparedData, renumber_labels
 from alexnet.errors import RequestError, WorkError
 from alexnet.runs.folder import RunFolder
-from alexnet.storage.atomic import write_bytes
-from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.storage.tensors import read_tensors, require_array, write_sealed_tensors
+from alexnet.storage.typed_files import damaged, parse_json, require_schema
 from alexnet.system.visible_text import shell_words
 
 FORMAT_VERSION = 1
 
 NumViews = int | Literal["dense"]
 """Number of views per image whose probabilities are averaged; `dense` slides the network over the whole image."""
+
+
+class _Metadata(TypedDict):
+    split: str
+    num_views: Annotated[str, Meta(pattern=r"\A(dense|[1-9][0-9]{0,3})\Z")]
+    data_checksum: str
+    class_ids: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,7 @@ def first_class_difference(ids: Sequence[str], other_ids: Sequence[str]) -> str 
 
 def training_checksum(run: RunFolder) -> str:
     """Checksum of the data that the run was trained on."""
-    try:
-        checksum: str = run.metadata()["data"]["checksum"]
-    except KeyError as error:
-        raise WorkError(f"{run.path / 'run.json'} does not name the run's data; train again") from error
-    return checksum
+    return run.data()["checksum"]
 
 
 def predictions_folder(run_folder: Path, trained_on: str, evaluated_on: str) -> Path:
@@ -124,11 +127,12 @@ def save_predictions(
         "sha256": _digest(probabilities),
     }
     samples = np.arange(len(probabilities), dtype=np.int64)
-    tensors: dict[str, npt.NDArray[Any]] = {"probabilities": probabilities, "samples": samples}
+    # The wider type first, so that both are aligned.
+    tensors: dict[str, npt.NDArray[Any]] = {"samples": samples, "probabilities": probabilities}
     path = predictions_path(folder, split, num_views)
     try:
         path.parent.mkdir(exist_ok=True)
-        write_bytes(path, safetensors.numpy.save(tensors, metadata))
+        write_sealed_tensors(path, tensors, metadata)
     except OSError as error:
         raise WorkError(
             f"cannot write {path}: {error.strerror or error}; free some space and evaluate again"
@@ -156,30 +160,30 @@ def load_predictions(
     if not path.is_file():
         raise RequestError(f"{path} does not exist; {rerun}")
     data.require_split(split)
+    advice = f"delete it and {rerun}"
+    tensors, metadata = read_tensors(path, "numpy", advice)
+    version = metadata.get("format_version")
+    if version != str(FORMAT_VERSION):
+        raise RequestError(f"{path} has format {version}, this version reads {FORMAT_VERSION}; {rerun}")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            version = metadata.get("format_version")
-            if version != str(FORMAT_VERSION):
-                raise RequestError(f"{path} has format {version}, this version reads {FORMAT_VERSION}; {rerun}")
-            if metadata["data_checksum"] != data.checksum:
-                raise RequestError(
-                    f"{path} was computed on data {metadata['data_checksum'][:12]}, but {data.folder} is "
-                    f"{data.checksum[:12]}; name the data set it was computed on, or {rerun}"
-                )
-            predictions = Predictions(
-                split=metadata["split"],
-                num_views="dense" if metadata["num_views"] == "dense" else int(metadata["num_views"]),
-                data_checksum=metadata["data_checksum"],
-                class_ids=tuple(json.loads(metadata["class_ids"])),
-                probabilities=file.get_tensor("probabilities"),
-            )
-            samples, digest = file.get_tensor("samples"), metadata["sha256"]
-    except RequestError:
-        raise
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise_unless_damage(error, path)
-        raise WorkError(f"{path} is damaged ({error}); {rerun}") from error
+        described = require_schema(metadata, _Metadata)
+        probabilities = require_array(tensors, "probabilities", np.float32, 2)
+        samples = require_array(tensors, "samples", np.int64, 1)
+    except ValueError as error:
+        raise damaged(path, str(error), advice) from error
+    if described["data_checksum"] != data.checksum:
+        raise RequestError(
+            f"{path} was computed on data {described['data_checksum'][:12]}, but {data.folder} is "
+            f"{data.checksum[:12]}; name the data set it was computed on, or {rerun}"
+        )
+    predictions = Predictions(
+        split=described["split"],
+        num_views="dense" if described["num_views"] == "dense" else int(described["num_views"]),
+        data_checksum=described["data_checksum"],
+        class_ids=tuple(parse_json(described["class_ids"], list[str], path, advice)),
+        probabilities=probabilities,
+    )
+    digest = described["sha256"]
     if (predictions.split, predictions.num_views) != (split, num_views):
         raise WorkError(
             f"{path} was renamed: it contains {describe_views(predictions.num_views)} of split "
@@ -189,12 +193,12 @@ def load_predictions(
     missing = [one.id for one in data.classes if one.id not in known]
     if missing or len(known) < len(predictions.class_ids):
         problem = f"has no class {missing[0]!r}" if missing else "names a class twice"
-        raise WorkError(f"{path} is damaged (it {problem}); {rerun}")
+        raise damaged(path, f"it {problem}", advice)
     if not np.array_equal(samples, np.arange(len(data.splits[split]))):
-        raise WorkError(f"{path} is damaged (its images are not in the order of split {split!r}); {rerun}")
+        raise damaged(path, f"its images are not in the order of split {split!r}", advice)
     expected = (len(data.splits[split]), len(predictions.class_ids))
     if predictions.probabilities.shape != expected or _digest(predictions.probabilities) != digest:
-        raise WorkError(f"{path} is damaged (its probabilities are not those that were saved); {rerun}")
+        raise damaged(path, "its probabilities are not those that were saved", advice)
     return predictions
 
 

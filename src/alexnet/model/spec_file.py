@@ -62,10 +62,10 @@ def spec_from_dict(content: Mapping[str, Any]) -> NetworkSpec:
 
 
 def spec_matches(content: Mapping[str, Any], spec: NetworkSpec) -> bool:
-    """Whether a file's network, of this or an earlier format, computes what `spec` does."""
+    """Whether a file's network, of this or an earlier format, computes what `spec` does; damaged content does not."""
     try:
         return spec_from_dict(content) == spec
-    except RequestError:
+    except (RequestError, KeyError, TypeError, ValueError, AttributeError):
         return False
 
 

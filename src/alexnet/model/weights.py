@@ -7,18 +7,20 @@ a JSON object with the rest.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypedDict, get_args
 
-import safetensors
 import safetensors.torch
 import torch
+from msgspec import Meta
 
 from alexnet.data.augment import MeanAt
 from alexnet.data.dataset import ClassInfo
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import RequestError
 from alexnet.model.network import AlexNet
 from alexnet.model.spec_file import spec_matches, spec_to_dict
-from alexnet.storage.atomic import write_bytes
-from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.storage.atomic import write_chunks
+from alexnet.storage.tensors import read_tensors, seal_tensors
+from alexnet.storage.typed_files import Fraction, Size, damaged, parse_json
 from alexnet.system.visible_text import shell_words
 
 FORMAT_VERSION = 4
@@ -26,6 +28,34 @@ READABLE_VERSIONS = (2, 3, 4)
 """Versions 2 and 3 describe networks in a form that `spec_file` still reads; in 2, `mean_at` is always `crop`."""
 _OLD_MEAN_AT: dict[str, MeanAt] = {"own-place": "crop", "centre": "center"}
 """Values of `mean_at` up to version 3."""
+_ADVICE = "restore it from a copy, or train again"
+
+
+class _Versioned(TypedDict):
+    format_version: int
+
+
+class _Class(TypedDict):
+    id: str
+    name: str
+
+
+class _Preprocessing(TypedDict):
+    crop: Size
+    side: NotRequired[Size]
+    mean_at: NotRequired[str]
+
+
+class _Description(_Versioned):
+    variant: str
+    network: dict[str, Any]
+    width: Annotated[float, Meta(gt=0, le=4)]
+    dropout: Fraction
+    num_classes: Annotated[int, Meta(ge=2, le=1 << 24)]
+    classes: list[_Class]
+    preprocessing: _Preprocessing
+    title: str
+    generated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +104,7 @@ def save_trained(path: Path, trained: Trained) -> None:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     tensors["mean_image"] = trained.mean_image.cpu().contiguous()
-    write_bytes(path, safetensors.torch.save(tensors, metadata={"alexnet": json.dumps(description)}))
+    write_chunks(path, seal_tensors(safetensors.torch.save(tensors, metadata={"alexnet": json.dumps(description)})))
 
 
 def weights_file(path: Path) -> Path:
@@ -103,23 +133,22 @@ def load_trained(path: Path | str) -> Trained:
         raise RequestError(
             f"{path} holds no trained network ({file.name} is missing); run `alexnet train DATA --run {path}`"
         )
-    try:
-        with safetensors.safe_open(file, framework="pt") as content:
-            metadata = content.metadata() or {}
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a dictionary)
-    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
-        raise_unless_damage(error, file)
-        raise WorkError(f"{file} is damaged ({error}); train again or restore it") from error
+    tensors, metadata = read_tensors(file, "pt", _ADVICE)
     if "alexnet" not in metadata:
         raise RequestError(
             f"{file} was not written by alexnet (its metadata has no key `alexnet`); give the weights file of a run"
         )
-    description = json.loads(metadata["alexnet"])
-    if description["format_version"] not in READABLE_VERSIONS:
+    version = parse_json(metadata["alexnet"], _Versioned, file, _ADVICE)["format_version"]
+    if version not in READABLE_VERSIONS:
         raise RequestError(
-            f"{file} has weights format {description['format_version']}, but this version reads "
+            f"{file} has weights format {version}, but this version reads "
             f"{READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}; load it with the version of alexnet that wrote it"
         )
+    description = parse_json(metadata["alexnet"], _Description, file, _ADVICE)
+    mean_image, crop = tensors.pop("mean_image", None), description["preprocessing"]["crop"]
+    if problem := _inconsistency(description, mean_image):
+        raise damaged(file, problem, _ADVICE)
+    assert mean_image is not None
     network = AlexNet(
         description["num_classes"], description["variant"], description["width"], dropout=description["dropout"]
     )
@@ -128,15 +157,30 @@ def load_trained(path: Path | str) -> Trained:
             f"{file} holds variant {network.variant!r}, which is a different network in this version of alexnet; "
             "load it with the version that wrote it (run.json names the commit), or train again"
         )
-    mean_image = tensors.pop("mean_image")
     network.load_state_dict(tensors)
-    mean_at = description["preprocessing"].get("mean_at", "crop")
+    mean_at: Any = description["preprocessing"].get("mean_at", "crop")
     return Trained(
         network=network.eval(),
         classes=tuple(ClassInfo(id=one["id"], name=one["name"]) for one in description["classes"]),
         mean_image=mean_image,
-        crop=description["preprocessing"]["crop"],
+        crop=crop,
         title=description["title"],
         generated=description["generated"],
         mean_at=_OLD_MEAN_AT.get(mean_at, mean_at),
     )
+
+
+def _inconsistency(description: _Description, mean_image: torch.Tensor | None) -> str | None:
+    """What of a description does not fit together; None if all does."""
+    preprocessing = description["preprocessing"]
+    mean_at = preprocessing.get("mean_at", "crop")
+    if mean_at not in (*get_args(MeanAt), *_OLD_MEAN_AT):
+        return f"preprocessing.mean_at: it is {mean_at!r}"
+    if len({one["id"] for one in description["classes"]}) != description["num_classes"]:
+        return "classes: they are not num_classes different ones"
+    if mean_image is None:
+        return "it has no mean_image"
+    side = preprocessing.get("side", mean_image.shape[0] if mean_image.dim() else 0)
+    if mean_image.shape != (side, side, 3) or mean_image.dtype != torch.float32 or preprocessing["crop"] > side:
+        return f"mean_image: it is {mean_image.dtype} {tuple(mean_image.shape)}, and preprocessing {preprocessing}"
+    return None

@@ -11,27 +11,50 @@ report.html           the report
 """
 
 import datetime
-import json
+import logging
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import RequestError
 from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_from_dict, baseline_to_dict
 from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import recipe_from_dict, recipe_to_dict
-from alexnet.storage.atomic import is_full, staged_folder, write_json, write_json_lines, write_text
+from alexnet.runs.run_files import (
+    EVENTS,
+    AnyEvent,
+    RunData,
+    RunMetadata,
+    State,
+    StoredEvaluation,
+    Versioned,
+    inconsistency,
+)
+from alexnet.storage.atomic import is_full, staged_folder, write_text
+from alexnet.storage.typed_files import (
+    damaged,
+    read_intact_json_lines,
+    read_json,
+    read_yaml,
+    require_schema,
+    sealed,
+    sealed_line,
+    write_sealed_json,
+)
 
 FORMAT_VERSION = 1
 
 # Keys of "step" events in logs of version 0.1.0 that have other names now.
 OLD_EVENT_KEYS = {"rate": "learning_rate", "bias_rate": "bias_learning_rate", "layer_rates": "layer_learning_rates"}
 
-State = Literal["running", "interrupted", "failed", "finished"]
+_RESTORE = "restore it from a copy, or train again in another folder"
+
+_logger = logging.getLogger(__name__)
 
 
 def utc_now() -> str:
@@ -48,6 +71,7 @@ class RunFolder:
         """Events that were lost to a full disk."""
         self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
         """Called with every event that is logged."""
+        self._reported_damage: list[str] = []
 
     @staticmethod
     def create(path: Path, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> "RunFolder":
@@ -60,7 +84,7 @@ class RunFolder:
         start = {"format_version": FORMAT_VERSION, "name": path.name, "started": utc_now(), "finished": None}
         with staged_folder(path) as stage:
             write_text(stage / "recipe.yaml", _recipe_text(recipe))
-            write_json(stage / "run.json", {**start, "state": "running", **metadata})
+            write_sealed_json(stage / "run.json", {**start, "state": "running", **metadata})
         return RunFolder(path)
 
     @staticmethod
@@ -69,18 +93,20 @@ class RunFolder:
 
         Raises:
             RequestError: there is none, or its format version is not supported.
+            DamagedFile: run.json is damaged.
         """
         if not (path / "run.json").is_file():
             raise RequestError(
                 f"{path} is not a run folder (it has no run.json); `alexnet train DATA --run {path}` creates one"
             )
         run = RunFolder(path)
-        version = run.metadata().get("format_version")
+        version = read_json(path / "run.json", Versioned, _RESTORE)["format_version"]
         if version != FORMAT_VERSION:
             raise RequestError(
                 f"{path} has run format {version}, this version reads {FORMAT_VERSION}; "
                 "use the version of alexnet named in its run.json, or train again"
             )
+        run.metadata()
         return run
 
     def recipe(self) -> Recipe:
@@ -98,36 +124,53 @@ class RunFolder:
         return recipe
 
     def any_recipe(self) -> Recipe | BaselineRecipe:
-        """The recipe the run was started with, of a network or of a baseline."""
-        content = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
-        return baseline_from_dict(content) if "baseline" in content else recipe_from_dict(content)
+        """The recipe the run was started with, of a network or of a baseline.
+
+        Raises:
+            DamagedFile: recipe.yaml is damaged.
+        """
+        path = self.path / "recipe.yaml"
+        content = read_yaml(path, dict[str, Any], _RESTORE)
+        try:
+            return baseline_from_dict(content) if "baseline" in content else recipe_from_dict(content)
+        except RequestError as error:
+            raise damaged(path, str(error), _RESTORE) from error
 
     @property
     def is_baseline(self) -> bool:
         """Whether this is the run of a baseline."""
         return isinstance(self.any_recipe(), BaselineRecipe)
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> RunMetadata:
         """The contents of run.json.
 
         Raises:
-            WorkError: the file is not JSON.
+            DamagedFile: run.json is damaged.
         """
-        try:
-            content: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise WorkError(f"{self.path / 'run.json'} is damaged ({error}); train again in another folder") from error
-        return content
+        return read_json(self.path / "run.json", RunMetadata, _RESTORE)
+
+    def data(self) -> RunData:
+        """The data set that the run was trained on, as run.json describes it.
+
+        Raises:
+            DamagedFile: run.json is damaged, or does not name the data.
+        """
+        metadata = self.metadata()
+        if "data" not in metadata:
+            raise damaged(self.path / "run.json", "it does not name the run's data", _RESTORE)
+        return metadata["data"]
 
     def data_folders(self) -> list[Path]:
         """The prepared data sets that the run trains on; several are concatenated."""
-        data = self.metadata()["data"]
-        # Runs of earlier versions have one.
-        return [Path(folder) for folder in data.get("folders") or [data["folder"]]]
+        data = self.data()
+        folders = data.get("folders") or [data["folder"]] if "folder" in data or "folders" in data else []
+        if not folders:
+            raise damaged(self.path / "run.json", "it does not name the folders of the run's data", _RESTORE)
+        return [Path(folder) for folder in folders]
 
     def update_metadata(self, **changes: Any) -> None:
         """Change some of run.json, atomically."""
-        write_json(self.path / "run.json", {**self.metadata(), **changes})
+        write_sealed_json(self.path / "run.json", {**self.metadata(), **changes})
 
     def change_recipe(self, recipe: Recipe) -> None:
         """Replace the stored recipe, atomically."""
@@ -141,13 +184,12 @@ class RunFolder:
     @property
     def state(self) -> State:
         """The state in run.json; after a kill it is still `running`."""
-        state: State = self.metadata()["state"]
-        return state
+        return self.metadata()["state"]
 
     def log(self, event: str, **content: Any) -> None:
         """Append one event to events.jsonl; on a full disk it is lost and counted in `lost_events`."""
         logged = {"event": event, "time": utc_now(), **content}
-        line = json.dumps(logged) + "\n"
+        line = sealed_line(logged)
         try:
             with (self.path / "events.jsonl").open("a+b") as file:
                 # A line that a full disk cut short must not be joined with this one.
@@ -162,18 +204,26 @@ class RunFolder:
             listener(logged)
 
     def events(self) -> list[dict[str, Any]]:
-        """All events in order, under this version's keys. Lines cut short by a crash or a full disk are skipped."""
+        """All events in order, under this version's keys; a warning says how many damaged lines are left out.
+
+        A last line that is cut short is not damage: another process may be writing it, or was killed.
+        """
         path = self.path / "events.jsonl"
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")
-        # Text after the last line break is incomplete.
-        return [event for line in lines[:-1] if (event := _event(line)) is not None]
+        events, problems = read_intact_json_lines(path, _event, _RESTORE)
+        if problems and problems != self._reported_damage:
+            self._reported_damage = problems
+            _logger.warning(
+                f"{path}: {len(problems):,} of {len(events) + len(problems):,} lines are damaged and left out, the "
+                f"first is {problems[0]}"
+            )
+        return events
 
     def drop_events_after(self, step: int) -> None:
         """Remove the events of later steps: a resumed training writes them again."""
         kept = [event for event in self.events() if event.get("step", 0) <= step]
-        write_json_lines(self.path / "events.jsonl", kept)
+        write_text(self.path / "events.jsonl", "".join(map(sealed_line, kept)))
 
     @property
     def weights(self) -> Path:
@@ -184,12 +234,22 @@ class RunFolder:
         """Store one evaluation as evaluations/`name`.json."""
         folder = self.path / "evaluations"
         folder.mkdir(exist_ok=True)
-        write_json(folder / f"{name}.json", dict(content))
+        write_sealed_json(folder / f"{name}.json", content)
 
-    def evaluations(self) -> dict[str, dict[str, Any]]:
-        """All stored evaluations by name (`<split>-<views>views`)."""
-        paths = sorted((self.path / "evaluations").glob("*.json"))
-        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    def evaluations(self) -> dict[str, StoredEvaluation]:
+        """All stored evaluations by name (`<split>-<views>views`).
+
+        Raises:
+            DamagedFile: one is damaged.
+        """
+        return {path.stem: self._evaluation(path) for path in sorted((self.path / "evaluations").glob("*.json"))}
+
+    def _evaluation(self, path: Path) -> StoredEvaluation:
+        advice = f"delete it and run `alexnet evaluate {shlex.quote(str(self.path))}` to write it again"
+        evaluation = read_json(path, StoredEvaluation, advice)
+        if problem := inconsistency(evaluation):
+            raise damaged(path, problem, advice)
+        return evaluation
 
     def forget_evaluations(self) -> None:
         """Remove stored evaluations and probabilities, which belong to weights about to be replaced."""
@@ -210,19 +270,16 @@ class UnwrittenRunFolder(RunFolder):
         return []
 
 
-def _event(line: str) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    if not isinstance(event, dict):
-        return None
-    if event.get("event") == "step":
-        return {OLD_EVENT_KEYS.get(str(key), str(key)): value for key, value in event.items()}
+def _event(content: Any) -> dict[str, Any]:
+    """An event under this version's keys; ValueError if it is none."""
+    event: dict[str, Any] = dict(require_schema(content, AnyEvent))
+    if event["event"] == "step":
+        event = {OLD_EVENT_KEYS.get(key, key): value for key, value in event.items()}
+    require_schema(event, EVENTS.get(event["event"], AnyEvent))
     return event
 
 
 def _recipe_text(recipe: Recipe | BaselineRecipe) -> str:
     content = baseline_to_dict(recipe) if isinstance(recipe, BaselineRecipe) else recipe_to_dict(recipe)
-    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(sealed(content), sort_keys=False, allow_unicode=True)
     return text

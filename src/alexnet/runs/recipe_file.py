@@ -6,11 +6,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import GROUPS, Recipe, Stage
 from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.storage.typed_files import MAX_YAML_BYTES, SEAL, load_yaml, read_bounded
 
 OLD_KEYS: Mapping[str, str] = {
     "data.colour_noise": "color_noise",
@@ -131,8 +130,8 @@ def setting_from_text(kind: type, group: str, key: str, text: str) -> Any:
     field_type = get_type_hints(kind)[key]
     if field_type is not str and get_origin(field_type) is not Literal:
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = load_yaml(text)
+        except ValueError as error:
             raise RequestError(
                 f"--{group}.{key} is {text!r}, which is not YAML: {' '.join(str(error).split())}"
             ) from error
@@ -163,7 +162,7 @@ def _typed(settings: type, group: str, key: str, value: Any) -> Any:
             return {str(name): float(one) for name, one in value.items()}
         if kind in (int, bool, str) and type(value) is kind:
             return value
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     if choices:
         current = OLD_VALUES.get(f"{group.lstrip('-')}.{key}", {}).get(value)
@@ -227,14 +226,15 @@ def read_config(path: Path, base: Recipe) -> Recipe:
         RequestError: the file is missing, not YAML, or has an unknown key or a value that is not allowed.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = load_yaml(read_bounded(path, MAX_YAML_BYTES).decode()) or {}
     except OSError as error:
         raise_unless_damage(error, path)
-        raise RequestError(f"cannot read --config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read --config {path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise RequestError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(group, {}), dict) for group in GROUPS):
         raise RequestError(f"--config {path} must hold groups of settings ({', '.join(GROUPS)}), each `key: value`")
+    content.pop(SEAL, None)  # a copy of a run's recipe may be edited
     merged = recipe_to_dict(base)
     for key, value in content.items():
         merged[key] = {**merged[key], **_with_current_names(key, value)} if key in GROUPS else value

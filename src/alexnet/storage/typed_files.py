@@ -15,7 +15,7 @@ import os
 import stat
 import textwrap
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypedDict, TypeVar
 
@@ -91,12 +91,12 @@ def parse_json(content: bytes | str, schema: type[T], path: Path, advice: str, *
         found = _load_json(content)
         if (
             sealed_since is not None
-            and SEAL not in _checked(found, _Versioned)
+            and SEAL not in require_schema(found, _Versioned)
             and found["format_version"] >= sealed_since
         ):
             raise ValueError(f"its checksum {SEAL} is missing")
         _require_seal(found, SEAL, _digest)
-        return _checked(found, schema)
+        return require_schema(found, schema)
     except _INVALID as error:
         raise damaged(path, _reason(error), advice) from error
 
@@ -110,15 +110,18 @@ def read_json_lines(path: Path, schema: type[T], advice: str) -> Iterator[T]:
     """
     for number, line in _lines(path, advice):
         try:
-            yield parse_json_line(line, schema)
+            yield require_schema(_parse_line(line), schema)
         except _INVALID as error:
             raise damaged(path, f"line {number}: {_reason(error)}", advice) from error
 
 
-def read_intact_json_lines(path: Path, schema: type[T], advice: str) -> tuple[list[T], list[str]]:
+def read_intact_json_lines(path: Path, check: Callable[[Any], T], advice: str) -> tuple[list[T], list[str]]:
     """The intact documents of a log, and what is wrong with each other line, such as `line 7: expected object`.
 
     A last line without its end is an append that a crash or a full disk cut short: it is in neither list.
+
+    Args:
+        check: returns what a document means; a ValueError (see `require_schema`) says that it is damaged.
 
     Raises:
         DamagedFile: the file is missing or no regular file.
@@ -127,20 +130,11 @@ def read_intact_json_lines(path: Path, schema: type[T], advice: str) -> tuple[li
     found, problems = [], []
     for number, line in _lines(path, advice):
         try:
-            found.append(parse_json_line(line, schema))
+            found.append(check(_parse_line(line)))
         except _INVALID as error:
             if line.endswith(b"\n"):
                 problems.append(f"line {number}: {_reason(error)}")
     return found, problems
-
-
-def parse_json_line(line: bytes, schema: type[T]) -> T:
-    """The document of a line; an exception of `_INVALID` if it is damaged."""
-    if not line.endswith(b"\n"):
-        raise ValueError("the line is cut short")
-    found = _load_json(line)
-    _require_seal(found, LINE_SEAL, _line_digest)
-    return _checked(found, schema)
 
 
 def read_yaml(path: Path, schema: type[T], advice: str) -> T:
@@ -153,7 +147,7 @@ def parse_yaml(content: bytes, schema: type[T], path: Path, advice: str) -> T:
     try:
         found = load_yaml(content.decode())
         _require_seal(found, SEAL, _digest)
-        return _checked(found, schema)
+        return require_schema(found, schema)
     except _INVALID as error:
         raise damaged(path, _reason(error), advice) from error
 
@@ -192,6 +186,29 @@ def sealed_line(content: Mapping[str, Any]) -> str:
     return json.dumps({**plain, LINE_SEAL: _line_digest(plain)}) + "\n"
 
 
+def require_schema(content: Any, schema: type[T]) -> T:
+    """The content as it is.
+
+    Raises:
+        ValueError: it is not what the schema says; the message begins with the path of the key.
+    """
+    try:
+        msgspec.convert(content, schema)
+    except msgspec.ValidationError as error:
+        raise ValueError(_validation_text(error)) from error
+    checked: T = content
+    return checked
+
+
+def _parse_line(line: bytes) -> Any:
+    """The document of a line; ValueError if it is damaged."""
+    if not line.endswith(b"\n"):
+        raise ValueError("the line is cut short")
+    found = _load_json(line)
+    _require_seal(found, LINE_SEAL, _line_digest)
+    return found
+
+
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -203,18 +220,29 @@ def _line_digest(content: Mapping[str, Any]) -> str:
 def _require_seal(content: Any, key: str, digest: Any) -> None:
     """Remove the checksum; ValueError if it is not the content's."""
     if isinstance(content, dict) and key in content and content.pop(key) != digest(content):
-        raise ValueError(f"its content is not what was written: {key} differs")
+        raise ValueError(f"it was changed after it was written: {key} differs; without that key the change is accepted")
 
 
 def _read(path: Path, max_bytes: int, advice: str) -> bytes:
-    """The bytes of a regular file of at most `max_bytes`."""
     try:
-        with open(path, "rb", opener=_open_regular) as file:
-            content = file.read(max_bytes + 1)
+        return read_bounded(path, max_bytes)
     except OSError as error:
         _raise_unreadable(path, error, advice)
+    except ValueError as error:
+        raise damaged(path, str(error), advice) from error
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        ValueError: they are more than `max_bytes`.
+        OSError: the file cannot be read, or is no regular file.
+    """
+    with open(path, "rb", opener=_open_regular) as file:
+        content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise damaged(path, f"it is larger than {max_bytes:,} bytes", advice)
+        raise ValueError(f"it is larger than {max_bytes:,} bytes")
     return content
 
 
@@ -248,7 +276,7 @@ def _raise_unreadable(path: Path, error: OSError, advice: str) -> NoReturn:
     if isinstance(error, IsADirectoryError):
         raise damaged(path, "it is not a regular file", advice) from error
     raise_unless_damage(error, path)
-    raise WorkError(f"cannot read {path}: {error.strerror or error}; make it readable and rerun the command") from error
+    raise WorkError(f"cannot read {path}: {error.strerror or error}; make it readable and try again") from error
 
 
 def _load_json(content: bytes | str) -> Any:
@@ -319,25 +347,19 @@ def _construct_mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[Any
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 
-_INVALID = (ValueError, RecursionError, msgspec.MsgspecError)
+_INVALID = (ValueError, RecursionError)
 """What damaged content raises; `json.JSONDecodeError`, `UnicodeError` and others are ValueErrors."""
 
 
-def _checked(content: Any, schema: type[T]) -> T:
-    """The content, if it is what the schema says."""
-    msgspec.convert(content, schema)
-    checked: T = content
-    return checked
-
-
 def _reason(error: Exception) -> str:
-    """What is wrong, with the path of the key first: `splits.val.count: expected int, got str`."""
+    """What is wrong."""
     if isinstance(error, RecursionError):
         return f"nesting is deeper than {MAX_DEPTH}"
-    if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is not UTF-8"
-    if not isinstance(error, msgspec.ValidationError):
-        return str(error)
+    return f"byte {error.start} is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+
+
+def _validation_text(error: msgspec.ValidationError) -> str:
+    """The message, with the path of the key first: `splits.val.count: expected int, got str`."""
     text, _, place = str(error).replace("`", "").partition(" - at $")
     text = text[:1].lower() + text[1:]
     return f"{place.lstrip('.')}: {text}" if place else text

@@ -18,9 +18,10 @@ from alexnet.errors import Interrupted, RequestError, TemporaryError, WorkError
 from alexnet.model.kernels import slow_path_message
 from alexnet.parallel.process_group import idle_cores_message
 from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
-from alexnet.runs.folder import RunFolder, State, UnwrittenRunFolder, utc_now
+from alexnet.runs.folder import RunFolder, UnwrittenRunFolder, utc_now
 from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import flat_settings
+from alexnet.runs.run_files import State
 from alexnet.storage.atomic import is_full
 from alexnet.storage.lock import only_writer
 from alexnet.storage.read_errors import is_passing, passing_error
@@ -163,7 +164,7 @@ def _failure_recorded(run: RunFolder, batch_size: int) -> Iterator[None]:
 
 
 def _record_state(run: RunFolder, state: State) -> None:
-    with suppress(OSError):  # a full disk: the error that stopped the training matters more
+    with suppress(OSError, WorkError):  # a full disk: the error that stopped the training matters more
         run.update_metadata(state=state)
 
 

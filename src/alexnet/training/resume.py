@@ -117,13 +117,14 @@ def create_or_continue(
             f"{run.path} holds an unfinished run that started from {before or 'random weights'}, not {start_from}; "
             f"resume it with `{resume_command(run.path)}`, or choose another --run"
         )
-    recorded = run.metadata()["data"]
+    recorded = run.data()
     if recorded["checksum"] != data.checksum:
         counts = {name: len(split) for name, split in data.splits.items()}
         named = " and ".join(map(str, data_folders))
         raise RequestError(
-            f"{run.path} holds an unfinished run on other data: {recorded['title']!r}, {recorded['num_classes']} "
-            f"classes, images {recorded['splits']}, checksum {recorded['checksum'][:12]}; {named} holds "
+            f"{run.path} holds an unfinished run on other data: {recorded.get('title')!r}, "
+            f"{recorded.get('num_classes')} classes, images {recorded.get('splits')}, "
+            f"checksum {recorded['checksum'][:12]}; {named} holds "
             f"{data.title!r}, {data.num_classes} classes, images {counts}, checksum {data.checksum[:12]}; "
             "choose another --run"
         )
