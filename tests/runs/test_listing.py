@@ -75,7 +75,9 @@ def test_errors_on_different_data_are_in_different_tables(
 ) -> None:
     for name, title, letter in (("a", "[pets]", "a"), ("b", "CIFAR-10", "b"), ("c", "CIFAR-10", "c")):
         RunFolder(runs / name).update_metadata(data={"title": title, "checksum": letter * 64})
-        RunFolder(runs / name).log("validation", step=20, split="rest", top1_error=0.5)
+        RunFolder(runs / name).log(
+            "validation", step=20, epoch=20, split="rest", loss=0.5, top1_error=0.5, top5_error=0.0
+        )
     assert [one.get("data_checksum", "")[:1] for one in list_runs(runs)] == ["a", "b", "c", ""]
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["runs", str(runs)]) == 0
@@ -95,7 +97,9 @@ def test_errors_on_different_data_are_in_different_tables(
 def test_the_split_of_each_run_is_shown_where_they_differ(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, split in (("a", "val"), ("b", "rest")):
         RunFolder(runs / name).update_metadata(data={"title": "pets", "checksum": "a" * 64})
-        RunFolder(runs / name).log("validation", step=20, split=split, top1_error=0.5)
+        RunFolder(runs / name).log(
+            "validation", step=20, epoch=20, split=split, loss=0.5, top1_error=0.5, top5_error=0.0
+        )
     assert main(["runs", str(runs)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "runs on pets (aaaaaaaaaaaa); top-1 errors in percent" in lines
