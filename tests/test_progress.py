@@ -2,7 +2,9 @@
 
 import io
 import logging
+import math
 import os
+import re
 
 import pytest
 
@@ -39,6 +41,85 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
                 bar.update(done, 40, status)
                 now_s[0] += 1
     assert capsys.readouterr().err == "run: 20 of 40, loss 2.5\nrun: 40 of 40, loss 0.5, 0:00:00 left\n"
+
+
+class Clock:
+    """Stands in for the time in seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now_s)
+
+
+def training_lines(
+    clock: Clock, capsys: pytest.CaptureFixture[str], *, warmup_s: float, step_s: float, validation_s: float
+) -> list[tuple[int, float, float]]:
+    """Step, seconds that a line said are left, and seconds that are left, of 300 steps in epochs of 30."""
+    total, every_s, found = 300, 15.0, []
+
+    def left_after(step: int) -> float:
+        return (total - step) * step_s + (total // 30 - step // 30) * validation_s
+
+    with ProgressBar("run", 0, total, line_interval_s=every_s, first_and_last=True) as bar:
+        clock.now_s += warmup_s
+        for step in range(1, total + 1):
+            clock.now_s += step_s
+            bar.advance(step)
+            if step % 10 == 0:
+                bar.update(step, total, "loss 1.0")
+            for line in capsys.readouterr().err.splitlines():
+                assert line.startswith(f"run: {step} of 300")
+                if match := re.search(r"(\d+):(\d+):(\d+) left$", line):
+                    hours, minutes, seconds = map(int, match.groups())
+                    found.append((step, 3600.0 * hours + 60 * minutes + seconds, left_after(step)))
+            if step % 30 == 0:
+                clock.now_s += validation_s
+    return found
+
+
+@pytest.mark.parametrize("warmup_s", [0.0, 20.0, 400.0])
+@pytest.mark.parametrize("step_s", [0.5, 10.0, 40.0])
+def test_the_remaining_time_is_right_soon_after_a_slow_start(
+    warmup_s: float, step_s: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = training_lines(Clock(monkeypatch), capsys, warmup_s=warmup_s, step_s=step_s, validation_s=0.0)
+    # The first step alone shows no speed; soon after it, a line with the time that is left.
+    assert lines[0][0] <= 2 + math.ceil(15.0 / step_s)
+    assert all(said == pytest.approx(left, rel=0.01, abs=1) for _, said, left in lines)
+    assert len(lines) >= 300 * step_s / 15.0 / 2 or step_s == 40.0
+
+
+@pytest.mark.parametrize("validation_s", [5.0, 60.0])
+def test_the_remaining_time_counts_validations(
+    validation_s: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = training_lines(Clock(monkeypatch), capsys, warmup_s=60.0, step_s=2.0, validation_s=validation_s)
+    late = [(said, left) for step, said, left in lines if 90 < step < 290]
+    assert len(late) > 5
+    assert all(abs(said - left) < 0.35 * left + validation_s for said, left in late)
+
+
+def test_a_resumed_work_counts_only_its_own_units(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with ProgressBar("run", 100_000, 200_000, line_interval_s=15.0) as bar:
+        for done in range(100_001, 100_041):
+            clock.now_s += 1.0
+            bar.update(done, 200_000, "")
+    assert capsys.readouterr().err.splitlines()[0] == "run: 100,015 of 200,000, 1 day, 3:46:25 left"
+
+
+def test_a_terminal_shows_the_same_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, clock = io.StringIO(), Clock(monkeypatch)
+    monkeypatch.setattr(progress, "STDERR", TerminalConsole(file=shown, force_terminal=True, width=80, highlight=False))
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    with ProgressBar("run", 0, 100) as bar:
+        clock.now_s += 300.0
+        for done in (1, 2, 3):
+            clock.now_s += 1.0
+            bar.advance(done)
+    assert "3/100" in shown.getvalue() and "0:01:37 left" in shown.getvalue()
 
 
 def test_on_a_terminal_log_records_are_printed_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

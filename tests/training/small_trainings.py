@@ -52,6 +52,13 @@ def events_of(run: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in RunFolder.open(run).events() if event["event"] == kind]
 
 
+def logged_metrics(run: RunFolder) -> list[tuple[Any, ...]]:
+    """The steps, losses and errors of all events that hold them."""
+    keys = ("event", "step", "loss", "top1_error", "train_loss", "train_top1_error")
+    kinds = ("step", "epoch", "validation")
+    return [tuple(event.get(key) for key in keys) for event in run.events() if event["event"] in kinds]
+
+
 def signal_in_step(patched: pytest.MonkeyPatch, step: int, kind: type[Any] = EagerStep) -> None:
     """Send this process SIGTERM in the step after which `step` steps are done."""
     run = kind.run

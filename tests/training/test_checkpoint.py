@@ -9,6 +9,7 @@ import torch
 from alexnet import AlexNet
 from alexnet.errors import RequestError, WorkError
 from alexnet.storage.typed_files import SEAL, sealed
+from alexnet.training.batch_metrics import RunningMetrics
 from alexnet.training.checkpoint import (
     Loaded,
     Snapshot,
@@ -70,11 +71,23 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     training = Training()
     for _ in range(3):
         training.move()
+    since_log, since_epoch = (RunningMetrics({"loss": loss, "top1_error": 2.0}, 7) for loss in (1 / 3, 0.1))
+    training.state.since_log, training.state.since_epoch = since_log, since_epoch
+    training.state.since_log_s, training.state.waited_s = 4.5, 0.125
     training.write(tmp_path, error=0.25)
     want, rates = training.everything(), training.optimizer.state()[0]
     other = Training()
     assert other.load(tmp_path) == Loaded(step=3, broken=())
-    expected = TrainingState(step=3, trained_s=6.0, validation_errors=[0.25], last_validation_step=3, since_log_s=6.0)
+    expected = TrainingState(
+        step=3,
+        trained_s=6.0,
+        validation_errors=[0.25],
+        last_validation_step=3,
+        since_log=since_log,
+        since_log_s=4.5,
+        waited_s=0.125,
+        since_epoch=since_epoch,
+    )
     assert other.state == expected and other.state.current_validation_error == 0.25
     got = other.everything()
     assert got.keys() == want.keys() and all(torch.equal(got[name], want[name]) for name in want)
@@ -242,3 +255,21 @@ def test_the_writer_writes_beside_the_training_and_tells_of_failure_once(tmp_pat
         writer.begin(training.network, training.optimizer, training.state, training.ema)
         writer.finish()
         assert isinstance(writer.failure(), OSError) and writer.failure() is None
+
+
+def test_checkpoints_without_the_metrics_of_this_version_are_read(tmp_path: Path) -> None:
+    training = Training()
+    training.move()
+    training.state.since_log = training.state.since_epoch = RunningMetrics({"loss": 1.0, "top1_error": 2.0}, 7)
+    training.write(tmp_path)
+    path = checkpoint_folder(tmp_path) / "step-00000001.json"
+    whole = json.loads(path.read_text())
+    del whole[SEAL], whole["since_epoch"]
+    other_metrics = {**whole, "since_epoch": {"images": 3, "sums": {"loss": 2.0}}}
+    del whole["since_log"]
+    for content in (whole, other_metrics):
+        path.write_text(json.dumps(sealed(content)))
+        other = Training()
+        assert other.load(tmp_path) == Loaded(step=1, broken=())
+        assert other.state.since_epoch == RunningMetrics()
+        assert other.state.since_log_s == (2.0 if content is whole else 0.0)

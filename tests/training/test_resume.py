@@ -1,6 +1,7 @@
 """Faults, caused on purpose: whatever happens, nothing is lost, nothing is silently wrong, the next command is said."""
 
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -15,7 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.small_trainings import assert_same_weights, events_of, small_recipe, train_interrupted
+from tests.training.small_trainings import (
+    assert_same_weights,
+    events_of,
+    logged_metrics,
+    small_recipe,
+    train_interrupted,
+)
 
 from alexnet.cli.main import main
 from alexnet.errors import RequestError, WorkError
@@ -23,6 +30,8 @@ from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
 from alexnet.storage.lock import only_writer
+from alexnet.training import log
+from alexnet.training.batch_metrics import RunningMetrics
 from alexnet.training.checkpoint import checkpoint_folder
 from alexnet.training.compute_weights import ComputeWeights
 from alexnet.training.eager_step import EagerStep
@@ -73,10 +82,40 @@ def test_an_infinite_gradient_is_seen_wherever_it_stands() -> None:
             assert not weights.gradients_are_finite()
 
 
-def test_a_training_that_learns_nothing_is_logged(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    train(data, replace(SMALL, optimizer=replace(SMALL.optimizer, learning_rate=0.0)), tmp_path / "dead")
-    assert len(events_of(tmp_path / "dead", "at_chance")) == 4
+DEAD = replace(SMALL, optimizer=replace(SMALL.optimizer, learning_rate=0.0))
+
+
+def test_a_training_that_learns_nothing_is_logged(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "FEWEST_STEPS", 6)
+    train(data, replace(DEAD, schedule=replace(DEAD.schedule, warmup=0.01)), tmp_path / "dead")
+    assert [event["epoch"] for event in events_of(tmp_path / "dead", "at_chance")] == [2, 3, 4]
     assert "the network has learned nothing yet" in caplog.text
+    # Not while the learning rate still rises: three quarters of twelve steps.
+    train(data, replace(DEAD, schedule=replace(DEAD.schedule, warmup=0.75)), tmp_path / "warmup")
+    assert [event["epoch"] for event in events_of(tmp_path / "warmup", "at_chance")] == [3, 4]
+
+
+def test_a_few_steps_do_not_show_that_a_network_learns_nothing(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(data, DEAD, tmp_path / "short")
+    assert "learned nothing" not in caplog.text and not events_of(tmp_path / "short", "at_chance")
+
+
+@pytest.mark.parametrize(("error", "guesses"), [(0.665, True), (0.60, True), (0.1, False), (0.9, True)])
+def test_a_network_whose_error_falls_has_learned_something(
+    data: Path, tmp_path: Path, error: float, guesses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loss is that of guessing among three classes, and an epoch has 24 images.
+    def metrics(own: EagerStep) -> RunningMetrics:
+        return RunningMetrics(sums={"loss": 8 * math.log(3), "top1_error": 8 * error}, num=8)
+
+    monkeypatch.setattr(EagerStep, "take_metrics", metrics)
+    monkeypatch.setattr(log, "FEWEST_STEPS", 3)
+    train(data, replace(DEAD, schedule=replace(DEAD.schedule, warmup=0.01)), tmp_path / "run")
+    assert len(events_of(tmp_path / "run", "at_chance")) == 4 * guesses
 
 
 def test_a_training_that_explodes_is_logged(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -253,6 +292,7 @@ def test_kills_at_random_moments_lead_to_the_same_weights(kills: int, data: Path
     if RunFolder.open(run).state != "finished":
         train(data, recipe, run)
     assert_same_weights(run, whole.path)
+    assert logged_metrics(RunFolder.open(run)) == logged_metrics(whole)
     epochs = [event["epoch"] for event in events_of(run, "epoch")]
     assert epochs == list(range(1, recipe.schedule.epochs + 1))  # each once, none missing
     print(f"{done} kills, {len(events_of(run, 'start'))} starts in the log, {recipe.schedule.epochs * 3} steps")

@@ -5,18 +5,19 @@ line of progress at intervals.
 """
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from alexnet.system.terminal import TerminalConsole
 
 LINE_INTERVAL_S = 30.0
+MOST_SAMPLES = 64
+"""Moments from which the remaining time is estimated, an even number."""
 
 STDERR = TerminalConsole(stderr=True, highlight=False)
 """The console of all log lines and progress bars."""
@@ -47,6 +48,37 @@ def log_to_stderr() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+class _RemainingTime:
+    """Estimates the time that is left from the speed over the later half of the units done.
+
+    So the first units, which load libraries and compile, soon stop counting, and work that comes at intervals, such as
+    validation, counts as often as it comes.
+
+    Args:
+        now_s: when the work starts.
+        done: units done before.
+    """
+
+    def __init__(self, now_s: float, done: int) -> None:
+        self._first_done = done
+        self._samples = [(now_s, done)]
+
+    def add(self, now_s: float, done: int) -> None:
+        """Note that `done` units are done."""
+        if done == self._samples[-1][1]:
+            return
+        self._samples.append((now_s, done))
+        if len(self._samples) > MOST_SAMPLES:
+            self._samples = self._samples[::2]
+
+    def seconds(self, total: int) -> float | None:
+        """Seconds from the last sample until `total` units are done; None before there are two samples of the work."""
+        last_s, done = self._samples[-1]
+        half = (self._first_done + done) / 2
+        since_s, since_done = next(sample for sample in self._samples if sample[1] >= half)
+        return None if since_done == done else (total - done) * (last_s - since_s) / (done - since_done)
+
+
 class ProgressBar:
     """A progress bar on a terminal; elsewhere, a line every `line_interval_s` seconds. Use it as a context manager.
 
@@ -71,9 +103,12 @@ class ProgressBar:
     ) -> None:
         self._name, self._shown, self._line_interval_s = name, shown, line_interval_s
         self._first_and_last = first_and_last
+        self._total, self._status = total, ""
         now_s = time.monotonic()
         self._start = None if done is None else (now_s, done)
-        self._last_line_s = -math.inf if first_and_last else now_s
+        self._remaining = None if done is None else _RemainingTime(now_s, done)
+        self._last_line_s = now_s
+        self._first_is_due = first_and_last
         self._bar: Progress | None = None
         if shown and sys.stderr.isatty():
             columns = (
@@ -81,10 +116,10 @@ class ProgressBar:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[status]}", markup=False),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[left]}", markup=False),
             )
             self._bar = Progress(*columns, console=STDERR, transient=True)
-            self._task = self._bar.add_task(STDERR.visible(name), total=total, completed=done or 0, status="")
+            self._task = self._bar.add_task(STDERR.visible(name), total=total, completed=done or 0, status="", left="")
 
     def __enter__(self) -> "ProgressBar":
         if self._bar:
@@ -96,25 +131,47 @@ class ProgressBar:
             self._bar.stop()
 
     def advance(self, done: int) -> None:
-        """Move the bar and keep its status; prints no line."""
-        if self._bar:
-            self._bar.update(self._task, completed=done)
+        """Show that `done` units are done, with the total and the status of before."""
+        if not self._shown or self._total is None:
+            return
+        now_s = time.monotonic()
+        self._note(now_s, done)
+        # The last line is the next update's.
+        self._show(done, now_s, line=done < self._total and now_s - self._last_line_s >= self._line_interval_s)
 
     def update(self, done: int, total: int, status: str | None = None) -> None:
         """Show that `done` of `total` units are done; without a `status`, units are images and it is their rate."""
         if not self._shown:
             return
         now_s = time.monotonic()
-        start_s, start_done = self._start = self._start or (now_s, done)
-        per_second = (done - start_done) / (now_s - start_s) if now_s > start_s else 0.0
+        start_s, start_done = self._note(now_s, done)
         if status is None:
+            per_second = (done - start_done) / (now_s - start_s) if now_s > start_s else 0.0
             status = f"{per_second:,.0f} images/s" if per_second else ""
+        self._total, self._status = total, status
+        extra = self._first_is_due or (self._first_and_last and done == total)
+        self._first_is_due = False
+        self._show(done, now_s, line=extra or now_s - self._last_line_s >= self._line_interval_s)
+
+    def _note(self, now_s: float, done: int) -> tuple[float, int]:
+        """Add to the estimate; returns when the work started and how much was done then."""
+        self._start = self._start or (now_s, done)
+        self._remaining = self._remaining or _RemainingTime(*self._start)
+        self._remaining.add(now_s, done)
+        return self._start
+
+    def _show(self, done: int, now_s: float, *, line: bool) -> None:
+        if not self._bar and not line:
+            return
+        assert self._remaining is not None and self._total is not None
+        seconds = self._remaining.seconds(self._total)
+        left = "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
         if self._bar:
-            self._bar.update(self._task, completed=done, total=total, status=STDERR.visible(status))
-        elif now_s - self._last_line_s >= self._line_interval_s or (self._first_and_last and done == total):
+            status = STDERR.visible(self._status)
+            self._bar.update(self._task, completed=done, total=self._total, status=status, left=left)
+        else:
             self._last_line_s = now_s
-            left = f"{timedelta(seconds=round((total - done) / per_second))} left" if per_second > 0 else ""
-            parts = [f"{self._name}: {done:,} of {total:,}", status, left]
+            parts = [f"{self._name}: {done:,} of {self._total:,}", self._status, left]
             STDERR.print(", ".join(part for part in parts if part), soft_wrap=True)
 
 

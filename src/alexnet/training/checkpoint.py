@@ -13,6 +13,8 @@ weights), followed by the parameter's name. Keys of the manifest:
     validation_error       top-1 error on the validation images, if measured at this step, else null
     validation_errors      every such error so far
     last_learning_rates    of the last step in which each parameter moved, by parameter name
+    since_log, since_epoch the steps that the log lacks so far: images, and the sums of the metrics over them; since_log
+                           also has trained_s at its start, and waited_s for batches; new in version 5
     network                what the variant computes
     sha256                 of the safetensors file
     content_sha256         of the manifest's other keys; version 5 added it
@@ -21,7 +23,7 @@ weights), followed by the parameter's name. Keys of the manifest:
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 import safetensors
@@ -37,7 +39,9 @@ from alexnet.storage.atomic import remove_partial
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.tensors import write_tensors
-from alexnet.storage.typed_files import Count, DamagedFile, Fraction, Sha256, read_json, write_sealed_json
+from alexnet.storage.typed_files import Count, DamagedFile, Finite, Fraction, Sha256, read_json, write_sealed_json
+from alexnet.training.batch_metrics import NAMES as METRIC_NAMES
+from alexnet.training.batch_metrics import RunningMetrics
 from alexnet.training.distributed import broadcast_tensors, full_shapes, gather_tensors, local_tensors
 from alexnet.training.ema import WeightEMA
 from alexnet.training.optimizer import Optimizer
@@ -46,6 +50,7 @@ from alexnet.training.state import TrainingState
 FORMAT_VERSION, OLDEST_VERSION, FIRST_SEALED_VERSION = 5, 3, 5
 VERSION_3_KEYS = {"error": "validation_error", "errors": "validation_errors", "last_rates": "last_learning_rates"}
 """Keys of version 3 that have other names now."""
+Seconds = Annotated[float, Meta(ge=0, le=1.7e308)]
 LearningRate = Annotated[float, Meta(ge=0, le=1.7e308)]
 KEEP = 2
 """How many of the newest checkpoints are kept, besides the one of the lowest validation error."""
@@ -80,8 +85,25 @@ class Snapshot:
             "validation_error": state.current_validation_error,
             "validation_errors": list(state.validation_errors),
             "last_learning_rates": last_learning_rates,
+            "since_log": {
+                **_metrics_to_dict(state.since_log),
+                "trained_s": state.since_log_s,
+                "waited_s": state.waited_s,
+            },
+            "since_epoch": _metrics_to_dict(state.since_epoch),
             "network": spec_to_dict(network.spec),
         }
+
+
+def _metrics_to_dict(metrics: RunningMetrics) -> dict[str, Any]:
+    return {"images": metrics.num, "sums": dict(metrics.sums)}
+
+
+def _metrics_from_dict(content: Mapping[str, Any] | None) -> RunningMetrics:
+    """The metrics of a manifest; none if it has none, or others than this version's."""
+    if not content or set(content.get("sums", ())) != set(METRIC_NAMES):
+        return RunningMetrics()
+    return RunningMetrics(sums=dict(content["sums"]), num=content["images"])
 
 
 def checkpoint_folder(run_folder: Path) -> Path:
@@ -158,12 +180,24 @@ class _Version(TypedDict):
 
 class _AnyManifest(_Version):
     step: Count
-    trained_s: Annotated[float, Meta(ge=0, le=1.7e308)]
+    trained_s: Seconds
     network: dict[str, Any]
     sha256: Sha256
 
 
+class _Metrics(TypedDict):
+    images: Count
+    sums: dict[str, Finite]
+
+
+class _StepMetrics(_Metrics):
+    trained_s: Seconds
+    waited_s: Seconds
+
+
 class _Manifest(_AnyManifest):
+    since_log: NotRequired[_StepMetrics]
+    since_epoch: NotRequired[_Metrics]
     validation_error: Fraction | None
     validation_errors: list[Fraction]
     last_learning_rates: dict[str, LearningRate]
@@ -216,7 +250,9 @@ def load_checkpoint(
     if ema is not None:
         ema.restore(local_tensors(network, _with_prefix(tensors, AVERAGE)))
     state.step, state.trained_s = loaded.step, manifest["trained_s"]
-    state.since_log_s = state.trained_s
+    since_log = manifest.get("since_log", {"trained_s": state.trained_s, "waited_s": 0.0})
+    state.since_log, state.since_epoch = _metrics_from_dict(since_log), _metrics_from_dict(manifest.get("since_epoch"))
+    state.since_log_s, state.waited_s = since_log["trained_s"], since_log["waited_s"]
     state.validation_errors = list(manifest["validation_errors"])
     state.last_validation_step = -1 if manifest["validation_error"] is None else loaded.step
     return loaded

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from alexnet.evaluation.evaluate import Evaluation
@@ -17,6 +18,8 @@ from alexnet.training.state import TrainingState
 
 # A loss below this fraction of ln K is better than guessing.
 LEFT_CHANCE = 0.95
+# Fewer steps do not show whether a network learns.
+FEWEST_STEPS = 100
 # A loss of this many times ln K is far worse than guessing.
 EXPLODING = 4.0
 
@@ -36,6 +39,8 @@ class TrainingLog:
     def __init__(self, run: RunFolder, setup: TrainingSetup, state: TrainingState, progress: ProgressBar) -> None:
         self._run, self._setup, self._state, self._progress = run, setup, state, progress
         self._chance_loss = math.log(setup.data.num_classes)
+        labels = setup.data.splits["train"].labels[setup.samples]
+        self._chance_error = 1 - float(np.bincount(labels[labels >= 0]).max()) / len(labels)
         self._left_chance = any(event["event"] == "left_chance" for event in run.events())
         self._reported_lost_events = False
 
@@ -85,7 +90,6 @@ class TrainingLog:
         state = self._state
         epoch = self._setup.plan.epoch_number(state.step)
         means = state.since_epoch.means()
-        loss = means["loss"]
         self._run.log(
             "epoch",
             epoch=epoch,
@@ -93,14 +97,24 @@ class TrainingLog:
             **{f"train_{name}": value for name, value in _rounded(means).items()},
             elapsed_s=round(state.trained_s, 3),
         )
-        if loss > LEFT_CHANCE * self._chance_loss:
-            self._run.log("at_chance", step=state.step, epoch=epoch, loss=round(loss, 6))
+        if self._is_guessing(means):
+            self._run.log("at_chance", step=state.step, epoch=epoch, loss=round(means["loss"], 6))
+            verdict = "has lost what it had learned" if self._left_chance else "has learned nothing yet"
             _logger.warning(
-                f"epoch {epoch}: the loss was {loss:.3f} over the whole epoch, and guessing gives "
-                f"{self._chance_loss:.3f}: the network has learned nothing yet"
+                f"epoch {epoch}: the loss was {means['loss']:.3f} over the whole epoch, and guessing gives "
+                f"{self._chance_loss:.3f}: the network {verdict}"
             )
         if not self._setup.data.has_evaluation_split:  # or the line of the validation says it
             _logger.info(f"epoch {epoch}: training {format_metrics(means)}")
+
+    def _is_guessing(self, means: Mapping[str, float]) -> bool:
+        """Whether an epoch of enough steps, after any warmup, was no better than always naming the largest class."""
+        state, schedule = self._state, self._setup.recipe.schedule
+        warmup = schedule.warmup * self._setup.plan.num_steps if schedule.kind in ("one-cycle", "cosine") else 0
+        if state.step < max(FEWEST_STEPS, warmup) or means["loss"] <= LEFT_CHANCE * self._chance_loss:
+            return False
+        deviation = math.sqrt(self._chance_error * (1 - self._chance_error) / state.since_epoch.num)
+        return means["top1_error"] > self._chance_error - 3 * deviation
 
     def validation(self, evaluation: Evaluation) -> None:
         """The errors on the validation images, after the epoch's training metrics."""
