@@ -129,7 +129,10 @@ def test_a_changed_image_changes_the_digest(tmp_path: Path) -> None:
         ("path,label\n\n,x\n", "line 3 of .* has no path"),
         ("path,label,split\na,x,train\nb,x, \n", "line 3 of .* has no split"),
         ("path,label\na,b,c\n", "line 2 of .* has 3 fields and the first line 2"),
-        ("path,label,split\na,x,train\nb,x,dev\n", "line 3 of .* has the split 'dev'; allowed are train, val, valid"),
+        (
+            "path,label,split\na,x,train\nb,x,some\n",
+            "line 3 of .* has the split 'some'; allowed are train, training, val",
+        ),
         ('path,label\n"a"b,x\n', "is damaged"),
         ('path,label\n"a,x\n', "is damaged"),
         ("path,label\n" + "a" * 140000 + ",x\n", "is damaged"),

@@ -2,11 +2,13 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_json
 from alexnet.cli.output import print_json, print_lines
+from alexnet.errors import RequestError
 from alexnet.system.visible_text import shell_words
 
 
@@ -25,6 +27,14 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="NAME",
         help="format of SOURCE: cifar, cifar-100-coarse, idx, ilsvrc, synset-tars, parquet, csv, webdataset, zip, tar "
         "or folder (default: detected)",
+    )
+    parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="folder of a split in SOURCE: train, val, test, or unlabeled (images without classes); may be repeated; "
+        "none if no folder is a split (default: recognized by name)",
     )
     parser.add_argument(
         "--side",
@@ -82,6 +92,7 @@ def run(options: argparse.Namespace) -> None:
             options.source,
             options.destination,
             source_format=options.source_format,
+            split_folders=_split_folders(options.split),
             side=options.side,
             store=options.store,
             hold_out=options.hold_out,
@@ -104,3 +115,21 @@ def run(options: argparse.Namespace) -> None:
         f"to check it: {shell_words('alexnet', 'inspect', options.destination)}",
         f"next: {shell_words('alexnet', 'train', options.destination, '--recipe', recipe, '--run', 'runs/first')}",
     )
+
+
+def _split_folders(words: Sequence[str]) -> dict[str, str] | None:
+    """Folder by split; empty for `none`, None if there are no words."""
+    if not words:
+        return None
+    if list(words) == ["none"]:
+        return {}
+    folders: dict[str, str] = {}
+    for word in words:
+        name, separator, folder = word.partition("=")
+        if not separator or not folder or name in folders:
+            raise RequestError(
+                f"--split is {word!r}; allowed is NAME=FOLDER, once for each of train, val, test and unlabeled, or "
+                "none alone"
+            )
+        folders[name] = folder
+    return folders

@@ -80,6 +80,11 @@ def has_image_name(path: str) -> bool:
     return ending in READ_ENDINGS or ending in OTHER_IMAGE_ENDINGS
 
 
+def may_be_image(path: str) -> bool:
+    """Whether a file is an image as far as its name tells: its ending is not one of other files."""
+    return has_image_name(path) or file_ending(path) not in ("", *KINDS)
+
+
 def file_ending(path: str) -> str:
     """The ending of a file's name in lower case and without its dot, such as `jpg`; empty if it has none.
 

@@ -9,7 +9,7 @@ Paper: section 2 (256 x 256 pixels) and 4.1 (color).
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -58,6 +58,7 @@ def prepare(
     destination: str | Path,
     *,
     source_format: str | None = None,
+    split_folders: Mapping[str, str] | None = None,
     side: int | None = None,
     store: str = "auto",
     hold_out: float = 0.0,
@@ -78,6 +79,7 @@ def prepare(
         source: see `open_source`.
         destination: a folder that does not exist yet, or is empty.
         source_format: a name in `SOURCE_FORMATS`; None detects it.
+        split_folders: see `open_source`.
         side: of the stored square images, 8..1024 pixels; None is what the source suggests, else 256.
         store: `pixels` (one array; nothing is lost), `jpeg` (tar shards, quality 95) or `auto`: pixels up to 4 GiB.
         hold_out: fraction of each class to hold out as `val`; a source that has that split keeps its own.
@@ -99,7 +101,7 @@ def prepare(
     source, destination = Path(source), Path(destination)
     _check_options(side, store, seed, exif, on_bad, max_refused, shard_images, workers)
     require_free(destination)
-    opened = open_source(source, source_format)
+    opened = open_source(source, source_format, split_folders)
     if "val" in opened.splits and hold_out:
         _logger.info(f"{source} has a validation split, which is kept: --hold-out {hold_out:g} changes nothing")
         hold_out = 0.0
@@ -117,6 +119,7 @@ def prepare(
         "side": side,
         "store": store,
         "jpeg_quality": JPEG_QUALITY,
+        "split_folders": None if split_folders is None else dict(split_folders),
         "hold_out": hold_out,
         "seed": seed,
         "exif": "apply" if upright else "ignore",

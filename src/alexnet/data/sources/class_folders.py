@@ -1,14 +1,18 @@
 """One folder per class, under `train/` and `val/` or not: on a disk, in a tar or in a zip."""
 
 import json
+import logging
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.not_images import START_BYTES, not_an_image
+from alexnet.data.dataset import UNLABELED
+from alexnet.data.not_images import START_BYTES, may_be_image, not_an_image
 from alexnet.data.sources.file_ranges import raise_error, read_file_start, read_regular_file, size_and_time
+from alexnet.data.sources.folder_layout import EXPECTED, Folder, build_tree, find_layout, list_names
 from alexnet.data.sources.listing import (
     Content,
     ListingBuilder,
@@ -19,7 +23,6 @@ from alexnet.data.sources.listing import (
     Source,
     build_source,
 )
-from alexnet.data.sources.split_names import SPLIT_OF_FOLDER, splits_by_name
 from alexnet.data.sources.tar_archive import SAME_NAME, member_location, read_member, read_member_start, tar_members
 from alexnet.data.sources.zip_archive import read_zip_member, zip_members
 from alexnet.errors import RequestError
@@ -27,7 +30,8 @@ from alexnet.errors import RequestError
 SOURCE_FILE = "SOURCE.json"
 """Optional description next to the images: `title`, `generated`, `side`."""
 MAX_DEPTH = 8
-EXPECTED = "expected is one folder per class, with or without train/ and val/ above them"
+
+_logger = logging.getLogger(__name__)
 
 
 class _Files:
@@ -66,14 +70,29 @@ class _Files:
             else:
                 self.add(name, location)
 
+    def tree(self) -> Folder:
+        """The tree of the folders."""
+        with_files: set[str] = set()
+        with_images: set[str] = set()
+        for path in self._number_of:
+            folder, _, name = path.rpartition("/")
+            if folder not in with_images:  # of most folders only the first file is looked at
+                with_files.add(folder)
+                if may_be_image(name):
+                    with_images.add(folder)
+        return build_tree(self.folders, with_files, with_images)
+
     def __iter__(self) -> Iterator[tuple[str, Location]]:
         for name, index in self._number_of.items():
             first, second, third, fourth = self._locations[4 * index : 4 * index + 4]
             yield name, (first, second, third, fourth)
 
 
-def open_folder(path: Path) -> Source:
+def open_folder(path: Path, split_folders: Mapping[str, str] | None = None) -> Source:
     """List a folder; follows links.
+
+    Args:
+        split_folders: see `find_layout`.
 
     Raises:
         RequestError: the classes are invalid, or a link leads to a folder above it.
@@ -107,11 +126,14 @@ def open_folder(path: Path) -> Source:
     def read_start(key: str, location: Location) -> bytes:
         return read_file_start(os.path.join(path, key), START_BYTES)
 
-    return _build_source("folder", path, path.resolve().name, files, read, read_start)
+    return _build_source("folder", path, path.resolve().name, files, read, read_start, split_folders)
 
 
-def open_tar(path: Path) -> Source:
+def open_tar(path: Path, split_folders: Mapping[str, str] | None = None) -> Source:
     """List a tar of class folders.
+
+    Args:
+        split_folders: see `find_layout`.
 
     Raises:
         RequestError: it is compressed or damaged, or the classes are invalid.
@@ -126,11 +148,14 @@ def open_tar(path: Path) -> Source:
     def read_start(key: str, location: Location) -> bytes:
         return read_member_start([path], location, START_BYTES)
 
-    return _build_source("tar", path, path.stem, files, read, read_start)
+    return _build_source("tar", path, path.stem, files, read, read_start, split_folders)
 
 
-def open_zip(path: Path) -> Source:
+def open_zip(path: Path, split_folders: Mapping[str, str] | None = None) -> Source:
     """List a zip of class folders.
+
+    Args:
+        split_folders: see `find_layout`.
 
     Raises:
         RequestError: it is damaged or encrypted, or the classes are invalid.
@@ -141,7 +166,7 @@ def open_zip(path: Path) -> Source:
     def read(key: str, location: Location) -> bytes:
         return read_zip_member(path, location)
 
-    return _build_source("zip", path, path.stem, files, read, read)
+    return _build_source("zip", path, path.stem, files, read, read, split_folders)
 
 
 def parse_description(content: Content) -> dict[str, Any]:
@@ -153,68 +178,78 @@ def parse_description(content: Content) -> dict[str, Any]:
     return described if isinstance(described, dict) else {}
 
 
-def _build_source(kind: str, path: Path, name: str, files: _Files, read: ReadImage, read_start: ReadStart) -> Source:
+def _build_source(
+    kind: str,
+    path: Path,
+    name: str,
+    files: _Files,
+    read: ReadImage,
+    read_start: ReadStart,
+    split_folders: Mapping[str, str] | None,
+) -> Source:
     """Find the splits, classes and images among files and folders."""
     if not len(files):
         raise RequestError(f"{path} has no files; {EXPECTED}")
-    base = _only_folder(files.folders)
-    tops = {folder.removeprefix(base) for folder in files.folders if folder.startswith(base)}
-    words = {top for top in tops if top.lower() in SPLIT_OF_FOLDER} or {""}
-    split_of = {f"{word}/" if word else "": split for word, split in splits_by_name(words, path).items()}
-
-    def read_start_from_base(key: str, location: Location) -> bytes:
-        return read_start(base + key, location)
-
-    builders = {split: ListingBuilder(files.skipped, read_start_from_base) for split in split_of.values()}
-    described: dict[str, Any] = {}
-    for full_name, location in files:
-        if not full_name.startswith(base):
-            continue
-        relative = full_name.removeprefix(base)
-        if relative == SOURCE_FILE:
-            described = parse_description(read(full_name, location))
-        for prefix, split in split_of.items():
-            class_id, separator, _ = relative.removeprefix(prefix).partition("/")
-            # Files outside of class folders are skipped.
-            if relative.startswith(prefix) and separator:
-                builders[split].add(relative, class_id, location)
-    for prefix, split in split_of.items():
-        _require_files(prefix, tops, builders[split], path)
-    if not len(builders["train"]):
-        raise RequestError(f"{path} has files but no class folder with files; {EXPECTED}")
-    side = described.get("side")
+    layout = find_layout(files.tree(), path, split_folders)
+    base = layout.base
+    if layout.warning:
+        _logger.warning(f"{path}: {layout.warning}")
 
     def read_from_base(key: str, location: Location) -> Content:
         return read(base + key, location)
 
+    def read_start_from_base(key: str, location: Location) -> bytes:
+        return read_start(base + key, location)
+
+    skipped_below = SkippedFiles()
+    builders = {
+        split: ListingBuilder(skipped_below, read_start_from_base) for split in (*layout.split_of.values(), UNLABELED)
+    }
+    num_unlabeled: Counter[str] = Counter()  # by folder
+    description: dict[str, Any] = {}
+    places: dict[str, tuple[str, str | None] | None] = {}
+    for full_name, location in files:
+        if full_name == base + SOURCE_FILE:
+            description = parse_description(read(full_name, location))
+            continue
+        folder = full_name.rpartition("/")[0]
+        if folder not in places:
+            places[folder] = layout.place(folder)
+        place = places[folder]
+        if place is None:
+            files.skipped.add(full_name, "outside of the folders that --split names")
+        elif not full_name.startswith(base):
+            files.skipped.add(full_name, "outside of the class folders and not named like an image")
+        else:
+            split, class_id = place
+            before = len(builders[split])
+            builders[split].add(full_name.removeprefix(base), class_id, location)
+            if class_id is None:
+                num_unlabeled[folder] += len(builders[split]) - before
+    for skipped_name, reason in skipped_below:
+        files.skipped.add(base + skipped_name, reason)
+    if not len(builders["train"]):
+        raise RequestError(f"{path} has files but no class folder with files; {EXPECTED}")
+    classes = {place[1] for folder in files.folders if (place := layout.place(folder)) and place[0] == "train"}
+    if without := {class_id for class_id in classes if class_id is not None} - set(builders["train"].class_ids):
+        what = "has no images and is no class" if len(without) == 1 else "have no images and are no classes"
+        _logger.warning(f"{path}: {list_names(without)} {what}")
+    if num := num_unlabeled.total():
+        where = ", ".join(
+            f"{count:,} in {folder or 'the top folder'}" for folder, count in num_unlabeled.most_common(3)
+        )
+        _logger.warning(
+            f"{path}: {num:,} image{'' if num == 1 else 's'} in no class folder ({where}); stored as the split "
+            f"{UNLABELED!r}, which predict and features can use"
+        )
+    side = description.get("side")
     return build_source(
         kind,
-        str(described.get("title", name)),
+        str(description.get("title", name)),
         str(path),
         builders,
         read_from_base,
-        generated=bool(described.get("generated", False)),
+        generated=bool(description.get("generated", False)),
         side=side if isinstance(side, int) else None,
         skipped=files.skipped,
     )
-
-
-def _only_folder(folders: set[str]) -> str:
-    """`photographs/` if that single folder contains all splits or classes; else the empty string."""
-    tops = {folder for folder in folders if "/" not in folder}
-    only = next(iter(tops), "")
-    has_folders_below = any(folder.count("/") == 1 for folder in folders)
-    return f"{only}/" if len(tops) == 1 and only.lower() not in SPLIT_OF_FOLDER and has_folders_below else ""
-
-
-def _require_files(prefix: str, folders: set[str], builder: ListingBuilder, path: Path) -> None:
-    """Refuse a class folder without files."""
-    class_ids = {
-        folder.removeprefix(prefix)
-        for folder in folders
-        if folder.startswith(prefix) and folder != prefix and "/" not in folder.removeprefix(prefix)
-    }
-    if empty := sorted(class_ids - set(builder.class_ids)):
-        raise RequestError(
-            f"the class folder {prefix}{empty[0]} of {path} has no images; add some or remove the folder"
-        )

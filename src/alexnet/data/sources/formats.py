@@ -1,6 +1,6 @@
 """The formats of sources: opens a source in its detected or named format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +52,8 @@ SOURCE_FORMATS = {
     "folder": SourceFormat(Path.exists, open_folder),
 }
 """By the name that `--source-format` takes."""
+CLASS_FOLDER_FORMATS = {"folder": open_folder, "tar": open_tar, "zip": open_zip}
+"""Those whose folders `--split` can name."""
 
 
 def is_format(name: str, path: Path) -> bool:
@@ -68,12 +70,14 @@ def is_format(name: str, path: Path) -> bool:
         return False
 
 
-def open_source(path: Path, source_format: str | None = None) -> Source:
+def open_source(path: Path, source_format: str | None = None, split_folders: Mapping[str, str] | None = None) -> Source:
     """List the photographs at `path`. A source without splits has the single split `train`.
 
     Args:
         path: a file or a folder.
         source_format: a name in `SOURCE_FORMATS`; None detects it.
+        split_folders: the folder of each split, for class folders on a disk, in a tar or in a zip; empty if no folder
+            is a split; None recognizes them.
 
     Raises:
         RequestError: the path does not exist, the format is unknown, or the source is invalid.
@@ -85,7 +89,11 @@ def open_source(path: Path, source_format: str | None = None) -> Source:
         raise RequestError(f"{path} does not exist; name a file or a folder with photographs")
     try:
         name = source_format or next(name for name in SOURCE_FORMATS if is_format(name, path))
-        return SOURCE_FORMATS[name].open(path)
+        if split_folders is None:
+            return SOURCE_FORMATS[name].open(path)
+        if name not in CLASS_FOLDER_FORMATS:
+            raise RequestError(f"--split names folders, and {path} is a source of format {name}; omit it")
+        return CLASS_FOLDER_FORMATS[name](path, split_folders)
     except OSError as error:
         raise_unless_damage(error, path)
         raise RequestError(

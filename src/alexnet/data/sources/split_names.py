@@ -1,13 +1,25 @@
 """Names of folders and files that mean a split."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from alexnet.errors import RequestError
 
-SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_OF_FOLDER = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 """Split by the name of a folder, in upper or lower case."""
+
+
+def split_in_name(name: str) -> str | None:
+    """The split that a folder's name contains as a word, as in `seg_train` or `TestImages`; None if none or several."""
+    words = re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
+    splits = {SPLIT_OF_FOLDER[word] for word in words if word in SPLIT_OF_FOLDER}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def split_folders(path: Path) -> list[str]:
