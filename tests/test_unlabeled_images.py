@@ -1,0 +1,131 @@
+"""Images in no class folder, as a competition's test images: stored, shown, and refused where labels are needed."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.html_page import Page
+
+from alexnet.cli.main import main
+from alexnet.data.concatenated import count_leaks, open_data
+from alexnet.data.dataset import PreparedData
+from alexnet.data.preparation.prepare import prepare
+from alexnet.errors import RequestError
+from alexnet.evaluation.run_evaluation import evaluate_run, remap_classes
+from alexnet.explore.features import features, write_features
+from alexnet.model.network import AlexNet
+from alexnet.model.weights import Trained, save_trained
+from alexnet.report.inspection import summarize_data
+from alexnet.report.inspection_page import write_inspection
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipes import QUICK
+
+NUM = 5
+
+
+@pytest.fixture
+def tree(make_tree: Any) -> Path:
+    """Three classes, a `test` folder of images without classes, one of which is a copy of a training image."""
+    root: Path = make_tree("source")
+    (root / "test").mkdir()
+    for number in range(NUM - 1):
+        pixels = np.random.default_rng(100 + number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "test" / f"{number}.png")
+    shutil.copy(root / "train" / "color0" / "0.png", root / "test" / "copy.png")
+    return root
+
+
+@pytest.fixture(params=["pixels", "jpeg"])
+def data(request: pytest.FixtureRequest, tree: Path, tmp_path: Path) -> PreparedData:
+    return prepare(tree, tmp_path / "data", side=32, store=request.param, shard_images=3)
+
+
+@pytest.fixture
+def run(data: PreparedData, tmp_path: Path) -> RunFolder:
+    """A run whose network has random weights."""
+    run = RunFolder.create(tmp_path / "run", QUICK, {"data": {"folder": str(data.folder), "checksum": data.checksum}})
+    network = AlexNet(data.num_classes, "quick", 0.25, generator=torch.Generator().manual_seed(6))
+    mean = torch.from_numpy(data.statistics.mean_image.copy())
+    save_trained(
+        run.weights, Trained(network=network, classes=data.classes, mean_image=mean, crop=28, title="t", generated=True)
+    )
+    return run
+
+
+def test_they_are_a_split_without_labels(data: PreparedData, tree: Path, tmp_path: Path) -> None:
+    split = data.splits["unlabeled"]
+    assert list(split.keys) == [*(f"test/{number}.png" for number in range(NUM - 1)), "test/copy.png"]
+    assert split.labels.tolist() == [-1] * NUM and split.labels.dtype == np.int64
+    assert data.evaluation_split == "val"
+    # The labeled part is that of the same tree without these images.
+    shutil.rmtree(tree / "test")
+    without = prepare(tree, tmp_path / "without", side=32, store=data.store, shard_images=3)
+    assert np.array_equal(without.statistics.mean_image, data.statistics.mean_image)
+    for name, other in without.splits.items():
+        assert np.array_equal(other.labels, data.splits[name].labels) and list(other.keys) == list(
+            data.splits[name].keys
+        )
+        assert np.array_equal(without.digests(name), data.digests(name))
+    assert np.array_equal(np.asarray(split.images[NUM - 1]), np.asarray(data.splits["train"].images[0]))
+
+
+def test_a_damaged_one_is_refused_and_without_any_sound_one_there_is_no_split(tree: Path, tmp_path: Path) -> None:
+    for path in (tree / "test").iterdir():
+        path.write_bytes(path.read_bytes()[:60])
+    data = prepare(tree, tmp_path / "none", side=32, max_refused=0.5)
+    assert set(data.splits) == {"train", "val"} and not list(data.folder.glob("unlabeled*"))
+    refused = [json.loads(line) for line in (data.folder / "refused.jsonl").read_text().splitlines()]
+    assert len(refused) == NUM and {(one["split"], one["class"]) for one in refused} == {("unlabeled", "")}
+    assert PreparedData.open(data.folder).checksum == data.checksum
+
+
+def test_features_can_use_them_and_evaluations_cannot(data: PreparedData, run: RunFolder, tmp_path: Path) -> None:
+    made = write_features(run.path, tmp_path / "out", data_folder=data.folder, split="unlabeled", device="cpu")
+    assert made.labels is None and made.paths == tuple(data.splits["unlabeled"].keys)
+    assert {row["class"] for row in csv.DictReader((tmp_path / "out" / "images.csv").read_text().splitlines())} == {""}
+    images = np.array(data.splits["unlabeled"].images[0:NUM])
+    assert np.array_equal(
+        next(iter(made.activations.values())), next(iter(features(run.path, images, device="cpu").values()))
+    )
+    with pytest.raises(RequestError, match=f"{NUM} of {NUM} images of split 'unlabeled' .* have no label"):
+        evaluate_run(run.path, data_folder=data.folder, split="unlabeled", device="cpu")
+    assert evaluate_run(run.path, data_folder=data.folder, device="cpu")["num_images"] == 12
+
+
+def test_concatenated_and_renumbered_sets_keep_them_without_labels(
+    data: PreparedData, tree: Path, tmp_path: Path
+) -> None:
+    (tree / "train" / "color0").rename(tree / "train" / "zebra")
+    (tree / "val" / "color0").rename(tree / "val" / "zebra")
+    other = prepare(tree, tmp_path / "other", side=32, store=data.store)
+    both = open_data([data.folder, other.folder])
+    assert both.num_classes == 4 and both.splits["unlabeled"].labels.tolist() == [-1] * 2 * NUM
+    known = both.classes[::-1]
+    assert remap_classes(known, both).splits["unlabeled"].labels.tolist() == [-1] * 2 * NUM
+    # Copies of training images count as leaks only where errors are measured.
+    own = {bytes(row) for row in data.digests("train")}
+    assert count_leaks([data.folder, other.folder]) == sum(2 for row in data.digests("val") if bytes(row) in own)
+
+
+def test_inspect_shows_them(data: PreparedData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = summarize_data(data)
+    of_split = summary["splits"]["unlabeled"]
+    assert (of_split["images"], of_split["listed"], of_split["refused"]) == (NUM, NUM, 0)
+    assert of_split["largest"] is of_split["smallest"] is of_split["imbalance"] is None and of_split["missing"] == []
+    assert all(set(one["images"]) == {"train", "val"} for one in summary["classes"])
+    assert "leak" not in {one["topic"] for one in summary["warnings"]}
+    (copy,) = (one for one in summary["duplicates"]["groups"] if one["copies"] == 2)
+    assert [one["class"] for one in copy["images"]] == ["color0", ""]
+    html = write_inspection(data, tmp_path / "page.html").read_text()
+    assert Page(html).tags.count("img") and "no labels" in html and "unlabeled, no label" in html
+    assert main(["inspect", str(data.folder)]) == 0
+    (line,) = (
+        line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("unlabeled") and "-" in line
+    )
+    assert line.split()[:5] == ["unlabeled", str(NUM), str(NUM), "0", "-"]
