@@ -52,7 +52,7 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Layout:
+class SplitLayout:
     """The splits of a tree."""
 
     base: str
@@ -104,7 +104,7 @@ def build_tree(folders: Iterable[str], with_files: Set[str], with_images: Set[st
     return built[""]
 
 
-def find_layout(top: Folder, origin: Path, named: Mapping[str, str] | None = None) -> Layout:
+def find_layout(top: Folder, origin: Path, named: Mapping[str, str] | None = None) -> SplitLayout:
     """Find the splits of a tree. `test` without `val` is `val`, unless `named` says otherwise.
 
     Args:
@@ -145,7 +145,7 @@ def find_layout(top: Folder, origin: Path, named: Mapping[str, str] | None = Non
     return _layout(top, base, _require_one_each(deep, origin))
 
 
-def _named_layout(top: Folder, origin: Path, named: Mapping[str, str]) -> Layout:
+def _named_layout(top: Folder, origin: Path, named: Mapping[str, str]) -> SplitLayout:
     """The layout that `--split` asks for."""
     splits: dict[Folder, str] = {}
     if unknown := [split for split in named if split not in SPLITS]:
@@ -173,7 +173,7 @@ def _named_layout(top: Folder, origin: Path, named: Mapping[str, str]) -> Layout
     return _layout(top, _base(top, is_split_free=True), splits, skips_others=True)
 
 
-def _layout(top: Folder, base: Folder, splits: Mapping[Folder, str], *, skips_others: bool = False) -> Layout:
+def _layout(top: Folder, base: Folder, splits: Mapping[Folder, str], *, skips_others: bool = False) -> SplitLayout:
     """The layout with these split folders; their classes may lie below further folders."""
     (train,) = [folder for folder, split in splits.items() if split == "train"]
     train_classes = train if train is base else _unwrapped(train)
@@ -186,7 +186,7 @@ def _layout(top: Folder, base: Folder, splits: Mapping[Folder, str], *, skips_ot
             split_of[_unwrapped(folder, class_names).prefix] = split
     # Keys are short where they can be: not if there are images outside of the base.
     prefix = base.prefix if top.num_with_images == base.num_with_images or skips_others else ""
-    return Layout(prefix, split_of, skips_others)
+    return SplitLayout(prefix, split_of, skips_others)
 
 
 def _base(top: Folder, *, is_split_free: bool) -> Folder:
@@ -301,7 +301,7 @@ def _share_classes(first: Folder, second: Folder) -> bool:
     return num_shared >= 2 and 2 * num_shared >= len(classes)
 
 
-def _with_warning(layout: Layout, candidates: Iterable[Folder], others: Sequence[Folder]) -> Layout:
+def _with_warning(layout: SplitLayout, candidates: Iterable[Folder], others: Sequence[Folder]) -> SplitLayout:
     """The layout, with a warning about folders that are classes and have names of splits."""
     folders = list(candidates)
     warning = (
