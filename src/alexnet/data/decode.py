@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 from torch.nn import functional
 
+from alexnet.data.jpeg_warnings import WARNINGS, mend_warning
 from alexnet.data.pillow_warnings import pillow_warnings_muted
 
 MAX_PIXELS = 178_956_970
@@ -121,19 +122,39 @@ def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def _decode_jpeg(content: bytes) -> tuple[NDArray[np.uint8], int]:
     """A JPEG's pixels as stored, and its EXIF orientation."""
     try:
-        height, width, color_space, _ = simplejpeg.decode_jpeg_header(content, strict=True)
-        _require_size(width, height)
-        # CMYK is decoded as CMYK, so that the strict check applies to it too; Pillow only converts it.
-        is_cmyk = color_space in ("CMYK", "YCCK")
-        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace="CMYK" if is_cmyk else "RGB", strict=True)
-        if is_cmyk:
-            image = _cmyk_to_rgb(image)
+        image = _decode_jpeg_strictly(content)
     except (UnreadableImage, MemoryError):
         raise
     except Exception as error:
-        raise UnreadableImage(f"damaged JPEG: {_one_line(error)}; only whole files are read") from error
+        image = _decode_mended_jpeg(content, error)
     # Searching for the EXIF marker costs less than opening the file a second time.
     return image, _jpeg_orientation(content) if b"Exif\x00\x00" in content else UPRIGHT
+
+
+def _decode_jpeg_strictly(content: bytes) -> NDArray[np.uint8]:
+    """A JPEG's pixels; an error with the words of libjpeg if it warns of anything."""
+    height, width, color_space, _ = simplejpeg.decode_jpeg_header(content, strict=True)
+    _require_size(width, height)
+    # CMYK is decoded as CMYK, so that the strict check applies to it too; Pillow only converts it.
+    is_cmyk = color_space in ("CMYK", "YCCK")
+    image: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace="CMYK" if is_cmyk else "RGB", strict=True)
+    return _cmyk_to_rgb(image) if is_cmyk else image
+
+
+def _decode_mended_jpeg(content: bytes, error: Exception) -> NDArray[np.uint8]:
+    """The pixels of a JPEG that the strict decoder refuses with `error`, if all its warnings leave them whole."""
+    for _ in WARNINGS:  # each is answered once
+        mended = mend_warning(content, str(error))
+        if mended is None:
+            break
+        content = mended
+        try:
+            return _decode_jpeg_strictly(content)
+        except (UnreadableImage, MemoryError):
+            raise
+        except Exception as next_error:
+            error = next_error
+    raise UnreadableImage(f"damaged JPEG: {_one_line(error)}; only whole files are read") from error
 
 
 def _cmyk_to_rgb(inks: NDArray[np.uint8]) -> NDArray[np.uint8]:
