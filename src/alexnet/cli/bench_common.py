@@ -115,7 +115,7 @@ def print_speeds(
                 f"{100 * speed['fraction_of_matmul']:.0f} %",
                 *(cell(speed) for cell in columns.values()),
             )
-        console.print(table)
+        console.print_table(table)
         console.print(
             f"medians of {one['rounds']} rounds; speedup: of {method} over the method; matmul: fraction of the "
             f"{one['ceilings']['matmul_flops'] / 1e12:.2f} TFLOP/s of a large matrix product; {note(one)}",

@@ -58,7 +58,7 @@ def print_table(result: Mapping[str, Any]) -> None:
             f"{100 * row['cpu_fraction']:.0f} %",
             "" if added is None else f"{added / 1e6:,.0f}",
         )
-    console.print(table)
+    console.print_table(table)
     for store, parts in result["parts_us"].items():
         times = ", ".join(f"{part} {us:,.1f}" for part, us in parts.items())
         console.print(

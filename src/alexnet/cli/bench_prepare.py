@@ -38,7 +38,7 @@ def print_table(result: Mapping[str, Any]) -> None:
             f"{row['cpu_ms_per_image']:.2f}",
             *("" if ratio is None else f"{ratio:.2f} x" for ratio in ratios),
         )
-    console.print(table)
+    console.print_table(table)
     console.print(
         f"{result['files']:,} files ({result['photographs']}, {result['mean_file_bytes'] / 1000:.1f} kB), "
         f"{result['workers']} threads, medians of {result['rounds']} rounds; prepare is: its speed over the "

@@ -155,9 +155,10 @@ def main(words: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         print_error(f"{rank}interrupted; rerun the same command")
         return Interrupted.exit_code
+    except BrokenPipeError:  # nobody reads our output any more, as in `alexnet runs | head -1`
+        _discard_stdout()
+        return 1
     except OSError as error:
-        if _lost_stdout() and isinstance(error, BrokenPipeError):  # as in `alexnet runs | head -1`
-            return 1
         if is_passing(error):
             problem = f"cannot open {error.filename}" if error.filename else "the work stopped"
             print_error(f"{rank}error: {passing_error(problem, error)}")
@@ -224,14 +225,9 @@ def _without_command(words: Sequence[str]) -> int:
     return 0 if is_help else 2
 
 
-def _lost_stdout() -> bool:
-    """Whether what is printed on stdout can no longer be written; the rest of it is then discarded."""
-    try:
-        sys.stdout.flush()
-        return False
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
+def _discard_stdout() -> None:
+    """Write the rest of the output, which Python writes as it exits, to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

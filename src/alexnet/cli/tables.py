@@ -35,7 +35,7 @@ def print_results(results: list[dict[str, Any]]) -> None:
             str(result["num_views"]),
             *(_metric_text(result, key, metric) for key, metric in headline.items()),
         )
-    TerminalConsole().print(table)
+    TerminalConsole().print_table(table)
 
 
 def _metric_text(result: dict[str, Any], key: str, metric: Metric) -> str:
@@ -65,7 +65,7 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
             cells = _progress_of_run(run)
             split = (run["split"] or "-",) if len(splits) > 1 else ()
             table.add_row(Path(run["run"]).name, *cells[:2], *split, *cells[2:])
-        console.print(table)
+        console.print_table(table)
     for run in runs:
         processes = run.get("processes", 1)
         shared = [f"{processes} processes"] if processes > 1 else []
@@ -108,7 +108,7 @@ def print_network(described: dict[str, Any]) -> None:
     sums = (f"{described[name]:,}" for name in ("parameters", "neurons", "multiply_adds"))
     table.add_row("sum", "", "", *sums, "", "", "")
     console = TerminalConsole()
-    console.print(table)
+    console.print_table(table)
     for line in described["schedule"]:
         console.print(f"  {line}", highlight=False)
 
@@ -144,7 +144,7 @@ def _print_counts(console: TerminalConsole, summary: Mapping[str, Any]) -> None:
         ratio = "-" if split["imbalance"] is None else f"{split['imbalance']:,.1f}"
         cells = ("-" if number is None else f"{number:,}" for number in (*numbers, *extremes))
         table.add_row(name, *cells, ratio)
-    console.print(table)
+    console.print_table(table)
     classes = sorted(summary["classes"], key=lambda one: -int(one["images"]["train"]))
     num_more = max(0, len(classes) - MOST_CLASSES)
     title = f"the {MOST_CLASSES // 2} largest and the {MOST_CLASSES // 2} smallest classes" if num_more else "classes"
@@ -152,14 +152,14 @@ def _print_counts(console: TerminalConsole, summary: Mapping[str, Any]) -> None:
         title, "class id", " ".join(name for name, split in summary["splits"].items() if split["largest"])
     )
     for column, width in zip(table.columns[:2], (40, 16), strict=True):
-        column.no_wrap, column.overflow, column.max_width = True, "ellipsis", width
+        column.max_width = width
     half = MOST_CLASSES // 2 if num_more else len(classes)
     for group in (classes[:half], classes[half:][-half:]):
         for one in group:
             images = (f"{number:,}" for number in one["images"].values())
             table.add_row(one["name"], one["id"], *images)
         table.add_section()
-    console.print(table)
+    console.print_table(table)
     if num_more:
         console.print_labeled(f"... and {num_more:,} more; --json lists all")
 
@@ -175,7 +175,7 @@ def _print_troubles(console: TerminalConsole, summary: Mapping[str, Any]) -> Non
             such_as = "such as " if one["images"] > 1 else ""
             table.add_row(f"{one['images']:,}", f"{one['reason']}; {such_as}{one['examples'][0]}")
         table.columns[0].justify = "right"
-        console.print(table)
+        console.print_table(table)
         if num_more := max(0, len(reasons) - MOST_REASONS):
             console.print_labeled(f"... and {num_more:,} more reasons; {outcome}.jsonl lists every file")
     if twice["pictures"]:
@@ -185,7 +185,7 @@ def _print_troubles(console: TerminalConsole, summary: Mapping[str, Any]) -> Non
             where = [image["path"] for image in one["images"][:2]]
             where += [f"and {one['copies'] - 2:,} more"] if one["copies"] > 2 else []
             table.add_row(", ".join(what) or "copy", ", ".join(where))
-        console.print(table)
+        console.print_table(table)
         if num_more := max(0, twice["pictures"] - MOST_DUPLICATES):
             console.print_labeled(f"... and {num_more:,} more; duplicates.jsonl lists all")
 
@@ -196,7 +196,7 @@ def _print_sizes(console: TerminalConsole, sizes: Mapping[str, Any], side: int) 
         for which in ("width", "height"):
             values = (f"{split[which][key]:,}" for key in ("min", "median", "max"))
             table.add_row(name, which, *values, f"{split['enlarged']:.1%}" if which == "width" else "")
-    console.print(table)
+    console.print_table(table)
     edges, counts = sizes["shorter_side"]["edges"], sizes["shorter_side"]["counts"]
     step = -(-len(counts) // MOST_BARS)
     starts = range(0, len(counts), step)
@@ -207,7 +207,7 @@ def _print_sizes(console: TerminalConsole, sizes: Mapping[str, Any], side: int) 
         bar = "\N{FULL BLOCK}" if console.encoding.startswith("utf") else "#"
         pixels = range_text(edges[start], edges[min(start + step, len(counts))])
         table.add_row(pixels, f"{count:,}", bar * -(-BAR_COLUMNS * count // max(bars)))
-    console.print(table)
+    console.print_table(table)
 
 
 def _print_color(console: TerminalConsole, color: Mapping[str, Any]) -> None:
@@ -215,12 +215,12 @@ def _print_color(console: TerminalConsole, color: Mapping[str, Any]) -> None:
     channels = zip(("red", "green", "blue"), color["mean"], color["standard_deviation"], strict=True)
     for name, mean, deviation in channels:
         table.add_row(name, f"{mean:.1f}", f"{deviation:.1f}")
-    console.print(table)
+    console.print_table(table)
     table = new_table("color components", "from-to", "variance std red green blue")
     for one in color["components"]:
         vector = (f"{value:.2f}" for value in one["vector"])
         table.add_row(one["meaning"], f"{one['fraction']:.1%}", f"{one['standard_deviation']:.1f}", *vector)
-    console.print(table)
+    console.print_table(table)
 
 
 def new_table(title: str, texts: str, numbers: str | Sequence[str]) -> Table:
@@ -242,7 +242,7 @@ def print_activations(variant: str, shapes: Mapping[str, tuple[int, ...]]) -> No
     table = new_table(f"activations of {variant}", "layer", "shape numbers")
     for name, shape in shapes.items():
         table.add_row(name, " x ".join(map(str, shape)), f"{math.prod(shape):,}")
-    TerminalConsole().print(table)
+    TerminalConsole().print_table(table)
 
 
 def print_ensemble(result: Mapping[str, Any]) -> None:
@@ -261,7 +261,7 @@ def print_ensemble(result: Mapping[str, Any]) -> None:
     for label, one in averages.items():
         table.add_row(f"average, {label}", "", *(_with_interval(one, f"{name}_") for name in names))
     console = TerminalConsole()
-    console.print(table)
+    console.print_table(table)
     for label, one in averages.items():
         for name in names:
             gain = one["gain"][name]
@@ -288,7 +288,7 @@ def print_comparison(result: Mapping[str, Any]) -> None:
     table = new_table(_errors_title(result), "error", "first second difference")
     for name, one in measures.items():
         table.add_row(name, *(_with_interval(one[run]) for run in ("first", "second")), _points(one["difference"]))
-    console.print(table)
+    console.print_table(table)
     table = new_table(
         "number of images that both, one or neither run classifies correctly, and McNemar's test",
         "error",
@@ -297,7 +297,7 @@ def print_comparison(result: Mapping[str, Any]) -> None:
     for name, one in measures.items():
         counts = (f"{one[key]:,}" for key in ("both_right", "only_first", "only_second", "both_wrong"))
         table.add_row(name, *counts, f"{one['p_value']:.3g}")
-    console.print(table)
+    console.print_table(table)
     if result["images"]:
         # The page has the long list.
         title = "most confident disagreements; probabilities in percent"
@@ -306,7 +306,7 @@ def print_comparison(result: Mapping[str, Any]) -> None:
             answers = (one["first"], one["second"])
             said = (f"{answer['name']} {100 * answer['probability']:.1f}" for answer in answers)
             table.add_row(one["key"], one["right"]["name"], *said)
-        console.print(table)
+        console.print_table(table)
 
 
 def _errors_title(result: Mapping[str, Any]) -> str:

@@ -2,10 +2,16 @@
 
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from alexnet.system.visible_text import visible
+
+MOST_WIDTH = 100_000
+LEAST_TEXT_WIDTH = 10
+"""Columns of text are folded down to this width."""
 
 
 class TerminalConsole(Console):
@@ -28,6 +34,29 @@ class TerminalConsole(Console):
     def print_labeled(self, text: str, label: str = "", style: str = "") -> None:
         """Print a line of text after a label in a style, such as a color."""
         self.print(Text.assemble((f"{label}: " if label else "", style), self.visible(text)))
+
+    def print_table(self, table: Table) -> None:
+        """Print a table; in a terminal that is too narrow for it, one line per cell. Nothing is cut."""
+        columns = [
+            (self.visible(str(column.header)), [self.visible(str(cell)) for cell in column.cells])
+            for column in table.columns
+        ]
+        widths = [max(map(cell_len, (heading, *cells))) for heading, cells in columns]
+        foldable = sum(
+            0 if column.no_wrap else max(0, width - LEAST_TEXT_WIDTH)
+            for column, width in zip(table.columns, widths, strict=True)
+        )
+        if self.measure(table, options=self.options.update(width=MOST_WIDTH)).maximum - foldable <= self.width:
+            self.print(table)
+            return
+        if table.title:
+            self.print(table.title)
+        for row in range(table.row_count):
+            self.print()
+            for heading, cells in columns:
+                if cells[row]:
+                    self.print(f"{heading}: {cells[row]}" if heading else cells[row], soft_wrap=True)
+        self.print()
 
     def on_broken_pipe(self) -> None:
         """Stop printing to stderr; on stdout, raise the error that says so."""

@@ -5,6 +5,7 @@ Listings are arrays, not objects: ImageNet's Fall 2011 release has 15 million im
 
 import hashlib
 import os
+import unicodedata
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -272,10 +273,10 @@ def build_source(
                 f"the {split} split of {origin} has the class {unknown[0]}, which the training split lacks; "
                 "remove it, or add training images of it"
             )
-    for class_id in ids:
-        if not class_id.isprintable() or not class_id.strip():
-            raise RequestError(f"the class {class_id!r} of {origin} has unprintable characters; rename it")
     names = class_names or {}
+    for name in (*ids, *filter(None, names.values())):
+        if fault := _fault_of_class_name(name):
+            raise RequestError(f"the class name {name!r} of {origin} {fault}; rename it")
     return Source(
         format=source_format,
         title=title,
@@ -288,6 +289,14 @@ def build_source(
         upright=upright,
         skipped=SkippedFiles() if skipped is None else skipped,
     )
+
+
+def _fault_of_class_name(name: str) -> str:
+    """Why this cannot be the name of a class; empty if it can. All scripts, joiners, spaces and emoji can."""
+    if not name.strip():
+        return "is blank"
+    kinds = {unicodedata.category(letter) for letter in name}
+    return "has a control character" if "Cc" in kinds else "is not UTF-8" if "Cs" in kinds else ""
 
 
 def with_hold_out(source: Source, fraction: float, seed: int) -> Source:
