@@ -30,7 +30,7 @@ CLASSES = (
 """A wide space, a joiner of Persian, an emoji of three, a fixed space; what would act as markup or reorder text."""
 IMAGES = (b"plain.png", b"caf\xe9.png", b"\x1b]0;pwned\x07\x1b[31mX.png", b"new\nline\r.png", "\U0001f415.png".encode())
 BAD = b"\x9b31m\xff\x1b[2J broken.png"
-RUN = "run \x1b[7m\n"
+RUN = os.fsdecode(b"run \x1b[7m\xe9\n")
 
 
 def draw(path: bytes, color: int, number: int) -> None:

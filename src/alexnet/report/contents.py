@@ -21,6 +21,7 @@ from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import GROUPS, Recipe, unread_settings
 from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.storage.tensors import open_tensors
 
 NUM_PANEL_IMAGES = 6
 _MOST_CLASSES = 20
@@ -100,7 +101,7 @@ def first_layer_filters(run: RunFolder) -> Section:
     if not run.weights.is_file():
         return Section(missing="The run has no stored weights yet, so there are no filters to show.")
     try:
-        with safetensors.safe_open(run.weights, framework="numpy") as file:
+        with open_tensors(run.weights, "numpy") as file:
             if "conv1.weight" not in file.keys():  # noqa: SIM118 (the file is no mapping)
                 return Section(missing="The stored network has no layer conv1, so there are no filters to show.")
             filters = file.get_tensor("conv1.weight")

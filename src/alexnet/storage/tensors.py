@@ -7,8 +7,10 @@ A sealed file holds, under the metadata key `content_sha256`, the SHA-256 of its
 `json.dumps(header, sort_keys=True)`) followed by the bytes of its tensors. Readers verify it where it is there.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +68,17 @@ def seal_tensors(content: bytes) -> list[bytes | memoryview]:
     return list(_with_header({**header, "__metadata__": {**header.get("__metadata__", {}), SEAL: seal}}, data))
 
 
+@contextlib.contextmanager
+def open_tensors(path: Path, framework: Literal["numpy", "pt"]) -> Iterator[Any]:
+    """A safetensors file, opened by the library, which itself refuses a path that is not UTF-8."""
+    if os.fsencode(path) == str(path).encode("utf-8", "replace"):
+        with safetensors.safe_open(path, framework=framework) as content:
+            yield content
+    else:
+        with path.open("rb") as file, safetensors.safe_open(f"/dev/fd/{file.fileno()}", framework=framework) as content:
+            yield content
+
+
 def read_tensors(path: Path, framework: Literal["numpy", "pt"], advice: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The tensors of a safetensors file by name, as arrays or as torch tensors, and its metadata.
 
@@ -77,7 +90,7 @@ def read_tensors(path: Path, framework: Literal["numpy", "pt"], advice: str) -> 
         WorkError: the system cannot read it.
     """
     try:
-        with safetensors.safe_open(path, framework=framework) as file:
+        with open_tensors(path, framework) as file:
             metadata: dict[str, str] = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
         if SEAL in metadata:

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
-import safetensors
 import torch
 from msgspec import Meta
 from numpy.typing import NDArray
@@ -38,7 +37,7 @@ from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
 from alexnet.storage.atomic import remove_partial
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.read_errors import raise_unless_damage
-from alexnet.storage.tensors import write_tensors
+from alexnet.storage.tensors import open_tensors, write_tensors
 from alexnet.storage.typed_files import Count, DamagedFile, Finite, Fraction, Sha256, read_json, write_sealed_json
 from alexnet.training.batch_metrics import NAMES as METRIC_NAMES
 from alexnet.training.batch_metrics import RunningMetrics
@@ -278,7 +277,7 @@ def _read_newest(run_folder: Path, network: AlexNet) -> tuple[Loaded, dict[str, 
                     damaged.rename(damaged.with_name(f"broken-{damaged.name}"))
             continue
         try:
-            with safetensors.safe_open(file, framework="pt") as content:
+            with open_tensors(file, "pt") as content:
                 tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
         except (OSError, RuntimeError) as error:
             raise_unless_damage(error, file)
