@@ -17,7 +17,7 @@ from alexnet.model.network import AlexNet
 from alexnet.model.response_norm import local_response_norm, same_map_norm
 
 # torch compiles its own rules at the first forward-mode derivative.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 
 
 def loss_of(network: AlexNet, direction: torch.Tensor) -> Callable[..., torch.Tensor]:

@@ -178,6 +178,7 @@ def test_layers_with_hooks_or_replaced_add_their_own_biases(monkeypatch: pytest.
     ],
     ids=["float32", "bfloat16", "no image", "every tie", "not pooled"],
 )
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
 def test_operators_are_what_torch_expects(dtype: torch.dtype, images: int, numbers: tuple[float, ...]) -> None:
     x = torch.randn(images, 6, 7, 8, generator=torch.Generator().manual_seed(3)).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
