@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from alexnet.cli.main import main
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import (
     DataSettings,
@@ -18,7 +19,7 @@ from alexnet.runs.recipe import (
     refuse_unread_changes,
 )
 from alexnet.runs.recipe_file import read_config, recipe_differences, recipe_from_dict, recipe_to_dict
-from alexnet.runs.recipes import PAPER, RECIPES, named_recipe
+from alexnet.runs.recipes import PAPER, RECIPES, named_recipe, recipes_for_side, side_for_crop
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -220,3 +221,35 @@ def test_differences_of_stages_are_told_in_a_line() -> None:
         "schedule.stages: 25 epochs at 0.01, 26 epochs at 0.001, 16 epochs at 0.0001, 5 epochs at 0.0001, " in lines[2]
     )
     assert lines[2].endswith("-> no stages")
+
+
+def test_recipes_are_advised_for_stored_sides_of_which_their_crops_show_most() -> None:
+    for side in range(1, 600):
+        assert recipes_for_side(side) == [name for name, one in RECIPES.items() if 0.5 <= one.data.crop / side <= 1]
+
+
+def test_every_recipe_has_a_side_that_it_is_made_for() -> None:
+    for name, one in RECIPES.items():
+        side = side_for_crop(one.data.crop)
+        assert side == (256 if one.data.crop > 200 else 32) and name in recipes_for_side(side)
+    for crop in range(8, 600):
+        assert crop <= side_for_crop(crop) <= 2 * crop
+
+
+@pytest.mark.parametrize(
+    ("side", "recipe"), [(28, "quick"), (32, "quick"), (56, "quick"), (224, "paper"), (300, "paper")]
+)
+def test_prepare_advises_a_recipe_of_its_side(
+    make_tree: Any, tmp_path: Path, side: int, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", str(make_tree("photographs")), str(tmp_path / "data"), "--side", str(side)]) == 0
+    assert f"next: alexnet train {tmp_path / 'data'} --recipe {recipe} --run runs/first" in capsys.readouterr().out
+
+
+def test_prepare_says_that_no_recipe_fits_a_side(
+    make_tree: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", str(make_tree("photographs")), str(tmp_path / "data"), "--side", "128"]) == 0
+    said = capsys.readouterr().out
+    assert "no recipe trains on images of 128 pixels" in said and "alexnet train" not in said
+    assert "--side 32 (recipes quick, cifar-18pct, " in said and "--side 256 (recipes paper, " in said

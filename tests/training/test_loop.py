@@ -1,6 +1,8 @@
 """A small training from end to end: it learns, resumes exactly where it stopped, and refuses what does not fit."""
 
 import json
+import re
+import shlex
 import shutil
 import signal
 import threading
@@ -20,7 +22,9 @@ from tests.training.small_trainings import (
     weights_of,
 )
 
+from alexnet.cli.main import main
 from alexnet.data.augment import Batch
+from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.evaluation.run_evaluation import evaluate_run
@@ -343,3 +347,41 @@ def test_without_validation_images_a_run_ends_with_its_last_weights_and_says_so(
     with pytest.raises(RequestError, match=r"plateau, and .* has no validation split, whose error tells"):
         train(data, plateau, tmp_path / "plateau")
     assert not (tmp_path / "plateau").exists()
+
+
+def test_crops_of_corners_are_refused_with_the_command_that_prepares_the_images(
+    data: Path, make_tree: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, large = tmp_path / "photographs", tmp_path / "large images"
+    prepare(source, large, side=58, exif="ignore")
+    short = replace(SMALL, schedule=replace(SMALL.schedule, epochs=1))
+    with pytest.raises(
+        RequestError, match=r"stored at 58 pixels, and a network that trains on crops of 28 would"
+    ) as no:
+        train(large, short, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    # The commands of the message work as they are.
+    (command,) = re.findall(r"`alexnet ([^`]*)`", str(no.value))
+    assert main(shlex.split(command)) == 0
+    prepared = PreparedData.open(tmp_path / "large images-32px")
+    assert prepared.side == 32 and prepared.description["plan"]["exif"] == "ignore"
+    assert train(prepared.folder, short, tmp_path / "run").state == "finished"
+    # A network that reads 28 pixels, fine-tuned on large images.
+    words = ["finetune", str(tmp_path / "run"), str(large), "--training.device", "cpu", "--schedule.epochs", "1"]
+    assert main(words) == 2
+    assert "would see corners of the photographs" in capsys.readouterr().err
+    assert main([*words, "--data.small_crops", "true"]) == 0
+    fine = RunFolder.open(tmp_path / "run-finetuned")
+    assert fine.state == "finished" and fine.recipe().data.small_crops
+    # Half of the side is allowed.
+    prepare(source, tmp_path / "half", side=56)
+    assert train(tmp_path / "half", short, tmp_path / "half-run").state == "finished"
+
+
+def test_a_run_of_before_that_trains_on_small_crops_goes_on(data: Path, tmp_path: Path) -> None:
+    prepare(tmp_path / "photographs", tmp_path / "large", side=64)
+    recipe = replace(SMALL, data=replace(SMALL.data, small_crops=True))
+    train_interrupted(tmp_path / "large", recipe, tmp_path / "run", 2)
+    RunFolder(tmp_path / "run").change_recipe(SMALL)  # as recipes of before are read
+    assert main(["resume", str(tmp_path / "run")]) == 0
+    assert RunFolder.open(tmp_path / "run").state == "finished"

@@ -109,11 +109,26 @@ def run(options: argparse.Namespace) -> None:
         print_json({**prepared_summary(data), "duration_s": time.monotonic() - start_s})
         return
     counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
-    recipe = "paper" if data.side >= 224 else "quick"
     print_lines(
         f"{options.destination}: {data.title}, {data.num_classes} classes, {data.side} pixels, images: {counts}",
         f"to check it: {shell_words('alexnet', 'inspect', options.destination)}",
-        f"next: {shell_words('alexnet', 'train', options.destination, '--recipe', recipe, '--run', 'runs/first')}",
+        _next_step(data.side, options),
+    )
+
+
+def _next_step(side: int, options: argparse.Namespace) -> str:
+    """The command to train on images of this side, or what to do if no recipe does."""
+    from alexnet.runs.recipes import SIDES_PX, recipes_for_side
+
+    fitting = recipes_for_side(side)
+    recipe = next((name for name in ("paper", "quick") if name in fitting), None)
+    if recipe:
+        command = shell_words("alexnet", "train", options.destination, "--recipe", recipe, "--run", "runs/first")
+        return f"next: {command}"
+    sides = " or ".join(f"--side {one} (recipes {', '.join(recipes_for_side(one))})" for one in SIDES_PX)
+    return (
+        f"no recipe trains on images of {side} pixels: its crops would be larger than them, or show corners only; "
+        f"prepare them with {sides}"
     )
 
 

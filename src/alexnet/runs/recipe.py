@@ -64,6 +64,9 @@ class DataSettings:
 
     crop: int = 224
     """Side of the random crop in pixels."""
+    small_crops: bool = False
+    """Train on crops of less than half of the stored side, too. They show corners of the photographs, so they are
+    refused by default."""
     corners: Literal["paper", "original"] = "paper"
     """Positions of a random crop per axis: `paper` 0 to margin - 1 (32 for 224 of 256), `original` 0 to margin."""
     mirror: bool = True

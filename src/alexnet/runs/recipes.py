@@ -342,3 +342,23 @@ def named_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise RequestError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+SIDES_PX = (32, 256)
+"""Stored sides that the recipes are made for."""
+
+
+def side_for_crop(crop: int) -> int:
+    """The side at which images should be stored for crops of `crop` pixels: an eighth more, as in the paper."""
+    return next((side for side in SIDES_PX if side / 2 <= crop <= side), -(-crop * 8 // 7))
+
+
+def recipes_for_side(side: int) -> list[str]:
+    """Names of the recipes whose crops show most of an image that is stored at `side` pixels."""
+    crops = {name: recipe.data.crop for name, recipe in RECIPES.items()}
+    return [name for name, crop in crops.items() if crop <= side and not is_small_crop(crop, side)]
+
+
+def is_small_crop(crop: int, side: int) -> bool:
+    """Whether crops show corners of the stored images, not what is on them: less than half of the side."""
+    return 2 * crop < side

@@ -14,6 +14,7 @@ from alexnet.parallel.process_mesh import ProcessMesh
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import CHANGEABLE, Recipe
 from alexnet.runs.recipe_file import recipe_differences
+from alexnet.runs.recipes import is_small_crop, side_for_crop
 from alexnet.system.device import choose_device
 from alexnet.system.machine import machine_summary, source_commit, versions
 from alexnet.system.visible_text import shell_words
@@ -54,6 +55,7 @@ def create_or_continue(
         RequestError: the folder holds a finished or failed run, or one of another recipe, start or data set.
     """
     if not (run.path / "run.json").is_file():
+        _require_large_crops(recipe, data, data_folders)
         leaks = count_leaks(data_folders) if len(data_folders) > 1 else 0
         if not data.has_evaluation_split:
             _logger.warning(
@@ -129,6 +131,28 @@ def create_or_continue(
             "choose another --run"
         )
     return differences
+
+
+def _require_large_crops(recipe: Recipe, data: PreparedData, data_folders: Sequence[Path]) -> None:
+    """Refuse crops that show corners of the photographs, with the commands that prepare them for the recipe."""
+    crop = recipe.data.crop
+    if recipe.data.small_crops or not is_small_crop(crop, data.side):
+        return
+    side = side_for_crop(crop)
+    commands = []
+    for folder in data_folders:
+        plan = PreparedData.open(folder).description.get("plan", {})
+        words = ["alexnet", "prepare", plan.get("source", "SOURCE"), f"{folder}-{side}px", "--side", str(side)]
+        words += ["--source-format", plan["kind"]] if "kind" in plan else []
+        words += ["--hold-out", str(plan["hold_out"]), "--seed", str(plan["seed"])] if plan.get("hold_out") else []
+        words += ["--exif", plan["exif"]] if "exif" in plan else []
+        commands.append(f"`{shell_words(*words)}`")
+    raise RequestError(
+        f"the images of {' and '.join(map(str, data_folders))} are stored at {data.side} pixels, and a network that "
+        f"trains on crops of {crop} would see corners of the photographs, not what is on them; allowed is a crop of at "
+        f"least half of the stored side. Prepare the images at {side} pixels with {' and '.join(commands)}, or train "
+        "on such crops all the same with --data.small_crops true"
+    )
 
 
 def restore(
