@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from alexnet.cli.main import main
 from alexnet.data.sources.formats import SOURCE_FORMATS, open_source
-from alexnet.data.sources.listing import Listing, Source, with_hold_out
+from alexnet.data.sources.listing import Listing, SkippedFiles, Source, with_hold_out
+from alexnet.data.sources.zip_archive import read_zip_member_start, zip_members
 from alexnet.errors import RequestError
 
 
@@ -281,3 +282,24 @@ def test_the_help_lists_all_formats(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"format of SOURCE: {', '.join(list(SOURCE_FORMATS)[:-1])} or {list(SOURCE_FORMATS)[-1]} (default" in text
     with pytest.raises(RequestError, match=rf"--source-format is 'foo'; allowed are {', '.join(SOURCE_FORMATS)}$"):
         open_source(Path("any"), "foo")
+
+
+def test_a_zip_with_backslashes_of_windows(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("train\\a\\1.png", "train\\b\\1.png", "val\\a\\2.png", "val\\b\\"):
+            archive.writestr(name, name.encode())
+    source = open_source(tmp_path / "x.zip")
+    assert keys(source, "train") == ["train/a/1.png", "train/b/1.png"] and keys(source, "val") == ["val/a/2.png"]
+    assert source.splits["val"].read(0) == b"val\\a\\2.png"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 100_000])
+@pytest.mark.parametrize("is_noise", [False, True])
+def test_the_start_of_a_member_of_a_zip(tmp_path: Path, method: int, size: int, is_noise: bool) -> None:
+    content = np.random.default_rng(size).bytes(size) if is_noise else bytes(size)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
+        archive.writestr("a/x.bin", content)
+    ((_, location),) = zip_members(tmp_path / "x.zip", SkippedFiles())
+    assert location is not None
+    assert read_zip_member_start(tmp_path / "x.zip", location, 4096) == content[:4096]

@@ -76,7 +76,8 @@ def has_image_name(path: str) -> bool:
     """Whether a file that begins like no image is a damaged one. A name without an ending may be an image's."""
     ending = file_ending(path)
     if not ending or ending.isdigit():
-        return TEXT_NAME.fullmatch(path.rpartition("/")[2].lower()) is None
+        name = path.rpartition("/")[2].lower()
+        return name not in SYSTEM_NAMES and TEXT_NAME.fullmatch(name) is None
     return ending in READ_ENDINGS or ending in OTHER_IMAGE_ENDINGS
 
 

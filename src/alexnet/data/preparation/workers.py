@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.dataset import DIGEST_BYTES
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
+from alexnet.data.not_images import RAW_ENDINGS, file_ending
 from alexnet.data.preparation.color_sums import ColorAccumulator
 from alexnet.data.shards import TAR_BLOCK_BYTES, encode_stored, sample_members
 from alexnet.data.sources.listing import Source
@@ -135,6 +136,11 @@ class ImageWorkers:
 
     def _read(self, split: str, number: int) -> tuple[tuple[int, int], NDArray[np.uint8]]:
         """Height and width of a file's image, and its square, uint8 (S, S, 3)."""
-        content = self.source.splits[split].read(number)
+        listing = self.source.splits[split]
+        if (ending := file_ending(listing.keys[number])) in RAW_ENDINGS:
+            raise UnreadableImage(
+                f"a camera's raw file (.{ending}), of which only a thumbnail could be read; convert it to JPEG or PNG"
+            )
+        content = listing.read(number)
         image = decode_image(content, apply_orientation=self.upright) if isinstance(content, bytes) else content
         return (image.shape[0], image.shape[1]), resize_and_crop(image, self.side)

@@ -24,7 +24,7 @@ from alexnet.data.sources.listing import (
     build_source,
 )
 from alexnet.data.sources.tar_archive import SAME_NAME, member_location, read_member, read_member_start, tar_members
-from alexnet.data.sources.zip_archive import read_zip_member, zip_members
+from alexnet.data.sources.zip_archive import read_zip_member, read_zip_member_start, zip_members
 from alexnet.errors import RequestError
 
 SOURCE_FILE = "SOURCE.json"
@@ -163,10 +163,13 @@ def open_zip(path: Path, split_folders: Mapping[str, str] | None = None) -> Sour
     files = _Files()
     files.add_members(zip_members(path, files.skipped))
 
-    def read(key: str, location: Location) -> bytes:
+    def read(key: str, location: Location) -> Content:
         return read_zip_member(path, location)
 
-    return _build_source("zip", path, path.stem, files, read, read, split_folders)
+    def read_start(key: str, location: Location) -> bytes:
+        return read_zip_member_start(path, location, START_BYTES)
+
+    return _build_source("zip", path, path.stem, files, read, read_start, split_folders)
 
 
 def parse_description(content: Content) -> dict[str, Any]:
@@ -201,9 +204,9 @@ def _build_source(
     def read_start_from_base(key: str, location: Location) -> bytes:
         return read_start(base + key, location)
 
-    skipped_below = SkippedFiles()
     builders = {
-        split: ListingBuilder(skipped_below, read_start_from_base) for split in (*layout.split_of.values(), UNLABELED)
+        split: ListingBuilder(files.skipped, read_start_from_base, base)
+        for split in (*layout.split_of.values(), UNLABELED)
     }
     num_unlabeled: Counter[str] = Counter()  # by folder
     description: dict[str, Any] = {}
@@ -226,8 +229,6 @@ def _build_source(
             builders[split].add(full_name.removeprefix(base), class_id, location)
             if class_id is None:
                 num_unlabeled[folder] += len(builders[split]) - before
-    for skipped_name, reason in skipped_below:
-        files.skipped.add(base + skipped_name, reason)
     if not len(builders["train"]):
         raise RequestError(f"{path} has files but no class folder with files; {EXPECTED}")
     classes = {place[1] for folder in files.folders if (place := layout.place(folder)) and place[0] == "train"}

@@ -3,6 +3,7 @@
 Listings are arrays, not objects: ImageNet's Fall 2011 release has 15 million images.
 """
 
+import bisect
 import hashlib
 import os
 import unicodedata
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import NO_LABEL
-from alexnet.data.not_images import has_image_name, not_an_image
+from alexnet.data.not_images import RAW_ENDINGS, READ_ENDINGS, file_ending, has_image_name, not_an_image
 from alexnet.data.packed import PackedStrings
 from alexnet.data.synsets import readable_name
 from alexnet.errors import RequestError
@@ -160,11 +161,16 @@ class ListingBuilder:
         skipped: what `add` is given that is no image by its name and content; None takes everything as images, for
             formats whose keys are no names of files.
         read_start: reads the start of a file whose name is not an image's; needed with `skipped`.
+        prefix: before the names of the skipped, where the keys leave it out.
     """
 
-    def __init__(self, skipped: SkippedFiles | None = None, read_start: ReadStart | None = None) -> None:
+    def __init__(
+        self, skipped: SkippedFiles | None = None, read_start: ReadStart | None = None, prefix: str = ""
+    ) -> None:
         self._skipped = skipped
         self._read_start = read_start
+        self._prefix = prefix
+        self._has_raw_files = False
         self._keys = bytearray()
         self._ends = array("q")
         self._locations = array("q")
@@ -185,8 +191,9 @@ class ListingBuilder:
         Its class is None in the split `UNLABELED`, and only there.
         """
         if self._skipped is not None and (reason := self._why_skipped(key, location)):
-            self._skipped.add(key, reason)
+            self._skipped.add(self._prefix + key, reason)
             return False
+        self._has_raw_files = self._has_raw_files or file_ending(key) in RAW_ENDINGS
         self._keys += key.encode("utf-8", "surrogateescape")
         self._ends.append(len(self._keys))
         self._locations.extend(location)
@@ -216,7 +223,36 @@ class ListingBuilder:
             np.array(self._locations, np.int64).reshape(-1, 4),
             reader,
         )
-        return listing.select(keys.order())
+        listing = listing.select(keys.order())
+        if self._skipped is None or not self._has_raw_files:
+            return listing
+        is_used = np.ones(len(listing), np.bool_)
+        for index in range(len(listing)):
+            if beside := _developed(listing.keys, index):
+                is_used[index] = False
+                reason = f"a camera's raw file beside an image of the same name ({beside})"
+                self._skipped.add(self._prefix + listing.keys[index], reason)
+        return listing.select(np.flatnonzero(is_used))
+
+
+def _developed(keys: PackedStrings, index: int) -> str:
+    """The ending of the image that a camera stored beside its raw file `index`; empty if there is none.
+
+    Args:
+        keys: sorted.
+    """
+    key = keys[index]
+    ending = file_ending(key)
+    if ending not in RAW_ENDINGS:
+        return ""
+    stem = key[: -len(ending)]
+    first = bisect.bisect_left(range(len(keys)), stem.encode("utf-8", "surrogateescape"), key=keys.encoded)
+    for other in range(first, len(keys)):
+        if not keys[other].startswith(stem):
+            break
+        if keys[other][len(stem) :].lower() in READ_ENDINGS:
+            return "." + keys[other][len(stem) :].lower()
+    return ""
 
 
 def build_source(

@@ -17,6 +17,7 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")
 LOCAL_SIGNATURE = b"PK\x03\x04"
 LINK_MODE = 0o120000
 FORMAT_MODE = 0o170000
+START_MARGIN_BYTES = 256
 MAX_MEMBER_BYTES = 2**31
 """A compressed member that claims more is refused, since a small file can claim any size."""
 
@@ -37,10 +38,14 @@ def zip_members(path: Path, skipped: SkippedFiles) -> Iterator[tuple[str, Locati
         raise RequestError(
             f"{path} is not a zip, or a damaged one ({error}); fetch or make it again, or name another source"
         ) from error
+    # Some programs on Windows write backslashes, against the standard.
+    has_backslashes = not any("/" in member.filename for member in members)
     for member in members:
-        name = inner_path(member.filename)
+        full_name = member.filename.replace("\\", "/") if has_backslashes else member.filename
+        is_folder = full_name.endswith("/")
+        name = inner_path(full_name)
         if name is None:
-            if not member.is_dir():
+            if not is_folder:
                 skipped.add(member.filename, LEADS_OUT)
             continue
         if member.flag_bits & ENCRYPTED:
@@ -53,27 +58,39 @@ def zip_members(path: Path, skipped: SkippedFiles) -> Iterator[tuple[str, Locati
         is_link = (member.external_attr >> 16) & FORMAT_MODE == LINK_MODE
         packed = member.compress_size * 2 + int(member.compress_type == zipfile.ZIP_DEFLATED)
         location = NOT_A_FILE if is_link else (member.header_offset, packed, member.file_size, member.CRC)
-        yield name, None if member.is_dir() else location
+        yield name, None if is_folder else location
 
 
 def read_zip_member(path: Path, location: Location) -> bytes:
     """The bytes of the member at `location`; OSError if they are damaged."""
-    offset, packed, size_bytes, checksum = location
+    _, packed, size_bytes, checksum = location
+    if packed % 2 and size_bytes > MAX_MEMBER_BYTES:
+        raise OSError(f"claims {size_bytes:,} bytes; allowed are {MAX_MEMBER_BYTES:,}")
+    content = _unpacked(path, location, packed // 2, size_bytes + 1)
+    if len(content) != size_bytes or zlib.crc32(content) != checksum:
+        raise OSError(f"damaged in {path.name}: its checksum is wrong")
+    return content
+
+
+def read_zip_member_start(path: Path, location: Location, size_bytes: int) -> bytes:
+    """The first bytes of a member, `size_bytes` or fewer; OSError if they are damaged."""
+    # A little more, since bytes that do not compress grow.
+    return _unpacked(path, location, min(location[1] // 2, size_bytes + START_MARGIN_BYTES), size_bytes)[:size_bytes]
+
+
+def _unpacked(path: Path, location: Location, packed_bytes: int, max_bytes: int) -> bytes:
+    """The first `packed_bytes` bytes of a member, unpacked; `max_bytes` or fewer if it is deflated."""
+    offset, packed = location[:2]
     with path.open("rb", buffering=0) as file:
         header = read_open_range(file.fileno(), offset, LOCAL_HEADER.size, path.name)
         if not header.startswith(LOCAL_SIGNATURE):
             raise OSError(f"{path.name} is damaged before this file")
         _, name_bytes, extra_bytes = LOCAL_HEADER.unpack(header)
         start = offset + LOCAL_HEADER.size + name_bytes + extra_bytes
-        content = read_open_range(file.fileno(), start, packed // 2, path.name)
-    if packed % 2:
-        if size_bytes > MAX_MEMBER_BYTES:
-            raise OSError(f"claims {size_bytes:,} bytes; allowed are {MAX_MEMBER_BYTES:,}")
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            content = inflater.decompress(content, size_bytes + 1)
-        except zlib.error as error:
-            raise OSError(f"damaged in {path.name}: {error}") from error
-    if len(content) != size_bytes or zlib.crc32(content) != checksum:
-        raise OSError(f"damaged in {path.name}: its checksum is wrong")
-    return content
+        content = read_open_range(file.fileno(), start, packed_bytes, path.name)
+    if not packed % 2:
+        return content
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, max_bytes)
+    except zlib.error as error:
+        raise OSError(f"damaged in {path.name}: {error}") from error
