@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,31 @@ def test_inspect_shows_them(data: PreparedData, tmp_path: Path, capsys: pytest.C
         line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("unlabeled") and "-" in line
     )
     assert line.split()[:5] == ["unlabeled", str(NUM), str(NUM), "0", "-"]
+
+
+def test_predict_classifies_a_split(
+    data: PreparedData, run: RunFolder, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def predict(*words: object) -> list[dict[str, Any]]:
+        assert main(["predict", str(run.path), *map(str, words), "--json"]) == 0
+        predictions: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["predictions"]
+        return predictions
+
+    answers = predict(data.folder)
+    assert [one["image"] for one in answers] == list(data.splits["unlabeled"].keys)
+    assert [one["image"] for one in predict(data.folder, "--split", "val", "--views", 1)] == list(
+        data.splits["val"].keys
+    )
+    # The same network sees the same pixels when it classifies the stored images as photographs.
+    for index in range(NUM):
+        Image.fromarray(np.asarray(data.splits["unlabeled"].images[index])).save(tmp_path / f"{index}.png")
+    for one, other in zip(answers, predict(*(tmp_path / f"{index}.png" for index in range(NUM))), strict=True):
+        probabilities = [{top["id"]: top["probability"] for top in answer["top"]} for answer in (one, other)]
+        assert probabilities[0] == pytest.approx(probabilities[1], abs=2e-3)
+    for words, message in (
+        ([data.folder, "--split", "some"], "has no split 'some'; it has"),
+        ([data.folder, tree / "test"], "is a prepared data set and others are photographs"),
+        ([tree / "test", "--split", "val"], "--split is val, and .* is not a prepared data set; omit it"),
+    ):
+        assert main(["predict", str(run.path), *map(str, words)]) == 2
+        assert re.search(message, capsys.readouterr().err)

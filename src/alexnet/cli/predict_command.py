@@ -3,17 +3,28 @@
 import argparse
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_choice, add_json
 from alexnet.cli.output import print_json, print_lines
 from alexnet.errors import RequestError
 
+if TYPE_CHECKING:
+    from alexnet.model.weights import Trained
+
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder or weights file")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file, or folder of them")
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="image file, folder of them, or a prepared data set"
+    )
+    parser.add_argument(
+        "--split",
+        metavar="NAME",
+        help="split of the prepared data set (default: unlabeled if it exists, else val, else test)",
+    )
     parser.add_argument(
         "--views", type=int, choices=(1, 9, 10), default=10, metavar="N", help="views per image: 1, 9 or 10"
     )
@@ -38,20 +49,15 @@ def run(options: argparse.Namespace) -> None:
         raise RequestError("--label-order needs --format ilsvrc")
     if options.json and options.format == "ilsvrc":
         raise RequestError("--json and --format ilsvrc exclude each other; omit one")
-    from alexnet.evaluation.classify import (
-        FEW_VIEWS,
-        classify_photographs,
-        ilsvrc_lines,
-        list_photographs,
-        read_label_order,
-    )
-    from alexnet.model.kernels import reference_ops
-    from alexnet.model.weights import load_trained
+    from alexnet.data.dataset import DESCRIPTION_FILE
+    from alexnet.evaluation.classify import ilsvrc_lines, read_label_order
 
-    paths = list_photographs(options.images)
-    with reference_ops() if len(paths) * options.views < FEW_VIEWS else contextlib.nullcontext():
-        trained = load_trained(options.run)
-        answers = classify_photographs(trained, paths, options.views)
+    prepared = [path for path in options.images if (path / DESCRIPTION_FILE).is_file()]
+    if prepared and len(prepared) < len(options.images):
+        raise RequestError(f"{prepared[0]} is a prepared data set and others are photographs; name one or the other")
+    if options.split and not prepared:
+        raise RequestError(f"--split is {options.split}, and {options.images[0]} is not a prepared data set; omit it")
+    trained, answers = (_classify_split if prepared else _classify_photographs)(options)
     if options.json:
         print_json({"trained_on": trained.title, "generated": trained.generated, "predictions": answers})
         return
@@ -67,3 +73,27 @@ def run(options: argparse.Namespace) -> None:
             print_lines(
                 f"  {100 * one['probability']:5.1f} %  {'#' * round(40 * one['probability']):40}  {one['name']}"
             )
+
+
+def _classify_photographs(options: argparse.Namespace) -> "tuple[Trained, list[dict[str, Any]]]":
+    from alexnet.evaluation.classify import FEW_VIEWS, classify_photographs, list_photographs
+    from alexnet.model.kernels import reference_ops
+    from alexnet.model.weights import load_trained
+
+    paths = list_photographs(options.images)
+    with reference_ops() if len(paths) * options.views < FEW_VIEWS else contextlib.nullcontext():
+        trained = load_trained(options.run)
+        return trained, classify_photographs(trained, paths, options.views)
+
+
+def _classify_split(options: argparse.Namespace) -> "tuple[Trained, list[dict[str, Any]]]":
+    from alexnet.data.concatenated import open_data
+    from alexnet.data.dataset import UNLABELED
+    from alexnet.evaluation.classify import classify_split
+    from alexnet.model.weights import load_trained
+    from alexnet.system.progress import counted
+
+    trained, data = load_trained(options.run), open_data(options.images)
+    split = options.split or (UNLABELED if UNLABELED in data.splits else data.evaluation_split)
+    with counted("predicting") as progress:
+        return trained, classify_split(trained, data, split, options.views, progress=progress)

@@ -1,6 +1,7 @@
 """Classify photographs with a trained network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import numpy as np
 import torch
 
 from alexnet.data.augment import crop_view, views
+from alexnet.data.dataset import PreparedData
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.weights import Trained
 from alexnet.storage.read_errors import is_passing, passing_error, raise_unless_damage
+from alexnet.system.device import choose_device, choose_precision
 
 FEW_VIEWS = 300
 """Up to this number of views torch's own operations are faster: loading the fast kernels costs more than they gain."""
@@ -49,13 +52,56 @@ def classify_photographs(
             raise WorkError(
                 "the network's scores are not finite: its training has diverged; train again with a lower learning rate"
             )
-        best = probabilities.topk(min(num_top, len(trained.classes)))
-        top = [
-            {"id": trained.classes[index].id, "name": trained.classes[index].name, "probability": round(value, 6)}
-            for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
-        answers.append({"image": str(path), "top": top})
+        answers.append(_answer(str(path), probabilities, trained, num_top))
     return answers
+
+
+def classify_split(
+    trained: Trained,
+    data: PreparedData,
+    split: str,
+    num_views: int = 10,
+    num_top: int = 5,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Predict the classes of the images of a split, which needs no labels; returns what `classify_photographs` does.
+
+    Args:
+        trained: its classes may be others than those of the data set.
+        progress: called with (images done, total images).
+
+    Raises:
+        RequestError: there is no such split, or its images have another side than the network's.
+        WorkError: the network's scores are not finite.
+        UnreadableSample: a stored image cannot be read.
+    """
+    from alexnet.evaluation.evaluate import predict_split  # loads what photographs do not need
+
+    device = choose_device("auto")
+    probabilities = predict_split(
+        trained.network.to(device),
+        replace(data, classes=tuple(trained.classes)),
+        split,
+        trained.crop,
+        num_views,
+        mean_image=trained.mean_image,
+        mean_at=trained.mean_at,
+        device=device,
+        precision=choose_precision("auto", device),
+        progress=progress,
+    )
+    keys = data.splits[split].keys
+    return [_answer(keys[index], torch.from_numpy(one), trained, num_top) for index, one in enumerate(probabilities)]
+
+
+def _answer(image: str, probabilities: torch.Tensor, trained: Trained, num_top: int) -> dict[str, Any]:
+    """The most probable classes of an image, from its probabilities (K,)."""
+    best = probabilities.topk(min(num_top, len(trained.classes)))
+    top = [
+        {"id": trained.classes[index].id, "name": trained.classes[index].name, "probability": round(value, 6)}
+        for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+    return {"image": image, "top": top}
 
 
 def list_photographs(paths: Sequence[Path]) -> list[Path]:
