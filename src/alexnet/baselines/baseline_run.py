@@ -79,9 +79,9 @@ def run_baseline(
         if recipe.protocol.evaluate_on == "rest":
             raise
         _logger.warning("the baseline is trained but not evaluated: %s", error)
-    run = _create_or_open_run(run_folder, recipe, data, folders)
     cache = cache or run_folder.parent / "baseline-features"
-    with only_writer(run.lock_path, str(run.path)):
+    with RunFolder(run_folder).locked():
+        run = _create_or_open_run(run_folder, recipe, data, folders)
         usage = ResourceUsage(run)
         run.update_metadata(state="running", features=str(cache))
         try:

@@ -15,7 +15,8 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,16 @@ from alexnet.runs.run_files import (
     Versioned,
     inconsistency,
 )
-from alexnet.storage.atomic import is_full, staged_folder, write_text
+from alexnet.storage.atomic import (
+    PARTIAL,
+    is_full,
+    raise_if_full,
+    remove_partial,
+    require_free,
+    unwritable,
+    write_text,
+)
+from alexnet.storage.lock import only_writer
 from alexnet.storage.typed_files import (
     damaged,
     read_intact_json_lines,
@@ -77,15 +87,77 @@ class RunFolder:
     def create(path: Path, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> "RunFolder":
         """Create a run folder with its recipe and metadata (see `alexnet.system.machine`), in state `running`.
 
+        Before run.json, which is written last, a folder is no run. The lock and what a killed process left of the same
+        call may be there.
+
         Raises:
             RequestError: the folder exists and is not empty, or cannot be created.
             WorkError: the disk is full.
         """
         start = {"format_version": FORMAT_VERSION, "name": path.name, "started": utc_now(), "finished": None}
-        with staged_folder(path) as stage:
-            write_text(stage / "recipe.yaml", _recipe_text(recipe))
-            write_sealed_json(stage / "run.json", {**start, "state": "running", **metadata})
-        return RunFolder(path)
+        run, text = RunFolder(path), _recipe_text(recipe)
+        run.require_new(text)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            remove_partial(path)
+            write_text(path / "recipe.yaml", text)
+            write_sealed_json(path / "run.json", {**start, "state": "running", **metadata})
+        except BaseException as error:
+            if not (path / "run.json").is_file():
+                with suppress(OSError):
+                    (path / "recipe.yaml").unlink(missing_ok=True)
+                    path.rmdir()
+            if isinstance(error, OSError):
+                raise_if_full(error, path)
+                raise unwritable(path, error) from error
+            raise
+        return run
+
+    def require_new(self, recipe_text: str | None = None) -> None:
+        """Refuse a folder that holds something, but no run.
+
+        Args:
+            recipe_text: a recipe.yaml with this text is of a process that was killed while it created the run.
+
+        Raises:
+            RequestError: there is something else than the lock and files that are being written.
+        """
+        if not self.path.is_dir():
+            require_free(self.path)
+            return
+        for path in self.path.iterdir():
+            is_own = path == self.lock_path or (path.name.startswith(".") and path.name.endswith(PARTIAL))
+            if path.name == "recipe.yaml" and path.is_file():
+                is_own = recipe_text in (None, path.read_text(encoding="utf-8", errors="replace"))
+            if not is_own:
+                require_free(self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[str | None]:
+        """Hold the folder's lock during the block, in which the run is created or continued; see `only_writer`.
+
+        A folder that is new and still holds no run at the end is removed.
+
+        Raises:
+            RequestError: another process trains in the folder; or it holds something else than a run, or cannot be
+                created.
+        """
+        is_new = not (self.path / "run.json").is_file()
+        if is_new:
+            self.require_new()
+        with ExitStack() as held:
+            try:
+                last_holder = held.enter_context(only_writer(self.lock_path, str(self.path)))
+            except OSError as error:
+                raise_if_full(error, self.path)
+                raise unwritable(self.path, error) from error
+            try:
+                yield last_holder
+            finally:
+                if not (self.path / "run.json").is_file():
+                    with suppress(OSError):
+                        self.lock_path.unlink()
+                        self.path.rmdir()
 
     @staticmethod
     def open(path: Path) -> "RunFolder":

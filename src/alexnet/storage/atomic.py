@@ -13,10 +13,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import AlexNetError, RequestError, WorkError
+from alexnet.storage.lock import only_writer
+from alexnet.storage.read_errors import is_passing, passing_error
 
 PARTIAL = ".partial"
 """Suffix of files that are still being written."""
+STAGE_LOCK = ".lock"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -80,32 +83,55 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
 def staged_folder(destination: Path) -> Iterator[Path]:
     """Yield an empty hidden folder that becomes `destination` when the block ends without an error.
 
-    On any error, including an interrupt, the hidden folder is removed. The one that a killed process left is removed
-    by the next call, so that the same command can be rerun.
+    On any error, including an interrupt, the hidden folder is removed. What a killed process left in it is removed by
+    the next call, so that the same command can be rerun.
 
     Raises:
-        RequestError: `destination` exists and is not an empty folder, or cannot be created.
+        RequestError: `destination` exists and is not an empty folder, or cannot be created; or another process is
+            making it.
         WorkError: the disk is full.
     """
     require_free(destination)
     stage = destination.with_name(f".{destination.name}.partial")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir()
-    except OSError as error:
-        _raise_if_full(error, destination)
-        raise unwritable(destination, error) from error
-    try:
-        yield stage
-        if destination.exists():
-            destination.rmdir()
-        stage.rename(destination)
-    except OSError as error:
-        _raise_if_full(error, destination)
-        raise
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(only_writer(stage / STAGE_LOCK, str(destination)))
+            clear_folder(stage, STAGE_LOCK)
+        except OSError as error:
+            raise_if_full(error, destination)
+            raise unwritable(destination, error) from error
+        try:
+            require_free(destination)  # another process may have just finished it
+            yield stage
+            if destination.exists():
+                destination.rmdir()
+            stage.rename(destination)
+            (destination / STAGE_LOCK).unlink()
+        except BaseException as error:
+            remove_locked(stage, STAGE_LOCK)
+            if isinstance(error, OSError):
+                raise_if_full(error, destination)
+            raise
+
+
+def clear_folder(folder: Path, *kept: str) -> None:
+    """Remove everything in a folder but the names in `kept`."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in kept:
+            path.unlink()
+
+
+def remove_locked(folder: Path, lock_name: str) -> None:
+    """Remove a folder whose lock this process holds; the lock goes last.
+
+    A process that waits for the lock then finds that it is gone, and makes the folder again.
+    """
+    with contextlib.suppress(OSError):
+        clear_folder(folder, lock_name)
+        (folder / lock_name).unlink()
+        folder.rmdir()
 
 
 def is_full(error: BaseException) -> bool:
@@ -113,13 +139,16 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _raise_if_full(error: OSError, destination: Path) -> None:
+def raise_if_full(error: OSError, destination: Path) -> None:
+    """WorkError if a write failed for lack of space."""
     if is_full(error):
         raise WorkError(f"the disk of {destination} is full; free some space and rerun the same command") from error
 
 
-def unwritable(destination: Path, error: OSError) -> RequestError:
+def unwritable(destination: Path, error: OSError) -> AlexNetError:
     """The error for a destination that cannot be created."""
+    if is_passing(error):
+        return passing_error(f"cannot write {destination}", error)
     return RequestError(f"cannot write {destination}: {error.strerror or error}; name a folder you may write to")
 
 

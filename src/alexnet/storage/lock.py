@@ -8,10 +8,13 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from alexnet.errors import RequestError
 
-TRIES, TRY_EVERY_S = 4, 0.05
+TRIES, MAX_TRIES, TRY_EVERY_S = 4, 40, 0.05
+MAX_REPLACED = 100
+"""How often the folder may vanish while it is being locked."""
 
 
 @contextlib.contextmanager
@@ -21,8 +24,11 @@ def only_writer(path: Path, what: str) -> Iterator[str | None]:
     The system releases the lock when its process ends for any reason, so a lock is never stale. The file remains and
     names its last holder.
 
+    Of processes that start at the same moment exactly one gets the lock, even while another one removes or renames the
+    folder: the lock counts only if `path` is still its file.
+
     Args:
-        path: the lock file; created if it is missing.
+        path: the lock file; it and its folder are created if they are missing.
         what: what is locked, for the message.
 
     Yields:
@@ -33,12 +39,8 @@ def only_writer(path: Path, what: str) -> Iterator[str | None]:
         RequestError: another process holds the lock; the message names its id and host.
         OSError: the file cannot be created.
     """
-    with path.open("a+", encoding="utf-8") as file:
-        if not _acquire(file.fileno()):
-            raise RequestError(
-                f"{what} is being written by {_holder(file.name) or 'another process'}; wait for it, or stop it"
-            )
-        last_holder = _holder(file.name)
+    with _locked_file(path, what) as file:
+        last_holder = _holder(path)
         _write(file.fileno(), json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         try:
             yield last_holder
@@ -58,20 +60,53 @@ def is_held(path: Path) -> bool:
         return True
 
 
-def _acquire(descriptor: int) -> bool:
-    for _ in range(TRIES):
+def _locked_file(path: Path, what: str) -> TextIO:
+    """The lock file, opened and locked."""
+    for _ in range(MAX_REPLACED):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:
+            continue  # another process has just removed or renamed the folder
+        try:
+            if not _acquire(file.fileno(), path):
+                raise RequestError(
+                    f"{what} is being written by {_holder(path) or 'another process'}; wait for it, or stop it"
+                )
+            if _is_file_at(file.fileno(), path):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+    raise RequestError(f"{path.parent} is removed and made again all the time; stop the process that does it")
+
+
+def _is_file_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _acquire(descriptor: int, path: Path) -> bool:
+    """Try to lock; True if it worked, False once another process holds it and has written its name."""
+    for number in range(MAX_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(TRY_EVERY_S)  # `is_held` may hold it for a moment
+            # `is_held` may hold it for a moment, and a new holder needs a moment to write its name.
+            time.sleep(TRY_EVERY_S)
+            if number + 1 >= TRIES and _holder(path):
+                return False
         else:
             return True
     return False
 
 
-def _holder(path: str) -> str | None:
+def _holder(path: Path) -> str | None:
     try:
-        holder = json.loads(Path(path).read_text(encoding="utf-8"))
+        holder = json.loads(path.read_text(encoding="utf-8"))
         return f"process {int(holder['pid'])} on {holder['host']}"
     except (ValueError, KeyError, TypeError, OSError):
         return None

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.errors import RequestError, WorkError
-from alexnet.storage.atomic import is_full, remove_partial, require_free, sync_folder, unwritable, write_json
+from alexnet.storage.atomic import (
+    clear_folder,
+    is_full,
+    remove_locked,
+    remove_partial,
+    require_free,
+    sync_folder,
+    unwritable,
+    write_json,
+)
 from alexnet.storage.lock import only_writer
 from alexnet.storage.read_errors import raise_unless_damage
 
@@ -45,12 +54,14 @@ class Staging:
     def publish(self, destination: Path) -> None:
         """Remove what only the work needed, and rename the folder to `destination`."""
         shutil.rmtree(self.parts_folder, ignore_errors=True)
-        for path in (self.cursor_path, self.folder / PLAN_FILE, self.folder / LOCK_FILE):
+        for path in (self.cursor_path, self.folder / PLAN_FILE):
             path.unlink(missing_ok=True)
         sync_folder(self.folder)
         if destination.exists():
             destination.rmdir()
         self.folder.rename(destination)
+        # Last: a process that made a lock of its own in the folder before would find it renamed.
+        (destination / LOCK_FILE).unlink()
         sync_folder(destination.absolute().parent)
 
 
@@ -82,13 +93,14 @@ def open_staging(
     require_free(destination)
     folder = staging_folder(destination)
     try:
-        (folder / PARTS_FOLDER).mkdir(parents=True, exist_ok=True)
-        lock_file = folder / LOCK_FILE
-        with only_writer(lock_file, str(destination)):
-            # The process that held the lock until now may have finished and published the folder.
-            require_free(destination)
-            if not lock_file.exists():
-                raise RequestError(f"another process has just finished {destination}; run the same command again")
+        with only_writer(folder / LOCK_FILE, str(destination)):
+            try:
+                # The process that held the lock until now may have published its folder.
+                require_free(destination)
+            except RequestError:
+                remove_locked(folder, LOCK_FILE)
+                raise
+            (folder / PARTS_FOLDER).mkdir(exist_ok=True)
             if restart:
                 _clear(folder)
             staging = Staging(folder, description_file, cursor_file)
@@ -138,9 +150,5 @@ def _write_or_compare_plan(staging: Staging, plan: Mapping[str, Any], destinatio
 
 def _clear(folder: Path) -> None:
     """Remove everything but the lock."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK_FILE:
-            path.unlink()
+    clear_folder(folder, LOCK_FILE)
     (folder / PARTS_FOLDER).mkdir()

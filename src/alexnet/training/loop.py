@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -23,7 +23,6 @@ from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import flat_settings
 from alexnet.runs.run_files import State
 from alexnet.storage.atomic import is_full
-from alexnet.storage.lock import only_writer
 from alexnet.storage.read_errors import is_passing, passing_error
 from alexnet.system.device import choose_device, choose_precision
 from alexnet.system.machine import source_digest
@@ -100,11 +99,9 @@ def train(
     setup, state = build_setup(data, recipe, mesh), TrainingState()
     if start_from and fresh:
         state.copied_layers = copy_trained_layers(setup, start_from)
-    changes = create_or_continue(run, recipe, data, folders, start_from, may_change) if mesh.is_main else []
-    with (
-        only_writer(run.lock_path, str(run.path)) if mesh.is_main else nullcontext() as last_writer,
-        _failure_recorded(run, recipe.optimizer.batch_size),
-    ):
+    with run.locked() if mesh.is_main else nullcontext() as last_writer, ExitStack() as recorded:
+        changes = create_or_continue(run, recipe, data, folders, start_from, may_change) if mesh.is_main else []
+        recorded.enter_context(_failure_recorded(run, recipe.optimizer.batch_size))
         restore(setup, state, run, start_from, last_writer)
         if changes:
             run.change_recipe(recipe)
