@@ -173,7 +173,7 @@ def test_interrupted_work_is_resumed_and_another_command_is_refused(
         return usual(*words)
 
     monkeypatch.setattr(module, "_convert", interrupted)
-    with pytest.raises(Interrupted, match="rerun the command to resume"):
+    with pytest.raises(Interrupted, match="rerun the same command to resume"):
         write_features(run.path, tmp_path / "out", **wanted)
     with pytest.raises(RequestError, match=r"layers was .*'conv4'.* and is \['fc5'\].*--restart"):
         write_features(run.path, tmp_path / "out", layers=["fc5"], **HERE)

@@ -1,14 +1,19 @@
 """Recipes: checked values, exact round trips, no key that does nothing."""
 
+import shlex
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alexnet.cli.main import main
+from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import (
     DataSettings,
@@ -19,7 +24,7 @@ from alexnet.runs.recipe import (
     refuse_unread_changes,
 )
 from alexnet.runs.recipe_file import read_config, recipe_differences, recipe_from_dict, recipe_to_dict
-from alexnet.runs.recipes import PAPER, RECIPES, named_recipe, recipes_for_side, side_for_crop
+from alexnet.runs.recipes import PAPER, RECIPES, advised_training, named_recipe, recipes_for_side, side_for_crop
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -236,20 +241,66 @@ def test_every_recipe_has_a_side_that_it_is_made_for() -> None:
         assert crop <= side_for_crop(crop) <= 2 * crop
 
 
-@pytest.mark.parametrize(
-    ("side", "recipe"), [(28, "quick"), (32, "quick"), (56, "quick"), (224, "paper"), (300, "paper")]
-)
-def test_prepare_advises_a_recipe_of_its_side(
-    make_tree: Any, tmp_path: Path, side: int, recipe: str, capsys: pytest.CaptureFixture[str]
+@given(st.integers(8, 1024), st.integers(1, 10**7), st.booleans(), st.booleans())
+def test_the_first_training_follows_side_number_and_machine(
+    side: int, num: int, has_gpu: bool, has_validation: bool
 ) -> None:
-    assert main(["prepare", str(make_tree("photographs")), str(tmp_path / "data"), "--side", str(side)]) == 0
-    assert f"next: alexnet train {tmp_path / 'data'} --recipe {recipe} --run runs/first" in capsys.readouterr().out
+    advised = advised_training(side, num, has_gpu=has_gpu, has_validation=has_validation)
+    assert advised.recipe in recipes_for_side(advised.side)
+    assert advised.side == side or advised.recipe not in recipes_for_side(side)
+    is_small = 28 <= side <= 56
+    assert (advised.recipe == "paper") == (has_gpu and num >= 5_000 and not is_small)
+    if advised.recipe == "paper":
+        assert advised.changes == (() if has_validation else ("--schedule.kind", "steps"))
+    elif num > 47_100:  # 8 epochs, as on the 50,000 images of CIFAR-10
+        assert advised.changes == ()
+    else:
+        option, epochs = advised.changes
+        assert option == "--schedule.epochs" and (int(epochs) == 200 or abs(int(epochs) * num - 400_000) <= num / 2)
 
 
-def test_prepare_says_that_no_recipe_fits_a_side(
+@pytest.mark.parametrize(("side", "num"), [(28, 24), (32, 24), (56, 9)])
+def test_prepare_advises_a_training_on_its_images(
+    make_tree: Any, tmp_path: Path, side: int, num: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = make_tree("photographs", train=num // 3)
+    assert main(["prepare", str(tree), str(tmp_path / "data"), "--side", str(side)]) == 0
+    command = f"alexnet train {tmp_path / 'data'} --recipe quick --schedule.epochs 200 --run runs/first"
+    assert f"\nnext: {command}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_prepare_advises_the_paper_where_there_is_a_gpu(
+    make_tree: Any, tmp_path: Path, has_gpu: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet.runs.recipes.MIN_PAPER_IMAGES", 24)
+    monkeypatch.setattr(
+        "alexnet.system.device.choose_device", lambda wanted: torch.device("cuda" if has_gpu else "cpu")
+    )
+    folder = tmp_path / "data"
+    assert main(["prepare", str(make_tree("photographs")), str(folder), "--side", "256"]) == 0
+    said = capsys.readouterr().out
+    assert (f"\nnext: alexnet train {folder} --recipe paper --run runs/first\n" in said) == has_gpu
+    why = "the recipe paper is for a GPU and at least 24 training images; here: no GPU, 24 images"
+    assert (why in said) == (f"then: alexnet train {folder}-32px --recipe quick" in said) == (not has_gpu)
+
+
+def test_the_advised_commands_work_as_printed(
     make_tree: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["prepare", str(make_tree("photographs")), str(tmp_path / "data"), "--side", "128"]) == 0
-    said = capsys.readouterr().out
-    assert "no recipe trains on images of 128 pixels" in said and "alexnet train" not in said
-    assert "--side 32 (recipes quick, cifar-18pct, " in said and "--side 256 (recipes paper, " in said
+    tree = make_tree("photographs")
+    (tree / "train").rename(tree / "learn")
+    (tree / "val").rename(tree / "class")
+    words = ["--side", "128", "--split", "train=learn", "--hold-out", "0.25", "--seed", "3", "--max-refused", "0.5"]
+    assert main(["prepare", str(tree), str(tmp_path / "it's data"), *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "no recipe trains on images of 128 pixels: its crops would be larger or show corners only" in lines[-3]
+    prepare, train = (shlex.split(line.partition(": ")[2]) for line in lines[-2:])
+    assert (prepare[0], train[0]) == ("alexnet", "alexnet")
+    assert main(prepare[1:]) == 0
+    first, second = (PreparedData.open(tmp_path / f"it's data{end}") for end in ("", "-32px"))
+    assert second.side == 32 and list(second.splits["val"].keys) == list(first.splits["val"].keys)
+    assert "--max-refused" in prepare
+    capsys.readouterr()
+    assert main([*train[1:], "--show"]) == 0
+    assert "recipe quick" in capsys.readouterr().out

@@ -4,12 +4,16 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_json
 from alexnet.cli.output import print_json, print_lines
 from alexnet.errors import RequestError
 from alexnet.system.visible_text import shell_words
+
+if TYPE_CHECKING:
+    from alexnet.data.dataset import PreparedData
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -112,24 +116,35 @@ def run(options: argparse.Namespace) -> None:
     print_lines(
         f"{options.destination}: {data.title}, {data.num_classes} classes, {data.side} pixels, images: {counts}",
         f"to check it: {shell_words('alexnet', 'inspect', options.destination)}",
-        _next_step(data.side, options),
+        *_next_steps(data, options),
     )
 
 
-def _next_step(side: int, options: argparse.Namespace) -> str:
-    """The command to train on images of this side, or what to do if no recipe does."""
-    from alexnet.runs.recipes import SIDES_PX, recipes_for_side
+def _next_steps(data: "PreparedData", options: argparse.Namespace) -> list[str]:
+    """The commands of a first training, see `advised_training`."""
+    from alexnet.data.preparation.prepare import MAX_REFUSED, prepare_again_words
+    from alexnet.runs.recipes import MIN_PAPER_IMAGES, advised_training, recipes_for_side
+    from alexnet.system.device import choose_device
 
-    fitting = recipes_for_side(side)
-    recipe = next((name for name in ("paper", "quick") if name in fitting), None)
-    if recipe:
-        command = shell_words("alexnet", "train", options.destination, "--recipe", recipe, "--run", "runs/first")
-        return f"next: {command}"
-    sides = " or ".join(f"--side {one} (recipes {', '.join(recipes_for_side(one))})" for one in SIDES_PX)
-    return (
-        f"no recipe trains on images of {side} pixels: its crops would be larger than them, or show corners only; "
-        f"prepare them with {sides}"
-    )
+    num_images, has_gpu = len(data.splits["train"]), choose_device("auto").type != "cpu"
+    has_validation = "val" in data.splits
+    advised = advised_training(data.side, num_images, has_gpu=has_gpu, has_validation=has_validation)
+    folder, lines = options.destination, []
+    if advised.side != data.side:
+        if "paper" in recipes_for_side(data.side):
+            why = (
+                f"the recipe paper is for a GPU and at least {MIN_PAPER_IMAGES:,} training images; here: "
+                f"{'a GPU' if has_gpu else 'no GPU'}, {num_images:,} images"
+            )
+        else:
+            why = f"no recipe trains on images of {data.side} pixels: its crops would be larger or show corners only"
+        words = prepare_again_words(data, advised.side)
+        words += ["--max-refused", str(options.max_refused)] if options.max_refused != MAX_REFUSED else []
+        folder = Path(f"{data.folder}-{advised.side}px")
+        lines = [f"{why}; prepare the images at {advised.side} pixels for the recipe {advised.recipe}"]
+        lines.append(f"next: {shell_words(*words)}")
+    train = ("alexnet", "train", folder, "--recipe", advised.recipe, *advised.changes, "--run", "runs/first")
+    return [*lines, f"{'then' if lines else 'next'}: {shell_words(*train)}"]
 
 
 def _split_folders(words: Sequence[str]) -> dict[str, str] | None:

@@ -6,6 +6,7 @@ cuda-convnet; their results are notes at the end of its parameter files.
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import (
@@ -357,6 +358,44 @@ def recipes_for_side(side: int) -> list[str]:
     """Names of the recipes whose crops show most of an image that is stored at `side` pixels."""
     crops = {name: recipe.data.crop for name, recipe in RECIPES.items()}
     return [name for name, crop in crops.items() if crop <= side and not is_small_crop(crop, side)]
+
+
+MIN_PAPER_IMAGES = 5_000
+"""With fewer training images, `paper` waits for less than 200 steps before it lowers the learning rate: five epochs."""
+QUICK_SAMPLES = 400_000
+"""Images that `quick` is trained on in all: 8 epochs of CIFAR-10's 50,000."""
+MAX_QUICK_EPOCHS = 200
+
+
+class AdvisedTraining(NamedTuple):
+    """A first training on a data set."""
+
+    recipe: str
+    side: int
+    """Side at which the images should be stored, pixels."""
+    changes: tuple[str, ...]
+    """Options that change the recipe."""
+
+
+def advised_training(side: int, num_images: int, *, has_gpu: bool, has_validation: bool) -> AdvisedTraining:
+    """What to train first: `paper` with a GPU and at least `MIN_PAPER_IMAGES` images, otherwise `quick`.
+
+    Images that are stored small enough for `quick` are trained on with it on any machine. Of few images `quick` makes
+    as many steps as of CIFAR-10, in up to `MAX_QUICK_EPOCHS` epochs.
+
+    Args:
+        side: of the stored images, pixels.
+        num_images: in the training split.
+        has_gpu: whether the machine has one that torch uses.
+        has_validation: whether there is a validation split, which the schedule of `paper` needs.
+    """
+    fitting = recipes_for_side(side)
+    if has_gpu and num_images >= MIN_PAPER_IMAGES and "quick" not in fitting:
+        recipe, changes = PAPER, () if has_validation else ("--schedule.kind", "steps")
+    else:
+        epochs = min(MAX_QUICK_EPOCHS, round(QUICK_SAMPLES / max(1, num_images)))
+        recipe, changes = QUICK, ("--schedule.epochs", str(epochs)) if epochs > QUICK.schedule.epochs else ()
+    return AdvisedTraining(recipe.name, side if recipe.name in fitting else side_for_crop(recipe.data.crop), changes)
 
 
 def is_small_crop(crop: int, side: int) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from alexnet.data.concatenated import count_leaks
 from alexnet.data.dataset import PreparedData
+from alexnet.data.preparation.prepare import prepare_again_words
 from alexnet.errors import RequestError
 from alexnet.parallel.process_mesh import ProcessMesh
 from alexnet.runs.folder import RunFolder
@@ -139,14 +140,8 @@ def _require_large_crops(recipe: Recipe, data: PreparedData, data_folders: Seque
     if recipe.data.small_crops or not is_small_crop(crop, data.side):
         return
     side = side_for_crop(crop)
-    commands = []
-    for folder in data_folders:
-        plan = PreparedData.open(folder).description.get("plan", {})
-        words = ["alexnet", "prepare", plan.get("source", "SOURCE"), f"{folder}-{side}px", "--side", str(side)]
-        words += ["--source-format", plan["kind"]] if "kind" in plan else []
-        words += ["--hold-out", str(plan["hold_out"]), "--seed", str(plan["seed"])] if plan.get("hold_out") else []
-        words += ["--exif", plan["exif"]] if "exif" in plan else []
-        commands.append(f"`{shell_words(*words)}`")
+    words = [prepare_again_words(PreparedData.open(folder), side) for folder in data_folders]
+    commands = [f"`{shell_words(*command)}`" for command in words]
     raise RequestError(
         f"the images of {' and '.join(map(str, data_folders))} are stored at {data.side} pixels, and a network that "
         f"trains on crops of {crop} would see corners of the photographs, not what is on them; allowed is a crop of at "
