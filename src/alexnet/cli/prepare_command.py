@@ -122,7 +122,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _next_steps(data: "PreparedData", options: argparse.Namespace) -> list[str]:
     """The commands of a first training, see `advised_training`."""
-    from alexnet.data.preparation.prepare import MAX_REFUSED, prepare_again_words
+    from alexnet.data.dataset import prepare_again_words
+    from alexnet.data.preparation.prepare import MAX_REFUSED
     from alexnet.runs.recipes import MIN_PAPER_IMAGES, advised_training, recipes_for_side
     from alexnet.system.device import choose_device
 

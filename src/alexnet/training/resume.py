@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from alexnet.data.concatenated import count_leaks
-from alexnet.data.dataset import PreparedData
-from alexnet.data.preparation.prepare import prepare_again_words
+from alexnet.data.dataset import PreparedData, prepare_again_words
 from alexnet.errors import RequestError
 from alexnet.parallel.process_mesh import ProcessMesh
 from alexnet.runs.folder import RunFolder

@@ -262,19 +262,6 @@ def prepared_summary(data: PreparedData) -> dict[str, Any]:
     }
 
 
-def prepare_again_words(data: PreparedData, side: int) -> list[str]:
-    """The command that prepares the source of a data set with another side, in a folder next to it."""
-    plan = data.description.get("plan", {})
-    words = ["alexnet", "prepare", plan.get("source", "SOURCE"), f"{data.folder}-{side}px", "--side", str(side)]
-    words += ["--source-format", plan["kind"]] if "kind" in plan else []
-    if (folders := plan.get("split_folders")) is not None:
-        words += [word for split, path in folders.items() for word in ("--split", f"{split}={path}")]
-        words += [] if folders else ["--split", "none"]
-    words += ["--hold-out", str(plan["hold_out"]), "--seed", str(plan["seed"])] if plan.get("hold_out") else []
-    words += ["--exif", plan["exif"]] if "exif" in plan else []
-    return words
-
-
 def _check_options(
     side: int | None,
     store: str,
