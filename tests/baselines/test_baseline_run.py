@@ -17,6 +17,7 @@ pytest.importorskip("sklearn")
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
+from tests.prepared_files import redescribe
 
 from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
 from alexnet.baselines.baseline_evaluation import evaluate_baseline
@@ -258,13 +259,17 @@ def test_unusual_data(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixtu
     unknown = PreparedData.open(data)
     labels = np.load(data / "train-labels.npy")
     np.save(data / "train-labels.npy", np.where(np.arange(len(labels)) < 2, -1, labels))
+    redescribe(data)
     with pytest.raises(RequestError, match=r"2 of 60 training images.*no label"):
         run(data, FISHER, tmp_path / "runs" / "unlabeled")
     np.save(data / "train-labels.npy", np.zeros_like(labels))
+    redescribe(data)
     with pytest.raises(RequestError, match="1 class; a classifier needs 2"):
         run(data, FISHER, tmp_path / "runs" / "one-class")
     np.save(data / "train-labels.npy", labels)
+    redescribe(data)
     np.save(data / "val-labels.npy", np.full_like(unknown.splits["val"].labels, -1))
+    redescribe(data)
     caplog.set_level(logging.INFO, logger="alexnet")
     unlabeled = run(data, FISHER, tmp_path / "runs" / "unlabeled-val")
     assert unlabeled.state == "finished" and not unlabeled.evaluations()

@@ -18,7 +18,7 @@ from alexnet.data.dataset import PreparedData, Split, Statistics
 from alexnet.data.loader import Loader
 from alexnet.data.preparation.prepare import prepare
 from alexnet.data.sampler import weighted_order
-from alexnet.data.shards import UnreadableSample
+from alexnet.data.shards import LazyImages, UnreadableSample
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import DataSettings
 
@@ -29,16 +29,13 @@ STATISTICS = Statistics(
 SETTINGS = DataSettings(crop=8)
 
 
-class Worn:
+class Worn(LazyImages):
     """Images some of which cannot be read."""
 
     def __init__(self, images: NDArray[np.uint8], unreadable: set[int]) -> None:
         self.images, self.unreadable, self.shape = images, unreadable, images.shape
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, which: int) -> NDArray[np.uint8]:
+    def decode(self, which: int) -> NDArray[np.uint8]:
         if which in self.unreadable:
             raise UnreadableSample(f"image {which} is worn", which)
         return self.images[which]

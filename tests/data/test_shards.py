@@ -17,7 +17,7 @@ from alexnet.data.dataset import PreparedData
 from alexnet.data.loader import read_crops
 from alexnet.data.preparation.prepare import prepare
 from alexnet.data.shards import JpegImages, UnreadableSample
-from alexnet.errors import RequestError
+from alexnet.errors import WorkError
 
 SIDE = 24
 
@@ -111,14 +111,14 @@ def test_damage_in_a_shard_is_named(data: PreparedData) -> None:
     path.unlink()
     with pytest.raises(UnreadableSample, match=r"image 4 cannot be read from .*train-000001\.tar: No such file"):
         images[4]
-    with pytest.raises(RequestError, match="is damaged"):
+    with pytest.raises(WorkError, match=r"train-000001\.tar is missing; .*alexnet prepare SOURCE"):
         PreparedData.open(data.folder)
 
 
 def test_a_cut_shard_is_seen_when_the_data_set_is_opened(data: PreparedData) -> None:
     path = data.folder / "train-000002.tar"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(RequestError, match=r"train-000002\.tar has [\d,]+ bytes, expected"):
+    with pytest.raises(WorkError, match=r"train-000002\.tar is damaged \(it has [\d,]+ bytes, expected"):
         PreparedData.open(data.folder)
 
 

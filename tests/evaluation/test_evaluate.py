@@ -75,7 +75,7 @@ def by_loop(network, data, places, crop, mean_at):
     first = (data.side - crop) // 2
     center = mean_image[first : first + crop, first : first + crop]
     means = []
-    for image in data.splits["test"].images.astype(np.float64):
+    for image in data.splits["test"].images[:].astype(np.float64):
         answers = []
         for mirrored in (False, True):
             for row, column in places:
@@ -106,7 +106,7 @@ def by_hand(network, data, num_views):
         9: [(one, False) for one in grid],
         10: [(one, mirrored) for mirrored in (False, True) for one in corners],
     }[num_views]
-    images = data.splits["test"].images.astype(np.float64) - data.statistics.mean_image.astype(np.float64)
+    images = data.splits["test"].images[:].astype(np.float64) - data.statistics.mean_image.astype(np.float64)
     total = np.zeros((len(images), NUM_CLASSES))
     for (row, column), mirrored in places:
         cut = images[:, row : row + CROP, column : column + CROP]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from alexnet.cli.main import main
-from alexnet.data.dataset import PreparedData, data_checksum
+from alexnet.data.dataset import PreparedData
+from alexnet.data.dataset_files import data_checksum
 from alexnet.data.loader import Loader
 from alexnet.data.shards import JpegImages
 from alexnet.runs.recipe import DataSettings

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from rich.cells import cell_len
 from tests.html_page import Page
+from tests.prepared_files import redescribe
 
 from alexnet.cli.tables import print_inspection
 from alexnet.data.dataset import PreparedData
@@ -163,8 +164,8 @@ def test_a_name_that_is_a_script_is_shown_as_text(troubled, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(troubled.folder, folder)
     description = json.loads((folder / "dataset.json").read_text())
-    description["title"] = description["classes"][0]["name"] = SCRIPT
-    (folder / "dataset.json").write_text(json.dumps(description))
+    description["classes"][0]["name"] = SCRIPT
+    redescribe(folder, title=SCRIPT, classes=description["classes"])
     page = check(write_inspection(PreparedData.open(folder), tmp_path / "page.html"))
     assert page.text.count(SCRIPT) >= 5
 
@@ -207,7 +208,7 @@ def test_a_set_with_test_and_no_val(tiny, tmp_path):
         file.rename(file.with_name(file.name.replace("val-", "test-")))
     description = json.loads((folder / "dataset.json").read_text())
     description["splits"]["test"] = description["splits"].pop("val")
-    (folder / "dataset.json").write_text(json.dumps(description))
+    redescribe(folder, splits=description["splits"])
     data = PreparedData.open(folder)
     assert summarize_data(data)["warnings"][0]["text"].startswith("1 class has no test images")
     assert "1 image in test" in check(write_inspection(data, tmp_path / "page.html")).text

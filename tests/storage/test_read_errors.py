@@ -183,7 +183,7 @@ def test_a_good_checkpoint_is_not_set_aside_for_want_of_handles(photographs: Pat
             assert "Too many open files" in str(error)
             assert not list(checkpoint_folder(run).glob("broken-*"))
             assert num > 20 or sorted(checkpoint_folder(run).iterdir()) == before
-    assert num > 5
+    assert num > 4
     assert_same_weights(run, whole.path)
 
 
@@ -230,9 +230,10 @@ def test_other_passing_errors(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(np, "load", fails)
+        patched.setattr("alexnet.data.dataset_files.read_npy", fails)
         with pytest.raises(
-            TemporaryError, match=rf"^cannot read .*data: {os.strerror(number)}; .*, then rerun the same comm"
+            TemporaryError,
+            match=rf"^cannot read .*data/train-digests.npy: {os.strerror(number)}; .*, then rerun the same comm",
         ):
             PreparedData.open(tmp_path / "data")
     with monkeypatch.context() as patched:

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         raise RequestError("--label-order needs --format ilsvrc")
     if options.json and options.format == "ilsvrc":
         raise RequestError("--json and --format ilsvrc exclude each other; omit one")
-    from alexnet.data.dataset import DESCRIPTION_FILE
+    from alexnet.data.dataset_files import DESCRIPTION_FILE
     from alexnet.evaluation.classify import ilsvrc_lines, read_label_order
 
     prepared = [path for path in options.images if (path / DESCRIPTION_FILE).is_file()]

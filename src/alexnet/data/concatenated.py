@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import UNLABELED, ClassInfo, PreparedData, Split, Statistics, renumber_labels
+from alexnet.data.loader import read_crops
 from alexnet.data.preparation.statistics import color_components
 from alexnet.data.shards import LazyImages, StoredImages, UnreadableSample
 from alexnet.errors import RequestError
@@ -34,6 +35,17 @@ class ConcatenatedImages(LazyImages):
         except UnreadableSample as error:
             raise UnreadableSample(str(error), image) from error
         return pixels
+
+    def crops(self, samples: NDArray[np.int64], corners: NDArray[np.int16], crop: int) -> NDArray[np.uint8]:
+        crops = np.empty((len(samples), crop, crop, 3), np.uint8)
+        parts = np.searchsorted(self._ends, samples, side="right")
+        for part in np.unique(parts).tolist():
+            chosen, start = parts == part, self._ends[part] - len(self._parts[part])
+            try:
+                crops[chosen] = read_crops(self._parts[part], samples[chosen] - start, corners[chosen], crop)
+            except UnreadableSample as error:
+                raise UnreadableSample(str(error), error.image + start) from error
+        return crops
 
 
 class ConcatenatedKeys(Sequence[str]):

@@ -1,6 +1,6 @@
 """The prepared data set: a folder that everything after preparation reads.
 
-- `dataset.json` describes it: format version, classes, splits, image side, store, checksum, how it was made.
+- `dataset.json` describes it: format version, classes, splits, image side, store, checksums, how it was made.
 - `<split>-images.npy` (`store=pixels`): uint8 (N, S, S, 3), RGB.
 - `<split>-000000.tar` ... (`store=jpeg`): shards of JPEG files, and `<split>-index.npy`: int64 (N, 3), the shard of
   each image, its offset there and its length.
@@ -13,9 +13,6 @@
   `duplicates.jsonl`: images stored more than once.
 """
 
-import hashlib
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,23 +21,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.packed import PackedStrings
-from alexnet.data.shards import JpegImages, StoredImages, UnreadableSample
+from alexnet.data.dataset_files import DESCRIPTION_FILE, NO_LABEL, DataFiles
+from alexnet.data.shards import StoredImages, UnreadableSample
 from alexnet.errors import RequestError
-from alexnet.storage.read_errors import raise_unless_damage
 
-FORMAT_VERSION = 2
-DESCRIPTION_FILE = "dataset.json"
-STATISTICS_FILE = "statistics.npz"
 REFUSED_FILE = "refused.jsonl"
 SKIPPED_FILE = "skipped.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
 STORES = ("pixels", "jpeg")
 UNLABELED = "unlabeled"
 """Name of the split of images without labels, such as a competition's test images."""
-NO_LABEL = -1
-DIGEST_BYTES = 16
-"""Bytes stored of each image's SHA-256: enough to distinguish all images."""
 
 
 @dataclass(frozen=True)
@@ -160,91 +150,45 @@ class PreparedData:
 
     def original_sizes(self, split: str) -> NDArray[np.int32]:
         """Height and width of the originals of a split as they were read, int32 (N, 2), pixels."""
-        return self._array(split, "sizes", np.int32, 2)
+        return self._files(split).sizes(split)
 
     def digests(self, split: str) -> NDArray[np.uint8]:
         """The first 16 bytes of the SHA-256 of each stored image, uint8 (N, 16)."""
-        return self._array(split, "digests", np.uint8, DIGEST_BYTES)
+        return self._files(split).digests(split)
 
-    def _array(self, split: str, content: str, dtype: type[np.generic], width: int) -> NDArray[Any]:
-        """Read an array of a split that training does not need."""
+    def _files(self, split: str) -> DataFiles:
+        """What training does not need of a split is read when it is asked for."""
         if "concatenated" in self.description:
-            raise RequestError(f"several data sets are concatenated here; open each of them to read its {content}")
-        name = split_file(split, content)
-        try:
-            array: NDArray[Any] = np.load(self.folder / name, mmap_mode="r")
-        except (ValueError, OSError, EOFError) as error:
-            raise_unless_damage(error, self.folder / name)
-            raise _damaged(self.folder, f"{name}: {error}") from error
-        if array.dtype != dtype or array.shape != (len(self.splits[split]), width):
-            raise _damaged(self.folder, f"{name} is {array.dtype} {array.shape}")
-        return array
+            raise RequestError("several data sets are concatenated here; open each of them")
+        self.require_split(split)
+        return DataFiles(self.folder)
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open the prepared data set in folder `path`.
 
         Raises:
-            RequestError: there is no such folder, it is not a prepared data set, it has another format version, or
-                it is damaged.
+            RequestError: there is no such folder, it is not a prepared data set, or it has another format version.
+            WorkError: it is damaged, or cannot be read.
         """
-        description_path = path / DESCRIPTION_FILE
-        if not path.is_dir():
-            raise RequestError(f"{path} does not exist; prepare a data set with: alexnet prepare SOURCE {path}")
-        if not description_path.is_file():
-            raise RequestError(
-                f"{path} is not a prepared data set (it has no {DESCRIPTION_FILE}); "
-                "prepare one with: alexnet prepare SOURCE DEST"
-            )
-        try:
-            description: dict[str, Any] = json.loads(description_path.read_text(encoding="utf-8"))
-            version = description["format_version"]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise_unless_damage(error, description_path)
-            raise _damaged(path, f"{DESCRIPTION_FILE} cannot be read") from error
-        if version != FORMAT_VERSION:
-            raise RequestError(
-                f"{path} has format version {version}; this version of alexnet reads {FORMAT_VERSION}. "
-                "Prepare it again from its source, or use the version of alexnet that wrote it"
-            )
-        try:
-            classes = tuple(ClassInfo(one["id"], one["name"]) for one in description["classes"])
-            side = int(description["side"])
-            store = str(description["store"])
-            if store not in STORES:
-                raise ValueError(f"its store is {store!r}; known are {', '.join(STORES)}")
-            splits = {name: _open_split(path, name, one, side, store) for name, one in description["splits"].items()}
-            with (path / STATISTICS_FILE).open("rb") as file, np.load(file) as arrays:
-                statistics = Statistics(
-                    arrays["mean_image"], arrays["covariance"], arrays["eigenvalues"], arrays["eigenvectors"]
-                )
-            return cls(
-                folder=path,
-                title=description["title"],
-                generated=bool(description["generated"]),
-                classes=classes,
-                splits=splits,
-                side=side,
-                statistics=statistics,
-                checksum=description["checksum"],
-                store=store,
-                description=description,
-            )
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise_unless_damage(error, path)
-            raise _damaged(path, str(error)) from error
-
-
-def data_checksum(split_digests: Mapping[str, tuple[str, str]], class_ids: Sequence[str]) -> str:
-    """Fingerprint of a data set: SHA-256, hexadecimal, over its splits and class ids.
-
-    Args:
-        split_digests: per split name the SHA-256 of its images' digests and of its labels (the arrays' bytes,
-            little-endian).
-        class_ids: in label order.
-    """
-    lines = [f"{name} {images} {labels}" for name, (images, labels) in sorted(split_digests.items())]
-    return hashlib.sha256("\n".join([*lines, *class_ids]).encode()).hexdigest()
+        require_prepared(path)
+        files = DataFiles(path)
+        description = files.description
+        return cls(
+            folder=path,
+            title=description["title"],
+            generated=description["generated"],
+            classes=tuple(ClassInfo(one["id"], one["name"]) for one in description["classes"]),
+            splits={
+                name: Split(name, files.images(name), files.labels(name), files.keys(name))
+                for name in description["splits"]
+            },
+            side=description["side"],
+            statistics=Statistics(**files.statistics()),
+            checksum=description["checksum"],
+            store=description["store"],
+            description=description,
+        )
 
 
 def prepare_again_words(data: PreparedData, side: int) -> list[str]:
@@ -270,36 +214,16 @@ def renumber_labels(labels: NDArray[np.int64], numbers: Sequence[int] | NDArray[
     return np.append(np.asarray(numbers, np.int64), NO_LABEL)[labels]  # the last one is that of `NO_LABEL`
 
 
-def split_file(split: str, content: str) -> str:
-    """Name of a split's array file; `content` is such as `images` or `labels`, see the module's docstring."""
-    return f"{split}-{content}.npy"
+def require_prepared(path: Path) -> None:
+    """Refuse a folder that is no prepared data set.
 
-
-def _open_split(folder: Path, name: str, described: Mapping[str, Any], side: int, store: str) -> Split:
-    """Map the images of a split and read the rest; ValueError if the shapes differ from the description."""
-    count = int(described["count"])
-    labels = np.load(folder / split_file(name, "labels"))
-    keys = PackedStrings(
-        np.load(folder / split_file(name, "keys"), mmap_mode="r"),
-        np.load(folder / split_file(name, "key-ends"), mmap_mode="r"),
-    )
-    if labels.shape != (count,) or len(keys) != count or (count and int(keys.ends[-1]) != len(keys.content)):
-        raise ValueError(f"the {name} split has {count} images, {len(labels)} labels and {len(keys)} keys")
-    if store == "pixels":
-        pixels = np.load(folder / split_file(name, "images"), mmap_mode="r")
-        if pixels.shape != (count, side, side, 3) or pixels.dtype != np.uint8:
-            raise ValueError(f"{split_file(name, 'images')} is {pixels.dtype} {pixels.shape}")
-        return Split(name, pixels, labels, keys)
-    index = np.load(folder / split_file(name, "index"), mmap_mode="r")
-    shards = described["shards"]
-    if index.shape != (count, 3) or index.dtype != np.int64:
-        raise ValueError(f"{split_file(name, 'index')} is {index.dtype} {index.shape}")
-    for shard in shards:
-        size_bytes = (folder / shard["file"]).stat().st_size
-        if size_bytes != shard["bytes"]:
-            raise ValueError(f"{shard['file']} has {size_bytes:,} bytes, expected {shard['bytes']:,}")
-    return Split(name, JpegImages(folder, [str(shard["file"]) for shard in shards], index, side), labels, keys)
-
-
-def _damaged(path: Path, reason: str) -> RequestError:
-    return RequestError(f"{path} is damaged ({reason}); remove it and prepare it again: alexnet prepare SOURCE {path}")
+    Raises:
+        RequestError: there is no such folder, or it has no `dataset.json`.
+    """
+    if not path.is_dir():
+        raise RequestError(f"{path} does not exist; prepare a data set with: alexnet prepare SOURCE {path}")
+    if not (path / DESCRIPTION_FILE).is_file():
+        raise RequestError(
+            f"{path} is not a prepared data set (it has no {DESCRIPTION_FILE}); "
+            "prepare one with: alexnet prepare SOURCE DEST"
+        )

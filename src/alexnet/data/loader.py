@@ -52,10 +52,7 @@ def read_crops(
         num, side, width, _ = images.shape
         windows = sliding_window_view(images.reshape(num, side, width * 3), (crop, crop * 3), axis=(1, 2))
         return windows[samples, corners[:, 0], corners[:, 1].astype(np.int64) * 3].reshape(-1, crop, crop, 3)
-    crops = np.empty((len(samples), crop, crop, 3), np.uint8)
-    for index, (sample, (row, column)) in enumerate(zip(samples.tolist(), corners.tolist(), strict=True)):
-        crops[index] = images[sample][row : row + crop, column : column + crop]
-    return crops
+    return images.crops(samples, corners, crop)
 
 
 class Loader:

@@ -1,21 +1,26 @@
-"""Prepared images as JPEG files in tar shards for any WebDataset reader: `<number>.jpg` and `<number>.cls`.
+"""Prepared images in files: an array of pixels, or JPEG files in tar shards.
 
-An index of offsets gives random access. The number is the image's position in the source's sorted listing, so a
-refused file leaves a gap.
+Shards are for any WebDataset reader: `<number>.jpg` and `<number>.cls`. An index of offsets gives random access. The
+number is the image's position in the source's sorted listing, so a refused file leaves a gap.
 """
 
+import hashlib
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from alexnet.data.sources.file_ranges import read_range
+from alexnet.storage.npy import CHANGED, ArrayFile
 from alexnet.storage.read_errors import is_passing
+from alexnet.system.visible_text import shell_words
+
+DIGEST_BYTES = 16
+"""Bytes stored of each image's SHA-256: enough to distinguish all images."""
 
 JPEG_QUALITY = 95
 """As in the author's later code for 256-pixel images."""
@@ -82,7 +87,7 @@ _HEADER_SUM = sum(_HEADER[:148]) + 8 * ord(" ") + sum(_HEADER[156:])
 
 
 class LazyImages(ABC):
-    """Images that are decoded one by one when indexed, as an array."""
+    """Images that are read one by one when indexed, as an array."""
 
     dtype = np.dtype(np.uint8)
     shape: tuple[int, ...]
@@ -99,7 +104,7 @@ class LazyImages(ABC):
         """One image, uint8 (S, S, 3), or several, uint8 (n, S, S, 3).
 
         Raises:
-            UnreadableSample: a shard is missing, truncated or changed.
+            UnreadableSample: a file is missing, truncated or changed.
         """
         if isinstance(which, int | np.integer):
             return self.decode(int(which))
@@ -109,8 +114,127 @@ class LazyImages(ABC):
             images[row] = self.decode(image)
         return images
 
+    def crops(self, samples: NDArray[np.int64], corners: NDArray[np.int16], crop: int) -> NDArray[np.uint8]:
+        """A crop of each of some images, see `alexnet.data.loader.read_crops`."""
+        crops = np.empty((len(samples), crop, crop, 3), np.uint8)
+        for index, (sample, (row, column)) in enumerate(zip(samples.tolist(), corners.tolist(), strict=True)):
+            crops[index] = self.decode(sample)[row : row + crop, column : column + crop]
+        return crops
 
-class JpegImages(LazyImages):
+
+class StoredFiles(LazyImages):
+    """The images of a split in files; the bytes of each are verified when it is read for the first time.
+
+    Args:
+        digests: uint8 (N, 16), the beginning of the SHA-256 of each image's stored bytes.
+        side: of the images, pixels.
+    """
+
+    def __init__(self, digests: NDArray[np.uint8], side: int) -> None:
+        self.shape = (len(digests), side, side, 3)
+        self._digests = digests
+        # Threads may verify an image twice; never is one taken for verified that is not.
+        self._is_verified = np.zeros(len(digests), np.bool_)
+
+    @abstractmethod
+    def path_of(self, image: int) -> Path:
+        """The file that holds an image."""
+
+    @abstractmethod
+    def stored(self, image: int) -> bytes | memoryview:
+        """The stored bytes of an image, unverified; errors as `decode`."""
+
+    def is_intact(self, image: int) -> bool:
+        """Whether an image can be read and its bytes are those that were written."""
+        try:
+            self._verify(image, self.stored(image))
+        except UnreadableSample:
+            return False
+        return True
+
+    def _verify(self, image: int, content: bytes | memoryview) -> None:
+        if hashlib.sha256(content).digest()[:DIGEST_BYTES] != self._digests[image].tobytes():
+            path = self.path_of(image)
+            command = shell_words("alexnet", "inspect", path.parent, "--verify")
+            reason = f"image {image} in {path} is damaged: {CHANGED} (`{command}` lists all damage)"
+            raise UnreadableSample(reason, image)
+        self._is_verified[image] = True
+
+    def _unreadable(self, image: int, error: OSError) -> UnreadableSample:
+        reason = f"image {image} cannot be read from {self.path_of(image)}: {error.strerror or error}"
+        return UnreadableSample(reason, image)
+
+
+class PixelImages(StoredFiles):
+    """The images of a split in one array of pixels.
+
+    Args:
+        array: uint8 (N, S, S, 3).
+        digests: see `StoredFiles`.
+    """
+
+    def __init__(self, array: ArrayFile, digests: NDArray[np.uint8]) -> None:
+        super().__init__(digests, array.shape[1])
+        self._array = array
+
+    def path_of(self, image: int) -> Path:
+        return self._array.path
+
+    def stored(self, image: int) -> memoryview:
+        """The bytes of an image, row by row."""
+        content = np.empty(self._array.row_bytes, np.uint8).data
+        self._read(content, image, 0)
+        return content
+
+    def decode(self, image: int) -> NDArray[np.uint8]:
+        """The pixels of an image, uint8 (S, S, 3)."""
+        if not 0 <= image < len(self):
+            raise IndexError(f"image {image} of {len(self)}")
+        content = self.stored(image)
+        if not self._is_verified[image]:
+            self._verify(image, content)
+        return np.frombuffer(content, np.uint8).reshape(self.shape[1:])
+
+    def __getitem__(self, which: int | slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        if isinstance(which, int | np.integer):
+            return self.decode(int(which))
+        chosen = np.arange(len(self))[which]
+        return self.crops(chosen, np.zeros((len(chosen), 2), np.int16), self.shape[1])
+
+    def crops(self, samples: NDArray[np.int64], corners: NDArray[np.int16], crop: int) -> NDArray[np.uint8]:
+        side = self.shape[1]
+        crops = np.empty((len(samples), crop, crop, 3), np.uint8)
+        if crop == side:
+            pixels, num_bytes = crops.reshape(-1).data, self._array.row_bytes
+            for index, sample in enumerate(samples.tolist()):
+                image = pixels[index * num_bytes : (index + 1) * num_bytes]
+                self._read(image, sample, 0)
+                if not self._is_verified[sample]:
+                    self._verify(sample, image)
+            return crops
+        # Only the rows of a crop are read, into memory that stays in the processor's cache.
+        rows = np.empty((crop, side, 3), np.uint8)
+        content, are_verified = rows.reshape(-1).data, self._is_verified[samples].tolist()
+        for target, sample, (row, column), is_verified in zip(
+            crops, samples.tolist(), corners.tolist(), are_verified, strict=True
+        ):
+            if is_verified:
+                self._read(content, sample, row * side * 3)
+                target[:] = rows[:, column : column + crop]
+            else:
+                target[:] = self.decode(sample)[row : row + crop, column : column + crop]
+        return crops
+
+    def _read(self, target: memoryview, image: int, skipped_bytes: int) -> None:
+        try:
+            self._array.read_into(target, image * self._array.row_bytes + skipped_bytes)
+        except OSError as error:
+            if is_passing(error):
+                raise  # not the image's fault
+            raise self._unreadable(image, error) from error
+
+
+class JpegImages(StoredFiles):
     """The images of a split in tar shards.
 
     Args:
@@ -118,47 +242,42 @@ class JpegImages(LazyImages):
         names: file names of the shards.
         index: int64 (N, 3): shard, offset and length in bytes of each JPEG.
         side: of the images, pixels.
+        digests: see `StoredFiles`.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], index: NDArray[np.int64], side: int) -> None:
+    def __init__(
+        self, folder: Path, names: Sequence[str], index: NDArray[np.int64], side: int, digests: NDArray[np.uint8]
+    ) -> None:
+        super().__init__(digests, side)
         self._paths = [folder / name for name in names]
         self._index = index
-        self.shape = (len(index), side, side, 3)
+
+    def path_of(self, image: int) -> Path:
+        return self._paths[int(self._index[image, 0])]
 
     def stored(self, image: int) -> bytes:
         """The JPEG file of an image."""
         shard, offset, size_bytes = self._index[image].tolist()
-        path = self._paths[shard]
         try:
-            return read_range(path, offset, size_bytes)
+            return read_range(self._paths[shard], offset, size_bytes)
         except OSError as error:
             if is_passing(error):
                 raise  # not the image's fault
-            reason = f"image {image} cannot be read from {path}: {error.strerror or error}"
-            raise UnreadableSample(reason, image) from error
+            raise self._unreadable(image, error) from error
 
     def decode(self, image: int) -> NDArray[np.uint8]:
         """The pixels of an image, uint8 (S, S, 3)."""
         content = self.stored(image)
+        if not self._is_verified[image]:
+            self._verify(image, content)
         try:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)
             if pixels.shape != self.shape[1:]:
                 raise ValueError(f"it has shape {pixels.shape}, expected {self.shape[1:]}")
         except ValueError as error:
-            path = self._paths[int(self._index[image, 0])]
-            raise UnreadableSample(f"image {image} in {path} is damaged: {error}", image) from error
+            raise UnreadableSample(f"image {image} in {self.path_of(image)} is damaged: {error}", image) from error
         return pixels
 
 
-class StoredImages(Protocol):
-    """The images of a split: a memory-mapped array, or `LazyImages` (which raise `UnreadableSample`)."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, S, S, 3)."""
-
-    def __len__(self) -> int:
-        """N."""
-
-    def __getitem__(self, which: int | slice | NDArray[np.int64], /) -> Any:
-        """One image, uint8 (S, S, 3), RGB, or several, uint8 (n, S, S, 3)."""
+StoredImages = NDArray[np.uint8] | LazyImages
+"""The images of a split, (N, S, S, 3): in files, or an array in memory."""

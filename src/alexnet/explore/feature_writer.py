@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.dataset import NO_LABEL
+from alexnet.data.dataset_files import NO_LABEL
 from alexnet.errors import Interrupted, WorkError
 from alexnet.explore.forward import activation_batches
 from alexnet.explore.image_source import ImageSource, RefusedImages

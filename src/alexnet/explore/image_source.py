@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.concatenated import open_data
-from alexnet.data.dataset import NO_LABEL, PreparedData, renumber_labels
+from alexnet.data.dataset import PreparedData, renumber_labels
+from alexnet.data.dataset_files import NO_LABEL
 from alexnet.data.shards import StoredImages
 from alexnet.errors import RequestError
 from alexnet.evaluation.classify import list_photographs, read_photograph

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet.data.dataset import NO_LABEL, UNLABELED, ClassInfo, PreparedData
+from alexnet.data.dataset import UNLABELED, ClassInfo, PreparedData
+from alexnet.data.dataset_files import NO_LABEL
 from alexnet.report.data_issues import summarize_duplicates, summarize_refused, summarize_skipped
 from alexnet.report.data_measures import summarize_colors, summarize_sizes
 from alexnet.report.formatting import count_noun

@@ -54,7 +54,18 @@ class _Versioned(TypedDict):
 
 
 class DamagedFile(WorkError):
-    """A file that this package wrote does not hold what it wrote."""
+    """A file that this package wrote does not hold what it wrote.
+
+    Args:
+        path: the file.
+        problem: what follows its name, such as `is missing`.
+        advice: what to do.
+    """
+
+    def __init__(self, path: Path, problem: str, advice: str) -> None:
+        super().__init__(f"{path} {problem}; {advice}")
+        self.path = path
+        self.problem = problem
 
 
 def damaged(path: Path, reason: str, advice: str) -> DamagedFile:
@@ -65,7 +76,7 @@ def damaged(path: Path, reason: str, advice: str) -> DamagedFile:
         advice: what to do, such as `prepare it again`.
     """
     short = textwrap.shorten(reason, MAX_REASON, placeholder=" ...") if len(reason) > MAX_REASON else reason
-    return DamagedFile(f"{path} is damaged ({' '.join(short.split())}); {advice}")
+    return DamagedFile(path, f"is damaged ({' '.join(short.split())})", advice)
 
 
 def read_json(
@@ -227,7 +238,7 @@ def _read(path: Path, max_bytes: int, advice: str) -> bytes:
     try:
         return read_bounded(path, max_bytes)
     except OSError as error:
-        _raise_unreadable(path, error, advice)
+        raise_unreadable(path, error, advice)
     except ValueError as error:
         raise damaged(path, str(error), advice) from error
 
@@ -258,7 +269,7 @@ def _lines(path: Path, advice: str) -> Iterator[tuple[int, bytes]]:
                     return
                 yield number, line if end is line else line + end[-1:]
     except OSError as error:
-        _raise_unreadable(path, error, advice)
+        raise_unreadable(path, error, advice)
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -270,9 +281,10 @@ def _open_regular(path: str, flags: int) -> int:
     return descriptor
 
 
-def _raise_unreadable(path: Path, error: OSError, advice: str) -> NoReturn:
+def raise_unreadable(path: Path, error: OSError, advice: str) -> NoReturn:
+    """Raise `DamagedFile` for a file that is missing, and WorkError for one that the system cannot read now."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise DamagedFile(f"{path} is missing; {advice}") from error
+        raise DamagedFile(path, "is missing", advice) from error
     if isinstance(error, IsADirectoryError):
         raise damaged(path, "it is not a regular file", advice) from error
     raise_unless_damage(error, path)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.dataset import NO_LABEL, UNLABELED
+from alexnet.data.dataset import UNLABELED
+from alexnet.data.dataset_files import NO_LABEL
 
 
 @dataclass(frozen=True, eq=False)

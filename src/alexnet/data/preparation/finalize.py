@@ -12,17 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.dataset import (
-    DUPLICATES_FILE,
-    FORMAT_VERSION,
-    NO_LABEL,
-    REFUSED_FILE,
-    SKIPPED_FILE,
-    STATISTICS_FILE,
-    UNLABELED,
-    data_checksum,
-    split_file,
-)
+from alexnet.data.dataset import DUPLICATES_FILE, REFUSED_FILE, SKIPPED_FILE, UNLABELED
+from alexnet.data.dataset_files import FORMAT_VERSION, NO_LABEL, STATISTICS_FILE, data_checksum, split_file
 from alexnet.data.packed import PackedStrings
 from alexnet.data.preparation.commits import Commits
 from alexnet.data.preparation.duplicates import class_id_of, describe_duplicates, duplicate_counts, find_duplicates
@@ -31,12 +22,16 @@ from alexnet.data.preparation.writers import images_header
 from alexnet.data.shards import shard_name
 from alexnet.data.sources.listing import Listing, Source
 from alexnet.errors import WorkError
-from alexnet.storage.atomic import write_json, write_json_lines
+from alexnet.storage.atomic import write_json_lines
+from alexnet.storage.checksums import file_digest
 from alexnet.storage.staging import Staging
+from alexnet.storage.typed_files import write_sealed_json
 
 NUM_EXAMPLES = 3
 """Reasons of refused files that an error message quotes."""
 
+_ARRAYS = ("labels", "keys", "key-ends", "digests", "sizes", "index")
+"""Files of a split besides its images; `index` of shards only."""
 Record = Mapping[str, NDArray[Any]]
 """Of a chunk, see `ChunkWriter.record`."""
 
@@ -90,8 +85,14 @@ def finalize(
         )
     duplicates = list(find_duplicates(digests, labels))
     write_json_lines(folder / DUPLICATES_FILE, describe_duplicates(duplicates, keys, source.class_ids, labels))
+    arrays = [
+        split_file(split, content)
+        for split in splits
+        for content in _ARRAYS
+        if (folder / split_file(split, content)).exists()
+    ]
     checksums = {name: (split["images_sha256"], split["labels_sha256"]) for name, split in splits.items()}
-    write_json(
+    write_sealed_json(
         staging.description_path,
         {
             "format_version": FORMAT_VERSION,
@@ -106,6 +107,10 @@ def finalize(
             "duplicates": duplicate_counts(duplicates),
             "checksum": data_checksum(checksums, source.class_ids),
             "plan": dict(plan),
+            "files": {
+                name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
+                for name in (*arrays, STATISTICS_FILE, REFUSED_FILE, SKIPPED_FILE, DUPLICATES_FILE)
+            },
         },
     )
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.dataset import DIGEST_BYTES
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
 from alexnet.data.not_images import RAW_ENDINGS, file_ending
 from alexnet.data.preparation.color_sums import ColorAccumulator
-from alexnet.data.shards import TAR_BLOCK_BYTES, encode_stored, sample_members
+from alexnet.data.shards import DIGEST_BYTES, TAR_BLOCK_BYTES, encode_stored, sample_members
 from alexnet.data.sources.listing import Source
 from alexnet.storage.read_errors import is_passing, passing_error
 from alexnet.system.prefetch import prefetch

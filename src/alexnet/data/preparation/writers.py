@@ -10,9 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.dataset import DIGEST_BYTES
 from alexnet.data.preparation.workers import ImageGroup
-from alexnet.data.shards import END_OF_TAR
+from alexnet.data.shards import DIGEST_BYTES, END_OF_TAR
 from alexnet.storage.atomic import PARTIAL
 from alexnet.storage.npy import npy_header
 

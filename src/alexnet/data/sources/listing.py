@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.dataset import NO_LABEL
+from alexnet.data.dataset_files import NO_LABEL
 from alexnet.data.not_images import RAW_ENDINGS, READ_ENDINGS, file_ending, has_image_name, not_an_image
 from alexnet.data.packed import PackedStrings
 from alexnet.data.synsets import readable_name
