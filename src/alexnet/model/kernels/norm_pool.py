@@ -42,12 +42,12 @@ class NormPool:
 
     def as_scalars(self) -> tuple[Any, ...]:
         """The values of the fields in order."""
-        return tuple(vars(self).values())
+        return tuple(getattr(self, name) for name in _NAMES)
 
     @classmethod
     def from_scalars(cls, scalars: tuple[Any, ...]) -> "NormPool":
         """The inverse of `as_scalars`."""
-        return cls(**dict(zip((field.name for field in fields(cls)), scalars, strict=True)))
+        return cls(**dict(zip(_NAMES, scalars, strict=True)))
 
     @classmethod
     def scalar_schema(cls) -> str:
@@ -78,3 +78,7 @@ class NormPool:
         if self.pools:
             x = max_pool(x, self.pool, self.stride, "every" if self.all_ties else "one")
         return F.relu(x) if self.relu_after else x
+
+
+# A list of names: torch's compiler, up to 2.11, cannot read `vars` of a frozen dataclass.
+_NAMES = tuple(field.name for field in fields(NormPool))
