@@ -94,7 +94,7 @@ def test_of_a_folder_that_a_system_keeps_only_the_folder_is_named() -> None:
     skipped = SkippedFiles()
     names = ["a/1.jpg", "__MACOSX/", "__MACOSX/a/._1.jpg", "a/@eaDir/1.jpg/M.jpg", "a/@eaDir/2.jpg/M.jpg", "a/._1.jpg"]
     assert [skipped.add_if_kept_by_a_system(name) for name in names] == [False, True, True, True, True, True]
-    assert [name for name, _ in skipped] == ["__MACOSX/", "a/@eaDir/", "a/._1.jpg"] and len(skipped) == 3
+    assert [name for name, _ in skipped] == ["__MACOSX/", "a/._1.jpg", "a/@eaDir/"] and len(skipped) == 3
 
 
 def test_sidecars_neither_stop_a_preparation_nor_hide_damage(tmp_path: Path) -> None:

@@ -53,8 +53,9 @@ def finalize(
     records = [commits.record(index) for index in range(len(chunks))]
     refused = list(_refused_files(source, chunks, records))
     write_json_lines(folder / REFUSED_FILE, refused)
-    skipped = sorted(source.skipped)  # folders list their files in any order
-    write_json_lines(folder / SKIPPED_FILE, ({"path": path, "reason": reason} for path, reason in skipped))
+    with (folder / SKIPPED_FILE).open("w", encoding="ascii") as lines:  # there may be as many as images
+        for name, reason in source.skipped:
+            lines.write(json.dumps({"path": name, "reason": reason}) + "\n")
     _require_few_refused(folder, refused, sum(map(len, chunks)), max_refused)
 
     splits: dict[str, dict[str, Any]] = {}

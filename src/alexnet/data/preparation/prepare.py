@@ -216,8 +216,8 @@ def _one_torch_thread() -> Iterator[None]:
 
 def _log_unused_and_duplicates(data: PreparedData, source: Source) -> None:
     if source.skipped:
-        kinds = Counter(reason.removeprefix("not an image: ") for _, reason in source.skipped).most_common()
-        listed = [f"{kind}: {count:,}" for kind, count in kinds[:MOST_KINDS]]
+        kinds = source.skipped.reasons().most_common()
+        listed = [f"{kind.removeprefix('not an image: ')}: {count:,}" for kind, count in kinds[:MOST_KINDS]]
         listed += [f"{len(kinds) - MOST_KINDS} more kinds"] if len(kinds) > MOST_KINDS else []
         _logger.info(
             f"skipped {len(source.skipped):,} that are not images ({', '.join(listed)}); see "

@@ -8,6 +8,7 @@ import hashlib
 import os
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,12 +78,16 @@ class SkippedFiles:
         return len(self._ends)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Name and reason of each, in the order of `add`."""
+        """Name and reason of each, sorted by name; a folder lists its files in any order."""
+        names = PackedStrings(np.frombuffer(bytes(self._names), np.uint8), np.array(self._ends, np.int64))
         reasons = list(self._number_of)
-        start = 0
-        for end, reason in zip(self._ends, self._reasons, strict=True):
-            yield self._names[start:end].decode("utf-8", "surrogateescape"), reasons[reason]
-            start = end
+        for index in names.order().tolist():
+            yield names[index], reasons[self._reasons[index]]
+
+    def reasons(self) -> Counter[str]:
+        """How many there are for each reason."""
+        counts = Counter(self._reasons)
+        return Counter({reason: counts[number] for reason, number in self._number_of.items()})
 
     def add(self, name: str, reason: str) -> None:
         """Add one; `reason` is one of few texts, which do not name the file."""

@@ -8,7 +8,7 @@ nor label are skipped by name.
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -183,15 +183,8 @@ def _list_shard(
     path: Path, number: int, builder: ListingBuilder, class_of: Mapping[str, str] | None, skipped: SkippedFiles
 ) -> None:
     prefix = f"{path.name}/"
-    by_name: dict[str, TarMember] = {}
-    for member in tar_members(path, skipped=skipped, prefix=prefix):
-        if member.is_folder or skipped.add_if_kept_by_a_system(prefix + member.name):
-            continue
-        if member.name in by_name:
-            skipped.add(prefix + member.name, SAME_NAME)
-        by_name[member.name] = member
     with path.open("rb", buffering=0) as file:
-        for sample in _samples(path, by_name.values(), skipped):
+        for sample in _samples(path, skipped):
             origin = f"the key {sample.key} of {path}"
             class_id = _class_id(_label(file.fileno(), sample.labels, origin), class_of, origin)
             if not builder.add(prefix + sample.image.name, class_id, member_location(number, sample.image)):
@@ -199,19 +192,22 @@ def _list_shard(
                     skipped.add(prefix + label.name, LABEL_ALONE)
 
 
-def _samples(path: Path, members: Iterable[TarMember], skipped: SkippedFiles) -> Iterator[_Sample]:
+def _samples(path: Path, skipped: SkippedFiles) -> Iterator[_Sample]:
     """The images of a shard with their labels; all other members go to `skipped`."""
+    prefix = f"{path.name}/"
     by_key: dict[str, dict[str, TarMember]] = {}
-    for member in members:
+    for member in tar_members(path, skipped=skipped, prefix=prefix):
+        if member.is_folder or skipped.add_if_kept_by_a_system(prefix + member.name):
+            continue
         key, suffix = _split_name(member.name)
         by_suffix = by_key.setdefault(key, {})
         if not member.is_regular and file_ending(member.name) in LABEL_SUFFIXES:
-            skipped.add(f"{path.name}/{member.name}", "a link, which is not followed")
+            skipped.add(prefix + member.name, "a link, which is not followed")
             continue
         if before := by_suffix.get(suffix):
-            if suffix in READ_ENDINGS:
+            if suffix in READ_ENDINGS and before.name != member.name:
                 raise _two_images(path, key, before, member)
-            skipped.add(f"{path.name}/{before.name}", SAME_NAME)
+            skipped.add(prefix + before.name, SAME_NAME)
         by_suffix[suffix] = member
     # Pictures beside an image, such as `00017.mask.png` beside `00017.jpg`, are no images where theirs is missing.
     beside = {suffix for one in by_key.values() if READ_ENDINGS & one.keys() for suffix in one if "." in suffix}
@@ -228,9 +224,9 @@ def _samples(path: Path, members: Iterable[TarMember], skipped: SkippedFiles) ->
             yield _Sample(key, by_suffix.pop(image), labels)
         else:
             for member in labels.values():
-                skipped.add(f"{path.name}/{member.name}", LABEL_ALONE)
+                skipped.add(prefix + member.name, LABEL_ALONE)
         for member in by_suffix.values():
-            skipped.add(f"{path.name}/{member.name}", "not the image of its key")
+            skipped.add(prefix + member.name, "not the image of its key")
 
 
 def _dotted_samples(path: Path, key: str, by_suffix: dict[str, TarMember]) -> Iterator[_Sample]:
