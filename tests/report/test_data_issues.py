@@ -5,7 +5,7 @@ import json
 import pytest
 
 from alexnet.errors import RequestError
-from alexnet.report.data_issues import summarize_duplicates, summarize_refused
+from alexnet.report.data_issues import summarize_duplicates, summarize_refused, summarize_skipped
 
 
 def write_refused(folder, reasons):
@@ -90,3 +90,12 @@ def test_a_damaged_list_is_named(tmp_path, content):
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(RequestError, match=r"duplicates\.jsonl"):
         summarize_duplicates(tmp_path, {})
+
+
+def test_skipped_files_of_older_data_sets_and_missing_lists(tmp_path):
+    assert summarize_skipped(tmp_path, {}) == {"files": 0, "reasons": []}
+    with pytest.raises(RequestError, match=r"skipped\.jsonl.*prepare it again"):
+        summarize_skipped(tmp_path, {"num_skipped": 0})
+    (tmp_path / "skipped.jsonl").write_text('{"path": "a.AAE", "reason": "not an image"}\n')
+    (reason,) = summarize_skipped(tmp_path, {"num_skipped": 1})["reasons"]
+    assert reason == {"reason": "not an image", "images": 1, "examples": ["a.AAE"]}

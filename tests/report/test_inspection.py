@@ -68,6 +68,9 @@ def troubled(request, tmp_path_factory):
     for place, width in enumerate((1001, 2000, 1500)):
         draw(root / "train" / TAG / f"wide{place}.png", 0, (width, 8))
     (root / "val" / LONG / "empty.png").touch()
+    for place in range(7):
+        (root / "train" / DOG / f"edit{place}.AAE").write_text("edits")
+    (root / "train" / DOG / "<b>.xmp").touch()
     odd = os.fsencode(root / "train" / LONG) + b"/\xff\x1b[2J.png"
     with open(odd, "wb") as file:
         file.write(b"no image")
@@ -98,6 +101,12 @@ def test_the_summary_of_a_troubled_set(troubled):
     assert wide["examples"] == [f"train/{TAG}/wide{place}.png" for place in range(3)]
     (odd,) = (one for reason, one in reasons.items() if "format" in reason)
     assert odd["examples"] == [f"train/{LONG}/\udcff\x1b[2J.png"]
+
+    assert facts["skipped"]["files"] == 8 == troubled.num_skipped
+    aae, xmp = facts["skipped"]["reasons"]
+    assert aae["images"] == 7 and aae["reason"].endswith("beside a photograph (.aae)")
+    assert aae["examples"] == [f"train/{DOG}/edit{place}.AAE" for place in range(5)]
+    assert xmp["examples"] == [f"train/{DOG}/<b>.xmp"]
 
     twice = facts["duplicates"]
     assert (twice["pictures"], twice["surplus_images"]) == (3, 3)
@@ -130,7 +139,18 @@ def test_the_summary_of_a_troubled_set(troubled):
 def test_the_page_of_a_troubled_set(troubled, tmp_path):
     path = write_inspection(troubled, tmp_path / "page.html")
     page = check(path)
-    for words in (QUOTED, TAG, DOG, LONG, "LEAK.", "See\xa0refused", r"\xff\x1b[2J.png", troubled.checksum):
+    for words in (
+        QUOTED,
+        TAG,
+        DOG,
+        LONG,
+        "of 66; 8 skipped",
+        "8 more files of the source are no image",
+        "LEAK.",
+        "See\xa0refused",
+        r"\xff\x1b[2J.png",
+        troubled.checksum,
+    ):
         assert words in page.text
     # The mean, one picture for each of three duplicates, and at most ten of each class.
     assert len(page.alts) == 1 + 3 + 10 + 2 + 6 + 10
@@ -149,6 +169,7 @@ def test_the_terminal_shows_a_troubled_set(troubled, capsys, monkeypatch):
     assert max(map(cell_len, printed.splitlines())) <= 80
     for words in ("LEAK: 1 image", "warning: 5 of 66 files were refused", "17.5", TAG, DOG, "wide0.png", "two classes"):
         assert words in printed
+    assert "skipped files" in printed and "edit0.AAE" in printed
     assert "\x1b" not in printed
 
 

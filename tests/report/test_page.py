@@ -97,6 +97,14 @@ def test_a_finished_run_gives_one_whole_page_the_same_each_time(run, data):
     assert not list(run.path.glob(".*"))
 
 
+def test_the_page_counts_what_the_data_set_left_out(run, data):
+    finish(run, data)
+    counted = replace(data, description={"num_refused": 17, "num_skipped": 2345})
+    text = " ".join(Page(write_report(run.path, counted).read_text()).text.split())
+    assert re.search("images refused *17 *other files skipped *2,?345", text)
+    assert "images refused" not in Page(write_report(run.path, data).read_text()).text
+
+
 def test_an_interrupted_run_says_what_is_missing(run, data):
     page = Page(write_report(run.path, data).read_text())
     assert "State: interrupted." in page.text

@@ -181,8 +181,12 @@ def settings(recipe: Recipe | BaselineRecipe) -> dict[str, dict[str, str]]:
     }
 
 
-def run_environment(metadata: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Where and when the run was trained, its data, its machine and its software, as text, by heading."""
+def run_environment(metadata: Mapping[str, Any], data: PreparedData | None = None) -> dict[str, dict[str, str]]:
+    """Where and when the run was trained, its data, its machine and its software, as text, by heading.
+
+    Args:
+        data: the data set; None leaves out what only it knows.
+    """
     run = {
         "started": metadata.get("started"),
         "finished": metadata.get("finished"),
@@ -198,6 +202,9 @@ def run_environment(metadata: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "layers copied from it": metadata.get("copied_layers") or "none",
     }
     tables = {"Run": run, **{name.capitalize(): metadata.get(name) or {} for name in ("data", "machine", "versions")}}
+    if data is not None and "num_refused" in data.description:
+        found = {"images refused": data.description["num_refused"], "other files skipped": data.num_skipped}
+        tables["Data"] = {**tables["Data"], **found}
     return {
         heading: {str(key).replace("_", " "): _text(value) for key, value in table.items()}
         for heading, table in tables.items()

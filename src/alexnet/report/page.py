@@ -92,7 +92,7 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         confused=contents.confused_rows(best) if best else [],
         changes=changes_of(recipe),
         settings=contents.settings(recipe),
-        run_environment=contents.run_environment(metadata),
+        run_environment=contents.run_environment(metadata, data),
         run_path=shell_words(run.path),
         panel_style=Markup(PANEL_STYLE),
     )
