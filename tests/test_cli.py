@@ -240,6 +240,20 @@ def test_an_interrupt_exits_with_3_and_the_same_command_resumes(make_tree: Any, 
     assert json.loads(run.read_text())["state"] == "finished"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_at_once_with_3_and_one_line(number: signal.Signals, tmp_path: Path) -> None:
+    """Also within an `exec`, after which Python itself ends by the signal, and with a thread that it would wait for."""
+    program = (
+        "import os, sys, threading, time; from alexnet.cli.main import main; import alexnet.data.shapes as shapes; "
+        "threading.Thread(target=time.sleep, args=(60,)).start(); "
+        f"shapes.fetch_shapes = lambda folder: exec('os.kill(os.getpid(), {int(number)}); time.sleep(60)'); "
+        "sys.argv = ['alexnet', 'fetch', 'shapes', 'x']; sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "alexnet: interrupted; rerun the same command\n"
+
+
 def test_other_data_do_not_take_the_place_of_the_runs_own(
     make_tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,7 +162,7 @@ def test_a_resumed_run_has_the_same_probabilities(
     folder = tmp_path / "broken" / "run"
     with monkeypatch.context() as patch:
         patch.setattr(*target[where])
-        with pytest.raises(Interrupted, match="alexnet baseline sift-fisher"):
+        with pytest.raises(Interrupted, match="rerun the same command to resume"):
             run(data, FISHER, folder)
     assert RunFolder.open(folder).state == "interrupted"
     with pytest.raises(RequestError, match=r"started with other settings.*decay"):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,23 @@ def logged_metrics(run: RunFolder) -> list[tuple[Any, ...]]:
     return [tuple(event.get(key) for key in keys) for event in run.events() if event["event"] in kinds]
 
 
-def signal_in_step(patched: pytest.MonkeyPatch, step: int, kind: type[Any] = EagerStep) -> None:
-    """Send this process SIGTERM in the step after which `step` steps are done."""
+def signal_in_step(
+    patched: pytest.MonkeyPatch,
+    step: int,
+    kind: type[Any] = EagerStep,
+    *,
+    number: signal.Signals = signal.SIGTERM,
+    times: int = 1,
+) -> None:
+    """Send this process a signal in the step after which `step` steps are done."""
     run = kind.run
 
-    def watched(own: Any, phase: Any, batch: Any, number: int, learning_rates: Any) -> None:
-        if number + 1 == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        run(own, phase, batch, number, learning_rates)
+    def watched(own: Any, phase: Any, batch: Any, index: int, learning_rates: Any) -> None:
+        if index + 1 == step:
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+                time.sleep(0)  # Python handles signals between its instructions
+        run(own, phase, batch, index, learning_rates)
 
     patched.setattr(kind, "run", watched)
 

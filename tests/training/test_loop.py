@@ -57,6 +57,21 @@ def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> 
         train(data, SMALL, run.path)
 
 
+def test_a_second_interrupt_stops_without_saving_and_the_run_resumes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(data, SMALL, tmp_path / "whole")
+    signal_in_step(monkeypatch, 4, number=signal.SIGINT, times=2)
+    with pytest.raises(
+        Interrupted, match=r"^interrupted without saving; resume from the last checkpoint with `alexnet"
+    ):
+        train(data, SMALL, tmp_path / "cut")
+    monkeypatch.undo()
+    assert RunFolder.open(tmp_path / "cut").state == "interrupted"
+    train(data, SMALL, tmp_path / "cut")
+    assert_same_weights(tmp_path / "cut", whole.path)
+
+
 @pytest.mark.parametrize("cut", [1, 4, 11])
 def test_a_training_cut_anywhere_goes_on_exactly(
     data: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch

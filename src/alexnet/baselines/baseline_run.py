@@ -92,8 +92,7 @@ def run_baseline(
             is_failure = isinstance(error, RequestError | WorkError) and not isinstance(error, TemporaryError)
             _log_stop(run, usage, "failed" if is_failure else "interrupted")
             if isinstance(error, KeyboardInterrupt):
-                command = _resume_command(recipe, folders, run_folder)
-                raise Interrupted(f"interrupted; resume with `{command}`") from None
+                raise Interrupted("interrupted; rerun the same command to resume") from error
             if isinstance(error, UnreadableSample):
                 raise WorkError(
                     f"{training.with_key(error)}; repair the data set and rerun the same command"
@@ -112,12 +111,6 @@ def _log_stop(run: RunFolder, usage: ResourceUsage, state: str) -> None:
         usage.save()
         run.update_metadata(state=state)
         run.log(state, elapsed_s=round(usage.elapsed_s, 2))
-
-
-def _resume_command(recipe: BaselineRecipe, folders: Sequence[Path], run_folder: Path) -> str:
-    """The command that resumes a run, without changed settings."""
-    named = [] if recipe.name == recipe.kind else ["--recipe", recipe.name]
-    return shell_words("alexnet", "baseline", recipe.kind, *folders, *named, "--run", run_folder)
 
 
 def _create_or_open_run(path: Path, recipe: BaselineRecipe, data: PreparedData, folders: Sequence[Path]) -> RunFolder:

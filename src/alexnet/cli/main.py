@@ -6,16 +6,14 @@ command is used. `run` may return an exit code.
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted and resumable.
 """
 
-import contextlib
 import difflib
 import importlib
 import io
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from alexnet.cli.output import print_error, print_lines
@@ -44,19 +42,14 @@ class Command:
     example: str
     computes: bool = False
     """Whether it computes long enough for the memory allocator to matter."""
-    stops_on_sigterm: bool = False
-    """Whether SIGTERM stops it as Ctrl-C does: in order, keeping what is done."""
 
 
 COMMANDS = {
-    "fetch": Command(
-        "data", "Download or generate a data set.", "alexnet fetch cifar10 data/cifar10", stops_on_sigterm=True
-    ),
+    "fetch": Command("data", "Download or generate a data set.", "alexnet fetch cifar10 data/cifar10"),
     "prepare": Command(
         "data",
         "Turn photographs into a prepared data set.",
         "alexnet prepare photographs/ data/prepared --hold-out 0.1",
-        stops_on_sigterm=True,
     ),
     "inspect": Command(
         "data",
@@ -86,7 +79,6 @@ COMMANDS = {
         "Train and measure a system that the paper compares with: sift-fisher or sparse-coding.",
         "alexnet baseline sift-fisher data/prepared --run runs/fisher",
         computes=True,
-        stops_on_sigterm=True,
     ),
     "runs": Command("training", "List runs: progress, errors, time, changed settings.", "alexnet runs runs"),
     "evaluate": Command(
@@ -116,7 +108,6 @@ COMMANDS = {
         "Write a network's activations for many images as arrays.",
         "alexnet features runs/first --layer conv5 --layer fc7 --out features/first",
         computes=True,
-        stops_on_sigterm=True,
     ),
     "report": Command("looking", "Write a run's report.html.", "alexnet report runs/first"),
     "bench": Command(
@@ -124,7 +115,6 @@ COMMANDS = {
         "Measure the speed of a part of the system next to its alternatives.",
         "alexnet bench prepare --source photographs/ --files 2000",
         computes=True,
-        stops_on_sigterm=True,
     ),
     "doctor": Command("system", "Check what this machine can do and what it lacks.", "alexnet doctor"),
 }
@@ -142,19 +132,17 @@ def main(words: Sequence[str] | None = None) -> int:
     rank = f"rank {os.environ['RANK']}: " if os.environ.get("RANK") else ""
     try:
         return _run(words, from_shell)
-    except Interrupted as stop:
-        if not stop.is_reported:
-            print_error(f"{rank}{stop}")
-        return stop.exit_code
+    except (KeyboardInterrupt, Interrupted) as stop:
+        if isinstance(stop, KeyboardInterrupt) or not stop.is_reported:
+            print_error(f"{rank}{stop if isinstance(stop, Interrupted) else 'interrupted; rerun the same command'}")
+        if from_shell:
+            # Python would first wait for threads, and may end by the signal rather than with our exit code.
+            os._exit(Interrupted.exit_code)
+        return Interrupted.exit_code
     except AlexNetError as error:
         if not error.is_reported:
             print_error(f"{rank}error: {error}")
         return error.exit_code
-    except KeyboardInterrupt:
-        if from_shell:  # Ctrl-C once more: end at once rather than with a traceback
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-        print_error(f"{rank}interrupted; rerun the same command")
-        return Interrupted.exit_code
     except BrokenPipeError:  # nobody reads our output any more, as in `alexnet runs | head -1`
         _discard_stdout()
         return 1
@@ -199,15 +187,15 @@ def _run(words: Sequence[str], from_shell: bool) -> int:
     rest.remove(name)
     options = command_parser(name).parse(rest)
     options.words = [name, *rest]
-    command = COMMANDS[name]
-    if from_shell and command.computes:
+    if from_shell and COMMANDS[name].computes:
         from alexnet.system.machine import restart_with_tuned_allocator
 
         restart_with_tuned_allocator()
+    if from_shell and not os.environ.get("RANK"):  # torchrun ends its processes by SIGTERM after an error
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers send it: stop as by Ctrl-C
     from alexnet.system.progress import log_to_stderr
 
-    sigterm = _sigterm_as_interrupt() if command.stops_on_sigterm else contextlib.nullcontext()
-    with log_to_stderr(), sigterm:
+    with log_to_stderr():
         return importlib.import_module(f"alexnet.cli.{name}_command").run(options) or 0
 
 
@@ -228,20 +216,6 @@ def _without_command(words: Sequence[str]) -> int:
 def _discard_stdout() -> None:
     """Write the rest of the output, which Python writes as it exits, to nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM, which schedulers send."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _overview() -> list[str]:

@@ -141,6 +141,8 @@ def _failure_recorded(run: RunFolder, batch_size: int) -> Iterator[None]:
     except BaseException as error:
         # Whatever stopped it (a second interrupt, memory, a defect): it can resume from the last checkpoint.
         _record_state(run, "interrupted")
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"interrupted without saving; resume from the last checkpoint with `{resume}`") from error
         if is_out_of_memory(error):
             raise WorkError(
                 f"memory is too small for batches of {batch_size} ({_first_line(error)}); "
