@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from alexnet.data.jpeg_warnings import WARNINGS, mend_warning
 from alexnet.data.pillow_warnings import pillow_warnings_muted
+from alexnet.data.pixel_layouts import CONVERT, TiffLayout, jpeg2000_refusal
 
 MAX_PIXELS = 178_956_970
 """An image with more is refused, since a small file can claim any size. Pillow's own limit."""
@@ -183,7 +184,11 @@ def _decode_other(content: bytes) -> tuple[NDArray[np.uint8], int]:
     format_name = _format_of(content)
     try:
         with pillow_warnings_muted():
-            return _decode_heic(content) if format_name == "HEIC" else _decode_by_pillow(content, format_name)
+            if format_name == "HEIC":
+                return _decode_heic(content)
+            if format_name == "TIFF":
+                return _decode_tiff(content)
+            return _decode_by_pillow(content, format_name)
     except (UnreadableImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -226,11 +231,38 @@ def _decode_by_pillow(content: bytes, format_name: str) -> tuple[NDArray[np.uint
         )
     if format_name == "PNG":
         _require_sound_png(content)
+    if format_name == "JPEG2000" and (reason := jpeg2000_refusal(content)):
+        raise UnreadableImage(reason)
     with Image.open(io.BytesIO(content), formats=(format_name,)) as image:
         _require_size(*image.size)
         image.load()
-        # After loading: Pillow turns TIFF while loading and then drops the tag.
         return _to_rgb(image), _orientation_of(image)
+
+
+def _decode_tiff(content: bytes) -> tuple[NDArray[np.uint8], int]:
+    layout = TiffLayout.read(content)
+    unread = UnreadableImage(f"{layout} is not read; {CONVERT}")
+    if not layout.is_read:
+        raise unread
+    try:
+        image = Image.open(io.BytesIO(content), formats=("TIFF",))
+    except UnidentifiedImageError as error:
+        raise unread from error
+    with image:
+        _require_size(*image.size)
+        layout.correct_planes(image)
+        try:
+            image.load()
+        except ValueError as error:
+            if "raw mode" in str(error):  # extra channels in planes, for example
+                raise unread from error
+            raise
+        if image.mode.startswith("I;16"):
+            pixels = _gray_to_rgb(layout.to_16_bits(np.asarray(image).astype(np.uint16)))
+        else:
+            pixels = _to_rgb(image)
+        # After loading: Pillow turns TIFF while loading and then drops the tag.
+        return pixels, _orientation_of(image)
 
 
 def _decode_heic(content: bytes) -> tuple[NDArray[np.uint8], int]:
@@ -262,17 +294,19 @@ def _require_sound_png(content: bytes) -> None:
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """RGB pixels of a loaded image of any mode."""
-    if image.mode == "F":
-        raise UnreadableImage("floating-point pixels have no agreed range; allowed are 8 or 16 bits per channel")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        gray = np.asarray(image).astype(np.int64)
-        if gray.min() < 0 or gray.max() > 0xFFFF:
-            raise UnreadableImage("32-bit pixels have no agreed range; allowed are 8 or 16 bits per channel")
-        return np.repeat((gray >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+        return _gray_to_rgb(np.asarray(image).astype(np.uint16))
+    if image.mode == "La":  # Pillow converts it to nothing else
+        image = image.convert("LA")
     if image.has_transparency_data:
         transparent = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", transparent.size, "white"), transparent)
     return np.asarray(image.convert("RGB"))
+
+
+def _gray_to_rgb(gray: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """The upper 8 bits of gray, uint16 (H, W), as RGB."""
+    return np.repeat((gray >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
