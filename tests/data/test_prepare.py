@@ -112,6 +112,21 @@ def test_unreadable_files_are_named_and_left_out(tmp_path: Path, caplog: pytest.
     assert data.num_skipped == 1
 
 
+def test_twelve_bits_in_sixteen_are_counted_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_pictures(tmp_path / "source", COUNTS)
+    random = np.random.default_rng(2)
+    for number, (bits, suffix) in enumerate([(12, "tif"), (12, "png"), (13, "tif"), (16, "png")]):
+        values = random.integers(0, 2**bits, (16, 16), np.uint16)
+        values[0, 0] = 2**bits - 1
+        Image.fromarray(values).save(tmp_path / "source" / "train" / "a" / f"deep{number}.{suffix}")
+    data = prepare(tmp_path / "source", tmp_path / "out", side=16, shard_images=3)
+    assert "2 of 4 images with 16 bits per channel use only the lower 12 bits" in caplog.text
+    assert (data.description["num_16_bit"], data.description["num_12_in_16_bit"]) == (4, 2)
+    caplog.clear()
+    assert prepare(tmp_path / "source" / "val", tmp_path / "other", side=16).description["num_16_bit"] == 0
+    assert "16 bits" not in caplog.text
+
+
 def test_a_class_without_a_readable_image_fails(tmp_path: Path) -> None:
     write_pictures(tmp_path / "source", {"train/a": 2, "val/a": 1})
     (tmp_path / "source" / "train" / "b").mkdir()

@@ -102,6 +102,15 @@ class TiffLayout:
         return ~scaled if self.color == WHITE_IS_ZERO else scaled
 
 
+def has_16_bits(content: bytes) -> bool:
+    """Whether a file is a PNG or TIFF of 16 bits per channel, of which nothing says how many the values use."""
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return content[24] == 16
+    if not content.startswith((b"II", b"MM")):
+        return False
+    return set(TiffLayout.read(content).bits_per_sample) == {16}
+
+
 def _numbers(value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, tuple) else (value,)
 

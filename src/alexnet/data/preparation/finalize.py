@@ -92,6 +92,8 @@ def finalize(
         for content in _ARRAYS
         if (folder / split_file(split, content)).exists()
     ]
+    # Chunks of older versions have no record of it.
+    deep = np.concatenate([record.get("deep", np.zeros(0, np.bool_)) for record in records])
     checksums = {name: (split["images_sha256"], split["labels_sha256"]) for name, split in splits.items()}
     write_sealed_json(
         staging.description_path,
@@ -105,6 +107,8 @@ def finalize(
             "store": plan["store"],
             "num_refused": len(refused),
             "num_skipped": len(source.skipped),
+            "num_16_bit": len(deep),
+            "num_12_in_16_bit": int(deep.sum()),
             "duplicates": duplicate_counts(duplicates),
             "checksum": data_checksum(checksums, source.class_ids),
             "plan": dict(plan),

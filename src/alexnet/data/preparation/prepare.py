@@ -227,6 +227,12 @@ def _log_unused_and_duplicates(data: PreparedData, source: Source) -> None:
     num_refused = int(data.description["num_refused"])
     if num_refused:
         _logger.warning(f"refused {num_refused:,} of {num_files:,} files; see {data.folder / REFUSED_FILE}")
+    if num_dark := int(data.description.get("num_12_in_16_bit", 0)):
+        _logger.warning(
+            f"{num_dark:,} of {data.description['num_16_bit']:,} images with 16 bits per channel use only the lower 12 "
+            "bits (values up to 4,095), so they are stored nearly black, with up to 16 gray levels; if the camera gives "
+            "12 bits, multiply the values by 16 and prepare the data again"
+        )
     duplicates = data.description["duplicates"]
     if duplicates["surplus_images"]:
         _logger.warning(f"{duplicates['surplus_images']:,} images are exact copies of others; see duplicates.jsonl")
@@ -250,6 +256,8 @@ def prepared_summary(data: PreparedData) -> dict[str, Any]:
         "store": data.store,
         "refused": data.description["num_refused"],
         "skipped": data.num_skipped,
+        "num_16_bit": data.description.get("num_16_bit", 0),
+        "num_12_in_16_bit": data.description.get("num_12_in_16_bit", 0),
         "duplicates": data.description["duplicates"],
         "checksum": data.checksum,
     }

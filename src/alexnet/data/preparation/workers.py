@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
 from alexnet.data.not_images import RAW_ENDINGS, file_ending
+from alexnet.data.pixel_layouts import has_16_bits
 from alexnet.data.preparation.color_sums import ColorAccumulator
 from alexnet.data.shards import DIGEST_BYTES, TAR_BLOCK_BYTES, encode_stored, sample_members
 from alexnet.data.sources.listing import Source
 from alexnet.storage.read_errors import is_passing, passing_error
 from alexnet.system.prefetch import prefetch
 
+MAX_UPPER_BITS = 2**4
+"""What the upper 8 of 16 bits stay below where values have 12 bits."""
 GROUP_BYTES = 3 * 2**19
 """Pixels of one task for a thread: enough to hide its overhead, few enough to keep all threads busy."""
 READY_GROUPS = 17
@@ -62,6 +65,8 @@ class ImageGroup:
     """The bytes to store, in parts: members of a tar, or pixels."""
     extents: list[tuple[int, int]] = field(default_factory=list)
     """Offset in `content` and length of each JPEG file, bytes; empty for pixels."""
+    deep: list[bool] = field(default_factory=list)
+    """For each file with 16 bits per channel, whether its values need 12 bits at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +107,7 @@ class ImageWorkers:
         position = 0
         for number in numbers:
             try:
-                size, image = self._read(split, number)
+                size, image = self._read(split, number, group)
             except UnreadableImage as error:
                 group.refused.append((number, str(error)))
                 continue
@@ -133,7 +138,7 @@ class ImageWorkers:
             group.content[:] = [b"".join(group.content)]
         return group
 
-    def _read(self, split: str, number: int) -> tuple[tuple[int, int], NDArray[np.uint8]]:
+    def _read(self, split: str, number: int, group: ImageGroup) -> tuple[tuple[int, int], NDArray[np.uint8]]:
         """Height and width of a file's image, and its square, uint8 (S, S, 3)."""
         listing = self.source.splits[split]
         if (ending := file_ending(listing.keys[number])) in RAW_ENDINGS:
@@ -142,4 +147,7 @@ class ImageWorkers:
             )
         content = listing.read(number)
         image = decode_image(content, apply_orientation=self.upright) if isinstance(content, bytes) else content
-        return (image.shape[0], image.shape[1]), resize_and_crop(image, self.side)
+        square = resize_and_crop(image, self.side)
+        if isinstance(content, bytes) and has_16_bits(content):
+            group.deep.append(int(image.max()) < MAX_UPPER_BITS)
+        return (image.shape[0], image.shape[1]), square

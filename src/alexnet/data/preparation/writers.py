@@ -30,6 +30,7 @@ class ChunkWriter(ABC):
         self._digests: list[bytes] = []
         self._sizes: list[tuple[int, int]] = []
         self._refused: list[tuple[int, str]] = []
+        self._deep: list[bool] = []
 
     @property
     def num_images(self) -> int:
@@ -48,6 +49,7 @@ class ChunkWriter(ABC):
         self._digests += group.digests
         self._sizes += group.sizes
         self._refused += group.refused
+        self._deep += group.deep
 
     @abstractmethod
     def _write_content(self, group: ImageGroup) -> None:
@@ -70,6 +72,7 @@ class ChunkWriter(ABC):
             sizes: int32 (n, 2), height and width of the originals, pixels.
             refused: int64 (m,), positions in the listing of the refused files.
             reasons: uint8, their reasons, a JSON list.
+            deep: bool (k,), for each file with 16 bits per channel, whether its values need 12 at most.
         """
         return {
             "numbers": np.array(self._numbers, np.int64),
@@ -77,6 +80,7 @@ class ChunkWriter(ABC):
             "sizes": np.array(self._sizes, np.int32).reshape(-1, 2),
             "refused": np.array([number for number, _ in self._refused], np.int64),
             "reasons": np.frombuffer(json.dumps([reason for _, reason in self._refused]).encode(), np.uint8),
+            "deep": np.array(self._deep, np.bool_),
         }
 
     def close(self) -> None:
