@@ -1,7 +1,8 @@
 """Every depth, color and layout of TIFF, PNG, PPM and JPEG 2000: read as other libraries read it, or refused by name.
 
-The files are written by tifffile and imagecodecs, from values that the test knows; tifffile reads the TIFF files back, so
-that a fault in writing is none of ours. Run as a script with the path of docs/odd-files.md, it rewrites the table there.
+The files are written by tifffile and imagecodecs, from values that the test knows; tifffile reads the TIFF files
+back, so that a fault in writing is none of ours. Run as a script with the path of docs/odd-files.md, it rewrites the
+table there.
 """
 
 import io

@@ -230,7 +230,7 @@ def _log_unused_and_duplicates(data: PreparedData, source: Source) -> None:
     if num_dark := int(data.description.get("num_12_in_16_bit", 0)):
         _logger.warning(
             f"{num_dark:,} of {data.description['num_16_bit']:,} images with 16 bits per channel use only the lower 12 "
-            "bits (values up to 4,095), so they are stored nearly black, with up to 16 gray levels; if the camera gives "
+            "bits (values up to 4,095), so they are stored nearly black, with up to 16 gray levels; if the camera has "
             "12 bits, multiply the values by 16 and prepare the data again"
         )
     duplicates = data.description["duplicates"]
