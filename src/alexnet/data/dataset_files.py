@@ -96,6 +96,8 @@ class Description(_Version):
     store: Store
     num_refused: Count
     num_skipped: NotRequired[Count]
+    num_16_bit: NotRequired[Count]
+    num_12_in_16_bit: NotRequired[Count]
     duplicates: dict[str, Count]
     checksum: Sha256
     plan: _Plan
