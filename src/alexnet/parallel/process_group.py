@@ -21,6 +21,7 @@ import torch.distributed as dist
 from alexnet.errors import RequestError
 from alexnet.parallel.heartbeat import HeartbeatMonitor
 from alexnet.parallel.layout import Layout
+from alexnet.parallel.orphans import stop_with_torchrun
 from alexnet.parallel.rendezvous import rendezvous_store
 from alexnet.system.machine import num_cores
 
@@ -88,7 +89,12 @@ def init_process_group(layout: Layout | None = None) -> Iterator[tuple[ProcessGr
             f"WORLD_SIZE is {world_size()}, and {', '.join(missing)} is not set; start the processes with torchrun, "
             f"or set {', '.join(VARIABLES)} for each"
         )
-    layout = layout or Layout()
+    with stop_with_torchrun():
+        yield from _joined(layout or Layout())
+
+
+def _joined(layout: Layout) -> Iterator[tuple[ProcessGroup, HeartbeatMonitor]]:
+    """Join the processes; for `init_process_group`."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     rank, num = int(os.environ["RANK"]), world_size()

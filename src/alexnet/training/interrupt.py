@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from alexnet.parallel.process_group import world_size
@@ -57,7 +57,8 @@ def stop_on_signal() -> Iterator[StopRequest]:
             for each in watched:
                 signal.signal(each, previous[each])
         # Directly to the descriptor: a handler may interrupt a print.
-        os.write(2, b"\nstopping after this step or validation; press Ctrl-C again to stop immediately\n")
+        with suppress(OSError):  # whoever read it may have ended
+            os.write(2, b"\nstopping after this step or validation; press Ctrl-C again to stop immediately\n")
 
     for number in watched:
         signal.signal(number, handle)
