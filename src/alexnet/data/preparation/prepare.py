@@ -112,7 +112,6 @@ def prepare(
         "side": side,
         "store": store,
         "jpeg_quality": JPEG_QUALITY,
-        "split_folders": None if split_folders is None else dict(split_folders),
         "hold_out": hold_out,
         "seed": seed,
         "exif": "apply" if upright else "ignore",
@@ -120,6 +119,8 @@ def prepare(
         # Their pixels may differ by a gray level from version to version: one version makes the whole data set.
         "made_with": {name: version(name) for name in ("torch", "pillow", "simplejpeg")},
     }
+    if split_folders is not None:  # otherwise the plan is that of earlier versions, whose work is resumed
+        plan["split_folders"] = dict(split_folders)
     counts = ", ".join(f"{name} {len(listing):,}" for name, listing in opened.splits.items())
     stored_as = "an array" if store == "pixels" else "JPEG files in tar shards"
     _logger.info(
