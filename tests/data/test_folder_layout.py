@@ -165,6 +165,17 @@ TRAIN_AND_VAL = {"train": of_class("train/a", "train/b"), "val": of_class("val/a
             [*images("train/a", "train/b", "val/a", "val/b"), *images("seg_pred/seg_pred")],
             {**TRAIN_AND_VAL, "unlabeled": unlabeled(*images("seg_pred/seg_pred"))},
         ),
+        (
+            [
+                *images("I/Data/CLS-LOC/train/a", "I/Data/CLS-LOC/train/b", num=2),
+                *("I/Data/CLS-LOC/val/1.JPEG", "I/Data/CLS-LOC/test/2.JPEG", "I/ImageSets/val.txt", "words.txt"),
+                *("I/Annotations/CLS-LOC/train/a/1.xml", "I/Annotations/CLS-LOC/val/1.xml"),
+            ],
+            {
+                "train": of_class("I/Data/CLS-LOC/train/a", "I/Data/CLS-LOC/train/b", up="I/Data/CLS-LOC/"),
+                "unlabeled": unlabeled("val/1.JPEG", "test/2.JPEG"),
+            },
+        ),
         ([*images("a", "b"), "1.png"], {"train": of_class("a", "b"), "unlabeled": unlabeled("1.png")}),
         (
             [*images("photos/a", "photos/b"), "1.png"],
@@ -217,7 +228,7 @@ SAY = r"name the split folders, as in --split train=FOLDER --split val=FOLDER"
         ),
         (images("val/a", "val/b"), f"has val and no train; .*{SAY}"),
         ([*images("val/a", "val/b"), *images("train")], "has val and no train"),
-        (["1.png", "2.png"], "has files but no class folder with files"),
+        (["1.png", "2.png"], "has files but no class folder with images"),
         ([*images("a"), "b/"], "1 class with images"),
         ([*images("a/x", "a/y"), "b/"], "1 class with images"),
     ],

@@ -183,7 +183,7 @@ def test_source_json_describes(tmp_path: Path) -> None:
     ("places", "folders", "message"),
     [
         ([], [], "has no files"),
-        (["1.png", "2.png"], [], "no class folder with files; expected is one folder per class"),
+        (["1.png", "2.png"], [], "no class folder with images; expected is one folder per class"),
         (["a/1"], [], "1 class with images"),
         (["train/a/1", "train/b/1", "val/zebra/1"], [], "class zebra, which the training split lacks"),
         (["val/a/1", "val/b/1"], [], "has val and no train"),

@@ -23,12 +23,14 @@ from tests.training.small_trainings import (
 )
 
 from alexnet.cli.main import main
+from alexnet.cli.training_processes import print_trained
 from alexnet.data.augment import Batch
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.evaluation.run_evaluation import evaluate_run
 from alexnet.model.weights import load_trained
+from alexnet.parallel.process_mesh import SINGLE_PROCESS
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.runs.recipes import PAPER
@@ -340,7 +342,7 @@ def test_settings_that_name_no_layer_are_refused_before_anything_is_made(data: P
 
 
 def test_without_validation_images_a_run_ends_with_its_last_weights_and_says_so(
-    make_tree: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make_tree: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = make_tree("no-val")
     shutil.rmtree(source / "val")
@@ -353,6 +355,9 @@ def test_without_validation_images_a_run_ends_with_its_last_weights_and_says_so(
     kinds = [event["event"] for event in run.events()]
     assert run.state == "finished" and kinds.count("epoch") == 2 and "validation" not in kinds
     assert load_trained(run.path).network.num_classes == 3
+    capsys.readouterr()
+    print_trained(run.path, SINGLE_PROCESS)
+    assert capsys.readouterr().out.endswith(f"next: alexnet report {run.path}\n")
     with pytest.raises(
         RequestError, match=r"no validation or test split; it has train\. Name one of these with --split"
     ):

@@ -7,7 +7,7 @@ from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_layout, layout_from
 from alexnet.cli.output import print_json, print_lines
 from alexnet.cli.recipe_options import add_settings, recipe_from
-from alexnet.cli.training_processes import print_trained, start_processes
+from alexnet.cli.training_processes import is_measurable, print_trained, start_processes
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import GROUPS, Recipe
 from alexnet.runs.recipe_file import read_config
@@ -74,8 +74,11 @@ def run(options: argparse.Namespace) -> int:
             return 0
         runs = train_seeds(options.data, recipe, folder, options.start_from, options.seeds, mesh, options.tensorboard)
         if mesh.is_main:
-            names = shell_words(*runs)
-            print_lines(f"{len(runs)} networks; next: alexnet evaluate {names}, then: alexnet ensemble {names}")
+            names, one = shell_words(*runs), shell_words(runs[0])
+            evaluate = f"alexnet evaluate {names}, then: alexnet ensemble {names}"
+            print_lines(
+                f"{len(runs)} networks; next: {evaluate if is_measurable(runs[0]) else f'alexnet report {one}'}"
+            )
     return 0
 
 

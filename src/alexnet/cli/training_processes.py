@@ -38,7 +38,13 @@ def print_trained(run: Path, mesh: "ProcessMesh") -> None:
     from alexnet.runs.folder import RunFolder
 
     if mesh.is_main:
-        metadata = RunFolder.open(run).metadata()
-        is_measurable = any(name in metadata["data"]["splits"] for name in ("val", "test"))
-        command = shell_words("alexnet", "evaluate" if is_measurable else "report", run)
-        print_lines(f"{run}: trained in {metadata['duration_s']:.0f} s; next: {command}")
+        seconds = RunFolder.open(run).metadata()["duration_s"]
+        command = shell_words("alexnet", "evaluate" if is_measurable(run) else "report", run)
+        print_lines(f"{run}: trained in {seconds:.0f} s; next: {command}")
+
+
+def is_measurable(run: Path) -> bool:
+    """Whether the data of a run has a split to measure errors on."""
+    from alexnet.runs.folder import RunFolder
+
+    return any(name in RunFolder.open(run).metadata()["data"]["splits"] for name in ("val", "test"))

@@ -230,7 +230,7 @@ def _build_source(
             if class_id is None:
                 num_unlabeled[folder] += len(builders[split]) - before
     if not len(builders["train"]):
-        raise RequestError(f"{path} has files but no class folder with files; {EXPECTED}")
+        raise RequestError(f"{path} has files but no class folder with images; {EXPECTED}")
     classes = {place[1] for folder in files.folders if (place := layout.place(folder)) and place[0] == "train"}
     if without := {class_id for class_id in classes if class_id is not None} - set(builders["train"].class_ids):
         what = "has no images and is no class" if len(without) == 1 else "have no images and are no classes"

@@ -120,7 +120,7 @@ def find_layout(top: Folder, origin: Path, named: Mapping[str, str] | None = Non
     base = _base(top, is_split_free=named is not None)
     folders = base.with_images
     if not folders:
-        raise RequestError(f"{origin} has files but no class folder with files; {EXPECTED}")
+        raise RequestError(f"{origin} has files but no class folder with images; {EXPECTED}")
     classes = _layout(top, base, {base: "train"})
     if named is not None:
         return classes
