@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -144,6 +145,29 @@ def test_a_zip_that_lies_about_its_size_does_not_fill_the_memory(tmp_path: Path)
     path.write_bytes(content)
     with pytest.raises(OSError, match="its checksum is wrong"):
         open_source(path).splits["train"].read(0)
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_name_of_many_folders_does_not_fill_the_memory(tmp_path: Path, kind: str) -> None:
+    deep = "/".join(["d"] * 20_000) + "/1.png"
+    path = tmp_path / f"x.{kind}"
+    names = ["a/1.png", "b/1.png", "c/" + "/".join(["d"] * 62) + "/1.png", deep]
+    if kind == "tar":
+        with tarfile.open(path, "w") as tar:
+            for name in names:
+                tar.addfile(tarfile.TarInfo(name))
+    else:
+        with zipfile.ZipFile(path, "w") as packed:
+            for name in names:
+                packed.writestr(name, b"")
+    tracemalloc.start()
+    try:
+        source = open_source(path)
+        assert tracemalloc.get_traced_memory()[1] < 20e6  # all folders above it take 400 MB
+    finally:
+        tracemalloc.stop()
+    assert source.class_ids == ["a", "b", "c"]
+    assert list(source.skipped) == [(deep, "in more than 63 folders")]
 
 
 def test_links_of_a_tar_are_entries_that_cannot_be_read(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ from alexnet.errors import RequestError
 SOURCE_FILE = "SOURCE.json"
 """Optional description next to the images: `title`, `generated`, `side`."""
 MAX_DEPTH = 8
+"""Folders below SOURCE; a link that leads back to a folder above it has no end."""
+MAX_MEMBER_DEPTH = 64
+"""Parts of a name in an archive: each is a folder, and a name may have a million of them."""
 
 _logger = logging.getLogger(__name__)
 
@@ -64,6 +67,9 @@ class _Files:
             if self.skipped.add_if_kept_by_a_system(f"{name}/" if location is None else name):
                 continue
             parts = name.split("/")
+            if len(parts) > MAX_MEMBER_DEPTH:
+                self.skipped.add(name, f"in more than {MAX_MEMBER_DEPTH - 1} folders")
+                continue
             self.folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
             if location is None:
                 self.folders.add(name)

@@ -243,7 +243,8 @@ def _require_splits(deep: Mapping[Folder, str], others: Sequence[Folder], origin
     It is certain where training and another split have the same classes, and the others have images and no folders.
     """
     train = next((one for one, split in deep.items() if split == "train"), None)
-    if train is None or not any(_share_classes(train, one) for one, split in deep.items() if split != "train"):
+    classes = _classes_in(train) if train else set()
+    if not any(_share_classes(classes, one) for one, split in deep.items() if split != "train"):
         what = _plural(deep, "has the name of a split and class folders", "have names of splits and class folders")
         raise RequestError(
             f"{_listed(deep)} of {origin} {what}, such as {_such_as(next(iter(deep)))}, but "
@@ -283,10 +284,11 @@ def _refuse_equal_folders(folders: Sequence[Folder], origin: Path) -> None:
     if len(deep) < 2:
         return
     largest = max(deep, key=lambda one: len(_classes_in(one)))
-    if not all(one is largest or _share_classes(largest, one) for one in deep):
+    classes = _classes_in(largest)
+    if not all(one is largest or _share_classes(classes, one) for one in deep):
         return
     seen = f"{_listed(deep)} of {origin} each have folders called {_such_as(largest)}"
-    if len(_splits_in(_unwrapped(largest))) == len(_classes_in(largest)):
+    if len(_splits_in(_unwrapped(largest))) == len(classes):
         raise RequestError(
             f"{seen}: splits inside classes; move them to train/CLASS and val/CLASS, list the images in a CSV file of "
             "path,label,split, or add --split none to train on all of them"
@@ -294,11 +296,11 @@ def _refuse_equal_folders(folders: Sequence[Folder], origin: Path) -> None:
     raise RequestError(f"{seen}: they look like splits and not like classes; {SAY_SPLITS}, or {SAY_CLASSES}")
 
 
-def _share_classes(first: Folder, second: Folder) -> bool:
-    """Whether most class folders of the second, and at least two, have the names of some of the first."""
-    classes = _classes_in(second)
-    num_shared = len(classes & _classes_in(first))
-    return num_shared >= 2 and 2 * num_shared >= len(classes)
+def _share_classes(class_names: Set[str], folder: Folder) -> bool:
+    """Whether most class folders of a folder, and at least two, have these names."""
+    own = _classes_in(folder)
+    num_shared = len(own & class_names)
+    return num_shared >= 2 and 2 * num_shared >= len(own)
 
 
 def _with_warning(layout: SplitLayout, candidates: Iterable[Folder], others: Sequence[Folder]) -> SplitLayout:
