@@ -227,9 +227,14 @@ def test_per_class_draws_images_and_the_rest_is_evaluated(
     words = ["baseline", "sift-fisher", str(data), "--per-class", "12", "--seed", "3", "--protocol.evaluate_on", "rest"]
     words += ["--descriptors.cell_px", "4", "--encoder.components", "16", "--encoder.dimensions", "8"]
     words += ["--classifier.epochs", "3", "--run", str(tmp_path / "runs" / "rest"), "--workers", "1"]
-    assert cli.main(words) == 0
+    assert cli.main([*words, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
     made = RunFolder.open(tmp_path / "runs" / "rest")
     (result,) = made.evaluations().values()
+    metadata = made.metadata()
+    effort = {key: metadata[key] for key in ("duration_s", "cpu_s", "peak_anonymous_bytes", "features")}
+    assert printed.pop("evaluations") == [stored := {"run": str(made.path), **result}]
+    assert printed == {**stored, "baseline": "sift-fisher", **effort}
     assert (result["split"], result["num_images"]) == ("rest", 24)
     errors = [one["top1_error"] for one in result["per_class"]]
     assert result["mean_class_accuracy"] == pytest.approx(1 - np.mean(errors)) and np.mean(errors) < 0.5

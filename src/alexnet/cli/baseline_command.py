@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
-from alexnet.cli.output import print_lines
+from alexnet.cli.common_options import add_json
+from alexnet.cli.output import print_json, print_lines
 from alexnet.cli.recipe_options import add_settings, changed_groups
 from alexnet.errors import RequestError
 from alexnet.runs.baseline_recipe import BASELINES, GROUPS, BaselineRecipe, Kind, named_baseline
@@ -37,6 +38,7 @@ def add_arguments(parser: CommandParser) -> None:
             "--cache", type=Path, metavar="FOLDER", help="folder for features (default: baseline-features next to RUN)"
         )
         system.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core)")
+        add_json(system, "a line")
         short = {"per_class": "training images of each class, 0 is all", "seed": "random seed"}
         for name, text in short.items():
             system.section("protocol").add_argument(
@@ -65,6 +67,12 @@ def run(options: argparse.Namespace) -> None:
     _logger.info(
         "features are in %s; runs with the same settings reuse them, and you may delete them", metadata["features"]
     )
+    if options.json:
+        evaluations = [{"run": str(run.path), **one} for one in run.evaluations().values()]
+        effort = {key: metadata[key] for key in ("duration_s", "cpu_s", "peak_anonymous_bytes", "features")}
+        measured = evaluations[0] if evaluations else {"run": str(run.path)}
+        print_json({**measured, "baseline": options.kind, **effort, "evaluations": evaluations})
+        return
     print_lines(
         f"{run.path}: {metadata['duration_s']:.0f} s, {metadata['cpu_s']:.0f} s of processor time; "
         f"next: {shell_words('alexnet', 'report', run.path)}"

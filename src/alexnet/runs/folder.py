@@ -13,7 +13,6 @@ report.html           the report
 import datetime
 import logging
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -56,6 +55,7 @@ from alexnet.storage.typed_files import (
     sealed_line,
     write_sealed_json,
 )
+from alexnet.system.visible_text import shell_words
 
 FORMAT_VERSION = 1
 
@@ -317,7 +317,7 @@ class RunFolder:
         return {path.stem: self._evaluation(path) for path in sorted((self.path / "evaluations").glob("*.json"))}
 
     def _evaluation(self, path: Path) -> StoredEvaluation:
-        advice = f"delete it and run `alexnet evaluate {shlex.quote(str(self.path))}` to write it again"
+        advice = f"delete it and run `{shell_words('alexnet', 'evaluate', self.path)}` to write it again"
         evaluation = read_json(path, StoredEvaluation, advice)
         if problem := inconsistency(evaluation):
             raise damaged(path, problem, advice)
