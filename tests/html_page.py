@@ -17,6 +17,7 @@ class Page(HTMLParser):
         ids: of all elements that have one.
         images: the attributes of each `img`.
         attribute_names: of all elements.
+        code: the text of each `code`.
     """
 
     def __init__(self, html: str) -> None:
@@ -28,6 +29,7 @@ class Page(HTMLParser):
         self.ids: list[str | None] = []
         self.images: list[dict[str, str | None]] = []
         self.attribute_names: set[str] = set()
+        self.code: list[str] = []
         self._open: list[str] = []
         self.feed(html)
         self.close()
@@ -43,6 +45,8 @@ class Page(HTMLParser):
         self.tags.append(tag)
         if tag not in VOID:
             self._open.append(tag)
+        if tag == "code":
+            self.code.append("")
         self.attribute_names |= set(attributes)
         self.addresses += [value for key, value in attrs if key in ADDRESSES]
         self.ids += [attributes["id"]] if "id" in attributes else []
@@ -63,3 +67,5 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._open or self._open[-1] not in ("style", "script"):
             self.text += data
+        if "code" in self._open:
+            self.code[-1] += data

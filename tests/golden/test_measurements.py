@@ -1,11 +1,15 @@
 """Predictions, evaluations and features that version 0.1.0 wrote are read, and reports are written from its runs."""
 
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.html_page import Page
 
+from alexnet.cli.main import command_parser, main
 from alexnet.data.concatenated import open_data
 from alexnet.errors import RequestError
 from alexnet.evaluation.compare import compare_runs
@@ -77,3 +81,75 @@ def test_unfinished_features_of_the_earlier_format_are_refused_clearly(golden: P
     (golden / "features").rename(golden / ".new.preparing")
     with pytest.raises(RequestError, match=r"format_version was 1 and is 2.*add --restart to discard"):
         write_features(golden / "finished", golden / "new", layers=["conv2"], split="val", device="cpu")
+
+
+def advised(page: Page, printed: str) -> set[tuple[str, ...]]:
+    """The commands that a report's page and the command's last line advise."""
+    lines = [line.removeprefix("next: ") for line in printed.splitlines() if line.startswith("next: ")]
+    return {tuple(shlex.split(one)) for one in [*page.code, *lines] if one.startswith("alexnet ")}
+
+
+def prepare_case(case: str, golden: Path) -> Path:
+    """A run in one of the states in which a report may be asked for."""
+    name = "interrupted" if case in ("interrupted", "killed", "failed") else "finished"
+    run = RunFolder.open(golden / ("baseline" if "baseline" in case else name))
+    if case == "killed":  # before its first weights
+        run.weights.unlink(missing_ok=True)
+        run.update_metadata(state="running")
+    if case == "failed":
+        run.weights.unlink(missing_ok=True)
+        run.update_metadata(state="failed")
+    if case == "unfinished baseline":
+        (run.path / "baseline.safetensors").unlink()
+        run.update_metadata(state="interrupted")
+    if "not evaluated" in case or case == "unfinished baseline":
+        run.forget_evaluations()
+    if case == "data gone":
+        for folder in run.data_folders():
+            shutil.rmtree(folder)
+    if case == "training alone":
+        metadata = run.metadata()
+        splits = {"train": metadata["data"]["splits"]["train"]}
+        run.update_metadata(data={**metadata["data"], "splits": splits})
+        run.forget_evaluations()
+    return run.path
+
+
+@pytest.mark.parametrize(
+    ("case", "commands"),
+    [
+        ("finished", {"predict", "evaluate"}),
+        ("not evaluated", {"predict", "evaluate", "report"}),
+        ("interrupted", {"resume", "predict", "evaluate", "report"}),
+        ("killed", {"resume"}),
+        ("failed", set()),
+        ("data gone", {"predict"}),
+        ("training alone", {"predict"}),
+        ("baseline", {"evaluate"}),
+        ("baseline not evaluated", {"evaluate", "report"}),
+        ("unfinished baseline", set()),
+    ],
+)
+def test_a_reports_advice_works(
+    golden: Path, case: str, commands: set[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepare_case(case, golden)
+    assert main(["report", str(run)]) == 0
+    page = Page((run / "report.html").read_text())
+    advice = advised(page, capsys.readouterr().out)
+    assert {words[1] for words in advice} == commands
+    assert ("First-layer filters" in page.text) == ("baseline" not in case)
+    monkeypatch.chdir(golden)
+    Image.new("RGB", (40, 40), "red").save(golden / "photo.jpg")
+    for words in sorted(advice, key=lambda one: one[1] == "resume"):
+        command_parser(words[1]).parse(list(words[2:]))
+        assert main(list(words[1:])) == 0, words
+
+
+def test_a_claim_about_other_data_is_marked(golden: Path) -> None:
+    run = RunFolder.open(golden / "finished")
+    note = "The claim is about the data that it names; this run was trained on "
+    assert f"{note}source." in Page(write_report(run.path, None).read_text()).text
+    data = run.metadata()["data"]
+    run.update_metadata(data={**data, "title": "CIFAR-10"})
+    assert note not in Page(write_report(run.path, None).read_text()).text

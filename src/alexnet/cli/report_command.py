@@ -7,7 +7,6 @@ from pathlib import Path
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_data
 from alexnet.cli.output import print_lines
-from alexnet.system.visible_text import shell_words
 
 _logger = logging.getLogger(__name__)
 
@@ -23,6 +22,7 @@ def run(options: argparse.Namespace) -> None:
     from alexnet.cli.tables import print_results
     from alexnet.data.concatenated import open_data
     from alexnet.evaluation.predictions import views_sort_key
+    from alexnet.report.contents import next_commands
     from alexnet.report.page import write_report
     from alexnet.runs.folder import RunFolder
 
@@ -38,5 +38,7 @@ def run(options: argparse.Namespace) -> None:
     if results:
         print_results(sorted(results, key=lambda result: (result["split"], views_sort_key(result["num_views"]))))
     print_lines(f"report: {page}")
-    if not run.is_baseline:
-        print_lines(f"next: {shell_words('alexnet', 'predict', options.run, 'photo.jpg')}")
+    commands = next_commands(run)
+    order = ("resume", "predict", "evaluate") if results else ("resume", "evaluate", "predict")
+    if following := next((commands[name] for name in order if commands[name]), None):
+        print_lines(f"next: {following}")

@@ -22,6 +22,7 @@ from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import GROUPS, Recipe, unread_settings
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.tensors import open_tensors
+from alexnet.system.visible_text import shell_words
 
 NUM_PANEL_IMAGES = 6
 _MOST_CLASSES = 20
@@ -53,6 +54,27 @@ def on_own_data(evaluations: Mapping[str, Mapping[str, Any]], checksum: str | No
 def headline_evaluation(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The evaluation that the page shows in detail: with the most views, of a held-out split if there is one."""
     return max(evaluations, key=lambda one: (one["split"] != "train", views_sort_key(one["num_views"])), default=None)
+
+
+def next_commands(run: RunFolder) -> dict[str, str | None]:
+    """The commands to `resume` and `evaluate` a run and to `predict` with it; None for those that would be refused."""
+    metadata, recipe = run.metadata(), run.any_recipe()
+    data: Mapping[str, Any] = metadata.get("data") or {}
+    is_named = bool(data.get("folders") or data.get("folder"))
+    has_data = is_named and all((folder / "dataset.json").is_file() for folder in run.data_folders())
+    has_held_out = bool({"val", "test"} & set(data.get("splits", {})))
+    if isinstance(recipe, BaselineRecipe):
+        resumes, is_network = False, False
+        is_trained = (run.path / "baseline.safetensors").is_file()
+        has_held_out |= recipe.protocol.evaluate_on == "rest"
+    else:
+        resumes, is_network = metadata.get("state") in ("running", "interrupted") and has_data, True
+        is_trained = run.weights.is_file()
+    return {
+        "resume": shell_words("alexnet", "resume", run.path) if resumes else None,
+        "evaluate": shell_words("alexnet", "evaluate", run.path) if is_trained and has_data and has_held_out else None,
+        "predict": shell_words("alexnet", "predict", run.path, "photo.jpg") if is_trained and is_network else None,
+    }
 
 
 def learning_curves(events: Sequence[Mapping[str, Any]], evaluation_name: str) -> tuple[Section, Section]:
@@ -96,8 +118,6 @@ def epoch_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def first_layer_filters(run: RunFolder) -> Section:
     """The filters of `conv1` as an image."""
-    if run.is_baseline:
-        return Section(missing="A baseline has no filters: its descriptors are fixed, not learned.")
     if not run.weights.is_file():
         return Section(missing="The run has no stored weights yet, so there are no filters to show.")
     try:

@@ -83,7 +83,7 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         loss_curve=loss_curve,
         error_curve=error_curve,
         epochs=contents.epoch_rows(events),
-        filters=contents.first_layer_filters(run),
+        filters=None if network is None else contents.first_layer_filters(run),
         correct=correct,
         incorrect=incorrect,
         num_panel_images=contents.NUM_PANEL_IMAGES,
@@ -93,7 +93,8 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         changes=changes_of(recipe),
         settings=contents.settings(recipe),
         run_environment=contents.run_environment(metadata, data),
-        run_path=shell_words(run.path),
+        commands=contents.next_commands(run),
+        report_command=shell_words("alexnet", "report", run.path),
         panel_style=Markup(PANEL_STYLE),
     )
 
