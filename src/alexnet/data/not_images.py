@@ -37,7 +37,7 @@ KINDS = {
     **dict.fromkeys(("wav", "mp3", "m4a", "aac", "ogg", "flac"), "a sound"),
     **dict.fromkeys(("npy", "npz", "mat", "h5", "pkl", "pt", "pth", "safetensors"), "an array"),
     **dict.fromkeys(("py", "ipynb", "sh", "bat", "exe", "dll"), "a program"),
-    **dict.fromkeys(("zip", "gz", "tgz", "7z", "rar"), "an archive"),
+    **dict.fromkeys(("tar", "zip", "gz", "tgz", "7z", "rar"), "an archive"),
     **dict.fromkeys(("md5", "sha1", "sha256", "sha512", "sfv", "par2"), "checksums"),
     "db": "a database",
 }

@@ -231,10 +231,9 @@ def _build_source(
             files.skipped.add(full_name, "outside of the class folders and not named like an image")
         else:
             split, class_id = place
-            before = len(builders[split])
-            builders[split].add(full_name.removeprefix(base), class_id, location)
-            if class_id is None:
-                num_unlabeled[folder] += len(builders[split]) - before
+            is_image = builders[split].add(full_name.removeprefix(base), class_id, location)
+            if is_image and class_id is None:
+                num_unlabeled[folder] += 1
     if not len(builders["train"]):
         raise RequestError(f"{path} has files but no class folder with images; {EXPECTED}")
     classes = {place[1] for folder in files.folders if (place := layout.place(folder)) and place[0] == "train"}
