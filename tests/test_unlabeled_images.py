@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.html_page import Page
 from alexnet.cli.main import main
 from alexnet.data.concatenated import count_leaks, open_data
 from alexnet.data.dataset import PreparedData
+from alexnet.data.preparation import finalize as finalize_module
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
 from alexnet.evaluation.run_evaluation import evaluate_run, remap_classes
@@ -76,10 +78,17 @@ def test_they_are_a_split_without_labels(data: PreparedData, tree: Path, tmp_pat
     assert np.array_equal(np.asarray(split.images[NUM - 1]), np.asarray(data.splits["train"].images[0]))
 
 
-def test_a_damaged_one_is_refused_and_without_any_sound_one_there_is_no_split(tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+def test_a_damaged_one_is_refused_and_without_any_sound_one_there_is_no_split(
+    tree: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in (tree / "test").iterdir():
         path.write_bytes(path.read_bytes()[:60])
-    data = prepare(tree, tmp_path / "none", side=32, max_refused=0.5)
+    with monkeypatch.context() as patched:  # stopped when its files are removed and nothing is described yet
+        patched.setattr(finalize_module, "write_sealed_json", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tree, tmp_path / "none", side=32, max_refused=0.5, store=store)
+    data = prepare(tree, tmp_path / "none", side=32, max_refused=0.5, store=store)
     assert set(data.splits) == {"train", "val"} and not list(data.folder.glob("unlabeled*"))
     refused = [json.loads(line) for line in (data.folder / "refused.jsonl").read_text().splitlines()]
     assert len(refused) == NUM and {(one["split"], one["class"]) for one in refused} == {("unlabeled", "")}

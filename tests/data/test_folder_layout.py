@@ -166,6 +166,14 @@ TRAIN_AND_VAL = {"train": of_class("train/a", "train/b"), "val": of_class("val/a
             {**TRAIN_AND_VAL, "unlabeled": unlabeled(*images("seg_pred/seg_pred"))},
         ),
         (
+            [*images("train/a", "train/b", "val/b"), *images("more")],
+            {
+                "train": of_class("train/a", "train/b"),
+                "val": of_class("val/b"),
+                "unlabeled": unlabeled(*images("more")),
+            },
+        ),
+        (
             [
                 *images("I/Data/CLS-LOC/train/a", "I/Data/CLS-LOC/train/b", num=2),
                 *("I/Data/CLS-LOC/val/1.JPEG", "I/Data/CLS-LOC/test/2.JPEG", "I/ImageSets/val.txt", "words.txt"),

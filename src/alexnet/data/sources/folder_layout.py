@@ -244,7 +244,7 @@ def _require_splits(deep: Mapping[Folder, str], others: Sequence[Folder], origin
     """
     train = next((one for one, split in deep.items() if split == "train"), None)
     classes = _classes_in(train) if train else set()
-    if not any(_share_classes(classes, one) for one, split in deep.items() if split != "train"):
+    if not any(_share_classes(classes, one, least=1) for one, split in deep.items() if split != "train"):
         what = _plural(deep, "has the name of a split and class folders", "have names of splits and class folders")
         raise RequestError(
             f"{_listed(deep)} of {origin} {what}, such as {_such_as(next(iter(deep)))}, but "
@@ -296,11 +296,11 @@ def _refuse_equal_folders(folders: Sequence[Folder], origin: Path) -> None:
     raise RequestError(f"{seen}: they look like splits and not like classes; {SAY_SPLITS}, or {SAY_CLASSES}")
 
 
-def _share_classes(class_names: Set[str], folder: Folder) -> bool:
-    """Whether most class folders of a folder, and at least two, have these names."""
+def _share_classes(class_names: Set[str], folder: Folder, least: int = 2) -> bool:
+    """Whether half of the class folders of a folder or more, and at least `least`, have these names."""
     own = _classes_in(folder)
     num_shared = len(own & class_names)
-    return num_shared >= 2 and 2 * num_shared >= len(own)
+    return num_shared >= least and 2 * num_shared >= len(own)
 
 
 def _with_warning(layout: SplitLayout, candidates: Iterable[Folder], others: Sequence[Folder]) -> SplitLayout:
