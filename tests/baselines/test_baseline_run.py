@@ -4,6 +4,8 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -369,3 +371,21 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     written, held = map(int, found.stdout.split())
     assert written == 640 * 65536 and held < written / 2
+
+
+def test_every_stage_that_may_be_long_shows_its_progress(data: Path, tmp_path: Path) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+
+    @contextmanager
+    def bar(title: str) -> Iterator[Callable[[int, int], None]]:
+        seen[title] = []
+        yield lambda done, total: seen[title].append((done, total))
+
+    run_baseline(data, FISHER, tmp_path / "run", workers=2, progress_bar=bar)
+    stages = {title.partition(": ")[2] or title for title in seen}
+    assert stages == {"vocabulary", "train", "classifiers", "val", "evaluating"}
+    for title, calls in seen.items():
+        assert len(calls) >= 1 and calls[-1][0] == calls[-1][1] > 0, title
+    num = len(PreparedData.open(data).splits["train"])
+    # Two channels, each also without the fifth that fits the temperature.
+    assert seen["classifiers"][-1][1] == FISHER.classifier.epochs * 2 * (num + num - -(-num // 5))

@@ -173,3 +173,25 @@ def test_a_job_that_fails_stops_the_others_after_their_epoch(tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         train_classifiers(jobs, 4, recipe, tmp_path, 2, on_epoch)
     assert max(epochs) < 900
+
+
+def test_the_progress_counts_the_images_of_all_epochs_and_jobs(tmp_path: Path) -> None:
+    rows, labels = some_rows(1300)
+    features = rows.astype(np.float16)
+    jobs = [TrainingJob(name, features, labels, np.arange(num)) for name, num in (("a", 1300), ("b", 600), ("c", 9))]
+
+    def progress_of(epochs: int) -> list[tuple[int, int]]:
+        recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(epochs=epochs))
+        seen: list[tuple[int, int]] = []
+        train_classifiers(jobs, 4, recipe, tmp_path, 2, lambda *_: None, lambda *one: seen.append(one))
+        return seen
+
+    first = progress_of(2)
+    assert first[0] == (0, 2 * 1909) and first[-1] == (2 * 1909, 2 * 1909)
+    assert all(total == 2 * 1909 for _, total in first)
+    done = [one for one, _ in first]
+    assert done == sorted(done) and len(set(done)) == 1 + 2 * (3 + 2 + 1)  # chunks of 512 images
+    # A resumed training counts what is left: one epoch of three.
+    again = progress_of(3)
+    assert again[-1] == (1909, 1909) and again[0][0] == 0
+    assert all(total <= 3 * 1909 for _, total in again)

@@ -175,10 +175,13 @@ class _Stages:
             return
         data, split = evaluated
         features = [self.encode(channel, data.splits[split], split) for channel in channels]
-        with self.usage.stage("evaluate") as images:
-            images.append(len(data.splits[split]))
-            chunks = range(0, len(data.splits[split]), CHUNK_ROWS)
-            probabilities = [model.probabilities([one[at : at + CHUNK_ROWS] for one in features]) for at in chunks]
+        num = len(data.splits[split])
+        with self.progress_bar("evaluating") as progress, self.usage.stage("evaluate") as images:
+            images.append(num)
+            probabilities = []
+            for first in range(0, num, CHUNK_ROWS):
+                probabilities.append(model.probabilities([one[first : first + CHUNK_ROWS] for one in features]))
+                progress(min(first + CHUNK_ROWS, num), num)
             evaluation = evaluate_probabilities(np.concatenate(probabilities), data, split, NUM_VIEWS)
             result = save_run_evaluation(self.run, data, evaluation)
         self.run.log(
@@ -248,10 +251,11 @@ class _Stages:
         images = np.arange(len(labels))
         jobs = [TrainingJob(channel.name, one, labels, images) for channel, one in zip(channels, features, strict=True)]
         held_out_jobs, held_out = calibration_jobs(features, labels, self.recipe.protocol.seed)
-        with self.usage.stage("train classifiers") as num_images:
+        all_jobs = [*jobs, *held_out_jobs]
+        with self.progress_bar("classifiers") as progress, self.usage.stage("train classifiers") as num_images:
             num_images.append(len(labels))
             classifiers = train_classifiers(
-                [*jobs, *held_out_jobs], self.data.num_classes, self.recipe, checkpoints, self.workers, on_epoch
+                all_jobs, self.data.num_classes, self.recipe, checkpoints, self.workers, on_epoch, progress
             )
         return Baseline(
             channels=tuple(channels),

@@ -41,7 +41,12 @@ class TrainingJob:
 
 
 def train_classifier(
-    job: TrainingJob, num_classes: int, recipe: BaselineRecipe, folder: Path, on_epoch: Callable[[str, int], None]
+    job: TrainingJob,
+    num_classes: int,
+    recipe: BaselineRecipe,
+    folder: Path,
+    on_epoch: Callable[[str, int], None],
+    on_images: Callable[[str, int], None] = lambda name, left: None,
 ) -> AveragedSGDClassifier:
     """Train a classifier for the recipe's epochs, each in an order drawn with the seed.
 
@@ -50,6 +55,8 @@ def train_classifier(
     Args:
         num_classes: K; a class without images is never predicted.
         on_epoch: called after each epoch with the job's name and the number of epochs done.
+        on_images: called at the start and after every few images with the job's name and the number of images, counted
+            in every epoch, that are left.
     """
     settings, checkpoint = recipe.classifier, folder / f"{job.name}.safetensors"
     classifier, done = _read_checkpoint(checkpoint) or (
@@ -66,11 +73,15 @@ def train_classifier(
         0,
     )
     classes = np.arange(num_classes)
+    left = (settings.epochs - done) * len(job.images)
+    on_images(job.name, left)
     for epoch in range(done, settings.epochs):
         order = np.random.Generator(np.random.Philox([recipe.protocol.seed, epoch])).permutation(len(job.images))
         for first in range(0, len(order), CHUNK_ROWS):
             chunk = job.images[order[first : first + CHUNK_ROWS]]
             classifier.partial_fit(np.asarray(job.features[chunk], np.float32), job.labels[chunk], classes)
+            left -= len(chunk)
+            on_images(job.name, left)
         write_estimators(checkpoint, {"classifier": classifier}, {"epochs": epoch + 1})
         on_epoch(job.name, epoch + 1)
     return classifier
@@ -94,6 +105,7 @@ def train_classifiers(
     folder: Path,
     workers: int,
     on_epoch: Callable[[str, int], None],
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[AveragedSGDClassifier]:
     """Train the classifiers of all jobs, several at a time; where one fails, the others stop after their epoch.
 
@@ -103,8 +115,22 @@ def train_classifiers(
         folder: for checkpoints.
         workers: threads.
         on_epoch: called in these threads with a job's name and the number of epochs done.
+        progress: called in these threads, one at a time, with the images trained on by this call, counted in every
+            epoch of every job, and those in all.
     """
-    stopped = threading.Event()
+    stopped, counting = threading.Event(), threading.Lock()
+    left = {job.name: recipe.classifier.epochs * len(job.images) for job in jobs}
+    started: set[str] = set()
+    done = 0
+
+    def on_images(name: str, left_of_job: int) -> None:
+        nonlocal done
+        with counting:
+            # What a job has left at its start is less where it continues from its checkpoint.
+            done += left[name] - left_of_job if name in started else 0
+            started.add(name)
+            left[name] = left_of_job
+            progress(done, done + sum(left.values()))
 
     def on_epoch_unless_stopped(name: str, epoch: int) -> None:
         on_epoch(name, epoch)
@@ -113,7 +139,8 @@ def train_classifiers(
 
     with single_threaded_libraries(), ThreadPoolExecutor(workers) as pool:
         futures = [
-            pool.submit(train_classifier, job, num_classes, recipe, folder, on_epoch_unless_stopped) for job in jobs
+            pool.submit(train_classifier, job, num_classes, recipe, folder, on_epoch_unless_stopped, on_images)
+            for job in jobs
         ]
         try:
             return [future.result() for future in futures]
