@@ -215,6 +215,19 @@ def test_the_whole_way(
     Path("broken.jpg").write_bytes(Path("green.jpg").read_bytes()[:300])
     assert main(["predict", "run", "broken.jpg"]) == 2
     assert "broken.jpg is not a readable image" in capsys.readouterr().err
+    # Beside others it is named, and they are answered; what is no image in a folder is passed over.
+    Path("photos").mkdir()
+    for name in ("broken.jpg", "green.jpg"):
+        Path(name).rename(Path("photos") / name)
+    Path("photos/Thumbs.db").write_bytes(b"abcd")
+    assert main(["predict", "run", "photos", "--views", "1", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [one["image"] for one in json.loads(out)["predictions"]] == ["photos/green.jpg"]
+    assert [one["image"] for one in json.loads(out)["refused"]] == ["photos/broken.jpg"]
+    assert "photos/broken.jpg is not a readable image" in err and "skipped 1 of 3 files" in err
+    assert main(["predict", "run", "photos", "--views", "1", "--format", "ilsvrc"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "1 of 2 cannot be read" in err
 
 
 def test_an_interrupt_exits_with_3_and_the_same_command_resumes(make_tree: Any, tmp_path: Path) -> None:

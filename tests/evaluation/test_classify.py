@@ -30,7 +30,7 @@ def photograph(tmp_path: Path) -> Path:
 
 
 def test_five_labels_per_line_starting_at_one(trained: Trained, photograph: Path) -> None:
-    answers = classify_photographs(trained, [photograph, photograph])
+    answers, _ = classify_photographs(trained, [photograph, photograph])
     lines = ilsvrc_lines(answers, trained)
     assert len(lines) == 2 and lines[0] == lines[1]
     labels = [int(word) for word in lines[0].split()]
@@ -41,7 +41,7 @@ def test_five_labels_per_line_starting_at_one(trained: Trained, photograph: Path
 
 
 def test_labels_in_another_order(trained: Trained, photograph: Path, tmp_path: Path) -> None:
-    answers = classify_photographs(trained, [photograph])
+    answers, _ = classify_photographs(trained, [photograph])
     order = tmp_path / "order.txt"
     order.write_text("n9 not known here\n\n" + "".join(f"n{number} kind\n" for number in reversed(range(7))))
     names = read_label_order(order)
@@ -51,7 +51,7 @@ def test_labels_in_another_order(trained: Trained, photograph: Path, tmp_path: P
 
 
 def test_an_invalid_label_order_is_refused(trained: Trained, photograph: Path, tmp_path: Path) -> None:
-    answers = classify_photographs(trained, [photograph])
+    answers, _ = classify_photographs(trained, [photograph])
     with pytest.raises(RequestError, match="has no line for n1, n2"):
         ilsvrc_lines(answers, trained, ["n0"])
     with pytest.raises(RequestError, match="names n0 twice"):
@@ -67,5 +67,47 @@ def test_a_folder_lists_its_photographs(photograph: Path, tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(photograph.read_bytes())
     assert list_photographs([photograph, tmp_path / "b"]) == [photograph, tmp_path / "b/c/a.png", tmp_path / "b/z.png"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RequestError, match="has no files"):
+    (tmp_path / "empty" / "Thumbs.db").write_bytes(b"abcd")
+    with pytest.raises(RequestError, match="has no images"):
         list_photographs([tmp_path / "empty"])
+    with pytest.raises(RequestError, match=r"cannot read .*none\.jpg: No such file"):
+        list_photographs([tmp_path / "none.jpg", photograph])
+
+
+def test_what_is_no_image_is_passed_over_in_a_folder_and_taken_where_named(
+    photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, content in {
+        "a.png": photograph.read_bytes(),
+        "page.jpg": b"<html>",  # a damaged image
+        "photo.dat": photograph.read_bytes(),  # an image by its content
+        "Thumbs.db": b"abcd",
+        "IMG_1.AAE": b"<?xml",
+        "notes.txt": b"a text",
+    }.items():
+        (folder / name).write_bytes(content)
+    with caplog.at_level("INFO"):
+        found = list_photographs([folder])
+    assert [one.name for one in found] == ["a.png", "page.jpg", "photo.dat"]
+    assert "skipped 3 of 6 files" in caplog.text
+    assert list_photographs([folder / "notes.txt"]) == [folder / "notes.txt"]
+
+
+def test_a_photograph_that_cannot_be_read_is_named_and_the_others_are_answered(
+    trained: Trained, photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut, empty = tmp_path / "cut.png", tmp_path / "empty.jpg"
+    cut.write_bytes(photograph.read_bytes()[:-20])
+    empty.write_bytes(b"")
+    (alone,), _ = classify_photographs(trained, [photograph])
+    answers, refused = classify_photographs(trained, [cut, photograph, empty, photograph])
+    assert answers == [alone, alone]
+    assert [one["image"] for one in refused] == [str(cut), str(empty)]
+    assert "the PNG ends early" in refused[0]["reason"] and "empty file" in refused[1]["reason"]
+    assert all(one["reason"] in caplog.text for one in refused)
+    with pytest.raises(RequestError, match=r"none of the 2 files can be read: .*cut\.png is not a readable image"):
+        classify_photographs(trained, [cut, empty])
+    with pytest.raises(RequestError, match=r"cut\.png is not a readable image"):
+        classify_photographs(trained, [cut])

@@ -116,7 +116,8 @@ def test_unreadable_files_are_skipped_and_listed(
     colors = {"a.png": 10, "c\r1.png": 20, 'd,"2".png': 30, "f.png": 40}
     for name, color in colors.items():
         Image.new("RGB", (40, 50), (color, 2 * color, 200)).save(folder / name)
-    (folder / "b.txt").write_text("no photograph")
+    (folder / "b.jpg").write_text("no photograph")
+    (folder / "notes.txt").write_text("no image, so passed over")
     (folder / "e.png").write_bytes((folder / "a.png").read_bytes()[:60])
     options: dict[str, Any] = {"batch_size": 2, **HERE}
     made = write_features(run.path, tmp_path / "out", photographs=[folder], **options)
@@ -125,12 +126,12 @@ def test_unreadable_files_are_skipped_and_listed(
     alone = features(run.path, list(made.paths), **HERE)["conv4"]
     np.testing.assert_allclose(made.activations["conv4"], alone, rtol=1e-5, atol=1e-5)
     refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
-    assert [Path(one["path"]).name for one in refused] == ["b.txt", "e.png"]
+    assert [Path(one["path"]).name for one in refused] == ["b.jpg", "e.png"]
     assert caplog.messages == [f"refused 2 of 6 files; see {tmp_path / 'out' / 'refused.jsonl'} for the reasons"]
-    with pytest.raises(RequestError, match=r"b\.txt is not a readable image"):
+    with pytest.raises(RequestError, match=r"b\.jpg is not a readable image"):
         features(run.path, folder, **HERE)
     with pytest.raises(WorkError, match="none of the 1 files can be read"):
-        write_features(run.path, tmp_path / "none", photographs=[folder / "b.txt"], **HERE)
+        write_features(run.path, tmp_path / "none", photographs=[folder / "b.jpg"], **HERE)
 
 
 def test_half_precision_is_rounded_or_refused(data: PreparedData, tmp_path: Path) -> None:

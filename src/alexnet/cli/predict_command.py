@@ -57,11 +57,17 @@ def run(options: argparse.Namespace) -> None:
         raise RequestError(f"{prepared[0]} is a prepared data set and others are photographs; name one or the other")
     if options.split and not prepared:
         raise RequestError(f"--split is {options.split}, and {options.images[0]} is not a prepared data set; omit it")
-    trained, answers = (_classify_split if prepared else _classify_photographs)(options)
+    trained, answers, refused = (_classify_split if prepared else _classify_photographs)(options)
     if options.json:
-        print_json({"trained_on": trained.title, "generated": trained.generated, "predictions": answers})
+        described = {"trained_on": trained.title, "generated": trained.generated}
+        print_json({**described, "predictions": answers, "refused": refused})
         return
     if options.format == "ilsvrc":
+        if refused:
+            raise RequestError(
+                f"--format ilsvrc has one line per image, and {len(refused):,} of {len(answers) + len(refused):,} "
+                "cannot be read; fix or delete them, or omit --format ilsvrc"
+            )
         order = read_label_order(options.label_order) if options.label_order else None
         print_lines(*ilsvrc_lines(answers, trained, order))
         return
@@ -75,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
             )
 
 
-def _classify_photographs(options: argparse.Namespace) -> "tuple[Trained, list[dict[str, Any]]]":
+def _classify_photographs(options: argparse.Namespace) -> "tuple[Trained, list[dict[str, Any]], list[dict[str, str]]]":
     from alexnet.evaluation.classify import FEW_VIEWS, classify_photographs, list_photographs
     from alexnet.model.kernels import reference_ops
     from alexnet.model.weights import load_trained
@@ -83,10 +89,10 @@ def _classify_photographs(options: argparse.Namespace) -> "tuple[Trained, list[d
     paths = list_photographs(options.images)
     with reference_ops() if len(paths) * options.views < FEW_VIEWS else contextlib.nullcontext():
         trained = load_trained(options.run)
-        return trained, classify_photographs(trained, paths, options.views)
+        return trained, *classify_photographs(trained, paths, options.views)
 
 
-def _classify_split(options: argparse.Namespace) -> "tuple[Trained, list[dict[str, Any]]]":
+def _classify_split(options: argparse.Namespace) -> "tuple[Trained, list[dict[str, Any]], list[dict[str, str]]]":
     from alexnet.data.concatenated import open_data
     from alexnet.data.dataset import UNLABELED
     from alexnet.evaluation.classify import classify_split
@@ -96,4 +102,4 @@ def _classify_split(options: argparse.Namespace) -> "tuple[Trained, list[dict[st
     trained, data = load_trained(options.run), open_data(options.images)
     split = options.split or (UNLABELED if UNLABELED in data.splits else data.evaluation_split)
     with counted("predicting") as progress:
-        return trained, classify_split(trained, data, split, options.views, progress=progress)
+        return trained, classify_split(trained, data, split, options.views, progress=progress), []

@@ -1,5 +1,7 @@
 """Classify photographs with a trained network."""
 
+import logging
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,8 @@ import torch
 from alexnet.data.augment import crop_view, views
 from alexnet.data.dataset import PreparedData
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
+from alexnet.data.not_images import START_BYTES, has_image_name, not_an_image
+from alexnet.data.sources.file_ranges import read_any_file, read_file_start
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.weights import Trained
 from alexnet.storage.read_errors import is_passing, passing_error, raise_unless_damage
@@ -19,11 +23,13 @@ from alexnet.system.device import choose_device, choose_precision
 FEW_VIEWS = 300
 """Up to this number of views torch's own operations are faster: loading the fast kernels costs more than they gain."""
 
+_logger = logging.getLogger(__name__)
+
 
 def classify_photographs(
     trained: Trained, paths: Sequence[Path], num_views: int = 10, num_top: int = 5
-) -> list[dict[str, Any]]:
-    """Predict the classes of each photograph, most probable class first.
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Predict the classes of each photograph, most probable class first; a file that cannot be read is passed over.
 
     A photograph is preprocessed like the training images: rotated upright by its EXIF orientation, resized to the
     stored size, cropped to the central square; the mean image is subtracted from each view, and the probabilities of
@@ -35,16 +41,25 @@ def classify_photographs(
         num_top: classes to return for each photograph; fewer if the network has fewer.
 
     Returns:
-        For each path `{"image": path, "top": [{"id", "name", "probability"}, ...]}`.
+        For each photograph `{"image": path, "top": [{"id", "name", "probability"}, ...]}`, and for each file that
+        cannot be read `{"image": path, "reason": text}`; a log line names it, too.
 
     Raises:
-        RequestError: a file is missing or not a readable image; then nothing is returned for the others either.
+        RequestError: no file can be read.
         WorkError: the network's scores are not finite.
     """
     chosen = views(num_views, trained.side, trained.crop)
-    answers = []
+    answers: list[dict[str, Any]] = []
+    refused: list[dict[str, str]] = []
     for path in paths:
-        image = torch.from_numpy(read_photograph(path, trained.side))[None]  # (1, S, S, 3) uint8
+        try:
+            image = torch.from_numpy(read_photograph(path, trained.side))[None]  # (1, S, S, 3) uint8
+        except RequestError as error:
+            if len(paths) == 1:
+                raise
+            _logger.warning(str(error))
+            refused.append({"image": str(path), "reason": str(error)})
+            continue
         with torch.inference_mode():
             cuts = [crop_view(image, view, trained.crop, trained.mean_image, trained.mean_at) for view in chosen]
             probabilities = torch.cat([trained.network(cut) for cut in cuts]).softmax(dim=1).mean(dim=0)  # (K,)
@@ -53,7 +68,9 @@ def classify_photographs(
                 "the network's scores are not finite: its training has diverged; train again with a lower learning rate"
             )
         answers.append(_answer(str(path), probabilities, trained, num_top))
-    return answers
+    if not answers:
+        raise RequestError(f"none of the {len(paths):,} files can be read: {refused[0]['reason']}")
+    return answers, refused
 
 
 def classify_split(
@@ -64,7 +81,9 @@ def classify_split(
     num_top: int = 5,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Predict the classes of the images of a split, which needs no labels; returns what `classify_photographs` does.
+    """Predict the classes of the images of a split, which needs no labels.
+
+    Returns answers as `classify_photographs` does.
 
     Args:
         trained: its classes may be others than those of the data set.
@@ -105,25 +124,41 @@ def _answer(image: str, probabilities: torch.Tensor, trained: Trained, num_top: 
 
 
 def list_photographs(paths: Sequence[Path]) -> list[Path]:
-    """The given files, and all files below the given folders, sorted by path, without hidden ones.
+    """The given files, and all below the given folders that are images, sound or damaged, sorted by path.
+
+    What `alexnet prepare` skips as no image is passed over in folders, such as hidden files, Thumbs.db and text.
 
     Raises:
-        RequestError: a folder has no file.
+        RequestError: a file is missing, or a folder has no image.
     """
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except OSError as error:
+            raise_unless_damage(error, path)
+            raise RequestError(f"cannot read {path}: {error.strerror}; name image files, or folders of them") from error
+        if not is_folder:
             found.append(path)
             continue
-        below = sorted(
-            one
-            for one in path.rglob("*")
-            if one.is_file() and not any(part.startswith(".") for part in one.relative_to(path).parts)
-        )
+        files = sorted(one for one in path.rglob("*") if one.is_file())
+        below = [one for one in files if not _is_skipped(one, path)]
         if not below:
-            raise RequestError(f"the folder {path} has no files; name photographs, or folders of them")
+            raise RequestError(f"the folder {path} has no images; name photographs, or folders of them")
+        if len(below) < len(files):
+            _logger.info(f"skipped {len(files) - len(below):,} of {len(files):,} files in {path} that are not images")
         found += below
     return found
+
+
+def _is_skipped(file: Path, folder: Path) -> bool:
+    """Whether a file in a folder is no image; one that cannot be read counts as an image, and is refused later."""
+    name = file.relative_to(folder).as_posix()
+    try:
+        start = None if has_image_name(name) else read_file_start(str(file), START_BYTES)
+    except OSError:
+        start = None
+    return not_an_image(name, start) is not None
 
 
 def ilsvrc_lines(
@@ -171,11 +206,11 @@ def read_photograph(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dty
         TemporaryError: the machine or the drive failed.
     """
     try:
-        content = path.read_bytes()
+        content = read_any_file(str(path))
     except OSError as error:
         if is_passing(error):
             raise passing_error(f"cannot read {path}", error) from error
-        raise RequestError(f"cannot read {path}: {error.strerror}; name image files") from error
+        raise RequestError(f"cannot read {path}: {error.strerror or error}; name image files") from error
     try:
         # A copy: torch warns about read-only arrays.
         return np.array(resize_and_crop(decode_image(content, apply_orientation=True), side))

@@ -5,9 +5,16 @@ import os
 import stat
 from pathlib import Path
 
+from alexnet.data.decode import FORMATS, UnreadableImage, begins_as_image
+from alexnet.data.not_images import START_BYTES
 from alexnet.storage.read_errors import is_passing
 
 BLOCK_BYTES = 2**20
+MAX_FILE_BYTES = 2**31
+"""A longer file is refused unread: an image of the largest size, uncompressed with 16 bits, has 1.4 GB."""
+DISK_BLOCK_BYTES = 512
+LARGE_FILE_BYTES = 2**26
+"""Of a longer file, the beginning and the holes are looked at before it is read."""
 # Opening a pipe does not wait for a writer.
 _NONBLOCKING = os.O_RDONLY | os.O_NONBLOCK
 
@@ -21,13 +28,16 @@ def read_regular_file(path: str) -> bytes:
     """The bytes of a regular file, in as few system calls as possible.
 
     Raises:
-        OSError: it cannot be read, or is a pipe, a device or a folder.
+        OSError: it cannot be read, is a pipe, a device or a folder, or longer than any image.
+        UnreadableImage: it is large and no image.
     """
     descriptor = os.open(path, _NONBLOCKING)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError("no plain file")
+        if status.st_size > LARGE_FILE_BYTES:
+            _require_large_image(descriptor, status)
         # One byte more than its size: a shorter answer means the end of the file.
         content = os.read(descriptor, status.st_size + 1)
         if len(content) == status.st_size:
@@ -38,6 +48,38 @@ def read_regular_file(path: str) -> bytes:
         return b"".join(parts)
     finally:
         os.close(descriptor)
+
+
+def _require_large_image(descriptor: int, status: os.stat_result) -> None:
+    """Refuse a large file that is no image, before it takes memory: too long, mostly never written, or no image."""
+    require_file_size(status.st_size)
+    # Less on the disk than the size says is either a hole, or compression by the file system.
+    if status.st_blocks * DISK_BLOCK_BYTES < status.st_size / 2:
+        is_sparse = os.lseek(descriptor, 0, os.SEEK_HOLE) < status.st_size
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        if is_sparse:
+            raise OSError(
+                f"{status.st_blocks * DISK_BLOCK_BYTES:,} of {status.st_size:,} bytes have been written, as of an "
+                "unfinished download"
+            )
+    if not begins_as_image(os.pread(descriptor, START_BYTES, 0)):
+        raise UnreadableImage(f"no image of a format that is read ({FORMATS})")
+
+
+def require_file_size(size_bytes: int) -> None:
+    """Raise OSError if a file is longer than any image."""
+    if size_bytes > MAX_FILE_BYTES:
+        raise OSError(f"{size_bytes:,} bytes are more than any image needs; allowed are {MAX_FILE_BYTES:,}")
+
+
+def read_any_file(path: str) -> bytes:
+    """The bytes of a regular file as `read_regular_file` gives them, or of a pipe."""
+    if os.path.isfile(path):
+        return read_regular_file(path)
+    with open(path, "rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    require_file_size(len(content))
+    return content
 
 
 def read_file_start(path: str, size_bytes: int) -> bytes:
@@ -74,6 +116,7 @@ def read_range(path: Path, offset: int, size_bytes: int) -> bytes:
 
 def read_open_range(descriptor: int, offset: int, size_bytes: int, name: str) -> bytes:
     """As `read_range`, from an open file, which threads may share; `name` is for the message."""
+    require_file_size(size_bytes)
     parts: list[bytes] = []
     missing = size_bytes
     while missing:
