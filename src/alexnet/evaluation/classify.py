@@ -1,7 +1,6 @@
 """Classify photographs with a trained network."""
 
 import logging
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,10 +44,16 @@ def classify_photographs(
         cannot be read `{"image": path, "reason": text}`; a log line names it, too.
 
     Raises:
-        RequestError: no file can be read.
+        RequestError: no file can be read, or one is missing.
         WorkError: the network's scores are not finite.
     """
     chosen = views(num_views, trained.side, trained.crop)
+    for path in paths:
+        try:
+            path.stat()
+        except OSError as error:
+            raise_unless_damage(error, path)
+            raise RequestError(f"cannot read {path}: {error.strerror}; name image files, or folders of them") from error
     answers: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
     for path in paths:
@@ -129,16 +134,11 @@ def list_photographs(paths: Sequence[Path]) -> list[Path]:
     What `alexnet prepare` skips as no image is passed over in folders, such as hidden files, Thumbs.db and text.
 
     Raises:
-        RequestError: a file is missing, or a folder has no image.
+        RequestError: a folder has no image.
     """
     found: list[Path] = []
     for path in paths:
-        try:
-            is_folder = stat.S_ISDIR(path.stat().st_mode)
-        except OSError as error:
-            raise_unless_damage(error, path)
-            raise RequestError(f"cannot read {path}: {error.strerror}; name image files, or folders of them") from error
-        if not is_folder:
+        if not path.is_dir():
             found.append(path)
             continue
         files = sorted(one for one in path.rglob("*") if one.is_file())
