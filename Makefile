@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: train test slow format clean
+.PHONY: train test test-torch-oldest test-torch-newest slow format clean
 
 # An interrupted run has weights too, so run.json decides whether training is finished.
 train: | $(INSTALLED) $(PREPARED)/dataset.json
@@ -43,6 +43,18 @@ test: $(INSTALLED_DEV)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
 
+# With the oldest torch that pyproject.toml allows, and with the newest of the package index, each in an environment of
+# its own. Triton 3.6, which CUDA's build of torch 2.11 brings, interprets kernels only with NumPy before 2.4.
+test-torch-oldest: OTHER_TORCH := 'torch==2.11.0' 'numpy<2.4'
+test-torch-newest: OTHER_TORCH := --upgrade torch
+test-torch-oldest test-torch-newest: test-torch-%:
+	$(PYTHON) -m venv .venv-torch-$*
+	grep -Ev '^(torch|triton|numpy)==' constraints.txt > .venv-torch-$*/constraints.txt
+	.venv-torch-$*/bin/python -m pip install --disable-pip-version-check --quiet -c .venv-torch-$*/constraints.txt \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(OTHER_TORCH) -e '.[dev]'
+	.venv-torch-$*/bin/python -c 'import torch; print("torch", torch.__version__)'
+	.venv-torch-$*/bin/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
+
 slow: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -m slow
 
@@ -51,7 +63,7 @@ format: $(INSTALLED_DEV)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-torch-* dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'

@@ -16,6 +16,9 @@ from alexnet.model.response_norm import same_map_norm
 pytest.importorskip("triton", reason="Triton is not installed")
 from alexnet.model.kernels import gpu
 
+# Triton's interpreter, up to 3.6.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0 to a scalar is deprecated")
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 PAPER = NormPool(relu_before=True, alpha=0.05, k=2.0, columns=2, pool=3, stride=2)
