@@ -168,7 +168,8 @@ def test_source_json_describes(tmp_path: Path) -> None:
     source = open_cifar(folder)
     assert (source.title, source.generated) == ("drawn", True)
     (folder / "SOURCE.json").write_text("[")
-    assert open_cifar(folder).title == "CIFAR-10"
+    with pytest.raises(RequestError, match=r"SOURCE\.json is damaged .*fix or remove it"):
+        open_cifar(folder)
 
 
 def test_other_folders_are_not_claimed(tmp_path: Path) -> None:

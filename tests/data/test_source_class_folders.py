@@ -1,9 +1,12 @@
 """Folders, tars and zips of a class-per-folder tree: what is found in them, and what is refused."""
 
 import io
+import json
 import os
+import shutil
 import tarfile
 import tracemalloc
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.cli.main import main
+from alexnet.data.sources.class_folders import parse_description
 from alexnet.data.sources.formats import SOURCE_FORMATS, open_source
 from alexnet.data.sources.listing import Listing, SkippedFiles, Source, with_hold_out
 from alexnet.data.sources.zip_archive import read_zip_member_start, zip_members
@@ -201,6 +205,67 @@ def test_source_json_describes(tmp_path: Path) -> None:
     (tmp_path / "SOURCE.json").write_text('{"title": "drawn", "generated": true, "side": 32}')
     source = open_source(tmp_path)
     assert (source.title, source.generated, source.side) == ("drawn", True, 32)
+
+
+def pack(folder: Path, kind: str) -> Path:
+    """The folder itself, or a tar or a zip of it."""
+    if kind == "folder":
+        return folder
+    return Path(shutil.make_archive(str(folder.with_name("packed")), kind, folder))
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "zip"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"side": 20000}', "side: expected int <= 1024"),
+        (b'{"side": -7}', "side: expected int >= 8"),
+        (b'{"side": true}', "side: expected int, got bool"),
+        (b'{"side": 32.5}', "side: expected int, got float"),
+        (b'{"side": 1e400}', "side: expected int, got float"),
+        (b'{"side": 99999999999999999999999}', "out of range"),
+        (b'{"generated": "yes"}', "generated: expected bool, got str"),
+        (b'{"title": 5}', "title: expected str, got int"),
+        (b'{"title": ""}', "title: expected str of length >= 1"),
+        (b'{"title": "\\ud800"}', "title: expected str matching"),
+        (b'{"title": "\\u001b[2J"}', "title: expected str matching"),
+        (b'{"title": "a\\nb"}', "title: expected str matching"),
+        (b'{"title": "\xff"}', "byte 11 is not UTF-8"),
+        (b"[" * 2000, "nesting is deeper|Expecting value"),
+        (b"[" * 200_000, "4,096 bytes or more"),
+        (b'{"title": "' + b"x" * 300 + b'"}', "title: expected str of length <= 200"),
+        (b"[1]", "expected object, got array"),
+        (b"", "Expecting value"),
+        (b'{"side": 32, "side": 64}', "the key 'side' occurs twice"),
+    ],
+)
+def test_a_description_that_cannot_be_right_is_refused(tmp_path: Path, content: bytes, said: str, kind: str) -> None:
+    write_tree(tmp_path / "tree", ["a/1", "b/1"])
+    (tmp_path / "tree" / "SOURCE.json").write_bytes(content)
+    with pytest.raises(RequestError, match=rf"SOURCE\.json is damaged \(.*({said}).*\); fix or remove it; allowed are"):
+        open_source(pack(tmp_path / "tree", kind))
+
+
+def test_a_description_larger_than_the_memory_is_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path, ["a/1", "b/1"])
+    with (tmp_path / "SOURCE.json").open("wb") as file:
+        file.truncate(1 << 40)  # sparse: reading it whole would end the process
+    with pytest.raises(RequestError, match="4,096 bytes or more"):
+        open_source(tmp_path)
+
+
+@given(
+    st.binary(max_size=80)
+    | st.dictionaries(st.text(), st.none() | st.integers() | st.text()).map(json.dumps).map(str.encode)
+)
+def test_any_description_is_read_or_refused(content: bytes) -> None:
+    try:
+        described = parse_description(content, Path("SOURCE.json"))
+    except RequestError:
+        return
+    assert 8 <= described.get("side", 8) <= 1024
+    title = described.get("title", "title")
+    assert title and not {unicodedata.category(letter) for letter in title} & {"Cc", "Cs"}
 
 
 @pytest.mark.parametrize(

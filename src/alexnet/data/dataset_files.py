@@ -34,8 +34,8 @@ FORMAT_VERSION, OLDEST_VERSION, FIRST_SEALED_VERSION = 3, 2, 3
 DESCRIPTION_FILE = "dataset.json"
 STATISTICS_FILE = "statistics.npz"
 NO_LABEL = -1
-MAX_SIDE_PX = 1024
-"""Largest side of stored images."""
+MIN_SIDE_PX, MAX_SIDE_PX = 8, 1024
+"""Sides of stored images that `prepare` makes."""
 
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE_PX)]
 Store = Literal["pixels", "jpeg"]

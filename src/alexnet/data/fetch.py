@@ -19,6 +19,7 @@ from alexnet.data.sources.cifar_files import (
     CIFAR_SIDE_PX,
     CIFAR_TEST_FILE,
     CIFAR_TRAIN_FILES,
+    bytes_of_records,
 )
 from alexnet.data.sources.class_folders import SOURCE_FILE
 from alexnet.errors import RequestError, WorkError
@@ -97,7 +98,7 @@ def _finish_cifar10(stage: Path, origin: str) -> None:
             raise WorkError(
                 f"{name} from {origin} is corrupt: it has {size_bytes:,} bytes, expected {expected_bytes:,}"
             )
-        labels = np.memmap(stage / name, np.uint8, mode="r")[::CIFAR_RECORD_BYTES]
+        labels = bytes_of_records(stage / name, CIFAR_RECORD_BYTES, 0)
         if labels.max() >= len(CIFAR_CLASSES):
             raise WorkError(f"{name} from {origin} is corrupt: it has the label {labels.max()}, expected 0 to 9")
     write_json(

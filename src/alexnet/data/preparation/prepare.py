@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from alexnet.data.dataset import REFUSED_FILE, SKIPPED_FILE, STORES, PreparedData
-from alexnet.data.dataset_files import DESCRIPTION_FILE, FORMAT_VERSION, MAX_SIDE_PX, split_file
+from alexnet.data.dataset_files import DESCRIPTION_FILE, FORMAT_VERSION, MAX_SIDE_PX, MIN_SIDE_PX, split_file
 from alexnet.data.preparation.commits import CURSOR_FILE, Commits
 from alexnet.data.preparation.finalize import finalize
 from alexnet.data.preparation.workers import Chunk, ImageWorkers, split_into_chunks
@@ -32,7 +32,6 @@ from alexnet.storage.staging import open_staging, staging_folder
 from alexnet.system.machine import num_cores
 
 DEFAULT_SIDE_PX = 256
-MIN_SIDE_PX = 8
 MAX_PIXELS_STORE_BYTES = 4 * 2**30
 """Up to this size the pixels themselves are stored: nothing is lost, and training reads them fastest."""
 LEAST_JPEG_BYTES_PER_PIXEL = 0.1

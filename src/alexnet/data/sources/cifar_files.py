@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.not_images import START_BYTES
 from alexnet.data.sources.class_folders import SOURCE_FILE, parse_description
-from alexnet.data.sources.file_ranges import read_range
+from alexnet.data.sources.file_ranges import read_file_start, read_range
 from alexnet.data.sources.listing import Content, ListingBuilder, Location, SkippedFiles, Source, build_source
 from alexnet.data.sources.pickles import PickledArray, read_pickled_entries
 from alexnet.errors import RequestError
@@ -31,6 +32,9 @@ EXPECTED = (
     "expected is a folder with the files of CIFAR-10 (data_batch_1.bin or data_batch_1, ...) or of CIFAR-100 "
     "(train.bin or train, ...), binary or Python version"
 )
+
+
+_RECORDS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -172,15 +176,16 @@ def _open_version(version: _Version, folder: Path, coarse: bool, skipped: Skippe
         return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
     description = folder / SOURCE_FILE
-    described = parse_description(description.read_bytes() if description.is_file() else b"{}")
+    content = read_file_start(str(description), START_BYTES) if description.is_file() else b"{}"
+    described = parse_description(content, description)
     return build_source(
         f"{version.kind}-coarse" if coarse else version.kind,
-        str(described.get("title", version.title)),
+        described.get("title", version.title),
         str(folder),
         builders,
         read,
         class_ids=class_ids,
-        generated=bool(described.get("generated", False)),
+        generated=described.get("generated", False),
         side=CIFAR_SIDE_PX,
         skipped=skipped,
     )
@@ -207,8 +212,17 @@ def _binary_labels(version: _Version, path: Path, coarse: bool) -> NDArray[np.in
     record_bytes = version.label_bytes + PIXEL_BYTES
     if size_bytes == 0 or size_bytes % record_bytes:
         raise version.damaged(path, f"{size_bytes} bytes are not a multiple of {record_bytes}, the size of a record")
-    records = np.memmap(path, np.uint8, mode="r").reshape(-1, record_bytes)
-    return np.array(records[:, 0 if coarse else version.label_bytes - 1], np.int64)
+    return bytes_of_records(path, record_bytes, 0 if coarse else version.label_bytes - 1).astype(np.int64)
+
+
+def bytes_of_records(path: Path, record_bytes: int, position: int) -> NDArray[np.uint8]:
+    """The byte at `position` of each record of a file, uint8 (N,)."""
+    found = []
+    with path.open("rb") as file:
+        while len(content := file.read(_RECORDS_AT_ONCE * record_bytes)) >= record_bytes:
+            whole = len(content) // record_bytes * record_bytes
+            found.append(np.frombuffer(content[:whole], np.uint8).reshape(-1, record_bytes)[:, position].copy())
+    return np.concatenate(found) if found else np.empty(0, np.uint8)
 
 
 def _pickled_images(version: _Version, path: Path, coarse: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

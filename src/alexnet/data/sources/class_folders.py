@@ -1,15 +1,17 @@
 """One folder per class, under `train/` and `val/` or not: on a disk, in a tar or in a zip."""
 
-import json
 import logging
 import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypedDict
+
+from msgspec import Meta
 
 from alexnet.data.dataset import UNLABELED
+from alexnet.data.dataset_files import MAX_SIDE_PX, MIN_SIDE_PX
 from alexnet.data.not_images import START_BYTES, may_be_image, not_an_image
 from alexnet.data.sources.file_ranges import raise_error, read_file_start, read_regular_file, size_and_time
 from alexnet.data.sources.folder_layout import EXPECTED, Folder, build_tree, find_layout, list_names
@@ -26,9 +28,13 @@ from alexnet.data.sources.listing import (
 from alexnet.data.sources.tar_archive import SAME_NAME, member_location, read_member, read_member_start, tar_members
 from alexnet.data.sources.zip_archive import read_zip_member, read_zip_member_start, zip_members
 from alexnet.errors import RequestError
+from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.storage.typed_files import DamagedFile, damaged, parse_json
 
 SOURCE_FILE = "SOURCE.json"
 """Optional description next to the images: `title`, `generated`, `side`."""
+NO_CONTROLS = r"\A[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z"
+"""Text without control characters and surrogates."""
 MAX_DEPTH = 8
 """Folders below SOURCE; a link that leads back to a folder above it has no end."""
 MAX_MEMBER_DEPTH = 64
@@ -178,13 +184,46 @@ def open_zip(path: Path, split_folders: Mapping[str, str] | None = None) -> Sour
     return _build_source("zip", path, path.stem, files, read, read_start, split_folders)
 
 
-def parse_description(content: Content) -> dict[str, Any]:
-    """The content of a SOURCE.json; empty if it has another format."""
+class Description(TypedDict, total=False):
+    """The content of a SOURCE.json."""
+
+    title: Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROLS)]
+    generated: bool
+    side: Annotated[int, Meta(ge=MIN_SIDE_PX, le=MAX_SIDE_PX)]
+
+
+def parse_description(content: bytes, path: Path) -> Description:
+    """The content of a SOURCE.json; other keys are kept.
+
+    Args:
+        content: of the file, or its first `START_BYTES`.
+        path: of the file, for the message.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    advice = (
+        "fix or remove it; allowed are a title (text of up to 200 characters), generated (true or false) and side "
+        f"({MIN_SIDE_PX} to {MAX_SIDE_PX} pixels)"
+    )
     try:
-        described = json.loads(content) if isinstance(content, bytes) else {}
-    except ValueError:
-        return {}
-    return described if isinstance(described, dict) else {}
+        if len(content) >= START_BYTES:
+            raise damaged(path, f"it has {START_BYTES:,} bytes or more", advice)
+        return parse_json(content, Description, path, advice)
+    except DamagedFile as error:
+        raise RequestError(str(error)) from error
+
+
+def _read_description(path: Path, name: str, location: Location, read: ReadImage, read_start: ReadStart) -> Description:
+    """The SOURCE.json `name` of the source `path`; RequestError if it cannot be read or is something else."""
+    try:
+        start = read_start(name, location)
+        content = read(name, location) if len(start) < START_BYTES else start  # which verifies it in a zip
+    except OSError as error:
+        raise_unless_damage(error, path / name)
+        raise RequestError(f"{path / name} cannot be read ({error}); fix or remove it") from error
+    assert isinstance(content, bytes)
+    return parse_description(content, path / name)
 
 
 def _build_source(
@@ -215,11 +254,11 @@ def _build_source(
         for split in (*layout.split_of.values(), UNLABELED)
     }
     num_unlabeled: Counter[str] = Counter()  # by folder
-    description: dict[str, Any] = {}
+    description: Description = {}
     places: dict[str, tuple[str, str | None] | None] = {}
     for full_name, location in files:
         if full_name == base + SOURCE_FILE:
-            description = parse_description(read(full_name, location))
+            description = _read_description(path, full_name, location, read, read_start)
             continue
         folder = full_name.rpartition("/")[0]
         if folder not in places:
@@ -248,14 +287,13 @@ def _build_source(
             f"{path}: {num:,} image{'' if num == 1 else 's'} in no class folder ({where}); stored as the split "
             f"{UNLABELED!r}, which predict and features can use"
         )
-    side = description.get("side")
     return build_source(
         kind,
-        str(description.get("title", name)),
+        description.get("title", name),
         str(path),
         builders,
         read_from_base,
-        generated=bool(description.get("generated", False)),
-        side=side if isinstance(side, int) else None,
+        generated=description.get("generated", False),
+        side=description.get("side"),
         skipped=files.skipped,
     )
