@@ -1,5 +1,6 @@
 """Images in files: the same as from an array, verified when they are read first, and never the end of the process."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,15 @@ def test_rows_of_a_file_are_those_of_the_array(folder: Path, first: int, stop: i
     assert np.array_equal(file[first:stop], pixels[first:stop])
     assert np.array_equal(file[np.array(rows, np.int64)], pixels[np.array(rows, np.int64)])
     assert len(file) == NUM
+
+
+def test_a_cut_file_of_rows_is_an_error(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.ones((4, 5), np.float16))
+    file = ArrayFile(tmp_path / "rows.npy", np.dtype(np.float16), (4, 5), HEADER_BYTES)
+    os.truncate(tmp_path / "rows.npy", HEADER_BYTES + 25)
+    assert file[:2].sum() == 10
+    with pytest.raises(OSError, match=r"rows\.npy was cut while it was read"):
+        file[np.array([0, 2])]
 
 
 def test_a_changed_image_is_noticed_when_it_is_read_first(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from alexnet.baselines.chunked_map import single_threaded_libraries
 from alexnet.baselines.estimator_files import read_estimators, write_estimators
 from alexnet.errors import AlexNetError
 from alexnet.runs.baseline_recipe import BaselineRecipe
+from alexnet.storage.npy import ArrayFile
 
-Features = NDArray[np.float16]
+Features = NDArray[np.float16] | ArrayFile
 CHUNK_ROWS = 512
 """Rows read from the disk at a time, which bounds the memory."""
 NUM_FOLDS = 5

@@ -22,6 +22,7 @@ from alexnet.baselines.chunked_map import map_chunks
 from alexnet.baselines.descriptors import IMAGES_PER_BATCH
 from alexnet.errors import WorkError
 from alexnet.storage.atomic import is_full, require_space
+from alexnet.storage.npy import ArrayFile
 from alexnet.storage.typed_files import Count, DamagedFile, damaged, read_json, write_sealed_json
 
 VERSION = 2
@@ -53,7 +54,7 @@ def cached_features(
     encode: Callable[[int, int], NDArray[np.float32]],
     workers: int,
     progress: Callable[[int, int], None] | None = None,
-) -> NDArray[np.float16]:
+) -> ArrayFile:
     """Features from the disk, after computing those that are missing.
 
     Args:
@@ -65,7 +66,7 @@ def cached_features(
         progress: called with (rows done, N).
 
     Returns:
-        float16 (N, D), memory-mapped, read-only.
+        float16 (N, D); rows are read on access.
 
     Raises:
         WorkError: the disk is full or too small, or a row is not finite.
@@ -98,7 +99,7 @@ def cached_features(
             if is_full(error):
                 raise WorkError(f"the disk of {folder} is full; free some space and rerun the same command") from error
             raise
-    return np.memmap(path, np.float16, "r", shape=shape)
+    return ArrayFile(path, np.dtype(np.float16), shape, 0)
 
 
 def _complete_rows(path: Path, cursor: Path, shape: tuple[int, int]) -> tuple[int, int]:

@@ -260,7 +260,7 @@ def _parts(data: PreparedData) -> dict[str, float]:
         pixels = images[samples]
         parts["crop"] = _microseconds(lambda: read_crops(pixels, samples, corners, CROP_PX), len(samples))
     else:
-        # Memory-mapped: cutting reads.
+        # Only the rows of a crop are read.
         parts["read and crop"] = _microseconds(lambda: read_crops(images, samples, corners, CROP_PX), len(samples))
     parts["draw"] = _microseconds(lambda: draw(settings, data.statistics, SIDE_PX, 0, 0, samples), len(samples))
     batch = _loader(data, 1).batch(0)

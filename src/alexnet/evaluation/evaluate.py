@@ -179,8 +179,7 @@ def predict_split(
 
     def read(start: int) -> torch.Tensor:
         try:
-            # The store is mapped read-only: the batch is copied before torch sees it.
-            batch = torch.from_numpy(np.array(images[start : start + batch_size]))
+            batch = torch.from_numpy(np.require(images[start : start + batch_size], requirements=["C", "W"]))
         except UnreadableSample as error:
             raise UnreadableSample(
                 f"{data.splits[split].keys[error.image]} of split {split!r} cannot be read, and a split is evaluated "
