@@ -54,7 +54,7 @@ def evaluate_baseline(
     if not isinstance(recipe, BaselineRecipe):
         raise RequestError(f"{run_folder} is the run of a network, not of a baseline")
     model = load_baseline(run_folder)
-    data = remap_classes(model.classes, open_data(run.data_folders() if data_folder is None else data_folder))
+    data = remap_classes(model.classes, open_data(run.require_data(data_folder)))
     data, split = select_evaluation_split(data, recipe, split)
     start_s = time.perf_counter()
     images = data.splits[split].images

@@ -33,6 +33,7 @@ from alexnet.evaluation.run_evaluation import save_run_evaluation
 from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_differences, baseline_to_dict
 from alexnet.runs.folder import RunFolder, utc_now
 from alexnet.storage.lock import only_writer
+from alexnet.storage.npy import ArrayFile
 from alexnet.storage.read_errors import is_passing, passing_error
 from alexnet.system.machine import machine_summary, num_cores, source_commit, versions
 from alexnet.system.visible_text import shell_words
@@ -149,6 +150,7 @@ def _create_or_open_run(path: Path, recipe: BaselineRecipe, data: PreparedData, 
         )
     if run.data()["checksum"] != data.checksum:
         raise RequestError(f"{path} was started on other data; name another folder with --run")
+    run.record_data_folders([folder.resolve() for folder in folders])
     return run
 
 
@@ -211,7 +213,7 @@ class _Stages:
         ):
             images.append(fit_vocabulary(self.recipe, channel, self.training, folder, self.workers, progress))
 
-    def encode(self, channel: Channel, split: Split, name: str) -> NDArray[np.float16]:
+    def encode(self, channel: Channel, split: Split, name: str) -> ArrayFile:
         """The features of a split in a fitted channel, (N, D), through the cache."""
         folder = self.cache / features_checksum(self.recipe, channel, self.data.checksum)[:16]
         folder.mkdir(exist_ok=True)
@@ -232,7 +234,7 @@ class _Stages:
             shape = (len(split), channel.encoder.num_features)
             return cached_features(folder, name, shape, encode_chunk, self.workers, on_progress)
 
-    def train_classifiers(self, channels: Sequence[Channel], features: Sequence[NDArray[np.float16]]) -> Baseline:
+    def train_classifiers(self, channels: Sequence[Channel], features: Sequence[ArrayFile]) -> Baseline:
         """Train the classifier of each channel, and others on a part of the images to fit the temperature."""
         checkpoints = self.run.path / "checkpoints"
         checkpoints.mkdir(exist_ok=True)

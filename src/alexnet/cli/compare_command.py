@@ -40,6 +40,6 @@ def run(options: argparse.Namespace) -> None:
         print_json(comparison.to_dict())
         return
     print_comparison(comparison.to_dict())
-    data = open_data(options.data or RunFolder.open(options.first).data_folders())
+    data = open_data(RunFolder.open(options.first).require_data(options.data))
     page = options.html or options.first / f"compared-{options.second.resolve().name}.html"
     _logger.info("page: %s", write_comparison(comparison, data, page))

@@ -14,6 +14,8 @@ from alexnet.runs.recipe import CHANGEABLE, GROUPS, Recipe
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options; the help lists the settings that may change in a run."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of an interrupted training")
+    text = "where the run's data set is now, if it was moved; kept for later commands"
+    parser.section("data").add_argument("--data", type=Path, nargs="+", help=text)
     for title in ("training", "running"):
         parser.section(title)
     add_layout(parser)
@@ -30,12 +32,13 @@ def run(options: argparse.Namespace) -> int:
     """Resume the training."""
     folder = RunFolder.open(options.run)
     recipe, layout = recipe_from(options, folder.recipe()), layout_from(options)
+    data_folders = folder.require_data(options.data)
     if (code := start_processes(options.words, layout)) is not None:
         return code
     from alexnet.parallel.process_mesh import init_process_mesh
     from alexnet.training.loop import train
 
     with init_process_mesh(layout) as mesh:
-        train(folder.data_folders(), recipe, options.run, may_change=True, mesh=mesh, tensorboard=options.tensorboard)
+        train(data_folders, recipe, options.run, may_change=True, mesh=mesh, tensorboard=options.tensorboard)
         print_trained(options.run, mesh)
     return 0

@@ -230,7 +230,7 @@ def open_common_data(
             labels.
     """
     checksums = [training_checksum(run) for run in runs]
-    data = open_data(runs[0].data_folders() if data_folder is None else data_folder)
+    data = open_data(runs[0].require_data(data_folder))
     if data_folder is None:
         if data.checksum != checksums[0]:
             raise RequestError(

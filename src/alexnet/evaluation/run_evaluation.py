@@ -47,7 +47,7 @@ def evaluate_run(
     """
     run = RunFolder.open(run_folder)
     trained = load_trained(run_folder)
-    data = remap_classes(trained.classes, open_data(run.data_folders() if data_folder is None else data_folder))
+    data = remap_classes(trained.classes, open_data(run.require_data(data_folder)))
     split = split or data.evaluation_split
     chosen = choose_device(device)
     trained.network.to(chosen)

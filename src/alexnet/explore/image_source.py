@@ -59,7 +59,7 @@ def split_source(
             raise RequestError(
                 f"{run} is a weights file, which names no data set; name one with --data, or name photographs"
             )
-        folders: Sequence[Path] = RunFolder.open(run).data_folders()
+        folders: Sequence[Path] = RunFolder.open(run).require_data()
     else:
         folders = [data_folder] if isinstance(data_folder, Path) else data_folder
     data = open_data(folders)

@@ -14,7 +14,7 @@ import datetime
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ from alexnet.storage.typed_files import (
 from alexnet.system.visible_text import shell_words
 
 FORMAT_VERSION = 1
+
+_logger = logging.getLogger(__name__)
 
 # Keys of "step" events in logs of version 0.1.0 that have other names now.
 OLD_EVENT_KEYS = {"rate": "learning_rate", "bias_rate": "bias_learning_rate", "layer_rates": "layer_learning_rates"}
@@ -239,6 +241,32 @@ class RunFolder:
         if not folders:
             raise damaged(self.path / "run.json", "it does not name the folders of the run's data", _RESTORE)
         return [Path(folder) for folder in folders]
+
+    def require_data(self, named: Path | Sequence[Path] | None = None) -> list[Path]:
+        """The data sets that a user names, or else those that the run trains on.
+
+        Raises:
+            RequestError: a data set of the run is not where it was.
+        """
+        if named is not None:
+            return [named] if isinstance(named, Path) else list(named)
+        folders = self.data_folders()
+        if missing := [folder for folder in folders if not folder.is_dir()]:
+            kept = ""
+            if self.state != "finished" and not self.is_baseline:
+                kept = f" (`{shell_words('alexnet', 'resume', self.path, '--data', 'DATA')}` keeps it)"
+            raise RequestError(
+                f"{' and '.join(map(str, missing))}, on which {self.path} was trained, does not exist; if the data set "
+                f"was moved, name its new place with --data{kept}; otherwise restore it, or prepare it again"
+            )
+        return folders
+
+    def record_data_folders(self, folders: Sequence[Path]) -> None:
+        """Keep where the data sets of the run are now, for commands to come."""
+        before, now = [str(folder) for folder in self.data_folders()], [str(folder.absolute()) for folder in folders]
+        if now != before:
+            self.update_metadata(data={**self.data(), "folders": now})
+            _logger.info(f"{self.path}: the data set is at {' and '.join(now)} now, no longer {' and '.join(before)}")
 
     def update_metadata(self, **changes: Any) -> None:
         """Change some of run.json, atomically."""

@@ -103,6 +103,8 @@ def train(
         changes = create_or_continue(run, recipe, data, folders, start_from, may_change) if mesh.is_main else []
         recorded.enter_context(_failure_recorded(run, recipe.optimizer.batch_size))
         restore(setup, state, run, start_from, last_writer)
+        if mesh.is_main:
+            run.record_data_folders(folders)
         if changes:
             run.change_recipe(recipe)
             run.log("recipe_changed", step=state.step, changes=changes)

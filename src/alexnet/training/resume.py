@@ -128,7 +128,7 @@ def create_or_continue(
             f"{recorded.get('num_classes')} classes, images {recorded.get('splits')}, "
             f"checksum {recorded['checksum'][:12]}; {named} holds "
             f"{data.title!r}, {data.num_classes} classes, images {counts}, checksum {data.checksum[:12]}; "
-            "choose another --run"
+            + ("name the data set that it was started on" if may_change else "choose another --run")
         )
     return differences
 
