@@ -184,7 +184,7 @@ def open_zip(path: Path, split_folders: Mapping[str, str] | None = None) -> Sour
     return _build_source("zip", path, path.stem, files, read, read_start, split_folders)
 
 
-class Description(TypedDict, total=False):
+class SourceDescription(TypedDict, total=False):
     """The content of a SOURCE.json."""
 
     title: Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROLS)]
@@ -192,7 +192,7 @@ class Description(TypedDict, total=False):
     side: Annotated[int, Meta(ge=MIN_SIDE_PX, le=MAX_SIDE_PX)]
 
 
-def parse_description(content: bytes, path: Path) -> Description:
+def parse_description(content: bytes, path: Path) -> SourceDescription:
     """The content of a SOURCE.json; other keys are kept.
 
     Args:
@@ -209,12 +209,14 @@ def parse_description(content: bytes, path: Path) -> Description:
     try:
         if len(content) >= START_BYTES:
             raise damaged(path, f"it has {START_BYTES:,} bytes or more", advice)
-        return parse_json(content, Description, path, advice)
+        return parse_json(content, SourceDescription, path, advice)
     except DamagedFile as error:
         raise RequestError(str(error)) from error
 
 
-def _read_description(path: Path, name: str, location: Location, read: ReadImage, read_start: ReadStart) -> Description:
+def _read_description(
+    path: Path, name: str, location: Location, read: ReadImage, read_start: ReadStart
+) -> SourceDescription:
     """The SOURCE.json `name` of the source `path`; RequestError if it cannot be read or is something else."""
     try:
         start = read_start(name, location)
@@ -254,7 +256,7 @@ def _build_source(
         for split in (*layout.split_of.values(), UNLABELED)
     }
     num_unlabeled: Counter[str] = Counter()  # by folder
-    description: Description = {}
+    description: SourceDescription = {}
     places: dict[str, tuple[str, str | None] | None] = {}
     for full_name, location in files:
         if full_name == base + SOURCE_FILE:
