@@ -12,10 +12,11 @@ from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.predictions import save_predictions
-from alexnet.report.contents import image_panels
+from alexnet.report.contents import data_of_claim, image_panels
 from alexnet.report.page import write_report
+from alexnet.runs.baseline_recipe import BASELINES
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.recipes import QUICK
+from alexnet.runs.recipes import QUICK, RECIPES
 
 NAMES = ("cat", "dog & wolf", "<b>bird</b>")
 
@@ -147,8 +148,24 @@ def test_no_run_folder_is_refused(tmp_path):
 def test_changed_settings_are_shown_beside_the_claim(tmp_path):
     usual = QUICK.schedule.epochs
     changed = replace(QUICK, schedule=replace(QUICK.schedule, epochs=3))
+    on_cifar = {"data": {"checksum": "ab" * 32, "title": "CIFAR-10"}}
     for name, recipe in (("changed", changed), ("same", QUICK)):
-        run = RunFolder.create(tmp_path / name, recipe, {})
+        run = RunFolder.create(tmp_path / name, recipe, on_cifar)
         page = write_report(run.path, None).read_text()
         said = f"This run changed the recipe, so it does not test the claim: schedule.epochs: {usual} -&gt; 3."
         assert (said in page) == (name == "changed")
+        assert QUICK.claim in " ".join(Page(page).text.split())
+
+
+def test_a_claim_about_other_data_is_not_shown(tmp_path):
+    clothing = {"data": {"checksum": "ab" * 32, "title": "clothing"}}
+    changed = replace(QUICK, schedule=replace(QUICK.schedule, epochs=3))
+    run = RunFolder.create(tmp_path / "run", changed, clothing)
+    text = " ".join(Page(write_report(run.path, None).read_text()).text.split())
+    assert "The claim of recipe quick is about CIFAR-10. This run was trained on clothing" in text
+    assert "20 % test error" not in text and "This run changed the recipe: schedule.epochs" in text
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES.values(), *BASELINES.values()], ids=lambda one: one.name)
+def test_every_claim_names_its_data(recipe):
+    assert data_of_claim(recipe.claim)

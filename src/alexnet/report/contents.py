@@ -27,6 +27,7 @@ from alexnet.system.visible_text import shell_words
 NUM_PANEL_IMAGES = 6
 _MOST_CLASSES = 20
 _MOST_PAIRS = 10
+_CLAIMED_DATA = ("CIFAR-10", "ILSVRC-2012", "ILSVRC-2010", "Fall 2011", "Imagenette", "Caltech-101")
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,11 @@ def confused_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for pair in evaluation["confused_pairs"][:_MOST_PAIRS]
     ]
+
+
+def data_of_claim(claim: str) -> list[str]:
+    """The data sets that the claim of a recipe is about, as it names them."""
+    return [name for name in _CLAIMED_DATA if name in claim]
 
 
 def settings(recipe: Recipe | BaselineRecipe) -> dict[str, dict[str, str]]:

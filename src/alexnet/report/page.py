@@ -90,6 +90,7 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         classes=classes,
         num_classes=num_classes,
         confused=contents.confused_rows(best) if best else [],
+        claimed_on=contents.data_of_claim(recipe.claim),
         changes=changes_of(recipe),
         settings=contents.settings(recipe),
         run_environment=contents.run_environment(metadata, data),
