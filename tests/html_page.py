@@ -1,5 +1,6 @@
 """A parsed HTML page, for the tests of pages and of fragments of pages."""
 
+import re
 from html.parser import HTMLParser
 
 VOID = {"meta", "link", "img", "br"}
@@ -7,7 +8,9 @@ ADDRESSES = ("src", "href", "xlink:href", "srcset", "action")
 
 
 class Page(HTMLParser):
-    """Parses a page and asserts that every element is closed in order.
+    """Parses a page and asserts that every element is closed in order, and that cells of stacked tables are labeled.
+
+    In a narrow window the header of a stacked table is hidden, and each cell shows its column's name instead.
 
     Attributes:
         html: what was parsed.
@@ -34,6 +37,11 @@ class Page(HTMLParser):
         self.feed(html)
         self.close()
         assert self._open == []
+        for table in re.findall(r'<table class="[^"]*stack".*?</table>', html, re.DOTALL):
+            headings = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table)
+            for row in re.findall(r'<tr><th scope="row".*?</tr>', table, re.DOTALL):
+                labels = re.findall(r'<td[^>]* data-label="([^"]+)"', row)
+                assert len(labels) == row.count("<td") and ("colspan" in row or labels == headings[1:])
 
     @property
     def alts(self) -> list[str | None]:

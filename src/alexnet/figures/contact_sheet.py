@@ -88,7 +88,7 @@ def _row(row: SheetRow, jpegs: Sequence[bytes], side: int) -> str:
         for jpeg, image, name in zip(jpegs, row.images, row.names, strict=True)
     )
     return (
-        f'<div class="sheet">\n<h3>{visible_html(row.heading)} <span>{visible_html(row.note)}</span></h3>\n'
+        f'<div class="sheet">\n<h3><bdi>{visible_html(row.heading)}</bdi> <span>{visible_html(row.note)}</span></h3>\n'
         f'<div class="strip">\n{images}\n</div>\n</div>'
     )
 

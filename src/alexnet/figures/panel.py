@@ -61,9 +61,8 @@ def _figure(one: PanelImage) -> str:
     label = visible_html(one.label)
     small = ' class="small"' if max(one.image.shape[:2]) < _SMALL_PX else ""
     found = any(is_true for _, _, is_true in one.predictions)
-    absent = (
-        f'<p class="absent">{label} is not among these; its probability is {100 * one.label_probability:.2g} %.</p>'
-    )
+    probability = f"{100 * one.label_probability:.2g} %"
+    absent = f'<p class="absent"><bdi>{label}</bdi> is not among these; its probability is {probability}.</p>'
     return (
         f'<figure><img{small} alt="Image {visible_html(one.key)}, true label {label}" '
         f'title="{visible_html(one.key)}" src="{png_data_uri(one.image)}">\n'
@@ -79,6 +78,6 @@ def _bar(name: str, probability: float, is_true: bool) -> str:
     tick = "✓ " if is_true else ""
     return (
         f'{opening}<span class="bar" style="width: {100 * probability:.1f}%"></span>'
-        f'<span class="name">{tick}{visible_html(name)}</span>'
+        f'<span class="name">{tick}<bdi>{visible_html(name)}</bdi></span>'
         f'<span class="probability">{100 * probability:.1f} %</span></li>'
     )
