@@ -1,6 +1,5 @@
 """Reads byte ranges of files, such as a photograph inside an archive."""
 
-import io
 import os
 import stat
 from pathlib import Path
@@ -127,40 +126,3 @@ def read_open_range(descriptor: int, offset: int, size_bytes: int, name: str) ->
         offset += len(part)
         missing -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-class FileRange(io.RawIOBase):
-    """A byte range of an open file as a file: an archive inside an archive.
-
-    Args:
-        file: opened for reading bytes; its position changes.
-        offset: of the range.
-        size_bytes: its length.
-    """
-
-    def __init__(self, file: io.BufferedReader, offset: int, size_bytes: int) -> None:
-        self._file = file
-        self._offset = offset
-        self._size = size_bytes
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._position)
-        self._file.seek(self._offset + self._position)
-        content = self._file.read(left if size is None or size < 0 else min(size, left))
-        self._position += len(content)
-        return content

@@ -1,15 +1,13 @@
 """The development kits of ILSVRC-2012 and ILSVRC-2010: the competition's classes and the labels of held-out images."""
 
 import gzip
-import io
-import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from alexnet.data.sources.matlab import read_struct_array
-from alexnet.data.sources.tar_archive import inner_path
+from alexnet.data.sources.tar_archive import members_of
 from alexnet.data.synsets import distinct_names
 from alexnet.errors import RequestError
 from alexnet.storage.read_errors import raise_unless_damage
@@ -158,14 +156,12 @@ def _read_archive(path: Path, names: list[str]) -> dict[str, bytes]:
     found = {}
     try:
         with path.open("rb") as file:
-            content = io.BytesIO(unpacked(file, MAX_KIT_BYTES))
-        with tarfile.open(fileobj=content, mode="r:", errorlevel=2) as archive:
-            for member in archive:
-                folder, _, name = (inner_path(member.name) or "").rpartition("/")
-                part = archive.extractfile(member) if member.isreg() else None
-                if part and name in names and folder.rpartition("/")[2] == "data":
-                    found[name] = part.read()
-    except (OSError, tarfile.TarError, EOFError, ValueError) as error:
+            content = unpacked(file, MAX_KIT_BYTES)
+        for _, member in members_of(lambda size, at: content[at : at + size], 0, len(content)):
+            folder, _, name = member.name.rpartition("/")
+            if member.is_regular and name in names and folder.rpartition("/")[2] == "data":
+                found[name] = content[member.offset : member.offset + member.size_bytes]
+    except (OSError, EOFError, ValueError) as error:
         raise_unless_damage(error, path)
         raise RequestError(f"{path} is not a development kit, or a damaged one ({error}); fetch it again") from error
     for name in names:
