@@ -3,17 +3,31 @@
 import io
 import json
 import os
+import pickle
+import re
+import struct
 import subprocess
 import sys
 import tarfile
+import time
+import zipfile
+import zlib
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from alexnet.data.sources.formats import open_source
+from alexnet.data.sources.listing import NOT_A_FILE, SkippedFiles
+from alexnet.data.sources.matlab import read_struct_array
+from alexnet.data.sources.pickles import read_pickled_entries
 from alexnet.data.sources.tar_archive import TarMember, inner_path, members_of, tar_members
+from alexnet.data.sources.zip_archive import read_zip_member, zip_members
 from alexnet.errors import RequestError
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
@@ -121,8 +135,12 @@ HOSTILE: dict[str, tuple[list[bytes | int], str]] = {
 LIMITED = """
 import json, resource, sys, time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 import numpy, torch, PIL.Image
 from alexnet.data.sources.formats import open_source
+from alexnet.data.sources.formats import open_source
+from alexnet.data.sources.listing import NOT_A_FILE, SkippedFiles
+from alexnet.data.sources.pickles import read_pickled_entries
 from alexnet.data.sources.tar_archive import tar_members
 from alexnet.data.sources.pickles import read_pickled_entries
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -208,3 +226,150 @@ def test_any_change_of_a_header_ends_in_members_or_one_error(data: Any) -> None:
             last = member.offset
     except ValueError as error:
         assert "\n" not in str(error)
+
+
+def a_zip(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytearray:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return bytearray(file.getvalue())
+
+
+def changed_list(content: bytearray, offset: int, values: bytes, entry: int = 0) -> bytes:
+    """A zip whose list of members has other values at an offset within an entry."""
+    start = -1
+    for _ in range(entry + 1):
+        start = content.index(b"PK\x01\x02", start + 1)
+    content[start + offset : start + offset + len(values)] = values
+    return bytes(content)
+
+
+TWO = [("train/a/0.png", bytes(5000)), ("train/b/0.png", bytes(5000))]
+FAR = zipfile.ZIP_STORED
+
+
+def quoted(depth: int) -> bytes:
+    """A zip in which many entries of the list stand for the same bytes."""
+    content = a_zip([("train/a/0.png", bytes(2**20))])
+    start, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    entry = bytes(content[start:end])
+    listed_ = entry * depth
+    tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, depth, depth, len(listed_), start, 0)
+    return bytes(content[:start]) + listed_ + tail
+
+
+def zip64(list_bytes: int, list_offset: int) -> list[bytes | int]:
+    """A zip with a list of members of any size, in a hole."""
+    end = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, list_bytes, list_offset)
+    tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    size = list_offset + list_bytes
+    return [b"PK\x03\x04", size - 4, end, struct.pack("<4sIQI", b"PK\x06\x07", 0, size, 1), tail]
+
+
+HOSTILE_ZIPS: dict[str, tuple[list[bytes | int], str]] = {
+    "claims gigabytes": ([changed_list(a_zip(TWO), 24, struct.pack("<I", 3 * 10**9))], "cannot hold more than"),
+    "stored, claims more": ([changed_list(a_zip(TWO, FAR), 24, struct.pack("<I", 9000))], "cannot hold more than 5,0"),
+    "ends inside": ([changed_list(a_zip(TWO), 20, struct.pack("<I", 10**9), 1)], "it ends inside train/b/0.png at"),
+    "shared bytes": ([changed_list(a_zip(TWO), 42, struct.pack("<I", 0), 1)], "overlaps train/a/0.png at byte 0"),
+    "1,000 entries of one": ([quoted(1000)], "overlaps"),
+    "before the file": ([changed_list(a_zip(TWO), 42, b"\xff\xff\xff\xff", 1)], "ends inside|zip"),
+    "a list of gigabytes": (zip64(18 * 2**30, 100), "its list of members claims 19,327,352,832 bytes"),
+    "a list of zeros": (zip64(2**20, 100), "Bad magic number"),
+}
+
+
+def test_hostile_zips_give_one_error_in_little_time_and_memory(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{number}.zip", parts) for number, (parts, _) in enumerate(HOSTILE_ZIPS.values())]
+    for (name, (_, expected)), path in zip(HOSTILE_ZIPS.items(), paths, strict=True):
+        with pytest.raises(RequestError, match=expected) as caught:
+            open_source(path, "zip")
+        assert str(caught.value).startswith(f"{path} is not a zip, or a damaged one ("), name
+    # Members whose claim is possible, of bytes that unpack to more: no more than claimed is unpacked.
+    bomb = a_zip([(f"train/{one}/0.png", bytes(2**27)) for one in "ab"])
+    for entry in range(2):
+        changed_list(bomb, 24, struct.pack("<I", 2**20), entry)
+    paths.append(write(tmp_path / "bomb.zip", [bytes(bomb)]))
+    outcomes = limited([(path, "zip") for path in paths], 256)
+    for name, (error, seconds, grown) in zip([*HOSTILE_ZIPS, "bomb"], outcomes, strict=True):
+        print(f"{name:24} {seconds:6.3f} s {grown:6.1f} MiB  {error}")
+        assert error and seconds < 10 and grown < 100, (name, seconds, grown)
+    assert "its checksum is wrong" in outcomes[-1][0]
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_any_change_of_a_list_of_members_ends_in_members_or_one_error(data: Any) -> None:
+    content = a_zip([("train/a/0.png", b"x" * 300), ("train/b/0.png", b"y" * 3)], zipfile.ZIP_STORED)
+    start = content.index(b"PK\x01\x02")
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = start + data.draw(st.integers(0, 180))
+        if at < len(content):
+            content[at] = data.draw(st.integers(0, 255))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "x.zip"
+        path.write_bytes(content)
+        try:
+            for _, location in zip_members(path, SkippedFiles()):
+                if location is not None and location != NOT_A_FILE:
+                    with suppress(OSError):
+                        read_zip_member(path, location)
+        except RequestError as error:
+            assert "\n" not in str(error)
+
+
+def pickled(operations: bytes) -> bytes:
+    return b"\x80\x02" + operations + b"."
+
+
+NESTED = b"".join(bytes((ord("h"), one, ord("h"), one, 0x86, ord("q"), one + 1)) for one in range(60))
+HOSTILE_PICKLES: dict[str, tuple[list[bytes | int], str]] = {
+    "bytes of gigabytes": ([b"\x80\x04\x8e" + struct.pack("<Q", 10**10) + b"x."], "not a pickle"),
+    "an entry far away": ([pickled(b"}r" + struct.pack("<I", 0xFFFFFFF0))], "number 4,294,967,280 at byte 3"),
+    "an entry far, as text": ([pickled(b"}p99999999999\n")], "an entry under the number 99,999,999,999"),
+    "nested tuples as a key": ([pickled(b"})q\x00" + NESTED + b"K\x01s")], "a tuple used twice at byte 6"),
+    "copies": ([pickled(b"}(" + b"2" * 50)], "the operation DUP"),
+    "a number of megabytes": ([pickled(b"}\x8b" + struct.pack("<I", 2**24) + bytes(2**24))], "the operation LONG4"),
+    "digits": ([pickled(b"}I" + b"9" * 2**20 + b"\n")], "not a pickle"),
+    "many lists": ([pickled(b"]" * (2**21 + 9))], "more operations than allowed"),
+    "deep lists": ([pickled(b"]" + b"]" * 2**19 + b"a" * 2**19)], "holds a list"),
+    "a hole": ([pickled(b"}"), GIGABYTES], "more than 268,435,456 bytes"),
+}
+
+
+def test_hostile_pickles_give_one_error_in_little_time_and_memory(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{number}", parts) for number, (parts, _) in enumerate(HOSTILE_PICKLES.values())]
+    outcomes = limited([(path, "pickle") for path in paths], 700)
+    for (name, (_, expected)), (error, seconds, grown) in zip(HOSTILE_PICKLES.items(), outcomes, strict=True):
+        print(f"{name:24} {seconds:6.3f} s {grown:6.1f} MiB  {error}")
+        assert error.startswith("ValueError") and re.search(expected, error), (name, error)
+        assert seconds < 20 and grown < 600, (name, seconds, grown)
+
+
+def test_pickles_of_every_protocol_are_read(tmp_path: Path) -> None:
+    pixels, labels = np.arange(6144, dtype=np.uint8).reshape(2, -1), [3, 4]
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        file = tmp_path / f"{protocol}"
+        names = ["a.png"] * 3
+        file.write_bytes(pickle.dumps({b"data": pixels, b"labels": labels, "names": names}, protocol))
+        content = read_pickled_entries(file)
+        assert np.array_equal(content["data"].values, pixels) and content["labels"] == labels
+        assert content["names"] == names
+
+
+def test_compressed_variables_of_matlab_unpack_to_a_bounded_size_together() -> None:
+    def variable(size: int) -> bytes:
+        """A compressed variable that is an element of zeros."""
+        packed = zlib.compress(struct.pack("<2I", 1, size) + bytes(size))
+        return struct.pack("<2I", 15, len(packed)) + packed
+
+    start = b"MATLAB".ljust(124, b" ") + struct.pack("<H", 0x0100) + b"IM"
+    for sizes in ([2**24 + 8], [2**22] * 400):
+        began_s = time.process_time()
+        with pytest.raises(ValueError, match="a variable is truncated, or all are larger than 16,777,216 bytes"):
+            read_struct_array(start + b"".join(map(variable, sizes)), "synsets", [])
+        assert time.process_time() - began_s < 10
+    with pytest.raises(ValueError, match="no variable synsets"):
+        read_struct_array(start + variable(2**20) * 3, "synsets", [])
+    with pytest.raises(ValueError, match="allowed are 16,777,216"):
+        read_struct_array(start + bytes(2**24), "synsets", [])

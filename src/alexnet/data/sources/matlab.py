@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 HEADER_BYTES = 128
-MAX_BYTES = 2**26
-"""A compressed variable that unpacks to more is refused, since a small file can claim any size."""
+MAX_BYTES = 2**24
+"""Of a file, and of its compressed variables together; a small file can unpack to any size. Kits have 2 MB."""
 INT32, MATRIX, COMPRESSED = 5, 14, 15
 STRUCT_CLASS, CHAR_CLASS = 2, 4
 NUMBER_CLASSES = range(6, 16)
@@ -53,9 +53,14 @@ def read_struct_array(content: bytes, variable: str, fields: list[str]) -> list[
         raise ValueError("not a MATLAB file of level 5")
     if struct.unpack_from(f"{order}H", content, HEADER_BYTES - 4)[0] != 0x0100:
         raise ValueError("a MATLAB file of another version than level 5")
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it has {len(content):,} bytes; allowed are {MAX_BYTES:,}")
+    left = MAX_BYTES
     for kind, part in _elements(memoryview(content)[HEADER_BYTES:], order):
         if kind == COMPRESSED:
-            kind, part = next(_elements(_inflated(part), order), (0, part))
+            inflated = _inflated(part, left)
+            left -= len(inflated)
+            kind, part = next(_elements(inflated, order), (0, part))
         if kind == MATRIX:
             matrix = _matrix(part, order)
             if matrix.name == variable:
@@ -63,14 +68,14 @@ def read_struct_array(content: bytes, variable: str, fields: list[str]) -> list[
     raise ValueError(f"no variable {variable} in it")
 
 
-def _inflated(part: memoryview) -> memoryview:
+def _inflated(part: memoryview, max_bytes: int) -> memoryview:
     inflater = zlib.decompressobj()
     try:
-        content = inflater.decompress(part, MAX_BYTES)
+        content = inflater.decompress(part, max(1, max_bytes))
     except zlib.error as error:
         raise ValueError(f"its compression is damaged: {error}") from error
     if not inflater.eof:
-        raise ValueError(f"a variable is truncated or larger than {MAX_BYTES:,} bytes")
+        raise ValueError(f"a variable is truncated, or all are larger than {MAX_BYTES:,} bytes")
     return memoryview(content)
 
 

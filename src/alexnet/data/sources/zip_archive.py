@@ -1,5 +1,7 @@
 """Zip archives, read at the offsets of their members: nothing is unpacked, so no name can lead out of an archive."""
 
+import errno
+import io
 import struct
 import zipfile
 import zlib
@@ -18,8 +20,11 @@ LOCAL_SIGNATURE = b"PK\x03\x04"
 LINK_MODE = 0o120000
 FORMAT_MODE = 0o170000
 START_MARGIN_BYTES = 256
-MAX_MEMBER_BYTES = 2**31
-"""A compressed member that claims more is refused, since a small file can claim any size."""
+MAX_MEMBER_BYTES = 2**30
+"""A member that claims more is refused, since a small file can claim any size; of the largest images it is enough."""
+MAX_RATIO = 1032
+"""Deflate cannot compress more."""
+MAX_LIST_BYTES = 2**28
 
 
 def zip_members(path: Path, skipped: SkippedFiles) -> Iterator[tuple[str, Location | None]]:
@@ -32,9 +37,12 @@ def zip_members(path: Path, skipped: SkippedFiles) -> Iterator[tuple[str, Locati
         RequestError: the file is not a zip or a damaged one, or has encrypted or unusually compressed members.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _BoundedReads(path.open("rb", buffering=0)) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        _require_apart(members, path.stat().st_size)
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # as of a place before the file
+            raise
         raise RequestError(
             f"{path} is not a zip, or a damaged one ({error}); fetch or make it again, or name another source"
         ) from error
@@ -61,10 +69,44 @@ def zip_members(path: Path, skipped: SkippedFiles) -> Iterator[tuple[str, Locati
         yield name, None if is_folder else location
 
 
+class _BoundedReads(io.BufferedReader):
+    """A file from which no list of members is read that is longer than `MAX_LIST_BYTES`."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_LIST_BYTES:
+            raise zipfile.BadZipFile(
+                f"its list of members claims {size:,} bytes; allowed are {MAX_LIST_BYTES:,}, some million members"
+            )
+        return super().read(size)
+
+
+def _require_apart(members: list[zipfile.ZipInfo], file_bytes: int) -> None:
+    """Refuse members that are outside of the file or share bytes: few bytes could stand for any number of files.
+
+    Raises:
+        BadZipFile: naming the member and its offset.
+    """
+    end, last = 0, ""
+    for member in sorted(members, key=lambda one: one.header_offset):
+        start, packed_bytes = member.header_offset, member.compress_size
+        place = f"{member.filename[:100]} at byte {start:,}"
+        if start < end:
+            raise zipfile.BadZipFile(f"{place} overlaps {last}")
+        end, last = start + LOCAL_HEADER.size + len(member.orig_filename) + packed_bytes, place
+        if end > file_bytes:
+            raise zipfile.BadZipFile(f"it ends inside {place}, which claims {packed_bytes:,} bytes")
+        most = MAX_RATIO * packed_bytes if member.compress_type == zipfile.ZIP_DEFLATED else packed_bytes
+        if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and member.file_size > most:
+            raise zipfile.BadZipFile(
+                f"{place} claims to unpack to {member.file_size:,} bytes; {packed_bytes:,} bytes cannot hold more than "
+                f"{most:,}"
+            )
+
+
 def read_zip_member(path: Path, location: Location) -> bytes:
     """The bytes of the member at `location`; OSError if they are damaged."""
     _, packed, size_bytes, checksum = location
-    if packed % 2 and size_bytes > MAX_MEMBER_BYTES:
+    if size_bytes > MAX_MEMBER_BYTES:
         raise OSError(f"claims {size_bytes:,} bytes; allowed are {MAX_MEMBER_BYTES:,}")
     content = _unpacked(path, location, packed // 2, size_bytes + 1)
     if len(content) != size_bytes or zlib.crc32(content) != checksum:
