@@ -326,7 +326,10 @@ def test_files_around_the_folder_of_classes_are_skipped_by_name(tmp_path: Path) 
 
 def test_a_class_with_the_name_of_a_split_is_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     open_source(write_tree(tmp_path, images("bus", "car", "train")))
-    assert "train is taken as a class, since it lies beside bus, car; otherwise name the split folders" in caplog.text
+    assert (
+        "train is taken as a class, since it lies beside bus, car; if it is a split, name the split folders"
+        in caplog.text
+    )
 
 
 def test_images_in_no_class_folder_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -271,7 +271,7 @@ def _require_one_each(folders: Mapping[Folder, str], origin: Path) -> dict[Folde
         chosen[split] = folder
     if "train" not in chosen:
         raise RequestError(
-            f"{origin} has {_listed(folders)} and no train; name a source that has both, {SAY_SPLITS}, or {SAY_CLASSES}"
+            f"{origin} has {_listed(folders)} and no train; name a source that has both, or {SAY_SPLITS}, or {SAY_CLASSES}"
         )
     if "test" in chosen and "val" not in chosen:
         chosen["val"] = chosen.pop("test")
@@ -306,9 +306,10 @@ def _share_classes(class_names: Set[str], folder: Folder, least: int = 2) -> boo
 def _with_warning(layout: SplitLayout, candidates: Iterable[Folder], others: Sequence[Folder]) -> SplitLayout:
     """The layout, with a warning about folders that are classes and have names of splits."""
     folders = list(candidates)
+    lies, is_split = _plural(folders, "it lies", "they lie"), _plural(folders, "it is a split", "they are splits")
     warning = (
-        f"{_listed(folders)} {_plural(folders, 'is taken as a class', 'are taken as classes')}, since "
-        f"{_plural(folders, 'it lies', 'they lie')} beside {_listed(others)}; otherwise {SAY_SPLITS}"
+        f"{_listed(folders)} {_plural(folders, 'is taken as a class', 'are taken as classes')}, since {lies} beside "
+        f"{_listed(others)}; if {is_split}, {SAY_SPLITS}"
     )
     return replace(layout, warning=warning)
 
