@@ -271,7 +271,8 @@ def _require_one_each(folders: Mapping[Folder, str], origin: Path) -> dict[Folde
         chosen[split] = folder
     if "train" not in chosen:
         raise RequestError(
-            f"{origin} has {_listed(folders)} and no train; name a source that has both, or {SAY_SPLITS}, or {SAY_CLASSES}"
+            f"{origin} has {_listed(folders)} and no train; name a source that has both, or {SAY_SPLITS}, or "
+            f"{SAY_CLASSES}"
         )
     if "test" in chosen and "val" not in chosen:
         chosen["val"] = chosen.pop("test")
