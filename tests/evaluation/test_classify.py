@@ -93,6 +93,15 @@ def test_what_is_no_image_is_passed_over_in_a_folder_and_taken_where_named(
     assert list_photographs([folder / "notes.txt"]) == [folder / "notes.txt"]
 
 
+def test_twelve_bits_in_sixteen_are_said(
+    trained: Trained, photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, largest in (("dark.png", 4095), ("bright.png", 65535)):
+        Image.fromarray(np.linspace(0, largest, 1600).astype(np.uint16).reshape(40, 40)).save(tmp_path / name)
+    classify_photographs(trained, [tmp_path / "dark.png", tmp_path / "bright.png", photograph])
+    assert caplog.text.count("uses only the lower 12") == 1 and "dark.png has 16 bits" in caplog.text
+
+
 def test_a_photograph_that_cannot_be_read_is_named_and_the_others_are_answered(
     trained: Trained, photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

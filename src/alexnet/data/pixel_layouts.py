@@ -102,6 +102,10 @@ class TiffLayout:
         return ~scaled if self.color == WHITE_IS_ZERO else scaled
 
 
+MAX_UPPER_BITS = 2**4
+"""What the upper 8 of 16 bits stay below where values have 12 bits."""
+
+
 def has_16_bits(content: bytes) -> bool:
     """Whether a file is a PNG or TIFF of 16 bits per channel, of which nothing says how many the values use."""
     if content.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -13,6 +13,7 @@ from alexnet.data.augment import crop_view, views
 from alexnet.data.dataset import PreparedData
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
 from alexnet.data.not_images import START_BYTES, has_image_name, not_an_image
+from alexnet.data.pixel_layouts import MAX_UPPER_BITS, has_16_bits
 from alexnet.data.sources.file_ranges import read_any_file, read_file_start
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.weights import Trained
@@ -212,7 +213,13 @@ def read_photograph(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dty
             raise passing_error(f"cannot read {path}", error) from error
         raise RequestError(f"cannot read {path}: {error.strerror or error}; name image files") from error
     try:
-        # A copy: torch warns about read-only arrays.
-        return np.array(resize_and_crop(decode_image(content, apply_orientation=True), side))
+        image = decode_image(content, apply_orientation=True)
+        square = resize_and_crop(image, side)
     except UnreadableImage as error:
         raise RequestError(f"{path} is not a readable image: {error}") from error
+    if has_16_bits(content) and image.max() < MAX_UPPER_BITS:
+        _logger.warning(
+            f"{path} has 16 bits per channel and uses only the lower 12 (values up to 4,095), so it is read as nearly "
+            "black; if the camera has 12 bits, multiply the values by 16"
+        )
+    return np.array(square)  # a copy: torch warns about read-only arrays

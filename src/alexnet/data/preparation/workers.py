@@ -9,15 +9,13 @@ from numpy.typing import NDArray
 
 from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
 from alexnet.data.not_images import RAW_ENDINGS, file_ending
-from alexnet.data.pixel_layouts import has_16_bits
+from alexnet.data.pixel_layouts import MAX_UPPER_BITS, has_16_bits
 from alexnet.data.preparation.color_sums import ColorAccumulator
 from alexnet.data.shards import DIGEST_BYTES, TAR_BLOCK_BYTES, encode_stored, sample_members
 from alexnet.data.sources.listing import Source
 from alexnet.storage.read_errors import is_passing, passing_error
 from alexnet.system.prefetch import prefetch
 
-MAX_UPPER_BITS = 2**4
-"""What the upper 8 of 16 bits stay below where values have 12 bits."""
 GROUP_BYTES = 3 * 2**19
 """Pixels of one task for a thread: enough to hide its overhead, few enough to keep all threads busy."""
 READY_GROUPS = 17
