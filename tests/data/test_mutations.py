@@ -77,6 +77,8 @@ def sound_files() -> dict[str, bytes]:
     moving = {"save_all": True, "append_images": [second, photograph(3)]}
     cmyk = encode(first.convert("CMYK"), "JPEG")
     transform = cmyk.index(b"Adobe") + 11
+    warned = encode(first, "JPEG", quality=85)
+    scan = warned.index(b"\xff\xda") + 11  # the range of coefficients, which cameras leave at zero
     files = {
         "jpeg baseline 4:2:0": encode(first, "JPEG", subsampling=2),
         "jpeg baseline 4:4:4": encode(second, "JPEG", subsampling=0, quality=92),
@@ -84,6 +86,7 @@ def sound_files() -> dict[str, bytes]:
         "jpeg gray": encode(first.convert("L"), "JPEG"),
         "jpeg restarts": encode(second, "JPEG", restart_marker_rows=1),
         "jpeg exif": encode(first, "JPEG", exif=exif.tobytes()),
+        "jpeg warned of": warned[:scan] + bytes(3) + warned[scan + 3 : -2] + bytes(20) + warned[-2:],
         "jpeg cmyk": cmyk,
         "jpeg ycck": cmyk[:transform] + b"\x02" + cmyk[transform + 1 :],
         "png rgb": encode(first, "PNG"),
@@ -176,7 +179,12 @@ def mutated(number: int, files: dict[str, bytes]) -> tuple[str, bytes]:
 def over_white(image: Image.Image) -> np.ndarray:
     """The documented conversions of a loaded image, written a second time."""
     if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
-        upper = np.asarray(image).astype(np.int64) // 256
+        values = np.asarray(image).astype(np.int64)
+        if image.format == "TIFF":
+            tags = image.tag_v2
+            values *= 16 if tags.get(258, (1,))[0] == 12 else 1
+            values = 65535 - values if tags.get(262, 0) == 0 else values
+        upper = values // 256
         assert upper.min() >= 0 and upper.max() <= 255
         return np.dstack([upper] * 3).astype(np.uint8)
     assert image.mode != "F"

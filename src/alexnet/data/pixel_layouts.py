@@ -53,11 +53,12 @@ class TiffLayout:
         tags.load(file)
         compression = tags.get(TiffImagePlugin.COMPRESSION, UNCOMPRESSED)
         bits = _numbers(tags.get(TiffImagePlugin.BITSPERSAMPLE, 1))
+        # Pillow takes a missing color as 0, and old JPEG data as YCbCr.
+        (color,) = _numbers(tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0))
         return cls(
             bits_per_sample=bits,
             sample_formats=_numbers(tags.get(TiffImagePlugin.SAMPLEFORMAT, 1)),
-            # Pillow takes a missing color as 0, and old JPEG data as YCbCr.
-            color=YCBCR if compression == OLD_JPEG else tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0),
+            color=YCBCR if compression == OLD_JPEG else color,
             extra_samples=_numbers(tags.get(TiffImagePlugin.EXTRASAMPLES, ())),
             is_planar=tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == PLANES and len(bits) > 1,
             is_compressed=compression != UNCOMPRESSED,
@@ -116,7 +117,10 @@ def has_16_bits(content: bytes) -> bool:
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, tuple) else (value,)
+    numbers = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(number, int) for number in numbers):
+        raise ValueError("a tag of the header is no whole number")
+    return numbers
 
 
 def jpeg2000_refusal(content: bytes) -> str | None:
