@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alexnet.cli.main import main
 from alexnet.data.sources.formats import open_source
 from alexnet.data.sources.listing import Source
 from alexnet.data.sources.split_names import split_in_name
@@ -301,6 +302,22 @@ def test_what_the_user_says_is_checked(tmp_path: Path, named: Mapping[str, str],
     write_tree(tmp_path, [*images("a/x", "a/y", "b/x", "b/y"), "empty/"])
     with pytest.raises(RequestError, match=message):
         open_source(tmp_path, None, named)
+
+
+@pytest.mark.parametrize(
+    "words", [["train"], ["=a"], ["train="], ["none", "train=a"], ["train=a", "train=b"]], ids=" ".join
+)
+def test_the_option_is_a_name_and_a_folder_or_none(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = write_tree(tmp_path / "tree", images("a/x", "a/y", "b/x", "b/y"))
+    options = [part for word in words for part in ("--split", word)]
+    assert main(["prepare", str(tree), str(tmp_path / "out"), *options]) == 2
+    assert (
+        "allowed is NAME=FOLDER, once for each of train, val, test and unlabeled, or none alone"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_splits_can_be_said_of_folders_only(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from alexnet.cli.main import main
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
+from alexnet.report.inspection_page import write_inspection
 from alexnet.runs.recipe import (
     DataSettings,
     NetworkSettings,
@@ -299,6 +300,7 @@ def test_the_advised_commands_work_as_printed(
     assert (prepare[0], train[0]) == ("alexnet", "alexnet")
     assert main(prepare[1:]) == 0
     first, second = (PreparedData.open(tmp_path / f"it's data{end}") for end in ("", "-32px"))
+    assert "train learn" in write_inspection(second, tmp_path / "page.html").read_text()
     assert second.side == 32 and list(second.splits["val"].keys) == list(first.splits["val"].keys)
     assert "--max-refused" in prepare
     capsys.readouterr()

@@ -156,8 +156,8 @@ def _split_folders(words: Sequence[str]) -> dict[str, str] | None:
         return {}
     folders: dict[str, str] = {}
     for word in words:
-        name, separator, folder = word.partition("=")
-        if not separator or not folder or name in folders:
+        name, _, folder = word.partition("=")
+        if not name or not folder or name in folders:
             raise RequestError(
                 f"--split is {word!r}; allowed is NAME=FOLDER, once for each of train, val, test and unlabeled, or "
                 "none alone"

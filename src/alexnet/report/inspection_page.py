@@ -132,9 +132,12 @@ def _preparation(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """How the data set was prepared, as text, by heading."""
     plan = summary["preparation"]
     held_out = f"{100 * plan['hold_out']:g} % of each class, seed {plan['seed']}" if plan["hold_out"] else "none"
+    folders = plan.get("split_folders")
+    named = ", ".join(f"{split} {path}" for split, path in (folders or {}).items()) or "none"
     settings = {
         "source": plan["source"],
         "format": plan["kind"],
+        "split folders": "recognized" if folders is None else named,
         "held out for validation": held_out,
         "EXIF orientation": "applied" if plan["exif"] == "apply" else "ignored",
         "stored as": (
