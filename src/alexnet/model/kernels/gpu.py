@@ -204,7 +204,10 @@ def _norm_pool_tile_kernel(
     K: tl.constexpr, BIASED: tl.constexpr, RELU_BEFORE: tl.constexpr, RELU_AFTER: tl.constexpr,
     POOL: tl.constexpr, STRIDE: tl.constexpr, ALL_TIES: tl.constexpr, POSITIONS: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
-    """`_norm_pool_kernel` for bfloat16: a tile of positions x channels; window sums are a matrix product."""
+    """`_norm_pool_kernel` for bfloat16: a tile of positions x channels; window sums are a matrix product.
+
+    So an infinity or NaN reaches all channels of its column at its position, not only its windows.
+    """
     image = tl.program_id(0).to(tl.int64)
     position = tl.program_id(1) * POSITIONS + tl.arange(0, POSITIONS)  # among the H' * W' windows
     inside = position < ROWS * COLUMNS
