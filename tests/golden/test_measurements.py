@@ -144,12 +144,3 @@ def test_a_reports_advice_works(
     for words in sorted(advice, key=lambda one: one[1] == "resume"):
         command_parser(words[1]).parse(list(words[2:]))
         assert main(list(words[1:])) == 0, words
-
-
-def test_a_claim_about_other_data_is_marked(golden: Path) -> None:
-    run = RunFolder.open(golden / "finished")
-    note = "The claim is about the data that it names; this run was trained on "
-    assert f"{note}source." in Page(write_report(run.path, None).read_text()).text
-    data = run.metadata()["data"]
-    run.update_metadata(data={**data, "title": "CIFAR-10"})
-    assert note not in Page(write_report(run.path, None).read_text()).text
