@@ -199,7 +199,7 @@ def test_an_unfinished_preparation_has_the_files_of_earlier_versions(
     }  # fmt: skip
     assert set(json.loads((folder / "plan.json").read_text())) == {
         "source", "kind", "source_sha256", "format_version", "side", "store", "jpeg_quality", "hold_out", "seed",
-        "exif", "shard_images", "made_with",
+        "exif", "shard_images", "made_with", "content_sha256",
     }  # fmt: skip
     with np.load(folder / "cursor.npz") as cursor:
         assert set(cursor.files) == {"pieces", "num_images", "pixel_sums", "products"}

@@ -23,12 +23,12 @@ from alexnet.baselines.descriptors import IMAGES_PER_BATCH
 from alexnet.errors import WorkError
 from alexnet.storage.atomic import is_full, require_space
 from alexnet.storage.npy import ArrayFile
+from alexnet.storage.checksums import file_crc32
 from alexnet.storage.typed_files import Count, DamagedFile, damaged, read_json, write_sealed_json
 
 VERSION = 2
 """Increased with every change of the settings' names or meaning, or of the arithmetic of features."""
 CURSOR_EVERY_S = 2.0
-_CHUNK_BYTES = 1 << 24
 
 _logger = logging.getLogger(__name__)
 
@@ -113,20 +113,10 @@ def _complete_rows(path: Path, cursor: Path, shape: tuple[int, int]) -> tuple[in
         size_bytes, row_bytes = path.stat().st_size, 2 * shape[1]
         if content["done"] > content["rows"] or size_bytes < content["done"] * row_bytes:
             raise damaged(path, f"it has {size_bytes:,} bytes", "its features are computed again")
-        crc = _crc32(path, content["done"] * row_bytes)
+        crc = file_crc32(path, 0, content["done"] * row_bytes)
         if crc != content.get("crc32", crc):
             raise damaged(path, "its checksum differs", "its features are computed again")
     except DamagedFile as error:
         _logger.warning(str(error))
         return 0, 0
     return content["done"], crc
-
-
-def _crc32(path: Path, num_bytes: int) -> int:
-    """CRC-32 of the first bytes of a file."""
-    crc = 0
-    with path.open("rb") as file:
-        while num_bytes and (chunk := file.read(min(num_bytes, _CHUNK_BYTES))):
-            crc = zlib.crc32(chunk, crc)
-            num_bytes -= len(chunk)
-    return crc

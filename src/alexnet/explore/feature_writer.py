@@ -3,13 +3,13 @@
 import contextlib
 import csv
 import io
-import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from alexnet.explore.forward import activation_batches
 from alexnet.explore.image_source import ImageSource, RefusedImages
 from alexnet.model.activations import ActivationReader
 from alexnet.model.weights import Trained
-from alexnet.storage.atomic import sync_folder, write_bytes, write_json, write_json_lines
+from alexnet.storage.atomic import sync_folder, write_bytes, write_json_lines
+from alexnet.storage.checksums import file_crc32
 from alexnet.storage.npy import npy_header
 from alexnet.storage.staging import Staging
+from alexnet.storage.typed_files import Count, damaged, read_json, write_sealed_json
 from alexnet.system.device import Precision
 
 FORMAT_VERSION = 2
@@ -33,6 +35,14 @@ LABELS_FILE = "labels.npy"
 REFUSED_FILE = "refused.jsonl"
 CURSOR_FILE = "done.json"
 CURSOR_EVERY_S = 10.0
+_RESTART = "add --restart to start over"
+
+
+class _Cursor(TypedDict):
+    done: Count
+    refused: list[tuple[Count, str]]
+    crc32: NotRequired[dict[str, Count]]
+    """Of each layer's rows; earlier versions did not record it."""
 
 
 class FeatureWriter:
@@ -49,9 +59,12 @@ class FeatureWriter:
         self._reader = reader
         self._source = source
         self._dtype = dtype
+        self._crc32 = dict.fromkeys(reader.names, 0)
         if staging.cursor_path.is_file():
-            cursor = json.loads(staging.cursor_path.read_text())
+            cursor = read_json(staging.cursor_path, _Cursor, _RESTART)
             self.num_done, self.refused = cursor["done"], [(number, reason) for number, reason in cursor["refused"]]
+            self._crc32 |= cursor.get("crc32", {})
+            self._require_rows(staging.cursor_path, is_checked="crc32" in cursor)
 
     def run(
         self,
@@ -69,10 +82,13 @@ class FeatureWriter:
                 for batch in activation_batches(
                     self._trained, self._reader, self._source.read, self.num_done, num, batch_size, device, precision
                 ):
+                    crc32 = {}
                     for name, values in batch.activations.items():
-                        files[name].write(_convert(values, self._dtype, name).data)
+                        content = _convert(values, self._dtype, name).reshape(-1).view(np.uint8).data
+                        files[name].write(content)
+                        crc32[name] = zlib.crc32(content, self._crc32[name])
                     # Only after the whole batch is written.
-                    self.num_done, self.refused = batch.stop, self.refused + batch.refused
+                    self.num_done, self.refused, self._crc32 = batch.stop, self.refused + batch.refused, crc32
                     if progress is not None:
                         progress(self.num_done, num)
                     if time.monotonic() - saved_s > CURSOR_EVERY_S:
@@ -88,6 +104,27 @@ class FeatureWriter:
                         "rerun the same command to resume"
                     ) from error
                 raise
+
+    def _require_rows(self, cursor: Path, is_checked: bool) -> None:
+        """Check that the arrays hold the rows that the cursor counts, and nothing else."""
+        numbers = [number for number, _ in self.refused]
+        if self.num_done > len(self._source.paths):
+            raise damaged(cursor, f"done: it is {self.num_done}, of {len(self._source.paths)} images", _RESTART)
+        if not all(number < self.num_done for number in numbers) or len(set(numbers)) < len(numbers):
+            raise damaged(cursor, "refused: it does not name images that are done", _RESTART)
+        for name in self._reader.names:
+            path = self._staging.folder / f"{name}.npy"
+            size_bytes = self._rows_bytes(name)
+            if not path.is_file() or path.stat().st_size < len(self._header(name, 0)) + size_bytes:
+                raise damaged(
+                    path, f"it lacks some of the {self.num_done:,} images that {cursor.name} counts", _RESTART
+                )
+            if is_checked and file_crc32(path, len(self._header(name, 0)), size_bytes) != self._crc32[name]:
+                raise damaged(path, "its checksum differs", _RESTART)
+
+    def _rows_bytes(self, name: str) -> int:
+        num_rows = self.num_done - len(self.refused)
+        return num_rows * math.prod(self._reader.shape(name)) * self._dtype.itemsize
 
     def describe(self, run: Path, plan: Mapping[str, Any]) -> None:
         """Write everything but the activations, which are already written; the description comes last."""
@@ -109,7 +146,7 @@ class FeatureWriter:
                 np.save(file, labels)
         refusals = ({"path": self._source.paths[number], "reason": reason} for number, reason in self.refused)
         write_json_lines(folder / REFUSED_FILE, refusals)
-        write_json(
+        write_sealed_json(
             self._staging.description_path,
             {
                 **plan,
@@ -122,6 +159,11 @@ class FeatureWriter:
                 "shapes": {name: [len(numbers), *self._reader.shape(name)] for name in self._reader.names},
                 "columns": max(layer.columns for layer in network.sized_layers),
                 "classes": classes,
+                "crc32": self._crc32,
+                "files_crc32": {
+                    name: file_crc32(folder / name)
+                    for name in (IMAGES_FILE, REFUSED_FILE, *([] if labels is None else [LABELS_FILE]))
+                },
                 "plan": dict(plan),
             },
         )
@@ -132,14 +174,11 @@ class FeatureWriter:
 
         Rows are written, not memory-mapped: then a full disk raises an error instead of killing the process.
         """
-        num_rows = self.num_done - len(self.refused)
         header = self._header(name, 0)  # corrected at the end, when the number of images is known
-        size_bytes = len(header) + num_rows * math.prod(self._reader.shape(name)) * self._dtype.itemsize
+        size_bytes = len(header) + self._rows_bytes(name)
         with (self._staging.folder / f"{name}.npy").open("r+b" if self.num_done else "wb") as file:
             if self.num_done == 0:
                 file.write(header)
-            if file.seek(0, os.SEEK_END) < size_bytes:
-                raise WorkError(f"{file.name} is shorter than its cursor says; add --restart to start over")
             file.truncate(size_bytes)
             file.seek(size_bytes)
             yield file
@@ -155,7 +194,8 @@ class FeatureWriter:
             file.flush()
             os.fsync(file.fileno())
         sync_folder(self._staging.folder)
-        write_json(self._staging.cursor_path, {"done": self.num_done, "refused": self.refused})
+        content = {"done": self.num_done, "refused": self.refused, "crc32": self._crc32}
+        write_sealed_json(self._staging.cursor_path, content)
 
 
 def _convert(values: NDArray[np.float32], dtype: np.dtype[Any], name: str) -> NDArray[np.floating[Any]]:

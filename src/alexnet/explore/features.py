@@ -6,17 +6,18 @@ each photograph that could not be read) and `features.json`, which describes the
 """
 
 import csv
-import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from alexnet.data.dataset import NO_LABEL
 from alexnet.errors import RequestError
 from alexnet.explore.feature_writer import (
     CURSOR_FILE,
@@ -34,14 +35,18 @@ from alexnet.model.kernels import slow_path_message
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space
-from alexnet.storage.checksums import file_digest
+from alexnet.storage.checksums import file_crc32, file_digest
+from alexnet.storage.npy import map_npy
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.staging import open_staging, staging_folder
+from alexnet.storage.typed_files import Count, Size, damaged, read_json
 from alexnet.system.device import choose_device, choose_precision
 
 READABLE_VERSIONS = (1, FORMAT_VERSION)
 """Version 1 has `points` where version 2 has `layers`."""
 Dtype = Literal["float32", "float16"]
+LayerName = Annotated[str, Meta(pattern=r"\A[\w.-]{1,100}\Z")]
+"""Also the name of a file."""
 Device = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "float32", "bfloat16"]
 
@@ -181,7 +186,7 @@ def write_features(
             writer.run(batch_size, chosen_device, chosen_precision, progress)
             writer.describe(run, plan)
         staging.publish(destination)
-    result = open_features(destination)
+    result = open_features(destination, verify=False)
     num_refused = len(source.paths) - len(result.paths)
     if num_refused:
         _logger.warning(
@@ -190,39 +195,113 @@ def write_features(
     return result
 
 
-def open_features(folder: Path) -> Features:
+def open_features(folder: Path, *, verify: bool = True) -> Features:
     """Open a folder that `write_features` wrote.
+
+    Args:
+        verify: read all files once, to compare them with their checksums. Folders of earlier versions have none.
 
     Raises:
         RequestError: the folder contains no features, or features of another format version.
+        DamagedFile: a file is damaged.
     """
-    try:
-        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        version = description["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise_unless_damage(error, folder / DESCRIPTION_FILE)
+    folder = Path(folder)
+    path = folder / DESCRIPTION_FILE
+    advice = f"delete {folder} and write it again: alexnet features RUN --out {folder}"
+    if not path.is_file():
         raise RequestError(
-            f"{folder} contains no features ({DESCRIPTION_FILE}: {error}); `alexnet features RUN --out {folder}` "
+            f"{folder} contains no features (it has no {DESCRIPTION_FILE}); `alexnet features RUN --out {folder}` "
             "writes them"
-        ) from error
+        )
+    version = read_json(path, _Versioned, advice)["format_version"]
     if version not in READABLE_VERSIONS:
         raise RequestError(
             f"{folder} has features of format {version}, this version reads "
             f"{' and '.join(map(str, READABLE_VERSIONS))}; write them again"
         )
+    schema: type[_Version2] = _Version1 if version == 1 else _Version2  # type: ignore[assignment]
+    described: dict[str, Any] = {**read_json(path, schema, advice)}
     if version == 1:
-        description["layers"] = description.pop("points")
-    with (folder / IMAGES_FILE).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        paths = tuple(row["path"] for row in csv.DictReader(file))
-    labels = folder / LABELS_FILE
+        described["layers"] = described.pop("points")
+    if problem := _inconsistency(described):
+        raise damaged(path, problem, advice)
+    num_images, crc32 = described["images"], {**described.get("files_crc32", {})}
+    crc32 |= {f"{name}.npy": crc for name, crc in described.get("crc32", {}).items()}
+
+    def array(name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        try:
+            found = map_npy(folder / name, np.dtype(dtype), shape)
+        except (OSError, ValueError) as error:
+            raise_unless_damage(error, folder / name)
+            raise damaged(folder / name, str(error), advice) from error
+        require_crc32(name, found.offset)
+        return found
+
+    def require_crc32(name: str, offset: int = 0) -> None:
+        if verify and name in crc32 and file_crc32(folder / name, offset) != crc32[name]:
+            raise damaged(folder / name, "its checksum differs", advice)
+
+    paths = _read_paths(folder / IMAGES_FILE, num_images, advice)
+    require_crc32(IMAGES_FILE)
+    has_labels = LABELS_FILE in crc32 or (folder / LABELS_FILE).is_file()
+    labels = array(LABELS_FILE, "int64", (num_images,)) if has_labels else None
+    if labels is not None and not ((labels >= NO_LABEL) & (labels < len(described["classes"]))).all():
+        raise damaged(folder / LABELS_FILE, "it has labels without a class", advice)
     return Features(
         folder=folder,
-        activations={name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in description["layers"]},
+        activations={
+            name: array(f"{name}.npy", described["dtype"], tuple(described["shapes"][name]))
+            for name in described["layers"]
+        },
         paths=paths,
-        labels=np.load(labels) if labels.is_file() else None,
-        classes=tuple(description["classes"]),
-        description=description,
+        labels=None if labels is None else np.array(labels),
+        classes=tuple(described["classes"]),
+        description=described,
     )
+
+
+class _Versioned(TypedDict):
+    format_version: int
+
+
+class _AnyVersion(_Versioned):
+    dtype: Dtype
+    images: Size
+    shapes: dict[str, list[Count]]
+    classes: list[str]
+    crc32: NotRequired[dict[str, Count]]
+    files_crc32: NotRequired[dict[str, Count]]
+
+
+class _Version2(_AnyVersion):
+    layers: list[LayerName]
+
+
+class _Version1(_AnyVersion):
+    points: list[LayerName]
+
+
+def _inconsistency(described: Mapping[str, Any]) -> str | None:
+    """What of a description does not fit together; None if all does."""
+    for name in described["layers"]:
+        shape = described["shapes"].get(name, [])
+        if not 2 <= len(shape) <= 4 or shape[0] != described["images"] or math.prod(shape) > 1 << 50:
+            return f"shapes.{name}: it is {shape}, of {described['images']} images"
+    return None
+
+
+def _read_paths(path: Path, num_images: int, advice: str) -> tuple[str, ...]:
+    """The images of a list of images."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = list(csv.DictReader(file))
+        paths = tuple(row["path"] for row in rows)
+        if len(paths) != num_images or not all(isinstance(one, str) for one in paths):
+            raise ValueError(f"it has {len(paths)} images, expected {num_images}")
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise_unless_damage(error, path)
+        raise damaged(path, str(error), advice) from error
+    return paths
 
 
 def default_layers(network: AlexNet) -> tuple[str, ...]:

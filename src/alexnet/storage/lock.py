@@ -8,13 +8,19 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypedDict
 
-from alexnet.errors import RequestError
+from alexnet.errors import AlexNetError, RequestError
+from alexnet.storage.typed_files import read_json
 
 TRIES, MAX_TRIES, TRY_EVERY_S = 4, 40, 0.05
 MAX_REPLACED = 100
 """How often the folder may vanish while it is being locked."""
+
+
+class _Holder(TypedDict):
+    pid: int
+    host: str
 
 
 @contextlib.contextmanager
@@ -106,10 +112,10 @@ def _acquire(descriptor: int, path: Path) -> bool:
 
 def _holder(path: Path) -> str | None:
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {int(holder['pid'])} on {holder['host']}"
-    except (ValueError, KeyError, TypeError, OSError):
+        holder = read_json(path, _Holder, "")
+    except AlexNetError:
         return None
+    return f"process {holder['pid']} on {holder['host']}"
 
 
 def _write(descriptor: int, text: str) -> None:

@@ -5,11 +5,10 @@ When the work is complete, the folder is renamed to its destination.
 """
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from alexnet.errors import RequestError, WorkError
 from alexnet.storage.atomic import (
@@ -20,14 +19,18 @@ from alexnet.storage.atomic import (
     require_free,
     sync_folder,
     unwritable,
-    write_json,
 )
 from alexnet.storage.lock import only_writer
-from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.storage.typed_files import DamagedFile, read_json, write_sealed_json
 
 PLAN_FILE = "plan.json"
 PARTS_FOLDER = "parts"
 LOCK_FILE = "lock"
+_RESTART = "add --restart to discard the unfinished work and start over"
+
+
+class _Description(TypedDict):
+    plan: dict[str, Any]
 
 
 class Staging:
@@ -124,17 +127,18 @@ def _write_or_compare_plan(staging: Staging, plan: Mapping[str, Any], destinatio
     path = staging.folder / PLAN_FILE
     try:
         # `publish` removes the plan before it renames the folder; the description holds a copy.
-        started: dict[str, Any] = (
-            json.loads(path.read_text(encoding="utf-8"))
+        started = (
+            read_json(path, dict[str, Any], _RESTART)
             if path.exists() or not staging.is_complete
-            else json.loads(staging.description_path.read_text(encoding="utf-8"))["plan"]
+            else read_json(staging.description_path, _Description, _RESTART)["plan"]
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise_unless_damage(error, path)
+    except DamagedFile:
+        if staging.is_complete or staging.cursor_path.exists():
+            raise
         started = {}
     if started != plan and not staging.is_complete and not staging.cursor_path.exists():
         _clear(staging.folder)
-        write_json(path, plan)
+        write_sealed_json(path, plan)
         return
     differences = [
         f"{name} was {started.get(name)!r} and is {plan.get(name)!r}"
