@@ -200,8 +200,12 @@ def test_a_changed_number_of_a_sealed_file_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(DamagedFile, match=f"changed after it was written: {SEAL} differs"):
         _read(path)
     content = sealed(SOUND)
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     assert _read_yaml(path) == SOUND
+    for end in range(1, len(path.read_text()) - 1):  # cut short
+        (tmp_path / "cut").write_text(path.read_text()[:end])
+        with pytest.raises(DamagedFile):
+            _read_yaml(tmp_path / "cut")
     path.write_text(yaml.safe_dump({**content, "further": [1, 2.25]}))
     with pytest.raises(DamagedFile, match=f"{SEAL} differs"):
         _read_yaml(path)

@@ -234,15 +234,24 @@ def open_features(folder: Path, *, verify: bool = True) -> Features:
         except (OSError, ValueError) as error:
             raise_unless_damage(error, folder / name)
             raise damaged(folder / name, str(error), advice) from error
-        require_crc32(name, found.offset)
+        # The checksums of layers are of their rows: headers change when the number of images is known.
+        require_crc32(name, 0 if name == LABELS_FILE else found.offset)
         return found
 
     def require_crc32(name: str, offset: int = 0) -> None:
-        if verify and name in crc32 and file_crc32(folder / name, offset) != crc32[name]:
+        if not verify or name not in crc32:
+            return
+        try:
+            is_same = file_crc32(folder / name, offset) == crc32[name]
+        except OSError as error:
+            raise_unless_damage(error, folder / name)
+            raise damaged(folder / name, str(error), advice) from error
+        if not is_same:
             raise damaged(folder / name, "its checksum differs", advice)
 
     paths = _read_paths(folder / IMAGES_FILE, num_images, advice)
-    require_crc32(IMAGES_FILE)
+    for name in (IMAGES_FILE, REFUSED_FILE):
+        require_crc32(name)
     has_labels = LABELS_FILE in crc32 or (folder / LABELS_FILE).is_file()
     labels = array(LABELS_FILE, "int64", (num_images,)) if has_labels else None
     if labels is not None and not ((labels >= NO_LABEL) & (labels < len(described["classes"]))).all():

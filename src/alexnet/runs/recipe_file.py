@@ -165,7 +165,7 @@ def _typed(settings: type, group: str, key: str, value: Any) -> Any:
     except (TypeError, ValueError, OverflowError):
         pass
     if choices:
-        current = OLD_VALUES.get(f"{group.lstrip('-')}.{key}", {}).get(value)
+        current = OLD_VALUES.get(f"{group.lstrip('-')}.{key}", {}).get(str(value))
         allowed = f"one of {', '.join(map(str, choices))}" + (f" ({value} is now {current})" if current else "")
     elif kind == tuple[Stage, ...]:
         allowed = "a list of stages, each with epochs, learning_rate and more"

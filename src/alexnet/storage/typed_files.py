@@ -186,9 +186,12 @@ def write_sealed_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with its checksum under `SEAL`, ready for JSON or YAML."""
+    """The content with its checksum under `SEAL`, ready for JSON or YAML.
+
+    The checksum comes first: YAML that is cut short is YAML still, but not of this checksum.
+    """
     plain: dict[str, Any] = json.loads(json.dumps(content))  # as a reader finds it: tuples become lists
-    return {**plain, SEAL: _digest(plain)}
+    return {SEAL: _digest(plain), **plain}
 
 
 def sealed_line(content: Mapping[str, Any]) -> str:
