@@ -8,6 +8,7 @@ each photograph that could not be read) and `features.json`, which describes the
 import csv
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from alexnet.model.network import AlexNet
 from alexnet.model.weights import load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.checksums import file_crc32, file_digest
-from alexnet.storage.npy import map_npy
+from alexnet.storage.npy import read_npy_header
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.staging import open_staging, staging_folder
 from alexnet.storage.typed_files import Count, Size, damaged, read_json
@@ -230,12 +231,15 @@ def open_features(folder: Path, *, verify: bool = True) -> Features:
 
     def array(name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         try:
-            found = map_npy(folder / name, np.dtype(dtype), shape)
+            with (folder / name).open("rb") as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+                header, _ = read_npy_header(file, size_bytes, np.dtype(dtype), shape)
+            found = np.memmap(folder / name, dtype, "r", len(header), shape)
         except (OSError, ValueError) as error:
             raise_unless_damage(error, folder / name)
             raise damaged(folder / name, str(error), advice) from error
         # The checksums of layers are of their rows: headers change when the number of images is known.
-        require_crc32(name, 0 if name == LABELS_FILE else found.offset)
+        require_crc32(name, 0 if name == LABELS_FILE else len(header))
         return found
 
     def require_crc32(name: str, offset: int = 0) -> None:

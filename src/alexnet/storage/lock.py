@@ -8,19 +8,14 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO, TypedDict
+from typing import TextIO
 
-from alexnet.errors import AlexNetError, RequestError
-from alexnet.storage.typed_files import read_json
+from alexnet.errors import RequestError
 
 TRIES, MAX_TRIES, TRY_EVERY_S = 4, 40, 0.05
+MAX_CHARACTERS = 4096
 MAX_REPLACED = 100
 """How often the folder may vanish while it is being locked."""
-
-
-class _Holder(TypedDict):
-    pid: int
-    host: str
 
 
 @contextlib.contextmanager
@@ -112,10 +107,11 @@ def _acquire(descriptor: int, path: Path) -> bool:
 
 def _holder(path: Path) -> str | None:
     try:
-        holder = read_json(path, _Holder, "")
-    except AlexNetError:
+        with path.open(encoding="utf-8") as file:
+            holder = json.loads(file.read(MAX_CHARACTERS))
+        return f"process {int(holder['pid'])} on {holder['host']}"
+    except (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError):
         return None
-    return f"process {holder['pid']} on {holder['host']}"
 
 
 def _write(descriptor: int, text: str) -> None:
