@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from alexnet.data.dataset import NO_LABEL
+from alexnet.data.dataset_files import NO_LABEL
 from alexnet.errors import RequestError
 from alexnet.explore.feature_writer import (
     CURSOR_FILE,
