@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from alexnet.errors import RequestError
 from alexnet.report.data_issues import summarize_duplicates, summarize_refused, summarize_skipped
+from alexnet.storage.typed_files import DamagedFile
 
 
 def write_refused(folder, reasons):
@@ -83,18 +83,18 @@ def test_copies_that_show_the_fault_are_listed(tmp_path):
 @pytest.mark.parametrize("content", [b'{"path": ', b"7\n", b'{"path": "a"}\n', b"\xff\n"])
 def test_a_damaged_list_is_named(tmp_path, content):
     (tmp_path / "refused.jsonl").write_bytes(content)
-    with pytest.raises(RequestError, match=r"refused\.jsonl.*prepare it again"):
+    with pytest.raises(DamagedFile, match=r"refused\.jsonl.*prepare it again"):
         summarize_refused(tmp_path)
 
 
 def test_a_missing_list_is_named(tmp_path):
-    with pytest.raises(RequestError, match=r"duplicates\.jsonl"):
+    with pytest.raises(DamagedFile, match=r"duplicates\.jsonl"):
         summarize_duplicates(tmp_path, {})
 
 
 def test_skipped_files_of_older_data_sets_and_missing_lists(tmp_path):
     assert summarize_skipped(tmp_path, {}) == {"files": 0, "reasons": []}
-    with pytest.raises(RequestError, match=r"skipped\.jsonl.*prepare it again"):
+    with pytest.raises(DamagedFile, match=r"skipped\.jsonl.*prepare it again"):
         summarize_skipped(tmp_path, {"num_skipped": 0})
     (tmp_path / "skipped.jsonl").write_text('{"path": "a.AAE", "reason": "not an image"}\n')
     (reason,) = summarize_skipped(tmp_path, {"num_skipped": 1})["reasons"]

@@ -15,9 +15,10 @@ from tests.prepared_files import redescribe
 from alexnet.cli.tables import print_inspection
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import WorkError
 from alexnet.report.inspection import summarize_data
 from alexnet.report.inspection_page import write_inspection
+from alexnet.storage.typed_files import DamagedFile
 
 QUOTED, TAG, DOG, LONG = "\"quoted\" & 'more'", "<b onmouseover=alert(1)>", "🐕 dog", "long " + "x" * 150
 SCRIPT = "<script>alert(1)</script>"
@@ -265,5 +266,5 @@ def test_damage_is_named(troubled, tmp_path):
         with pytest.raises(WorkError, match=r"train-000000\.tar.*prepare the data set again"):
             write_inspection(data, tmp_path / "page.html")
     (folder / "duplicates.jsonl").unlink()
-    with pytest.raises(RequestError, match=r"duplicates\.jsonl"):
+    with pytest.raises(DamagedFile, match=r"duplicates\.jsonl is missing"):
         summarize_data(data)

@@ -37,12 +37,13 @@ from alexnet.baselines.estimator_files import read_estimators, write_estimators
 from alexnet.baselines.feature_cache import cached_features
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
+from alexnet.data.shards import UnreadableSample
 from alexnet.errors import AlexNetError, Interrupted
 from alexnet.evaluation.predictions import load_predictions, save_predictions
 from alexnet.explore.features import open_features, write_features
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import load_trained, save_trained
-from alexnet.report.data_issues import summarize_duplicates, summarize_refused
+from alexnet.report.inspection import summarize_data
 from alexnet.report.page import write_report
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.overview import list_runs
@@ -184,8 +185,8 @@ def prepared(store: str) -> Callable[[Path], Any]:
 
 
 def prepared_lists(folder: Path) -> Any:
-    counts = PreparedData.open(folder / "set-pixels").description["duplicates"]
-    return summarize_refused(folder / "set-pixels"), summarize_duplicates(folder / "set-pixels", counts)
+    summary = summarize_data(PreparedData.open(folder / "set-pixels"))
+    return summary["refused"], summary["skipped"], summary["duplicates"]
 
 
 def features(name: str) -> Callable[[Path], Any]:
@@ -196,6 +197,13 @@ def features(name: str) -> Callable[[Path], Any]:
         return arrays, found.paths, None if found.labels is None else found.labels.tolist(), found.classes, refused
 
     return read
+
+
+def unfinished_set(folder: Path) -> Any:
+    """Resumes the preparation, which must end as one that nothing interrupted."""
+    shutil.rmtree(folder / "resumed-set", ignore_errors=True)
+    prepare(folder.with_name("photographs"), folder / "resumed-set", side=16, shard_images=2, max_refused=0.5)
+    return prepared("resumed-set")(folder)[1:]
 
 
 def unfinished_features(folder: Path) -> Any:
@@ -295,6 +303,8 @@ KINDS: dict[str, Kind] = {
             **of_features("old-features"),
         }
     ),
+    "unfinished data set, cursor": Kind(SET, ".resumed-set.preparing/cursor.npz", unfinished_set),
+    "unfinished data set, record": Kind(SET, ".resumed-set.preparing/parts/00000000.npz", unfinished_set),
     "dataset.json": Kind(SET, "set-pixels/dataset.json", prepared("set-pixels")),
     "statistics.npz": Kind(SET, "set-pixels/statistics.npz", prepared("set-pixels")),
     "images": Kind(SET, "set-pixels/train-images.npy", prepared("set-pixels")),
@@ -306,6 +316,7 @@ KINDS: dict[str, Kind] = {
     "shard": Kind(SET, "set-jpeg/train-000000.tar", prepared("set-jpeg")),
     "index of shards": Kind(SET, "set-jpeg/train-index.npy", prepared("set-jpeg")),
     "refused.jsonl": Kind(SET, "set-pixels/refused.jsonl", prepared_lists),
+    "skipped.jsonl": Kind(SET, "set-pixels/skipped.jsonl", prepared_lists),
     "duplicates.jsonl": Kind(SET, "set-pixels/duplicates.jsonl", prepared_lists),
 }
 NUM_RUNS = 8
@@ -344,6 +355,10 @@ def make_sound(golden: Path, folder: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    def interrupt_late(done: int, total: int) -> None:
+        if done > 6:
+            raise KeyboardInterrupt
+
     with pytest.raises(Interrupted):
         write_features(
             finished, folder / "resumed", layers=["conv2"], split="val", device="cpu", batch_size=2, progress=interrupt
@@ -363,7 +378,18 @@ def make_sound(golden: Path, folder: Path) -> None:
                 pixels = random_pixels.integers(0, 256, (20, 16, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(photographs / split / class_id / f"{number}.png")
     shutil.copy(photographs / "train" / "circle" / "0.png", photographs / "val" / "square" / "copy.png")
+    (photographs / "train" / "circle" / "notes.txt").write_text("no image")
     (photographs / "train" / "circle" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    with pytest.raises(Interrupted):
+        prepare(
+            photographs,
+            folder / "resumed-set",
+            side=16,
+            shard_images=2,
+            max_refused=0.5,
+            workers=1,
+            progress=interrupt_late,
+        )
     for store in ("pixels", "jpeg"):
         prepare(photographs, folder / f"set-{store}", side=16, store=store, max_refused=0.5)
 
@@ -525,7 +551,7 @@ class Outcomes:
                 outcome = "read, without checksum"
             else:
                 outcome, problem = "WRONG", "it is read, and something else than was written"
-        except AlexNetError as error:
+        except (AlexNetError, UnreadableSample) as error:
             outcome, problem = "refused", None if str(error) and "\n" not in str(error) else f"message {error!r}"
         except Exception:
             outcome, problem = "TRACEBACK", traceback.format_exc()
@@ -551,8 +577,16 @@ class Messages(logging.Handler):
 
 
 def same(found: Any, expected: Any) -> bool:
-    """Equality, also of NaN, and of 1 and 1.0 only where both are of one type."""
-    return repr(found) == repr(expected)
+    """Equality, but for unknown keys, such as that of a checksum whose name was damaged."""
+    return repr(known_part(found, expected)) == repr(expected)
+
+
+def known_part(found: Any, expected: Any) -> Any:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return {key: known_part(found[key], value) for key, value in expected.items() if key in found}
+    if isinstance(found, list | tuple) and type(found) is type(expected) and len(found) == len(expected):
+        return type(found)(known_part(*pair) for pair in zip(found, expected, strict=True))
+    return found
 
 
 def restore(sound: Path, folder: Path, *paths: str) -> None:
@@ -616,3 +650,45 @@ def test_damaged_files_are_refused_or_without_effect(sound: Path) -> None:
 @pytest.mark.slow
 def test_thousands_of_damaged_files_are_refused_or_without_effect(sound: Path) -> None:
     run_mutants(sound, NUM_SLOW)
+
+
+WRITERS = {
+    "data/preparation/commits.py": ["unfinished data set, cursor", "unfinished data set, record"],
+    "data/preparation/finalize.py": ["dataset.json", "statistics.npz", "labels", "refused.jsonl", "skipped.jsonl"],
+    "data/preparation/writers.py": ["images", "shard"],
+    "evaluation/predictions.py": ["predictions"],
+    "explore/feature_writer.py": ["features, features.json", "features, labels.npy", "unfinished features, cursor"],
+    "model/weights.py": ["weights"],
+    "baselines/estimator_files.py": ["baseline", "vocabulary"],
+    "baselines/feature_cache.py": ["feature cache, cursor", "feature cache, rows"],
+    "runs/folder.py": ["run.json", "recipe.yaml of a network", "events.jsonl", "evaluation"],
+    "storage/staging.py": ["unfinished work, plan"],
+    "training/checkpoint.py": ["checkpoint manifest", "checkpoint tensors"],
+}
+"""Kinds of the files that a module writes."""
+NOT_READ = {
+    "bench/loading_page.py": "a page",
+    "bench/sample_photos.py": "photographs, which are a source",
+    "data/fetch.py": "a source",
+    "data/shapes.py": "a source",
+    "report/formatting.py": "a page",
+}
+"""Modules that write only what no reader of this package's own formats reads."""
+WRITE = re.compile(
+    r"(?<!def )\b(write_(?:json|json_lines|sealed_json|text|bytes|chunks|tensors|sealed_tensors)|np\.savez?|tofile)\("
+)
+
+
+def test_every_kind_of_file_is_damaged_here() -> None:
+    """A module that begins to write files belongs into one of the two lists, and its files into `KINDS`."""
+    writing = {
+        path.relative_to(SOURCES).as_posix()
+        for path in SOURCES.rglob("*.py")
+        if WRITE.search(path.read_text()) and path.parent.name != "storage"
+    }
+    assert writing - {"storage/staging.py"} <= WRITERS.keys() | NOT_READ.keys()
+    assert {kind for kinds in WRITERS.values() for kind in kinds} <= KINDS.keys()
+    table_of_formats = FORMATS_PAGE.read_text().partition("| what | file | version |")[2].partition("\n\n")[0]
+    documented = {row.split("|")[1].strip() for row in table_of_formats.splitlines()[2:]}
+    assert len(documented) >= 7
+    assert documented == {kind.documented for kind in KINDS.values()}

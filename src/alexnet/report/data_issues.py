@@ -3,16 +3,16 @@
 Their files may have millions of lines: they are read once, and only examples are kept.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict, TypeVar
+
+from msgspec import Meta
 
 from alexnet.data.dataset import DUPLICATES_FILE, REFUSED_FILE, SKIPPED_FILE
-from alexnet.errors import RequestError
-from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.storage.typed_files import read_json_lines
 
 NUM_EXAMPLES = 5
 """Of the files refused for one reason."""
@@ -25,6 +25,22 @@ DIFFERENT = "…"
 
 # What differs between reasons of one kind: quoted text, paths, numbers.
 _VARIABLE = re.compile(r"""b?'[^']*'|b?"[^"]*"|(?<![\w/])/[^\s,;:]+|\d[\d,]*(?:\.\d+)?""")
+
+T = TypeVar("T")
+
+
+class _Unused(TypedDict):
+    path: str
+    reason: str
+
+
+_Copy = TypedDict("_Copy", {"split": str, "path": str, "class": str | None})
+
+
+class _Copies(TypedDict):
+    leak: bool
+    other_label: bool
+    images: Annotated[list[_Copy], Meta(min_length=2)]
 
 
 @dataclass
@@ -59,7 +75,7 @@ def summarize_refused(folder: Path) -> dict[str, Any]:
         `images`: their number; `reasons`: for each kind `reason`, `images` and up to five paths, `examples`.
 
     Raises:
-        RequestError: the list is missing or damaged.
+        DamagedFile: the list is missing or damaged.
     """
     return _summarize_reasons(folder, REFUSED_FILE)
 
@@ -75,7 +91,7 @@ def summarize_skipped(folder: Path, description: Mapping[str, Any]) -> dict[str,
         `examples`.
 
     Raises:
-        RequestError: the list is missing or damaged.
+        DamagedFile: the list is missing or damaged.
     """
     found = _summarize_reasons(folder, SKIPPED_FILE) if "num_skipped" in description else {"images": 0, "reasons": []}
     return {"files": found["images"], "reasons": found["reasons"]}
@@ -83,7 +99,7 @@ def summarize_skipped(folder: Path, description: Mapping[str, Any]) -> dict[str,
 
 def _summarize_reasons(folder: Path, name: str) -> dict[str, Any]:
     reasons: dict[tuple[str, ...], _Reason] = {}
-    for line in _lines(folder, name, ("reason", "path")):
+    for line in _lines(folder, name, _Unused):
         between = _VARIABLE.split(line["reason"])
         variables = _VARIABLE.findall(line["reason"])
         reasons.setdefault(tuple(between), _Reason(between, variables)).add(variables, line["path"])
@@ -103,10 +119,10 @@ def summarize_duplicates(folder: Path, counts: Mapping[str, int]) -> dict[str, A
         them as `images`, with `split`, `path` and `class` (its id).
 
     Raises:
-        RequestError: the list is missing or damaged.
+        DamagedFile: the list is missing or damaged.
     """
     groups: dict[tuple[bool, bool], list[dict[str, Any]]] = {}
-    for line in _lines(folder, DUPLICATES_FILE, ("leak", "other_label", "images")):
+    for line in _lines(folder, DUPLICATES_FILE, _Copies):
         of_kind = groups.setdefault((not line["leak"], not line["other_label"]), [])
         if len(of_kind) < NUM_GROUPS:
             of_kind.append(
@@ -121,11 +137,11 @@ def summarize_duplicates(folder: Path, counts: Mapping[str, int]) -> dict[str, A
     return {**counts, "groups": ordered[:NUM_GROUPS]}
 
 
-def _representative(images: list[dict[str, str]]) -> list[dict[str, str]]:
+def _representative(images: list[_Copy]) -> list[_Copy]:
     """A few copies of one image, first one of each split and class: those show what is wrong."""
-    seen: set[tuple[str, str]] = set()
-    first: list[dict[str, str]] = []
-    others: list[dict[str, str]] = []
+    seen: set[tuple[str, str | None]] = set()
+    first: list[_Copy] = []
+    others: list[_Copy] = []
     for image in images:
         kind = (image["split"], image["class"])
         (others if kind in seen else first).append(image)
@@ -133,17 +149,7 @@ def _representative(images: list[dict[str, str]]) -> list[dict[str, str]]:
     return [*first, *others][:NUM_COPIES]
 
 
-def _lines(folder: Path, name: str, needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _lines(folder: Path, name: str, schema: type[T]) -> Iterator[T]:
     """The JSON objects of a file, one per line."""
-    try:
-        with (folder / name).open(encoding="utf-8") as file:
-            for line in file:
-                content = json.loads(line)
-                if not all(key in content for key in needed):
-                    raise ValueError(f"a line without {' or '.join(needed)}")
-                yield content
-    except (OSError, ValueError, TypeError) as error:
-        raise_unless_damage(error, folder / name)
-        raise RequestError(
-            f"{folder} is damaged ({name}: {error}); delete it and prepare it again: alexnet prepare SOURCE {folder}"
-        ) from error
+    advice = f"delete {folder} and prepare it again: alexnet prepare SOURCE {folder}"
+    return read_json_lines(folder / name, schema, advice)

@@ -6,8 +6,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet.data.dataset import UNLABELED, ClassInfo, PreparedData
-from alexnet.data.dataset_files import NO_LABEL
+from alexnet.data.dataset import (
+    DUPLICATES_FILE,
+    REFUSED_FILE,
+    SKIPPED_FILE,
+    UNLABELED,
+    ClassInfo,
+    PreparedData,
+)
+from alexnet.data.dataset_files import NO_LABEL, DataFiles
 from alexnet.report.data_issues import summarize_duplicates, summarize_refused, summarize_skipped
 from alexnet.report.data_measures import summarize_colors, summarize_sizes
 from alexnet.report.formatting import count_noun
@@ -34,8 +41,11 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         `text`.
 
     Raises:
-        RequestError: a file of the data set is missing or damaged.
+        DamagedFile: a file of the data set is missing or damaged.
     """
+    files = DataFiles(data.folder)
+    for name in files.checksums.keys() & {REFUSED_FILE, SKIPPED_FILE, DUPLICATES_FILE}:
+        files.verify(name)
     counts = {
         name: np.bincount(split.labels[split.labels != NO_LABEL], minlength=data.num_classes).astype(np.int64)
         for name, split in data.splits.items()

@@ -206,9 +206,12 @@ class RunFolder:
         path = self.path / "recipe.yaml"
         content = read_yaml(path, dict[str, Any], _RESTORE)
         try:
-            return baseline_from_dict(content) if "baseline" in content else recipe_from_dict(content)
+            recipe = baseline_from_dict(content) if "baseline" in content else recipe_from_dict(content)
         except RequestError as error:
             raise damaged(path, str(error), _RESTORE) from error
+        if missing := _recipe_content(recipe).keys() - content.keys() - {"name", "claim"}:
+            raise damaged(path, f"it lacks {', '.join(sorted(missing))}", _RESTORE)
+        return recipe
 
     @property
     def is_baseline(self) -> bool:
@@ -379,7 +382,10 @@ def _event(content: Any) -> dict[str, Any]:
     return event
 
 
+def _recipe_content(recipe: Recipe | BaselineRecipe) -> dict[str, Any]:
+    return baseline_to_dict(recipe) if isinstance(recipe, BaselineRecipe) else recipe_to_dict(recipe)
+
+
 def _recipe_text(recipe: Recipe | BaselineRecipe) -> str:
-    content = baseline_to_dict(recipe) if isinstance(recipe, BaselineRecipe) else recipe_to_dict(recipe)
-    text: str = yaml.safe_dump(sealed(content), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(sealed(_recipe_content(recipe)), sort_keys=False, allow_unicode=True)
     return text

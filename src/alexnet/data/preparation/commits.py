@@ -6,10 +6,12 @@ chunks.
 """
 
 import io
+import zlib
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,13 @@ from alexnet.data.preparation.color_sums import ColorAccumulator
 from alexnet.data.preparation.statistics import ColorSums
 from alexnet.data.preparation.writers import ChunkWriter
 from alexnet.storage.atomic import sync_folder, write_bytes
+from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.staging import Staging
+from alexnet.storage.tensors import require_array
+from alexnet.storage.typed_files import damaged, parse_json
 
 CURSOR_FILE = "cursor.npz"
+_RESTART = "add --restart to discard the unfinished work and start over"
 
 
 class Commits:
@@ -41,13 +47,28 @@ class Commits:
         self._pending: Future[None] | None = None
         self.num_chunks, self.color_sums = 0, ColorSums.none(side)
         if staging.cursor_path.is_file():
-            with staging.cursor_path.open("rb") as file, np.load(file) as arrays:
-                self.num_chunks, self.color_sums = int(arrays["pieces"]), ColorSums.from_arrays(arrays)
+            self.num_chunks, self.color_sums = _read_cursor(staging.cursor_path, side)
 
     def record(self, index: int) -> dict[str, NDArray[Any]]:
-        """The record of committed chunk `index`, see `ChunkWriter.record`."""
-        with self._record_path(index).open("rb") as file, np.load(file) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        """The record of committed chunk `index`, see `ChunkWriter.record`.
+
+        Raises:
+            DamagedFile: it is damaged.
+        """
+        path = self._record_path(index)
+        record = _read_npz(path)
+        try:
+            num = len(require_array(record, "numbers", np.int64, 1))
+            for name, dtype, columns in (("digests", np.uint8, 16), ("sizes", np.int32, 2)):
+                if require_array(record, name, dtype, 2).shape != (num, columns):
+                    raise ValueError(f"{name}: it is {record[name].shape}, of {num} images")
+            refused = require_array(record, "refused", np.int64, 1)
+            reasons = require_array(record, "reasons", np.uint8, 1).tobytes()
+            if len(parse_json(reasons, list[str], path, _RESTART)) != len(refused):
+                raise ValueError("reasons: they are not those of the refused files")
+        except ValueError as error:
+            raise damaged(path, str(error), _RESTART) from error
+        return record
 
     def submit(self, writer: ChunkWriter, colors: ColorAccumulator) -> None:
         """Commit the next chunk in the background, once the one before it is committed.
@@ -100,6 +121,35 @@ class Commits:
                     break
                 except KeyboardInterrupt:
                     continue
+
+
+def _read_cursor(path: Path, side: int) -> tuple[int, ColorSums]:
+    """The number of committed chunks, and their sums of colors."""
+    arrays = _read_npz(path)
+    try:
+        num_chunks = int(require_array(arrays, "pieces", np.int64, 0))
+        require_array(arrays, "num_images", np.int64, 0)
+        pixel_sums = require_array(arrays, "pixel_sums", np.int64, 3)
+        if pixel_sums.shape != (side, side, 3) or arrays["products"].shape != (3, 3):
+            raise ValueError(f"pixel_sums: it is {pixel_sums.shape}, of images of {side} pixels")
+        return num_chunks, ColorSums.from_arrays(arrays)
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path, str(error), _RESTART) from error
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file, each after its checksum was verified: NumPy trusts the headers of arrays."""
+    try:
+        size_bytes = path.stat().st_size
+        with ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(one.file_size for one in members) > size_bytes:
+                raise ValueError("it is compressed")
+            contents = {one.filename.removesuffix(".npy"): archive.read(one) for one in members}
+        return {name: np.lib.format.read_array(io.BytesIO(content)) for name, content in contents.items()}
+    except (OSError, BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise_unless_damage(error, path)
+        raise damaged(path, str(error), _RESTART) from error
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
