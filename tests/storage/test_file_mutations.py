@@ -218,7 +218,8 @@ CACHED = np.arange(60 * 7, dtype=np.float32).reshape(60, 7)
 
 
 def feature_cache(folder: Path) -> Any:
-    return cached_features(folder, "cached", CACHED.shape, lambda first, last: CACHED[first:last], 1).tobytes()
+    rows = cached_features(folder, "cached", CACHED.shape, lambda first, last: CACHED[first:last], 1)
+    return rows[:].tobytes()
 
 
 def lock(folder: Path) -> Any:

@@ -22,8 +22,8 @@ from alexnet.baselines.chunked_map import map_chunks
 from alexnet.baselines.descriptors import IMAGES_PER_BATCH
 from alexnet.errors import WorkError
 from alexnet.storage.atomic import is_full, require_space
-from alexnet.storage.npy import ArrayFile
 from alexnet.storage.checksums import file_crc32
+from alexnet.storage.npy import ArrayFile
 from alexnet.storage.typed_files import Count, DamagedFile, damaged, read_json, write_sealed_json
 
 VERSION = 2
