@@ -258,6 +258,12 @@ def test_a_progressive_file_without_its_last_scan_is_refused_whatever_stands_the
             decode_image(content[:last] + rest, apply_orientation=True)
 
 
+def test_bytes_after_the_first_marker_are_no_jpeg() -> None:
+    content = FILES["baseline"]
+    with pytest.raises(UnreadableImage, match="extraneous bytes"):
+        decode_image(content[:2] + b"\x07\x00" + content[2:], apply_orientation=True)
+
+
 def test_a_lost_table_of_codes_is_no_stray_text() -> None:
     content = FILES["optimized"]
     place = content.index(b"\xff\xc4")

@@ -141,7 +141,8 @@ def _drop_extraneous(content: bytes) -> bytes | None:
             break
         if one.marker is None:
             stray = content[one.start : one.end]
-            if len(stray) > MAX_STRAY_BYTES and not _is_foreign(stray):
+            # Directly after the first marker, other programs take the file for no JPEG.
+            if one.start == 2 or (len(stray) > MAX_STRAY_BYTES and not _is_foreign(stray)):
                 return None
             kept += content[end : one.start]
             end = one.end
@@ -175,7 +176,7 @@ def _cut_behind_image(content: bytes) -> bytes | None:
         return None
     places = range(last.body, last.end + 1)
     end = places[bisect_left(places, True, key=is_complete)]
-    image = content[last.body : end].replace(b"\xff\0", b"\xff")
+    image = content[max(last.body, end - SAMPLE_BYTES) : end].replace(b"\xff\0", b"\xff")
     rest = content[end : last.end]
     if len(rest) < MIN_FOREIGN_BYTES or not _is_foreign(rest):
         return None
