@@ -102,9 +102,12 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
     kept = [name for name in names(tmp_path) if name.endswith(".json")]
     assert kept == ["step-00000002.json", "step-00000005.json", "step-00000006.json"]  # 2: the earlier of the equals
     assert len(names(tmp_path)) == 6
-    remove_checkpoints(tmp_path, final_error=0.25)
-    assert names(tmp_path) == ["step-00000002.json", "step-00000002.safetensors"]
-    remove_checkpoints(tmp_path, final_error=0.2)
+    final = ["step-00000006.json", "step-00000006.safetensors"]
+    remove_checkpoints(tmp_path, 6, final_error=0.25)
+    assert names(tmp_path) == ["step-00000002.json", "step-00000002.safetensors", *final]
+    remove_checkpoints(tmp_path, 6, final_error=0.2)
+    assert names(tmp_path) == final
+    remove_checkpoints(tmp_path, 7, final_error=0.2)  # the final one could not be written
     assert names(tmp_path) == []
 
 

@@ -5,6 +5,9 @@ import math
 import multiprocessing
 import os
 import random
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -20,12 +23,15 @@ from tests.training.small_trainings import (
     assert_same_weights,
     events_of,
     logged_metrics,
+    signal_in_step,
     small_recipe,
     train_interrupted,
+    weights_of,
 )
 
 from alexnet.cli.main import main
 from alexnet.errors import RequestError, WorkError
+from alexnet.evaluation.run_evaluation import evaluate_run
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
@@ -189,6 +195,70 @@ def test_resume_takes_what_may_change_and_refuses_the_rest(
     assert len(events_of(run, "epoch")) == 5
     assert main(["resume", str(tmp_path / "nowhere")]) == 2
     assert "is not a run folder" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_trained_for_more_epochs_as_if_it_had_not_ended(data: Path, tmp_path: Path) -> None:
+    # A schedule in which the number of epochs changes no learning rate.
+    schedule = replace(SMALL.schedule, kind="plateau", epochs=5, patience=9)
+    constant = replace(small_recipe(5, ema_decay=0.9), schedule=schedule)
+    whole = train(data, constant, tmp_path / "whole")
+    run = tmp_path / "run"
+    train(data, replace(constant, schedule=replace(schedule, epochs=2)), run)
+    evaluate_run(run, num_views=1)
+    first = weights_of(run)
+    # Interrupted on the way, too.
+    with pytest.MonkeyPatch.context() as patched:
+        signal_in_step(patched, 10)
+        assert main(["resume", str(run), "--schedule.epochs", "5"]) == 3
+    assert not RunFolder.open(run).evaluations()  # they are of other weights
+    assert main(["resume", str(run)]) == 0
+    assert_same_weights(run, whole.path)
+    assert any(not torch.equal(tensor, first[name]) for name, tensor in weights_of(run).items())
+    assert [event["step"] for event in events_of(run, "start")] == [0, 6, 10]
+    (changed,) = events_of(run, "recipe_changed")
+    assert changed["step"] == 6 and RunFolder.open(run).recipe().schedule.epochs == 5
+    errors, expected = ([event["top1_error"] for event in events_of(one, "validation")] for one in (run, whole.path))
+    assert errors == expected
+    assert max(path.name for path in checkpoint_folder(run).glob("*.json")) == "step-00000015.json"
+
+
+def test_a_finished_run_that_cannot_go_on_names_the_command_that_does(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(data, small_recipe(2), run)
+    more = f"train it for more epochs with `alexnet resume {run} --schedule.epochs N`, or view it with `alexnet report"
+    with pytest.raises(RequestError, match=re.escape(f"holds a finished run; choose another run folder, {more}")):
+        train(data, small_recipe(2), run)
+    for words in ([], ["--schedule.epochs", "1"]):
+        assert main(["resume", str(run), *words]) == 2
+        said = capsys.readouterr().err
+        assert re.search(
+            r"holds a finished run of 6 steps, and the schedule has [63]; train it for more epochs than", said
+        )
+    assert RunFolder.open(run).state == "finished" and RunFolder.open(run).recipe() == small_recipe(2)
+    # A run of an earlier version, or one whose checkpoints were deleted.
+    shutil.rmtree(checkpoint_folder(run))
+    assert main(["resume", str(run), "--schedule.epochs", "3"]) == 2
+    command = re.search(r"train anew with `alexnet (.*)`, or view", capsys.readouterr().err)
+    assert command
+    new = command[1].replace("NEW", str(tmp_path / "new")).replace("--schedule.epochs N", "--schedule.epochs 3")
+    assert main(shlex.split(new)) == 0
+    assert_same_weights(tmp_path / "new", train(data, small_recipe(3), tmp_path / "other").path)
+
+
+def test_a_plateau_that_has_ended_names_the_setting_that_ended_it(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    schedule = replace(SMALL.schedule, kind="plateau", epochs=9, patience=1, plateau_drops=0, improvement=0.9)
+    train(data, replace(small_recipe(), schedule=schedule), run)
+    epochs = len(events_of(run, "epoch"))
+    assert epochs < 9
+    assert main(["resume", str(run), "--schedule.epochs", "12"]) == 2
+    assert "more often than --schedule.plateau_drops 0 allows; raise it to train on" in capsys.readouterr().err
+    assert main(["resume", str(run), "--schedule.plateau_drops", "1"]) == 0
+    assert len(events_of(run, "epoch")) > epochs
 
 
 @pytest.fixture

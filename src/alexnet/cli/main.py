@@ -64,7 +64,7 @@ COMMANDS = {
     ),
     "resume": Command(
         "training",
-        "Resume an interrupted training.",
+        "Resume an interrupted training, or train a finished run for more epochs.",
         "alexnet resume runs/first --schedule.epochs 120",
         computes=True,
     ),

@@ -304,11 +304,13 @@ def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def remove_checkpoints(run_folder: Path, final_error: float | None) -> None:
-    """Remove a finished run's checkpoints, except one whose validation error is below the final one."""
+def remove_checkpoints(run_folder: Path, final_step: int, final_error: float | None) -> None:
+    """Remove a finished run's checkpoints, except the final one and one whose validation error is below the final."""
     paths = _manifests(run_folder)
     best = _best(paths)
     for path in paths:
+        if path.name == manifest_name(final_step):
+            continue
         if best is None or path != best[1] or (final_error is not None and best[0] >= final_error):
             _remove(path)
 

@@ -67,7 +67,8 @@ def train(
     Args:
         data_folder: a prepared data set (`alexnet prepare`), or several to be concatenated.
         recipe: every hyperparameter.
-        run_folder: a new folder, or that of an interrupted training of the same recipe on the same data.
+        run_folder: a new folder, or that of an interrupted training of the same recipe on the same data; with
+            `may_change`, that of a finished one, if the recipe has a longer schedule.
         start_from: a run folder or weights file: layers of the same names are initialized from its weights, all but
             the last ones; None is the network that an unfinished run started from, if any.
         may_change: resume with a recipe other than the run's, as far as `CHANGEABLE` allows.
@@ -100,7 +101,7 @@ def train(
     if start_from and fresh:
         state.copied_layers = copy_trained_layers(setup, start_from)
     with run.locked() if mesh.is_main else nullcontext() as last_writer, ExitStack() as recorded:
-        changes = create_or_continue(run, recipe, data, folders, start_from, may_change) if mesh.is_main else []
+        changes = create_or_continue(run, setup, folders, start_from, may_change) if mesh.is_main else []
         recorded.enter_context(_failure_recorded(run, recipe.optimizer.batch_size))
         restore(setup, state, run, start_from, last_writer)
         if mesh.is_main:
@@ -110,7 +111,11 @@ def train(
             run.log("recipe_changed", step=state.step, changes=changes)
         parameters = sum(math.prod(shape) for shape in full_shapes(setup.network).values())
         run.update_metadata(
-            state="running", parameters=parameters, num_steps=setup.plan.num_steps, **layout_metadata(mesh)
+            state="running",
+            finished=None,
+            parameters=parameters,
+            num_steps=setup.plan.num_steps,
+            **layout_metadata(mesh),
         )
         if state.copied_layers:
             run.update_metadata(copied_layers=state.copied_layers)
@@ -122,7 +127,7 @@ def train(
             unreadable_images=len(state.unreadable),
         )
         if mesh.is_main:
-            remove_checkpoints(run.path, state.validation_errors[-1] if state.validation_errors else None)
+            remove_checkpoints(run.path, state.step, state.validation_errors[-1] if state.validation_errors else None)
     return run
 
 
@@ -213,7 +218,11 @@ def _run_steps(setup: TrainingSetup, state: TrainingState, run: RunFolder, tenso
                 save_failed_weights(setup, run, log, error)
             writer.finish()
             _log_checkpoint_failure(writer, log)
-    save_weights(setup, run)
+            save_weights(setup, run)  # first, where the disk has no room for both
+            # What a longer schedule continues from.
+            writer.begin(setup.network, setup.optimizer, state, setup.ema)
+            writer.finish()
+            _log_checkpoint_failure(writer, log)
     log.end()
 
 

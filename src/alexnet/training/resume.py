@@ -18,7 +18,8 @@ from alexnet.runs.recipes import is_small_crop, side_for_crop
 from alexnet.system.device import choose_device
 from alexnet.system.machine import machine_summary, source_commit, versions
 from alexnet.system.visible_text import shell_words
-from alexnet.training.checkpoint import load_checkpoint
+from alexnet.training.checkpoint import checkpoint_folder, load_checkpoint, manifest_name, read_manifest
+from alexnet.training.schedule import ended
 from alexnet.training.setup import TrainingSetup, copy_trained_layers
 from alexnet.training.state import TrainingState
 
@@ -40,20 +41,23 @@ def recorded_start(run: RunFolder) -> Path | None:
 
 def create_or_continue(
     run: RunFolder,
-    recipe: Recipe,
-    data: PreparedData,
+    setup: TrainingSetup,
     data_folders: Sequence[Path],
     start_from: Path | None,
     may_change: bool,
 ) -> list[str]:
     """Create the run folder, or check that it holds an unfinished training of the same recipe on the same data.
 
+    With `may_change` it may also hold a finished training, if the recipe's schedule is longer.
+
     Returns:
         The allowed differences between the recipe and the run's.
 
     Raises:
-        RequestError: the folder holds a finished or failed run, or one of another recipe, start or data set.
+        RequestError: the folder holds a failed run, one of another recipe, start or data set, or a finished one that
+            cannot be continued.
     """
+    recipe, data = setup.recipe, setup.data
     if not (run.path / "run.json").is_file():
         _require_large_crops(recipe, data, data_folders)
         leaks = count_leaks(data_folders) if len(data_folders) > 1 else 0
@@ -95,10 +99,7 @@ def create_or_continue(
         return []
     RunFolder.open(run.path)
     if run.state == "finished":
-        raise RequestError(
-            f"{run.path} holds a finished run; choose another run folder, or view it with "
-            f"`{shell_words('alexnet', 'report', run.path)}`"
-        )
+        _require_longer_schedule(run, setup, data_folders, may_change)
     if run.state == "failed":
         raise RequestError(f"{run.path} holds a failed run; remove it or choose another --run")
     differences = recipe_differences(run.recipe(), recipe)
@@ -131,6 +132,39 @@ def create_or_continue(
             + ("name the data set that it was started on" if may_change else "choose another --run")
         )
     return differences
+
+
+def _require_longer_schedule(
+    run: RunFolder, setup: TrainingSetup, data_folders: Sequence[Path], may_change: bool
+) -> None:
+    """Refuse to continue a finished run but with more steps, from its final checkpoint."""
+    done = max((event.get("step", 0) for event in run.events()), default=0)
+    longer = f"`{shell_words('alexnet', 'resume', run.path)} --schedule.epochs N`"
+    view = f"view it with `{shell_words('alexnet', 'report', run.path)}`"
+    if not may_change:
+        raise RequestError(
+            f"{run.path} holds a finished run; choose another run folder, train it for more epochs with {longer}, or "
+            f"{view}"
+        )
+    final = checkpoint_folder(run.path) / manifest_name(done)
+    manifest = read_manifest(final) if final.is_file() else {}
+    if not manifest or not final.with_suffix(".safetensors").is_file():
+        again = shell_words("alexnet", "train", *data_folders, "--config", run.path / "recipe.yaml", "--run", "NEW")
+        raise RequestError(
+            f"{run.path} holds a finished run without the checkpoint of its last step (older versions kept none), so "
+            f"it cannot be trained for more epochs; train anew with `{again} --schedule.epochs N`, or {view}"
+        )
+    schedule = setup.recipe.schedule
+    if setup.plan.num_steps <= done:
+        raise RequestError(
+            f"{run.path} holds a finished run of {done:,} steps, and the schedule has {setup.plan.num_steps:,}; train "
+            f"it for more epochs than {setup.plan.num_epochs:g} with {longer}, or {view}"
+        )
+    if ended(manifest.get("validation_errors", []), schedule):
+        raise RequestError(
+            f"{run.path} holds a finished run whose validation error has stopped improving more often than "
+            f"--schedule.plateau_drops {schedule.plateau_drops} allows; raise it to train on, or {view}"
+        )
 
 
 def _require_large_crops(recipe: Recipe, data: PreparedData, data_folders: Sequence[Path]) -> None:
