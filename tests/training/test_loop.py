@@ -53,8 +53,12 @@ def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> 
     assert (metadata["state"], metadata["seed"], metadata["data"]["num_classes"]) == ("finished", 0, 3)
     assert metadata["parameters"] == sum(tensor.numel() for tensor in weights_of(run.path).values())
     assert run.recipe() == SMALL
-    # No half-written file, and no checkpoint: none had a lower validation error than the end.
-    assert not list(run.path.rglob("*.partial")) and not list(run.path.glob("checkpoints/*"))
+    # No half-written file, and no checkpoint but the last: none had a lower validation error than the end.
+    assert not list(run.path.rglob("*.partial"))
+    assert sorted(path.name for path in run.path.glob("checkpoints/*")) == [
+        "step-00000018.json",
+        "step-00000018.safetensors",
+    ]
     with pytest.raises(RequestError, match="holds a finished run"):
         train(data, SMALL, run.path)
 
@@ -111,6 +115,7 @@ def test_images_passed_a_few_at_a_time_give_the_same_weights(data: Path, tmp_pat
 def test_a_killed_training_starts_again(data: Path, tmp_path: Path) -> None:
     run = train(data, SMALL, tmp_path / "run")
     run.update_metadata(state="running")  # as SIGKILL leaves it, before the first checkpoint
+    shutil.rmtree(run.path / "checkpoints")
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"event": "step", "st')
     again = train(data, SMALL, run.path)
