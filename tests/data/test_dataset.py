@@ -107,8 +107,8 @@ def npy(header: str, content: bytes = b"") -> bytes:
     [
         ("train-labels.npy", np.array([0, 1, 2]), r"labels are 0 to 2, and there are 2 classes"),
         ("train-labels.npy", np.array([0, -2, 1]), r"labels are -2 to 1"),
-        ("train-labels.npy", np.array([0.0, 1.0, 1.0]), r"it is <f8 \(3,\), expected <i8 \(3\)"),
-        ("train-labels.npy", np.array([0, 1]), r"it is <i8 \(2,\), expected <i8 \(3\)"),
+        ("train-labels.npy", np.array([0.0, 1.0, 1.0]), r"it is <f8 \(3,\), expected <i8 \(3,\)"),
+        ("train-labels.npy", np.array([0, 1]), r"it is <i8 \(2,\), expected <i8 \(3,\)"),
         ("train-labels.npy", np.array([0, 1, object()]), r"header is not that of an array"),
         (
             "train-labels.npy",

@@ -61,8 +61,8 @@ def read_npy_header(
     found = tuple(map(int, lengths))
     fits = len(found) == len(shape) and all(want in (None, have) for want, have in zip(shape, found, strict=True))
     if found_dtype != np.lib.format.dtype_to_descr(dtype) or not fits:
-        expected = ", ".join("N" if want is None else str(want) for want in shape)
-        raise ValueError(f"it is {found_dtype} {found}, expected {dtype.str} ({expected})")
+        expected = str(tuple("N" if want is None else want for want in shape)).replace("'", "")
+        raise ValueError(f"it is {found_dtype} {found}, expected {dtype.str} {expected}")
     array_bytes, header_bytes = math.prod(found) * dtype.itemsize, len(start) + length
     if size_bytes != header_bytes + array_bytes:
         raise ValueError(f"it has {size_bytes:,} bytes, expected {header_bytes + array_bytes:,}")
