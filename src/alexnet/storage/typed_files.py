@@ -171,6 +171,9 @@ def load_yaml(text: str) -> Any:
     """
     try:
         content = yaml.load(text, _PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{line}{error.problem or error}") from error
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         # PyYAML raises all of these for malformed values.
         raise ValueError(str(error)) from error
