@@ -64,6 +64,13 @@ def make_run(path, data, probabilities):
     return run
 
 
+@pytest.fixture(autouse=True)
+def made_up_folder(tmp_path, monkeypatch):
+    """The folder of the data set, which is looked for; its content is made up."""
+    (tmp_path / "made-up").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def compared(tmp_path, monkeypatch):
     """A function that compares two runs with given answers."""

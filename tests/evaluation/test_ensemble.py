@@ -51,6 +51,13 @@ def make_run(path, data, probabilities, num_views=10):
     return run
 
 
+@pytest.fixture(autouse=True)
+def made_up_folder(tmp_path, monkeypatch):
+    """The folder of the data set, which is looked for; its content is made up."""
+    (tmp_path / "made-up").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def opened(monkeypatch):
     """What stands for the data set on the disk, and the folders that were asked for."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.html_page import Page
 
 from alexnet.cli.tables import print_results
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
@@ -316,4 +317,4 @@ def test_a_new_metric_is_one_function_and_one_line(monkeypatch, tmp_path, capsys
     run.save_evaluation("test-1views", content)
     run.save_evaluation("test-10views", older)  # stored before the metric existed
     page = write_report(run.path, None).read_text()
-    assert page.count("irst-class error") == 2 and "50.00 %" in page
+    assert Page(page).text.count("irst-class error") == 2 and "50.00 %" in page

@@ -20,6 +20,13 @@ from alexnet.runs.recipes import QUICK
 NUM, NUM_CLASSES = 150, 20
 
 
+@pytest.fixture(autouse=True)
+def made_up_folder(tmp_path, monkeypatch):
+    """The folder of the data set, which is looked for; its content is made up."""
+    (tmp_path / "made-up").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def data():
     random = np.random.default_rng(0)

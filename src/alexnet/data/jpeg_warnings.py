@@ -49,9 +49,8 @@ def mend_warning(content: bytes, warning: str) -> bytes | None:
         content: a JPEG file.
         warning: the message of a strict decoder, which reports one of possibly several warnings.
     """
-    # What follows the image may cause an error of any kind.
-    answers = (answer for pattern, answer in WARNINGS.items() if re.match(pattern, warning))
-    answer = next(answers, _cut_behind_image)
+    # Errors have no answer: damaged image data cause them, too, and may by chance end like an image.
+    answer = next((answer for pattern, answer in WARNINGS.items() if re.match(pattern, warning)), None)
     try:
         mended = answer(content) if answer else None
     except IndexError:  # a segment is shorter than its kind
@@ -155,7 +154,6 @@ def _cut_behind_image(content: bytes) -> bytes | None:
     Damage to the image data can also make the decoder finish early and leave bytes. So what is left must be foreign,
     padding or text, from the very byte at which the decoder has finished, and what comes before must not be.
     """
-    content = _set_scan_parameters(content)  # libjpeg may have warned of them, and then failed on what follows
     segments = list(_segments(content))
     frame = next((one for one in segments if one.marker in FRAMES), None)
     scans = [one for one in segments if one.marker == SOS]
