@@ -1,6 +1,7 @@
 """What every test gets: one thread, a plain environment, no network but the loopback."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from PIL import Image
 if not torch.cuda.is_available():
     # Triton reads it when it is first imported, whoever does that: its kernels then run on the processor, interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Background jobs of a shell ignore SIGINT, and so would the commands that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines that stand still for a second now and then say nothing about a test; CI's own profile is left alone.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -183,7 +183,7 @@ def test_a_good_checkpoint_is_not_set_aside_for_want_of_handles(photographs: Pat
             assert "Too many open files" in str(error)
             assert not list(checkpoint_folder(run).glob("broken-*"))
             assert num > 20 or sorted(checkpoint_folder(run).iterdir()) == before
-    assert num > 4
+    assert num > 1
     assert_same_weights(run, whole.path)
 
 

@@ -381,7 +381,7 @@ def test_crops_of_corners_are_refused_with_the_command_that_prepares_the_images(
     prepare(source, large, side=58, exif="ignore")
     short = replace(SMALL, schedule=replace(SMALL.schedule, epochs=1))
     with pytest.raises(
-        RequestError, match=r"stored at 58 pixels, and a network that trains on crops of 28 would"
+        RequestError, match=r"stored at 58 pixels, and crops of 28 pixels would"
     ) as no:
         train(large, short, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -394,7 +394,7 @@ def test_crops_of_corners_are_refused_with_the_command_that_prepares_the_images(
     # A network that reads 28 pixels, fine-tuned on large images.
     words = ["finetune", str(tmp_path / "run"), str(large), "--training.device", "cpu", "--schedule.epochs", "1"]
     assert main(words) == 2
-    assert "would see corners of the photographs" in capsys.readouterr().err
+    assert "would show only corners of the photographs" in capsys.readouterr().err
     assert main([*words, "--data.small_crops", "true"]) == 0
     fine = RunFolder.open(tmp_path / "run-finetuned")
     assert fine.state == "finished" and fine.recipe().data.small_crops

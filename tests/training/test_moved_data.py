@@ -33,7 +33,7 @@ def test_resume_takes_the_new_place_and_keeps_it(
     assert main(["resume", str(run)]) == 2
     said = capsys.readouterr().err
     assert f"{moved.with_name('data')}, on which {run} was trained, does not exist" in said
-    assert f"`alexnet resume {run} --data DATA` keeps it" in said
+    assert f"`alexnet resume {run} --data DATA` records it" in said
     assert main(["resume", str(run), "--data", str(moved)]) == 0
     assert f"the data set is at {moved} now" in capsys.readouterr().err
     assert RunFolder.open(run).data_folders() == [moved]
@@ -41,7 +41,7 @@ def test_resume_takes_the_new_place_and_keeps_it(
     assert main(["evaluate", str(run), "--views", "1"]) == 0
     assert main(["evaluate", str(whole), "--views", "1"]) == 2  # a finished run has nothing to resume
     said = capsys.readouterr().err
-    assert "name its new place with --data; otherwise restore it" in said and "alexnet resume" not in said
+    assert "give its new path with --data; otherwise restore it" in said and "alexnet resume" not in said
     assert main(["evaluate", str(whole), "--views", "1", "--data", str(moved)]) == 0
 
 

@@ -240,7 +240,7 @@ def test_a_finished_run_that_cannot_go_on_names_the_command_that_does(
     # A run of an earlier version, or one whose checkpoints were deleted.
     shutil.rmtree(checkpoint_folder(run))
     assert main(["resume", str(run), "--schedule.epochs", "3"]) == 2
-    command = re.search(r"train anew with `alexnet (.*)`, or view", capsys.readouterr().err)
+    command = re.search(r"train again with `alexnet (.*)`, or view", capsys.readouterr().err)
     assert command
     new = command[1].replace("NEW", str(tmp_path / "new")).replace("--schedule.epochs N", "--schedule.epochs 3")
     assert main(shlex.split(new)) == 0

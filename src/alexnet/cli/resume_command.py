@@ -14,7 +14,7 @@ from alexnet.runs.recipe import CHANGEABLE, GROUPS, Recipe
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options; the help lists the settings that may change in a run."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, interrupted or finished")
-    text = "where the run's data set is now, if it was moved; kept for later commands"
+    text = "where the run's data set is now, if it was moved; recorded for later commands"
     parser.section("data").add_argument("--data", type=Path, nargs="+", help=text)
     for title in ("training", "running"):
         parser.section(title)

@@ -66,8 +66,6 @@ OLD_EVENT_KEYS = {"rate": "learning_rate", "bias_rate": "bias_learning_rate", "l
 
 _RESTORE = "restore it from a copy, or train again in another folder"
 
-_logger = logging.getLogger(__name__)
-
 
 def utc_now() -> str:
     """The current time as ISO 8601 in UTC, to the second."""
@@ -122,7 +120,7 @@ class RunFolder:
             recipe_text: a recipe.yaml with this text is of a process that was killed while it created the run.
 
         Raises:
-            RequestError: there is something else than the lock and files that are being written.
+            RequestError: there is something other than the lock and files that are being written.
         """
         if not self.path.is_dir():
             require_free(self.path)
@@ -141,11 +139,10 @@ class RunFolder:
         A folder that is new and still holds no run at the end is removed.
 
         Raises:
-            RequestError: another process trains in the folder; or it holds something else than a run, or cannot be
+            RequestError: another process trains in the folder, it holds something other than a run, or it cannot be
                 created.
         """
-        is_new = not (self.path / "run.json").is_file()
-        if is_new:
+        if not (self.path / "run.json").is_file():
             self.require_new()
         with ExitStack() as held:
             try:
@@ -257,15 +254,15 @@ class RunFolder:
         if missing := [folder for folder in folders if not folder.is_dir()]:
             kept = ""
             if self.state != "finished" and not self.is_baseline:
-                kept = f" (`{shell_words('alexnet', 'resume', self.path, '--data', 'DATA')}` keeps it)"
+                kept = f" (`{shell_words('alexnet', 'resume', self.path, '--data', 'DATA')}` records it)"
             raise RequestError(
                 f"{' and '.join(map(str, missing))}, on which {self.path} was trained, does not exist; if the data set "
-                f"was moved, name its new place with --data{kept}; otherwise restore it, or prepare it again"
+                f"was moved, give its new path with --data{kept}; otherwise restore it, or prepare it again"
             )
         return folders
 
     def record_data_folders(self, folders: Sequence[Path]) -> None:
-        """Keep where the data sets of the run are now, for commands to come."""
+        """Record where the data sets of the run are now, for later commands."""
         before, now = [str(folder) for folder in self.data_folders()], [str(folder.absolute()) for folder in folders]
         if now != before:
             self.update_metadata(data={**self.data(), "folders": now})

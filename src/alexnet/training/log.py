@@ -40,7 +40,7 @@ class TrainingLog:
         self._run, self._setup, self._state, self._progress = run, setup, state, progress
         self._chance_loss = math.log(setup.data.num_classes)
         labels = setup.data.splits["train"].labels[setup.samples]
-        self._chance_error = 1 - float(np.bincount(labels[labels >= 0]).max()) / len(labels)
+        self._chance_error = 1 - float(np.bincount(labels).max()) / len(labels)
         self._left_chance = any(event["event"] == "left_chance" for event in run.events())
         self._reported_lost_events = False
 

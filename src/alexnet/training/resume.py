@@ -57,51 +57,87 @@ def create_or_continue(
         RequestError: the folder holds a failed run, one of another recipe, start or data set, or a finished one that
             cannot be continued.
     """
-    recipe, data = setup.recipe, setup.data
     if not (run.path / "run.json").is_file():
-        _require_large_crops(recipe, data, data_folders)
-        leaks = count_leaks(data_folders) if len(data_folders) > 1 else 0
-        if not data.has_evaluation_split:
-            _logger.warning(
-                f"{data.folder} has no validation or test split: no error is measured during training, and the last "
-                "weights are kept; prepare it again with --hold-out 0.1 to measure one"
-            )
-        for joined in data.description.get("concatenated", ()):
-            if data.has_evaluation_split and data.evaluation_split not in joined["splits"]:
-                _logger.warning(
-                    f"{joined['folder']} has no split {data.evaluation_split}: errors are measured without its images"
-                )
-        metadata = {
-            "commit": source_commit(),
-            "machine": _machine(recipe),
-            "versions": versions(),
-            "seed": recipe.training.seed,
-            "start_from": str(start_from.absolute()) if start_from else None,
-            "data": {
-                "folders": [str(folder.absolute()) for folder in data_folders],
-                "title": data.title,
-                "generated": data.generated,
-                "checksum": data.checksum,
-                "side": data.side,
-                "num_classes": data.num_classes,
-                "splits": {name: len(split) for name, split in data.splits.items()},
-                "leaks": leaks,
-            },
-        }
-        RunFolder.create(run.path, recipe, metadata)
-        if leaks is None:
-            _logger.warning("the data sets are stored differently: duplicates between them cannot be found")
-        elif leaks:
-            _logger.warning(
-                f"LEAK: {leaks:,} evaluation images of one data set are among the training images of another; the "
-                "errors will be too low"
-            )
+        _create(run, setup, data_folders, start_from)
         return []
     RunFolder.open(run.path)
     if run.state == "finished":
         _require_longer_schedule(run, setup, data_folders, may_change)
     if run.state == "failed":
         raise RequestError(f"{run.path} holds a failed run; remove it or choose another --run")
+    differences = _allowed_differences(run, setup.recipe, may_change)
+    _require_same_start(run, start_from)
+    _require_same_data(run, setup.data, data_folders, may_change)
+    return differences
+
+
+def _create(run: RunFolder, setup: TrainingSetup, data_folders: Sequence[Path], start_from: Path | None) -> None:
+    """Create the run folder; warn of data on which its errors mean little."""
+    recipe, data = setup.recipe, setup.data
+    _require_large_crops(recipe, data, data_folders)
+    leaks = count_leaks(data_folders) if len(data_folders) > 1 else 0
+    metadata = {
+        "commit": source_commit(),
+        "machine": _machine(recipe),
+        "versions": versions(),
+        "seed": recipe.training.seed,
+        "start_from": str(start_from.absolute()) if start_from else None,
+        "data": {
+            "folders": [str(folder.absolute()) for folder in data_folders],
+            "title": data.title,
+            "generated": data.generated,
+            "checksum": data.checksum,
+            "side": data.side,
+            "num_classes": data.num_classes,
+            "splits": {name: len(split) for name, split in data.splits.items()},
+            "leaks": leaks,
+        },
+    }
+    RunFolder.create(run.path, recipe, metadata)
+    if not data.has_evaluation_split:
+        _logger.warning(
+            f"{data.folder} has no validation or test split: no error is measured during training, and the last "
+            "weights are kept; prepare it again with --hold-out 0.1 to measure one"
+        )
+    for joined in data.description.get("concatenated", ()):
+        if data.has_evaluation_split and data.evaluation_split not in joined["splits"]:
+            _logger.warning(
+                f"{joined['folder']} has no split {data.evaluation_split}: errors are measured without its images"
+            )
+    if leaks is None:
+        _logger.warning("the data sets are stored differently: duplicates between them cannot be found")
+    elif leaks:
+        _logger.warning(
+            f"LEAK: {leaks:,} evaluation images of one data set are among the training images of another; the "
+            "errors will be too low"
+        )
+
+
+def _require_same_start(run: RunFolder, start_from: Path | None) -> None:
+    before = run.metadata().get("start_from")
+    if start_from and str(start_from.absolute()) != before:
+        raise RequestError(
+            f"{run.path} holds an unfinished run that started from {before or 'random weights'}, not {start_from}; "
+            f"resume it with `{resume_command(run.path)}`, or choose another --run"
+        )
+
+
+def _require_same_data(run: RunFolder, data: PreparedData, data_folders: Sequence[Path], may_change: bool) -> None:
+    recorded = run.data()
+    if recorded["checksum"] == data.checksum:
+        return
+    counts = {name: len(split) for name, split in data.splits.items()}
+    raise RequestError(
+        f"{run.path} holds an unfinished run on other data: {recorded.get('title')!r}, {recorded.get('num_classes')} "
+        f"classes, images {recorded.get('splits')}, checksum {recorded['checksum'][:12]}; "
+        f"{' and '.join(map(str, data_folders))} holds {data.title!r}, {data.num_classes} classes, images {counts}, "
+        f"checksum {data.checksum[:12]}; "
+        + ("name the data set that it was started on" if may_change else "choose another --run")
+    )
+
+
+def _allowed_differences(run: RunFolder, recipe: Recipe, may_change: bool) -> list[str]:
+    """Differences between the recipe and the run's, all of which may change in a run."""
     differences = recipe_differences(run.recipe(), recipe)
     if may_change:
         fixed = [one for one in differences if not one.split(":")[0].startswith(CHANGEABLE)]
@@ -114,30 +150,13 @@ def create_or_continue(
             f"{run.path} holds an unfinished run of another recipe ({'; '.join(differences)}); "
             f"resume it with `{resume_command(run.path)}`, or choose another --run"
         )
-    before = run.metadata().get("start_from")
-    if start_from and str(start_from.absolute()) != before:
-        raise RequestError(
-            f"{run.path} holds an unfinished run that started from {before or 'random weights'}, not {start_from}; "
-            f"resume it with `{resume_command(run.path)}`, or choose another --run"
-        )
-    recorded = run.data()
-    if recorded["checksum"] != data.checksum:
-        counts = {name: len(split) for name, split in data.splits.items()}
-        named = " and ".join(map(str, data_folders))
-        raise RequestError(
-            f"{run.path} holds an unfinished run on other data: {recorded.get('title')!r}, "
-            f"{recorded.get('num_classes')} classes, images {recorded.get('splits')}, "
-            f"checksum {recorded['checksum'][:12]}; {named} holds "
-            f"{data.title!r}, {data.num_classes} classes, images {counts}, checksum {data.checksum[:12]}; "
-            + ("name the data set that it was started on" if may_change else "choose another --run")
-        )
     return differences
 
 
 def _require_longer_schedule(
     run: RunFolder, setup: TrainingSetup, data_folders: Sequence[Path], may_change: bool
 ) -> None:
-    """Refuse to continue a finished run but with more steps, from its final checkpoint."""
+    """Refuse to continue a finished run unless its schedule has more steps and its last checkpoint exists."""
     done = max((event.get("step", 0) for event in run.events()), default=0)
     longer = f"`{shell_words('alexnet', 'resume', run.path)} --schedule.epochs N`"
     view = f"view it with `{shell_words('alexnet', 'report', run.path)}`"
@@ -152,7 +171,7 @@ def _require_longer_schedule(
         again = shell_words("alexnet", "train", *data_folders, "--config", run.path / "recipe.yaml", "--run", "NEW")
         raise RequestError(
             f"{run.path} holds a finished run without the checkpoint of its last step (older versions kept none), so "
-            f"it cannot be trained for more epochs; train anew with `{again} --schedule.epochs N`, or {view}"
+            f"it cannot be trained for more epochs; train again with `{again} --schedule.epochs N`, or {view}"
         )
     schedule = setup.recipe.schedule
     if setup.plan.num_steps <= done:
@@ -176,10 +195,10 @@ def _require_large_crops(recipe: Recipe, data: PreparedData, data_folders: Seque
     words = [prepare_again_words(PreparedData.open(folder), side) for folder in data_folders]
     commands = [f"`{shell_words(*command)}`" for command in words]
     raise RequestError(
-        f"the images of {' and '.join(map(str, data_folders))} are stored at {data.side} pixels, and a network that "
-        f"trains on crops of {crop} would see corners of the photographs, not what is on them; allowed is a crop of at "
-        f"least half of the stored side. Prepare the images at {side} pixels with {' and '.join(commands)}, or train "
-        "on such crops all the same with --data.small_crops true"
+        f"the images of {' and '.join(map(str, data_folders))} are stored at {data.side} pixels, and crops of {crop} "
+        f"pixels would show only corners of the photographs; allowed is a crop of at least half of the stored side. "
+        f"Prepare the images at {side} pixels with {' and '.join(commands)}, or allow such crops with "
+        "--data.small_crops true"
     )
 
 
