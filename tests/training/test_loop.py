@@ -380,9 +380,7 @@ def test_crops_of_corners_are_refused_with_the_command_that_prepares_the_images(
     source, large = tmp_path / "photographs", tmp_path / "large images"
     prepare(source, large, side=58, exif="ignore")
     short = replace(SMALL, schedule=replace(SMALL.schedule, epochs=1))
-    with pytest.raises(
-        RequestError, match=r"stored at 58 pixels, and crops of 28 pixels would"
-    ) as no:
+    with pytest.raises(RequestError, match=r"stored at 58 pixels, and crops of 28 pixels would") as no:
         train(large, short, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     # The commands of the message work as they are.
