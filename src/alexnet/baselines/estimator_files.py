@@ -21,14 +21,10 @@ from alexnet.baselines.dictionary_encoders import LocalityEncoder, SparseEncoder
 from alexnet.baselines.fisher_vectors import BagOfWordsEncoder, FisherVectorEncoder
 from alexnet.errors import RequestError
 from alexnet.storage.tensors import read_tensors, write_sealed_tensors
-from alexnet.storage.typed_files import damaged, parse_json
+from alexnet.storage.typed_files import Versioned, damaged, parse_json
 
 FORMAT_VERSION = 2
 ADVICE = "restore it from a copy, or delete it and run the baseline again, in another folder where it was finished"
-
-
-class _Versioned(TypedDict):
-    format_version: int
 
 
 class _Estimator(TypedDict):
@@ -36,14 +32,14 @@ class _Estimator(TypedDict):
     settings: dict[str, int | float | str | bool | None]
 
 
-class _Description(_Versioned):
+class _Description(Versioned):
     estimators: dict[str, _Estimator]
 
 
 _Estimator1 = TypedDict("_Estimator1", {"class": str, "params": dict[str, int | float | str | bool | None]})
 
 
-class _Description1(_Versioned):
+class _Description1(Versioned):
     estimators: dict[str, _Estimator1]
 
 
@@ -157,7 +153,7 @@ def read_estimators(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors, header = read_tensors(path, "numpy", ADVICE)
     if "alexnet" not in header:
         raise RequestError(f"{path} is not a baseline (its metadata lacks 'alexnet'); name the run of one")
-    version = parse_json(header["alexnet"], _Versioned, path, ADVICE)["format_version"]
+    version = parse_json(header["alexnet"], Versioned, path, ADVICE)["format_version"]
     content = dict(parse_json(header["alexnet"], _Description1 if version == 1 else _Description, path, ADVICE))
     described: Any = content.pop("estimators")
     del content["format_version"]

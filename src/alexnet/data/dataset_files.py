@@ -25,6 +25,7 @@ from alexnet.storage.typed_files import (
     DamagedFile,
     FileName,
     Sha256,
+    Versioned,
     damaged,
     raise_unreadable,
     read_json,
@@ -40,10 +41,6 @@ MIN_SIDE_PX, MAX_SIDE_PX = 8, 1024
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE_PX)]
 Store = Literal["pixels", "jpeg"]
 SplitName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_-]*\Z", max_length=64)]
-
-
-class _Version(TypedDict):
-    format_version: int
 
 
 class _Class(TypedDict):
@@ -85,7 +82,7 @@ class _Plan(TypedDict):
     made_with: dict[str, str]
 
 
-class Description(_Version):
+class Description(Versioned):
     """The content of `dataset.json`."""
 
     title: str
@@ -121,7 +118,7 @@ class DataFiles:
         self.folder = folder
         self.advice = f"remove {folder} and prepare it again: alexnet prepare SOURCE {folder}"
         path = folder / DESCRIPTION_FILE
-        version = read_json(path, _Version, self.advice)["format_version"]
+        version = read_json(path, Versioned, self.advice)["format_version"]
         if not OLDEST_VERSION <= version <= FORMAT_VERSION:
             raise RequestError(
                 f"{folder} has format version {version}; this version of alexnet reads {OLDEST_VERSION} to "

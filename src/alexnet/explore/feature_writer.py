@@ -24,7 +24,7 @@ from alexnet.model.weights import Trained
 from alexnet.storage.atomic import sync_folder, write_bytes, write_json_lines
 from alexnet.storage.checksums import file_crc32
 from alexnet.storage.npy import npy_header
-from alexnet.storage.staging import Staging
+from alexnet.storage.staging import RESTART, Staging
 from alexnet.storage.typed_files import Count, damaged, read_json, write_sealed_json
 from alexnet.system.device import Precision
 
@@ -35,7 +35,6 @@ LABELS_FILE = "labels.npy"
 REFUSED_FILE = "refused.jsonl"
 CURSOR_FILE = "done.json"
 CURSOR_EVERY_S = 10.0
-_RESTART = "add --restart to start over"
 
 
 class _Cursor(TypedDict):
@@ -61,7 +60,7 @@ class FeatureWriter:
         self._dtype = dtype
         self._crc32 = dict.fromkeys(reader.names, 0)
         if staging.cursor_path.is_file():
-            cursor = read_json(staging.cursor_path, _Cursor, _RESTART)
+            cursor = read_json(staging.cursor_path, _Cursor, RESTART)
             self.num_done, self.refused = cursor["done"], [(number, reason) for number, reason in cursor["refused"]]
             self._crc32 |= cursor.get("crc32", {})
             self._require_rows(staging.cursor_path, is_checked="crc32" in cursor)
@@ -109,18 +108,16 @@ class FeatureWriter:
         """Check that the arrays hold the rows that the cursor counts, and nothing else."""
         numbers = [number for number, _ in self.refused]
         if self.num_done > len(self._source.paths):
-            raise damaged(cursor, f"done: it is {self.num_done}, of {len(self._source.paths)} images", _RESTART)
+            raise damaged(cursor, f"done: it is {self.num_done}, of {len(self._source.paths)} images", RESTART)
         if not all(number < self.num_done for number in numbers) or len(set(numbers)) < len(numbers):
-            raise damaged(cursor, "refused: it does not name images that are done", _RESTART)
+            raise damaged(cursor, "refused: it does not name images that are done", RESTART)
         for name in self._reader.names:
             path = self._staging.folder / f"{name}.npy"
             size_bytes = self._rows_bytes(name)
             if not path.is_file() or path.stat().st_size < len(self._header(name, 0)) + size_bytes:
-                raise damaged(
-                    path, f"it lacks some of the {self.num_done:,} images that {cursor.name} counts", _RESTART
-                )
+                raise damaged(path, f"it lacks some of the {self.num_done:,} images that {cursor.name} counts", RESTART)
             if is_checked and file_crc32(path, len(self._header(name, 0)), size_bytes) != self._crc32[name]:
-                raise damaged(path, "its checksum differs", _RESTART)
+                raise damaged(path, "its checksum differs", RESTART)
 
     def _rows_bytes(self, name: str) -> int:
         num_rows = self.num_done - len(self.refused)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
+from typing import Annotated, Any, Literal, NotRequired, get_args
 
 import numpy as np
 from msgspec import Meta
@@ -40,7 +40,7 @@ from alexnet.storage.checksums import file_crc32, file_digest
 from alexnet.storage.npy import read_npy_header
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.staging import open_staging, staging_folder
-from alexnet.storage.typed_files import Count, Size, damaged, read_json
+from alexnet.storage.typed_files import Count, Size, Versioned, damaged, read_json
 from alexnet.system.device import choose_device, choose_precision
 
 READABLE_VERSIONS = (1, FORMAT_VERSION)
@@ -214,7 +214,7 @@ def open_features(folder: Path, *, verify: bool = True) -> Features:
             f"{folder} contains no features (it has no {DESCRIPTION_FILE}); `alexnet features RUN --out {folder}` "
             "writes them"
         )
-    version = read_json(path, _Versioned, advice)["format_version"]
+    version = read_json(path, Versioned, advice)["format_version"]
     if version not in READABLE_VERSIONS:
         raise RequestError(
             f"{folder} has features of format {version}, this version reads "
@@ -273,11 +273,7 @@ def open_features(folder: Path, *, verify: bool = True) -> Features:
     )
 
 
-class _Versioned(TypedDict):
-    format_version: int
-
-
-class _AnyVersion(_Versioned):
+class _AnyVersion(Versioned):
     dtype: Dtype
     images: Size
     shapes: dict[str, list[Count]]

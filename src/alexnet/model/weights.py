@@ -20,7 +20,7 @@ from alexnet.model.network import AlexNet
 from alexnet.model.spec_file import spec_matches, spec_to_dict
 from alexnet.storage.atomic import write_chunks
 from alexnet.storage.tensors import read_tensors, seal_tensors
-from alexnet.storage.typed_files import Fraction, Size, damaged, parse_json
+from alexnet.storage.typed_files import Fraction, Size, Versioned, damaged, parse_json
 from alexnet.system.visible_text import shell_words
 
 FORMAT_VERSION = 4
@@ -29,10 +29,6 @@ READABLE_VERSIONS = (2, 3, 4)
 _OLD_MEAN_AT: dict[str, MeanAt] = {"own-place": "crop", "centre": "center"}
 """Values of `mean_at` up to version 3."""
 _ADVICE = "restore it from a copy, or train again"
-
-
-class _Versioned(TypedDict):
-    format_version: int
 
 
 class _Class(TypedDict):
@@ -46,7 +42,7 @@ class _Preprocessing(TypedDict):
     mean_at: NotRequired[str]
 
 
-class _Description(_Versioned):
+class _Description(Versioned):
     variant: str
     network: dict[str, Any]
     width: Annotated[float, Meta(gt=0, le=4)]
@@ -138,7 +134,7 @@ def load_trained(path: Path | str) -> Trained:
         raise RequestError(
             f"{file} was not written by alexnet (its metadata has no key `alexnet`); give the weights file of a run"
         )
-    version = parse_json(metadata["alexnet"], _Versioned, file, _ADVICE)["format_version"]
+    version = parse_json(metadata["alexnet"], Versioned, file, _ADVICE)["format_version"]
     if version not in READABLE_VERSIONS:
         raise RequestError(
             f"{file} has weights format {version}, but this version reads "

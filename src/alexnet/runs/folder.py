@@ -32,7 +32,6 @@ from alexnet.runs.run_files import (
     RunMetadata,
     State,
     StoredEvaluation,
-    Versioned,
     inconsistency,
 )
 from alexnet.storage.atomic import (
@@ -46,6 +45,7 @@ from alexnet.storage.atomic import (
 )
 from alexnet.storage.lock import only_writer
 from alexnet.storage.typed_files import (
+    Versioned,
     damaged,
     read_intact_json_lines,
     read_json,

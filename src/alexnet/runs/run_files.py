@@ -17,12 +17,6 @@ Loss = float | str | None
 Interval = Annotated[list[Fraction], Meta(min_length=2, max_length=2)]
 
 
-class Versioned(TypedDict):
-    """Any file with a format version."""
-
-    format_version: int
-
-
 class RunData(TypedDict):
     """The data that a run was trained on."""
 

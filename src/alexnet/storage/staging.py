@@ -26,7 +26,8 @@ from alexnet.storage.typed_files import DamagedFile, read_json, write_sealed_jso
 PLAN_FILE = "plan.json"
 PARTS_FOLDER = "parts"
 LOCK_FILE = "lock"
-_RESTART = "add --restart to discard the unfinished work and start over"
+RESTART = "add --restart to discard the unfinished work and start over"
+"""Advice where a file of unfinished work is damaged."""
 
 
 class _Description(TypedDict):
@@ -128,9 +129,9 @@ def _write_or_compare_plan(staging: Staging, plan: Mapping[str, Any], destinatio
     try:
         # `publish` removes the plan before it renames the folder; the description holds a copy.
         started = (
-            read_json(path, dict[str, Any], _RESTART)
+            read_json(path, dict[str, Any], RESTART)
             if path.exists() or not staging.is_complete
-            else read_json(staging.description_path, _Description, _RESTART)["plan"]
+            else read_json(staging.description_path, _Description, RESTART)["plan"]
         )
     except DamagedFile:
         if staging.is_complete or staging.cursor_path.exists():

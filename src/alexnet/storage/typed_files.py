@@ -49,7 +49,9 @@ Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 FileName = Annotated[str, Meta(pattern="\\A[^\0\ud800-\udc7f\udd00-\udfff]+\\Z", max_length=4096)]
 
 
-class _Versioned(TypedDict):
+class Versioned(TypedDict):
+    """Any file with a format version."""
+
     format_version: int
 
 
@@ -102,7 +104,7 @@ def parse_json(content: bytes | str, schema: type[T], path: Path, advice: str, *
         found = _load_json(content)
         if (
             sealed_since is not None
-            and SEAL not in require_schema(found, _Versioned)
+            and SEAL not in require_schema(found, Versioned)
             and found["format_version"] >= sealed_since
         ):
             raise ValueError(f"its checksum {SEAL} is missing")

@@ -38,7 +38,16 @@ from alexnet.storage.atomic import remove_partial
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.tensors import open_tensors, write_tensors
-from alexnet.storage.typed_files import Count, DamagedFile, Finite, Fraction, Sha256, read_json, write_sealed_json
+from alexnet.storage.typed_files import (
+    Count,
+    DamagedFile,
+    Finite,
+    Fraction,
+    Sha256,
+    Versioned,
+    read_json,
+    write_sealed_json,
+)
 from alexnet.training.batch_metrics import NAMES as METRIC_NAMES
 from alexnet.training.batch_metrics import RunningMetrics
 from alexnet.training.distributed import broadcast_tensors, full_shapes, gather_tensors, local_tensors
@@ -161,7 +170,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     advice = "the checkpoint before it can be used"
     try:
-        version = read_json(path, _Version, advice, sealed_since=FIRST_SEALED_VERSION)["format_version"]
+        version = read_json(path, Versioned, advice, sealed_since=FIRST_SEALED_VERSION)["format_version"]
         if not OLDEST_VERSION <= version <= FORMAT_VERSION:
             return {"format_version": version}
         schema: type[dict[str, Any]] = _Manifest3 if version == 3 else _Manifest  # type: ignore[assignment]
@@ -173,11 +182,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest if path.name == manifest_name(manifest["step"]) else {}
 
 
-class _Version(TypedDict):
-    format_version: int
-
-
-class _AnyManifest(_Version):
+class _AnyManifest(Versioned):
     step: Count
     trained_s: Seconds
     network: dict[str, Any]

@@ -21,12 +21,11 @@ from alexnet.data.preparation.statistics import ColorSums
 from alexnet.data.preparation.writers import ChunkWriter
 from alexnet.storage.atomic import sync_folder, write_bytes
 from alexnet.storage.read_errors import raise_unless_damage
-from alexnet.storage.staging import Staging
+from alexnet.storage.staging import RESTART, Staging
 from alexnet.storage.tensors import require_array
 from alexnet.storage.typed_files import damaged, parse_json
 
 CURSOR_FILE = "cursor.npz"
-_RESTART = "add --restart to discard the unfinished work and start over"
 
 
 class Commits:
@@ -64,10 +63,10 @@ class Commits:
                     raise ValueError(f"{name}: it is {record[name].shape}, of {num} images")
             refused = require_array(record, "refused", np.int64, 1)
             reasons = require_array(record, "reasons", np.uint8, 1).tobytes()
-            if len(parse_json(reasons, list[str], path, _RESTART)) != len(refused):
+            if len(parse_json(reasons, list[str], path, RESTART)) != len(refused):
                 raise ValueError("reasons: they are not those of the refused files")
         except ValueError as error:
-            raise damaged(path, str(error), _RESTART) from error
+            raise damaged(path, str(error), RESTART) from error
         return record
 
     def submit(self, writer: ChunkWriter, colors: ColorAccumulator) -> None:
@@ -134,7 +133,7 @@ def _read_cursor(path: Path, side: int) -> tuple[int, ColorSums]:
             raise ValueError(f"pixel_sums: it is {pixel_sums.shape}, of images of {side} pixels")
         return num_chunks, ColorSums.from_arrays(arrays)
     except (ValueError, KeyError, TypeError) as error:
-        raise damaged(path, str(error), _RESTART) from error
+        raise damaged(path, str(error), RESTART) from error
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
@@ -149,7 +148,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         return {name: np.lib.format.read_array(io.BytesIO(content)) for name, content in contents.items()}
     except (OSError, BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise_unless_damage(error, path)
-        raise damaged(path, str(error), _RESTART) from error
+        raise damaged(path, str(error), RESTART) from error
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
