@@ -298,3 +298,10 @@ def test_a_pickle_does_not_change_what_it_names(tmp_path: Path) -> None:
     require_same(open_cifar(folder), open_cifar(write_binary10(tmp_path / "bin", images)))
     (folder / "data_batch_1").write_bytes(good)
     require_same(open_cifar(folder), open_cifar(tmp_path / "bin"))
+
+
+def test_a_list_of_names_larger_than_the_memory_is_refused(tmp_path: Path) -> None:
+    folder = write_binary10(tmp_path / "cifar", random_images([*TRAIN_STEMS, "test_batch"]))
+    os.truncate(folder / "batches.meta.txt", 1 << 40)  # sparse: reading it whole would end the process
+    with pytest.raises(RequestError, match=r"batches\.meta\.txt is damaged: .*larger than 65,536 bytes"):
+        open_cifar(folder)

@@ -106,7 +106,12 @@ def test_names_of_classes(tmp_path: Path, lines: str, first: int, names: dict[st
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a\nb\n", "has 2 lines"), (b"a\n\xff\nb\n", "not UTF-8"), (b"a\n\x1b[2J\nb", "has a control character")],
+    [
+        (b"a\nb\n", "has 2 lines"),
+        (b"a\n\xff\nb\n", "not a list of class names .*codec"),
+        (b"a\n" * 2**20, "it is larger than 1,048,576"),
+        (b"a\n\x1b[2J\nb", "has a control character"),
+    ],
 )
 def test_names_that_do_not_fit(tmp_path: Path, content: bytes, message: str) -> None:
     folder = write(tmp_path / "x")

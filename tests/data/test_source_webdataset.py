@@ -163,7 +163,8 @@ def test_splits_that_make_no_sense(tmp_path: Path, shards: list[str], message: s
     [
         (b"a\nb\na\n", "lines 1 and 3 of .* are both 'a'"),
         (b"a\n\nb\n", "line 2 of .* is empty"),
-        (b"\xff\n", "is not UTF-8 text"),
+        (b"\xff\n", "is not a list of classes .*codec"),
+        (b"0\n" * 2**23 + b"\n", "it is larger than 16,777,216 bytes"),
         (b"a\nb\n", "label '2'; allowed are the names in classes.txt and their numbers"),
         (b"a\nb\nc\nd\n", "the class a of .* has no training images"),
     ],

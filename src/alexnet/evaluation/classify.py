@@ -18,8 +18,10 @@ from alexnet.data.sources.file_ranges import read_any_file, read_file_start
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.weights import Trained
 from alexnet.storage.read_errors import is_passing, passing_error, raise_unless_damage
+from alexnet.storage.typed_files import read_bounded
 from alexnet.system.device import choose_device, choose_precision
 
+MAX_ORDER_BYTES = 2**24
 FEW_VIEWS = 300
 """Up to this number of views torch's own operations are faster: loading the fast kernels costs more than they gain."""
 
@@ -192,8 +194,8 @@ def read_label_order(path: Path) -> list[str]:
         RequestError: the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded(path, MAX_ORDER_BYTES).decode()
+    except (OSError, ValueError) as error:
         raise_unless_damage(error, path)
         raise RequestError(f"cannot read {path}: {error}; name a text file of class ids") from error
     return [line.split()[0] for line in text.splitlines() if line.strip()]

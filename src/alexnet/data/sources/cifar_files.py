@@ -18,6 +18,7 @@ from alexnet.data.sources.file_ranges import read_file_start, read_range
 from alexnet.data.sources.listing import Content, ListingBuilder, Location, SkippedFiles, Source, build_source
 from alexnet.data.sources.pickles import PickledArray, read_pickled_entries
 from alexnet.errors import RequestError
+from alexnet.storage.typed_files import read_bounded
 
 CIFAR_TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 CIFAR_TEST_FILE = "test_batch.bin"
@@ -32,8 +33,8 @@ EXPECTED = (
     "expected is a folder with the files of CIFAR-10 (data_batch_1.bin or data_batch_1, ...) or of CIFAR-100 "
     "(train.bin or train, ...), binary or Python version"
 )
-
-
+MAX_NAMES_BYTES = 2**16
+"""Of a file of class names, of which the longest has 700 bytes."""
 _RECORDS_AT_ONCE = 1024
 
 
@@ -198,8 +199,10 @@ def _class_names(version: _Version, path: Path, coarse: bool) -> list[str]:
             entry = "label_names" if version.kind == "cifar-10" else f"{'coarse' if coarse else 'fine'}_label_names"
             names = [one.decode() if isinstance(one, bytes) else str(one) for one in _unpickled(version, path)[entry]]
         else:
-            names = path.read_text(encoding="utf-8").split()
-    except (UnicodeDecodeError, KeyError, TypeError) as error:
+            names = read_bounded(path, MAX_NAMES_BYTES).decode().split()
+    except RequestError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise version.damaged(path, f"it has no list of names ({error})") from error
     if len(set(names)) != len(names):
         raise version.damaged(path, "it names a class twice")

@@ -38,6 +38,8 @@ USUAL_NAMES = {"path": "path, file_name, filename, image", "label": "label, clas
 """For messages."""
 ENDINGS = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 """Tried in this order for paths without an ending, such as the ids of images."""
+MAX_LINE_CHARACTERS = 2**20
+"""A file that was never written, or no table, may be a single line of any length."""
 WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
@@ -90,7 +92,7 @@ def open_csv(path: Path) -> Source:
             name, size_bytes, time_ns = files.find(listed)
             builder.add(name, class_id, (line, size_bytes, time_ns, 0))
     except csv.Error as error:
-        raise RequestError(f"{path} is damaged: {error}; quote fields as CSV does") from error
+        raise RequestError(f"{path} is not a table, or a damaged one ({error}); quote fields as CSV does") from error
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     if files.first_missing is not None and not files.num_found:
@@ -149,6 +151,14 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig"
 
 
+def _bounded_lines(file: TextIO) -> Iterator[str]:
+    """The lines of a table; csv.Error if one is longer than that of any table."""
+    while line := file.readline(MAX_LINE_CHARACTERS):
+        if len(line) == MAX_LINE_CHARACTERS and not line.endswith("\n"):
+            raise csv.Error(f"a line has more than {MAX_LINE_CHARACTERS:,} characters")
+        yield line
+
+
 @dataclass(frozen=True)
 class _Format:
     """How a table is written."""
@@ -163,7 +173,7 @@ class _Format:
 
     def lines(self, file: TextIO) -> Iterator[tuple[int, list[str]]]:
         """Number and fields of each line after the column names; skips empty lines."""
-        lines = csv.reader(file, delimiter=self.delimiter, skipinitialspace=True, strict=True)
+        lines = csv.reader(_bounded_lines(file), delimiter=self.delimiter, skipinitialspace=True, strict=True)
         for number, fields in enumerate(lines):
             if number > self.num_lines_before and fields:
                 yield lines.line_num, fields
@@ -179,7 +189,7 @@ def _format(path: Path) -> _Format:
     errors: list[RequestError] = []
     for delimiter in dict.fromkeys((usual, *OTHER_DELIMITERS)):
         with path.open(encoding=encoding, newline="") as file:
-            lines = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+            lines = csv.reader(_bounded_lines(file), delimiter=delimiter, skipinitialspace=True, strict=True)
             header = next(itertools.islice(lines, num_before, None), [])
         try:
             return _Format(encoding, delimiter, num_before, header, _columns(path, header))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from alexnet.data.sources.file_ranges import read_range
 from alexnet.data.sources.listing import Content, ListingBuilder, Location, SkippedFiles, Source, build_source
 from alexnet.errors import RequestError
+from alexnet.storage.typed_files import read_bounded
 
 FILE_NAME = re.compile(
     r"(?P<prefix>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*-)?(?P<split>train|t10k|test)-(?P<content>images[-.]idx3|labels[-.]idx1)"
@@ -22,6 +23,7 @@ FILE_NAME = re.compile(
 SPLITS = {"train": "train", "t10k": "test", "test": "test"}
 NAMES_FILE = "classes.txt"
 """Optional, in the same folder: one class name per line."""
+MAX_NAMES_BYTES = 2**20
 UNSIGNED_BYTES = 0x08
 """Type of the values, in the third byte of a file."""
 MAX_UNPACKED_BYTES = 2**31
@@ -195,9 +197,10 @@ def _class_names(path: Path, class_ids: list[str]) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+        content = read_bounded(path, MAX_NAMES_BYTES).decode("utf-8-sig")
+    except ValueError as error:
+        raise RequestError(f"{path} is not a list of class names ({error}); save it as UTF-8 text") from error
+    lines = [line.strip() for line in content.rstrip().splitlines()]
     if len(lines) > int(class_ids[-1]):
         names = {class_id: lines[int(class_id)] for class_id in class_ids}
     elif len(lines) == len(class_ids):

@@ -27,6 +27,7 @@ from alexnet.data.sources.tar_archive import (
     tar_members,
 )
 from alexnet.errors import RequestError
+from alexnet.storage.typed_files import read_bounded
 
 LABEL_SUFFIXES = {"cls": 2**10, "json": 2**16}
 """Suffixes of labels in order of precedence, and their maximum size in bytes."""
@@ -161,12 +162,11 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _read_classes(path: Path) -> list[str]:
-    with path.open("rb") as file:
-        content = file.read(MAX_CLASSES_BYTES)
     try:
-        class_ids = [line.strip() for line in content.decode("utf-8-sig").rstrip().splitlines()]
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text ({error}); write one class per line, in label order") from error
+        content = read_bounded(path, MAX_CLASSES_BYTES).decode("utf-8-sig")
+    except ValueError as error:
+        raise RequestError(f"{path} is not a list of classes ({error}); write one per line, in label order") from error
+    class_ids = [line.strip() for line in content.rstrip().splitlines()]
     line_of: dict[str, int] = {}
     for line_number, class_id in enumerate(class_ids, start=1):
         if not class_id:
