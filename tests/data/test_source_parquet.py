@@ -312,7 +312,9 @@ def test_files_that_do_not_go_together(tmp_path: Path) -> None:
             open_parquet(tmp_path)
 
 
-@pytest.mark.parametrize("metadata", [b"no json", b"[]", b'{"info": 1}', b'{"info": {"features": [1]}}', b"\xff"])
+@pytest.mark.parametrize(
+    "metadata", [b"no json", b"[]", b'{"info": 1}', b'{"info": {"features": [1]}}', b"\xff", b"[" * 10**6]
+)
 def test_a_damaged_description_is_passed_over(tmp_path: Path, metadata: bytes) -> None:
     made = table([5, 6, 7]).replace_schema_metadata({b"huggingface": metadata})
     assert open_parquet(save(tmp_path, "x.parquet", made)).class_ids == ["5", "6", "7"]

@@ -187,7 +187,7 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
     """The hub's metadata of each column; empty without metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     if not isinstance(features, dict):
         return {}
