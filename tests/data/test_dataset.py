@@ -1,6 +1,10 @@
 """Opening a prepared data set: what is there, and what is said where it is not."""
 
+import io
 import json
+import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +129,7 @@ def npy(header: str, content: bytes = b"") -> bytes:
         ("statistics.npz", {"mean_image": np.full((4, 4, 3), np.nan, np.float32)}, r"mean_image is not finite"),
         ("statistics.npz", {"mean_image": np.full((4, 4, 3), 256, np.float32)}, r"mean_image is outside of 0..255"),
         ("statistics.npz", {"covariance": np.eye(3, dtype=np.float32)}, r"covariance: it is <f4"),
-        ("statistics.npz", {"more": np.eye(3)}, r"it holds .*more.npy; expected"),
+        ("statistics.npz", {"more": np.eye(3)}, r"it holds .*more; expected"),
         ("statistics.npz", b"PK", r"not a zip"),
     ],
 )
@@ -143,6 +147,40 @@ def test_what_cannot_be_right_is_named_whatever_its_checksum(
         np.save(path, content, allow_pickle=True)
     redescribe(tmp_path / "set")
     with pytest.raises(WorkError, match=rf"{name} is damaged \(.*{said}"):
+        read_everything(tmp_path / "set")
+
+
+def deflated(content: bytes) -> bytes:
+    """An .npz file whose first member is said to be deflated, which it cannot be."""
+    changed = bytearray(content)
+    changed[content.index(b"\x93NUMPY")] = 0x07  # no block of deflate begins so
+    for place in (8, content.index(b"PK\x01\x02") + 10):
+        changed[place] = zipfile.ZIP_DEFLATED
+    return bytes(changed)
+
+
+def doubled(content: bytes) -> bytes:
+    file = io.BytesIO(content)
+    with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("mean_image.npy", archive.read("mean_image.npy"))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("change", [deflated, doubled])
+def test_statistics_of_another_archive_are_named(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    write_prepared(tmp_path / "set", {"train": 3}, 2)
+    path = tmp_path / "set" / "statistics.npz"
+    path.write_bytes(change(path.read_bytes()))
+    redescribe(tmp_path / "set")
+    with pytest.raises(WorkError, match=r"statistics.npz is damaged \((Error -3 while decompressing|it holds two)"):
+        read_everything(tmp_path / "set")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_statistics_larger_than_the_memory_are_named(tmp_path: Path, version: int) -> None:
+    write_prepared(tmp_path / "set", {"train": 3}, version)
+    os.truncate(tmp_path / "set" / "statistics.npz", 1 << 40)  # sparse: reading it whole would end the process
+    with pytest.raises(WorkError, match=r"statistics.npz is damaged \(it is larger than 65,728 bytes"):
         read_everything(tmp_path / "set")
 
 

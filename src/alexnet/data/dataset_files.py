@@ -28,6 +28,7 @@ from alexnet.storage.typed_files import (
     Versioned,
     damaged,
     raise_unreadable,
+    read_bounded,
     read_json,
 )
 
@@ -37,6 +38,8 @@ STATISTICS_FILE = "statistics.npz"
 NO_LABEL = -1
 MIN_SIDE_PX, MAX_SIDE_PX = 8, 1024
 """Sides of stored images that `prepare` makes."""
+_STATISTICS_MARGIN_BYTES = 2**16
+"""Of `statistics.npz`, for everything but the pixels of the mean image."""
 
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE_PX)]
 Store = Literal["pixels", "jpeg"]
@@ -230,7 +233,7 @@ class DataFiles:
             "eigenvectors": (np.float64, (3, 3)),
         }
         with self._named(STATISTICS_FILE):
-            content = (self.folder / STATISTICS_FILE).read_bytes()
+            content = read_bounded(self.folder / STATISTICS_FILE, _STATISTICS_MARGIN_BYTES + 12 * side**2)
             if (
                 STATISTICS_FILE in self.checksums
                 and hashlib.sha256(content).hexdigest() != self.checksums[STATISTICS_FILE]

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import weakref
-from collections.abc import Collection
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
@@ -105,15 +105,9 @@ def read_npz(content: bytes, arrays: dict[str, tuple[type[np.generic], tuple[int
     Raises:
         ValueError: the file is something else.
     """
-    try:
-        with ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()
-            _require_members([one.filename for one in members], [f"{name}.npy" for name in arrays])
-            if sum(one.file_size for one in members) > len(content):
-                raise ValueError("it is compressed")
-            read = {one.filename.removesuffix(".npy"): archive.read(one) for one in members}
-    except (BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(str(error)) from error
+    read = read_npz_members(content)
+    if sorted(read) != sorted(arrays):
+        raise ValueError(f"it holds {', '.join(read) or 'nothing'}; expected {', '.join(arrays)}")
     found: dict[str, NDArray[Any]] = {}
     for name, (dtype, shape) in arrays.items():
         try:
@@ -124,9 +118,23 @@ def read_npz(content: bytes, arrays: dict[str, tuple[type[np.generic], tuple[int
     return found
 
 
-def _require_members(found: Collection[str], expected: Collection[str]) -> None:
-    if sorted(found) != sorted(expected):
-        raise ValueError(f"it holds {', '.join(found) or 'nothing'}; expected {', '.join(expected)}")
+def read_npz_members(content: bytes) -> dict[str, bytes]:
+    """The .npy files in an .npz file by the names of their arrays, after the checksum of each was verified.
+
+    Raises:
+        ValueError: the file is damaged, or it is compressed: a small file could then claim any amount of memory.
+    """
+    try:
+        with ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            if sum(one.file_size for one in members) > len(content):
+                raise ValueError("it is compressed")
+            found = {one.filename.removesuffix(".npy"): archive.read(one) for one in members}
+    except (BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise ValueError(str(error)) from error
+    if len(found) < len(members):
+        raise ValueError("it holds two arrays of the same name")
+    return found
 
 
 class ArrayFile:
