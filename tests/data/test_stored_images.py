@@ -1,6 +1,7 @@
 """Images in files: the same as from an array, verified when they are read first, and never the end of the process."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -231,3 +232,8 @@ def test_shards_must_be_those_of_the_index(make_tree, tmp_path: Path) -> None:  
         np.save(path, changed)
         with pytest.raises(WorkError, match=r"train-index\.npy is damaged \(it points outside of the shards"):
             files.images("train")
+
+
+def test_the_error_of_an_image_can_be_sent_to_another_process() -> None:
+    sent = pickle.loads(pickle.dumps(UnreadableSample("image 4 is damaged", 4)))
+    assert (str(sent), sent.image) == ("image 4 is damaged", 4)

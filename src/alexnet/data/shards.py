@@ -43,6 +43,10 @@ class UnreadableSample(OSError):
         super().__init__(text)
         self.image = image
 
+    def __reduce__(self) -> tuple[type["UnreadableSample"], tuple[str, int]]:
+        """Pickled by its arguments: other processes raise it, too."""
+        return type(self), (str(self), self.image)
+
 
 def encode_stored(image: NDArray[np.uint8]) -> bytes:
     """The JPEG file to store for uint8 (S, S, 3), RGB: quality 95, color at half resolution."""

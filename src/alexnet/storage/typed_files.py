@@ -68,6 +68,11 @@ class DamagedFile(WorkError):
         super().__init__(f"{path} {problem}; {advice}")
         self.path = path
         self.problem = problem
+        self._advice = advice
+
+    def __reduce__(self) -> tuple[type["DamagedFile"], tuple[Path, str, str]]:
+        """Pickled by its arguments: other processes raise it, too."""
+        return type(self), (self.path, self.problem, self._advice)
 
 
 def damaged(path: Path, reason: str, advice: str) -> DamagedFile:
@@ -381,5 +386,5 @@ def _reason(error: Exception) -> str:
 def _validation_text(error: msgspec.ValidationError) -> str:
     """The message, with the path of the key first: `splits.val.count: expected int, got str`."""
     text, _, place = str(error).replace("`", "").partition(" - at $")
-    text = text[:1].lower() + text[1:]
+    text = "this text is not allowed" if "matching regex" in text else text[:1].lower() + text[1:]
     return f"{place.lstrip('.')}: {text}" if place else text

@@ -203,8 +203,8 @@ def parse_description(content: bytes, path: Path) -> SourceDescription:
         RequestError: it is something else.
     """
     advice = (
-        "fix or remove it; allowed are a title (text of up to 200 characters), generated (true or false) and side "
-        f"({MIN_SIDE_PX} to {MAX_SIDE_PX} pixels)"
+        "fix or remove it; allowed are a title (1 to 200 characters, no control characters), generated (true or false) "
+        f"and side ({MIN_SIDE_PX} to {MAX_SIDE_PX} pixels)"
     )
     try:
         if len(content) >= START_BYTES:
