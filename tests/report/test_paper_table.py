@@ -304,7 +304,7 @@ def test_only_repetitions_of_one_training_are_averaged(tmp_path, data):
     }
     assert len([line for line in as_markdown(table).splitlines() if line.startswith("| 1 CNN:")]) == 5
     average = by_name(table)["5 CNNs"]
-    assert average.method == "average of the probabilities of networks that are not alike,"
+    assert average.method == "average of the probabilities of networks that differ in more than their seeds,"
     assert set(average.runs) == set(map(str, runs)) and average.label == "7 CNNs (paper: 5)"
 
 

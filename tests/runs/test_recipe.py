@@ -295,7 +295,7 @@ def test_the_advised_commands_work_as_printed(
     words = ["--side", "128", "--split", "train=learn", "--hold-out", "0.25", "--seed", "3", "--max-refused", "0.5"]
     assert main(["prepare", str(tree), str(tmp_path / "it's data"), *words]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "no recipe trains on images of 128 pixels: its crops would be larger or show corners only" in lines[-3]
+    assert "no recipe fits images of 128 pixels: its crops would be larger, or show only corners" in lines[-3]
     prepare, train = (shlex.split(line.partition(": ")[2]) for line in lines[-2:])
     assert (prepare[0], train[0]) == ("alexnet", "alexnet")
     assert main(prepare[1:]) == 0

@@ -84,7 +84,7 @@ def data(make_tree: Any, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize(("rounds", "processes"), [(20, 2), pytest.param(200, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("rounds", "processes"), [(6, 2), pytest.param(200, 3, marks=pytest.mark.slow)])
 def test_trainings_in_one_new_folder(data: Path, tmp_path: Path, rounds: int, processes: int) -> None:
     config = tmp_path / "small.yaml"
     config.write_text("network:\n  width: 0.125\noptimizer:\n  batch_size: 10\nschedule:\n  epochs: 2\n")
@@ -97,7 +97,7 @@ def test_trainings_in_one_new_folder(data: Path, tmp_path: Path, rounds: int, pr
         assert not list(run.path.glob(".*.partial"))
 
 
-@pytest.mark.parametrize(("rounds", "processes"), [(10, 3), pytest.param(100, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("rounds", "processes"), [(4, 3), pytest.param(100, 3, marks=pytest.mark.slow)])
 def test_preparations_of_one_new_folder(make_tree: Any, tmp_path: Path, rounds: int, processes: int) -> None:
     words = ["prepare", str(make_tree("photographs")), str(tmp_path / "data" / "ROUND"), "--side", "16"]
     race(tmp_path, rounds, words, processes)
@@ -109,7 +109,7 @@ def test_preparations_of_one_new_folder(make_tree: Any, tmp_path: Path, rounds: 
     assert not [path for one in sets for path in one.folder.iterdir() if path.name in ("lock", "parts", "plan.json")]
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_generating_one_new_folder(tmp_path: Path, rounds: int) -> None:
     words = ["fetch", "shapes", str(tmp_path / "shapes" / "ROUND")]
     race(tmp_path, rounds, words, 3)
@@ -120,7 +120,7 @@ def test_generating_one_new_folder(tmp_path: Path, rounds: int) -> None:
     assert len(names) == rounds + 1 and all(one == names[0] for one in names)
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_features_in_one_new_folder(data: Path, tmp_path: Path, rounds: int) -> None:
     run = train(data, small_recipe(1), tmp_path / "run").path
     race(tmp_path, rounds, ["features", str(run), "--device", "cpu", "--out", str(tmp_path / "features" / "ROUND")], 3)

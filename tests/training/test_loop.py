@@ -369,7 +369,7 @@ def test_without_validation_images_a_run_ends_with_its_last_weights_and_says_so(
         evaluate_run(run.path)
     assert evaluate_run(run.path, split="train")["num_images"] == 24
     plateau = replace(small_recipe(), schedule=ScheduleSettings(kind="plateau", epochs=2))
-    with pytest.raises(RequestError, match=r"plateau, and .* has no validation split, whose error tells"):
+    with pytest.raises(RequestError, match=r"plateau, and .* has no validation split, whose error decides"):
         train(data, plateau, tmp_path / "plateau")
     assert not (tmp_path / "plateau").exists()
 

@@ -15,7 +15,7 @@ def print_lines(*lines: str) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print one line to stderr; if nobody reads that, the exit code alone tells."""
+    """Print one line to stderr, if anybody still reads it."""
     with contextlib.suppress(BrokenPipeError):
         _print(f"alexnet: {text}", sys.stderr)
 

@@ -54,7 +54,9 @@ def run(options: argparse.Namespace) -> None:
 
     prepared = [path for path in options.images if (path / DESCRIPTION_FILE).is_file()]
     if prepared and len(prepared) < len(options.images):
-        raise RequestError(f"{prepared[0]} is a prepared data set and others are photographs; name one or the other")
+        raise RequestError(
+            f"{prepared[0]} is a prepared data set, but other arguments are photographs; give one or the other"
+        )
     if options.split and not prepared:
         raise RequestError(f"--split is {options.split}, and {options.images[0]} is not a prepared data set; omit it")
     trained, answers, refused = (_classify_split if prepared else _classify_photographs)(options)

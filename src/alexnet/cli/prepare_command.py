@@ -138,7 +138,7 @@ def _next_steps(data: "PreparedData", options: argparse.Namespace) -> list[str]:
                 f"{'a GPU' if has_gpu else 'no GPU'}, {num_images:,} images"
             )
         else:
-            why = f"no recipe trains on images of {data.side} pixels: its crops would be larger or show corners only"
+            why = f"no recipe fits images of {data.side} pixels: its crops would be larger, or show only corners"
         words = prepare_again_words(data, advised.side)
         words += ["--max-refused", str(options.max_refused)] if options.max_refused != MAX_REFUSED else []
         folder = Path(f"{data.folder}-{advised.side}px")

@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 def classify_photographs(
     trained: Trained, paths: Sequence[Path], num_views: int = 10, num_top: int = 5
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Predict the classes of each photograph, most probable class first; a file that cannot be read is passed over.
+    """Predict the classes of each photograph, most probable class first; files that cannot be read are skipped.
 
     A photograph is preprocessed like the training images: rotated upright by its EXIF orientation, resized to the
     stored size, cropped to the central square; the mean image is subtracted from each view, and the probabilities of
@@ -44,7 +44,7 @@ def classify_photographs(
 
     Returns:
         For each photograph `{"image": path, "top": [{"id", "name", "probability"}, ...]}`, and for each file that
-        cannot be read `{"image": path, "reason": text}`; a log line names it, too.
+        cannot be read `{"image": path, "reason": text}`; a log line names it too.
 
     Raises:
         RequestError: no file can be read, or one is missing.
@@ -94,7 +94,7 @@ def classify_split(
     Returns answers as `classify_photographs` does.
 
     Args:
-        trained: its classes may be others than those of the data set.
+        trained: its classes may differ from those of the data set.
         progress: called with (images done, total images).
 
     Raises:

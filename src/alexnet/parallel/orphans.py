@@ -1,4 +1,4 @@
-"""Stops a process whose torchrun was killed: nobody else would, and it would train on and hold its run folder."""
+"""Stop a process whose torchrun was killed; otherwise it would continue to train and keep its run folder locked."""
 
 import logging
 import os

@@ -218,7 +218,7 @@ _SAME_RESULT = (
 
 
 def _differences(first: Recipe | BaselineRecipe, second: Recipe | BaselineRecipe) -> list[str]:
-    """What makes two trainings of one row more than repetitions of each other."""
+    """How two trainings differ, other than as repetitions of each other; empty if they do not."""
     if isinstance(first, BaselineRecipe) or isinstance(second, BaselineRecipe):
         if not (isinstance(first, BaselineRecipe) and isinstance(second, BaselineRecipe)):
             return ["a baseline"]
@@ -291,7 +291,9 @@ def _rows(name: str, groups: Mapping[str, Sequence[_RunGroup]], num_classes: int
         counts = [count_errors(sum(totals[1:], start=totals[0]) / len(runs), members[0].labels)]
         label = f"{len(runs)} CNNs{star}" + ("" if len(runs) == paper_number else f" (paper: {paper_number})")
         unlike = any(len(part) > 1 for part in parts)
-        method = "average of the probabilities of" + (" networks that are not alike," if unlike else "")
+        method = "average of the probabilities of" + (
+            " networks that differ in more than their seeds," if unlike else ""
+        )
         return [_measured_row(name, label, method, runs, counts, num_classes)]
     rows = []
     for group, distinction in zip(groups[name], _distinctions(groups[name]), strict=True):

@@ -17,7 +17,7 @@ from alexnet.system.terminal import TerminalConsole
 
 LINE_INTERVAL_S = 30.0
 MOST_SAMPLES = 64
-"""Moments from which the remaining time is estimated, an even number."""
+"""Number of samples kept for estimating the remaining time, an even number."""
 
 STDERR = TerminalConsole(stderr=True, highlight=False)
 """The console of all log lines and progress bars."""
@@ -51,8 +51,8 @@ def log_to_stderr() -> Iterator[None]:
 class _RemainingTime:
     """Estimates the time that is left from the speed over the later half of the units done.
 
-    So the first units, which load libraries and compile, soon stop counting, and work that comes at intervals, such as
-    validation, counts as often as it comes.
+    The first units, which load libraries and compile, thus soon stop counting, and periodic work such as validation
+    counts in proportion.
 
     Args:
         now_s: when the work starts.
@@ -72,7 +72,7 @@ class _RemainingTime:
             self._samples = self._samples[::2]
 
     def seconds(self, total: int) -> float | None:
-        """Seconds from the last sample until `total` units are done; None before there are two samples of the work."""
+        """Seconds from the last sample until `total` units are done; None before there is a second sample."""
         last_s, done = self._samples[-1]
         half = (self._first_done + done) / 2
         since_s, since_done = next(sample for sample in self._samples if sample[1] >= half)
@@ -131,7 +131,7 @@ class ProgressBar:
             self._bar.stop()
 
     def advance(self, done: int) -> None:
-        """Show that `done` units are done, with the total and the status of before."""
+        """Show that `done` units are done; total and status stay those of the last `update`."""
         if not self._shown or self._total is None:
             return
         now_s = time.monotonic()

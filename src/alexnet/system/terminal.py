@@ -10,8 +10,9 @@ from rich.text import Text
 from alexnet.system.visible_text import visible
 
 MOST_WIDTH = 100_000
+"""Columns within which a table is measured: more than any table needs."""
 LEAST_TEXT_WIDTH = 10
-"""Columns of text are folded down to this width."""
+"""Columns of text are folded to no less than this width."""
 
 
 class TerminalConsole(Console):
@@ -28,7 +29,7 @@ class TerminalConsole(Console):
         return visible(text, self.encoding)
 
     def render_str(self, text: str, **how: Any) -> Text:
-        """Every string that is printed, also as a cell or a title of a table."""
+        """Convert a string that is printed, including cells and titles of tables."""
         return super().render_str(self.visible(text), **how)
 
     def print_labeled(self, text: str, label: str = "", style: str = "") -> None:
@@ -59,7 +60,7 @@ class TerminalConsole(Console):
         self.print()
 
     def on_broken_pipe(self) -> None:
-        """Stop printing to stderr; on stdout, raise the error that says so."""
+        """On stderr, stop printing; on stdout, raise BrokenPipeError."""
         if not self.stderr:
             raise BrokenPipeError
         self.quiet = True

@@ -1,4 +1,4 @@
-"""Text that people see: names are of others, so what would act on a terminal or cannot be shown becomes an escape.
+"""Text for people: names come from others, so what a terminal would act on or cannot show becomes an escape.
 
 Everything that the package prints goes through `visible`: lines of commands in `alexnet.cli.output`, tables, log lines
 and progress in `alexnet.system.terminal`. Pages use it too.

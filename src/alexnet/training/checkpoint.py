@@ -1,7 +1,7 @@
 """Checkpoints: weights, velocities, averages, errors and the step of a training, verified when read.
 
 `checkpoints/step-00000120.safetensors` holds the tensors, the manifest `step-00000120.json` describes them and has the
-checksums of the file and of itself. It is written last: a checkpoint without it does not count. Order, crops, noise
+checksums of that file and of itself. It is written last: a checkpoint without it does not count. Order, crops, noise
 and dropout are functions of the seed and the step: nothing else is state.
 
 Names of tensors begin with `network.` (weights), `velocity.` (the optimizer's buffers) or `average.` (averaged
@@ -108,7 +108,7 @@ def _metrics_to_dict(metrics: RunningMetrics) -> dict[str, Any]:
 
 
 def _metrics_from_dict(content: Mapping[str, Any] | None) -> RunningMetrics:
-    """The metrics of a manifest; none if it has none, or others than this version's."""
+    """The metrics of a manifest; empty if it has none, or metrics of another version."""
     if not content or set(content.get("sums", ())) != set(METRIC_NAMES):
         return RunningMetrics()
     return RunningMetrics(sums=dict(content["sums"]), num=content["images"])

@@ -57,7 +57,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
             for each in watched:
                 signal.signal(each, previous[each])
         # Directly to the descriptor: a handler may interrupt a print.
-        with suppress(OSError):  # whoever read it may have ended
+        with suppress(OSError):  # its reader may be gone
             os.write(2, b"\nstopping after this step or validation; press Ctrl-C again to stop immediately\n")
 
     for number in watched:

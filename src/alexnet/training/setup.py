@@ -64,8 +64,8 @@ def build_setup(data: PreparedData, recipe: Recipe, mesh: ProcessMesh = SINGLE_P
     precision = choose_precision(settings.precision, device)
     if recipe.schedule.kind == "plateau" and "val" not in data.splits:
         raise RequestError(
-            f"--schedule.kind is plateau, and {data.folder} has no validation split, whose error tells when to lower "
-            "the learning rate. Prepare the data again with --hold-out 0.1, or use --schedule.kind steps"
+            f"--schedule.kind is plateau, and {data.folder} has no validation split, whose error decides when to "
+            "lower the learning rate. Prepare the data again with --hold-out 0.1, or use --schedule.kind steps"
         )
     split = data.require_labels("train")
     if data.has_evaluation_split:
