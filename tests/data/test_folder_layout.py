@@ -125,7 +125,7 @@ TRAIN_AND_VAL = {"train": of_class("train/a", "train/b"), "val": of_class("val/a
             {"train": of_class("photos/a", "photos/b", up="photos/")},
         ),
         ([*images("train/a", "train/b", "val/a", "val/b"), "Annotations/x/1.xml"], TRAIN_AND_VAL),
-        # Classes with names of splits lie beside other classes.
+        # Classes with names of splits are next to other classes.
         (images("bicycle", "bus", "train"), {"train": of_class("bicycle", "bus", "train")}),
         (images("control", "test"), {"train": of_class("control", "test")}),
         (images("bullet train", "steam train"), {"train": of_class("bullet train", "steam train")}),
@@ -221,12 +221,12 @@ SAY = r"name the split folders, as in --split train=FOLDER --split val=FOLDER"
         ),
         (
             images("bus", "car", "train/electric", "train/steam"),
-            "train of .* has the name of a split and class folders, such as electric, steam, but lies beside bus, car, "
+            "train of .* has the name of a split and class folders, such as electric, steam, but is next to bus, car, "
             f"which have images too; {SAY}, or add --split none",
         ),
         (
             images("train/a", "train/b", "test/a", "test/b", "extra/a"),
-            f"extra of .* lies beside the split folders test, train and has folders, such as a; {SAY}, and --split "
+            f"extra of .* is next to the split folders test, train and has folders, such as a; {SAY}, and --split "
             "unlabeled=FOLDER",
         ),
         (images("train", "test"), "test, train of .* have images and no class folders; list the images .* CSV"),
@@ -344,7 +344,7 @@ def test_files_around_the_folder_of_classes_are_skipped_by_name(tmp_path: Path) 
 def test_a_class_with_the_name_of_a_split_is_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     open_source(write_tree(tmp_path, images("bus", "car", "train")))
     assert (
-        "train is taken as a class, since it lies beside bus, car; if it is a split, name the split folders"
+        "train is taken as a class, since it is next to bus, car; if it is a split, name the split folders"
         in caplog.text
     )
 

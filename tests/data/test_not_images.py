@@ -28,8 +28,8 @@ APPLE_DOUBLE = bytes.fromhex("00051607 00020000")
 @pytest.mark.parametrize(
     ("path", "content", "words"),
     [
-        ("a/IMG_1.AAE", XML, "an iPhone keeps beside a photograph (.aae)"),
-        ("a/IMG_1.jpg.xmp", XML, "a program keeps beside"),
+        ("a/IMG_1.AAE", XML, "an iPhone stores next to a photograph (.aae)"),
+        ("a/IMG_1.jpg.xmp", XML, "a program stores next to"),
         ("a/IMG_1.XML", XML, "data about images (.xml)"),
         ("a/IMG_1.jpg.json", b"{}", "data about images (.json)"),
         ("a/IMG_1.MOV", MOVIE, "a video (.mov)"),
@@ -39,7 +39,7 @@ APPLE_DOUBLE = bytes.fromhex("00051607 00020000")
         ("a/SHA256SUMS", b"0", "text"),
         ("a/x.unheardof", b"\1\2\3", "neither its name nor its content is one (.unheardof)"),
         ("a/.DS_Store", b"\0\0\0\1Bud1", "a file that macOS keeps"),
-        ("a/._IMG_1.jpg", APPLE_DOUBLE, "data that macOS keeps beside a file"),
+        ("a/._IMG_1.jpg", APPLE_DOUBLE, "data that macOS stores next to a file"),
         ("__MACOSX/a/._IMG_1.jpg", APPLE_DOUBLE, "a folder that macOS keeps"),
         ("a/Thumbs.db", b"\xd0\xcf\x11\xe0", "a file that Windows keeps"),
         ("a/Desktop.ini", b"[x]", "a file that Windows keeps"),

@@ -339,7 +339,7 @@ def test_odd_files_of_a_folder_are_refused_when_their_turn_comes(tmp_path: Path)
         "a/1": b"a/1",
         "a/dangling": "No such file or directory",
         "a/looping": "Too many levels of symbolic links",
-        "a/pipe": "no plain file",
+        "a/pipe": "not a regular file",
         "a/\udcff\udcfe.png": b"named in no UTF-8",
         "b/1": b"b/1",
     }

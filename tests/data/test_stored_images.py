@@ -93,7 +93,7 @@ def test_a_cut_file_of_rows_is_an_error(tmp_path: Path) -> None:
     file = ArrayFile(tmp_path / "rows.npy", np.dtype(np.float16), (4, 5), HEADER_BYTES)
     os.truncate(tmp_path / "rows.npy", HEADER_BYTES + 25)
     assert file[:2].sum() == 10
-    with pytest.raises(OSError, match=r"rows\.npy was cut while it was read"):
+    with pytest.raises(OSError, match=r"rows\.npy was truncated while it was read"):
         file[np.array([0, 2])]
 
 

@@ -105,7 +105,7 @@ def test_the_summary_of_a_troubled_set(troubled):
 
     assert facts["skipped"]["files"] == 8 == troubled.num_skipped
     aae, xmp = facts["skipped"]["reasons"]
-    assert aae["images"] == 7 and aae["reason"].endswith("beside a photograph (.aae)")
+    assert aae["images"] == 7 and aae["reason"].endswith("next to a photograph (.aae)")
     assert aae["examples"] == [f"train/{DOG}/edit{place}.AAE" for place in range(5)]
     assert xmp["examples"] == [f"train/{DOG}/<b>.xmp"]
 

@@ -125,7 +125,7 @@ def test_a_damaged_line_in_the_middle_of_the_log_is_named(tmp_path: Path, caplog
     assert [event["step"] for event in run.events()] == [0, 2, 4]
     assert [one.message for one in caplog.records] == [
         f"{path}: 2 of 5 lines are damaged and left out, the first is line 2: it was changed after it was written: "
-        "crc32 differs; without that key the change is accepted"
+        "crc32 does not match; if the change is intended, delete this key"
     ]
 
 

@@ -198,7 +198,7 @@ def test_a_changed_number_of_a_sealed_file_is_noticed(tmp_path: Path) -> None:
     write_sealed_json(path, {**SOUND, "loss": 0.1, "sides": (1, 2)})
     assert _read(path) == {**SOUND, "loss": 0.1, "sides": [1, 2]}
     path.write_text(path.read_text().replace("0.1", "0.2"))
-    with pytest.raises(DamagedFile, match=f"changed after it was written: {SEAL} differs"):
+    with pytest.raises(DamagedFile, match=f"changed after it was written: {SEAL} does not match"):
         _read(path)
     content = sealed(SOUND)
     path.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -208,7 +208,7 @@ def test_a_changed_number_of_a_sealed_file_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(DamagedFile):
             _read_yaml(tmp_path / "cut")
     path.write_text(yaml.safe_dump({**content, "further": [1, 2.25]}))
-    with pytest.raises(DamagedFile, match=f"{SEAL} differs"):
+    with pytest.raises(DamagedFile, match=f"{SEAL} does not match"):
         _read_yaml(path)
 
 
@@ -224,7 +224,7 @@ def test_each_line_is_read_alone(tmp_path: Path) -> None:
     found, problems = read_intact_json_lines(path, _as_document, ADVICE)
     assert [one["loss"] for one in found] == [0.0, 0.3]
     assert [one.partition(":")[0] for one in problems] == ["line 2", "line 3", "line 4", "line 5"]
-    assert "crc32 differs" in problems[0] and "expected object" in problems[3]
+    assert "crc32 does not match" in problems[0] and "expected object" in problems[3]
 
 
 def test_a_line_without_end_takes_little_memory(tmp_path: Path) -> None:

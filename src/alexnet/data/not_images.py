@@ -1,7 +1,7 @@
-"""Tells files that are no images, which lie among most photographs, from damaged images.
+"""Tells files that are no images, which are in most collections of photographs, from damaged images.
 
-A file is skipped as no image if its name says that a system or a camera keeps it beside the photographs, or if neither
-its name nor its content is an image's. A web page named `.jpg` is a damaged image, a photograph named `.dat` an image.
+A file is skipped if a system or a camera stores files of this name next to photographs, or if neither its name nor its
+content is an image's. A web page named `.jpg` is a damaged image, a photograph named `.dat` an image.
 """
 
 import re
@@ -25,8 +25,8 @@ OTHER_IMAGE_ENDINGS = RAW_ENDINGS | frozenset((
 ))  # fmt: skip
 """Endings of images that are not read; such a file is refused and not skipped, as is a damaged one."""
 KINDS = {
-    "aae": "edits that an iPhone keeps beside a photograph",
-    "xmp": "edits that a program keeps beside a photograph",
+    "aae": "edits that an iPhone stores next to a photograph",
+    "xmp": "edits that a program stores next to a photograph",
     "ctg": "a camera's catalog",
     **dict.fromkeys(("dop", "pp3", "cos", "on1", "lrcat", "lrdata"), "settings of a photo editor"),
     **dict.fromkeys(
@@ -55,7 +55,7 @@ SYSTEM_NAMES = {
     **dict.fromkeys(("#recycle", "#snapshot", "@recycle", "@recently-snapshot"), "a folder that a NAS keeps"),
     "lost+found": "a folder that the file system keeps",
 }
-"""Files and folders, in lower case, that a system keeps beside photographs; some contain images."""
+"""Files and folders, in lower case, that a system stores next to photographs; some contain images."""
 
 
 def not_an_image(path: str, content: bytes | None = None) -> str | None:
@@ -100,7 +100,7 @@ def _kept_by_a_system(path: str) -> str | None:
         if kind := SYSTEM_NAMES.get(part.lower()):
             return kind
         if part.startswith("._"):
-            return "data that macOS keeps beside a file"
+            return "data that macOS stores next to a file"
         if part.startswith(".") and part not in (".", ".."):
             return "a hidden file or folder"
     return "a thumbnail that a camera keeps (.thm)" if file_ending(path) == "thm" else None

@@ -80,7 +80,7 @@ def _locked_file(path: Path, what: str) -> TextIO:
             file.close()
             raise
         file.close()
-    raise RequestError(f"{path.parent} is removed and made again all the time; stop the process that does it")
+    raise RequestError(f"{path.parent} keeps being removed and created again; stop the process that does it")
 
 
 def _is_file_at(descriptor: int, path: Path) -> bool:

@@ -88,7 +88,7 @@ def read_npy(path: Path, dtype: type[np.generic], shape: Shape, sha256: str | No
         for first in range(0, len(content), _MAX_READ_BYTES):
             part = content[first : first + _MAX_READ_BYTES]
             if file.readinto(part) != len(part):
-                raise ValueError("it was cut while it was read")
+                raise ValueError("it was truncated while it was read")
             if sha256 is not None:
                 digest.update(part)
     if sha256 is not None and digest.hexdigest() != sha256:
@@ -193,5 +193,5 @@ class ArrayFile:
         while done < num_bytes:
             num_read = os.preadv(self._descriptor, (target[done:],), position + done)
             if num_read == 0:
-                raise OSError(f"{self.path.name} was cut while it was read")
+                raise OSError(f"{self.path.name} was truncated while it was read")
             done += num_read

@@ -128,7 +128,7 @@ def _require_seal(path: Path, seal: str, advice: str) -> None:
         header = parse_json(file.read(size), dict[str, Any], path, advice)
         del header["__metadata__"][SEAL]
         if _seal(header, iter(lambda: file.read(_CHUNK_BYTES), b"")) != seal:
-            raise damaged(path, f"it was changed after it was written: {SEAL} differs", advice)
+            raise damaged(path, f"it was changed after it was written: {SEAL} does not match", advice)
 
 
 def _seal(header: Mapping[str, Any], data: Iterable[bytes | memoryview]) -> str:

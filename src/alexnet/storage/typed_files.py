@@ -244,7 +244,9 @@ def _line_digest(content: Mapping[str, Any]) -> str:
 def _require_seal(content: Any, key: str, digest: Any) -> None:
     """Remove the checksum; ValueError if it is not the content's."""
     if isinstance(content, dict) and key in content and content.pop(key) != digest(content):
-        raise ValueError(f"it was changed after it was written: {key} differs; without that key the change is accepted")
+        raise ValueError(
+            f"it was changed after it was written: {key} does not match; if the change is intended, delete this key"
+        )
 
 
 def _read(path: Path, max_bytes: int, advice: str) -> bytes:

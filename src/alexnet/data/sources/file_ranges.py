@@ -34,7 +34,7 @@ def read_regular_file(path: str) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError("no plain file")
+            raise OSError("not a regular file")
         if status.st_size > LARGE_FILE_BYTES:
             _require_large_image(descriptor, status)
         # One byte more than its size: a shorter answer means the end of the file.
@@ -58,7 +58,7 @@ def _require_large_image(descriptor: int, status: os.stat_result) -> None:
         os.lseek(descriptor, 0, os.SEEK_SET)
         if is_sparse:
             raise OSError(
-                f"{status.st_blocks * DISK_BLOCK_BYTES:,} of {status.st_size:,} bytes have been written, as of an "
+                f"{status.st_blocks * DISK_BLOCK_BYTES:,} of {status.st_size:,} bytes have been written, as in an "
                 "unfinished download"
             )
     if not begins_as_image(os.pread(descriptor, START_BYTES, 0)):
@@ -86,7 +86,7 @@ def read_file_start(path: str, size_bytes: int) -> bytes:
     descriptor = os.open(path, _NONBLOCKING)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("no plain file")
+            raise OSError("not a regular file")
         return os.read(descriptor, size_bytes)
     finally:
         os.close(descriptor)

@@ -1,8 +1,8 @@
 """Which folders of a tree are splits and which are classes, by their names and by what is in them.
 
 Split folders are recognized by name (`train`, `Training`, `seg_train`, `dev`, ...), also below folders that hold
-nothing else (`archive/seg_train/seg_train/CLASS`). A folder of such a name beside class folders is a class (`train`
-beside `bus`). A tree that can be read in two ways is refused with what was seen in it.
+nothing else (`archive/seg_train/seg_train/CLASS`). A folder of such a name next to class folders is a class (`train`
+next to `bus`). A tree that can be read in two ways is refused with what was seen in it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -238,7 +238,7 @@ def _classes_in(folder: Folder) -> set[str]:
 
 
 def _require_splits(deep: Mapping[Folder, str], others: Sequence[Folder], origin: Path) -> None:
-    """Refuse folders beside split folders, unless it is certain that both are what they seem.
+    """Refuse folders next to split folders, unless it is certain that both are what they seem.
 
     It is certain where training and another split have the same classes, and the others have images and no folders.
     """
@@ -248,12 +248,12 @@ def _require_splits(deep: Mapping[Folder, str], others: Sequence[Folder], origin
         what = _plural(deep, "has the name of a split and class folders", "have names of splits and class folders")
         raise RequestError(
             f"{_listed(deep)} of {origin} {what}, such as {_such_as(next(iter(deep)))}, but "
-            f"{_plural(deep, 'lies', 'lie')} beside {_listed(others)}, which {_plural(others, 'has', 'have')} images "
+            f"{_plural(deep, 'is', 'are')} next to {_listed(others)}, which {_plural(others, 'has', 'have')} images "
             f"too; {SAY_SPLITS}, or add --split none if all of these are classes"
         )
     if nested := [one for one in others if _has_folders(one)]:
         raise RequestError(
-            f"{_listed(nested)} of {origin} {_plural(nested, 'lies', 'lie')} beside the split folders {_listed(deep)} "
+            f"{_listed(nested)} of {origin} {_plural(nested, 'is', 'are')} next to the split folders {_listed(deep)} "
             f"and {_plural(nested, 'has', 'have')} folders, such as {_such_as(nested[0])}; {SAY_SPLITS}, and --split "
             f"{UNLABELED}=FOLDER for images without classes"
         )
@@ -307,10 +307,10 @@ def _share_classes(class_names: Set[str], folder: Folder, least: int = 2) -> boo
 def _with_warning(layout: SplitLayout, candidates: Iterable[Folder], others: Sequence[Folder]) -> SplitLayout:
     """The layout, with a warning about folders that are classes and have names of splits."""
     folders = list(candidates)
-    lies, is_split = _plural(folders, "it lies", "they lie"), _plural(folders, "it is a split", "they are splits")
+    is_next, is_split = _plural(folders, "it is", "they are"), _plural(folders, "it is a split", "they are splits")
     warning = (
-        f"{_listed(folders)} {_plural(folders, 'is taken as a class', 'are taken as classes')}, since {lies} beside "
-        f"{_listed(others)}; if {is_split}, {SAY_SPLITS}"
+        f"{_listed(folders)} {_plural(folders, 'is taken as a class', 'are taken as classes')}, since {is_next} next "
+        f"to {_listed(others)}; if {is_split}, {SAY_SPLITS}"
     )
     return replace(layout, warning=warning)
 

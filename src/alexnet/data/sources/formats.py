@@ -97,5 +97,5 @@ def open_source(path: Path, source_format: str | None = None, split_folders: Map
     except OSError as error:
         raise_unless_damage(error, path)
         raise RequestError(
-            f"cannot read {error.filename or path}: {error.strerror or error}; allow it or name another source"
+            f"cannot read {error.filename or path}: {error.strerror or error}; make it readable, or name another source"
         ) from error

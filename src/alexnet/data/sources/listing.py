@@ -56,7 +56,7 @@ class Listing:
         first, second, third, fourth = self.locations[index].tolist()
         location = (first, second, third, fourth)
         if location == NOT_A_FILE:
-            raise OSError("no plain file; links inside an archive are not followed")
+            raise OSError("not a regular file; links inside an archive are not followed")
         return self.reader(self.keys[index], location)
 
     def select(self, indices: NDArray[np.int64]) -> "Listing":
@@ -108,7 +108,7 @@ class SkippedFiles:
                     self.add(name, "no part of the data set, by its name and place")
 
     def add_if_kept_by_a_system(self, name: str) -> bool:
-        """Add a file or folder that a system keeps beside photographs, by its name; whether it was one.
+        """Add a file or folder that a system stores next to photographs, by its name; whether it was one.
 
         Args:
             name: path in the source; a folder's ends with `/`. Of the files in such a folder only the folder is added.
@@ -235,13 +235,13 @@ class ListingBuilder:
         for index in range(len(listing)):
             if beside := _developed(listing.keys, index):
                 is_used[index] = False
-                reason = f"a camera's raw file beside an image of the same name ({beside})"
+                reason = f"a camera's raw file next to an image of the same name ({beside})"
                 self._skipped.add(self._prefix + listing.keys[index], reason)
         return listing.select(np.flatnonzero(is_used))
 
 
 def _developed(keys: PackedStrings, index: int) -> str:
-    """The ending of the image that a camera stored beside its raw file `index`; empty if there is none.
+    """The ending of the image that a camera stored next to its raw file `index`; empty if there is none.
 
     Args:
         keys: sorted.
