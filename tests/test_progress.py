@@ -52,13 +52,20 @@ class Clock:
 
 
 def training_lines(
-    clock: Clock, capsys: pytest.CaptureFixture[str], *, warmup_s: float, step_s: float, validation_s: float
+    clock: Clock,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    warmup_s: float,
+    step_s: float,
+    validation_s: float,
+    total: int = 300,
+    epoch: int = 30,
 ) -> list[tuple[int, float, float]]:
-    """Step, seconds that a line said are left, and seconds that are left, of 300 steps in epochs of 30."""
-    total, every_s, found = 300, 15.0, []
+    """Step, seconds that a line said are left, and seconds that are left, of `total` steps in epochs of `epoch`."""
+    every_s, found = 15.0, []
 
     def left_after(step: int) -> float:
-        return (total - step) * step_s + (total // 30 - step // 30) * validation_s
+        return (total - step) * step_s + (total // epoch - step // epoch) * validation_s
 
     with ProgressBar("run", 0, total, line_interval_s=every_s, first_and_last=True) as bar:
         clock.now_s += warmup_s
@@ -68,11 +75,11 @@ def training_lines(
             if step % 10 == 0:
                 bar.update(step, total, "loss 1.0")
             for line in capsys.readouterr().err.splitlines():
-                assert line.startswith(f"run: {step} of 300")
+                assert line.startswith(f"run: {step:,} of {total:,}")
                 if match := re.search(r"(\d+):(\d+):(\d+) left$", line):
                     hours, minutes, seconds = map(int, match.groups())
                     found.append((step, 3600.0 * hours + 60 * minutes + seconds, left_after(step)))
-            if step % 30 == 0:
+            if step % epoch == 0:
                 clock.now_s += validation_s
     return found
 
@@ -97,6 +104,17 @@ def test_the_remaining_time_counts_validations(
     late = [(said, left) for step, said, left in lines if 90 < step < 290]
     assert len(late) > 5
     assert all(abs(said - left) < 0.35 * left + validation_s for said, left in late)
+
+
+def test_the_remaining_time_of_a_long_training_counts_validations(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not only the time since the last one, which took half of the time."""
+    clock = Clock(monkeypatch)
+    lines = training_lines(clock, capsys, warmup_s=60.0, step_s=0.5, validation_s=200.0, total=20_000, epoch=400)
+    late = [(said, left) for step, said, left in lines if step > 5000]
+    assert len(late) > 100
+    assert all(abs(said - left) < 0.15 * left + 200.0 for said, left in late)
 
 
 def test_a_resumed_work_counts_only_its_own_units(

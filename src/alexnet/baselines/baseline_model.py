@@ -14,21 +14,17 @@ from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
 from alexnet.baselines.channels import Channel
 from alexnet.baselines.estimator_files import ADVICE, TRAINING_TENSORS, read_estimators, write_estimators
 from alexnet.data.dataset import ClassInfo
+from alexnet.data.dataset_files import StoredClass
 from alexnet.errors import RequestError
 from alexnet.storage.typed_files import Size, damaged, require_schema
 
 FILE = "baseline.safetensors"
 
 
-class _Class(TypedDict):
-    id: str
-    name: str
-
-
 class _Description(TypedDict):
     channels: Annotated[dict[str, Annotated[int, Meta(ge=1, le=100)]], Meta(min_length=1)]
     temperature: Annotated[float, Meta(gt=0, le=1e30)]
-    classes: Annotated[list[_Class], Meta(min_length=2)]
+    classes: Annotated[list[StoredClass], Meta(min_length=2)]
     side: Size
     title: str
     generated: bool

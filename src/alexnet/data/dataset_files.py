@@ -46,7 +46,9 @@ Store = Literal["pixels", "jpeg"]
 SplitName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_-]*\Z", max_length=64)]
 
 
-class _Class(TypedDict):
+class StoredClass(TypedDict):
+    """A class as data sets, weights and baselines store it."""
+
     id: str
     name: str
     number: NotRequired[int]
@@ -90,7 +92,7 @@ class Description(Versioned):
 
     title: str
     generated: bool
-    classes: Annotated[list[_Class], Meta(min_length=1)]
+    classes: Annotated[list[StoredClass], Meta(min_length=1)]
     splits: dict[SplitName, _Split]
     side: Side
     store: Store

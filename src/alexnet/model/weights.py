@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from alexnet.data.augment import MeanAt
 from alexnet.data.dataset import ClassInfo
+from alexnet.data.dataset_files import StoredClass
 from alexnet.errors import RequestError
 from alexnet.model.network import AlexNet
 from alexnet.model.spec_file import spec_matches, spec_to_dict
@@ -31,11 +32,6 @@ _OLD_MEAN_AT: dict[str, MeanAt] = {"own-place": "crop", "centre": "center"}
 _ADVICE = "restore it from a copy, or train again"
 
 
-class _Class(TypedDict):
-    id: str
-    name: str
-
-
 class _Preprocessing(TypedDict):
     crop: Size
     side: NotRequired[Size]
@@ -48,7 +44,7 @@ class _Description(Versioned):
     width: Annotated[float, Meta(gt=0, le=4)]
     dropout: Fraction
     num_classes: Annotated[int, Meta(ge=2, le=1 << 24)]
-    classes: list[_Class]
+    classes: list[StoredClass]
     preprocessing: _Preprocessing
     title: str
     generated: bool

@@ -17,7 +17,7 @@ from alexnet.system.terminal import TerminalConsole
 
 LINE_INTERVAL_S = 30.0
 MOST_SAMPLES = 64
-"""Number of samples kept for estimating the remaining time, an even number."""
+"""Number of samples, evenly spaced, that the remaining time is estimated from; an even number."""
 
 STDERR = TerminalConsole(stderr=True, highlight=False)
 """The console of all log lines and progress bars."""
@@ -60,22 +60,27 @@ class _RemainingTime:
     """
 
     def __init__(self, now_s: float, done: int) -> None:
-        self._first_done = done
         self._samples = [(now_s, done)]
+        self._last = self._samples[0]
+        self._spacing = 0.0  # units between samples
 
     def add(self, now_s: float, done: int) -> None:
         """Note that `done` units are done."""
-        if done == self._samples[-1][1]:
+        if done == self._last[1]:
             return
-        self._samples.append((now_s, done))
+        self._last = (now_s, done)
+        if done - self._samples[-1][1] < self._spacing:
+            return
+        self._samples.append(self._last)
         if len(self._samples) > MOST_SAMPLES:
             self._samples = self._samples[::2]
+            self._spacing = (done - self._samples[0][1]) / (len(self._samples) - 1)
 
     def seconds(self, total: int) -> float | None:
-        """Seconds from the last sample until `total` units are done; None before there is a second sample."""
-        last_s, done = self._samples[-1]
-        half = (self._first_done + done) / 2
-        since_s, since_done = next(sample for sample in self._samples if sample[1] >= half)
+        """Seconds from the last note until `total` units are done; None before there are two."""
+        last_s, done = self._last
+        half = (self._samples[0][1] + done) / 2
+        since_s, since_done = next(sample for sample in (*self._samples, self._last) if sample[1] >= half)
         return None if since_done == done else (total - done) * (last_s - since_s) / (done - since_done)
 
 

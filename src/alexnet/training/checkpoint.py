@@ -34,6 +34,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 from alexnet.model.spec_file import spec_matches, spec_to_dict
 from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
+from alexnet.runs.run_files import Seconds
 from alexnet.storage.atomic import remove_partial
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.read_errors import raise_unless_damage
@@ -58,7 +59,6 @@ from alexnet.training.state import TrainingState
 FORMAT_VERSION, OLDEST_VERSION, FIRST_SEALED_VERSION = 5, 3, 5
 VERSION_3_KEYS = {"error": "validation_error", "errors": "validation_errors", "last_rates": "last_learning_rates"}
 """Keys of version 3 that have other names now."""
-Seconds = Annotated[float, Meta(ge=0, le=1.7e308)]
 LearningRate = Annotated[float, Meta(ge=0, le=1.7e308)]
 KEEP = 2
 """How many of the newest checkpoints are kept, besides the one of the lowest validation error."""
