@@ -87,6 +87,12 @@ def test_a_file_without_a_setting_or_tensor_is_damaged_and_other_versions_are_re
         (b'\\"neighbors\\"', b'\\"neighbours\\"', WorkError, "has the settings .*neighbours"),
         (b'"pca/mean_"', b'"pca/mean "', WorkError, "it lacks pca/mean_"),
         (b'\\"format_version\\": 2', b'\\"format_version\\": 9', RequestError, "format version 9"),
+        (
+            b'\\"format_version\\": 2, \\"estimators\\"',
+            b'\\"format_version\\": 9, \\"parts\\"',
+            RequestError,
+            "format version 9",
+        ),
         (b'"alexnet"', b'"another"', RequestError, "lacks 'alexnet'"),
     ):
         assert old in whole

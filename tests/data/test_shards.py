@@ -130,3 +130,4 @@ def test_too_many_open_files_are_no_fault_of_an_image(data: PreparedData, monkey
     with pytest.raises(OSError, match="Too many open files") as caught:
         data.splits["train"].images[0]
     assert not isinstance(caught.value, UnreadableSample)
+    assert caught.value.filename == str(data.folder / "train-000000.tar")

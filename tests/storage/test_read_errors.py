@@ -198,7 +198,7 @@ def test_a_training_stopped_for_want_of_handles_says_how_it_resumes(
     with monkeypatch.context() as patched:
         patched.setattr("alexnet.training.loop.load_device_cache", fails)
         expected = (
-            r"^cannot open shard: Too many open files; raise the limit .*, then resume with `alexnet resume .*run`$"
+            r"^cannot access shard: Too many open files; raise the limit .*, then resume with `alexnet resume .*run`$"
         )
         with pytest.raises(TemporaryError, match=expected):
             train(tmp_path / "data", small_recipe(1), tmp_path / "run")

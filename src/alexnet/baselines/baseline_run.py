@@ -99,7 +99,7 @@ def run_baseline(
                     f"{training.with_key(error)}; repair the data set and rerun the same command"
                 ) from error
             if isinstance(error, OSError) and is_passing(error):
-                raise passing_error(f"cannot open {error.filename or run.path}", error) from error
+                raise passing_error(f"cannot access {error.filename or run.path}", error) from error
             raise
         usage.save()
         run.update_metadata(state="finished", finished=utc_now())

@@ -154,17 +154,17 @@ def read_estimators(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if "alexnet" not in header:
         raise RequestError(f"{path} is not a baseline (its metadata lacks 'alexnet'); name the run of one")
     version = parse_json(header["alexnet"], Versioned, path, ADVICE)["format_version"]
+    if version not in (1, FORMAT_VERSION):
+        raise RequestError(
+            f"{path} has format version {version}, and this version of alexnet reads 1 to {FORMAT_VERSION}; use the "
+            "version that wrote it, or run the baseline again"
+        )
     content = dict(parse_json(header["alexnet"], _Description1 if version == 1 else _Description, path, ADVICE))
     described: Any = content.pop("estimators")
     del content["format_version"]
     if version == 1:
         tensors = {name.replace("colour", "color"): tensor for name, tensor in tensors.items()}
         content, described = _from_version_1(content, described)
-    elif version != FORMAT_VERSION:
-        raise RequestError(
-            f"{path} has format version {version}, and this version of alexnet reads 1 to {FORMAT_VERSION}; use the "
-            "version that wrote it, or run the baseline again"
-        )
     try:
         return {name: _read_estimator(name, one, tensors) for name, one in described.items()}, content
     except ValueError as error:

@@ -148,7 +148,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         if is_passing(error):
-            problem = f"cannot open {error.filename}" if error.filename else "the work stopped"
+            problem = f"cannot access {error.filename}" if error.filename else "the work stopped"
             print_error(f"{rank}error: {passing_error(problem, error)}")
             return 1
         where = f"{error.filename}: " if error.filename else ""

@@ -9,6 +9,7 @@ import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -164,9 +165,13 @@ class StoredFiles(LazyImages):
             raise UnreadableSample(reason, image)
         self._is_verified[image] = True
 
-    def _unreadable(self, image: int, error: OSError) -> UnreadableSample:
-        reason = f"image {image} cannot be read from {self.path_of(image)}: {error.strerror or error}"
-        return UnreadableSample(reason, image)
+    def _raise_named(self, image: int, error: OSError) -> NoReturn:
+        """Raise `UnreadableSample`; or, if it is the machine's or the drive's fault, the error with the file's name."""
+        path = self.path_of(image)
+        if is_passing(error):
+            error.filename = error.filename or str(path)
+            raise error
+        raise UnreadableSample(f"image {image} cannot be read from {path}: {error.strerror or error}", image) from error
 
 
 class PixelImages(StoredFiles):
@@ -233,9 +238,7 @@ class PixelImages(StoredFiles):
         try:
             self._array.read_into(target, image * self._array.row_bytes + skipped_bytes)
         except OSError as error:
-            if is_passing(error):
-                raise  # not the image's fault
-            raise self._unreadable(image, error) from error
+            self._raise_named(image, error)
 
 
 class JpegImages(StoredFiles):
@@ -265,9 +268,7 @@ class JpegImages(StoredFiles):
         try:
             return read_range(self._paths[shard], offset, size_bytes)
         except OSError as error:
-            if is_passing(error):
-                raise  # not the image's fault
-            raise self._unreadable(image, error) from error
+            self._raise_named(image, error)
 
     def decode(self, image: int) -> NDArray[np.uint8]:
         """The pixels of an image, uint8 (S, S, 3)."""

@@ -162,7 +162,7 @@ def _failure_recorded(run: RunFolder, batch_size: int) -> Iterator[None]:
                 "--training.on_unreadable replace, the next image is used in place of an unreadable training image)"
             ) from error
         if isinstance(error, OSError) and is_passing(error):
-            problem = f"cannot open {error.filename}" if error.filename else "the training stopped"
+            problem = f"cannot access {error.filename}" if error.filename else "the training stopped"
             raise passing_error(problem, error, f"resume with `{resume}`") from error
         if is_full(error):
             raise WorkError(f"the disk of {run.path} is full; free some space, then resume with `{resume}`") from error

@@ -86,7 +86,7 @@ def _require_apart(members: list[zipfile.ZipInfo], file_bytes: int) -> None:
     Raises:
         BadZipFile: naming the member and its offset.
     """
-    end, last = 0, ""
+    end, last = 0, "the beginning of the file"
     for member in sorted(members, key=lambda one: one.header_offset):
         start, packed_bytes = member.header_offset, member.compress_size
         place = f"{member.filename[:100]} at byte {start:,}"
