@@ -237,6 +237,29 @@ SAY = r"name the split folders, as in --split train=FOLDER --split val=FOLDER"
         ),
         (images("val/a", "val/b"), f"has val and no train; .*{SAY}"),
         ([*images("val/a", "val/b"), *images("train")], "has val and no train"),
+        # Data sets inside folders, which are no classes.
+        (
+            images("x/x y/train/a", "x/x y/train/b", "x/x y/valid/a", "test/test"),
+            "x of .* has split folders in it and lies beside test; to use them alone, add --split 'train=x/x y/train' "
+            "--split 'val=x/x y/valid', or add --split none if they are classes",
+        ),
+        (
+            images("x/train/a", "x/train/b", "x/test/a", "small/a", "small/b"),
+            "x of .* has split folders in it and lies beside small; .*, add --split train=x/train --split val=x/test",
+        ),
+        (images("1/train/a", "1/train/b", "1/val/a", "2/train/a", "2/train/b", "2/val/a"), "1 of .* has split folders"),
+        (
+            images("no", "yes", "all data/no", "all data/yes"),
+            "all data of .* has folders called no, yes, as there are beside it: it looks like a copy of them and not "
+            "like a class; remove it, use it alone with --split 'train=all data', or add --split none if it is a class",
+        ),
+        (images("trainA", "trainB", "testA", "testB"), "testA, testB, trainA, trainB of .* no class folders"),
+        # Splits without a class of the training split.
+        (
+            images("x/train/a/images", "x/train/b/images", "x/val/images"),
+            "x/val of .* has images and no folder called like one in x/train, such as a, b; name its folders like "
+            "these, or, if its images have no classes, add --split train=x/train --split unlabeled=x/val",
+        ),
         (["1.png", "2.png"], "has files but no class folder with images"),
         ([*images("a"), "b/"], "1 class with images"),
         ([*images("a/x", "a/y"), "b/"], "1 class with images"),
@@ -275,6 +298,11 @@ def test_what_can_be_read_in_two_ways_is_refused_with_what_was_seen(
         ),
         (images("train", "test"), {}, {"train": of_class("train", "test")}),
         (images("x/train", "x/test"), {}, {"train": of_class("x/train", "x/test", up="x/")}),
+        (
+            images("no", "yes", "all/no", "all/yes"),
+            {"train": "all"},
+            {"train": of_class("all/no", "all/yes")},
+        ),
     ],
 )
 def test_the_user_can_say_what_is_what(

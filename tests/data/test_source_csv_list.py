@@ -67,6 +67,7 @@ def test_rows_become_images(tmp_path: Path, name: str, delimiter: str, header: s
         ("file_name,label\na/1.png,x\na/2.png,y\n", "utf-8"),
         ("image_id;Class Name\na/1;x\na/2;y\n", "utf-8-sig"),
         ("class id,filepaths,labels,data set\n0,a/1.png,x,train\n1,a/2.png,y,train\n", "utf-8"),
+        ('"image";"label"\n"a/1";"x"\n"a/2";"y"\n', "utf-8"),
         ("sep=;\nimage;target\na/1.png;x\na/2.png;y\n", "utf-16"),
         ("path\tlabel\na\\1.png\tx\n.\\a\\2.png\ty\n", "utf-16"),
         ("path\tlabel\na/1.png\tx\na/2.png\ty\n", "utf-16-le"),

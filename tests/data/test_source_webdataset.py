@@ -129,8 +129,14 @@ def test_keys_endings_and_json(tmp_path: Path) -> None:
         ({"a.jpg": b"", "a.json": b" " * 65537}, "has 65,537 bytes"),
         ({"a.jpg": b"", "a.json": b"[" * 60000}, "cannot be read"),
         ({"a.jpg": b"", "a.json": b"{"}, "cannot be read"),
-        ({"a.jpg": b"", "a.json": b'[{"label": 1}]'}, "is None; allowed"),
-        ({"a.jpg": b"", "a.json": b'{"caption": "x"}'}, "is None; allowed"),
+        (
+            {"a.jpg": b"", "a.json": b'[{"label": 1}]'},
+            "cannot be read: it has none of the keys label, class, cls; fix it, or put",
+        ),
+        (
+            {"a.jpg": b"", "a.json": b'{"caption": "x"}'},
+            "cannot be read: it has none of the keys label, class, cls; fix it, or put",
+        ),
         ({"a.jpg": b"", "a.json": b'{"label": true}'}, "is True; allowed"),
         ({"a.jpg": b"", "a.json": b'{"label": 1.5}'}, "is 1.5; allowed"),
         ({"a.jpg": b"", "a.cls": b"1"}, "has 1 class with images"),

@@ -99,6 +99,8 @@ def _kept_by_a_system(path: str) -> str | None:
     for part in path.split("/"):
         if kind := SYSTEM_NAMES.get(part.lower()):
             return kind
+        if part.lower().endswith(".lrdata"):
+            return "previews that Lightroom keeps"
         if part.startswith("._"):
             return "data that macOS stores next to a file"
         if part.startswith(".") and part not in (".", ".."):

@@ -186,15 +186,15 @@ def _format(path: Path) -> _Format:
     with path.open(encoding=encoding, newline="") as file:
         if named := re.fullmatch(r"sep=(.)\r?\n?", file.readline(16)):  # written by Excel, before the names
             usual, num_before = named[1], 1
-    errors: list[RequestError] = []
+    errors: list[RequestError | csv.Error] = []
     for delimiter in dict.fromkeys((usual, *OTHER_DELIMITERS)):
         with path.open(encoding=encoding, newline="") as file:
             lines = csv.reader(_bounded_lines(file), delimiter=delimiter, skipinitialspace=True, strict=True)
-            header = next(itertools.islice(lines, num_before, None), [])
-        try:
-            return _Format(encoding, delimiter, num_before, header, _columns(path, header))
-        except RequestError as error:
-            errors.append(error)
+            try:
+                header = next(itertools.islice(lines, num_before, None), [])
+                return _Format(encoding, delimiter, num_before, header, _columns(path, header))
+            except (RequestError, csv.Error) as error:  # names in quotes are malformed with another separator
+                errors.append(error)
     raise errors[0]
 
 

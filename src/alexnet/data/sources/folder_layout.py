@@ -12,6 +12,7 @@ from pathlib import Path
 from alexnet.data.dataset import UNLABELED
 from alexnet.data.sources.split_names import split_in_name
 from alexnet.errors import RequestError
+from alexnet.system.visible_text import shell_words
 
 EXPECTED = "expected is one folder per class, with or without train/ and val/ above them"
 SAY_SPLITS = "name the split folders, as in --split train=FOLDER --split val=FOLDER"
@@ -121,7 +122,7 @@ def find_layout(top: Folder, origin: Path, named: Mapping[str, str] | None = Non
     folders = base.with_images
     if not folders:
         raise RequestError(f"{origin} has files but no class folder with images; {EXPECTED}")
-    classes = _layout(top, base, {base: "train"})
+    classes = _layout(top, origin, base, {base: "train"})
     if named is not None:
         return classes
     candidates = {one: split for one in folders if (split := split_in_name(one.name))}
@@ -131,10 +132,12 @@ def find_layout(top: Folder, origin: Path, named: Mapping[str, str] | None = Non
         one: split for one, split in candidates.items() if _has_folders(one, class_names if split != "train" else ())
     }
     if not deep:
+        _refuse_splits_inside(folders, origin)
         _refuse_equal_folders(others, origin)
+        _refuse_copies(folders, origin)
         if others:
             return _with_warning(classes, candidates, others) if candidates else classes
-        if len(set(candidates.values())) < len(candidates):  # such as the classes `bullet train` and `steam train`
+        if len(candidates) > 1 and len(set(candidates.values())) == 1:  # the classes `bullet train` and `steam train`
             return classes
         raise RequestError(
             f"{_listed(folders)} of {origin} {_plural(folders, 'has', 'have')} images and no class folders; list the "
@@ -142,7 +145,7 @@ def find_layout(top: Folder, origin: Path, named: Mapping[str, str] | None = Non
         )
     if others:
         _require_splits(deep, others, origin)
-    return _layout(top, base, _require_one_each(deep, origin))
+    return _layout(top, origin, base, _require_one_each(deep, origin))
 
 
 def _named_layout(top: Folder, origin: Path, named: Mapping[str, str]) -> SplitLayout:
@@ -170,10 +173,12 @@ def _named_layout(top: Folder, origin: Path, named: Mapping[str, str]) -> SplitL
         splits[folder] = split
     if "train" not in named:
         raise RequestError(f"--split names {', '.join(named)} and no train; add --split train=FOLDER")
-    return _layout(top, _base(top, is_split_free=True), splits, skips_others=True)
+    return _layout(top, origin, _base(top, is_split_free=True), splits, skips_others=True)
 
 
-def _layout(top: Folder, base: Folder, splits: Mapping[Folder, str], *, skips_others: bool = False) -> SplitLayout:
+def _layout(
+    top: Folder, origin: Path, base: Folder, splits: Mapping[Folder, str], *, skips_others: bool = False
+) -> SplitLayout:
     """The layout with these split folders; their classes may lie below further folders."""
     (train,) = [folder for folder, split in splits.items() if split == "train"]
     train_classes = train if train is base else _unwrapped(train)
@@ -183,7 +188,9 @@ def _layout(top: Folder, base: Folder, splits: Mapping[Folder, str], *, skips_ot
         if split == UNLABELED:
             split_of[folder.prefix] = split
         elif folder is not train:
-            split_of[_unwrapped(folder, class_names).prefix] = split
+            split_classes = _unwrapped(folder, class_names)
+            _require_shared_classes(split_classes, train_classes, origin)
+            split_of[split_classes.prefix] = split
     # Keys are short where they can be: not if there are images outside of the base.
     prefix = base.prefix if top.num_with_images == base.num_with_images or skips_others else ""
     return SplitLayout(prefix, split_of, skips_others)
@@ -277,6 +284,51 @@ def _require_one_each(folders: Mapping[Folder, str], origin: Path) -> dict[Folde
     if "test" in chosen and "val" not in chosen:
         chosen["val"] = chosen.pop("test")
     return {folder: split for split, folder in chosen.items()}
+
+
+def _require_shared_classes(folder: Folder, train: Folder, origin: Path) -> None:
+    """Refuse a split none of whose folders has the name of a class: `val/images/1.jpg` has no classes."""
+    if folder.with_images and not {one.name for one in folder.with_images} & {one.name for one in train.with_images}:
+        raise RequestError(
+            f"{folder.path} of {origin} has {_listed(folder.with_images, by_name=True)} and no folder called like one "
+            f"in {train.path or 'it'}, such as {_listed(train.with_images, by_name=True)}; name its folders like "
+            f"these, or, if its images have no classes, add "
+            + shell_words("--split", f"train={train.path or '.'}", "--split", f"{UNLABELED}={folder.path}")
+        )
+
+
+def _refuse_splits_inside(folders: Sequence[Folder], origin: Path) -> None:
+    """Refuse folders that have split folders with classes in them: `fold1/train/CLASS`, or `data/train/CLASS` beside
+    `test`."""
+    for folder in folders:
+        inside = {
+            split: one
+            for one in _unwrapped(folder).with_images
+            if (split := split_in_name(one.name)) and _has_folders(one)
+        }
+        if "train" in inside and len(inside) > 1:
+            if "val" not in inside:
+                inside["val"] = inside.pop("test")
+            options = shell_words(
+                *(part for split, one in sorted(inside.items()) for part in ("--split", f"{split}={one.path}"))
+            )
+            raise RequestError(
+                f"{folder.path} of {origin} has split folders in it and lies beside "
+                f"{_listed(one for one in folders if one is not folder)}; to use them alone, add {options}, or "
+                f"{SAY_CLASSES}"
+            )
+
+
+def _refuse_copies(folders: Sequence[Folder], origin: Path) -> None:
+    """Refuse a folder that has folders of the same names as there are beside it, as a second copy of all has."""
+    names = {one.name for one in folders}
+    for folder in folders:
+        if len(shared := _classes_in(folder) & (names - {folder.name})) > 1:
+            raise RequestError(
+                f"{folder.path} of {origin} has folders called {list_names(shared)}, as there are beside it: it looks "
+                f"like a copy of them and not like a class; remove it, use it alone with "
+                f"{shell_words('--split', f'train={folder.path}')}, or add --split none if it is a class"
+            )
 
 
 def _refuse_equal_folders(folders: Sequence[Folder], origin: Path) -> None:

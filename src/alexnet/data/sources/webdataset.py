@@ -274,7 +274,9 @@ def _label(descriptor: int, members: dict[str, TarMember], origin: str) -> str:
     try:
         label = _json_label(content) if suffix == "json" else content.decode().strip()
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"the label {member.name} of {origin} cannot be read: {error}; fix it") from error
+        raise RequestError(
+            f"the label {member.name} of {origin} cannot be read: {error}; fix it, or put the label into <key>.cls"
+        ) from error
     if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
         raise RequestError(
             f"the label {member.name} of {origin} is {label!r}; allowed is a number from 0 or a class name, in JSON as "
@@ -285,9 +287,10 @@ def _label(descriptor: int, members: dict[str, TarMember], origin: str) -> str:
 
 def _json_label(content: bytes) -> Any:
     described = json.loads(content)
-    if not isinstance(described, dict):
-        return None
-    return next((described[key] for key in LABEL_KEYS if key in described), None)
+    for key in LABEL_KEYS:
+        if isinstance(described, dict) and key in described:
+            return described[key]
+    raise ValueError(f"it has none of the keys {', '.join(LABEL_KEYS)}")
 
 
 def _class_id(label: str, class_of: Mapping[str, str] | None, origin: str) -> str:
