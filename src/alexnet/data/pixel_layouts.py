@@ -1,6 +1,6 @@
 """The pixel layouts of TIFF and JPEG 2000, by their headers, and which of them Pillow reads right.
 
-Pillow reads some layouts wrongly without a word. `tests/data/test_decode_layouts.py` compares all of them with other
+Pillow silently reads some layouts wrongly. `tests/data/test_decode_layouts.py` compares all of them with other
 libraries, and writes the table of docs/odd-files.md.
 """
 
