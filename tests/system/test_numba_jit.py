@@ -49,3 +49,10 @@ def test_a_full_disk_keeps_nothing(folder: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
     )
     assert run(folder, limit) == "49"
+
+
+def test_threads_that_call_compiled_functions_first_find_the_type_that_numba_asks_for() -> None:
+    """NumPy imports `np.ma` when it is first used, and recurses without end if several threads are the first."""
+    program = "import sys; import alexnet.system.numba_jit; print('numpy.ma' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

@@ -9,6 +9,10 @@ unavailable_reason = ""
 """Why Numba cannot be imported, as a message; empty if it can."""
 try:
     import numba
+
+    # Numba asks of every argument whether it is an `np.ma.MaskedArray`. NumPy imports `np.ma` on first use, and
+    # recurses without end if two threads are the first.
+    import numpy.ma  # noqa: F401
 except ImportError as error:  # not installed, or incompatible with this NumPy
     unavailable_reason = str(error)
 
