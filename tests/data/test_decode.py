@@ -242,6 +242,29 @@ def test_damaged_phone_pictures_and_films_are_refused() -> None:
     assert "damaged image" in refusal(container(b"heic"))
 
 
+@pytest.mark.parametrize("value", [b"\0\0", b"\0\1", b"\xff\xff"])
+@pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (2, 3)])
+def test_a_transparent_color_of_a_sixteen_bit_png_is_not_applied(value: bytes, color_type: int, channels: int) -> None:
+    values = np.random.default_rng(5).choice(np.array([0, 1, 255, 256, 65535], np.uint16), (5, 7, 1))
+    content = png_of(np.repeat(values, channels, axis=2), color_type, chunk(b"tRNS", value * channels))
+    assert np.array_equal(decode_image(content, apply_orientation=True), np.repeat(values >> 8, 3, axis=2))
+
+
+def test_a_large_text_or_color_profile_in_a_png_is_no_damage() -> None:
+    packed = zlib.compress(bytes(5 * 2**20))
+    large = [
+        chunk(b"zTXt", b"workflow\0\0" + packed),
+        chunk(b"iTXt", b"workflow\0\1\0\0\0" + packed),
+        chunk(b"iCCP", b"profile\0\0" + packed),
+    ]
+    for extra in [*([one] for one in large), large]:
+        content = png_of(smooth(), 2, *extra)
+        with pytest.raises(ValueError, match="MAX_TEXT"):
+            Image.open(io.BytesIO(content))
+        assert np.array_equal(decode_image(content, apply_orientation=True), smooth())
+        assert "checksum" in refusal(content.replace(packed, packed[:-1] + b"?"))
+
+
 def test_a_checksum_of_a_png_that_does_not_hold_refuses_it() -> None:
     content = png_of(smooth(), 2)
     assert np.array_equal(decode_image(content, apply_orientation=True), smooth())

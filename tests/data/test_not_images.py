@@ -97,7 +97,8 @@ def test_of_a_folder_that_a_system_keeps_only_the_folder_is_named() -> None:
     assert [name for name, _ in skipped] == ["__MACOSX/", "a/._1.jpg", "a/@eaDir/"] and len(skipped) == 3
 
 
-def test_sidecars_neither_stop_a_preparation_nor_hide_damage(tmp_path: Path) -> None:
+def test_sidecars_neither_stop_a_preparation_nor_hide_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="alexnet")
     for class_id in ("a", "b"):
         (tmp_path / "source" / class_id).mkdir(parents=True)
         for number in range(4):
@@ -111,6 +112,7 @@ def test_sidecars_neither_stop_a_preparation_nor_hide_damage(tmp_path: Path) -> 
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 7, "val": 2}
     assert "a/odd.dat" in {key for split in data.splits.values() for key in split.keys}
     assert data.num_skipped == 16 and data.description["num_refused"] == 1
+    assert "skipped 16 files that are not images (" in caplog.text
     lines = (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()
     assert lines == sorted(lines) and len(lines) == 16
     assert '"a/page.jpg"' in (tmp_path / "out" / "refused.jsonl").read_text()

@@ -166,6 +166,16 @@ def test_a_source_without_validation_split_is_prepared_and_said_to_have_none(
         _ = data.evaluation_split
 
 
+def test_images_that_are_not_asked_for_are_not_said_to_be_no_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="alexnet")
+    write_pictures(tmp_path / "source" / "used", {"a": 2, "b": 2})
+    write_pictures(tmp_path / "source" / "other", {"a": 2})
+    prepare(tmp_path / "source", tmp_path / "out", side=16, split_folders={"train": "used"})
+    assert "skipped 2 files (outside of the folders that --split names: 2); see" in caplog.text
+
+
 def test_a_source_keeps_its_own_validation_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_pictures(tmp_path / "source", COUNTS)
     caplog.set_level("INFO", logger="alexnet")

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from alexnet.data.jpeg_warnings import WARNINGS, mend_warning
 from alexnet.data.pillow_warnings import pillow_warnings_muted
-from alexnet.data.pixel_layouts import CONVERT, TiffLayout, jpeg2000_refusal
+from alexnet.data.pixel_layouts import CONVERT, TiffLayout, has_16_bits, jpeg2000_refusal
 
 MAX_PIXELS = 178_956_970
 """An image with more is refused, since a small file can claim any size. Pillow's own limit."""
@@ -233,10 +233,17 @@ def _decode_by_pillow(content: bytes, format_name: str) -> tuple[NDArray[np.uint
         _require_sound_png(content)
     if format_name == "JPEG2000" and (reason := jpeg2000_refusal(content)):
         raise UnreadableImage(reason)
-    with Image.open(io.BytesIO(content), formats=(format_name,)) as image:
-        _require_size(*image.size)
-        image.load()
-        return _to_rgb(image), _orientation_of(image)
+    try:
+        with Image.open(io.BytesIO(content), formats=(format_name,)) as image:
+            _require_size(*image.size)
+            image.load()
+            if format_name == "PNG" and has_16_bits(content):
+                image.info.pop("transparency", None)  # a color, which Pillow compares with the upper 8 bits
+            return _to_rgb(image), _orientation_of(image)
+    except ValueError as error:
+        if format_name != "PNG" or "MAX_TEXT" not in str(error):
+            raise
+        return _decode_by_pillow(_without_texts(content), format_name)
 
 
 def _decode_tiff(content: bytes) -> tuple[NDArray[np.uint8], int]:
@@ -290,6 +297,18 @@ def _require_sound_png(content: bytes) -> None:
         if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise UnreadableImage("damaged image: a checksum of the PNG is wrong; only whole files are read")
         start, kind = end, bytes(view[start + 4 : start + 8])
+
+
+def _without_texts(content: bytes) -> bytes:
+    """A sound PNG without texts and color profile, of which Pillow refuses large ones."""
+    kept = bytearray(content[:8])
+    start = 8
+    while start < len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        if content[start + 4 : start + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept += content[start:end]
+        start = end
+    return bytes(kept)
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -219,7 +219,9 @@ def _log_unused_and_duplicates(data: PreparedData, source: Source) -> None:
         kinds = source.skipped.reasons().most_common()
         listed = [f"{kind.removeprefix('not an image: ')}: {count:,}" for kind, count in kinds[:MOST_KINDS]]
         listed += [f"{len(kinds) - MOST_KINDS} more kinds"] if len(kinds) > MOST_KINDS else []
-        files = "file that is not an image" if len(source.skipped) == 1 else "files that are not images"
+        files = "file" if len(source.skipped) == 1 else "files"
+        if all(kind.startswith("not an image") for kind, _ in kinds):  # others may be images
+            files += " that is not an image" if len(source.skipped) == 1 else " that are not images"
         _logger.info(f"skipped {len(source.skipped):,} {files} ({', '.join(listed)}); see {data.folder / SKIPPED_FILE}")
     num_files = sum(len(listing) for listing in source.splits.values())
     num_refused = int(data.description["num_refused"])
