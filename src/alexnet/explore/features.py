@@ -226,44 +226,20 @@ def open_features(folder: Path, *, verify: bool = True) -> Features:
         described["layers"] = described.pop("points")
     if problem := _inconsistency(described):
         raise damaged(path, problem, advice)
-    num_images, crc32 = described["images"], {**described.get("files_crc32", {})}
-    crc32 |= {f"{name}.npy": crc for name, crc in described.get("crc32", {}).items()}
-
-    def array(name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        try:
-            with (folder / name).open("rb") as file:
-                size_bytes = os.fstat(file.fileno()).st_size
-                header, _ = read_npy_header(file, size_bytes, np.dtype(dtype), shape)
-            found = np.memmap(folder / name, dtype, "r", len(header), shape)
-        except (OSError, ValueError) as error:
-            raise_unless_damage(error, folder / name)
-            raise damaged(folder / name, str(error), advice) from error
-        # The checksums of layers are of their rows: headers change when the number of images is known.
-        require_crc32(name, 0 if name == LABELS_FILE else len(header))
-        return found
-
-    def require_crc32(name: str, offset: int = 0) -> None:
-        if not verify or name not in crc32:
-            return
-        try:
-            is_same = file_crc32(folder / name, offset) == crc32[name]
-        except OSError as error:
-            raise_unless_damage(error, folder / name)
-            raise damaged(folder / name, str(error), advice) from error
-        if not is_same:
-            raise damaged(folder / name, "its checksum differs", advice)
-
+    num_images, files_crc32 = described["images"], described.get("files_crc32", {})
+    crc32 = {**files_crc32, **{f"{name}.npy": crc for name, crc in described.get("crc32", {}).items()}}
+    files = _Files(folder, crc32 if verify else {}, advice)
     paths = _read_paths(folder / IMAGES_FILE, num_images, advice)
     for name in (IMAGES_FILE, REFUSED_FILE):
-        require_crc32(name)
-    has_labels = LABELS_FILE in crc32 or (folder / LABELS_FILE).is_file()
-    labels = array(LABELS_FILE, "int64", (num_images,)) if has_labels else None
+        files.verify(name)
+    has_labels = LABELS_FILE in files_crc32 or (folder / LABELS_FILE).is_file()
+    labels = files.array(LABELS_FILE, "int64", (num_images,)) if has_labels else None
     if labels is not None and not ((labels >= NO_LABEL) & (labels < len(described["classes"]))).all():
         raise damaged(folder / LABELS_FILE, "it has labels without a class", advice)
     return Features(
         folder=folder,
         activations={
-            name: array(f"{name}.npy", described["dtype"], tuple(described["shapes"][name]))
+            name: files.array(f"{name}.npy", described["dtype"], tuple(described["shapes"][name]))
             for name in described["layers"]
         },
         paths=paths,
@@ -271,6 +247,43 @@ def open_features(folder: Path, *, verify: bool = True) -> Features:
         classes=tuple(described["classes"]),
         description=described,
     )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a folder of features, each compared with its CRC-32 if `crc32` has one."""
+
+    folder: Path
+    crc32: Mapping[str, int]
+    advice: str
+
+    def array(self, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """The array of a file, memory-mapped."""
+        path = self.folder / name
+        try:
+            with path.open("rb") as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+                header, _ = read_npy_header(file, size_bytes, np.dtype(dtype), shape)
+            found = np.memmap(path, dtype, "r", len(header), shape)
+        except (OSError, ValueError) as error:
+            raise_unless_damage(error, path)
+            raise damaged(path, str(error), self.advice) from error
+        # The checksums of layers are of their rows: headers change when the number of images is known.
+        self.verify(name, 0 if name == LABELS_FILE else len(header))
+        return found
+
+    def verify(self, name: str, offset: int = 0) -> None:
+        """Compare the bytes from `offset` on with their checksum."""
+        if name not in self.crc32:
+            return
+        path = self.folder / name
+        try:
+            is_same = file_crc32(path, offset) == self.crc32[name]
+        except OSError as error:
+            raise_unless_damage(error, path)
+            raise damaged(path, str(error), self.advice) from error
+        if not is_same:
+            raise damaged(path, "its checksum differs", self.advice)
 
 
 class _AnyVersion(Versioned):
