@@ -275,6 +275,11 @@ def test_any_description_is_read_or_refused(content: bytes) -> None:
         (["1.png", "2.png"], [], "no class folder with images; expected is one folder per class"),
         (["a/1"], [], "1 class with images"),
         (["train/a/1", "train/b/1", "val/b/1", "val/zebra/1"], [], "class zebra, which the training split lacks"),
+        (
+            ["train/Ko\u0308ln/1", "train/b/1", "val/b/1", "val/K\u00f6ln/1"],
+            [],
+            "K\u00f6ln, which the training split lacks; there the accents are encoded in another way",
+        ),
         (["train/a/1", "train/b/1", "val/zebra/1"], [], "val of .* has zebra and no folder called like one in train"),
         (["val/a/1", "val/b/1"], [], "has val and no train"),
         (["train/a/1", "train/b/1", "val/a/1", "valid/a/1"], [], "has both val and valid for its val split"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.sources.formats import is_format
+from alexnet.data.sources.formats import is_format, open_source
 from alexnet.data.sources.listing import Source
 from alexnet.data.sources.webdataset import open_webdataset
 from alexnet.errors import RequestError
@@ -215,6 +215,13 @@ def test_recognition(tmp_path: Path) -> None:
     assert not is_format("webdataset", tmp_path / "b")
     (tmp_path / "a" / "n01440764").mkdir()
     assert not is_format("webdataset", tmp_path / "a")
+
+
+def test_shards_with_tables_next_to_them_are_shards(tmp_path: Path) -> None:
+    write_shard(tmp_path / "00000.tar", samples(a=0, b=1))
+    (tmp_path / "00000.parquet").write_bytes(b"PAR1")
+    source = open_source(tmp_path)
+    assert source.format == "webdataset" and [name for name, _ in source.skipped] == ["00000.parquet"]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,21 @@ def test_a_folder_lists_its_photographs(photograph: Path, tmp_path: Path) -> Non
         list_photographs([tmp_path / "empty"])
 
 
+def test_links_in_a_folder_are_followed_and_those_to_nothing_are_refused(
+    trained: Trained, photograph: Path, tmp_path: Path
+) -> None:
+    for name in ("photos", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(photograph.read_bytes())
+    (tmp_path / "photos" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "lost.jpg").symlink_to("nowhere")
+    found = list_photographs([tmp_path / "photos"])
+    assert found == [tmp_path / "photos" / name for name in ("a.png", "lost.jpg", "more/a.png")]
+    answers, refused = classify_photographs(trained, found)
+    assert len(answers) == 2 and [one["image"] for one in refused] == [str(tmp_path / "photos" / "lost.jpg")]
+
+
 def test_what_is_no_image_is_passed_over_in_a_folder_and_taken_where_named(
     photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,7 +1,8 @@
 """Classify photographs with a trained network."""
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def classify_photographs(
     chosen = views(num_views, trained.side, trained.crop)
     for path in paths:
         try:
-            path.stat()
+            path.lstat()  # a link to nothing is refused like a file that cannot be read
         except OSError as error:
             raise_unless_damage(error, path)
             raise RequestError(f"cannot read {path}: {error.strerror}; name image files, or folders of them") from error
@@ -144,7 +145,7 @@ def list_photographs(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        files = sorted(one for one in path.rglob("*") if one.is_file())
+        files = sorted(_files_below(path))
         below = [one for one in files if not _is_skipped(one, path)]
         if not below:
             raise RequestError(f"the folder {path} has no images; name photographs, or folders of them")
@@ -152,6 +153,20 @@ def list_photographs(paths: Sequence[Path]) -> list[Path]:
             _logger.info(f"skipped {len(files) - len(below):,} of {len(files):,} files in {path} that are not images")
         found += below
     return found
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and those below it, also by links, as `alexnet prepare` finds them; each folder once."""
+    visited: set[str] = set()
+    for root, folder_names, file_names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in visited:
+            folder_names.clear()
+            continue
+        visited.add(real)
+        folder_names.sort()
+        paths = (Path(root, name) for name in file_names)
+        yield from (path for path in paths if path.is_file() or path.is_symlink())
 
 
 def _is_skipped(file: Path, folder: Path) -> bool:

@@ -100,7 +100,7 @@ def photograph_source(paths: Sequence[Path], trained: Trained) -> ImageSource:
     versions = []
     for file in files:
         try:
-            status = file.stat()
+            status = file.stat() if file.exists() else file.lstat()  # a link to nothing is refused when it is read
         except OSError as error:
             raise_unless_damage(error, file)
             raise RequestError(f"cannot read {file}: {error.strerror or error}; name image files") from error

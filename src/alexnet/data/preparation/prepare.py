@@ -235,14 +235,16 @@ def _log_unused_and_duplicates(data: PreparedData, source: Source) -> None:
         )
     duplicates = data.description["duplicates"]
     if duplicates["surplus_images"]:
-        _logger.warning(f"{duplicates['surplus_images']:,} images are exact copies of others; see duplicates.jsonl")
+        copies = "image is an exact copy" if duplicates["surplus_images"] == 1 else "images are exact copies"
+        _logger.warning(f"{duplicates['surplus_images']:,} {copies} of others; see duplicates.jsonl")
     if duplicates["leaked_images"]:
         _logger.warning(
             f"LEAK: {duplicates['leaked_images']:,} validation or test images are in the training split too; errors "
             "measured on them are too low"
         )
     if duplicates["other_label"]:
-        _logger.warning(f"{duplicates['other_label']:,} pictures are stored under more than one class")
+        pictures = "picture is" if duplicates["other_label"] == 1 else "pictures are"
+        _logger.warning(f"{duplicates['other_label']:,} {pictures} stored under more than one class")
 
 
 def prepared_summary(data: PreparedData) -> dict[str, Any]:

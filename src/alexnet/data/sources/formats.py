@@ -44,9 +44,9 @@ SOURCE_FORMATS = {
     "idx": SourceFormat(looks_like_idx, open_idx),
     "ilsvrc": SourceFormat(looks_like_ilsvrc, open_ilsvrc),
     "synset-tars": SourceFormat(looks_like_synset_tars, open_synset_tars),
+    "webdataset": SourceFormat(looks_like_webdataset, open_webdataset),  # shards may have tables next to them
     "parquet": SourceFormat(looks_like_parquet, open_parquet),
     "csv": SourceFormat(looks_like_csv, open_csv),
-    "webdataset": SourceFormat(looks_like_webdataset, open_webdataset),
     "zip": SourceFormat(_is_zip, open_zip),
     "tar": SourceFormat(Path.is_file, open_tar),
     "folder": SourceFormat(Path.exists, open_folder),

@@ -310,9 +310,15 @@ def build_source(
         )
     for split, builder in splits.items():
         if unknown := sorted(set(builder.class_ids) - set(known)):
+            forms = {unicodedata.normalize("NFC", name) for name in known}
+            alike = unicodedata.normalize("NFC", unknown[0]) in forms
             raise RequestError(
                 f"the {split} split of {origin} has the class {unknown[0]}, which the training split lacks; "
-                "remove it, or add training images of it"
+                + (
+                    "there the accents are encoded in another way, as on macOS; rename it"
+                    if alike
+                    else "remove it, or add training images of it"
+                )
             )
     names = class_names or {}
     for name in (*ids, *filter(None, names.values())):
