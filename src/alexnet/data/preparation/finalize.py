@@ -5,14 +5,15 @@ It may be interrupted and repeated: everything it writes follows from the commit
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.dataset import DUPLICATES_FILE, REFUSED_FILE, SKIPPED_FILE, UNLABELED
+from alexnet.data.dataset import DUPLICATES_FILE, REFUSED_FILE, SKIPPED_FILE, UNLABELED, Statistics
 from alexnet.data.dataset_files import FORMAT_VERSION, NO_LABEL, STATISTICS_FILE, data_checksum, split_file
 from alexnet.data.packed import PackedStrings
 from alexnet.data.preparation.commits import Commits
@@ -20,7 +21,7 @@ from alexnet.data.preparation.duplicates import class_id_of, describe_duplicates
 from alexnet.data.preparation.workers import Chunk
 from alexnet.data.preparation.writers import images_header
 from alexnet.data.shards import shard_name
-from alexnet.data.sources.listing import Listing, Source
+from alexnet.data.sources.listing import Source
 from alexnet.errors import WorkError
 from alexnet.storage.atomic import write_json_lines
 from alexnet.storage.checksums import file_digest
@@ -34,6 +35,19 @@ _ARRAYS = ("labels", "keys", "key-ends", "digests", "sizes", "index")
 """Files of a split besides its images; `index` of shards only."""
 Record = Mapping[str, NDArray[Any]]
 """Of a chunk, see `ChunkWriter.record`."""
+
+
+@dataclass(frozen=True, eq=False)
+class _StoredSplit:
+    """The images of a split that were stored, (N,), in the order of the listing."""
+
+    num_listed: int
+    records: Sequence[Record]
+    """Of its chunks."""
+    labels: NDArray[np.int64]
+    keys: PackedStrings
+    digests: NDArray[np.uint8]
+    """(N, 16)."""
 
 
 def finalize(
@@ -58,43 +72,16 @@ def finalize(
             lines.write(json.dumps({"path": name, "reason": reason}) + "\n")
     _require_few_refused(folder, refused, sum(map(len, chunks)), max_refused)
 
-    splits: dict[str, dict[str, Any]] = {}
-    labels: dict[str, NDArray[np.int64]] = {}
-    keys: dict[str, PackedStrings] = {}
-    digests: dict[str, NDArray[np.uint8]] = {}
-    for split, listing in source.splits.items():
-        of_split = [record for chunk, record in zip(chunks, records, strict=True) if chunk.split == split]
-        numbers = np.concatenate([record["numbers"] for record in of_split])
-        labels[split] = listing.labels[numbers].astype(np.int64)
-        keys[split] = listing.keys.select(numbers)
-        digests[split] = np.concatenate([record["digests"] for record in of_split])
-        if split == UNLABELED and not len(labels[split]):  # nobody depends on these images
-            del labels[split], keys[split], digests[split]
-            for path in folder.glob(f"{UNLABELED}-*"):
-                path.unlink()
-            continue
-        _require_images(split, labels[split], source)
-        splits[split] = _write_split(folder, split, listing, of_split, labels[split], keys[split], digests[split], plan)
-    statistics = commits.color_sums.statistics()
-    with (folder / STATISTICS_FILE).open("wb") as file:
-        np.savez(
-            file,
-            mean_image=statistics.mean_image,
-            covariance=statistics.covariance,
-            eigenvalues=statistics.eigenvalues,
-            eigenvectors=statistics.eigenvectors,
-        )
-    duplicates = list(find_duplicates(digests, labels))
+    splits = _stored_splits(folder, source, chunks, records)
+    described = {name: _write_split(folder, name, split, plan) for name, split in splits.items()}
+    _write_statistics(folder / STATISTICS_FILE, commits.color_sums.statistics())
+    labels = {name: split.labels for name, split in splits.items()}
+    keys = {name: split.keys for name, split in splits.items()}
+    duplicates = list(find_duplicates({name: split.digests for name, split in splits.items()}, labels))
     write_json_lines(folder / DUPLICATES_FILE, describe_duplicates(duplicates, keys, source.class_ids, labels))
-    arrays = [
-        split_file(split, content)
-        for split in splits
-        for content in _ARRAYS
-        if (folder / split_file(split, content)).exists()
-    ]
     # Chunks of older versions have no record of it.
     deep = np.concatenate([record.get("deep", np.zeros(0, np.bool_)) for record in records])
-    checksums = {name: (split["images_sha256"], split["labels_sha256"]) for name, split in splits.items()}
+    checksums = {name: (split["images_sha256"], split["labels_sha256"]) for name, split in described.items()}
     write_sealed_json(
         staging.description_path,
         {
@@ -102,7 +89,7 @@ def finalize(
             "title": source.title,
             "generated": source.generated,
             "classes": [_described_class(source, class_id) for class_id in source.class_ids],
-            "splits": splits,
+            "splits": described,
             "side": plan["side"],
             "store": plan["store"],
             "num_refused": len(refused),
@@ -112,12 +99,49 @@ def finalize(
             "duplicates": duplicate_counts(duplicates),
             "checksum": data_checksum(checksums, source.class_ids),
             "plan": dict(plan),
-            "files": {
-                name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
-                for name in (*arrays, STATISTICS_FILE, REFUSED_FILE, SKIPPED_FILE, DUPLICATES_FILE)
-            },
+            "files": _described_files(folder, splits),
         },
     )
+
+
+def _stored_splits(
+    folder: Path, source: Source, chunks: Sequence[Chunk], records: Sequence[Record]
+) -> dict[str, _StoredSplit]:
+    """The splits that have images; files of the split `UNLABELED` are removed if all its images were refused."""
+    splits: dict[str, _StoredSplit] = {}
+    for name, listing in source.splits.items():
+        own = [record for chunk, record in zip(chunks, records, strict=True) if chunk.split == name]
+        numbers = np.concatenate([record["numbers"] for record in own])
+        labels = listing.labels[numbers].astype(np.int64)
+        if name == UNLABELED and not len(labels):  # nobody depends on these images
+            for path in folder.glob(f"{UNLABELED}-*"):
+                path.unlink()
+            continue
+        _require_images(name, labels, source)
+        digests = np.concatenate([record["digests"] for record in own])
+        splits[name] = _StoredSplit(len(listing), own, labels, listing.keys.select(numbers), digests)
+    return splits
+
+
+def _write_statistics(path: Path, statistics: Statistics) -> None:
+    with path.open("wb") as file:
+        np.savez(
+            file,
+            mean_image=statistics.mean_image,
+            covariance=statistics.covariance,
+            eigenvalues=statistics.eigenvalues,
+            eigenvectors=statistics.eigenvectors,
+        )
+
+
+def _described_files(folder: Path, splits: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Size and checksum of each file but the images, which have their own, and the description."""
+    arrays = [split_file(split, content) for split in splits for content in _ARRAYS]
+    names = [name for name in arrays if (folder / name).exists()]
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
+        for name in (*names, STATISTICS_FILE, REFUSED_FILE, SKIPPED_FILE, DUPLICATES_FILE)
+    }
 
 
 def _described_class(source: Source, class_id: str) -> dict[str, Any]:
@@ -128,46 +152,37 @@ def _described_class(source: Source, class_id: str) -> dict[str, Any]:
     return described
 
 
-def _write_split(
-    folder: Path,
-    split: str,
-    listing: Listing,
-    records: Sequence[Record],
-    labels: NDArray[np.int64],
-    keys: PackedStrings,
-    digests: NDArray[np.uint8],
-    plan: Mapping[str, Any],
-) -> dict[str, Any]:
+def _write_split(folder: Path, name: str, split: _StoredSplit, plan: Mapping[str, Any]) -> dict[str, Any]:
     """Write the arrays of a split, and return its entry in dataset.json."""
     arrays: dict[str, NDArray[Any]] = {
-        "labels": labels,
-        "keys": keys.content,
-        "key-ends": keys.ends,
-        "digests": digests,
-        "sizes": np.concatenate([record["sizes"] for record in records]),
+        "labels": split.labels,
+        "keys": split.keys.content,
+        "key-ends": split.keys.ends,
+        "digests": split.digests,
+        "sizes": np.concatenate([record["sizes"] for record in split.records]),
     }
     described: dict[str, Any] = {
-        "count": len(labels),
-        "listed": len(listing),
-        "images_sha256": hashlib.sha256(digests.tobytes()).hexdigest(),
-        "labels_sha256": hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
+        "count": len(split.labels),
+        "listed": split.num_listed,
+        "images_sha256": hashlib.sha256(split.digests.tobytes()).hexdigest(),
+        "labels_sha256": hashlib.sha256(split.labels.astype("<i8").tobytes()).hexdigest(),
     }
     if plan["store"] == "jpeg":
-        arrays["index"] = np.concatenate([record["index"] for record in records])
+        arrays["index"] = np.concatenate([record["index"] for record in split.records])
         described["shards"] = [
             {
-                "file": shard_name(split, number),
+                "file": shard_name(name, number),
                 "count": len(record["numbers"]),
                 "bytes": int(record["shard_bytes"]),
                 "sha256": str(record["shard_sha256"]),
             }
-            for number, record in enumerate(records)
+            for number, record in enumerate(split.records)
         ]
     else:
-        with (folder / split_file(split, "images")).open("r+b") as file:
-            file.write(images_header(len(labels), int(plan["side"])))
+        with (folder / split_file(name, "images")).open("r+b") as file:
+            file.write(images_header(len(split.labels), int(plan["side"])))
     for content, array in arrays.items():
-        with (folder / split_file(split, content)).open("wb") as file:
+        with (folder / split_file(name, content)).open("wb") as file:
             np.save(file, array)
     return described
 
