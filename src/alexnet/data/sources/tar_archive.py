@@ -14,6 +14,7 @@ MAX_EXTENDED_BYTES = 2**20
 """Of a long name, or of the attributes of a member: no file system has longer ones."""
 LONG_NAME, LONG_LINK, OLD_SPARSE, FOLDER = b"L", b"K", b"S", b"5"
 PAX_HEADERS, PAX_GLOBAL = (b"x", b"X"), b"g"
+EXTENDED_HEADERS = (LONG_NAME, LONG_LINK, *PAX_HEADERS, PAX_GLOBAL)
 REGULAR = (b"0", b"\0", b"7")
 WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
 """Links, devices, folders and pipes, whatever their size is said to be."""
@@ -102,19 +103,12 @@ def members_of(read: Callable[[int, int], bytes], offset: int, end: int) -> Iter
         kind = header[156:157]
         size = _octal(header[124:136], where)
         position += BLOCK_BYTES
-        if kind in (LONG_NAME, LONG_LINK, *PAX_HEADERS, PAX_GLOBAL):
+        if kind in EXTENDED_HEADERS:
             if size > MAX_EXTENDED_BYTES:
                 raise ValueError(f"{where} claims {size:,} bytes; allowed are {MAX_EXTENDED_BYTES:,}")
             if size > end - position or len(content := read(size, position)) < size:
                 raise ValueError(f"it ends inside {where}")
-            if kind == LONG_NAME:
-                found = {"path": _text(content)}
-            else:
-                found = _pax_records(content, where) if kind in (*PAX_HEADERS, PAX_GLOBAL) else {}
-            if kind == PAX_GLOBAL and not found.keys().isdisjoint(("path", "size")):
-                raise ValueError(f"{where} gives all members one path or size")
-            if kind != PAX_GLOBAL:
-                extended = found | extended
+            extended = _extended(kind, content, where) | extended
             position += size + -size % BLOCK_BYTES
             has_members = True
             continue
@@ -141,6 +135,20 @@ def members_of(read: Callable[[int, int], bytes], offset: int, end: int) -> Iter
         position += size + -size % BLOCK_BYTES
     if extended or not has_members:
         raise ValueError("it ends after an extended header" if extended else "it is empty")
+
+
+def _extended(kind: bytes, content: bytes, where: str) -> dict[str, str]:
+    """What an extended header says about the next member, by the names of pax; a global one must say nothing of it."""
+    if kind == LONG_NAME:
+        return {"path": _text(content)}
+    if kind == LONG_LINK:
+        return {}
+    found = _pax_records(content, where)
+    if kind != PAX_GLOBAL:
+        return found
+    if not found.keys().isdisjoint(("path", "size")):
+        raise ValueError(f"{where} gives all members one path or size")
+    return {}
 
 
 def _is_header(block: bytes) -> bool:
