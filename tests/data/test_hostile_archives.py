@@ -111,6 +111,13 @@ HOSTILE: dict[str, tuple[list[bytes | int], str]] = {
     "beyond all files": ([header("y", b"\x80" + b"\xff" * 11)], "ends inside y"),
     "folder of any size": ([SOUND, header("y", octal(2**32), b"D")], "ends inside y"),
     "pax size negative": ([pax(("size", "-512")), header("y", octal(0))], "has the size '-512'"),
+    "pax keys without end": (
+        [
+            *(pax(*((str(first + key), "x") for key in range(60))) for first in range(10**6, 10**6 + 240_000, 60)),
+            header("y", b"12x"),
+        ],
+        "has the number '12x'",
+    ),
     "pax size giant": ([pax(("size", "9" * 19)), header("y", octal(0))], "ends inside y"),
     "pax size of many digits": ([pax(("size", "9" * 5000)), header("y", octal(0))], "has the size '999"),
     "pax size for all": ([header("g", octal(9), b"g"), b"9 size=1\n".ljust(512, b"\0")], "gives all members one"),

@@ -16,6 +16,7 @@ LONG_NAME, LONG_LINK, OLD_SPARSE, FOLDER = b"L", b"K", b"S", b"5"
 PAX_HEADERS, PAX_GLOBAL = (b"x", b"X"), b"g"
 EXTENDED_HEADERS = (LONG_NAME, LONG_LINK, *PAX_HEADERS, PAX_GLOBAL)
 REGULAR = (b"0", b"\0", b"7")
+_PAX_KEYS = {b"path": "path", b"size": "size", b"GNU.sparse.name": "sparse_path"}
 WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
 """Links, devices, folders and pipes, whatever their size is said to be."""
 COMPRESSION_MARKS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -114,7 +115,7 @@ def members_of(read: Callable[[int, int], bytes], offset: int, end: int) -> Iter
             continue
         if "size" in extended:
             size = _decimal(extended["size"], where)
-        is_sparse = kind == OLD_SPARSE or any(name.startswith("GNU.sparse.") for name in extended)
+        is_sparse = kind == OLD_SPARSE or not extended.keys().isdisjoint(("sparse_path", "is_sparse"))
         has_more = kind == OLD_SPARSE and header[482] != 0
         while has_more:  # the rest of an old sparse member's map
             block = read(min(BLOCK_BYTES, end - position), position)
@@ -122,7 +123,7 @@ def members_of(read: Callable[[int, int], bytes], offset: int, end: int) -> Iter
                 raise ValueError(f"it ends inside {where}")
             position += BLOCK_BYTES
             has_more = block[504] != 0
-        name = extended.get("GNU.sparse.name") or extended.get("path") or _name(header)
+        name = extended.get("sparse_path") or extended.get("path") or _name(header)
         # Before there was a type for folders, a name with a slash at the end was one.
         is_folder = kind == FOLDER or (kind == b"\0" and name.endswith("/"))
         if kind in WITHOUT_DATA or is_folder:
@@ -138,7 +139,11 @@ def members_of(read: Callable[[int, int], bytes], offset: int, end: int) -> Iter
 
 
 def _extended(kind: bytes, content: bytes, where: str) -> dict[str, str]:
-    """What an extended header says about the next member, by the names of pax; a global one must say nothing of it."""
+    """`path`, `size`, `sparse_path` and `is_sparse` of the next member, those that an extended header gives.
+
+    Raises:
+        ValueError: it is damaged, or gives all members one path or size.
+    """
     if kind == LONG_NAME:
         return {"path": _text(content)}
     if kind == LONG_LINK:
@@ -191,7 +196,7 @@ def _text(field: bytes) -> str:
 
 
 def _pax_records(content: bytes, where: str) -> dict[str, str]:
-    """The records `LENGTH KEY=VALUE` of a pax header, each with a line break at its end."""
+    """Those of the records `LENGTH KEY=VALUE` of a pax header that matter here; each ends with a line break."""
     found: dict[str, str] = {}
     position = 0
     while position < len(content) and content[position]:
@@ -201,7 +206,9 @@ def _pax_records(content: bytes, where: str) -> dict[str, str]:
         if not position < end <= len(content) or b"=" not in record or not record.endswith(b"\n"):
             raise ValueError(f"{where} has a damaged record")
         key, _, value = record[:-1].partition(b"=")
-        found[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        name = _PAX_KEYS.get(key, "is_sparse" if key.startswith(b"GNU.sparse.") else None)
+        if name is not None:  # a file may have any number of others
+            found[name] = value.decode("utf-8", "surrogateescape")
         position = end
     return found
 
