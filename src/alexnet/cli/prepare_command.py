@@ -29,7 +29,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--source-format",
         metavar="NAME",
-        help="format of SOURCE: cifar, cifar-100-coarse, idx, ilsvrc, synset-tars, parquet, csv, webdataset, zip, tar "
+        help="format of SOURCE: cifar, cifar-100-coarse, idx, ilsvrc, synset-tars, webdataset, parquet, csv, zip, tar "
         "or folder (default: detected)",
     )
     parser.add_argument(
