@@ -101,3 +101,32 @@ def test_a_file_without_a_setting_or_tensor_is_damaged_and_other_versions_are_re
         file.write_bytes(size.to_bytes(8, "little") + changed[8:])
         with pytest.raises(error, match=message):
             read_estimators(file)
+
+
+def test_estimators_that_were_read_compute_the_same_bits(tmp_path: Path) -> None:
+    """Of any number of descriptors: BLAS adds up few in another order, which depends on the matrices' layout."""
+    chance = np.random.default_rng(5)
+    sets = [DescriptorSet(chance.random((n, 128), np.float32), chance.random((n, 2))) for n in (400, *range(1, 40))]
+    pca = DescriptorPCA(64).fit(sets)
+    projected = pca.transform(sets)
+    rows = chance.random((60, 128), np.float32)
+    estimators = {
+        "pca": pca,
+        "fisher-vectors": FisherVectorEncoder(8).fit(projected),
+        "bag-of-words": BagOfWordsEncoder(8).fit(projected),
+        "locality-coding": LocalityEncoder(16).fit(projected),
+        "sparse-coding": SparseEncoder(16, epochs=1).fit(projected),
+        "averaged-sgd": AveragedSGDClassifier(epochs=2).fit(rows, np.arange(60) % 5),
+    }
+    write_estimators(tmp_path / "fitted.safetensors", estimators, {})
+    read, _ = read_estimators(tmp_path / "fitted.safetensors")
+    for name, estimator in estimators.items():
+        if name == "pca":
+            for before, after in zip(projected, read[name].transform(sets), strict=True):
+                np.testing.assert_array_equal(after.values, before.values)
+        elif name == "averaged-sgd":
+            for num_rows in range(1, 20):
+                scores = estimator.decision_function(rows[:num_rows])
+                np.testing.assert_array_equal(read[name].decision_function(rows[:num_rows]), scores)
+        else:
+            np.testing.assert_array_equal(read[name].transform(projected), estimator.transform(projected))

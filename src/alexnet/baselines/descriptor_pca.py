@@ -51,8 +51,11 @@ class DescriptorPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def transform(self, X: Sequence[DescriptorSet]) -> list[DescriptorSet]:
         """The sets with projected values, float32 (n, dimensions), and unchanged positions."""
         check_is_fitted(self)
+        # scikit-learn's components are columns in memory, stored ones are rows: of few descriptors, the products would
+        # differ in their last bits.
+        columns = np.ascontiguousarray(self.components_.T)
         projected = []
         for values, positions in check_descriptor_sets(X, len(self.mean_)):
             centered = np.asarray(values, np.float32) - self.mean_
-            projected.append(DescriptorSet(np.asarray(centered @ self.components_.T, np.float32), positions))
+            projected.append(DescriptorSet(np.asarray(centered @ columns, np.float32), positions))
         return projected
