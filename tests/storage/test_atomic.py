@@ -53,6 +53,33 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
+@pytest.mark.parametrize("killed", [True, False])
+def test_what_a_killed_writer_left_is_removed_and_a_live_one_is_undisturbed(tmp_path: Path, killed: bool) -> None:
+    program = (
+        "import sys; from pathlib import Path; from alexnet.storage.atomic import write_chunks\n"
+        "def chunks():\n"
+        "    yield b'its'; print('ready', flush=True); sys.stdin.readline(); yield b' own'\n"
+        "write_chunks(Path(sys.argv[1]), chunks())"
+    )
+    (tmp_path / ".other.1.partial").write_text("of another file")
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "a")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        if killed:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert len(names(tmp_path)) == 2
+        write_bytes(tmp_path / "a", b"new")
+        assert (tmp_path / "a").read_bytes() == b"new"
+        assert len(names(tmp_path)) == (2 if killed else 3)
+        if not killed:
+            process.communicate("go on\n")
+    assert process.returncode == (-signal.SIGKILL if killed else 0)
+    assert (tmp_path / "a").read_bytes() == (b"new" if killed else b"its own")
+    assert names(tmp_path) == [".other.1.partial", "a"]
+
+
 def test_staged_folder_appears_at_the_end(tmp_path: Path) -> None:
     goal = tmp_path / "deep" / "goal"
     with staged_folder(goal) as stage:

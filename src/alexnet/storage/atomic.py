@@ -6,12 +6,14 @@ hidden name in the same way.
 
 import contextlib
 import errno
+import fcntl
+import glob
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from alexnet.errors import AlexNetError, RequestError, WorkError
 from alexnet.storage.lock import only_writer
@@ -32,18 +34,42 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """As `write_bytes`, from chunks that need not be in memory at the same time."""
+    """As `write_bytes`, from chunks that need not be in memory at the same time.
+
+    What a killed process left unfinished of the same file is removed.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    _remove_abandoned(path)
     try:
-        with temporary.open("wb") as file:
+        with _open_locked(temporary) as file:
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)  # while it is locked
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _open_locked(temporary: Path) -> BinaryIO:
+    """Open an unfinished file, locked so that other processes see that its writer lives."""
+    while True:
+        file = temporary.open("wb")
+        with contextlib.suppress(OSError):  # of a drive without locks, on which unfinished files stay
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # removed before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left unfinished of this file: what nobody holds locked."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+        with contextlib.suppress(OSError), left.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), left.stat()):
+                left.unlink()
 
 
 def sync_folder(folder: Path) -> None:
