@@ -162,7 +162,7 @@ def test_predict_classifies_a_split(
         assert probabilities[0] == pytest.approx(probabilities[1], abs=2e-3)
     for words, message in (
         ([data.folder, "--split", "some"], "has no split 'some'; it has"),
-        ([data.folder, tree / "test"], "is a prepared data set and others are photographs"),
+        ([data.folder, tree / "test"], "is a prepared data set, but other arguments are photographs"),
         ([tree / "test", "--split", "val"], "--split is val, and .* is not a prepared data set; omit it"),
     ):
         assert main(["predict", str(run.path), *map(str, words)]) == 2

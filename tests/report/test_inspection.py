@@ -146,7 +146,7 @@ def test_the_page_of_a_troubled_set(troubled, tmp_path):
         DOG,
         LONG,
         "of 66; 8 skipped",
-        "8 more files of the source are no image",
+        "8 more files of the source are not images",
         "LEAK.",
         "See\xa0refused",
         r"\xff\x1b[2J.png",
