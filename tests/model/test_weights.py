@@ -1,5 +1,7 @@
 """A trained network is read back as it was written, and other files are refused."""
 
+import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,3 +77,22 @@ def test_a_variant_that_has_changed_since_is_refused(tmp_path: Path, monkeypatch
             load_trained(path)
     monkeypatch.setitem(VARIANTS, "quick", now)
     load_trained(path)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_sound_file_of_torch_save_is_not_called_damaged_and_never_loaded(tmp_path: Path, is_zip: bool) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(trained_network().network.state_dict(), path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(RequestError, match=r"weights.pth is a pickle.*`torch.load\(..., weights_only=True\)`"):
+        load_trained(path)
+    path.write_bytes(pickle.dumps({"code": print}))
+    with pytest.raises(RequestError, match="is a pickle"):
+        load_trained(path)
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_none(tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": {}}).encode().ljust(0x0480)
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(RequestError, match="was not written by alexnet"):
+        load_trained(path)

@@ -5,6 +5,7 @@ a JSON object with the rest.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, get_args
@@ -29,6 +30,8 @@ READABLE_VERSIONS = (2, 3, 4)
 """Versions 2 and 3 describe networks in a form that `spec_file` still reads; in 2, `mean_at` is always `crop`."""
 _OLD_MEAN_AT: dict[str, MeanAt] = {"own-place": "crop", "centre": "center"}
 """Values of `mean_at` up to version 3."""
+_PICKLE = re.compile(rb"PK\x03\x04|\x80[\x02-\x05][^\x00]")
+"""The beginning of a file of torch.save: a zip of pickles, or a pickle. Safetensors begin with a header's length."""
 _ADVICE = "restore it from a copy, or train again"
 
 
@@ -125,6 +128,7 @@ def load_trained(path: Path | str) -> Trained:
         raise RequestError(
             f"{path} holds no trained network ({file.name} is missing); run `alexnet train DATA --run {path}`"
         )
+    _require_no_pickle(file)
     tensors, metadata = read_tensors(file, "pt", _ADVICE)
     if "alexnet" not in metadata:
         raise RequestError(
@@ -160,6 +164,19 @@ def load_trained(path: Path | str) -> Trained:
         generated=description["generated"],
         mean_at=_OLD_MEAN_AT.get(mean_at, mean_at),
     )
+
+
+def _require_no_pickle(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError:  # the reader says why
+        return
+    if _PICKLE.match(start):
+        raise RequestError(
+            f"{path} is a pickle, as torch.save writes it; pickles can run code and are not read. Give a weights file "
+            "that alexnet wrote, or in Python pass `torch.load(..., weights_only=True)` to `AlexNet.load_state_dict`"
+        )
 
 
 def _inconsistency(description: _Description, mean_image: torch.Tensor | None) -> str | None:
