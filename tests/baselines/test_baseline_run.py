@@ -389,3 +389,15 @@ def test_every_stage_that_may_be_long_shows_its_progress(data: Path, tmp_path: P
     num = len(PreparedData.open(data).splits["train"])
     # Two channels, each also without the fifth that fits the temperature.
     assert seen["classifiers"][-1][1] == FISHER.classifier.epochs * 2 * (num + num - -(-num // 5))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_damaged_image_is_named_by_its_split_and_key(data: Path, tmp_path: Path, split: str) -> None:
+    file = data / f"{split}-images.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # the last pixel of the last image
+    file.write_bytes(content)
+    last = list(PreparedData.open(data).splits[split].keys)[-1]
+    assert last.startswith(f"{split}/texture2/")
+    with pytest.raises(WorkError, match=rf"^{last}: image \d+ in \S+{split}-images.npy is damaged"):
+        run(data, FISHER, tmp_path / "run")

@@ -99,7 +99,7 @@ def test_the_error_names_file_key_and_advice(tmp_path: Path, change: dict[str, A
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "Expecting value"),
+        (b"", "it is empty"),
         (b"[]", "expected object, got array"),
         (b"null", "expected object, got null"),
         (b"[" * 200_000, "nesting is deeper"),
@@ -123,7 +123,7 @@ def test_what_is_no_sound_json_is_refused(tmp_path: Path, content: bytes, reason
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "expected object, got null"),
+        (b"", "it is empty"),
         (b"[" * 60_000, "nesting is deeper"),
         (b"title: [t", "expected"),
         (b"title: \xff", "not UTF-8"),

@@ -237,6 +237,10 @@ def test_a_finished_run_that_cannot_go_on_names_the_command_that_does(
             r"holds a finished run of 6 steps, and the schedule has [63]; train it for more epochs than", said
         )
     assert RunFolder.open(run).state == "finished" and RunFolder.open(run).recipe() == small_recipe(2)
+    (manifest,) = checkpoint_folder(run).glob("*.json")
+    manifest.write_text(manifest.read_text().replace('"step": 6', '"step": 5'))
+    assert main(["resume", str(run), "--schedule.epochs", "3"]) == 2
+    assert f"whose last checkpoint, {manifest}, is damaged, so it cannot" in capsys.readouterr().err
     # A run of an earlier version, or one whose checkpoints were deleted.
     shutil.rmtree(checkpoint_folder(run))
     assert main(["resume", str(run), "--schedule.epochs", "3"]) == 2

@@ -2,8 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,9 +95,7 @@ def run_baseline(
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted("interrupted; rerun the same command to resume") from error
             if isinstance(error, UnreadableSample):
-                raise WorkError(
-                    f"{training.with_key(error)}; repair the data set and rerun the same command"
-                ) from error
+                raise WorkError(f"{error}; repair the data set and rerun the same command") from error
             if isinstance(error, OSError) and is_passing(error):
                 raise passing_error(f"cannot access {error.filename or run.path}", error) from error
             raise
@@ -152,6 +150,15 @@ def _create_or_open_run(path: Path, recipe: BaselineRecipe, data: PreparedData, 
         raise RequestError(f"{path} was started on other data; name another folder with --run")
     run.record_data_folders([folder.resolve() for folder in folders])
     return run
+
+
+@contextmanager
+def _keys_in_errors(split: Split) -> Iterator[None]:
+    """Name the image of this split that cannot be read."""
+    try:
+        yield
+    except UnreadableSample as error:
+        raise split.with_key(error) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +217,7 @@ class _Stages:
             only_writer(folder / ".lock", str(folder)),
             self.progress_bar(f"{channel.name}: vocabulary") as progress,
             self.usage.stage(f"fit {channel.name}") as images,
+            _keys_in_errors(self.training),
         ):
             images.append(fit_vocabulary(self.recipe, channel, self.training, folder, self.workers, progress))
 
@@ -232,7 +240,8 @@ class _Stages:
                 progress(done, total)
 
             shape = (len(split), channel.encoder.num_features)
-            return cached_features(folder, name, shape, encode_chunk, self.workers, on_progress)
+            with _keys_in_errors(split):
+                return cached_features(folder, name, shape, encode_chunk, self.workers, on_progress)
 
     def train_classifiers(self, channels: Sequence[Channel], features: Sequence[ArrayFile]) -> Baseline:
         """Train the classifier of each channel, and others on a part of the images to fit the temperature."""

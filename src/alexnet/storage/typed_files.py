@@ -251,11 +251,14 @@ def _require_seal(content: Any, key: str, digest: Any) -> None:
 
 def _read(path: Path, max_bytes: int, advice: str) -> bytes:
     try:
-        return read_bounded(path, max_bytes)
+        content = read_bounded(path, max_bytes)
     except OSError as error:
         raise_unreadable(path, error, advice)
     except ValueError as error:
         raise damaged(path, str(error), advice) from error
+    if not content.strip():
+        raise damaged(path, "it is empty", advice)
+    return content
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

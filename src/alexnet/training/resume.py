@@ -166,12 +166,16 @@ def _require_longer_schedule(
             f"{view}"
         )
     final = checkpoint_folder(run.path) / manifest_name(done)
-    manifest = read_manifest(final) if final.is_file() else {}
-    if not manifest or not final.with_suffix(".safetensors").is_file():
+    exists = final.is_file() and final.with_suffix(".safetensors").is_file()
+    manifest = read_manifest(final) if exists else {}
+    if not manifest:
+        reason = "without the checkpoint of its last step (it was deleted, or an older version wrote the run)"
+        if exists:
+            reason = f"whose last checkpoint, {final}, is damaged"
         again = shell_words("alexnet", "train", *data_folders, "--config", run.path / "recipe.yaml", "--run", "NEW")
         raise RequestError(
-            f"{run.path} holds a finished run without the checkpoint of its last step (older versions kept none), so "
-            f"it cannot be trained for more epochs; train again with `{again} --schedule.epochs N`, or {view}"
+            f"{run.path} holds a finished run {reason}, so it cannot be trained for more epochs; train again with "
+            f"`{again} --schedule.epochs N`, or {view}"
         )
     schedule = setup.recipe.schedule
     if setup.plan.num_steps <= done:
