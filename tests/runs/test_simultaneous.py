@@ -17,6 +17,8 @@ from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.training.loop import train
 
+MANY_ROUNDS = 20 if os.environ.get("CI") else 200
+
 # Runs the command once, so that all is imported, then forks the processes of each round, which wait at a pipe.
 RACE = """
 import json, os, sys, traceback
@@ -84,7 +86,7 @@ def data(make_tree: Any, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize(("rounds", "processes"), [(6, 2), pytest.param(200, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("rounds", "processes"), [(6, 2), pytest.param(MANY_ROUNDS, 3, marks=pytest.mark.slow)])
 def test_trainings_in_one_new_folder(data: Path, tmp_path: Path, rounds: int, processes: int) -> None:
     config = tmp_path / "small.yaml"
     config.write_text("network:\n  width: 0.125\noptimizer:\n  batch_size: 10\nschedule:\n  epochs: 2\n")
@@ -97,7 +99,7 @@ def test_trainings_in_one_new_folder(data: Path, tmp_path: Path, rounds: int, pr
         assert not list(run.path.glob(".*.partial"))
 
 
-@pytest.mark.parametrize(("rounds", "processes"), [(4, 3), pytest.param(100, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("rounds", "processes"), [(4, 3), pytest.param(MANY_ROUNDS // 2, 3, marks=pytest.mark.slow)])
 def test_preparations_of_one_new_folder(make_tree: Any, tmp_path: Path, rounds: int, processes: int) -> None:
     words = ["prepare", str(make_tree("photographs")), str(tmp_path / "data" / "ROUND"), "--side", "16"]
     race(tmp_path, rounds, words, processes)
@@ -109,7 +111,7 @@ def test_preparations_of_one_new_folder(make_tree: Any, tmp_path: Path, rounds: 
     assert not [path for one in sets for path in one.folder.iterdir() if path.name in ("lock", "parts", "plan.json")]
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(MANY_ROUNDS // 2, marks=pytest.mark.slow)])
 def test_generating_one_new_folder(tmp_path: Path, rounds: int) -> None:
     words = ["fetch", "shapes", str(tmp_path / "shapes" / "ROUND")]
     race(tmp_path, rounds, words, 3)
@@ -120,7 +122,7 @@ def test_generating_one_new_folder(tmp_path: Path, rounds: int) -> None:
     assert len(names) == rounds + 1 and all(one == names[0] for one in names)
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(MANY_ROUNDS // 2, marks=pytest.mark.slow)])
 def test_features_in_one_new_folder(data: Path, tmp_path: Path, rounds: int) -> None:
     run = train(data, small_recipe(1), tmp_path / "run").path
     race(tmp_path, rounds, ["features", str(run), "--device", "cpu", "--out", str(tmp_path / "features" / "ROUND")], 3)
@@ -129,7 +131,7 @@ def test_features_in_one_new_folder(data: Path, tmp_path: Path, rounds: int) -> 
     assert len(list((tmp_path / "features").iterdir())) == rounds + 1
 
 
-@pytest.mark.parametrize("rounds", [pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [pytest.param(MANY_ROUNDS // 10, marks=pytest.mark.slow)])
 def test_baselines_in_one_new_folder(data: Path, tmp_path: Path, rounds: int) -> None:
     settings = {
         "protocol.evaluate_on": "split",
