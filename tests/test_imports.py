@@ -107,6 +107,14 @@ def test_public_names() -> None:
         alexnet.nothing  # noqa: B018
 
 
+def test_tables_of_runs_load_no_torch() -> None:
+    """Listing runs reads a few small files; torch would take five times as long."""
+    program = "import sys, alexnet.cli.tables, alexnet.runs.overview; print('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
+    )
+
+
 def test_a_network_answers_without_torchs_compiler() -> None:
     """Loading it takes two seconds, which every command would wait for."""
     program = (

@@ -12,10 +12,8 @@ import zlib
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
-from torch.nn import functional
 
 from alexnet.data.jpeg_warnings import WARNINGS, mend_warning
 from alexnet.data.pillow_warnings import pillow_warnings_muted
@@ -105,6 +103,10 @@ def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
             f"a longer side of up to {MAX_ELONGATION} times the shorter one, so cut it"
         )
     if shorter != side:
+        # Only here: what reads no photographs, such as listing runs, imports this module too and starts without torch.
+        import torch
+        from torch.nn import functional
+
         size = (max(side, round(height * side / shorter)), max(side, round(width * side / shorter)))
         writable = np.require(image, requirements=["C", "W"])  # torch warns of read-only arrays
         # (1, 3, H, W), channels-last in memory: three times as fast, as is the crop after it. The batch axis is added
