@@ -9,7 +9,7 @@
 - `<split>-digests.npy`: uint8 (N, 16), of the stored bytes. `<split>-sizes.npy`: int32 (N, 2), height and width of the
   originals.
 - `statistics.npz`: mean image and color covariance of the training images.
-- `refused.jsonl`: the images that could not be used, with reasons. `skipped.jsonl`: the files that are no images.
+- `refused.jsonl`: the images that could not be used, with reasons. `skipped.jsonl`: the files that are not images.
   `duplicates.jsonl`: images stored more than once.
 """
 

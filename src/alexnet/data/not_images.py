@@ -1,4 +1,4 @@
-"""Tells files that are no images, which are in most collections of photographs, from damaged images.
+"""Tells files that are not images, which are in most collections of photographs, from damaged images.
 
 A file is skipped if a system or a camera stores files of this name next to photographs, or if neither its name nor its
 content is an image's. A web page named `.jpg` is a damaged image, a photograph named `.dat` an image.
@@ -41,9 +41,9 @@ KINDS = {
     **dict.fromkeys(("md5", "sha1", "sha256", "sha512", "sfv", "par2"), "checksums"),
     "db": "a database",
 }
-"""What a file that is no image is, by its ending in lower case."""
+"""What a file that is not an image is, by its ending in lower case."""
 TEXT_NAME = re.compile(r"readme|licen[sc]e|copying|changelog|makefile|md5sums?|sha\d+sums?")
-"""Files without an ending, in lower case, that are no images."""
+"""Files without an ending, in lower case, that are not images."""
 START_BYTES = 4096
 """Enough of a file to recognize any format that is read."""
 SYSTEM_NAMES = {

@@ -170,7 +170,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_skipped(file: Path, folder: Path) -> bool:
-    """Whether a file in a folder is no image; one that cannot be read counts as an image, and is refused later."""
+    """Whether a file in a folder is not an image; one that cannot be read counts as an image, and is refused later."""
     name = file.relative_to(folder).as_posix()
     try:
         start = None if has_image_name(name) else read_file_start(str(file), START_BYTES)

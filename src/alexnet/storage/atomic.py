@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from alexnet.errors import AlexNetError, RequestError, WorkError
-from alexnet.storage.lock import only_writer
+from alexnet.storage.lock import is_file_at, only_writer
 from alexnet.storage.read_errors import is_passing, passing_error
 
 PARTIAL = ".partial"
@@ -58,7 +58,7 @@ def _open_locked(temporary: Path) -> BinaryIO:
         file = temporary.open("wb")
         with contextlib.suppress(OSError):  # of a drive without locks, on which unfinished files stay
             fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
+        if is_file_at(file.fileno(), temporary):
             return file
         file.close()  # removed before it was locked
 
@@ -68,7 +68,7 @@ def _remove_abandoned(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
         with contextlib.suppress(OSError), left.open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file.fileno()), left.stat()):
+            if is_file_at(file.fileno(), left):
                 left.unlink()
 
 

@@ -74,7 +74,7 @@ def _locked_file(path: Path, what: str) -> TextIO:
                 raise RequestError(
                     f"{what} is being written by {_holder(path) or 'another process'}; wait for it, or stop it"
                 )
-            if _is_file_at(file.fileno(), path):
+            if is_file_at(file.fileno(), path):
                 return file
         except BaseException:
             file.close()
@@ -83,7 +83,8 @@ def _locked_file(path: Path, what: str) -> TextIO:
     raise RequestError(f"{path.parent} keeps being removed and created again; stop the process that does it")
 
 
-def _is_file_at(descriptor: int, path: Path) -> bool:
+def is_file_at(descriptor: int, path: Path) -> bool:
+    """Whether `path` is still the open file, and was not removed or replaced since."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

@@ -28,7 +28,7 @@ def read_regular_file(path: str) -> bytes:
 
     Raises:
         OSError: it cannot be read, is a pipe, a device or a folder, or longer than any image.
-        UnreadableImage: it is large and no image.
+        UnreadableImage: it is large and not an image.
     """
     descriptor = os.open(path, _NONBLOCKING)
     try:
@@ -50,7 +50,7 @@ def read_regular_file(path: str) -> bytes:
 
 
 def _require_large_image(descriptor: int, status: os.stat_result) -> None:
-    """Refuse a large file that is no image, before it takes memory: too long, mostly never written, or no image."""
+    """Refuse a large file before it takes memory if it is too long, mostly never written, or not an image."""
     require_file_size(status.st_size)
     # Less on the disk than the size says is either a hole, or compression by the file system.
     if status.st_blocks * DISK_BLOCK_BYTES < status.st_size / 2:

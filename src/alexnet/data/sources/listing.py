@@ -163,7 +163,7 @@ class ListingBuilder:
     """Collects the images of one split, in any order.
 
     Args:
-        skipped: what `add` is given that is no image by its name and content; None takes everything as images, for
+        skipped: what `add` is given that is not an image by its name and content; None takes everything as images, for
             formats whose keys are no names of files.
         read_start: reads the start of a file whose name is not an image's; needed with `skipped`.
         prefix: before the names of the skipped, where the keys leave it out.

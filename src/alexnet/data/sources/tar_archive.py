@@ -88,7 +88,7 @@ def members_of(read: Callable[[int, int], bytes], offset: int, end: int) -> Iter
         offset, end: range of the tar.
 
     Raises:
-        ValueError: it is no tar, or damaged; the text has the offset.
+        ValueError: it is not a tar, or damaged; the text has the offset.
     """
     position, has_members = offset, False
     extended: dict[str, str] = {}  # of the next member: the first of several headers counts

@@ -209,7 +209,7 @@ def _samples(path: Path, skipped: SkippedFiles) -> Iterator[_Sample]:
                 raise _two_images(path, key, before, member)
             skipped.add(prefix + before.name, SAME_NAME)
         by_suffix[suffix] = member
-    # Pictures beside an image, such as `00017.mask.png` beside `00017.jpg`, are no images where theirs is missing.
+    # Pictures beside an image, such as `00017.mask.png` beside `00017.jpg`, are not images where theirs is missing.
     beside = {suffix for one in by_key.values() if READ_ENDINGS & one.keys() for suffix in one if "." in suffix}
     for key, by_suffix in by_key.items():
         yield from _dotted_samples(path, key, by_suffix)
@@ -251,7 +251,7 @@ def _image_suffix(path: Path, key: str, members: Mapping[str, TarMember]) -> str
     if len(images) > 1:
         raise _two_images(path, key, members[images[0]], members[images[1]])
     images = images or [suffix for suffix in members if suffix in OTHER_IMAGE_ENDINGS] or list(members)
-    # A name that is no image's may be one; then its content decides.
+    # A file without an image's name may be one; its content decides.
     return images[0] if len(images) == 1 else None
 
 
