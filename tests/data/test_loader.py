@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -31,11 +30,9 @@ def split_of(num: int) -> Split:
     return Split("train", images, np.arange(num) % 3, ["k"] * num)
 
 
-@pytest.fixture
-def loader_threads() -> Callable[[], list[threading.Thread]]:
-    """The background threads that are alive; not those of generators that an earlier test left to the collector."""
-    before = set(threading.enumerate())
-    return lambda: [one for one in threading.enumerate() if one.name.startswith("alexnet-loader") and one not in before]
+def loader_threads() -> list[threading.Thread]:
+    """The background threads that are alive."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("alexnet-loader")]
 
 
 @settings(max_examples=15, deadline=None)
@@ -78,14 +75,14 @@ def test_a_subset_serves_its_samples_alone() -> None:
     assert sorted(served.tolist()) == chosen.tolist()
 
 
-def test_an_error_of_the_thread_reaches_the_consumer(loader_threads: Callable[[], list[threading.Thread]]) -> None:
+def test_an_error_of_the_thread_reaches_the_consumer() -> None:
     loader = Loader(split_of(10), STATISTICS, SETTINGS, 4, 0, sample_ids=np.array([1, 99], np.int64))
     with pytest.raises(IndexError):
         list(loader.batches(0, 3))
     assert not loader_threads()
 
 
-def test_leaving_early_ends_the_thread(loader_threads: Callable[[], list[threading.Thread]]) -> None:
+def test_leaving_early_ends_the_thread() -> None:
     batches = Loader(split_of(10), STATISTICS, SETTINGS, 1, 0).batches(0, 10_000)
     next(batches)
     assert loader_threads()

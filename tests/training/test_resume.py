@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -152,6 +153,8 @@ def test_too_little_memory_names_what_needs_less(
     with pytest.raises(WorkError, match=r"memory is too small for batches of 10 .*resume .* --training.micro_batch N`"):
         train(data, SMALL, tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
+    # Neither its threads nor their batches outlive it while the error is kept, as a notebook keeps the last one.
+    assert not [one for one in threading.enumerate() if one.name.startswith("alexnet-loader")]
 
 
 def test_a_second_writer_is_refused(data: Path, tmp_path: Path) -> None:

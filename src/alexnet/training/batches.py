@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 
@@ -106,8 +106,13 @@ def make_loader(setup: TrainingSetup, phase: Phase, with_images: bool = True) ->
     )
 
 
-def remaining_batches(setup: TrainingSetup, state: TrainingState, with_images: bool) -> Iterator[tuple[Phase, Batch]]:
-    """The remaining batches, each with its phase of the plan; see `make_loader` for `with_images`."""
+def remaining_batches(
+    setup: TrainingSetup, state: TrainingState, with_images: bool
+) -> Generator[tuple[Phase, Batch], None, None]:
+    """The remaining batches, each with its phase of the plan; see `make_loader` for `with_images`.
+
+    Closing the generator ends the threads that load batches.
+    """
     for phase in setup.plan.phases:
         first, begin = max(state.step, phase.first_step), phase.epoch_step
         if first >= phase.last_step or is_finished(setup, state):

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -211,11 +211,12 @@ def _run_steps(setup: TrainingSetup, state: TrainingState, run: RunFolder, tenso
             mesh.heartbeat(state.step, WAITS, "reading its images")
             device_cache = load_device_cache(setup, partial(_stop_while_reading, run, log, stop))
             step = make_step(setup, device_cache)
-            batches = remaining_batches(setup, state, with_images=device_cache is None)
-            try:
-                _train_on(batches, setup, state, run, step, stop, writer, log, progress)
-            except NotFiniteError as error:
-                save_failed_weights(setup, run, log, error)
+            # An error would keep the generator, with its threads and batches, for as long as somebody keeps the error.
+            with closing(remaining_batches(setup, state, with_images=device_cache is None)) as batches:
+                try:
+                    _train_on(batches, setup, state, run, step, stop, writer, log, progress)
+                except NotFiniteError as error:
+                    save_failed_weights(setup, run, log, error)
             writer.finish()
             _log_checkpoint_failure(writer, log)
             save_weights(setup, run)  # first, where the disk has no room for both
