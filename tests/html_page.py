@@ -34,7 +34,7 @@ class Page(HTMLParser):
         self.attribute_names: set[str] = set()
         self.code: list[str] = []
         self._open: list[str] = []
-        self.feed(html)
+        self.feed(str(html))  # `Markup` would escape what is added to it
         self.close()
         assert self._open == []
         for table in re.findall(r'<table class="[^"]*stack".*?</table>', html, re.DOTALL):

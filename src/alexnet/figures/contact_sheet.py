@@ -57,14 +57,14 @@ def shrink(image: npt.NDArray[np.uint8], side: int = THUMBNAIL_SIDES_PX[0]) -> n
 
 
 def thumbnail_html(image: npt.NDArray[np.uint8], alt: str, name: str) -> str:
-    """An `<img>` with the image, uint8 (S, S, 3), RGB, embedded as a JPEG; the text is escaped.
+    """An `<img>` with the image, uint8 (H, W, 3), RGB, embedded as a JPEG; the text is escaped.
 
     Args:
         alt: alternative text.
         name: the tooltip.
     """
-    is_small = len(image) <= SMALL_PX
-    return _img(_jpeg(image, is_small), len(image), is_small, alt, name)
+    is_small = max(image.shape[:2]) <= SMALL_PX
+    return _img(_jpeg(image, is_small), image.shape[:2], is_small, alt, name)
 
 
 def contact_sheet_html(rows: Sequence[SheetRow], *, most_bytes: int) -> str:
@@ -84,7 +84,7 @@ def contact_sheet_html(rows: Sequence[SheetRow], *, most_bytes: int) -> str:
 
 def _row(row: SheetRow, jpegs: Sequence[bytes], side: int) -> str:
     images = "\n".join(
-        _img(jpeg, min(len(image), side), len(image) <= SMALL_PX, f"{row.heading}: {name}", name)
+        _img(jpeg, (min(len(image), side),) * 2, len(image) <= SMALL_PX, f"{row.heading}: {name}", name)
         for jpeg, image, name in zip(jpegs, row.images, row.names, strict=True)
     )
     return (
@@ -93,12 +93,14 @@ def _row(row: SheetRow, jpegs: Sequence[bytes], side: int) -> str:
     )
 
 
-def _img(jpeg: bytes, side: int, is_small: bool, alt: str, name: str) -> str:
+def _img(jpeg: bytes, size: tuple[int, ...], is_small: bool, alt: str, name: str) -> str:
+    """An `<img>` of a JPEG file, height and width in pixels."""
+    height, width = size
     classes = "thumbnail small" if is_small else "thumbnail"
     content = base64.b64encode(jpeg).decode("ascii")
     return (
-        f'<img class="{classes}" width="{side}" height="{side}" alt="{visible_html(alt)}" title="{visible_html(name)}" '
-        f'src="data:image/jpeg;base64,{content}">'
+        f'<img class="{classes}" width="{width}" height="{height}" alt="{visible_html(alt)}" '
+        f'title="{visible_html(name)}" src="data:image/jpeg;base64,{content}">'
     )
 
 
