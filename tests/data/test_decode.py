@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
-from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
+from alexnet.data.decode import UnreadableImage, decode_image, make_square
 
 
 def smooth(height: int = 40, width: int = 60) -> np.ndarray:
@@ -355,7 +355,7 @@ def test_an_image_that_claims_to_be_huge_is_refused_unread(format_name: str) -> 
 @given(height=st.integers(1, 70), width=st.integers(1, 70), side=st.integers(1, 40))
 def test_resizing_is_pillows_then_the_central_square(height: int, width: int, side: int) -> None:
     image = smooth(height, width)
-    got = resize_and_crop(image, side)
+    got = make_square(image, side)
     assert got.shape == (side, side, 3) and got.flags.c_contiguous
     shorter = min(height, width)
     size = (round(width * side / shorter), round(height * side / shorter))
@@ -370,18 +370,18 @@ def test_a_panorama_is_decoded_and_its_scaling_refused_with_what_is_allowed() ->
     image = decode_image(content, apply_orientation=True)
     assert image.shape == (10, 30_000, 3)
     with pytest.raises(UnreadableImage, match=r"^30000 x 10 pixels: .* allowed is a longer side of up to 100 times"):
-        resize_and_crop(image, 8)
-    assert resize_and_crop(image[:, :1000], 8).shape == (8, 8, 3)
+        make_square(image, 8)
+    assert make_square(image[:, :1000], 8).shape == (8, 8, 3)
 
 
 def test_a_thread_of_a_picture_is_refused() -> None:
     with pytest.raises(UnreadableImage, match="100 times longer"):
-        resize_and_crop(np.zeros((1, 101, 3), np.uint8), 8)
+        make_square(np.zeros((1, 101, 3), np.uint8), 8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(800, 32), (32, 800), (33, 32), (64, 64), (32, 32)])
 def test_a_square_keeps_no_larger_picture_in_memory(height: int, width: int) -> None:
-    square = resize_and_crop(np.full((height, width, 3), 7, np.uint8), 32)
+    square = make_square(np.full((height, width, 3), 7, np.uint8), 32)
     behind = square
     while isinstance(behind.base, np.ndarray):
         behind = behind.base

@@ -19,7 +19,7 @@ from PIL import Image
 
 from alexnet.bench.sample_photos import write_photographs
 from alexnet.bench.timing import alternate, median_ratio, workers_or_cores
-from alexnet.data.decode import decode_image, resize_and_crop
+from alexnet.data.decode import decode_image, make_square
 from alexnet.data.preparation.prepare import prepare
 from alexnet.data.shards import JPEG_QUALITY, encode_stored
 from alexnet.errors import RequestError
@@ -102,8 +102,7 @@ def measure_preparation(source: Path | None, num_files: int, rounds: int, worker
 def _codec_only(contents: list[bytes]) -> int:
     """Decode, resize and encode files; returns the bytes of the results."""
     return sum(
-        len(encode_stored(resize_and_crop(decode_image(content, apply_orientation=True), SIDE_PX)))
-        for content in contents
+        len(encode_stored(make_square(decode_image(content, apply_orientation=True), SIDE_PX))) for content in contents
     )
 
 

@@ -9,11 +9,12 @@ import importlib
 import io
 import re
 import zlib
+from typing import Literal
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from alexnet.data.jpeg_warnings import WARNINGS, mend_warning
 from alexnet.data.pillow_warnings import pillow_warnings_muted
@@ -45,6 +46,12 @@ HEIF_BRANDS = frozenset((b"mif1", b"mif2", b"msf1"))
 ORIENTATION_TAG = 274
 UPRIGHT = 1
 
+Fit = Literal["crop", "pad", "squash"]
+"""How a picture becomes a square: cut to the central square, filled up to one, or stretched to one."""
+PAD_COLOR = (124, 116, 104)
+"""RGB of the bars of `pad`, 0..255: the mean color of ImageNet's photographs (0.485, 0.456, 0.406 of 255). After a mean
+image is subtracted, bars of this color are nearly zero, where black ones would be a picture's strongest signal."""
+
 
 class UnreadableImage(ValueError):
     """The bytes are not a usable image; the text is the reason."""
@@ -72,6 +79,46 @@ def decode_image(content: bytes, *, apply_orientation: bool) -> NDArray[np.uint8
     return np.ascontiguousarray(image)
 
 
+def decode_opened(image: Image.Image) -> NDArray[np.uint8]:
+    """The upright pixels of an image that Pillow has opened, by the rules for files.
+
+    Args:
+        image: of any mode but `F`, whose range is not standardized; loaded if it is not yet. What it holds is taken as
+            Pillow gives it: the current frame, and bits that a decoder of Pillow dropped are not read again.
+
+    Returns:
+        uint8 (H, W, 3), RGB, 0..255, contiguous; turned as the EXIF data say that the image has.
+
+    Raises:
+        UnreadableImage: damaged, too large, empty, or of values without a standard range.
+    """
+    try:
+        with pillow_warnings_muted():
+            require_size(*image.size)
+            if isinstance(image, ImageFile.ImageFile) and image.tile and image.fp is None:
+                raise UnreadableImage("it was closed before its pixels were read; call its `load` before it is closed")
+            image.load()
+            if image.mode == "F":
+                raise UnreadableImage("mode F has no standard range; convert it to mode L or RGB")
+            if image.mode == "I":
+                values = np.asarray(image)
+                if values.min() < 0 or values.max() > 0xFFFF:
+                    raise UnreadableImage(
+                        f"its values are {values.min():,} to {values.max():,}; allowed are 0 to 65,535"
+                    )
+            pixels, orientation = _to_rgb(image), _orientation_of(image)
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises errors of many classes on damaged data
+        raise UnreadableImage(f"Pillow reports {_one_line(error)!r}") from error
+    return np.ascontiguousarray(_upright(pixels, orientation))
+
+
+def on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB of pixels with transparency, uint8 (H, W, 4), on white, as in files."""
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels), "RGBA"))
+
+
 def begins_as_image(content: bytes) -> bool:
     """Whether a file begins like one of a format that is read, sound or damaged."""
     try:
@@ -80,20 +127,20 @@ def begins_as_image(content: bytes) -> bool:
         return False
 
 
-def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resize the shorter side to `side` pixels (bilinear, antialiased), then crop the central square.
+def make_square(image: NDArray[np.uint8], side: int, fit: Fit = "crop") -> NDArray[np.uint8]:
+    """Resize a picture (bilinear, antialiased) to a square of `side` pixels.
 
     Args:
         image: uint8 (H, W, 3).
         side: pixels, 1 or more.
+        fit: `crop` resizes the shorter side to `side` and takes the central square, as the paper does (section 2);
+            `pad` resizes the longer side to `side` and fills the rest evenly with `PAD_COLOR`; `squash` resizes both.
 
     Returns:
         uint8 (side, side, 3), contiguous; not a view of a larger array.
 
     Raises:
         UnreadableImage: more than 100 times longer than wide, or vice versa.
-
-    Paper: section 2.
     """
     height, width = image.shape[:2]
     shorter, longer = sorted((height, width))
@@ -102,24 +149,39 @@ def resize_and_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
             f"{width} x {height} pixels: more than {MAX_ELONGATION} times longer than wide, or the reverse; allowed is "
             f"a longer side of up to {MAX_ELONGATION} times the shorter one, so cut it"
         )
-    if shorter != side:
-        # Only here: what reads no photographs, such as listing runs, imports this module too and starts without torch.
-        import torch
-        from torch.nn import functional
-
-        size = (max(side, round(height * side / shorter)), max(side, round(width * side / shorter)))
-        writable = np.require(image, requirements=["C", "W"])  # torch warns of read-only arrays
-        # (1, 3, H, W), channels-last in memory: three times as fast, as is the crop after it. The batch axis is added
-        # first, or torch does not recognize channels-last.
-        planes = torch.from_numpy(writable)[None].permute(0, 3, 1, 2)
-        scaled = functional.interpolate(planes, size=size, mode="bilinear", antialias=True, align_corners=False)
-        image = scaled[0].permute(1, 2, 0).numpy()
-        height, width = size
+    if fit == "squash":
+        return np.ascontiguousarray(_resized(image, side, side))
+    if fit == "pad":
+        image = _resized(image, max(1, round(height * side / longer)), max(1, round(width * side / longer)))
+        height, width = image.shape[:2]
+        top, left = (side - height) // 2, (side - width) // 2
+        square = np.full((side, side, 3), PAD_COLOR, np.uint8)
+        square[top : top + height, left : left + width] = image
+        return square
+    image = _resized(image, max(side, round(height * side / shorter)), max(side, round(width * side / shorter)))
+    height, width = image.shape[:2]
     if height == width:
         return np.ascontiguousarray(image)
     top, left = (height - side) // 2, (width - side) // 2
     # A copy even if the rows are contiguous: a view would keep all of a long picture in memory.
     return image[top : top + side, left : left + side].copy()
+
+
+def _resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The picture in another size, uint8 (height, width, 3); itself where it has that size."""
+    if image.shape[:2] == (height, width):
+        return image
+    # Only here: what reads no photographs, such as listing runs, imports this module too and starts without torch.
+    import torch
+    from torch.nn import functional
+
+    writable = np.require(image, requirements=["C", "W"])  # torch warns of read-only arrays
+    # (1, 3, H, W), channels-last in memory: three times as fast, as is the crop after it. The batch axis is added
+    # first, or torch does not recognize channels-last.
+    planes = torch.from_numpy(writable)[None].permute(0, 3, 1, 2)
+    scaled = functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+    resized: NDArray[np.uint8] = scaled[0].permute(1, 2, 0).numpy()
+    return resized
 
 
 def _decode_jpeg(content: bytes) -> tuple[NDArray[np.uint8], int]:
@@ -137,7 +199,7 @@ def _decode_jpeg(content: bytes) -> tuple[NDArray[np.uint8], int]:
 def _decode_jpeg_strictly(content: bytes) -> NDArray[np.uint8]:
     """A JPEG's pixels; an error with the words of libjpeg if it warns of anything."""
     height, width, color_space, _ = simplejpeg.decode_jpeg_header(content, strict=True)
-    _require_size(width, height)
+    require_size(width, height)
     # CMYK is decoded as CMYK, so that the strict check applies to it too; Pillow only converts it.
     is_cmyk = color_space in ("CMYK", "YCCK")
     image: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace="CMYK" if is_cmyk else "RGB", strict=True)
@@ -237,7 +299,7 @@ def _decode_by_pillow(content: bytes, format_name: str) -> tuple[NDArray[np.uint
         raise UnreadableImage(reason)
     try:
         with Image.open(io.BytesIO(content), formats=(format_name,)) as image:
-            _require_size(*image.size)
+            require_size(*image.size)
             image.load()
             if format_name == "PNG" and has_16_bits(content):
                 image.info.pop("transparency", None)  # a color, which Pillow compares with the upper 8 bits
@@ -258,7 +320,7 @@ def _decode_tiff(content: bytes) -> tuple[NDArray[np.uint8], int]:
     except UnidentifiedImageError as error:
         raise unread from error
     with image:
-        _require_size(*image.size)
+        require_size(*image.size)
         layout.correct_planes(image)
         try:
             image.load()
@@ -284,7 +346,7 @@ def _decode_heic(content: bytes) -> tuple[NDArray[np.uint8], int]:
             "file to JPEG or PNG"
         ) from error
     primary = pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=True)
-    _require_size(*primary.size)
+    require_size(*primary.size)
     return _to_rgb(primary.to_pillow()), UPRIGHT
 
 
@@ -339,7 +401,7 @@ def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.rot90(image, num_quarter_turns)
 
 
-def _require_size(width: int, height: int) -> None:
+def require_size(width: int, height: int) -> None:
     """Refuse an image with too many pixels for the memory, or with none."""
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels, the largest size allowed")

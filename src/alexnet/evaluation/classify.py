@@ -7,18 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from alexnet.data.augment import crop_view, views
 from alexnet.data.dataset import PreparedData
-from alexnet.data.decode import UnreadableImage, decode_image, resize_and_crop
 from alexnet.data.not_images import START_BYTES, has_image_name, not_an_image
-from alexnet.data.pixel_layouts import MAX_UPPER_BITS, has_16_bits
-from alexnet.data.sources.file_ranges import read_any_file, read_file_start
+from alexnet.data.photographs import square_image
+from alexnet.data.sources.file_ranges import read_file_start
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.weights import Trained
-from alexnet.storage.read_errors import is_passing, passing_error, raise_unless_damage
+from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.typed_files import read_bounded
 from alexnet.system.device import choose_device, choose_precision
 
@@ -62,7 +60,7 @@ def classify_photographs(
     refused: list[dict[str, str]] = []
     for path in paths:
         try:
-            image = torch.from_numpy(read_photograph(path, trained.side))[None]  # (1, S, S, 3) uint8
+            image = torch.from_numpy(square_image(path, trained.side))[None]  # (1, S, S, 3) uint8
         except RequestError as error:
             if len(paths) == 1:
                 raise
@@ -214,29 +212,3 @@ def read_label_order(path: Path) -> list[str]:
         raise_unless_damage(error, path)
         raise RequestError(f"cannot read {path}: {error}; name a text file of class ids") from error
     return [line.split()[0] for line in text.splitlines() if line.strip()]
-
-
-def read_photograph(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """A photograph, preprocessed like the stored training images: upright, uint8 (side, side, 3), RGB.
-
-    Raises:
-        RequestError: it is missing, or not a readable image.
-        TemporaryError: the machine or the drive failed.
-    """
-    try:
-        content = read_any_file(str(path))
-    except OSError as error:
-        if is_passing(error):
-            raise passing_error(f"cannot read {path}", error) from error
-        raise RequestError(f"cannot read {path}: {error.strerror or error}; name image files") from error
-    try:
-        image = decode_image(content, apply_orientation=True)
-        square = resize_and_crop(image, side)
-    except UnreadableImage as error:
-        raise RequestError(f"{path} is not a readable image: {error}") from error
-    if has_16_bits(content) and image.max() < MAX_UPPER_BITS:
-        _logger.warning(
-            f"{path} has 16 bits per channel and uses only the lower 12 (values up to 4,095), so it is read as nearly "
-            "black; if the camera has 12 bits, multiply the values by 16"
-        )
-    return np.array(square)  # a copy: torch warns about read-only arrays

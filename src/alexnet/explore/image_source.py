@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData, renumber_labels
 from alexnet.data.dataset_files import NO_LABEL
+from alexnet.data.photographs import square_image
 from alexnet.data.shards import StoredImages
 from alexnet.errors import RequestError
-from alexnet.evaluation.classify import list_photographs, read_photograph
+from alexnet.evaluation.classify import list_photographs
 from alexnet.model.weights import Trained
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.read_errors import raise_unless_damage
@@ -112,7 +113,7 @@ def photograph_source(paths: Sequence[Path], trained: Trained) -> ImageSource:
         refused: RefusedImages = []
         for number in range(first, stop):
             try:
-                images.append(read_photograph(files[number], trained.side))
+                images.append(square_image(files[number], trained.side))
             except RequestError as error:
                 refused.append((number, str(error)))
         return np.array(images, np.uint8).reshape(-1, trained.side, trained.side, 3), refused
