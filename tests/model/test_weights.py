@@ -4,12 +4,14 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import safetensors.torch
 import torch
 
 from alexnet.data.dataset import ClassInfo
+from alexnet.data.decode import Fit
 from alexnet.errors import RequestError, WorkError
 from alexnet.model.network import AlexNet
 from alexnet.model.variants import VARIANTS
@@ -42,6 +44,29 @@ def test_round_trip(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(loaded.network(images), trained.network.eval()(images))
     assert not loaded.network.training
+
+
+def described_preprocessing(path: Path) -> dict[str, Any]:
+    with safetensors.safe_open(path, "pt") as file:
+        preprocessing: dict[str, Any] = json.loads(file.metadata()["alexnet"])["preprocessing"]
+    return preprocessing
+
+
+@pytest.mark.parametrize("fit", get_args(Fit))
+def test_how_photographs_become_square_is_kept(tmp_path: Path, fit: Fit) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_trained(path, replace(trained_network(), fit=fit))
+    assert load_trained(path).fit == fit
+    assert described_preprocessing(path).get("fit") == (None if fit == "crop" else fit)  # crops as in earlier versions
+
+
+def test_an_unknown_way_to_become_square_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_trained(path, replace(trained_network(), fit="pad"))
+    content = path.read_bytes().replace(b'\\"fit\\": \\"pad\\"', b'\\"fit\\": \\"bad\\"')
+    path.write_bytes(content.replace(b'"content_sha256"', b'"of_no_checksum"'))
+    with pytest.raises(WorkError, match="preprocessing.fit"):
+        load_trained(path)
 
 
 def test_what_is_not_a_trained_network_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from msgspec import Meta
 from alexnet.data.augment import MeanAt
 from alexnet.data.dataset import ClassInfo
 from alexnet.data.dataset_files import StoredClass
+from alexnet.data.decode import PAD_COLOR, Fit
 from alexnet.errors import RequestError
 from alexnet.model.network import AlexNet
 from alexnet.model.spec_file import spec_matches, spec_to_dict
@@ -30,6 +31,12 @@ READABLE_VERSIONS = (2, 3, 4)
 """Versions 2 and 3 describe networks in a form that `spec_file` still reads; in 2, `mean_at` is always `crop`."""
 _OLD_MEAN_AT: dict[str, MeanAt] = {"own-place": "crop", "centre": "center"}
 """Values of `mean_at` up to version 3."""
+_RESIZE: dict[Fit, str] = {
+    "crop": "shorter side to `side`, antialiased bilinear, central square",
+    "pad": f"longer side to `side`, antialiased bilinear, centered on RGB {PAD_COLOR}",
+    "squash": "both sides to `side`, antialiased bilinear",
+}
+"""What each fit does, for readers of the file."""
 _PICKLE = re.compile(rb"PK\x03\x04|\x80[\x02-\x05][^\x00]")
 """The beginning of a file of torch.save: a zip of pickles, or a pickle. Safetensors begin with a header's length."""
 _ADVICE = "restore it from a copy, or train again"
@@ -39,6 +46,7 @@ class _Preprocessing(TypedDict):
     crop: Size
     side: NotRequired[Size]
     mean_at: NotRequired[str]
+    fit: NotRequired[Fit]
 
 
 class _Description(Versioned):
@@ -69,6 +77,8 @@ class Trained:
     """Whether that data set is synthetic."""
     mean_at: MeanAt = "crop"
     """Which part of the mean image is subtracted from a crop."""
+    fit: Fit = "crop"
+    """How its training images were made square, see `make_square`."""
 
     @property
     def side(self) -> int:
@@ -79,6 +89,8 @@ class Trained:
 def save_trained(path: Path, trained: Trained) -> None:
     """Write `trained` to `path`, atomically."""
     network = trained.network
+    # Not written for crops, whose files are as those of earlier versions.
+    fit = {} if trained.fit == "crop" else {"fit": trained.fit}
     description = {
         "format_version": FORMAT_VERSION,
         "variant": network.variant,
@@ -90,7 +102,8 @@ def save_trained(path: Path, trained: Trained) -> None:
         "preprocessing": {
             "side": trained.side,
             "crop": trained.crop,
-            "resize": "shorter side to `side`, antialiased bilinear, central square",
+            "resize": _RESIZE[trained.fit],
+            **fit,
             "range": "0..255 RGB minus mean_image",
             "mean_at": trained.mean_at,
         },
@@ -163,6 +176,7 @@ def load_trained(path: Path | str) -> Trained:
         title=description["title"],
         generated=description["generated"],
         mean_at=_OLD_MEAN_AT.get(mean_at, mean_at),
+        fit=description["preprocessing"].get("fit", "crop"),
     )
 
 
