@@ -65,7 +65,7 @@ def test_an_unknown_way_to_become_square_is_refused(tmp_path: Path) -> None:
     save_trained(path, replace(trained_network(), fit="pad"))
     content = path.read_bytes().replace(b'\\"fit\\": \\"pad\\"', b'\\"fit\\": \\"bad\\"')
     path.write_bytes(content.replace(b'"content_sha256"', b'"of_no_checksum"'))
-    with pytest.raises(WorkError, match="preprocessing.fit"):
+    with pytest.raises(WorkError, match=r"preprocessing\.fit"):
         load_trained(path)
 
 
