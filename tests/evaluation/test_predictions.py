@@ -50,6 +50,7 @@ def test_round_trip(folder, data, probabilities):
     np.testing.assert_array_equal(safetensors.numpy.load_file(path)["samples"], np.arange(NUM))
     assert (found.split, found.num_views, found.data_checksum) == ("val", 10, data.checksum)
     assert found.class_ids == tuple(one.id for one in data.classes)
+    assert found.saved_labels.dtype == np.int64 and found.saved_labels.tolist() == [0] * NUM
 
 
 def test_dense_has_its_own_file_name(folder, data, probabilities):
@@ -75,11 +76,11 @@ def test_columns_of_a_network_with_more_classes_in_another_order(folder, data):
         found = load_predictions(folder, "val", 1, one)
         np.testing.assert_array_equal(found.probabilities, wider)
         assert found.class_ids == tuple(one.id for one in known)
-        assert found.labels(one).tolist() == [2, 3, 0, 0, 2]
+        assert found.labels(one).tolist() == found.saved_labels.tolist() == [2, 3, 0, 0, 2]
 
 
 @pytest.mark.parametrize(
-    ("ids", "word"), [(["a", "b", 'c"2'], """no class 'c"0'"""), (None, "twice"), ([], "no class")]
+    ("ids", "word"), [(["a", "b", 'c"2'], """no class 'c"0'"""), (None, "twice"), ([], "of 0 classes")]
 )
 def test_wrong_classes_are_damage(folder, data, probabilities, ids, word):
     names = [ClassInfo(one, "") for one in ids] if ids is not None else [*data.classes[:2], *data.classes[1:]]
@@ -106,7 +107,7 @@ def test_every_damaged_byte_is_noticed(folder, data, probabilities):
     content = save_predictions(folder, "val", 1, probabilities, data).read_bytes()
     path = predictions_path(folder, "val", 1)
     header_bytes = 8 + int.from_bytes(content[:8], "little")
-    # Probabilities come behind the samples or before them; both lie after the header.
+    # Samples, labels and probabilities lie after the header.
     num_caught = 0
     for place in (0, 3, 8, 9, header_bytes // 2, *range(header_bytes, len(content), 7)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
@@ -116,6 +117,7 @@ def test_every_damaged_byte_is_noticed(folder, data, probabilities):
             num_caught += 1
         else:
             np.testing.assert_array_equal(found.probabilities, probabilities)
+            assert found.saved_labels.tolist() == [0] * NUM
     assert num_caught >= 5 + probabilities.nbytes // 7 - 1
     for length in (0, 5, header_bytes, len(content) - 1):
         path.write_bytes(content[:length])

@@ -1,7 +1,8 @@
 """Saved probabilities of a run, so that errors, ensembles and pictures can be computed without the network.
 
 One file per split and number of views, `<split>-<views>views.safetensors` or `<split>-dense.safetensors` in the run's
-`predictions/`: tensors `probabilities` float32 (N, K) and `samples` int64 (N,), and metadata that says what they are.
+`predictions/`: tensors `probabilities` float32 (N, K), `samples` and `labels` int64 (N,), and metadata that says what
+they are. Earlier versions did not write `labels`.
 """
 
 import hashlib
@@ -47,6 +48,8 @@ class Predictions:
     class_ids: tuple[str, ...]
     probabilities: npt.NDArray[np.float32]
     """(N, K), rows in the split's order, columns in the order of `class_ids`."""
+    saved_labels: npt.NDArray[np.int64] | None
+    """(N,), each image's true class as a column of `probabilities`; None in files of earlier versions."""
 
     def labels(self, data: PreparedData) -> npt.NDArray[np.int64]:
         """Each image's true class as a column of `probabilities`, (N,); the data set's own order may differ."""
@@ -126,9 +129,12 @@ def save_predictions(
         "class_ids": json.dumps([one.id for one in data.classes]),
         "sha256": _digest(probabilities),
     }
-    samples = np.arange(len(probabilities), dtype=np.int64)
-    # The wider type first, so that both are aligned.
-    tensors: dict[str, npt.NDArray[Any]] = {"samples": samples, "probabilities": probabilities}
+    # The wider types first, so that all are aligned.
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "samples": np.arange(len(probabilities), dtype=np.int64),
+        "labels": np.ascontiguousarray(data.splits[split].labels, np.int64),
+        "probabilities": probabilities,
+    }
     path = predictions_path(folder, split, num_views)
     try:
         path.parent.mkdir(exist_ok=True)
@@ -160,46 +166,57 @@ def load_predictions(
     if not path.is_file():
         raise RequestError(f"{path} does not exist; {rerun}")
     data.require_split(split)
-    advice = f"delete it and {rerun}"
-    tensors, metadata = read_tensors(path, "numpy", advice)
-    version = metadata.get("format_version")
-    if version != str(FORMAT_VERSION):
-        raise RequestError(f"{path} has format {version}, this version reads {FORMAT_VERSION}; {rerun}")
-    try:
-        described = require_schema(metadata, _Metadata)
-        probabilities = require_array(tensors, "probabilities", np.float32, 2)
-        samples = require_array(tensors, "samples", np.int64, 1)
-    except ValueError as error:
-        raise damaged(path, str(error), advice) from error
-    if described["data_checksum"] != data.checksum:
+    predictions = _read(path, split, num_views, rerun)
+    if predictions.data_checksum != data.checksum:
         raise RequestError(
-            f"{path} was computed on data {described['data_checksum'][:12]}, but {data.folder} is "
+            f"{path} was computed on data {predictions.data_checksum[:12]}, but {data.folder} is "
             f"{data.checksum[:12]}; name the data set it was computed on, or {rerun}"
         )
-    predictions = Predictions(
-        split=described["split"],
-        num_views="dense" if described["num_views"] == "dense" else int(described["num_views"]),
-        data_checksum=described["data_checksum"],
-        class_ids=tuple(parse_json(described["class_ids"], list[str], path, advice)),
-        probabilities=probabilities,
-    )
-    digest = described["sha256"]
-    if (predictions.split, predictions.num_views) != (split, num_views):
-        raise WorkError(
-            f"{path} was renamed: it contains {describe_views(predictions.num_views)} of split "
-            f"{predictions.split!r}; {rerun}"
-        )
-    known = set(predictions.class_ids)
-    missing = [one.id for one in data.classes if one.id not in known]
-    if missing or len(known) < len(predictions.class_ids):
-        problem = f"has no class {missing[0]!r}" if missing else "names a class twice"
-        raise damaged(path, f"it {problem}", advice)
-    if not np.array_equal(samples, np.arange(len(data.splits[split]))):
+    advice = f"delete it and {rerun}"
+    missing = [one.id for one in data.classes if one.id not in set(predictions.class_ids)]
+    if missing:
+        raise damaged(path, f"it has no class {missing[0]!r}", advice)
+    if len(predictions.probabilities) != len(data.splits[split]):
         raise damaged(path, f"its images are not in the order of split {split!r}", advice)
-    expected = (len(data.splits[split]), len(predictions.class_ids))
-    if predictions.probabilities.shape != expected or _digest(predictions.probabilities) != digest:
-        raise damaged(path, "its probabilities are not those that were saved", advice)
     return predictions
+
+
+def load_labeled_predictions(run: RunFolder, num_views: NumViews) -> tuple[Predictions, npt.NDArray[np.int64]]:
+    """A run's saved probabilities of the evaluation split of its own data, and the true classes, (N,).
+
+    The data set is opened only for a file of an earlier version, which has no labels.
+
+    Raises:
+        RequestError: nothing was saved with this number of views; the message names the command.
+        WorkError: the file is damaged.
+    """
+    folder = run.path / "predictions"
+    splits = run.data().get("splits") or [
+        split for split in ("val", "test") if predictions_path(folder, split, num_views).is_file()
+    ]
+    split = "test" if "test" in splits and "val" not in splits else "val"
+    path = predictions_path(folder, split, num_views)
+    command = f"run `{shell_words('alexnet', 'evaluate', run.path, '--views', num_views)}`"
+    if not path.is_file():
+        raise RequestError(
+            f"{run.path} has no saved probabilities of split {split!r} with {describe_views(num_views)}; {command}"
+        )
+    predictions = _read(path, split, num_views, f"{command} to write it again")
+    if predictions.data_checksum != training_checksum(run):
+        raise RequestError(f"{path} was computed on data that {run.path} was not trained on; {command}")
+    if predictions.saved_labels is not None:
+        return predictions, predictions.saved_labels
+    from alexnet.data.concatenated import open_data  # loads torch, which tables of runs do without
+
+    try:
+        data = open_data(run.require_data())
+    except RequestError as error:
+        raise RequestError(
+            f"{path} has no labels, because an earlier version of alexnet wrote it, and the data set cannot be opened "
+            f"({error}); {command} to write it again"
+        ) from error
+    predictions = load_predictions(folder, split, num_views, data)
+    return predictions, predictions.labels(data)
 
 
 def load_run_predictions(
@@ -227,6 +244,45 @@ def load_run_predictions(
             f"{describe_views(num_views)}; run `{command}`"
         )
     return load_predictions(folder, split, num_views, data, command), command
+
+
+def _read(path: Path, split: str, num_views: NumViews, rerun: str) -> Predictions:
+    """Read a file of probabilities, whatever data set it is of."""
+    advice = f"delete it and {rerun}"
+    tensors, metadata = read_tensors(path, "numpy", advice)
+    version = metadata.get("format_version")
+    if version != str(FORMAT_VERSION):
+        raise RequestError(f"{path} has format {version}, this version reads {FORMAT_VERSION}; {rerun}")
+    try:
+        described = require_schema(metadata, _Metadata)
+        probabilities = require_array(tensors, "probabilities", np.float32, 2)
+        samples = require_array(tensors, "samples", np.int64, 1)
+        labels = require_array(tensors, "labels", np.int64, 1) if "labels" in tensors else None
+    except ValueError as error:
+        raise damaged(path, str(error), advice) from error
+    predictions = Predictions(
+        split=described["split"],
+        num_views="dense" if described["num_views"] == "dense" else int(described["num_views"]),
+        data_checksum=described["data_checksum"],
+        class_ids=tuple(parse_json(described["class_ids"], list[str], path, advice)),
+        probabilities=probabilities,
+        saved_labels=labels,
+    )
+    if (predictions.split, predictions.num_views) != (split, num_views):
+        raise WorkError(
+            f"{path} was renamed: it contains {describe_views(predictions.num_views)} of split "
+            f"{predictions.split!r}; {rerun}"
+        )
+    num_images, num_classes = len(samples), len(predictions.class_ids)
+    if len(set(predictions.class_ids)) < num_classes:
+        raise damaged(path, "it names a class twice", advice)
+    if not np.array_equal(samples, np.arange(num_images)):
+        raise damaged(path, f"its images are not in the order of split {split!r}", advice)
+    if probabilities.shape != (num_images, num_classes) or _digest(probabilities) != described["sha256"]:
+        raise damaged(path, "its probabilities are not those that were saved", advice)
+    if labels is not None and not (labels.shape == samples.shape and ((labels >= 0) & (labels < num_classes)).all()):
+        raise damaged(path, f"labels: they are not {num_images:,} of {num_classes} classes", advice)
+    return predictions
 
 
 def _digest(probabilities: npt.NDArray[np.float32]) -> str:
