@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 from alexnet.cli.main import COMMANDS, GROUPS, command_parser, main
-from alexnet.cli.recipe_options import recipe_from
+from alexnet.cli.recipe_options import given_settings
 from alexnet.cli.train_command import base_recipe
 from alexnet.errors import RequestError
 from alexnet.model.variants import variant_names
 from alexnet.runs.recipe import Recipe, Stage
+from alexnet.runs.recipe_file import change_settings
 from alexnet.runs.recipes import PAPER, QUICK, RECIPES
 
 SMALL = [
@@ -77,7 +78,7 @@ def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def recipe_of(*words: str) -> Recipe:
     options = command_parser("train").parse(words)
-    return recipe_from(options, base_recipe(options))
+    return change_settings(base_recipe(options), given_settings(options))
 
 
 def test_options_are_read_over_the_recipe(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixtur
     ("words", "message"),
     [
         (["trian"], "unknown command 'trian'; did you mean train? known are fetch, prepare"),
-        (["train", "d", "--recipe", "papers"], "unknown recipe 'papers'; known are quick, paper"),
+        (["train", "d", "--recipe", "papers"], "unknown recipe 'papers'; did you mean paper? known are quick, paper"),
         (["train", "d", "--optimizer.rate", "1"], "--optimizer.rate is now --optimizer.learning_rate; see"),
         (["resume", "--schedule.drops=[0.5]"], "--schedule.drops is now --schedule.milestones"),
         (["prepare", "d", "e", "--kind", "zip"], "--kind is now --source-format"),

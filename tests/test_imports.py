@@ -1,6 +1,7 @@
 """Rooms import one way only; names are unique; only the cli room prints; help loads neither torch nor NumPy."""
 
 import ast
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
@@ -91,20 +92,41 @@ def test_help_and_refusals_load_neither_torch_nor_numpy(words: list[str]) -> Non
     assert run.stdout.splitlines()[-1] == "[]"
 
 
+FUNCTIONS = {"evaluate", "features", "load", "local_response_norm", "prepare", "resume", "train"}
+ERRORS = {"AlexNetError", "Interrupted", "RequestError", "TemporaryError", "WorkError"}
+RESULTS = {"AlexNet", "Evaluation", "PreparedData", "Recipe", "RunFolder", "Trained"}
+
+
 def test_public_names() -> None:
-    assert sorted(alexnet.__all__) == [
-        "AlexNet",
-        "evaluate_split",
-        "features",
-        "load",
-        "local_response_norm",
-        "prepare",
-        "train",
-    ]
+    assert alexnet.__all__ == sorted(FUNCTIONS | ERRORS | RESULTS) == list(alexnet._PUBLIC)
+    assert set(dir(alexnet)) == {*alexnet.__all__, "__version__"}
     for name in alexnet.__all__:
-        assert getattr(alexnet, name) is not None
+        assert (getattr(alexnet, name).__doc__ or "").strip(), name
+        assert callable(getattr(alexnet, name))
+    shown = pydoc.plain(pydoc.render_doc(alexnet))
+    assert "train(data_folder: " in shown and "class RequestError" in shown
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         alexnet.nothing  # noqa: B018
+
+
+def test_types_of_public_names_are_those_of_the_table() -> None:
+    """What a type checker imports is what the table loads."""
+    (typed,) = (node for node in ast.parse(Path(alexnet.__file__).read_text()).body if isinstance(node, ast.If))
+    imported = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in typed.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == alexnet._PUBLIC
+
+
+def test_import_loads_neither_torch_nor_numpy() -> None:
+    program = (
+        "import sys, alexnet; dir(alexnet); alexnet.RequestError; print(sorted({'torch', 'numpy'} & {*sys.modules}))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
 
 
 def test_tables_of_runs_load_no_torch() -> None:

@@ -20,7 +20,7 @@ from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation import finalize as finalize_module
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
-from alexnet.evaluation.run_evaluation import evaluate_run, remap_classes
+from alexnet.evaluation.run_evaluation import evaluate, remap_classes
 from alexnet.explore.features import features, write_features
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained, save_trained
@@ -104,8 +104,8 @@ def test_features_can_use_them_and_evaluations_cannot(data: PreparedData, run: R
         next(iter(made.activations.values())), next(iter(features(run.path, images, device="cpu").values()))
     )
     with pytest.raises(RequestError, match=f"{NUM} of {NUM} images of split 'unlabeled' .* have no label"):
-        evaluate_run(run.path, data_folder=data.folder, split="unlabeled", device="cpu")
-    assert evaluate_run(run.path, data_folder=data.folder, device="cpu")["num_images"] == 12
+        evaluate(run.path, data=data.folder, split="unlabeled", device="cpu")
+    assert evaluate(run.path, data=data.folder, device="cpu").num_images == 12
 
 
 def test_concatenated_and_renumbered_sets_keep_them_without_labels(

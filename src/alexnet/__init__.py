@@ -3,28 +3,65 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alexnet.data.dataset import PreparedData
     from alexnet.data.preparation.prepare import prepare
-    from alexnet.evaluation.evaluate import evaluate_split
+    from alexnet.errors import AlexNetError, Interrupted, RequestError, TemporaryError, WorkError
+    from alexnet.evaluation.evaluate import Evaluation
+    from alexnet.evaluation.run_evaluation import evaluate
     from alexnet.explore.features import features
     from alexnet.model.network import AlexNet
     from alexnet.model.response_norm import local_response_norm
+    from alexnet.model.weights import Trained
     from alexnet.model.weights import load_trained as load
-    from alexnet.training.loop import train
+    from alexnet.runs.folder import RunFolder
+    from alexnet.runs.recipe import Recipe
+    from alexnet.training.loop import resume, train
 
 __version__ = "0.1.0"
 
 # Public name -> where it lives. Loaded on first use: the command's help must not wait for torch.
 _PUBLIC = {
     "AlexNet": ("alexnet.model.network", "AlexNet"),
-    "evaluate_split": ("alexnet.evaluation.evaluate", "evaluate_split"),
+    "AlexNetError": ("alexnet.errors", "AlexNetError"),
+    "Evaluation": ("alexnet.evaluation.evaluate", "Evaluation"),
+    "Interrupted": ("alexnet.errors", "Interrupted"),
+    "PreparedData": ("alexnet.data.dataset", "PreparedData"),
+    "Recipe": ("alexnet.runs.recipe", "Recipe"),
+    "RequestError": ("alexnet.errors", "RequestError"),
+    "RunFolder": ("alexnet.runs.folder", "RunFolder"),
+    "TemporaryError": ("alexnet.errors", "TemporaryError"),
+    "Trained": ("alexnet.model.weights", "Trained"),
+    "WorkError": ("alexnet.errors", "WorkError"),
+    "evaluate": ("alexnet.evaluation.run_evaluation", "evaluate"),
     "features": ("alexnet.explore.features", "features"),
     "load": ("alexnet.model.weights", "load_trained"),
     "local_response_norm": ("alexnet.model.response_norm", "local_response_norm"),
     "prepare": ("alexnet.data.preparation.prepare", "prepare"),
+    "resume": ("alexnet.training.loop", "resume"),
     "train": ("alexnet.training.loop", "train"),
 }
 
-__all__ = ["AlexNet", "evaluate_split", "features", "load", "local_response_norm", "prepare", "train"]
+# Written out for type checkers; `tests/test_imports.py` compares it with the table.
+__all__ = [
+    "AlexNet",
+    "AlexNetError",
+    "Evaluation",
+    "Interrupted",
+    "PreparedData",
+    "Recipe",
+    "RequestError",
+    "RunFolder",
+    "TemporaryError",
+    "Trained",
+    "WorkError",
+    "evaluate",
+    "features",
+    "load",
+    "local_response_norm",
+    "prepare",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

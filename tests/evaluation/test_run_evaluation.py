@@ -16,7 +16,7 @@ from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.predictions import load_predictions
-from alexnet.evaluation.run_evaluation import evaluate_run, remap_classes
+from alexnet.evaluation.run_evaluation import evaluate, remap_classes
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained, save_trained
 from alexnet.runs.folder import RunFolder
@@ -46,8 +46,10 @@ def run(own: PreparedData, tmp_path: Path) -> RunFolder:
     return run
 
 
-def evaluate(run: RunFolder, **options: Any) -> dict[str, Any]:
-    return evaluate_run(run.path, device="cpu", precision="float32", **options)
+def measured(run: RunFolder, **options: Any) -> dict[str, Any]:
+    """The results, as the command prints them."""
+    evaluation = evaluate(run.path, device="cpu", precision="float32", progress=False, **options)
+    return {"run": str(run.path), **evaluation.to_dict()}
 
 
 def reordered(data: PreparedData, folder: Path, order: list[int]) -> PreparedData:
@@ -61,7 +63,7 @@ def reordered(data: PreparedData, folder: Path, order: list[int]) -> PreparedDat
 
 
 def test_dense_results_are_stored_beside_the_others(run: RunFolder, own: PreparedData) -> None:
-    results = {views: evaluate(run, num_views=views) for views in (1, 9, 10, "dense")}
+    results = {views: measured(run, views=views) for views in (1, 9, 10, "dense")}
     assert set(run.evaluations()) == {"val-10views", "val-1views", "val-9views", "val-dense"}
     stored = run.evaluations()["val-dense"]
     assert stored == results["dense"] and stored["num_views"] == "dense"
@@ -77,7 +79,7 @@ def test_the_same_classes_in_another_order_count_the_same(run: RunFolder, own: P
     order = [3, 0, 6, 1, 5, 2, 4]
     other = reordered(own, tmp_path / "other", order)
     assert [one.id for one in other.classes] == [f"color{old}" for old in order]
-    expected, result = evaluate(run), evaluate(run, data_folder=other.folder)
+    expected, result = measured(run), measured(run, data=other.folder)
     for name in (*FIGURES, "per_class", "confused_pairs"):
         assert result[name] == expected[name], name
     assert 0 < result["top1_error"] < 1
@@ -99,10 +101,10 @@ def test_a_subset_of_the_classes_is_answered_among_all(
             shutil.rmtree(tree / split / name)
     few = prepare(tree, tmp_path / "few-data", side=32)
     assert [one.id for one in few.classes] == ["color1", "color5", "color6"]
-    result = evaluate(run, data_folder=few.folder)
+    result = measured(run, data=few.folder)
     assert (result["num_images"], result["num_classes"], result["classes_absent"]) == (9, 7, 4)
     # The same images as among the run's own: each of their classes has the error that it has there.
-    errors = [one["top1_error"] for one in evaluate(run)["per_class"]]
+    errors = [one["top1_error"] for one in measured(run)["per_class"]]
     expected = [errors[place] if place in (1, 5, 6) else None for place in range(7)]
     assert [one["top1_error"] for one in result["per_class"]] == expected
     assert [one["id"] for one in result["per_class"]] == [one.id for one in own.classes]
@@ -120,7 +122,7 @@ def test_a_class_that_the_network_lacks_is_refused(run: RunFolder, make_tree: An
         (tree / split / "color2").rename(tree / split / "zebra")
     more = prepare(tree, tmp_path / "more-data", side=32)
     with pytest.raises(RequestError, match=r"has 7 classes and .* has 3; the network lacks number 0 .* 'aardvark'"):
-        evaluate(run, data_folder=more.folder)
+        measured(run, data=more.folder)
     assert run.evaluations() == {} and not (run.path / "predictions").exists()
 
 
@@ -131,7 +133,7 @@ def test_a_validation_set_of_one_image(run: RunFolder, make_tree: Any, tmp_path:
     one = prepare(tree, tmp_path / "one-data", side=32)
     assert len(one.splits["val"]) == 1
     for views in (1, 10, "dense"):
-        result = evaluate(run, data_folder=one.folder, num_views=views)
+        result = measured(run, data=one.folder, views=views)
         assert (result["num_images"], result["classes_absent"]) == (1, 6)
         assert result["top1_error"] in (0.0, 1.0) and 0 <= result["top1_interval"][0] < result["top1_interval"][1] <= 1
         assert [bin_["num_images"] for bin_ in result["calibration"]["bins"]] == [1]

@@ -15,7 +15,7 @@ from alexnet.errors import RequestError
 from alexnet.evaluation.compare import compare_runs
 from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.predictions import load_predictions
-from alexnet.evaluation.run_evaluation import evaluate_run
+from alexnet.evaluation.run_evaluation import evaluate
 from alexnet.explore.features import open_features, write_features
 from alexnet.report.page import write_report
 from alexnet.report.paper_table import paper_table
@@ -42,7 +42,7 @@ def test_stored_evaluations_are_those_of_the_stored_probabilities(golden: Path, 
 def test_the_stored_weights_give_the_stored_probabilities(golden: Path) -> None:
     run, data = golden / "finished", open_data(golden / "pixels")
     before = load_predictions(run / "predictions", "val", 10, data).probabilities
-    evaluate_run(run, num_views=10, device="cpu", precision="float32")
+    evaluate(run, views=10, device="cpu", precision="float32")
     after = load_predictions(run / "predictions", "val", 10, data).probabilities
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-6)
 

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file
 
 from alexnet.cli.main import main
-from alexnet.evaluation.run_evaluation import evaluate_run
+from alexnet.evaluation.run_evaluation import evaluate
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.overview import list_runs
-from alexnet.training.loop import train
+from alexnet.training.loop import resume
 
 
 def assert_close_weights(found: Path, expected: Path) -> None:
@@ -23,7 +23,7 @@ def assert_close_weights(found: Path, expected: Path) -> None:
 def test_an_interrupted_run_of_the_first_formats_is_resumed(golden: Path) -> None:
     run = RunFolder.open(golden / "interrupted")
     assert run.state == "interrupted"
-    resumed = train(run.data_folders(), run.recipe(), run.path, may_change=True)
+    resumed = resume(run.path)
     assert resumed.state == "finished"
     assert_close_weights(run.path, golden / "uninterrupted")
     starts = [event["step"] for event in run.events() if event["event"] == "start"]
@@ -52,4 +52,4 @@ def test_a_finished_run_of_the_first_formats_is_read(golden: Path) -> None:
     assert step["learning_rate"] == step["bias_learning_rate"] == 0.0013888888888888896
     assert step["layer_learning_rates"] == {} and "rate" not in step
     assert load_trained(run.path).network.num_classes == 3
-    assert evaluate_run(run.path)["top1_error"] == run.evaluations()["val-1views"]["top1_error"]
+    assert evaluate(run.path).top1_error == run.evaluations()["val-1views"]["top1_error"]

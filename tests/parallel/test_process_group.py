@@ -40,7 +40,7 @@ def test_two_processes_count_as_one(tmp_path: Path) -> None:
     (tmp_path / "tree" / "val" / "kind0").mkdir(parents=True)
     Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "tree/val/kind0/a.png")
     prepare(tmp_path / "tree", tmp_path / "data", side=32)
-    run = train(tmp_path / "data", small_recipe(epochs=1), tmp_path / "run")
+    run = train(tmp_path / "data", tmp_path / "run", small_recipe(epochs=1))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ALEXNET_ALLOCATOR": "default"}
     words = [
         "-m",

@@ -124,7 +124,7 @@ def test_generating_one_new_folder(tmp_path: Path, rounds: int) -> None:
 
 @pytest.mark.parametrize("rounds", [4, pytest.param(MANY_ROUNDS // 2, marks=pytest.mark.slow)])
 def test_features_in_one_new_folder(data: Path, tmp_path: Path, rounds: int) -> None:
-    run = train(data, small_recipe(1), tmp_path / "run").path
+    run = train(data, tmp_path / "run", small_recipe(1)).path
     race(tmp_path, rounds, ["features", str(run), "--device", "cpu", "--out", str(tmp_path / "features" / "ROUND")], 3)
     for number in range(rounds):
         assert len(open_features(tmp_path / "features" / str(number)).paths) == 12

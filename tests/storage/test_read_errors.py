@@ -25,7 +25,7 @@ from alexnet.data.sources.zip_archive import zip_members
 from alexnet.errors import AlexNetError, RequestError, TemporaryError
 from alexnet.evaluation.classify import read_label_order
 from alexnet.evaluation.predictions import load_predictions
-from alexnet.evaluation.run_evaluation import evaluate_run
+from alexnet.evaluation.run_evaluation import evaluate
 from alexnet.explore.features import open_features, write_features
 from alexnet.model.weights import load_trained
 from alexnet.runs.recipe_file import read_config
@@ -151,8 +151,8 @@ def test_a_prepared_set_without_handles_is_not_damaged(store: str, photographs: 
 def test_files_of_a_run_without_handles_are_not_damaged(photographs: Path, tmp_path: Path) -> None:
     prepare(photographs, tmp_path / "data", side=32)
     data, run = PreparedData.open(tmp_path / "data"), tmp_path / "run"
-    train(tmp_path / "data", small_recipe(1), run)
-    evaluate_run(run, num_views=1)
+    train(tmp_path / "data", run, small_recipe(1))
+    evaluate(run, views=1)
     write_features(run, tmp_path / "features")
     (tmp_path / "order.txt").write_text("color0\ncolor1\ncolor2\n")
     (tmp_path / "config.yaml").write_text("schedule:\n  epochs: 3\n")
@@ -171,13 +171,13 @@ def test_files_of_a_run_without_handles_are_not_damaged(photographs: Path, tmp_p
 def test_a_good_checkpoint_is_not_set_aside_for_want_of_handles(photographs: Path, tmp_path: Path) -> None:
     prepare(photographs, tmp_path / "data", side=32)
     recipe, run = small_recipe(2), tmp_path / "run"
-    whole = train(tmp_path / "data", recipe, tmp_path / "whole")
+    whole = train(tmp_path / "data", tmp_path / "whole", recipe)
     train_interrupted(tmp_path / "data", recipe, run, 4)
     before = sorted(checkpoint_folder(run).iterdir())
     for num in range(60):
         try:
             with few_handles(num):
-                train(tmp_path / "data", recipe, run)
+                train(tmp_path / "data", run, recipe)
             break
         except (OSError, TemporaryError) as error:
             assert "Too many open files" in str(error)
@@ -198,11 +198,12 @@ def test_a_training_stopped_for_want_of_handles_says_how_it_resumes(
     with monkeypatch.context() as patched:
         patched.setattr("alexnet.training.loop.load_device_cache", fails)
         expected = (
-            r"^cannot access shard: Too many open files; raise the limit .*, then resume with `alexnet resume .*run`$"
+            r"^cannot access shard: Too many open files; raise the limit .*, then resume with `alexnet resume .*run`\n"
+            r"In Python: alexnet\.resume\('.*run'\)$"
         )
         with pytest.raises(TemporaryError, match=expected):
-            train(tmp_path / "data", small_recipe(1), tmp_path / "run")
-    assert train(tmp_path / "data", small_recipe(1), tmp_path / "run").state == "finished"
+            train(tmp_path / "data", tmp_path / "run", small_recipe(1))
+    assert train(tmp_path / "data", tmp_path / "run", small_recipe(1)).state == "finished"
 
 
 def test_cached_features_are_not_computed_again_for_want_of_handles(tmp_path: Path) -> None:

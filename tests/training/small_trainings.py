@@ -86,4 +86,4 @@ def train_interrupted(data: Path, recipe: Recipe, run: Path, step: int, kind: ty
     with pytest.MonkeyPatch.context() as patched:
         signal_in_step(patched, step, kind)
         with pytest.raises(Interrupted):
-            train(data, recipe, run)
+            train(data, run, recipe)

@@ -12,11 +12,11 @@ from alexnet.data.concatenated import count_leaks
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError, WorkError
-from alexnet.evaluation.run_evaluation import evaluate_run
+from alexnet.evaluation.run_evaluation import evaluate
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
 from alexnet.training.eager_step import EagerStep
-from alexnet.training.loop import train
+from alexnet.training.loop import resume, train
 
 SMALL = small_recipe(evaluate_every=4, workers=1)
 
@@ -39,13 +39,13 @@ def jpeg(make_tree: Any, tmp_path: Path) -> PreparedData:
 
 
 def test_the_weights_do_not_depend_on_the_threads(jpeg: PreparedData, tmp_path: Path) -> None:
-    one = train(jpeg.folder, SMALL, tmp_path / "one")
-    three = train(jpeg.folder, with_training(workers=3), tmp_path / "three")
+    one = train(jpeg.folder, tmp_path / "one", SMALL)
+    three = train(jpeg.folder, tmp_path / "three", with_training(workers=3))
     assert_same_weights(three.path, one.path)
 
 
 def test_the_log_says_what_went_by_waiting(jpeg: PreparedData, tmp_path: Path) -> None:
-    events = train(jpeg.folder, SMALL, tmp_path / "run").events()
+    events = train(jpeg.folder, tmp_path / "run", SMALL).events()
     shares = [event["wait_share"] for event in events if event["event"] == "step"]
     assert shares and all(0 <= share <= 1 for share in shares)
     assert shares[0] > 0  # the first batch is waited for
@@ -59,9 +59,9 @@ def test_an_unreadable_image_stops_and_the_run_resumes_with_replacement(
     with pytest.raises(
         WorkError, match=rf"^{key}: image 5 in .*train-000000\.tar is damaged.* resume with `alexnet res"
     ):
-        train(jpeg.folder, SMALL, tmp_path / "run")
+        train(jpeg.folder, tmp_path / "run", SMALL)
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
-    run = train(jpeg.folder, with_training(on_unreadable="replace"), tmp_path / "run", may_change=True)
+    run = resume(tmp_path / "run", training={"on_unreadable": "replace"})
     logged = [event for event in run.events() if event["event"] == "unreadable"]
     assert [(event["sample"], event["num_unreadable"]) for event in logged] == [(5, 1)]  # once, in four epochs
     assert key in logged[0]["reason"]
@@ -73,7 +73,7 @@ def test_what_was_logged_before_an_interruption_is_not_logged_again(jpeg: Prepar
     damage(jpeg, 5)
     recipe = with_training(on_unreadable="replace")
     train_interrupted(jpeg.folder, recipe, tmp_path / "run", 7)  # in the third epoch
-    run = train(jpeg.folder, recipe, tmp_path / "run")
+    run = train(jpeg.folder, tmp_path / "run", recipe)
     assert [event["num_unreadable"] for event in run.events() if event["event"] == "unreadable"] == [1]
 
 
@@ -81,7 +81,7 @@ def test_what_was_logged_before_an_interruption_is_not_logged_again(jpeg: Prepar
 def test_a_data_set_that_vanishes_for_a_while_does_not_cost_the_run(
     jpeg: PreparedData, tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(jpeg.folder, SMALL, tmp_path / "whole")
+    whole = train(jpeg.folder, tmp_path / "whole", SMALL)
     shard, away = jpeg.folder / "train-000000.tar", tmp_path / "away.tar"
     step = EagerStep.run
 
@@ -94,11 +94,11 @@ def test_a_data_set_that_vanishes_for_a_while_does_not_cost_the_run(
     # So that no batch of a later epoch is made before.
     recipe = with_training(on_unreadable=policy, checkpoint_every=0.0)
     with pytest.raises(WorkError, match="resume with `alexnet resume"):
-        train(jpeg.folder, recipe, tmp_path / "run")
+        train(jpeg.folder, tmp_path / "run", recipe)
     monkeypatch.undo()
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
     away.rename(shard)
-    again = train(jpeg.folder, recipe, tmp_path / "run")
+    again = train(jpeg.folder, tmp_path / "run", recipe)
     assert_same_weights(again.path, whole.path)
 
 
@@ -113,9 +113,9 @@ def test_a_damaged_validation_image_stops_and_the_run_can_go_on(jpeg: PreparedDa
         WorkError,
         match=rf"^{key} of split 'val' cannot be read, and a split is evaluated as a whole or not at all: image 2",
     ):
-        train(jpeg.folder, with_training(on_unreadable="replace"), tmp_path / "run")
+        train(jpeg.folder, tmp_path / "run", with_training(on_unreadable="replace"))
     (jpeg.folder / "val-000000.tar").write_bytes(content)
-    assert train(jpeg.folder, with_training(on_unreadable="replace"), tmp_path / "run").state == "finished"
+    assert train(jpeg.folder, tmp_path / "run", with_training(on_unreadable="replace")).state == "finished"
 
 
 def test_joined_sets_train_and_are_measured_together(make_tree: Any, tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_joined_sets_train_and_are_measured_together(make_tree: Any, tmp_path: P
     prepare(make_tree("first"), folders[0], side=32, store="jpeg")
     prepare(make_tree("second", side=48), folders[1], side=32)
     assert count_leaks(folders) is None  # JPEG bytes say nothing of pixels
-    run = train(folders, replace(SMALL, schedule=replace(SMALL.schedule, epochs=6)), tmp_path / "run")
+    run = train(folders, tmp_path / "run", replace(SMALL, schedule=replace(SMALL.schedule, epochs=6)))
     assert run.data_folders() == folders
     assert run.metadata()["data"]["splits"] == {"train": 48, "val": 24}
-    assert evaluate_run(run.path)["num_images"] == 24
+    assert evaluate(run.path).num_images == 24
     assert run.events()[-2]["top1_error"] == 0.0  # three plain colors
 
 
@@ -136,7 +136,7 @@ def test_a_leak_between_joined_sets_is_logged(make_tree: Any, tmp_path: Path, ca
     copied.write_bytes((first / "train" / "color0" / "0.png").read_bytes())
     for name, tree in (("a", first), ("b", second)):
         prepare(tree, tmp_path / name, side=32)
-    run = train([tmp_path / "a", tmp_path / "b"], SMALL, tmp_path / "run")
+    run = train([tmp_path / "a", tmp_path / "b"], tmp_path / "run", SMALL)
     assert run.metadata()["data"]["leaks"] == 1
     assert "LEAK: 1 evaluation images of one data set are among the training images" in caplog.text
 
@@ -146,11 +146,11 @@ def test_weights_of_classes_are_read_and_unknown_ones_refused(jpeg: PreparedData
         return replace(SMALL, data=replace(SMALL.data, class_weights=weights, sampling="class-balanced"))
 
     with pytest.raises(RequestError, match=r"--data.class_weights names hue0; .* has the classes color0, color1"):
-        train(jpeg.folder, weighted(hue0=2.0), tmp_path / "run")
+        train(jpeg.folder, tmp_path / "run", weighted(hue0=2.0))
     assert not (tmp_path / "run").exists()
-    run = train(jpeg.folder, weighted(color0=0.0), tmp_path / "run")
+    run = train(jpeg.folder, tmp_path / "run", weighted(color0=0.0))
     # What a network never saw it does not name.
-    result = evaluate_run(run.path)
+    result = evaluate(run.path).to_dict()
     assert [one["top1_error"] for one in result["per_class"]] == [1.0, 0.0, 0.0]
     assert json.loads(json.dumps(run.metadata()))["state"] == "finished"
 
@@ -168,16 +168,16 @@ def test_stages_weigh_their_own_images(jpeg: PreparedData, tmp_path: Path) -> No
         )
 
     with pytest.raises(RequestError, match="gives no training image a weight above 0"):
-        train(jpeg.folder, staged(color0=0.0), tmp_path / "run")
+        train(jpeg.folder, tmp_path / "run", staged(color0=0.0))
     assert not (tmp_path / "run").exists()
-    assert train(jpeg.folder, staged(color1=0.0), tmp_path / "run").state == "finished"
+    assert train(jpeg.folder, tmp_path / "run", staged(color1=0.0)).state == "finished"
 
 
 def test_images_stored_class_by_class_are_not_trained_on_in_that_order(jpeg: PreparedData, tmp_path: Path) -> None:
     labels = jpeg.splits["train"].labels
     assert (labels[1:] >= labels[:-1]).all()
     with pytest.raises(RequestError, match=r"stores its images class by class: \d+ % of them follow"):
-        train(jpeg.folder, replace(SMALL, data=replace(SMALL.data, order="stored")), tmp_path / "run")
+        train(jpeg.folder, tmp_path / "run", replace(SMALL, data=replace(SMALL.data, order="stored")))
     assert not (tmp_path / "run").exists()
 
 

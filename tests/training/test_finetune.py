@@ -54,7 +54,7 @@ def test_a_layer_that_cannot_be_frozen_is_refused(layer: str, data: Path) -> Non
 def test_the_command_keeps_what_is_frozen_and_learns_the_rest(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = train(data, SMALL, tmp_path / "first")
+    first = train(data, tmp_path / "first", SMALL)
     words = ["finetune", str(first.path), str(data), "--freeze-until", "conv3", "--schedule.epochs", "2"]
     assert main([*words, "--training.device", "cpu", "--training.precision", "float32"]) == 0
     assert "frozen layers: conv1, conv2, conv3" in capsys.readouterr().err
@@ -97,4 +97,4 @@ def test_factors_of_layers_are_checked(data: Path, tmp_path: Path) -> None:
         replace(SMALL.optimizer, layer_lr_factors={"conv1": -1.0})
     unknown = replace(SMALL, optimizer=replace(SMALL.optimizer, layer_lr_factors={"conv9": 0.0}))
     with pytest.raises(RequestError, match=r"--optimizer.layer_lr_factors names conv9"):
-        train(data, unknown, tmp_path / "run")
+        train(data, tmp_path / "run", unknown)

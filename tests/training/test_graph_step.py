@@ -57,7 +57,7 @@ def both(data: Path, recipe: Recipe, folder: Path) -> tuple[RunFolder, RunFolder
     for name, alone in (("at-once", False), ("on-device", True)):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(graph_step, "can_capture", lambda _, alone=alone: alone)
-            runs.append(train(data, recipe, folder / name))
+            runs.append(train(data, folder / name, recipe))
     return runs[0], runs[1]
 
 
@@ -120,7 +120,7 @@ def test_a_processor_reads_rounded_weights_too(data: Path, tmp_path: Path, monke
     runs = []
     for name, part in (("whole", 0), ("parts", 10)):
         settings = replace(SMALL.training, precision="bfloat16", micro_batch=part)
-        runs.append(train(data, replace(SMALL, training=settings), tmp_path / name))
+        runs.append(train(data, tmp_path / name, replace(SMALL, training=settings)))
         assert read == 15
     whole, parts = (weights_of(run) for run in runs)
     for key, tensor in whole.items():
@@ -139,9 +139,9 @@ def test_trying_algorithms_changes_nothing_else() -> None:
 
 def test_it_goes_on_where_it_was_stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_step, "can_capture", lambda _: True)
-    whole = train(data, SMALL, tmp_path / "whole")
+    whole = train(data, tmp_path / "whole", SMALL)
     train_interrupted(data, SMALL, tmp_path / "cut", 8, GraphStep)
-    resumed = train(data, SMALL, tmp_path / "cut")
+    resumed = train(data, tmp_path / "cut", SMALL)
     for name, tensor in weights_of(whole).items():
         torch.testing.assert_close(weights_of(resumed)[name], tensor, rtol=1e-6, atol=1e-7)
 
@@ -154,7 +154,7 @@ def test_what_is_not_finite_stops_before_the_update(data: Path, tmp_path: Path) 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(graph_step, "can_capture", lambda _, alone=alone: alone)
             with pytest.raises(WorkError, match=r"of step \d+ is.*; the weights that gave it are kept in"):
-                train(data, recipe, tmp_path / name)
+                train(data, tmp_path / name, recipe)
         run = RunFolder.open(tmp_path / name)
         event = next(event for event in run.events() if event["event"] == "not_finite")
         kept = load_trained(run.path / "weights-at-failure.safetensors").network.state_dict()
@@ -250,7 +250,7 @@ def test_blocks_need_numba(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("alexnet.data.bc1.unavailable_reason", "no such module")
     recipe = replace(SMALL, training=replace(SMALL.training, cache="bc1"))
     with pytest.raises(RequestError, match=r"bc1 needs Numba, which cannot be imported here \(no such module"):
-        train(data, recipe, tmp_path / "run")
+        train(data, tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()
 
 
@@ -270,7 +270,7 @@ def test_blocks_are_what_the_network_learns_from(data: Path, tmp_path: Path) -> 
             )
             patched.setattr(loop, "open_data", lambda _, changed=changed: changed)
             recipe = replace(SMALL, training=replace(SMALL.training, cache=cache))  # type: ignore[arg-type]
-            run = train(data, recipe, tmp_path / name)
+            run = train(data, tmp_path / name, recipe)
         losses.append([event["loss"] for event in run.events() if event["event"] == "step"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0] != pytest.approx(losses[2], rel=1e-4)
@@ -284,15 +284,15 @@ def test_a_signal_while_the_images_are_read_stops(data: Path, tmp_path: Path, mo
         read(own, *arguments, **options)
 
     recipe = replace(SMALL, training=replace(SMALL.training, cache="device"))
-    whole = train(data, recipe, tmp_path / "whole")
+    whole = train(data, tmp_path / "whole", recipe)
     with monkeypatch.context() as patched:
         patched.setattr(batches.DeviceImageCache, "__init__", interrupted)
         with pytest.raises(Interrupted, match=r"^interrupted while the training images were read; resume with"):
-            train(data, recipe, tmp_path / "cut")
+            train(data, tmp_path / "cut", recipe)
     cut = RunFolder.open(tmp_path / "cut")
     assert cut.metadata()["state"] == "interrupted"
     assert [event["by"] for event in cut.events() if event["event"] == "interrupted"] == ["SIGINT"]
-    resumed = train(data, recipe, tmp_path / "cut")
+    resumed = train(data, tmp_path / "cut", recipe)
     for name, tensor in weights_of(whole).items():
         torch.testing.assert_close(weights_of(resumed)[name], tensor, rtol=1e-6, atol=1e-7)
 

@@ -28,7 +28,7 @@ from alexnet.data.augment import Batch
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.evaluation.run_evaluation import evaluate_run
+from alexnet.evaluation.run_evaluation import evaluate
 from alexnet.model.weights import load_trained
 from alexnet.parallel.process_mesh import SINGLE_PROCESS
 from alexnet.runs.folder import RunFolder
@@ -43,7 +43,7 @@ SMALL = small_recipe(epochs=6, evaluate_every=3)
 
 
 def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> None:
-    run = train(data, SMALL, tmp_path / "run")
+    run = train(data, tmp_path / "run", SMALL)
     events = run.events()
     kinds = [event["event"] for event in events]
     assert kinds[0] == "start" and kinds[-1] == "end"
@@ -60,21 +60,21 @@ def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> 
         "step-00000018.safetensors",
     ]
     with pytest.raises(RequestError, match="holds a finished run"):
-        train(data, SMALL, run.path)
+        train(data, run.path, SMALL)
 
 
 def test_a_second_interrupt_stops_without_saving_and_the_run_resumes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(data, SMALL, tmp_path / "whole")
+    whole = train(data, tmp_path / "whole", SMALL)
     signal_in_step(monkeypatch, 4, number=signal.SIGINT, times=2)
     with pytest.raises(
         Interrupted, match=r"^interrupted without saving; resume from the last checkpoint with `alexnet"
     ):
-        train(data, SMALL, tmp_path / "cut")
+        train(data, tmp_path / "cut", SMALL)
     monkeypatch.undo()
     assert RunFolder.open(tmp_path / "cut").state == "interrupted"
-    train(data, SMALL, tmp_path / "cut")
+    train(data, tmp_path / "cut", SMALL)
     assert_same_weights(tmp_path / "cut", whole.path)
 
 
@@ -83,16 +83,16 @@ def test_a_training_cut_anywhere_goes_on_exactly(
     data: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 24 images in batches of 10: three steps an epoch, the last one partial; interrupts within and between epochs.
-    whole = train(data, SMALL, tmp_path / "whole")
+    whole = train(data, tmp_path / "whole", SMALL)
     signal_in_step(monkeypatch, cut)
     with pytest.raises(
         Interrupted, match=rf"^interrupted by SIGTERM after step {cut} of 18; resume with `alexnet resume "
     ):
-        train(data, SMALL, tmp_path / "cut")
+        train(data, tmp_path / "cut", SMALL)
     monkeypatch.undo()
     assert RunFolder.open(tmp_path / "cut").state == "interrupted"
     assert load_trained(tmp_path / "cut").network.num_classes == 3  # usable as it is
-    resumed = train(data, SMALL, tmp_path / "cut")
+    resumed = train(data, tmp_path / "cut", SMALL)
     assert_same_weights(resumed.path, whole.path)
 
     assert logged_metrics(whole) == logged_metrics(resumed)
@@ -102,9 +102,9 @@ def test_a_training_cut_anywhere_goes_on_exactly(
 def test_images_passed_a_few_at_a_time_give_the_same_weights(data: Path, tmp_path: Path, micro_batch: int) -> None:
     # Batches of 10, the last of 4; dropout is on, so the masks must be those of whole batches.
     short = replace(SMALL, schedule=replace(SMALL.schedule, epochs=2))
-    whole = train(data, short, tmp_path / "whole")
+    whole = train(data, tmp_path / "whole", short)
     parted = replace(short, training=replace(short.training, micro_batch=micro_batch))
-    run = train(data, parted, tmp_path / "parted")
+    run = train(data, tmp_path / "parted", parted)
     for name, tensor in weights_of(whole.path).items():
         difference = (tensor - weights_of(run.path)[name]).norm() / tensor.norm()
         assert difference < 1e-5, (name, difference)
@@ -113,20 +113,20 @@ def test_images_passed_a_few_at_a_time_give_the_same_weights(data: Path, tmp_pat
 
 
 def test_a_killed_training_starts_again(data: Path, tmp_path: Path) -> None:
-    run = train(data, SMALL, tmp_path / "run")
+    run = train(data, tmp_path / "run", SMALL)
     run.update_metadata(state="running")  # as SIGKILL leaves it, before the first checkpoint
     shutil.rmtree(run.path / "checkpoints")
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"event": "step", "st')
-    again = train(data, SMALL, run.path)
+    again = train(data, run.path, SMALL)
     assert again.state == "finished"
     assert [event["event"] for event in again.events()].count("start") == 1
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data: Path, tmp_path: Path) -> None:
     short = replace(SMALL, schedule=replace(SMALL.schedule, epochs=1))
-    first, second = (train(data, short, tmp_path / name).path for name in ("a", "b"))
-    other = train(data, replace(short, training=replace(short.training, seed=1)), tmp_path / "c").path
+    first, second = (train(data, tmp_path / name, short).path for name in ("a", "b"))
+    other = train(data, tmp_path / "c", replace(short, training=replace(short.training, seed=1))).path
     for name, tensor in weights_of(first).items():
         assert torch.equal(tensor, weights_of(second)[name])
     assert not torch.equal(weights_of(first)["conv1.weight"], weights_of(other)["conv1.weight"])
@@ -138,20 +138,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(data: Path, tmp_path:
         WorkError,
         match=r"the loss of step \d+ is (nan|inf); the weights that gave it are kept.*learning rate usually helps",
     ):
-        train(data, wild, tmp_path / "run")
+        train(data, tmp_path / "run", wild)
     run = RunFolder.open(tmp_path / "run")
     assert run.state == "failed"
     lost = run.events()[-1]
     assert lost["event"] == "not_finite" and 1 <= len(lost["samples"]) <= 10
     assert (run.path / "weights-at-failure.safetensors").exists() and not run.weights.exists()
     with pytest.raises(RequestError, match="holds a failed run"):
-        train(data, wild, run.path)
+        train(data, run.path, wild)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_made(data: Path, tmp_path: Path) -> None:
     def refused(recipe: Recipe, message: str) -> None:
         with pytest.raises(RequestError, match=message):
-            train(data, recipe, tmp_path / "run")
+            train(data, tmp_path / "run", recipe)
         assert not (tmp_path / "run").exists()
 
     refused(PAPER, "--data.crop is 224 and the images are stored at 32 pixels; .* prepare the images again")
@@ -164,28 +164,28 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(data: Path, tmp_pa
     if not torch.cuda.is_available():
         refused(replace(SMALL, training=replace(SMALL.training, device="cuda")), "device 'cuda' is not available")
     with pytest.raises(RequestError, match="alexnet prepare"):
-        train(tmp_path / "nowhere", SMALL, tmp_path / "run")
+        train(tmp_path / "nowhere", tmp_path / "run", SMALL)
 
 
 def test_an_unfinished_run_of_another_recipe_is_kept(data: Path, tmp_path: Path, make_tree: Any) -> None:
-    run = train(data, SMALL, tmp_path / "run")
+    run = train(data, tmp_path / "run", SMALL)
     run.update_metadata(state="interrupted")
     with pytest.raises(RequestError, match=r"another recipe \(schedule.epochs: 6 -> 7\)"):
-        train(data, replace(SMALL, schedule=replace(SMALL.schedule, epochs=7)), run.path)
+        train(data, run.path, replace(SMALL, schedule=replace(SMALL.schedule, epochs=7)))
     prepare(make_tree("others", train=5), tmp_path / "others-data", side=32)
     with pytest.raises(RequestError, match="unfinished run on other data"):
-        train(tmp_path / "others-data", SMALL, run.path)
+        train(tmp_path / "others-data", run.path, SMALL)
 
 
 def test_signals_go_back_to_their_usual_effect(data: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
-    train(data, replace(SMALL, schedule=replace(SMALL.schedule, epochs=1)), tmp_path / "run")
+    train(data, tmp_path / "run", replace(SMALL, schedule=replace(SMALL.schedule, epochs=1)))
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_training_outside_the_main_thread(data: Path, tmp_path: Path) -> None:
     thread = threading.Thread(
-        target=train, args=(data, replace(SMALL, schedule=replace(SMALL.schedule, epochs=1)), tmp_path / "run")
+        target=train, args=(data, tmp_path / "run", replace(SMALL, schedule=replace(SMALL.schedule, epochs=1)))
     )
     thread.start()
     thread.join(400)
@@ -206,9 +206,9 @@ def test_dropout_depends_on_seed_and_step() -> None:
 
 def test_resuming_drops_evaluations_of_the_interrupted_weights(data: Path, tmp_path: Path) -> None:
     train_interrupted(data, SMALL, tmp_path / "run", 1)
-    evaluate_run(tmp_path / "run")
+    evaluate(tmp_path / "run")
     assert list(RunFolder.open(tmp_path / "run").evaluations()) == ["val-1views"]
-    assert train(data, SMALL, tmp_path / "run").evaluations() == {}
+    assert train(data, tmp_path / "run", SMALL).evaluations() == {}
     assert not (tmp_path / "run" / "predictions").exists()
 
 
@@ -250,7 +250,7 @@ def test_stages_change_images_rates_and_noise(data: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr(step_module, "to_input", watched)
     monkeypatch.setattr(loop, "build_setup", kept)
-    run = train(data, STAGED, tmp_path / "run")
+    run = train(data, tmp_path / "run", STAGED)
     # 24 images, the first 15 for two epochs: 2 + 2 steps; then round(1.7 * 3) = 5 and 3 steps.
     assert len(seen) == 12 and run.metadata()["num_steps"] == 12
     used = [set(batch.samples.tolist()) for batch, _, _ in seen]
@@ -277,9 +277,9 @@ def test_a_staged_and_averaged_training_goes_on_exactly(
 ) -> None:
     # These are stored class by class, which is refused where it matters; here it does not.
     monkeypatch.setattr("alexnet.training.setup._require_mixed_classes", lambda labels, data: None)
-    whole = train(data, recipe, tmp_path / "whole")
+    whole = train(data, tmp_path / "whole", recipe)
     train_interrupted(data, recipe, tmp_path / "cut", cut)
-    resumed = train(data, recipe, tmp_path / "cut")
+    resumed = train(data, tmp_path / "cut", recipe)
     if recipe is FILES:  # 2 epochs of 3 steps, then 2.7 of 5
         assert whole.metadata()["num_steps"] == 6 + 14
     assert_same_weights(resumed.path, whole.path)
@@ -288,7 +288,7 @@ def test_a_staged_and_averaged_training_goes_on_exactly(
 def test_a_plateau_run_drops_its_rate_and_ends_at_the_last_stall(data: Path, tmp_path: Path) -> None:
     schedule = ScheduleSettings(kind="plateau", epochs=40, patience=2, plateau_drops=1)
     recipe = replace(SMALL, schedule=schedule, training=replace(SMALL.training, evaluate_every=1))
-    run = train(data, recipe, tmp_path / "run")
+    run = train(data, tmp_path / "run", recipe)
     errors = [event["top1_error"] for event in run.events() if event["event"] == "validation"]
     # The three colors are soon all right: two epochs without improvement, a drop, two more, the end.
     assert len(errors) < 40 and errors[-1] == 0
@@ -302,12 +302,12 @@ def test_a_plateau_run_drops_its_rate_and_ends_at_the_last_stall(data: Path, tmp
 
 
 def test_a_training_starts_from_another_networks_layers(data: Path, tmp_path: Path) -> None:
-    first = train(data, SMALL, tmp_path / "first")
+    first = train(data, tmp_path / "first", SMALL)
     frozen = ScheduleSettings(
         kind="stages", stages=(Stage(epochs=1, learning_rate=0.0, bias_learning_rate=0.0),)
     )  # nothing moves: what is found afterwards is what it started from
     second = train(
-        data, replace(SMALL, schedule=frozen, training=replace(SMALL.training, seed=5)), tmp_path / "second", first.path
+        data, tmp_path / "second", replace(SMALL, schedule=frozen, training=replace(SMALL.training, seed=5)), first.path
     )
     before, after = weights_of(first.path), weights_of(second.path)
     assert second.metadata()["copied_layers"] == ["conv1", "conv2", "conv3", "conv4"]
@@ -315,7 +315,7 @@ def test_a_training_starts_from_another_networks_layers(data: Path, tmp_path: Pa
     for name in before:
         assert torch.equal(before[name], after[name]) == (not name.startswith("fc5")), name
     with pytest.raises(RequestError, match="holds no trained network"):
-        train(data, SMALL, tmp_path / "third", tmp_path / "nowhere")
+        train(data, tmp_path / "third", SMALL, tmp_path / "nowhere")
     assert not (tmp_path / "third").exists()
 
 
@@ -342,7 +342,7 @@ def test_settings_that_name_no_layer_are_refused_before_anything_is_made(data: P
         ),
     ):
         with pytest.raises(RequestError, match=message):
-            train(data, recipe, tmp_path / "run")
+            train(data, tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()
 
 
@@ -354,7 +354,7 @@ def test_without_validation_images_a_run_ends_with_its_last_weights_and_says_so(
     data = tmp_path / "no-val-data"
     prepare(source, data, side=32)
     caplog.set_level("INFO", logger="alexnet")
-    run = train(data, small_recipe(epochs=2), tmp_path / "run")
+    run = train(data, tmp_path / "run", small_recipe(epochs=2))
     assert "has no validation or test split: no error is measured during training" in caplog.text
     assert "epoch 2: training loss" in caplog.text
     kinds = [event["event"] for event in run.events()]
@@ -366,11 +366,11 @@ def test_without_validation_images_a_run_ends_with_its_last_weights_and_says_so(
     with pytest.raises(
         RequestError, match=r"no validation or test split; it has train\. Name one of these with --split"
     ):
-        evaluate_run(run.path)
-    assert evaluate_run(run.path, split="train")["num_images"] == 24
+        evaluate(run.path)
+    assert evaluate(run.path, split="train").num_images == 24
     plateau = replace(small_recipe(), schedule=ScheduleSettings(kind="plateau", epochs=2))
     with pytest.raises(RequestError, match=r"plateau, and .* has no validation split, whose error decides"):
-        train(data, plateau, tmp_path / "plateau")
+        train(data, tmp_path / "plateau", plateau)
     assert not (tmp_path / "plateau").exists()
 
 
@@ -381,14 +381,14 @@ def test_crops_of_corners_are_refused_with_the_command_that_prepares_the_images(
     prepare(source, large, side=58, exif="ignore")
     short = replace(SMALL, schedule=replace(SMALL.schedule, epochs=1))
     with pytest.raises(RequestError, match=r"stored at 58 pixels, and crops of 28 pixels would") as no:
-        train(large, short, tmp_path / "run")
+        train(large, tmp_path / "run", short)
     assert not (tmp_path / "run").exists()
     # The commands of the message work as they are.
     (command,) = re.findall(r"`alexnet ([^`]*)`", str(no.value))
     assert main(shlex.split(command)) == 0
     prepared = PreparedData.open(tmp_path / "large images-32px")
     assert prepared.side == 32 and prepared.description["plan"]["exif"] == "ignore"
-    assert train(prepared.folder, short, tmp_path / "run").state == "finished"
+    assert train(prepared.folder, tmp_path / "run", short).state == "finished"
     # A network that reads 28 pixels, fine-tuned on large images.
     words = ["finetune", str(tmp_path / "run"), str(large), "--training.device", "cpu", "--schedule.epochs", "1"]
     assert main(words) == 2
@@ -398,7 +398,7 @@ def test_crops_of_corners_are_refused_with_the_command_that_prepares_the_images(
     assert fine.state == "finished" and fine.recipe().data.small_crops
     # Half of the side is allowed.
     prepare(source, tmp_path / "half", side=56)
-    assert train(tmp_path / "half", short, tmp_path / "half-run").state == "finished"
+    assert train(tmp_path / "half", tmp_path / "half-run", short).state == "finished"
 
 
 def test_a_run_of_before_that_trains_on_small_crops_goes_on(data: Path, tmp_path: Path) -> None:

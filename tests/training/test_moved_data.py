@@ -20,7 +20,7 @@ RECIPE = small_recipe(2)
 def folders(make_tree: Any, tmp_path: Path) -> tuple[Path, Path, Path]:
     """A run that was interrupted, a run that was not, and where the data set of both has moved to."""
     prepare(make_tree("photographs"), tmp_path / "data", side=32)
-    whole = train(tmp_path / "data", RECIPE, tmp_path / "whole").path
+    whole = train(tmp_path / "data", tmp_path / "whole", RECIPE).path
     train_interrupted(tmp_path / "data", RECIPE, tmp_path / "run", 2)
     (tmp_path / "data").rename(tmp_path / "moved")
     return tmp_path / "run", whole, tmp_path / "moved"

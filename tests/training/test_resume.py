@@ -32,7 +32,7 @@ from tests.training.small_trainings import (
 
 from alexnet.cli.main import main
 from alexnet.errors import RequestError, WorkError
-from alexnet.evaluation.run_evaluation import evaluate_run
+from alexnet.evaluation.run_evaluation import evaluate
 from alexnet.model.weights import load_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
@@ -70,7 +70,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(
     monkeypatch.setattr(EagerStep, "forward_backward", watched)
     recipe = replace(SMALL, training=replace(SMALL.training, precision=precision))
     with pytest.raises(WorkError, match=r"a gradient of step 0 is not finite; the weights that gave it are kept in"):
-        train(data, recipe, tmp_path / "run")
+        train(data, tmp_path / "run", recipe)
     (failure,) = events_of(tmp_path / "run", "not_finite")
     assert failure["norms"]["conv2.weight"]["gradient"] == "nan"
     assert isinstance(failure["norms"]["conv1.weight"]["gradient"], float) and len(failure["samples"]) == 10
@@ -96,18 +96,18 @@ def test_a_training_that_learns_nothing_is_logged(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log, "FEWEST_STEPS", 6)
-    train(data, replace(DEAD, schedule=replace(DEAD.schedule, warmup=0.01)), tmp_path / "dead")
+    train(data, tmp_path / "dead", replace(DEAD, schedule=replace(DEAD.schedule, warmup=0.01)))
     assert [event["epoch"] for event in events_of(tmp_path / "dead", "at_chance")] == [2, 3, 4]
     assert "the network has learned nothing yet" in caplog.text
     # Not while the learning rate still rises: three quarters of twelve steps.
-    train(data, replace(DEAD, schedule=replace(DEAD.schedule, warmup=0.75)), tmp_path / "warmup")
+    train(data, tmp_path / "warmup", replace(DEAD, schedule=replace(DEAD.schedule, warmup=0.75)))
     assert [event["epoch"] for event in events_of(tmp_path / "warmup", "at_chance")] == [3, 4]
 
 
 def test_a_few_steps_do_not_show_that_a_network_learns_nothing(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(data, DEAD, tmp_path / "short")
+    train(data, tmp_path / "short", DEAD)
     assert "learned nothing" not in caplog.text and not events_of(tmp_path / "short", "at_chance")
 
 
@@ -121,7 +121,7 @@ def test_a_network_whose_error_falls_has_learned_something(
 
     monkeypatch.setattr(EagerStep, "take_metrics", metrics)
     monkeypatch.setattr(log, "FEWEST_STEPS", 3)
-    train(data, replace(DEAD, schedule=replace(DEAD.schedule, warmup=0.01)), tmp_path / "run")
+    train(data, tmp_path / "run", replace(DEAD, schedule=replace(DEAD.schedule, warmup=0.01)))
     assert len(events_of(tmp_path / "run", "at_chance")) == 4 * guesses
 
 
@@ -130,7 +130,7 @@ def test_a_training_that_explodes_is_logged(data: Path, tmp_path: Path, caplog: 
         SMALL, optimizer=replace(SMALL.optimizer, learning_rate=30.0), schedule=replace(SMALL.schedule, epochs=8)
     )
     with suppress(WorkError):  # it may go on to lose its finite numbers; that it explodes is said before
-        train(data, wild, tmp_path / "wild")
+        train(data, tmp_path / "wild", wild)
     assert events_of(tmp_path / "wild", "exploding")
     assert "the training explodes; a lower learning rate usually helps" in caplog.text
 
@@ -151,7 +151,7 @@ def test_too_little_memory_names_what_needs_less(
 
     monkeypatch.setattr(EagerStep, "run", fails)
     with pytest.raises(WorkError, match=r"memory is too small for batches of 10 .*resume .* --training.micro_batch N`"):
-        train(data, SMALL, tmp_path / "run")
+        train(data, tmp_path / "run", SMALL)
     assert RunFolder.open(tmp_path / "run").state == "interrupted"
     # Neither its threads nor their batches outlive it while the error is kept, as a notebook keeps the last one.
     assert not [one for one in threading.enumerate() if one.name.startswith("alexnet-loader")]
@@ -163,18 +163,18 @@ def test_a_second_writer_is_refused(data: Path, tmp_path: Path) -> None:
         only_writer(tmp_path / "run" / ".lock", "x"),
         pytest.raises(RequestError, match=rf"run is being written by process {os.getpid()} on"),
     ):
-        train(data, SMALL, tmp_path / "run")
-    assert train(data, SMALL, tmp_path / "run").state == "finished"
+        train(data, tmp_path / "run", SMALL)
+    assert train(data, tmp_path / "run", SMALL).state == "finished"
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_weights(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = train(data, SMALL, tmp_path / "whole")
+    whole = train(data, tmp_path / "whole", SMALL)
     train_interrupted(data, SMALL, tmp_path / "run", 7)
     newest = max(checkpoint_folder(tmp_path / "run").glob("step-*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-1])
-    resumed = train(data, SMALL, tmp_path / "run")
+    resumed = train(data, tmp_path / "run", SMALL)
     assert f"checkpoint {newest.stem} is damaged and kept as broken-{newest.stem}" in caplog.text
     assert [event["name"] for event in events_of(tmp_path / "run", "broken_checkpoint")] == [newest.stem]
     assert_same_weights(resumed.path, whole.path)
@@ -204,10 +204,10 @@ def test_a_finished_run_is_trained_for_more_epochs_as_if_it_had_not_ended(data: 
     # A schedule in which the number of epochs changes no learning rate.
     schedule = replace(SMALL.schedule, kind="plateau", epochs=5, patience=9)
     constant = replace(small_recipe(5, ema_decay=0.9), schedule=schedule)
-    whole = train(data, constant, tmp_path / "whole")
+    whole = train(data, tmp_path / "whole", constant)
     run = tmp_path / "run"
-    train(data, replace(constant, schedule=replace(schedule, epochs=2)), run)
-    evaluate_run(run, num_views=1)
+    train(data, run, replace(constant, schedule=replace(schedule, epochs=2)))
+    evaluate(run, views=1)
     first = weights_of(run)
     # Interrupted on the way, too.
     with pytest.MonkeyPatch.context() as patched:
@@ -229,10 +229,10 @@ def test_a_finished_run_that_cannot_go_on_names_the_command_that_does(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    train(data, small_recipe(2), run)
+    train(data, run, small_recipe(2))
     more = f"train it for more epochs with `alexnet resume {run} --schedule.epochs N`, or view it with `alexnet report"
     with pytest.raises(RequestError, match=re.escape(f"holds a finished run; choose another run folder, {more}")):
-        train(data, small_recipe(2), run)
+        train(data, run, small_recipe(2))
     for words in ([], ["--schedule.epochs", "1"]):
         assert main(["resume", str(run), *words]) == 2
         said = capsys.readouterr().err
@@ -251,7 +251,7 @@ def test_a_finished_run_that_cannot_go_on_names_the_command_that_does(
     assert command
     new = command[1].replace("NEW", str(tmp_path / "new")).replace("--schedule.epochs N", "--schedule.epochs 3")
     assert main(shlex.split(new)) == 0
-    assert_same_weights(tmp_path / "new", train(data, small_recipe(3), tmp_path / "other").path)
+    assert_same_weights(tmp_path / "new", train(data, tmp_path / "other", small_recipe(3)).path)
 
 
 def test_a_plateau_that_has_ended_names_the_setting_that_ended_it(
@@ -259,7 +259,7 @@ def test_a_plateau_that_has_ended_names_the_setting_that_ended_it(
 ) -> None:
     run = tmp_path / "run"
     schedule = replace(SMALL.schedule, kind="plateau", epochs=9, patience=1, plateau_drops=0, improvement=0.9)
-    train(data, replace(small_recipe(), schedule=schedule), run)
+    train(data, run, replace(small_recipe(), schedule=schedule))
     epochs = len(events_of(run, "epoch"))
     assert epochs < 9
     assert main(["resume", str(run), "--schedule.epochs", "12"]) == 2
@@ -307,7 +307,7 @@ def test_a_full_disk_loses_log_lines_and_counts_them(small_disk: Path) -> None:
 def test_a_full_disk_costs_checkpoints_and_then_the_end_but_never_what_was_saved(
     data: Path, tmp_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = train(data, SMALL, tmp_path / "whole")
+    whole = train(data, tmp_path / "whole", SMALL)
     run, filler = small_disk / "run", small_disk / "filler"
 
     original = EagerStep.run
@@ -321,20 +321,20 @@ def test_a_full_disk_costs_checkpoints_and_then_the_end_but_never_what_was_saved
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(EagerStep, "run", filling)
         with pytest.raises(WorkError, match=full):
-            train(data, SMALL, run)
+            train(data, run, SMALL)
     assert "a checkpoint could not be written: No space left on device; the one before is kept" in caplog.text
     assert not list(run.rglob("*.partial")) and list(checkpoint_folder(run).glob("step-*.json"))
     with pytest.raises(WorkError, match=full):  # full from the beginning
-        train(data, SMALL, run)
+        train(data, run, SMALL)
     filler.unlink()
-    resumed = train(data, SMALL, run)
+    resumed = train(data, run, SMALL)
     assert_same_weights(resumed.path, whole.path)
 
 
 def train_in_child(data: str, run: str, recipe: Recipe) -> None:
     torch.set_num_threads(1)
     os.environ["ALEXNET_ALLOCATOR"] = "default"
-    train(Path(data), recipe, Path(run))
+    train(Path(data), Path(run), recipe)
 
 
 # One kill in the default tests, so that the way is walked; many in the slow ones.
@@ -344,7 +344,7 @@ def train_in_child(data: str, run: str, recipe: Recipe) -> None:
 def test_kills_at_random_moments_lead_to_the_same_weights(kills: int, data: Path, tmp_path: Path) -> None:
     recipe = replace(SMALL, schedule=replace(SMALL.schedule, epochs=6 if kills < 5 else 70))  # 18 or 210 steps
     began = time.monotonic()
-    whole = train(data, recipe, tmp_path / "whole")
+    whole = train(data, tmp_path / "whole", recipe)
     per_kill_s = (time.monotonic() - began) / kills
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["alexnet.training.loop"])  # torch is loaded once, not at every start
@@ -367,7 +367,7 @@ def test_kills_at_random_moments_lead_to_the_same_weights(kills: int, data: Path
             break
     assert done >= 1
     if RunFolder.open(run).state != "finished":
-        train(data, recipe, run)
+        train(data, run, recipe)
     assert_same_weights(run, whole.path)
     assert logged_metrics(RunFolder.open(run)) == logged_metrics(whole)
     epochs = [event["epoch"] for event in events_of(run, "epoch")]

@@ -52,12 +52,12 @@ def assert_shows_the_log(run: Path) -> None:
 
 
 def test_the_board_shows_what_the_log_says(data: Path, tmp_path: Path) -> None:
-    train(data, SMALL, tmp_path / "run", tensorboard=True)
+    train(data, tmp_path / "run", SMALL, tensorboard=True)
     assert_shows_the_log(tmp_path / "run")
 
 
 def test_without_being_asked_there_is_none(data: Path, tmp_path: Path) -> None:
-    train(data, SMALL, tmp_path / "run")
+    train(data, tmp_path / "run", SMALL)
     assert not tensorboard_folder(tmp_path / "run").exists()
 
 
@@ -71,12 +71,12 @@ def test_after_a_cut_no_step_is_shown_twice(data: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(EagerStep, "run", interrupted)
     with pytest.raises(Interrupted):
-        train(data, SMALL, tmp_path / "run", tensorboard=True)
+        train(data, tmp_path / "run", SMALL, tensorboard=True)
     # The newest checkpoints are lost, so that steps come again.
     for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-2:]:
         path.unlink()
     monkeypatch.setattr(EagerStep, "run", run)
-    train(data, SMALL, tmp_path / "run")  # continues the log for TensorBoard
+    train(data, tmp_path / "run", SMALL)  # continues the log for TensorBoard
     assert_shows_the_log(tmp_path / "run")
 
 
@@ -89,7 +89,7 @@ def test_a_board_that_cannot_be_written_is_said_and_stops_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(SummaryWriter, "add_scalar", full)
-    run = train(data, SMALL, tmp_path / "run", tensorboard=True)
+    run = train(data, tmp_path / "run", SMALL, tensorboard=True)
     assert run.state == "finished"
     assert caplog.text.count("TensorBoard shows no more of this training") == 1
     shutil.rmtree(tensorboard_folder(run.path))
@@ -105,5 +105,5 @@ def test_a_missing_package_is_named(data: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(RequestError, match=r"alexnet\[tensorboard\]"):
-        train(data, SMALL, tmp_path / "run", tensorboard=True)
+        train(data, tmp_path / "run", SMALL, tensorboard=True)
     assert not (tmp_path / "run").exists()

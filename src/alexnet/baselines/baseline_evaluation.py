@@ -33,7 +33,7 @@ def evaluate_baseline(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run's baseline and store errors and probabilities in its folder, as `evaluate_run` does for a network.
+    """Evaluate a run's baseline and store errors and probabilities in its folder, as `evaluate` does for a network.
 
     Args:
         data_folder: a prepared data set, or several to concatenate; None is the run's own.

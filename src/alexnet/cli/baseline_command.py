@@ -10,9 +10,10 @@ from pathlib import Path
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_json
 from alexnet.cli.output import print_json, print_lines
-from alexnet.cli.recipe_options import add_settings, changed_groups
+from alexnet.cli.recipe_options import add_settings, given_settings
 from alexnet.errors import RequestError
 from alexnet.runs.baseline_recipe import BASELINES, GROUPS, BaselineRecipe, Kind, named_baseline
+from alexnet.runs.recipe_file import changed_groups
 from alexnet.system.visible_text import shell_words
 
 _logger = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def run(options: argparse.Namespace) -> None:
     if options.workers is not None and options.workers < 1:
         raise RequestError(f"--workers is {options.workers}; allowed is 1 or more")
     base = named_baseline(options.kind, options.recipe)
-    recipe = replace(base, **changed_groups(options, GROUPS[options.kind], base))
+    groups = GROUPS[options.kind]
+    recipe = replace(base, **changed_groups(base, groups, given_settings(options, groups)))
     require_libraries()
     from alexnet.baselines.baseline_run import run_baseline
     from alexnet.system.progress import counted

@@ -1,7 +1,6 @@
 """The parser of every command: one-line errors, help in two lengths, and old options refused with their new names."""
 
 import argparse
-import difflib
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -91,7 +90,9 @@ class CommandParser(argparse.ArgumentParser):
                 break
             option = word.partition("=")[0]
             if option.startswith("--") and option not in known:
-                raise RequestError(f"{_unknown_option(option, known)}; see `{self.prog} --help`")
+                from alexnet.runs.recipe_file import unknown_option
+
+                raise RequestError(f"{unknown_option(option, known, OLD_OPTIONS)}; see `{self.prog} --help`")
         if self._kinds is not None:
             kinds = ", ".join(self._kinds.choices)
             got = f"{words[0]!r} is not one of them" if words else "none was given"
@@ -144,18 +145,3 @@ def _with_default(action: argparse.Action, defaults: Mapping[str, Any]) -> str:
     if "default" in text or default is None or default is argparse.SUPPRESS or isinstance(default, bool):
         return text
     return f"{text} (default: {default})".replace("%", "%%") if default != [] else text
-
-
-def _unknown_option(option: str, known: Sequence[str]) -> str:
-    """Why an option is refused: it has a new name, or does not exist."""
-    from alexnet.runs.recipe_file import OLD_KEYS
-
-    settings = {f"--{old}": f"--{old.rpartition('.')[0]}.{new}" for old, new in OLD_KEYS.items()}
-    if (new := {**settings, **OLD_OPTIONS}.get(option)) in known:
-        return f"{option} is now {new}"
-    key = option.lstrip("-").replace("-", "_").rpartition(".")[2]
-    keys = {name: name.lstrip("-").replace("-", "_").rpartition(".")[2] for name in known}
-    nearest = [name for name in known if keys[name] == key]
-    if not nearest and (close := difflib.get_close_matches(key, keys.values(), 1)):
-        nearest = [name for name in known if keys[name] == close[0]]
-    return f"unknown option {option}" + (f"; did you mean {' or '.join(nearest)}?" if nearest else "")

@@ -29,13 +29,11 @@ def add_arguments(parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Evaluate the runs."""
     from alexnet.cli.tables import print_results
-    from alexnet.evaluation.predictions import describe_views
-    from alexnet.evaluation.run_evaluation import evaluate_run
+    from alexnet.evaluation.run_evaluation import evaluate
     from alexnet.model.kernels import slow_path_message
     from alexnet.parallel.process_group import init_process_group
     from alexnet.runs.folder import RunFolder
     from alexnet.system.device import choose_device
-    from alexnet.system.progress import counted
 
     views: tuple[NumViews, ...] = (options.views,) if options.views else (1, 10)
     results: list[dict[str, Any]] = []
@@ -48,18 +46,17 @@ def run(options: argparse.Namespace) -> None:
                     results.append(_evaluate_baseline(run, options))
                 continue
             for num_views in views:
-                with counted(f"{run.name}, {describe_views(num_views)}", shown=processes.is_main) as progress:
-                    result = evaluate_run(
-                        run,
-                        data_folder=options.data,
-                        split=options.split,
-                        num_views=num_views,
-                        device=options.device,
-                        precision=options.precision,
-                        progress=progress,
-                        processes=processes,
-                    )
-                results.append(result)
+                evaluation = evaluate(
+                    run,
+                    options.data,
+                    options.split,
+                    num_views,
+                    device=options.device,
+                    precision=options.precision,
+                    progress=True,
+                    processes=processes,
+                )
+                results.append({"run": str(run), **evaluation.to_dict()})
     if not processes.is_main:
         return
     if options.json:

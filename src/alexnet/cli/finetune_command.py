@@ -6,10 +6,11 @@ from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_layout, layout_from
-from alexnet.cli.recipe_options import COMMON, add_settings, recipe_from
+from alexnet.cli.recipe_options import COMMON, add_settings, given_settings
 from alexnet.cli.training_processes import print_trained, start_processes
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import GROUPS, Recipe
+from alexnet.runs.recipe_file import change_settings
 
 _logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def base_recipe(options: argparse.Namespace) -> Recipe:
 
 def run(options: argparse.Namespace) -> int:
     """Finetune the network."""
-    recipe, layout = recipe_from(options, base_recipe(options)), layout_from(options)
+    recipe, layout = change_settings(base_recipe(options), given_settings(options)), layout_from(options)
     if (code := start_processes(options.words, layout)) is not None:
         return code
     frozen = [name for name, factor in recipe.optimizer.layer_lr_factors.items() if factor == 0]
@@ -60,6 +61,6 @@ def run(options: argparse.Namespace) -> int:
     with init_process_mesh(layout) as mesh:
         if mesh.is_main:
             _logger.info("%s", f"frozen layers: {', '.join(frozen)}" if frozen else "no layer is frozen")
-        run = train(options.data, recipe, folder, options.trained, mesh=mesh, tensorboard=options.tensorboard)
-        print_trained(run.path, mesh)
+        train(options.data, folder, recipe, options.trained, tensorboard=options.tensorboard, progress=True, mesh=mesh)
+        print_trained(folder, mesh)
     return 0

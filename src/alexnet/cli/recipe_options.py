@@ -6,12 +6,12 @@ import inspect
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.model.variants import variant_names
-from alexnet.runs.recipe import GROUPS, Recipe, refuse_unread_changes
+from alexnet.runs.recipe import GROUPS
 from alexnet.runs.recipe_file import setting_from_text
 
 SECTIONS = {
@@ -74,22 +74,17 @@ def add_settings(
     parser.defaults_for_help = lambda options: _shown_settings(base(options), groups)
 
 
-def changed_groups(options: argparse.Namespace, groups: Mapping[str, type], base: Any) -> dict[str, Any]:
-    """The groups of settings of `base` with the dotted options that were given."""
+def given_settings(options: argparse.Namespace, groups: Mapping[str, type] = GROUPS) -> dict[str, dict[str, Any]]:
+    """The dotted options that were given: values by name, by group."""
     given = vars(options)
-    changed = {}
-    for group, kind in groups.items():
-        names = [one.name for one in fields(kind) if f"{group}.{one.name}" in given]
-        values = {name: setting_from_text(kind, group, name, given[f"{group}.{name}"]) for name in names}
-        changed[group] = replace(getattr(base, group), **values)
-    return changed
-
-
-def recipe_from(options: argparse.Namespace, base: Recipe) -> Recipe:
-    """`base` with the dotted options that were given."""
-    recipe = replace(base, **changed_groups(options, GROUPS, base))
-    refuse_unread_changes(base, recipe)
-    return recipe
+    return {
+        group: {
+            one.name: setting_from_text(kind, group, one.name, given[f"{group}.{one.name}"])
+            for one in fields(kind)
+            if f"{group}.{one.name}" in given
+        }
+        for group, kind in groups.items()
+    }
 
 
 def field_docs(kind: type) -> dict[str, str]:

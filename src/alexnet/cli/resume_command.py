@@ -5,10 +5,11 @@ from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_layout, layout_from
-from alexnet.cli.recipe_options import COMMON, add_settings, recipe_from
+from alexnet.cli.recipe_options import COMMON, add_settings, given_settings
 from alexnet.cli.training_processes import print_trained, start_processes
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import CHANGEABLE, GROUPS, Recipe
+from alexnet.runs.recipe_file import change_settings
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -30,15 +31,24 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Resume the training."""
-    folder = RunFolder.open(options.run)
-    recipe, layout = recipe_from(options, folder.recipe()), layout_from(options)
-    data_folders = folder.require_data(options.data)
+    run, changes, layout = RunFolder.open(options.run), given_settings(options), layout_from(options)
+    change_settings(run.recipe(), changes)  # refused before processes are started
+    run.require_data(options.data)
     if (code := start_processes(options.words, layout)) is not None:
         return code
     from alexnet.parallel.process_mesh import init_process_mesh
-    from alexnet.training.loop import train
+    from alexnet.training.loop import resume
 
     with init_process_mesh(layout) as mesh:
-        train(data_folders, recipe, options.run, may_change=True, mesh=mesh, tensorboard=options.tensorboard)
+        resume(
+            options.run,
+            data=options.data,
+            optimizer=changes["optimizer"],
+            schedule=changes["schedule"],
+            training=changes["training"],
+            tensorboard=options.tensorboard,
+            progress=True,
+            mesh=mesh,
+        )
         print_trained(options.run, mesh)
     return 0

@@ -6,11 +6,11 @@ from pathlib import Path
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_layout, layout_from
 from alexnet.cli.output import print_json, print_lines
-from alexnet.cli.recipe_options import add_settings, recipe_from
+from alexnet.cli.recipe_options import add_settings, given_settings
 from alexnet.cli.training_processes import is_measurable, print_trained, start_processes
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import GROUPS, Recipe
-from alexnet.runs.recipe_file import read_config
+from alexnet.runs.recipe_file import change_settings, read_config
 from alexnet.runs.recipes import RECIPES, named_recipe
 from alexnet.system.visible_text import shell_words
 
@@ -50,7 +50,7 @@ def base_recipe(options: argparse.Namespace) -> Recipe:
 
 def run(options: argparse.Namespace) -> int:
     """Train, or show what would be trained."""
-    recipe, layout = recipe_from(options, base_recipe(options)), layout_from(options)
+    recipe, layout = change_settings(base_recipe(options), given_settings(options)), layout_from(options)
     if options.json and not options.show:
         raise RequestError("--json needs --show; a training writes its results as JSON into its run folder")
     if options.seeds < 1:
@@ -69,10 +69,20 @@ def run(options: argparse.Namespace) -> int:
     folder = options.run or Path("runs") / options.recipe
     with init_process_mesh(layout) as mesh:
         if options.seeds == 1:
-            run = train(options.data, recipe, folder, options.start_from, mesh=mesh, tensorboard=options.tensorboard)
-            print_trained(run.path, mesh)
+            train(
+                options.data,
+                folder,
+                recipe,
+                options.start_from,
+                tensorboard=options.tensorboard,
+                progress=True,
+                mesh=mesh,
+            )
+            print_trained(folder, mesh)
             return 0
-        runs = train_seeds(options.data, recipe, folder, options.start_from, options.seeds, mesh, options.tensorboard)
+        runs = train_seeds(
+            options.data, recipe, folder, options.start_from, options.seeds, mesh, options.tensorboard, progress=True
+        )
         if mesh.is_main:
             names, one = shell_words(*runs), shell_words(runs[0])
             evaluate = f"alexnet evaluate {names}, then: alexnet ensemble {names}"

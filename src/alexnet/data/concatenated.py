@@ -13,6 +13,7 @@ from alexnet.data.loader import read_crops
 from alexnet.data.preparation.statistics import color_components
 from alexnet.data.shards import LazyImages, StoredImages, UnreadableSample
 from alexnet.errors import RequestError
+from alexnet.storage.paths import StrPaths, as_paths
 
 
 class ConcatenatedImages(LazyImages):
@@ -73,7 +74,7 @@ def _part_and_index(ends: Sequence[int], index: int) -> tuple[int, int]:
     return part, index - (ends[part - 1] if part else 0)
 
 
-def open_data(folders: Path | Sequence[Path]) -> PreparedData:
+def open_data(folders: StrPaths) -> PreparedData:
     """Open one prepared data set, or several as one.
 
     Classes with the same id are the same class; their order is that of the first set, then of the next. Splits of the
@@ -85,7 +86,9 @@ def open_data(folders: Path | Sequence[Path]) -> PreparedData:
     Raises:
         RequestError: a folder is not a prepared data set or named twice, or the image sides differ.
     """
-    folders = [folders] if isinstance(folders, Path) else folders
+    folders = as_paths(folders, "the data set")
+    if not folders:
+        raise RequestError("no data set is named; allowed is one or more")
     parts = [PreparedData.open(folder) for folder in folders]
     if len(parts) == 1:
         return parts[0]

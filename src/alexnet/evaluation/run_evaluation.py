@@ -1,73 +1,85 @@
 """Evaluate a run folder on a prepared data set and store the result in the run folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import ClassInfo, PreparedData, renumber_labels
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import Evaluation, evaluate_split
-from alexnet.evaluation.predictions import NumViews, predictions_folder, save_predictions, training_checksum, views_slug
+from alexnet.evaluation.predictions import (
+    NumViews,
+    describe_views,
+    predictions_folder,
+    save_predictions,
+    training_checksum,
+    views_slug,
+)
 from alexnet.model.weights import load_trained
 from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup
 from alexnet.runs.folder import RunFolder
+from alexnet.storage.paths import StrPath, StrPaths
 from alexnet.system.device import choose_device, choose_precision
+from alexnet.system.progress import ShowProgress, counted
 
 
-def evaluate_run(
-    run_folder: Path,
-    *,
-    data_folder: Path | Sequence[Path] | None = None,
+def evaluate(
+    run_folder: StrPath,
+    data: StrPaths | None = None,
     split: str | None = None,
-    num_views: NumViews = 1,
+    views: NumViews = 1,
+    *,
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: ShowProgress = None,
     processes: ProcessGroup = SINGLE_GROUP,
-) -> dict[str, Any]:
-    """Evaluate a run's network and store its metrics and probabilities in the run folder.
+) -> Evaluation:
+    """Evaluate a run's network on a split, and store its metrics and probabilities in the run folder.
 
     Another data set may have the network's classes in another order, or only some of them: classes are matched by id.
     The network still chooses among all its classes, so choosing one that the data set lacks is an error.
 
     Args:
-        data_folder: the prepared data set, or several to concatenate; None is what the run was trained on.
+        data: the prepared data set, or several to concatenate; None is what the run was trained on.
         split: None is the data set's evaluation split.
-        num_views: 1, 9, 10 or `dense`, see `predict_split`.
-        progress: called with (images done, total images).
+        views: per image: 1, 9, 10 or `dense`, see `predict_split`.
+        device: `auto` (a GPU if there is one), `cpu`, `cuda` or `mps`.
+        precision: `auto` (bfloat16 if the hardware supports it), `float32` or `bfloat16`.
+        progress: see `ShowProgress`; a function is called with (images done, total images).
         processes: those that share the work; the main process writes.
 
     Returns:
-        `Evaluation.to_dict`, with the run's folder as `run`; classes are the network's, in its order.
+        The errors, whose classes are the network's, in its order.
 
     Raises:
         RequestError: no run, no weights yet, or a data set with a class that the network does not have.
     """
     run = RunFolder.open(run_folder)
-    trained = load_trained(run_folder)
-    data = remap_classes(trained.classes, open_data(run.require_data(data_folder)))
-    split = split or data.evaluation_split
+    trained = load_trained(run.path)
+    prepared = remap_classes(trained.classes, open_data(run.require_data(data)))
+    split = split or prepared.evaluation_split
     chosen = choose_device(device)
     trained.network.to(chosen)
     # The network's own mean image, not the data set's: preprocessing belongs to the weights.
-    evaluation = evaluate_split(
-        trained.network,
-        data,
-        split,
-        trained.crop,
-        num_views,
-        mean_image=trained.mean_image,
-        mean_at=trained.mean_at,
-        device=chosen,
-        precision=choose_precision(precision, chosen),
-        progress=progress,
-        processes=processes,
-    )
-    if not processes.is_main:
-        return {"run": str(run_folder), **evaluation.to_dict()}
-    return save_run_evaluation(run, data, evaluation)
+    shown = progress if processes.is_main else False
+    with counted(f"{run.path.name}, {describe_views(views)}", shown=shown) as update:
+        evaluation = evaluate_split(
+            trained.network,
+            prepared,
+            split,
+            trained.crop,
+            views,
+            mean_image=trained.mean_image,
+            mean_at=trained.mean_at,
+            device=chosen,
+            precision=choose_precision(precision, chosen),
+            progress=update,
+            processes=processes,
+        )
+    if processes.is_main:
+        save_run_evaluation(run, prepared, evaluation)
+    return evaluation
 
 
 def save_run_evaluation(run: RunFolder, data: PreparedData, evaluation: Evaluation) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from alexnet.storage.atomic import (
     write_text,
 )
 from alexnet.storage.lock import only_writer
+from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths
 from alexnet.storage.typed_files import (
     Versioned,
     damaged,
@@ -75,8 +76,8 @@ def utc_now() -> str:
 class RunFolder:
     """The folder of one training. Every read goes to the disk: another process may be writing."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: StrPath) -> None:
+        self.path = as_path(path, "the run folder")
         self.lost_events = 0
         """Events that were lost to a full disk."""
         self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
@@ -84,7 +85,7 @@ class RunFolder:
         self._reported_damage: list[str] = []
 
     @staticmethod
-    def create(path: Path, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> "RunFolder":
+    def create(path: StrPath, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> "RunFolder":
         """Create a run folder with its recipe and metadata (see `alexnet.system.machine`), in state `running`.
 
         Before run.json, which is written last, a folder is no run. The lock and what a killed process left of the same
@@ -94,8 +95,9 @@ class RunFolder:
             RequestError: the folder exists and is not empty, or cannot be created.
             WorkError: the disk is full.
         """
-        start = {"format_version": FORMAT_VERSION, "name": path.name, "started": utc_now(), "finished": None}
         run, text = RunFolder(path), _recipe_text(recipe)
+        path = run.path
+        start = {"format_version": FORMAT_VERSION, "name": path.name, "started": utc_now(), "finished": None}
         run.require_new(text)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -159,18 +161,19 @@ class RunFolder:
                         self.path.rmdir()
 
     @staticmethod
-    def open(path: Path) -> "RunFolder":
+    def open(path: StrPath) -> "RunFolder":
         """The run folder that exists at `path`.
 
         Raises:
             RequestError: there is none, or its format version is not supported.
             DamagedFile: run.json is damaged.
         """
+        run = RunFolder(path)
+        path = run.path
         if not (path / "run.json").is_file():
             raise RequestError(
                 f"{path} is not a run folder (it has no run.json); `alexnet train DATA --run {path}` creates one"
             )
-        run = RunFolder(path)
         version = read_json(path / "run.json", Versioned, _RESTORE)["format_version"]
         if version != FORMAT_VERSION:
             raise RequestError(
@@ -242,14 +245,14 @@ class RunFolder:
             raise damaged(self.path / "run.json", "it does not name the folders of the run's data", _RESTORE)
         return [Path(folder) for folder in folders]
 
-    def require_data(self, named: Path | Sequence[Path] | None = None) -> list[Path]:
+    def require_data(self, named: StrPaths | None = None) -> list[Path]:
         """The data sets that a user names, or else those that the run trains on.
 
         Raises:
             RequestError: a data set of the run is not where it was.
         """
         if named is not None:
-            return [named] if isinstance(named, Path) else list(named)
+            return as_paths(named, "the data set")
         folders = self.data_folders()
         if missing := [folder for folder in folders if not folder.is_dir()]:
             kept = ""

@@ -1,13 +1,16 @@
-"""Recipes as plain dictionaries and as YAML, and the differences of two recipes."""
+"""Recipes as plain dictionaries and as YAML, changed settings, and the differences of two recipes."""
 
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+import difflib
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from alexnet.errors import RequestError
-from alexnet.runs.recipe import GROUPS, Recipe, Stage
+from alexnet.runs.recipe import GROUPS, Recipe, Stage, refuse_unread_changes
+from alexnet.storage.paths import described
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.typed_files import MAX_YAML_BYTES, SEAL, load_yaml, read_bounded
 
@@ -120,6 +123,58 @@ def _with_current_names(group: str, content: Mapping[str, Any]) -> dict[str, Any
     return current
 
 
+def change_settings(base: Recipe, changes: Mapping[str, Mapping[str, Any] | None]) -> Recipe:
+    """`base` with changed settings.
+
+    Args:
+        changes: values by name, by group, as in `--GROUP.NAME VALUE`; None changes nothing.
+
+    Raises:
+        RequestError: an unknown or renamed setting, a value that it does not allow, or a setting that the schedule
+            ignores.
+    """
+    recipe = replace(base, **changed_groups(base, GROUPS, changes))
+    refuse_unread_changes(base, recipe)
+    return recipe
+
+
+def changed_groups(
+    base: Any, groups: Mapping[str, type], changes: Mapping[str, Mapping[str, Any] | None]
+) -> dict[str, Any]:
+    """The groups of settings of `base`, a recipe of any kind, that `changes` names, changed; see `change_settings`."""
+    known = [f"--{group}.{one.name}" for group, kind in groups.items() for one in fields(kind)]
+    changed = {}
+    for group, values in changes.items():
+        if values is None:
+            continue
+        if not isinstance(values, Mapping):
+            raise RequestError(f"{group} is {described(values)}; allowed is a mapping of its settings to values")
+        for name in values:
+            if (option := f"--{group}.{name}") not in known:
+                raise RequestError(unknown_option(option, known))
+        kind = groups[group]
+        typed = {name: _typed(kind, f"--{group}", name, value) for name, value in values.items()}
+        changed[group] = replace(getattr(base, group), **typed)
+    return changed
+
+
+def unknown_option(option: str, known: Sequence[str], renamed: Mapping[str, str] | None = None) -> str:
+    """Why an option is refused: it has a new name, or does not exist; then the nearest known one is named.
+
+    Args:
+        renamed: new names of options that are not settings.
+    """
+    settings = {f"--{old}": f"--{old.rpartition('.')[0]}.{new}" for old, new in OLD_KEYS.items()}
+    if (new := {**settings, **(renamed or {})}.get(option)) in known:
+        return f"{option} is now {new}"
+    key = option.lstrip("-").replace("-", "_").rpartition(".")[2]
+    keys = {name: name.lstrip("-").replace("-", "_").rpartition(".")[2] for name in known}
+    nearest = [name for name in known if keys[name] == key]
+    if not nearest and (close := difflib.get_close_matches(key, keys.values(), 1)):
+        nearest = [name for name in known if keys[name] == close[0]]
+    return f"unknown option {option}" + (f"; did you mean {' or '.join(nearest)}?" if nearest else "")
+
+
 def setting_from_text(kind: type, group: str, key: str, text: str) -> Any:
     """The value of setting `group.key` from an option's text: strings and choices as they are, all else as YAML.
 
@@ -146,6 +201,8 @@ def _typed(settings: type, group: str, key: str, value: Any) -> Any:
     """
     kind = get_type_hints(settings)[key]
     choices = get_args(kind) if get_origin(kind) is Literal else ()
+    if isinstance(value, numbers.Number) and hasattr(value, "item"):
+        value = value.item()  # NumPy's
     number = (int, float, str)
     if kind == tuple[Stage, ...] and isinstance(value, list | tuple):
         return tuple(_stage(f"{group}.{key}", number, one) for number, one in enumerate(value, 1))
@@ -171,7 +228,7 @@ def _typed(settings: type, group: str, key: str, value: Any) -> Any:
         allowed = "a list of stages, each with epochs, learning_rate and more"
     else:
         allowed = _ALLOWED[get_origin(kind) or kind]
-    raise RequestError(f"{group}.{key} is {value!r}; allowed is {allowed}")
+    raise RequestError(f"{group}.{key} is {described(value)}; allowed is {allowed}")
 
 
 _ALLOWED: Mapping[Any, str] = {
@@ -229,11 +286,11 @@ def read_config(path: Path, base: Recipe) -> Recipe:
         content = load_yaml(read_bounded(path, MAX_YAML_BYTES).decode()) or {}
     except OSError as error:
         raise_unless_damage(error, path)
-        raise RequestError(f"cannot read --config {path}: {error.strerror or error}") from error
+        raise RequestError(f"cannot read the recipe {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise RequestError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise RequestError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(group, {}), dict) for group in GROUPS):
-        raise RequestError(f"--config {path} must hold groups of settings ({', '.join(GROUPS)}), each `key: value`")
+        raise RequestError(f"the recipe {path} must hold groups of settings ({', '.join(GROUPS)}), each `key: value`")
     content.pop(SEAL, None)  # a copy of a run's recipe may be edited
     merged = recipe_to_dict(base)
     for key, value in content.items():

@@ -5,6 +5,8 @@ where it comes from, how to run it, and what error and time to expect. "The sour
 cuda-convnet; their results are notes at the end of its parameter files.
 """
 
+import difflib
+import os
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,6 +20,8 @@ from alexnet.runs.recipe import (
     Stage,
     TrainingSettings,
 )
+from alexnet.runs.recipe_file import read_config
+from alexnet.storage.paths import StrPath, as_path, described
 
 PAPER = Recipe(
     name="paper",
@@ -341,8 +345,29 @@ def named_recipe(name: str) -> Recipe:
         RequestError: there is none; the message lists the known names.
     """
     if name not in RECIPES:
-        raise RequestError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)}")
+        nearest = difflib.get_close_matches(name, RECIPES, 1)
+        suggestion = f"did you mean {nearest[0]}? " if nearest else ""
+        raise RequestError(f"unknown recipe {name!r}; {suggestion}known are {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def as_recipe(recipe: Recipe | StrPath) -> Recipe:
+    """The recipe that a Python caller gave.
+
+    Args:
+        recipe: a recipe; the name of one; or a YAML file, such as a run's recipe.yaml, over the paper's recipe: a path
+            object, or text that ends with .yaml or .yml or names a folder.
+
+    Raises:
+        RequestError: it is none of these, or the file cannot be read or has a setting that is not allowed.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str) and "/" not in recipe and not recipe.endswith((".yaml", ".yml")):
+        return named_recipe(recipe)
+    if not isinstance(recipe, str | os.PathLike):
+        raise RequestError(f"recipe is {described(recipe)}; allowed is a recipe, its name, or a YAML file")
+    return read_config(as_path(recipe, "recipe"), PAPER)
 
 
 SIDES_PX = (32, 256)

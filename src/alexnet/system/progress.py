@@ -1,35 +1,55 @@
-"""What a person sees on stderr while a command works: log lines, and below them a progress bar.
+"""What a person sees while a command or a Python call works: log lines, and below them a progress bar.
 
-All of it goes through one console, which prints the lines above the bar. Without a terminal there is no bar, but a
-line of progress at intervals.
+On stderr all of it goes through one console, which prints the lines above the bar. Without a terminal there is no bar,
+but a line of progress at intervals. In a notebook, the bar and the lines are in the output of the cell.
 """
 
+import importlib
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from alexnet.system.terminal import TerminalConsole
+from alexnet.system.visible_text import visible_html
 
 LINE_INTERVAL_S = 30.0
 MOST_SAMPLES = 64
 """Number of samples, evenly spaced, that the remaining time is estimated from; an even number."""
 
 STDERR = TerminalConsole(stderr=True, highlight=False)
-"""The console of all log lines and progress bars."""
+"""The console of all log lines and progress bars, except in a notebook."""
+NOTEBOOK = TerminalConsole(highlight=False)
+"""The console of log lines in a notebook, which shows stderr as errors."""
+LEAST_NOTEBOOK_UPDATE_S = 0.2
+
+ShowProgress = bool | Callable[[int, int], None] | None
+"""How a Python call shows its progress and log lines: like the command if stderr is a terminal or in a notebook, else
+not at all (None); always (True); never (False); or by calls of a function with (units done, units in total)."""
+
+
+def is_shown(progress: ShowProgress) -> bool:
+    """Whether a call shows progress itself."""
+    return not callable(progress) and (sys.stderr.isatty() or in_notebook() if progress is None else progress)
+
+
+def in_notebook() -> bool:
+    """Whether this process runs the cells of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints log records to stderr, above the progress bar where one is shown."""
+    """Prints log records to stderr, above the progress bar where one is shown, or in a notebook's cell."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record's message."""
         try:
-            STDERR.print(record.getMessage(), soft_wrap=True)
+            (NOTEBOOK if in_notebook() else STDERR).print(record.getMessage(), soft_wrap=True)
         except Exception:
             self.handleError(record)
 
@@ -46,6 +66,36 @@ def log_to_stderr() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         logger.removeHandler(handler)
+
+
+@contextmanager
+def lines_shown(progress: ShowProgress) -> Iterator[None]:
+    """Print what the package logs while the context is open, if progress is shown and nobody handles its log yet."""
+    with log_to_stderr() if is_shown(progress) and not logging.getLogger("alexnet").hasHandlers() else nullcontext():
+        yield
+
+
+class _NotebookBar:
+    """A progress bar in the output of a notebook's cell, which disappears at the end."""
+
+    def __init__(self) -> None:
+        self._shown_s = 0.0
+        self._display = importlib.import_module("IPython.display").display(self._content(""), raw=True, display_id=True)
+
+    def update(self, done: int, total: int, text: str, *, now_s: float) -> None:
+        """Show how much is done, not more often than eyes see."""
+        if done == total or now_s - self._shown_s >= LEAST_NOTEBOOK_UPDATE_S:
+            self._shown_s = now_s
+            bar = f'<progress value="{done}" max="{total}"></progress> {visible_html(text)}'
+            self._display.update(self._content(bar, text), raw=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._display.update(self._content(""), raw=True)
+
+    @staticmethod
+    def _content(html: str, text: str = "") -> dict[str, str]:
+        return {"text/html": html, "text/plain": text}
 
 
 class _RemainingTime:
@@ -91,7 +141,7 @@ class ProgressBar:
         name: of the work.
         done: units done before; None takes it from the first `update`.
         total: units in total; None takes it from the first `update`.
-        shown: False in all processes but the main one.
+        shown: how it is shown; False in all processes but the main one.
         line_interval_s: seconds between lines.
         first_and_last: whether the first and the last update print a line too, even if the work is short.
     """
@@ -102,11 +152,13 @@ class ProgressBar:
         done: int | None = None,
         total: int | None = None,
         *,
-        shown: bool = True,
+        shown: ShowProgress = True,
         line_interval_s: float = LINE_INTERVAL_S,
         first_and_last: bool = False,
     ) -> None:
-        self._name, self._shown, self._line_interval_s = name, shown, line_interval_s
+        self._name, self._shown, self._line_interval_s = name, is_shown(shown), line_interval_s
+        self._callback: Callable[[int, int], None] | None = shown if callable(shown) else None
+        self._called_with = done
         self._first_and_last = first_and_last
         self._total, self._status = total, ""
         now_s = time.monotonic()
@@ -115,7 +167,10 @@ class ProgressBar:
         self._last_line_s = now_s
         self._first_is_due = first_and_last
         self._bar: Progress | None = None
-        if shown and sys.stderr.isatty():
+        self._notebook_bar: _NotebookBar | None = None
+        if self._shown and in_notebook():
+            self._notebook_bar = _NotebookBar()
+        elif self._shown and sys.stderr.isatty():
             columns = (
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
@@ -134,9 +189,13 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
+        if self._notebook_bar:
+            self._notebook_bar.close()
 
     def advance(self, done: int) -> None:
         """Show that `done` units are done; total and status stay those of the last `update`."""
+        if self._total is not None:
+            self._call_back(done, self._total)
         if not self._shown or self._total is None:
             return
         now_s = time.monotonic()
@@ -146,6 +205,7 @@ class ProgressBar:
 
     def update(self, done: int, total: int, status: str | None = None) -> None:
         """Show that `done` of `total` units are done; without a `status`, units are images and it is their rate."""
+        self._call_back(done, total)
         if not self._shown:
             return
         now_s = time.monotonic()
@@ -158,6 +218,11 @@ class ProgressBar:
         self._first_is_due = False
         self._show(done, now_s, line=extra or now_s - self._last_line_s >= self._line_interval_s)
 
+    def _call_back(self, done: int, total: int) -> None:
+        if self._callback and done != self._called_with:
+            self._called_with = done
+            self._callback(done, total)
+
     def _note(self, now_s: float, done: int) -> tuple[float, int]:
         """Add to the estimate; returns when the work started and how much was done then."""
         self._start = self._start or (now_s, done)
@@ -166,7 +231,7 @@ class ProgressBar:
         return self._start
 
     def _show(self, done: int, now_s: float, *, line: bool) -> None:
-        if not self._bar and not line:
+        if not self._bar and not self._notebook_bar and not line:
             return
         assert self._remaining is not None and self._total is not None
         seconds = self._remaining.seconds(self._total)
@@ -174,14 +239,18 @@ class ProgressBar:
         if self._bar:
             status = STDERR.visible(self._status)
             self._bar.update(self._task, completed=done, total=self._total, status=status, left=left)
+            return
+        parts = [f"{self._name}: {done:,} of {self._total:,}", self._status, left]
+        text = ", ".join(part for part in parts if part)
+        if self._notebook_bar:
+            self._notebook_bar.update(done, self._total, text, now_s=now_s)
         else:
             self._last_line_s = now_s
-            parts = [f"{self._name}: {done:,} of {self._total:,}", self._status, left]
-            STDERR.print(", ".join(part for part in parts if part), soft_wrap=True)
+            STDERR.print(text, soft_wrap=True)
 
 
 @contextmanager
-def counted(name: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar; yields a function to call with (images done, images in total)."""
-    with ProgressBar(name, shown=shown) as bar:
+def counted(name: str, *, shown: ShowProgress = True) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar, and log lines; yields a function to call with (images done, images in total)."""
+    with lines_shown(shown), ProgressBar(name, shown=shown) as bar:
         yield bar.update

@@ -22,6 +22,7 @@ class TerminalConsole(Console):
     """
 
     def __init__(self, *, stderr: bool = False, highlight: bool = True, **others: Any) -> None:
+        others = {"force_jupyter": False, **others}  # a notebook gets plain lines, not rich's own HTML
         super().__init__(stderr=stderr, highlight=highlight, markup=False, emoji=False, **others)
 
     def visible(self, text: str) -> str:

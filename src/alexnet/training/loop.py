@@ -2,31 +2,34 @@
 
 import logging
 import math
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
 from alexnet.data.augment import Batch
 from alexnet.data.concatenated import open_data
 from alexnet.data.shards import UnreadableSample
-from alexnet.errors import Interrupted, RequestError, TemporaryError, WorkError
+from alexnet.errors import AlexNetError, Interrupted, RequestError, TemporaryError, WorkError
 from alexnet.model.kernels import slow_path_message
 from alexnet.parallel.process_group import idle_cores_message
 from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
 from alexnet.runs.folder import RunFolder, UnwrittenRunFolder, utc_now
 from alexnet.runs.recipe import Recipe
-from alexnet.runs.recipe_file import flat_settings
+from alexnet.runs.recipe_file import change_settings, flat_settings
+from alexnet.runs.recipes import as_recipe
 from alexnet.runs.run_files import State
 from alexnet.storage.atomic import is_full
+from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths
 from alexnet.storage.read_errors import is_passing, passing_error
 from alexnet.system.device import choose_device, choose_precision
 from alexnet.system.machine import source_digest
-from alexnet.system.progress import ProgressBar
+from alexnet.system.progress import ProgressBar, ShowProgress, lines_shown
 from alexnet.training.batch_metrics import RunningMetrics
 from alexnet.training.batches import load_device_cache, remaining_batches
 from alexnet.training.checkpoint import has_checkpoint, remove_checkpoints
@@ -49,44 +52,109 @@ PROGRESS_INTERVAL_S = 15.0
 # The phases of a step, as a process reports them to the others.
 WAITS, COMPUTES, ENDS_STEP = 0, 1, 2
 
+Settings = Mapping[str, Any]
+"""Values of settings of one group of a recipe, by name."""
+
 _logger = logging.getLogger(__name__)
 
 
 def train(
-    data_folder: Path | Sequence[Path],
-    recipe: Recipe,
-    run_folder: Path,
-    start_from: Path | None = None,
+    data_folder: StrPaths,
+    run_folder: StrPath,
+    recipe: Recipe | StrPath = "paper",
+    start_from: StrPath | None = None,
     *,
-    may_change: bool = False,
-    mesh: ProcessMesh = SINGLE_PROCESS,
+    network: Settings | None = None,
+    data: Settings | None = None,
+    optimizer: Settings | None = None,
+    schedule: Settings | None = None,
+    training: Settings | None = None,
     tensorboard: bool = False,
+    progress: ShowProgress = None,
+    mesh: ProcessMesh = SINGLE_PROCESS,
 ) -> RunFolder:
-    """Train the recipe's network on the prepared data set, or resume an interrupted training.
+    """Train the network of a recipe on a prepared data set; called again, it resumes an interrupted training.
 
     Args:
-        data_folder: a prepared data set (`alexnet prepare`), or several to be concatenated.
-        recipe: every hyperparameter.
-        run_folder: a new folder, or that of an interrupted training of the same recipe on the same data; with
-            `may_change`, that of a finished one, if the recipe has a longer schedule.
+        data_folder: a prepared data set (`alexnet.prepare`), or several to be concatenated.
+        run_folder: a new folder, or that of an interrupted training of the same recipe on the same data.
+        recipe: every hyperparameter: a recipe's name, a YAML file like a run's recipe.yaml, or a `Recipe`.
         start_from: a run folder or weights file: layers of the same names are initialized from its weights, all but
             the last ones; None is the network that an unfinished run started from, if any.
-        may_change: resume with a recipe other than the run's, as far as `CHANGEABLE` allows.
+        network, data, optimizer, schedule, training: changed settings of the recipe, such as
+            `optimizer={"learning_rate": 0.02}` for the command's `--optimizer.learning_rate 0.02`.
+        tensorboard: write the log for TensorBoard too, into the run folder; a run that has such a log continues it.
+        progress: see `ShowProgress`; a function is called with (steps done, steps in total).
         mesh: the processes that share the training, each of which calls this. The main one writes the run folder,
             which the others need not see; the data set must be on every machine.
-        tensorboard: write the log for TensorBoard too, into the run folder; a run that has such a log continues it.
 
     Returns:
         The run folder, finished: weights, log and the validation error of the last epoch inside.
 
     Raises:
-        RequestError: recipe and data do not fit, the run folder holds something else, or another process trains in it.
+        RequestError: a setting is unknown or has a value that is not allowed, recipe and data do not fit, the run
+            folder holds something else, or another process trains in it.
         WorkError: the loss or a gradient is no longer finite (the weights that gave it are kept as
             weights-at-failure.safetensors), memory is too small, the disk is full at the very end, or a stored image
             cannot be read.
-        Interrupted: SIGINT or SIGTERM; the folder holds a checkpoint and usable weights, unless no step was done yet.
+        Interrupted: SIGINT (Ctrl-C, or a notebook's stop button) or SIGTERM; the folder holds a checkpoint and usable
+            weights, unless no step was done yet. `resume` continues.
     """
-    folders = [data_folder] if isinstance(data_folder, Path) else list(data_folder)
+    folders, path = as_paths(data_folder, "the data set"), as_path(run_folder, "the run folder")
+    start = None if start_from is None else as_path(start_from, "start_from")
+    changes = {"network": network, "data": data, "optimizer": optimizer, "schedule": schedule, "training": training}
+    changed = change_settings(as_recipe(recipe), changes)
+    progress = progress if mesh.is_main else False
+    with lines_shown(progress), _python_noted(path):
+        return _train(folders, changed, path, start, mesh, tensorboard, progress, may_change=False)
+
+
+def resume(
+    run_folder: StrPath,
+    *,
+    data: StrPaths | None = None,
+    optimizer: Settings | None = None,
+    schedule: Settings | None = None,
+    training: Settings | None = None,
+    tensorboard: bool = False,
+    progress: ShowProgress = None,
+    mesh: ProcessMesh = SINGLE_PROCESS,
+) -> RunFolder:
+    """Resume an interrupted training, or train a finished run for longer, with `schedule={"epochs": 20}`.
+
+    Args:
+        run_folder: the folder of the run.
+        data: where the run's data set is now, if it was moved; recorded for later calls.
+        optimizer, schedule, training: changed settings, as far as `CHANGEABLE` allows, as in `train`.
+        tensorboard, progress, mesh: as in `train`.
+
+    Returns:
+        The run folder, finished.
+
+    Raises:
+        RequestError: there is no such run, its data set is not where it was, a setting is unknown or may not change,
+            or a finished run's schedule is not longer. Otherwise as in `train`.
+    """
+    path = as_path(run_folder, "the run folder")
+    run = RunFolder.open(path)
+    recipe = change_settings(run.recipe(), {"optimizer": optimizer, "schedule": schedule, "training": training})
+    progress = progress if mesh.is_main else False
+    with lines_shown(progress), _python_noted(path):
+        return _train(run.require_data(data), recipe, path, None, mesh, tensorboard, progress, may_change=True)
+
+
+def _train(
+    folders: Sequence[Path],
+    recipe: Recipe,
+    run_folder: Path,
+    start_from: Path | None,
+    mesh: ProcessMesh,
+    tensorboard: bool,
+    progress: ShowProgress,
+    *,
+    may_change: bool,
+) -> RunFolder:
+    """Train; with `may_change`, resume with a recipe other than the run's, or a finished run with a longer schedule."""
     data = open_data(folders)
     if tensorboard:
         require_tensorboard()
@@ -119,7 +187,7 @@ def train(
         )
         if state.copied_layers:
             run.update_metadata(copied_layers=state.copied_layers)
-        _run_steps(setup, state, run, tensorboard or tensorboard_folder(run.path).is_dir())
+        _run_steps(setup, state, run, tensorboard or tensorboard_folder(run.path).is_dir(), progress)
         run.update_metadata(
             state="finished",
             finished=utc_now(),
@@ -129,6 +197,20 @@ def train(
         if mesh.is_main:
             remove_checkpoints(run.path, state.step, state.validation_errors[-1] if state.validation_errors else None)
     return run
+
+
+@contextmanager
+def _python_noted(run_folder: Path) -> Iterator[None]:
+    """Add to errors that name the command that resumes the call that does; the command does not print notes."""
+    try:
+        yield
+    except AlexNetError as error:
+        command = rf"`{re.escape(resume_command(run_folder))}(?: --(\w+)\.(\w+) (\w+))?"
+        if found := re.search(command, str(error)):
+            group, name, value = found.groups()
+            changed = f", {group}={{{name!r}: {value}}}" if group else ""
+            error.add_note(f"In Python: alexnet.resume({str(run_folder)!r}{changed})")
+        raise
 
 
 @contextmanager
@@ -185,7 +267,9 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _run_steps(setup: TrainingSetup, state: TrainingState, run: RunFolder, tensorboard: bool) -> None:
+def _run_steps(
+    setup: TrainingSetup, state: TrainingState, run: RunFolder, tensorboard: bool, shown: ShowProgress
+) -> None:
     """Run the remaining steps and save the weights."""
     plan, mesh = setup.plan, setup.mesh
     setup.network.train()
@@ -196,7 +280,7 @@ def _run_steps(setup: TrainingSetup, state: TrainingState, run: RunFolder, tenso
             run.path.name,
             state.step,
             plan.num_steps,
-            shown=mesh.is_main,
+            shown=shown,
             line_interval_s=PROGRESS_INTERVAL_S,
             first_and_last=True,
         ) as progress,

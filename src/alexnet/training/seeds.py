@@ -1,7 +1,6 @@
 """Train one recipe with several seeds: networks whose probabilities can be averaged. Paper: section 6."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,19 +8,22 @@ from alexnet.errors import RequestError
 from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
+from alexnet.storage.paths import StrPaths
+from alexnet.system.progress import ShowProgress
 from alexnet.training.loop import train
 
 _logger = logging.getLogger(__name__)
 
 
 def train_seeds(
-    data_folder: Path | Sequence[Path],
+    data_folder: StrPaths,
     recipe: Recipe,
     run_folder: Path,
     start_from: Path | None,
     num: int,
     mesh: ProcessMesh = SINGLE_PROCESS,
     tensorboard: bool = False,
+    progress: ShowProgress = None,
 ) -> list[Path]:
     """Train `num` networks one after the other, with the recipe's seed and those after it, in `run_folder`-SEED each.
 
@@ -30,6 +32,7 @@ def train_seeds(
     Args:
         mesh: the processes that share each training.
         tensorboard: whether the logs are written for TensorBoard too.
+        progress: as in `train`.
 
     Returns:
         The run folders.
@@ -46,7 +49,7 @@ def train_seeds(
             _logger.info(f"{folder}: already trained")
             continue
         _logger.info(f"{folder}: seed {seed}")
-        train(data_folder, seeded, folder, start_from, mesh=mesh, tensorboard=tensorboard)
+        train(data_folder, folder, seeded, start_from, tensorboard=tensorboard, progress=progress, mesh=mesh)
     return folders
 
 

@@ -15,6 +15,7 @@ from alexnet.data.sources.parquet import looks_like_parquet, open_parquet
 from alexnet.data.sources.synset_tars import looks_like_synset_tars, open_synset_tars
 from alexnet.data.sources.webdataset import looks_like_webdataset, open_webdataset
 from alexnet.errors import RequestError
+from alexnet.storage.paths import StrPath, as_path
 from alexnet.storage.read_errors import is_passing, raise_unless_damage
 
 
@@ -70,7 +71,9 @@ def is_format(name: str, path: Path) -> bool:
         return False
 
 
-def open_source(path: Path, source_format: str | None = None, split_folders: Mapping[str, str] | None = None) -> Source:
+def open_source(
+    path: StrPath, source_format: str | None = None, split_folders: Mapping[str, str] | None = None
+) -> Source:
     """List the photographs at `path`. A source without splits has the single split `train`.
 
     Args:
@@ -85,6 +88,7 @@ def open_source(path: Path, source_format: str | None = None, split_folders: Map
     """
     if source_format is not None and source_format not in SOURCE_FORMATS:
         raise RequestError(f"--source-format is {source_format!r}; allowed are {', '.join(SOURCE_FORMATS)}")
+    path = as_path(path, "the source")
     if not path.exists():
         raise RequestError(f"{path} does not exist; name a file or a folder with photographs")
     try:
