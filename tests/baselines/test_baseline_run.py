@@ -252,6 +252,17 @@ def test_per_class_draws_images_and_the_rest_is_evaluated(
         run(data, replace(FISHER, protocol=ProtocolSettings(per_class=20, evaluate_on="rest")), tmp_path / "none")
 
 
+def test_data_made_square_in_another_way_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tree = draw_tree(tmp_path / "few", 2, 3, 1)
+    for fit in ("pad", "squash"):
+        prepare(tree, tmp_path / fit, side=32, fit=fit)
+    made = run(tmp_path / "pad", replace(FISHER, encoder=FisherSettings(components=16, dimensions=8)), tmp_path / "run")
+    evaluate_baseline(made.path)
+    assert "--fit" not in caplog.text
+    evaluate_baseline(made.path, data_folder=tmp_path / "squash")
+    assert "prepared with --fit pad, and those of" in caplog.text
+
+
 def test_unusual_data(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     small = tmp_path / "small"
     prepare(draw_tree(tmp_path / "few", 2, 1, 1), small, side=32)

@@ -2,13 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.prepared_files import redescribe
 
-from alexnet.data.preparation.prepare import prepare
-from alexnet.errors import RequestError, WorkError
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import PreparedData, prepare_again_words
+from alexnet.data.decode import Fit, decode_image
+from alexnet.data.photographs import square_image
+from alexnet.data.preparation.prepare import prepare, prepared_summary
+from alexnet.data.shards import encode_stored
+from alexnet.errors import Interrupted, RequestError, WorkError
 
 
 def write_pictures(folder: Path, counts: dict[str, int], seed: int = 0) -> dict[str, np.ndarray]:
@@ -91,6 +98,63 @@ def test_exif_is_applied_or_ignored(tmp_path: Path) -> None:
     assert turned.description["plan"]["exif"] == "apply"
     stored = prepare(tmp_path / "source", tmp_path / "ignore", side=16, exif="ignore")
     assert np.array_equal(stored.splits["val"].images[0], pixels)
+
+
+def write_wide_and_tall(folder: Path) -> None:
+    """Two classes with a wide and a tall picture each, and one of them to validate."""
+    generator = np.random.default_rng(3)
+    for place in ("train/a", "train/b", "val/a"):
+        (folder / place).mkdir(parents=True)
+        for name, size in (("wide", (20, 61)), ("tall", (50, 17))):
+            pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / place / f"{name}.png")
+
+
+@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+@pytest.mark.parametrize("fit", get_args(Fit))
+def test_photographs_become_square_as_asked_and_as_predictions_make_them(tmp_path: Path, fit: Fit, store: str) -> None:
+    write_wide_and_tall(tmp_path / "source")
+    data = prepare(tmp_path / "source", tmp_path / "out", side=32, fit=fit, store=store)
+    assert data.fit == PreparedData.open(tmp_path / "out").fit == fit == prepared_summary(data)["fit"]
+    assert ("fit" in data.description["plan"]) == (fit != "crop")  # defaults keep their bytes
+    assert data.original_sizes("val").tolist() == [[50, 17], [20, 61]]
+    for split in data.splits.values():
+        for index, key in enumerate(split.keys):
+            expected = square_image(tmp_path / "source" / key, 32, fit)
+            if store == "jpeg":
+                expected = decode_image(encode_stored(expected), apply_orientation=False)
+            assert np.array_equal(split.images[index], expected)
+    again = prepare_again_words(data, 16)
+    assert again[again.index("--fit") + 1 :][:1] == [fit] if fit != "crop" else "--fit" not in again
+
+
+def test_a_preparation_of_another_fit_is_not_continued_nor_concatenated(tmp_path: Path) -> None:
+    write_wide_and_tall(tmp_path / "source")
+
+    def interrupt(done: int, of: int) -> None:
+        if done > 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        prepare(tmp_path / "source", tmp_path / "pad", side=16, fit="pad", shard_images=2, progress=interrupt)
+    with pytest.raises(RequestError, match=r"started by another command \(fit was 'pad' and is not given\)"):
+        prepare(tmp_path / "source", tmp_path / "pad", side=16, shard_images=2)
+    prepare(tmp_path / "source", tmp_path / "pad", side=16, fit="pad", shard_images=2)
+    prepare(tmp_path / "source", tmp_path / "crop", side=16)
+    with pytest.raises(RequestError, match=r"made square in different ways .*crop crop, .*pad pad\); .*same --fit"):
+        open_data([tmp_path / "crop", tmp_path / "pad"])
+    prepare(tmp_path / "source" / "train", tmp_path / "more", side=16, fit="pad")
+    assert open_data([tmp_path / "pad", tmp_path / "more"]).fit == "pad"
+
+
+def test_an_unknown_fit_is_refused(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "source", COUNTS)
+    with pytest.raises(RequestError, match="--fit is 'stretch'; allowed is crop, pad, squash"):
+        prepare(tmp_path / "source", tmp_path / "out", fit="stretch")  # type: ignore[arg-type]
+    prepare(tmp_path / "source", tmp_path / "out", side=16, fit="pad")
+    redescribe(tmp_path / "out", plan={**PreparedData.open(tmp_path / "out").description["plan"], "fit": "stretch"})
+    with pytest.raises(WorkError, match=r"plan\.fit"):
+        PreparedData.open(tmp_path / "out")
 
 
 def test_unreadable_files_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

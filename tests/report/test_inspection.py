@@ -236,6 +236,20 @@ def test_a_set_with_test_and_no_val(tiny, tmp_path):
     assert "1 image in test" in check(write_inspection(data, tmp_path / "page.html")).text
 
 
+@pytest.mark.parametrize(("fit", "enlarged"), [("crop", 1), ("pad", 0), ("squash", 1)])
+def test_how_photographs_became_square_is_shown(tmp_path, capsys, fit, enlarged):
+    draw_tree(tmp_path / "tree", {"train": {"a": 2, "b": 2}, "val": {"a": 1}}, (40, 20))
+    data = prepare(tmp_path / "tree", tmp_path / "data", side=32, fit=fit)
+    facts = summarize_data(data)
+    # The longer side is above the stored one, the shorter below.
+    assert facts["fit"] == fit and facts["sizes"]["enlarged"] == facts["sizes"]["splits"]["val"]["enlarged"] == enlarged
+    text = check(write_inspection(data, tmp_path / "page.html")).text
+    assert f"({fit})" in text
+    print_inspection(facts)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"fit {fit}" in printed and ("images below 32 were enlarged" in printed) == (fit != "pad")
+
+
 def test_many_classes_are_listed_by_their_extremes(tmp_path, capsys, monkeypatch):
     counts = {f"c{place:03}": 1 + (place == 70) + 2 * (place == 80) for place in range(120)}
     draw_tree(tmp_path / "tree", {"train": counts, "val": {"c000": 1}}, (8, 8))

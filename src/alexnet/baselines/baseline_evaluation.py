@@ -13,7 +13,7 @@ from alexnet.baselines.chunked_map import map_chunks
 from alexnet.baselines.descriptors import IMAGES_PER_BATCH
 from alexnet.baselines.training_subset import REST, with_rest_split
 from alexnet.data.concatenated import open_data
-from alexnet.data.dataset import PreparedData
+from alexnet.data.dataset import PreparedData, warn_of_other_fit
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.run_evaluation import remap_classes, save_run_evaluation
@@ -55,6 +55,7 @@ def evaluate_baseline(
         raise RequestError(f"{run_folder} is the run of a network, not of a baseline")
     model = load_baseline(run_folder)
     data = remap_classes(model.classes, open_data(run.require_data(data_folder)))
+    warn_of_other_fit(data, run.data().get("fit", "crop"))
     data, split = select_evaluation_split(data, recipe, split)
     start_s = time.perf_counter()
     images = data.splits[split].images

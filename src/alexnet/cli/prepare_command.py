@@ -67,6 +67,13 @@ def add_arguments(parser: CommandParser) -> None:
         help="EXIF orientation: apply, ignore (as the paper did), or auto (apply, except for ImageNet's archives)",
     )
     parser.add_argument(
+        "--fit",
+        default="crop",
+        metavar="NAME",
+        help="how photographs become square: crop (the central square, as the paper did), pad (all of the photograph, "
+        "with gray bars) or squash (all of it, stretched)",
+    )
+    parser.add_argument(
         "--on-bad",
         default="refuse",
         metavar="NAME",
@@ -102,6 +109,7 @@ def run(options: argparse.Namespace) -> None:
             hold_out=options.hold_out,
             seed=options.seed,
             exif=options.exif,
+            fit=options.fit,
             on_bad=options.on_bad,
             max_refused=options.max_refused,
             shard_images=options.shard_images,

@@ -123,7 +123,7 @@ def print_inspection(summary: Mapping[str, Any]) -> None:
     console.print_labeled(
         f"{summary['folder']}: stored as {summary['store']}, {summary['bytes'] / 1e6:,.1f} MB, checksum "
         f"{summary['checksum'][:12]}; prepared from {plan['source']} (format {plan['kind']}), EXIF orientation "
-        f"{'applied' if plan['exif'] == 'apply' else 'ignored'}",
+        f"{'applied' if plan['exif'] == 'apply' else 'ignored'}, fit {summary['fit']}",
     )
     if summary["generated"]:
         console.print_labeled("these are not photographs", "generated", "yellow")
@@ -132,7 +132,7 @@ def print_inspection(summary: Mapping[str, Any]) -> None:
         console.print_labeled(one["text"], "LEAK" if is_leak else "warning", "bold red" if is_leak else "yellow")
     _print_counts(console, summary)
     _print_troubles(console, summary)
-    _print_sizes(console, summary["sizes"], summary["side"])
+    _print_sizes(console, summary)
     _print_color(console, summary["color"])
 
 
@@ -190,18 +190,20 @@ def _print_troubles(console: TerminalConsole, summary: Mapping[str, Any]) -> Non
             console.print_labeled(f"... and {num_more:,} more; duplicates.jsonl lists all")
 
 
-def _print_sizes(console: TerminalConsole, sizes: Mapping[str, Any], side: int) -> None:
+def _print_sizes(console: TerminalConsole, summary: Mapping[str, Any]) -> None:
+    sizes, side = summary["sizes"], summary["side"]
     table = new_table("sizes of the originals, pixels", "split measure", "smallest median largest enlarged")
     for name, split in sizes["splits"].items():
         for which in ("width", "height"):
             values = (f"{split[which][key]:,}" for key in ("min", "median", "max"))
             table.add_row(name, which, *values, f"{split['enlarged']:.1%}" if which == "width" else "")
     console.print_table(table)
+    title = "shorter side" + ("" if summary["fit"] == "pad" else f"; images below {side} were enlarged")
     edges, counts = sizes["shorter_side"]["edges"], sizes["shorter_side"]["counts"]
     step = -(-len(counts) // MOST_BARS)
     starts = range(0, len(counts), step)
     bars = [sum(counts[start : start + step]) for start in starts]
-    table = new_table(f"shorter side; images below {side} were enlarged", "pixels", "images")
+    table = new_table(title, "pixels", "images")
     table.add_column("")
     for start, count in zip(starts, bars, strict=True):
         bar = "\N{FULL BLOCK}" if console.encoding.startswith("utf") else "#"

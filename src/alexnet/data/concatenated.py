@@ -84,7 +84,7 @@ def open_data(folders: StrPaths) -> PreparedData:
         folders: one, or a list of one or more.
 
     Raises:
-        RequestError: a folder is not a prepared data set or named twice, or the image sides differ.
+        RequestError: a folder is not a prepared data set or named twice, or the image sides or fits differ.
     """
     folders = as_paths(folders, "the data set")
     if not folders:
@@ -100,6 +100,12 @@ def open_data(folders: StrPaths) -> PreparedData:
         raise RequestError(
             f"data sets of different image sides cannot be concatenated ({described} pixels); prepare them "
             "with the same --side"
+        )
+    if len({part.fit for part in parts}) > 1:
+        described = ", ".join(f"{part.folder} {part.fit}" for part in parts)
+        raise RequestError(
+            f"data sets whose photographs were made square in different ways cannot be concatenated ({described}); "
+            "prepare them with the same --fit"
         )
     classes: dict[str, ClassInfo] = {}
     for part in parts:
@@ -120,6 +126,7 @@ def open_data(folders: StrPaths) -> PreparedData:
         ),
         checksum=digest.hexdigest(),
         store=" + ".join(part.store for part in parts),
+        fit=parts[0].fit,
         description={"concatenated": [{"folder": str(part.folder), "splits": list(part.splits)} for part in parts]},
     )
 

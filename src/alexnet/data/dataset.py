@@ -13,6 +13,7 @@
   `duplicates.jsonl`: images stored more than once.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.dataset_files import DESCRIPTION_FILE, NO_LABEL, DataFiles
+from alexnet.data.decode import Fit
 from alexnet.data.shards import StoredImages, UnreadableSample
 from alexnet.errors import RequestError
 from alexnet.storage.paths import StrPath, as_path
@@ -32,6 +34,8 @@ DUPLICATES_FILE = "duplicates.jsonl"
 STORES = ("pixels", "jpeg")
 UNLABELED = "unlabeled"
 """Name of the split of images without labels, such as a competition's test images."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class PreparedData:
     """Of all stored images, labels and class ids, see `data_checksum`."""
     store: str = "pixels"
     """`pixels` or `jpeg`."""
+    fit: Fit = "crop"
+    """How its photographs were made square, see `make_square`."""
     description: Mapping[str, Any] = field(default_factory=dict)
     """The content of `dataset.json`."""
 
@@ -189,6 +195,7 @@ class PreparedData:
             statistics=Statistics(**files.statistics()),
             checksum=description["checksum"],
             store=description["store"],
+            fit=description["plan"].get("fit", "crop"),
             description=description,
         )
 
@@ -203,7 +210,17 @@ def prepare_again_words(data: PreparedData, side: int) -> list[str]:
         words += [] if folders else ["--split", "none"]
     words += ["--hold-out", str(plan["hold_out"]), "--seed", str(plan["seed"])] if plan.get("hold_out") else []
     words += ["--exif", plan["exif"]] if "exif" in plan else []
+    words += ["--fit", data.fit] if data.fit != "crop" else []
     return words
+
+
+def warn_of_other_fit(data: PreparedData, fit: Fit) -> None:
+    """Log a warning if the photographs of a data set were made square in another way than `fit`, that of a training."""
+    if data.fit != fit:
+        _logger.warning(
+            f"the training images were prepared with --fit {fit}, and those of {data.folder} with --fit {data.fit}, "
+            f"which shows objects in other sizes or shapes; to compare like with like, prepare them with --fit {fit}"
+        )
 
 
 def renumber_labels(labels: NDArray[np.int64], numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from alexnet.data.decode import Fit
 from alexnet.data.packed import PackedStrings
 from alexnet.data.shards import DIGEST_BYTES, JpegImages, PixelImages, StoredFiles
 from alexnet.errors import RequestError
@@ -84,6 +85,7 @@ class _Plan(TypedDict):
     hold_out: Annotated[float, Meta(ge=0, lt=1)]
     seed: Count
     exif: Literal["apply", "ignore"]
+    fit: NotRequired[Fit]
     made_with: dict[str, str]
 
 

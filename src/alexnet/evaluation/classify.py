@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from alexnet.data.augment import crop_view, views
-from alexnet.data.dataset import PreparedData
+from alexnet.data.dataset import PreparedData, warn_of_other_fit
 from alexnet.data.not_images import START_BYTES, has_image_name, not_an_image
 from alexnet.data.photographs import square_image
 from alexnet.data.sources.file_ranges import read_file_start
@@ -60,7 +60,7 @@ def classify_photographs(
     refused: list[dict[str, str]] = []
     for path in paths:
         try:
-            image = torch.from_numpy(square_image(path, trained.side))[None]  # (1, S, S, 3) uint8
+            image = torch.from_numpy(square_image(path, trained.side, trained.fit))[None]  # (1, S, S, 3) uint8
         except RequestError as error:
             if len(paths) == 1:
                 raise
@@ -103,6 +103,7 @@ def classify_split(
     """
     from alexnet.evaluation.evaluate import predict_split  # loads what photographs do not need
 
+    warn_of_other_fit(data, trained.fit)
     device = choose_device("auto")
     probabilities = predict_split(
         trained.network.to(device),

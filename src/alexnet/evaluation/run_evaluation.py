@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from alexnet.data.concatenated import open_data
-from alexnet.data.dataset import ClassInfo, PreparedData, renumber_labels
+from alexnet.data.dataset import ClassInfo, PreparedData, renumber_labels, warn_of_other_fit
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import Evaluation, evaluate_split
 from alexnet.evaluation.predictions import (
@@ -59,6 +59,8 @@ def evaluate(
     trained = load_trained(run.path)
     prepared = remap_classes(trained.classes, open_data(run.require_data(data)))
     split = split or prepared.evaluation_split
+    if processes.is_main:
+        warn_of_other_fit(prepared, trained.fit)
     chosen = choose_device(device)
     trained.network.to(chosen)
     # The network's own mean image, not the data set's: preprocessing belongs to the weights.

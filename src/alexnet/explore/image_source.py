@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.concatenated import open_data
-from alexnet.data.dataset import PreparedData, renumber_labels
+from alexnet.data.dataset import PreparedData, renumber_labels, warn_of_other_fit
 from alexnet.data.dataset_files import NO_LABEL
 from alexnet.data.photographs import square_image
 from alexnet.data.shards import StoredImages
@@ -71,6 +71,7 @@ def split_source(
             f"the network was trained on images of {trained.side} pixels, but {data.folder} stores {data.side}; "
             f"prepare the data with --side {trained.side}"
         )
+    warn_of_other_fit(data, trained.fit)
     return ImageSource(
         read=array_reader(images),
         paths=data.splits[split].keys,
@@ -113,7 +114,7 @@ def photograph_source(paths: Sequence[Path], trained: Trained) -> ImageSource:
         refused: RefusedImages = []
         for number in range(first, stop):
             try:
-                images.append(square_image(files[number], trained.side))
+                images.append(square_image(files[number], trained.side, trained.fit))
             except RequestError as error:
                 refused.append((number, str(error)))
         return np.array(images, np.uint8).reshape(-1, trained.side, trained.side, 3), refused

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet.data.dataset import Statistics
+from alexnet.data.decode import Fit
 from alexnet.figures.histogram import round_edges
 from alexnet.figures.swatches import describe_direction
 
@@ -23,14 +24,15 @@ _RATIO_EDGES: npt.NDArray[np.float64] = (
 _NO_VARIANCE = 1e-9
 
 
-def summarize_sizes(sizes: Mapping[str, npt.NDArray[np.int32]], side: int) -> dict[str, Any]:
+def summarize_sizes(sizes: Mapping[str, npt.NDArray[np.int32]], side: int, fit: Fit = "crop") -> dict[str, Any]:
     """The sizes of the original images, before they were resized to `side` pixels.
 
     Args:
         sizes: by split, int32 (N, 2), height and width, pixels; none is empty.
+        fit: how they were made square; with `pad` it is the longer side that is resized to `side`.
 
     Returns:
-        `splits`: for each, `width` and `height` with `min`, `median`, `max`, and `enlarged`, the fraction whose shorter
+        `splits`: for each, `width` and `height` with `min`, `median`, `max`, and `enlarged`, the fraction whose resized
         side is below `side`. Of all splits together: `enlarged`; `landscape`, `square`, `portrait`, fractions; and the
         histograms `shorter_side` (pixels) and `width_to_height`, each `edges` (B + 1) and `counts` (B): bin i goes from
         edge i up to, but excluding, edge i + 1. The outermost bins also count the values beyond.
@@ -38,8 +40,8 @@ def summarize_sizes(sizes: Mapping[str, npt.NDArray[np.int32]], side: int) -> di
     shorter = np.concatenate([one.min(axis=1) for one in sizes.values()])
     heights, widths = np.concatenate(list(sizes.values())).T
     return {
-        "splits": {name: _split_sizes(one, side) for name, one in sizes.items()},
-        "enlarged": float(np.mean(shorter < side)),
+        "splits": {name: _split_sizes(one, side, fit) for name, one in sizes.items()},
+        "enlarged": _enlarged(np.concatenate(list(sizes.values())), side, fit),
         "landscape": float(np.mean(widths > heights)),
         "square": float(np.mean(widths == heights)),
         "portrait": float(np.mean(widths < heights)),
@@ -84,7 +86,12 @@ def summarize_colors(statistics: Statistics) -> dict[str, Any]:
     }
 
 
-def _split_sizes(sizes: npt.NDArray[np.int32], side: int) -> dict[str, Any]:
+def _enlarged(sizes: npt.NDArray[np.int32], side: int, fit: Fit) -> float:
+    """The fraction of the images, (N, 2), that were enlarged."""
+    return float(np.mean((sizes.max(axis=1) if fit == "pad" else sizes.min(axis=1)) < side))
+
+
+def _split_sizes(sizes: npt.NDArray[np.int32], side: int, fit: Fit) -> dict[str, Any]:
     """Minimum, median and maximum of width and height of one split."""
 
     def min_median_max(values: npt.NDArray[np.int32]) -> dict[str, int]:
@@ -94,7 +101,7 @@ def _split_sizes(sizes: npt.NDArray[np.int32], side: int) -> dict[str, Any]:
     return {
         "width": min_median_max(sizes[:, 1]),
         "height": min_median_max(sizes[:, 0]),
-        "enlarged": float(np.mean(sizes.min(axis=1) < side)),
+        "enlarged": _enlarged(sizes, side, fit),
     }
 
 

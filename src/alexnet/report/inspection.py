@@ -29,8 +29,8 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
     """The object that `alexnet inspect --json` prints, from one pass over labels, sizes, refused files and duplicates.
 
     Returns:
-        `folder`, `title`, `generated`, `num_classes`, `side` (pixels), `store`, `checksum`, `bytes` (on disk) and
-        `preparation` (its settings);
+        `folder`, `title`, `generated`, `num_classes`, `side` (pixels), `fit`, `store`, `checksum`, `bytes` (on disk)
+        and `preparation` (its settings);
         `splits`: by name, `images`, `listed` (files found), `refused`, `largest` and `smallest` class with `id`, `name`
         and `images` (null for `unlabeled`), `imbalance` (their ratio, null if a class has no images) and `missing` (ids
         of such classes);
@@ -57,6 +57,7 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         "generated": data.generated,
         "num_classes": data.num_classes,
         "side": data.side,
+        "fit": data.fit,
         "store": data.store,
         "checksum": data.checksum,
         "bytes": sum(file.stat().st_size for file in data.folder.iterdir() if file.is_file()),
@@ -74,7 +75,9 @@ def summarize_data(data: PreparedData) -> dict[str, Any]:
         "refused": summarize_refused(data.folder),
         "skipped": summarize_skipped(data.folder, data.description),
         "duplicates": summarize_duplicates(data.folder, data.description["duplicates"]),
-        "sizes": summarize_sizes({name: np.asarray(data.original_sizes(name)) for name in data.splits}, data.side),
+        "sizes": summarize_sizes(
+            {name: np.asarray(data.original_sizes(name)) for name in data.splits}, data.side, data.fit
+        ),
         "color": summarize_colors(data.statistics),
     }
     summary["warnings"] = _warnings(summary)

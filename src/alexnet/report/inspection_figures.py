@@ -51,7 +51,7 @@ def uniform_size(sizes: Mapping[str, Any]) -> tuple[int, int] | None:
     return extremes.pop() if len(extremes) == 1 else None
 
 
-def size_histogram(sizes: Mapping[str, Any], side: int) -> str:
+def size_histogram(sizes: Mapping[str, Any], data: PreparedData) -> str:
     """Histogram of the shorter sides of the originals, with a marker at the stored side."""
     edges, counts = sizes["shorter_side"]["edges"], sizes["shorter_side"]["counts"]
     return histogram_html(
@@ -59,8 +59,13 @@ def size_histogram(sizes: Mapping[str, Any], side: int) -> str:
         caption="Shorter side of the originals, pixels",
         description=f"Histogram of the shorter side of the originals: {_peak(edges, counts, 'pixels')}.",
         ticks=_edge_ticks(edges),
-        marker=bin_position(edges, side),
+        marker=size_marker(sizes, data),
     )
+
+
+def size_marker(sizes: Mapping[str, Any], data: PreparedData) -> float | None:
+    """Where the stored side is among the shorter sides, in bins; None if outside, or if longer sides were resized."""
+    return None if data.fit == "pad" else bin_position(sizes["shorter_side"]["edges"], data.side)
 
 
 def bin_position(edges: Sequence[int], value: int) -> float | None:

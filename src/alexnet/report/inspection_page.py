@@ -9,6 +9,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from alexnet.data.dataset import PreparedData
+from alexnet.data.decode import Fit
 from alexnet.errors import WorkError
 from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, SheetRow, contact_sheet_html, shrink
 from alexnet.figures.histogram import HISTOGRAM_STYLE
@@ -24,6 +25,11 @@ NUM_IMAGES = 10
 NUM_LARGEST = 15
 NUM_REASONS = 15
 SHEET_BYTES = 4_000_000
+_MADE_SQUARE: dict[Fit, str] = {
+    "crop": "shorter side resized, central square (crop)",
+    "pad": "longer side resized, with gray bars (pad)",
+    "squash": "both sides resized (squash)",
+}
 _SECTIONS = {
     "leak": "duplicates",
     "labels": "duplicates",
@@ -87,8 +93,9 @@ def _render(data: PreparedData, summary: Mapping[str, Any], most_classes: int) -
         mean_image=Markup(figures.mean_image(data)),
         ramps=[Markup(figures.component_ramp(color, one)) for one in color["components"]],
         uniform=figures.uniform_size(sizes),
-        size_histogram=Markup(figures.size_histogram(sizes, data.side)),
-        side_is_marked=figures.bin_position(sizes["shorter_side"]["edges"], data.side) is not None,
+        size_histogram=Markup(figures.size_histogram(sizes, data)),
+        resized_side="longer" if data.fit == "pad" else "shorter",
+        side_is_marked=figures.size_marker(sizes, data) is not None,
         ratio_histogram=Markup(figures.ratio_histogram(sizes)),
         most_reasons=NUM_REASONS,
         duplicate_thumbnails=[Markup(figures.duplicate_thumbnail(data, one)) for one in duplicates["groups"]],
@@ -140,6 +147,7 @@ def _preparation(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "split folders": "recognized" if folders is None else named,
         "held out for validation": held_out,
         "EXIF orientation": "applied" if plan["exif"] == "apply" else "ignored",
+        "made square": _MADE_SQUARE[summary["fit"]],
         "stored as": (
             f"{summary['side']} × {summary['side']} pixels, "
             + ("uncompressed" if summary["store"] == "pixels" else f"JPEG, quality {plan['jpeg_quality']}")

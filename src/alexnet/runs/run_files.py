@@ -27,6 +27,8 @@ class RunData(TypedDict):
     title: NotRequired[str]
     generated: NotRequired[bool]
     side: NotRequired[Size]
+    fit: NotRequired[Literal["crop", "pad", "squash"]]
+    """In runs on data sets that were not cropped."""
     num_classes: NotRequired[Size]
     splits: NotRequired[dict[str, Count]]
     leaks: NotRequired[Count | None]

@@ -142,7 +142,7 @@ def _write_or_compare_plan(staging: Staging, plan: Mapping[str, Any], destinatio
         write_sealed_json(path, plan)
         return
     differences = [
-        f"{name} was {started.get(name)!r} and is {plan.get(name)!r}"
+        f"{name} was {_setting(started, name)} and is {_setting(plan, name)}"
         for name in sorted({*started, *plan})
         if started.get(name) != plan.get(name)
     ]
@@ -151,6 +151,10 @@ def _write_or_compare_plan(staging: Staging, plan: Mapping[str, Any], destinatio
             f"{destination} was started by another command ({'; '.join(differences)}); rerun that command to finish "
             "it, or add --restart to discard its work"
         )
+
+
+def _setting(plan: Mapping[str, Any], name: str) -> str:
+    return repr(plan[name]) if name in plan else "not given"
 
 
 def _clear(folder: Path) -> None:

@@ -61,4 +61,5 @@ def _trained_network(setup: TrainingSetup) -> Trained:
         title=setup.data.title,
         generated=setup.data.generated,
         mean_at=setup.recipe.data.mean,
+        fit=setup.data.fit,
     )

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.augment import crop_margin
-from alexnet.data.dataset import PreparedData
+from alexnet.data.dataset import PreparedData, warn_of_other_fit
 from alexnet.data.device_cache import cache_bytes, free_gpu_bytes
 from alexnet.data.sampler import class_balanced_subset, sample_weights
 from alexnet.errors import RequestError
@@ -123,7 +123,10 @@ def copy_trained_layers(setup: TrainingSetup, path: Path) -> list[str]:
         RequestError: there is no trained network at `path`, or its layers have other shapes.
     """
     network = first_network(setup.recipe, setup.data.num_classes)
-    copied = transfer(load_trained(path).network, network, setup.recipe.network.start_layers)
+    trained = load_trained(path)
+    if setup.mesh.is_main:
+        warn_of_other_fit(setup.data, trained.fit)
+    copied = transfer(trained.network, network, setup.recipe.network.start_layers)
     setup.network.load_state_dict(local_tensors(setup.network, network.state_dict()))
     if setup.ema is not None:
         setup.ema.restore({name: tensor.detach() for name, tensor in setup.network.named_parameters()})

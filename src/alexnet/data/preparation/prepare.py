@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from alexnet.data.dataset import REFUSED_FILE, SKIPPED_FILE, STORES, PreparedData
 from alexnet.data.dataset_files import DESCRIPTION_FILE, FORMAT_VERSION, MAX_SIDE_PX, MIN_SIDE_PX, split_file
+from alexnet.data.decode import Fit
 from alexnet.data.preparation.commits import CURSOR_FILE, Commits
 from alexnet.data.preparation.finalize import finalize
 from alexnet.data.preparation.workers import Chunk, ImageWorkers, split_into_chunks
@@ -56,6 +57,7 @@ def prepare(
     hold_out: float = 0.0,
     seed: int = 0,
     exif: str = "auto",
+    fit: Fit = "crop",
     on_bad: str = "refuse",
     max_refused: float = MAX_REFUSED,
     shard_images: int = SHARD_IMAGES,
@@ -78,6 +80,8 @@ def prepare(
         seed: of the held-out choice.
         exif: `apply` turns pictures as their EXIF data say, `ignore` leaves them as stored, `auto` applies it except
             to ImageNet's own archives, whose pictures the paper took as stored.
+        fit: how photographs become square: `crop` (the paper's: the central square), `pad` (all of the picture, with
+            bars of `PAD_COLOR`) or `squash` (all of it, stretched), see `make_square`.
         on_bad: `refuse` lists a bad file in refused.jsonl and continues; `stop` ends at the first.
         max_refused: fraction of files, 0..1; with more refused no data set is made.
         shard_images: files in a shard, and in a chunk of work that an interruption cannot undo.
@@ -91,7 +95,7 @@ def prepare(
         Interrupted: from the keyboard; finished work is kept.
     """
     source, destination = Path(source), Path(destination)
-    _check_options(side, store, seed, exif, on_bad, max_refused, shard_images, workers)
+    _check_options(side, store, seed, exif, fit, on_bad, max_refused, shard_images, workers)
     require_free(destination)
     opened = open_source(source, source_format, split_folders)
     if "val" in opened.splits and hold_out:
@@ -118,13 +122,17 @@ def prepare(
         # Their pixels may differ by a gray level from version to version: one version makes the whole data set.
         "made_with": {name: version(name) for name in ("torch", "pillow", "simplejpeg")},
     }
-    if split_folders is not None:  # otherwise the plan is that of earlier versions, whose work is resumed
+    # With the defaults of these the plan is that of earlier versions, whose work is resumed.
+    if split_folders is not None:
         plan["split_folders"] = dict(split_folders)
+    if fit != "crop":
+        plan["fit"] = fit
     counts = ", ".join(f"{name} {len(listing):,}" for name, listing in opened.splits.items())
+    made_square = {"crop": "", "pad": ", padded,", "squash": ", squashed,"}[fit]
     stored_as = "an array" if store == "pixels" else "JPEG files in tar shards"
     _logger.info(
-        f"{opened.title} ({opened.format}): {len(opened.class_ids)} classes, {counts}; storing {side} x {side} pixels "
-        f"as {stored_as}"
+        f"{opened.title} ({opened.format}): {len(opened.class_ids)} classes, {counts}; storing {side} x {side} "
+        f"pixels{made_square} as {stored_as}"
     )
     if "val" not in opened.splits and "test" not in opened.splits:
         _logger.warning(
@@ -140,7 +148,7 @@ def prepare(
         if not staging.is_complete:
             chunks = split_into_chunks(opened, shard_images)
             commits = Commits(staging, side)
-            threads = ImageWorkers(opened, side, store, upright, workers or num_cores())
+            threads = ImageWorkers(opened, side, store, upright, fit, workers or num_cores())
             try:
                 _write_chunks(opened, chunks, commits, threads, staging.folder, plan, on_bad == "stop", progress)
             except KeyboardInterrupt as error:
@@ -256,6 +264,7 @@ def prepared_summary(data: PreparedData) -> dict[str, Any]:
         "images": {name: len(split) for name, split in data.splits.items()},
         "side": data.side,
         "store": data.store,
+        "fit": data.fit,
         "refused": data.description["num_refused"],
         "skipped": data.num_skipped,
         "num_16_bit": data.description.get("num_16_bit", 0),
@@ -270,6 +279,7 @@ def _check_options(
     store: str,
     seed: int,
     exif: str,
+    fit: str,
     on_bad: str,
     max_refused: float,
     shard_images: int,
@@ -283,6 +293,7 @@ def _check_options(
         ("--shard-images", shard_images, shard_images >= 1, "1 or more"),
         ("--store", store, store in ("auto", *STORES), ", ".join(("auto", *STORES))),
         ("--exif", exif, exif in ("auto", "apply", "ignore"), "auto, apply, ignore"),
+        ("--fit", fit, fit in get_args(Fit), ", ".join(get_args(Fit))),
         ("--on-bad", on_bad, on_bad in ("refuse", "stop"), "refuse, stop"),
     ):
         if not is_allowed:

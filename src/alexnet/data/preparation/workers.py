@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.decode import UnreadableImage, decode_image, make_square
+from alexnet.data.decode import Fit, UnreadableImage, decode_image, make_square
 from alexnet.data.not_images import RAW_ENDINGS, file_ending
 from alexnet.data.pixel_layouts import MAX_UPPER_BITS, has_16_bits
 from alexnet.data.preparation.color_sums import ColorAccumulator
@@ -78,6 +78,8 @@ class ImageWorkers:
     """`pixels` or `jpeg`."""
     upright: bool
     """Whether to turn pictures as their EXIF data say."""
+    fit: Fit
+    """How pictures become square."""
     num_threads: int
 
     def groups(self, chunks: Sequence[Chunk]) -> Generator[ImageGroup, None, None]:
@@ -145,7 +147,7 @@ class ImageWorkers:
             )
         content = listing.read(number)
         image = decode_image(content, apply_orientation=self.upright) if isinstance(content, bytes) else content
-        square = make_square(image, self.side)
+        square = make_square(image, self.side, self.fit)
         if isinstance(content, bytes) and has_16_bits(content):
             group.deep.append(int(image.max()) < MAX_UPPER_BITS)
         return (image.shape[0], image.shape[1]), square
