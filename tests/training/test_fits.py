@@ -13,7 +13,7 @@ from alexnet.data.dataset import PreparedData
 from alexnet.data.photographs import square_image
 from alexnet.data.preparation.prepare import prepare
 from alexnet.evaluation.classify import classify_photographs, classify_split
-from alexnet.evaluation.run_evaluation import evaluate_run
+from alexnet.evaluation.run_evaluation import evaluate
 from alexnet.explore.features import features, write_features
 from alexnet.model.weights import load_trained
 from alexnet.training.loop import train
@@ -40,7 +40,7 @@ def test_a_network_looks_at_photographs_as_its_data_were_prepared(
 ) -> None:
     padded = prepare(source, tmp_path / "padded", side=32, fit="pad")
     cropped = prepare(source, tmp_path / "cropped", side=32)
-    run = train(tmp_path / "padded", small_recipe(epochs=1), tmp_path / "run")
+    run = train(tmp_path / "padded", tmp_path / "run", small_recipe(epochs=1))
     trained = load_trained(run.path)
     assert trained.fit == "pad" and run.data()["fit"] == "pad"
     key = padded.splits["val"].keys[0]
@@ -59,14 +59,14 @@ def test_a_network_looks_at_photographs_as_its_data_were_prepared(
     assert all(np.array_equal(of_file[name], of_square[name]) for name in of_square)
 
     caplog.clear()
-    evaluate_run(run.path, **here)
+    evaluate(run.path, **here)
     write_features(run.path, tmp_path / "own", **here)
     assert "--fit" not in caplog.text
     for work in (
-        lambda: evaluate_run(run.path, data_folder=cropped.folder, **here),
+        lambda: evaluate(run.path, cropped.folder, **here),
         lambda: write_features(run.path, tmp_path / "other", data_folder=cropped.folder, **here),
         lambda: classify_split(trained, cropped, "val", 1),
-        lambda: train(cropped.folder, small_recipe(epochs=1), tmp_path / "tuned", run.path),
+        lambda: train(cropped.folder, tmp_path / "tuned", small_recipe(epochs=1), run.path),
     ):
         caplog.clear()
         work()
@@ -75,5 +75,5 @@ def test_a_network_looks_at_photographs_as_its_data_were_prepared(
 
 
 def test_weights_and_runs_of_cropped_photographs_are_as_before(data: Path, tmp_path: Path) -> None:
-    run = train(data, small_recipe(epochs=1), tmp_path / "run")
+    run = train(data, tmp_path / "run", small_recipe(epochs=1))
     assert "fit" not in run.data() and PreparedData.open(data).fit == load_trained(run.path).fit == "crop"
