@@ -44,6 +44,7 @@ from alexnet.model.layers import (
     max_pool,
 )
 from alexnet.model.response_norm import same_map_norm
+from alexnet.model.tensor_names import describe_tensors, rename_as
 from alexnet.model.variants import named_variant
 
 
@@ -116,10 +117,14 @@ class AlexNet(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As `torch.nn.Module.load_state_dict`, but if any tensor does not fit, nothing is loaded.
 
+        State dicts of a network in DistributedDataParallel, DataParallel or `torch.compile` fit too: what the wrapper
+        put into the names (`module.`, `_orig_mod.`) is ignored.
+
         Raises:
-            RequestError: a tensor is missing, does not belong to this network, or has another shape.
+            RequestError: a tensor is missing, does not belong to this network, has another shape, or is there twice.
         """
-        own, given = self.state_dict(), state_dict
+        own = self.state_dict()
+        given = rename_as(own, state_dict)
         missing = [name for name in own if name not in given] if strict else []
         unexpected = [name for name in given if name not in own] if strict else []
         shapes = [
@@ -132,11 +137,12 @@ class AlexNet(nn.Module):
                 [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in unexpected] + shapes
             )
             raise RequestError(
-                f"these are not the weights of variant {self.variant!r} of width {self.width:g}: {problems[0]}"
+                f"these are not the weights of variant {self.variant!r} of width {self.width:g} with "
+                f"{self.num_classes:,} classes: {problems[0]}"
                 + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
-                + "; create the network that they belong to, or use alexnet.load"
+                + f"; {_advice_for(state_dict)}"
             )
-        return super().load_state_dict(state_dict, strict, assign)
+        return super().load_state_dict(given, strict, assign)
 
     def compute(self, op: LayerSpec | Fused | ConvEpilogue, x: torch.Tensor) -> torch.Tensor:
         """Run one of `fused_ops` or `compiled_ops`."""
@@ -195,6 +201,15 @@ class AlexNet(nn.Module):
         for module in self.modules():
             if isinstance(module, SeededDropout):
                 module.generator = generator
+
+
+def _advice_for(state_dict: Mapping[str, Any]) -> str:
+    """What to do with a state dict that does not fit."""
+    nested = [name for name, value in state_dict.items() if isinstance(value, Mapping)]
+    if nested:
+        return f"they are a dictionary that holds {', '.join(nested)}; pass the one of these that has the weights"
+    shapes = {name: tuple(value.shape) for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
+    return f"they {describe_tensors(shapes)}; create the network that they belong to, or use alexnet.load"
 
 
 def _weighted_module(layer: SizedLayer, keeps_ties: bool) -> WeightedModule:

@@ -1,0 +1,106 @@
+"""Names and shapes of the tensors of a state dict: those that wrappers prefixed, and what network they are of."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from alexnet.errors import RequestError
+from alexnet.model.layer_specs import Dense, NetworkSpec, SizedLayer, WeightedSpec, scaled, sized_layers
+from alexnet.model.variants import VARIANTS
+
+T = TypeVar("T")
+
+Shapes = Mapping[str, Sequence[int]]
+"""Shapes by tensor name."""
+WRAPPERS = ("module", "_orig_mod")
+"""What DistributedDataParallel (also DataParallel and averaged models) and torch.compile put into names."""
+_MIN_WIDTH, _MAX_WIDTH = 1e-6, 4.0
+_TORCHVISION = {"features.0.weight": (64, 3, 11, 11), "classifier.1.weight": (4096, 9216)}
+
+
+def unwrapped_name(name: str) -> str:
+    """A tensor's name without what wrappers put into it: `module._orig_mod.conv1.weight` is `conv1.weight`."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def is_wrapped(names: Iterable[str]) -> bool:
+    """Whether a wrapper put something into one of the names."""
+    return any(unwrapped_name(name) != name for name in names)
+
+
+def rename_as(own_names: Iterable[str], given: Mapping[str, T]) -> Mapping[str, T]:
+    """A state dict under the names of a network that is wrapped otherwise; `given` itself if no name changes.
+
+    Raises:
+        RequestError: two tensors would get the same name.
+    """
+    own = {unwrapped_name(name): name for name in own_names}
+    renamed: dict[str, T] = {}
+    sources: dict[str, str] = {}
+    for name, value in given.items():
+        plain = unwrapped_name(name)
+        new = own.get(plain, plain)
+        if new in renamed:
+            raise RequestError(
+                f"both {sources[new]} and {name} would be {new} of the network; pass one of the two state dicts"
+            )
+        renamed[new], sources[new] = value, name
+    return given if sources.keys() == given.keys() else renamed
+
+
+def describe_tensors(shapes: Shapes) -> str:
+    """What network tensors are of, as the end of a sentence about them: `fit variant 'paper' of width 1 ...`."""
+    plain = {unwrapped_name(name): tuple(shape) for name, shape in shapes.items()}
+    if found := matching_networks(plain):
+        names, width, num_classes = found
+        others = [*map(repr, names[1:3]), *(["others"] if len(names) > 3 else [])]
+        more = f" (also {', '.join(others)})" if others else ""
+        return f"fit variant {names[0]!r}{more} of width {width:g} with {num_classes:,} classes"
+    if all(plain.get(name) == shape for name, shape in _TORCHVISION.items()):
+        return "look like torchvision's AlexNet (features.0.weight is (64, 3, 11, 11)), which has other names"
+    first = ", ".join(f"{name} {tuple(shape)}" for name, shape in list(shapes.items())[:3])
+    return f"fit no variant; they are {first}{' ...' if len(shapes) > 3 else ''}" if first else "are missing"
+
+
+def matching_networks(shapes: Shapes) -> tuple[list[str], float, int] | None:
+    """The variants whose tensors have these names and shapes, their width and number of classes; None if none has."""
+    matches: dict[str, tuple[float, int]] = {}
+    for variant, spec in VARIANTS.items():
+        if (found := _width_and_classes(spec, shapes)) is None:
+            continue
+        layers = [layer for layer in sized_layers(spec, found[1], found[0]) if layer.weight_shape]
+        if _tensor_shapes(layers) == {name: tuple(shape) for name, shape in shapes.items()}:
+            matches[variant] = found
+    if not matches:
+        return None
+    (width, num_classes), *_ = matches.values()
+    return list(matches), width, num_classes
+
+
+def _tensor_shapes(layers: Iterable[SizedLayer]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for layer in layers:
+        shapes[f"{layer.name}.weight"], shapes[f"{layer.name}.bias"] = layer.weight_shape, layer.bias_shape
+    return shapes
+
+
+def _width_and_classes(spec: NetworkSpec, shapes: Shapes) -> tuple[float, int] | None:
+    """The roundest width at which each layer has as many outputs as the tensors, and the number of classes."""
+    outputs = []
+    for layer in spec.layers:
+        if isinstance(layer, WeightedSpec):
+            bias = shapes.get(f"{layer.name}.bias", ())
+            if not bias:
+                return None
+            outputs.append((layer.units if isinstance(layer, Dense) else layer.out_channels, bias[0]))
+    num_classes = outputs[-1][1]
+    published = [(size, found) for size, found in outputs if size is not None]
+    # Rounded to even numbers, but never below 2.
+    low = max((found - 1) / size if found > 2 else _MIN_WIDTH for size, found in published)
+    high = min((found + 1) / size for size, found in published)
+    for digits in range(7):
+        first = math.ceil(low * 10**digits)
+        for width in (first / 10**digits, (first + 1) / 10**digits):  # the first may be rounded to another size
+            if width <= min(high, _MAX_WIDTH) and all(scaled(size, width) == found for size, found in published):
+                return width, num_classes
+    return None
