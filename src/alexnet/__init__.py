@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from alexnet.data.preparation.prepare import prepare
     from alexnet.errors import AlexNetError, Interrupted, RequestError, TemporaryError, WorkError
     from alexnet.evaluation.evaluate import Evaluation
+    from alexnet.evaluation.preprocessing import preprocess
     from alexnet.evaluation.run_evaluation import evaluate
     from alexnet.explore.features import features
     from alexnet.model.network import AlexNet
@@ -37,6 +38,7 @@ _PUBLIC = {
     "load": ("alexnet.model.weights", "load_trained"),
     "local_response_norm": ("alexnet.model.response_norm", "local_response_norm"),
     "prepare": ("alexnet.data.preparation.prepare", "prepare"),
+    "preprocess": ("alexnet.evaluation.preprocessing", "preprocess"),
     "resume": ("alexnet.training.loop", "resume"),
     "train": ("alexnet.training.loop", "train"),
 }
@@ -59,6 +61,7 @@ __all__ = [
     "load",
     "local_response_norm",
     "prepare",
+    "preprocess",
     "resume",
     "train",
 ]

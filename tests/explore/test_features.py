@@ -96,7 +96,7 @@ def test_photographs_and_arrays_give_the_same(run: RunFolder, data: PreparedData
     np.testing.assert_allclose(made.activations["conv4"], in_memory, rtol=1e-5, atol=1e-5)
     by_path = features(run.path, list(made.paths), batch_size=4, **HERE)["conv4"]
     np.testing.assert_allclose(by_path, in_memory, rtol=1e-5, atol=1e-5)
-    with pytest.raises(RequestError, match=r"allowed are uint8 \(N, 32, 32, 3\)"):
+    with pytest.raises(RequestError, match=r"image 0, counted from 0: the float32 array .* if they are 0\.\.255"):
         features(run.path, images.astype(np.float32), **HERE)
     # One photograph, one layer, a folder, an array that runs backwards, one mapped read-only.
     one = features(run.path, made.paths[2], "conv4", **HERE)["conv4"]
@@ -106,6 +106,34 @@ def test_photographs_and_arrays_give_the_same(run: RunFolder, data: PreparedData
     backwards = np.ascontiguousarray(images[..., ::-1])[..., ::-1]
     np.testing.assert_array_equal(features(run.path, backwards, **HERE)["conv4"], in_memory)
     np.testing.assert_array_equal(features(run.path, data.splits["val"].images[:6], **HERE)["conv4"], in_memory)
+
+
+def test_images_of_all_types_give_the_same(run: RunFolder, data: PreparedData, tmp_path: Path) -> None:
+    pixels = [
+        np.random.default_rng(number).integers(0, 256, (40 + number, 70, 3), dtype=np.uint8) for number in range(5)
+    ]
+    (tmp_path / "folder").mkdir()
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "folder" / f"{number}.png")
+    expected = features(run.path, [tmp_path / "folder"], **HERE)["conv4"]
+    mixed: list[Any] = [
+        Image.fromarray(pixels[0]),
+        tmp_path / "folder",  # five in the middle
+        pixels[1],
+        torch.from_numpy(pixels[2]).permute(2, 0, 1),
+        pixels[3] / 255,
+        str(tmp_path / "folder" / "4.png"),
+    ]
+    found = features(run.path, iter(mixed), batch_size=3, **HERE)["conv4"]
+    order = [0, 0, 1, 2, 3, 4, 1, 2, 3, 4]
+    np.testing.assert_allclose(found, expected[order], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(features(run.path, pixels[0], **HERE)["conv4"], expected[:1], rtol=1e-5, atol=1e-5)
+    batch = torch.from_numpy(np.stack([image[:40] for image in pixels])).permute(0, 3, 1, 2)
+    assert features(run.path, batch, **HERE)["conv4"].shape[0] == 5
+    with pytest.raises(RequestError, match=r"No such file"):
+        features(run.path, [pixels[0], tmp_path / "none.png"], **HERE)
+    with pytest.raises(RequestError, match=r"images are of type int"):
+        features(run.path, 7, **HERE)  # type: ignore[arg-type]
 
 
 def test_unreadable_files_are_skipped_and_listed(

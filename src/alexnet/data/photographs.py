@@ -6,7 +6,7 @@ range: uint8 is 0..255, floating-point 0..1, as torchvision's transforms give it
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +20,7 @@ from alexnet.data.decode import UnreadableImage, decode_image, decode_opened, ma
 from alexnet.data.pixel_layouts import MAX_UPPER_BITS, has_16_bits
 from alexnet.data.sources.file_ranges import read_any_file
 from alexnet.errors import RequestError
+from alexnet.storage.paths import as_path
 from alexnet.storage.read_errors import is_passing, passing_error
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8] | NDArray[np.floating[Any]] | torch.Tensor
@@ -55,7 +56,8 @@ def square_image(image: ImageInput, side: int, fit: Fit = "crop") -> NDArray[np.
     """
     require_fit(fit)
     if isinstance(image, str | Path):
-        return square_of_file(_read(image), _short(image), side, fit)
+        path = as_path(image, "an image")
+        return square_of_file(_read(path), _short(path), side, fit)
     name = f"the {_described(image)}"
     try:
         if isinstance(image, Image.Image):
@@ -67,6 +69,32 @@ def square_image(image: ImageInput, side: int, fit: Fit = "crop") -> NDArray[np.
         return np.array(make_square(pixels, side, fit))
     except UnreadableImage as error:
         raise RequestError(f"{name} cannot be used: {error}") from error
+
+
+def square_images(images: ImageInput | Iterable[ImageInput], side: int, fit: Fit = "crop") -> NDArray[np.uint8]:
+    """One photograph or many, as `as_images` takes them, each as `square_image` makes it.
+
+    Returns:
+        uint8 (N, side, side, 3).
+
+    Raises:
+        RequestError: an image cannot be used; of several without a name, its number is given.
+        TemporaryError: the machine or the drive failed.
+    """
+    listed = list(as_images(images))
+    squares = [square_of_several(listed, number, side, fit) for number in range(len(listed))]
+    return np.array(squares, np.uint8).reshape(-1, side, side, 3)
+
+
+def square_of_several(images: Sequence[ImageInput], number: int, side: int, fit: Fit = "crop") -> NDArray[np.uint8]:
+    """The square of image `number`; errors name its path, or, of several images, its number."""
+    image = images[number]
+    try:
+        return square_image(image, side, fit)
+    except RequestError as error:
+        if isinstance(image, str | Path) or len(images) == 1:
+            raise
+        raise RequestError(f"image {number}, counted from 0: {error}") from error
 
 
 def square_of_file(content: bytes, name: str, side: int, fit: Fit = "crop") -> NDArray[np.uint8]:
@@ -115,7 +143,7 @@ def require_fit(fit: str) -> None:
         raise RequestError(f"--fit is {fit!r}; allowed is {', '.join(get_args(Fit))}")
 
 
-def _read(path: str | Path) -> bytes:
+def _read(path: Path) -> bytes:
     try:
         return read_any_file(str(path))
     except UnreadableImage as error:
@@ -205,7 +233,7 @@ def _described(image: object) -> str:
     raise RequestError(f"an image is of type {type(image).__name__}; allowed are {_TYPES}")
 
 
-def _short(path: str | Path) -> str:
+def _short(path: Path) -> str:
     """A path for a message; of something longer than any name of a file, such as a web page, the beginning."""
     name = str(path)
     return name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}..."

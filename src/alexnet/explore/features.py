@@ -9,7 +9,7 @@ import csv
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, get_args
@@ -19,6 +19,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from alexnet.data.dataset_files import NO_LABEL
+from alexnet.data.photographs import ImageInput
 from alexnet.errors import RequestError
 from alexnet.explore.feature_writer import (
     CURSOR_FILE,
@@ -30,7 +31,7 @@ from alexnet.explore.feature_writer import (
     FeatureWriter,
 )
 from alexnet.explore.forward import activation_batches
-from alexnet.explore.image_source import array_reader, check_images, photograph_source, split_source
+from alexnet.explore.image_source import image_reader, photograph_source, split_source
 from alexnet.model.activations import ActivationReader
 from alexnet.model.kernels import slow_path_message
 from alexnet.model.network import AlexNet
@@ -73,7 +74,7 @@ class Features:
 
 def features(
     run: Path | str,
-    images: NDArray[np.uint8] | Sequence[Path | str] | Path | str,
+    images: ImageInput | Iterable[ImageInput],
     layers: Sequence[str] | str = (),
     *,
     batch_size: int | None = None,
@@ -84,8 +85,9 @@ def features(
 
     Args:
         run: a run folder or a weights file.
-        images: uint8 (N, S, S, 3), RGB, with S the side of the network's stored training images; or photographs of
-            any size, as files or folders.
+        images: one image or many, of any types, see `ImageInput`: files and folders of them, images of Pillow, uint8
+            or floating-point arrays (H, W, 3) and tensors (3, H, W) of any size; also a batch of arrays or tensors.
+            They become square as the training images did; uint8 (N, S, S, 3) of their side S is taken as it is.
         layers: names of activations, see `activation_points`; none means the input of the last layer, before dropout.
 
     Returns:
@@ -100,13 +102,7 @@ def features(
     reader = ActivationReader(trained.network, _as_list(layers) or default_layers(trained.network))
     chosen_device = choose_device(device)
     chosen_precision = choose_precision(precision, chosen_device)
-    if isinstance(images, np.ndarray):
-        check_images(images, trained.side)
-        read, num_images = array_reader(images), len(images)
-    else:
-        paths = [images] if isinstance(images, str | Path) else images
-        source = photograph_source([Path(one) for one in paths], trained)
-        read, num_images = source.read, len(source.paths)
+    read, num_images = image_reader(images, trained)
     result = {name: np.empty((num_images, *reader.shape(name)), np.float32) for name in reader.names}
     for batch in activation_batches(trained, reader, read, 0, num_images, batch_size, chosen_device, chosen_precision):
         if batch.refused:

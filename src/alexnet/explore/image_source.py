@@ -1,7 +1,7 @@
 """The images to compute activations for: a split of a prepared data set, or photographs."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData, renumber_labels, warn_of_other_fit
 from alexnet.data.dataset_files import NO_LABEL
-from alexnet.data.photographs import square_image
+from alexnet.data.photographs import ImageInput, as_images, square_of_several
 from alexnet.data.shards import StoredImages
 from alexnet.errors import RequestError
 from alexnet.evaluation.classify import list_photographs
 from alexnet.model.weights import Trained
 from alexnet.runs.folder import RunFolder
+from alexnet.storage.paths import as_path
 from alexnet.storage.read_errors import raise_unless_damage
 
 RefusedImages = list[tuple[int, str]]
@@ -99,6 +100,32 @@ def photograph_source(paths: Sequence[Path], trained: Trained) -> ImageSource:
     files = list_photographs(paths)
     names = [str(file) for file in files]
     # Sizes and times, so that resumed work notices a file that has changed meanwhile.
+    versions = file_versions(files)
+    digest = hashlib.sha256(repr((names, versions)).encode("utf-8", "surrogateescape")).hexdigest()
+    identity = {"photographs": len(files), "photographs_sha256": digest}
+    return ImageSource(
+        read=_photograph_reader(files, trained), paths=names, labels=None, identity=identity, location={}
+    )
+
+
+def image_reader(images: ImageInput | Iterable[ImageInput], trained: Trained) -> tuple[ReadImages, int]:
+    """Reads images of any types, folders of photographs among them; and their number.
+
+    Raises:
+        RequestError: images of no allowed type, a folder that has no files, or a file that is missing.
+    """
+    side = trained.side
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (side, side, 3):
+        return array_reader(np.asarray(images, np.uint8)), len(images)
+    listed: list[ImageInput] = []
+    for image in as_images(images):
+        listed += list_photographs([as_path(image, "an image")]) if isinstance(image, str | Path) else [image]
+    file_versions([image for image in listed if isinstance(image, Path)])
+    return _photograph_reader(listed, trained), len(listed)
+
+
+def file_versions(files: Sequence[Path]) -> list[tuple[int, int]]:
+    """Size and time of each file; RequestError if one is missing, before work on the others is done."""
     versions = []
     for file in files:
         try:
@@ -107,32 +134,24 @@ def photograph_source(paths: Sequence[Path], trained: Trained) -> ImageSource:
             raise_unless_damage(error, file)
             raise RequestError(f"cannot read {file}: {error.strerror or error}; name image files") from error
         versions.append((status.st_size, status.st_mtime_ns))
-    digest = hashlib.sha256(repr((names, versions)).encode("utf-8", "surrogateescape")).hexdigest()
+    return versions
 
+
+def _photograph_reader(images: Sequence[ImageInput], trained: Trained) -> ReadImages:
     def read(first: int, stop: int) -> tuple[NDArray[np.uint8], RefusedImages]:
-        images: list[NDArray[np.uint8]] = []
+        squares: list[NDArray[np.uint8]] = []
         refused: RefusedImages = []
         for number in range(first, stop):
             try:
-                images.append(square_image(files[number], trained.side, trained.fit))
+                squares.append(square_of_several(images, number, trained.side, trained.fit))
             except RequestError as error:
                 refused.append((number, str(error)))
-        return np.array(images, np.uint8).reshape(-1, trained.side, trained.side, 3), refused
+        return np.array(squares, np.uint8).reshape(-1, trained.side, trained.side, 3), refused
 
-    identity = {"photographs": len(files), "photographs_sha256": digest}
-    return ImageSource(read=read, paths=names, labels=None, identity=identity, location={})
+    return read
 
 
 def array_reader(images: NDArray[np.uint8] | StoredImages) -> ReadImages:
     """Reads stored images."""
     # A copy: torch warns about read-only arrays and rejects negative strides.
     return lambda first, stop: (np.array(images[first:stop]), [])
-
-
-def check_images(images: NDArray[np.uint8], side: int) -> None:
-    """Refuse an array that is not images of `side` pixels."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3):
-        raise RequestError(
-            f"images are {images.dtype} of shape {images.shape}; allowed are uint8 (N, {side}, {side}, 3), RGB, or "
-            "paths of photographs"
-        )
