@@ -25,12 +25,13 @@ def write_prepared(
     title: str = "tiny",
     classes: Sequence[tuple[str, str]] = (("a", "first"), ("b", "second")),
     seed: int = 0,
+    side: int = SIDE,
 ) -> None:
     """A tiny data set of random images; classes follow each other."""
     folder.mkdir()
     described: dict[str, dict[str, object]] = {}
     for name, count in splits.items():
-        images = np.random.default_rng([seed, count]).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+        images = np.random.default_rng([seed, count]).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
         labels = np.arange(count, dtype=np.int64) % len(classes)
         digests = b"".join(hashlib.sha256(image.tobytes()).digest()[:16] for image in images)
         np.save(folder / f"{name}-images.npy", images)
@@ -48,7 +49,7 @@ def write_prepared(
         }
     np.savez(
         folder / "statistics.npz",
-        mean_image=np.zeros((SIDE, SIDE, 3), np.float32),
+        mean_image=np.zeros((side, side, 3), np.float32),
         covariance=np.eye(3),
         eigenvalues=np.ones(3),
         eigenvectors=np.eye(3),
@@ -59,7 +60,7 @@ def write_prepared(
         "generated": True,
         "classes": [{"id": one, "name": name} for one, name in classes],
         "splits": described,
-        "side": SIDE,
+        "side": side,
         "store": "pixels",
         "num_refused": 0,
         "duplicates": {},
@@ -67,7 +68,7 @@ def write_prepared(
             "source": "photographs",
             "kind": "folders",
             "source_sha256": "0" * 64,
-            "side": SIDE,
+            "side": side,
             "store": "pixels",
             "hold_out": 0.0,
             "seed": 0,

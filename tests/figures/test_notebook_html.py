@@ -28,10 +28,10 @@ def test_any_text_is_text_only(first, second):
 
 
 def test_text_is_escaped_and_markup_is_kept():
-    table = table_html(["name", NASTY], [[NASTY, Markup("<b>bold</b>")], ["x", 3]], caption=NASTY)
+    table = table_html(["name", NASTY], [[NASTY, Markup("<b>bold</b>")], ["x", 3000]], caption=NASTY)
     page = Page(result_html(NASTY, table))
     assert page.text.count(SHOWN) == 4 and "script" not in page.tags and page.tags.count("b") == 1
-    assert '<td style="text-align: right"><bdi>3</bdi></td>' in table
+    assert '<td style="text-align: right; padding-right: 1em"><bdi>3,000</bdi></td>' in table
 
 
 def test_rows_without_headings_have_their_own():

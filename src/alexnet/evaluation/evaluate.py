@@ -24,7 +24,8 @@ from alexnet.evaluation.metrics import (
     count_errors,
     per_class_counts,
 )
-from alexnet.evaluation.predictions import NumViews
+from alexnet.evaluation.predictions import NumViews, describe_views
+from alexnet.figures.notebook_html import Cell, result_html, table_html
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
 from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup, cores_per_process
@@ -32,6 +33,8 @@ from alexnet.system.device import EVALUATION_BATCH_SIZE, Precision, arithmetic, 
 from alexnet.system.prefetch import MAX_READERS, prefetch
 
 Progress = Callable[[int, int], None]
+NUM_WORST_CLASSES = 10
+"""Classes that a notebook shows of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,35 @@ class Evaluation:
     calibration: Calibration
     images_per_second: float | None = field(default=None, compare=False)
     """Images, not views, per second; None if the probabilities were not computed here."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Evaluation({self.split}: {self.num_images:,} images, {describe_views(self.num_views)}, "
+            f"top-1 error {100 * self.top1_error:.2f} %, top-5 error {100 * self.top5_error:.2f} %)"
+        )
+
+    def _repr_html_(self) -> str:
+        rows: list[list[Cell]] = []
+        for key, metric in METRICS.items():
+            scale, unit = (100, " %") if metric.unit == "percent" else (1, "")
+            interval = self.intervals.get(metric.interval_key or "", ())
+            span = " to ".join(f"{scale * one:.2f}" for one in interval)
+            rows.append([metric.title, f"{scale * self.metrics[key]:.2f}{unit}", f"{span}{unit}" if span else ""])
+        counted = [
+            (counts.top1_error, one.name, counts.num_images)
+            for one, counts in zip(self.classes, self.per_class, strict=True)
+            if counts.num_images
+        ]
+        worst = sorted(counted, key=lambda one: -one[0])[:NUM_WORST_CLASSES]
+        return result_html(
+            f"split {self.split}, {self.num_images:,} images, {describe_views(self.num_views)}",
+            table_html(["metric", "value", "95 % interval"], rows),
+            table_html(
+                ["class", "images", "top-1 error"],
+                [[name, number, f"{100 * error:.2f} %"] for error, name, number in worst],
+                caption=f"classes with the highest error, {len(worst)} of {len(counted):,}",
+            ),
+        )
 
     @property
     def top1_error(self) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, get_args
 
 import numpy as np
+from markupsafe import Markup
 from msgspec import Meta
 from numpy.typing import NDArray
 
@@ -32,6 +33,7 @@ from alexnet.explore.feature_writer import (
 )
 from alexnet.explore.forward import activation_batches
 from alexnet.explore.image_source import image_reader, photograph_source, split_source
+from alexnet.figures.notebook_html import result_html, table_html
 from alexnet.model.activations import ActivationReader
 from alexnet.model.kernels import slow_path_message
 from alexnet.model.network import AlexNet
@@ -43,6 +45,7 @@ from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.staging import open_staging, staging_folder
 from alexnet.storage.typed_files import Count, Size, Versioned, damaged, read_json
 from alexnet.system.device import choose_device, choose_precision
+from alexnet.system.progress import ShowProgress, counted
 
 READABLE_VERSIONS = (1, FORMAT_VERSION)
 """Version 1 has `points` where version 2 has `layers`."""
@@ -71,6 +74,22 @@ class Features:
     description: dict[str, Any]
     """The contents of `features.json`."""
 
+    def __repr__(self) -> str:
+        return f"Features({str(self.folder)!r}: {_shapes_text(self.activations)})"
+
+    def _repr_html_(self) -> str:
+        return result_html(f"features {self.folder}", _shapes_table(self.activations))
+
+
+class ActivationArrays(dict[str, NDArray[np.float32]]):
+    """Activations by layer, float32 (N, ...): a dictionary of arrays that is shown by their shapes."""
+
+    def __repr__(self) -> str:
+        return f"ActivationArrays({_shapes_text(self)})"
+
+    def _repr_html_(self) -> str:
+        return result_html("activations", _shapes_table(self))
+
 
 def features(
     run: Path | str,
@@ -80,7 +99,8 @@ def features(
     batch_size: int | None = None,
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
-) -> dict[str, NDArray[np.float32]]:
+    progress: ShowProgress = None,
+) -> ActivationArrays:
     """Activations of a trained network for images, in memory; `write_features` writes those for many images to disk.
 
     Args:
@@ -89,10 +109,11 @@ def features(
             or floating-point arrays (H, W, 3) and tensors (3, H, W) of any size; also a batch of arrays or tensors.
             They become square as the training images did; uint8 (N, S, S, 3) of their side S is taken as it is.
         layers: names of activations, see `activation_points`; none means the input of the last layer, before dropout.
+        progress: see `ShowProgress`; a function is called with (images done, images in total).
 
     Returns:
-        By layer, float32 (N, C, H, W) of a convolution or (N, D) of a fully connected layer, for the central crop,
-        without dropout's scale (the `.drop` activations have it).
+        A dictionary: by layer, float32 (N, C, H, W) of a convolution or (N, D) of a fully connected layer, for the
+        central crop, without dropout's scale (the `.drop` activations have it).
 
     Raises:
         RequestError: no trained network, an unknown layer, images of another form, or an unreadable photograph.
@@ -103,12 +124,15 @@ def features(
     chosen_device = choose_device(device)
     chosen_precision = choose_precision(precision, chosen_device)
     read, num_images = image_reader(images, trained)
-    result = {name: np.empty((num_images, *reader.shape(name)), np.float32) for name in reader.names}
-    for batch in activation_batches(trained, reader, read, 0, num_images, batch_size, chosen_device, chosen_precision):
-        if batch.refused:
-            raise RequestError(batch.refused[0][1])
-        for name, values in batch.activations.items():
-            result[name][batch.stop - len(values) : batch.stop] = values
+    result = ActivationArrays((name, np.empty((num_images, *reader.shape(name)), np.float32)) for name in reader.names)
+    batches = activation_batches(trained, reader, read, 0, num_images, batch_size, chosen_device, chosen_precision)
+    with counted("features", shown=progress) as update:
+        for batch in batches:
+            if batch.refused:
+                raise RequestError(batch.refused[0][1])
+            for name, values in batch.activations.items():
+                result[name][batch.stop - len(values) : batch.stop] = values
+            update(batch.stop, num_images)
     return result
 
 
@@ -325,6 +349,15 @@ def _read_paths(path: Path, num_images: int, advice: str) -> tuple[str, ...]:
 def default_layers(network: AlexNet) -> tuple[str, ...]:
     """The input of the last layer: the features by which section 6.1 of the paper compares images."""
     return ([layer.name for layer in network.sized_layers if layer.weight_shape][-2],)
+
+
+def _shapes_text(arrays: Mapping[str, NDArray[Any]]) -> str:
+    return ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
+
+
+def _shapes_table(arrays: Mapping[str, NDArray[Any]]) -> Markup:
+    rows = [(name, " x ".join(map(str, array.shape)), str(array.dtype)) for name, array in arrays.items()]
+    return table_html(["layer", "shape", "dtype"], rows)
 
 
 def _as_list(layers: Sequence[str] | str) -> Sequence[str]:

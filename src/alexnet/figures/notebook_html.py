@@ -4,6 +4,7 @@ A fragment has neither scripts nor style sheets, so that it looks right between 
 change the rest of the page.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -17,22 +18,26 @@ from alexnet.system.visible_text import visible_html
 MOST_PICTURE_PX = 160
 """The longer side of a picture."""
 
-Cell = str | int | float | Markup
-"""Text is escaped, numbers are aligned to the right, `Markup` is HTML already."""
+Cell = str | int | Markup
+"""Text is escaped, `Markup` is HTML already; numbers, also as text or in percent, are aligned to the right
+below a heading."""
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( %)?")
 
 
 def table_html(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: str = "") -> Markup:
     """A table; without headings, the first cell of each row is its heading."""
-    lines = [f'<caption style="text-align: left">{_cell(caption)}</caption>'] if caption else []
+    lines = [f'<caption style="text-align: left; white-space: nowrap">{_cell(caption)}</caption>'] if caption else []
     if headings:
         lines.append("<thead><tr>" + "".join(f"<th>{_cell(one)}</th>" for one in headings) + "</tr></thead>")
     lines.append("<tbody>")
     for row in rows:
         cells = []
         for number, one in enumerate(row):
+            content = f"{one:,}" if isinstance(one, int) else one
             tag = "th" if number == 0 and not headings else "td"
-            align = "right" if isinstance(one, int | float) else "left"
-            cells.append(f'<{tag} style="text-align: {align}">{_cell(one)}</{tag}>')
+            is_number = headings and not isinstance(one, Markup) and _NUMBER.fullmatch(content)
+            align = "right" if is_number else "left"
+            cells.append(f'<{tag} style="text-align: {align}; padding-right: 1em">{_cell(content)}</{tag}>')
         lines.append("<tr>" + "".join(cells) + "</tr>")
     return Markup("<table>\n" + "\n".join([*lines, "</tbody>"]) + "\n</table>")
 
@@ -63,5 +68,5 @@ def result_html(title: str, *parts: Markup) -> str:
     return "\n".join([f"<div><strong>{_cell(title)}</strong>", *parts, "</div>"])
 
 
-def _cell(content: Cell) -> str:
-    return str(content) if isinstance(content, Markup) else f"<bdi>{visible_html(str(content))}</bdi>"
+def _cell(content: str) -> str:
+    return str(content) if isinstance(content, Markup) else f"<bdi>{visible_html(content)}</bdi>"

@@ -12,13 +12,13 @@ from markupsafe import Markup
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import AlexNetError
 from alexnet.evaluation.predictions import load_predictions, views_sort_key
-from alexnet.figures.curves import Series, curve_svg
 from alexnet.figures.filters import filter_grid, png_data_uri
 from alexnet.figures.panel import PanelImage, panel_html
 from alexnet.report.formatting import evenly_spaced
 from alexnet.runs.baseline_recipe import GROUPS as BASELINE_GROUPS
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.learning_curves import learning_curve
 from alexnet.runs.recipe import GROUPS, Recipe, unread_settings
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.tensors import open_tensors
@@ -80,28 +80,12 @@ def next_commands(run: RunFolder) -> dict[str, str | None]:
 
 def learning_curves(events: Sequence[Mapping[str, Any]], evaluation_name: str) -> tuple[Section, Section]:
     """Loss and top-1 error over the epochs, of the training batches and of the validations."""
-    steps = [event for event in events if event["event"] == "step"]
-    validations = [event for event in events if event["event"] == "validation"]
-    if not steps and not validations:
+    loss = learning_curve(events, "loss", evaluation_name, name="curve-loss")
+    error = learning_curve(events, "top1_error", evaluation_name, name="curve-error")
+    if loss is None or error is None:
         missing = Section(missing="The log has no steps yet, so there is nothing to plot.")
         return missing, missing
-
-    def series(key: str, scale: float) -> list[Series]:
-        trained = Series("training batches", _column(steps, "epoch"), scale * _column(steps, key))
-        validated = Series(evaluation_name, _column(validations, "epoch"), scale * _column(validations, key), "points")
-        return [one for one in (trained, validated) if len(one.x)]
-
-    last = f"at the end of the log, epoch {(steps or validations)[-1]['epoch']:.4g}"
-
-    def curve(name: str, title: str, key: str, scale: float, unit: str, y_title: str) -> Section:
-        text = f"{title} over epochs; {_last_values(steps, validations, key, scale, unit)} {last}."
-        svg = curve_svg(series(key, scale), name=name, description=text, x_title="epoch", y_title=y_title)
-        return Section(Markup(svg))
-
-    return (
-        curve("curve-loss", "Loss", "loss", 1, "", "loss, nats"),
-        curve("curve-error", "Top-1 error", "top1_error", 100, " %", "top-1 error, %"),
-    )
+    return Section(Markup(loss)), Section(Markup(error))
 
 
 def epoch_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -259,22 +243,6 @@ def _panel(
             )
         )
     return Section(Markup(panel_html(images)), note=f"{len(images)} of {len(ids):,} images classified {how}.")
-
-
-def _column(events: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
-    """One value of each event; NaN for events without it."""
-    return np.array([np.nan if event.get(key) is None else event[key] for event in events], np.float64)
-
-
-def _last_values(
-    steps: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, Any]], key: str, scale: float, unit: str
-) -> str:
-    """The last value of each curve, as text."""
-    words = []
-    for label, events in (("training", steps), ("validation", validations)):
-        if events and events[-1].get(key) is not None:
-            words.append(f"{label} {scale * events[-1][key]:.3g}{unit}")
-    return ", ".join(words)
 
 
 def _text(value: Any) -> str:

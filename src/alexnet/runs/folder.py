@@ -84,6 +84,22 @@ class RunFolder:
         """Called with every event that is logged."""
         self._reported_damage: list[str] = []
 
+    def __repr__(self) -> str:
+        from alexnet.runs.overview import describe_run
+
+        described, name = describe_run(self.path), type(self).__name__
+        if "unreadable" in described:
+            return f"{name}({str(self.path)!r})"
+        error = described["top1_error"]
+        measured = "" if error is None else f", top-1 error {100 * error:.2f} % on {described['split']}"
+        progress = f"{described['step']:,} of {described['num_steps'] or described['step']:,} steps"
+        return f"{name}({str(self.path)!r}: {described['recipe']!r}, {described['state']}, {progress}{measured})"
+
+    def _repr_html_(self) -> str:
+        from alexnet.runs.run_html import run_html
+
+        return run_html(self)
+
     @staticmethod
     def create(path: StrPath, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> "RunFolder":
         """Create a run folder with its recipe and metadata (see `alexnet.system.machine`), in state `running`.

@@ -31,10 +31,11 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     runs = [folder] if (folder / "run.json").is_file() else sorted(path.parent for path in folder.glob("*/run.json"))
     if not runs:
         raise RequestError(f"{folder} holds no run; `alexnet train DATA --run {folder / 'first'}` creates one")
-    return [_describe(path) for path in runs]
+    return [describe_run(path) for path in runs]
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def describe_run(path: Path) -> dict[str, Any]:
+    """Describe the run in a folder as one object of `list_runs`."""
     try:
         run = RunFolder.open(path)
         metadata, recipe, events = run.metadata(), run.any_recipe(), run.events()
