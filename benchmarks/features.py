@@ -24,8 +24,8 @@ from alexnet.model.activations import ActivationReader
 from alexnet.model.weights import Trained
 from script import run_script
 
-LAYERS = ("conv1", "conv5", "fc7")
-PRODUCT = "alexnet, fc7"
+LAYERS = ("pool1", "pool5", "relu7")
+PRODUCT = "alexnet, relu7"
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -44,7 +44,7 @@ def measure_features(
 ) -> dict[str, Any]:
     """Measure the activations of random images, and those of stored images written to arrays.
 
-    Arguments as in `ForwardBenchmark`; result as in `compare_speeds`, with `speedups` of `alexnet, fc7`.
+    Arguments as in `ForwardBenchmark`; result as in `compare_speeds`, with `speedups` of `alexnet, relu7`.
     """
     bench = ForwardBenchmark(batch_size, batches, rounds, device_name, precision_name)
     stored = bench.data.splits["val"].images
@@ -58,19 +58,19 @@ def measure_features(
     )
 
     def to_arrays() -> None:
-        reader = ActivationReader(bench.product, ["fc7"])
-        rows = np.empty((len(stored), *reader.shape("fc7")), np.float32)
+        reader = ActivationReader(bench.product, ["relu7"])
+        rows = np.empty((len(stored), *reader.shape("relu7")), np.float32)
         read = array_reader(stored)
         for batch in activation_batches(
             trained, reader, read, 0, len(stored), bench.batch_size, bench.device, bench.precision
         ):
-            rows[batch.stop - len(batch.activations["fc7"]) : batch.stop] = batch.activations["fc7"]
+            rows[batch.stop - len(batch.activations["relu7"]) : batch.stop] = batch.activations["relu7"]
 
     readers = {f"alexnet, {layer}": [layer] for layer in LAYERS} | {"alexnet, all three": LAYERS}
     methods = {
         **bench.reference_methods(_HookedNetwork),
         **{name: bench.product_passes(ActivationReader(bench.product, layers)) for name, layers in readers.items()},
-        "alexnet, stored images to arrays, fc7": to_arrays,
+        "alexnet, stored images to arrays, relu7": to_arrays,
     }
     last_layer = {f"alexnet, {layer}": layer for layer in LAYERS}
     flops = {name: forward_flops(meta_network(), last_layer.get(name)) for name in methods}

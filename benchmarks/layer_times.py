@@ -19,9 +19,8 @@ from alexnet.bench.timing import require_counts, wait_for
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_arithmetic
 from alexnet.cli.tables import new_table
-from alexnet.model.fusion import ConvEpilogue, Fused
+from alexnet.model.fusion import Op
 from alexnet.model.kernels import epilogue_adds_bias, supports_fused
-from alexnet.model.layer_specs import LayerSpec
 from alexnet.model.network import AlexNet
 from alexnet.system.device import Precision, arithmetic, choose_device, choose_precision
 from alexnet.system.machine import machine_summary, source_commit
@@ -30,7 +29,6 @@ from script import run_script
 
 T = TypeVar("T")
 
-Stage = LayerSpec | Fused | ConvEpilogue
 
 WARMUPS = 3
 REPEATS = 20
@@ -82,7 +80,7 @@ def layer_times(device: torch.device, precision: Precision, batch_size: int, rou
 
 
 def _time_stage(
-    network: AlexNet, stage: Stage, x: torch.Tensor, device: torch.device, precision: Precision, rounds: int
+    network: AlexNet, stage: Op, x: torch.Tensor, device: torch.device, precision: Precision, rounds: int
 ) -> tuple[torch.Tensor, float, float]:
     """The output of a layer for `x`, and its seconds forward and backward."""
     inputs = [tensor for tensor in (x, *network.parameters()) if tensor.requires_grad]
@@ -143,14 +141,8 @@ def _median_s(replay: Callable[[], object], device: torch.device, rounds: int) -
     return statistics.median(rounds_s[1:])
 
 
-def _describe(stage: Stage) -> str:
-    match stage:
-        case ConvEpilogue(convolution=convolution, epilogue=epilogue):
-            return f"{_describe(convolution)} + {_describe(epilogue)}"
-        case Fused(layers=layers):
-            return " + ".join(map(_describe, layers))
-        case _:
-            return str(getattr(stage, "name", type(stage).__name__))
+def _describe(stage: Op) -> str:
+    return " + ".join(layer.name for layer in stage.layers)
 
 
 def print_table(result: Mapping[str, Any]) -> None:

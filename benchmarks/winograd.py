@@ -18,7 +18,7 @@ import torch
 from alexnet.bench.timing import alternate, median_ratio, warm_up
 from alexnet.cli.command_parser import CommandParser
 from alexnet.errors import RequestError
-from alexnet.model.convolution import MIN_WINOGRAD_IMAGES, Convolution2d
+from alexnet.model.convolution import MIN_WINOGRAD_IMAGES, FastConvolution
 from alexnet.model.kernels import fallback_reason, reference_ops
 from alexnet.system.machine import machine_summary, source_commit
 from script import run_script
@@ -40,14 +40,15 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--rounds", type=int, metavar="N", default=5, help="measurements of each algorithm")
 
 
-def layer_and_data(name: str, images: int) -> tuple[Convolution2d, torch.Tensor, torch.Tensor]:
+def layer_and_data(name: str, images: int) -> tuple[FastConvolution, torch.Tensor, torch.Tensor]:
     in_channels, out_channels, kernel, stride, padding, columns, side, end_padding = LAYERS[name]
     generator = torch.Generator().manual_seed(0)
-    layer = Convolution2d(in_channels, out_channels, kernel, stride, padding, columns, end_padding)
-    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    conv = torch.nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=columns)
+    conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layer = FastConvolution(conv, end_padding)
     with torch.no_grad():
-        layer.weight.normal_(0, 0.01, generator=generator)
-        torch.nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        conv.weight.normal_(0, 0.01, generator=generator)
+        torch.nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     x = torch.randn(images, in_channels, side, side, generator=generator)
     # The first layer reads photographs and computes no gradient for them; the others read outputs of ReLU.
     x = (x * 60 if name == "conv1" else x.relu()).contiguous(memory_format=torch.channels_last)
@@ -61,16 +62,17 @@ def errors(name: str) -> dict[str, dict[str, float]]:
     layer, x, gradient = layer_and_data(name, MIN_WINOGRAD_IMAGES)
 
     def output_and_gradient(
-        layer: Convolution2d, x: torch.Tensor, gradient: torch.Tensor
+        layer: FastConvolution, x: torch.Tensor, gradient: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         result = layer(x)
-        return result.detach(), torch.autograd.grad(result, layer.weight, gradient)[0]
+        return result.detach(), torch.autograd.grad(result, layer.conv.weight, gradient)[0]
 
     got = {}
     for algorithm, chosen in ALGORITHMS.items():
         with chosen():
             got[algorithm] = output_and_gradient(layer, x, gradient)
-    want = output_and_gradient(layer.double(), x.double(), gradient.double())
+    layer.conv.double()
+    want = output_and_gradient(layer, x.double(), gradient.double())
     return {
         algorithm: {
             what: float((one - other).norm() / other.norm())
@@ -83,7 +85,7 @@ def errors(name: str) -> dict[str, dict[str, float]]:
 def times(name: str, images: int, rounds: int) -> dict[str, dict[str, float]]:
     """Median milliseconds of each algorithm forward and backward, and the median of their ratios."""
     layer, x, gradient = layer_and_data(name, images)
-    wanted = [layer.weight, layer.bias, *([x] if x.requires_grad else [])]
+    wanted = [layer.conv.weight, layer.conv.bias, *([x] if x.requires_grad else [])]
     results = {}
     for algorithm, chosen in ALGORITHMS.items():
         with chosen():

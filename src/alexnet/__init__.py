@@ -1,6 +1,9 @@
 """The 2012 network of Krizhevsky, Sutskever and Hinton, its data, its training and its measurement."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
+
+from alexnet.system.after_torch import after_torch_import
 
 if TYPE_CHECKING:
     from alexnet.data.dataset import PreparedData
@@ -66,12 +69,13 @@ __all__ = [
     "train",
 ]
 
+# A saved program (.pt2) is loaded with nothing of this package but its operators.
+after_torch_import(lambda: importlib.import_module("alexnet.model.kernels.operators"))
+
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
-    import importlib
-
     module, attribute = _PUBLIC[name]
     return getattr(importlib.import_module(module), attribute)
 

@@ -9,7 +9,7 @@ from benchmarks.layer_times import layer_times, main
 
 def test_every_layer_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = layer_times(torch.device("cpu"), "float32", 1, rounds=1)
-    assert [row["layer"] for row in rows][:3] == ["conv1", "ReLU + ResponseNorm + MaxPool", "conv2"]
+    assert [row["layer"] for row in rows][:3] == ["conv1", "relu1 + norm1 + pool1", "conv2"]
     assert all(row["forward_ms"] > 0 and row["backward_ms"] > 0 for row in rows)
     assert main(["--batch-size", "0"]) == 2
     assert "--batch-size is 0" in capsys.readouterr().err

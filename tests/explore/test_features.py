@@ -58,7 +58,7 @@ def own_activations(run: RunFolder, images: np.ndarray) -> tuple[torch.Tensor, t
     """Scores, and what the last layer reads but for dropout, of the central crop less the mean's."""
     trained = alexnet.load(run.path)
     read: list[torch.Tensor] = []
-    trained.network.drop5.register_forward_pre_hook(lambda module, given: read.append(given[0]))
+    trained.network.dropout5.register_forward_pre_hook(lambda module, given: read.append(given[0]))
     centered = torch.from_numpy(images.astype(np.float32)) - trained.mean_image
     with torch.inference_mode():
         scores = trained.network(centered[:, 2:30, 2:30].permute(0, 3, 1, 2))
@@ -66,12 +66,12 @@ def own_activations(run: RunFolder, images: np.ndarray) -> tuple[torch.Tensor, t
 
 
 def test_features_of_a_split_are_the_networks_activations(run: RunFolder, data: PreparedData, tmp_path: Path) -> None:
-    made = write_features(run.path, tmp_path / "out", layers=["conv4", "fc5", "conv1.linear"], batch_size=4, **HERE)
+    made = write_features(run.path, tmp_path / "out", layers=["relu4", "fc5", "conv1"], batch_size=4, **HERE)
     split = data.splits["val"]
     scores, hidden = own_activations(run, np.array(split.images[:]))
     np.testing.assert_allclose(made.activations["fc5"], scores, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(made.activations["conv4"].reshape(len(split), -1), hidden, rtol=1e-5, atol=1e-5)
-    assert made.activations["conv1.linear"].shape == (15, 8, 28, 28)
+    np.testing.assert_allclose(made.activations["relu4"].reshape(len(split), -1), hidden, rtol=1e-5, atol=1e-5)
+    assert made.activations["conv1"].shape == (15, 8, 28, 28)
     assert made.paths == tuple(split.keys) and made.labels is not None
     np.testing.assert_array_equal(made.labels, split.labels)
     assert made.classes == tuple(one.id for one in data.classes)
@@ -80,7 +80,7 @@ def test_features_of_a_split_are_the_networks_activations(run: RunFolder, data: 
     assert [row["class"] for row in rows] == [data.classes[label].id for label in split.labels]
     assert not staging_folder(tmp_path / "out").exists()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "conv1.linear.npy", "conv4.npy", "fc5.npy", "features.json", "images.csv", "labels.npy", "refused.jsonl",
+        "conv1.npy", "fc5.npy", "features.json", "images.csv", "labels.npy", "refused.jsonl", "relu4.npy",
     ]  # fmt: skip
 
 
@@ -90,22 +90,22 @@ def test_photographs_and_arrays_give_the_same(run: RunFolder, data: PreparedData
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "photographs" / f"{number}.png")
     made = write_features(run.path, tmp_path / "out", photographs=[tmp_path / "photographs"], **HERE)
-    assert list(made.activations) == ["conv4"] and made.labels is None
+    assert list(made.activations) == ["relu4"] and made.labels is None
     assert made.paths == tuple(str(tmp_path / "photographs" / f"{number}.png") for number in range(6))
-    in_memory = alexnet.features(run.path, images, **HERE)["conv4"]
-    np.testing.assert_allclose(made.activations["conv4"], in_memory, rtol=1e-5, atol=1e-5)
-    by_path = features(run.path, list(made.paths), batch_size=4, **HERE)["conv4"]
+    in_memory = alexnet.features(run.path, images, **HERE)["relu4"]
+    np.testing.assert_allclose(made.activations["relu4"], in_memory, rtol=1e-5, atol=1e-5)
+    by_path = features(run.path, list(made.paths), batch_size=4, **HERE)["relu4"]
     np.testing.assert_allclose(by_path, in_memory, rtol=1e-5, atol=1e-5)
     with pytest.raises(RequestError, match=r"image 0, counted from 0: the float32 array .* if they are 0\.\.255"):
         features(run.path, images.astype(np.float32), **HERE)
     # One photograph, one layer, a folder, an array that runs backwards, one mapped read-only.
-    one = features(run.path, made.paths[2], "conv4", **HERE)["conv4"]
+    one = features(run.path, made.paths[2], "relu4", **HERE)["relu4"]
     np.testing.assert_allclose(one, in_memory[2:3], rtol=1e-5, atol=1e-5)
-    folder = features(run.path, tmp_path / "photographs", **HERE)["conv4"]
+    folder = features(run.path, tmp_path / "photographs", **HERE)["relu4"]
     np.testing.assert_allclose(folder, in_memory, rtol=1e-5, atol=1e-5)
     backwards = np.ascontiguousarray(images[..., ::-1])[..., ::-1]
-    np.testing.assert_array_equal(features(run.path, backwards, **HERE)["conv4"], in_memory)
-    np.testing.assert_array_equal(features(run.path, data.splits["val"].images[:6], **HERE)["conv4"], in_memory)
+    np.testing.assert_array_equal(features(run.path, backwards, **HERE)["relu4"], in_memory)
+    np.testing.assert_array_equal(features(run.path, data.splits["val"].images[:6], **HERE)["relu4"], in_memory)
 
 
 def test_images_of_all_types_give_the_same(run: RunFolder, data: PreparedData, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_images_of_all_types_give_the_same(run: RunFolder, data: PreparedData, t
     (tmp_path / "folder").mkdir()
     for number, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / "folder" / f"{number}.png")
-    expected = features(run.path, [tmp_path / "folder"], **HERE)["conv4"]
+    expected = features(run.path, [tmp_path / "folder"], **HERE)["relu4"]
     mixed: list[Any] = [
         Image.fromarray(pixels[0]),
         tmp_path / "folder",  # five in the middle
@@ -124,12 +124,12 @@ def test_images_of_all_types_give_the_same(run: RunFolder, data: PreparedData, t
         pixels[3] / 255,
         str(tmp_path / "folder" / "4.png"),
     ]
-    found = features(run.path, iter(mixed), batch_size=3, **HERE)["conv4"]
+    found = features(run.path, iter(mixed), batch_size=3, **HERE)["relu4"]
     order = [0, 0, 1, 2, 3, 4, 1, 2, 3, 4]
     np.testing.assert_allclose(found, expected[order], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(features(run.path, pixels[0], **HERE)["conv4"], expected[:1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(features(run.path, pixels[0], **HERE)["relu4"], expected[:1], rtol=1e-5, atol=1e-5)
     batch = torch.from_numpy(np.stack([image[:40] for image in pixels])).permute(0, 3, 1, 2)
-    assert features(run.path, batch, **HERE)["conv4"].shape[0] == 5
+    assert features(run.path, batch, **HERE)["relu4"].shape[0] == 5
     with pytest.raises(RequestError, match=r"No such file"):
         features(run.path, [pixels[0], tmp_path / "none.png"], **HERE)
     with pytest.raises(RequestError, match=r"images are of type int"):
@@ -150,9 +150,9 @@ def test_unreadable_files_are_skipped_and_listed(
     options: dict[str, Any] = {"batch_size": 2, **HERE}
     made = write_features(run.path, tmp_path / "out", photographs=[folder], **options)
     assert made.paths == tuple(str(folder / name) for name in colors)
-    assert made.activations["conv4"].shape == (4, 64, 3, 3)
-    alone = features(run.path, list(made.paths), **HERE)["conv4"]
-    np.testing.assert_allclose(made.activations["conv4"], alone, rtol=1e-5, atol=1e-5)
+    assert made.activations["relu4"].shape == (4, 64, 3, 3)
+    alone = features(run.path, list(made.paths), **HERE)["relu4"]
+    np.testing.assert_allclose(made.activations["relu4"], alone, rtol=1e-5, atol=1e-5)
     refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
     assert [Path(one["path"]).name for one in refused] == ["b.jpg", "e.png"]
     assert caplog.messages == [f"refused 2 of 6 files; see {tmp_path / 'out' / 'refused.jsonl'} for the reasons"]
@@ -163,15 +163,15 @@ def test_unreadable_files_are_skipped_and_listed(
 
 
 def test_half_precision_is_rounded_or_refused(data: PreparedData, tmp_path: Path) -> None:
-    full = write_features(a_run(data, tmp_path / "run").path, tmp_path / "full", **HERE).activations["conv4"]
-    half = write_features(tmp_path / "run", tmp_path / "half", dtype="float16", **HERE).activations["conv4"]
+    full = write_features(a_run(data, tmp_path / "run").path, tmp_path / "full", **HERE).activations["relu4"]
+    half = write_features(tmp_path / "run", tmp_path / "half", dtype="float16", **HERE).activations["relu4"]
     assert half.dtype == np.float16
     np.testing.assert_array_equal(half, full.astype(np.float16))
     large = a_run(data, tmp_path / "large", factor=1e7)
     with pytest.raises(WorkError, match="which float16 cannot hold; use --dtype float32"):
         write_features(large.path, tmp_path / "refused", dtype="float16", **HERE)
     # Nothing was done, so the better command begins anew.
-    assert write_features(large.path, tmp_path / "refused", **HERE).activations["conv4"].max() > 65_504
+    assert write_features(large.path, tmp_path / "refused", **HERE).activations["relu4"].max() > 65_504
     lost = a_run(data, tmp_path / "lost", factor=float("inf"))
     with pytest.raises(WorkError, match="are not finite: the training has diverged"):
         write_features(lost.path, tmp_path / "refused2", **HERE)
@@ -190,7 +190,7 @@ def test_interrupted_work_is_resumed_and_another_command_is_refused(
     """In the middle of a batch, too, of which some arrays have the rows and others have not."""
     import alexnet.explore.feature_writer as module
 
-    wanted: dict[str, Any] = {"layers": ["conv4", "fc5", "conv1.pool"], "batch_size": 4, **HERE}
+    wanted: dict[str, Any] = {"layers": ["relu4", "fc5", "pool1"], "batch_size": 4, **HERE}
     whole = write_features(run.path, tmp_path / "whole", **wanted)
     usual, calls = module._convert, 0
 
@@ -204,7 +204,7 @@ def test_interrupted_work_is_resumed_and_another_command_is_refused(
     monkeypatch.setattr(module, "_convert", interrupted)
     with pytest.raises(Interrupted, match="rerun the same command to resume"):
         write_features(run.path, tmp_path / "out", **wanted)
-    with pytest.raises(RequestError, match=r"layers was .*'conv4'.* and is \['fc5'\].*--restart"):
+    with pytest.raises(RequestError, match=r"layers was .*'relu4'.* and is \['fc5'\].*--restart"):
         write_features(run.path, tmp_path / "out", layers=["fc5"], **HERE)
     caplog.set_level(logging.INFO, logger="alexnet")
     made = write_features(run.path, tmp_path / "out", **wanted)
@@ -269,7 +269,7 @@ def test_killed_work_is_resumed(run: RunFolder, tmp_path: Path, caplog: pytest.L
     caplog.set_level(logging.INFO, logger="alexnet")
     made = write_features(run.path, tmp_path / "out", batch_size=1, **HERE)
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith("resuming: ")
-    assert (made.folder / "conv4.npy").read_bytes() == (whole.folder / "conv4.npy").read_bytes()
+    assert (made.folder / "relu4.npy").read_bytes() == (whole.folder / "relu4.npy").read_bytes()
 
 
 def limited(run: Path, destination: Path, queue: Any) -> None:
@@ -293,7 +293,7 @@ def test_a_full_disk_is_reported_and_work_is_resumed(run: RunFolder, tmp_path: P
     assert "is full; finished work is kept in" in queue.get(timeout=500)
     victim.join()
     made = write_features(run.path, tmp_path / "out", batch_size=2, **HERE)
-    assert (made.folder / "conv4.npy").read_bytes() == (whole.folder / "conv4.npy").read_bytes()
+    assert (made.folder / "relu4.npy").read_bytes() == (whole.folder / "relu4.npy").read_bytes()
 
 
 def test_other_classes_are_no_labels(run: RunFolder, make_tree: Any, tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_other_classes_are_no_labels(run: RunFolder, make_tree: Any, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": ["fc7"]}, "no activations called 'fc7'"),
+        ({"layers": ["fc7"]}, "no layer 'fc7'"),
         ({"split": "test"}, "has no split 'test'"),
         ({"photographs": [Path("x.jpg")], "split": "val"}, "name one or the other"),
         ({"photographs": [Path("missing.jpg")]}, "cannot read missing.jpg: No such file"),
@@ -341,23 +341,23 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="contains no features"):
         open_features(tmp_path)
     (tmp_path / "features.json").write_text('{"format_version": 99}')
-    with pytest.raises(RequestError, match="features of format 99, this version reads 1 and 2"):
+    with pytest.raises(RequestError, match="features of format 99, this version reads 1 to 3"):
         open_features(tmp_path)
 
 
 def test_the_command(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["features", str(run.path), "--list"]) == 0
-    assert "conv1.norm" in capsys.readouterr().out
+    assert "norm1" in capsys.readouterr().out
     assert main(["features", str(run.path), "--list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["shapes"]["fc5"] == [5]
-    assert main(["features", str(run.path), "--list", "--layer", "conv4"]) == 2
+    assert main(["features", str(run.path), "--list", "--layer", "relu4"]) == 2
     assert "--list only lists" in capsys.readouterr().err
     assert main(["features", str(run.path)]) == 2
     assert "pass --out FOLDER" in capsys.readouterr().err
-    words = ["features", str(run.path), "--layer", "conv4", "--layer", "fc5", "--device", "cpu", "--json"]
+    words = ["features", str(run.path), "--layer", "relu4", "--layer", "fc5", "--device", "cpu", "--json"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["shapes"] == {"conv4": [15, 64, 3, 3], "fc5": [15, 5]} and said["images"] == 15
+    assert said["shapes"] == {"relu4": [15, 64, 3, 3], "fc5": [15, 5]} and said["images"] == 15
     Image.new("RGB", (50, 40)).save(tmp_path / "one.png")
     assert main(["features", str(run.path), "--out", str(tmp_path / "one"), str(tmp_path / "one.png")]) == 0
     assert "1 x 64 x 3 x 3, float32" in " ".join(capsys.readouterr().out.split())

@@ -69,9 +69,9 @@ def test_features_are_opened_and_computed_alike(golden: Path, tmp_path: Path) ->
     old = open_features(golden / "features")
     assert list(old.activations) == ["conv2"] == old.description["layers"] and len(old.paths) == 6
     new = write_features(
-        golden / "finished", tmp_path / "features", layers=["conv2"], split="val", device="cpu", precision="float32"
+        golden / "finished", tmp_path / "features", layers=["norm2"], split="val", device="cpu", precision="float32"
     )
-    np.testing.assert_allclose(new.activations["conv2"], old.activations["conv2"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(new.activations["norm2"], old.activations["conv2"], rtol=1e-5, atol=1e-5)
     assert old.labels is not None and new.labels is not None
     np.testing.assert_array_equal(new.labels, old.labels)
     assert new.paths == old.paths and new.classes == old.classes
@@ -79,8 +79,8 @@ def test_features_are_opened_and_computed_alike(golden: Path, tmp_path: Path) ->
 
 def test_unfinished_features_of_the_earlier_format_are_refused_clearly(golden: Path) -> None:
     (golden / "features").rename(golden / ".new.preparing")
-    with pytest.raises(RequestError, match=r"format_version was 1 and is 2.*add --restart to discard"):
-        write_features(golden / "finished", golden / "new", layers=["conv2"], split="val", device="cpu")
+    with pytest.raises(RequestError, match=r"format_version was 1 and is 3.*add --restart to discard"):
+        write_features(golden / "finished", golden / "new", layers=["norm2"], split="val", device="cpu")
 
 
 def advised(page: Page, printed: str) -> set[tuple[str, ...]]:

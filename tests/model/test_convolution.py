@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.model.fast_conv2d import Convolution2d
 
 from alexnet.model import kernels
 from alexnet.model.convolution import (
     MAX_PRODUCT_SIDE,
-    Convolution2d,
     space_to_depth,
     space_to_depth_convolution,
     ungrouped_weight,

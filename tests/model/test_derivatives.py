@@ -5,12 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from tests.model.fast_conv2d import Convolution2d
 from tests.model.varied_networks import VARIED, normwise, varied_network
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from alexnet.model import kernels
-from alexnet.model.convolution import MIN_WINOGRAD_IMAGES, Convolution2d
+from alexnet.model.convolution import MIN_WINOGRAD_IMAGES
 from alexnet.model.kernels import reference_ops
 from alexnet.model.layers import max_pool
 from alexnet.model.network import AlexNet

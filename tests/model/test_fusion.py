@@ -11,11 +11,11 @@ import torch
 from alexnet.errors import RequestError
 from alexnet.model import kernels
 from alexnet.model.activations import ActivationReader
-from alexnet.model.convolution import Convolution2d
+from alexnet.model.convolution import FastConvolution
 from alexnet.model.fusion import ConvEpilogue, Fused, fuse, fuse_epilogues
 from alexnet.model.kernels import operators, reference_ops
 from alexnet.model.kernels.norm_pool import NormPool
-from alexnet.model.layer_specs import AveragePool, MaxPool, ReLU
+from alexnet.model.layer_specs import AveragePool, MaxPool, NamedLayer, ReLU
 from alexnet.model.network import AlexNet
 from alexnet.model.variants import VARIANTS
 from alexnet.system.triton_probe import reference_ops_requested
@@ -31,26 +31,26 @@ AVERAGE = AveragePool(size=3, stride=2, divisor="inside")
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_fusing_keeps_all_layers_in_order(name: str) -> None:
-    layers = VARIANTS[name].layers
+    layers = VARIANTS[name].named_layers
     stages = fuse(layers)
-    again = [layer for stage in stages for layer in (stage.layers if isinstance(stage, Fused) else (stage,))]
-    assert tuple(again) == layers
+    assert tuple(layer for stage in stages for layer in stage.layers) == layers
     passes = [
         (one.convolution, one.epilogue) if isinstance(one, ConvEpilogue) else (one,) for one in fuse_epilogues(stages)
     ]
     assert tuple(stage for one in passes for stage in one) == stages
     # Every max-pooling is fused with its neighbors.
-    assert not any(isinstance(stage, MaxPool) for stage in stages)
+    assert not any(isinstance(stage, NamedLayer) and isinstance(stage.spec, MaxPool) for stage in stages)
 
 
 def test_both_orders_are_one_operation() -> None:
-    paper = [stage.norm_pool for stage in fuse(VARIANTS["paper"].layers) if isinstance(stage, Fused)]
+    paper = [stage.norm_pool for stage in fuse(VARIANTS["paper"].named_layers) if isinstance(stage, Fused)]
     assert paper[:2] == [NormPool(relu_before=True, alpha=1e-4, k=2.0, columns=2, pool=3, stride=2)] * 2
-    source = [stage.norm_pool for stage in fuse(VARIANTS["original"].layers) if isinstance(stage, Fused)]
+    source = [stage.norm_pool for stage in fuse(VARIANTS["original"].named_layers) if isinstance(stage, Fused)]
     assert source[0] == NormPool(alpha=1e-4 / 5, k=2.0, columns=2, pool=3, stride=2, all_ties=True, relu_after=True)
-    assert fuse((ReLU(),)) == (ReLU(),) and fuse((AVERAGE,)) == (AVERAGE,)
     # 16 positions do not fit the bits that store ties.
-    assert fuse((MaxPool(size=4, stride=4),)) == (MaxPool(size=4, stride=4),)
+    for alone in (ReLU(), AVERAGE, MaxPool(size=4, stride=4)):
+        layers = (NamedLayer("alone", alone),)
+        assert fuse(layers) == layers
 
 
 @needs_kernels
@@ -91,16 +91,16 @@ def test_biases_added_in_the_epilogue_are_the_same(name: str, monkeypatch: pytes
                 parameter.normal_(generator=torch.Generator().manual_seed(3))
     side = network.spec.image_px
     images = 50 * torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(2))
-    names = [f"conv{number}{point}" for number in (1, 2) for point in (".linear", "")]
+    names = [layer.name for layer in network.sized_layers if layer.name[-1] in "12"]
     biases: list[torch.Tensor | None] = []
     found = []
-    convolve = Convolution2d._conv_forward
+    convolve = FastConvolution.run
 
-    def watched(own: Convolution2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def watched(own: FastConvolution, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         biases.append(bias)
         return convolve(own, x, weight, bias)
 
-    monkeypatch.setattr(Convolution2d, "_conv_forward", watched)
+    monkeypatch.setattr(FastConvolution, "run", watched)
     for in_epilogue in (False, True):
         monkeypatch.setattr(
             kernels,
@@ -162,7 +162,7 @@ def test_layers_with_hooks_or_replaced_add_their_own_biases(monkeypatch: pytest.
     network.conv2 = torch.nn.Sequential(conv2)
     torch.testing.assert_close(network(images), wanted)
     assert len(seen) == 1
-    with_bias = ActivationReader(network, ["conv2.linear"])(images)["conv2.linear"]
+    with_bias = ActivationReader(network, ["conv2"])(images)["conv2"]
     torch.testing.assert_close(seen[0], with_bias)
 
 

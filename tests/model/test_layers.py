@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.model.fast_conv2d import Convolution2d
 from torch.func import functional_call
 
 from alexnet.errors import RequestError
-from alexnet.model.convolution import Convolution2d
 from alexnet.model.layers import (
     ColumnLinear,
     LocallyConnected2d,

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tests.model.fast_conv2d import Convolution2d
 
 from alexnet.model import kernels
-from alexnet.model.convolution import MIN_WINOGRAD_IMAGES, Convolution2d
+from alexnet.model.convolution import MIN_WINOGRAD_IMAGES
 from alexnet.model.kernels import convolutions, reference_ops
+from alexnet.model.layer_specs import Convolution
 from alexnet.model.network import AlexNet
 
 pytestmark = pytest.mark.skipif(kernels.fallback_reason("cpu") is not None, reason=str(kernels.fallback_reason("cpu")))
@@ -421,8 +423,8 @@ def test_forward_mode_derivatives_are_the_librarys() -> None:
 def test_networks_whose_pooling_needs_ties_keep_them() -> None:
     for variant, keeps in (("paper", False), ("original", True), ("cifar-18pct", True)):
         network = AlexNet(10, variant=variant)
-        layers = [module for module in network.modules() if isinstance(module, Convolution2d)]
-        assert layers and all(layer.keeps_ties == keeps for layer in layers)
+        layers = [layer for layer in network.spec.named_layers if isinstance(layer.spec, Convolution)]
+        assert layers and all(network.fast_convolution(layer).keeps_ties == keeps for layer in layers)
 
 
 def test_whole_network_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def add_arguments(parser: CommandParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="layer to write; may be repeated (default: the last hidden layer, in the paper's network fc7)",
+        help="layer to write; may be repeated (default: the last hidden layer, in the paper's network relu7)",
     )
     parser.add_argument("--list", action="store_true", help="list the network's layers and their shapes, then exit")
     add_choice(parser, "--dtype", ("float32", "float16"), help="float32 or float16")
@@ -75,11 +75,11 @@ def run(options: argparse.Namespace) -> None:
 
 def _list(run: Path, *, as_json: bool) -> None:
     from alexnet.cli.tables import print_activations
-    from alexnet.model.activations import ActivationReader, activation_points
+    from alexnet.model.activations import ActivationReader
     from alexnet.model.weights import load_trained
 
     network = load_trained(run).network
-    reader = ActivationReader(network, list(activation_points(network.spec)))
+    reader = ActivationReader(network, [layer.name for layer in network.sized_layers])
     shapes = {name: reader.shape(name) for name in reader.names}
     if as_json:
         print_json({"variant": network.variant, "shapes": shapes})

@@ -106,7 +106,7 @@ COMMANDS = {
     "features": Command(
         "looking",
         "Write a network's activations for many images as arrays.",
-        "alexnet features runs/first --layer conv5 --layer fc7 --out features/first",
+        "alexnet features runs/first --layer pool5 --layer relu7 --out features/first",
         computes=True,
     ),
     "report": Command("looking", "Write a run's report.html.", "alexnet report runs/first"),

@@ -28,7 +28,7 @@ from alexnet.storage.staging import RESTART, Staging
 from alexnet.storage.typed_files import Count, damaged, read_json, write_sealed_json
 from alexnet.system.device import Precision
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DESCRIPTION_FILE = "features.json"
 IMAGES_FILE = "images.csv"
 LABELS_FILE = "labels.npy"

@@ -34,9 +34,8 @@ from alexnet.explore.feature_writer import (
 from alexnet.explore.forward import activation_batches
 from alexnet.explore.image_source import image_reader, photograph_source, split_source
 from alexnet.figures.notebook_html import result_html, table_html
-from alexnet.model.activations import ActivationReader
+from alexnet.model.activations import ActivationReader, default_layer
 from alexnet.model.kernels import slow_path_message
-from alexnet.model.network import AlexNet
 from alexnet.model.weights import load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.checksums import file_crc32, file_digest
@@ -47,8 +46,9 @@ from alexnet.storage.typed_files import Count, Size, Versioned, damaged, read_js
 from alexnet.system.device import choose_device, choose_precision
 from alexnet.system.progress import ShowProgress, counted
 
-READABLE_VERSIONS = (1, FORMAT_VERSION)
-"""Version 1 has `points` where version 2 has `layers`."""
+READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
+"""Up to version 2, `conv5` is the input of the next layer with weights; `conv5.linear` became `conv5` in version 3.
+Version 1 has `points` where the others have `layers`."""
 Dtype = Literal["float32", "float16"]
 LayerName = Annotated[str, Meta(pattern=r"\A[\w.-]{1,100}\Z")]
 """Also the name of a file."""
@@ -108,19 +108,19 @@ def features(
         images: one image or many, of any types, see `ImageInput`: files and folders of them, images of Pillow, uint8
             or floating-point arrays (H, W, 3) and tensors (3, H, W) of any size; also a batch of arrays or tensors.
             They become square as the training images did; uint8 (N, S, S, 3) of their side S is taken as it is.
-        layers: names of activations, see `activation_points`; none means the input of the last layer, before dropout.
+        layers: names of the network's layers; none means the last hidden one, after ReLU and before dropout.
         progress: see `ShowProgress`; a function is called with (images done, images in total).
 
     Returns:
-        A dictionary: by layer, float32 (N, C, H, W) of a convolution or (N, D) of a fully connected layer, for the
-        central crop, without dropout's scale (the `.drop` activations have it).
+        A dictionary: by layer, float32 (N, C, H, W), or (N, D) from `flatten` on, for the central crop: what a forward
+        hook on the layer's module sees.
 
     Raises:
         RequestError: no trained network, an unknown layer, images of another form, or an unreadable photograph.
         WorkError: activations that are not finite.
     """
     trained = load_trained(run)
-    reader = ActivationReader(trained.network, _as_list(layers) or default_layers(trained.network))
+    reader = ActivationReader(trained.network, _as_list(layers) or [default_layer(trained.network.spec)])
     chosen_device = choose_device(device)
     chosen_precision = choose_precision(precision, chosen_device)
     read, num_images = image_reader(images, trained)
@@ -159,7 +159,7 @@ def write_features(
         data_folder: the prepared data set, or several to concatenate; None is what the run was trained on.
         split: None is the data set's evaluation split.
         photographs: files and folders of files, instead of a data set.
-        layers: names of activations, see `activation_points`; none means the input of the last layer, before dropout.
+        layers: names of the network's layers; none means the last hidden one, after ReLU and before dropout.
         dtype: of the arrays.
         restart: discard the work of an unfinished call.
         progress: called with (images done, total images).
@@ -175,7 +175,7 @@ def write_features(
         raise RequestError(f"--dtype is {dtype!r}; allowed is {' or '.join(get_args(Dtype))}")
     require_free(destination)
     trained = load_trained(run)
-    reader = ActivationReader(trained.network, _as_list(layers) or default_layers(trained.network))
+    reader = ActivationReader(trained.network, _as_list(layers) or [default_layer(trained.network.spec)])
     if photographs:
         if data_folder is not None or split is not None:
             raise RequestError("both photographs and a data set or split are named; name one or the other")
@@ -238,9 +238,9 @@ def open_features(folder: Path, *, verify: bool = True) -> Features:
     if version not in READABLE_VERSIONS:
         raise RequestError(
             f"{folder} has features of format {version}, this version reads "
-            f"{' and '.join(map(str, READABLE_VERSIONS))}; write them again"
+            f"{READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}; write them again"
         )
-    schema: type[_Version2] = _Version1 if version == 1 else _Version2  # type: ignore[assignment]
+    schema: type[_WithLayers] = _Version1 if version == 1 else _WithLayers  # type: ignore[assignment]
     described: dict[str, Any] = {**read_json(path, schema, advice)}
     if version == 1:
         described["layers"] = described.pop("points")
@@ -315,7 +315,7 @@ class _AnyVersion(Versioned):
     files_crc32: NotRequired[dict[str, Count]]
 
 
-class _Version2(_AnyVersion):
+class _WithLayers(_AnyVersion):
     layers: list[LayerName]
 
 
@@ -344,11 +344,6 @@ def _read_paths(path: Path, num_images: int, advice: str) -> tuple[str, ...]:
         raise_unless_damage(error, path)
         raise damaged(path, str(error), advice) from error
     return paths
-
-
-def default_layers(network: AlexNet) -> tuple[str, ...]:
-    """The input of the last layer: the features by which section 6.1 of the paper compares images."""
-    return ([layer.name for layer in network.sized_layers if layer.weight_shape][-2],)
 
 
 def _shapes_text(arrays: Mapping[str, NDArray[Any]]) -> str:

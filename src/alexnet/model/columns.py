@@ -16,9 +16,9 @@ from torch import nn
 
 from alexnet.data.sampler import rank_slice
 from alexnet.errors import RequestError
-from alexnet.model.convolution import Convolution2d
 from alexnet.model.fusion import Fused
-from alexnet.model.layer_specs import Convolution, Dense, Dropout, LayerSpec, LocallyConnected
+from alexnet.model.layer_modules import ResponseNorm2d
+from alexnet.model.layer_specs import Convolution, Dense, LocallyConnected, NamedLayer, ResponseNorm
 from alexnet.model.layers import ColumnLinear, SeededDropout
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import ColumnLayers
@@ -39,21 +39,21 @@ class GatherRows:
     Each process computes its half of the units for all images.
     """
 
-    layer: Dense
+    layer: NamedLayer
 
 
 @dataclass(frozen=True)
 class GatherColumns:
     """A layer of which each process computes its half of the output from both halves of the input."""
 
-    layer: Convolution | Dense
+    layer: NamedLayer
 
 
-ColumnStep = LayerSpec | Fused | SplitRows | GatherRows | GatherColumns
+ColumnStep = NamedLayer | Fused | SplitRows | GatherRows | GatherColumns
 
 
 def column_steps(
-    fused_ops: Iterable[LayerSpec | Fused], column_layers: ColumnLayers, variant: str
+    fused_ops: Iterable[NamedLayer | Fused], column_layers: ColumnLayers, variant: str
 ) -> tuple[ColumnStep, ...]:
     """A network's operations as one column computes them, with its reads of the other column.
 
@@ -69,12 +69,12 @@ def column_steps(
     halved = False  # whether a process holds half of the channels or units
     for op in fused_ops:
         match op:
-            case Convolution(columns=1) if column_layers == "every-layer" and halved:
+            case NamedLayer(spec=Convolution(columns=1)) if column_layers == "every-layer" and halved:
                 steps.append(GatherColumns(op))
-            case Convolution() if column_layers == "every-layer":
+            case NamedLayer(spec=Convolution()) if column_layers == "every-layer":
                 steps.append(op)
                 halved = True
-            case LocallyConnected() if column_layers == "every-layer":
+            case NamedLayer(spec=LocallyConnected()) if column_layers == "every-layer":
                 raise RequestError(
                     f"variant {variant!r} has locally connected layers, which cannot be split into columns; use "
                     "--column-layers dense or --columns 1"
@@ -85,15 +85,21 @@ def column_steps(
                         f"variant {variant!r} normalizes across all its channels, so it has no two columns; use a "
                         "variant in columns (paper, original, ...), --column-layers dense, or --columns 1"
                     )
-                steps.append(replace(op, norm_pool=replace(norm_pool, columns=1)))
-            case Dense() if not halved:
+                layers = tuple(_of_one_column(layer) for layer in op.layers)
+                steps.append(Fused(layers, replace(norm_pool, columns=1)))
+            case NamedLayer(spec=Dense()) if not halved:
                 steps.append(GatherRows(op))
                 halved = True
-            case Dense(columns=1):
+            case NamedLayer(spec=Dense(columns=1)):
                 steps.append(GatherColumns(op))
             case _:
                 steps.append(op)
     return tuple(steps)
+
+
+def _of_one_column(layer: NamedLayer) -> NamedLayer:
+    """The layer as a process runs it that has the channels of one column."""
+    return replace(layer, spec=replace(layer.spec, columns=1)) if isinstance(layer.spec, ResponseNorm) else layer
 
 
 class ColumnNetwork(AlexNet):
@@ -112,32 +118,51 @@ class ColumnNetwork(AlexNet):
 
     def __init__(self, network: AlexNet, pair: ColumnPair, column_layers: ColumnLayers = "every-layer") -> None:
         nn.Module.__init__(self)  # not AlexNet's: the modules are halves of those of the whole network
-        self.num_classes, self.variant, self.width = network.num_classes, network.variant, network.width
-        self.dropout, self.spec, self.sized_layers = network.dropout, network.spec, network.sized_layers
+        self._num_classes, self._keeps_ties = network.num_classes, network._keeps_ties
+        self.variant, self.width, self.dropout, self.spec = (
+            network.variant,
+            network.width,
+            network.dropout,
+            network.spec,
+        )
         self.fused_ops = network.fused_ops
         self.steps = column_steps(network.fused_ops, column_layers, network.variant)
         self.pair = pair
+        sized = {layer.name: layer for layer in network.sized_layers}
         self.split_layers = frozenset(
-            layer.name for layer in self.sized_layers if column_layers == "every-layer" or isinstance(layer.spec, Dense)
+            name
+            for name, layer in sized.items()
+            if layer.weight_shape and (column_layers == "every-layer" or isinstance(layer.spec, Dense))
         )
         """Names of the layers of which this process has half."""
         self._row_dropouts: list[SeededDropout] = []  # those that see this process's half of the images
         self._rows: slice | None = None
         self._num, self._num_rows = 0, 0
+        own_specs = {one.name: one.spec for step in self.steps if isinstance(step, Fused) for one in step.layers}
         halved = column_layers == "every-layer"
-        for layer in self.sized_layers:
-            halved = halved or isinstance(layer.spec, Dense)
-            if isinstance(layer.spec, Dropout):
-                dropout = SeededDropout(self.dropout, layer.spec.inverted)
+        for name, module in network.named_children():
+            halved = halved or name in self.split_layers
+            if isinstance(module, SeededDropout):
+                dropout = SeededDropout(self.dropout, module.inverted)
                 if halved:
-                    dropout.units = (self._half(layer.in_channels), layer.in_channels)
+                    units = sized[name].in_channels
+                    dropout.units = (self._half(units), units)
                 else:
                     self._row_dropouts.append(dropout)
-                self.add_module(layer.name, dropout)
-            elif layer.name:
-                module = copy.deepcopy(network.get_submodule(layer.name))
-                self.add_module(layer.name, self._halved(module) if layer.name in self.split_layers else module)
+                self.add_module(name, dropout)
+            elif isinstance(module, ResponseNorm2d):
+                spec = own_specs[name]
+                assert isinstance(spec, ResponseNorm)
+                self.add_module(name, ResponseNorm2d(spec))
+            else:
+                own = copy.deepcopy(module)
+                self.add_module(name, self._halved(own) if name in self.split_layers else own)
         self.train(network.training)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the whole network."""
+        return self._num_classes
 
     def split(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """This column's part of tensors of the whole network, keyed by parameter name."""
@@ -169,7 +194,7 @@ class ColumnNetwork(AlexNet):
         for name, parameter in module.named_parameters():
             own = parameter.detach()[self._half(len(parameter))].clone()
             setattr(module, name, nn.Parameter(own))
-        if isinstance(module, Convolution2d):
+        if isinstance(module, nn.Conv2d):
             module.groups, module.in_channels, module.out_channels = 1, module.weight.shape[1], len(module.weight)
         elif isinstance(module, ColumnLinear):
             module.columns = 1
@@ -213,17 +238,17 @@ class ColumnNetwork(AlexNet):
             dropout.expect((slice(first + own.start, first + own.stop), num))
         return x[own]
 
-    def _gather_rows(self, layer: Dense, x: torch.Tensor) -> torch.Tensor:
+    def _gather_rows(self, layer: NamedLayer, x: torch.Tensor) -> torch.Tensor:
         # x: (b, D) with b of the B images -> (B, units / 2). Own rows are computed during the transfer.
         module = self.get_submodule(layer.name)
-        assert isinstance(module, nn.Linear | ColumnLinear)
-        own_column = self._half(x.shape[1]) if layer.columns > 1 else slice(None)
+        assert isinstance(module, nn.Linear | ColumnLinear) and isinstance(layer.spec, Dense)
+        own_column = self._half(x.shape[1]) if layer.spec.columns > 1 else slice(None)
         exchange = self.pair.begin(x, (self._num_rows - len(x), x.shape[1]), layer.name)
         own = F.linear(x[:, own_column], module.weight, module.bias)
         others = F.linear(exchange.end()[:, own_column], module.weight, module.bias)
         return torch.cat([own, others] if self.pair.column == 0 else [others, own])
 
-    def _gather_columns(self, layer: Convolution | Dense, x: torch.Tensor) -> torch.Tensor:
+    def _gather_columns(self, layer: NamedLayer, x: torch.Tensor) -> torch.Tensor:
         # x: (B, C / 2, H, W) or (B, D / 2) -> half of the layer's channels or units. The product with the
         # own half is computed while the other half is transferred.
         module = self.get_submodule(layer.name)
@@ -231,20 +256,11 @@ class ColumnNetwork(AlexNet):
         exchange = self.pair.begin(x, x.shape, layer.name)
         halves = module.weight.chunk(NUM_COLUMNS, dim=1)
         place = self.pair.column
-        own = _product(module, x, halves[place], module.bias)
-        return own + _product(module, exchange.end(), halves[1 - place], None)
+        product = F.linear if isinstance(module, nn.Linear) else self.fast_convolution(layer).run
+        own = product(x, halves[place], module.bias)
+        return own + product(exchange.end(), halves[1 - place], None)
 
     def set_microbatch(self, rows: slice | None, num: int = 0) -> None:
         """As `AlexNet.set_microbatch`, of the images of the pair."""
         self._rows, self._num = rows, num
         super().set_microbatch(rows, num)
-
-
-def _product(
-    module: nn.Conv2d | nn.Linear, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    """The layer with part of its weights."""
-    if isinstance(module, nn.Linear):
-        return F.linear(x, weight, bias)
-    result: torch.Tensor = module._conv_forward(x, weight, bias)
-    return result

@@ -1,4 +1,4 @@
-"""A convolution layer that picks the first algorithm of `ALGORITHMS` that supports its input.
+"""Convolutions by the first algorithm of `ALGORITHMS` that supports their input.
 
 Axes: B images, C input channels, D output channels, H x W positions, k the side of the kernel, s its stride.
 """
@@ -26,52 +26,42 @@ _MIN_WINOGRAD_PRODUCTS = 3_000_000
 _GROUP = 64
 
 
-class Convolution2d(nn.Conv2d):
-    """`torch.nn.Conv2d` by the fastest algorithm: same parameters, same results up to rounding.
+class FastConvolution:
+    """A `torch.nn.Conv2d` by the fastest algorithm: the same results up to rounding.
 
     Args:
-        end_padding: zeros added beyond the right and the bottom edge only; the others as in `torch.nn.Conv2d`.
+        conv: the layer, with its weights; no dilation, and zeros as padding.
+        end_padding: zeros added beyond the right and the bottom edge only, before the layer's own padding.
         keeps_ties: equal windows give bit-equal results at every position. With Winograd filtering the rounding depends
             on the position in a tile, so only gradients are then computed that way.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-        end_padding: int = 0,
-        keeps_ties: bool = False,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups)
-        self.end_padding, self.keeps_ties = end_padding, keeps_ties
+    def __init__(self, conv: nn.Conv2d, end_padding: int = 0, keeps_ties: bool = False) -> None:
+        self.conv, self.end_padding, self.keeps_ties = conv, end_padding, keeps_ties
 
-    def bias_in_epilogue(self, input: Tensor) -> bool:
-        """Whether `without_bias` and a fused operation that adds the biases is faster, and this layer has no hooks."""
-        if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks:
-            return False
-        return kernels.epilogue_adds_bias(input, compute_dtype(input)) and not needs_reference_ops(
-            self.weight, self.bias
-        )
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D, H', W')."""
+        return self.run(x, self.conv.weight, self.conv.bias)
 
-    def without_bias(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D, H', W'), no biases added."""
-        return self._conv_forward(input, self.weight, None)
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The same with other weights and biases, which may be part of the layer's."""
         for algorithm in ALGORITHMS:
-            if algorithm.supports(self, input, weight, bias):
-                return algorithm.run(self, input, weight, bias)
+            if algorithm.supports(self, x, weight, bias):
+                return algorithm.run(self, x, weight, bias)
         raise AssertionError("the library supports every convolution")
+
+    def bias_in_epilogue(self, x: Tensor) -> bool:
+        """Whether a convolution without biases and a fused operation that adds them is faster."""
+        weight, bias = self.conv.weight, self.conv.bias
+        if bias is None or not kernels.epilogue_adds_bias(x, compute_dtype(x)):
+            return False
+        return not needs_reference_ops(weight, bias)
 
     @property
     def reads_few_channels(self) -> bool:
         """Whether this is a strided first layer that is faster as a layer of stride 1 over blocks of positions."""
-        plain = self.groups == 1 and self.padding == (0, 0)
-        return plain and self.stride[0] > 1 and self.in_channels < MATRIX_UNIT
+        plain = self.conv.groups == 1 and self.conv.padding == (0, 0)
+        return plain and self.conv.stride[0] > 1 and self.conv.in_channels < MATRIX_UNIT
 
 
 class ConvAlgorithm(Protocol):
@@ -81,10 +71,10 @@ class ConvAlgorithm(Protocol):
     layer's.
     """
 
-    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    def supports(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether this algorithm computes the convolution, and is faster than those after it."""
 
-    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def run(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(B, C, H, W) -> (B, D, H', W')."""
 
 
@@ -94,16 +84,16 @@ class FirstLayerWinograd:
     Blocks of s x s positions become channels, which 3 x 3 or 5 x 5 weights read.
     """
 
-    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    def supports(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         if not layer.reads_few_channels or not weight.requires_grad or x.requires_grad or not torch.is_grad_enabled():
             return False
-        sides = {-(-side // layer.stride[0]) for side in layer.kernel_size}
+        sides = {-(-side // layer.conv.stride[0]) for side in layer.conv.kernel_size}
         # s^2 times as many channels, and s^2 times fewer positions.
-        products = layer.in_channels * layer.out_channels * x.shape[-1] * x.shape[-2]
+        products = layer.conv.in_channels * layer.conv.out_channels * x.shape[-1] * x.shape[-2]
         return products >= _MIN_WINOGRAD_PRODUCTS and sides in ({3}, {5}) and _winograd_takes(layer, x, weight)
 
-    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return convolutions.strided_convolution(x, weight, bias, layer.stride[0], layer.end_padding)
+    def run(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return convolutions.strided_convolution(x, weight, bias, layer.conv.stride[0], layer.end_padding)
 
 
 class SpaceToDepth:
@@ -112,11 +102,11 @@ class SpaceToDepth:
     Matrix units take eight channels or more at a time and a first layer reads three: blocks have 3 s^2 channels.
     """
 
-    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    def supports(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return layer.reads_few_channels and compute_dtype(x) == torch.bfloat16
 
-    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return space_to_depth_convolution(x, weight, bias, layer.stride[0], layer.end_padding)
+    def run(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return space_to_depth_convolution(x, weight, bias, layer.conv.stride[0], layer.end_padding)
 
 
 class Winograd:
@@ -127,19 +117,19 @@ class Winograd:
     and not while torch traces or compiles. It has no second derivatives (`alexnet.model.kernels.reference_ops` does).
     """
 
-    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-        side = layer.kernel_size[0]
-        if side not in (3, 5) or int(layer.padding[0]) >= side or layer.stride != (1, 1) or layer.end_padding:
+    def supports(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+        side = layer.conv.kernel_size[0]
+        if side not in (3, 5) or int(layer.conv.padding[0]) >= side or layer.conv.stride != (1, 1) or layer.end_padding:
             return False
-        products = layer.in_channels * layer.out_channels * x.shape[-1] * x.shape[-2]
-        if products < _MIN_WINOGRAD_PRODUCTS * layer.groups**2 or not _winograd_takes(layer, x, weight):
+        products = layer.conv.in_channels * layer.conv.out_channels * x.shape[-1] * x.shape[-2]
+        if products < _MIN_WINOGRAD_PRODUCTS * layer.conv.groups**2 or not _winograd_takes(layer, x, weight):
             return False
         learns = torch.is_grad_enabled() and (weight.requires_grad or side == 5)
         return learns or (side == 5 and not layer.keeps_ties)
 
-    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        forward = layer.kernel_size == (5, 5) and not layer.keeps_ties
-        return convolutions.convolution(x, weight, bias, int(layer.padding[0]), forward=forward)
+    def run(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        forward = layer.conv.kernel_size == (5, 5) and not layer.keeps_ties
+        return convolutions.convolution(x, weight, bias, int(layer.conv.padding[0]), forward=forward)
 
 
 class ZerosForColumns:
@@ -148,12 +138,12 @@ class ZerosForColumns:
     It multiplies twice as often as a grouped convolution and is still faster (docs/log.md).
     """
 
-    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-        return layer.groups > 1 and x.is_cuda and compute_dtype(x) == torch.bfloat16
+    def supports(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+        return layer.conv.groups > 1 and x.is_cuda and compute_dtype(x) == torch.bfloat16
 
-    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        whole = ungrouped_weight(weight.to(torch.bfloat16), layer.groups)
-        return F.conv2d(_end_padded(layer, x), whole, bias, layer.stride, layer.padding)
+    def run(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        whole = ungrouped_weight(weight.to(torch.bfloat16), layer.conv.groups)
+        return F.conv2d(_end_padded(layer, x), whole, bias, layer.conv.stride, layer.conv.padding)
 
 
 class WindowProduct:
@@ -163,29 +153,33 @@ class WindowProduct:
     docs/log.md). One column, stride 1, images of at most `MAX_PRODUCT_SIDE` positions a side.
     """
 
-    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    def supports(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         if bias is None or x.device.type != "cpu" or not torch.is_grad_enabled():
             return False
-        if layer.groups > 1 or layer.stride != (1, 1) or max(x.shape[2:]) + layer.end_padding > MAX_PRODUCT_SIDE:
+        if (
+            layer.conv.groups > 1
+            or layer.conv.stride != (1, 1)
+            or max(x.shape[2:]) + layer.end_padding > MAX_PRODUCT_SIDE
+        ):
             return False
-        return compute_dtype(x) == torch.bfloat16 and not needs_reference_ops(x, layer.weight, layer.bias)
+        return compute_dtype(x) == torch.bfloat16 and not needs_reference_ops(x, layer.conv.weight, layer.conv.bias)
 
-    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def run(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         assert bias is not None
         half = torch.bfloat16
         x = _end_padded(layer, x)
-        result: Tensor = _WindowProduct.apply(x.to(half), weight.to(half), bias.to(half), layer.padding)  # type: ignore[no-untyped-call]
+        result: Tensor = _WindowProduct.apply(x.to(half), weight.to(half), bias.to(half), layer.conv.padding)  # type: ignore[no-untyped-call]
         return result
 
 
 class Library:
     """torch's own convolution."""
 
-    def supports(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    def supports(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return True
 
-    def run(self, layer: Convolution2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        result: Tensor = nn.Conv2d._conv_forward(layer, _end_padded(layer, x), weight, bias)
+    def run(self, layer: FastConvolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        result: Tensor = layer.conv._conv_forward(_end_padded(layer, x), weight, bias)
         return result
 
 
@@ -200,18 +194,18 @@ ALGORITHMS: tuple[ConvAlgorithm, ...] = (
 """The first that supports a layer and its input computes it."""
 
 
-def _end_padded(layer: Convolution2d, x: Tensor) -> Tensor:
+def _end_padded(layer: FastConvolution, x: Tensor) -> Tensor:
     return F.pad(x, (0, layer.end_padding, 0, layer.end_padding)) if layer.end_padding else x
 
 
-def _winograd_takes(layer: Convolution2d, x: Tensor, weight: Tensor) -> bool:
+def _winograd_takes(layer: FastConvolution, x: Tensor, weight: Tensor) -> bool:
     if x.dim() != 4 or not kernels.supports_winograd(x):
         return False
     # torch's convolution reports what does not fit.
-    side = min(x.shape[2:]) + 2 * int(layer.padding[0]) + layer.end_padding
-    if x.shape[1] != weight.shape[1] * layer.groups or side < max(layer.kernel_size):
+    side = min(x.shape[2:]) + 2 * int(layer.conv.padding[0]) + layer.end_padding
+    if x.shape[1] != weight.shape[1] * layer.conv.groups or side < max(layer.conv.kernel_size):
         return False
-    if needs_reference_ops(weight, layer.bias):
+    if needs_reference_ops(weight, layer.conv.bias):
         return False
     # A traced graph would be bound to batches of this size.
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or len(x) < MIN_WINOGRAD_IMAGES:

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 
 from alexnet.model.kernels.norm_pool import MAX_WINDOW_POSITIONS, NormPool
-from alexnet.model.layer_specs import Convolution, LayerSpec, MaxPool, ReLU, ResponseNorm
+from alexnet.model.layer_specs import Convolution, LayerSpec, MaxPool, NamedLayer, ReLU, ResponseNorm
 
 
 @dataclass(frozen=True)
 class Fused:
     """Consecutive layers without weights that run as one operation."""
 
-    layers: tuple[LayerSpec, ...]
+    layers: tuple[NamedLayer, ...]
     norm_pool: NormPool
 
 
@@ -18,8 +18,13 @@ class Fused:
 class ConvEpilogue:
     """A convolution and the operation that follows it, which can add the convolution's biases."""
 
-    convolution: Convolution
-    epilogue: ReLU | Fused
+    convolution: NamedLayer
+    epilogue: NamedLayer | Fused
+
+    @property
+    def layers(self) -> tuple[NamedLayer, ...]:
+        """The layers in order."""
+        return (self.convolution, *self.epilogue.layers)
 
     @property
     def norm_pool(self) -> NormPool:
@@ -27,21 +32,26 @@ class ConvEpilogue:
         return self.epilogue.norm_pool if isinstance(self.epilogue, Fused) else NormPool(relu_before=True)
 
 
-def fuse_epilogues(ops: tuple[LayerSpec | Fused, ...]) -> tuple[LayerSpec | Fused | ConvEpilogue, ...]:
+Op = NamedLayer | Fused | ConvEpilogue
+"""One or several consecutive layers (`layers`) that run as one operation."""
+
+
+def fuse_epilogues(ops: tuple[NamedLayer | Fused, ...]) -> tuple[Op, ...]:
     """The operations in order, every convolution joined with the operation after it if that can be its epilogue."""
-    joined: list[LayerSpec | Fused | ConvEpilogue] = []
+    joined: list[Op] = []
     for op in ops:
         previous = joined[-1] if joined else None
-        if isinstance(previous, Convolution) and isinstance(op, ReLU | Fused):
+        can_follow = isinstance(op, Fused) or isinstance(op.spec, ReLU)
+        if can_follow and isinstance(previous, NamedLayer) and isinstance(previous.spec, Convolution):
             joined[-1] = ConvEpilogue(previous, op)
         else:
             joined.append(op)
     return tuple(joined)
 
 
-def fuse(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec | Fused, ...]:
+def fuse(layers: tuple[NamedLayer, ...]) -> tuple[NamedLayer | Fused, ...]:
     """The layers in order, fused where that saves a pass over memory."""
-    ops: list[LayerSpec | Fused] = []
+    ops: list[NamedLayer | Fused] = []
     first = 0
     while first < len(layers):
         found = _fused_at_start(layers[first:])
@@ -50,16 +60,17 @@ def fuse(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec | Fused, ...]:
     return tuple(ops)
 
 
-def _fused_at_start(layers: tuple[LayerSpec, ...]) -> Fused | None:
+def _fused_at_start(layers: tuple[NamedLayer, ...]) -> Fused | None:
     """The longest fusion at the start of `layers`: a normalization or a pooling, with the ReLU around them."""
-    taken: list[LayerSpec] = []
+    num_taken = 0
 
     def take(kind: type[LayerSpec]) -> LayerSpec | None:
-        layer = layers[len(taken)] if len(taken) < len(layers) else None
-        if not isinstance(layer, kind) or (isinstance(layer, MaxPool) and not _can_fuse(layer)):
+        nonlocal num_taken
+        spec = layers[num_taken].spec if num_taken < len(layers) else None
+        if not isinstance(spec, kind) or (isinstance(spec, MaxPool) and not _can_fuse(spec)):
             return None
-        taken.append(layer)
-        return layer
+        num_taken += 1
+        return spec
 
     before = take(ReLU)
     norm = take(ResponseNorm)
@@ -73,7 +84,7 @@ def _fused_at_start(layers: tuple[LayerSpec, ...]) -> Fused | None:
         op = replace(op, size=norm.size, alpha=alpha, beta=norm.beta, k=norm.k, columns=norm.columns)
     if isinstance(pool, MaxPool):
         op = replace(op, pool=pool.size, stride=pool.stride, all_ties=pool.ties == "every")
-    return Fused(tuple(taken), op)
+    return Fused(layers[:num_taken], op)
 
 
 def _can_fuse(pool: MaxPool) -> bool:

@@ -6,6 +6,7 @@ Sizes, parameters and operation counts follow from the specifications alone.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from alexnet.errors import RequestError
@@ -188,21 +189,66 @@ class NetworkSpec:
     """Factor on the input before the first layer, one number or one per color."""
     layers: tuple[LayerSpec, ...]
 
+    @cached_property
+    def named_layers(self) -> "tuple[NamedLayer, ...]":
+        """The layers with the names of their modules.
+
+        A layer without a name of its own is called after what it does and the number of the last layer with weights
+        before it: `relu5`, `pool5`, `norm1`, `same_map_norm2`; a second one of its kind is `pool1_2`.
+        """
+        named: list[NamedLayer] = []
+        number = ""
+        for spec in self.layers:
+            if isinstance(spec, WeightedSpec):
+                number = spec.name.lstrip("abcdefghijklmnopqrstuvwxyz_")
+            named.append(NamedLayer(_free_name(spec, number, {one.name for one in named}), spec))
+        return tuple(named)
+
+
+@dataclass(frozen=True)
+class NamedLayer:
+    """A layer and the name of its module in the network."""
+
+    name: str
+    spec: LayerSpec
+
+    @property
+    def layers(self) -> "tuple[NamedLayer, ...]":
+        """Itself: an operation of one layer."""
+        return (self,)
+
+
+_BASE_NAMES: dict[type[LayerSpec], str] = {
+    ReLU: "relu",
+    Tanh: "tanh",
+    Sigmoid: "sigmoid",
+    ResponseNorm: "norm",
+    SameMapNorm: "same_map_norm",
+    MaxPool: "pool",
+    AveragePool: "pool",
+}
+
+
+def _free_name(spec: LayerSpec, number: str, taken: set[str]) -> str:
+    if isinstance(spec, WeightedSpec | Dropout):
+        return spec.name
+    if isinstance(spec, Flatten):
+        return "flatten"
+    name = _BASE_NAMES[type(spec)] + number
+    return next(one for one in (name, *(f"{name}_{count}" for count in range(2, 100))) if one not in taken)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SizedLayer:
     """A layer of a network with the sizes of its input and output; dense features are channels of side 1."""
 
+    name: str
+    """The name of its module."""
     spec: LayerSpec
     in_channels: int
     in_side: int
     out_channels: int
     out_side: int
-
-    @property
-    def name(self) -> str:
-        """The layer's name; empty for a layer without one."""
-        return str(getattr(self.spec, "name", ""))
 
     @property
     def columns(self) -> int:
@@ -259,7 +305,8 @@ def sized_layers(network: NetworkSpec, num_classes: int, width: float = 1.0) -> 
         RequestError: a window is larger than its image.
     """
     channels, side = INPUT_CHANNELS, network.image_px
-    for spec in network.layers:
+    for layer in network.named_layers:
+        spec = layer.spec
         in_channels, in_side = channels, side
         match spec:
             case Convolution():
@@ -277,7 +324,14 @@ def sized_layers(network: NetworkSpec, num_classes: int, width: float = 1.0) -> 
                 pass
         if side < 1:
             raise RequestError(f"{spec} reads {in_side}-pixel images, which are smaller than its window")
-        yield SizedLayer(spec=spec, in_channels=in_channels, in_side=in_side, out_channels=channels, out_side=side)
+        yield SizedLayer(
+            name=layer.name,
+            spec=spec,
+            in_channels=in_channels,
+            in_side=in_side,
+            out_channels=channels,
+            out_side=side,
+        )
 
 
 def pooled_side(side: int, size: int, stride: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
@@ -47,6 +48,15 @@ def average_pool(
     _check_windows(x, size, stride)
     positions = size**2 if divisor == "whole" else None
     return F.avg_pool2d(x, size, stride, ceil_mode=True, count_include_pad=False, divisor_override=positions)
+
+
+def scale_input(images: torch.Tensor, factor: float | tuple[float, float, float]) -> torch.Tensor:
+    """The images (B, 3, H, W) multiplied by a factor, or each color by its own."""
+    if isinstance(factor, tuple):
+        # Filled on the device: a graph that is being captured cannot copy from host memory.
+        factors = [torch.full((1, 1, 1), one, dtype=images.dtype, device=images.device) for one in factor]
+        return images * torch.cat(factors)
+    return images * factor
 
 
 def _check_windows(x: torch.Tensor, size: int, stride: int) -> None:
@@ -110,6 +120,15 @@ def _window_positions(largest: torch.Tensor, size: int, stride: int) -> Iterator
             )
 
 
+def column_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int) -> torch.Tensor:
+    """(B, D) -> (B, units): each block of units from its own block of features."""
+    parts = zip(x.chunk(columns, 1), weight.chunk(columns), bias.chunk(columns), strict=True)
+    return torch.cat([F.linear(part, of_part, bias_of_part) for part, of_part, bias_of_part in parts], dim=1)
+
+
+torch.fx.wrap("column_linear")  # one node of a graph: torch.fx cannot look into it
+
+
 class ColumnLinear(nn.Module):
     """A dense layer whose units read only the features of their own column.
 
@@ -127,10 +146,7 @@ class ColumnLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, units)."""
-        parts = zip(
-            x.chunk(self.columns, 1), self.weight.chunk(self.columns), self.bias.chunk(self.columns), strict=True
-        )
-        return torch.cat([F.linear(part, weight, bias) for part, weight, bias in parts], dim=1)
+        return column_linear(x, self.weight, self.bias, self.columns)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1] * self.columns}, {self.weight.shape[0]}, columns={self.columns}"
@@ -207,6 +223,8 @@ class SeededDropout(nn.Module):
         return kept / self.keep if self.inverted else kept
 
     def _current_mask(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(x, torch.fx.Proxy):  # the traced graph draws from torch's global generator
+            return torch.bernoulli(torch.full_like(x, self.keep))
         rows, num = self.part or (slice(None), len(x))
         units, width = self.units or (slice(None), x.shape[1])
         mask = self._mask

@@ -1,49 +1,33 @@
 """The network, written so that it can be compared with section 3 of the paper.
 
 Axes: B images, C channels, H x W positions, D features, K classes. A variant (`alexnet.model.variants`) is a tuple of
-layer specifications; `AlexNet` builds the modules of the layers with weights and runs all layers in order.
+layer specifications; `AlexNet` builds the module of each layer and runs them in order, some of them as one operation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.fx
 from torch import nn
 
 from alexnet.errors import RequestError
 from alexnet.model import kernels
-from alexnet.model.convolution import Convolution2d
-from alexnet.model.fusion import ConvEpilogue, Fused, fuse, fuse_epilogues
+from alexnet.model.convolution import FastConvolution
+from alexnet.model.fusion import ConvEpilogue, Fused, Op, fuse, fuse_epilogues
 from alexnet.model.kernels.operators import norm_pool
 from alexnet.model.kernels.operators import same_map_norm as fused_same_map_norm
-from alexnet.model.layer_specs import (
-    AveragePool,
-    Convolution,
-    Dense,
-    Dropout,
-    Flatten,
-    LayerSpec,
-    LocallyConnected,
-    MaxPool,
-    ReLU,
-    SameMapNorm,
-    Sigmoid,
-    SizedLayer,
-    Tanh,
-    WeightedSpec,
-    sized_layers,
+from alexnet.model.layer_modules import (
+    InputScale,
+    build_modules,
+    computes,
+    is_hooked,
+    is_observed,
+    pad_name,
+    pads,
 )
-from alexnet.model.layers import (
-    ColumnLinear,
-    LocallyConnected2d,
-    SeededDropout,
-    WeightedModule,
-    average_pool,
-    initialize,
-    max_pool,
-)
-from alexnet.model.response_norm import same_map_norm
+from alexnet.model.layer_specs import Convolution, MaxPool, NamedLayer, SameMapNorm, SizedLayer, sized_layers
+from alexnet.model.layers import SeededDropout
 from alexnet.model.tensor_names import describe_tensors, rename_as
 from alexnet.model.variants import named_variant
 
@@ -53,6 +37,10 @@ class AlexNet(nn.Module):
 
     Input: float64, float32 or bfloat16 (B, 3, S, S) with S the variant's image side (224 for
     `paper`), RGB on the 0..255 scale minus the mean image. Output: class scores (B, K).
+
+    Every layer is a child module, in the order in which they run: `conv1`, `relu1`, `norm1`, `pool1`, ..., `flatten`,
+    `fc6`, `relu6`, `dropout6`, ... Hooks see what each computes, and a module that replaces one is used. Where nobody
+    looks in between, several run as one faster operation that computes the same up to rounding.
 
     Args:
         num_classes: K, 2 or more.
@@ -82,32 +70,49 @@ class AlexNet(nn.Module):
             raise RequestError(f"num_classes is {num_classes}; a network needs 2 or more")
         if not 0 < width <= 4:
             raise RequestError(f"width is {width}; allowed is above 0, up to 4")
-        self.num_classes, self.variant, self.width, self.dropout = num_classes, variant, width, dropout
-        self.fused_ops = fuse(self.spec.layers)
+        self.variant, self.width, self.dropout = variant, width, dropout
+        self.fused_ops = fuse(self.spec.named_layers)
         self.compiled_ops = fuse_epilogues(self.fused_ops)
+        self._keeps_ties = any(isinstance(one, MaxPool) and one.ties == "every" for one in self.spec.layers)
         kernels.load()
-        self.sized_layers = tuple(sized_layers(self.spec, num_classes, width))
-        keeps_ties = any(isinstance(spec, MaxPool) and spec.ties == "every" for spec in self.spec.layers)
-        for layer in self.sized_layers:
-            spec = layer.spec
-            if isinstance(spec, Dropout):
-                self.add_module(spec.name, SeededDropout(dropout, spec.inverted))
-            elif isinstance(spec, WeightedSpec):
-                module = _weighted_module(layer, keeps_ties)
-                initialize(module, layer.fan_in, spec.init_std, spec.bias, generator)
-                self.add_module(spec.name, module)
+        if self.spec.input_scale != 1:
+            self.add_module("input_scale", InputScale(self.spec.input_scale))
+        for layer in sized_layers(self.spec, num_classes, width):
+            for name, module in build_modules(layer, dropout, generator):
+                self.add_module(name, module)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the last layer scores; another last layer, as for other classes, may score others."""
+        last = self.get_submodule(self.spec.named_layers[-1].name)
+        for module in reversed([*last.modules()]):
+            if isinstance(found := getattr(module, "out_features", None), int):
+                return found
+        raise RequestError(
+            f"the last layer is {type(last).__name__}, whose number of classes is unknown; give it `out_features`"
+        )
+
+    @property
+    def sized_layers(self) -> tuple[SizedLayer, ...]:
+        """The layers with the sizes of their inputs and outputs."""
+        return tuple(sized_layers(self.spec, self.num_classes, self.width))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) -> (B, K)."""
         self.require_images(images)
-        x = self.scale(images)
-        for op in self.compiled_ops:
+        return self.run(self.compiled_ops, self.scale(images))
+
+    def run(self, ops: Iterable[Op], x: torch.Tensor) -> torch.Tensor:
+        """Run some of `fused_ops` or `compiled_ops` in order."""
+        for op in ops:
             x = self.compute(op, x)
         return x
 
     def require_images(self, images: torch.Tensor) -> None:
         """Raise RequestError unless this is a batch of images that the network reads."""
         side = self.spec.image_px
+        if isinstance(images, torch.fx.Proxy):  # a trace by torch.fx has no shapes
+            return
         if images.dim() != 4 or tuple(images.shape[1:]) != (3, side, side) or not images.is_floating_point():
             raise RequestError(
                 f"variant {self.variant!r} takes floating point (B, 3, {side}, {side}), 0..255 minus the mean; "
@@ -144,48 +149,66 @@ class AlexNet(nn.Module):
             )
         return super().load_state_dict(given, strict, assign)
 
-    def compute(self, op: LayerSpec | Fused | ConvEpilogue, x: torch.Tensor) -> torch.Tensor:
-        """Run one of `fused_ops` or `compiled_ops`."""
-        match op:
-            case ConvEpilogue(convolution=convolution, epilogue=epilogue):
-                module = self.get_submodule(convolution.name)
-                # A module that replaced the layer computes its own bias.
-                if type(module) is Convolution2d and module.bias is not None and module.bias_in_epilogue(x):
-                    sums = module.without_bias(x)
+    def compute(self, op: Op, x: torch.Tensor) -> torch.Tensor:
+        """Run one of `fused_ops` or `compiled_ops`: as one operation if nobody can tell, else module by module."""
+        if self._runs_as_one(op, x):
+            match op:
+                case ConvEpilogue(convolution=layer) if (conv := self.fast_convolution(layer)).bias_in_epilogue(x):
+                    sums, bias = conv.run(x, conv.conv.weight, None), conv.conv.bias
+                    assert bias is not None
                     # The precision in which autocast would pass the bias to the convolution.
-                    return norm_pool(sums, op.norm_pool, module.bias.to(sums.dtype))
-                return self.compute(epilogue, self.compute(convolution, x))
-            case Fused():
-                return norm_pool(x, op.norm_pool) if kernels.supports_fused(x) else op.norm_pool.reference(x)
-            case Convolution() | LocallyConnected() | Dense() | Dropout():
-                result: torch.Tensor = self.get_submodule(op.name)(x)
-                return result
-            case ReLU():
-                return F.relu(x)
-            case Tanh():
-                return torch.tanh(x)
-            case Sigmoid():
-                return torch.sigmoid(x)
-            case SameMapNorm():
-                norm = fused_same_map_norm if kernels.supports_fused(x) else same_map_norm
-                return norm(x, op.size, op.alpha, op.beta)
-            case MaxPool():
-                return max_pool(x, op.size, op.stride, op.ties)
-            case AveragePool():
-                return average_pool(x, op.size, op.stride, op.divisor)
-            case Flatten():
-                return x.flatten(1)
-            case _:
-                raise AssertionError(f"{op} is part of no network")
+                    return norm_pool(sums, op.norm_pool, bias.to(sums.dtype))
+                case Fused() if kernels.supports_fused(x):
+                    return norm_pool(x, op.norm_pool)
+                case NamedLayer(spec=Convolution()):
+                    return self.fast_convolution(op)(x)
+                case NamedLayer(spec=SameMapNorm() as spec) if kernels.supports_fused(x):
+                    return fused_same_map_norm(x, spec.size, spec.alpha, spec.beta)
+        if isinstance(op, ConvEpilogue):
+            return self.compute(op.epilogue, self.compute(op.convolution, x))
+        for layer in op.layers:
+            for name in _module_names(layer):
+                x = self.get_submodule(name)(x)
+        return x
+
+    def fast_convolution(self, layer: NamedLayer) -> FastConvolution:
+        """A convolution of this network and its padding as one operation."""
+        conv = self.get_submodule(layer.name)
+        assert isinstance(conv, nn.Conv2d) and isinstance(layer.spec, Convolution)
+        return FastConvolution(conv, layer.spec.end_padding, self._keeps_ties)
+
+    def _runs_as_one(self, op: Op, x: torch.Tensor) -> bool:
+        """Whether all modules of an operation compute its layers, and nobody observes them."""
+        return not is_observed(x) and all(map(self._is_unobserved, op.layers))
+
+    def _is_unobserved(self, layer: NamedLayer) -> bool:
+        modules = [self.get_submodule(name) for name in _module_names(layer)]
+        if any(map(is_hooked, modules)) or not computes(modules[-1], layer.spec):
+            return False
+        return len(modules) == 1 or (isinstance(layer.spec, Convolution) and pads(modules[0], layer.spec))
+
+    def replaced_layers(self) -> tuple[str, ...]:
+        """Names of the layers whose module was replaced by one that computes something else."""
+        return tuple(
+            layer.name for layer in self.spec.named_layers if not computes(self.get_submodule(layer.name), layer.spec)
+        )
 
     def scale(self, images: torch.Tensor) -> torch.Tensor:
         """The images (B, 3, H, W) multiplied by `input_scale`."""
-        scale = self.spec.input_scale
-        if isinstance(scale, tuple):
-            # Filled on the device: a graph that is being captured cannot copy from host memory.
-            factors = [torch.full((1, 1, 1), one, dtype=images.dtype, device=images.device) for one in scale]
-            return images * torch.cat(factors)
-        return images if scale == 1 else images * scale
+        return images if self.spec.input_scale == 1 else self.get_submodule("input_scale")(images)
+
+    def extra_repr(self) -> str:
+        return f"variant={self.variant}, num_classes={self.num_classes}, width={self.width:g}"
+
+    def __prepare_scriptable__(self) -> None:
+        """Called by `torch.jit.script`, which cannot compile the choice of the faster operations.
+
+        Raises:
+            RequestError: always.
+        """
+        raise RequestError(
+            "torch.jit.script cannot compile this network; use torch.jit.trace, torch.export, torch.compile or ONNX"
+        )
 
     def set_microbatch(self, rows: slice | None, num: int = 0) -> None:
         """Declare that the next images are these rows of a batch of `num`; None is a whole batch.
@@ -203,6 +226,12 @@ class AlexNet(nn.Module):
                 module.generator = generator
 
 
+def _module_names(layer: NamedLayer) -> tuple[str, ...]:
+    """The modules of a layer, in the order in which they run."""
+    is_padded = isinstance(layer.spec, Convolution) and layer.spec.end_padding
+    return (pad_name(layer.name), layer.name) if is_padded else (layer.name,)
+
+
 def _advice_for(state_dict: Mapping[str, Any]) -> str:
     """What to do with a state dict that does not fit."""
     nested = [name for name, value in state_dict.items() if isinstance(value, Mapping)]
@@ -210,27 +239,3 @@ def _advice_for(state_dict: Mapping[str, Any]) -> str:
         return f"they are a dictionary that holds {', '.join(nested)}; pass the one of these that has the weights"
     shapes = {name: tuple(value.shape) for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
     return f"they {describe_tensors(shapes)}; create the network that they belong to, or use alexnet.load"
-
-
-def _weighted_module(layer: SizedLayer, keeps_ties: bool) -> WeightedModule:
-    """The layer's module, its weights not initialized yet; `keeps_ties` as in `Convolution2d`."""
-    match layer.spec:
-        case Convolution() as spec:
-            return Convolution2d(
-                layer.in_channels,
-                layer.out_channels,
-                spec.kernel,
-                spec.stride,
-                spec.padding,
-                groups=spec.columns,
-                end_padding=spec.end_padding,
-                keeps_ties=keeps_ties,
-            )
-        case LocallyConnected() as spec:
-            return LocallyConnected2d(layer.in_channels, layer.out_channels, spec.kernel, spec.padding, layer.out_side)
-        case Dense(columns=columns) if columns > 1:
-            return ColumnLinear(layer.in_channels, layer.out_channels, columns)
-        case Dense():
-            return nn.Linear(layer.in_channels, layer.out_channels)
-        case _:
-            raise AssertionError(f"{layer.spec} has no weights")

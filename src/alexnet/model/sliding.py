@@ -7,7 +7,7 @@ layers' input.
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.layer_specs import INPUT_CHANNELS, Flatten, LocallyConnected
+from alexnet.model.layer_specs import INPUT_CHANNELS, Flatten, LocallyConnected, NamedLayer
 from alexnet.model.network import AlexNet
 
 
@@ -46,7 +46,7 @@ def class_maps(network: AlexNet, images: torch.Tensor) -> torch.Tensor:
     positions = (1, 1)
     x = network.scale(images)
     for op in network.compiled_ops:
-        if isinstance(op, Flatten):
+        if isinstance(op, NamedLayer) and isinstance(op.spec, Flatten):
             windows = x.unfold(2, dense_side, 1).unfold(3, dense_side, 1)  # (B, C, h, w, k, k)
             positions = (windows.shape[2], windows.shape[3])
             # One row per position, features in the order of the layer's weights: the dense layers run unchanged.

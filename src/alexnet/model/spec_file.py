@@ -71,7 +71,10 @@ def spec_matches(content: Mapping[str, Any], spec: NetworkSpec) -> bool:
 
 def _layer_to_dict(layer: LayerSpec) -> dict[str, Any]:
     name = _TYPES[type(layer)]
-    return {"type": name, **{key: getattr(layer, key) for key in _LAYERS[name][1]}}
+    settings = {key: getattr(layer, key) for key in _LAYERS[name][1]}
+    if name == "dropout":
+        settings["name"] = settings["name"].replace("dropout", "drop")
+    return {"type": name, **settings}
 
 
 def _layer_from_dict(content: Mapping[str, Any]) -> LayerSpec:
@@ -82,6 +85,8 @@ def _layer_from_dict(content: Mapping[str, Any]) -> LayerSpec:
     kind, keys = _LAYERS[name]
     if settings.keys() != set(keys):
         raise RequestError(f"a {name} layer has the settings {', '.join(settings)}; expected are {', '.join(keys)}")
+    if name == "dropout":  # the files' names are shorter than the modules'
+        settings["name"] = settings["name"].replace("drop", "dropout")
     layer: LayerSpec = kind(**settings)
     return layer
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.model.columns import ColumnNetwork, ColumnStep, GatherRows
+from alexnet.model.layer_specs import NamedLayer
 from alexnet.model.network import AlexNet
 from alexnet.parallel.layout import GradDtype
 from alexnet.parallel.process_mesh import ProcessMesh
@@ -133,8 +134,9 @@ class _Part(nn.Module):
 
     def __init__(self, network: ColumnNetwork, steps: tuple[ColumnStep, ...]) -> None:
         super().__init__()
-        names = [str(getattr(getattr(step, "layer", step), "name", "")) for step in steps]
-        self.layers = nn.ModuleDict({name: network.get_submodule(name) for name in names if name})
+        layers = [getattr(step, "layer", step) for step in steps]
+        names = [layer.name for layer in layers if isinstance(layer, NamedLayer)]
+        self.layers = nn.ModuleDict({name: network.get_submodule(name) for name in names})
         self._take: Callable[[torch.Tensor], torch.Tensor] = lambda x: network.run_steps(steps, x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
