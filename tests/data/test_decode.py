@@ -278,6 +278,85 @@ def test_a_checksum_of_a_png_that_does_not_hold_refuses_it() -> None:
         assert "ends early" in refusal(content[:-num_bytes])
 
 
+def adam7(pixels: np.ndarray) -> bytes:
+    """The rows of a PNG's seven passes, each after a filter byte of 0, of pixels uint8 (H, W, channels)."""
+    places = [(0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1)]
+    passes = [pixels[top::down, left::right] for top, down, left, right in places]
+    return b"".join(b"\0" + row.tobytes() for one in passes if one.size for row in one)
+
+
+def png_of_rows(rows: bytes, size: tuple[int, int], color_type: int, depth: int = 8, *, interlaced: bool) -> bytes:
+    header = struct.pack(">IIBBBBB", *size, depth, color_type, 0, 0, interlaced)
+    data = zlib.compress(rows)
+    cut = len(data) // 2
+    chunks = [chunk(b"IHDR", header), chunk(b"IDAT", data[:cut]), chunk(b"IDAT", data[cut:]), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 20),
+    width=st.integers(1, 20),
+    channels=st.integers(1, 4),
+    is_black=st.booleans(),
+    interlaced=st.booleans(),
+    lost=st.integers(1, 2000),
+)
+def test_a_png_whose_data_end_too_early_is_refused_and_a_black_one_is_not(
+    height: int, width: int, channels: int, is_black: bool, interlaced: bool, lost: int
+) -> None:
+    """Pillow reads both, the missing rows as black."""
+    pixels = np.random.default_rng(lost).integers(1, 256, (height, width, channels), dtype=np.uint8) * (not is_black)
+    rows = adam7(pixels) if interlaced else b"".join(b"\0" + row.tobytes() for row in pixels)
+    color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    whole = png_of_rows(rows, (width, height), color_type, interlaced=interlaced)
+    with Image.open(io.BytesIO(whole)) as image:
+        white = Image.new("RGBA", image.size, "white")
+        expected = np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+    assert np.array_equal(decode_image(whole, apply_orientation=True), expected)
+    cut = png_of_rows(rows[: max(0, len(rows) - lost)], (width, height), color_type, interlaced=interlaced)
+    assert "image" in refusal(cut)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 16])
+def test_the_rows_of_a_png_of_any_depth_are_counted(depth: int) -> None:
+    row = b"\0" * (1 + (13 * depth + 7) // 8)
+    whole = png_of_rows(row * 9, (13, 9), 0, depth, interlaced=False)
+    assert not decode_image(whole, apply_orientation=True).any()
+    assert "the data of the PNG end before its last row" in refusal(
+        png_of_rows(row * 8, (13, 9), 0, depth, interlaced=False)
+    )
+
+
+def test_kinds_that_are_not_decoded_are_named() -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    tifffile = pytest.importorskip("tifffile")
+    pixels = smooth()
+    files = {
+        "JPEG-LS is not read": imagecodecs.jpegls_encode(pixels),
+        "lossless JPEG is not read": imagecodecs.ljpeg_encode(pixels[:, :, 0]),
+        "JPEG of 12 bits per channel is not read": imagecodecs.jpeg8_encode(
+            pixels.astype(np.uint16) << 4, bitspersample=12
+        ),
+    }
+    for name in ("JPEG 2000", "LERC", "PNG", "JPEG XL", "JPEG XR", "WebP"):
+        file = io.BytesIO()
+        compression = name.lower().replace(" ", "")
+        tifffile.imwrite(file, pixels, photometric="rgb", compression=compression)
+        files[f"{name} data of the TIFF" if name == "WebP" else f"TIFF compressed with {name} is not"] = file.getvalue()
+    for words, content in files.items():
+        if words.startswith("WebP"):  # where Pillow was built with it, it is read
+            with contextlib.suppress(OSError), Image.open(io.BytesIO(content)) as image:
+                image.load()
+                continue
+        reason = refusal(content)
+        assert words in reason and ("convert it" in reason or "save it" in reason)
+    damaged = bytearray(encode(Image.fromarray(smooth()), "JPEG"))
+    damaged[damaged.index(b"\xff\xc0") + 4] = 0  # the precision
+    assert "damaged JPEG: Unsupported JPEG data precision 0" in refusal(bytes(damaged))
+    assert "damaged JPEG" in refusal(encode(Image.fromarray(smooth()), "JPEG")[:-50])
+
+
 def test_what_pillow_warns_about_is_harmless_in_many_threads_and_as_errors() -> None:
     no_frames = chunk(b"acTL", struct.pack(">II", 0, 0))
     content = png_of(smooth(), 2, no_frames)

@@ -214,9 +214,9 @@ def test_paths_are_strings_or_paths(tmp_path: Path) -> None:
         (None, "type NoneType; allowed are paths"),
         ([1, 2], "type list"),
         ("<html>" + "<p>a page</p>\n" * 9999, "name image files"),
-        ("a\0b.png", "cannot read .*null byte"),
+        ("a\0b.png", "allowed is a path that is not empty and has no null characters"),
         ("\ud800.png", "cannot read"),
-        ("", "cannot read"),
+        ("", "an image is ''; allowed is a path that is not empty"),
     ],
     ids=str,
 )

@@ -8,7 +8,9 @@ is put on white, 16 bits become the upper 8, and of an animation the first frame
 import importlib
 import io
 import re
+import struct
 import zlib
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -16,9 +18,16 @@ import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
-from alexnet.data.jpeg_warnings import WARNINGS, mend_warning
+from alexnet.data.jpeg_warnings import WARNINGS, mend_warning, undecoded_kind
 from alexnet.data.pillow_warnings import pillow_warnings_muted
-from alexnet.data.pixel_layouts import CONVERT, TiffLayout, has_16_bits, jpeg2000_refusal
+from alexnet.data.pixel_layouts import (
+    CONVERT,
+    OPTIONAL_COMPRESSIONS,
+    RECOMPRESS,
+    TiffLayout,
+    has_16_bits,
+    jpeg2000_refusal,
+)
 
 MAX_PIXELS = 178_956_970
 """An image with more is refused, since a small file can claim any size. Pillow's own limit."""
@@ -43,6 +52,8 @@ HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b
 AVIF_BRANDS = frozenset((b"avif", b"avis"))
 HEIF_BRANDS = frozenset((b"mif1", b"mif2", b"msf1"))
 """Still images in an ISO container whose brand does not name their codec."""
+INFLATED_BYTES = 2**20
+"""Of a PNG whose data are counted, at a time."""
 ORIENTATION_TAG = 274
 UPRIGHT = 1
 
@@ -219,6 +230,8 @@ def _decode_mended_jpeg(content: bytes, error: Exception) -> NDArray[np.uint8]:
             raise
         except Exception as next_error:
             error = next_error
+    if kind := undecoded_kind(content):
+        raise UnreadableImage(f"{kind} is not read; convert it to a JPEG of 8 bits per channel or to PNG") from error
     raise UnreadableImage(f"damaged JPEG: {_one_line(error)}; only whole files are read") from error
 
 
@@ -301,6 +314,8 @@ def _decode_by_pillow(content: bytes, format_name: str) -> tuple[NDArray[np.uint
         with Image.open(io.BytesIO(content), formats=(format_name,)) as image:
             require_size(*image.size)
             image.load()
+            if format_name == "PNG":
+                _require_all_rows(content, image)
             if format_name == "PNG" and has_16_bits(content):
                 image.info.pop("transparency", None)  # a color, which Pillow compares with the upper 8 bits
             return _to_rgb(image), _orientation_of(image)
@@ -313,6 +328,8 @@ def _decode_by_pillow(content: bytes, format_name: str) -> tuple[NDArray[np.uint
 def _decode_tiff(content: bytes) -> tuple[NDArray[np.uint8], int]:
     layout = TiffLayout.read(content)
     unread = UnreadableImage(f"{layout} is not read; {CONVERT}")
+    if reason := layout.compression_refusal:
+        raise UnreadableImage(reason)
     if not layout.is_read:
         raise unread
     try:
@@ -327,6 +344,13 @@ def _decode_tiff(content: bytes) -> tuple[NDArray[np.uint8], int]:
         except ValueError as error:
             if "raw mode" in str(error):  # extra channels in planes, for example
                 raise unread from error
+            raise
+        except OSError as error:
+            if name := OPTIONAL_COMPRESSIONS.get(layout.compression):
+                raise UnreadableImage(
+                    f"the {name} data of the TIFF cannot be decoded: they are damaged, or this Pillow was built "
+                    f"without {name} for TIFF; {RECOMPRESS}"
+                ) from error
             raise
         if image.mode.startswith("I;16"):
             pixels = _gray_to_rgb(layout.to_16_bits(np.asarray(image).astype(np.uint16)))
@@ -363,15 +387,46 @@ def _require_sound_png(content: bytes) -> None:
         start, kind = end, bytes(view[start + 4 : start + 8])
 
 
-def _without_texts(content: bytes) -> bytes:
-    """A sound PNG without texts and color profile, of which Pillow refuses large ones."""
-    kept = bytearray(content[:8])
+def _require_all_rows(content: bytes, image: Image.Image) -> None:
+    """Refuse a PNG of which data lack: Pillow leaves the pixels that a well-formed end of the data cuts off black.
+
+    Only where the last row is zero, or rows are interlaced, are the data decompressed a second time to count them.
+    """
+    width, height, depth, color_type, _, _, is_interlaced = struct.unpack(">IIBBBBB", content[16:29])
+    if not is_interlaced and any(image.crop((0, height - 1, width, height)).tobytes()):
+        return
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color_type]
+    # Of Adam7's passes, first row and column and their steps (PNG specification, section 8.2).
+    passes = [(0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1)]
+    expected = 0
+    for top, down, left, right in passes if is_interlaced else [(0, 1, 0, 1)]:
+        num_rows, num_columns = len(range(top, height, down)), len(range(left, width, right))
+        expected += num_rows * (1 + (num_columns * bits + 7) // 8) if num_columns else 0
+    data = b"".join(content[start:end] for kind, start, end in _png_chunks(content) if kind == b"IDAT")
+    inflater, found, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, data[2:]  # without header: checksums are verified
+    while rest and found < expected and not inflater.eof:
+        found += len(inflater.decompress(rest, INFLATED_BYTES))
+        rest = inflater.unconsumed_tail
+    found += len(inflater.flush()) if found < expected else 0
+    if found < expected:
+        raise UnreadableImage("damaged image: the data of the PNG end before its last row; only whole files are read")
+
+
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, and start and end of the data, of each chunk of a sound PNG."""
     start = 8
     while start < len(content):
         end = start + 12 + int.from_bytes(content[start : start + 4], "big")
-        if content[start + 4 : start + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
-            kept += content[start:end]
+        yield content[start + 4 : start + 8], start + 8, end - 4
         start = end
+
+
+def _without_texts(content: bytes) -> bytes:
+    """A sound PNG without texts and color profile, of which Pillow refuses large ones."""
+    kept = bytearray(content[:8])
+    for kind, start, end in _png_chunks(content):
+        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept += content[start - 8 : end + 4]
     return bytes(kept)
 
 

@@ -17,6 +17,8 @@ BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2
 """Frames in Huffman coding."""
 SEQUENTIAL_FRAMES = (BASELINE, EXTENDED, 0xC9)
 FRAMES = (*SEQUENTIAL_FRAMES, PROGRESSIVE, 0xC3, 0xC5, 0xC6, 0xC7, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+LOSSLESS_FRAMES = (0xC3, 0xC7, 0xCB, 0xCF)
+JPEG_LS_FRAME = 0xF7
 NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
 """In entropy-coded data, which contain only stuffed bytes (FF 00) and restart markers."""
 END = bytes((0xFF, EOI))
@@ -56,6 +58,20 @@ def mend_warning(content: bytes, warning: str) -> bytes | None:
     except IndexError:  # a segment is shorter than its kind
         return None
     return mended if mended != content else None
+
+
+def undecoded_kind(content: bytes) -> str | None:
+    """The kind of a JPEG that libjpeg-turbo does not decode by its kind; None for the others."""
+    kinds = (*FRAMES, JPEG_LS_FRAME)
+    frame = next((one for one in _segments(content) if one.marker in kinds), None)
+    if frame is None or frame.body >= frame.end:
+        return None
+    if frame.marker == JPEG_LS_FRAME:
+        return "JPEG-LS"
+    if frame.marker in LOSSLESS_FRAMES:
+        return "lossless JPEG"
+    precision = content[frame.body]
+    return f"JPEG of {precision} bits per channel" if 8 < precision <= 16 else None
 
 
 def _segments(content: bytes) -> Iterator[_Segment]:

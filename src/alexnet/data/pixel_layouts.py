@@ -27,6 +27,22 @@ OTHER_COLORS = {4: "mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "camer
 BITS = (1, 2, 4, 8, 12, 16)
 PLANES = 2
 UNCOMPRESSED, OLD_JPEG = 1, 6
+OPTIONAL_COMPRESSIONS = {34925: "LZMA", 50000: "Zstandard", 50001: "WebP"}
+"""Which Pillow's libtiff decodes or not, depending on how it was built."""
+COMPRESSIONS = OPTIONAL_COMPRESSIONS | {
+    33003: "JPEG 2000",
+    33005: "JPEG 2000",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34892: "lossy JPEG of DNG",
+    34933: "PNG",
+    34934: "JPEG XR",
+    22610: "JPEG XR",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+"""Names of compressions that are not always read, by their number in a TIFF."""
+RECOMPRESS = "save it without compression, or with LZW or Deflate"
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class TiffLayout:
     extra_samples: tuple[int, ...]
     is_planar: bool
     """Whether each channel is stored by itself."""
-    is_compressed: bool
+    compression: int
     subsampling: tuple[int, ...]
     is_little_endian: bool
 
@@ -61,7 +77,7 @@ class TiffLayout:
             color=YCBCR if compression == OLD_JPEG else color,
             extra_samples=_numbers(tags.get(TiffImagePlugin.EXTRASAMPLES, ())),
             is_planar=tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == PLANES and len(bits) > 1,
-            is_compressed=compression != UNCOMPRESSED,
+            compression=compression,
             subsampling=_numbers(tags.get(TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2))),
             is_little_endian=content.startswith(b"II"),
         )
@@ -72,6 +88,19 @@ class TiffLayout:
         bits = ", ".join(map(str, sorted(set(self.bits_per_sample))))
         extra = f", {len(self.extra_samples)} extra channels" if self.extra_samples else ""
         return f"TIFF of {kinds} {bits}-bit {color}{extra}{', channels in planes' if self.is_planar else ''}"
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the pixels are stored in another form than as they are."""
+        return self.compression != UNCOMPRESSED
+
+    @property
+    def compression_refusal(self) -> str | None:
+        """Why no Pillow reads the compression; None if one does."""
+        if self.compression in TiffImagePlugin.COMPRESSION_INFO:
+            return None
+        name = COMPRESSIONS.get(self.compression, f"method number {self.compression}")
+        return f"TIFF compressed with {name} is not read; {RECOMPRESS}"
 
     @property
     def is_read(self) -> bool:
