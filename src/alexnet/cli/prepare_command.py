@@ -95,28 +95,26 @@ def add_arguments(parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prepare the data set and print what it holds."""
     from alexnet.data.preparation.prepare import prepare, prepared_summary
-    from alexnet.system.progress import counted
 
     start_s = time.monotonic()
-    with counted("preparing") as progress:
-        data = prepare(
-            options.source,
-            options.destination,
-            source_format=options.source_format,
-            split_folders=_split_folders(options.split),
-            side=options.side,
-            store=options.store,
-            hold_out=options.hold_out,
-            seed=options.seed,
-            exif=options.exif,
-            fit=options.fit,
-            on_bad=options.on_bad,
-            max_refused=options.max_refused,
-            shard_images=options.shard_images,
-            workers=options.workers,
-            restart=options.restart,
-            progress=progress,
-        )
+    data = prepare(
+        options.source,
+        options.destination,
+        source_format=options.source_format,
+        split_folders=_split_folders(options.split),
+        side=options.side,
+        store=options.store,
+        hold_out=options.hold_out,
+        seed=options.seed,
+        exif=options.exif,
+        fit=options.fit,
+        on_bad=options.on_bad,
+        max_refused=options.max_refused,
+        shard_images=options.shard_images,
+        workers=options.workers,
+        restart=options.restart,
+        progress=True,
+    )
     if options.json:
         print_json({**prepared_summary(data), "duration_s": time.monotonic() - start_s})
         return

@@ -8,6 +8,7 @@ Paper: section 2 (256 x 256 pixels) and 4.1 (color).
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -29,8 +30,10 @@ from alexnet.data.sources.formats import open_source
 from alexnet.data.sources.listing import Source, with_hold_out
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.storage.atomic import require_free, require_space
+from alexnet.storage.paths import StrPath, as_path, described
 from alexnet.storage.staging import open_staging, staging_folder
 from alexnet.system.machine import num_cores
+from alexnet.system.progress import ShowProgress, counted
 
 DEFAULT_SIDE_PX = 256
 MAX_PIXELS_STORE_BYTES = 4 * 2**30
@@ -47,8 +50,8 @@ _logger = logging.getLogger(__name__)
 
 
 def prepare(
-    source: str | Path,
-    destination: str | Path,
+    source: StrPath,
+    destination: StrPath,
     *,
     source_format: str | None = None,
     split_folders: Mapping[str, str] | None = None,
@@ -63,7 +66,7 @@ def prepare(
     shard_images: int = SHARD_IMAGES,
     workers: int | None = None,
     restart: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ShowProgress = None,
 ) -> PreparedData:
     """Prepare the photographs of `source` in a new folder.
 
@@ -87,79 +90,82 @@ def prepare(
         shard_images: files in a shard, and in a chunk of work that an interruption cannot undo.
         workers: threads that decode; None is one per core.
         restart: discard what an earlier, unfinished call with this destination has done.
-        progress: called repeatedly with the number of files done and of all files.
+        progress: see `ShowProgress`; a function is called with (files done, files in total).
 
     Raises:
         RequestError: the source or an option is invalid, or the destination is taken or being written.
         WorkError: the disk is full, too many files are bad, or all images of a class or of a split are.
         Interrupted: from the keyboard; finished work is kept.
     """
-    source, destination = Path(source), Path(destination)
+    source, destination = as_path(source, "the source"), as_path(destination, "the destination")
     _check_options(side, store, seed, exif, fit, on_bad, max_refused, shard_images, workers)
-    require_free(destination)
-    opened = open_source(source, source_format, split_folders)
-    if "val" in opened.splits and hold_out:
-        _logger.info(f"{source} has a validation split, which is kept: --hold-out {hold_out:g} changes nothing")
-        hold_out = 0.0
-    opened = with_hold_out(opened, hold_out, seed)
-    side = side or opened.side or DEFAULT_SIDE_PX
-    num_files = sum(len(listing) for listing in opened.splits.values())
-    if store == "auto":
-        store = "pixels" if num_files * side**2 * 3 <= MAX_PIXELS_STORE_BYTES else "jpeg"
-    upright = opened.upright if exif == "auto" else exif == "apply"
-    plan: dict[str, Any] = {
-        "source": str(source),
-        "kind": opened.format,
-        "source_sha256": opened.digest(),
-        "format_version": FORMAT_VERSION,
-        "side": side,
-        "store": store,
-        "jpeg_quality": JPEG_QUALITY,
-        "hold_out": hold_out,
-        "seed": seed,
-        "exif": "apply" if upright else "ignore",
-        "shard_images": shard_images,
-        # Their pixels may differ by a gray level from version to version: one version makes the whole data set.
-        "made_with": {name: version(name) for name in ("torch", "pillow", "simplejpeg")},
-    }
-    # With the defaults of these the plan is that of earlier versions, whose work is resumed.
-    if split_folders is not None:
-        plan["split_folders"] = dict(split_folders)
-    if fit != "crop":
-        plan["fit"] = fit
-    counts = ", ".join(f"{name} {len(listing):,}" for name, listing in opened.splits.items())
-    made_square = {"crop": "", "pad": ", padded,", "squash": ", squashed,"}[fit]
-    stored_as = "an array" if store == "pixels" else "JPEG files in tar shards"
-    _logger.info(
-        f"{opened.title} ({opened.format}): {len(opened.class_ids)} classes, {counts}; storing {side} x {side} "
-        f"pixels{made_square} as {stored_as}"
-    )
-    if "val" not in opened.splits and "test" not in opened.splits:
-        _logger.warning(
-            f"{source} has no validation split, so no errors can be measured on it; to hold out a tenth of each class, "
-            "interrupt this and add --hold-out 0.1"
+    with counted("preparing", shown=progress) as update:
+        require_free(destination)
+        found = open_source(source, source_format, split_folders)
+        opened = with_hold_out(found, hold_out, seed)
+        if "val" in found.splits and hold_out:
+            _logger.info(f"{source} has a validation split, which is kept: --hold-out {hold_out:g} changes nothing")
+            hold_out = 0.0
+        side = side or opened.side or DEFAULT_SIDE_PX
+        num_files = sum(len(listing) for listing in opened.splits.values())
+        if store == "auto":
+            store = "pixels" if num_files * side**2 * 3 <= MAX_PIXELS_STORE_BYTES else "jpeg"
+        upright = opened.upright if exif == "auto" else exif == "apply"
+        plan: dict[str, Any] = {
+            "source": str(source),
+            "kind": opened.format,
+            "source_sha256": opened.digest(),
+            "format_version": FORMAT_VERSION,
+            "side": side,
+            "store": store,
+            "jpeg_quality": JPEG_QUALITY,
+            "hold_out": hold_out,
+            "seed": seed,
+            "exif": "apply" if upright else "ignore",
+            "shard_images": shard_images,
+            # Their pixels may differ by a gray level from version to version: one version makes the whole data set.
+            "made_with": {name: version(name) for name in ("torch", "pillow", "simplejpeg")},
+        }
+        # With the defaults of these the plan is that of earlier versions, whose work is resumed.
+        if split_folders is not None:
+            plan["split_folders"] = dict(split_folders)
+        if fit != "crop":
+            plan["fit"] = fit
+        counts = ", ".join(f"{name} {len(listing):,}" for name, listing in opened.splits.items())
+        made_square = {"crop": "", "pad": ", padded,", "squash": ", squashed,"}[fit]
+        stored_as = "an array" if store == "pixels" else "JPEG files in tar shards"
+        _logger.info(
+            f"{opened.title} ({opened.format}): {len(opened.class_ids)} classes, {counts}; storing {side} x {side} "
+            f"pixels{made_square} as {stored_as}"
         )
-    if not staging_folder(destination).exists():
-        bytes_per_pixel = 3 if store == "pixels" else LEAST_JPEG_BYTES_PER_PIXEL
-        require_space(destination, int(num_files * side**2 * bytes_per_pixel))
-    with open_staging(
-        destination, plan, description_file=DESCRIPTION_FILE, cursor_file=CURSOR_FILE, restart=restart
-    ) as staging:
-        if not staging.is_complete:
-            chunks = split_into_chunks(opened, shard_images)
-            commits = Commits(staging, side)
-            threads = ImageWorkers(opened, side, store, upright, fit, workers or num_cores())
-            try:
-                _write_chunks(opened, chunks, commits, threads, staging.folder, plan, on_bad == "stop", progress)
-            except KeyboardInterrupt as error:
-                raise Interrupted(
-                    f"interrupted; finished work is kept in {staging.folder}; rerun the same command to resume"
-                ) from error
-            finalize(staging, opened, chunks, commits, plan, max_refused)
-        PreparedData.open(staging.folder)  # what cannot be opened yet is not published: rerun, the command finishes it
-        staging.publish(destination)
-    data = PreparedData.open(destination)
-    _log_unused_and_duplicates(data, opened)
+        if "val" not in opened.splits and "test" not in opened.splits:
+            _logger.warning(
+                f"{source} has no validation split, so no errors can be measured on it; to hold out a tenth of each "
+                "class, interrupt this and add --hold-out 0.1"
+            )
+        if not staging_folder(destination).exists():
+            bytes_per_pixel = 3 if store == "pixels" else LEAST_JPEG_BYTES_PER_PIXEL
+            require_space(destination, int(num_files * side**2 * bytes_per_pixel))
+        with open_staging(
+            destination, plan, description_file=DESCRIPTION_FILE, cursor_file=CURSOR_FILE, restart=restart
+        ) as staging:
+            if not staging.is_complete:
+                chunks = split_into_chunks(opened, shard_images)
+                commits = Commits(staging, side)
+                threads = ImageWorkers(opened, side, store, upright, fit, workers or num_cores())
+                try:
+                    _write_chunks(opened, chunks, commits, threads, staging.folder, plan, on_bad == "stop", update)
+                except KeyboardInterrupt as error:
+                    raise Interrupted(
+                        f"interrupted; finished work is kept in {staging.folder}; rerun the same command to resume"
+                    ) from error
+                finalize(staging, opened, chunks, commits, plan, max_refused)
+            PreparedData.open(
+                staging.folder
+            )  # what cannot be opened yet is not published: rerun, the command finishes it
+            staging.publish(destination)
+        data = PreparedData.open(destination)
+        _log_unused_and_duplicates(data, opened)
     return data
 
 
@@ -171,7 +177,7 @@ def _write_chunks(
     folder: Path,
     plan: dict[str, Any],
     stop_at_bad: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None],
 ) -> None:
     """Write and commit the chunks that are not committed yet; while one is committed, the next one is prepared."""
     num_files = sum(map(len, chunks))
@@ -193,8 +199,7 @@ def _write_chunks(
                         key = source.splits[chunk.split].keys[number]
                         raise WorkError(f"{key}: {reason}; fix or delete it, or omit --on-bad stop")
                     writer.write(group)
-                    if progress is not None:
-                        progress(num_done + writer.num_files, num_files)
+                    progress(num_done + writer.num_files, num_files)
                 writer.finish()
             except BaseException:
                 writer.close()
@@ -286,15 +291,29 @@ def _check_options(
     workers: int | None,
 ) -> None:
     for option, value, is_allowed, allowed in (
-        ("--side", side, side is None or MIN_SIDE_PX <= side <= MAX_SIDE_PX, f"{MIN_SIDE_PX} to {MAX_SIDE_PX} pixels"),
-        ("--workers", workers, workers is None or workers >= 1, "1 or more"),
-        ("--seed", seed, seed >= 0, "0 or more"),
-        ("--max-refused", max_refused, 0 <= max_refused <= 1, "a fraction from 0 to 1"),
-        ("--shard-images", shard_images, shard_images >= 1, "1 or more"),
+        (
+            "--side",
+            side,
+            side is None or _is_whole(side, MIN_SIDE_PX, MAX_SIDE_PX),
+            f"{MIN_SIDE_PX} to {MAX_SIDE_PX} pixels",
+        ),
+        ("--workers", workers, workers is None or _is_whole(workers, 1), "1 or more"),
+        ("--seed", seed, _is_whole(seed, 0), "0 or more"),
+        ("--max-refused", max_refused, _is_number(max_refused, 0, 1), "a fraction from 0 to 1"),
+        ("--shard-images", shard_images, _is_whole(shard_images, 1), "1 or more"),
         ("--store", store, store in ("auto", *STORES), ", ".join(("auto", *STORES))),
         ("--exif", exif, exif in ("auto", "apply", "ignore"), "auto, apply, ignore"),
         ("--fit", fit, fit in get_args(Fit), ", ".join(get_args(Fit))),
         ("--on-bad", on_bad, on_bad in ("refuse", "stop"), "refuse, stop"),
     ):
         if not is_allowed:
-            raise RequestError(f"{option} is {value!r}; allowed is {allowed}")
+            raise RequestError(f"{option} is {described(value)}; allowed is {allowed}")
+
+
+def _is_whole(value: object, low: int, high: float = math.inf) -> bool:
+    return isinstance(value, int) and _is_number(value, low, high)
+
+
+def _is_number(value: object, low: float, high: float = math.inf) -> bool:
+    """Whether a Python caller gave a number in the range, ends included."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

@@ -21,6 +21,7 @@ from alexnet.data.not_images import RAW_ENDINGS, READ_ENDINGS, file_ending, has_
 from alexnet.data.packed import PackedStrings
 from alexnet.data.synsets import readable_name
 from alexnet.errors import RequestError
+from alexnet.storage.paths import described
 from alexnet.storage.read_errors import is_passing
 
 Content = bytes | NDArray[np.uint8]
@@ -358,8 +359,8 @@ def with_hold_out(source: Source, fraction: float, seed: int) -> Source:
     Raises:
         RequestError: the fraction is out of range.
     """
-    if not 0 <= fraction < 1:
-        raise RequestError(f"--hold-out is {fraction}; allowed is a fraction of at least 0 and below 1")
+    if not isinstance(fraction, int | float) or not 0 <= fraction < 1:
+        raise RequestError(f"--hold-out is {described(fraction)}; allowed is a fraction of at least 0 and below 1")
     if fraction == 0 or "val" in source.splits:
         return source
     train = source.splits["train"]
