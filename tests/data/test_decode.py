@@ -353,7 +353,7 @@ def test_kinds_that_are_not_decoded_are_named() -> None:
         assert words in reason and ("convert it" in reason or "save it" in reason)
     damaged = bytearray(encode(Image.fromarray(smooth()), "JPEG"))
     damaged[damaged.index(b"\xff\xc0") + 4] = 0  # the precision
-    assert "damaged JPEG: Unsupported JPEG data precision 0" in refusal(bytes(damaged))
+    assert "damaged JPEG" in refusal(bytes(damaged))
     assert "damaged JPEG" in refusal(encode(Image.fromarray(smooth()), "JPEG")[:-50])
 
 
