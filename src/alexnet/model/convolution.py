@@ -50,12 +50,9 @@ class FastConvolution:
                 return algorithm.run(self, x, weight, bias)
         raise AssertionError("the library supports every convolution")
 
-    def bias_in_epilogue(self, x: Tensor) -> bool:
-        """Whether a convolution without biases and a fused operation that adds them is faster."""
-        weight, bias = self.conv.weight, self.conv.bias
-        if bias is None or not kernels.epilogue_adds_bias(x, compute_dtype(x)):
-            return False
-        return not needs_reference_ops(weight, bias)
+    def bias_for_epilogue(self) -> Tensor | None:
+        """The biases, if a fused operation after the convolution may add them."""
+        return None if needs_reference_ops(self.conv.weight, self.conv.bias) else self.conv.bias
 
     @property
     def reads_few_channels(self) -> bool:

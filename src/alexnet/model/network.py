@@ -13,7 +13,7 @@ from torch import nn
 
 from alexnet.errors import RequestError
 from alexnet.model import kernels
-from alexnet.model.convolution import FastConvolution
+from alexnet.model.convolution import FastConvolution, compute_dtype
 from alexnet.model.fusion import ConvEpilogue, Fused, Op, fuse, fuse_epilogues
 from alexnet.model.kernels.operators import norm_pool
 from alexnet.model.kernels.operators import same_map_norm as fused_same_map_norm
@@ -151,18 +151,19 @@ class AlexNet(nn.Module):
 
     def compute(self, op: Op, x: torch.Tensor) -> torch.Tensor:
         """Run one of `fused_ops` or `compiled_ops`: as one operation if nobody can tell, else module by module."""
-        if self._runs_as_one(op, x):
+        if not is_observed(x):
             match op:
-                case ConvEpilogue(convolution=layer) if (conv := self.fast_convolution(layer)).bias_in_epilogue(x):
-                    sums, bias = conv.run(x, conv.conv.weight, None), conv.conv.bias
-                    assert bias is not None
-                    # The precision in which autocast would pass the bias to the convolution.
-                    return norm_pool(sums, op.norm_pool, bias.to(sums.dtype))
-                case Fused() if kernels.supports_fused(x):
+                case ConvEpilogue() if kernels.epilogue_adds_bias(x, compute_dtype(x)) and self._is_untouched(op):
+                    conv = self.fast_convolution(op.convolution)
+                    if (bias := conv.bias_for_epilogue()) is not None:
+                        sums = conv.run(x, conv.conv.weight, None)
+                        # The precision in which autocast would pass the bias to the convolution.
+                        return norm_pool(sums, op.norm_pool, bias.to(sums.dtype))
+                case Fused() if kernels.supports_fused(x) and self._is_untouched(op):
                     return norm_pool(x, op.norm_pool)
-                case NamedLayer(spec=Convolution()):
+                case NamedLayer(spec=Convolution()) if self._is_untouched(op):
                     return self.fast_convolution(op)(x)
-                case NamedLayer(spec=SameMapNorm() as spec) if kernels.supports_fused(x):
+                case NamedLayer(spec=SameMapNorm() as spec) if kernels.supports_fused(x) and self._is_untouched(op):
                     return fused_same_map_norm(x, spec.size, spec.alpha, spec.beta)
         if isinstance(op, ConvEpilogue):
             return self.compute(op.epilogue, self.compute(op.convolution, x))
@@ -177,15 +178,17 @@ class AlexNet(nn.Module):
         assert isinstance(conv, nn.Conv2d) and isinstance(layer.spec, Convolution)
         return FastConvolution(conv, layer.spec.end_padding, self._keeps_ties)
 
-    def _runs_as_one(self, op: Op, x: torch.Tensor) -> bool:
-        """Whether all modules of an operation compute its layers, and nobody observes them."""
-        return not is_observed(x) and all(map(self._is_unobserved, op.layers))
-
-    def _is_unobserved(self, layer: NamedLayer) -> bool:
-        modules = [self.get_submodule(name) for name in _module_names(layer)]
-        if any(map(is_hooked, modules)) or not computes(modules[-1], layer.spec):
-            return False
-        return len(modules) == 1 or (isinstance(layer.spec, Convolution) and pads(modules[0], layer.spec))
+    def _is_untouched(self, op: Op) -> bool:
+        """Whether the modules of an operation are those that compute its layers, without hooks."""
+        for layer in op.layers:
+            module = self.get_submodule(layer.name)
+            if is_hooked(module) or not computes(module, layer.spec):
+                return False
+            if isinstance(layer.spec, Convolution) and layer.spec.end_padding:
+                pad = self.get_submodule(pad_name(layer.name))
+                if is_hooked(pad) or not pads(pad, layer.spec):
+                    return False
+        return True
 
     def replaced_layers(self) -> tuple[str, ...]:
         """Names of the layers whose module was replaced by one that computes something else."""
