@@ -188,8 +188,8 @@ def test_paths_are_strings_or_paths(tmp_path: Path) -> None:
         (torch.zeros(224, 224, 3, dtype=torch.uint8), r"uint8 tensor of shape \(224, 224, 3\) .*permute\(2, 0, 1\)"),
         (np.zeros((5, 5, 2), np.uint8), "1, 3 or 4 channels"),
         (np.zeros((5, 5, 7), np.uint8), "1, 3 or 4 channels"),
-        (np.zeros((2, 5, 5, 3), np.uint8), r"as a list or as a batch \(N, H, W, 3\)"),
-        (torch.zeros(2, 3, 5, 5), r"as a list or as a batch \(N, 3, H, W\)"),
+        (np.zeros((2, 5, 5, 3), np.uint8), "pass each of its images"),
+        (torch.zeros(2, 3, 5, 5), "pass each of its images"),
         (np.zeros((), np.uint8), r"shape \(\)"),
         (np.zeros(0), r"shape \(0,\)"),
         (np.zeros((0, 5, 3), np.uint8), "5 x 0 pixels; allowed is at least 1 x 1"),
@@ -234,10 +234,7 @@ def test_files_and_opened_images_that_cannot_be_read_are_refused(tmp_path: Path)
     Image.fromarray(noise(64, 64)).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:2000])
     with Image.open(tmp_path / "cut.jpg") as opened:
-        assert (
-            "PIL image of mode RGB and 64 x 64 pixels cannot be used: Pillow reports 'image file is trunc"
-            in refusal(opened)
-        )
+        assert "PIL image of mode RGB cannot be used: Pillow reports 'image file is trunc" in refusal(opened)
     opened = Image.open(tmp_path / "whole.jpg")
     opened.close()
     assert "closed before its pixels were read; call its `load`" in refusal(opened)
@@ -254,7 +251,7 @@ def test_an_opened_bomb_is_refused_unread(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_twelve_bits_in_sixteen_are_said_of_opened_images_too(caplog: pytest.LogCaptureFixture) -> None:
     square_image(Image.fromarray(np.full((9, 9), 4095, np.uint16)), 8)
-    assert "PIL image of mode I;16 and 9 x 9 pixels has 16 bits per channel and uses only the lower 12" in caplog.text
+    assert "PIL image of mode I;16 has 16 bits per channel and uses only the lower 12" in caplog.text
     caplog.clear()
     square_image(Image.fromarray(np.full((9, 9), 65535, np.uint16)), 8)
     square_image(Image.new("RGB", (9, 9)), 8)

@@ -22,6 +22,7 @@ from alexnet.data.sources.file_ranges import read_any_file
 from alexnet.errors import RequestError
 from alexnet.storage.paths import as_path
 from alexnet.storage.read_errors import is_passing, passing_error
+from alexnet.system.visible_text import visible
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8] | NDArray[np.floating[Any]] | torch.Tensor
 """A file; an image of Pillow; or a uint8 (0..255) or floating-point (0..1) array (H, W, 3), (H, W), (H, W, 1) or
@@ -94,7 +95,7 @@ def square_of_several(images: Sequence[ImageInput], number: int, side: int, fit:
     except RequestError as error:
         if isinstance(image, str | Path) or len(images) == 1:
             raise
-        raise RequestError(f"image {number}, counted from 0: {error}") from error
+        raise RequestError(f"images[{number}]: {error}") from error
 
 
 def square_of_file(content: bytes, name: str, side: int, fit: Fit = "crop") -> NDArray[np.uint8]:
@@ -163,18 +164,16 @@ def _array_pixels(image: NDArray[Any] | torch.Tensor) -> NDArray[np.uint8]:
         UnreadableImage: it has another shape, dtype or range than `ImageInput`.
     """
     if isinstance(image, torch.Tensor):
-        channels, layout = (0, "tensors are (3, H, W)")
-        advice = "give it permuted, `tensor.permute(2, 0, 1)`"
-        batch = "give its images as a list or as a batch (N, 3, H, W)"
+        channels, layout = 0, "torch tensors are (channels, H, W)"
+        advice = "permute it: `tensor.permute(2, 0, 1)`"
     else:
-        channels, layout = (2, "NumPy arrays are (H, W, 3)")
-        advice = "give it transposed, `array.transpose(1, 2, 0)`"
-        batch = "give its images as a list or as a batch (N, H, W, 3)"
+        channels, layout = 2, "NumPy arrays are (H, W, channels)"
+        advice = "transpose it: `array.transpose(1, 2, 0)`"
     if image.ndim == 3 and image.shape[channels] not in _CHANNELS:
-        other = image.shape[2 - channels] in _CHANNELS
-        raise UnreadableImage(f"{layout}; {advice}" if other else f"{layout}, with 1, 3 or 4 channels")
+        is_other_layout = image.shape[2 - channels] in _CHANNELS
+        raise UnreadableImage(f"{layout}; {advice}" if is_other_layout else f"{layout}, with 1, 3 or 4 channels")
     if image.ndim not in (2, 3):
-        raise UnreadableImage(f"{layout}; {batch}")
+        raise UnreadableImage(f"{layout}; " + ("pass each of its images" if image.ndim == 4 else "pass one of these"))
     height, width = (
         image.shape if image.ndim == 2 else [size for axis, size in enumerate(image.shape) if axis != channels]
     )
@@ -205,7 +204,9 @@ def _as_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind != "f":
-        raise UnreadableImage("allowed are uint8, 0..255, and floating-point numbers, 0..1; convert it to one of them")
+        raise UnreadableImage(
+            "allowed are uint8 (0 to 255) and floating-point numbers (0 to 1); convert it to one of these"
+        )
     low, high = float(array.min()), float(array.max())
     if not math.isfinite(low) or not math.isfinite(high):
         raise UnreadableImage("it has values that are not finite")
@@ -229,13 +230,13 @@ def _described(image: object) -> str:
     if isinstance(image, torch.Tensor):
         return f"{str(image.dtype).removeprefix('torch.')} tensor of shape {tuple(image.shape)}"
     if isinstance(image, Image.Image):
-        return f"PIL image of mode {image.mode} and {image.width} x {image.height} pixels"
+        return f"PIL image of mode {image.mode}"
     raise RequestError(f"an image is of type {type(image).__name__}; allowed are {_TYPES}")
 
 
 def _short(path: Path) -> str:
     """A path for a message; of something longer than any name of a file, such as a web page, the beginning."""
-    name = str(path)
+    name = visible(str(path))
     return name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}..."
 
 
