@@ -92,9 +92,9 @@ def test_help_and_refusals_load_neither_torch_nor_numpy(words: list[str]) -> Non
     assert run.stdout.splitlines()[-1] == "[]"
 
 
-FUNCTIONS = {"evaluate", "features", "load", "local_response_norm", "prepare", "preprocess", "resume", "train"}
+FUNCTIONS = {"evaluate", "features", "load", "local_response_norm", "prepare", "preprocess", "resume", "save", "train"}
 ERRORS = {"AlexNetError", "Interrupted", "RequestError", "TemporaryError", "WorkError"}
-RESULTS = {"AlexNet", "Evaluation", "PreparedData", "Recipe", "RunFolder", "Trained"}
+RESULTS = {"AlexNet", "ClassInfo", "Evaluation", "PreparedData", "Recipe", "RunFolder", "Trained"}
 
 
 def test_public_names() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet.system.after_torch import after_torch_import
 
 if TYPE_CHECKING:
-    from alexnet.data.dataset import PreparedData
+    from alexnet.data.dataset import ClassInfo, PreparedData
     from alexnet.data.preparation.prepare import prepare
     from alexnet.errors import AlexNetError, Interrupted, RequestError, TemporaryError, WorkError
     from alexnet.evaluation.evaluate import Evaluation
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from alexnet.explore.features import features
     from alexnet.model.network import AlexNet
     from alexnet.model.response_norm import local_response_norm
-    from alexnet.model.weights import Trained
+    from alexnet.model.weights import Trained, save
     from alexnet.model.weights import load_trained as load
     from alexnet.runs.folder import RunFolder
     from alexnet.runs.recipe import Recipe
@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AlexNet": ("alexnet.model.network", "AlexNet"),
     "AlexNetError": ("alexnet.errors", "AlexNetError"),
+    "ClassInfo": ("alexnet.data.dataset", "ClassInfo"),
     "Evaluation": ("alexnet.evaluation.evaluate", "Evaluation"),
     "Interrupted": ("alexnet.errors", "Interrupted"),
     "PreparedData": ("alexnet.data.dataset", "PreparedData"),
@@ -43,6 +44,7 @@ _PUBLIC = {
     "prepare": ("alexnet.data.preparation.prepare", "prepare"),
     "preprocess": ("alexnet.evaluation.preprocessing", "preprocess"),
     "resume": ("alexnet.training.loop", "resume"),
+    "save": ("alexnet.model.weights", "save"),
     "train": ("alexnet.training.loop", "train"),
 }
 
@@ -50,6 +52,7 @@ _PUBLIC = {
 __all__ = [
     "AlexNet",
     "AlexNetError",
+    "ClassInfo",
     "Evaluation",
     "Interrupted",
     "PreparedData",
@@ -66,6 +69,7 @@ __all__ = [
     "prepare",
     "preprocess",
     "resume",
+    "save",
     "train",
 ]
 

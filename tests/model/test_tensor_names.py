@@ -95,7 +95,7 @@ def test_weights_of_another_network_are_named_with_both() -> None:
     own = network()
     with pytest.raises(
         RequestError,
-        match=r"not the weights of variant 'quick' of width 0.25 with 3 classes: conv1.weight is .* they fit variant "
+        match=r"not the weights of variant 'quick' of width 0.25: conv1.weight is .* they fit variant "
         r"'quick' of width 0.5 with 4 classes; create the network",
     ):
         own.load_state_dict(network(width=0.5, num_classes=4).state_dict())

@@ -1,7 +1,9 @@
 """A trained network is read back as it was written, and other files are refused."""
 
+import copy
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -9,7 +11,11 @@ from typing import Any, get_args
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 
+import alexnet
 from alexnet.data.dataset import ClassInfo
 from alexnet.data.decode import Fit
 from alexnet.errors import RequestError, WorkError
@@ -108,10 +114,13 @@ def test_a_variant_that_has_changed_since_is_refused(tmp_path: Path, monkeypatch
 def test_a_sound_file_of_torch_save_is_not_called_damaged_and_never_loaded(tmp_path: Path, is_zip: bool) -> None:
     path = tmp_path / "weights.pth"
     torch.save(trained_network().network.state_dict(), path, _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(RequestError, match=r"weights.pth is a pickle.*`torch.load\(..., weights_only=True\)`"):
+    with pytest.raises(
+        RequestError,
+        match=r"weights.pth is a PyTorch file.*pickles can run code.*`torch.load\(..., weights_only=True\)`",
+    ):
         load_trained(path)
     path.write_bytes(pickle.dumps({"code": print}))
-    with pytest.raises(RequestError, match="is a pickle"):
+    with pytest.raises(RequestError, match="is a Python pickle"):
         load_trained(path)
 
 
@@ -121,3 +130,176 @@ def test_a_header_whose_length_begins_like_a_pickle_is_none(tmp_path: Path) -> N
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(RequestError, match="was not written by alexnet"):
         load_trained(path)
+
+
+def identical(found: AlexNet, expected: AlexNet) -> bool:
+    own, other = found.state_dict(), expected.state_dict()
+    return own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+
+
+def test_what_python_saves_is_what_it_loads(tmp_path: Path) -> None:
+    trained, path = trained_network(), tmp_path / "mine.safetensors"
+    alexnet.save(trained, str(path))
+    assert identical(alexnet.load(str(path)).network, trained.network)
+    with pytest.raises(RequestError, match=r"mine.safetensors exists already; .* overwrite=True to replace it"):
+        alexnet.save(trained, path)
+    other = replace(trained, network=AlexNet(2, "quick", 0.25, generator=torch.Generator().manual_seed(9)))
+    alexnet.save(other, path, overwrite=True)
+    assert identical(alexnet.load(path).network, other.network)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    alexnet.save(replace(other, network=copy.deepcopy(other.network).double()), tmp_path / "double.safetensors")
+    assert (tmp_path / "double.safetensors").read_bytes() == path.read_bytes()
+    save_trained(tmp_path / "training.safetensors", other)
+    assert (tmp_path / "training.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_a_new_last_layer_is_saved_with_its_classes(tmp_path: Path) -> None:
+    trained = trained_network()
+    trained.network.fc5 = nn.Linear(trained.network.fc5.in_features, 3)
+    with pytest.raises(RequestError, match=r"has 3 classes, but `classes` names 2; pass both: `dataclasses.replace\("):
+        alexnet.save(trained, tmp_path / "a")
+    changed = replace(trained, classes=(*trained.classes, ClassInfo("n3", "dog")))
+    alexnet.save(changed, tmp_path / "a")
+    loaded = alexnet.load(tmp_path / "a")
+    assert identical(loaded.network, trained.network) and loaded.classes == changed.classes
+
+
+CHANGES: dict[str, tuple[Callable[[AlexNet], object], str]] = {
+    "another type": (
+        lambda net: setattr(net, "conv2", nn.Sequential(net.conv2, nn.BatchNorm2d(16))),
+        r"conv2 of the network is Sequential\(\), but in variant 'quick' of width 0.25 with 2 classes it is Conv",
+    ),
+    "other settings": (lambda net: setattr(net.conv2, "padding", (0, 0)), "conv2 .* it is Conv2d.*padding"),
+    "another width": (lambda net: setattr(net, "fc5", nn.Linear(7, 2)), r"fc5 of the network is Linear\(in_features=7"),
+    "no bias": (lambda net: setattr(net.fc5, "bias", None), r"fc5 of the network is .*, but .*, bias \(2,\)"),
+    "an added layer": (
+        lambda net: net.add_module("extra", nn.Linear(2, 2)),
+        r"extra of the network is Linear\(.* it is missing",
+    ),
+    "another activation": (lambda net: setattr(net, "relu1", nn.GELU()), r"relu1 of the network is GELU\(.*it is ReLU"),
+    "pruned": (
+        lambda net: prune.l1_unstructured(net.fc5, "weight", 0.5),
+        r"fc5 of the network is Linear\(.*weight_mask .*, but in variant 'quick'",
+    ),
+    "parametrized": (lambda net: weight_norm(net.fc5), "fc5 of the network is ParametrizedLinear"),
+    "no values": (lambda net: net.to("meta"), r"conv1.weight has no values \(its device is `meta`\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_network_that_no_file_describes_is_refused(tmp_path: Path, name: str) -> None:
+    change, message = CHANGES[name]
+    trained = trained_network()
+    change(trained.network)
+    with pytest.raises(RequestError, match=message):
+        alexnet.save(trained, tmp_path / "a")
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_no_trained_network_is_refused(tmp_path: Path) -> None:
+    trained, path = trained_network(), tmp_path / "a"
+    with pytest.raises(RequestError, match=r"save takes a Trained, .* got AlexNet; .*`dataclasses.replace\(trained"):
+        alexnet.save(trained.network, path)  # type: ignore[arg-type]
+    wrapped: Any = nn.DataParallel(trained.network)
+    with pytest.raises(RequestError, match="the network is a DataParallel; pass the AlexNet that it wraps"):
+        alexnet.save(replace(trained, network=wrapped), path)
+    for change, message in [
+        ({"mean_image": torch.zeros(32, 32)}, "mean_image: it is torch.float32"),
+        ({"mean_image": torch.zeros(32, 32, 3, dtype=torch.float64)}, "mean_image: it is torch.float64"),
+        ({"crop": 33}, "mean_image: it is"),
+        ({"classes": (ClassInfo("a", "a"), ClassInfo("a", "b"))}, "classes: they are not num_classes different ones"),
+        ({"mean_at": "corner"}, "preprocessing.mean_at: it is 'corner'"),
+        ({"fit": "stretch"}, "stretch"),
+        ({"title": 3}, "title: expected str"),
+        ({"untrained_seed": -1}, "untrained_seed"),
+    ]:
+        with pytest.raises(RequestError, match=f"this network cannot be saved: .*{message}"):
+            alexnet.save(replace(trained, **change), path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_saved(tmp_path: Path) -> None:
+    trained = trained_network()
+    with pytest.raises(RequestError, match=r"is a folder; name a file, such as \S+weights.safetensors"):
+        alexnet.save(trained, tmp_path)
+    with pytest.raises(RequestError, match=r"cannot write .*nowhere"):
+        alexnet.save(trained, tmp_path / "nowhere" / "a")
+    (tmp_path / "run.json").touch()
+    with pytest.raises(RequestError, match="belongs to a run, whose log and evaluations are of other weights"):
+        alexnet.save(trained, tmp_path / "weights.safetensors", overwrite=True)
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(RequestError, match="link exists already"):
+        alexnet.save(trained, tmp_path / "link")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("with_checksum", [False, True])
+def test_a_file_saved_again_from_a_wrapped_network(tmp_path: Path, prefix: str, with_checksum: bool) -> None:
+    trained, path = trained_network(), tmp_path / "weights.safetensors"
+    save_trained(path, trained)
+    with safetensors.safe_open(path, "pt") as content:
+        metadata = content.metadata()
+        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    assert "content_sha256" in metadata
+    if not with_checksum:
+        del metadata["content_sha256"]
+    renamed = {name if name == "mean_image" else prefix + name: tensor for name, tensor in tensors.items()}
+    safetensors.torch.save_file(renamed, path, metadata)
+    assert identical(load_trained(path).network, trained.network)
+    renamed[f"{prefix}conv1.weight"] = torch.zeros(1)
+    safetensors.torch.save_file(renamed, path, metadata)
+    with pytest.raises(RequestError, match=r"not the weights of variant 'quick' of width 0.25: conv1.weight is \(1,\)"):
+        load_trained(path)
+    safetensors.torch.save_file({**renamed, "conv1.weight": tensors["conv1.weight"]}, path, metadata)
+    with pytest.raises(RequestError, match=r"would be conv1.weight of the network; pass one of the two"):
+        load_trained(path)
+
+
+def test_an_untrained_control_has_everything_but_the_weights(tmp_path: Path) -> None:
+    trained, path = trained_network(), tmp_path / "weights.safetensors"
+    save_trained(path, trained)
+    control = alexnet.load(path, untrained=True)
+    assert (control.classes, control.crop, control.title) == (trained.classes, trained.crop, trained.title)
+    assert torch.equal(control.mean_image, trained.mean_image) and control.network.dropout == trained.network.dropout
+    assert not control.network.training and control.untrained_seed == 0
+    assert identical(control.network, AlexNet(2, "quick", 0.25, generator=torch.Generator().manual_seed(0)))
+    other = alexnet.load(path, untrained=True, seed=5)
+    assert other.untrained_seed == 5 and not identical(other.network, control.network)
+    assert "untrained (seed 5), for 'T'" in repr(other) and "untrained" not in repr(trained)
+    assert "untrained network" in other._repr_html_() and "untrained (seed 5), for" in other._repr_html_()
+    assert "trained on 'T'" in repr(trained) and trained.untrained_seed is None
+    with pytest.raises(RequestError, match="pass untrained=True too, or omit the seed"):
+        alexnet.load(path, seed=5)
+
+
+def test_an_untrained_control_is_known_when_it_is_saved(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_trained(path, trained_network())
+    control = alexnet.load(path, untrained=True, seed=3)
+    alexnet.save(control, tmp_path / "control.safetensors")
+    assert alexnet.load(tmp_path / "control.safetensors").untrained_seed == 3
+    assert b"untrained_seed" not in path.read_bytes()
+    with torch.no_grad():
+        control.network.fc5.bias.add_(1)
+    with pytest.raises(
+        RequestError, match=r"untrained_seed is 3, but these are not the weights .* untrained_seed=None"
+    ):
+        alexnet.save(control, tmp_path / "trained.safetensors")
+    alexnet.save(replace(control, untrained_seed=None), tmp_path / "trained.safetensors")
+
+
+def test_torchvisions_tensors_become_a_network_as_the_page_says(tmp_path: Path) -> None:
+    """docs/python.md, "Weights from elsewhere", with random tensors."""
+    own = AlexNet(1000, "torchvision", 0.05, generator=torch.Generator().manual_seed(4))
+    names = [f"features.{number}" for number in (0, 3, 6, 8, 10)] + [f"classifier.{number}" for number in (1, 4, 6)]
+    theirs = {f"{name}.{kind}": None for name in names for kind in ("weight", "bias")}
+    published = dict(zip(theirs, own.state_dict().values(), strict=True))
+    network = AlexNet(1000, "torchvision", 0.05)
+    network.load_state_dict(dict(zip(network.state_dict(), published.values(), strict=True)))
+    mean_image = torch.tensor([123.675, 116.28, 103.53]).repeat(256, 256, 1)
+    classes = tuple(alexnet.ClassInfo(f"class{number}", f"class {number}") for number in range(1000))
+    trained = Trained(
+        network=network, classes=classes, mean_image=mean_image, crop=224, title="ImageNet", generated=False
+    )
+    alexnet.save(trained, tmp_path / "published.safetensors")
+    assert identical(alexnet.load(tmp_path / "published.safetensors").network, own)

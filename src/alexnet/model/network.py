@@ -142,8 +142,7 @@ class AlexNet(nn.Module):
                 [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in unexpected] + shapes
             )
             raise RequestError(
-                f"these are not the weights of variant {self.variant!r} of width {self.width:g} with "
-                f"{self.num_classes:,} classes: {problems[0]}"
+                f"these are not the weights of variant {self.variant!r} of width {self.width:g}: {problems[0]}"
                 + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
                 + f"; {_advice_for(state_dict)}"
             )

@@ -57,7 +57,10 @@ def describe_tensors(shapes: Shapes) -> str:
         more = f" (also {', '.join(others)})" if others else ""
         return f"fit variant {names[0]!r}{more} of width {width:g} with {num_classes:,} classes"
     if all(plain.get(name) == shape for name, shape in _TORCHVISION.items()):
-        return "look like torchvision's AlexNet (features.0.weight is (64, 3, 11, 11)), which has other names"
+        return (
+            "look like torchvision's AlexNet (features.0.weight is (64, 3, 11, 11)); variant 'torchvision' has the "
+            "same in the same order, from conv1.weight to fc8.bias"
+        )
     first = ", ".join(f"{name} {tuple(shape)}" for name, shape in list(shapes.items())[:3])
     return f"fit no variant; they are {first}{' ...' if len(shapes) > 3 else ''}" if first else "are missing"
 

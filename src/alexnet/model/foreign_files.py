@@ -1,0 +1,253 @@
+"""What a file or folder is that holds no network of this package, said so that its owner knows what to do.
+
+Files are recognized by their first bytes, archives by the names inside them. Nothing is unpickled, and no more is read
+than the start of a file and the list of an archive's members.
+"""
+
+import contextlib
+import json
+import pickletools
+import re
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import safetensors
+
+from alexnet.data.decode import begins_as_image
+from alexnet.errors import RequestError
+from alexnet.model.tensor_names import describe_tensors
+from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.storage.tensors import open_tensors
+from alexnet.storage.typed_files import read_bounded
+from alexnet.system.visible_text import shell_words
+
+GIVE = "give a run folder, or a weights file that alexnet wrote"
+START_BYTES = 4096
+_OWN_KEY = b'"alexnet"'
+"""In the first bytes of every weights file, even one whose rest is lost."""
+_MAX_PICKLE_BYTES = 1 << 20
+_MAX_CONFIG_BYTES = 1 << 20
+_TENSOR_NAME = re.compile(r"[\w.]{1,80}\.(weight|bias)")
+_NUM_NAMES = 3
+_TORCHVISION = (
+    "as torchvision has them; variant 'torchvision' has the same in the same order, from conv1.weight to fc8.bias"
+)
+_RUN_FOLDERS = ("checkpoints", "predictions", "evaluations")
+
+_DOWNLOAD = "download or copy it again"
+_STATE_DICT = "pass its state dict to `AlexNet.load_state_dict` and write the network with `alexnet.save`"
+_CONVERT = (
+    "it is not read. In Python, read its arrays with its own library, pass them under the names of `AlexNet` to "
+    "`AlexNet.load_state_dict` and write the network with `alexnet.save`"
+)
+_PICKLE = (
+    "it is not read, because pickles can run code. In Python, pass `torch.load(..., weights_only=True)` to "
+    "`AlexNet.load_state_dict` and write the network with `alexnet.save`"
+)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of file: what it is and what to do."""
+
+    what: str
+    todo: str
+
+
+_PACKED = _Kind("a packed archive", "unpack it and give the file inside")
+_ONNX = _Kind("an ONNX model", _CONVERT)
+_CAFFE = _Kind("a Caffe model", _CONVERT)
+
+_STARTS: tuple[tuple[bytes, _Kind], ...] = (
+    (
+        rb"version https://git-lfs",
+        _Kind("a Git LFS pointer, not the file that it stands for", "run `git lfs pull` in its repository"),
+    ),
+    (
+        rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--)",
+        _Kind("a web page, not weights: a site's answer in place of the file", _DOWNLOAD),
+    ),
+    (rb"\x00{64}", _Kind("full of zeros, as an interrupted copy or download leaves it", _DOWNLOAD)),
+    (
+        rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19",
+        _Kind("a PyTorch file (pickles, as torch.save used to write them)", _PICKLE),
+    ),
+    (rb"\x80[\x02-\x05][^\x00]|\((d|l)p?\d*\n|c[\w.]+\n\w+\n", _Kind("a Python pickle", _PICKLE)),
+    (rb"\x93NUMPY", _Kind("a NumPy array", _CONVERT)),
+    (rb"\x89HDF\r\n\x1a\n", _Kind("an HDF5 file, as Keras writes it", _CONVERT)),
+    (rb"MATLAB 5.0 MAT-file", _Kind("a MATLAB file, as MatConvNet writes it", _CONVERT)),
+    (rb"GGUF", _Kind("a GGUF file", _CONVERT)),
+    (rb".{4}TFL3", _Kind("a TensorFlow Lite model", _CONVERT)),
+    (rb"\x08[\x01-\x20](\x12.[ -~]|\x3a|\x42)", _ONNX),
+    (rb"\x0a[\x01-\x1f][ -~]{1,31}(\x12|\x1a|\x22|\x32|\xa2\x06)", _CAFFE),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ\x00|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!|.{257}ustar", _PACKED),
+)
+"""By the first bytes of a file."""
+
+_ENDINGS = {
+    "onnx": _ONNX,
+    "caffemodel": _CAFFE,
+    "pb": _Kind("a TensorFlow graph", _CONVERT),
+    "t7": _Kind("a Lua Torch file", _CONVERT),
+}
+"""By the ending of a name: formats without a signature."""
+
+_TORCH_ZIP = _Kind("a PyTorch file (a zip of pickles, as torch.save writes it)", _PICKLE)
+_MEMBERS: tuple[tuple[str, _Kind], ...] = (
+    (
+        r"archive_format|models/.*\.json|serialized_exported_program\.json",
+        _Kind("an exported program of PyTorch (.pt2)", f"read it with `torch.export.load`; {_STATE_DICT}"),
+    ),
+    (r"constants\.pkl|code/.*", _Kind("a TorchScript module", f"read it with `torch.jit.load`; {_STATE_DICT}")),
+    (r"data\.pkl", _TORCH_ZIP),
+    (r".*\.weights\.h5", _Kind("a Keras model", _CONVERT)),
+    (r".*\.npy", _Kind("a file of NumPy arrays (.npz)", _CONVERT)),
+)
+"""By the names of a zip's members, also below the one folder into which torch puts them."""
+
+_IN_FOLDERS: tuple[tuple[str, _Kind], ...] = (
+    ("dataset.json", _Kind("a prepared data set, not a network", "give the run that was trained on it")),
+    ("features.json", _Kind("a folder of features, not a network", "give the run that they come from")),
+    ("saved_model.pb", _Kind("a TensorFlow SavedModel", _CONVERT)),
+    (".metadata", _Kind("a distributed checkpoint of PyTorch", _CONVERT)),
+)
+"""By a file in a folder."""
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Raise RequestError that says what a file is, unless it may be weights of this package, sound or damaged.
+
+    Raises:
+        RequestError: as said, or permission is denied.
+        TemporaryError: the machine or the drive failed.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(START_BYTES)
+    except OSError as error:
+        raise_unless_damage(error, path)
+        return  # the reader says why
+    if not start:
+        raise RequestError(f"{path} is empty; {_DOWNLOAD}")
+    if start[8:9] == b"{":  # a safetensors file: the length of its header, and JSON
+        _refuse_foreign_safetensors(path, is_own=_OWN_KEY in start)
+        return
+    kind, tensors = _kind_of(path, start)
+    raise RequestError(f"{path} is {kind.what}{tensors}; {kind.todo}")
+
+
+def _kind_of(path: Path, start: bytes) -> tuple[_Kind, str]:
+    """What the file is, and what its names of tensors suggest, if they are known."""
+    if start.startswith(b"PK\x03\x04"):
+        return _zip_kind(path, start)
+    if found := next((kind for pattern, kind in _STARTS if re.match(pattern, start, re.DOTALL | re.IGNORECASE)), None):
+        return found, _pickled_names(start) if found.todo == _PICKLE else ""
+    if begins_as_image(start):
+        return _Kind("an image, not a network", "give the run before the images"), ""
+    if found := _ENDINGS.get(path.suffix.lower().lstrip(".")):
+        return found, ""
+    if re.fullmatch(rb"[\t\r\n -~\x80-\xff]*", start):
+        return _Kind("a text file, not weights", GIVE), ""
+    return _Kind(f"no weights file of a known format (it begins with {start[:8].hex(' ')})", GIVE), ""
+
+
+def _zip_kind(path: Path, start: bytes) -> tuple[_Kind, str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            plain = {name.partition("/")[2] or name: name for name in names} | {name: name for name in names}
+            kinds = (kind for pattern, kind in _MEMBERS if any(re.fullmatch(pattern, name) for name in plain))
+            kind = next(kinds, _PACKED)
+            if kind is not _TORCH_ZIP:
+                return kind, ""
+            with archive.open(plain["data.pkl"]) as file:
+                return kind, _pickled_names(file.read(_MAX_PICKLE_BYTES))
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise_unless_damage(error, path)
+        what = _TORCH_ZIP.what if b"data.pkl" in start else "a zip"
+        return _Kind(f"{what} that is cut short or damaged", _DOWNLOAD), ""
+
+
+def _pickled_names(content: bytes) -> str:
+    """The first names of tensors in a pickle, as part of a sentence. The pickle's opcodes are listed, never run."""
+    names: list[str] = []
+    # It raises anything for what is no pickle, or is cut off; the names found so far do.
+    with contextlib.suppress(Exception):
+        for _, argument, _ in pickletools.genops(content):
+            if isinstance(argument, str) and _TENSOR_NAME.fullmatch(argument):
+                names.append(argument)
+    if not names:
+        return ""
+    more = ", ..." if len(names) > _NUM_NAMES else ""
+    owner = f" ({_TORCHVISION})" if "features.0.weight" in names else ""
+    return f" of tensors named {', '.join(names[:_NUM_NAMES])}{more}{owner}"
+
+
+def _refuse_foreign_safetensors(path: Path, *, is_own: bool) -> None:
+    try:
+        with open_tensors(path, "numpy") as file:
+            metadata: dict[str, str] = dict(file.metadata() or {})
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
+        raise_unless_damage(error, path)
+        if is_own:
+            return  # the reader says what is damaged
+        raise RequestError(
+            f"{path} is a safetensors file, not of alexnet, that is cut short or damaged ({error}); {_DOWNLOAD}"
+        ) from error
+    if "alexnet" in metadata:
+        if '"estimators"' in metadata["alexnet"]:
+            raise RequestError(f"{path} is a baseline, not a network; {GIVE}")
+        return
+    if {"split", "num_views"} <= metadata.keys():
+        raise RequestError(f"{path} has the saved probabilities of a run, not its network; give the run")
+    if shapes and all(name.startswith(("network.", "velocity.", "average.")) for name in shapes):
+        raise RequestError(
+            f"{path} is a checkpoint, from which `alexnet resume RUN` continues a training; give the run"
+        )
+    raise RequestError(
+        f"{path} was not written by alexnet (its metadata has no key `alexnet`); its tensors "
+        f"{describe_tensors(shapes)}. Load those of a variant in Python with `AlexNet.load_state_dict` and write the "
+        "network with `alexnet.save`, or give a weights file of a run"
+    )
+
+
+def refuse_foreign_folder(folder: Path) -> NoReturn:
+    """Raise RequestError that says what a folder without `weights.safetensors` is."""
+    if (folder / "baseline.safetensors").is_file():
+        raise RequestError(
+            f"{folder} holds a baseline, not a network; measure it with `{shell_words('alexnet', 'evaluate', folder)}`"
+        )
+    if (folder / "run.json").is_file():
+        raise RequestError(
+            f"the run {folder} has saved no weights yet (it has no weights.safetensors); resume it with "
+            f"`{shell_words('alexnet', 'resume', folder)}`"
+        )
+    if folder.name in _RUN_FOLDERS and (folder.parent / "run.json").is_file():
+        raise RequestError(f"{folder} is part of the run {folder.parent}; give the run")
+    if kind := next((kind for name, kind in _IN_FOLDERS if (folder / name).exists()), None):
+        raise RequestError(f"{folder} is {kind.what}; {kind.todo}")
+    if (folder / "config.json").is_file():
+        raise RequestError(f"{folder} is a model of {_config_owner(folder / 'config.json')}; {GIVE}")
+    raise RequestError(
+        f"{folder} holds no trained network (weights.safetensors is missing); {GIVE}, or train one with "
+        f"`{shell_words('alexnet', 'train', 'DATA', '--run', folder)}`"
+    )
+
+
+def _config_owner(path: Path) -> str:
+    """Whose configuration it is, and of what: `Hugging Face (ResNetForImageClassification)`."""
+    try:
+        found: Any = json.loads(read_bounded(path, _MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return "another program"
+    if not isinstance(found, dict):
+        return "another program"
+    if isinstance(found.get("architecture"), str):
+        return f"timm ({found['architecture'][:60]})"
+    architectures = found.get("architectures")
+    name = architectures[0] if isinstance(architectures, list) and architectures else found.get("model_type")
+    return f"Hugging Face ({name[:60]})" if isinstance(name, str) else "another program"
