@@ -189,12 +189,6 @@ class AlexNet(nn.Module):
                     return False
         return True
 
-    def replaced_layers(self) -> tuple[str, ...]:
-        """Names of the layers whose module was replaced by one that computes something else."""
-        return tuple(
-            layer.name for layer in self.spec.named_layers if not computes(self.get_submodule(layer.name), layer.spec)
-        )
-
     def scale(self, images: torch.Tensor) -> torch.Tensor:
         """The images (B, 3, H, W) multiplied by `input_scale`."""
         return images if self.spec.input_scale == 1 else self.get_submodule("input_scale")(images)
