@@ -179,6 +179,34 @@ def test_half_precision_is_rounded_or_refused(data: PreparedData, tmp_path: Path
         write_features(large.path, tmp_path / "refused3", dtype="float64", **HERE)  # type: ignore[arg-type]
 
 
+def test_an_untrained_control_is_recorded_and_never_mixed(run: RunFolder, data: PreparedData, tmp_path: Path) -> None:
+    images = np.array(data.splits["val"].images[:])
+    control = alexnet.load(run.path, untrained=True)
+    assert control.untrained_seed == run.recipe().training.seed == 0
+    made = write_features(run.path, tmp_path / "control", untrained=True, **HERE)
+    trained = write_features(run.path, tmp_path / "trained", **HERE)
+    assert made.description["untrained"] is True and made.description["untrained_seed"] == 0
+    assert not {"untrained", "untrained_seed"} & trained.description.keys()
+    alexnet.save(control, tmp_path / "control.safetensors")
+    by_file = features(tmp_path / "control.safetensors", images, **HERE)["relu4"]
+    np.testing.assert_allclose(made.activations["relu4"], by_file, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(features(run.path, images, untrained=True, **HERE)["relu4"], by_file)
+    assert np.abs(made.activations["relu4"] - trained.activations["relu4"]).max() > 0.1
+    # A control that was saved is one still.
+    again = write_features(tmp_path / "control.safetensors", tmp_path / "again", data_folder=data.folder, **HERE)
+    assert again.description["untrained_seed"] == 0
+
+    # Unfinished output of the trained network is not continued with the control's numbers.
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        write_features(run.path, tmp_path / "mixed", batch_size=4, progress=interrupted, **HERE)
+    with pytest.raises(RequestError, match=r"untrained"):
+        write_features(run.path, tmp_path / "mixed", untrained=True, **HERE)
+    write_features(run.path, tmp_path / "mixed", untrained=True, restart=True, **HERE)
+
+
 @pytest.mark.parametrize("moment", [5, 6, 7, 8])
 def test_interrupted_work_is_resumed_and_another_command_is_refused(
     run: RunFolder,

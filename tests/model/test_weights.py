@@ -270,6 +270,8 @@ def test_an_untrained_control_has_everything_but_the_weights(tmp_path: Path) -> 
     assert "trained on 'T'" in repr(trained) and trained.untrained_seed is None
     with pytest.raises(RequestError, match="pass untrained=True too, or omit the seed"):
         alexnet.load(path, seed=5)
+    with pytest.raises(RequestError, match="seed is -1; allowed is 0 to"):
+        alexnet.load(path, untrained=True, seed=-1)
 
 
 def test_an_untrained_control_is_known_when_it_is_saved(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.evaluation.run_evaluation import evaluate
-from alexnet.model.weights import load_trained
+from alexnet.model.weights import Trained, load_trained
 from alexnet.parallel.process_mesh import SINGLE_PROCESS
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe, ScheduleSettings, Stage
@@ -61,6 +61,28 @@ def test_it_learns_and_leaves_a_whole_run_folder(data: Path, tmp_path: Path) -> 
     ]
     with pytest.raises(RequestError, match="holds a finished run"):
         train(data, run.path, SMALL)
+
+
+def is_same(found: Trained, expected: Trained) -> bool:
+    own, other = found.network.state_dict(), expected.network.state_dict()
+    return own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_untrained_control_has_the_weights_with_which_the_run_began(data: Path, tmp_path: Path, seed: int) -> None:
+    """A training whose steps change nothing ends with them."""
+    recipe = small_recipe(epochs=1, seed=seed)
+    still = replace(recipe, optimizer=replace(recipe.optimizer, learning_rate=0.0, layer_lr_factors={}))
+    train(data, tmp_path / "run", recipe=still)
+    control, ended = load_trained(tmp_path / "run", untrained=True), load_trained(tmp_path / "run")
+    assert control.untrained_seed == seed and ended.untrained_seed is None
+    assert is_same(control, ended)
+    by_file = load_trained(tmp_path / "run" / "weights.safetensors", untrained=True)
+    assert by_file.untrained_seed == seed
+    train(data, tmp_path / "other", recipe=recipe)
+    other = load_trained(tmp_path / "other", untrained=True)
+    assert is_same(other, ended)
+    assert not torch.equal(load_trained(tmp_path / "other").network.conv1.weight, other.network.conv1.weight)
 
 
 def test_a_second_interrupt_stops_without_saving_and_the_run_resumes(

@@ -25,6 +25,11 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="NAME",
         help="layer to write; may be repeated (default: the last hidden layer, in the paper's network relu7)",
     )
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="use the weights with which the run began, as a control (of a weights file: weights of seed 0)",
+    )
     parser.add_argument("--list", action="store_true", help="list the network's layers and their shapes, then exit")
     add_choice(parser, "--dtype", ("float32", "float16"), help="float32 or float16")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per batch (default: chosen by device)")
@@ -36,8 +41,10 @@ def add_arguments(parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the activations, or list the layers."""
     if options.list:
-        if options.out or options.layer or options.photographs or options.data or options.split:
-            raise RequestError("--list only lists the network's layers; omit images, data, layers and --out")
+        if options.out or options.layer or options.photographs or options.data or options.split or options.untrained:
+            raise RequestError(
+                "--list only lists the network's layers; omit images, data, layers, --untrained and --out"
+            )
         _list(options.run, as_json=options.json)
         return
     if options.out is None:
@@ -55,6 +62,7 @@ def run(options: argparse.Namespace) -> None:
             split=options.split,
             photographs=options.photographs,
             layers=options.layer,
+            untrained=options.untrained,
             dtype=options.dtype,
             batch_size=options.batch_size,
             device=options.device,
@@ -71,6 +79,8 @@ def run(options: argparse.Namespace) -> None:
         print_lines(f"{result.folder / f'{name}.npy'}: {size}, {array.dtype}, {format_bytes(array.nbytes)}")
     labels = "" if result.labels is None else ", their classes in labels.npy"
     print_lines(f"images in order: {result.folder / 'images.csv'}{labels}")
+    if result.description.get("untrained"):
+        print_lines(f"untrained: the weights are random, of seed {result.description['untrained_seed']}")
 
 
 def _list(run: Path, *, as_json: bool) -> None:

@@ -96,6 +96,7 @@ def features(
     images: ImageInput | Iterable[ImageInput],
     layers: Sequence[str] | str = (),
     *,
+    untrained: bool = False,
     batch_size: int | None = None,
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
@@ -109,6 +110,7 @@ def features(
             or floating-point arrays (H, W, 3) and tensors (3, H, W) of any size; also a batch of arrays or tensors.
             They become square as the training images did; uint8 (N, S, S, 3) of their side S is taken as it is.
         layers: names of the network's layers; none means the last hidden one, after ReLU and before dropout.
+        untrained: with the weights with which the run began, as a control; see `alexnet.load`.
         progress: see `ShowProgress`; a function is called with (images done, images in total).
 
     Returns:
@@ -119,7 +121,7 @@ def features(
         RequestError: no trained network, an unknown layer, images of another form, or an unreadable photograph.
         WorkError: activations that are not finite.
     """
-    trained = load_trained(run)
+    trained = load_trained(run, untrained=untrained)
     reader = ActivationReader(trained.network, _as_list(layers) or [default_layer(trained.network.spec)])
     chosen_device = choose_device(device)
     chosen_precision = choose_precision(precision, chosen_device)
@@ -144,6 +146,7 @@ def write_features(
     split: str | None = None,
     photographs: Sequence[Path] = (),
     layers: Sequence[str] = (),
+    untrained: bool = False,
     dtype: Dtype = "float32",
     batch_size: int | None = None,
     device: Device = "auto",
@@ -160,6 +163,7 @@ def write_features(
         split: None is the data set's evaluation split.
         photographs: files and folders of files, instead of a data set.
         layers: names of the network's layers; none means the last hidden one, after ReLU and before dropout.
+        untrained: with the weights with which the run began, as a control; see `load_trained`.
         dtype: of the arrays.
         restart: discard the work of an unfinished call.
         progress: called with (images done, total images).
@@ -174,7 +178,7 @@ def write_features(
     if dtype not in get_args(Dtype):
         raise RequestError(f"--dtype is {dtype!r}; allowed is {' or '.join(get_args(Dtype))}")
     require_free(destination)
-    trained = load_trained(run)
+    trained = load_trained(run, untrained=untrained)
     reader = ActivationReader(trained.network, _as_list(layers) or [default_layer(trained.network.spec)])
     if photographs:
         if data_folder is not None or split is not None:
@@ -187,6 +191,7 @@ def write_features(
     plan = {
         "format_version": FORMAT_VERSION,
         "weights_sha256": file_digest(weights_file(run)),
+        **({} if trained.untrained_seed is None else {"untrained": True, "untrained_seed": trained.untrained_seed}),
         "layers": list(reader.names),
         "dtype": dtype,
         "precision": chosen_precision,

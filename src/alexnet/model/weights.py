@@ -220,6 +220,8 @@ def load_trained(path: Path | str, *, untrained: bool = False, seed: int | None 
     path = Path(path)
     if seed is not None and not untrained:
         raise RequestError("a seed draws untrained weights; pass untrained=True too, or omit the seed")
+    if seed is not None and not 0 <= seed < 1 << 62:
+        raise RequestError(f"seed is {seed}; allowed is 0 to 2**62 - 1")
     file = weights_file(path)
     if not file.is_file():
         if path.is_dir():
