@@ -78,6 +78,10 @@ def test_tall_wide_and_tiny_pictures_become_squares(height: int, width: int, fit
         assert (square == (200, 30, 90)).all()
 
 
+def test_bars_have_the_mean_color_of_imagenet() -> None:
+    assert tuple(round(255 * mean) for mean in (0.485, 0.456, 0.406)) == PAD_COLOR
+
+
 @pytest.mark.parametrize("fit", FITS)
 def test_a_thread_of_a_picture_is_refused_whatever_the_fit(fit: Fit) -> None:
     reason = refusal(np.zeros((1, 5000, 3), np.uint8), fit=fit)
