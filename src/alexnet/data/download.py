@@ -1,0 +1,232 @@
+"""Photographs from the web: http and https, with a limit of size and a limit of time for each."""
+
+import contextlib
+import http.client
+import re
+import socket
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_address
+from typing import Any
+
+from alexnet.data.decode import begins_as_image
+from alexnet.data.not_images import START_BYTES
+from alexnet.errors import RequestError
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+ALLOWED_SCHEMES = ("http", "https")
+MAX_REDIRECTS = 5
+REDIRECTS = (301, 302, 303, 307, 308)
+DEFAULT_MAX_BYTES = 32 * 2**20
+DEFAULT_TIMEOUT_S = 30.0
+BLOCK_BYTES = 2**16
+_LEFT_AS_IT_IS = "%/:=&?~#+!$,;'@()*[]"
+"""Characters of a URL that are not quoted."""
+
+
+def is_url(text: str) -> bool:
+    """Whether a text begins with a scheme, such as `https://`, also one that is not allowed."""
+    return SCHEME.match(text) is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Downloads:
+    """Downloads files; `close` ends those in progress, whose threads may otherwise wait for a slow server."""
+
+    max_bytes: int = DEFAULT_MAX_BYTES
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    """For the whole of a download, redirects included."""
+    _running: set["_Transfer"] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _closed: threading.Event = field(default_factory=threading.Event)
+
+    def get(self, url: str) -> bytes:
+        """The bytes of an image.
+
+        Redirects are followed, up to five: only to http and https, and from a server on the internet only to others on
+        the internet, never to this machine or its local network. Addresses that the user gives may be local.
+
+        Raises:
+            RequestError: why there is no image: the URL, the server, the limits, or a web page in its place.
+        """
+        scheme = SCHEME.match(url)
+        if scheme is None or scheme[1].lower() not in ALLOWED_SCHEMES:
+            raise RequestError(f"{url} is not an http or https URL; allowed are these, and paths of files")
+        transfer = _Transfer(url, self.timeout_s)
+        with self._lock:
+            if self._closed.is_set():
+                raise RequestError(f"cannot download {url}: the downloads were ended")
+            self._running.add(transfer)
+        try:
+            return transfer.run(self.max_bytes)
+        except RequestError:
+            raise
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise RequestError(f"cannot download {url}: the server answers {error.code} {error.reason}") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            if transfer.has_expired or isinstance(reason, TimeoutError):
+                raise self._timed_out(url) from error
+            text = getattr(reason, "strerror", None) or " ".join(str(reason).split()) or type(reason).__name__
+            raise RequestError(f"cannot download {url}: {text}") from error
+        finally:
+            transfer.end()
+            with self._lock:
+                self._running.discard(transfer)
+
+    def close(self) -> None:
+        """End all downloads in progress, and refuse later ones."""
+        with self._lock:
+            self._closed.set()
+            for transfer in self._running:
+                transfer.cut()
+
+    def _timed_out(self, url: str) -> RequestError:
+        return RequestError(
+            f"cannot download {url}: it took more than {self.timeout_s:g} s; allow more with --download-timeout, or "
+            "download it first"
+        )
+
+
+class _Transfer:
+    """One download. A timer cuts its connections: the time limit of a socket is for each of its operations alone."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self.url = url
+        self.has_expired = False
+        self._deadline_s = time.monotonic() + timeout_s
+        self._is_cut = False
+        self._sockets: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(timeout_s, self._expire)
+        self._timer.daemon = True
+
+    def run(self, max_bytes: int) -> bytes:
+        self._timer.start()
+        # Without handlers of other schemes, such as file: and ftp:, and without one that follows redirects.
+        opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(),
+            _WatchedConnections(self.watch),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.HTTPDefaultErrorHandler(),
+        ):
+            opener.add_handler(handler)
+        url = self.url
+        for _ in range(MAX_REDIRECTS + 1):
+            quoted = urllib.parse.quote(url, safe=_LEFT_AS_IT_IS)
+            request = urllib.request.Request(quoted, headers={"User-Agent": "alexnet", "Accept": "image/*"})
+            try:
+                with opener.open(request, timeout=max(0.001, self._deadline_s - time.monotonic())) as answer:
+                    return self._read(answer, max_bytes)
+            except urllib.error.HTTPError as error:
+                location = error.headers.get("Location")
+                if error.code not in REDIRECTS or not location:
+                    raise
+                error.close()
+                url = self._redirected(url, location)
+        raise RequestError(f"cannot download {self.url}: it redirects more than {MAX_REDIRECTS} times")
+
+    def _redirected(self, url: str, location: str) -> str:
+        """Where a redirect leads; RequestError if it must not lead there."""
+        target = urllib.parse.urljoin(url, location)
+        parts = urllib.parse.urlsplit(target)
+        if parts.scheme not in ALLOWED_SCHEMES:
+            raise RequestError(f"{self.url} redirects to {target}; redirects are followed to http and https only")
+        if _is_local(parts.hostname) and not _is_local(urllib.parse.urlsplit(self.url).hostname):
+            raise RequestError(
+                f"{self.url} redirects to {target}, which is on this machine or its local network; if you trust it, "
+                "give that URL itself"
+            )
+        return target
+
+    def _read(self, answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
+        too_long = RequestError(
+            f"{self.url} has more than {max_bytes:,} bytes; allow more with --max-download, or download it first"
+        )
+        claimed_bytes = answer.length
+        if claimed_bytes is not None and claimed_bytes > max_bytes:
+            raise too_long
+        content = bytearray()
+        while block := answer.read1(BLOCK_BYTES):
+            content += block
+            if len(content) > max_bytes:
+                raise too_long
+        if self._is_cut:
+            raise TimeoutError
+        if claimed_bytes is not None and len(content) < claimed_bytes:
+            raise RequestError(
+                f"cannot download {self.url}: the connection ended after {len(content):,} of {claimed_bytes:,} bytes"
+            )
+        kind = answer.headers.get_content_type()
+        if kind.startswith("text/") and not begins_as_image(bytes(content[:START_BYTES])):
+            raise RequestError(f"{self.url} is a text or a web page ({kind}); give the URL of the image itself")
+        return bytes(content)
+
+    def watch(self, connected: socket.socket) -> None:
+        """Cut this connection when the time is over, or now if it is."""
+        with self._lock:
+            self._sockets.append(connected)
+        if self._is_cut:
+            self.cut()
+
+    def cut(self) -> None:
+        """End the transfer, from any thread."""
+        with self._lock:
+            self._is_cut = True
+            for one in self._sockets:
+                with contextlib.suppress(OSError):  # it has ended already
+                    # Not the method of an encrypted socket, whose reader would go on unencrypted.
+                    socket.socket.shutdown(one, socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        self.has_expired = True
+        self.cut()
+
+
+class _WatchedConnections(urllib.request.HTTPSHandler):
+    """Opens http and https URLs, and hands every connection to `watch`."""
+
+    http_request = urllib.request.AbstractHTTPHandler.do_request_
+
+    def __init__(self, watch: Callable[[socket.socket], None]) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(self._connection, http.client.HTTPConnection), request)
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(self._connection, http.client.HTTPSConnection), request)
+
+    def _connection(
+        self, kind: type[http.client.HTTPConnection], host: str, **options: Any
+    ) -> http.client.HTTPConnection:
+        connection = kind(host, **options)
+        connect = connection.connect
+
+        def connect_watched() -> None:
+            connect()
+            self._watch(connection.sock)
+
+        connection.connect = connect_watched  # type: ignore[method-assign]
+        return connection
+
+
+def _is_local(host: str | None) -> bool:
+    """Whether a name or an address is not one of the public internet; a name that is not known counts as public."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    return not all(ip_address(str(address[0]).partition("%")[0]).is_global for *_, address in found)

@@ -1,0 +1,272 @@
+"""What people name to have it classified, listed image by image: files, folders, globs, archives, URLs, lists of them.
+
+Listing refuses nothing: whatever cannot be read stands in its place in the order, with the reason.
+"""
+
+import glob
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data.decode import Fit, begins_as_image
+from alexnet.data.download import Downloads, is_url
+from alexnet.data.not_images import RAW_ENDINGS, START_BYTES, file_ending, has_image_name, not_an_image
+from alexnet.data.photographs import ImageInput, as_images, square_image, square_of_file
+from alexnet.data.sources.file_ranges import read_file_start
+from alexnet.data.sources.listing import NOT_A_FILE, Location, SkippedFiles
+from alexnet.data.sources.tar_archive import member_location, read_member, read_member_start, tar_members
+from alexnet.data.sources.zip_archive import read_zip_member, read_zip_member_start, zip_members
+from alexnet.errors import RequestError
+from alexnet.storage.read_errors import is_passing, passing_error
+
+STANDARD_INPUT = "-"
+ARCHIVE_ENDINGS = frozenset(("tar", "zip", "tgz", "tbz", "tbz2", "txz", "gz", "bz2", "xz", "zst"))
+"""Of files that are opened as archives; compressed tars are refused with advice."""
+_UTF8_MARK = b"\xef\xbb\xbf"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class InputImage:
+    """An image to read. There may be a million of them, so it is small."""
+
+    name: str | int
+    """Its path or URL, `archive.tar/member.jpg`, or `-`; for an image in memory its index among the inputs."""
+    content: ImageInput | Callable[[], bytes] | RequestError
+    """The image, what reads its file, or why there is none."""
+
+    def square(self, side: int, fit: Fit) -> NDArray[np.uint8]:
+        """The image as the network's data set would store it, uint8 (side, side, 3), RGB.
+
+        Raises:
+            RequestError: why it cannot be read.
+            TemporaryError: the machine or the drive failed.
+        """
+        if isinstance(self.content, RequestError):
+            raise self.content
+        name = str(self.name)
+        if isinstance(self.name, str) and (ending := file_ending(name)) in RAW_ENDINGS:
+            raise RequestError(
+                f"{name} is a camera's raw file (.{ending}), of which only a thumbnail could be read; convert it to "
+                "JPEG or PNG"
+            )
+        try:
+            if callable(self.content):
+                return square_of_file(self.content(), name, side, fit)
+            return square_image(self.content, side, fit)
+        except OSError as error:
+            if is_passing(error):
+                raise passing_error(f"cannot read {name}", error) from error
+            raise RequestError(f"cannot read {name}: {error.strerror or error}") from error
+        except MemoryError as error:
+            raise RequestError(f"cannot read {name}: it needs more memory than this machine has free") from error
+
+
+def list_images(
+    images: ImageInput | Iterable[ImageInput],
+    downloads: Downloads,
+    standard_input: Callable[[], bytes] | None = None,
+) -> Iterator[InputImage]:
+    """The images that `images` stand for, in order.
+
+    A string or a path is a file; a folder, for all images below it; a tar or a zip, for the images in it; an http or
+    https URL; or a pattern such as `photos/**/*.jpg` for the files it matches, unless a file has that very name. What
+    `alexnet prepare` skips as no image is passed over in folders, archives and by patterns, and counted in the log.
+
+    Args:
+        images: one image, a batch, or any number of them, see `as_images`.
+        downloads: of URLs, when they are read.
+        standard_input: reads what `-` stands for: the bytes of an image, or paths and URLs, one per line or separated
+            by NUL bytes. None takes `-` for a file.
+    """
+    for index, image in enumerate(as_images(images)):
+        if not isinstance(image, str | Path):
+            yield InputImage(index, image)
+        elif standard_input is not None and str(image) == STANDARD_INPUT:
+            yield from _standard_input(standard_input(), downloads)
+        elif isinstance(image, str) and is_url(image):
+            yield InputImage(image, partial(downloads.get, image))
+        elif re.search(r"[*?\[]", str(image)) and not os.path.lexists(image):
+            yield from _matches(str(image))
+        else:
+            yield from _named(str(image))
+
+
+def list_photographs(paths: Sequence[Path]) -> list[Path]:
+    """The given files, and all below the given folders that are images, sound or damaged, sorted by path.
+
+    What `alexnet prepare` skips as no image is passed over in folders, such as hidden files, Thumbs.db and text.
+
+    Raises:
+        RequestError: a folder has no image, or one in it cannot be read.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        for image in _below(str(path)):
+            if isinstance(image.content, RequestError):
+                raise image.content
+            found.append(Path(str(image.name)))
+    return found
+
+
+def _standard_input(content: bytes, downloads: Downloads) -> Iterator[InputImage]:
+    names = content.removeprefix(_UTF8_MARK)
+    entries = names.split(b"\0") if b"\0" in names else [line.removesuffix(b"\r") for line in names.split(b"\n")]
+    # A list may begin like an image: that of a folder BMW, for example.
+    if begins_as_image(content[:START_BYTES]) and not os.path.lexists(entries[0]):
+        yield InputImage(STANDARD_INPUT, lambda: content)
+        return
+    num = 0
+    for entry in filter(None, entries):
+        num += 1
+        name = os.fsdecode(entry)
+        yield from [InputImage(name, partial(downloads.get, name))] if is_url(name) else _named(name)
+    if not num:
+        yield _refused(STANDARD_INPUT, "standard input is empty; expected are paths, one per line, or an image")
+
+
+def _named(path: str) -> Iterator[InputImage]:
+    """The images of a file, a folder or an archive."""
+    if os.path.isdir(path):
+        return _below(path)
+    if file_ending(path) in ARCHIVE_ENDINGS and os.path.isfile(path):
+        return _members(path)
+    return iter([InputImage(path, path)])
+
+
+def _matches(pattern: str) -> Iterator[InputImage]:
+    """The images of the files and folders that a pattern matches; a pattern with `**` matches files only."""
+    found = sorted(glob.iglob(pattern, recursive=True), key=_parts)
+    if "**" in pattern:
+        found = [path for path in found if not os.path.isdir(path)]
+    kept = [path for path in found if os.path.isdir(path) or not _is_skipped(os.path.basename(path), path)]
+    _log_skipped(len(found) - len(kept), len(found), pattern)
+    if not kept:
+        what = "only files that are not images" if found else "no file"
+        yield _refused(pattern, f"{pattern} matches {what}; name photographs, or folders of them")
+    for path in kept:
+        yield from _named(path)
+
+
+def _below(folder: str) -> Iterator[InputImage]:
+    """The images in a folder and in those below it, also by links, each folder once; sorted by path."""
+    failed: list[InputImage] = []
+
+    def note(error: OSError) -> None:
+        if is_passing(error):
+            raise passing_error(f"cannot read {error.filename}", error) from error
+        failed.append(_refused(str(error.filename), f"cannot read {error.filename}: {error.strerror or error}"))
+
+    found: list[str] = []
+    visited: set[str] = set()
+    for root, folder_names, file_names in os.walk(folder, followlinks=True, onerror=note):
+        real = os.path.realpath(root)
+        if real in visited:
+            folder_names.clear()
+            continue
+        visited.add(real)
+        folder_names.sort()
+        found += (os.path.join(root, name) for name in file_names)
+    found.sort(key=_parts)
+    start = len(os.path.join(folder, ""))
+    kept = [path for path in found if not _is_skipped(path[start:], path)]
+    _log_skipped(len(found) - len(kept), len(found), folder)
+    if not kept and not failed:
+        yield _refused(folder, f"the folder {folder} has no images; name photographs, or folders of them")
+    yield from (InputImage(path, path) for path in kept)
+    yield from failed
+
+
+def _parts(path: str) -> list[str]:
+    return path.split(os.sep)
+
+
+def _is_skipped(name: str, path: str) -> bool:
+    """Whether a file is no image; one that cannot be read counts as an image, and is refused later.
+
+    Args:
+        name: from the folder on that was named: a hidden folder may be named.
+    """
+    if not os.path.isfile(path):
+        return os.path.exists(path)  # a pipe or a device, which could keep its reader waiting
+    try:
+        start = None if has_image_name(name) else read_file_start(path, START_BYTES)
+    except OSError:
+        start = None
+    return not_an_image(name, start) is not None
+
+
+def _members(path: str) -> Iterator[InputImage]:
+    """The images in an archive, in its order; where it is damaged, why."""
+    archive, skipped, num = Path(path), SkippedFiles(), 0
+    read: Callable[[Path, Location], bytes]
+    read_start: Callable[[Path, Location, int], bytes]
+    if file_ending(path) == "zip":
+        members, read, read_start = zip_members(archive, skipped), read_zip_member, read_zip_member_start
+    else:
+        members, read, read_start = _tar_members(archive, skipped), _read_tar_member, _read_tar_member_start
+    try:
+        for name, location in members:
+            if location is None:
+                continue
+            full_name = f"{path}/{name}"
+            try:
+                is_known = has_image_name(name) or location == NOT_A_FILE
+                start = None if is_known else read_start(archive, location, START_BYTES)
+            except OSError as error:
+                if is_passing(error):
+                    raise
+                start = None
+            if reason := not_an_image(name, start):
+                skipped.add(name, reason)
+                continue
+            num += 1
+            if location == NOT_A_FILE:
+                yield _refused(full_name, f"{full_name} is no regular file; links inside an archive are not followed")
+            else:
+                yield InputImage(full_name, partial(read, archive, location))
+    except RequestError as error:
+        num += 1
+        yield InputImage(path, error)
+    except OSError as error:
+        if is_passing(error):
+            raise passing_error(f"cannot read {path}", error) from error
+        num += 1
+        yield _refused(path, f"cannot read {path}: {error.strerror or error}")
+    _log_skipped(len(skipped), len(skipped) + num, path)
+    if not num:
+        yield _refused(path, f"the archive {path} has no images")
+
+
+def _tar_members(path: Path, skipped: SkippedFiles) -> Iterator[tuple[str, Location | None]]:
+    """As `zip_members`."""
+    for member in tar_members(path, skipped=skipped):
+        yield member.name, None if member.is_folder else member_location(0, member)
+
+
+def _read_tar_member(path: Path, location: Location) -> bytes:
+    return read_member([path], location)
+
+
+def _read_tar_member_start(path: Path, location: Location, size_bytes: int) -> bytes:
+    return read_member_start([path], location, size_bytes)
+
+
+def _refused(name: str, reason: str) -> InputImage:
+    return InputImage(name, RequestError(reason))
+
+
+def _log_skipped(num: int, num_files: int, place: str) -> None:
+    if num:
+        _logger.info(f"skipped {num:,} of {num_files:,} files in {place} that are not images")
