@@ -4,14 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet.data.augment import MeanAt, View, crop_view, views
+from alexnet.data.augment import MeanAt
 from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
@@ -25,11 +24,10 @@ from alexnet.evaluation.metrics import (
     per_class_counts,
 )
 from alexnet.evaluation.predictions import NumViews, describe_views
+from alexnet.evaluation.view_probabilities import DIVERGED, view_probabilities
 from alexnet.figures.notebook_html import Cell, result_html, table_html
-from alexnet.model.network import AlexNet
-from alexnet.model.sliding import class_maps
 from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup, cores_per_process
-from alexnet.system.device import EVALUATION_BATCH_SIZE, Precision, arithmetic, evaluation_batch_size, rounded_weights
+from alexnet.system.device import EVALUATION_BATCH_SIZE, Precision, evaluation_batch_size
 from alexnet.system.prefetch import MAX_READERS, prefetch
 
 Progress = Callable[[int, int], None]
@@ -201,9 +199,6 @@ def predict_split(
             f"the network's mean image has shape {tuple(mean_image.shape)}, but {data.folder} stores images of "
             f"{data.side} pixels; prepare the data with --side {mean_image.shape[0]}"
         )
-    mean_image = mean_image.to(device)
-    score, view_px, chosen_views = _scorer(network, num_views, data.side, crop)
-    num_axes = 4 if num_views == "dense" else 2
     if batch_size is None:
         batch_size = evaluation_batch_size(device, data.side) if processes.size == 1 else EVALUATION_BATCH_SIZE
     probabilities = np.zeros((len(images), data.num_classes), np.float32)
@@ -223,49 +218,30 @@ def predict_split(
     # On a CPU the network needs the cores: one thread is enough to have the next batch ready.
     readers = 1 if device.type == "cpu" else min(cores_per_process(), MAX_READERS)
     batches = prefetch(read, starts, workers=readers, ahead=readers + 1, name="alexnet-evaluation")
-    was_training = network.training
-    network.eval()
-    try:
-        with closing(batches), torch.inference_mode(), rounded_weights(network, precision):
-            for start, images_read in zip(starts, batches, strict=True):
-                batch = images_read.to(device, non_blocking=True)  # (B, S, S, 3)
-                total = torch.zeros(len(batch), data.num_classes, device=device)
-                for view in chosen_views:
-                    with arithmetic(device, precision):
-                        scores = score(crop_view(batch, view, view_px, mean_image, mean_at))  # (B, K) or (B, K, h, w)
-                    if scores.dim() != num_axes or scores.shape[:2] != total.shape:
-                        raise WorkError(
-                            f"the network scores {scores.shape[1 - num_axes]} classes and {data.folder} has "
-                            f"{data.num_classes}; evaluate it on the data set it was trained on"
-                        )
-                    total += scores.float().softmax(dim=1).reshape(*total.shape, -1).mean(dim=2)
-                probabilities[start : start + len(batch)] = (total / len(chosen_views)).cpu().numpy()
-                if progress is not None:
-                    progress(start + len(batch), len(images))
-    finally:
-        network.train(was_training)
+    average = view_probabilities(
+        network,
+        num_views,
+        data.side,
+        crop,
+        mean_image,
+        mean_at,
+        num_classes=data.num_classes,
+        classes_in=data.folder,
+        device=device,
+        precision=precision,
+    )
+    with closing(batches), average as probabilities_of:
+        for start, batch in zip(starts, batches, strict=True):
+            probabilities[start : start + len(batch)] = probabilities_of(batch).cpu().numpy()
+            if progress is not None:
+                progress(start + len(batch), len(images))
     probabilities = processes.sum_rows(probabilities)
     num_lost = int((~np.isfinite(probabilities)).any(axis=1).sum())
     if num_lost:
         raise WorkError(
-            f"the network's scores are not finite for {num_lost} of {len(images)} images of split {split!r}: "
-            "its training has diverged; train again with a lower learning rate"
+            f"the network's scores are not finite for {num_lost} of {len(images)} images of split {split!r}: {DIVERGED}"
         )
     return probabilities
-
-
-def _scorer(
-    network: torch.nn.Module, num_views: NumViews, side: int, crop: int
-) -> tuple[Callable[[torch.Tensor], torch.Tensor], int, list[View]]:
-    """The function that scores a view, the view's side in pixels, and the views."""
-    if num_views != "dense":
-        return network, crop, views(num_views, side, crop)
-    if not isinstance(network, AlexNet):
-        raise RequestError(
-            f"dense views slide the layers of an AlexNet over the image, and this is a {type(network).__name__}; "
-            "choose 1, 9 or 10 views"
-        )
-    return partial(class_maps, network), side, [View(0, 0, mirrored) for mirrored in (False, True)]
 
 
 def evaluate_probabilities(
