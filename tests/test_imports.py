@@ -92,9 +92,11 @@ def test_help_and_refusals_load_neither_torch_nor_numpy(words: list[str]) -> Non
     assert run.stdout.splitlines()[-1] == "[]"
 
 
-FUNCTIONS = {"evaluate", "features", "load", "local_response_norm", "prepare", "preprocess", "resume", "save", "train"}
+FUNCTIONS = {
+    "evaluate", "features", "load", "local_response_norm", "predict", "prepare", "preprocess", "resume", "save", "train"
+}  # fmt: skip
 ERRORS = {"AlexNetError", "Interrupted", "RequestError", "TemporaryError", "WorkError"}
-RESULTS = {"AlexNet", "ClassInfo", "Evaluation", "PreparedData", "Recipe", "RunFolder", "Trained"}
+RESULTS = {"AlexNet", "ClassInfo", "Evaluation", "Predictions", "PreparedData", "Recipe", "RunFolder", "Trained"}
 
 
 def test_public_names() -> None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from alexnet.data.dataset import ClassInfo, PreparedData
     from alexnet.data.preparation.prepare import prepare
     from alexnet.errors import AlexNetError, Interrupted, RequestError, TemporaryError, WorkError
+    from alexnet.evaluation.classify import Predictions, predict
     from alexnet.evaluation.evaluate import Evaluation
     from alexnet.evaluation.preprocessing import preprocess
     from alexnet.evaluation.run_evaluation import evaluate
@@ -30,6 +31,7 @@ _PUBLIC = {
     "ClassInfo": ("alexnet.data.dataset", "ClassInfo"),
     "Evaluation": ("alexnet.evaluation.evaluate", "Evaluation"),
     "Interrupted": ("alexnet.errors", "Interrupted"),
+    "Predictions": ("alexnet.evaluation.classify", "Predictions"),
     "PreparedData": ("alexnet.data.dataset", "PreparedData"),
     "Recipe": ("alexnet.runs.recipe", "Recipe"),
     "RequestError": ("alexnet.errors", "RequestError"),
@@ -41,6 +43,7 @@ _PUBLIC = {
     "features": ("alexnet.explore.features", "features"),
     "load": ("alexnet.model.weights", "load_trained"),
     "local_response_norm": ("alexnet.model.response_norm", "local_response_norm"),
+    "predict": ("alexnet.evaluation.classify", "predict"),
     "prepare": ("alexnet.data.preparation.prepare", "prepare"),
     "preprocess": ("alexnet.evaluation.preprocessing", "preprocess"),
     "resume": ("alexnet.training.loop", "resume"),
@@ -55,6 +58,7 @@ __all__ = [
     "ClassInfo",
     "Evaluation",
     "Interrupted",
+    "Predictions",
     "PreparedData",
     "Recipe",
     "RequestError",
@@ -66,6 +70,7 @@ __all__ = [
     "features",
     "load",
     "local_response_norm",
+    "predict",
     "prepare",
     "preprocess",
     "resume",

@@ -43,6 +43,12 @@ def add_arithmetic(parser: CommandParser) -> None:
     add_choice(parser, "--precision", precisions, help=f"arithmetic of the network: {', '.join(precisions)}")
 
 
+def add_batch_size(parser: CommandParser, unit: str = "images") -> None:
+    """Add `--batch-size`."""
+    text = f"{unit} per batch (default: chosen by device)"
+    parser.add_argument("--batch-size", type=int, metavar="N", help=text)
+
+
 def add_views(parser: CommandParser, default: "NumViews | None" = None) -> None:
     """Add `--views`; without a default the command measures with one view and then with ten."""
     parser.add_argument(

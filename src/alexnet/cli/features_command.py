@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
-from alexnet.cli.common_options import add_arithmetic, add_choice, add_data, add_json, add_split
+from alexnet.cli.common_options import add_arithmetic, add_batch_size, add_choice, add_data, add_json, add_split
 from alexnet.cli.output import print_json, print_lines
 from alexnet.errors import RequestError
 
@@ -32,7 +32,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the network's layers and their shapes, then exit")
     add_choice(parser, "--dtype", ("float32", "float16"), help="float32 or float16")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images per batch (default: chosen by device)")
+    add_batch_size(parser)
     add_arithmetic(parser)
     parser.add_argument("--restart", action="store_true", help="discard unfinished output and start again")
     add_json(parser, "lines")

@@ -1,24 +1,40 @@
 """`alexnet predict`: classify photographs."""
 
 import argparse
-import contextlib
+import csv
+import io
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alexnet.cli.command_parser import CommandParser
-from alexnet.cli.common_options import add_choice, add_json
+from alexnet.cli.common_options import add_arithmetic, add_batch_size, add_choice
 from alexnet.cli.output import print_json, print_lines
 from alexnet.errors import RequestError
 
 if TYPE_CHECKING:
+    from alexnet.data.download import Downloads
+    from alexnet.data.image_inputs import InputImage
+    from alexnet.evaluation.classify import ImagePrediction
     from alexnet.model.weights import Trained
+
+FORMATS = ("bars", "csv", "json", "ilsvrc")
+MIB = 2**20
+
+_logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder or weights file")
     parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="image file, folder of them, or a prepared data set"
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image file, folder of them, tar or zip, http(s) URL, quoted pattern such as 'photos/**/*.jpg', - for "
+        "standard input (an image, or paths and URLs, one per line), or a prepared data set",
     )
     parser.add_argument(
         "--split",
@@ -28,80 +44,163 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--views", type=int, choices=(1, 9, 10), default=10, metavar="N", help="views per image: 1, 9 or 10"
     )
+    parser.add_argument("--top", type=int, metavar="K", help="classes per image (default: 5)")
+    parser.add_argument(
+        "--fit",
+        choices=("crop", "pad", "squash"),
+        metavar="NAME",
+        help="how a photograph becomes a square: crop (its center), pad (all of it, with borders) or squash (default: "
+        "as the run's data set was prepared)",
+    )
     add_choice(
         parser,
         "--format",
-        ("bars", "ilsvrc"),
-        help="bars, or ilsvrc: five labels per line, counted from 1, as the challenge's test server expects",
+        FORMATS,
+        help="bars; csv; json, one object per line; or ilsvrc: five labels per line, counted from 1, as the "
+        "challenge's test server expects",
     )
+    parser.add_argument("--csv", action="store_true", help="short for --format csv")
+    parser.add_argument("--json", action="store_true", help="short for --format json: one JSON object per image")
     parser.add_argument(
         "--label-order",
         type=Path,
         metavar="FILE",
         help="with --format ilsvrc: text file with one class id per line, label 1 first (default: the network's order)",
     )
-    add_json(parser, "bars")
+    add_arithmetic(parser)
+    add_batch_size(parser, "views")
+    for action in (
+        parser.add_argument(
+            "--max-download", type=float, default=32.0, metavar="MIB", help="largest file that a URL may give"
+        ),
+        parser.add_argument(
+            "--download-timeout", type=float, default=30.0, metavar="SECONDS", help="longest time for one URL"
+        ),
+    ):
+        parser.show_only_in_full_help(action)
 
 
 def run(options: argparse.Namespace) -> None:
     """Classify the images and print their most probable classes."""
-    if options.label_order and options.format != "ilsvrc":
-        raise RequestError("--label-order needs --format ilsvrc")
-    if options.json and options.format == "ilsvrc":
-        raise RequestError("--json and --format ilsvrc exclude each other; omit one")
-    from alexnet.data.dataset_files import DESCRIPTION_FILE
-    from alexnet.evaluation.classify import ilsvrc_lines, read_label_order
+    output = _chosen_format(options)
+    from alexnet.data.download import Downloads
+    from alexnet.evaluation.classify import Ranking, classify, ilsvrc_lines, read_label_order
+    from alexnet.model.weights import load_trained
+    from alexnet.system.device import choose_device, choose_precision
+    from alexnet.system.progress import counted
 
-    prepared = [path for path in options.images if (path / DESCRIPTION_FILE).is_file()]
-    if prepared and len(prepared) < len(options.images):
+    for name, value in (("--max-download", options.max_download), ("--download-timeout", options.download_timeout)):
+        if not value > 0:
+            raise RequestError(f"{name} is {value:g}; allowed is more than 0")
+    downloads = Downloads(int(options.max_download * MIB), options.download_timeout)
+    device = choose_device(options.device)
+    trained = load_trained(options.run)
+    ranking = Ranking.of(trained, options.top)
+    order = read_label_order(options.label_order) if options.label_order else None
+    images = _images(options, trained, downloads)
+    if trained.generated:
+        _logger.info("this network was trained on generated images, not on photographs")
+    reasons: list[str] = []
+
+    def predictions() -> "Iterator[ImagePrediction]":
+        # Where the predictions themselves appear on a terminal, they show the progress.
+        with counted("predicting", shown=not sys.stdout.isatty()) as progress:
+            found = classify(
+                trained,
+                images,
+                num_views=options.views,
+                batch_size=options.batch_size,
+                device=device,
+                precision=choose_precision(options.precision, device),
+                fit=options.fit,
+                downloads=downloads,
+            )
+            for done, one in enumerate(map(ranking, found), start=1):
+                if one.reason is not None:
+                    reasons.append(one.reason)
+                yield one
+                progress(done, len(images))
+
+    if output == "ilsvrc":
+        print_lines(*ilsvrc_lines(predictions(), trained, order))
+    elif output == "csv":
+        _print_csv(predictions(), ranking.num_top)
+    elif output == "json":
+        for one in predictions():
+            print_json(one.to_dict())
+    else:
+        _print_bars(predictions(), is_single=len(images) == 1)
+    if len(reasons) == len(images):
+        problem = "" if len(images) == 1 else f"none of the {len(images):,} images can be read: "
+        raise RequestError(problem + reasons[0])
+    if reasons:
+        _logger.warning(f"{len(reasons):,} of {len(images):,} images cannot be read")
+
+
+def _chosen_format(options: argparse.Namespace) -> str:
+    """The one format that is asked for."""
+    asked = [f"--{name}" for name in ("csv", "json") if getattr(options, name)]
+    if options.format != FORMATS[0]:
+        asked.append(f"--format {options.format}")
+    if len(asked) > 1:
+        raise RequestError(f"{asked[0]} and {asked[1]} exclude each other; omit one")
+    output = asked[0].split()[-1].removeprefix("--") if asked else FORMATS[0]
+    if options.label_order and output != "ilsvrc":
+        raise RequestError("--label-order needs --format ilsvrc")
+    if options.top is not None and output == "ilsvrc":
+        raise RequestError("--format ilsvrc has five labels per line; omit --top")
+    return output
+
+
+def _images(options: argparse.Namespace, trained: "Trained", downloads: "Downloads") -> "Sequence[InputImage]":
+    """The images of a prepared split, or those that the arguments name."""
+    from alexnet.data.concatenated import open_data
+    from alexnet.data.dataset import UNLABELED
+    from alexnet.data.dataset_files import DESCRIPTION_FILE
+    from alexnet.data.image_inputs import list_images
+    from alexnet.evaluation.classify import split_images
+
+    prepared = [name for name in options.images if (Path(name) / DESCRIPTION_FILE).is_file()]
+    if not prepared:
+        if options.split:
+            raise RequestError(
+                f"--split is {options.split}, and {options.images[0]} is not a prepared data set; omit it"
+            )
+        return list(list_images(options.images, downloads, lambda: sys.stdin.buffer.read()))
+    if len(prepared) < len(options.images):
         raise RequestError(
             f"{prepared[0]} is a prepared data set, but other arguments are photographs; give one or the other"
         )
-    if options.split and not prepared:
-        raise RequestError(f"--split is {options.split}, and {options.images[0]} is not a prepared data set; omit it")
-    trained, answers, refused = (_classify_split if prepared else _classify_photographs)(options)
-    if options.json:
-        described = {"trained_on": trained.title, "generated": trained.generated}
-        print_json({**described, "predictions": answers, "refused": refused})
-        return
-    if options.format == "ilsvrc":
-        if refused:
-            raise RequestError(
-                f"--format ilsvrc has one line per image, and {len(refused):,} of {len(answers) + len(refused):,} "
-                "cannot be read; fix or delete them, or omit --format ilsvrc"
-            )
-        order = read_label_order(options.label_order) if options.label_order else None
-        print_lines(*ilsvrc_lines(answers, trained, order))
-        return
-    if trained.generated:
-        print_lines("(this network was trained on generated images, not on photographs)")
-    for answer in answers:
-        print_lines(answer["image"])
-        for one in answer["top"]:
-            print_lines(
-                f"  {100 * one['probability']:5.1f} %  {'#' * round(40 * one['probability']):40}  {one['name']}"
-            )
-
-
-def _classify_photographs(options: argparse.Namespace) -> "tuple[Trained, list[dict[str, Any]], list[dict[str, str]]]":
-    from alexnet.evaluation.classify import FEW_VIEWS, classify_photographs, list_photographs
-    from alexnet.model.kernels import reference_ops
-    from alexnet.model.weights import load_trained
-
-    paths = list_photographs(options.images)
-    with reference_ops() if len(paths) * options.views < FEW_VIEWS else contextlib.nullcontext():
-        trained = load_trained(options.run)
-        return trained, *classify_photographs(trained, paths, options.views)
-
-
-def _classify_split(options: argparse.Namespace) -> "tuple[Trained, list[dict[str, Any]], list[dict[str, str]]]":
-    from alexnet.data.concatenated import open_data
-    from alexnet.data.dataset import UNLABELED
-    from alexnet.evaluation.classify import classify_split
-    from alexnet.model.weights import load_trained
-    from alexnet.system.progress import counted
-
-    trained, data = load_trained(options.run), open_data(options.images)
+    if options.fit:
+        raise RequestError(f"--fit is {options.fit}, and the images of {prepared[0]} are square already; omit it")
+    data = open_data([Path(name) for name in prepared])
     split = options.split or (UNLABELED if UNLABELED in data.splits else data.evaluation_split)
-    with counted("predicting") as progress:
-        return trained, classify_split(trained, data, split, options.views, progress=progress), []
+    return split_images(trained, data, split)
+
+
+def _print_bars(predictions: "Iterable[ImagePrediction]", *, is_single: bool) -> None:
+    for one in predictions:
+        if one.reason is None:
+            print_lines(str(one.image))
+            for ranked in one.top:
+                bar = "#" * round(40 * ranked.probability)
+                print_lines(f"  {100 * ranked.probability:5.1f} %  {bar:40}  {ranked.name}")
+        elif not is_single:  # else it is the error with which the command ends
+            print_lines(one.reason)
+
+
+def _print_csv(predictions: "Iterable[ImagePrediction]", num_top: int) -> None:
+    """A line per image, also where a name has line breaks, which are escaped as everywhere in a terminal."""
+    fields = ("id", "name", "probability")
+    print_lines(
+        _csv_line(["image", *(f"top{rank}_{name}" for rank in range(1, num_top + 1) for name in fields), "reason"])
+    )
+    for one in predictions:
+        ranked = [cell for each in one.top for cell in each] or [""] * (len(fields) * num_top)
+        print_lines(_csv_line([one.image, *ranked, one.reason or ""]))
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()

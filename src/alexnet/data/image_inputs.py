@@ -20,7 +20,7 @@ from alexnet.data.download import Downloads, is_url
 from alexnet.data.not_images import RAW_ENDINGS, START_BYTES, file_ending, has_image_name, not_an_image
 from alexnet.data.photographs import ImageInput, as_images, square_image, square_of_file
 from alexnet.data.sources.file_ranges import read_file_start
-from alexnet.data.sources.listing import NOT_A_FILE, Location, SkippedFiles
+from alexnet.data.sources.listing import NOT_A_FILE, Content, Location, SkippedFiles
 from alexnet.data.sources.tar_archive import member_location, read_member, read_member_start, tar_members
 from alexnet.data.sources.zip_archive import read_zip_member, read_zip_member_start, zip_members
 from alexnet.errors import RequestError
@@ -40,8 +40,8 @@ class InputImage:
 
     name: str | int
     """Its path or URL, `archive.tar/member.jpg`, or `-`; for an image in memory its index among the inputs."""
-    content: ImageInput | Callable[[], bytes] | RequestError
-    """The image, what reads its file, or why there is none."""
+    content: ImageInput | Callable[[], Content] | RequestError
+    """The image, what reads its file or its pixels, or why there is none."""
 
     def square(self, side: int, fit: Fit) -> NDArray[np.uint8]:
         """The image as the network's data set would store it, uint8 (side, side, 3), RGB.
@@ -59,9 +59,10 @@ class InputImage:
                 "JPEG or PNG"
             )
         try:
-            if callable(self.content):
-                return square_of_file(self.content(), name, side, fit)
-            return square_image(self.content, side, fit)
+            if not callable(self.content):
+                return square_image(self.content, side, fit)
+            content = self.content()
+            return square_of_file(content, name, side, fit) if isinstance(content, bytes) else np.array(content)
         except OSError as error:
             if is_passing(error):
                 raise passing_error(f"cannot read {name}", error) from error

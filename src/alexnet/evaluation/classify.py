@@ -1,204 +1,377 @@
-"""Classify photographs with a trained network."""
+"""Classify photographs, or the images of a prepared split, with a trained network."""
 
-import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from alexnet.data.augment import crop_view, views
-from alexnet.data.dataset import PreparedData, warn_of_other_fit
-from alexnet.data.not_images import START_BYTES, has_image_name, not_an_image
-from alexnet.data.photographs import square_image
-from alexnet.data.sources.file_ranges import read_file_start
+from alexnet.data.dataset import ClassInfo, PreparedData
+from alexnet.data.download import Downloads, is_url
+from alexnet.data.image_inputs import InputImage, list_images
+from alexnet.data.photographs import Fit, ImageInput
 from alexnet.errors import RequestError, WorkError
-from alexnet.model.weights import Trained
+from alexnet.evaluation.view_probabilities import DIVERGED, view_probabilities
+from alexnet.model.kernels import reference_ops
+from alexnet.model.weights import Trained, load_trained
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.typed_files import read_bounded
-from alexnet.system.device import choose_device, choose_precision
+from alexnet.system.device import (
+    Device,
+    Precision,
+    PrecisionChoice,
+    choose_device,
+    choose_precision,
+    evaluation_batch_size,
+)
+from alexnet.system.machine import num_cores
+from alexnet.system.prefetch import prefetch
 
 MAX_ORDER_BYTES = 2**24
+DEFAULT_TOP = 5
 FEW_VIEWS = 300
 """Up to this number of views torch's own operations are faster: loading the fast kernels costs more than they gain."""
+MAX_DECODERS = 16
+"""Threads that read and decode: each may hold the pixels of a large photograph."""
+URL_READERS = 8
+"""Threads where there are URLs: they mostly wait."""
+NUM_SHOWN = 12
+"""Images that a notebook shows of predictions."""
 
-_logger = logging.getLogger(__name__)
+
+class RankedClass(NamedTuple):
+    """A class that an image may show."""
+
+    id: str
+    name: str
+    probability: float
+    """0..1, the mean over the views."""
 
 
-def classify_photographs(
-    trained: Trained, paths: Sequence[Path], num_views: int = 10, num_top: int = 5
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Predict the classes of each photograph, most probable class first; files that cannot be read are skipped.
+@dataclass(frozen=True, kw_only=True)
+class ImagePrediction:
+    """What a network says about an image, or why the image cannot be read."""
 
-    A photograph is preprocessed like the training images: rotated upright by its EXIF orientation, resized to the
-    stored size, cropped to the central square; the mean image is subtracted from each view, and the probabilities of
-    the views are averaged.
+    image: str | int
+    """Path, URL, `archive.tar/member.jpg` or key; of an image that was given in memory the index among the inputs."""
+    top: tuple[RankedClass, ...] = ()
+    """The most probable classes, best first; empty if the image cannot be read."""
+    reason: str | None = None
+    """Why it cannot be read; None if it was."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """`image` and `top`, a list of `id`, `name` and `probability`; or `image` and `reason`."""
+        if self.reason is not None:
+            return {"image": self.image, "reason": self.reason}
+        return {
+            "image": self.image,
+            "top": [{"id": one.id, "name": one.name, "probability": one.probability} for one in self.top],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifiedImage:
+    """An image and its probabilities, as `classify` yields it."""
+
+    image: str | int
+    square: NDArray[np.uint8] | None = None
+    """(S, S, 3), RGB, as the network's data set would store it; None if the image cannot be read."""
+    probabilities: NDArray[np.float32] | None = None
+    """(K,), in the order of the network's classes."""
+    reason: str | None = None
+
+
+def classify(
+    trained: Trained,
+    images: Iterable[InputImage],
+    *,
+    num_views: int = 10,
+    batch_size: int | None = None,
+    device: torch.device,
+    precision: Precision,
+    fit: Fit | None = None,
+    downloads: Downloads | None = None,
+) -> Generator[ClassifiedImage, None, None]:
+    """Classify images in batches, in order; others are read and decoded meanwhile. Only some batches are in memory.
+
+    An image is preprocessed like the training images: turned upright, resized to the stored size and made square; the
+    mean image is subtracted from each view, and the probabilities of the views are averaged.
+
+    Do not use the network until the generator is exhausted or closed: its weights may be rounded (`rounded_weights`).
 
     Args:
-        paths: image files of any format `alexnet prepare` reads.
+        trained: its network is moved to `device`.
+        images: any number; they are taken one by one, some batches ahead.
         num_views: 1 (center), 9 or 10.
-        num_top: classes to return for each photograph; fewer if the network has fewer.
-
-    Returns:
-        For each photograph `{"image": path, "top": [{"id", "name", "probability"}, ...]}`, and for each file that
-        cannot be read `{"image": path, "reason": text}`; a log line names it too.
+        batch_size: views that the network takes at once; None suits the device. The result depends on it only by
+            rounding.
+        fit: how an image is made square; None is the way of the network's data set.
+        downloads: those of the images' URLs, which are closed when the generator is.
 
     Raises:
-        RequestError: no file can be read, or one is missing.
+        RequestError: a number of views or a batch size that is not allowed.
         WorkError: the network's scores are not finite.
+        TemporaryError: the machine or the drive failed.
     """
-    chosen = views(num_views, trained.side, trained.crop)
-    for path in paths:
+    if batch_size is None:
+        batch_size = evaluation_batch_size(device, trained.side)
+    if batch_size < 1:
+        raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
+    images = iter(images)
+    first = list(itertools.islice(images, -(-FEW_VIEWS // num_views)))
+    few = len(first) * num_views < FEW_VIEWS
+    chosen_fit: Fit = fit or trained.fit
+
+    def read(image: InputImage) -> ClassifiedImage:
         try:
-            path.lstat()  # a link to nothing is refused like a file that cannot be read
-        except OSError as error:
-            raise_unless_damage(error, path)
-            raise RequestError(f"cannot read {path}: {error.strerror}; name image files, or folders of them") from error
-    answers: list[dict[str, Any]] = []
-    refused: list[dict[str, str]] = []
-    for path in paths:
-        try:
-            image = torch.from_numpy(square_image(path, trained.side, trained.fit))[None]  # (1, S, S, 3) uint8
+            return ClassifiedImage(image.name, image.square(trained.side, chosen_fit))
         except RequestError as error:
-            if len(paths) == 1:
-                raise
-            _logger.warning(str(error))
-            refused.append({"image": str(path), "reason": str(error)})
-            continue
-        with torch.inference_mode():
-            cuts = [crop_view(image, view, trained.crop, trained.mean_image, trained.mean_at) for view in chosen]
-            probabilities = torch.cat([trained.network(cut) for cut in cuts]).softmax(dim=1).mean(dim=0)  # (K,)
-        if not probabilities.isfinite().all():
-            raise WorkError(
-                "the network's scores are not finite: its training has diverged; train again with a lower learning rate"
+            return ClassifiedImage(image.name, reason=str(error))
+
+    read_images = prefetch(
+        read,
+        itertools.chain(first, images),
+        workers=max(min(num_cores(), MAX_DECODERS), URL_READERS if any(is_url(str(one.name)) for one in first) else 0),
+        ahead=2 * batch_size,
+        name="alexnet-predict",
+    )
+    average = view_probabilities(
+        trained.network.to(device),
+        num_views,
+        trained.side,
+        trained.crop,
+        trained.mean_image,
+        trained.mean_at,
+        num_classes=len(trained.classes),
+        classes_in="its list",
+        device=device,
+        precision=precision,
+    )
+    # The downloads end first: closing the reader waits for them.
+    with closing(read_images), closing(downloads or Downloads()), average as probabilities_of:
+        while some := list(itertools.islice(read_images, batch_size)):
+            squares = [one.square for one in some if one.square is not None]
+            found: Iterator[NDArray[np.float32]] = iter(())
+            if squares:
+                batch = torch.from_numpy(np.stack(squares))
+                if device.type == "cuda":
+                    batch = batch.pin_memory()
+                with reference_ops() if few else contextlib.nullcontext():
+                    probabilities = probabilities_of(batch, max(1, batch_size // len(batch))).cpu().numpy()
+                if not np.isfinite(probabilities).all():
+                    raise WorkError(f"the network's scores are not finite: {DIVERGED}")
+                found = iter(probabilities)
+            for one in some:
+                yield one if one.square is None else ClassifiedImage(one.image, one.square, next(found))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Makes predictions of probabilities."""
+
+    classes: Sequence[ClassInfo]
+    num_top: int
+    """Classes of each prediction."""
+
+    @classmethod
+    def of(cls, trained: Trained, num_top: int | None = None) -> "Ranking":
+        """The ranking of a network's classes; `num_top` None is five, or all if there are fewer.
+
+        Raises:
+            RequestError: a number that is not allowed.
+        """
+        num_classes = len(trained.classes)
+        if num_top is not None and not 1 <= num_top <= num_classes:
+            raise RequestError(
+                f"--top is {num_top}; allowed is 1 to {num_classes:,}, the number of the network's classes"
             )
-        answers.append(_answer(str(path), probabilities, trained, num_top))
-    if not answers:
-        raise RequestError(f"none of the {len(paths):,} files can be read: {refused[0]['reason']}")
-    return answers, refused
+        return cls(trained.classes, num_top or min(DEFAULT_TOP, num_classes))
+
+    def __call__(self, classified: ClassifiedImage) -> ImagePrediction:
+        """The most probable classes of an image; ties are in the order of the network's classes."""
+        if classified.probabilities is None:
+            return ImagePrediction(image=classified.image, reason=classified.reason)
+        best = np.argsort(-classified.probabilities, kind="stable")[: self.num_top].tolist()
+        values = classified.probabilities[best].tolist()
+        return ImagePrediction(
+            image=classified.image,
+            top=tuple(
+                RankedClass(self.classes[index].id, self.classes[index].name, round(value, 6))
+                for index, value in zip(best, values, strict=True)
+            ),
+        )
 
 
-def classify_split(
-    trained: Trained,
-    data: PreparedData,
-    split: str,
-    num_views: int = 10,
-    num_top: int = 5,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Predict the classes of the images of a split, which needs no labels.
-
-    Returns answers as `classify_photographs` does.
-
-    Args:
-        trained: its classes may differ from those of the data set.
-        progress: called with (images done, total images).
+def split_images(trained: Trained, data: PreparedData, split: str) -> list[InputImage]:
+    """The images of a prepared split, for `classify`; labels are not needed.
 
     Raises:
         RequestError: there is no such split, or its images have another side than the network's.
-        WorkError: the network's scores are not finite.
-        UnreadableSample: a stored image cannot be read.
     """
-    from alexnet.evaluation.evaluate import predict_split  # loads what photographs do not need
-
-    warn_of_other_fit(data, trained.fit)
-    device = choose_device("auto")
-    probabilities = predict_split(
-        trained.network.to(device),
-        replace(data, classes=tuple(trained.classes)),
-        split,
-        trained.crop,
-        num_views,
-        mean_image=trained.mean_image,
-        mean_at=trained.mean_at,
-        device=device,
-        precision=choose_precision("auto", device),
-        progress=progress,
-    )
-    keys = data.splits[split].keys
-    return [_answer(keys[index], torch.from_numpy(one), trained, num_top) for index, one in enumerate(probabilities)]
+    chosen = data.require_split(split)
+    if data.side != trained.side:
+        raise RequestError(
+            f"the network was trained on images of {trained.side} pixels, but {data.folder} stores {data.side}; "
+            f"prepare the data with --side {trained.side}"
+        )
+    return [InputImage(key, partial(chosen.images.__getitem__, index)) for index, key in enumerate(chosen.keys)]
 
 
-def _answer(image: str, probabilities: torch.Tensor, trained: Trained, num_top: int) -> dict[str, Any]:
-    """The most probable classes of an image, from its probabilities (K,)."""
-    best = probabilities.topk(min(num_top, len(trained.classes)))
-    top = [
-        {"id": trained.classes[index].id, "name": trained.classes[index].name, "probability": round(value, 6)}
-        for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
-    return {"image": image, "top": top}
+@dataclass(frozen=True, eq=False)
+class Predictions(Sequence[ImagePrediction]):
+    """Predictions for some images, in their order. In a notebook, the first twelve are shown with their pictures."""
+
+    predictions: tuple[ImagePrediction, ...]
+    probabilities: NDArray[np.float32]
+    """(N, K), in the order of `classes`; NaN for images that cannot be read."""
+    classes: tuple[ClassInfo, ...]
+    _squares: tuple[NDArray[np.uint8] | None, ...]
+    """The first images as the network's data set would store them, (S, S, 3); None for those that cannot be read."""
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    @overload
+    def __getitem__(self, index: int) -> ImagePrediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ImagePrediction, ...]: ...
+    def __getitem__(self, index: int | slice) -> ImagePrediction | tuple[ImagePrediction, ...]:
+        return self.predictions[index]
+
+    def __repr__(self) -> str:
+        return f"Predictions({len(self):,} images, {self.num_refused:,} of which cannot be read)"
+
+    @property
+    def num_refused(self) -> int:
+        """Images that cannot be read."""
+        return sum(one.reason is not None for one in self.predictions)
+
+    def _repr_html_(self) -> str:
+        from alexnet.figures.notebook_html import bars_html, picture_html, result_html, table_html
+
+        rows = []
+        for one, square in zip(self.predictions, self._squares, strict=False):
+            picture = "" if square is None else picture_html(square, str(one.image), side=96)
+            bars = [(ranked.name, ranked.probability) for ranked in one.top]
+            rows.append((picture, str(one.image), one.reason if one.reason is not None else bars_html(bars)))
+        parts = [table_html(("", "image", "prediction"), rows)] if rows else []
+        if len(self) > len(rows):
+            parts.append(table_html((), [(f"{len(self) - len(rows):,} more images",)]))
+        refused = f", {self.num_refused:,} of which cannot be read" if self.num_refused else ""
+        return result_html(f"{len(self):,} images{refused}", *parts)
 
 
-def list_photographs(paths: Sequence[Path]) -> list[Path]:
-    """The given files, and all below the given folders that are images, sound or damaged, sorted by path.
+def predict(
+    run: Trained | Path | str,
+    images: ImageInput | Iterable[ImageInput],
+    *,
+    views: int = 10,
+    top: int | None = None,
+    fit: Fit | None = None,
+    batch_size: int | None = None,
+    device: Device = "auto",
+    precision: PrecisionChoice = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """Predict the classes of images. One that cannot be read does not end the work: its prediction has the reason.
 
-    What `alexnet prepare` skips as no image is passed over in folders, such as hidden files, Thumbs.db and text.
+    Args:
+        run: a run folder, a weights file, or what `alexnet.load` returned.
+        images: one image or many: files, folders, patterns such as `photos/**/*.jpg`, tars, zips, http and https URLs,
+            images of Pillow, arrays, tensors, see `list_images`. An iterator, such as a generator, is consumed step by
+            step.
+        views: crops of each image, over which probabilities are averaged: 1 (center), 9 or 10.
+        top: classes of each prediction; None is five, or all if the network has fewer.
+        fit: how an image is made square; None is the way of the network's data set.
+        batch_size: views that the network takes at once; None suits the device.
+        device: `auto` is a GPU if there is one. The network returns to its own device at the end.
+        progress: called with (images done, images in total).
+
+    Returns:
+        Predictions, with the probabilities of all classes in memory: 4 bytes per image and class. For a million images,
+        let `alexnet predict` write lines, or loop over `classify`.
 
     Raises:
-        RequestError: a folder has no image.
+        RequestError: no trained network, or an argument that is not allowed.
+        WorkError: the network's scores are not finite.
+        TemporaryError: the machine or the drive failed.
     """
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        files = sorted(_files_below(path))
-        below = [one for one in files if not _is_skipped(one, path)]
-        if not below:
-            raise RequestError(f"the folder {path} has no images; name photographs, or folders of them")
-        if len(below) < len(files):
-            _logger.info(f"skipped {len(files) - len(below):,} of {len(files):,} files in {path} that are not images")
-        found += below
-    return found
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """The files in a folder and those below it, also by links, as `alexnet prepare` finds them; each folder once."""
-    visited: set[str] = set()
-    for root, folder_names, file_names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in visited:
-            folder_names.clear()
-            continue
-        visited.add(real)
-        folder_names.sort()
-        paths = (Path(root, name) for name in file_names)
-        yield from (path for path in paths if path.is_file() or path.is_symlink())
-
-
-def _is_skipped(file: Path, folder: Path) -> bool:
-    """Whether a file in a folder is not an image; one that cannot be read counts as an image, and is refused later."""
-    name = file.relative_to(folder).as_posix()
+    trained = run if isinstance(run, Trained) else load_trained(run)
+    ranking = Ranking.of(trained, top)
+    downloads = Downloads()
+    listed: Iterable[InputImage] = list_images(images, downloads)
+    num_images = None
+    if not isinstance(images, Iterator):
+        listed = list(listed)
+        num_images = len(listed)
+    chosen_device = choose_device(device)
+    before = next(trained.network.parameters()).device
+    predictions: list[ImagePrediction] = []
+    probabilities: list[NDArray[np.float32]] = []
+    squares: list[NDArray[np.uint8] | None] = []
+    unknown = np.full(len(trained.classes), np.nan, np.float32)
     try:
-        start = None if has_image_name(name) else read_file_start(str(file), START_BYTES)
-    except OSError:
-        start = None
-    return not_an_image(name, start) is not None
+        for one in classify(
+            trained,
+            listed,
+            num_views=views,
+            batch_size=batch_size,
+            device=chosen_device,
+            precision=choose_precision(precision, chosen_device),
+            fit=fit,
+            downloads=downloads,
+        ):
+            predictions.append(ranking(one))
+            probabilities.append(unknown if one.probabilities is None else one.probabilities)
+            if len(squares) < NUM_SHOWN:
+                squares.append(one.square)
+            if progress is not None:
+                progress(len(predictions), num_images or len(predictions))
+    finally:
+        trained.network.to(before)
+    found = np.stack(probabilities) if probabilities else np.empty((0, len(trained.classes)), np.float32)
+    return Predictions(tuple(predictions), found, trained.classes, tuple(squares))
 
 
 def ilsvrc_lines(
-    answers: Sequence[dict[str, Any]], trained: Trained, label_order: Sequence[str] | None = None
+    predictions: Iterable[ImagePrediction], trained: Trained, label_order: Sequence[str] | None = None
 ) -> list[str]:
     """Predictions in the format of the challenge's test server: one line per image, up to five labels, best first.
 
     Args:
-        answers: from `classify_photographs`.
+        predictions: all of them, with five classes.
         trained: the network that made them.
         label_order: class ids, starting with the class with label 1; None uses the order of the network's classes.
 
     Raises:
-        RequestError: a class of the network is missing in `label_order`, or appears twice.
+        RequestError: an image cannot be read, or a class of the network is missing in `label_order`, or appears twice.
     """
     order = [one.id for one in trained.classes] if label_order is None else list(label_order)
-    if len(set(order)) != len(order):
-        repeated = next(name for name in order if order.count(name) > 1)
-        raise RequestError(f"--label-order names {repeated} twice; allowed is one line per class")
-    if missing := [one.id for one in trained.classes if one.id not in set(order)]:
-        raise RequestError(f"--label-order has no line for {', '.join(missing[:5])}, which the network has")
     labels = {name: number + 1 for number, name in enumerate(order)}
-    return [" ".join(str(labels[one["id"]]) for one in answer["top"]) for answer in answers]
+    if len(labels) != len(order):
+        repeated = next(name for name, count in Counter(order).items() if count > 1)
+        raise RequestError(f"--label-order names {repeated} twice; allowed is one line per class")
+    if missing := [one.id for one in trained.classes if one.id not in labels]:
+        raise RequestError(f"--label-order has no line for {', '.join(missing[:5])}, which the network has")
+    lines, reasons = [], []
+    for one in predictions:
+        if one.reason is not None:
+            reasons.append(one.reason)
+        lines.append(" ".join(str(labels[ranked.id]) for ranked in one.top))
+    if reasons:
+        raise RequestError(
+            f"--format ilsvrc has one line per image, and {len(reasons):,} of {len(lines):,} cannot be read "
+            f"({reasons[0]}); fix or delete them, or omit --format ilsvrc"
+        )
+    return lines
 
 
 def read_label_order(path: Path) -> list[str]:

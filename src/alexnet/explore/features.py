@@ -43,7 +43,7 @@ from alexnet.storage.npy import read_npy_header
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.staging import open_staging, staging_folder
 from alexnet.storage.typed_files import Count, Size, Versioned, damaged, read_json
-from alexnet.system.device import choose_device, choose_precision
+from alexnet.system.device import Device, PrecisionChoice, choose_device, choose_precision
 from alexnet.system.progress import ShowProgress, counted
 
 READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
@@ -52,8 +52,6 @@ Version 1 has `points` where the others have `layers`."""
 Dtype = Literal["float32", "float16"]
 LayerName = Annotated[str, Meta(pattern=r"\A[\w.-]{1,100}\Z")]
 """Also the name of a file."""
-Device = Literal["auto", "cpu", "cuda", "mps"]
-PrecisionChoice = Literal["auto", "float32", "bfloat16"]
 
 _logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData, renumber_labels, warn_of_other_fit
 from alexnet.data.dataset_files import NO_LABEL
+from alexnet.data.image_inputs import list_photographs
 from alexnet.data.photographs import ImageInput, as_images, square_of_several
 from alexnet.data.shards import StoredImages
 from alexnet.errors import RequestError
-from alexnet.evaluation.classify import list_photographs
 from alexnet.model.weights import Trained
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.paths import as_path

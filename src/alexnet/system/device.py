@@ -10,6 +10,10 @@ from alexnet.errors import RequestError
 from alexnet.system.machine import has_bfloat16, processor_flags
 
 Precision = Literal["float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+"""What `choose_device` takes."""
+PrecisionChoice = Literal["auto", "float32", "bfloat16"]
+"""What `choose_precision` takes."""
 
 EVALUATION_BATCH_SIZE = 128
 """Batch size where rounding must not differ: between processes that share a split, and when a training is resumed on
