@@ -15,10 +15,10 @@ from alexnet.cli.output import print_json, print_lines
 from alexnet.errors import RequestError
 
 if TYPE_CHECKING:
+    from alexnet.data.dataset import PreparedData
     from alexnet.data.download import Downloads
     from alexnet.data.image_inputs import InputImage
     from alexnet.evaluation.classify import ImagePrediction
-    from alexnet.model.weights import Trained
 
 FORMATS = ("bars", "csv", "json", "ilsvrc")
 MIB = 2**20
@@ -84,7 +84,14 @@ def run(options: argparse.Namespace) -> None:
     """Classify the images and print their most probable classes."""
     output = _chosen_format(options)
     from alexnet.data.download import Downloads
-    from alexnet.evaluation.classify import Ranking, classify, ilsvrc_lines, read_label_order
+    from alexnet.evaluation.classify import (
+        Ranking,
+        classify,
+        fitting_ops,
+        ilsvrc_lines,
+        read_label_order,
+        require_side,
+    )
     from alexnet.model.weights import load_trained
     from alexnet.system.device import choose_device, choose_precision
     from alexnet.system.progress import counted
@@ -94,10 +101,13 @@ def run(options: argparse.Namespace) -> None:
             raise RequestError(f"{name} is {value:g}; allowed is more than 0")
     downloads = Downloads(int(options.max_download * MIB), options.download_timeout)
     device = choose_device(options.device)
-    trained = load_trained(options.run)
+    images, data = _images(options, downloads)
+    with fitting_ops(len(images), options.views):
+        trained = load_trained(options.run)
+    if data is not None:
+        require_side(trained, data)
     ranking = Ranking.of(trained, options.top)
     order = read_label_order(options.label_order) if options.label_order else None
-    images = _images(options, trained, downloads)
     if trained.generated:
         _logger.info("this network was trained on generated images, not on photographs")
     reasons: list[str] = []
@@ -152,8 +162,8 @@ def _chosen_format(options: argparse.Namespace) -> str:
     return output
 
 
-def _images(options: argparse.Namespace, trained: "Trained", downloads: "Downloads") -> "Sequence[InputImage]":
-    """The images of a prepared split, or those that the arguments name."""
+def _images(options: argparse.Namespace, downloads: "Downloads") -> "tuple[Sequence[InputImage], PreparedData | None]":
+    """The images of a prepared split and its data set, or those that the arguments name and None."""
     from alexnet.data.concatenated import open_data
     from alexnet.data.dataset import UNLABELED
     from alexnet.data.dataset_files import DESCRIPTION_FILE
@@ -166,7 +176,7 @@ def _images(options: argparse.Namespace, trained: "Trained", downloads: "Downloa
             raise RequestError(
                 f"--split is {options.split}, and {options.images[0]} is not a prepared data set; omit it"
             )
-        return list(list_images(options.images, downloads, lambda: sys.stdin.buffer.read()))
+        return list(list_images(options.images, downloads, sys.stdin.buffer.read)), None
     if len(prepared) < len(options.images):
         raise RequestError(
             f"{prepared[0]} is a prepared data set, but other arguments are photographs; give one or the other"
@@ -175,7 +185,7 @@ def _images(options: argparse.Namespace, trained: "Trained", downloads: "Downloa
         raise RequestError(f"--fit is {options.fit}, and the images of {prepared[0]} are square already; omit it")
     data = open_data([Path(name) for name in prepared])
     split = options.split or (UNLABELED if UNLABELED in data.splits else data.evaluation_split)
-    return split_images(trained, data, split)
+    return split_images(data, split), data
 
 
 def _print_bars(predictions: "Iterable[ImagePrediction]", *, is_single: bool) -> None:

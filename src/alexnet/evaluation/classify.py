@@ -36,6 +36,7 @@ from alexnet.system.machine import num_cores
 from alexnet.system.prefetch import prefetch
 
 MAX_ORDER_BYTES = 2**24
+ALLOWED_VIEWS = (1, 9, 10)
 DEFAULT_TOP = 5
 FEW_VIEWS = 300
 """Up to this number of views torch's own operations are faster: loading the fast kernels costs more than they gain."""
@@ -89,6 +90,19 @@ class ClassifiedImage:
     reason: str | None = None
 
 
+def require_num_views(num_views: int) -> None:
+    """Refuse a number of views that a prediction cannot have."""
+    if num_views not in ALLOWED_VIEWS:
+        raise RequestError(
+            f"--views is {num_views}; allowed are 1 (the center), 9 (three by three) and 10 (the paper's)"
+        )
+
+
+def fitting_ops(num_images: int, num_views: int) -> contextlib.AbstractContextManager[None]:
+    """For few views torch's own operations, else the fast kernels, which must be loaded first."""
+    return reference_ops() if num_images * num_views < FEW_VIEWS else contextlib.nullcontext()
+
+
 def classify(
     trained: Trained,
     images: Iterable[InputImage],
@@ -125,9 +139,9 @@ def classify(
         batch_size = evaluation_batch_size(device, trained.side)
     if batch_size < 1:
         raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
+    require_num_views(num_views)
     images = iter(images)
     first = list(itertools.islice(images, -(-FEW_VIEWS // num_views)))
-    few = len(first) * num_views < FEW_VIEWS
     chosen_fit: Fit = fit or trained.fit
 
     def read(image: InputImage) -> ClassifiedImage:
@@ -164,7 +178,7 @@ def classify(
                 batch = torch.from_numpy(np.stack(squares))
                 if device.type == "cuda":
                     batch = batch.pin_memory()
-                with reference_ops() if few else contextlib.nullcontext():
+                with fitting_ops(len(first), num_views):
                     probabilities = probabilities_of(batch, max(1, batch_size // len(batch))).cpu().numpy()
                 if not np.isfinite(probabilities).all():
                     raise WorkError(f"the network's scores are not finite: {DIVERGED}")
@@ -210,19 +224,23 @@ class Ranking:
         )
 
 
-def split_images(trained: Trained, data: PreparedData, split: str) -> list[InputImage]:
+def split_images(data: PreparedData, split: str) -> list[InputImage]:
     """The images of a prepared split, for `classify`; labels are not needed.
 
     Raises:
-        RequestError: there is no such split, or its images have another side than the network's.
+        RequestError: there is no such split.
     """
     chosen = data.require_split(split)
+    return [InputImage(key, partial(chosen.images.__getitem__, index)) for index, key in enumerate(chosen.keys)]
+
+
+def require_side(trained: Trained, data: PreparedData) -> None:
+    """Refuse a data set whose images have another side than the network's."""
     if data.side != trained.side:
         raise RequestError(
             f"the network was trained on images of {trained.side} pixels, but {data.folder} stores {data.side}; "
             f"prepare the data with --side {trained.side}"
         )
-    return [InputImage(key, partial(chosen.images.__getitem__, index)) for index, key in enumerate(chosen.keys)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,14 +322,16 @@ def predict(
         WorkError: the network's scores are not finite.
         TemporaryError: the machine or the drive failed.
     """
-    trained = run if isinstance(run, Trained) else load_trained(run)
-    ranking = Ranking.of(trained, top)
+    require_num_views(views)
     downloads = Downloads()
     listed: Iterable[InputImage] = list_images(images, downloads)
     num_images = None
     if not isinstance(images, Iterator):
         listed = list(listed)
         num_images = len(listed)
+    with fitting_ops(FEW_VIEWS if num_images is None else num_images, views):
+        trained = run if isinstance(run, Trained) else load_trained(run)
+    ranking = Ranking.of(trained, top)
     chosen_device = choose_device(device)
     before = next(trained.network.parameters()).device
     predictions: list[ImagePrediction] = []
