@@ -1,5 +1,6 @@
 """The command as a person meets it: help, exit codes, one-line errors, and the whole way once."""
 
+import csv
 import json
 import os
 import re
@@ -163,6 +164,20 @@ def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixtur
         (["report", "nowhere"], "nowhere is not a run folder"),
         (["resume", "nowhere"], "nowhere is not a run folder"),
         (["predict", "nowhere", "photo.jpg"], "nowhere holds no trained network"),
+        (["predict", "r", "p.jpg", "--csv", "--json"], "--csv and --json exclude each other; omit one"),
+        (["predict", "r", "p.jpg", "--json", "--format", "ilsvrc"], "--json and --format ilsvrc exclude each other"),
+        (["predict", "r", "p.jpg", "--label-order", "x"], "--label-order needs --format ilsvrc"),
+        (["predict", "r", "p.jpg", "--top", "3", "--format", "ilsvrc"], "five labels per line; omit --top"),
+        (
+            ["predict", "r", "p.jpg", "--download-timeout", "0"],
+            "--download-timeout is 0; allowed is more than 0, up to 86,400",
+        ),
+        (
+            ["predict", "r", "p.jpg", "--max-download", "nan"],
+            "--max-download is nan; allowed is more than 0, up to 2,048",
+        ),
+        (["predict", "r", "p.jpg", "--max-download", "inf"], "--max-download is inf"),
+        (["predict", "r", "p.jpg", "--views", "5"], "--views: invalid choice: 5"),
         (["fetch", "shapes", "d", "--from", "x"], "--from does not apply to shapes"),
         (["fetch", "cifar100", "d"], "invalid choice"),
         ([], ""),
@@ -206,7 +221,7 @@ def test_the_whole_way(
     photograph[..., 1] = 200
     Image.fromarray(photograph).save("green.jpg")
     assert main(["predict", "run", "green.jpg", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)["predictions"][0]
+    answer = json.loads(capsys.readouterr().out)
     assert answer["image"] == "green.jpg" and answer["top"][0]["id"] == "color1"
     assert main(["predict", "run", "green.jpg"]) == 0
     assert "color1" in capsys.readouterr().out
@@ -223,9 +238,25 @@ def test_the_whole_way(
     Path("photos/Thumbs.db").write_bytes(b"abcd")
     assert main(["predict", "run", "photos", "--views", "1", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert [one["image"] for one in json.loads(out)["predictions"]] == ["photos/green.jpg"]
-    assert [one["image"] for one in json.loads(out)["refused"]] == ["photos/broken.jpg"]
-    assert "photos/broken.jpg is not a readable image" in err and "skipped 1 of 3 files" in err
+    bad, good = map(json.loads, out.splitlines())
+    assert (bad["image"], good["image"]) == ("photos/broken.jpg", "photos/green.jpg") and "top" not in bad
+    assert "photos/broken.jpg is not a readable image" in bad["reason"]
+    assert "skipped 1 of 3 files in photos that are not images\n1 of 2 images cannot be read\n" in err
+    assert main(["predict", "run", "photos", "--views", "1", "--csv", "--top", "2"]) == 0
+    bad, good = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert good["image"] == "photos/green.jpg" and good["top1_id"] == "color1" and good["reason"] == ""
+    assert list(good) == [
+        "image",
+        *(f"top{rank}_{one}" for rank in (1, 2) for one in ("id", "name", "probability")),
+        "reason",
+    ]
+    assert bad["image"] == "photos/broken.jpg" and bad["top1_id"] == "" and "is not a readable image" in bad["reason"]
+    assert main(["predict", "run", "photos", "--views", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("photos/broken.jpg is not a readable image: ") and lines[1] == "photos/green.jpg"
+    assert main(["predict", "run", "photos/broken.jpg", "no.jpg", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2 and "error: none of the 2 images can be read: photos/broken.jpg is not" in err
     assert main(["predict", "run", "photos", "--views", "1", "--format", "ilsvrc"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and "1 of 2 cannot be read" in err

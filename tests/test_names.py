@@ -112,6 +112,8 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "table --json": (["table", RUN, RUN + "2", "--views", "1", "--json"], 0),
     "predict": (["predict", RUN, "photographs"], 0),
     "predict --json": (["predict", RUN, "photographs", "--json"], 0),
+    "predict --csv": (["predict", RUN, "photographs", "no\x1b[31m\n\udce9.jpg", "--csv"], 0),
+    "predict, nothing that can be read": (["predict", RUN, "no\x1b[31m\n\udce9.jpg"], 2),
     "features": (["features", RUN, "--out", "activations"], 0),
     "features of photographs --json": (["features", RUN, "photographs", "--out", "activations", "--json"], 0),
     "features --list": (["features", RUN, "--list"], 0),
@@ -131,8 +133,10 @@ def test_no_command_ends_by_a_name_or_lets_it_act(
         shutil.rmtree(made, ignore_errors=True)
     assert code == expected, err
     if "--json" in words:
-        json.loads(out)
-        assert out.isascii() and out.count("\n") == 1
+        assert out.isascii() and all(json.loads(line) for line in out.splitlines())
+        assert out.count("\n") == (len(IMAGES) if name == "predict --json" else 1)
+    if "--csv" in words:
+        assert len(list(csv.reader(out.splitlines()))) == out.count("\n") == 1 + len(IMAGES) + 1
     if code:
         assert err.splitlines()[-1].startswith("alexnet: error: ") or "took" in err
 
@@ -143,7 +147,8 @@ def test_names_in_json_find_the_files(work: Path, monkeypatch: pytest.MonkeyPatc
     def printed_json(*words: str) -> Any:
         return json.loads(printed([*words, "--json"], "ascii", monkeypatch)[1])
 
-    predicted = printed_json("predict", RUN, "photographs", "--views", "1")["predictions"]
+    lines = printed(["predict", RUN, "photographs", "--views", "1", "--json"], "ascii", monkeypatch)[1]
+    predicted = [json.loads(line) for line in lines.splitlines()]
     assert sorted(os.fsencode(one["image"]) for one in predicted) == sorted(b"photographs/" + one for one in IMAGES)
     assert {one["name"] for one in predicted[0]["top"]} == set(CLASSES)
     inspected = printed_json("inspect", "data")

@@ -146,8 +146,7 @@ def test_predict_classifies_a_split(
 ) -> None:
     def predict(*words: object) -> list[dict[str, Any]]:
         assert main(["predict", str(run.path), *map(str, words), "--json"]) == 0
-        predictions: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["predictions"]
-        return predictions
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
     answers = predict(data.folder)
     assert [one["image"] for one in answers] == list(data.splits["unlabeled"].keys)
@@ -163,6 +162,7 @@ def test_predict_classifies_a_split(
     for words, message in (
         ([data.folder, "--split", "some"], "has no split 'some'; it has"),
         ([data.folder, tree / "test"], "is a prepared data set, but other arguments are photographs"),
+        ([data.folder, "--fit", "pad"], "--fit is pad, and the images of .* are square already; omit it"),
         ([tree / "test", "--split", "val"], "--split is val, and .* is not a prepared data set; omit it"),
     ):
         assert main(["predict", str(run.path), *map(str, words)]) == 2

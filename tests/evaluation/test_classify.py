@@ -1,137 +1,310 @@
-"""Classification of photographs, and the lines that the challenge's test server expects."""
+"""Classification of images one after another, and the lines that the challenge's test server expects."""
 
+import io
+import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
+from tests.html_page import Page
 
+import alexnet
 from alexnet.data.dataset import ClassInfo
-from alexnet.errors import RequestError
-from alexnet.evaluation.classify import classify_photographs, ilsvrc_lines, list_photographs, read_label_order
+from alexnet.data.image_inputs import InputImage
+from alexnet.errors import RequestError, TemporaryError, WorkError
+from alexnet.evaluation import classify as module
+from alexnet.evaluation.classify import (
+    ImagePrediction,
+    Predictions,
+    RankedClass,
+    classify,
+    ilsvrc_lines,
+    predict,
+    read_label_order,
+)
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
 
+CPU = torch.device("cpu")
 
-@pytest.fixture
-def trained() -> Trained:
+
+def make_trained() -> Trained:
     network = AlexNet(7, "quick", 0.125, generator=torch.Generator().manual_seed(1)).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(4)  # else all classes are about as probable
     classes = tuple(ClassInfo(f"n{number}", f"kind {number}") for number in range(7))
-    mean_image = torch.full((32, 32, 3), 120.0)
+    mean_image = torch.from_numpy(np.random.default_rng(8).uniform(90, 150, (32, 32, 3)).astype(np.float32))
     return Trained(network=network, classes=classes, mean_image=mean_image, crop=28, title="test", generated=False)
 
 
 @pytest.fixture
+def trained() -> Trained:
+    return make_trained()
+
+
+def pixels(seed: int, height: int = 32, width: int = 32) -> NDArray[np.uint8]:
+    """Coarse patterns, by which the network's answers differ."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return coarse.repeat(-(-height // 8), 0).repeat(-(-width // 8), 1)[:height, :width]
+
+
+@pytest.fixture
 def photograph(tmp_path: Path) -> Path:
-    pixels = np.random.default_rng(2).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "one.png")
+    Image.fromarray(pixels(2, 40, 50)).save(tmp_path / "one.png")
     return tmp_path / "one.png"
 
 
-def test_five_labels_per_line_starting_at_one(trained: Trained, photograph: Path) -> None:
-    answers, _ = classify_photographs(trained, [photograph, photograph])
-    lines = ilsvrc_lines(answers, trained)
+def by_hand(trained: Trained, image: NDArray[np.uint8], num_views: int) -> NDArray[np.float64]:
+    """Probabilities in float64, from NumPy's slices: section 4.1 of the paper, written down."""
+    network = make_trained().network.double()
+    network.load_state_dict({name: tensor.double() for name, tensor in trained.network.state_dict().items()})
+    corners = {1: [(2, 2)], 9: [(row, column) for row in (0, 2, 4) for column in (0, 2, 4)],
+               10: [(0, 0), (0, 4), (2, 2), (4, 0), (4, 4)]}[num_views]  # fmt: skip
+    centered = image.astype(np.float64) - trained.mean_image.numpy()
+    total = np.zeros(7)
+    for row, column in corners:
+        crop = centered[row : row + 28, column : column + 28]
+        for view in (crop, crop[:, ::-1]) if num_views == 10 else (crop,):
+            with torch.no_grad():
+                scores = network(torch.from_numpy(view.transpose(2, 0, 1).copy())[None])[0].numpy()
+            powers = np.exp(scores - scores.max())
+            total += powers / powers.sum()
+    return total / num_views
+
+
+@pytest.mark.parametrize("num_views", [1, 9, 10])
+@pytest.mark.parametrize("mean_at", ["crop", "center"])
+def test_probabilities_are_the_mean_over_the_views(num_views: int, mean_at: str, trained: Trained) -> None:
+    images = [pixels(number) for number in range(4)]
+    if mean_at == "center":  # then the mean of a crop is that of the center: with a constant one the same
+        trained.mean_image.fill_(120.0)
+        object.__setattr__(trained, "mean_at", "center")
+    for batch_size in (1, 3, 64):
+        found = predict(trained, images, views=num_views, batch_size=batch_size, precision="float32", device="cpu")
+        expected = np.array([by_hand(trained, image, num_views) for image in images])
+        assert found.probabilities.dtype == np.float32
+        np.testing.assert_allclose(found.probabilities, expected, rtol=0, atol=2e-6)
+    assert expected.max() > 0.3 and abs(expected[0] - expected[1]).max() > 0.01
+
+
+@settings(max_examples=25, deadline=None)
+@given(good=st.lists(st.booleans(), max_size=12), batch_size=st.integers(1, 14))
+def test_every_image_has_its_row_in_order(good: list[bool], batch_size: int) -> None:
+    trained = make_trained()
+    images = [pixels(number) if is_good else Path(f"none{number}.png") for number, is_good in enumerate(good)]
+    found = predict(trained, images, views=1, batch_size=batch_size, device="cpu", precision="float32")
+    assert len(found) == len(good) and found.num_refused == good.count(False)
+    alone = [
+        predict(trained, pixels(number), views=1, device="cpu", precision="float32") for number in range(len(good))
+    ]
+    for number, (one, is_good) in enumerate(zip(found, good, strict=True)):
+        if is_good:
+            assert one.image == number and one.reason is None and len(one.top) == 5
+            np.testing.assert_allclose(found.probabilities[number], alone[number].probabilities[0], rtol=0, atol=1e-6)
+        else:
+            assert one.image == f"none{number}.png" and one.top == () and np.isnan(found.probabilities[number]).all()
+            assert one.reason == f"cannot read none{number}.png: No such file or directory; name image files"
+
+
+def test_the_most_probable_classes_come_first(trained: Trained) -> None:
+    (one,) = found = predict(trained, pixels(3), top=7, device="cpu", precision="float32")
+    order = np.argsort(-found.probabilities[0])
+    assert [ranked.id for ranked in one.top] == [f"n{number}" for number in order]
+    assert [ranked.name for ranked in one.top] == [f"kind {number}" for number in order]
+    assert [ranked.probability for ranked in one.top] == [round(float(found.probabilities[0, n]), 6) for n in order]
+    assert len(predict(trained, pixels(3), views=1)[0].top) == 5
+    for top in (0, 8, -1):
+        with pytest.raises(RequestError, match=rf"--top is {top}; allowed is 1 to 7"):
+            predict(trained, pixels(3), top=top)
+    for views in (0, 2, "dense"):
+        with pytest.raises(RequestError, match=f"--views is {views}; allowed are 1"):
+            predict(trained, pixels(3), views=views)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="--batch-size is 0"):
+        predict(trained, pixels(3), batch_size=0)
+
+
+def test_a_picture_is_made_square_as_the_runs_data_set_was(trained: Trained) -> None:
+    wide = pixels(4, 32, 64)
+    ways = {fit: predict(trained, wide, views=1, fit=fit).probabilities for fit in ("crop", "pad", "squash")}
+    assert np.array_equal(predict(trained, wide, views=1).probabilities, ways["crop"])
+    object.__setattr__(trained, "fit", "pad")
+    assert np.array_equal(predict(trained, wide, views=1).probabilities, ways["pad"])
+    assert abs(ways["pad"] - ways["crop"]).max() > 1e-3 < abs(ways["squash"] - ways["crop"]).max()
+
+
+def test_only_some_batches_are_in_memory(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FEW_VIEWS", 4)
+    taken, batch_size = [], 8
+
+    def endless() -> Iterator[InputImage]:
+        while True:
+            taken.append(len(taken))
+            yield InputImage(taken[-1], pixels(0))
+
+    found = classify(trained, endless(), num_views=1, batch_size=batch_size, device=CPU, precision="float32")
+    for number in range(50):
+        assert next(found).image == number
+        assert len(taken) <= number + 3 * batch_size
+    found.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("alexnet-predict")]
+
+
+def test_an_iterator_is_not_collected_before_the_work(trained: Trained) -> None:
+    steps = []
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        for number in range(70):
+            steps.append(number)
+            yield pixels(number)
+
+    seen: list[tuple[int, int]] = []
+    found = predict(
+        trained, images(), views=10, batch_size=2, progress=lambda done, total: seen.append((done, len(steps)))
+    )
+    assert len(found) == 70 and [done for done, _ in seen] == list(range(1, 71))
+    assert seen[0][1] < 40
+    totals: list[tuple[int, int]] = []
+    predict(trained, [pixels(0)] * 3, views=1, progress=lambda *both: totals.append(both))
+    assert totals == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_network_is_left_as_it_was(trained: Trained) -> None:
+    trained.network.train()
+    before = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
+    predict(trained, [pixels(0)] * 2, views=1, precision="bfloat16")
+    for name, tensor in trained.network.state_dict().items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, before[name])
+    assert trained.network.training and not torch.is_inference_mode_enabled()
+
+
+def test_a_diverged_network_ends_the_work(trained: Trained) -> None:
+    with torch.no_grad():
+        next(trained.network.parameters()).fill_(float("nan"))
+    with pytest.raises(WorkError, match="scores are not finite: its training has diverged"):
+        predict(trained, pixels(0))
+
+
+def test_a_machine_that_fails_ends_the_work(trained: Trained) -> None:
+    def read() -> bytes:
+        raise OSError(24, "Too many open files")
+
+    with pytest.raises(TemporaryError, match=r"cannot read a\.png: Too many open files; raise the limit"):
+        list(classify(trained, [InputImage("a.png", read)], num_views=1, device=CPU, precision="float32"))
+
+
+def test_an_image_that_needs_too_much_memory_is_a_row(trained: Trained) -> None:
+    def read() -> bytes:
+        raise MemoryError
+
+    (one,) = classify(trained, [InputImage("a.png", read)], num_views=1, device=CPU, precision="float32")
+    assert one.reason == "cannot read a.png: it needs more memory than this machine has free"
+
+
+def test_images_of_every_kind_side_by_side(trained: Trained, photograph: Path) -> None:
+    square = pixels(2, 40, 50)
+    images = [photograph, str(photograph), Image.fromarray(square), square, torch.from_numpy(square).permute(2, 0, 1)]
+    found = predict(trained, images, precision="float32")
+    assert [one.image for one in found] == [str(photograph), str(photograph), 2, 3, 4]
+    assert all(np.array_equal(row, found.probabilities[0]) for row in found.probabilities)
+    assert alexnet.predict is predict
+    assert len(predict(trained, photograph.parent)) == 1 == len(predict(trained, str(photograph.parent / "*.png")))
+    assert len(predict(trained, np.stack([pixels(0)] * 3))) == 3
+
+
+def test_twelve_bits_in_sixteen_are_said(trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, largest in (("dark.png", 4095), ("bright.png", 65535)):
+        Image.fromarray(np.linspace(0, largest, 1600).astype(np.uint16).reshape(40, 40)).save(tmp_path / name)
+    predict(trained, [tmp_path / "dark.png", tmp_path / "bright.png"], views=1)
+    assert caplog.text.count("uses only the lower 12") == 1 and "dark.png has 16 bits" in caplog.text
+
+
+def test_predictions_are_a_sequence_and_a_page(trained: Trained) -> None:
+    object.__setattr__(trained, "classes", tuple(ClassInfo(f"n{n}", f"<b>kind\x1b[31m {n}") for n in range(7)))
+    found = predict(trained, [pixels(n) for n in range(13)] + [Path("<script>alert(1)</script>.png")] * 2, views=1)
+    assert isinstance(found, Predictions) and len(found) == 15 and found.num_refused == 2
+    assert found[-1].reason and len(found[:3]) == 3 and [one.image for one in found][:2] == [0, 1]
+    assert repr(found) == "Predictions(15 images, 2 of which cannot be read)"
+    page = Page(found._repr_html_())
+    assert page.tags.count("img") == 12 and "script" not in page.tags and "b" not in page.tags
+    assert "3 more images" in page.text and r"<b>kind\x1b[31m 3" in page.text
+    page = Page(predict(trained, found[-1].image)._repr_html_())  # type: ignore[arg-type]
+    assert "cannot read <script>alert(1)</script>.png: No such file" in page.text and page.tags.count("img") == 0
+    assert len(predict(trained, [])) == 0 and predict(trained, []).probabilities.shape == (0, 7)
+    assert "0 images" in predict(trained, [])._repr_html_()
+
+
+def test_a_prediction_as_json() -> None:
+    one = ImagePrediction(image="a.png", top=(RankedClass("n1", "kind", 0.25),))
+    assert json.loads(json.dumps(one.to_dict())) == {
+        "image": "a.png",
+        "top": [{"id": "n1", "name": "kind", "probability": 0.25}],
+    }
+    assert ImagePrediction(image=3, reason="none").to_dict() == {"image": 3, "reason": "none"}
+
+
+def test_five_labels_per_line_starting_at_one(trained: Trained) -> None:
+    found = predict(trained, [pixels(1)] * 2)
+    lines = ilsvrc_lines(found, trained)
     assert len(lines) == 2 and lines[0] == lines[1]
     labels = [int(word) for word in lines[0].split()]
     assert len(set(labels)) == 5 and all(1 <= label <= 7 for label in labels)
-    assert [f"n{label - 1}" for label in labels] == [one["id"] for one in answers[0]["top"]]
-    probabilities = [one["probability"] for one in answers[0]["top"]]
-    assert probabilities == sorted(probabilities, reverse=True)
+    assert [f"n{label - 1}" for label in labels] == [one.id for one in found[0].top]
+    with pytest.raises(RequestError, match=r"one line per image, and 1 of 2 cannot be read \(cannot read none\.png"):
+        ilsvrc_lines(predict(trained, [pixels(1), "none.png"]), trained)
 
 
-def test_labels_in_another_order(trained: Trained, photograph: Path, tmp_path: Path) -> None:
-    answers, _ = classify_photographs(trained, [photograph])
+def test_labels_in_another_order(trained: Trained, tmp_path: Path) -> None:
+    found = predict(trained, pixels(1))
     order = tmp_path / "order.txt"
     order.write_text("n9 not known here\n\n" + "".join(f"n{number} kind\n" for number in reversed(range(7))))
     names = read_label_order(order)
     assert names == ["n9", *(f"n{number}" for number in reversed(range(7)))]
-    labels = [int(word) for word in ilsvrc_lines(answers, trained, names)[0].split()]
-    assert [names[label - 1] for label in labels] == [one["id"] for one in answers[0]["top"]]
+    labels = [int(word) for word in ilsvrc_lines(found, trained, names)[0].split()]
+    assert [names[label - 1] for label in labels] == [one.id for one in found[0].top]
 
 
-def test_an_invalid_label_order_is_refused(trained: Trained, photograph: Path, tmp_path: Path) -> None:
-    answers, _ = classify_photographs(trained, [photograph])
+def test_an_invalid_label_order_is_refused(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="has no line for n1, n2"):
-        ilsvrc_lines(answers, trained, ["n0"])
+        ilsvrc_lines([], trained, ["n0"])
     with pytest.raises(RequestError, match="names n0 twice"):
-        ilsvrc_lines(answers, trained, ["n0", "n0"])
+        ilsvrc_lines([], trained, ["n0", "n0"])
     with pytest.raises(RequestError, match="cannot read"):
         read_label_order(tmp_path / "none.txt")
 
 
-def test_a_folder_lists_its_photographs(photograph: Path, tmp_path: Path) -> None:
-    (tmp_path / "b" / "c").mkdir(parents=True)
-    (tmp_path / "b" / ".hidden").write_bytes(b"")
-    for name in ("b/z.png", "b/c/a.png"):
-        (tmp_path / name).write_bytes(photograph.read_bytes())
-    assert list_photographs([photograph, tmp_path / "b"]) == [photograph, tmp_path / "b/c/a.png", tmp_path / "b/z.png"]
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "Thumbs.db").write_bytes(b"abcd")
-    with pytest.raises(RequestError, match="has no images"):
-        list_photographs([tmp_path / "empty"])
+def test_downloads_end_before_the_reader_waits_for_them(trained: Trained) -> None:
+    """A slow server must not delay the end of the work, for example by Ctrl-C."""
+    waiting, ended = threading.Event(), threading.Event()
 
+    class Slow(module.Downloads):
+        def get(self, url: str) -> bytes:
+            waiting.set()
+            ended.wait(60)
+            raise RequestError("ended")
 
-def test_links_in_a_folder_are_followed_and_those_to_nothing_are_refused(
-    trained: Trained, photograph: Path, tmp_path: Path
-) -> None:
-    for name in ("photos", "elsewhere"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.png").write_bytes(photograph.read_bytes())
-    (tmp_path / "photos" / "more").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos")
-    (tmp_path / "photos" / "lost.jpg").symlink_to("nowhere")
-    found = list_photographs([tmp_path / "photos"])
-    assert found == [tmp_path / "photos" / name for name in ("a.png", "lost.jpg", "more/a.png")]
-    answers, refused = classify_photographs(trained, found)
-    assert len(answers) == 2 and [one["image"] for one in refused] == [str(tmp_path / "photos" / "lost.jpg")]
+        def close(self) -> None:
+            ended.set()
 
+    downloads = Slow()
+    content = io.BytesIO()
+    Image.fromarray(pixels(0)).save(content, "PNG")
 
-def test_what_is_no_image_is_passed_over_in_a_folder_and_taken_where_named(
-    photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name, content in {
-        "a.png": photograph.read_bytes(),
-        "page.jpg": b"<html>",  # a damaged image
-        "photo.dat": photograph.read_bytes(),  # an image by its content
-        "Thumbs.db": b"abcd",
-        "IMG_1.AAE": b"<?xml",
-        "notes.txt": b"a text",
-    }.items():
-        (folder / name).write_bytes(content)
-    with caplog.at_level("INFO"):
-        found = list_photographs([folder])
-    assert [one.name for one in found] == ["a.png", "page.jpg", "photo.dat"]
-    assert "skipped 3 of 6 files" in caplog.text
-    assert list_photographs([folder / "notes.txt"]) == [folder / "notes.txt"]
+    def images() -> Iterator[InputImage]:
+        yield InputImage("a.png", content.getvalue)
+        for number in range(40):
+            yield InputImage(f"http://x/{number}.png", lambda: downloads.get("x"))
 
-
-def test_twelve_bits_in_sixteen_are_said(
-    trained: Trained, photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name, largest in (("dark.png", 4095), ("bright.png", 65535)):
-        Image.fromarray(np.linspace(0, largest, 1600).astype(np.uint16).reshape(40, 40)).save(tmp_path / name)
-    classify_photographs(trained, [tmp_path / "dark.png", tmp_path / "bright.png", photograph])
-    assert caplog.text.count("uses only the lower 12") == 1 and "dark.png has 16 bits" in caplog.text
-
-
-def test_a_photograph_that_cannot_be_read_is_named_and_the_others_are_answered(
-    trained: Trained, photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    cut, empty = tmp_path / "cut.png", tmp_path / "empty.jpg"
-    cut.write_bytes(photograph.read_bytes()[:-20])
-    empty.write_bytes(b"")
-    (alone,), _ = classify_photographs(trained, [photograph])
-    answers, refused = classify_photographs(trained, [cut, photograph, empty, photograph])
-    assert answers == [alone, alone]
-    assert [one["image"] for one in refused] == [str(cut), str(empty)]
-    assert "the PNG ends early" in refused[0]["reason"] and "empty file" in refused[1]["reason"]
-    assert all(one["reason"] in caplog.text for one in refused)
-    with pytest.raises(RequestError, match=r"none of the 2 files can be read: .*cut\.png is not a readable image"):
-        classify_photographs(trained, [cut, empty])
-    with pytest.raises(RequestError, match=r"cut\.png is not a readable image"):
-        classify_photographs(trained, [cut])
-    with pytest.raises(RequestError, match=r"cannot read .*none\.jpg: No such file"):
-        classify_photographs(trained, [photograph, tmp_path / "none.jpg"])
+    found = classify(
+        trained, images(), num_views=10, batch_size=1, device=CPU, precision="float32", downloads=downloads
+    )
+    assert next(found).image == "a.png" and waiting.wait(60)
+    found.close()
+    assert ended.is_set()

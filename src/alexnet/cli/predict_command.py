@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("bars", "csv", "json", "ilsvrc")
 MIB = 2**20
+MAX_DOWNLOAD_MIB = 2048
+MAX_TIMEOUT_S = 86_400
 
 _logger = logging.getLogger(__name__)
 
@@ -96,9 +98,12 @@ def run(options: argparse.Namespace) -> None:
     from alexnet.system.device import choose_device, choose_precision
     from alexnet.system.progress import counted
 
-    for name, value in (("--max-download", options.max_download), ("--download-timeout", options.download_timeout)):
-        if not value > 0:
-            raise RequestError(f"{name} is {value:g}; allowed is more than 0")
+    for name, value, largest in (
+        ("--max-download", options.max_download, MAX_DOWNLOAD_MIB),
+        ("--download-timeout", options.download_timeout, MAX_TIMEOUT_S),
+    ):
+        if not 0 < value <= largest:
+            raise RequestError(f"{name} is {value:g}; allowed is more than 0, up to {largest:,}")
     downloads = Downloads(int(options.max_download * MIB), options.download_timeout)
     device = choose_device(options.device)
     images, data = _images(options, downloads)
