@@ -111,7 +111,7 @@ def test_what_is_named_is_tried_whatever_it_is() -> None:
     assert "notes.txt is not a readable image" in found[0][1]
     assert found[1][1] == "cannot read none.jpg: No such file or directory; name image files"
     assert "x.cr2 is a camera's raw file (.cr2)" in found[2][1]
-    assert "embedded null byte" in found[3][1] and "File name too long" in found[4][1]
+    assert "has no null characters" in found[3][1] and "File name too long" in found[4][1]
 
 
 def test_patterns_match_what_a_shell_would_and_a_file_of_that_name_wins() -> None:

@@ -29,6 +29,7 @@ from alexnet.evaluation.classify import (
     predict,
     read_label_order,
 )
+from alexnet.evaluation.temperature import Calibrator
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
 
@@ -308,3 +309,45 @@ def test_downloads_end_before_the_reader_waits_for_them(trained: Trained) -> Non
     assert next(found).image == "a.png" and waiting.wait(60)
     found.close()
     assert ended.is_set()
+
+
+def calibrator(temperature: float) -> Calibrator:
+    return Calibrator(
+        temperature=temperature,
+        split="val",
+        num_views=1,
+        error_before=0.2,
+        error_after=0.1,
+        num_classes_absent=0,
+        confidence=np.array([0.5, 0.9]),
+        credit=np.array([0.0, 1.0]),
+    )
+
+
+def test_an_answer_is_unknown_below_a_calibrated_probability(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [pixels(number) for number in range(6)]
+    plain = predict(trained, images, views=1, precision="float32")
+    powers = plain.probabilities.astype(np.float64) ** (1 / 3)  # temperature 3
+    expected = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
+    limit = float(np.median(expected))
+    monkeypatch.setattr(module, "load_trained", lambda path: trained)
+    monkeypatch.setattr(module, "calibrator_for", lambda run, views: calibrator(3.0) if views == 1 else None)
+    with caplog.at_level("INFO"):
+        found = predict("run", [*images, "none.png"], views=1, precision="float32", reject=limit)
+    assert caplog.text.count("calibrated on 2 images of split 'val'") == 1
+    for one, before, probability in zip(found, plain, expected, strict=False):
+        assert one.calibrated_probability == pytest.approx(probability, abs=2e-6)
+        assert one.is_rejected == (probability < limit) and one.top == before.top
+        assert one.to_dict()["rejected"] is one.is_rejected
+        assert one.to_dict()["calibrated_probability"] == one.calibrated_probability
+    assert 1 <= sum(one.is_rejected for one in found) <= 5 and set(found[6].to_dict()) == {"image", "reason"}
+    assert found._repr_html_().count("unknown, calibrated probability") == sum(one.is_rejected for one in found)
+    assert not any(one.is_rejected for one in predict("run", images, views=1, reject=0))
+    with pytest.raises(RequestError, match=r"--reject is 1\.5; allowed is a probability"):
+        predict("run", images, views=1, reject=1.5)
+    with pytest.raises(RequestError, match="reject needs the probabilities that an evaluation saves in a run folder"):
+        predict(trained, images, views=1, reject=0.5)
+    predict("run", images, views=1, reject=0.5, fit="pad")
+    assert "not for --fit pad" in caplog.text

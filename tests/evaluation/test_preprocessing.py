@@ -16,7 +16,7 @@ from alexnet.data.dataset import ClassInfo
 from alexnet.data.photographs import Fit, square_image
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
-from alexnet.evaluation.classify import classify_photographs, classify_split
+from alexnet.evaluation.evaluate import predict_split
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained, save_trained
 
@@ -85,13 +85,13 @@ def test_it_is_what_predictions_and_evaluations_give_the_network(
     given: list[torch.Tensor] = []
     trained.network.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0].float().clone()))
     batch = alexnet.preprocess(photographs, trained, views=views).reshape(3, views, 3, CROP, CROP)
-    answers, _ = classify_photographs(trained, photographs, num_views=views)
-    predicted = torch.cat(given).reshape(3, views, 3, CROP, CROP)
-    assert torch.equal(batch, predicted)
+    answers = alexnet.predict(trained, photographs, views=views, precision="float32")
+    predicted = torch.cat(given).reshape(views, 3, 3, CROP, CROP)  # each the same view of all images
+    assert torch.equal(batch, predicted.transpose(0, 1))
     with torch.inference_mode():
         probabilities = trained.network(batch.flatten(0, 1)).softmax(dim=1).unflatten(0, (-1, views)).mean(dim=1)
     for answer, row in zip(answers, probabilities, strict=True):
-        assert answer["top"][0]["probability"] == pytest.approx(row.max().item(), abs=1e-5)
+        assert answer.top[0].probability == pytest.approx(row.max().item(), abs=1e-5)
 
     for number, path in enumerate(photographs):
         for folder in (f"train/n{number}", "val/n0"):
@@ -99,7 +99,7 @@ def test_it_is_what_predictions_and_evaluations_give_the_network(
             (tmp_path / "source" / folder / path.name).write_bytes(path.read_bytes())
     data = prepare(tmp_path / "source", tmp_path / "data", side=SIDE)
     given.clear()
-    classify_split(trained, data, "val", views)
+    predict_split(trained.network, data, "val", CROP, views, mean_image=trained.mean_image, mean_at=trained.mean_at)
     evaluated = torch.stack(given, dim=1)  # each the same view of all images
     assert torch.equal(batch, evaluated)
 

@@ -12,7 +12,7 @@ from alexnet.data.augment import crop_view, views
 from alexnet.data.dataset import PreparedData
 from alexnet.data.photographs import square_image
 from alexnet.data.preparation.prepare import prepare
-from alexnet.evaluation.classify import classify_photographs, classify_split
+from alexnet.evaluation.classify import predict, require_fitting
 from alexnet.evaluation.run_evaluation import evaluate
 from alexnet.explore.features import features, write_features
 from alexnet.model.weights import load_trained
@@ -50,8 +50,8 @@ def test_a_network_looks_at_photographs_as_its_data_were_prepared(
     with torch.inference_mode():
         batch = crop_view(torch.from_numpy(square)[None], view, 28, trained.mean_image, trained.mean_at)
         expected = trained.network(batch).softmax(dim=1)[0]
-    (answer,), _ = classify_photographs(trained, [source / key], num_views=1)
-    found = {one["id"]: one["probability"] for one in answer["top"]}
+    (answer,) = predict(trained, source / key, views=1, device="cpu", precision="float32")
+    found = {one.id: one.probability for one in answer.top}
     assert [found["a"], found["b"]] == pytest.approx(expected.tolist(), abs=1e-5)
     here = {"device": "cpu", "precision": "float32"}
     of_file = features(run.path, [source / key], **here)
@@ -65,7 +65,7 @@ def test_a_network_looks_at_photographs_as_its_data_were_prepared(
     for work in (
         lambda: evaluate(run.path, cropped.folder, **here),
         lambda: write_features(run.path, tmp_path / "other", data_folder=cropped.folder, **here),
-        lambda: classify_split(trained, cropped, "val", 1),
+        lambda: require_fitting(cropped, trained),
         lambda: train(cropped.folder, tmp_path / "tuned", small_recipe(epochs=1), run.path),
     ):
         caplog.clear()

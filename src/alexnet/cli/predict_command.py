@@ -54,6 +54,13 @@ def add_arguments(parser: CommandParser) -> None:
         help="how a photograph becomes a square: crop (its center), pad (all of it, with borders) or squash (default: "
         "as the run's data set was prepared)",
     )
+    parser.add_argument(
+        "--reject",
+        type=float,
+        metavar="P",
+        help="say unknown where the calibrated probability of the best class is below P, 0 to 1; needs a run that was "
+        "evaluated with as many views",
+    )
     add_choice(
         parser,
         "--format",
@@ -88,11 +95,12 @@ def run(options: argparse.Namespace) -> None:
     from alexnet.data.download import Downloads
     from alexnet.evaluation.classify import (
         Ranking,
+        calibrator_of,
         classify,
         fitting_ops,
         ilsvrc_lines,
         read_label_order,
-        require_side,
+        require_fitting,
     )
     from alexnet.model.weights import load_trained
     from alexnet.system.device import choose_device, choose_precision
@@ -110,8 +118,9 @@ def run(options: argparse.Namespace) -> None:
     with fitting_ops(len(images), options.views):
         trained = load_trained(options.run)
     if data is not None:
-        require_side(trained, data)
-    ranking = Ranking.of(trained, options.top)
+        require_fitting(data, trained)
+    calibrator = calibrator_of(options.run, options.views, options.reject, options.fit)
+    ranking = Ranking.of(trained, options.top, calibrator, options.reject or 0.0)
     order = read_label_order(options.label_order) if options.label_order else None
     if trained.generated:
         _logger.info("this network was trained on generated images, not on photographs")
@@ -139,7 +148,7 @@ def run(options: argparse.Namespace) -> None:
     if output == "ilsvrc":
         print_lines(*ilsvrc_lines(predictions(), trained, order))
     elif output == "csv":
-        _print_csv(predictions(), ranking.num_top)
+        _print_csv(predictions(), ranking.num_top, is_calibrated=calibrator is not None)
     elif output == "json":
         for one in predictions():
             print_json(one.to_dict())
@@ -162,8 +171,9 @@ def _chosen_format(options: argparse.Namespace) -> str:
     output = asked[0].split()[-1].removeprefix("--") if asked else FORMATS[0]
     if options.label_order and output != "ilsvrc":
         raise RequestError("--label-order needs --format ilsvrc")
-    if options.top is not None and output == "ilsvrc":
-        raise RequestError("--format ilsvrc has five labels per line; omit --top")
+    if output == "ilsvrc" and (options.top is not None or options.reject is not None):
+        name = "--top" if options.reject is None else "--reject"
+        raise RequestError(f"--format ilsvrc has five labels per line; omit {name}")
     return output
 
 
@@ -194,9 +204,13 @@ def _images(options: argparse.Namespace, downloads: "Downloads") -> "tuple[Seque
 
 
 def _print_bars(predictions: "Iterable[ImagePrediction]", *, is_single: bool) -> None:
+    from alexnet.evaluation.classify import percent
+
     for one in predictions:
         if one.reason is None:
             print_lines(str(one.image))
+            if one.calibrated_probability is not None:
+                print_lines(f"  {'unknown, ' if one.is_rejected else ''}{percent(one)}")
             for ranked in one.top:
                 bar = "#" * round(40 * ranked.probability)
                 print_lines(f"  {100 * ranked.probability:5.1f} %  {bar:40}  {ranked.name}")
@@ -204,15 +218,18 @@ def _print_bars(predictions: "Iterable[ImagePrediction]", *, is_single: bool) ->
             print_lines(one.reason)
 
 
-def _print_csv(predictions: "Iterable[ImagePrediction]", num_top: int) -> None:
+def _print_csv(predictions: "Iterable[ImagePrediction]", num_top: int, *, is_calibrated: bool) -> None:
     """A line per image, also where a name has line breaks, which are escaped as everywhere in a terminal."""
-    fields = ("id", "name", "probability")
-    print_lines(
-        _csv_line(["image", *(f"top{rank}_{name}" for rank in range(1, num_top + 1) for name in fields), "reason"])
-    )
+    names = [f"top{rank}_{name}" for rank in range(1, num_top + 1) for name in ("id", "name", "probability")]
+    calibration = ["calibrated_probability", "rejected"] if is_calibrated else []
+    print_lines(_csv_line(["image", *names, *calibration, "reason"]))
     for one in predictions:
-        ranked = [cell for each in one.top for cell in each] or [""] * (len(fields) * num_top)
-        print_lines(_csv_line([one.image, *ranked, one.reason or ""]))
+        if one.reason is None:
+            cells: list[object] = [cell for ranked in one.top for cell in ranked]
+            cells += [one.calibrated_probability, str(one.is_rejected).lower()] if is_calibrated else []
+        else:
+            cells = [""] * (len(names) + len(calibration))
+        print_lines(_csv_line([one.image, *cells, one.reason or ""]))
 
 
 def _csv_line(cells: Sequence[object]) -> str:

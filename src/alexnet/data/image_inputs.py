@@ -95,10 +95,12 @@ def list_images(
             yield from _standard_input(standard_input(), downloads)
         elif isinstance(image, str) and is_url(image):
             yield InputImage(image, partial(downloads.get, image))
-        elif re.search(r"[*?\[]", str(image)) and not os.path.lexists(image):
-            yield from _matches(str(image))
         else:
-            yield from _named(str(image))
+            name = str(image)
+            if name.startswith("~") and not os.path.lexists(name):
+                name = os.path.expanduser(name)
+            is_pattern = re.search(r"[*?\[]", name) is not None and not os.path.lexists(name)
+            yield from _matches(name) if is_pattern else _named(name)
 
 
 def list_photographs(paths: Sequence[Path]) -> list[Path]:

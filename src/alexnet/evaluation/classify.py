@@ -2,8 +2,9 @@
 
 import contextlib
 import itertools
+import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.dataset import ClassInfo, PreparedData
+from alexnet.data.dataset import ClassInfo, PreparedData, warn_of_other_fit
 from alexnet.data.download import Downloads, is_url
 from alexnet.data.image_inputs import InputImage, list_images
 from alexnet.data.photographs import Fit, ImageInput
 from alexnet.errors import RequestError, WorkError
+from alexnet.evaluation.temperature import Calibrator, calibrator_for
 from alexnet.evaluation.view_probabilities import DIVERGED, view_probabilities
+from alexnet.figures.notebook_html import Cell, bars_html, picture_html, result_html, table_html
 from alexnet.model.kernels import reference_ops
 from alexnet.model.weights import Trained, load_trained
+from alexnet.storage.paths import StrPath, as_path
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.typed_files import read_bounded
 from alexnet.system.device import (
@@ -34,6 +38,7 @@ from alexnet.system.device import (
 )
 from alexnet.system.machine import num_cores
 from alexnet.system.prefetch import prefetch
+from alexnet.system.progress import ShowProgress, counted
 
 MAX_ORDER_BYTES = 2**24
 ALLOWED_VIEWS = (1, 9, 10)
@@ -46,6 +51,8 @@ URL_READERS = 8
 """Threads where there are URLs: they mostly wait."""
 NUM_SHOWN = 12
 """Images that a notebook shows of predictions."""
+
+_logger = logging.getLogger(__name__)
 
 
 class RankedClass(NamedTuple):
@@ -67,15 +74,31 @@ class ImagePrediction:
     """The most probable classes, best first; empty if the image cannot be read."""
     reason: str | None = None
     """Why it cannot be read; None if it was."""
+    calibrated_probability: float | None = None
+    """Of the most probable class, 0..1; None without calibration."""
+    is_rejected: bool = False
+    """Whether the answer is "unknown", because the calibrated probability is too low."""
 
     def to_dict(self) -> dict[str, Any]:
-        """`image` and `top`, a list of `id`, `name` and `probability`; or `image` and `reason`."""
+        """`image` and `top`, a list of `id`, `name` and `probability`; or `image` and `reason`.
+
+        With calibration also `calibrated_probability` and `rejected`.
+        """
         if self.reason is not None:
             return {"image": self.image, "reason": self.reason}
-        return {
+        row: dict[str, Any] = {
             "image": self.image,
             "top": [{"id": one.id, "name": one.name, "probability": one.probability} for one in self.top],
         }
+        if self.calibrated_probability is not None:
+            row |= {"calibrated_probability": self.calibrated_probability, "rejected": self.is_rejected}
+        return row
+
+
+def percent(prediction: ImagePrediction) -> str:
+    """The calibrated probability in words."""
+    assert prediction.calibrated_probability is not None
+    return f"calibrated probability {100 * prediction.calibrated_probability:.1f} %"
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,9 +217,14 @@ class Ranking:
     classes: Sequence[ClassInfo]
     num_top: int
     """Classes of each prediction."""
+    calibrator: Calibrator | None = None
+    reject: float = 0.0
+    """With a calibrator: the answer is "unknown" if the best calibrated probability is lower, 0..1."""
 
     @classmethod
-    def of(cls, trained: Trained, num_top: int | None = None) -> "Ranking":
+    def of(
+        cls, trained: Trained, num_top: int | None = None, calibrator: Calibrator | None = None, reject: float = 0.0
+    ) -> "Ranking":
         """The ranking of a network's classes; `num_top` None is five, or all if there are fewer.
 
         Raises:
@@ -207,21 +235,44 @@ class Ranking:
             raise RequestError(
                 f"--top is {num_top}; allowed is 1 to {num_classes:,}, the number of the network's classes"
             )
-        return cls(trained.classes, num_top or min(DEFAULT_TOP, num_classes))
+        return cls(trained.classes, num_top or min(DEFAULT_TOP, num_classes), calibrator, reject)
 
     def __call__(self, classified: ClassifiedImage) -> ImagePrediction:
         """The most probable classes of an image; ties are in the order of the network's classes."""
-        if classified.probabilities is None:
+        probabilities = classified.probabilities
+        if probabilities is None:
             return ImagePrediction(image=classified.image, reason=classified.reason)
-        best = np.argsort(-classified.probabilities, kind="stable")[: self.num_top].tolist()
-        values = classified.probabilities[best].tolist()
+        best = np.argsort(-probabilities, kind="stable")[: self.num_top].tolist()
+        calibrated = None
+        if self.calibrator is not None:
+            calibrated = float(self.calibrator.calibrated(probabilities[None]).max())
         return ImagePrediction(
             image=classified.image,
             top=tuple(
                 RankedClass(self.classes[index].id, self.classes[index].name, round(value, 6))
-                for index, value in zip(best, values, strict=True)
+                for index, value in zip(best, probabilities[best].tolist(), strict=True)
             ),
+            calibrated_probability=None if calibrated is None else round(calibrated, 6),
+            is_rejected=calibrated is not None and calibrated < self.reject,
         )
+
+
+def calibrator_of(run: Trained | StrPath, num_views: int, reject: float | None, fit: Fit | None) -> Calibrator | None:
+    """What `reject` needs; None without it. The calibration is logged.
+
+    Raises:
+        RequestError: a probability that is not allowed, or a run without saved probabilities (the message says what to
+            do).
+    """
+    if reject is None:
+        return None
+    if isinstance(run, Trained):
+        raise RequestError("reject needs the probabilities that an evaluation saves in a run folder; give the folder")
+    calibrator = calibrator_for(as_path(run, "the run"), num_views)
+    _logger.info(calibrator.describe(reject))
+    if fit is not None:
+        _logger.warning(f"the calibration holds for images that are made square as the run's are, not for --fit {fit}")
+    return calibrator
 
 
 def split_images(data: PreparedData, split: str) -> list[InputImage]:
@@ -234,13 +285,14 @@ def split_images(data: PreparedData, split: str) -> list[InputImage]:
     return [InputImage(key, partial(chosen.images.__getitem__, index)) for index, key in enumerate(chosen.keys)]
 
 
-def require_side(trained: Trained, data: PreparedData) -> None:
-    """Refuse a data set whose images have another side than the network's."""
+def require_fitting(data: PreparedData, trained: Trained) -> None:
+    """Refuse a data set whose images have another side than the network's; warn if they were made square otherwise."""
     if data.side != trained.side:
         raise RequestError(
             f"the network was trained on images of {trained.side} pixels, but {data.folder} stores {data.side}; "
             f"prepare the data with --side {trained.side}"
         )
+    warn_of_other_fit(data, trained.fit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,13 +325,14 @@ class Predictions(Sequence[ImagePrediction]):
         return sum(one.reason is not None for one in self.predictions)
 
     def _repr_html_(self) -> str:
-        from alexnet.figures.notebook_html import bars_html, picture_html, result_html, table_html
-
         rows = []
         for one, square in zip(self.predictions, self._squares, strict=False):
             picture = "" if square is None else picture_html(square, str(one.image), side=96)
-            bars = [(ranked.name, ranked.probability) for ranked in one.top]
-            rows.append((picture, str(one.image), one.reason if one.reason is not None else bars_html(bars)))
+            cell: Cell = one.reason or ""
+            if one.reason is None:
+                bars = [(ranked.name, ranked.probability) for ranked in one.top]
+                cell = bars_html(bars, f"unknown, {percent(one)}" if one.is_rejected else "")
+            rows.append((picture, str(one.image), cell))
         parts = [table_html(("", "image", "prediction"), rows)] if rows else []
         if len(self) > len(rows):
             parts.append(table_html((), [(f"{len(self) - len(rows):,} more images",)]))
@@ -288,16 +341,17 @@ class Predictions(Sequence[ImagePrediction]):
 
 
 def predict(
-    run: Trained | Path | str,
+    run: Trained | StrPath,
     images: ImageInput | Iterable[ImageInput],
     *,
     views: int = 10,
     top: int | None = None,
     fit: Fit | None = None,
+    reject: float | None = None,
     batch_size: int | None = None,
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: ShowProgress = None,
 ) -> Predictions:
     """Predict the classes of images. One that cannot be read does not end the work: its prediction has the reason.
 
@@ -308,10 +362,12 @@ def predict(
             step.
         views: crops of each image, over which probabilities are averaged: 1 (center), 9 or 10.
         top: classes of each prediction; None is five, or all if the network has fewer.
-        fit: how an image is made square; None is the way of the network's data set.
+        fit: how an image is made square: `crop`, `pad` or `squash`; None is the way of the network's data set.
+        reject: a probability, 0..1: below it the best calibrated probability means "unknown" (`is_rejected`). It needs
+            a run folder that was evaluated with as many views.
         batch_size: views that the network takes at once; None suits the device.
         device: `auto` is a GPU if there is one. The network returns to its own device at the end.
-        progress: called with (images done, images in total).
+        progress: see `ShowProgress`; a function is called with (images done, images in total).
 
     Returns:
         Predictions, with the probabilities of all classes in memory: 4 bytes per image and class. For a million images,
@@ -326,37 +382,37 @@ def predict(
     downloads = Downloads()
     listed: Iterable[InputImage] = list_images(images, downloads)
     num_images = None
-    if not isinstance(images, Iterator):
-        listed = list(listed)
-        num_images = len(listed)
-    with fitting_ops(FEW_VIEWS if num_images is None else num_images, views):
-        trained = run if isinstance(run, Trained) else load_trained(run)
-    ranking = Ranking.of(trained, top)
-    chosen_device = choose_device(device)
-    before = next(trained.network.parameters()).device
-    predictions: list[ImagePrediction] = []
-    probabilities: list[NDArray[np.float32]] = []
-    squares: list[NDArray[np.uint8] | None] = []
-    unknown = np.full(len(trained.classes), np.nan, np.float32)
-    try:
-        for one in classify(
-            trained,
-            listed,
-            num_views=views,
-            batch_size=batch_size,
-            device=chosen_device,
-            precision=choose_precision(precision, chosen_device),
-            fit=fit,
-            downloads=downloads,
-        ):
-            predictions.append(ranking(one))
-            probabilities.append(unknown if one.probabilities is None else one.probabilities)
-            if len(squares) < NUM_SHOWN:
-                squares.append(one.square)
-            if progress is not None:
-                progress(len(predictions), num_images or len(predictions))
-    finally:
-        trained.network.to(before)
+    with counted("predicting", shown=progress) as update:
+        if not isinstance(images, Iterator):
+            listed = list(listed)
+            num_images = len(listed)
+        with fitting_ops(FEW_VIEWS if num_images is None else num_images, views):
+            trained = run if isinstance(run, Trained) else load_trained(as_path(run, "the run"))
+        ranking = Ranking.of(trained, top, calibrator_of(run, views, reject, fit), reject or 0.0)
+        chosen_device = choose_device(device)
+        before = next(trained.network.parameters()).device
+        predictions: list[ImagePrediction] = []
+        probabilities: list[NDArray[np.float32]] = []
+        squares: list[NDArray[np.uint8] | None] = []
+        unknown = np.full(len(trained.classes), np.nan, np.float32)
+        try:
+            for one in classify(
+                trained,
+                listed,
+                num_views=views,
+                batch_size=batch_size,
+                device=chosen_device,
+                precision=choose_precision(precision, chosen_device),
+                fit=fit,
+                downloads=downloads,
+            ):
+                predictions.append(ranking(one))
+                probabilities.append(unknown if one.probabilities is None else one.probabilities)
+                if len(squares) < NUM_SHOWN:
+                    squares.append(one.square)
+                update(len(predictions), num_images or len(predictions))
+        finally:
+            trained.network.to(before)
     found = np.stack(probabilities) if probabilities else np.empty((0, len(trained.classes)), np.float32)
     return Predictions(tuple(predictions), found, trained.classes, tuple(squares))
 

@@ -19,7 +19,7 @@ from alexnet.errors import AlexNetError, RequestError
 from alexnet.evaluation.metrics import ErrorCounts, wilson_interval
 from alexnet.evaluation.predictions import (
     NumViews,
-    Predictions,
+    SavedPredictions,
     available_views,
     first_class_difference,
     load_run_predictions,
@@ -255,7 +255,7 @@ def iterate_predictions(
     split: str,
     num_views: NumViews,
     data_folder: Path | Sequence[Path] | None,
-) -> Iterator[Predictions]:
+) -> Iterator[SavedPredictions]:
     """The saved probabilities of each run, one run at a time; arguments and errors as `load_aligned_predictions`."""
     class_ids: tuple[str, ...] = ()
     for run in runs:

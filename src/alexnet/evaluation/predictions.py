@@ -39,7 +39,7 @@ class _Metadata(TypedDict):
 
 
 @dataclass(frozen=True)
-class Predictions:
+class SavedPredictions:
     """Class probabilities of a split's images for one network and one number of views."""
 
     split: str
@@ -148,7 +148,7 @@ def save_predictions(
 
 def load_predictions(
     folder: Path, split: str, num_views: NumViews, data: PreparedData, command: str | None = None
-) -> Predictions:
+) -> SavedPredictions:
     """Read what `save_predictions` wrote to `folder` for this data set.
 
     The columns are the network's classes, `class_ids`. They equal the data set's classes unless the network was trained
@@ -181,7 +181,7 @@ def load_predictions(
     return predictions
 
 
-def load_labeled_predictions(run: RunFolder, num_views: NumViews) -> tuple[Predictions, npt.NDArray[np.int64]]:
+def load_labeled_predictions(run: RunFolder, num_views: NumViews) -> tuple[SavedPredictions, npt.NDArray[np.int64]]:
     """A run's saved probabilities of the evaluation split of its own data, and the true classes, (N,).
 
     The data set is opened only for a file of an earlier version, which has no labels.
@@ -221,7 +221,7 @@ def load_labeled_predictions(run: RunFolder, num_views: NumViews) -> tuple[Predi
 
 def load_run_predictions(
     run: RunFolder, data: PreparedData, split: str, num_views: NumViews, data_folder: Path | Sequence[Path] | None
-) -> tuple[Predictions, str]:
+) -> tuple[SavedPredictions, str]:
     """A run's saved probabilities of a split, and the command that would compute them again.
 
     Args:
@@ -246,7 +246,7 @@ def load_run_predictions(
     return load_predictions(folder, split, num_views, data, command), command
 
 
-def _read(path: Path, split: str, num_views: NumViews, rerun: str) -> Predictions:
+def _read(path: Path, split: str, num_views: NumViews, rerun: str) -> SavedPredictions:
     """Read a file of probabilities, whatever data set it is of."""
     advice = f"delete it and {rerun}"
     tensors, metadata = read_tensors(path, "numpy", advice)
@@ -260,7 +260,7 @@ def _read(path: Path, split: str, num_views: NumViews, rerun: str) -> Prediction
         labels = require_array(tensors, "labels", np.int64, 1) if "labels" in tensors else None
     except ValueError as error:
         raise damaged(path, str(error), advice) from error
-    predictions = Predictions(
+    predictions = SavedPredictions(
         split=described["split"],
         num_views="dense" if described["num_views"] == "dense" else int(described["num_views"]),
         data_checksum=described["data_checksum"],

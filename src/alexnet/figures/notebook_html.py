@@ -63,7 +63,7 @@ def pictures_html(pictures: Iterable[tuple[npt.NDArray[np.uint8], str]], *, side
     return Markup(f'<div style="display: flex; flex-wrap: wrap; gap: 8px">{figures}</div>')
 
 
-def bars_html(values: Iterable[tuple[str, float]]) -> Markup:
+def bars_html(values: Iterable[tuple[str, float]], heading: str = "") -> Markup:
     """Named fractions, 0..1, one below the other, each with a bar."""
     bars = "".join(
         f'<div style="display: flex; gap: 6px; align-items: center"><span style="width: 4em; text-align: right">'
@@ -71,7 +71,7 @@ def bars_html(values: Iterable[tuple[str, float]]) -> Markup:
         f'width: {100 * value:.1f}%; background: #4477aa"></span></span>{_cell(name)}</div>'
         for name, value in values
     )
-    return Markup(f"<div>{bars}</div>")
+    return Markup(f"<div>{_cell(heading) if heading else ''}{bars}</div>")
 
 
 def result_html(title: str, *parts: Markup) -> str:
