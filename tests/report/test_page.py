@@ -133,6 +133,19 @@ def test_damaged_and_missing_pieces_are_named(run, data):
     assert "was not found" in image_panels(run, None, run.evaluations()["test-1views"])[0].missing
 
 
+def test_damage_is_told_where_the_command_was_given(run, data, caplog):
+    finish(run, data)
+    write_report(run.path, data)
+    assert not caplog.messages
+    predictions = run.path / "predictions" / "test-10views.safetensors"
+    for path in (run.weights, predictions):
+        path.write_bytes(path.read_bytes()[:-1])
+    write_report(run.path, data)
+    images, filters = caplog.messages
+    assert filters.startswith(f"the report shows no filters: {run.weights} is damaged (")
+    assert images.startswith(f"the report shows no images: {predictions} is damaged (")
+
+
 def test_another_data_set_is_refused(run, data):
     run.update_metadata(data={"checksum": "cd" * 32, "folder": "elsewhere"})
     with pytest.raises(RequestError, match="elsewhere"):

@@ -1,12 +1,12 @@
 """The contents of a run's report, from the files of its folder: plain rows and figures, without layout."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 from markupsafe import Markup
 
 from alexnet.data.dataset import PreparedData
@@ -20,9 +20,11 @@ from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.learning_curves import learning_curve
 from alexnet.runs.recipe import GROUPS, Recipe, unread_settings
-from alexnet.storage.read_errors import raise_unless_damage
-from alexnet.storage.tensors import open_tensors
+from alexnet.storage.tensors import read_tensors
+from alexnet.storage.typed_files import DamagedFile
 from alexnet.system.visible_text import shell_words
+
+_logger = logging.getLogger(__name__)
 
 NUM_PANEL_IMAGES = 6
 _MOST_CLASSES = 20
@@ -106,13 +108,13 @@ def first_layer_filters(run: RunFolder) -> Section:
     if not run.weights.is_file():
         return Section(missing="The run has no stored weights yet, so there are no filters to show.")
     try:
-        with open_tensors(run.weights, "numpy") as file:
-            if "conv1.weight" not in file.keys():  # noqa: SIM118 (the file is no mapping)
-                return Section(missing="The stored network has no layer conv1, so there are no filters to show.")
-            filters = file.get_tensor("conv1.weight")
+        tensors, _ = read_tensors(run.weights, "numpy", "restore it from a copy, or train again")
+        if "conv1.weight" not in tensors:
+            return Section(missing="The stored network has no layer conv1, so there are no filters to show.")
+        filters = tensors["conv1.weight"]
         picture = filter_grid(filters)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise_unless_damage(error, run.weights)
+    except (DamagedFile, ValueError) as error:
+        _logger.warning(f"the report shows no filters: {error}")
         return Section(missing=f"The filters cannot be shown: {error}.")
     num_filters, _, height, width = filters.shape
     lowest, highest = float(filters.min()), float(filters.max())
@@ -144,6 +146,8 @@ def image_panels(
     try:
         probabilities = load_predictions(run.path / "predictions", split, num_views, data).probabilities
     except AlexNetError as error:
+        if isinstance(error, DamagedFile):
+            _logger.warning(f"the report shows no images: {error}")
         missing = Section(missing=f"There are no images to show: {error}.")
         return missing, missing
     right = probabilities.argmax(axis=1) == data.splits[split].labels
