@@ -34,19 +34,15 @@ from alexnet.model.layer_specs import (
 from alexnet.model.layers import (
     ColumnLinear,
     LocallyConnected2d,
+    OneNode,
     SeededDropout,
     initialize,
     max_pool,
-    scale_input,
 )
 from alexnet.model.response_norm import local_response_norm, same_map_norm
 
-# Nodes of a graph that torch.fx traces: it cannot look into them.
-for _name in ("local_response_norm", "same_map_norm", "max_pool", "scale_input"):
-    torch.fx.wrap(_name)
 
-
-class InputScale(nn.Module):
+class InputScale(OneNode):
     """Multiply the images by a factor, or each color by its own."""
 
     def __init__(self, factor: float | tuple[float, float, float]) -> None:
@@ -55,13 +51,17 @@ class InputScale(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, 3, H, W)."""
-        return scale_input(images, self.factor)
+        if isinstance(self.factor, tuple):
+            # Filled on the device: a graph that is being captured cannot copy from host memory.
+            factors = [torch.full((1, 1, 1), one, dtype=images.dtype, device=images.device) for one in self.factor]
+            return images * torch.cat(factors)
+        return images * self.factor
 
     def extra_repr(self) -> str:
         return f"factor={self.factor}"
 
 
-class ResponseNorm2d(nn.Module):
+class ResponseNorm2d(OneNode):
     """Response normalization across neighboring channels, see `alexnet.local_response_norm`."""
 
     def __init__(self, spec: ResponseNorm) -> None:
@@ -77,7 +77,7 @@ class ResponseNorm2d(nn.Module):
         return _settings(self.spec)
 
 
-class SameMapNorm2d(nn.Module):
+class SameMapNorm2d(OneNode):
     """Response normalization across neighboring positions, see `alexnet.model.response_norm.same_map_norm`."""
 
     def __init__(self, spec: SameMapNorm) -> None:
@@ -92,7 +92,7 @@ class SameMapNorm2d(nn.Module):
         return _settings(self.spec)
 
 
-class EveryTieMaxPool2d(nn.MaxPool2d):
+class EveryTieMaxPool2d(OneNode, nn.MaxPool2d):
     """Max-pooling whose gradient goes to each of several equal maxima of a window, as in the source."""
 
     kernel_size: int
@@ -182,8 +182,15 @@ def computes(module: nn.Module, spec: LayerSpec) -> bool:
                 module.ceil_mode,
                 module.return_indices,
             ) == (size, stride, 0, 1, True, False)
-        case AveragePool():
-            return type(module) is nn.AvgPool2d
+        case AveragePool(size=size, stride=stride, divisor=divisor):
+            return type(module) is nn.AvgPool2d and (
+                module.kernel_size,
+                module.stride,
+                module.padding,
+                module.ceil_mode,
+                module.count_include_pad,
+                module.divisor_override,
+            ) == (size, stride, 0, True, False, size**2 if divisor == "whole" else None)
         case Dropout(inverted=inverted):
             return type(module) is SeededDropout and module.inverted == inverted
         case Flatten():

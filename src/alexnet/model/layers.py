@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
@@ -46,17 +45,11 @@ def average_pool(
     (`whole`), see `AveragePool`.
     """
     _check_windows(x, size, stride)
+    if divisor == "whole" and torch.onnx.is_in_onnx_export():
+        # ONNX has no divisor of one's own, and torch's exporter drops it: zeros that count are the same.
+        return F.avg_pool2d(_padded_to_windows(x, size, stride, 0), size, stride)
     positions = size**2 if divisor == "whole" else None
     return F.avg_pool2d(x, size, stride, ceil_mode=True, count_include_pad=False, divisor_override=positions)
-
-
-def scale_input(images: torch.Tensor, factor: float | tuple[float, float, float]) -> torch.Tensor:
-    """The images (B, 3, H, W) multiplied by a factor, or each color by its own."""
-    if isinstance(factor, tuple):
-        # Filled on the device: a graph that is being captured cannot copy from host memory.
-        factors = [torch.full((1, 1, 1), one, dtype=images.dtype, device=images.device) for one in factor]
-        return images * torch.cat(factors)
-    return images * factor
 
 
 def _check_windows(x: torch.Tensor, size: int, stride: int) -> None:
@@ -83,7 +76,7 @@ class _MaxPoolEveryTie(torch.autograd.Function):
         x, largest = ctx.saved_tensors
         size, stride = ctx.window
         height, width = x.shape[2:]
-        padded = _padded_to_windows(x, largest, size, stride)
+        padded = _padded_to_windows(x, size, stride, -math.inf)
         total = torch.zeros_like(padded, dtype=torch.promote_types(x.dtype, torch.float32))
         for position in _window_positions(largest, size, stride):
             total[position] += (padded[position] == largest) * gradient
@@ -93,7 +86,7 @@ class _MaxPoolEveryTie(torch.autograd.Function):
 def _max_pool_every_tie(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
     # The same by torch's operations: the maximum, plus zeros whose derivatives of any order are those of the maxima.
     largest = F.max_pool2d(x, size, stride, ceil_mode=True).detach()
-    padded = _padded_to_windows(x, largest, size, stride)
+    padded = _padded_to_windows(x, size, stride, -math.inf)
     result = largest
     for position in _window_positions(largest, size, stride):
         there = padded[position]
@@ -101,11 +94,10 @@ def _max_pool_every_tie(x: torch.Tensor, size: int, stride: int) -> torch.Tensor
     return result
 
 
-def _padded_to_windows(x: torch.Tensor, largest: torch.Tensor, size: int, stride: int) -> torch.Tensor:
-    # Up to the end of the last window, with values below every activation.
-    (height, width), (rows, columns) = x.shape[2:], largest.shape[2:]
-    beyond = (0, (columns - 1) * stride + size - width, 0, (rows - 1) * stride + size - height)
-    return F.pad(x, beyond, value=-math.inf)
+def _padded_to_windows(x: torch.Tensor, size: int, stride: int, value: float) -> torch.Tensor:
+    # Up to the end of the last window.
+    below, right = ((pooled_side(side, size, stride) - 1) * stride + size - side for side in x.shape[2:])
+    return F.pad(x, (0, right, 0, below), value=value)
 
 
 def _window_positions(largest: torch.Tensor, size: int, stride: int) -> Iterator[tuple[Any, ...]]:
@@ -120,16 +112,16 @@ def _window_positions(largest: torch.Tensor, size: int, stride: int) -> Iterator
             )
 
 
-def column_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int) -> torch.Tensor:
-    """(B, D) -> (B, units): each block of units from its own block of features."""
-    parts = zip(x.chunk(columns, 1), weight.chunk(columns), bias.chunk(columns), strict=True)
-    return torch.cat([F.linear(part, of_part, bias_of_part) for part, of_part, bias_of_part in parts], dim=1)
+class OneNode(nn.Module):
+    """A module that torch.fx keeps as one node of a graph, with its own `train` and `eval`, as it does torch's own."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # torch.fx asks the object where it is from; pickles ask the class.
+        self.__module__ = "torch.nn"
 
 
-torch.fx.wrap("column_linear")  # one node of a graph: torch.fx cannot look into it
-
-
-class ColumnLinear(nn.Module):
+class ColumnLinear(OneNode):
     """A dense layer whose units read only the features of their own column.
 
     Parameters: `weight` (units, features / columns), `bias` (units). Column c is the c-th of equal blocks, of the
@@ -146,13 +138,16 @@ class ColumnLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, units)."""
-        return column_linear(x, self.weight, self.bias, self.columns)
+        parts = zip(
+            x.chunk(self.columns, 1), self.weight.chunk(self.columns), self.bias.chunk(self.columns), strict=True
+        )
+        return torch.cat([F.linear(part, weight, bias) for part, weight, bias in parts], dim=1)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1] * self.columns}, {self.weight.shape[0]}, columns={self.columns}"
 
 
-class LocallyConnected2d(nn.Module):
+class LocallyConnected2d(OneNode):
     """A convolution of stride 1 with separate weights and biases at every position.
 
     Parameters: `weight` (H', W', D, C, k, k) and `bias` (D, H', W') for C input and D output channels. The source calls
@@ -179,7 +174,7 @@ class LocallyConnected2d(nn.Module):
         return f"{self.weight.shape[3]}, {self.weight.shape[2]}, kernel={self.kernel}, side={self.side}"
 
 
-class SeededDropout(nn.Module):
+class SeededDropout(OneNode):
     """Zero each unit with a probability in training; multiply by the keep probability in evaluation.
 
     In training nothing is scaled up, unlike in `torch.nn.Dropout`, so the same weights get other gradients. Masks are
@@ -223,8 +218,6 @@ class SeededDropout(nn.Module):
         return kept / self.keep if self.inverted else kept
 
     def _current_mask(self, x: torch.Tensor) -> torch.Tensor:
-        if isinstance(x, torch.fx.Proxy):  # the traced graph draws from torch's global generator
-            return torch.bernoulli(torch.full_like(x, self.keep))
         rows, num = self.part or (slice(None), len(x))
         units, width = self.units or (slice(None), x.shape[1])
         mask = self._mask

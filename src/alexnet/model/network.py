@@ -26,8 +26,17 @@ from alexnet.model.layer_modules import (
     pad_name,
     pads,
 )
-from alexnet.model.layer_specs import Convolution, MaxPool, NamedLayer, SameMapNorm, SizedLayer, sized_layers
-from alexnet.model.layers import SeededDropout
+from alexnet.model.layer_specs import (
+    AveragePool,
+    Convolution,
+    LayerSpec,
+    MaxPool,
+    NamedLayer,
+    SameMapNorm,
+    SizedLayer,
+    sized_layers,
+)
+from alexnet.model.layers import SeededDropout, average_pool
 from alexnet.model.tensor_names import describe_tensors, rename_as
 from alexnet.model.variants import named_variant
 
@@ -168,8 +177,16 @@ class AlexNet(nn.Module):
             return self.compute(op.epilogue, self.compute(op.convolution, x))
         for layer in op.layers:
             for name in _module_names(layer):
-                x = self.get_submodule(name)(x)
+                x = self._call(name, layer.spec, x)
         return x
+
+    def _call(self, name: str, spec: LayerSpec, x: torch.Tensor) -> torch.Tensor:
+        """Run a module."""
+        module = self.get_submodule(name)
+        if isinstance(spec, AveragePool) and torch.onnx.is_in_onnx_export() and computes(module, spec):
+            return average_pool(x, spec.size, spec.stride, spec.divisor)  # torch's exporter drops the divisor
+        result: torch.Tensor = module(x)
+        return result
 
     def fast_convolution(self, layer: NamedLayer) -> FastConvolution:
         """A convolution of this network and its padding as one operation."""
