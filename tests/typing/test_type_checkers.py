@@ -13,8 +13,10 @@ WRONG = {
     "evaluation.top1_error": "evaluation.top2_error",
     "hold_out=0.1": "holdout=0.1",
     "trained.classes[int": "trained.classes[str",
-    'alexnet.features(run, ["photo.jpg"], ["relu4"])["relu4"]': 'alexnet.features(run, ["photo.jpg"], ["relu4"])',
     'optimizer={"learning_rate": 0.02}': "optimizer=0.02",
+    '[photograph, "photo.jpg", array]': "[3, array]",
+    "one.top[0].name": "one.top[0].number",
+    "return seen[0]": "return network.num_classes",
     "alexnet.RequestError": "alexnet.WrongError",
 }
 

@@ -1,10 +1,10 @@
 """What a user writes, from photographs to a network for other classes: `mypy --strict` and pyright accept it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -19,32 +19,35 @@ def train_and_measure(photographs: str, data: Path) -> tuple[Path, float]:
     return run.path, evaluation.top1_error
 
 
-def look_inside(run: Path | str, photograph: Image.Image) -> NDArray[np.float32]:
-    trained: alexnet.Trained = alexnet.load(run)
-    images: torch.Tensor = alexnet.preprocess([photograph, "photo.jpg", np.zeros((300, 400, 3), np.uint8)], trained)
-    scores: torch.Tensor = trained.network(images)
-    best = trained.classes[int(scores[0].argmax())]
-    print(best.name, float(scores.softmax(1).max()))
-    return alexnet.features(run, ["photo.jpg"], ["relu4"])["relu4"]
+def look(run: Path | str, photograph: Image.Image) -> list[str]:
+    trained = alexnet.load(run)
+    array = np.zeros((300, 400, 3), np.uint8)
+    scores: torch.Tensor = trained.network(alexnet.preprocess([photograph, "photo.jpg", array], trained))
+    best: alexnet.ClassInfo = trained.classes[int(scores[0].argmax())]
+    activations = alexnet.features(run, ["photo.jpg"], ["relu4", "pool3"])
+    print(best.name, float(scores.softmax(1).max()), activations["relu4"].mean(axis=(2, 3)))
+    predictions = alexnet.predict(trained, [photograph, "photo.jpg"], top=3, reject=0.5)
+    return [one.reason or one.top[0].name for one in predictions]
 
 
-def for_five_classes(network: alexnet.AlexNet, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+def train_for_five_classes(trained: alexnet.Trained, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    network = trained.network
     network.fc8 = nn.Linear(4096, 5)
-    network.relu5 = nn.Identity()
-    seen: dict[str, torch.Tensor] = {}
+    seen: list[torch.Tensor] = []
 
-    def keep(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        seen["norm1"] = output
+    def see(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        seen.append(output)
 
-    network.get_submodule("norm1").register_forward_hook(keep)
+    network.get_submodule("norm1").register_forward_hook(see)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
     optimizer.step()
     assert network.num_classes == 5
-    return seen
+    alexnet.save(replace(trained, network=network.eval(), classes=trained.classes[:5]), "fine.safetensors")
+    return seen[0]
 
 
 try:
-    for_five_classes(alexnet.AlexNet(1000, "paper", dropout=0.5), torch.zeros(2, 3, 224, 224), torch.tensor([0, 1]))
+    print(train_and_measure("photos", Path("data/mine")), alexnet.AlexNet(1000, "paper", dropout=0.5))
 except alexnet.RequestError as error:
     print(error)
