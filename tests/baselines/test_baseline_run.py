@@ -260,7 +260,7 @@ def test_data_made_square_in_another_way_are_said(tmp_path: Path, caplog: pytest
     evaluate_baseline(made.path)
     assert "--fit" not in caplog.text
     evaluate_baseline(made.path, data_folder=tmp_path / "squash")
-    assert "prepared with --fit pad, and those of" in caplog.text
+    assert "prepared with --fit pad, but those of" in caplog.text
 
 
 def test_unusual_data(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -141,7 +141,7 @@ def test_a_preparation_of_another_fit_is_not_continued_nor_concatenated(tmp_path
         prepare(tmp_path / "source", tmp_path / "pad", side=16, shard_images=2)
     prepare(tmp_path / "source", tmp_path / "pad", side=16, fit="pad", shard_images=2)
     prepare(tmp_path / "source", tmp_path / "crop", side=16)
-    with pytest.raises(RequestError, match=r"made square in different ways .*crop crop, .*pad pad\); .*same --fit"):
+    with pytest.raises(RequestError, match=r"made square in different ways .*crop: crop, .*pad: pad\); .*same --fit"):
         open_data([tmp_path / "crop", tmp_path / "pad"])
     prepare(tmp_path / "source" / "train", tmp_path / "more", side=16, fit="pad")
     assert open_data([tmp_path / "pad", tmp_path / "more"]).fit == "pad"

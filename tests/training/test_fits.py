@@ -18,7 +18,7 @@ from alexnet.explore.features import features, write_features
 from alexnet.model.weights import load_trained
 from alexnet.training.loop import train
 
-WARNING = "prepared with --fit pad, and those of"
+WARNING = "prepared with --fit pad, but those of"
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def open_data(folders: StrPaths) -> PreparedData:
             "with the same --side"
         )
     if len({part.fit for part in parts}) > 1:
-        described = ", ".join(f"{part.folder} {part.fit}" for part in parts)
+        described = ", ".join(f"{part.folder}: {part.fit}" for part in parts)
         raise RequestError(
             f"data sets whose photographs were made square in different ways cannot be concatenated ({described}); "
             "prepare them with the same --fit"

@@ -266,8 +266,8 @@ def warn_of_other_fit(data: PreparedData, fit: Fit) -> None:
     """Log a warning if the photographs of a data set were made square in another way than `fit`, that of a training."""
     if data.fit != fit:
         _logger.warning(
-            f"the training images were prepared with --fit {fit}, and those of {data.folder} with --fit {data.fit}, "
-            f"which shows objects in other sizes or shapes; to compare like with like, prepare them with --fit {fit}"
+            f"the training images were prepared with --fit {fit}, but those of {data.folder} with --fit {data.fit}, "
+            f"so objects have other sizes or shapes; to match, prepare them with --fit {fit}"
         )
 
 
