@@ -239,12 +239,16 @@ def test_a_set_with_test_and_no_val(tiny, tmp_path):
 @pytest.mark.parametrize(("fit", "enlarged"), [("crop", 1), ("pad", 0), ("squash", 1)])
 def test_how_photographs_became_square_is_shown(tmp_path, capsys, fit, enlarged):
     draw_tree(tmp_path / "tree", {"train": {"a": 2, "b": 2}, "val": {"a": 1}}, (40, 20))
+    draw(tmp_path / "tree" / "train" / "a" / "other.png", 9, (24, 50))
     data = prepare(tmp_path / "tree", tmp_path / "data", side=32, fit=fit)
     facts = summarize_data(data)
     # The longer side is above the stored one, the shorter below.
     assert facts["fit"] == fit and facts["sizes"]["enlarged"] == facts["sizes"]["splits"]["val"]["enlarged"] == enlarged
     text = check(write_inspection(data, tmp_path / "page.html")).text
     assert f"({fit})" in text
+    assert ("central square was cropped" in text) == ("outside the central square" in text) == (fit == "crop")
+    assert ("longer side was resized to 32" in text) == ("between gray bars" in text) == (fit == "pad")
+    assert ("both sides were resized to 32" in text) == ("stretched to a square" in text) == (fit == "squash")
     print_inspection(facts)
     printed = " ".join(capsys.readouterr().out.split())
     assert f"fit {fit}" in printed and ("images below 32 were enlarged" in printed) == (fit != "pad")
