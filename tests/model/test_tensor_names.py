@@ -101,6 +101,9 @@ def test_weights_of_another_network_are_named_with_both() -> None:
         own.load_state_dict(network(width=0.5, num_classes=4).state_dict())
     with pytest.raises(RequestError, match=r"they fit variant 'six-conv' of width 0.05 with 3 classes"):
         own.load_state_dict(LikeDataParallel(network(variant="six-conv", width=0.05)).state_dict())
+    held = {f"model.net.{name}": tensor for name, tensor in own.state_dict().items()}
+    with pytest.raises(RequestError, match=r"with 3 classes if `model.net.` is removed from their names; create"):
+        own.load_state_dict(held)
     with pytest.raises(RequestError, match=r"they fit variant 'paper' \(also 'original', 'no-norm', others\) of"):
         own.load_state_dict(network(variant="tanh", width=0.05).state_dict())
     with pytest.raises(RequestError, match=r"a dictionary that holds state_dict, optimizer; pass the one of these"):

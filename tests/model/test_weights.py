@@ -201,8 +201,15 @@ def test_what_is_no_trained_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"save takes a Trained, .* got AlexNet; .*`dataclasses.replace\(trained"):
         alexnet.save(trained.network, path)  # type: ignore[arg-type]
     wrapped: Any = nn.DataParallel(trained.network)
-    with pytest.raises(RequestError, match="the network is a DataParallel; pass the AlexNet that it wraps"):
+    with pytest.raises(RequestError, match=r"the network is a DataParallel, of which .*; pass the AlexNet in it"):
         alexnet.save(replace(trained, network=wrapped), path)
+
+    class Changed(AlexNet):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return -super().forward(images)
+
+    with pytest.raises(RequestError, match="the network is a Changed, of which a file cannot say what it computes"):
+        alexnet.save(replace(trained, network=Changed(2, "quick", 0.25)), path)
     for change, message in [
         ({"mean_image": torch.zeros(32, 32)}, "mean_image: it is torch.float32"),
         ({"mean_image": torch.zeros(32, 32, 3, dtype=torch.float64)}, "mean_image: it is torch.float64"),

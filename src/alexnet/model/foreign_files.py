@@ -67,7 +67,7 @@ _STARTS: tuple[tuple[bytes, _Kind], ...] = (
         _Kind("a Git LFS pointer, not the file that it stands for", "run `git lfs pull` in its repository"),
     ),
     (
-        rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--)",
+        rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--))",
         _Kind("a web page, not weights: a site's answer in place of the file", _DOWNLOAD),
     ),
     (rb"\x00{64}", _Kind("full of zeros, as an interrupted copy or download leaves it", _DOWNLOAD)),
@@ -143,7 +143,7 @@ def _kind_of(path: Path, start: bytes) -> tuple[_Kind, str]:
     """What the file is, and what its names of tensors suggest, if they are known."""
     if start.startswith(b"PK\x03\x04"):
         return _zip_kind(path, start)
-    if found := next((kind for pattern, kind in _STARTS if re.match(pattern, start, re.DOTALL | re.IGNORECASE)), None):
+    if found := next((kind for pattern, kind in _STARTS if re.match(pattern, start, re.DOTALL)), None):
         return found, _pickled_names(start) if found.todo == _PICKLE else ""
     if begins_as_image(start):
         return _Kind("an image, not a network", "give the run before the images"), ""

@@ -1,6 +1,7 @@
 """Names and shapes of the tensors of a state dict: those that wrappers prefixed, and what network they are of."""
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -51,11 +52,14 @@ def rename_as(own_names: Iterable[str], given: Mapping[str, T]) -> Mapping[str, 
 def describe_tensors(shapes: Shapes) -> str:
     """What network tensors are of, as the end of a sentence about them: `fit variant 'paper' of width 1 ...`."""
     plain = {unwrapped_name(name): tuple(shape) for name, shape in shapes.items()}
-    if found := matching_networks(plain):
+    # What holds a network, such as a LightningModule, puts its own name for it before all others.
+    prefix = "".join(os.path.commonprefix([*plain]).rpartition(".")[:2])  # noqa: RUF071 (cut at a dot)
+    if found := matching_networks({name.removeprefix(prefix): shape for name, shape in plain.items()}):
         names, width, num_classes = found
         others = [*map(repr, names[1:3]), *(["others"] if len(names) > 3 else [])]
         more = f" (also {', '.join(others)})" if others else ""
-        return f"fit variant {names[0]!r}{more} of width {width:g} with {num_classes:,} classes"
+        without = f" if `{prefix}` is removed from their names" if prefix else ""
+        return f"fit variant {names[0]!r}{more} of width {width:g} with {num_classes:,} classes{without}"
     if all(plain.get(name) == shape for name, shape in _TORCHVISION.items()):
         return (
             "look like torchvision's AlexNet (features.0.weight is (64, 3, 11, 11)); variant 'torchvision' has the "

@@ -286,10 +286,10 @@ def _require_describable(trained: Trained) -> None:
         RequestError: as `save` says.
     """
     network = trained.network
-    if not isinstance(network, AlexNet):
+    if type(network) is not AlexNet:
         raise RequestError(
-            f"the network is a {type(network).__name__}; pass the AlexNet that it wraps (`.module` of "
-            "DistributedDataParallel, `._orig_mod` of torch.compile)"
+            f"the network is a {type(network).__name__}, of which a file cannot say what it computes; pass the AlexNet "
+            "in it (`.module` of DistributedDataParallel, `._orig_mod` of torch.compile)"
         )
     with torch.device("meta"):
         described = AlexNet(network.num_classes, network.variant, network.width, dropout=network.dropout)
