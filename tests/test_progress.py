@@ -5,11 +5,13 @@ import logging
 import math
 import os
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from alexnet.system import progress
-from alexnet.system.progress import ProgressBar, counted, log_to_stderr
+from alexnet.system.progress import ProgressBar, ShowProgress, counted, in_notebook, is_shown, log_to_stderr
 from alexnet.system.terminal import TerminalConsole
 
 
@@ -166,3 +168,76 @@ def test_work_goes_on_when_nobody_reads_stderr(monkeypatch: pytest.MonkeyPatch) 
         assert progress.STDERR.quiet
         monkeypatch.undo()
         os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # what is left in the buffer must go somewhere
+
+
+def test_python_calls_show_progress_where_somebody_watches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def shown(how: ShowProgress) -> str:
+        with ProgressBar("run", 0, 3, shown=how, line_interval_s=0) as bar:
+            for done in (1, 2, 3):
+                bar.advance(done)
+                bar.update(done, 3, "")
+        return capsys.readouterr().err
+
+    assert shown(None) == shown(False) == shown(lambda done, total: calls.append((done, total))) == ""
+    assert calls == [(1, 3), (2, 3), (3, 3)]  # each once
+    assert "run: 3 of 3" in shown(True)
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    assert is_shown(None) and not is_shown(False) and not is_shown(print)
+    monkeypatch.setattr(progress, "STDERR", TerminalConsole(stderr=True, force_terminal=True, width=80))
+    assert "3/3" in shown(None)
+
+
+def test_log_lines_are_shown_with_the_progress_unless_somebody_handles_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("alexnet")
+
+    def lines(how: ShowProgress) -> str:
+        with counted("work", shown=how):
+            logger.info("a line")
+        return capsys.readouterr().err
+
+    assert logging.getLogger().handlers and lines(True) == ""  # pytest's, here
+    monkeypatch.setattr(logger, "propagate", False)
+    assert lines(True) == "a line\n" and lines(False) == lines(None) == ""
+    with log_to_stderr():
+        assert lines(True) == "a line\n"
+    assert not logger.handlers and logger.level == logging.NOTSET
+
+
+def test_a_notebook_shows_a_bar_that_disappears(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """IPython is stood in for: of `display`, a handle whose content is replaced."""
+    shown: list[dict[str, str]] = []
+
+    class Handle:
+        def update(self, content: dict[str, str], *, raw: bool) -> None:
+            assert raw
+            shown.append(content)
+
+    def display(content: dict[str, str], *, raw: bool, display_id: bool) -> Handle:
+        assert raw and display_id
+        shown.append(content)
+        return Handle()
+
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1)))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr(logging.getLogger("alexnet"), "propagate", False)
+    clock = Clock(monkeypatch)
+    with counted("<script>alert(1)</script>", shown=None) as update:
+        for done in range(1, 101):
+            clock.now_s += 0.05
+            update(done, 100)
+        logging.getLogger("alexnet").info("a line of \x1b[31m")
+    assert capsys.readouterr() == ("a line of \\x1b[31m\n", "")
+    html = [one["text/html"] for one in shown]
+    assert html[0] == html[-1] == "" and len(html) < 40  # at most five in a second
+    assert html[-2].startswith('<progress value="100" max="100"></progress> &lt;script&gt;')
+    assert shown[-2]["text/plain"].startswith("<script>alert(1)</script>: 100 of 100, 20 images/s")
+    monkeypatch.undo()
+    assert not in_notebook()

@@ -16,10 +16,10 @@ def run_html(run: RunFolder) -> str:
     described, title = describe_run(run.path), f"run {run.path}"
     if "unreadable" in described:
         return result_html(title, table_html([], [["cannot be read", described["unreadable"]]]))
-    recipe = described["recipe"] if described["variant"] is None else f"{described['recipe']} ({described['variant']})"
     rows: list[list[Cell]] = [
         ["state", described["state"]],
-        ["recipe", recipe],
+        ["recipe", described["recipe"]],
+        *([["network", described["variant"]]] if described["variant"] else []),
         ["changed settings", "; ".join(described["changes"]) or "none"],
         ["data", described["data"] or "unknown"],
         ["steps", f"{described['step']:,} of {described['num_steps'] or described['step']:,}"],

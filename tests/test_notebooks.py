@@ -1,0 +1,46 @@
+"""The notebooks in docs/ run to their end, and show their results as tables and pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.html_page import Page
+
+FOLDER = Path(__file__).parent.parent / "docs" / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_are_stored_without_outputs(path: Path) -> None:
+    for cell in code_cells(json.loads(path.read_text(encoding="utf-8"))):
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_run_to_their_end(path: Path, tmp_path: Path) -> None:
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed; it is in the extra `dev`")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed; it is in the extra `dev`")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed; it is in the extra `dev`")
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}})
+    client.execute()  # raises at the first cell that does
+    num_results = 0
+    for cell in code_cells(notebook):
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error"
+            assert output.get("name") != "stderr", output["text"]
+            if output["output_type"] == "execute_result":
+                text = output["data"]["text/plain"]
+                assert text.count("\n") == 0 and len(text) < 300, text
+                if "(" in text and "alexnet." in cell["source"] and not text.startswith("["):
+                    Page(output["data"]["text/html"])
+                    num_results += 1
+            elif output["output_type"] == "display_data":  # a progress bar, which is gone at the end
+                assert output["data"]["text/html"] == ""
+    assert num_results >= 6
