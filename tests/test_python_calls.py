@@ -1,4 +1,4 @@
-"""The public functions with plain arguments: paths as text, recipes by name, changed settings, errors of wrong requests."""
+"""The public functions with plain arguments: paths as text, recipes by name, changed settings, wrong requests."""
 
 import signal
 from pathlib import Path
@@ -63,6 +63,9 @@ def test_every_call_takes_paths_of_any_kind(as_given: Any, work: Path) -> None:
     images = as_given("shapes/val/ring/0000.png")
     assert alexnet.features(as_given("run"), images)["relu4"].shape[0] == 1
     assert alexnet.features(as_given("run"), [images, images])["relu4"].shape[0] == 2
+    assert alexnet.predict(as_given("run"), [images, images]).num_refused == 0
+    alexnet.save(alexnet.load(as_given("run")), as_given("saved.safetensors"))
+    assert alexnet.load(as_given("saved.safetensors")).side == 32
     assert alexnet.preprocess(images, as_given("run")).shape == (1, 3, 28, 28)
     write_features(as_given("run"), as_given("written"), data_folder=as_given("data"))
     assert open_features(as_given("written")).folder.resolve() == work / "written"
@@ -109,8 +112,8 @@ def test_changed_settings_are_those_of_the_options(work: Path) -> None:
         ({"recipe": ["quick"]}, "recipe is ['quick']; allowed is a recipe, its name, or a YAML file"),
         ({"recipe": 3}, "recipe is 3; allowed is a recipe, its name, or a YAML file"),
         ({"recipe": "nowhere.yaml"}, "cannot read the recipe nowhere.yaml: No such file or directory"),
-        ({"recipe": "data/"}, "cannot read the recipe data: Is a directory"),
-        ({"start_from": "nowhere"}, "nowhere holds no trained network"),
+        ({"recipe": "data/"}, "cannot read the recipe data: not a regular file"),
+        ({"start_from": "nowhere"}, "nowhere does not exist; give a run folder"),
         ({"start_from": 3}, "start_from is 3; allowed is a path"),
         ({"data_folder": "data/dataset.json"}, "data/dataset.json"),
         ({"data_folder": []}, "no data set is named"),
@@ -122,7 +125,7 @@ def test_changed_settings_are_those_of_the_options(work: Path) -> None:
         ({"run_folder": np.zeros((20, 20))}, "the run folder is of type ndarray; allowed is a path"),
         ({"run_folder": ""}, "the run folder is ''; allowed is a path that is not empty"),
         ({"run_folder": "a\0b"}, r"the run folder is 'a\x00b'; allowed is a path that is not empty and has no null"),
-        ({"run_folder": "data"}, "data exists and is not empty"),
+        ({"run_folder": "data"}, "data exists already; remove it"),
         ({"run_folder": "data/dataset.json"}, "data/dataset.json"),
     ],
     ids=str,
@@ -142,7 +145,10 @@ def test_wrong_requests_say_what_is_allowed_and_leave_nothing(changes: Any, mess
         (lambda: alexnet.resume("nowhere"), "nowhere is not a run folder"),
         (lambda: alexnet.resume("data"), "data is not a run folder"),
         (lambda: alexnet.resume(3), "the run folder is 3"),
-        (lambda: alexnet.resume("run", training={"seed": 3}), "cannot resume with training.seed: 0 -> 3"),
+        (
+            lambda: alexnet.resume("run", training={"seed": 3}, schedule={"epochs": 3}),
+            "cannot resume with training.seed: 0 -> 3",
+        ),
         (lambda: alexnet.resume("run", optimizer={"momentun": 1}), "did you mean --optimizer.momentum?"),
         (lambda: alexnet.resume("run", data="nowhere"), "nowhere does not exist"),
         (lambda: alexnet.resume("run"), "holds a finished run of 6 steps"),
@@ -154,22 +160,26 @@ def test_wrong_requests_say_what_is_allowed_and_leave_nothing(changes: Any, mess
         (lambda: alexnet.evaluate("run", device="tpu"), "unknown device 'tpu'"),
         (lambda: alexnet.evaluate("run", precision="float16"), "precision is 'float16'; allowed are auto"),
         (lambda: alexnet.evaluate([1]), "the run folder is [1]"),
-        (lambda: alexnet.load("nowhere"), "nowhere holds no trained network"),
-        (lambda: alexnet.load(3), "is 3"),
-        (lambda: alexnet.load("data"), "data holds no trained network"),
+        (lambda: alexnet.load("nowhere"), "nowhere does not exist; give a run folder"),
+        (lambda: alexnet.load(3), "the run is 3"),
+        (lambda: alexnet.save(alexnet.load("run"), 3), "the file is 3"),
+        (lambda: alexnet.predict(3, "shapes/val/ring"), "the run is 3"),
+        (lambda: alexnet.predict("run", 3), "images are of type int"),
+        (lambda: alexnet.preprocess("nowhere.png"), "nowhere.png"),
+        (lambda: alexnet.load("data"), "data is a prepared data set, not a network"),
         (lambda: alexnet.features("run", "nowhere.png"), "nowhere.png"),
         (lambda: alexnet.features(3, "a.png"), "is 3"),
         (lambda: alexnet.features("run", "data", "conv9"), "conv9"),
         (lambda: alexnet.prepare("nowhere", "made"), "nowhere does not exist"),
         (lambda: alexnet.prepare(3, "made"), "the source is 3"),
-        (lambda: alexnet.prepare("data", "run"), "run exists and is not empty"),
+        (lambda: alexnet.prepare("data", "run"), "run exists already; remove it"),
         (lambda: alexnet.prepare("shapes", "made", side="256"), "--side is '256'; allowed is 8 to 1024 pixels"),
         (lambda: alexnet.prepare("shapes", "made", side=True), "--side is True; allowed is 8 to 1024 pixels"),
         (lambda: alexnet.prepare("shapes", "made", hold_out="0.1"), "--hold-out is '0.1'; allowed is a fraction"),
         (lambda: alexnet.prepare("shapes", "made", workers=0.5), "--workers is 0.5; allowed is 1 or more"),
         (lambda: alexnet.prepare("shapes", "made", store="png"), "--store is 'png'; allowed is auto, pixels, jpeg"),
     ],
-    ids=range(29),
+    ids=range(33),
 )
 def test_other_calls_refuse_as_well(call: Any, message: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)

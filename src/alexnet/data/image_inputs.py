@@ -89,14 +89,14 @@ def list_images(
             by NUL bytes. None takes `-` for a file.
     """
     for index, image in enumerate(as_images(images)):
-        if not isinstance(image, str | Path):
+        if not isinstance(image, str | os.PathLike):
             yield InputImage(index, image)
-        elif standard_input is not None and str(image) == STANDARD_INPUT:
+        elif standard_input is not None and os.fspath(image) == STANDARD_INPUT:
             yield from _standard_input(standard_input(), downloads)
         elif isinstance(image, str) and is_url(image):
             yield InputImage(image, partial(downloads.get, image))
         else:
-            name = str(image)
+            name = os.fspath(image)
             if name.startswith("~") and not os.path.lexists(name):
                 name = os.path.expanduser(name)
             is_pattern = re.search(r"[*?\[]", name) is not None and not os.path.lexists(name)

@@ -6,6 +6,7 @@ range: uint8 is 0..255, floating-point 0..1, as torchvision's transforms give it
 
 import logging
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -20,11 +21,11 @@ from alexnet.data.decode import UnreadableImage, decode_image, decode_opened, ma
 from alexnet.data.pixel_layouts import MAX_UPPER_BITS, has_16_bits
 from alexnet.data.sources.file_ranges import read_any_file
 from alexnet.errors import RequestError
-from alexnet.storage.paths import as_path
+from alexnet.storage.paths import StrPath, as_path
 from alexnet.storage.read_errors import is_passing, passing_error
 from alexnet.system.visible_text import visible
 
-ImageInput = str | Path | Image.Image | NDArray[np.uint8] | NDArray[np.floating[Any]] | torch.Tensor
+ImageInput = StrPath | Image.Image | NDArray[np.uint8] | NDArray[np.floating[Any]] | torch.Tensor
 """A file; an image of Pillow; or a uint8 (0..255) or floating-point (0..1) array (H, W, 3), (H, W), (H, W, 1) or
 (H, W, 4), or tensor (3, H, W), (H, W), (1, H, W) or (4, H, W). One channel is gray, a fourth is opacity."""
 _TYPES = (
@@ -56,7 +57,7 @@ def square_image(image: ImageInput, side: int, fit: Fit = "crop") -> NDArray[np.
         TemporaryError: the machine or the drive failed.
     """
     require_fit(fit)
-    if isinstance(image, str | Path):
+    if isinstance(image, str | os.PathLike):
         path = as_path(image, "an image")
         return square_of_file(_read(path), _short(path), side, fit)
     name = f"the {_described(image)}"
@@ -93,7 +94,7 @@ def square_of_several(images: Sequence[ImageInput], number: int, side: int, fit:
     try:
         return square_image(image, side, fit)
     except RequestError as error:
-        if isinstance(image, str | Path) or len(images) == 1:
+        if isinstance(image, str | os.PathLike) or len(images) == 1:
             raise
         raise RequestError(f"images[{number}]: {error}") from error
 
@@ -131,7 +132,7 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]
         # Arrays of names or objects, such as a column of a table, are read like lists.
         is_list = isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "OUT"
         return iter(images) if images.ndim == 4 or is_list else iter([images])
-    if isinstance(images, str | Path | Image.Image):
+    if isinstance(images, str | os.PathLike | Image.Image):
         return iter([images])
     if isinstance(images, bytes | bytearray | dict) or not isinstance(images, Iterable):
         raise RequestError(f"images are of type {type(images).__name__}; allowed are {_TYPES}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import ClassInfo, PreparedData, renumber_labels, warn_of_other_fit
@@ -20,7 +20,7 @@ from alexnet.model.weights import load_trained
 from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.paths import StrPath, StrPaths
-from alexnet.system.device import choose_device, choose_precision
+from alexnet.system.device import Device, PrecisionChoice, choose_device, choose_precision
 from alexnet.system.progress import ShowProgress, counted
 
 
@@ -30,8 +30,8 @@ def evaluate(
     split: str | None = None,
     views: NumViews = 1,
     *,
-    device: str = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: Device = "auto",
+    precision: PrecisionChoice = "auto",
     progress: ShowProgress = None,
     processes: ProcessGroup = SINGLE_GROUP,
 ) -> Evaluation:

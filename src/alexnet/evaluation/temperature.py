@@ -8,7 +8,6 @@ own temperature.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from alexnet.evaluation.calibration import calibration
 from alexnet.evaluation.metrics import Floats, Integers, top_k_credits, wilson_interval
 from alexnet.evaluation.predictions import NumViews, describe_views, load_labeled_predictions
 from alexnet.runs.folder import RunFolder
+from alexnet.storage.paths import StrPath, as_path
 
 MIN_IMAGES = 50
 """Fewer say too little about how often a confident answer is right."""
@@ -143,7 +143,7 @@ class Calibrator:
         }
 
 
-def calibrator_for(run_folder: Path | str, num_views: NumViews) -> Calibrator:
+def calibrator_for(run_folder: StrPath, num_views: NumViews) -> Calibrator:
     """The calibrator of a run, fitted to the probabilities that `alexnet evaluate` saved of its evaluation split.
 
     That is the validation split of the run's own data; the test split if the data has no validation split.
@@ -153,11 +153,12 @@ def calibrator_for(run_folder: Path | str, num_views: NumViews) -> Calibrator:
             few images.
         WorkError: the file of probabilities is damaged.
     """
-    if Path(run_folder).is_file():
+    run_folder = as_path(run_folder, "the run")
+    if run_folder.is_file():
         raise RequestError(
             f"{run_folder} is a weights file, without the saved probabilities that --reject needs; give the run folder"
         )
-    found, labels = load_labeled_predictions(RunFolder.open(Path(run_folder)), num_views)
+    found, labels = load_labeled_predictions(RunFolder.open(run_folder), num_views)
     return fit_calibrator(found.probabilities, labels, found.split, num_views)
 
 

@@ -40,6 +40,7 @@ from alexnet.model.weights import load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.checksums import file_crc32, file_digest
 from alexnet.storage.npy import read_npy_header
+from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.staging import open_staging, staging_folder
 from alexnet.storage.typed_files import Count, Size, Versioned, damaged, read_json
@@ -90,7 +91,7 @@ class ActivationArrays(dict[str, NDArray[np.float32]]):
 
 
 def features(
-    run: Path | str,
+    run: StrPath,
     images: ImageInput | Iterable[ImageInput],
     layers: Sequence[str] | str = (),
     *,
@@ -137,12 +138,12 @@ def features(
 
 
 def write_features(
-    run: Path,
-    destination: Path,
+    run: StrPath,
+    destination: StrPath,
     *,
-    data_folder: Path | Sequence[Path] | None = None,
+    data_folder: StrPaths | None = None,
     split: str | None = None,
-    photographs: Sequence[Path] = (),
+    photographs: Sequence[StrPath] = (),
     layers: Sequence[str] = (),
     untrained: bool = False,
     dtype: Dtype = "float32",
@@ -172,7 +173,7 @@ def write_features(
         WorkError: the disk is full, or activations are not finite or exceed the dtype's range.
         Interrupted: from the keyboard; finished work is kept.
     """
-    run, destination = Path(run), Path(destination)
+    run, destination = as_path(run, "the run"), as_path(destination, "the destination")
     if dtype not in get_args(Dtype):
         raise RequestError(f"--dtype is {dtype!r}; allowed is {' or '.join(get_args(Dtype))}")
     require_free(destination)
@@ -181,7 +182,7 @@ def write_features(
     if photographs:
         if data_folder is not None or split is not None:
             raise RequestError("both photographs and a data set or split are named; name one or the other")
-        source = photograph_source([Path(one) for one in photographs], trained)
+        source = photograph_source(as_paths(photographs, "an image"), trained)
     else:
         source = split_source(run, data_folder, split, trained)
     chosen_device = choose_device(device)
@@ -219,7 +220,7 @@ def write_features(
     return result
 
 
-def open_features(folder: Path, *, verify: bool = True) -> Features:
+def open_features(folder: StrPath, *, verify: bool = True) -> Features:
     """Open a folder that `write_features` wrote.
 
     Args:
@@ -229,7 +230,7 @@ def open_features(folder: Path, *, verify: bool = True) -> Features:
         RequestError: the folder contains no features, or features of another format version.
         DamagedFile: a file is damaged.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "the folder")
     path = folder / DESCRIPTION_FILE
     advice = f"delete {folder} and write it again: alexnet features RUN --out {folder}"
     if not path.is_file():

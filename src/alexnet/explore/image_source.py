@@ -1,6 +1,7 @@
 """The images to compute activations for: a split of a prepared data set, or photographs."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from alexnet.data.shards import StoredImages
 from alexnet.errors import RequestError
 from alexnet.model.weights import Trained
 from alexnet.runs.folder import RunFolder
-from alexnet.storage.paths import as_path
+from alexnet.storage.paths import StrPaths, as_path, as_paths
 from alexnet.storage.read_errors import raise_unless_damage
 
 RefusedImages = list[tuple[int, str]]
@@ -43,9 +44,7 @@ class ImageSource:
     """Where the images are stored."""
 
 
-def split_source(
-    run: Path, data_folder: Path | Sequence[Path] | None, split: str | None, trained: Trained
-) -> ImageSource:
+def split_source(run: Path, data_folder: StrPaths | None, split: str | None, trained: Trained) -> ImageSource:
     """The images of a split.
 
     Args:
@@ -61,9 +60,9 @@ def split_source(
             raise RequestError(
                 f"{run} is a weights file, which names no data set; name one with --data, or name photographs"
             )
-        folders: Sequence[Path] = RunFolder.open(run).require_data()
+        folders = RunFolder.open(run).require_data()
     else:
-        folders = [data_folder] if isinstance(data_folder, Path) else data_folder
+        folders = as_paths(data_folder, "the data set")
     data = open_data(folders)
     split = split or data.evaluation_split
     images = data.require_split(split).images
@@ -119,7 +118,7 @@ def image_reader(images: ImageInput | Iterable[ImageInput], trained: Trained) ->
         return array_reader(np.asarray(images, np.uint8)), len(images)
     listed: list[ImageInput] = []
     for image in as_images(images):
-        listed += list_photographs([as_path(image, "an image")]) if isinstance(image, str | Path) else [image]
+        listed += list_photographs([as_path(image, "an image")]) if isinstance(image, str | os.PathLike) else [image]
     file_versions([image for image in listed if isinstance(image, Path)])
     return _photograph_reader(listed, trained), len(listed)
 

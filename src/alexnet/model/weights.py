@@ -25,6 +25,7 @@ from alexnet.model.spec_file import spec_matches, spec_to_dict
 from alexnet.model.tensor_names import is_wrapped
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import raise_if_full, unwritable, write_chunks
+from alexnet.storage.paths import StrPath, as_path
 from alexnet.storage.tensors import read_tensors, seal_tensors
 from alexnet.storage.typed_files import Count, Fraction, Size, Versioned, damaged, parse_json, require_schema
 
@@ -118,7 +119,7 @@ class Trained:
         return int(self.mean_image.shape[0])
 
 
-def save(trained: Trained, path: Path | str, *, overwrite: bool = False) -> None:
+def save(trained: Trained, path: StrPath, *, overwrite: bool = False) -> None:
     """Write a network with its classes and preprocessing to a file that `load` reads, atomically.
 
     To save other weights, such as those of a network that was fine-tuned in Python, replace the network of a `Trained`:
@@ -134,7 +135,7 @@ def save(trained: Trained, path: Path | str, *, overwrite: bool = False) -> None
             wrapped, one of its layers was replaced by another type of layer, or classes and preprocessing do not fit.
         WorkError: the disk is full.
     """
-    path = Path(path)
+    path = as_path(path, "the file")
     if not isinstance(trained, Trained):
         raise RequestError(
             f"save takes a Trained, as alexnet.load returns it, and got {type(trained).__name__}; to save a network, "
@@ -199,7 +200,7 @@ def weights_file(path: Path) -> Path:
     return path / "weights.safetensors" if path.is_dir() else path
 
 
-def load_trained(path: Path | str, *, untrained: bool = False, seed: int | None = None) -> Trained:
+def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = None) -> Trained:
     """The network that `save` or a training wrote, on the CPU, in evaluation mode.
 
     Also a file whose tensors were saved again from a network in DistributedDataParallel or `torch.compile`, as long as
@@ -217,7 +218,7 @@ def load_trained(path: Path | str, *, untrained: bool = False, seed: int | None 
             unknown, or this version of alexnet computes something else under the name of its variant.
         WorkError: the file is damaged.
     """
-    path = Path(path)
+    path = as_path(path, "the run")
     if seed is not None and not untrained:
         raise RequestError("a seed draws untrained weights; pass untrained=True too, or omit the seed")
     if seed is not None and not 0 <= seed < 1 << 62:
