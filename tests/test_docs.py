@@ -8,8 +8,12 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from alexnet.cli.main import main
 
@@ -134,6 +138,38 @@ def test_examples_of_commands_split_as_a_shell_splits_them() -> None:
         for line in pieces_of_code(page):
             if line.startswith("alexnet "):
                 shlex.split(line)
+
+
+def indented_blocks(text: str) -> str:
+    """All indented code of a part of a page, as one program."""
+    return "\n".join(line[4:] for line in re.sub(r"^[^ \n].*$", "", text, flags=re.MULTILINE).splitlines())
+
+
+@pytest.mark.parametrize(("page", "end"), [("README.md", "## I want to ..."), ("docs/python.md", "## Images")])
+def test_the_calls_from_python_run(page: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    program = indented_blocks(text[text.index("# From Python") : text.index(end)])
+    random = np.random.default_rng(1)
+    for number in range(36):
+        folder = tmp_path / "photos" / ("cat", "dog", "owl")[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    Image.fromarray(random.integers(0, 256, (60, 40, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(program, page, "exec"), names)
+    network = names["network"]
+    assert isinstance(network, torch.nn.Module)
+    if page == "docs/python.md":
+        for call in ("prepare", "train", "resume", "evaluate", "predict", "features", "load", "preprocess", "save"):
+            assert f"alexnet.{call}(" in program
+        arrays: Any = names["activations"]
+        assert {name: array.shape for name, array in arrays.items()} == {
+            "conv1": (36, 32, 28, 28),
+            "relu4": (36, 256, 3, 3),
+        }
+        batch: Any = names["batch"]
+        assert batch.shape == (1, 3, 28, 28) and Path("mine.safetensors").is_file()
 
 
 def test_the_readme_stays_short() -> None:
