@@ -229,7 +229,7 @@ def test_a_notebook_shows_a_bar_that_disappears(
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
     monkeypatch.setattr(logging.getLogger("alexnet"), "propagate", False)
     clock = Clock(monkeypatch)
-    with counted("<script>alert(1)</script>", shown=None) as update:
+    with counted("<script>alert(1)</script>\x1b[31m\n", shown=None) as update:
         for done in range(1, 101):
             clock.now_s += 0.05
             update(done, 100)
@@ -238,6 +238,6 @@ def test_a_notebook_shows_a_bar_that_disappears(
     html = [one["text/html"] for one in shown]
     assert html[0] == html[-1] == "" and len(html) < 40  # at most five in a second
     assert html[-2].startswith('<progress value="100" max="100"></progress> &lt;script&gt;')
-    assert shown[-2]["text/plain"].startswith("<script>alert(1)</script>: 100 of 100, 20 images/s")
+    assert shown[-2]["text/plain"].startswith(r"<script>alert(1)</script>\x1b[31m\n: 100 of 100, 20 images/s")
     monkeypatch.undo()
     assert not in_notebook()

@@ -33,6 +33,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_prepared(tmp_path / "data", {"train": 30, "val": 10}, side=32)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("alexnet.data.shapes.SHAPES_PER_CLASS", {"train": 1, "val": 2})
     return tmp_path
 
 
@@ -172,6 +173,8 @@ def test_wrong_requests_say_what_is_allowed_and_leave_nothing(changes: Any, mess
         (lambda: alexnet.features("run", "nowhere.png"), "nowhere.png"),
         (lambda: alexnet.features(3, "a.png"), "is 3"),
         (lambda: alexnet.features("run", "data", "conv9"), "conv9"),
+        (lambda: alexnet.features("run", "shapes/val", 3), "layers is 3; allowed is the name of a layer"),
+        (lambda: alexnet.prepare("shapes", "made", split_folders="a"), "split_folders is 'a'; allowed is a mapping"),
         (lambda: alexnet.prepare("nowhere", "made"), "nowhere does not exist"),
         (lambda: alexnet.prepare(3, "made"), "the source is 3"),
         (lambda: alexnet.prepare("data", "run"), "run exists already; remove it"),
@@ -181,7 +184,7 @@ def test_wrong_requests_say_what_is_allowed_and_leave_nothing(changes: Any, mess
         (lambda: alexnet.prepare("shapes", "made", workers=0.5), "--workers is 0.5; allowed is 1 or more"),
         (lambda: alexnet.prepare("shapes", "made", store="png"), "--store is 'png'; allowed is auto, pixels, jpeg"),
     ],
-    ids=range(33),
+    ids=range(35),
 )
 def test_other_calls_refuse_as_well(call: Any, message: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
@@ -196,7 +199,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photographs, `shapes`, a data set, `data`, and a finished run, `run`."""
     folder = tmp_path_factory.mktemp("calls")
     write_prepared(folder / "data", {"train": 30, "val": 10}, side=32)
-    fetch_shapes(folder / "shapes")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("alexnet.data.shapes.SHAPES_PER_CLASS", {"train": 1, "val": 2})
+        fetch_shapes(folder / "shapes")
     alexnet.train(folder / "data", folder / "run", "quick", **CHANGES)
     return folder
 
@@ -241,6 +246,21 @@ def test_progress_is_silent_or_called(work: Path, capfd: pytest.CaptureFixture[s
     assert steps == [(1, 3), (2, 3), (3, 3)] and images == [(10, 10)]
     alexnet.train("data", "shown", small_recipe(1), progress=True)
     assert "shown: 3 of 3" in capfd.readouterr().err
+
+
+def test_results_are_given_where_a_path_is(work: Path) -> None:
+    data = alexnet.PreparedData.open("data")
+    run = alexnet.train(data, "run", "quick", **CHANGES)
+    again = alexnet.train([data], "again", run.path / "recipe.yaml", start_from=run)
+    assert again.metadata()["start_from"] == str(work / "run")
+    assert alexnet.resume(again, data=data, schedule={"epochs": 3}).state == "finished"
+    assert alexnet.evaluate(run, data).num_images == 10 and alexnet.load(run).side == 32
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    assert alexnet.features(run, images, "fc5")["fc5"].shape == (1, 2) and len(alexnet.predict(run, images)) == 1
+    write_prepared(work / "other", {"train": 4}, side=32)
+    both = open_data([data, work / "other"])
+    with pytest.raises(alexnet.RequestError, match="several data sets are concatenated"):
+        alexnet.train(both, "both", "quick", **CHANGES)
 
 
 def test_a_path_is_itself() -> None:

@@ -112,6 +112,12 @@ class PreparedData:
     description: Mapping[str, Any] = field(default_factory=dict)
     """The content of `dataset.json`."""
 
+    def __fspath__(self) -> str:
+        """The folder: an opened data set is also given as a path."""
+        if "concatenated" in self.description:
+            raise RequestError("several data sets are concatenated here; give their folders, as a list")
+        return str(self.folder)
+
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
         return (

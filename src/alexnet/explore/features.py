@@ -40,7 +40,7 @@ from alexnet.model.weights import load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.checksums import file_crc32, file_digest
 from alexnet.storage.npy import read_npy_header
-from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths
+from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths, described
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.staging import open_staging, staging_folder
 from alexnet.storage.typed_files import Count, Size, Versioned, damaged, read_json
@@ -360,4 +360,6 @@ def _shapes_table(arrays: Mapping[str, NDArray[Any]]) -> Markup:
 
 
 def _as_list(layers: Sequence[str] | str) -> Sequence[str]:
+    if not isinstance(layers, Sequence):
+        raise RequestError(f"layers is {described(layers)}; allowed is the name of a layer, or a list of names")
     return [layers] if isinstance(layers, str) else layers

@@ -74,7 +74,7 @@ def utc_now() -> str:
 
 
 class RunFolder:
-    """The folder of one training. Every read goes to the disk: another process may be writing."""
+    """The folder of one training, also given as a path. Every read goes to the disk: another process may be writing."""
 
     def __init__(self, path: StrPath) -> None:
         self.path = as_path(path, "the run folder")
@@ -84,6 +84,9 @@ class RunFolder:
         """Called with every event that is logged."""
         self._reported_damage: list[str] = []
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def __repr__(self) -> str:
         from alexnet.runs.overview import describe_run
 
@@ -92,8 +95,9 @@ class RunFolder:
             return f"{name}({str(self.path)!r})"
         error = described["top1_error"]
         measured = "" if error is None else f", top-1 error {100 * error:.2f} % on {described['split']}"
-        progress = f"{described['step']:,} of {described['num_steps'] or described['step']:,} steps"
-        return f"{name}({str(self.path)!r}: {described['recipe']!r}, {described['state']}, {progress}{measured})"
+        num_steps = described["num_steps"]  # of a baseline None
+        progress = f", {described['step']:,} of {num_steps:,} steps" if num_steps else ""
+        return f"{name}({str(self.path)!r}: {described['recipe']!r}, {described['state']}{progress}{measured})"
 
     def _repr_html_(self) -> str:
         from alexnet.runs.run_html import run_html

@@ -16,19 +16,19 @@ def run_html(run: RunFolder) -> str:
     described, title = describe_run(run.path), f"run {run.path}"
     if "unreadable" in described:
         return result_html(title, table_html([], [["cannot be read", described["unreadable"]]]))
-    rows: list[list[Cell]] = [
-        ["state", described["state"]],
-        ["recipe", described["recipe"]],
-        *([["network", described["variant"]]] if described["variant"] else []),
-        ["changed settings", "; ".join(described["changes"]) or "none"],
-        ["data", described["data"] or "unknown"],
-        ["steps", f"{described['step']:,} of {described['num_steps'] or described['step']:,}"],
-        ["training time", str(timedelta(seconds=round(described["seconds"])))],
+    rows: list[tuple[str, Cell]] = [("state", described["state"]), ("recipe", described["recipe"])]
+    rows += [("network", described["variant"])] if described["variant"] else []
+    rows += [
+        ("changed settings", "; ".join(described["changes"]) or "none"),
+        ("data", described["data"] or "unknown"),
     ]
+    if described["num_steps"]:
+        rows.append(("steps", f"{described['step']:,} of {described['num_steps']:,}"))
+    rows.append(("training time", str(timedelta(seconds=round(described["seconds"])))))
     if described["top1_error"] is not None:
         error, lowest = described["top1_error"], described["lowest_error"]
         text = f"{100 * error:.2f} % after the last epoch, at its lowest {100 * lowest:.2f} %"
-        rows.append([f"top-1 error on {described['split'] or 'validation images'}", text])
+        rows.append((f"top-1 error on {described['split'] or 'validation images'}", text))
     parts = [table_html([], rows)]
     if evaluations := run.evaluations():
         parts.append(

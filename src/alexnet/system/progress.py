@@ -15,7 +15,7 @@ from datetime import timedelta
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from alexnet.system.terminal import TerminalConsole
-from alexnet.system.visible_text import visible_html
+from alexnet.system.visible_text import visible, visible_html
 
 LINE_INTERVAL_S = 30.0
 MOST_SAMPLES = 64
@@ -86,6 +86,7 @@ class _NotebookBar:
         """Show how much is done, not more often than eyes see."""
         if done == total or now_s - self._shown_s >= LEAST_NOTEBOOK_UPDATE_S:
             self._shown_s = now_s
+            text = visible(text)
             bar = f'<progress value="{done}" max="{total}"></progress> {visible_html(text)}'
             self._display.update(self._content(bar, text), raw=True)
 

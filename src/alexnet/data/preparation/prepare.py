@@ -98,6 +98,8 @@ def prepare(
         Interrupted: from the keyboard; finished work is kept.
     """
     source, destination = as_path(source, "the source"), as_path(destination, "the destination")
+    if split_folders is not None and not isinstance(split_folders, Mapping):
+        raise RequestError(f"split_folders is {described(split_folders)}; allowed is a mapping from splits to folders")
     _check_options(side, store, seed, exif, fit, on_bad, max_refused, shard_images, workers)
     with counted("preparing", shown=progress) as update:
         require_free(destination)
