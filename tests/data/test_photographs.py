@@ -207,7 +207,7 @@ def test_paths_are_strings_or_paths(tmp_path: Path) -> None:
         (torch.zeros(3, 5, 5, dtype=torch.complex64), "complex64 tensor .* allowed are uint8"),
         (torch.zeros(3, 5, 5, device="meta"), "torch cannot give its values"),
         (torch.zeros(3, 5, 5).to_sparse(), "torch cannot give its values"),
-        (np.full((5, 5, 3), 200.0), "from 200 to 200; allowed are .* 0 to 1; if they are 0..255"),
+        (np.full((5, 5, 3), 200.0), "from 200 to 200; allowed are .* 0 to 1; if they are 0 to 255"),
         (np.linspace(-2, 2.6, 75).reshape(5, 5, 3), r"from -2 to 2\.6; .*if it was normalized"),
         (np.full((5, 5, 3), np.nan), "not finite"),
         (torch.full((3, 5, 5), torch.inf), "not finite"),

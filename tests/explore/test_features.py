@@ -96,7 +96,7 @@ def test_photographs_and_arrays_give_the_same(run: RunFolder, data: PreparedData
     np.testing.assert_allclose(made.activations["relu4"], in_memory, rtol=1e-5, atol=1e-5)
     by_path = features(run.path, list(made.paths), batch_size=4, **HERE)["relu4"]
     np.testing.assert_allclose(by_path, in_memory, rtol=1e-5, atol=1e-5)
-    with pytest.raises(RequestError, match=r"images\[0\]: the float32 array .* if they are 0\.\.255"):
+    with pytest.raises(RequestError, match=r"images\[0\]: the float32 array .* if they are 0 to 255"):
         features(run.path, images.astype(np.float32), **HERE)
     # One photograph, one layer, a folder, an array that runs backwards, one mapped read-only.
     one = features(run.path, made.paths[2], "relu4", **HERE)["relu4"]

@@ -127,7 +127,7 @@ def decode_opened(image: Image.Image) -> NDArray[np.uint8]:
 
 def on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """RGB of pixels with transparency, uint8 (H, W, 4), on white, as in files."""
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels), "RGBA"))
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
 def begins_as_image(content: bytes) -> bool:

@@ -213,9 +213,9 @@ def _as_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
         raise UnreadableImage("it has values that are not finite")
     if low < -_HALF_LEVEL or high > 1 + _HALF_LEVEL:
         likely = (
-            "if it was normalized, give it as it was before"
+            "if it was normalized, undo that first"
             if low < -_HALF_LEVEL
-            else "if they are 0..255, convert it to uint8 or divide it by 255"
+            else "if they are 0 to 255, divide by 255 or convert to uint8"
         )
         raise UnreadableImage(
             f"its values are from {low:.4g} to {high:.4g}; allowed are floating-point numbers from 0 to 1; {likely}"
