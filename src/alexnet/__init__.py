@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from alexnet.system.after_torch import after_torch_import
+from alexnet.system.after_import import after_import
 
 if TYPE_CHECKING:
     from alexnet.data.dataset import ClassInfo, PreparedData
@@ -79,7 +79,7 @@ __all__ = [
 ]
 
 # A saved program (.pt2) is loaded with nothing of this package but its operators.
-after_torch_import(lambda: importlib.import_module("alexnet.model.kernels.operators"))
+after_import("torch", lambda: importlib.import_module("alexnet.model.kernels.operators"))
 
 
 if not TYPE_CHECKING:  # type checkers would take it for a promise that there is every name

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import gc
 import io
 import logging
 import sys
@@ -92,6 +93,9 @@ def add_arguments(parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Classify the images and print their most probable classes."""
     output = _chosen_format(options)
+    import torch  # noqa: F401
+
+    gc.freeze()  # else the collector looks through torch's million objects again and again, a tenth of a second each
     from alexnet.data.download import Downloads
     from alexnet.evaluation.classify import (
         Ranking,

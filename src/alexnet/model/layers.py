@@ -241,7 +241,7 @@ def initialize(
     """Initialize a layer's weights and biases.
 
     Args:
-        layer: its `weight` and `bias` are overwritten.
+        layer: its `weight` and `bias` are overwritten; on the device `meta` there are none.
         fan_in: inputs of one unit.
         init_std: weights are N(0, init_std^2); or None or `uniform`, see `InitStd`.
         bias: value of all biases (ignored by `uniform`, which draws them).
@@ -250,6 +250,8 @@ def initialize(
     Paper: section 5 (0.01; biases 1 in conv2, conv4, conv5 and the hidden dense layers, else 0).
     """
     assert layer.bias is not None
+    if layer.weight.is_meta:  # torch would import its whole library of symbols to draw nothing
+        return
     if init_std == "uniform":
         limit = 1 / math.sqrt(fan_in)
         layer.weight.uniform_(-limit, limit, generator=generator)

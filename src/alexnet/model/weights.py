@@ -245,20 +245,23 @@ def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = N
     if untrained:
         untrained_seed = _initial_seed(file) if seed is None else seed
         generator = torch.Generator().manual_seed(untrained_seed)
-    network = AlexNet(
-        description["num_classes"],
-        description["variant"],
-        description["width"],
-        dropout=description["dropout"],
-        generator=generator,
-    )
+    # Without first weights where they are replaced: drawing them takes longer than reading the file.
+    with torch.device("cpu" if untrained else "meta"):
+        network = AlexNet(
+            description["num_classes"],
+            description["variant"],
+            description["width"],
+            dropout=description["dropout"],
+            generator=generator,
+        )
     if not spec_matches(description["network"], network.spec):
         raise RequestError(
             f"{file} holds variant {network.variant!r}, which is a different network in this version of alexnet; "
             "load it with the version that wrote it (run.json names the commit), or train again"
         )
     if not untrained:
-        network.load_state_dict(tensors)
+        # Copies, which do not depend on the file any more.
+        network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     mean_at: Any = description["preprocessing"].get("mean_at", "crop")
     return Trained(
         network=network.eval(),

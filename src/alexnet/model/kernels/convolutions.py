@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import register_flop_formula
 
 from alexnet.model.kernels.operators import (
     empty_blocks,
@@ -18,6 +17,7 @@ from alexnet.model.kernels.operators import (
     to_channels_last,
     torch_operator,
 )
+from alexnet.system.after_import import after_import
 
 
 @torch_operator("strided_convolution")
@@ -187,25 +187,34 @@ def _strided_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | 
     return None, of_weight, of_bias, None, None
 
 
-# As for plain convolutions: two operations per product.
+# Operations, as for plain convolutions: two per product.
 
 
-@register_flop_formula([torch.ops.alexnet.convolution, torch.ops.alexnet.strided_convolution])
 def _flops(x: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
-@register_flop_formula(torch.ops.alexnet.convolution_backward)
 def _flops_backward(
     gradient: torch.Size, _: Any, weight: torch.Size, padding: int, wants_x: bool, wants_weight: bool, **__: Any
 ) -> int:
     return 2 * (wants_x + wants_weight) * math.prod(gradient) * math.prod(weight[1:])
 
 
-@register_flop_formula(torch.ops.alexnet.strided_convolution_backward)
 def _strided_flops_backward(gradient: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
     return 2 * math.prod(gradient) * math.prod(out_shape[1:])
 
+
+def _register_flops() -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    ops = torch.ops.alexnet
+    register_flop_formula([ops.convolution, ops.strided_convolution])(_flops)
+    register_flop_formula(ops.convolution_backward)(_flops_backward)
+    register_flop_formula(ops.strided_convolution_backward)(_strided_flops_backward)
+
+
+# It imports Triton, for which no prediction should wait.
+after_import("torch.utils.flop_counter", _register_flops)
 
 torch.library.register_fake("alexnet::convolution", _empty_output)
 torch.library.register_fake("alexnet::convolution_backward", _empty_gradients)

@@ -1,4 +1,4 @@
-"""Work that needs torch, done as soon as somebody else imports it."""
+"""Work that needs a module, done as soon as somebody else imports it."""
 
 import importlib.util
 import sys
@@ -8,22 +8,22 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
-def after_torch_import(action: Callable[[], object]) -> None:
-    """Call `action` now if torch is imported, else right after it is."""
-    if "torch" in sys.modules:
+def after_import(name: str, action: Callable[[], object]) -> None:
+    """Call `action` now if the module `name` is imported, else right after it is."""
+    if name in sys.modules:
         action()
     else:
-        sys.meta_path.insert(0, _TorchFinder(action))
+        sys.meta_path.insert(0, _Finder(name, action))
 
 
-class _TorchFinder(MetaPathFinder):
-    """Finds torch as everybody does, once, and calls `action` after it has been executed."""
+class _Finder(MetaPathFinder):
+    """Finds a module as everybody does, once, and calls `action` after it has been executed."""
 
-    def __init__(self, action: Callable[[], object]) -> None:
-        self._action = action
+    def __init__(self, name: str, action: Callable[[], object]) -> None:
+        self._name, self._action = name, action
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "torch":
+        if name != self._name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
