@@ -1,6 +1,7 @@
 """The command as a person meets it: help, exit codes, one-line errors, and the whole way once."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -12,13 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from alexnet.cli.main import COMMANDS, GROUPS, command_parser, main
 from alexnet.cli.recipe_options import given_settings
 from alexnet.cli.train_command import base_recipe
+from alexnet.data.dataset import ClassInfo
 from alexnet.errors import RequestError
+from alexnet.model.network import AlexNet
 from alexnet.model.variants import variant_names
+from alexnet.model.weights import Trained, save_trained
 from alexnet.runs.recipe import Recipe, Stage
 from alexnet.runs.recipe_file import change_settings
 from alexnet.runs.recipes import PAPER, QUICK, RECIPES
@@ -337,3 +342,45 @@ def test_a_photograph_is_answered_without_loading_the_fast_passes(make_tree: Any
         "x = torch.ones(1, 3, 4, 4); assert kernels.supports_fused(x) == (kernels.fallback_reason('cpu') is None)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.fixture
+def tiny_weights(tmp_path: Path) -> Path:
+    classes = tuple(ClassInfo(f"n{number}", f"kind {number}") for number in range(5))
+    network = AlexNet(5, "quick", 0.125).eval()
+    mean_image = torch.full((32, 32, 3), 120.0)
+    trained = Trained(network=network, classes=classes, mean_image=mean_image, crop=28, title="", generated=False)
+    save_trained(tmp_path / "tiny.safetensors", trained)
+    return tmp_path / "tiny.safetensors"
+
+
+def test_an_interrupted_prediction_has_written_whole_rows(tiny_weights: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / "photo.png")
+    command = [sys.executable, "-m", "alexnet", "predict", str(tiny_weights), "-", "--json", "--views", "1"]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, cwd=tmp_path, **pipes, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdin.write("photo.png\n" * 100_000)
+        process.stdin.close()
+        first = [process.stdout.readline() for _ in range(3)]  # while almost all images are to come
+        process.send_signal(signal.SIGINT)
+        rows = "".join(first) + process.stdout.read()
+        *_, last = process.stderr.read().splitlines()
+        assert (process.wait(60), last) == (3, "alexnet: interrupted; rerun the same command")
+    assert rows.endswith("\n") and rows.count("\n") < 100_000
+    assert all(json.loads(row)["image"] == "photo.png" for row in rows.splitlines())
+
+
+def test_a_list_or_an_image_comes_from_standard_input(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save("photo.png")
+
+    def images(content: bytes) -> list[str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert main(["predict", str(tiny_weights), "-", "--json", "--views", "1"]) == 0
+        return [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()]
+
+    assert images(b"photo.png\nnone.png\n") == ["photo.png", "none.png"]
+    assert images(Path("photo.png").read_bytes()) == ["-"]
