@@ -168,7 +168,7 @@ def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixtur
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
         (["report", "nowhere"], "nowhere is not a run folder"),
         (["resume", "nowhere"], "nowhere is not a run folder"),
-        (["predict", "nowhere", "photo.jpg"], "nowhere holds no trained network"),
+        (["predict", "nowhere", "photo.jpg"], "nowhere does not exist; give a run folder"),
         (["predict", "r", "p.jpg", "--csv", "--json"], "--csv and --json exclude each other; omit one"),
         (["predict", "r", "p.jpg", "--json", "--format", "ilsvrc"], "--json and --format ilsvrc exclude each other"),
         (["predict", "r", "p.jpg", "--label-order", "x"], "--label-order needs --format ilsvrc"),
