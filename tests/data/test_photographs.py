@@ -222,7 +222,7 @@ def test_paths_are_strings_or_paths(tmp_path: Path) -> None:
         ("\ud800.png", "cannot read"),
         ("", "an image is ''; allowed is a path that is not empty"),
     ],
-    ids=str,
+    ids=lambda value: value[:60] if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_image_is_refused_with_what_is_allowed(image: Any, words: str) -> None:
     with pytest.raises(RequestError, match=f"(?s){words}") as caught:
