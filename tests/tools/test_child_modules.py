@@ -14,6 +14,7 @@ from tests.tools.plain_network import DISTINCT, plain_network
 from torch import nn
 
 from alexnet import AlexNet
+from alexnet.model.layer_specs import Flatten
 from alexnet.model.variants import VARIANTS
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
@@ -257,22 +258,59 @@ def test_other_classes_by_another_last_layer(variant: str) -> None:
     assert torch.equal(again.eval()(images), network(images))
 
 
-def test_layers_whose_settings_are_changed_compute_with_them(case: Case) -> None:
-    network, plain, images = case
-    changed = 0
-    for model in (network, plain):
-        for child in model.children():  # sizes stay
-            if type(child) is nn.MaxPool2d and child.kernel_size == 3:
-                child.kernel_size, child.padding = 5, 1
-                changed += 1
-            if type(child) is nn.Conv2d and child.kernel_size == (3, 3) and child.padding == (1, 1):
-                child.dilation = child.padding = (2, 2)
-                changed += 1
-            if isinstance(child, nn.ZeroPad2d):
-                child.padding = (child.padding[1], 0, child.padding[3], 0)
-                changed += 1
-    assert normwise(network(images), plain(images)) < TOLERANCE[images.dtype]
-    assert changed % 2 == 0
+CHANGES: list[tuple[type[nn.Module], str, Any]] = [
+    (nn.ZeroPad2d, "padding", (1, 2, 3, 0)),
+    (nn.Conv2d, "dilation", (2, 2)),
+    (nn.Conv2d, "padding", (3, 3)),
+    (nn.Conv2d, "stride", (2, 2)),
+    (nn.MaxPool2d, "kernel_size", 4),
+    (nn.MaxPool2d, "stride", 1),
+    (nn.MaxPool2d, "padding", 1),
+    (nn.MaxPool2d, "dilation", 2),
+    (nn.MaxPool2d, "ceil_mode", False),
+    (nn.AvgPool2d, "divisor_override", 5),
+    (nn.AvgPool2d, "ceil_mode", False),
+]
+
+
+@pytest.mark.parametrize(("kind", "setting", "value"), CHANGES)
+@pytest.mark.parametrize("variant", ["paper", "quick", "cifar-80sec"])
+def test_layers_whose_settings_are_changed_compute_with_them(
+    variant: str, kind: type[nn.Module], setting: str, value: Any, dtype: torch.dtype
+) -> None:
+    network, plain, images = _case(variant, dtype)
+    side = next(layer.in_side for layer in network.sized_layers if isinstance(layer.spec, Flatten))
+    for model in (network, plain):  # the dense layers read images of one size, whatever the layers before them do
+        name = next(name for name, child in model.named_children() if isinstance(child, nn.Flatten))
+        setattr(model, name, nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten()))
+    before = network(images)
+    changes = []
+    for mine, other in zip(network.children(), plain, strict=True):
+        # Not the source's pooling: it is a class of this project.
+        if type(mine) is kind:
+            kept = getattr(mine, setting)
+            for module in (mine, other):
+                setattr(module, setting, value)
+            scores = network(images)
+            assert normwise(scores, plain(images)) < TOLERANCE[dtype]
+            changes.append(normwise(scores, before))
+            for module in (mine, other):
+                setattr(module, setting, kept)
+    assert normwise(network(images), before) < TOLERANCE[dtype]
+    # Windows of the paper end at the edge: nothing is clipped.
+    assert not changes or max(changes) > 1e-4 or (variant, setting) == ("paper", "ceil_mode")
+
+
+def test_fast_convolutions_notice_changed_settings() -> None:
+    """Those of many images; the smaller networks above run torch's."""
+    network = AlexNet(7, "torchvision", generator=torch.Generator().manual_seed(2)).eval()
+    plain = plain_network(network)
+    images = torch.empty(8, 3, 224, 224).uniform_(-120, 130, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        for layer in (network.get_submodule("conv2"), plain[4]):
+            assert isinstance(layer, nn.Conv2d) and layer.kernel_size == (5, 5)
+            layer.dilation, layer.padding = (2, 2), (4, 4)
+        assert normwise(network(images), plain(images)) < 1e-5
 
 
 def test_dropout_of_a_copy_with_hooks_draws_the_same_masks(dtype: torch.dtype) -> None:

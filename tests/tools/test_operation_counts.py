@@ -5,16 +5,19 @@ import importlib
 import io
 import math
 import warnings
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 import torchinfo
 from ptflops import get_model_complexity_info
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet import AlexNet
-from alexnet.model.layer_specs import AveragePool
+from alexnet.model.layer_specs import AveragePool, Convolution, LocallyConnected, MaxPool, ReLU, Tanh
+from alexnet.model.layers import LocallyConnected2d
 from alexnet.model.variants import VARIANTS
 
 PAPER = 724_406_816
@@ -72,6 +75,30 @@ def test_torchs_counter(variant: str) -> None:
     }
 
 
+class _Recorder(TorchDispatchMode):
+    """A mode that counts torch's operations by name, as counters and tracers of them do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[str(func.overloadpacket)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("variant", ["paper", "original", "cifar-13pct", "quick", "tanh"])
+def test_a_dispatch_mode_sees_the_operation_of_every_layer(variant: str) -> None:
+    network, images, _ = _network(variant)
+    with _Recorder() as recorder, torch.no_grad():
+        network(images)
+    layers = Counter(type(layer.spec) for layer in network.sized_layers)
+    assert recorder.counts["aten.convolution"] == layers[Convolution]
+    assert recorder.counts["aten.relu"] == layers[ReLU] and recorder.counts["aten.tanh"] == layers[Tanh]
+    assert recorder.counts["aten.max_pool2d_with_indices"] == layers[MaxPool]
+    assert not [name for name in recorder.counts if not name.startswith("aten.")]
+
+
 @pytest.mark.parametrize("variant", KNOWN_TO_EVERY_TOOL)
 def test_thop(variant: str) -> None:
     network, images, known = _network(variant)
@@ -81,6 +108,20 @@ def test_thop(variant: str) -> None:
     average_pools = sum(layer.out_channels * layer.out_side**2 for layer in averages)
     assert known <= multiply_adds <= known + average_pools
     assert parameters == sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_thop_leaves_out_layers_of_unknown_kinds_and_leaves_buffers_behind() -> None:
+    network, images, known = _network("cifar-13pct")
+    local = sum(layer.multiply_adds for layer in network.sized_layers if isinstance(layer.spec, LocallyConnected))
+    profiled = copy.deepcopy(network)
+    assert _thop().profile(profiled, (images,), verbose=False)[0] == known - local < known
+    assert {"total_ops", "local3.total_ops"} <= profiled.state_dict().keys()
+    custom = {LocallyConnected2d: _count_local}
+    assert _thop().profile(copy.deepcopy(network), (images,), custom_ops=custom, verbose=False)[0] == known
+
+
+def _count_local(module: Any, inputs: object, output: object) -> None:
+    module.total_ops += module.weight.numel()
 
 
 @pytest.mark.parametrize("backend", ["pytorch", "aten"])
@@ -96,6 +137,7 @@ def test_ptflops(variant: str, backend: str) -> None:
     )
     assert known <= multiply_adds <= known + others
     assert multiply_adds < 1.1 * known
+    assert any(child._forward_hooks for child in network.children()) == (backend == "aten")  # so count a copy
     assert parameters == sum(parameter.numel() for parameter in network.parameters())
 
 

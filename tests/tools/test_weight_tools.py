@@ -3,7 +3,7 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -185,6 +185,25 @@ def test_trained_with_hooks_on_every_layer() -> None:
         results.append([parameter.detach() for parameter in network.parameters()])
     for got, want in zip(*results, strict=True):
         assert normwise(got, want) < 1e-10
+
+
+@pytest.fixture
+def one_process_group() -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("variant", VARIED)
+@pytest.mark.usefixtures("one_process_group")
+def test_distributed_data_parallel(variant: str) -> None:
+    network, images, direction = varied_network(variant)
+    wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(network))
+    for model in (network, wrapped):
+        (model(images) * direction).sum().backward()
+    for got, want in zip(wrapped.parameters(), network.parameters(), strict=True):
+        assert got.grad is not None and want.grad is not None and torch.equal(got.grad, want.grad)
+    network.load_state_dict(wrapped.state_dict())
 
 
 def _append(seen: list[nn.Module], module: nn.Module, *_: object) -> None:
