@@ -263,6 +263,19 @@ def test_a_file_saved_again_from_a_wrapped_network(tmp_path: Path, prefix: str, 
         load_trained(path)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_parameters_are_float32_whatever_the_file_has(tmp_path: Path, dtype: torch.dtype) -> None:
+    trained, path = trained_network(), tmp_path / "weights.safetensors"
+    save_trained(path, trained)
+    with safetensors.safe_open(path, "pt") as content:
+        metadata = content.metadata()
+    del metadata["content_sha256"]
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in trained.network.state_dict().items()}
+    safetensors.torch.save_file({**tensors, "mean_image": trained.mean_image}, path, metadata)
+    for name, tensor in load_trained(path).network.state_dict().items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, tensors[name].float())
+
+
 def test_an_untrained_control_has_everything_but_the_weights(tmp_path: Path) -> None:
     trained, path = trained_network(), tmp_path / "weights.safetensors"
     save_trained(path, trained)

@@ -1,6 +1,5 @@
 """Work that needs a module, done as soon as somebody else imports it."""
 
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -17,22 +16,28 @@ def after_import(name: str, action: Callable[[], object]) -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds a module as everybody does, once, and calls `action` after it has been executed."""
+    """Finds a module as the finders after it do, and calls `action` once, after the module has been executed.
+
+    Looking for the module without importing it, as `importlib.util.find_spec` does, does not use it up.
+    """
 
     def __init__(self, name: str, action: Callable[[], object]) -> None:
         self._name, self._action = name, action
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != self._name:
+        if name != self._name or self not in sys.meta_path:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        others = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        specs = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                self._action()
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    self._action()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
