@@ -235,6 +235,7 @@ def test_other_last_layers_change_the_number_of_classes() -> None:
     network.fc8 = nn.Identity()
     with pytest.raises(RequestError, match="last layer is Identity"):
         _ = network.num_classes
+    assert "num_classes=None" in repr(network) and network(images).shape == (2, features)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -254,6 +255,9 @@ def test_a_saved_program_needs_only_the_import(tmp_path: Path) -> None:
     torch.save((images, network(images)), tmp_path / "wanted.pt")
     code = """import sys, alexnet
 assert "torch" not in sys.modules, "the help of the command would wait for it"
+import importlib.util
+assert importlib.util.find_spec("torch")  # as libraries ask that work with and without torch
+assert "torch" not in sys.modules
 import torch
 images, wanted = torch.load("wanted.pt")
 torch.testing.assert_close(torch.export.load("network.pt2").module()(images), wanted)

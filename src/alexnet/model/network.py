@@ -94,12 +94,11 @@ class AlexNet(nn.Module):
     def num_classes(self) -> int:
         """Classes that the last layer scores; another last layer, as for other classes, may score others."""
         last = self.get_submodule(self.spec.named_layers[-1].name)
-        for module in reversed([*last.modules()]):
-            if isinstance(found := getattr(module, "out_features", None), int):
-                return found
-        raise RequestError(
-            f"the last layer is {type(last).__name__}, whose number of classes is unknown; give it `out_features`"
-        )
+        if (found := _out_features(last)) is None:
+            raise RequestError(
+                f"the last layer is {type(last).__name__}, whose number of classes is unknown; give it `out_features`"
+            )
+        return found
 
     @property
     def sized_layers(self) -> tuple[SizedLayer, ...]:
@@ -211,7 +210,9 @@ class AlexNet(nn.Module):
         return images if self.spec.input_scale == 1 else self.get_submodule("input_scale")(images)
 
     def extra_repr(self) -> str:
-        return f"variant={self.variant}, num_classes={self.num_classes}, width={self.width:g}"
+        # Also with a last layer that scores no classes, such as `nn.Identity` for features.
+        num_classes = _out_features(self.get_submodule(self.spec.named_layers[-1].name))
+        return f"variant={self.variant}, num_classes={num_classes}, width={self.width:g}"
 
     def __prepare_scriptable__(self) -> None:
         """Called by `torch.jit.script`, which cannot compile the choice of the faster operations.
@@ -237,6 +238,12 @@ class AlexNet(nn.Module):
         for module in self.modules():
             if isinstance(module, SeededDropout):
                 module.generator = generator
+
+
+def _out_features(module: nn.Module) -> int | None:
+    """Outputs of the last module inside that says how many it has; None if none does."""
+    sizes = (getattr(one, "out_features", None) for one in reversed([*module.modules()]))
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def _module_names(layer: NamedLayer) -> tuple[str, ...]:
