@@ -260,8 +260,10 @@ def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = N
             "load it with the version that wrote it (run.json names the commit), or train again"
         )
     if not untrained:
-        # Copies, which do not depend on the file any more.
-        network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+        # Copies, which do not depend on the file any more; float32, whatever another program stored.
+        network.load_state_dict(
+            {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True
+        )
     mean_at: Any = description["preprocessing"].get("mean_at", "crop")
     return Trained(
         network=network.eval(),
