@@ -130,6 +130,8 @@ def test_the_most_probable_classes_come_first(trained: Trained) -> None:
             predict(trained, pixels(3), views=views)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="--batch-size is 0"):
         predict(trained, pixels(3), batch_size=0)
+    with pytest.raises(RequestError, match="--fit is 'cover'; allowed is crop, pad, squash"):
+        predict(trained, pixels(3), fit="cover")  # type: ignore[arg-type]
 
 
 def test_a_picture_is_made_square_as_the_runs_data_set_was(trained: Trained) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from alexnet.data.dataset import ClassInfo, PreparedData, warn_of_other_fit
 from alexnet.data.download import Downloads, is_url
 from alexnet.data.image_inputs import InputImage, list_images
-from alexnet.data.photographs import Fit, ImageInput
+from alexnet.data.photographs import Fit, ImageInput, require_fit
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.temperature import Calibrator, calibrator_for
 from alexnet.evaluation.view_probabilities import DIVERGED, view_probabilities
@@ -154,7 +154,7 @@ def classify(
         downloads: those of the images' URLs, which are closed when the generator is.
 
     Raises:
-        RequestError: a number of views or a batch size that is not allowed.
+        RequestError: a number of views, a batch size or a fit that is not allowed.
         WorkError: the network's scores are not finite.
         TemporaryError: the machine or the drive failed.
     """
@@ -163,6 +163,7 @@ def classify(
     if batch_size < 1:
         raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
     require_num_views(num_views)
+    require_fit(fit or trained.fit)
     images = iter(images)
     first = list(itertools.islice(images, -(-FEW_VIEWS // num_views)))
     chosen_fit: Fit = fit or trained.fit
