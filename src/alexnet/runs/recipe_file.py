@@ -151,7 +151,10 @@ def changed_groups(
             raise RequestError(f"{group} is {described(values)}; allowed is a mapping of its settings to values")
         for name in values:
             if (option := f"--{group}.{name}") not in known:
-                raise RequestError(unknown_option(option, known))
+                problem = unknown_option(option, known)
+                if problem == f"unknown option {option}":  # without a suggestion
+                    problem += f"; {group} has {', '.join(one.name for one in fields(groups[group]))}"
+                raise RequestError(problem)
         kind = groups[group]
         typed = {name: _typed(kind, f"--{group}", name, value) for name, value in values.items()}
         changed[group] = replace(getattr(base, group), **typed)
