@@ -48,6 +48,7 @@ def test_a_finished_run_of_the_first_formats_is_read(golden: Path) -> None:
     run = RunFolder.open(golden / "finished")
     recipe = run.recipe()
     assert (recipe.optimizer.learning_rate, recipe.schedule.warmup, recipe.training.ema_decay) == (0.02, 0.2, 0.9)
+    assert "% on val" in repr(run) and "None" not in repr(run)
     (step,) = [event for event in run.events() if event["event"] == "step"]
     assert step["learning_rate"] == step["bias_learning_rate"] == 0.0013888888888888896
     assert step["layer_learning_rates"] == {} and "rate" not in step

@@ -94,7 +94,8 @@ class RunFolder:
         if "unreadable" in described:
             return f"{name}({str(self.path)!r})"
         error = described["top1_error"]
-        measured = "" if error is None else f", top-1 error {100 * error:.2f} % on {described['split']}"
+        split = described["split"] or "validation images"  # logs of earlier versions do not name it
+        measured = "" if error is None else f", top-1 error {100 * error:.2f} % on {split}"
         num_steps = described["num_steps"]  # of a baseline None
         progress = f", {described['step']:,} of {num_steps:,} steps" if num_steps else ""
         return f"{name}({str(self.path)!r}: {described['recipe']!r}, {described['state']}{progress}{measured})"
