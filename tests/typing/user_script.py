@@ -26,7 +26,7 @@ def look(run: Path | str, photograph: Image.Image) -> list[str]:
     best: alexnet.ClassInfo = trained.classes[int(scores[0].argmax())]
     activations = alexnet.features(run, ["photo.jpg"], ["relu4", "pool3"])
     print(best.name, float(scores.softmax(1).max()), activations["relu4"].mean(axis=(2, 3)))
-    predictions = alexnet.predict(trained, [photograph, "photo.jpg"], top=3, reject=0.5)
+    predictions = alexnet.predict(run, [photograph, "photo.jpg"], top=3, reject=0.5)
     return [one.reason or one.top[0].name for one in predictions]
 
 
