@@ -136,7 +136,7 @@ def test_hooks_see_what_each_layer_computes(case: Case) -> None:
     assert torch.equal(network(images), before) and not seen
 
 
-@pytest.mark.parametrize("variant", VARIED)
+@pytest.mark.parametrize("variant", ["original", "cifar-11pct"])
 def test_a_hook_on_one_layer_leaves_the_scores_and_sees_it(variant: str, dtype: torch.dtype) -> None:
     network, images, _ = varied_network(variant, dtype)
     before = network(images)
@@ -228,7 +228,7 @@ def test_modules_in_place_of_others_are_used(case: Case, kind: str, through: str
     assert normwise(network(images), plain(images)) < 10 * TOLERANCE[images.dtype]
 
 
-@pytest.mark.parametrize("variant", [*VARIED, "quick", "no-communication"])
+@pytest.mark.parametrize("variant", ["original", "cifar-11pct", "quick"])
 def test_each_layer_without_weights_can_be_left_out(variant: str, dtype: torch.dtype) -> None:
     network, images, _ = varied_network(variant, dtype)
     plain = plain_network(network)
@@ -274,7 +274,7 @@ CHANGES: list[tuple[type[nn.Module], str, Any]] = [
 
 
 @pytest.mark.parametrize(("kind", "setting", "value"), CHANGES)
-@pytest.mark.parametrize("variant", ["paper", "quick", "cifar-80sec"])
+@pytest.mark.parametrize("variant", ["quick", "cifar-80sec", pytest.param("paper", marks=pytest.mark.slow)])
 def test_layers_whose_settings_are_changed_compute_with_them(
     variant: str, kind: type[nn.Module], setting: str, value: Any, dtype: torch.dtype
 ) -> None:

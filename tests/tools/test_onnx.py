@@ -31,6 +31,8 @@ def exported(network: AlexNet, images: torch.Tensor, path: Path) -> ReferenceEva
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 def test_scores_of_the_exported_network(variant: str, tmp_path: Path) -> None:
     network, images, _ = varied_network(variant)
+    if variant == "sigmoid":
+        images /= 100  # NumPy warns of exponentials that overflow
     with torch.no_grad():
         run = exported(network, images, tmp_path / "network.onnx")
         for several in (images[:1], torch.cat([images, images.flip(3)])):
@@ -38,6 +40,7 @@ def test_scores_of_the_exported_network(variant: str, tmp_path: Path) -> None:
             assert normwise(torch.from_numpy(scores), network(several)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 def test_modules_in_place_of_others_and_hooked_ones_are_exported(tmp_path: Path) -> None:
     network, images, _ = varied_network("cifar-80sec")
