@@ -4,6 +4,7 @@ import http.server
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,7 +25,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.close_connection = True
         try:
-            ANSWERS[self.path.partition("?")[0]](self)
+            ANSWERS[urlsplit(self.path).path](self)  # a proxy is asked for whole URLs
         except (BrokenPipeError, ConnectionResetError):
             return
 
@@ -234,7 +235,8 @@ def test_urls_that_lead_nowhere(url: str, reason: str) -> None:
 @pytest.mark.parametrize(
     "target",
     ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "169.254.169.254", "10.1.2.3", "192.168.1.1", "172.16.0.1",
-     "100.64.0.1", "[fe80::1]", "[fd00::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"],
+     "100.64.0.1", "[fe80::1]", "[fd00::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1",
+     "127%2e0%2e0%2e1"],
 )  # fmt: skip
 def test_a_server_of_the_internet_cannot_redirect_into_the_local_network(
     target: str, server: str, monkeypatch: pytest.MonkeyPatch
@@ -249,6 +251,17 @@ def test_a_server_of_the_internet_cannot_redirect_into_the_local_network(
     with pytest.raises(RequestError, match="is on this machine or its local network; if you trust it"):
         Downloads(timeout_s=20).get(f"{server}/to?http://{target}/x.jpg")
     assert asked == [target.strip("[]"), "127.0.0.1"]
+
+
+def test_a_name_that_changes_its_address_does_not_lead_into_the_local_network(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_is_local", lambda host: False)  # as of a name with another address at that time
+    assert Downloads(timeout_s=20).get(f"{server}/image.jpg") == IMAGE
+    with pytest.raises(RequestError, match=r"redirects to 127\.0\.0\.1:\d+, which is on this machine"):
+        Downloads(timeout_s=20).get(f"{server}/to?{server}/image.jpg")
+    monkeypatch.setenv("http_proxy", server)  # a proxy may be local, and asks for names itself
+    assert Downloads(timeout_s=20).get("http://a.example/to?http://b.example/image.jpg") == IMAGE
 
 
 def test_addresses_of_the_internet_are_not_local() -> None:

@@ -103,6 +103,7 @@ class _Transfer:
         self.has_expired = False
         self._deadline_s = time.monotonic() + timeout_s
         self._is_cut = False
+        self._only_public = False  # after a redirect by a server on the internet
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
         self._timer = threading.Timer(timeout_s, self._expire)
@@ -141,11 +142,15 @@ class _Transfer:
         if parts.scheme not in ALLOWED_SCHEMES:
             raise RequestError(f"{self.url} redirects to {target}; redirects are followed to http and https only")
         if _is_local(parts.hostname) and not _is_local(urllib.parse.urlsplit(self.url).hostname):
-            raise RequestError(
-                f"{self.url} redirects to {target}, which is on this machine or its local network; if you trust it, "
-                "give that URL itself"
-            )
+            raise self._led_inside(target)
+        self._only_public = not _is_local(urllib.parse.urlsplit(self.url).hostname)
         return target
+
+    def _led_inside(self, target: str) -> RequestError:
+        return RequestError(
+            f"{self.url} redirects to {target}, which is on this machine or its local network; if you trust it, "
+            "give that URL itself"
+        )
 
     def _read(self, answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
         too_long = RequestError(
@@ -170,8 +175,14 @@ class _Transfer:
             raise RequestError(f"{self.url} is a text or a web page ({kind}); give the URL of the image itself")
         return bytes(content)
 
-    def watch(self, connected: socket.socket) -> None:
-        """Cut this connection when the time is over, or now if it is."""
+    def watch(self, connected: socket.socket, host: str, is_proxied: bool) -> None:
+        """Cut this connection when the time is over, or now if it is.
+
+        Raises:
+            RequestError: a name that a redirect gave was of the internet when it was checked, and its address is not.
+        """
+        if self._only_public and not is_proxied and not _is_public(str(connected.getpeername()[0])):
+            raise self._led_inside(host)
         with self._lock:
             self._sockets.append(connected)
         if self._is_cut:
@@ -199,25 +210,31 @@ class _WatchedConnections(urllib.request.HTTPSHandler):
 
     http_request = urllib.request.AbstractHTTPHandler.do_request_
 
-    def __init__(self, watch: Callable[[socket.socket], None]) -> None:
+    def __init__(self, watch: Callable[[socket.socket, str, bool], None]) -> None:
         super().__init__()
         self._watch = watch
 
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(self._connection, http.client.HTTPConnection), request)
+        return self._open(http.client.HTTPConnection, request)
 
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(self._connection, http.client.HTTPSConnection), request)
+        return self._open(http.client.HTTPSConnection, request)
+
+    def _open(
+        self, kind: type[http.client.HTTPConnection], request: urllib.request.Request
+    ) -> http.client.HTTPResponse:
+        is_proxied = request.host != urllib.parse.unquote(urllib.parse.urlsplit(request.full_url).netloc)
+        return self.do_open(partial(self._connection, kind, is_proxied), request)
 
     def _connection(
-        self, kind: type[http.client.HTTPConnection], host: str, **options: Any
+        self, kind: type[http.client.HTTPConnection], is_proxied: bool, host: str, **options: Any
     ) -> http.client.HTTPConnection:
         connection = kind(host, **options)
         connect = connection.connect
 
         def connect_watched() -> None:
             connect()
-            self._watch(connection.sock)
+            self._watch(connection.sock, host, is_proxied)
 
         connection.connect = connect_watched  # type: ignore[method-assign]
         return connection
@@ -226,7 +243,13 @@ class _WatchedConnections(urllib.request.HTTPSHandler):
 def _is_local(host: str | None) -> bool:
     """Whether a name or an address is not one of the public internet; a name that is not known counts as public."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        # urllib, too, connects to what a quoted name such as 127%2e0%2e0%2e1 stands for.
+        found = socket.getaddrinfo(None if host is None else urllib.parse.unquote(host), None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return False
-    return not all(ip_address(str(address[0]).partition("%")[0]).is_global for *_, address in found)
+    return not all(_is_public(str(address[0])) for *_, address in found)
+
+
+def _is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet."""
+    return ip_address(address.partition("%")[0]).is_global
