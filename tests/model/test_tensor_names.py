@@ -71,6 +71,12 @@ def test_a_part_of_a_wrapped_state_dict_is_loaded_if_that_is_asked_for() -> None
     assert torch.equal(own.state_dict()["fc5.bias"], before) and "fc5.bias" in found.missing_keys
 
 
+def test_what_is_no_dictionary_is_refused() -> None:
+    for wrong in (None, "weights.pt", network(1)):
+        with pytest.raises(RequestError, match=f"a dictionary of tensors and got {type(wrong).__name__}; of a network"):
+            network(2).load_state_dict(wrong)  # type: ignore[arg-type]
+
+
 def test_two_tensors_for_one_name_are_refused_and_nothing_is_loaded() -> None:
     own, state = network(2), network(1).state_dict()
     before = {name: tensor.clone() for name, tensor in own.state_dict().items()}

@@ -134,8 +134,14 @@ class AlexNet(nn.Module):
         put into the names (`module.`, `_orig_mod.`) is ignored.
 
         Raises:
-            RequestError: a tensor is missing, does not belong to this network, has another shape, or is there twice.
+            RequestError: this is no dictionary; or a tensor is missing, does not belong to this network, has another
+                shape, or is there twice.
         """
+        if not isinstance(state_dict, Mapping):
+            raise RequestError(
+                f"load_state_dict takes a dictionary of tensors and got {type(state_dict).__name__}; of a network pass "
+                "`network.state_dict()`, of a file what `torch.load(..., weights_only=True)` returns"
+            )
         own = self.state_dict()
         given = rename_as(own, state_dict)
         missing = [name for name in own if name not in given] if strict else []
