@@ -160,7 +160,7 @@ def test_the_line_and_the_object() -> None:
     cut = found.coverage(0.8)
     line = found.describe(0.8)
     assert line.startswith(
-        "calibrated on 5,000 images of split 'val', none of 2 of the classes (10 views): temperature 1."
+        "calibrated on 5,000 images of split 'val' (10 views, no images of 2 of the classes): temperature 1."
     )
     assert f"--reject 0.8 answers {100 * cut.answered:.1f} % of them, and {100 * cut.accuracy:.1f} % [" in line
     assert "\n" not in line

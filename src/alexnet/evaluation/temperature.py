@@ -114,7 +114,7 @@ class Calibrator:
 
     def describe(self, threshold: float) -> str:
         """One line for a person: where the calibration comes from and what this threshold does."""
-        absent = f", none of {self.num_classes_absent:,} of the classes" if self.num_classes_absent else ""
+        absent = f", no images of {self.num_classes_absent:,} of the classes" if self.num_classes_absent else ""
         found = self.coverage(threshold)
         answers = "answers none of them"
         if found.accuracy is not None and found.interval is not None:
@@ -124,8 +124,8 @@ class Calibrator:
                 f"[{100 * low:.1f}, {100 * high:.1f}] of these answers are right"
             )
         return (
-            f"calibrated on {self.num_images:,} images of split {self.split!r}{absent} "
-            f"({describe_views(self.num_views)}): temperature {self.temperature:.2f}, calibration error "
+            f"calibrated on {self.num_images:,} images of split {self.split!r} "
+            f"({describe_views(self.num_views)}{absent}): temperature {self.temperature:.2f}, calibration error "
             f"{100 * self.error_before:.1f} % before and {100 * self.error_after:.1f} % after; --reject {threshold:g} "
             f"{answers}"
         )
