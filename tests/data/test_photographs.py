@@ -282,6 +282,6 @@ def test_one_image_or_many_of_any_types(tmp_path: Path) -> None:
     assert [tuple(image.shape) for image in as_images(torch.zeros(4, 3, 5, 6))] == [(3, 5, 6)] * 4  # type: ignore[union-attr]
     assert list(as_images(np.array(["a.png", "b.png"], object))) == ["a.png", "b.png"]  # type: ignore[arg-type]
     assert list(as_images([])) == []
-    for wrong in (None, 7, b"abc", {"a": 1}):
+    for wrong in (None, 7, b"abc", {"a": 1}, io.BytesIO(b"an image")):
         with pytest.raises(RequestError, match=r"images are of type .*; allowed are paths, PIL images"):
             as_images(wrong)  # type: ignore[arg-type]

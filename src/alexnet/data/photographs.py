@@ -8,6 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from io import IOBase
 from pathlib import Path
 from typing import Any, get_args
 
@@ -134,7 +135,8 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]
         return iter(images) if images.ndim == 4 or is_list else iter([images])
     if isinstance(images, str | os.PathLike | Image.Image):
         return iter([images])
-    if isinstance(images, bytes | bytearray | dict) or not isinstance(images, Iterable):
+    # An open file is an iterable, too: of its lines.
+    if isinstance(images, bytes | bytearray | dict | IOBase) or not isinstance(images, Iterable):
         raise RequestError(f"images are of type {type(images).__name__}; allowed are {_TYPES}")
     return iter(images)
 
