@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from alexnet.cli.main import COMMANDS, GROUPS, command_parser, main
+from alexnet.cli.predict_command import is_long
 from alexnet.cli.recipe_options import given_settings
 from alexnet.cli.train_command import base_recipe
 from alexnet.data.dataset import ClassInfo
@@ -384,3 +385,21 @@ def test_a_list_or_an_image_comes_from_standard_input(
 
     assert images(b"photo.png\nnone.png\n") == ["photo.png", "none.png"]
     assert images(Path("photo.png").read_bytes()) == ["-"]
+
+
+def test_the_allocator_is_tuned_for_many_photographs_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "b.tar", "folder/c.jpg"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    for images, expected in (
+        (["a.jpg"], False),
+        (["a.jpg"] * 30, False),
+        (["a.jpg", "https://x/y.jpg"], False),
+        (["a.jpg"] * 31, True),
+        (["a.jpg", "b.tar"], True),
+        (["folder"], True),
+        (["*.jpg"], True),
+        (["-"], True),
+    ):
+        assert is_long(command_parser("predict").parse(["run", *images])) == expected

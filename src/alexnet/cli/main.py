@@ -1,7 +1,8 @@
 """The command `alexnet`: the table of its commands, and the exit codes.
 
 Command `x` is the module `cli/x_command.py` with `add_arguments(parser)` and `run(options)`, which is imported when the
-command is used. `run` may return an exit code.
+command is used. `run` may return an exit code. Optional is `is_long(options)`, which says whether a command that computes
+has much to do.
 
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted and resumable.
 """
@@ -102,7 +103,7 @@ COMMANDS = {
         "Print runs in the form of the paper's table of results.",
         "alexnet table runs/net-0 runs/net-1 --like paper",
     ),
-    "predict": Command("measuring", "Classify photographs.", "alexnet predict runs/first photo.jpg"),
+    "predict": Command("measuring", "Classify photographs.", "alexnet predict runs/first photo.jpg", computes=True),
     "features": Command(
         "looking",
         "Write a network's activations for many images as arrays.",
@@ -187,7 +188,8 @@ def _run(words: Sequence[str], from_shell: bool) -> int:
     rest.remove(name)
     options = command_parser(name).parse(rest)
     options.words = [name, *rest]
-    if from_shell and COMMANDS[name].computes:
+    module = importlib.import_module(f"alexnet.cli.{name}_command")
+    if from_shell and COMMANDS[name].computes and getattr(module, "is_long", lambda _: True)(options):
         from alexnet.system.machine import restart_with_tuned_allocator
 
         restart_with_tuned_allocator()
@@ -196,7 +198,7 @@ def _run(words: Sequence[str], from_shell: bool) -> int:
     from alexnet.system.progress import log_to_stderr
 
     with log_to_stderr():
-        return importlib.import_module(f"alexnet.cli.{name}_command").run(options) or 0
+        return module.run(options) or 0
 
 
 def _without_command(words: Sequence[str]) -> int:
