@@ -1,8 +1,8 @@
 """The command `alexnet`: the table of its commands, and the exit codes.
 
 Command `x` is the module `cli/x_command.py` with `add_arguments(parser)` and `run(options)`, which is imported when the
-command is used. `run` may return an exit code. Optional is `is_long(options)`, which says whether a command that computes
-has much to do.
+command is used. `run` may return an exit code. Optional is `is_long(options)`: whether a command that computes has much
+to do.
 
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted and resumable.
 """
