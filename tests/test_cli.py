@@ -394,9 +394,10 @@ def test_the_allocator_is_tuned_for_many_photographs_only(tmp_path: Path, monkey
         Path(name).touch()
     for images, expected in (
         (["a.jpg"], False),
-        (["a.jpg"] * 30, False),
+        (["a.jpg"] * 69, False),
         (["a.jpg", "https://x/y.jpg"], False),
-        (["a.jpg"] * 31, True),
+        (["a.jpg"] * 70, True),
+        (["a.jpg"] * 70 + ["--views", "1"], False),
         (["a.jpg", "b.tar"], True),
         (["folder"], True),
         (["*.jpg"], True),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from alexnet.evaluation.classify import ImagePrediction
 
 FORMATS = ("bars", "csv", "json", "ilsvrc")
-FEW_IMAGES = 30
+FEW_VIEWS = 700
 ARCHIVES = (".tar", ".zip")
 MIB = 2**20
 MAX_DOWNLOAD_MIB = 2048
@@ -96,7 +96,7 @@ def add_arguments(parser: CommandParser) -> None:
 def is_long(options: argparse.Namespace) -> bool:
     """Whether the allocator matters: for a few photographs, new memory for it takes longer than it saves."""
     are_single = all("://" in name or (os.path.isfile(name) and not name.endswith(ARCHIVES)) for name in options.images)
-    return not are_single or len(options.images) > FEW_IMAGES
+    return not are_single or len(options.images) * options.views >= FEW_VIEWS
 
 
 def run(options: argparse.Namespace) -> None:

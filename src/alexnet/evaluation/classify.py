@@ -43,8 +43,8 @@ from alexnet.system.progress import ShowProgress, counted
 MAX_ORDER_BYTES = 2**24
 ALLOWED_VIEWS = (1, 9, 10)
 DEFAULT_TOP = 5
-FEW_VIEWS = 300
-"""Up to this number of views torch's own operations are faster: loading the fast kernels costs more than they gain."""
+FEW_VIEWS = 40
+"""Below this number of views torch's own operations are faster: loading the fast kernels costs more than they gain."""
 MAX_DECODERS = 16
 """Threads that read and decode: each may hold the pixels of a large photograph."""
 URL_READERS = 8
