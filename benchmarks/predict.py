@@ -1,7 +1,7 @@
 """The speed of predictions for files beside that of evaluations of the same images, prepared.
 
-Classifies all photographs of a folder of class folders with one network: as `alexnet predict` does from the files, and as
-`alexnet evaluate` does from both kinds of store, in turns.
+Classifies all photographs of a folder of class folders with one network, in turns: as `alexnet predict` does from the
+files, and as `alexnet evaluate` does from both kinds of store.
 
 example: python benchmarks/predict.py photographs/ --views 1 --rounds 3
 """
