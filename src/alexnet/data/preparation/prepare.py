@@ -162,9 +162,8 @@ def prepare(
                         f"interrupted; finished work is kept in {staging.folder}; rerun the same command to resume"
                     ) from error
                 finalize(staging, opened, chunks, commits, plan, max_refused)
-            PreparedData.open(
-                staging.folder
-            )  # what cannot be opened yet is not published: rerun, the command finishes it
+            # What cannot be opened yet is not published: rerun, the command finishes it.
+            PreparedData.open(staging.folder)
             staging.publish(destination)
         data = PreparedData.open(destination)
         _log_unused_and_duplicates(data, opened)
