@@ -111,7 +111,8 @@ def test_calibrated_probabilities_are_powers_in_the_same_order(seed: int, temper
     found = fit_calibrator(probabilities, labels, "val", 1)
     given_ones = probabilities.astype(dtype)
     calibrated = found.calibrated(given_ones)
-    powers = given_ones.astype(np.float64) ** (1 / found.temperature)
+    # What float32 cannot hold counts as its smallest number, as in the loss.
+    powers = np.maximum(given_ones, np.finfo(np.float32).tiny, dtype=np.float64) ** (1 / found.temperature)
     np.testing.assert_allclose(calibrated, powers / powers.sum(1, keepdims=True), rtol=1e-5, atol=1e-12)
     assert calibrated.dtype == dtype and calibrated.shape == given_ones.shape
     np.testing.assert_array_equal(calibrated.argmax(1), given_ones.argmax(1))

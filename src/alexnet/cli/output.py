@@ -30,4 +30,6 @@ def print_json(content: Any) -> None:
 
 def _print(text: str, stream: TextIO | None) -> None:
     if stream is not None:  # None: the descriptor was closed before the start
-        print(visible(text, getattr(stream, "encoding", None) or "utf-8"), file=stream, flush=True)
+        # Line and end in one: an interrupt between the two would leave half of a row.
+        stream.write(visible(text, getattr(stream, "encoding", None) or "utf-8") + "\n")
+        stream.flush()
