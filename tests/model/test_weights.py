@@ -65,6 +65,9 @@ def test_how_photographs_become_square_is_kept(tmp_path: Path, fit: Fit) -> None
     save_trained(path, replace(trained_network(), fit=fit))
     assert load_trained(path).fit == fit
     assert described_preprocessing(path).get("fit") == (None if fit == "crop" else fit)  # crops as in earlier versions
+    # Readers of version 4 do not know the key, and would crop.
+    assert (b'\\"format_version\\": 4,' in path.read_bytes()) == (fit == "crop")
+    assert (b'\\"format_version\\": 5,' in path.read_bytes()) == (fit != "crop")
 
 
 def test_an_unknown_way_to_become_square_is_refused(tmp_path: Path) -> None:
@@ -93,7 +96,7 @@ def test_what_is_not_a_trained_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WorkError, match="was changed after it was written: content_sha256 does not match"):
         load_trained(path)
     path.write_bytes(changed.replace(b'"content_sha256"', b'"of_no_checksum"'))
-    with pytest.raises(RequestError, match="has weights format 9, but this version reads 2 to 4"):
+    with pytest.raises(RequestError, match="has weights format 9, but this version reads 2 to 5"):
         load_trained(path)
 
 
@@ -301,7 +304,8 @@ def test_an_untrained_control_is_known_when_it_is_saved(tmp_path: Path) -> None:
     control = alexnet.load(path, untrained=True, seed=3)
     alexnet.save(control, tmp_path / "control.safetensors")
     assert alexnet.load(tmp_path / "control.safetensors").untrained_seed == 3
-    assert b"untrained_seed" not in path.read_bytes()
+    assert b"untrained_seed" not in path.read_bytes() and b'\\"format_version\\": 4,' in path.read_bytes()
+    assert b'\\"format_version\\": 5,' in (tmp_path / "control.safetensors").read_bytes()
     with torch.no_grad():
         control.network.fc5.bias.add_(1)
     with pytest.raises(

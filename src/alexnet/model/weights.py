@@ -29,9 +29,10 @@ from alexnet.storage.paths import StrPath, as_path
 from alexnet.storage.tensors import read_tensors, seal_tensors
 from alexnet.storage.typed_files import Count, Fraction, Size, Versioned, damaged, parse_json, require_schema
 
-FORMAT_VERSION = 4
-READABLE_VERSIONS = (2, 3, 4)
-"""Versions 2 and 3 describe networks in a form that `spec_file` still reads; in 2, `mean_at` is always `crop`."""
+FORMAT_VERSION = 5
+READABLE_VERSIONS = (2, 3, 4, FORMAT_VERSION)
+"""Versions 2 and 3 describe networks in a form that `spec_file` still reads; in 2, `mean_at` is always `crop`. Version 4
+has neither `fit` nor `untrained_seed`: those who read only it would crop, and take random weights for trained ones."""
 _OLD_MEAN_AT: dict[str, MeanAt] = {"own-place": "crop", "centre": "center"}
 """Values of `mean_at` up to version 3."""
 _RESIZE: dict[Fit, str] = {
@@ -170,11 +171,11 @@ def save_trained(path: Path, trained: Trained) -> None:
 def _describe(trained: Trained) -> dict[str, Any]:
     """The JSON of a weights file."""
     network = trained.network
-    # Not written for crops, whose files are as those of earlier versions.
-    fit = {} if trained.fit == "crop" else {"fit": trained.fit}
-    untrained = {} if trained.untrained_seed is None else {"untrained_seed": trained.untrained_seed}
+    fit: dict[str, Any] = {} if trained.fit == "crop" else {"fit": trained.fit}
+    untrained: dict[str, Any] = {} if trained.untrained_seed is None else {"untrained_seed": trained.untrained_seed}
     return {
-        "format_version": FORMAT_VERSION,
+        # Files without these keys keep the version and the bytes that earlier versions wrote and read.
+        "format_version": FORMAT_VERSION if fit or untrained else 4,
         "variant": network.variant,
         "network": spec_to_dict(network.spec),
         "width": network.width,
