@@ -31,8 +31,8 @@ from alexnet.storage.typed_files import Count, Fraction, Size, Versioned, damage
 
 FORMAT_VERSION = 5
 READABLE_VERSIONS = (2, 3, 4, FORMAT_VERSION)
-"""Versions 2 and 3 describe networks in a form that `spec_file` still reads; in 2, `mean_at` is always `crop`. Version 4
-has neither `fit` nor `untrained_seed`: those who read only it would crop, and take random weights for trained ones."""
+"""Versions 2 and 3 describe networks in a form that `spec_file` still reads; in 2, `mean_at` is always `crop`.
+Version 4 has neither `fit` nor `untrained_seed`: who reads only it would crop, and take random weights for trained."""
 _OLD_MEAN_AT: dict[str, MeanAt] = {"own-place": "crop", "centre": "center"}
 """Values of `mean_at` up to version 3."""
 _RESIZE: dict[Fit, str] = {
