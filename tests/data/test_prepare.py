@@ -219,6 +219,19 @@ def test_wrong_requests_write_nothing(tmp_path: Path) -> None:
     assert len(prepare(tmp_path / "source", tmp_path / "out", side=16, hold_out=0.5).splits["val"]) == 2
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "source", {"a": 4, "b": 4})
+    given = {"side": 16, "hold_out": 0.5, "seed": 3, "max_refused": 0.25, "shard_images": 4, "workers": 1}
+    kinds = (np.int64, np.float32, np.uint8, np.float16, np.int32, np.int64)
+    plain = prepare(tmp_path / "source", tmp_path / "plain", **given)
+    numpys = {name: kind(value) for (name, value), kind in zip(given.items(), kinds, strict=True)}
+    made = prepare(tmp_path / "source", tmp_path / "numpy", **numpys)
+    assert made.description["plan"] == plain.description["plan"] and made.checksum == plain.checksum
+    for wrong in (np.int64(4), np.float64(16), np.bool_(True)):
+        with pytest.raises(RequestError, match=r"--side is .*; allowed is 8 to 1024 pixels"):
+            prepare(tmp_path / "source", tmp_path / "out", side=wrong)  # type: ignore[arg-type]
+
+
 def test_a_source_without_validation_split_is_prepared_and_said_to_have_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

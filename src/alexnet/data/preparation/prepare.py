@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
+import numpy as np
 import torch
 
 from alexnet.data.dataset import REFUSED_FILE, SKIPPED_FILE, STORES, PreparedData
@@ -34,6 +35,8 @@ from alexnet.storage.paths import StrPath, as_path, described
 from alexnet.storage.staging import open_staging, staging_folder
 from alexnet.system.machine import num_cores
 from alexnet.system.progress import ShowProgress, counted
+
+T = TypeVar("T")
 
 DEFAULT_SIDE_PX = 256
 MAX_PIXELS_STORE_BYTES = 4 * 2**30
@@ -100,6 +103,8 @@ def prepare(
     source, destination = as_path(source, "the source"), as_path(destination, "the destination")
     if split_folders is not None and not isinstance(split_folders, Mapping):
         raise RequestError(f"split_folders is {described(split_folders)}; allowed is a mapping from splits to folders")
+    side, hold_out, seed = _plain(side), _plain(hold_out), _plain(seed)
+    max_refused, shard_images, workers = _plain(max_refused), _plain(shard_images), _plain(workers)
     _check_options(side, store, seed, exif, fit, on_bad, max_refused, shard_images, workers)
     with counted("preparing", shown=progress) as update:
         require_free(destination)
@@ -309,6 +314,11 @@ def _check_options(
     ):
         if not is_allowed:
             raise RequestError(f"{option} is {described(value)}; allowed is {allowed}")
+
+
+def _plain(value: T) -> T:
+    """A number of NumPy, which JSON does not know, as one of Python; anything else as it is."""
+    return value.item() if isinstance(value, np.number) else value
 
 
 def _is_whole(value: object, low: int, high: float = math.inf) -> bool:
