@@ -43,9 +43,14 @@ _CONVERT = (
     "it is not read. In Python, read its arrays with its own library, pass them under the names of `AlexNet` to "
     "`AlexNet.load_state_dict` and write the network with `alexnet.save`"
 )
-_PICKLE = (
+_TORCH_PICKLE = (
     "it is not read, because pickles can run code. In Python, pass `torch.load(..., weights_only=True)` to "
     "`AlexNet.load_state_dict` and write the network with `alexnet.save`"
+)
+_OTHER_PICKLE = (
+    "it is not read, because pickles can run code. Have the program that wrote it write its arrays as safetensors or "
+    "`.npy`, pass these under the names of `AlexNet` to `AlexNet.load_state_dict` and write the network with "
+    "`alexnet.save`"
 )
 
 
@@ -73,9 +78,9 @@ _STARTS: tuple[tuple[bytes, _Kind], ...] = (
     (rb"\x00{64}", _Kind("full of zeros, as an interrupted copy or download leaves it", _DOWNLOAD)),
     (
         rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19",
-        _Kind("a PyTorch file (pickles, as torch.save used to write them)", _PICKLE),
+        _Kind("a PyTorch file (pickles, as torch.save used to write them)", _TORCH_PICKLE),
     ),
-    (rb"\x80[\x02-\x05][^\x00]|\((d|l)p?\d*\n|c[\w.]+\n\w+\n", _Kind("a Python pickle", _PICKLE)),
+    (rb"\x80[\x02-\x05][^\x00]|\((d|l)p?\d*\n|c[\w.]+\n\w+\n", _Kind("a Python pickle", _OTHER_PICKLE)),
     (rb"\x93NUMPY", _Kind("a NumPy array", _CONVERT)),
     (rb"\x89HDF\r\n\x1a\n", _Kind("an HDF5 file, as Keras writes it", _CONVERT)),
     (rb"MATLAB 5.0 MAT-file", _Kind("a MATLAB file, as MatConvNet writes it", _CONVERT)),
@@ -95,7 +100,7 @@ _ENDINGS = {
 }
 """By the ending of a name: formats without a signature."""
 
-_TORCH_ZIP = _Kind("a PyTorch file (a zip of pickles, as torch.save writes it)", _PICKLE)
+_TORCH_ZIP = _Kind("a PyTorch file (a zip of pickles, as torch.save writes it)", _TORCH_PICKLE)
 _MEMBERS: tuple[tuple[str, _Kind], ...] = (
     (
         r"archive_format|models/.*\.json|serialized_exported_program\.json",
@@ -144,7 +149,7 @@ def _kind_of(path: Path, start: bytes) -> tuple[_Kind, str]:
     if start.startswith(b"PK\x03\x04"):
         return _zip_kind(path, start)
     if found := next((kind for pattern, kind in _STARTS if re.match(pattern, start, re.DOTALL)), None):
-        return found, _pickled_names(start) if found.todo == _PICKLE else ""
+        return found, _pickled_names(start) if found.todo in (_TORCH_PICKLE, _OTHER_PICKLE) else ""
     if begins_as_image(start):
         return _Kind("an image, not a network", "give the run before the images"), ""
     if found := _ENDINGS.get(path.suffix.lower().lstrip(".")):
