@@ -108,8 +108,18 @@ def test_weights_of_another_network_are_named_with_both() -> None:
     with pytest.raises(RequestError, match=r"they fit variant 'six-conv' of width 0.05 with 3 classes"):
         own.load_state_dict(LikeDataParallel(network(variant="six-conv", width=0.05)).state_dict())
     held = {f"model.net.{name}": tensor for name, tensor in own.state_dict().items()}
-    with pytest.raises(RequestError, match=r"with 3 classes if `model.net.` is removed from their names; create"):
+    with pytest.raises(
+        RequestError, match=r"3 classes if `model.net.` is removed from their names; remove the prefix, `(.*)`$"
+    ) as refused:
         own.load_state_dict(held)
+    own.load_state_dict(eval(str(refused.value).split("`")[3], {"state_dict": held}))
+    wrapped = {f"module.model._orig_mod.{name}": tensor for name, tensor in own.state_dict().items()}
+    with pytest.raises(RequestError, match=r"remove the prefix, `(.*)`$") as refused:
+        own.load_state_dict(wrapped)
+    own.load_state_dict(eval(str(refused.value).split("`")[-2], {"state_dict": wrapped}))
+    larger = {f"model.{name}": tensor for name, tensor in network(width=0.5).state_dict().items()}
+    with pytest.raises(RequestError, match=r"if `model.` is removed from their names; create the network"):
+        own.load_state_dict(larger)
     with pytest.raises(RequestError, match=r"they fit variant 'paper' \(also 'original', 'no-norm', others\) of"):
         own.load_state_dict(network(variant="tanh", width=0.05).state_dict())
     with pytest.raises(RequestError, match=r"a dictionary that holds state_dict, optimizer; pass the one of these"):

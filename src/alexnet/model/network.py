@@ -37,7 +37,7 @@ from alexnet.model.layer_specs import (
     sized_layers,
 )
 from alexnet.model.layers import SeededDropout, average_pool
-from alexnet.model.tensor_names import describe_tensors, rename_as
+from alexnet.model.tensor_names import common_prefix, describe_tensors, rename_as, unwrapped_name
 from alexnet.model.variants import named_variant
 
 
@@ -158,7 +158,7 @@ class AlexNet(nn.Module):
             raise RequestError(
                 f"these are not the weights of variant {self.variant!r} of width {self.width:g}: {problems[0]}"
                 + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
-                + f"; {_advice_for(state_dict)}"
+                + f"; {_advice_for(state_dict, own)}"
             )
         return super().load_state_dict(given, strict, assign)
 
@@ -258,10 +258,16 @@ def _module_names(layer: NamedLayer) -> tuple[str, ...]:
     return (pad_name(layer.name), layer.name) if is_padded else (layer.name,)
 
 
-def _advice_for(state_dict: Mapping[str, Any]) -> str:
-    """What to do with a state dict that does not fit."""
+def _advice_for(state_dict: Mapping[str, Any], own: Mapping[str, torch.Tensor]) -> str:
+    """What to do with a state dict that does not fit a network whose own is `own`."""
     nested = [name for name, value in state_dict.items() if isinstance(value, Mapping)]
     if nested:
         return f"they are a dictionary that holds {', '.join(nested)}; pass the one of these that has the weights"
     shapes = {name: tuple(value.shape) for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
-    return f"they {describe_tensors(shapes)}; create the network that they belong to, or use alexnet.load"
+    prefix = common_prefix(shapes)
+    found = {unwrapped_name(name.removeprefix(prefix)): shape for name, shape in shapes.items()}
+    if found == {unwrapped_name(name): tuple(tensor.shape) for name, tensor in own.items()}:
+        todo = f"remove the prefix, `{{name.removeprefix({prefix!r}): tensor for name, tensor in state_dict.items()}}`"
+    else:
+        todo = "create the network that they belong to, or use alexnet.load"
+    return f"they {describe_tensors(shapes)}; {todo}"

@@ -49,11 +49,15 @@ def rename_as(own_names: Iterable[str], given: Mapping[str, T]) -> Mapping[str, 
     return given if sources.keys() == given.keys() else renamed
 
 
+def common_prefix(names: Iterable[str]) -> str:
+    """What all names begin with, up to a dot: what holds a network, such as a LightningModule, puts it before them."""
+    return "".join(os.path.commonprefix([*names]).rpartition(".")[:2])  # noqa: RUF071 (cut at a dot)
+
+
 def describe_tensors(shapes: Shapes) -> str:
     """What network tensors are of, as the end of a sentence about them: `fit variant 'paper' of width 1 ...`."""
     plain = {unwrapped_name(name): tuple(shape) for name, shape in shapes.items()}
-    # What holds a network, such as a LightningModule, puts its own name for it before all others.
-    prefix = "".join(os.path.commonprefix([*plain]).rpartition(".")[:2])  # noqa: RUF071 (cut at a dot)
+    prefix = common_prefix(plain)
     if found := matching_networks({name.removeprefix(prefix): shape for name, shape in plain.items()}):
         names, width, num_classes = found
         others = [*map(repr, names[1:3]), *(["others"] if len(names) > 3 else [])]
