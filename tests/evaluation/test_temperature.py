@@ -123,6 +123,9 @@ def test_zeros_ones_and_extremes() -> None:
     certain = np.eye(2, dtype=np.float32)[labels]
     right, wrong = (fit_calibrator(one, labels, "val", 1) for one in (certain, certain[:, ::-1]))
     # With all answers right, the likelihood is soon flat.
+    assert "temperature 20.00 (the largest allowed), calibration error" in wrong.describe(0.5)
+    lowest = replace(right, temperature=TEMPERATURES[0])
+    assert "temperature 0.05 (the smallest allowed), calibration error" in lowest.describe(0.5)
     assert TEMPERATURES[0] <= right.temperature < 0.2 and wrong.temperature == pytest.approx(TEMPERATURES[1])
     assert right.coverage(0.99).accuracy == 1 and right.coverage(0.99).interval[0] > 0.95
     # An underflowed probability counts as 2^-126.
@@ -163,6 +166,7 @@ def test_the_line_and_the_object() -> None:
     assert line.startswith(
         "calibrated on 5,000 images of split 'val' (10 views, no images of 2 of the classes): temperature 1."
     )
+    assert "allowed" not in line
     assert f"--reject 0.8 answers {100 * cut.answered:.1f} % of them, and {100 * cut.accuracy:.1f} % [" in line
     assert "\n" not in line
     described = json.loads(json.dumps(found.to_dict()))

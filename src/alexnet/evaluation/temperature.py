@@ -114,6 +114,9 @@ class Calibrator:
 
     def describe(self, threshold: float) -> str:
         """One line for a person: where the calibration comes from and what this threshold does."""
+        limit = ""
+        if not TEMPERATURES[0] * 1.001 < self.temperature < TEMPERATURES[1] * 0.999:
+            limit = f" (the {'smallest' if self.temperature < 1 else 'largest'} allowed)"
         absent = f", no images of {self.num_classes_absent:,} of the classes" if self.num_classes_absent else ""
         found = self.coverage(threshold)
         answers = "answers none of them"
@@ -125,7 +128,7 @@ class Calibrator:
             )
         return (
             f"calibrated on {self.num_images:,} images of split {self.split!r} "
-            f"({describe_views(self.num_views)}{absent}): temperature {self.temperature:.2f}, calibration error "
+            f"({describe_views(self.num_views)}{absent}): temperature {self.temperature:.2f}{limit}, calibration error "
             f"{100 * self.error_before:.1f} % before and {100 * self.error_after:.1f} % after; --reject {threshold:g} "
             f"{answers}"
         )
