@@ -170,6 +170,7 @@ def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixtur
         (["report", "nowhere"], "nowhere is not a run folder"),
         (["resume", "nowhere"], "nowhere is not a run folder"),
         (["predict", "nowhere", "photo.jpg"], "nowhere does not exist; give a run folder"),
+        (["predict", "r", "http://me:pw@x/p.jpg", "--split", "val"], "--split is val, and http://***@x/p.jpg is not a"),
         (["predict", "r", "p.jpg", "--csv", "--json"], "--csv and --json exclude each other; omit one"),
         (["predict", "r", "p.jpg", "--json", "--format", "ilsvrc"], "--json and --format ilsvrc exclude each other"),
         (["predict", "r", "p.jpg", "--label-order", "x"], "--label-order needs --format ilsvrc"),

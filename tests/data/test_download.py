@@ -176,6 +176,7 @@ def test_an_image_is_downloaded(path: str, server: str) -> None:
         ("to?/to?/to?/to?/to?/to?/image.jpg", "it redirects more than 5 times"),
         ("to?file:///etc/hostname", "redirects to file:///etc/hostname; redirects are followed to http and https only"),
         ("to?ftp://127.0.0.1/x", "redirects are followed to http and https only"),
+        ("to?http://me:secret@127.0.0.1/x", r"redirects to http://\*\*\*@127.0.0.1/x, with a user name or a password"),
         ("to?/missing", "the server answers 404 Not Found"),
     ],
 )

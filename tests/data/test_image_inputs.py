@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet.data.download import Downloads
+from alexnet.data.download import Downloads, without_credentials
 from alexnet.data.image_inputs import InputImage, list_images, list_photographs
 from alexnet.errors import RequestError
 
@@ -249,6 +249,25 @@ def test_other_schemes_are_refused_and_no_file_is_read_through_one() -> None:
     for url in (f"file://{Path('1.png').resolve()}", "ftp://127.0.0.1/1.png", "data://x"):
         (found,) = answers(url)
         assert "is not an http or https URL" in found[1]
+
+
+@pytest.mark.parametrize(
+    "user", ["me:sec/ret", "me:sec@ret", "me:42sec/ret", "secret", "me:", ":secret", "me:s?ec#ret"]
+)
+@pytest.mark.parametrize("scheme", ["http", "HTTPS", "ftp"])
+def test_a_password_in_a_url_is_refused_and_never_shown(user: str, scheme: str) -> None:
+    url, shown = f"{scheme}://{user}@127.0.0.1:9/a@b.png", f"{scheme}://***@"
+    for one, reason in (*answers(url), *answers("-", stdin=f"{url}\n".encode())):
+        assert str(one).startswith(shown) and reason.startswith(f"{shown}") and "(not shown)" in reason
+        assert "sec" not in f"{one}{reason}" and "me:" not in f"{one}{reason}"
+        assert str(one).endswith("b.png")
+
+
+@pytest.mark.parametrize("url", ["http://[::1]:9/@me/a.png", "http://127.0.0.1:9/a@b.png", "http://127.0.0.1:9?a:b@c"])
+def test_an_at_sign_in_a_path_is_no_password(url: str) -> None:
+    assert without_credentials(url) == url
+    ((name, reason),) = answers(url)
+    assert name == url and "Connection refused" in reason
 
 
 NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: name not in (b".", b"..") and not set(name) & {0, 47})

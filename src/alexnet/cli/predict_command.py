@@ -196,15 +196,15 @@ def _images(options: argparse.Namespace, downloads: "Downloads") -> "tuple[Seque
     from alexnet.data.concatenated import open_data
     from alexnet.data.dataset import UNLABELED
     from alexnet.data.dataset_files import DESCRIPTION_FILE
+    from alexnet.data.download import without_credentials
     from alexnet.data.image_inputs import list_images
     from alexnet.evaluation.classify import split_images
 
     prepared = [name for name in options.images if (Path(name) / DESCRIPTION_FILE).is_file()]
     if not prepared:
         if options.split:
-            raise RequestError(
-                f"--split is {options.split}, and {options.images[0]} is not a prepared data set; omit it"
-            )
+            name = without_credentials(options.images[0])
+            raise RequestError(f"--split is {options.split}, and {name} is not a prepared data set; omit it")
         return list(list_images(options.images, downloads, sys.stdin.buffer.read)), None
     if len(prepared) < len(options.images):
         raise RequestError(

@@ -20,6 +20,8 @@ from alexnet.data.not_images import START_BYTES
 from alexnet.errors import RequestError
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+CREDENTIALS = re.compile(r"\A([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*|[^/?#\[]*:(?!\d*([/?#]|$)).*)@", re.DOTALL)
+"""User name and password in a URL, `user:password@`; also where the password has a `/` that should be quoted."""
 ALLOWED_SCHEMES = ("http", "https")
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -33,6 +35,11 @@ _LEFT_AS_IT_IS = "%/:=&?~#+!$,;'@()*[]"
 def is_url(text: str) -> bool:
     """Whether a text begins with a scheme, such as `https://`, also one that is not allowed."""
     return SCHEME.match(text) is not None
+
+
+def without_credentials(url: str) -> str:
+    """A URL as messages and results may show it: with `***` for a user name and a password."""
+    return CREDENTIALS.sub(r"\1***@", url)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +62,10 @@ class Downloads:
         Raises:
             RequestError: why there is no image: the URL, the server, the limits, or a web page in its place.
         """
+        if (shown := without_credentials(url)) != url:
+            raise RequestError(
+                f"{shown} has a user name or a password (not shown), which alexnet does not send; download it first"
+            )
         scheme = SCHEME.match(url)
         if scheme is None or scheme[1].lower() not in ALLOWED_SCHEMES:
             raise RequestError(f"{url} is not an http or https URL; allowed are these, and paths of files")
@@ -138,6 +149,11 @@ class _Transfer:
     def _redirected(self, url: str, location: str) -> str:
         """Where a redirect leads; RequestError if it must not lead there."""
         target = urllib.parse.urljoin(url, location)
+        if (shown := without_credentials(target)) != target:
+            raise RequestError(
+                f"{self.url} redirects to {shown}, with a user name or a password (not shown), which alexnet does not "
+                "send; download it first"
+            )
         parts = urllib.parse.urlsplit(target)
         if parts.scheme not in ALLOWED_SCHEMES:
             raise RequestError(f"{self.url} redirects to {target}; redirects are followed to http and https only")

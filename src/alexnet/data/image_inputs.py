@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.decode import Fit, begins_as_image
-from alexnet.data.download import Downloads, is_url
+from alexnet.data.download import Downloads, is_url, without_credentials
 from alexnet.data.not_images import RAW_ENDINGS, START_BYTES, file_ending, has_image_name, not_an_image
 from alexnet.data.photographs import ImageInput, as_images, square_image, square_of_file
 from alexnet.data.sources.file_ranges import read_file_start
@@ -94,7 +94,7 @@ def list_images(
         elif standard_input is not None and os.fspath(image) == STANDARD_INPUT:
             yield from _standard_input(standard_input(), downloads)
         elif isinstance(image, str) and is_url(image):
-            yield InputImage(image, partial(downloads.get, image))
+            yield _at_url(image, downloads)
         else:
             name = os.fspath(image)
             if name.startswith("~") and not os.path.lexists(name):
@@ -134,9 +134,14 @@ def _standard_input(content: bytes, downloads: Downloads) -> Iterator[InputImage
     for entry in filter(None, entries):
         num += 1
         name = os.fsdecode(entry)
-        yield from [InputImage(name, partial(downloads.get, name))] if is_url(name) else _named(name)
+        yield from [_at_url(name, downloads)] if is_url(name) else _named(name)
     if not num:
         yield _refused(STANDARD_INPUT, "standard input is empty; expected are paths, one per line, or an image")
+
+
+def _at_url(url: str, downloads: Downloads) -> InputImage:
+    """An image on the web; its name goes into results and logs, and so never has a password."""
+    return InputImage(without_credentials(url), partial(downloads.get, url))
 
 
 def _named(path: str) -> Iterator[InputImage]:
