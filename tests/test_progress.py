@@ -45,6 +45,23 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
     assert capsys.readouterr().err == "run: 20 of 40, loss 2.5\nrun: 40 of 40, loss 0.5, 0:00:00 left\n"
 
 
+def test_of_an_unknown_total_only_the_count_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with counted("predicting") as update:
+        for done in (1000, 1400):
+            update(done, None)
+            clock.now_s += 40
+    assert capsys.readouterr().err == "predicting: 1,400, 10 images/s\n"
+    shown = io.StringIO()
+    monkeypatch.setattr(progress, "STDERR", TerminalConsole(file=shown, force_terminal=True, width=80, highlight=False))
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    with ProgressBar("predicting") as bar:
+        bar.update(7, None)
+    assert "7/?" in shown.getvalue() and "left" not in shown.getvalue()
+
+
 class Clock:
     """Stands in for the time in seconds."""
 

@@ -29,7 +29,8 @@ LEAST_NOTEBOOK_UPDATE_S = 0.2
 
 ShowProgress = bool | Callable[[int, int], None] | None
 """How a Python call shows its progress and log lines: like the command if stderr is a terminal or in a notebook, else
-not at all (None); always (True); never (False); or by calls of a function with (units done, units in total)."""
+not at all (None); always (True); never (False); or by calls of a function with (units done, units in total). While the
+total is unknown, the function gets the units done for it."""
 
 
 def is_shown(progress: ShowProgress) -> bool:
@@ -82,12 +83,13 @@ class _NotebookBar:
         self._shown_s = 0.0
         self._display = importlib.import_module("IPython.display").display(self._content(""), raw=True, display_id=True)
 
-    def update(self, done: int, total: int, text: str, *, now_s: float) -> None:
-        """Show how much is done, not more often than eyes see."""
+    def update(self, done: int, total: int | None, text: str, *, now_s: float) -> None:
+        """Show how much is done, not more often than eyes see; a bar without an end if the total is unknown."""
         if done == total or now_s - self._shown_s >= LEAST_NOTEBOOK_UPDATE_S:
             self._shown_s = now_s
             text = visible(text)
-            bar = f'<progress value="{done}" max="{total}"></progress> {visible_html(text)}'
+            position = "" if total is None else f' value="{done}" max="{total}"'
+            bar = f"<progress{position}></progress> {visible_html(text)}"
             self._display.update(self._content(bar, text), raw=True)
 
     def close(self) -> None:
@@ -204,9 +206,12 @@ class ProgressBar:
         # The last line is the next update's.
         self._show(done, now_s, line=done < self._total and now_s - self._last_line_s >= self._line_interval_s)
 
-    def update(self, done: int, total: int, status: str | None = None) -> None:
-        """Show that `done` of `total` units are done; without a `status`, units are images and it is their rate."""
-        self._call_back(done, total)
+    def update(self, done: int, total: int | None, status: str | None = None) -> None:
+        """Show that `done` of `total` units are done; without a `status`, units are images and it is their rate.
+
+        A total of None is unknown: only what is done is shown.
+        """
+        self._call_back(done, done if total is None else total)
         if not self._shown:
             return
         now_s = time.monotonic()
@@ -234,14 +239,15 @@ class ProgressBar:
     def _show(self, done: int, now_s: float, *, line: bool) -> None:
         if not self._bar and not self._notebook_bar and not line:
             return
-        assert self._remaining is not None and self._total is not None
-        seconds = self._remaining.seconds(self._total)
+        assert self._remaining is not None
+        seconds = None if self._total is None else self._remaining.seconds(self._total)
         left = "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
         if self._bar:
             status = STDERR.visible(self._status)
             self._bar.update(self._task, completed=done, total=self._total, status=status, left=left)
             return
-        parts = [f"{self._name}: {done:,} of {self._total:,}", self._status, left]
+        of_total = "" if self._total is None else f" of {self._total:,}"
+        parts = [f"{self._name}: {done:,}{of_total}", self._status, left]
         text = ", ".join(part for part in parts if part)
         if self._notebook_bar:
             self._notebook_bar.update(done, self._total, text, now_s=now_s)
@@ -251,7 +257,7 @@ class ProgressBar:
 
 
 @contextmanager
-def counted(name: str, *, shown: ShowProgress = True) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar, and log lines; yields a function to call with (images done, images in total)."""
+def counted(name: str, *, shown: ShowProgress = True) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a progress bar, and log lines; yields a function to call with (images done, images in total or None)."""
     with lines_shown(shown), ProgressBar(name, shown=shown) as bar:
         yield bar.update
