@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from alexnet.evaluation.classify import (
 from alexnet.evaluation.temperature import Calibrator
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
+from alexnet.system.prefetch import prefetch
 
 CPU = torch.device("cpu")
 
@@ -174,6 +176,9 @@ def test_an_iterator_is_not_collected_before_the_work(trained: Trained) -> None:
     )
     assert len(found) == 70 and [done for done, _ in seen] == list(range(1, 71))
     assert seen[0][1] < 40
+    both_done: list[tuple[int, int]] = []
+    predict(trained, iter([pixels(0)] * 2), views=1, progress=lambda *both: both_done.append(both))
+    assert both_done == [(1, 1), (2, 2)]
     totals: list[tuple[int, int]] = []
     predict(trained, [pixels(0)] * 3, views=1, progress=lambda *both: totals.append(both))
     assert totals == [(1, 3), (2, 3), (3, 3)]
@@ -311,6 +316,27 @@ def test_downloads_end_before_the_reader_waits_for_them(trained: Trained) -> Non
     assert next(found).image == "a.png" and waiting.wait(60)
     found.close()
     assert ended.is_set()
+
+
+@pytest.mark.parametrize(("has_url", "is_list", "num"), [(True, True, 8), (True, False, 8), (False, True, 2)])
+def test_urls_are_awaited_side_by_side_wherever_they_are(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, has_url: bool, is_list: bool, num: int
+) -> None:
+    monkeypatch.setattr(module, "num_cores", lambda: 2)
+    monkeypatch.setattr(module, "FEW_VIEWS", 4)
+    asked: list[int] = []
+
+    def watched(*args: Any, workers: int, **options: Any) -> Any:
+        asked.append(workers)
+        return prefetch(*args, workers=workers, **options)
+
+    monkeypatch.setattr(module, "prefetch", watched)
+    images = [InputImage(f"{number}.png", pixels(0)) for number in range(60)]
+    if has_url:
+        images.append(InputImage("https://x.invalid/a.png", pixels(0)))
+    given = images if is_list else iter(images)
+    assert len(list(classify(trained, given, num_views=1, device=CPU, precision="float32"))) == len(images)
+    assert asked == [num]
 
 
 def calibrator(temperature: float) -> Calibrator:

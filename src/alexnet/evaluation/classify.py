@@ -48,7 +48,7 @@ FEW_VIEWS = 40
 MAX_DECODERS = 16
 """Threads that read and decode: each may hold the pixels of a large photograph."""
 URL_READERS = 8
-"""Threads where there are URLs: they mostly wait."""
+"""Threads where there are or may be URLs: they mostly wait."""
 NUM_SHOWN = 12
 """Images that a notebook shows of predictions."""
 
@@ -146,7 +146,8 @@ def classify(
 
     Args:
         trained: its network is moved to `device`.
-        images: any number; they are taken one by one, some batches ahead.
+        images: any number; they are taken one by one, some batches ahead. A sequence without URLs is read by as many
+            threads as there are cores.
         num_views: 1 (center), 9 or 10.
         batch_size: views that the network takes at once; None suits the device. The result depends on it only by
             rounding.
@@ -164,6 +165,8 @@ def classify(
         raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
     require_num_views(num_views)
     require_fit(fit or trained.fit)
+    # Any of those that an iterator has not given yet may be a URL.
+    has_urls = not isinstance(images, Sequence) or any(is_url(str(one.name)) for one in images)
     images = iter(images)
     first = list(itertools.islice(images, -(-FEW_VIEWS // num_views)))
     chosen_fit: Fit = fit or trained.fit
@@ -177,7 +180,7 @@ def classify(
     read_images = prefetch(
         read,
         itertools.chain(first, images),
-        workers=max(min(num_cores(), MAX_DECODERS), URL_READERS if any(is_url(str(one.name)) for one in first) else 0),
+        workers=max(min(num_cores(), MAX_DECODERS), URL_READERS if has_urls else 0),
         ahead=2 * batch_size,
         name="alexnet-predict",
     )
@@ -368,7 +371,8 @@ def predict(
             a run folder that was evaluated with as many views.
         batch_size: views that the network takes at once; None suits the device.
         device: `auto` is a GPU if there is one. The network returns to its own device at the end.
-        progress: see `ShowProgress`; a function is called with (images done, images in total).
+        progress: see `ShowProgress`; a function is called with (images done, images in total); of an iterator both are
+            the images done.
 
     Returns:
         Predictions, with the probabilities of all classes in memory: 4 bytes per image and class. For a million images,
@@ -411,7 +415,7 @@ def predict(
                 probabilities.append(unknown if one.probabilities is None else one.probabilities)
                 if len(squares) < NUM_SHOWN:
                     squares.append(one.square)
-                update(len(predictions), num_images or len(predictions))
+                update(len(predictions), num_images)
         finally:
             trained.network.to(before)
     found = np.stack(probabilities) if probabilities else np.empty((0, len(trained.classes)), np.float32)
