@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.prepared_files import write_prepared
 from tests.training.small_trainings import assert_same_weights, signal_in_step, small_recipe
 
@@ -147,7 +148,32 @@ def test_wrong_requests_say_what_is_allowed_and_leave_nothing(changes: Any, mess
     ("call", "message"),
     [
         (lambda: alexnet.resume("nowhere"), "nowhere is not a run folder"),
-        (lambda: alexnet.resume("data"), "data is not a run folder"),
+        (
+            lambda: alexnet.resume("data"),
+            "data is not a run folder but a prepared data set; give the folder that `alexnet train` wrote",
+        ),
+        (
+            lambda: alexnet.resume("run/weights.safetensors"),
+            "run/weights.safetensors is not a run folder but a file; give the run folder that it is in, run",
+        ),
+        (
+            lambda: alexnet.evaluate("data/dataset.json"),
+            "is not a run folder but a file; give the run folder that `alexnet train` wrote",
+        ),
+        (lambda: alexnet.evaluate("shapes"), "(it has no run.json); give the folder that `alexnet train` wrote"),
+        (
+            lambda: alexnet.evaluate("not yet"),
+            "(it does not exist); `alexnet train DATA --run 'not yet'` creates one, or give the folder of a run",
+        ),
+        (lambda: alexnet.evaluate(alexnet.load("run")), "give the folder, or measure the network without storing"),  # type: ignore[arg-type]
+        (
+            lambda: alexnet.train("data", "made", "quick", alexnet.load("run")),  # type: ignore[arg-type]
+            "write it with `alexnet.save(trained, 'start.safetensors')` and give that file",
+        ),
+        (
+            lambda: alexnet.resume("run", schedule={"epochs": 1}),
+            "a finished run of 6 steps, and the schedule has 3; train it for more than 2 epochs with",
+        ),
         (lambda: alexnet.resume(3), "the run folder is 3"),
         (
             lambda: alexnet.resume("run", training={"seed": 3}, schedule={"epochs": 3}),
@@ -185,7 +211,7 @@ def test_wrong_requests_say_what_is_allowed_and_leave_nothing(changes: Any, mess
         (lambda: alexnet.prepare("shapes", "made", workers=0.5), "--workers is 0.5; allowed is 1 or more"),
         (lambda: alexnet.prepare("shapes", "made", store="png"), "--store is 'png'; allowed is auto, pixels, jpeg"),
     ],
-    ids=range(35),
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 def test_other_calls_refuse_as_well(call: Any, message: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
@@ -205,6 +231,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fetch_shapes(folder / "shapes")
     alexnet.train(folder / "data", folder / "run", "quick", **CHANGES)
     return folder
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_training_computes_gradients_wherever_it_is_called(mode: Any, trained: Path, tmp_path: Path) -> None:
+    with mode():
+        run = alexnet.train(trained / "data", tmp_path / "run", "quick", **CHANGES)
+        assert not torch.is_grad_enabled() and torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+        run = alexnet.resume(run, schedule={"epochs": 3})
+    expected = alexnet.train(trained / "data", tmp_path / "expected", "quick", **CHANGES)
+    assert_same_weights(run.path, alexnet.resume(expected, schedule={"epochs": 3}).path)
 
 
 def test_weights_of_another_variant_are_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_events_survive_a_line_cut_short(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"is not a run folder \(it has no run.json\)"):
+    with pytest.raises(RequestError, match=r"is not a run folder \(it has no run.json\); give the folder"):
         RunFolder.open(tmp_path)
     run = RunFolder.create(tmp_path / "run", QUICK, {})
     run.update_metadata(format_version=7)

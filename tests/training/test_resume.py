@@ -237,7 +237,7 @@ def test_a_finished_run_that_cannot_go_on_names_the_command_that_does(
         assert main(["resume", str(run), *words]) == 2
         said = capsys.readouterr().err
         assert re.search(
-            r"holds a finished run of 6 steps, and the schedule has [63]; train it for more epochs than", said
+            r"holds a finished run of 6 steps, and the schedule has [63]; train it for more than 2 epochs", said
         )
     assert RunFolder.open(run).state == "finished" and RunFolder.open(run).recipe() == small_recipe(2)
     (manifest,) = checkpoint_folder(run).glob("*.json")

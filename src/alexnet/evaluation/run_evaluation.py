@@ -16,7 +16,7 @@ from alexnet.evaluation.predictions import (
     training_checksum,
     views_slug,
 )
-from alexnet.model.weights import load_trained
+from alexnet.model.weights import Trained, load_trained
 from alexnet.parallel.process_group import SINGLE_GROUP, ProcessGroup
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.paths import StrPath, StrPaths
@@ -55,6 +55,11 @@ def evaluate(
     Raises:
         RequestError: no run, no weights yet, or a data set with a class that the network does not have.
     """
+    if isinstance(run_folder, Trained):
+        raise RequestError(
+            "the run is a network in memory, and the result is stored in a run folder; give the folder, or measure the "
+            "network without storing anything with `alexnet.evaluation.evaluate.evaluate_split(trained.network, ...)`"
+        )
     run = RunFolder.open(run_folder)
     trained = load_trained(run.path)
     prepared = remap_classes(trained.classes, open_data(run.require_data(data)))

@@ -192,9 +192,7 @@ class RunFolder:
         run = RunFolder(path)
         path = run.path
         if not (path / "run.json").is_file():
-            raise RequestError(
-                f"{path} is not a run folder (it has no run.json); `alexnet train DATA --run {path}` creates one"
-            )
+            raise RequestError(f"{path} is not a run folder {_instead(path)}")
         version = read_json(path / "run.json", Versioned, _RESTORE)["format_version"]
         if version != FORMAT_VERSION:
             raise RequestError(
@@ -392,6 +390,20 @@ class UnwrittenRunFolder(RunFolder):
     def events(self) -> list[dict[str, Any]]:
         """Return nothing."""
         return []
+
+
+def _instead(path: Path) -> str:
+    """What a path is that is no run folder, and what to do."""
+    if not os.path.lexists(path):
+        command = shell_words("alexnet", "train", "DATA", "--run", path)
+        return f"(it does not exist); `{command}` creates one, or give the folder of a run"
+    if path.is_file():
+        is_of_run = (path.parent / "run.json").is_file()
+        folder = f"that it is in, {path.parent}" if is_of_run else "that `alexnet train` wrote"
+        return f"but a file; give the run folder {folder}"
+    if (path / "dataset.json").is_file():
+        return "but a prepared data set; give the folder that `alexnet train` wrote"
+    return "(it has no run.json); give the folder that `alexnet train` wrote"
 
 
 def _event(content: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from alexnet.data.concatenated import open_data
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import AlexNetError, Interrupted, RequestError, TemporaryError, WorkError
 from alexnet.model.kernels import slow_path_message
+from alexnet.model.weights import Trained
 from alexnet.parallel.process_group import idle_cores_message
 from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
 from alexnet.runs.folder import RunFolder, UnwrittenRunFolder, utc_now
@@ -101,11 +102,16 @@ def train(
             weights, unless no step was done yet. `resume` continues.
     """
     folders, path = as_paths(data_folder, "the data set"), as_path(run_folder, "the run folder")
+    if isinstance(start_from, Trained):
+        raise RequestError(
+            "start_from is a network in memory; write it with `alexnet.save(trained, 'start.safetensors')` and give "
+            "that file, which a resumed training may need again"
+        )
     start = None if start_from is None else as_path(start_from, "start_from")
     changes = {"network": network, "data": data, "optimizer": optimizer, "schedule": schedule, "training": training}
     changed = change_settings(as_recipe(recipe), changes)
     progress = progress if mesh.is_main else False
-    with lines_shown(progress), _python_noted(path):
+    with lines_shown(progress), _python_noted(path), _with_gradients():
         return _train(folders, changed, path, start, mesh, tensorboard, progress, may_change=False)
 
 
@@ -139,7 +145,7 @@ def resume(
     run = RunFolder.open(path)
     recipe = change_settings(run.recipe(), {"optimizer": optimizer, "schedule": schedule, "training": training})
     progress = progress if mesh.is_main else False
-    with lines_shown(progress), _python_noted(path):
+    with lines_shown(progress), _python_noted(path), _with_gradients():
         return _train(run.require_data(data), recipe, path, None, mesh, tensorboard, progress, may_change=True)
 
 
@@ -211,6 +217,13 @@ def _python_noted(run_folder: Path) -> Iterator[None]:
             changed = f", {group}={{{name!r}: {value}}}" if group else ""
             error.add_note(f"In Python: alexnet.resume({str(run_folder)!r}{changed})")
         raise
+
+
+@contextmanager
+def _with_gradients() -> Iterator[None]:
+    """Compute gradients, also where the caller has turned them off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @contextmanager

@@ -180,9 +180,10 @@ def _require_longer_schedule(
         )
     schedule = setup.recipe.schedule
     if setup.plan.num_steps <= done:
+        done_epochs = setup.plan.epochs_at(done)
         raise RequestError(
             f"{run.path} holds a finished run of {done:,} steps, and the schedule has {setup.plan.num_steps:,}; train "
-            f"it for more epochs than {setup.plan.num_epochs:g} with {longer}, or {view}"
+            f"it for more than {round(done_epochs, 2):g} epochs with {longer}, or {view}"
         )
     if ended(manifest.get("validation_errors", []), schedule):
         raise RequestError(
