@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet.data.download import Downloads, without_credentials
-from alexnet.data.image_inputs import InputImage, list_images, list_photographs
+from alexnet.data.image_inputs import InputImage, list_images, list_named
 from alexnet.errors import RequestError
 
 SIDE = 8
@@ -75,14 +75,14 @@ def test_a_folder_gives_its_images_sorted_by_path_and_skips_what_is_none(caplog:
     assert [name for name, _ in found] == [f"p/{name}" for name in names]
     assert [name for name, what in found if what != "read"] == ["p/lost.jpg", "p/page.jpg"]
     assert "skipped 4 of 12 files in p that are not images" in caplog.text
-    assert [str(path) for path in list_photographs([Path("p")])] == [f"p/{name}" for name in names]
+    assert [one.name for one in list_named(Path("p"), Downloads())] == [f"p/{name}" for name in names]
     write("empty/notes.txt", content=b"a text")
     assert answers("empty", "p/a.png") == [
         ("empty", "the folder empty has no images; name photographs, or folders of them"),
         ("p/a.png", "read"),
     ]
     with pytest.raises(RequestError, match="the folder empty has no images"):
-        list_photographs([Path("empty")])
+        list_named("empty", Downloads())
 
 
 def test_a_folder_that_cannot_be_read_is_named_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_read_is_named_in_its_place(monkeypatch: pytest.
         ("q/c.png", "read"),
     ]
     with pytest.raises(RequestError, match="cannot read p/closed"):
-        list_photographs([Path("p")])
+        list_named("p", Downloads())
 
 
 def test_what_is_named_is_tried_whatever_it_is() -> None:

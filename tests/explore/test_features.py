@@ -1,12 +1,16 @@
 """Features of a split and of photographs: the network's activations, whole after a kill; bad input is refused."""
 
 import csv
+import io
 import json
 import logging
 import multiprocessing
+import os
 import resource
 import signal
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from PIL import Image
 import alexnet
 from alexnet.cli.main import main
 from alexnet.data.dataset import PreparedData
+from alexnet.data.download import Downloads
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.explore.features import features, open_features, write_features
@@ -134,6 +139,125 @@ def test_images_of_all_types_give_the_same(run: RunFolder, data: PreparedData, t
         features(run.path, [pixels[0], tmp_path / "none.png"], **HERE)
     with pytest.raises(RequestError, match=r"images are of type int"):
         features(run.path, 7, **HERE)  # type: ignore[arg-type]
+
+
+def test_a_loaded_network_gives_the_same_and_is_left_as_it_was(run: RunFolder, data: PreparedData) -> None:
+    images = np.array(data.splits["val"].images[:5])
+    layers = ["relu4", "dropout5"]
+    expected = features(run.path, images, layers, **HERE)
+    trained = alexnet.load(run.path)
+    before = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
+    for is_training in (True, False):  # in which dropout would draw
+        trained.network.train(is_training)
+        found = features(trained, images, layers, **HERE)
+        for name in layers:
+            np.testing.assert_array_equal(found[name], expected[name])
+        features(trained, images, device="cpu", precision="bfloat16")
+        assert {module.training for module in trained.network.modules()} == {is_training}
+        with pytest.raises(RequestError, match="is not a readable image"):
+            features(trained, __file__, **HERE)
+        assert trained.network.training == is_training
+    for name, tensor in trained.network.state_dict().items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, before[name])
+    with pytest.raises(RequestError, match=r"or pass alexnet.load\(run, untrained=True\)"):
+        features(trained, images, untrained=True, **HERE)
+
+
+@pytest.fixture
+def everywhere(data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the first five validation images: a pattern, a tar, a zip, and a URL."""
+    content = []
+    for image in data.splits["val"].images[:5]:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        content.append(file.getvalue())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "few").mkdir()
+    for number in (0, 1):
+        (tmp_path / "few" / f"{number}.png").write_bytes(content[number])
+    with tarfile.open("a.tar", "w") as tar:
+        link = tarfile.TarInfo("in/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "2.png"
+        tar.addfile(link)
+        member = tarfile.TarInfo("in/2.png")
+        member.size = len(content[2])
+        tar.addfile(member, io.BytesIO(content[2]))
+        tar.addfile(tarfile.TarInfo("notes.txt"))
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.writestr("3.png", content[3])
+
+    real_get = Downloads.get
+
+    def get(downloads: Downloads, url: str) -> bytes:
+        if "@" in url:  # not asked for on the web
+            return real_get(downloads, url)
+        if url != "https://x.invalid/4.png":
+            raise RequestError(f"cannot download {url}")
+        return content[4]
+
+    monkeypatch.setattr(Downloads, "get", get)
+    return ["few/*.png", "a.tar", "a.zip", "https://x.invalid/4.png"]
+
+
+def test_images_are_named_as_those_of_predict(
+    run: RunFolder, data: PreparedData, everywhere: list[str], tmp_path: Path
+) -> None:
+    expected = features(run.path, np.array(data.splits["val"].images[:5]), **HERE)["relu4"]
+    names = [*everywhere, "https://x.invalid/missing.png", "https://me:secret@x.invalid/5.png"]
+    made = write_features(run.path, tmp_path / "out", photographs=names, batch_size=2, **HERE)
+    assert made.paths == ("few/0.png", "few/1.png", "a.tar/in/2.png", "a.zip/3.png", "https://x.invalid/4.png")
+    np.testing.assert_allclose(made.activations["relu4"], expected, rtol=1e-5, atol=1e-5)
+    refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
+    assert [(one["path"], one["reason"].partition(";")[0]) for one in refused] == [
+        ("a.tar/in/link.png", "a.tar/in/link.png is no regular file"),
+        ("https://x.invalid/missing.png", "cannot download https://x.invalid/missing.png"),
+        (
+            "https://***@x.invalid/5.png",
+            "https://***@x.invalid/5.png has a user name or a password (not shown), which alexnet does not send",
+        ),
+    ]
+    assert not any(b"secret" in path.read_bytes() for path in (tmp_path / "out").iterdir())
+    in_memory = features(run.path, [everywhere[0], *everywhere[2:]], **HERE)["relu4"]
+    np.testing.assert_allclose(in_memory, expected[[0, 1, 3, 4]], rtol=1e-5, atol=1e-5)
+    with pytest.raises(RequestError, match=r"a\.tar/in/link\.png is no regular file"):
+        features(run.path, everywhere[1], **HERE)
+    assert main(["features", str(run.path), "--out", "by-command", *everywhere, "--precision", "float32"]) == 0
+    assert open_features("by-command").paths == made.paths
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none/*.png", r"none/\*\.png matches no file"),
+        ("cut.zip", r"cut\.zip"),
+        ("empty", "the folder empty has no images"),
+        ("few/none.png", "cannot read few/none.png: No such file"),
+    ],
+)
+def test_what_cannot_be_listed_ends_the_work_before_it_begins(
+    run: RunFolder, everywhere: list[str], name: str, message: str
+) -> None:
+    Path("empty").mkdir()
+    Path("cut.zip").write_bytes(Path("a.zip").read_bytes()[:60])
+    for names in ([name], [everywhere[0], name]):
+        with pytest.raises(RequestError, match=message):
+            write_features(run.path, "out", photographs=names, **HERE)
+        with pytest.raises(RequestError, match=message):
+            features(run.path, names, **HERE)
+    assert not Path("out").exists() and not staging_folder(Path("out")).exists()
+
+
+def test_another_archive_of_the_same_name_is_other_images(
+    run: RunFolder, everywhere: list[str], tmp_path: Path
+) -> None:
+    def interrupt(done: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        write_features(run.path, "out", photographs=["a.zip"], progress=interrupt, **HERE)
+    os.utime("a.zip", (1, 1))
+    with pytest.raises(RequestError, match="photographs_sha256 was"):
+        write_features(run.path, "out", photographs=["a.zip"], **HERE)
 
 
 def test_unreadable_files_are_skipped_and_listed(

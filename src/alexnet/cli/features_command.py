@@ -13,8 +13,8 @@ from alexnet.errors import RequestError
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder or weights file")
-    text = "image file, or folder of them, instead of a data set"
-    parser.add_argument("photographs", nargs="*", type=Path, metavar="IMAGE", help=text)
+    text = "image file, folder of them, tar or zip, http(s) URL, or quoted pattern, instead of a data set"
+    parser.add_argument("photographs", nargs="*", metavar="IMAGE", help=text)
     add_data(parser)
     add_split(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder to create")

@@ -49,6 +49,8 @@ class Downloads:
     max_bytes: int = DEFAULT_MAX_BYTES
     timeout_s: float = DEFAULT_TIMEOUT_S
     """For the whole of a download, redirects included."""
+    are_options: bool = True
+    """Whether these limits are options of the command that runs, which messages then name."""
     _running: set["_Transfer"] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closed: threading.Event = field(default_factory=threading.Event)
@@ -75,7 +77,7 @@ class Downloads:
                 raise RequestError(f"cannot download {url}: the downloads were ended")
             self._running.add(transfer)
         try:
-            return transfer.run(self.max_bytes)
+            return transfer.run(self.max_bytes, self._advice("--max-download"))
         except RequestError:
             raise
         except urllib.error.HTTPError as error:
@@ -100,10 +102,11 @@ class Downloads:
                 transfer.cut()
 
     def _timed_out(self, url: str) -> RequestError:
-        return RequestError(
-            f"cannot download {url}: it took more than {self.timeout_s:g} s; allow more with --download-timeout, or "
-            "download it first"
-        )
+        advice = self._advice("--download-timeout")
+        return RequestError(f"cannot download {url}: it took more than {self.timeout_s:g} s; {advice}")
+
+    def _advice(self, option: str) -> str:
+        return f"allow more with {option}, or download it first" if self.are_options else "download it first"
 
 
 class _Transfer:
@@ -120,7 +123,7 @@ class _Transfer:
         self._timer = threading.Timer(timeout_s, self._expire)
         self._timer.daemon = True
 
-    def run(self, max_bytes: int) -> bytes:
+    def run(self, max_bytes: int, advice: str) -> bytes:
         self._timer.start()
         # Without handlers of other schemes, such as file: and ftp:, and without one that follows redirects.
         opener = urllib.request.OpenerDirector()
@@ -137,7 +140,7 @@ class _Transfer:
             request = urllib.request.Request(quoted, headers={"User-Agent": "alexnet", "Accept": "image/*"})
             try:
                 with opener.open(request, timeout=max(0.001, self._deadline_s - time.monotonic())) as answer:
-                    return self._read(answer, max_bytes)
+                    return self._read(answer, max_bytes, advice)
             except urllib.error.HTTPError as error:
                 location = error.headers.get("Location")
                 if error.code not in REDIRECTS or not location:
@@ -168,10 +171,8 @@ class _Transfer:
             "give that URL itself"
         )
 
-    def _read(self, answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
-        too_long = RequestError(
-            f"{self.url} has more than {max_bytes:,} bytes; allow more with --max-download, or download it first"
-        )
+    def _read(self, answer: http.client.HTTPResponse, max_bytes: int, advice: str) -> bytes:
+        too_long = RequestError(f"{self.url} has more than {max_bytes:,} bytes; {advice}")
         claimed_bytes = answer.length
         if claimed_bytes is not None and claimed_bytes > max_bytes:
             raise too_long

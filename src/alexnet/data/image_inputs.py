@@ -7,10 +7,11 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,9 @@ class InputImage:
     name: str | int
     """Its path or URL, `archive.tar/member.jpg`, or `-`; for an image in memory its index among the inputs."""
     content: ImageInput | Callable[[], Content] | RequestError
-    """The image, what reads its file or its pixels, or why there is none."""
+    """The image, what reads its file or its pixels, or why nothing could be listed."""
+    file: str | None = None
+    """On this machine, that has it: its own, or its archive."""
 
     def square(self, side: int, fit: Fit) -> NDArray[np.uint8]:
         """The image as the network's data set would store it, uint8 (side, side, 3), RGB.
@@ -103,23 +106,16 @@ def list_images(
             yield from _matches(name) if is_pattern else _named(name)
 
 
-def list_photographs(paths: Sequence[Path]) -> list[Path]:
-    """The given files, and all below the given folders that are images, sound or damaged, sorted by path.
-
-    What `alexnet prepare` skips as no image is passed over in folders, such as hidden files, Thumbs.db and text.
+def list_named(images: ImageInput | Iterable[ImageInput], downloads: Downloads) -> list[InputImage]:
+    """As `list_images`, for work that does not begin unless everything that is named can be listed.
 
     Raises:
-        RequestError: a folder has no image, or one in it cannot be read.
+        RequestError: what is named has no images, cannot be listed, or ends in damage.
     """
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        for image in _below(str(path)):
-            if isinstance(image.content, RequestError):
-                raise image.content
-            found.append(Path(str(image.name)))
+    found = list(list_images(images, downloads))
+    for one in found:
+        if isinstance(one.content, RequestError):
+            raise one.content
     return found
 
 
@@ -150,7 +146,7 @@ def _named(path: str) -> Iterator[InputImage]:
         return _below(path)
     if file_ending(path) in ARCHIVE_ENDINGS and os.path.isfile(path):
         return _members(path)
-    return iter([InputImage(path, path)])
+    return iter([InputImage(path, path, path)])
 
 
 def _matches(pattern: str) -> Iterator[InputImage]:
@@ -192,7 +188,7 @@ def _below(folder: str) -> Iterator[InputImage]:
     _log_skipped(len(found) - len(kept), len(found), folder)
     if not kept and not failed:
         yield _refused(folder, f"the folder {folder} has no images; name photographs, or folders of them")
-    yield from (InputImage(path, path) for path in kept)
+    yield from (InputImage(path, path, path) for path in kept)
     yield from failed
 
 
@@ -241,9 +237,9 @@ def _members(path: str) -> Iterator[InputImage]:
                 continue
             num += 1
             if location == NOT_A_FILE:
-                yield _refused(full_name, f"{full_name} is no regular file; links inside an archive are not followed")
+                yield InputImage(full_name, partial(_refuse_link, full_name), path)
             else:
-                yield InputImage(full_name, partial(read, archive, location))
+                yield InputImage(full_name, partial(read, archive, location), path)
     except RequestError as error:
         num += 1
         yield InputImage(path, error)
@@ -269,6 +265,10 @@ def _read_tar_member(path: Path, location: Location) -> bytes:
 
 def _read_tar_member_start(path: Path, location: Location, size_bytes: int) -> bytes:
     return read_member_start([path], location, size_bytes)
+
+
+def _refuse_link(name: str) -> NoReturn:
+    raise RequestError(f"{name} is no regular file; links inside an archive are not followed")
 
 
 def _refused(name: str, reason: str) -> InputImage:

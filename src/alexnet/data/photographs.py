@@ -85,11 +85,11 @@ def square_images(images: ImageInput | Iterable[ImageInput], side: int, fit: Fit
         TemporaryError: the machine or the drive failed.
     """
     listed = list(as_images(images))
-    squares = [square_of_several(listed, number, side, fit) for number in range(len(listed))]
+    squares = [_square_of_several(listed, number, side, fit) for number in range(len(listed))]
     return np.array(squares, np.uint8).reshape(-1, side, side, 3)
 
 
-def square_of_several(images: Sequence[ImageInput], number: int, side: int, fit: Fit = "crop") -> NDArray[np.uint8]:
+def _square_of_several(images: Sequence[ImageInput], number: int, side: int, fit: Fit = "crop") -> NDArray[np.uint8]:
     """The square of image `number`; errors name its path, or, of several images, its number."""
     image = images[number]
     try:

@@ -384,7 +384,7 @@ def predict(
         TemporaryError: the machine or the drive failed.
     """
     require_num_views(views)
-    downloads = Downloads()
+    downloads = Downloads(are_options=False)
     listed: Iterable[InputImage] = list_images(images, downloads)
     num_images = None
     with counted("predicting", shown=progress) as update:

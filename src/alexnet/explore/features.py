@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, get_args
@@ -20,6 +21,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from alexnet.data.dataset_files import NO_LABEL
+from alexnet.data.download import Downloads
 from alexnet.data.photographs import ImageInput
 from alexnet.errors import RequestError
 from alexnet.explore.feature_writer import (
@@ -36,11 +38,11 @@ from alexnet.explore.image_source import image_reader, photograph_source, split_
 from alexnet.figures.notebook_html import result_html, table_html
 from alexnet.model.activations import ActivationReader, default_layer
 from alexnet.model.kernels import slow_path_message
-from alexnet.model.weights import load_trained, weights_file
+from alexnet.model.weights import Trained, load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.checksums import file_crc32, file_digest
 from alexnet.storage.npy import read_npy_header
-from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths, described
+from alexnet.storage.paths import StrPath, StrPaths, as_path, described
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.staging import open_staging, staging_folder
 from alexnet.storage.typed_files import Count, Size, Versioned, damaged, read_json
@@ -91,7 +93,7 @@ class ActivationArrays(dict[str, NDArray[np.float32]]):
 
 
 def features(
-    run: StrPath,
+    run: Trained | StrPath,
     images: ImageInput | Iterable[ImageInput],
     layers: Sequence[str] | str = (),
     *,
@@ -104,12 +106,13 @@ def features(
     """Activations of a trained network for images, in memory; `write_features` writes those for many images to disk.
 
     Args:
-        run: a run folder or a weights file.
-        images: one image or many, of any types, see `ImageInput`: files and folders of them, images of Pillow, uint8
-            or floating-point arrays (H, W, 3) and tensors (3, H, W) of any size; also a batch of arrays or tensors.
+        run: a run folder, a weights file, or what `alexnet.load` returned.
+        images: one image or many, as `predict` takes them: files, folders, patterns such as `photos/**/*.jpg`, tars,
+            zips, http and https URLs, images of Pillow, arrays, tensors and batches of these, see `list_images`.
             They become square as the training images did; uint8 (N, S, S, 3) of their side S is taken as it is.
         layers: names of the network's layers; none means the last hidden one, after ReLU and before dropout.
         untrained: with the weights with which the run began, as a control; see `alexnet.load`.
+        device: `auto` is a GPU if there is one. The network returns to its own device and mode at the end.
         progress: see `ShowProgress`; a function is called with (images done, images in total).
 
     Returns:
@@ -117,23 +120,32 @@ def features(
         hook on the layer's module sees.
 
     Raises:
-        RequestError: no trained network, an unknown layer, images of another form, or an unreadable photograph.
+        RequestError: no trained network, an unknown layer, images of another form, or one that cannot be read.
         WorkError: activations that are not finite.
     """
-    trained = load_trained(run, untrained=untrained)
-    reader = ActivationReader(trained.network, _as_list(layers) or [default_layer(trained.network.spec)])
+    if untrained and isinstance(run, Trained):
+        raise RequestError("untrained needs a run folder or a weights file; or pass alexnet.load(run, untrained=True)")
+    trained = run if isinstance(run, Trained) else load_trained(run, untrained=untrained)
+    network, downloads = trained.network, Downloads(are_options=False)
+    reader = ActivationReader(network, _as_list(layers) or [default_layer(network.spec)])
     chosen_device = choose_device(device)
     chosen_precision = choose_precision(precision, chosen_device)
-    read, num_images = image_reader(images, trained)
+    read, num_images = image_reader(images, trained, downloads)
     result = ActivationArrays((name, np.empty((num_images, *reader.shape(name)), np.float32)) for name in reader.names)
     batches = activation_batches(trained, reader, read, 0, num_images, batch_size, chosen_device, chosen_precision)
-    with counted("features", shown=progress) as update:
-        for batch in batches:
-            if batch.refused:
-                raise RequestError(batch.refused[0][1])
-            for name, values in batch.activations.items():
-                result[name][batch.stop - len(values) : batch.stop] = values
-            update(batch.stop, num_images)
+    own_device, was_training = next(network.parameters()).device, network.training
+    network.eval()
+    try:
+        # The downloads end first: closing the batches waits for them.
+        with closing(batches), closing(downloads), counted("features", shown=progress) as update:
+            for batch in batches:
+                if batch.refused:
+                    raise RequestError(batch.refused[0][1])
+                for name, values in batch.activations.items():
+                    result[name][batch.stop - len(values) : batch.stop] = values
+                update(batch.stop, num_images)
+    finally:
+        network.to(own_device).train(was_training)
     return result
 
 
@@ -143,7 +155,7 @@ def write_features(
     *,
     data_folder: StrPaths | None = None,
     split: str | None = None,
-    photographs: Sequence[StrPath] = (),
+    photographs: StrPaths = (),
     layers: Sequence[str] = (),
     untrained: bool = False,
     dtype: Dtype = "float32",
@@ -160,7 +172,7 @@ def write_features(
         destination: the folder to create.
         data_folder: the prepared data set, or several to concatenate; None is what the run was trained on.
         split: None is the data set's evaluation split.
-        photographs: files and folders of files, instead of a data set.
+        photographs: files, folders, patterns, tars, zips and URLs, see `list_images`, instead of a data set.
         layers: names of the network's layers; none means the last hidden one, after ReLU and before dropout.
         untrained: with the weights with which the run began, as a control; see `load_trained`.
         dtype: of the arrays.
@@ -177,12 +189,13 @@ def write_features(
     if dtype not in get_args(Dtype):
         raise RequestError(f"--dtype is {dtype!r}; allowed is {' or '.join(get_args(Dtype))}")
     require_free(destination)
+    downloads = Downloads(are_options=False)
     trained = load_trained(run, untrained=untrained)
     reader = ActivationReader(trained.network, _as_list(layers) or [default_layer(trained.network.spec)])
     if photographs:
         if data_folder is not None or split is not None:
             raise RequestError("both photographs and a data set or split are named; name one or the other")
-        source = photograph_source(as_paths(photographs, "an image"), trained)
+        source = photograph_source(photographs, trained, downloads)
     else:
         source = split_source(run, data_folder, split, trained)
     chosen_device = choose_device(device)
@@ -199,9 +212,10 @@ def write_features(
     if not staging_folder(destination).exists():
         num_values = len(source.paths) * sum(math.prod(reader.shape(name)) for name in reader.names)
         require_space(destination, num_values * np.dtype(dtype).itemsize)
-    with open_staging(
+    opened = open_staging(
         destination, plan, description_file=DESCRIPTION_FILE, cursor_file=CURSOR_FILE, restart=restart
-    ) as staging:
+    )
+    with opened as staging, closing(downloads):
         if not staging.is_complete:
             writer = FeatureWriter(staging, trained, reader, source, np.dtype(dtype))
             if slow := slow_path_message(chosen_device.type):

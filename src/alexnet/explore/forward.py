@@ -1,6 +1,6 @@
 """Compute the activations of a trained network, batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -37,10 +37,10 @@ def activation_batches(
     batch_size: int | None,
     device: torch.device,
     precision: Precision,
-) -> Iterator[ActivationBatch]:
+) -> Generator[ActivationBatch, None, None]:
     """Activations batch by batch; another thread reads the next batch meanwhile.
 
-    Do not use the network until the iterator is exhausted or closed: its weights may be rounded (`rounded_weights`).
+    Do not use the network until the generator is exhausted or closed: its weights may be rounded (`rounded_weights`).
 
     Args:
         start: index of the first image.

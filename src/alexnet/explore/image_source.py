@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData, renumber_labels, warn_of_other_fit
 from alexnet.data.dataset_files import NO_LABEL
-from alexnet.data.image_inputs import list_photographs
-from alexnet.data.photographs import ImageInput, as_images, square_of_several
+from alexnet.data.download import Downloads, is_url
+from alexnet.data.image_inputs import InputImage, list_named
+from alexnet.data.photographs import ImageInput
 from alexnet.data.shards import StoredImages
 from alexnet.errors import RequestError
 from alexnet.model.weights import Trained
 from alexnet.runs.folder import RunFolder
-from alexnet.storage.paths import StrPaths, as_path, as_paths
+from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths
 from alexnet.storage.read_errors import raise_unless_damage
 
 RefusedImages = list[tuple[int, str]]
@@ -90,61 +91,70 @@ def _labels(data: PreparedData, split: str, trained: Trained) -> NDArray[np.int6
     return renumber_labels(labels, [indices[one.id] for one in data.classes])
 
 
-def photograph_source(paths: Sequence[Path], trained: Trained) -> ImageSource:
-    """Photographs, given as files and folders of files; files that are not readable images are refused one by one.
+def photograph_source(photographs: StrPaths, trained: Trained, downloads: Downloads) -> ImageSource:
+    """Photographs, named as `list_images` takes them; those that are not readable images are refused one by one.
 
     Raises:
-        RequestError: a folder has no files, or a file is missing.
+        RequestError: a folder, an archive or a pattern has no images, or a file is missing.
     """
-    files = list_photographs(paths)
-    names = [str(file) for file in files]
+    given = [photographs] if isinstance(photographs, str | os.PathLike) else photographs
+    images = list_named([_as_name(one) for one in given], downloads)
+    names = [str(image.name) for image in images]
     # Sizes and times, so that resumed work notices a file that has changed meanwhile.
-    versions = file_versions(files)
+    versions = file_versions(images)
     digest = hashlib.sha256(repr((names, versions)).encode("utf-8", "surrogateescape")).hexdigest()
-    identity = {"photographs": len(files), "photographs_sha256": digest}
+    identity = {"photographs": len(images), "photographs_sha256": digest}
     return ImageSource(
-        read=_photograph_reader(files, trained), paths=names, labels=None, identity=identity, location={}
+        read=_photograph_reader(images, trained), paths=names, labels=None, identity=identity, location={}
     )
 
 
-def image_reader(images: ImageInput | Iterable[ImageInput], trained: Trained) -> tuple[ReadImages, int]:
-    """Reads images of any types, folders of photographs among them; and their number.
+def _as_name(given: StrPath) -> str:
+    """A URL as it is, a path in the form in which `images.csv` has it."""
+    return given if isinstance(given, str) and is_url(given) else str(as_path(given, "an image"))
+
+
+def image_reader(
+    images: ImageInput | Iterable[ImageInput], trained: Trained, downloads: Downloads
+) -> tuple[ReadImages, int]:
+    """Reads images of any types, and those that `list_images` finds by their names; and their number.
 
     Raises:
-        RequestError: images of no allowed type, a folder that has no files, or a file that is missing.
+        RequestError: images of no allowed type, a folder, an archive or a pattern without images, or a missing file.
     """
     side = trained.side
     if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (side, side, 3):
         return array_reader(np.asarray(images, np.uint8)), len(images)
-    listed: list[ImageInput] = []
-    for image in as_images(images):
-        listed += list_photographs([as_path(image, "an image")]) if isinstance(image, str | os.PathLike) else [image]
-    file_versions([image for image in listed if isinstance(image, Path)])
+    listed = list_named(images, downloads)
+    file_versions(listed)
     return _photograph_reader(listed, trained), len(listed)
 
 
-def file_versions(files: Sequence[Path]) -> list[tuple[int, int]]:
-    """Size and time of each file; RequestError if one is missing, before work on the others is done."""
-    versions = []
-    for file in files:
+def file_versions(images: Sequence[InputImage]) -> list[tuple[int, int]]:
+    """Size and time of each image's file, zeros without one; RequestError if one is missing, before work is done."""
+    versions: dict[str | None, tuple[int, int]] = {None: (0, 0)}
+    for name in dict.fromkeys(image.file for image in images if image.file is not None):
+        file = Path(name)
         try:
             status = file.stat() if file.exists() else file.lstat()  # a link to nothing is refused when it is read
         except OSError as error:
             raise_unless_damage(error, file)
             raise RequestError(f"cannot read {file}: {error.strerror or error}; name image files") from error
-        versions.append((status.st_size, status.st_mtime_ns))
-    return versions
+        versions[name] = (status.st_size, status.st_mtime_ns)
+    return [versions[image.file] for image in images]
 
 
-def _photograph_reader(images: Sequence[ImageInput], trained: Trained) -> ReadImages:
+def _photograph_reader(images: Sequence[InputImage], trained: Trained) -> ReadImages:
     def read(first: int, stop: int) -> tuple[NDArray[np.uint8], RefusedImages]:
         squares: list[NDArray[np.uint8]] = []
         refused: RefusedImages = []
         for number in range(first, stop):
+            name = images[number].name
             try:
-                squares.append(square_of_several(images, number, trained.side, trained.fit))
+                squares.append(images[number].square(trained.side, trained.fit))
             except RequestError as error:
-                refused.append((number, str(error)))
+                is_one_of_several = isinstance(name, int) and len(images) > 1
+                refused.append((number, f"images[{name}]: {error}" if is_one_of_several else str(error)))
         return np.array(squares, np.uint8).reshape(-1, trained.side, trained.side, 3), refused
 
     return read
