@@ -186,7 +186,7 @@ def test_wrong_requests_say_what_is_allowed_and_leave_nothing(changes: Any, mess
         (lambda: alexnet.evaluate("run", "data/dataset.json"), "data/dataset.json"),
         (lambda: alexnet.evaluate("run", split="test"), "has no split 'test'; it has train, val"),
         (lambda: alexnet.evaluate("run", views=5), "--views is 5; allowed are 1"),
-        (lambda: alexnet.evaluate("run", views="10"), "--views is 10; allowed are 1"),
+        (lambda: alexnet.evaluate("run", views="10"), "--views is '10'; allowed are 1"),
         (lambda: alexnet.evaluate("run", device="tpu"), "unknown device 'tpu'"),
         (lambda: alexnet.evaluate("run", precision="float16"), "precision is 'float16'; allowed are auto"),
         (lambda: alexnet.evaluate([1]), "the run folder is [1]"),

@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,7 @@ def test_the_most_probable_classes_come_first(trained: Trained) -> None:
         with pytest.raises(RequestError, match=rf"--top is {top}; allowed is 1 to 7"):
             predict(trained, pixels(3), top=top)
     for views in (0, 2, "dense"):
-        with pytest.raises(RequestError, match=f"--views is {views}; allowed are 1"):
+        with pytest.raises(RequestError, match=f"--views is {views!r}; allowed are 1"):
             predict(trained, pixels(3), views=views)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="--batch-size is 0"):
         predict(trained, pixels(3), batch_size=0)
@@ -191,6 +193,59 @@ def test_a_network_is_left_as_it_was(trained: Trained) -> None:
     for name, tensor in trained.network.state_dict().items():
         assert tensor.dtype == torch.float32 and torch.equal(tensor, before[name])
     assert trained.network.training and not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"top": "x"}, "--top is 'x'; allowed is 1 to 7"),
+        ({"top": 2.5}, "--top is 2.5; allowed is 1 to 7"),
+        ({"top": True}, "--top is True; allowed is 1 to 7"),
+        ({"top": 8}, "--top is 8; allowed is 1 to 7"),
+        ({"reject": "x"}, "--reject is 'x'; allowed is a probability from 0 to 1"),
+        ({"reject": np.nan}, "--reject is nan; allowed is a probability from 0 to 1"),
+        ({"reject": 0.5}, "give the folder"),
+        ({"batch_size": "x"}, "--batch-size is 'x'; allowed is 1 or more"),
+        ({"batch_size": 1.5}, "--batch-size is 1.5; allowed is 1 or more"),
+        ({"batch_size": 0}, "--batch-size is 0; allowed is 1 or more"),
+        ({"views": "10"}, "--views is '10'; allowed are 1 "),
+        ({"fit": ""}, "--fit is ''; allowed is crop, pad, squash"),
+        ({"progress": "no"}, "progress is 'no'; allowed are True, False, None"),
+        ({"progress": 5}, "progress is 5; allowed are True, False, None"),
+    ],
+    ids=str,
+)
+def test_arguments_of_another_type_are_refused(change: Any, message: str, trained: Trained) -> None:
+    with pytest.raises(RequestError, match=re.escape(message)):
+        predict(trained, [pixels(0)], **change)
+
+
+def test_numbers_of_numpy_are_numbers(trained: Trained) -> None:
+    (one,) = predict(trained, pixels(0), top=np.int64(2), batch_size=np.int32(3), device="cpu")  # type: ignore[arg-type]
+    assert len(one.top) == 2 and json.dumps(one.to_dict())
+
+
+def _with_head(trained: Trained, head: torch.nn.Module) -> Trained:
+    trained.network.fc5 = head
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda one: replace(one, network=one.network.bfloat16()), "conv1.weight of the network is bfloat16; allowed"),
+        (lambda one: replace(one, network=one.network.double()), "conv1.weight of the network is float64; allowed"),
+        (lambda one: replace(one, network=one.network.to("meta")), "conv1.weight of the network has no values"),
+        (lambda one: replace(one, classes=list("abcdefg")), "classes[0] is 'a'; allowed is alexnet.ClassInfo(id"),
+        (lambda one: replace(one, classes=one.classes[:3]), "the network scores 7 classes and `classes` names 3; pass"),
+        (lambda one: _with_head(one, torch.nn.Linear(2304, 3)), "scores 3 classes and `classes` names 7; pass"),
+    ],
+    ids=["bfloat16", "float64", "meta", "text", "classes", "head"],
+)
+def test_a_network_that_cannot_predict_is_refused(change: Any, message: str, trained: Trained) -> None:
+    changed = change(trained)
+    with pytest.raises(RequestError, match=re.escape(message)):
+        predict(changed, [pixels(0)], device="cpu")
 
 
 def test_a_diverged_network_ends_the_work(trained: Trained) -> None:

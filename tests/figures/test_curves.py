@@ -45,6 +45,14 @@ def test_long_curves_are_thinned_to_averages():
     assert len(svg) < 60_000
 
 
+def test_a_curve_without_values_is_not_in_the_legend():
+    x = np.arange(3.0)
+    series = [Series("training", x, np.full(3, np.nan)), Series("val", x, x, "points")]
+    svg = curve_svg(series, name="one", description="one", x_title="epoch", y_title="loss")
+    assert ">val<" in svg and ">training<" not in svg
+    assert "epoch" in curve_svg(series[:1], name="one", description="one", x_title="epoch", y_title="loss")
+
+
 def test_a_single_point_is_marked():
     one = Series("training", np.array([0.5]), np.array([2.3]))
     assert "<use" in curve_svg([one], name="one", description="one", x_title="epoch", y_title="loss")

@@ -309,8 +309,8 @@ def views(num: int, side: int, crop: int) -> list[View]:
         return [View(row, column, False) for row in (0, center, margin) for column in (0, center, margin)]
     if num != 10:
         raise RequestError(
-            f"--views is {num}; allowed are 1 (the center), 9 (three by three), 10 (corners and center, mirrored too), "
-            "and dense for evaluations"
+            f"--views is {num!r}; allowed are 1 (the center), 9 (three by three), 10 (corners and center, mirrored "
+            "too), and dense for evaluations"
         )
     corners = ((0, 0), (0, margin), (center, center), (margin, 0), (margin, margin))
     return [View(row, column, mirrored) for mirrored in (False, True) for row, column in corners]

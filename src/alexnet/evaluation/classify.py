@@ -25,7 +25,8 @@ from alexnet.evaluation.view_probabilities import DIVERGED, view_probabilities
 from alexnet.figures.notebook_html import Cell, bars_html, picture_html, result_html, table_html
 from alexnet.model.kernels import reference_ops
 from alexnet.model.weights import Trained, load_trained
-from alexnet.storage.paths import StrPath, as_path
+from alexnet.storage.arguments import is_number, is_whole
+from alexnet.storage.paths import StrPath, as_path, described
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.typed_files import read_bounded
 from alexnet.system.device import (
@@ -117,7 +118,7 @@ def require_num_views(num_views: int) -> None:
     """Refuse a number of views that a prediction cannot have."""
     if num_views not in ALLOWED_VIEWS:
         raise RequestError(
-            f"--views is {num_views}; allowed are 1 (the center), 9 (three by three) and 10 (the paper's)"
+            f"--views is {num_views!r}; allowed are 1 (the center), 9 (three by three) and 10 (the paper's)"
         )
 
 
@@ -155,21 +156,22 @@ def classify(
         downloads: those of the images' URLs, which are closed when the generator is.
 
     Raises:
-        RequestError: a number of views, a batch size or a fit that is not allowed.
+        RequestError: a number of views, a batch size or a fit that is not allowed, or a network that cannot be used.
         WorkError: the network's scores are not finite.
         TemporaryError: the machine or the drive failed.
     """
     if batch_size is None:
         batch_size = evaluation_batch_size(device, trained.side)
-    if batch_size < 1:
-        raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
+    if not is_whole(batch_size, 1):
+        raise RequestError(f"--batch-size is {described(batch_size)}; allowed is 1 or more")
     require_num_views(num_views)
-    require_fit(fit or trained.fit)
+    chosen_fit: Fit = trained.fit if fit is None else fit
+    require_fit(chosen_fit)
+    _require_usable(trained)
     # Any of those that an iterator has not given yet may be a URL.
     has_urls = not isinstance(images, Sequence) or any(is_url(str(one.name)) for one in images)
     images = iter(images)
     first = list(itertools.islice(images, -(-FEW_VIEWS // num_views)))
-    chosen_fit: Fit = fit or trained.fit
 
     def read(image: InputImage) -> ClassifiedImage:
         try:
@@ -214,6 +216,34 @@ def classify(
                 yield one if one.square is None else ClassifiedImage(one.image, one.square, next(found))
 
 
+def _require_usable(trained: Trained) -> None:
+    """Refuse a network that a caller has changed so that it cannot predict, with what to do."""
+    for index, one in enumerate(trained.classes):
+        if not isinstance(one, ClassInfo):
+            raise RequestError(f"classes[{index}] is {described(one)}; allowed is alexnet.ClassInfo(id, name)")
+    for name, parameter in trained.network.named_parameters():
+        if parameter.is_meta:
+            raise RequestError(
+                f"{name} of the network has no values, because it is on the device `meta`; load the weights, for "
+                "example with `network.load_state_dict(state, assign=True)`"
+            )
+        if parameter.dtype != torch.float32:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            raise RequestError(
+                f"{name} of the network is {dtype}; allowed is float32: call `network.float()`, and choose the "
+                "precision of the predictions with `precision=`"
+            )
+    try:
+        num_scores = trained.network.num_classes
+    except (RequestError, AttributeError):
+        return  # a layer whose number of scores is known when it has been run
+    if num_scores != len(trained.classes):
+        raise RequestError(
+            f"the network scores {num_scores:,} classes and `classes` names {len(trained.classes):,}; pass "
+            "`dataclasses.replace(trained, network=network, classes=classes)`"
+        )
+
+
 @dataclass(frozen=True)
 class Ranking:
     """Makes predictions of probabilities."""
@@ -235,9 +265,9 @@ class Ranking:
             RequestError: a number that is not allowed.
         """
         num_classes = len(trained.classes)
-        if num_top is not None and not 1 <= num_top <= num_classes:
+        if num_top is not None and not is_whole(num_top, 1, num_classes):
             raise RequestError(
-                f"--top is {num_top}; allowed is 1 to {num_classes:,}, the number of the network's classes"
+                f"--top is {described(num_top)}; allowed is 1 to {num_classes:,}, the number of the network's classes"
             )
         return cls(trained.classes, num_top or min(DEFAULT_TOP, num_classes), calibrator, reject)
 
@@ -270,6 +300,8 @@ def calibrator_of(run: Trained | StrPath, num_views: int, reject: float | None, 
     """
     if reject is None:
         return None
+    if not is_number(reject, 0, 1):
+        raise RequestError(f"--reject is {described(reject)}; allowed is a probability from 0 to 1")
     if isinstance(run, Trained):
         raise RequestError("reject needs the probabilities that an evaluation saves in a run folder; give the folder")
     calibrator = calibrator_for(as_path(run, "the run"), num_views)
@@ -393,7 +425,7 @@ def predict(
             num_images = len(listed)
         with fitting_ops(FEW_VIEWS if num_images is None else num_images, views):
             trained = run if isinstance(run, Trained) else load_trained(as_path(run, "the run"))
-        ranking = Ranking.of(trained, top, calibrator_of(run, views, reject, fit), reject or 0.0)
+        ranking = Ranking.of(trained, top, calibrator_of(run, views, reject, fit), float(reject or 0))
         chosen_device = choose_device(device)
         before = next(trained.network.parameters()).device
         predictions: list[ImagePrediction] = []

@@ -68,6 +68,8 @@ def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title:
         axes = figure.add_subplot()
         for number, one in enumerate(series):
             x, y = _averaged(one.x, one.y)
+            if not len(x):
+                continue  # a legend would name a line that is not there
             marked = one.kind == "points" or len(x) < 3
             axes.plot(
                 x,
@@ -86,7 +88,8 @@ def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title:
         axes.set_ylim(top=1.05 * axes.get_ylim()[1])
         axes.set_xlim(left=0)
         axes.grid(True)
-        axes.legend(loc="best")
+        if axes.lines:
+            axes.legend(loc="best")
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _for_page(buffer.getvalue(), name, description)

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from alexnet.errors import RequestError
 from alexnet.system.terminal import TerminalConsole
 from alexnet.system.visible_text import visible, visible_html
 
@@ -34,7 +35,16 @@ total is unknown, the function gets the units done for it."""
 
 
 def is_shown(progress: ShowProgress) -> bool:
-    """Whether a call shows progress itself."""
+    """Whether a call shows progress itself.
+
+    Raises:
+        RequestError: `progress` is something else than `ShowProgress` allows.
+    """
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise RequestError(
+            f"progress is {progress!r}; allowed are True, False, None (where somebody watches), or a function of "
+            "(units done, units in total)"
+        )
     return not callable(progress) and (sys.stderr.isatty() or in_notebook() if progress is None else progress)
 
 

@@ -8,7 +8,6 @@ Paper: section 2 (256 x 256 pixels) and 4.1 (color).
 """
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -30,6 +29,7 @@ from alexnet.data.shards import JPEG_QUALITY, shard_name
 from alexnet.data.sources.formats import open_source
 from alexnet.data.sources.listing import Source, with_hold_out
 from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.storage.arguments import is_number, is_whole
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.paths import StrPath, as_path, described
 from alexnet.storage.staging import open_staging, staging_folder
@@ -300,13 +300,13 @@ def _check_options(
         (
             "--side",
             side,
-            side is None or _is_whole(side, MIN_SIDE_PX, MAX_SIDE_PX),
+            side is None or is_whole(side, MIN_SIDE_PX, MAX_SIDE_PX),
             f"{MIN_SIDE_PX} to {MAX_SIDE_PX} pixels",
         ),
-        ("--workers", workers, workers is None or _is_whole(workers, 1), "1 or more"),
-        ("--seed", seed, _is_whole(seed, 0), "0 or more"),
-        ("--max-refused", max_refused, _is_number(max_refused, 0, 1), "a fraction from 0 to 1"),
-        ("--shard-images", shard_images, _is_whole(shard_images, 1), "1 or more"),
+        ("--workers", workers, workers is None or is_whole(workers, 1), "1 or more"),
+        ("--seed", seed, is_whole(seed, 0), "0 or more"),
+        ("--max-refused", max_refused, is_number(max_refused, 0, 1), "a fraction from 0 to 1"),
+        ("--shard-images", shard_images, is_whole(shard_images, 1), "1 or more"),
         ("--store", store, store in ("auto", *STORES), ", ".join(("auto", *STORES))),
         ("--exif", exif, exif in ("auto", "apply", "ignore"), "auto, apply, ignore"),
         ("--fit", fit, fit in get_args(Fit), ", ".join(get_args(Fit))),
@@ -319,12 +319,3 @@ def _check_options(
 def _plain(value: T) -> T:
     """A number of NumPy, which JSON does not know, as one of Python; anything else as it is."""
     return value.item() if isinstance(value, np.number) else value
-
-
-def _is_whole(value: object, low: int, high: float = math.inf) -> bool:
-    return isinstance(value, int) and _is_number(value, low, high)
-
-
-def _is_number(value: object, low: float, high: float = math.inf) -> bool:
-    """Whether a Python caller gave a number in the range, ends included."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
