@@ -210,16 +210,18 @@ def test_bfloat16_is_near_float32():
     np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-6)
 
 
-def test_weights_are_rounded_once_and_restored():
-    network, data = tiny_network(), made_up_data()
-    seen = []
-    for layer in network.modules():
-        layer.register_forward_pre_hook(
-            lambda layer, given: seen.extend(parameter.dtype for parameter in layer.parameters(recurse=False))
-        )
+def test_weights_are_rounded_once_and_the_networks_own_stay(monkeypatch):
+    network, data = small_network("quick"), made_up_data(num=3, side=33)
+    seen, forward = [], AlexNet.forward
+
+    def watched(own, images):
+        seen.append({parameter.dtype for parameter in own.parameters()})
+        return forward(own, images)
+
+    monkeypatch.setattr(AlexNet, "forward", watched)
     before = [parameter.clone() for parameter in network.parameters()]
-    predict_split(network, data, "test", CROP, 10, precision="bfloat16")
-    assert set(seen) == {torch.bfloat16}
+    predict_split(network, data, "test", 28, 10, precision="bfloat16")
+    assert seen and all(dtypes == {torch.bfloat16} for dtypes in seen)
     for parameter, whole in zip(network.parameters(), before, strict=True):
         assert torch.equal(parameter, whole) and parameter.dtype == torch.float32
 

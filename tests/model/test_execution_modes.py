@@ -4,7 +4,8 @@ import pytest
 import torch
 from tests.model.varied_networks import VARIED, normwise, varied_network
 
-from alexnet.system.device import arithmetic, rounded_weights
+from alexnet.model.inference import inference_network
+from alexnet.system.device import arithmetic
 from benchmarks.precision import EmulatedBfloat16
 
 
@@ -49,24 +50,13 @@ def test_float16(variant: str) -> None:
 @pytest.mark.parametrize("variant", [*VARIED, "torchvision"])
 def test_weights_rounded_once_give_the_same_scores(variant: str) -> None:
     network, images, _ = varied_network(variant)
-    whole = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     cpu = torch.device("cpu")
     with torch.inference_mode(), EmulatedBfloat16():  # the same in both, and fast everywhere
         with arithmetic(cpu, "bfloat16"):
             want = network(images)
-        with rounded_weights(network, "bfloat16"), arithmetic(cpu, "bfloat16"):
-            assert all(one.dtype == torch.bfloat16 for one in network.parameters())
-            # A nested use neither rounds again nor restores the weights.
-            with rounded_weights(network, "bfloat16"):
-                pass
-            assert all(one.dtype == torch.bfloat16 for one in network.parameters())
-            assert torch.equal(network(images), want)
-    with pytest.raises(KeyboardInterrupt), rounded_weights(network, "bfloat16"):
-        raise KeyboardInterrupt
-    with rounded_weights(network, "float32"):
-        assert all(one.dtype == torch.float32 for one in network.parameters())
-    for name, tensor in network.state_dict().items():
-        assert tensor.dtype == torch.float32 and torch.equal(tensor, whole[name])
+        with inference_network(network, cpu, "bfloat16") as rounded, arithmetic(cpu, "bfloat16"):
+            assert all(one.dtype == torch.bfloat16 for one in rounded.parameters())
+            assert torch.equal(rounded(images), want)
 
 
 @pytest.mark.parametrize("variant", VARIED)

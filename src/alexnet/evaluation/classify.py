@@ -143,10 +143,8 @@ def classify(
     An image is preprocessed like the training images: turned upright, resized to the stored size and made square; the
     mean image is subtracted from each view, and the probabilities of the views are averaged.
 
-    Do not use the network until the generator is exhausted or closed: its weights may be rounded (`rounded_weights`).
-
     Args:
-        trained: its network is moved to `device`.
+        trained: its network stays as it is, see `inference_network`.
         images: any number; they are taken one by one, some batches ahead. A sequence without URLs is read by as many
             threads as there are cores.
         num_views: 1 (center), 9 or 10.
@@ -187,7 +185,7 @@ def classify(
         name="alexnet-predict",
     )
     average = view_probabilities(
-        trained.network.to(device),
+        trained.network,
         num_views,
         trained.side,
         trained.crop,
@@ -427,29 +425,25 @@ def predict(
             trained = run if isinstance(run, Trained) else load_trained(as_path(run, "the run"))
         ranking = Ranking.of(trained, top, calibrator_of(run, views, reject, fit), float(reject or 0))
         chosen_device = choose_device(device)
-        before = next(trained.network.parameters()).device
         predictions: list[ImagePrediction] = []
         probabilities: list[NDArray[np.float32]] = []
         squares: list[NDArray[np.uint8] | None] = []
         unknown = np.full(len(trained.classes), np.nan, np.float32)
-        try:
-            for one in classify(
-                trained,
-                listed,
-                num_views=views,
-                batch_size=batch_size,
-                device=chosen_device,
-                precision=choose_precision(precision, chosen_device),
-                fit=fit,
-                downloads=downloads,
-            ):
-                predictions.append(ranking(one))
-                probabilities.append(unknown if one.probabilities is None else one.probabilities)
-                if len(squares) < NUM_SHOWN:
-                    squares.append(one.square)
-                update(len(predictions), num_images)
-        finally:
-            trained.network.to(before)
+        for one in classify(
+            trained,
+            listed,
+            num_views=views,
+            batch_size=batch_size,
+            device=chosen_device,
+            precision=choose_precision(precision, chosen_device),
+            fit=fit,
+            downloads=downloads,
+        ):
+            predictions.append(ranking(one))
+            probabilities.append(unknown if one.probabilities is None else one.probabilities)
+            if len(squares) < NUM_SHOWN:
+                squares.append(one.square)
+            update(len(predictions), num_images)
     found = np.stack(probabilities) if probabilities else np.empty((0, len(trained.classes)), np.float32)
     return Predictions(tuple(predictions), found, trained.classes, tuple(squares))
 

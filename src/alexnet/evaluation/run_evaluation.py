@@ -67,7 +67,6 @@ def evaluate(
     if processes.is_main:
         warn_of_other_fit(prepared, trained.fit)
     chosen = choose_device(device)
-    trained.network.to(chosen)
     # The network's own mean image, not the data set's: preprocessing belongs to the weights.
     shown = progress if processes.is_main else False
     with counted(f"{run.path.name}, {describe_views(views)}", shown=shown) as update:

@@ -9,9 +9,10 @@ import torch
 from alexnet.data.augment import MeanAt, View, crop_view, views
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.predictions import NumViews
+from alexnet.model.inference import inference_network
 from alexnet.model.network import AlexNet
 from alexnet.model.sliding import class_maps
-from alexnet.system.device import Precision, arithmetic, rounded_weights
+from alexnet.system.device import Precision, arithmetic
 
 DIVERGED = "its training has diverged; train again with a lower learning rate"
 
@@ -30,10 +31,10 @@ def view_probabilities(
     device: torch.device,
     precision: Precision,
 ) -> Iterator[Callable[..., torch.Tensor]]:
-    """Within the block, the network classifies images; its mode and its weights are restored afterwards.
+    """Within the block, the network classifies images; it stays as it is, see `inference_network`.
 
     Args:
-        network: on `device`.
+        network: on any device.
         num_views, mean_image, mean_at, precision: see `predict_split`.
         side: of the images, pixels.
         crop: side of a view, pixels.
@@ -50,7 +51,7 @@ def view_probabilities(
 
     Paper: section 4.1.
     """
-    score, view_px, chosen = _scorer(network, num_views, side, crop)
+    view_px, chosen = _views(network, num_views, side, crop)
     num_axes = 4 if num_views == "dense" else 2
     mean_image = mean_image.to(device)
 
@@ -75,24 +76,18 @@ def view_probabilities(
                     total += one
             return total / len(chosen)
 
-    was_training = network.training
-    network.eval()
-    try:
-        with rounded_weights(network, precision):
-            yield probabilities
-    finally:
-        network.train(was_training)
+    with inference_network(network, device, precision) as ready:
+        score = partial(class_maps, ready) if isinstance(ready, AlexNet) and num_views == "dense" else ready
+        yield probabilities
 
 
-def _scorer(
-    network: torch.nn.Module, num_views: NumViews, side: int, crop: int
-) -> tuple[Callable[[torch.Tensor], torch.Tensor], int, list[View]]:
-    """The function that scores a view, the view's side in pixels, and the views."""
+def _views(network: torch.nn.Module, num_views: NumViews, side: int, crop: int) -> tuple[int, list[View]]:
+    """The side of a view in pixels, and the views."""
     if num_views != "dense":
-        return network, crop, views(num_views, side, crop)
+        return crop, views(num_views, side, crop)
     if not isinstance(network, AlexNet):
         raise RequestError(
             f"dense views slide the layers of an AlexNet over the image, and this is a {type(network).__name__}; "
             "choose 1, 9 or 10 views"
         )
-    return partial(class_maps, network), side, [View(0, 0, mirrored) for mirrored in (False, True)]
+    return side, [View(0, 0, mirrored) for mirrored in (False, True)]

@@ -12,8 +12,10 @@ from alexnet.data.augment import crop_view, views
 from alexnet.errors import RequestError, WorkError
 from alexnet.explore.image_source import ReadImages, RefusedImages
 from alexnet.model.activations import ActivationReader
+from alexnet.model.inference import inference_network
+from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
-from alexnet.system.device import Precision, arithmetic, evaluation_batch_size, rounded_weights
+from alexnet.system.device import Precision, arithmetic, evaluation_batch_size
 from alexnet.system.prefetch import prefetch
 
 
@@ -40,8 +42,6 @@ def activation_batches(
 ) -> Generator[ActivationBatch, None, None]:
     """Activations batch by batch; another thread reads the next batch meanwhile.
 
-    Do not use the network until the generator is exhausted or closed: its weights may be rounded (`rounded_weights`).
-
     Args:
         start: index of the first image.
         stop: index after the last image.
@@ -55,7 +55,6 @@ def activation_batches(
         batch_size = evaluation_batch_size(device, trained.side)
     if batch_size < 1:
         raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
-    trained.network.to(device)
     (view,) = views(1, trained.side, trained.crop)
     starts = range(start, stop, batch_size)
 
@@ -63,7 +62,10 @@ def activation_batches(
         return read(first, min(first + batch_size, stop))
 
     batches = prefetch(read_batch, starts, workers=1, ahead=2, name="alexnet-features")
-    with closing(batches), torch.inference_mode(), rounded_weights(trained.network, precision):
+    ready = inference_network(trained.network, device, precision)
+    with closing(batches), torch.inference_mode(), ready as network:
+        assert isinstance(network, AlexNet)
+        read_layers = ActivationReader(network, reader.names)
         for first, (images, refused) in zip(starts, batches, strict=True):  # (B, S, S, 3)
             batch_stop = min(first + batch_size, stop)
             if not len(images):
@@ -71,7 +73,7 @@ def activation_batches(
                 continue
             batch = torch.from_numpy(images).to(device)
             with arithmetic(device, precision):
-                activations = reader(crop_view(batch, view, trained.crop, trained.mean_image, trained.mean_at))
+                activations = read_layers(crop_view(batch, view, trained.crop, trained.mean_image, trained.mean_at))
             arrays = {name: values.float().contiguous().cpu().numpy() for name, values in activations.items()}
             for name, values in arrays.items():
                 if not np.isfinite(values).all():

@@ -211,6 +211,17 @@ class AlexNet(nn.Module):
                     return False
         return True
 
+    def is_untouched(self) -> bool:
+        """Whether the network and its layers are as they were built: none added, replaced, hooked or compiled."""
+        layers = self.spec.named_layers
+        own = {"input_scale", *(name for layer in layers for name in _module_names(layer))}
+        if is_hooked(self) or any(one._compiled_call_impl is not None for one in self.modules()):
+            return False
+        if not own.issuperset(self._modules) or not all(map(self._is_untouched, layers)):
+            return False
+        scale = self._modules.get("input_scale")
+        return scale is None or (type(scale) is InputScale and not is_hooked(scale))
+
     def scale(self, images: torch.Tensor) -> torch.Tensor:
         """The images (B, 3, H, W) multiplied by `input_scale`."""
         return images if self.spec.input_scale == 1 else self.get_submodule("input_scale")(images)

@@ -1,7 +1,6 @@
 """The device on which the network runs, and its precision."""
 
 import contextlib
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -60,34 +59,10 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
 
 
 def arithmetic(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
-    """The context in which a network with float32 weights computes in `precision`."""
+    """The context in which a network with float32 weights computes in `precision`, whatever the context around it."""
     if precision == "float32":
-        return contextlib.nullcontext()
+        return torch.autocast(device.type, enabled=False)
     return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-@contextlib.contextmanager
-def rounded_weights(network: torch.nn.Module, precision: Precision) -> Iterator[None]:
-    """Within the block the weights have dtype `precision`; afterwards they are restored. For inference only.
-
-    Other threads may run the network at the same time in `arithmetic` of the same precision.
-
-    Without gradients, autocast rounds the weights to bfloat16 in every forward pass: for AlexNet 366 MB of memory
-    traffic, a fifth of a pass on CPUs with matrix units. Rounded once, they give the same scores.
-    """
-    # Weights that another thread has already rounded are restored by that thread.
-    full = {
-        parameter: data
-        for parameter in network.parameters()
-        if precision == "bfloat16" and (data := parameter.data).dtype == torch.float32
-    }
-    try:
-        for parameter, data in full.items():
-            parameter.data = data.bfloat16()
-        yield
-    finally:
-        for parameter, data in full.items():
-            parameter.data = data
 
 
 def evaluation_batch_size(device: torch.device, side: int) -> int:

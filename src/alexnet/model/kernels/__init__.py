@@ -5,16 +5,17 @@ the same (`NormPool.reference`).
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 
 from alexnet.model.derivatives import needs_reference_ops
 from alexnet.system.triton_probe import reference_ops_requested, triton_unavailable_reason
 
-_forced: Literal["nothing", "convolutions", "all"] = "nothing"
-"""Which operations `reference_ops` leaves to torch."""
+_forced = {"convolutions": 0, "all": 0}
+"""Blocks of `reference_ops` that are open, in any thread, by the operations that they leave to torch."""
+_forced_lock = threading.Lock()
 _reasons: dict[str, str | None] = {}
 
 
@@ -23,7 +24,7 @@ def supports_fused(x: torch.Tensor) -> bool:
 
     Transforms of `torch.func` and forward-mode derivatives are left to torch's own operations.
     """
-    if _forced == "all" or x.dtype not in (torch.float32, torch.bfloat16) or torch.onnx.is_in_onnx_export():
+    if _forced["all"] or x.dtype not in (torch.float32, torch.bfloat16) or torch.onnx.is_in_onnx_export():
         return False
     if torch.compiler.is_compiling() and x.device.type not in _reasons:
         return False
@@ -32,7 +33,7 @@ def supports_fused(x: torch.Tensor) -> bool:
 
 def supports_winograd(x: torch.Tensor) -> bool:
     """Whether convolutions of this tensor may use Winograd filtering: float32 on a CPU."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and _forced == "nothing" and supports_fused(x)
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not _forced["convolutions"] and supports_fused(x)
 
 
 def epilogue_adds_bias(x: torch.Tensor, computed: torch.dtype) -> bool:
@@ -46,7 +47,7 @@ def epilogue_adds_bias(x: torch.Tensor, computed: torch.dtype) -> bool:
 
 def load() -> None:
     """Check which kernels run here, before anything is compiled or captured; does nothing within `reference_ops`."""
-    if _forced != "all":
+    if not _forced["all"]:
         for device_type in ("cpu", "cuda"):
             fallback_reason(device_type)
 
@@ -86,10 +87,12 @@ def reference_ops(*, convolutions_only: bool = False) -> Iterator[None]:
     Args:
         convolutions_only: keep the fused operations.
     """
-    global _forced
-    before = _forced
-    _forced = "convolutions" if convolutions_only and before != "all" else "all"
+    # Counted, not set and restored: blocks of several threads overlap in any order.
+    kind = "convolutions" if convolutions_only else "all"
+    with _forced_lock:
+        _forced[kind] += 1
     try:
         yield
     finally:
-        _forced = before
+        with _forced_lock:
+            _forced[kind] -= 1
