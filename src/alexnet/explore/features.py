@@ -126,26 +126,21 @@ def features(
     if untrained and isinstance(run, Trained):
         raise RequestError("untrained needs a run folder or a weights file; or pass alexnet.load(run, untrained=True)")
     trained = run if isinstance(run, Trained) else load_trained(run, untrained=untrained)
-    network, downloads = trained.network, Downloads(are_options=False)
-    reader = ActivationReader(network, _as_list(layers) or [default_layer(network.spec)])
+    downloads = Downloads(are_options=False)
+    reader = ActivationReader(trained.network, _as_list(layers) or [default_layer(trained.network.spec)])
     chosen_device = choose_device(device)
     chosen_precision = choose_precision(precision, chosen_device)
     read, num_images = image_reader(images, trained, downloads)
     result = ActivationArrays((name, np.empty((num_images, *reader.shape(name)), np.float32)) for name in reader.names)
     batches = activation_batches(trained, reader, read, 0, num_images, batch_size, chosen_device, chosen_precision)
-    own_device, was_training = next(network.parameters()).device, network.training
-    network.eval()
-    try:
-        # The downloads end first: closing the batches waits for them.
-        with closing(batches), closing(downloads), counted("features", shown=progress) as update:
-            for batch in batches:
-                if batch.refused:
-                    raise RequestError(batch.refused[0][1])
-                for name, values in batch.activations.items():
-                    result[name][batch.stop - len(values) : batch.stop] = values
-                update(batch.stop, num_images)
-    finally:
-        network.to(own_device).train(was_training)
+    # The downloads end first: closing the batches waits for them.
+    with closing(batches), closing(downloads), counted("features", shown=progress) as update:
+        for batch in batches:
+            if batch.refused:
+                raise RequestError(batch.refused[0][1])
+            for name, values in batch.activations.items():
+                result[name][batch.stop - len(values) : batch.stop] = values
+            update(batch.stop, num_images)
     return result
 
 
