@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tests.html_page import Page
 
+import alexnet
 from alexnet.cli.main import main
 from alexnet.data.concatenated import count_leaks, open_data
 from alexnet.data.dataset import PreparedData
@@ -167,3 +168,38 @@ def test_predict_classifies_a_split(
     ):
         assert main(["predict", str(run.path), *map(str, words)]) == 2
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_predict_reads_a_split_from_python_too(data: PreparedData, run: RunFolder, tree: Path, tmp_path: Path) -> None:
+    def keys(images: Any, **how: Any) -> list[str | int]:
+        return [one.image for one in alexnet.predict(run, images, views=1, device="cpu", **how)]
+
+    unlabeled, val = list(data.splits["unlabeled"].keys), list(data.splits["val"].keys)
+    for named in (data.folder, str(data.folder), data, [data.folder], (data,)):
+        assert keys(named) == unlabeled
+    assert keys(data, split="val") == keys(str(data.folder), split="val") == val
+    copy = shutil.copytree(data.folder, tmp_path / "copy")
+    both = open_data([data.folder, copy])
+    assert keys([data, str(copy)]) == keys(both) == list(both.splits["unlabeled"].keys)
+    pixels = np.array(data.splits["val"].images[:])
+    found = alexnet.predict(run, data, split="val", device="cpu", precision="float32").probabilities
+    expected = alexnet.predict(run, pixels, device="cpu", precision="float32").probabilities
+    np.testing.assert_array_equal(found, expected)
+    photographs = str(tree / "test")
+    calls: list[tuple[Any, dict[str, Any], str]] = [
+        (data, {"split": "some"}, "has no split 'some'; it has"),
+        ([data, photographs], {}, "is a prepared data set, but other arguments are photographs"),
+        ([photographs, str(data.folder)], {}, "is a prepared data set, but other arguments are photographs"),
+        (both, {"fit": "pad"}, "--fit is pad, and the images of .* are square already; omit it"),
+        (photographs, {"split": "val"}, "--split is val, and .*test is not a prepared data set; omit it"),
+        (pixels, {"split": "val"}, "--split is val, and an image in memory is not a prepared data set; omit it"),
+        ([], {"split": "val"}, "--split is val, and an empty list is not a prepared data set; omit it"),
+        (iter([data]), {"split": "val"}, "--split is val, and an iterator is not a prepared data set; omit it"),
+    ]
+    for images, how, message in calls:
+        with pytest.raises(RequestError, match=message):
+            keys(images, **how)
+    (row,) = alexnet.predict(run, iter([str(data.folder)]), device="cpu")
+    assert row.reason is not None and "is a prepared data set, not a folder of photographs" in row.reason
+    with pytest.raises(RequestError, match=r"is a prepared data set, not a folder of photographs; .*data_folder"):
+        alexnet.features(run, data.folder, device="cpu")

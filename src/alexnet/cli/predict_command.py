@@ -193,28 +193,12 @@ def _chosen_format(options: argparse.Namespace) -> str:
 
 def _images(options: argparse.Namespace, downloads: "Downloads") -> "tuple[Sequence[InputImage], PreparedData | None]":
     """The images of a prepared split and its data set, or those that the arguments name and None."""
-    from alexnet.data.concatenated import open_data
-    from alexnet.data.dataset import UNLABELED
-    from alexnet.data.dataset_files import DESCRIPTION_FILE
-    from alexnet.data.download import without_credentials
     from alexnet.data.image_inputs import list_images
-    from alexnet.evaluation.classify import split_images
+    from alexnet.evaluation.classify import named_split
 
-    prepared = [name for name in options.images if (Path(name) / DESCRIPTION_FILE).is_file()]
-    if not prepared:
-        if options.split:
-            name = without_credentials(options.images[0])
-            raise RequestError(f"--split is {options.split}, and {name} is not a prepared data set; omit it")
-        return list(list_images(options.images, downloads, sys.stdin.buffer.read)), None
-    if len(prepared) < len(options.images):
-        raise RequestError(
-            f"{prepared[0]} is a prepared data set, but other arguments are photographs; give one or the other"
-        )
-    if options.fit:
-        raise RequestError(f"--fit is {options.fit}, and the images of {prepared[0]} are square already; omit it")
-    data = open_data([Path(name) for name in prepared])
-    split = options.split or (UNLABELED if UNLABELED in data.splits else data.evaluation_split)
-    return split_images(data, split), data
+    if (found := named_split(options.images, options.split, options.fit)) is not None:
+        return found
+    return list(list_images(options.images, downloads, sys.stdin.buffer.read)), None
 
 
 def _print_bars(predictions: "Iterable[ImagePrediction]", *, is_single: bool) -> None:

@@ -16,6 +16,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.dataset_files import DESCRIPTION_FILE
 from alexnet.data.decode import Fit, begins_as_image
 from alexnet.data.download import Downloads, is_url, without_credentials
 from alexnet.data.not_images import RAW_ENDINGS, START_BYTES, file_ending, has_image_name, not_an_image
@@ -187,7 +188,13 @@ def _below(folder: str) -> Iterator[InputImage]:
     kept = [path for path in found if not _is_skipped(path[start:], path)]
     _log_skipped(len(found) - len(kept), len(found), folder)
     if not kept and not failed:
-        yield _refused(folder, f"the folder {folder} has no images; name photographs, or folders of them")
+        reason = f"the folder {folder} has no images; name photographs, or folders of them"
+        if os.path.isfile(os.path.join(folder, DESCRIPTION_FILE)):
+            reason = (
+                f"{folder} is a prepared data set, not a folder of photographs; `alexnet predict` and "
+                "`alexnet.predict` take it alone, `alexnet features` with --data, `write_features` as data_folder"
+            )
+        yield _refused(folder, reason)
     yield from (InputImage(path, path, path) for path in kept)
     yield from failed
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -15,10 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.dataset import ClassInfo, PreparedData, warn_of_other_fit
-from alexnet.data.download import Downloads, is_url
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import UNLABELED, ClassInfo, PreparedData, warn_of_other_fit
+from alexnet.data.dataset_files import DESCRIPTION_FILE
+from alexnet.data.download import Downloads, is_url, without_credentials
 from alexnet.data.image_inputs import InputImage, list_images
-from alexnet.data.photographs import Fit, ImageInput, require_fit
+from alexnet.data.photographs import Fit, ImageInput, as_images, require_fit
 from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.temperature import Calibrator, calibrator_for
 from alexnet.evaluation.view_probabilities import DIVERGED, view_probabilities
@@ -51,7 +54,9 @@ MAX_DECODERS = 16
 URL_READERS = 8
 """Threads where there are or may be URLs: they mostly wait."""
 NUM_SHOWN = 12
-"""Images that a notebook shows of predictions."""
+"""First images, which a notebook shows of predictions."""
+NUM_REFUSED_SHOWN = 6
+"""Images after these that it shows because they cannot be read."""
 
 _logger = logging.getLogger(__name__)
 
@@ -319,6 +324,44 @@ def split_images(data: PreparedData, split: str) -> list[InputImage]:
     return [InputImage(key, partial(chosen.images.__getitem__, index)) for index, key in enumerate(chosen.keys)]
 
 
+def named_split(
+    images: Sequence[object], split: str | None, fit: Fit | None
+) -> tuple[list[InputImage], PreparedData] | None:
+    """The images of a split, and the data set, if prepared data sets are named; None if it is something else.
+
+    Args:
+        images: what a caller named; several data sets are concatenated.
+        split: None is `unlabeled` if it exists, otherwise the evaluation split.
+        fit: None: stored images are square.
+
+    Raises:
+        RequestError: data sets and other images are named together, there is no such split, a split is asked for where
+            no data set is named, or a fit where one is.
+    """
+    prepared: list[Any] = [one for one in images if _is_prepared(one)]
+    if not prepared:
+        if split is not None:
+            first = images[0] if images else "an empty list"
+            name = without_credentials(str(first)) if isinstance(first, str | os.PathLike) else "an image in memory"
+            raise RequestError(f"--split is {split}, and {name} is not a prepared data set; omit it")
+        return None
+    name = str(prepared[0].folder if isinstance(prepared[0], PreparedData) else prepared[0])
+    if len(prepared) < len(images):
+        raise RequestError(f"{name} is a prepared data set, but other arguments are photographs; give one or the other")
+    if fit is not None:
+        raise RequestError(f"--fit is {fit}, and the images of {name} are square already; omit it")
+    is_open = len(prepared) == 1 and isinstance(prepared[0], PreparedData)
+    data: PreparedData = prepared[0] if is_open else open_data(prepared)
+    return split_images(data, split or (UNLABELED if UNLABELED in data.splits else data.evaluation_split)), data
+
+
+def _is_prepared(image: object) -> bool:
+    if isinstance(image, PreparedData):
+        return True
+    name = os.fspath(image) if isinstance(image, str | os.PathLike) else None
+    return isinstance(name, str) and os.path.isfile(os.path.join(os.path.expanduser(name), DESCRIPTION_FILE))
+
+
 def require_fitting(data: PreparedData, trained: Trained) -> None:
     """Refuse a data set whose images have another side than the network's; warn if they were made square otherwise."""
     if data.side != trained.side:
@@ -331,7 +374,9 @@ def require_fitting(data: PreparedData, trained: Trained) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Predictions(Sequence[ImagePrediction]):
-    """Predictions for some images, in their order. In a notebook, the first twelve are shown with their pictures."""
+    """Predictions for some images, in their order. In a notebook, the first twelve are shown with their pictures, and
+    the next six of those that cannot be read.
+    """
 
     predictions: tuple[ImagePrediction, ...]
     probabilities: NDArray[np.float32]
@@ -359,8 +404,10 @@ class Predictions(Sequence[ImagePrediction]):
         return sum(one.reason is not None for one in self.predictions)
 
     def _repr_html_(self) -> str:
+        shown = list(zip(self.predictions, self._squares, strict=False))
+        later = (one for one in self.predictions[len(shown) :] if one.reason is not None)
         rows = []
-        for one, square in zip(self.predictions, self._squares, strict=False):
+        for one, square in [*shown, *((one, None) for one in itertools.islice(later, NUM_REFUSED_SHOWN))]:
             picture = "" if square is None else picture_html(square, str(one.image), side=96)
             cell: Cell = one.reason or ""
             if one.reason is None:
@@ -369,7 +416,8 @@ class Predictions(Sequence[ImagePrediction]):
             rows.append((picture, str(one.image), cell))
         parts = [table_html(("", "image", "prediction"), rows)] if rows else []
         if len(self) > len(rows):
-            parts.append(table_html((), [(f"{len(self) - len(rows):,} more images",)]))
+            more = len(self) - len(rows)
+            parts.append(table_html((), [(f"{more:,} more image{'' if more == 1 else 's'}",)]))
         refused = f", {self.num_refused:,} of which cannot be read" if self.num_refused else ""
         return result_html(f"{len(self):,} images{refused}", *parts)
 
@@ -380,6 +428,7 @@ def predict(
     *,
     views: int = 10,
     top: int | None = None,
+    split: str | None = None,
     fit: Fit | None = None,
     reject: float | None = None,
     batch_size: int | None = None,
@@ -392,10 +441,12 @@ def predict(
     Args:
         run: a run folder, a weights file, or what `alexnet.load` returned.
         images: one image or many: files, folders, patterns such as `photos/**/*.jpg`, tars, zips, http and https URLs,
-            images of Pillow, arrays, tensors, see `list_images`. An iterator, such as a generator, is consumed step by
-            step.
+            images of Pillow, arrays, tensors, see `list_images`; or a prepared data set, opened or as its folder, or
+            several to concatenate. An iterator, such as a generator, is consumed step by step, and has no data sets.
         views: crops of each image, over which probabilities are averaged: 1 (center), 9 or 10.
         top: classes of each prediction; None is five, or all if the network has fewer.
+        split: of the prepared data set; None is `unlabeled` if it exists, otherwise `val`, otherwise `test`. The
+            predictions' `image` is the image's key.
         fit: how an image is made square: `crop`, `pad` or `squash`; None is the way of the network's data set.
         reject: a probability, 0..1: below it the best calibrated probability means "unknown" (`is_rejected`). It needs
             a run folder that was evaluated with as many views.
@@ -415,14 +466,20 @@ def predict(
     """
     require_num_views(views)
     downloads = Downloads(are_options=False)
-    listed: Iterable[InputImage] = list_images(images, downloads)
-    num_images = None
+    data, num_images = None, None
     with counted("predicting", shown=progress) as update:
-        if not isinstance(images, Iterator):
-            listed = list(listed)
+        if isinstance(images, Iterator):
+            if split is not None:
+                raise RequestError(f"--split is {split}, and an iterator is not a prepared data set; omit it")
+            listed: Iterable[InputImage] = list_images(images, downloads)
+        else:
+            named = list(as_images(images))
+            listed, data = named_split(named, split, fit) or (list(list_images(named, downloads)), None)
             num_images = len(listed)
         with fitting_ops(FEW_VIEWS if num_images is None else num_images, views):
             trained = run if isinstance(run, Trained) else load_trained(as_path(run, "the run"))
+        if data is not None:
+            require_fitting(data, trained)
         ranking = Ranking.of(trained, top, calibrator_of(run, views, reject, fit), float(reject or 0))
         chosen_device = choose_device(device)
         predictions: list[ImagePrediction] = []
