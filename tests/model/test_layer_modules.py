@@ -1,9 +1,11 @@
 """Every layer is a child module that is used when somebody looks, and fused with its neighbors when nobody does."""
 
 import copy
+import inspect
 import io
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from alexnet.errors import RequestError
 from alexnet.model import kernels
 from alexnet.model import network as network_module
+from alexnet.model.activations import ActivationReader
 from alexnet.model.layer_specs import MaxPool
+from alexnet.model.layers import SeededDropout
 from alexnet.model.network import AlexNet
 from alexnet.model.variants import VARIANTS
 from alexnet.system.triton_probe import reference_ops_requested
@@ -233,9 +237,38 @@ def test_other_last_layers_change_the_number_of_classes() -> None:
     network.fc8 = nn.Sequential(nn.Dropout(0.2), nn.Linear(features, 3))
     assert network.num_classes == 3 and network(images).shape == (2, 3)
     network.fc8 = nn.Identity()
+    assert not hasattr(network, "num_classes") and not hasattr(network, "sized_layers")  # as for any attribute
+    assert "num_classes" not in dict(inspect.getmembers(network))
     with pytest.raises(RequestError, match="last layer is Identity"):
-        _ = network.num_classes
+        network.require_num_classes()
+    reader = ActivationReader(network, ["relu4", "fc8"])
+    assert reader.shape("relu4") == tuple(reader(images)["relu4"].shape[1:])
+    with pytest.raises(RequestError, match="last layer is Identity"):
+        reader.shape("fc8")
+    with pytest.raises(RequestError, match=r"cannot be set; replace the last layer, such as `network.fc8 = nn.Linear"):
+        network.num_classes = 5
     assert "num_classes=None" in repr(network) and network(images).shape == (2, features)
+
+
+@pytest.mark.parametrize("variant", ["paper", "caffe", "quick"])
+def test_dropout_follows_its_probability_and_is_not_removed(variant: str) -> None:
+    network, images = small(variant)
+    (name, module), *_ = (found for found in network.named_children() if isinstance(found[1], SeededDropout))
+    assert module.p == network.dropout == 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the import's own
+        from torch.fx.experimental.optimization import remove_dropout
+    # torch's function removes what is an `nn.Dropout`.
+    torch.testing.assert_close(remove_dropout(network)(images), network(images), rtol=1e-3, atol=1e-3)
+    x = torch.full((400, 50), 2.0)
+    for p in (0.25, 1.0):
+        module.p = p
+        with torch.no_grad():
+            kept = module.train()(x)
+            assert (kept == 0).float().mean() == pytest.approx(p, abs=0.02), name
+            scale = 1 / (1 - p) if module.inverted and p < 1 else 1
+            assert torch.equal(kept[kept != 0], torch.full_like(kept[kept != 0], 2 * scale))
+            assert torch.equal(module.eval()(x), x if module.inverted else x * (1 - p))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

@@ -1,11 +1,17 @@
 """The paper's network: its shapes, initial biases, columns and errors; test_variants.py checks the numbers."""
 
 import math
+import warnings
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.ao.quantization import quantize_dynamic
 
 from alexnet import AlexNet
+from alexnet.errors import RequestError
 from alexnet.model.variants import VARIANTS
 
 
@@ -43,6 +49,50 @@ def test_weights_of_another_variant_are_refused_and_none_is_taken(other: str) ->
         network.load_state_dict(AlexNet(7, width=0.05).state_dict())
     network.load_state_dict({"conv1.weight": before["conv1.weight"]}, strict=False)
     network.load_state_dict(AlexNet(10, width=0.05).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, r"takes a dictionary of tensors and got NoneType; of a network pass"),
+        ("weights.pth", r"takes a dictionary of tensors and got str; of a network pass .* of a file what `torch.load"),
+        ({"fc5.bias": np.zeros(2)}, r"fc5.bias is of type ndarray and must be \(10,\)"),
+        ({"fc5.bias": torch.zeros(2)}, r"fc5.bias is \(2,\) and must be \(10,\)"),
+    ],
+)
+def test_a_misfit_is_the_error_that_torch_raises(given: Any, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message) as caught:
+        AlexNet(10, "quick", 0.1).load_state_dict(given, strict=False)
+    assert isinstance(caught.value, RequestError)
+
+
+def test_hooks_before_loading_may_rename() -> None:
+    network, other = AlexNet(10, "quick", 0.1), AlexNet(10, "quick", 0.1)
+
+    def rename(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+        for name in [name for name in state if name.startswith("head.")]:
+            state[name.replace("head.", "fc5.")] = state.pop(name)
+
+    renamed = {name.replace("fc5.", "head."): tensor for name, tensor in other.state_dict().items()}
+    network.register_load_state_dict_pre_hook(rename)
+    network.load_state_dict(renamed)
+    assert all(torch.equal(one, two) for one, two in zip(network.parameters(), other.parameters(), strict=True))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        network.load_state_dict({})
+
+
+def test_lazy_and_quantized_layers_are_loaded_as_torch_does() -> None:
+    lazy = AlexNet(10, "quick", 0.1)
+    lazy.fc5 = nn.LazyLinear(10)
+    other = AlexNet(10, "quick", 0.1)
+    lazy.load_state_dict(other.state_dict())
+    assert torch.equal(lazy.get_parameter("fc5.weight"), other.get_parameter("fc5.weight"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and used
+        quantized, same = (quantize_dynamic(one.eval(), {nn.Linear}) for one in (other, AlexNet(10, "quick", 0.1)))
+        same.load_state_dict(quantized.state_dict())
+    images = torch.ones(2, 3, 28, 28)
+    assert torch.equal(same(images), quantized(images))
 
 
 # Standard deviation of the initial weights and the initial biases of each layer, from the source's and Caffe's files.
@@ -97,6 +147,13 @@ def test_quick_takes_its_crop_and_names_its_layers() -> None:
     assert {name.split(".")[0] for name, _ in network.named_parameters()} == {"conv1", "conv2", "conv3", "conv4", "fc5"}
 
 
+@pytest.mark.parametrize("variant", ["quick", "cifar-11pct", "no-communication"])
+def test_a_generator_of_its_own_leaves_torchs_as_it_was(variant: str) -> None:
+    before = torch.get_rng_state()
+    AlexNet(5, variant, 0.1, generator=torch.Generator().manual_seed(9))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_same_seed_same_weights() -> None:
     first, second = (AlexNet(5, "quick", 0.25, generator=torch.Generator().manual_seed(9)) for _ in range(2))
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
@@ -126,6 +183,11 @@ def test_wrong_images_are_refused(images: torch.Tensor, message: str) -> None:
     ("options", "message"),
     [
         ({"num_classes": 1}, "num_classes is 1; a network needs 2 or more"),
+        ({"num_classes": "10"}, "num_classes is '10'; a network needs a whole number, 2 or more"),
+        ({"num_classes": 10.0}, r"num_classes is 10\.0; a network needs a whole number"),
+        ({"num_classes": None}, "num_classes is None; a network needs a whole number"),
+        ({"width": "1"}, "width is '1'; allowed is a number above 0, up to 4"),
+        ({"dropout": "x", "variant": "cifar-18pct"}, "dropout is 'x'; allowed is a number, 0 or more, below 1"),
         ({"variant": "alex"}, "unknown variant 'alex'; known are paper, original, .*quick"),
         ({"width": 0.0}, "width is 0"),
         ({"dropout": 1.0, "width": 0.05}, "dropout probability is 1"),

@@ -156,8 +156,8 @@ def _train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: 
 def test_trained_as_any_module_is(variant: str) -> None:
     network, images, _ = varied_network(variant, torch.float64)
     for child in network.children():
-        if hasattr(child, "keep"):
-            child.keep = 1  # no dropout: the sequence's would draw other masks
+        if hasattr(child, "p"):
+            child.p = 0.0  # no dropout: the sequence's would draw other masks
     network.dropout = 0.0
     plain = plain_network(network)
     labels = torch.tensor([2, 5])

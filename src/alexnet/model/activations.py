@@ -9,7 +9,7 @@ import torch
 
 from alexnet.errors import RequestError
 from alexnet.model.fusion import Op, fuse, fuse_epilogues
-from alexnet.model.layer_specs import Dropout, Flatten, NetworkSpec, WeightedSpec
+from alexnet.model.layer_specs import Dropout, Flatten, NetworkSpec, WeightedSpec, sized_layers
 from alexnet.model.network import AlexNet
 
 
@@ -54,7 +54,11 @@ class ActivationReader:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one image's activations: (C, H, W), or (D,) of a dense layer."""
-        layers = self._network.sized_layers[: self._stops[name]]
+        network, stop = self._network, self._stops[name]
+        # The last layer, which may be one of unknown size, does not matter to those before it.
+        is_last = stop == len(network.spec.layers)
+        num_classes = network.require_num_classes() if is_last else network.spec.num_classes
+        layers = [*sized_layers(network.spec, num_classes, network.width)][:stop]
         channels, side = layers[-1].out_channels, layers[-1].out_side
         is_flat = any(isinstance(layer.spec, Flatten) for layer in layers)
         return (channels,) if is_flat else (channels, side, side)

@@ -159,8 +159,7 @@ class ColumnNetwork(AlexNet):
                 self.add_module(name, self._halved(own) if name in self.split_layers else own)
         self.train(network.training)
 
-    @property
-    def num_classes(self) -> int:
+    def require_num_classes(self) -> int:
         """Classes of the whole network."""
         return self._num_classes
 

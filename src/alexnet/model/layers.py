@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from alexnet.errors import RequestError
 from alexnet.model.derivatives import needs_reference_ops
@@ -174,17 +175,20 @@ class LocallyConnected2d(OneNode):
         return f"{self.weight.shape[3]}, {self.weight.shape[2]}, kernel={self.kernel}, side={self.side}"
 
 
-class SeededDropout(OneNode):
+class SeededDropout(OneNode, _DropoutNd):
     """Zero each unit with a probability in training; multiply by the keep probability in evaluation.
 
     In training nothing is scaled up, unlike in `torch.nn.Dropout`, so the same weights get other gradients. Masks are
     drawn for the whole batch and layer, so they do not depend on how these are split. Paper: section 4.2.
+
+    It is no `nn.Dropout`: what removes these for evaluation would remove the factor.
 
     Args:
         probability: of zeroing a unit, at least 0, below 1.
         inverted: divide by the keep probability in training and do nothing in evaluation, as Caffe and torch do.
 
     Attributes:
+        p: the probability; it may be changed at any time.
         generator: source of the masks; None is torch's global generator.
         part: which rows of a batch the next input holds, and the number of rows of the batch; None is all. The mask of
             a batch is drawn with its first part.
@@ -192,10 +196,9 @@ class SeededDropout(OneNode):
     """
 
     def __init__(self, probability: float, inverted: bool = False) -> None:
-        super().__init__()
         if not 0 <= probability < 1:
             raise RequestError(f"dropout probability is {probability}; allowed is 0 or more, below 1")
-        self.keep = 1 - probability
+        super().__init__(probability)
         self.inverted = inverted
         self.generator: torch.Generator | None = None
         self.part: tuple[slice, int] | None = None
@@ -210,25 +213,26 @@ class SeededDropout(OneNode):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, D)."""
-        if self.keep == 1:
+        keep = 1 - self.p
+        if keep == 1:
             return x
         if not self.training:
-            return x if self.inverted else x * self.keep
-        kept = x * self._current_mask(x)
-        return kept / self.keep if self.inverted else kept
+            return x if self.inverted else x * keep
+        kept = x * self._current_mask(x, keep)
+        return kept / keep if self.inverted and keep else kept
 
-    def _current_mask(self, x: torch.Tensor) -> torch.Tensor:
+    def _current_mask(self, x: torch.Tensor, keep: float) -> torch.Tensor:
         rows, num = self.part or (slice(None), len(x))
         units, width = self.units or (slice(None), x.shape[1])
         mask = self._mask
         if mask is None:
-            mask = x.new_empty((num, width)).bernoulli_(self.keep, generator=self.generator)
+            mask = x.new_empty((num, width)).bernoulli_(keep, generator=self.generator)
             if self.part is not None:
                 self._mask = mask  # for the next parts
         return mask[rows, units]
 
     def extra_repr(self) -> str:
-        return f"keep={self.keep}, inverted={self.inverted}"
+        return f"p={self.p}, inverted={self.inverted}"
 
 
 WeightedModule = nn.Conv2d | nn.Linear | ColumnLinear | LocallyConnected2d

@@ -4,6 +4,7 @@ Axes: B images, C channels, H x W positions, D features, K classes. A variant (`
 layer specifications; `AlexNet` builds the module of each layer and runs them in order, some of them as one operation.
 """
 
+import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -41,6 +42,14 @@ from alexnet.model.tensor_names import common_prefix, describe_tensors, rename_a
 from alexnet.model.variants import named_variant
 
 
+class MisfitError(RequestError, RuntimeError):
+    """A state dict does not fit; a RuntimeError too, as torch raises it."""
+
+    def __init__(self, misfit: str, advice: str) -> None:
+        super().__init__(f"{misfit}; {advice}")
+        self.misfit = misfit
+
+
 class AlexNet(nn.Module):
     """The network of 2012, or one of its named variants.
 
@@ -75,10 +84,15 @@ class AlexNet(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = named_variant(variant)
+        if not _is_number(num_classes, numbers.Integral):
+            raise RequestError(f"num_classes is {num_classes!r}; a network needs a whole number, 2 or more")
+        num_classes = int(num_classes)  # of NumPy too
         if num_classes < 2:
             raise RequestError(f"num_classes is {num_classes}; a network needs 2 or more")
-        if not 0 < width <= 4:
-            raise RequestError(f"width is {width}; allowed is above 0, up to 4")
+        if not _is_number(width, numbers.Real) or not 0 < width <= 4:
+            raise RequestError(f"width is {width!r}; allowed is a number above 0, up to 4")
+        if not _is_number(dropout, numbers.Real):
+            raise RequestError(f"dropout is {dropout!r}; allowed is a number, 0 or more, below 1")
         self.variant, self.width, self.dropout = variant, width, dropout
         self.fused_ops = fuse(self.spec.named_layers)
         self.compiled_ops = fuse_epilogues(self.fused_ops)
@@ -86,13 +100,40 @@ class AlexNet(nn.Module):
         kernels.load()
         if self.spec.input_scale != 1:
             self.add_module("input_scale", InputScale(self.spec.input_scale))
-        for layer in sized_layers(self.spec, num_classes, width):
-            for name, module in build_modules(layer, dropout, generator):
-                self.add_module(name, module)
+        # torch's layers draw weights of their own when they are created, which are replaced: with a generator, also the
+        # state of the global one is.
+        devices = [generator.device] if generator is not None and generator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices, enabled=generator is not None):
+            for layer in sized_layers(self.spec, num_classes, width):
+                for name, module in build_modules(layer, dropout, generator):
+                    self.add_module(name, module)
 
     @property
     def num_classes(self) -> int:
-        """Classes that the last layer scores; another last layer, as for other classes, may score others."""
+        """Classes that the last layer scores; another last layer, as for other classes, may score others.
+
+        Raises:
+            AttributeError: the last layer does not say how many, as `nn.Identity` does not.
+        """
+        try:
+            return self.require_num_classes()
+        except RequestError as error:
+            raise AttributeError(str(error)) from error
+
+    @num_classes.setter
+    def num_classes(self, value: int) -> None:
+        last = self.spec.named_layers[-1].name
+        raise RequestError(
+            f"num_classes cannot be set; replace the last layer, such as `network.{last} = nn.Linear(..., {value})`, "
+            "and num_classes follows"
+        )
+
+    def require_num_classes(self) -> int:
+        """`num_classes`.
+
+        Raises:
+            RequestError: the last layer does not say how many.
+        """
         last = self.get_submodule(self.spec.named_layers[-1].name)
         if (found := _out_features(last)) is None:
             raise RequestError(
@@ -102,7 +143,11 @@ class AlexNet(nn.Module):
 
     @property
     def sized_layers(self) -> tuple[SizedLayer, ...]:
-        """The layers with the sizes of their inputs and outputs."""
+        """The layers with the sizes of their inputs and outputs.
+
+        Raises:
+            AttributeError: as `num_classes`.
+        """
         return tuple(sized_layers(self.spec, self.num_classes, self.width))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -133,32 +178,38 @@ class AlexNet(nn.Module):
         State dicts of a network in DistributedDataParallel, DataParallel or `torch.compile` fit too: what the wrapper
         put into the names (`module.`, `_orig_mod.`) is ignored.
 
+        A network with pre-hooks for loading, which may change what is loaded (those of lazy modules do), is loaded as
+        torch does it.
+
         Raises:
             RequestError: this is no dictionary; or a tensor is missing, does not belong to this network, has another
-                shape, or is there twice.
+                shape, or is there twice. It is a RuntimeError too, as torch's, but for tensors that are there twice.
         """
         if not isinstance(state_dict, Mapping):
-            raise RequestError(
-                f"load_state_dict takes a dictionary of tensors and got {type(state_dict).__name__}; of a network pass "
-                "`network.state_dict()`, of a file what `torch.load(..., weights_only=True)` returns"
+            raise MisfitError(
+                f"load_state_dict takes a dictionary of tensors and got {type(state_dict).__name__}",
+                "of a network pass `network.state_dict()`, of a file what `torch.load(..., weights_only=True)` returns",
             )
         own = self.state_dict()
         given = rename_as(own, state_dict)
+        if any(module._load_state_dict_pre_hooks for module in self.modules()):
+            return super().load_state_dict(given, strict, assign)
         missing = [name for name in own if name not in given] if strict else []
         unexpected = [name for name in given if name not in own] if strict else []
         shapes = [
-            f"{name} is {tuple(given[name].shape)} and must be {tuple(tensor.shape)}"
+            f"{name} is {_shape_text(given[name])} and must be {_shape_text(tensor)}"
             for name, tensor in own.items()
-            if name in given and given[name].shape != tensor.shape
+            # Quantized layers also have a state that is no tensor.
+            if name in given and isinstance(tensor, torch.Tensor) and _shape_text(given[name]) != _shape_text(tensor)
         ]
         if missing or unexpected or shapes:
             problems = (
                 [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in unexpected] + shapes
             )
-            raise RequestError(
+            raise MisfitError(
                 f"these are not the weights of variant {self.variant!r} of width {self.width:g}: {problems[0]}"
-                + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
-                + f"; {_advice_for(state_dict, own)}"
+                + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""),
+                _advice_for(state_dict, own),
             )
         return super().load_state_dict(given, strict, assign)
 
@@ -257,10 +308,20 @@ class AlexNet(nn.Module):
                 module.generator = generator
 
 
+def _is_number(value: object, kind: type) -> bool:
+    """Whether it is a number of this kind, of Python or of NumPy."""
+    return isinstance(value, kind)
+
+
 def _out_features(module: nn.Module) -> int | None:
     """Outputs of the last module inside that says how many it has; None if none does."""
     sizes = (getattr(one, "out_features", None) for one in reversed([*module.modules()]))
     return next((size for size in sizes if isinstance(size, int)), None)
+
+
+def _shape_text(value: object) -> str:
+    """The shape of a tensor, or what else a value is."""
+    return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else f"of type {type(value).__name__}"
 
 
 def _module_names(layer: NamedLayer) -> tuple[str, ...]:

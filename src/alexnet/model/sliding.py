@@ -7,7 +7,7 @@ layers' input.
 import torch
 
 from alexnet.errors import RequestError
-from alexnet.model.layer_specs import INPUT_CHANNELS, Flatten, LocallyConnected, NamedLayer
+from alexnet.model.layer_specs import INPUT_CHANNELS, Flatten, LocallyConnected, NamedLayer, sized_layers
 from alexnet.model.network import AlexNet
 
 
@@ -42,7 +42,8 @@ def class_maps(network: AlexNet, images: torch.Tensor) -> torch.Tensor:
             f"variant {variant!r} slides over floating point (B, {INPUT_CHANNELS}, H, W), H and W {crop} or more, "
             f"0..255 minus the mean; got {images.dtype} of shape {tuple(images.shape)}"
         )
-    dense_side = next(layer.in_side for layer in network.sized_layers if isinstance(layer.spec, Flatten))
+    layers = sized_layers(network.spec, network.spec.num_classes, network.width)  # the last one's size does not matter
+    dense_side = next(layer.in_side for layer in layers if isinstance(layer.spec, Flatten))
     positions = (1, 1)
     x = network.scale(images)
     for op in network.compiled_ops:
@@ -53,4 +54,4 @@ def class_maps(network: AlexNet, images: torch.Tensor) -> torch.Tensor:
             x = windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)  # (B h w, C k k)
         else:
             x = network.compute(op, x)
-    return x.reshape(len(images), *positions, network.num_classes).permute(0, 3, 1, 2)
+    return x.reshape(len(images), *positions, x.shape[1]).permute(0, 3, 1, 2)
