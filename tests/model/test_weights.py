@@ -151,6 +151,11 @@ def test_what_python_saves_is_what_it_loads(tmp_path: Path) -> None:
     alexnet.save(other, path, overwrite=True)
     assert identical(alexnet.load(path).network, other.network)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    same = copy.deepcopy(other.network)
+    same.relu1 = nn.ReLU(inplace=True)
+    same.relu2.register_full_backward_hook(lambda *_: None)
+    alexnet.save(replace(other, network=same), tmp_path / "same.safetensors")
+    assert filecmp.cmp(tmp_path / "same.safetensors", path, shallow=False)
     alexnet.save(replace(other, network=copy.deepcopy(other.network).double()), tmp_path / "double.safetensors")
     assert filecmp.cmp(tmp_path / "double.safetensors", path, shallow=False)
     save_trained(tmp_path / "training.safetensors", other)
@@ -186,6 +191,12 @@ CHANGES: dict[str, tuple[Callable[[AlexNet], object], str]] = {
         r"fc5 of the network is Linear\(.*weight_mask .*, but in variant 'quick'",
     ),
     "parametrized": (lambda net: weight_norm(net.fc5), "fc5 of the network is ParametrizedLinear"),
+    "a hook": (
+        lambda net: net.relu2.register_forward_hook(lambda module, images, scores: scores * 0),
+        r"relu2 has hooks, which may change what it computes, and which no file keeps; remove them first",
+    ),
+    "a hook before": (lambda net: net.register_forward_pre_hook(lambda *_: None), "the network has hooks, which may"),
+    "another forward": (lambda net: setattr(net.relu2, "forward", torch.tanh), "relu2 has another `forward`"),
     "no values": (lambda net: net.to("meta"), r"conv1.weight has no values \(its device is `meta`\)"),
 }  # fmt: skip
 
@@ -214,6 +225,9 @@ def test_what_is_no_trained_network_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(RequestError, match="the network is a Changed, of which a file cannot say what it computes"):
         alexnet.save(replace(trained, network=Changed(2, "quick", 0.25)), path)
+    no_classes: Any = replace(trained, classes=(trained.classes[0], "dog"))
+    with pytest.raises(RequestError, match=r"classes\[1\] is of type str; allowed is alexnet.ClassInfo\(id, name\)"):
+        alexnet.save(no_classes, path)
     for change, message in [
         ({"mean_image": torch.zeros(32, 32)}, "mean_image: it is torch.float32"),
         ({"mean_image": torch.zeros(32, 32, 3, dtype=torch.float64)}, "mean_image: it is torch.float64"),
@@ -259,8 +273,11 @@ def test_a_file_saved_again_from_a_wrapped_network(tmp_path: Path, prefix: str, 
     assert identical(load_trained(path).network, trained.network)
     renamed[f"{prefix}conv1.weight"] = torch.zeros(1)
     safetensors.torch.save_file(renamed, path, metadata)
-    with pytest.raises(RequestError, match=r"not the weights of variant 'quick' of width 0.25: conv1.weight is \(1,\)"):
+    with pytest.raises(
+        RequestError, match=r"not the weights of variant 'quick' of width 0.25: conv1.weight is \(1,\)"
+    ) as caught:
         load_trained(path)
+    assert str(caught.value).startswith(f"{path}: these are") and "alexnet.load" not in str(caught.value)
     safetensors.torch.save_file({**renamed, "conv1.weight": tensors["conv1.weight"]}, path, metadata)
     with pytest.raises(RequestError, match=r"would be conv1.weight of the network; pass one of the two"):
         load_trained(path)
@@ -279,6 +296,41 @@ def test_parameters_are_float32_whatever_the_file_has(tmp_path: Path, dtype: tor
         assert tensor.dtype == torch.float32 and torch.equal(tensor, tensors[name].float())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_file_saved_again_in_another_precision_is_not_called_damaged(tmp_path: Path, dtype: torch.dtype) -> None:
+    trained, path = trained_network(), tmp_path / "weights.safetensors"
+    save_trained(path, trained)
+    with safetensors.safe_open(path, "pt") as content:
+        metadata = content.metadata()
+        tensors = {f"module.{name}": content.get_tensor(name).to(dtype) for name in content.keys()}  # noqa: SIM118
+    assert "content_sha256" in metadata
+    safetensors.torch.save_file({name.removeprefix("module."): one for name, one in tensors.items()}, path, metadata)
+    safetensors.torch.save_file(tensors, tmp_path / "wrapped", metadata)
+    for loaded in (alexnet.load(path), alexnet.load(tmp_path / "wrapped")):
+        found = {**loaded.network.state_dict(), "mean_image": loaded.mean_image}
+        assert all(torch.equal(one, tensors[f"module.{name}"].float()) for name, one in found.items())
+        assert all(one.dtype == torch.float32 for one in found.values())
+    changed = {name: tensor.contiguous() + 1 for name, tensor in trained.network.state_dict().items()}
+    safetensors.torch.save_file({**changed, "mean_image": trained.mean_image}, path, metadata)
+    with pytest.raises(WorkError, match=r"changed it on purpose, remove content_sha256 from its metadata"):
+        alexnet.load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_type_changes_no_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_trained(path, trained_network())
+    wanted = alexnet.load(path, untrained=True)
+    torch.set_default_dtype(dtype)
+    try:
+        control, trained = alexnet.load(path, untrained=True), alexnet.load(path)
+        alexnet.save(control, tmp_path / "control")
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert identical(control.network, wanted.network) and identical(trained.network, alexnet.load(path).network)
+
+
 def test_an_untrained_control_has_everything_but_the_weights(tmp_path: Path) -> None:
     trained, path = trained_network(), tmp_path / "weights.safetensors"
     save_trained(path, trained)
@@ -294,8 +346,12 @@ def test_an_untrained_control_has_everything_but_the_weights(tmp_path: Path) -> 
     assert "trained on 'T'" in repr(trained) and trained.untrained_seed is None
     with pytest.raises(RequestError, match="pass untrained=True too, or omit the seed"):
         alexnet.load(path, seed=5)
-    with pytest.raises(RequestError, match="seed is -1; allowed is 0 to"):
-        alexnet.load(path, untrained=True, seed=-1)
+    for seed, shown in ((-1, "-1"), ("x", "'x'"), (1.0, r"1\.0")):
+        with pytest.raises(RequestError, match=f"seed is {shown}; allowed is a whole number, 0 to"):
+            alexnet.load(path, untrained=True, seed=seed)  # type: ignore[arg-type]
+    state = torch.get_rng_state()
+    alexnet.load(path, untrained=True)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_untrained_control_is_known_when_it_is_saved(tmp_path: Path) -> None:

@@ -215,13 +215,12 @@ def pad_name(conv_name: str) -> str:
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether hooks of this module, or another `forward` of its own, have to see its input or output."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-    )
+    return changes_forward(module) or bool(module._backward_hooks or module._backward_pre_hooks)
+
+
+def changes_forward(module: nn.Module) -> bool:
+    """Whether hooks of this module, or another `forward` of its own, may change its output."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
 def is_observed(x: torch.Tensor) -> bool:

@@ -5,6 +5,9 @@ a JSON object with the rest.
 """
 
 import json
+import numbers
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, get_args
@@ -20,9 +23,10 @@ from alexnet.data.decode import PAD_COLOR, Fit
 from alexnet.errors import RequestError
 from alexnet.figures.notebook_html import result_html, table_html
 from alexnet.model.foreign_files import GIVE, refuse_foreign_file, refuse_foreign_folder
-from alexnet.model.network import AlexNet
+from alexnet.model.layer_modules import changes_forward
+from alexnet.model.network import AlexNet, MisfitError
 from alexnet.model.spec_file import spec_matches, spec_to_dict
-from alexnet.model.tensor_names import is_wrapped
+from alexnet.model.tensor_names import is_wrapped, unwrapped_name
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import raise_if_full, unwritable, write_chunks
 from alexnet.storage.paths import StrPath, as_path
@@ -133,7 +137,8 @@ def save(trained: Trained, path: StrPath, *, overwrite: bool = False) -> None:
 
     Raises:
         RequestError: `path` exists, or is part of a run; or the network is none that a file can describe: it was
-            wrapped, one of its layers was replaced by another type of layer, or classes and preprocessing do not fit.
+            wrapped, one of its layers was replaced by another type of layer or has hooks that may change what it
+            computes, or classes and preprocessing do not fit.
         WorkError: the disk is full.
     """
     path = as_path(path, "the file")
@@ -204,8 +209,9 @@ def weights_file(path: Path) -> Path:
 def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = None) -> Trained:
     """The network that `save` or a training wrote, on the CPU, in evaluation mode.
 
-    Also a file whose tensors were saved again from a network in DistributedDataParallel or `torch.compile`, as long as
-    its metadata and `mean_image` were kept; the checksum in the metadata is then that of the first file, and ignored.
+    Also a file whose tensors were saved again in another precision, or from a network in DistributedDataParallel or
+    `torch.compile`, as long as its metadata and `mean_image` were kept; the checksum in the metadata is then that of
+    the first file, and ignored.
 
     Args:
         path: a run folder, or a weights file.
@@ -222,15 +228,15 @@ def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = N
     path = as_path(path, "the run")
     if seed is not None and not untrained:
         raise RequestError("a seed draws untrained weights; pass untrained=True too, or omit the seed")
-    if seed is not None and not 0 <= seed < 1 << 62:
-        raise RequestError(f"seed is {seed}; allowed is 0 to 2**62 - 1")
+    if seed is not None and not (_is_whole(seed) and 0 <= seed < 1 << 62):
+        raise RequestError(f"seed is {seed!r}; allowed is a whole number, 0 to 2**62 - 1")
     file = weights_file(path)
     if not file.is_file():
         if path.is_dir():
             refuse_foreign_folder(path)
         raise RequestError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}; {GIVE}")
     refuse_foreign_file(file)
-    tensors, metadata = read_tensors(file, "pt", _ADVICE, skip_seal=is_wrapped)
+    tensors, metadata = read_tensors(file, "pt", _ADVICE, skip_seal=_is_rewritten)
     version = parse_json(metadata["alexnet"], Versioned, file, _ADVICE)["format_version"]
     if version not in READABLE_VERSIONS:
         raise RequestError(
@@ -238,16 +244,19 @@ def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = N
             f"{READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}; load it with the version of alexnet that wrote it"
         )
     description = parse_json(metadata["alexnet"], _Description, file, _ADVICE)
-    mean_image, crop = tensors.pop("mean_image", None), description["preprocessing"]["crop"]
+    mean_name = next((name for name in tensors if unwrapped_name(name) == "mean_image"), "mean_image")
+    mean_image, crop = tensors.pop(mean_name, None), description["preprocessing"]["crop"]
+    if mean_image is not None and mean_image.is_floating_point():
+        mean_image = mean_image.float()
     if problem := _inconsistency(description, mean_image):
         raise damaged(file, problem, _ADVICE)
     assert mean_image is not None
     untrained_seed, generator = description.get("untrained_seed"), None
     if untrained:
-        untrained_seed = _initial_seed(file) if seed is None else seed
+        untrained_seed = _initial_seed(file) if seed is None else int(seed)
         generator = torch.Generator().manual_seed(untrained_seed)
     # Without first weights where they are replaced: drawing them takes longer than reading the file.
-    with torch.device("cpu" if untrained else "meta"):
+    with torch.device("cpu" if untrained else "meta"), float32_parameters():
         network = AlexNet(
             description["num_classes"],
             description["variant"],
@@ -262,9 +271,11 @@ def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = N
         )
     if not untrained:
         # Copies, which do not depend on the file any more; float32, whatever another program stored.
-        network.load_state_dict(
-            {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True
-        )
+        own = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+        try:
+            network.load_state_dict(own, assign=True)
+        except MisfitError as error:
+            raise RequestError(f"{file}: {error.misfit}; {_ADVICE}") from error
     mean_at: Any = description["preprocessing"].get("mean_at", "crop")
     return Trained(
         network=network.eval(),
@@ -277,6 +288,26 @@ def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = N
         fit=description["preprocessing"].get("fit", "crop"),
         untrained_seed=untrained_seed,
     )
+
+
+@contextmanager
+def float32_parameters() -> Iterator[None]:
+    """Create layers in float32, whatever torch's default type: another type draws other weights."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _is_rewritten(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether another program wrote the tensors: under names of a wrapper, or not in float32."""
+    return is_wrapped(tensors) or any(tensor.dtype != torch.float32 for tensor in tensors.values())
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral)
 
 
 def _initial_seed(file: Path) -> int:
@@ -298,21 +329,34 @@ def _require_describable(trained: Trained) -> None:
             f"the network is a {type(network).__name__}, of which a file cannot say what it computes; pass the AlexNet "
             "in it (`.module` of DistributedDataParallel, `._orig_mod` of torch.compile)"
         )
+    num_classes = network.require_num_classes()
     with torch.device("meta"):
-        described = AlexNet(network.num_classes, network.variant, network.width, dropout=network.dropout)
+        described = AlexNet(num_classes, network.variant, network.width, dropout=network.dropout)
     found, expected = dict(network.named_modules()), dict(described.named_modules())
     for name in [*expected, *found]:
         if name and _layer_text(found.get(name)) != _layer_text(expected.get(name)):
             raise RequestError(
                 f"{name} of the network is {_layer_text(found.get(name))}, but in variant {network.variant!r} of width "
-                f"{network.width:g} with {network.num_classes:,} classes it is {_layer_text(expected.get(name))}; a "
+                f"{network.width:g} with {num_classes:,} classes it is {_layer_text(expected.get(name))}; a "
                 "weights file describes a variant. Save changed networks with torch.save or torch.export"
+            )
+    for name, module in network.named_modules():
+        if changes_forward(module):
+            changed = "another `forward`" if "forward" in module.__dict__ else "hooks"
+            raise RequestError(
+                f"{name or 'the network'} has {changed}, which may change what it computes, and which no file keeps; "
+                "remove them first (`handle.remove()` of a hook, `del module.forward`)"
             )
     if unreadable := [name for name, tensor in network.state_dict().items() if tensor.is_meta]:
         raise RequestError(f"{unreadable[0]} has no values (its device is `meta`); load weights first")
-    if network.num_classes != len(trained.classes):
+    if wrong := [number for number, one in enumerate(trained.classes) if not isinstance(one, ClassInfo)]:
         raise RequestError(
-            f"the network has {network.num_classes:,} classes, but `classes` names {len(trained.classes):,}; pass "
+            f"classes[{wrong[0]}] is of type {type(trained.classes[wrong[0]]).__name__}; allowed is "
+            "alexnet.ClassInfo(id, name)"
+        )
+    if num_classes != len(trained.classes):
+        raise RequestError(
+            f"the network has {num_classes:,} classes, but `classes` names {len(trained.classes):,}; pass "
             "both: `dataclasses.replace(trained, network=network, classes=classes)`"
         )
     try:
@@ -323,7 +367,8 @@ def _require_describable(trained: Trained) -> None:
         raise RequestError(f"this network cannot be saved: {error}") from error
     if trained.untrained_seed is not None:
         generator = torch.Generator().manual_seed(trained.untrained_seed)
-        initial = AlexNet(network.num_classes, network.variant, network.width, generator=generator).state_dict()
+        with float32_parameters():
+            initial = AlexNet(num_classes, network.variant, network.width, generator=generator).state_dict()
         if not all(torch.equal(tensor.cpu(), initial[name]) for name, tensor in network.state_dict().items()):
             raise RequestError(
                 f"untrained_seed is {trained.untrained_seed}, but these are not the weights that it draws; if the "
@@ -340,7 +385,8 @@ def _layer_text(module: torch.nn.Module | None) -> str:
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
     }
     shapes = "".join(f", {name} {shape}" for name, shape in sorted(tensors.items()))
-    return f"{type(module).__name__}({module.extra_repr()}){shapes}"
+    settings = "" if isinstance(module, torch.nn.ReLU) else module.extra_repr()  # in place or not, it computes the same
+    return f"{type(module).__name__}({settings}){shapes}"
 
 
 def _inconsistency(description: _Description, mean_image: torch.Tensor | None) -> str | None:

@@ -84,13 +84,13 @@ def read_tensors(
     framework: Literal["numpy", "pt"],
     advice: str,
     *,
-    skip_seal: Callable[[Iterable[str]], bool] | None = None,
+    skip_seal: Callable[[Mapping[str, Any]], bool] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The tensors of a safetensors file by name, as arrays or as torch tensors, and its metadata.
 
     Args:
         advice: what to do where the file is damaged.
-        skip_seal: says of the tensors' names that another program wrote them, so that a checksum in the metadata is of
+        skip_seal: says of the tensors that another program wrote them, so that a checksum in the metadata is of
             the file from which they were read.
 
     Raises:
@@ -136,7 +136,11 @@ def _require_seal(path: Path, seal: str, advice: str) -> None:
         header = parse_json(file.read(size), dict[str, Any], path, advice)
         del header["__metadata__"][SEAL]
         if _seal(header, iter(lambda: file.read(_CHUNK_BYTES), b"")) != seal:
-            raise damaged(path, f"it was changed after it was written: {SEAL} does not match", advice)
+            raise damaged(
+                path,
+                f"it was changed after it was written: {SEAL} does not match",
+                f"{advice}; if a program changed it on purpose, remove {SEAL} from its metadata",
+            )
 
 
 def _seal(header: Mapping[str, Any], data: Iterable[bytes | memoryview]) -> str:

@@ -14,7 +14,7 @@ from alexnet.data.sampler import class_balanced_subset, sample_weights
 from alexnet.errors import RequestError
 from alexnet.model.network import AlexNet
 from alexnet.model.transfer import transfer
-from alexnet.model.weights import load_trained
+from alexnet.model.weights import float32_parameters, load_trained
 from alexnet.parallel.process_mesh import SINGLE_PROCESS, ProcessMesh
 from alexnet.runs.recipe import Recipe
 from alexnet.system.device import Precision, choose_device, choose_precision
@@ -104,13 +104,14 @@ def build_setup(data: PreparedData, recipe: Recipe, mesh: ProcessMesh = SINGLE_P
 
 def first_network(recipe: Recipe, num_classes: int) -> AlexNet:
     """The recipe's network, initialized from the recipe's seed."""
-    return AlexNet(
-        num_classes,
-        recipe.network.variant,
-        recipe.network.width,
-        dropout=recipe.network.dropout,
-        generator=torch.Generator().manual_seed(recipe.training.seed),
-    )
+    with float32_parameters():
+        return AlexNet(
+            num_classes,
+            recipe.network.variant,
+            recipe.network.width,
+            dropout=recipe.network.dropout,
+            generator=torch.Generator().manual_seed(recipe.training.seed),
+        )
 
 
 def copy_trained_layers(setup: TrainingSetup, path: Path) -> list[str]:
