@@ -1,11 +1,13 @@
 """The command as a person meets it: help, exit codes, one-line errors, and the whole way once."""
 
 import csv
+import errno
 import io
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -368,9 +370,83 @@ def test_an_interrupted_prediction_has_written_whole_rows(tiny_weights: Path, tm
         process.send_signal(signal.SIGINT)
         rows = "".join(first) + process.stdout.read()
         *_, last = process.stderr.read().splitlines()
-        assert (process.wait(60), last) == (3, "alexnet: interrupted; rerun the same command")
+        assert (process.wait(60), last) == (
+            3,
+            "alexnet: interrupted; rows up to here are complete, the other images were not predicted",
+        )
     assert rows.endswith("\n") and rows.count("\n") < 100_000
     assert all(json.loads(row)["image"] == "photo.png" for row in rows.splitlines())
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("is_list", [False, True])
+def test_a_prediction_that_waits_for_a_pipe_can_be_interrupted(
+    stop: signal.Signals, is_list: bool, tiny_weights: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / "photo.png")
+    os.mkfifo(tmp_path / "pipe")
+    command = [
+        sys.executable,
+        "-m",
+        "alexnet",
+        "predict",
+        str(tiny_weights),
+        "--csv",
+        "--views",
+        "1",
+        "--batch-size",
+        "1",
+    ]
+    names = ["photo.png"] * 3 + ["pipe"]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([*command, *(["-"] if is_list else names)], cwd=tmp_path, **pipes, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdin.write("\n".join(names) if is_list else "")
+        process.stdin.close()
+        assert [process.stdout.readline().split(",")[0] for _ in range(4)] == ["image", *names[:3]]
+        process.send_signal(stop)
+        assert process.wait(60) == 3
+        assert "rows up to here are complete" in process.stderr.read()
+
+
+@pytest.mark.parametrize(("closing", "message"), [("<&-", "standard input is closed"), (">&-", "standard output is")])
+def test_a_closed_stream_is_said(closing: str, message: str, tiny_weights: Path) -> None:
+    command = f"exec {sys.executable} -m alexnet predict {tiny_weights} - {closing}"
+    done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert (
+        done.returncode == 2 and done.stderr.startswith(f"alexnet: error: {message}") and done.stderr.count("\n") == 1
+    )
+
+
+def test_names_that_cannot_be_looked_at_are_rows(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save("photo.png")
+    status = os.stat
+
+    def guarded(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith("closed/"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return status(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", guarded)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+        images = ["closed/x.jpg", "x" * 300, "d/" * 2500, f"http://127.0.0.1:9/{'x' * 5000}", "socket", "/dev/zero"]
+        assert main(["predict", str(tiny_weights), "photo.png", *images, "--json", "--views", "1"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["image"] for row in rows] == ["photo.png", *images]
+    reasons = [
+        "Permission denied",
+        "name too long",
+        "name too long",
+        "Connection refused",
+        "it is a socket",
+        "a device",
+    ]
+    for row, reason in zip(rows[1:], reasons, strict=True):
+        assert reason in row["reason"]
 
 
 def test_a_list_or_an_image_comes_from_standard_input(

@@ -1,8 +1,11 @@
 """Files larger than any image, sparse or not: refused without taking their size in memory."""
 
+import errno
 import os
 import resource
+import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +22,9 @@ from alexnet.data.sources.file_ranges import (
     read_range,
     read_regular_file,
 )
+from alexnet.data.sources.zip_archive import read_zip_member
+from alexnet.storage.read_errors import is_passing
+from alexnet.system.prefetch import prefetch
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -92,6 +98,46 @@ def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
     writer.start()
     assert read_any_file(str(tmp_path / "pipe")) == b"abc" * 100_000
     writer.join()
+
+
+@pytest.mark.parametrize("waits_for", ["a writer", "more bytes"])
+def test_a_pipe_without_an_end_does_not_keep_its_reader(waits_for: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    read = prefetch(
+        lambda name: read_any_file(name) if name else b"", ["", str(tmp_path / "pipe")], workers=2, ahead=2, name="x"
+    )
+    writer = os.open(tmp_path / "pipe", os.O_RDWR) if waits_for == "more bytes" else None
+    if writer is not None:
+        os.write(writer, b"abc")
+    assert next(read) == b""
+    time.sleep(0.05)  # while the other thread waits
+    read.close()
+    if writer is not None:
+        os.close(writer)
+
+
+def test_sockets_devices_and_folders_are_not_opened(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        for path, reason in ((tmp_path / "socket", "it is a socket"), ("/dev/zero", "it is a device")):
+            with pytest.raises(UnreadableImage, match=reason):
+                read_any_file(str(path))
+        with pytest.raises(OSError) as refused:
+            (tmp_path / "socket").open()
+        assert not is_passing(refused.value)
+        assert is_passing(OSError(errno.ENXIO, "", str(tmp_path / "gone"))) and is_passing(OSError(errno.ENXIO, ""))
+    with pytest.raises(IsADirectoryError):
+        read_any_file(str(tmp_path))
+
+
+def test_an_archive_that_has_become_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "photos.tar")
+    for read in (
+        lambda: read_range(tmp_path / "photos.tar", 0, 9),
+        lambda: read_zip_member(tmp_path / "photos.tar", (0, 9, 9, 0)),
+    ):
+        with pytest.raises(OSError, match="Illegal seek"):
+            read()
 
 
 def test_beside_a_sparse_file_of_18_gb_the_photographs_are_prepared(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.system.prefetch import prefetch
+from alexnet.system.prefetch import is_unwanted, prefetch
 
 
 def threads_named(name: str) -> list[threading.Thread]:
@@ -72,3 +72,15 @@ def test_an_interrupt_ends_the_threads() -> None:
     with pytest.raises(KeyboardInterrupt):
         made.throw(KeyboardInterrupt)
     assert not threads_named("test-interrupt")
+
+
+def test_work_that_waits_without_end_learns_that_it_is_unwanted() -> None:
+    def wait(item: int) -> int:
+        while item and not is_unwanted():
+            time.sleep(0.001)
+        return item
+
+    made = prefetch(wait, range(9), workers=2, ahead=4, name="test-unwanted")
+    assert next(made) == 0 and not is_unwanted()
+    made.close()
+    assert not threads_named("test-unwanted") and not is_unwanted()

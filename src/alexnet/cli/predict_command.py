@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_arithmetic, add_batch_size, add_choice
 from alexnet.cli.output import print_json, print_lines
-from alexnet.errors import RequestError
+from alexnet.errors import Interrupted, RequestError
 
 if TYPE_CHECKING:
     from alexnet.data.dataset import PreparedData
@@ -103,6 +103,8 @@ def is_long(options: argparse.Namespace) -> bool:
 def run(options: argparse.Namespace) -> None:
     """Classify the images and print their most probable classes."""
     output = _chosen_format(options)
+    if sys.stdout is None:
+        raise RequestError("standard output is closed, so there is no place for the predictions; redirect it to a file")
     import torch  # noqa: F401
 
     gc.freeze()  # else the collector looks through torch's million objects again and again, a tenth of a second each
@@ -159,15 +161,20 @@ def run(options: argparse.Namespace) -> None:
                 yield one
                 progress(done, len(images))
 
-    if output == "ilsvrc":
-        print_lines(*ilsvrc_lines(predictions(), trained, order))
-    elif output == "csv":
-        _print_csv(predictions(), ranking.num_top, is_calibrated=calibrator is not None)
-    elif output == "json":
-        for one in predictions():
-            print_json(one.to_dict())
-    else:
-        _print_bars(predictions(), is_single=len(images) == 1)
+    try:
+        if output == "ilsvrc":
+            print_lines(*ilsvrc_lines(predictions(), trained, order))
+        elif output == "csv":
+            _print_csv(predictions(), ranking.num_top, is_calibrated=calibrator is not None)
+        elif output == "json":
+            for one in predictions():
+                print_json(one.to_dict())
+        else:
+            _print_bars(predictions(), is_single=len(images) == 1)
+    except KeyboardInterrupt:
+        if output == "ilsvrc":
+            raise
+        raise Interrupted("interrupted; rows up to here are complete, the other images were not predicted") from None
     if len(reasons) == len(images):
         problem = "" if len(images) == 1 else f"none of the {len(images):,} images can be read: "
         raise RequestError(problem + reasons[0])
@@ -198,7 +205,13 @@ def _images(options: argparse.Namespace, downloads: "Downloads") -> "tuple[Seque
 
     if (found := named_split(options.images, options.split, options.fit)) is not None:
         return found
-    return list(list_images(options.images, downloads, sys.stdin.buffer.read)), None
+    return list(list_images(options.images, downloads, _standard_input)), None
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise RequestError("standard input is closed, and - stands for it; give it a list of paths, or an image")
+    return sys.stdin.buffer.read()
 
 
 def _print_bars(predictions: "Iterable[ImagePrediction]", *, is_single: bool) -> None:

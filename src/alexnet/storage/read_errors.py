@@ -5,6 +5,7 @@ Only the first is damage, after which a file is removed and made again. All code
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from alexnet.errors import RequestError, TemporaryError
@@ -48,7 +49,15 @@ _DENIED = (errno.EACCES, errno.EPERM)
 
 def is_passing(error: BaseException) -> bool:
     """Whether it is the machine, or the drive, that failed: the same call may succeed later on the same file."""
-    return isinstance(error, OSError) and error.errno in _PASSING
+    return isinstance(error, OSError) and error.errno in _PASSING and not _is_of_a_socket(error)
+
+
+def _is_of_a_socket(error: OSError) -> bool:
+    """Whether the error is that a socket is no file, which also means that a device is gone."""
+    try:
+        return error.errno == errno.ENXIO and stat.S_ISSOCK(os.stat(error.filename).st_mode)
+    except (OSError, TypeError):
+        return False
 
 
 def passing_error(problem: str, error: OSError, then: str = "rerun the same command") -> TemporaryError:

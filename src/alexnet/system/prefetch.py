@@ -1,5 +1,6 @@
 """Results computed ahead of their consumer by threads, in order."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ R = TypeVar("R")
 
 MAX_READERS = 8
 """Default limit of threads that read images: eight cut more crops than any GPU takes, and each needs memory."""
+_this_thread = threading.local()
 
 
 def prefetch(
@@ -25,9 +27,11 @@ def prefetch(
         ahead: results in progress or ready, 1 or more, which bounds the memory they take.
         name: of the threads.
 
-    Closing the generator, or an error, ends the threads: no work is in progress when this returns.
+    Closing the generator, or an error, ends the threads: no work is in progress when this returns. Work that may wait
+    without end asks `is_unwanted`.
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
+    ending = threading.Event()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=name, initializer=_remember, initargs=(ending,))
     pending: deque[Future[R]] = deque()
     remaining = iter(items)
     try:
@@ -37,4 +41,15 @@ def prefetch(
                 return
             yield pending.popleft().result()
     finally:
+        ending.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def is_unwanted() -> bool:
+    """Whether this thread works for a `prefetch` that waits for it to end."""
+    ending: threading.Event | None = getattr(_this_thread, "ending", None)
+    return ending is not None and ending.is_set()
+
+
+def _remember(ending: threading.Event) -> None:
+    _this_thread.ending = ending

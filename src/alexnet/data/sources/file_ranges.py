@@ -1,12 +1,16 @@
 """Reads byte ranges of files, such as a photograph inside an archive."""
 
+import errno
 import os
+import select
 import stat
+from io import FileIO
 from pathlib import Path
 
 from alexnet.data.decode import FORMATS, UnreadableImage, begins_as_image
 from alexnet.data.not_images import START_BYTES
 from alexnet.storage.read_errors import is_passing
+from alexnet.system.prefetch import is_unwanted
 
 BLOCK_BYTES = 2**20
 MAX_FILE_BYTES = 2**31
@@ -16,6 +20,13 @@ LARGE_FILE_BYTES = 2**26
 """Of a longer file, the beginning and the holes are looked at before it is read."""
 # Opening a pipe does not wait for a writer.
 _NONBLOCKING = os.O_RDONLY | os.O_NONBLOCK
+_POLL_MS = 100
+_NOT_READ = {
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What a path may also be. It is not opened: a device may give bytes without end, or act on being opened."""
 
 
 def raise_error(error: OSError) -> None:
@@ -72,13 +83,41 @@ def require_file_size(size_bytes: int) -> None:
 
 
 def read_any_file(path: str) -> bytes:
-    """The bytes of a regular file as `read_regular_file` gives them, or of a pipe."""
-    if os.path.isfile(path):
-        return read_regular_file(path)
-    with open(path, "rb") as file:
-        content = file.read(MAX_FILE_BYTES + 1)
-    require_file_size(len(content))
-    return content
+    """The bytes of a regular file as `read_regular_file` gives them, or of a pipe, whose writer is waited for.
+
+    Raises:
+        OSError: it cannot be read, is a folder, or longer than any image.
+        UnreadableImage: it is a socket or a device, or large and not an image.
+    """
+    mode = os.stat(path).st_mode
+    if kind := _NOT_READ.get(stat.S_IFMT(mode)):
+        raise UnreadableImage(f"it is {kind}")
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    return _read_pipe(path) if stat.S_ISFIFO(mode) else read_regular_file(path)
+
+
+def _read_pipe(path: str) -> bytes:
+    """The bytes of a pipe up to its end. A thread of a `prefetch` stops waiting when that ends."""
+    content = bytearray()
+    descriptor = os.open(path, _NONBLOCKING)
+    try:
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        while True:
+            while not waiting.poll(_POLL_MS):
+                if is_unwanted():
+                    raise OSError("interrupted")
+            try:
+                block = os.read(descriptor, BLOCK_BYTES)
+            except BlockingIOError:  # another reader was faster
+                continue
+            if not block:
+                return bytes(content)
+            content += block
+            require_file_size(len(content))
+    finally:
+        os.close(descriptor)
 
 
 def read_file_start(path: str, size_bytes: int) -> bytes:
@@ -90,6 +129,11 @@ def read_file_start(path: str, size_bytes: int) -> bytes:
         return os.read(descriptor, size_bytes)
     finally:
         os.close(descriptor)
+
+
+def open_at_once(path: Path) -> FileIO:
+    """A file open for reading, also one that has become a pipe without a writer, which the first read then refuses."""
+    return FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def size_and_time(path: str) -> tuple[int, int]:
@@ -109,7 +153,7 @@ def size_and_time(path: str) -> tuple[int, int]:
 
 def read_range(path: Path, offset: int, size_bytes: int) -> bytes:
     """`size_bytes` bytes from `offset`; OSError if the file is missing or too short."""
-    with path.open("rb", buffering=0) as file:
+    with open_at_once(path) as file:
         return read_open_range(file.fileno(), offset, size_bytes, path.name)
 
 

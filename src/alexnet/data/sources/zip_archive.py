@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from alexnet.data.sources.file_ranges import read_open_range
+from alexnet.data.sources.file_ranges import open_at_once, read_open_range
 from alexnet.data.sources.listing import NOT_A_FILE, Location, SkippedFiles
 from alexnet.data.sources.tar_archive import LEADS_OUT, inner_path
 from alexnet.errors import RequestError
@@ -123,7 +123,7 @@ def read_zip_member_start(path: Path, location: Location, size_bytes: int) -> by
 def _unpacked(path: Path, location: Location, packed_bytes: int, max_bytes: int) -> bytes:
     """The first `packed_bytes` bytes of a member, unpacked; `max_bytes` or fewer if it is deflated."""
     offset, packed = location[:2]
-    with path.open("rb", buffering=0) as file:
+    with open_at_once(path) as file:
         header = read_open_range(file.fileno(), offset, LOCAL_HEADER.size, path.name)
         if not header.startswith(LOCAL_SIGNATURE):
             raise OSError(f"{path.name} is damaged before this file")
