@@ -1,5 +1,6 @@
 """The public functions with plain arguments: paths as text, recipes by name, changed settings, wrong requests."""
 
+import io
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -196,6 +197,17 @@ def test_wrong_requests_say_what_is_allowed_and_leave_nothing(changes: Any, mess
         (lambda: alexnet.predict(3, "shapes/val/ring"), "the run is 3"),
         (lambda: alexnet.predict("run", 3), "images are of type int"),
         (lambda: alexnet.preprocess("nowhere.png"), "nowhere.png"),
+        (
+            lambda: alexnet.preprocess("https://me:secret@127.0.0.1:9/x.jpg"),
+            "https://***@127.0.0.1:9/x.jpg is a URL, which only `predict` and `features` download; download it first",
+        ),
+        (lambda: alexnet.load("http://127.0.0.1:9/x"), "the run is a URL; allowed is a path: download it first"),
+        (lambda: alexnet.predict("run", [1, 2]), "images[0] is of type int; allowed are paths, PIL images"),  # type: ignore[list-item]
+        (lambda: alexnet.features("run", ["a.png", None]), "images[1] is of type NoneType; allowed are paths"),  # type: ignore[list-item]
+        (lambda: alexnet.preprocess([1, 2]), "images[0] is of type int; allowed are paths, PIL images"),  # type: ignore[list-item]
+        (lambda: alexnet.predict("run", io.BytesIO()), "batches of them; open it with `PIL.Image.open`"),  # type: ignore[arg-type]
+        (lambda: alexnet.predict("run", [io.BytesIO()]), "batches of them; open it with `PIL.Image.open`"),  # type: ignore[list-item]
+        (lambda: alexnet.preprocess([b"GIF"]), "batches of them; open it with `PIL.Image.open(io.BytesIO(content))`"),  # type: ignore[list-item]
         (lambda: alexnet.load("data"), "data is a prepared data set, not a network"),
         (lambda: alexnet.features("run", "nowhere.png"), "nowhere.png"),
         (lambda: alexnet.features(3, "a.png"), "is 3"),

@@ -1,6 +1,7 @@
 """What people name to have it classified, listed image by image: files, folders, globs, archives, URLs, lists of them.
 
-Listing refuses nothing: whatever cannot be read stands in its place in the order, with the reason.
+Whatever cannot be read stands in its place in the order, with the reason. Listing refuses only objects of types
+that no image has, such as numbers.
 """
 
 import glob

@@ -19,6 +19,7 @@ from PIL import Image
 
 from alexnet.data.decode import Fit as Fit
 from alexnet.data.decode import UnreadableImage, decode_image, decode_opened, make_square, on_white, require_size
+from alexnet.data.download import is_url, without_credentials
 from alexnet.data.pixel_layouts import MAX_UPPER_BITS, has_16_bits
 from alexnet.data.sources.file_ranges import read_any_file
 from alexnet.errors import RequestError
@@ -59,6 +60,11 @@ def square_image(image: ImageInput, side: int, fit: Fit = "crop") -> NDArray[np.
     """
     require_fit(fit)
     if isinstance(image, str | os.PathLike):
+        if isinstance(image, str) and is_url(image):
+            raise RequestError(
+                f"{without_credentials(image)} is a URL, which only `predict` and `features` download; download it "
+                "first, and name the file"
+            )
         path = as_path(image, "an image")
         return square_of_file(_read(path), _short(path), side, fit)
     name = f"the {_described(image)}"
@@ -127,7 +133,8 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]
             (N, C, H, W). A path is one image, also where it is that of a folder.
 
     Raises:
-        RequestError: something else. The images themselves are checked when they are read.
+        RequestError: something else, or one of them has a type that no image has. What it contains is checked when it
+            is read.
     """
     if isinstance(images, np.ndarray | torch.Tensor):
         # Arrays of names or objects, such as a column of a table, are read like lists.
@@ -137,8 +144,26 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]
         return iter([images])
     # An open file is an iterable, too: of its lines.
     if isinstance(images, bytes | bytearray | dict | IOBase) or not isinstance(images, Iterable):
-        raise RequestError(f"images are of type {type(images).__name__}; allowed are {_TYPES}")
-    return iter(images)
+        raise RequestError(f"images are {_of_wrong_type(images)}")
+    return _checked(images)
+
+
+def _checked(images: Iterable[ImageInput]) -> Iterator[ImageInput]:
+    """Images, each of a type that an image can have."""
+    for index, image in enumerate(images):
+        if not isinstance(image, str | os.PathLike | Image.Image | np.ndarray | torch.Tensor):
+            raise RequestError(f"images[{index}] is {_of_wrong_type(image)}")
+        yield image
+
+
+def _of_wrong_type(image: object) -> str:
+    """What an argument is that is no image, and what to do."""
+    advice = ""
+    if isinstance(image, bytes | bytearray):
+        advice = "; open it with `PIL.Image.open(io.BytesIO(content))`"
+    elif isinstance(image, IOBase):
+        advice = "; open it with `PIL.Image.open`"
+    return f"of type {type(image).__name__}; allowed are {_TYPES}{advice}"
 
 
 def require_fit(fit: str) -> None:
@@ -234,7 +259,7 @@ def _described(image: object) -> str:
         return f"{str(image.dtype).removeprefix('torch.')} tensor of shape {tuple(image.shape)}"
     if isinstance(image, Image.Image):
         return f"PIL image of mode {image.mode}"
-    raise RequestError(f"an image is of type {type(image).__name__}; allowed are {_TYPES}")
+    raise RequestError(f"an image is {_of_wrong_type(image)}")
 
 
 def _short(path: Path) -> str:

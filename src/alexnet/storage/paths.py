@@ -1,6 +1,7 @@
 """Paths as Python callers give them: text or path objects, one or several."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def as_path(given: StrPath, what: str) -> Path:
         raise RequestError(f"{what} is {described(given)}; allowed is a path, as text or as a Path object")
     if not value or "\0" in value:
         raise RequestError(f"{what} is {value!r}; allowed is a path that is not empty and has no null characters")
+    if re.match("https?://", value, re.IGNORECASE):
+        raise RequestError(f"{what} is a URL; allowed is a path: download it first, and name the file or folder")
     return Path(given) if isinstance(given, os.PathLike) else Path(os.path.expanduser(value))
 
 
