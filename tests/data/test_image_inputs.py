@@ -1,5 +1,6 @@
 """What people name to have it classified: files, folders, patterns, archives, lists; in order, and nothing is lost."""
 
+import glob
 import io
 import logging
 import os
@@ -133,6 +134,57 @@ def test_patterns_match_what_a_shell_would_and_a_file_of_that_name_wins() -> Non
     assert answers("p/*.txt") == [
         ("p/*.txt", "p/*.txt matches only files that are not images; name photographs, or folders of them")
     ]
+
+
+@pytest.mark.parametrize("top", ["p/", ""])
+def test_a_pattern_enters_each_folder_once_whatever_its_links(top: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("p/1.png", "p/sub/2.png", "p/.hidden/3.png", "p/sub/deep/sub/4.png")
+    for link in ("p/self", "p/sub/back", "p/sub/deep/again"):
+        Path(link).symlink_to(Path("p").resolve())
+    if not top:
+        monkeypatch.chdir("p")
+
+    def names(pattern: str) -> list[str]:
+        return [str(one.name).removeprefix(top) for one in listed(top + pattern)]
+
+    assert names("**/*.png") == names("**/**/*.png") == ["1.png", "sub/2.png", "sub/deep/sub/4.png"]
+    assert names("**/sub/*.png") == ["sub/2.png", "sub/deep/sub/4.png"]
+    assert names("**/deep/**/*.png") == ["sub/deep/again/1.png", "sub/deep/again/sub/2.png", "sub/deep/sub/4.png"]
+    assert names("**") == ["1.png", "sub/2.png", "sub/deep/sub/4.png"]
+
+
+TREES = st.sets(st.lists(st.sampled_from(["a", "b", ".c", "[d]"]), max_size=3).map("/".join), max_size=6)
+PARTS = st.lists(st.sampled_from(["**", "*", "a", "b*", "[[]d]"]), min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(folders=TREES, parts=PARTS)
+def test_a_pattern_matches_the_files_that_pythons_glob_does(
+    folders: set[str], parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tempfile.mkdtemp(dir=tmp_path))
+    for folder in folders:
+        write(os.path.join(folder, "x.png"))
+    pattern = "/".join([*parts, "*.png"])
+    expected = sorted(set(glob.glob(pattern, recursive=True)), key=lambda path: path.split("/"))
+    found = [str(one.name) for one in listed(pattern)]
+    assert found == (expected or [pattern])
+
+
+def test_a_folder_that_a_pattern_may_not_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("p/a.png", "p/closed/b.png", "p/d/e.png")
+    scan = os.scandir
+
+    def guarded(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    refused = ("p/closed", "cannot read p/closed: Permission denied")
+    assert answers("p/**/*.png") == [("p/a.png", "read"), refused, ("p/d/e.png", "read")]
+    assert answers("p/closed/*") == [refused]
+    assert answers("p") == [("p/a.png", "read"), refused, ("p/d/e.png", "read")]
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes, kind: bytes = tarfile.REGTYPE) -> None:

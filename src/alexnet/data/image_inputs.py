@@ -153,42 +153,51 @@ def _named(path: str) -> Iterator[InputImage]:
 
 def _matches(pattern: str) -> Iterator[InputImage]:
     """The images of the files and folders that a pattern matches; a pattern with `**` matches files only."""
-    found = sorted(glob.iglob(pattern, recursive=True), key=_parts)
+    refused: dict[str, InputImage] = {}
+    found = sorted({*_matching(pattern, refused), *refused}, key=_parts)
     if "**" in pattern:
-        found = [path for path in found if not os.path.isdir(path)]
+        found = [path for path in found if path in refused or not os.path.isdir(path)]
     kept = [path for path in found if os.path.isdir(path) or not _is_skipped(os.path.basename(path), path)]
     _log_skipped(len(found) - len(kept), len(found), pattern)
     if not kept:
         what = "only files that are not images" if found else "no file"
         yield _refused(pattern, f"{pattern} matches {what}; name photographs, or folders of them")
     for path in kept:
-        yield from _named(path)
+        yield from [refused[path]] if path in refused else _named(path)
+
+
+def _matching(pattern: str, refused: dict[str, InputImage]) -> Iterator[str]:
+    """What a pattern matches. Folders are entered as by `_walk`, not as by `glob`, which follows links without end.
+
+    Args:
+        refused: gets the folders that cannot be read, by path.
+    """
+    parts = pattern.split("/")
+    if "**" not in parts:
+        found = glob.glob(pattern)
+        folder = os.path.dirname(pattern)
+        if not found and not glob.has_magic(folder) and os.path.isdir(folder):
+            next(_walk(folder, refused), None)  # learns whether it can be read
+        yield from found
+        return
+    at = parts.index("**")
+    before = "/".join([*parts[:at], ""])
+    after = parts[at:]
+    while after and after[0] == "**":
+        del after[0]
+    for top in sorted(glob.glob(before)) if before else [""]:
+        for folder, _ in _walk(top, refused, with_hidden=False):
+            yield from _matching(os.path.join(glob.escape(folder), *(after or ["*"])), refused)
 
 
 def _below(folder: str) -> Iterator[InputImage]:
     """The images in a folder and in those below it, also by links, each folder once; sorted by path."""
-    failed: list[InputImage] = []
-
-    def note(error: OSError) -> None:
-        if is_passing(error):
-            raise passing_error(f"cannot read {error.filename}", error) from error
-        failed.append(_refused(str(error.filename), f"cannot read {error.filename}: {error.strerror or error}"))
-
-    found: list[str] = []
-    visited: set[str] = set()
-    for root, folder_names, file_names in os.walk(folder, followlinks=True, onerror=note):
-        real = os.path.realpath(root)
-        if real in visited:
-            folder_names.clear()
-            continue
-        visited.add(real)
-        folder_names.sort()
-        found += (os.path.join(root, name) for name in file_names)
-    found.sort(key=_parts)
+    refused: dict[str, InputImage] = {}
+    found = [os.path.join(root, name) for root, names in _walk(folder, refused) for name in names]
     start = len(os.path.join(folder, ""))
     kept = [path for path in found if not _is_skipped(path[start:], path)]
     _log_skipped(len(found) - len(kept), len(found), folder)
-    if not kept and not failed:
+    if not kept and not refused:
         reason = f"the folder {folder} has no images; name photographs, or folders of them"
         if os.path.isfile(os.path.join(folder, DESCRIPTION_FILE)):
             reason = (
@@ -196,8 +205,34 @@ def _below(folder: str) -> Iterator[InputImage]:
                 "`alexnet.predict` take it alone, `alexnet features` with --data, `write_features` as data_folder"
             )
         yield _refused(folder, reason)
-    yield from (InputImage(path, path, path) for path in kept)
-    yield from failed
+    for path in sorted([*kept, *refused], key=_parts):
+        yield refused.get(path) or InputImage(path, path, path)
+
+
+def _walk(top: str, refused: dict[str, InputImage], *, with_hidden: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below it, also by links, each once, with the names of their files.
+
+    Args:
+        top: empty is the folder where the process is.
+        refused: gets the folders that cannot be read, by path.
+        with_hidden: whether hidden folders below `top` are entered, too.
+    """
+
+    def note(error: OSError) -> None:
+        if is_passing(error):
+            raise passing_error(f"cannot read {error.filename}", error) from error
+        path = str(error.filename)
+        refused[path] = _refused(path, f"cannot read {path}: {error.strerror or error}")
+
+    visited: set[str] = set()
+    for root, folder_names, file_names in os.walk(top or os.curdir, followlinks=True, onerror=note):
+        real = os.path.realpath(root)
+        if real in visited:
+            folder_names.clear()
+            continue
+        visited.add(real)
+        folder_names[:] = sorted(name for name in folder_names if with_hidden or not name.startswith("."))
+        yield root if top else root.removeprefix(os.curdir).removeprefix(os.sep), file_names
 
 
 def _parts(path: str) -> list[str]:
