@@ -255,6 +255,17 @@ def test_a_training_computes_gradients_wherever_it_is_called(mode: Any, trained:
     assert_same_weights(run.path, alexnet.resume(expected, schedule={"epochs": 3}).path)
 
 
+def test_torchs_default_type_changes_no_training(trained: Path, tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        run = alexnet.train(trained / "data", tmp_path / "run", "quick", **CHANGES)
+        found = alexnet.evaluate(run, split="val")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_weights(run.path, trained / "run")
+    assert np.array_equal(found.probabilities, alexnet.evaluate(trained / "run", split="val").probabilities)
+
+
 def test_weights_of_another_variant_are_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
     with pytest.raises(alexnet.RequestError, match="conv1"):

@@ -116,6 +116,11 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "torch.save": ("a.pth", torch_zip, r"is a PyTorch file \(a zip of .* named module.conv1.weight; .*run code"),
     "torchvision": ("a.pth", torchvision_zip, r"features.3.weight, ... \(as torchvision has them; variant 'torch"),
     "cut off": ("a.pth", half_of(torch_zip), r"is a PyTorch file .* that is cut short or damaged; download or copy it"),
+    "torch.save of a module": (
+        "m.pth",
+        lambda path: torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), path),
+        r"is a PyTorch file \(a zip.*whole module.*trust its author, pass `torch.load\(..., weights_only=False\).st",
+    ),
     "old torch.save": ("a.pt", torch_old, r"is a PyTorch file \(pickles, as torch.save used to.*run code"),
     "pickle 2": ("a.pkl", pickled(2), r"is a Python pickle; it is not read, .*can run code. (?!.*torch.load)"),
     "pickle 5": ("a", pickled(5), r"is a Python pickle; it is not read, .*can run code. (?!.*torch.load)"),

@@ -35,7 +35,8 @@ def preprocess(
     """Photographs as input of a network, with the bits that `evaluate` and `predict` give it.
 
     Each is turned upright, made square, and cropped, and the mean is subtracted from the crop. With views,
-    `network(batch.flatten(0, 1)).softmax(dim=1).unflatten(0, (-1, views)).mean(dim=1)` are the probabilities.
+    `network(batch.flatten(0, 1)).softmax(dim=1).unflatten(0, (-1, views)).mean(dim=1)` are the probabilities,
+    up to rounding: those of `predict(..., precision="float32")` within 0.000001.
 
     Args:
         images: one image or many, of any types, see `ImageInput`: paths, images of Pillow, uint8 or floating-point

@@ -10,7 +10,7 @@ import pickletools
 import re
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,6 +46,11 @@ _CONVERT = (
 _TORCH_PICKLE = (
     "it is not read, because pickles can run code. In Python, pass `torch.load(..., weights_only=True)` to "
     "`AlexNet.load_state_dict` and write the network with `alexnet.save`"
+)
+_TORCH_MODULE = (
+    "it holds a whole module, and is not read, because pickles can run code. In Python, if you trust its author, pass "
+    "`torch.load(..., weights_only=False).state_dict()` to `AlexNet.load_state_dict` and write the network with "
+    "`alexnet.save`"
 )
 _OTHER_PICKLE = (
     "it is not read, because pickles can run code. Have the program that wrote it write its arrays as safetensors or "
@@ -169,11 +174,21 @@ def _zip_kind(path: Path, start: bytes) -> tuple[_Kind, str]:
             if kind is not _TORCH_ZIP:
                 return kind, ""
             with archive.open(plain["data.pkl"]) as file:
-                return kind, _pickled_names(file.read(_MAX_PICKLE_BYTES))
+                content = file.read(_MAX_PICKLE_BYTES)
+            return (replace(kind, todo=_TORCH_MODULE), "") if _has_module(content) else (kind, _pickled_names(content))
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise_unless_damage(error, path)
         what = _TORCH_ZIP.what if b"data.pkl" in start else "a zip"
         return _Kind(f"{what} that is cut short or damaged", _DOWNLOAD), ""
+
+
+def _has_module(content: bytes) -> bool:
+    """Whether a pickle names classes of torch's layers. Its opcodes are listed, never run."""
+    with contextlib.suppress(Exception):  # as below
+        for _, argument, _ in pickletools.genops(content):
+            if isinstance(argument, str) and argument.startswith("torch.nn.modules."):
+                return True
+    return False
 
 
 def _pickled_names(content: bytes) -> str:

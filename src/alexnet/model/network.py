@@ -91,7 +91,7 @@ class AlexNet(nn.Module):
             raise RequestError(f"num_classes is {num_classes}; a network needs 2 or more")
         if not _is_number(width, numbers.Real) or not 0 < width <= 4:
             raise RequestError(f"width is {width!r}; allowed is a number above 0, up to 4")
-        if not _is_number(dropout, numbers.Real):
+        if not _is_number(dropout, numbers.Real) or not 0 <= dropout < 1:
             raise RequestError(f"dropout is {dropout!r}; allowed is a number, 0 or more, below 1")
         self.variant, self.width, self.dropout = variant, width, dropout
         self.fused_ops = fuse(self.spec.named_layers)

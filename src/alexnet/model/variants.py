@@ -40,9 +40,13 @@ def named_variant(name: str) -> NetworkSpec:
     Raises:
         RequestError: there is no such variant.
     """
-    if name not in VARIANTS:
+    if not _is_text(name) or name not in VARIANTS:
         raise RequestError(f"unknown variant {name!r}; known are {', '.join(VARIANTS)}")
     return VARIANTS[name]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _with_layers(base: NetworkSpec, source: str, layers: Mapping[str, LayerSpec]) -> NetworkSpec:
