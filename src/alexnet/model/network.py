@@ -199,8 +199,7 @@ class AlexNet(nn.Module):
         shapes = [
             f"{name} is {_shape_text(given[name])} and must be {_shape_text(tensor)}"
             for name, tensor in own.items()
-            # Quantized layers also have a state that is no tensor.
-            if name in given and isinstance(tensor, torch.Tensor) and _shape_text(given[name]) != _shape_text(tensor)
+            if name in given and _shape_text(given[name]) != _shape_text(tensor)
         ]
         if missing or unexpected or shapes:
             problems = (
@@ -320,7 +319,7 @@ def _out_features(module: nn.Module) -> int | None:
 
 
 def _shape_text(value: object) -> str:
-    """The shape of a tensor, or what else a value is."""
+    """The shape of a tensor, or what else a value is: quantized layers also have a state that is no tensor."""
     return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else f"of type {type(value).__name__}"
 
 
