@@ -49,6 +49,13 @@ class OtherPath:
         return self.path
 
 
+def with_network(change: Callable[[alexnet.AlexNet], torch.nn.Module]) -> alexnet.Trained:
+    """The run `run` with its network changed in place."""
+    trained = alexnet.load("run")
+    change(trained.network)
+    return trained
+
+
 GIVEN: list[Callable[[str], Any]] = [OtherPath, lambda text: f"~/{text}", lambda text: f"{text}/"]
 
 
@@ -212,6 +219,15 @@ def test_wrong_requests_say_what_is_allowed_and_leave_nothing(changes: Any, mess
         (lambda: alexnet.features("run", "nowhere.png"), "nowhere.png"),
         (lambda: alexnet.features(3, "a.png"), "is 3"),
         (lambda: alexnet.features("run", "data", "conv9"), "conv9"),
+        (lambda: alexnet.features("run", "shapes/val", batch_size="x"), "--batch-size is 'x'; allowed is 1 or more"),  # type: ignore[arg-type]
+        (
+            lambda: alexnet.features(with_network(lambda network: network.double()), "shapes/val"),
+            "conv1.weight of the network is float64; allowed is float32",
+        ),
+        (
+            lambda: alexnet.features(with_network(lambda network: network.to("meta")), "shapes/val"),
+            "conv1.weight of the network has no values",
+        ),
         (lambda: alexnet.features("run", "shapes/val", 3), "layers is 3; allowed is the name of a layer"),
         (lambda: alexnet.prepare("shapes", "made", split_folders="a"), "split_folders is 'a'; allowed is a mapping"),
         (lambda: alexnet.prepare("nowhere", "made"), "nowhere does not exist"),
@@ -315,7 +331,11 @@ def test_results_are_given_where_a_path_is(work: Path) -> None:
     assert again.metadata()["start_from"] == str(work / "run")
     assert alexnet.resume(again, data=data, schedule={"epochs": 3}).state == "finished"
     assert alexnet.evaluate(run, data).num_images == 10 and alexnet.load(run).side == 32
+    cpu = torch.device("cpu")
+    assert alexnet.evaluate(run, device=cpu).num_images == 10
     images = np.zeros((1, 32, 32, 3), np.uint8)
+    assert alexnet.features(run, images, "fc5", device=cpu)["fc5"].shape == (1, 2)
+    assert len(alexnet.predict(run, images, device=cpu)) == 1
     assert alexnet.features(run, images, "fc5")["fc5"].shape == (1, 2) and len(alexnet.predict(run, images)) == 1
     write_prepared(work / "other", {"train": 4}, side=32)
     both = open_data([data, work / "other"])

@@ -170,7 +170,7 @@ def classify(
     require_num_views(num_views)
     chosen_fit: Fit = trained.fit if fit is None else fit
     require_fit(chosen_fit)
-    _require_usable(trained)
+    _require_classes(trained)
     # Any of those that an iterator has not given yet may be a URL.
     has_urls = not isinstance(images, Sequence) or any(is_url(str(one.name)) for one in images)
     images = iter(images)
@@ -219,23 +219,11 @@ def classify(
                 yield one if one.square is None else ClassifiedImage(one.image, one.square, next(found))
 
 
-def _require_usable(trained: Trained) -> None:
-    """Refuse a network that a caller has changed so that it cannot predict, with what to do."""
+def _require_classes(trained: Trained) -> None:
+    """Refuse classes that are not those of the network, with what to do."""
     for index, one in enumerate(trained.classes):
         if not isinstance(one, ClassInfo):
             raise RequestError(f"classes[{index}] is {described(one)}; allowed is alexnet.ClassInfo(id, name)")
-    for name, parameter in trained.network.named_parameters():
-        if parameter.is_meta:
-            raise RequestError(
-                f"{name} of the network has no values, because it is on the device `meta`; load the weights, for "
-                "example with `network.load_state_dict(state, assign=True)`"
-            )
-        if parameter.dtype != torch.float32:
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            raise RequestError(
-                f"{name} of the network is {dtype}; allowed is float32: call `network.float()`, and choose the "
-                "precision of the predictions with `precision=`"
-            )
     try:
         num_scores = trained.network.num_classes
     except (RequestError, AttributeError):

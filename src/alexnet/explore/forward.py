@@ -15,6 +15,8 @@ from alexnet.model.activations import ActivationReader
 from alexnet.model.inference import inference_network
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
+from alexnet.storage.arguments import is_whole
+from alexnet.storage.paths import described
 from alexnet.system.device import Precision, arithmetic, evaluation_batch_size
 from alexnet.system.prefetch import prefetch
 
@@ -53,8 +55,8 @@ def activation_batches(
     """
     if batch_size is None:
         batch_size = evaluation_batch_size(device, trained.side)
-    if batch_size < 1:
-        raise RequestError(f"--batch-size is {batch_size}; allowed is 1 or more")
+    if not is_whole(batch_size, 1):
+        raise RequestError(f"--batch-size is {described(batch_size)}; allowed is 1 or more")
     (view,) = views(1, trained.side, trained.crop)
     starts = range(start, stop, batch_size)
 

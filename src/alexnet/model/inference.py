@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from alexnet.errors import RequestError
 from alexnet.model.network import AlexNet
 from alexnet.system.device import Precision
 
@@ -21,7 +22,21 @@ def inference_network(network: nn.Module, device: torch.device, precision: Preci
 
     What cannot be taken apart (replaced or hooked layers, compiled, scripted and other networks) is used itself: its
     modes and its device are restored afterwards, and autocast rounds what it rounds.
+
+    Raises:
+        RequestError: its parameters have another dtype than float32, or no values.
     """
+    for name, parameter in network.named_parameters():
+        if parameter.is_meta:
+            raise RequestError(
+                f"{name} of the network has no values, because it is on the device `meta`; load its weights first, for "
+                "example with `network.load_state_dict(state, assign=True)`"
+            )
+        if parameter.dtype != torch.float32:
+            raise RequestError(
+                f"{name} of the network is {str(parameter.dtype).removeprefix('torch.')}; allowed is float32: call "
+                "`network.float()`, and choose the precision of the arithmetic with `precision=`"
+            )
     if isinstance(network, AlexNet) and network.is_untouched():
         yield _copied(network, device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
         return

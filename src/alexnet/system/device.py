@@ -9,7 +9,7 @@ from alexnet.errors import RequestError
 from alexnet.system.machine import has_bfloat16, processor_flags
 
 Precision = Literal["float32", "bfloat16"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
+Device = Literal["auto", "cpu", "cuda", "mps"] | torch.device
 """What `choose_device` takes."""
 PrecisionChoice = Literal["auto", "float32", "bfloat16"]
 """What `choose_precision` takes."""
@@ -24,16 +24,23 @@ _BYTES_PER_PIXEL = 256
 needs 2 MB at once, an eighth of that."""
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(wanted: str | torch.device) -> torch.device:
     """The device named `auto`, `cpu`, `cuda` or `mps`; `auto` is a GPU if there is one.
 
     Raises:
-        RequestError: an unknown name, or a device that is not available.
+        RequestError: an unknown name, a device that is not available, or a GPU other than the first.
     """
+    if isinstance(wanted, torch.device):
+        if wanted.index:
+            raise RequestError(
+                f"the device is {str(wanted)!r}; allowed is the first: choose the GPU with the environment variable "
+                f"CUDA_VISIBLE_DEVICES={wanted.index}"
+            )
+        wanted = wanted.type
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
         wanted = next(name for name in ("cuda", "mps", "cpu") if available[name])
-    if wanted not in available:
+    if wanted not in tuple(available):  # a caller may give anything
         raise RequestError(f"unknown device {wanted!r}; known are auto, cpu, cuda, mps")
     if not available[wanted]:
         usable = ", ".join(name for name, is_available in available.items() if is_available)
