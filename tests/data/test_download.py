@@ -1,6 +1,7 @@
 """Photographs from web servers: slow, lying and broken ones, and redirects to where they must not lead."""
 
 import http.server
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -105,6 +106,21 @@ def _(handler: Handler) -> None:
     handler.wfile.write(b"\x00\x01 no http\r\n\r\n")
 
 
+@answers("/empty")
+def _(handler: Handler) -> None:
+    handler.send(b"", 204)
+
+
+@answers("/packed")
+def _(handler: Handler) -> None:
+    handler.send(b"\x1f\x8b" + IMAGE, Content_Length=len(IMAGE) + 2, Content_Encoding="gzip")
+
+
+@answers("/no-more")
+def _(handler: Handler) -> None:
+    handler.send(b"fff\r\nabc", Transfer_Encoding="chunked")
+
+
 @answers("/silent")
 def _(handler: Handler) -> None:
     released.wait(60)
@@ -168,7 +184,10 @@ def test_an_image_is_downloaded(path: str, server: str) -> None:
     [
         ("missing", "the server answers 404 Not Found"),
         ("page", r"is a text or a web page \(text/html\); give the URL of the image itself"),
-        ("broken", "cannot download .*: "),
+        ("broken", "cannot download .*: the server's answer is not HTTP"),
+        ("empty", r"the server's answer is empty \(204\)"),
+        ("packed", r"the server sent it compressed \(gzip\), though not asked to"),
+        ("no-more", "the connection ended early"),
         ("shorter-than-said", "the connection ended after 2,051 of 2,151 bytes"),
         ("claims-much", r"has more than 4,096 bytes; allow more with --max-download"),
         ("endless", r"has more than 4,096 bytes"),
@@ -223,7 +242,8 @@ def test_closing_ends_downloads_in_progress(path: str, server: str) -> None:
         ("http://[::1/x.jpg", "cannot download"),
         ("http://127.0.0.1:port/x.jpg", "cannot download"),
         ("http://127.0.0.1:99999/x.jpg", "cannot download"),
-        ("http://\udce9/\udce9.jpg", "cannot download"),
+        ("http://\udce9/\udce9.jpg", "has a byte that is not UTF-8; write it as %E9"),
+        (f"http://{'x' * 70}.invalid/x.jpg", "the host's name is not valid"),
         ("file:///etc/hostname", "is not an http or https URL"),
         ("gopher://x/y", "is not an http or https URL"),
     ],
@@ -236,7 +256,7 @@ def test_urls_that_lead_nowhere(url: str, reason: str) -> None:
 @pytest.mark.parametrize(
     "target",
     ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "169.254.169.254", "10.1.2.3", "192.168.1.1", "172.16.0.1",
-     "100.64.0.1", "[fe80::1]", "[fd00::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1",
+     "100.64.0.1", "[2002:7f00:1::1]", "[2002:c0a8:101::1]", "[64:ff9b::7f00:1]", "[::7f00:1]", "[fe80::1]", "[fd00::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1",
      "127%2e0%2e0%2e1"],
 )  # fmt: skip
 def test_a_server_of_the_internet_cannot_redirect_into_the_local_network(
@@ -265,5 +285,41 @@ def test_a_name_that_changes_its_address_does_not_lead_into_the_local_network(
     assert Downloads(timeout_s=20).get("http://a.example/to?http://b.example/image.jpg") == IMAGE
 
 
+def test_no_server_of_the_internet_on_the_way_redirects_into_the_local_network(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = server.replace("127.0.0.1", "localhost")
+    chain = f"{server}/to?{public}/to?{server}/image.jpg"
+    assert Downloads(timeout_s=20).get(chain) == IMAGE  # all of these are local
+    monkeypatch.setattr(download, "_is_local", lambda host: host != "localhost")
+    with pytest.raises(RequestError, match="is on this machine or its local network; if you trust it"):
+        Downloads(timeout_s=20).get(chain)
+
+
+def test_what_counts_is_the_address_that_answered(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    replies = iter([True])  # connected to the internet; asked for again, the name has a local address
+    monkeypatch.setattr(download, "_is_public", lambda address: next(replies, False))
+    with pytest.raises(RequestError, match="is on this machine or its local network; if you trust it"):
+        Downloads(timeout_s=20).get(f"{server}/to?{server}/image.jpg")
+
+
+def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(
+        RequestError, match=r"the proxy 127\.0\.0\.1:9 cannot be reached: Connection refused"
+    ) as refused:
+        Downloads(timeout_s=20).get("http://a.example/image.jpg")
+    assert "secret" not in str(refused.value)
+
+
+def test_a_server_without_https_is_said(server: str) -> None:
+    with pytest.raises(RequestError, match="the server does not speak https there"):
+        Downloads(timeout_s=20).get(f"{server.replace('http:', 'https:')}/image.jpg")
+    untrusted = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    untrusted.verify_message = "self-signed certificate"
+    assert download._in_words(untrusted) == "its certificate is not trusted (self-signed certificate)"
+
+
 def test_addresses_of_the_internet_are_not_local() -> None:
-    assert not any(map(download._is_local, ("8.8.8.8", "2001:4860:4860::8888", "no-such-host.invalid")))
+    public = ("8.8.8.8", "2001:4860:4860::8888", "2002:808:808::1", "64:ff9b::808:808", "no-such-host.invalid")
+    assert not any(map(download._is_local, public))

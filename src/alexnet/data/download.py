@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import re
 import socket
+import ssl
 import threading
 import time
 import urllib.error
@@ -12,7 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from alexnet.data.decode import begins_as_image
@@ -28,6 +29,8 @@ REDIRECTS = (301, 302, 303, 307, 308)
 DEFAULT_MAX_BYTES = 32 * 2**20
 DEFAULT_TIMEOUT_S = 30.0
 BLOCK_BYTES = 2**16
+NAT64 = IPv6Network("64:ff9b::/96")
+V4_COMPATIBLE = IPv6Network("::/96")
 _LEFT_AS_IT_IS = "%/:=&?~#+!$,;'@()*[]"
 """Characters of a URL that are not quoted."""
 
@@ -71,6 +74,9 @@ class Downloads:
         scheme = SCHEME.match(url)
         if scheme is None or scheme[1].lower() not in ALLOWED_SCHEMES:
             raise RequestError(f"{url} is not an http or https URL; allowed are these, and paths of files")
+        if raw := next((char for char in url if "\udc80" <= char <= "\udcff"), ""):
+            code = ord(raw) - 0xDC00
+            raise RequestError(f"cannot download {url}: the URL has a byte that is not UTF-8; write it as %{code:02X}")
         transfer = _Transfer(url, self.timeout_s)
         with self._lock:
             if self._closed.is_set():
@@ -87,8 +93,7 @@ class Downloads:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             if transfer.has_expired or isinstance(reason, TimeoutError):
                 raise self._timed_out(url) from error
-            text = getattr(reason, "strerror", None) or " ".join(str(reason).split()) or type(reason).__name__
-            raise RequestError(f"cannot download {url}: {text}") from error
+            raise RequestError(f"cannot download {url}: {_in_words(reason)}") from error
         finally:
             transfer.end()
             with self._lock:
@@ -109,6 +114,24 @@ class Downloads:
         return f"allow more with {option}, or download it first" if self.are_options else "download it first"
 
 
+def _in_words(reason: object) -> str:
+    """Why a download failed."""
+    match reason:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted ({reason.verify_message})"
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "RECORD_LAYER_FAILURE"):
+            return "the server does not speak https there"
+        case http.client.IncompleteRead():
+            return "the connection ended early"
+        case http.client.RemoteDisconnected():
+            return "the server ended the connection without an answer"
+        case http.client.BadStatusLine() | http.client.LineTooLong() | http.client.UnknownProtocol():
+            return "the server's answer is not HTTP"
+        case UnicodeError():
+            return "the host's name is not valid"
+    return getattr(reason, "strerror", None) or " ".join(str(reason).split()) or type(reason).__name__
+
+
 class _Transfer:
     """One download. A timer cuts its connections: the time limit of a socket is for each of its operations alone."""
 
@@ -117,7 +140,7 @@ class _Transfer:
         self.has_expired = False
         self._deadline_s = time.monotonic() + timeout_s
         self._is_cut = False
-        self._only_public = False  # after a redirect by a server on the internet
+        self._only_public = False  # after an answer by a server on the internet
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
         self._timer = threading.Timer(timeout_s, self._expire)
@@ -160,9 +183,10 @@ class _Transfer:
         parts = urllib.parse.urlsplit(target)
         if parts.scheme not in ALLOWED_SCHEMES:
             raise RequestError(f"{self.url} redirects to {target}; redirects are followed to http and https only")
-        if _is_local(parts.hostname) and not _is_local(urllib.parse.urlsplit(self.url).hostname):
+        is_local = _is_local(parts.hostname)
+        self._only_public = self._only_public or not _is_local(urllib.parse.urlsplit(url).hostname)
+        if is_local and self._only_public:
             raise self._led_inside(target)
-        self._only_public = not _is_local(urllib.parse.urlsplit(self.url).hostname)
         return target
 
     def _led_inside(self, target: str) -> RequestError:
@@ -187,9 +211,18 @@ class _Transfer:
             raise RequestError(
                 f"cannot download {self.url}: the connection ended after {len(content):,} of {claimed_bytes:,} bytes"
             )
-        kind = answer.headers.get_content_type()
-        if kind.startswith("text/") and not begins_as_image(bytes(content[:START_BYTES])):
-            raise RequestError(f"{self.url} is a text or a web page ({kind}); give the URL of the image itself")
+        if not content:
+            raise RequestError(f"cannot download {self.url}: the server's answer is empty ({answer.status})")
+        if not begins_as_image(bytes(content[:START_BYTES])):
+            encoding = answer.headers.get("Content-Encoding", "").strip()
+            if encoding.lower() not in ("", "identity"):
+                raise RequestError(
+                    f"cannot download {self.url}: the server sent it compressed ({encoding}), though not asked to; "
+                    "download it first"
+                )
+            kind = answer.headers.get_content_type()
+            if kind.startswith("text/"):
+                raise RequestError(f"{self.url} is a text or a web page ({kind}); give the URL of the image itself")
         return bytes(content)
 
     def watch(self, connected: socket.socket, host: str, is_proxied: bool) -> None:
@@ -198,8 +231,11 @@ class _Transfer:
         Raises:
             RequestError: a name that a redirect gave was of the internet when it was checked, and its address is not.
         """
-        if self._only_public and not is_proxied and not _is_public(str(connected.getpeername()[0])):
-            raise self._led_inside(host)
+        if not is_proxied:
+            is_public = _is_public(str(connected.getpeername()[0]))
+            if self._only_public and not is_public:
+                raise self._led_inside(host)
+            self._only_public = is_public
         with self._lock:
             self._sockets.append(connected)
         if self._is_cut:
@@ -250,7 +286,12 @@ class _WatchedConnections(urllib.request.HTTPSHandler):
         connect = connection.connect
 
         def connect_watched() -> None:
-            connect()
+            try:
+                connect()
+            except OSError as error:
+                if is_proxied and not isinstance(error, TimeoutError):
+                    raise OSError(f"the proxy {host} cannot be reached: {error.strerror or error}") from error
+                raise
             self._watch(connection.sock, host, is_proxied)
 
         connection.connect = connect_watched  # type: ignore[method-assign]
@@ -269,4 +310,13 @@ def _is_local(host: str | None) -> bool:
 
 def _is_public(address: str) -> bool:
     """Whether an IP address is one of the internet."""
-    return ip_address(address.partition("%")[0]).is_global
+    ip = ip_address(address.partition("%")[0])
+    inner = _inner_v4(ip) if isinstance(ip, IPv6Address) else None
+    return ip.is_global and (inner is None or inner.is_global)
+
+
+def _inner_v4(ip: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address to which gateways send what is addressed to this IPv6 address."""
+    if ip in NAT64 or ip in V4_COMPATIBLE:
+        return IPv4Address(int(ip) & 0xFFFF_FFFF)
+    return ip.ipv4_mapped or ip.sixtofour
