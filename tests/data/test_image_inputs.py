@@ -210,9 +210,24 @@ def test_the_images_of_a_tar_are_read_in_its_order(caplog: pytest.LogCaptureFixt
         f"photos.tar/{name}" for name in ("folder/z.png", "b.png", "link.png", "bad.jpg", "caf\udce9.dat")
     ]
     assert [what == "read" for _, what in found] == [True, True, False, False, True]
-    assert "links inside an archive are not followed" in found[2][1]
-    assert "skipped 2 of 7 files in photos.tar that are not images" in caplog.text
+    assert "links, pipes and devices inside an archive are not read" in found[2][1]
+    assert "skipped 1 of 7 files in photos.tar that are not images" in caplog.text
+    assert "skipped 1 file with an empty name or one such as `../a.jpg` in photos.tar; to have" in caplog.text
     assert np.array_equal(listed("photos.tar")[1].square(SIDE, "crop"), pixels(1))
+
+
+def test_an_archive_whose_names_all_lead_out_of_it_says_so() -> None:
+    with tarfile.open("up.tar", "w") as tar:
+        add(tar, "../pics/1.png", png())
+        add(tar, "../pics/2.png", png())
+    with zipfile.ZipFile("up.zip", "w") as archive:
+        archive.writestr("../pics/1.png", png())
+        archive.writestr("../pics/2.png", png())
+    for name, reason in answers("up.tar", "up.zip"):
+        assert reason == (
+            f"the archive {name} has no images besides 2 files with an empty name or one such as `../a.jpg`; unpack it "
+            "and name the folder"
+        )
 
 
 def test_of_a_damaged_archive_what_can_be_read_is_and_the_rest_is_named() -> None:

@@ -24,7 +24,7 @@ from alexnet.data.not_images import RAW_ENDINGS, START_BYTES, file_ending, has_i
 from alexnet.data.photographs import ImageInput, as_images, square_image, square_of_file
 from alexnet.data.sources.file_ranges import read_file_start
 from alexnet.data.sources.listing import NOT_A_FILE, Content, Location, SkippedFiles
-from alexnet.data.sources.tar_archive import member_location, read_member, read_member_start, tar_members
+from alexnet.data.sources.tar_archive import LEADS_OUT, member_location, read_member, read_member_start, tar_members
 from alexnet.data.sources.zip_archive import read_zip_member, read_zip_member_start, zip_members
 from alexnet.errors import RequestError
 from alexnet.storage.read_errors import is_passing, passing_error
@@ -291,9 +291,14 @@ def _members(path: str) -> Iterator[InputImage]:
             raise passing_error(f"cannot read {path}", error) from error
         num += 1
         yield _refused(path, f"cannot read {path}: {error.strerror or error}")
-    _log_skipped(len(skipped), len(skipped) + num, path)
+    num_unsafe = skipped.reasons()[LEADS_OUT]
+    _log_skipped(len(skipped) - num_unsafe, len(skipped) + num, path)
+    unsafe = f"{num_unsafe:,} file{'s' * (num_unsafe > 1)} with an empty name or one such as `../a.jpg`"
+    if num_unsafe:
+        _logger.warning(f"skipped {unsafe} in {path}; to have them read, unpack it and name the folder")
     if not num:
-        yield _refused(path, f"the archive {path} has no images")
+        others = f" besides {unsafe}; unpack it and name the folder" if num_unsafe else ""
+        yield _refused(path, f"the archive {path} has no images{others}")
 
 
 def _tar_members(path: Path, skipped: SkippedFiles) -> Iterator[tuple[str, Location | None]]:
@@ -311,7 +316,7 @@ def _read_tar_member_start(path: Path, location: Location, size_bytes: int) -> b
 
 
 def _refuse_link(name: str) -> NoReturn:
-    raise RequestError(f"{name} is no regular file; links inside an archive are not followed")
+    raise RequestError(f"{name} is no regular file; links, pipes and devices inside an archive are not read")
 
 
 def _refused(name: str, reason: str) -> InputImage:
