@@ -187,6 +187,7 @@ def test_wrong_images_are_refused(images: torch.Tensor, message: str) -> None:
         ({"num_classes": 10.0}, r"num_classes is 10\.0; a network needs a whole number"),
         ({"num_classes": None}, "num_classes is None; a network needs a whole number"),
         ({"width": "1"}, "width is '1'; allowed is a number above 0, up to 4"),
+        ({"generator": 3}, "generator is of type int; allowed is a torch.Generator"),
         ({"variant": ["quick"]}, r"unknown variant \['quick'\]; known are paper, "),
         ({"dropout": 1.0, "variant": "cifar-18pct"}, "dropout is 1.0; allowed"),
         ({"dropout": "x", "variant": "cifar-18pct"}, "dropout is 'x'; allowed is a number, 0 or more, below 1"),

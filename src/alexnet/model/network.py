@@ -84,15 +84,20 @@ class AlexNet(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = named_variant(variant)
-        if not _is_number(num_classes, numbers.Integral):
+        if not _is_instance(num_classes, numbers.Integral):
             raise RequestError(f"num_classes is {num_classes!r}; a network needs a whole number, 2 or more")
         num_classes = int(num_classes)  # of NumPy too
         if num_classes < 2:
             raise RequestError(f"num_classes is {num_classes}; a network needs 2 or more")
-        if not _is_number(width, numbers.Real) or not 0 < width <= 4:
+        if not _is_instance(width, numbers.Real) or not 0 < width <= 4:
             raise RequestError(f"width is {width!r}; allowed is a number above 0, up to 4")
-        if not _is_number(dropout, numbers.Real) or not 0 <= dropout < 1:
+        if not _is_instance(dropout, numbers.Real) or not 0 <= dropout < 1:
             raise RequestError(f"dropout is {dropout!r}; allowed is a number, 0 or more, below 1")
+        if generator is not None and not _is_instance(generator, torch.Generator):
+            raise RequestError(
+                f"generator is of type {type(generator).__name__}; allowed is a torch.Generator, such as "
+                "`torch.Generator().manual_seed(0)`"
+            )
         self.variant, self.width, self.dropout = variant, width, dropout
         self.fused_ops = fuse(self.spec.named_layers)
         self.compiled_ops = fuse_epilogues(self.fused_ops)
@@ -307,8 +312,8 @@ class AlexNet(nn.Module):
                 module.generator = generator
 
 
-def _is_number(value: object, kind: type) -> bool:
-    """Whether it is a number of this kind, of Python or of NumPy."""
+def _is_instance(value: object, kind: type) -> bool:
+    """`isinstance`, of what type checkers take for granted and callers do not."""
     return isinstance(value, kind)
 
 
