@@ -226,7 +226,7 @@ def test_log_lines_are_shown_with_the_progress_unless_somebody_handles_them(
     assert not logger.handlers and logger.level == logging.NOTSET
 
 
-def test_a_notebook_shows_a_bar_that_disappears(
+def test_a_notebook_shows_a_bar_that_becomes_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """IPython is stood in for: of `display`, a handle whose content is replaced."""
@@ -253,7 +253,14 @@ def test_a_notebook_shows_a_bar_that_disappears(
         logging.getLogger("alexnet").info("a line of \x1b[31m")
     assert capsys.readouterr() == ("a line of \\x1b[31m\n", "")
     html = [one["text/html"] for one in shown]
-    assert html[0] == html[-1] == "" and len(html) < 40  # at most five in a second
+    assert html[0].startswith("<progress") and 10 < len(html) < 30  # after a second, at most five in one
+    assert html[-1] == html[-2].partition("</progress> ")[2] and "100 of 100" in html[-1]
+    shown_before = len(shown)
+    with counted("short", shown=None) as update:
+        for done in range(3):
+            clock.now_s += 0.3
+            update(done + 1, 3)
+    assert len(shown) == shown_before  # an empty output would stay in the notebook
     assert html[-2].startswith('<progress value="100" max="100"></progress> &lt;script&gt;')
     assert shown[-2]["text/plain"].startswith(r"<script>alert(1)</script>\x1b[31m\n: 100 of 100, 20 images/s")
     monkeypatch.undo()

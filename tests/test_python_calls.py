@@ -228,6 +228,7 @@ def test_wrong_requests_say_what_is_allowed_and_leave_nothing(changes: Any, mess
             lambda: alexnet.features(with_network(lambda network: network.to("meta")), "shapes/val"),
             "conv1.weight of the network has no values",
         ),
+        (lambda: alexnet.features("run", "shapes/val", []), "no layers are requested; variant 'quick' has conv1, "),
         (lambda: alexnet.features("run", "shapes/val", 3), "layers is 3; allowed is the name of a layer"),
         (lambda: alexnet.prepare("shapes", "made", split_folders="a"), "split_folders is 'a'; allowed is a mapping"),
         (lambda: alexnet.prepare("nowhere", "made"), "nowhere does not exist"),

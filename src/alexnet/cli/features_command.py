@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
             data_folder=options.data,
             split=options.split,
             photographs=options.photographs,
-            layers=options.layer,
+            layers=options.layer or None,
             untrained=options.untrained,
             dtype=options.dtype,
             batch_size=options.batch_size,

@@ -38,6 +38,7 @@ from alexnet.explore.image_source import image_reader, photograph_source, split_
 from alexnet.figures.notebook_html import result_html, table_html
 from alexnet.model.activations import ActivationReader, default_layer
 from alexnet.model.kernels import slow_path_message
+from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained, load_trained, weights_file
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.checksums import file_crc32, file_digest
@@ -95,7 +96,7 @@ class ActivationArrays(dict[str, NDArray[np.float32]]):
 def features(
     run: Trained | StrPath,
     images: ImageInput | Iterable[ImageInput],
-    layers: Sequence[str] | str = (),
+    layers: Sequence[str] | str | None = None,
     *,
     untrained: bool = False,
     batch_size: int | None = None,
@@ -110,7 +111,7 @@ def features(
         images: one image or many, as `predict` takes them: files, folders, patterns such as `photos/**/*.jpg`, tars,
             zips, http and https URLs, images of Pillow, arrays, tensors and batches of these, see `list_images`.
             They become square as the training images did; uint8 (N, S, S, 3) of their side S is taken as it is.
-        layers: names of the network's layers; none means the last hidden one, after ReLU and before dropout.
+        layers: names of the network's layers; None is the last hidden one, after ReLU and before dropout.
         untrained: with the weights with which the run began, as a control; see `alexnet.load`.
         device: `auto` is a GPU if there is one. The network returns to its own device and mode at the end.
         progress: see `ShowProgress`; a function is called with (images done, images in total).
@@ -127,7 +128,7 @@ def features(
         raise RequestError("untrained needs a run folder or a weights file; or pass alexnet.load(run, untrained=True)")
     trained = run if isinstance(run, Trained) else load_trained(run, untrained=untrained)
     downloads = Downloads(are_options=False)
-    reader = ActivationReader(trained.network, _as_list(layers) or [default_layer(trained.network.spec)])
+    reader = ActivationReader(trained.network, _as_list(layers, trained.network))
     chosen_device = choose_device(device)
     chosen_precision = choose_precision(precision, chosen_device)
     read, num_images = image_reader(images, trained, downloads)
@@ -151,7 +152,7 @@ def write_features(
     data_folder: StrPaths | None = None,
     split: str | None = None,
     photographs: StrPaths = (),
-    layers: Sequence[str] = (),
+    layers: Sequence[str] | str | None = None,
     untrained: bool = False,
     dtype: Dtype = "float32",
     batch_size: int | None = None,
@@ -168,7 +169,7 @@ def write_features(
         data_folder: the prepared data set, or several to concatenate; None is what the run was trained on.
         split: None is the data set's evaluation split.
         photographs: files, folders, patterns, tars, zips and URLs, see `list_images`, instead of a data set.
-        layers: names of the network's layers; none means the last hidden one, after ReLU and before dropout.
+        layers: names of the network's layers; None is the last hidden one, after ReLU and before dropout.
         untrained: with the weights with which the run began, as a control; see `load_trained`.
         dtype: of the arrays.
         restart: discard the work of an unfinished call.
@@ -186,7 +187,7 @@ def write_features(
     require_free(destination)
     downloads = Downloads(are_options=False)
     trained = load_trained(run, untrained=untrained)
-    reader = ActivationReader(trained.network, _as_list(layers) or [default_layer(trained.network.spec)])
+    reader = ActivationReader(trained.network, _as_list(layers, trained.network))
     if photographs:
         if data_folder is not None or split is not None:
             raise RequestError("both photographs and a data set or split are named; name one or the other")
@@ -368,7 +369,9 @@ def _shapes_table(arrays: Mapping[str, NDArray[Any]]) -> Markup:
     return table_html(["layer", "shape", "dtype"], rows)
 
 
-def _as_list(layers: Sequence[str] | str) -> Sequence[str]:
+def _as_list(layers: Sequence[str] | str | None, network: AlexNet) -> Sequence[str]:
+    if layers is None:
+        return [default_layer(network.spec)]
     if not isinstance(layers, Sequence):
         raise RequestError(f"layers is {described(layers)}; allowed is the name of a layer, or a list of names")
     return [layers] if isinstance(layers, str) else layers

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -27,6 +28,8 @@ STDERR = TerminalConsole(stderr=True, highlight=False)
 NOTEBOOK = TerminalConsole(highlight=False)
 """The console of log lines in a notebook, which shows stderr as errors."""
 LEAST_NOTEBOOK_UPDATE_S = 0.2
+LEAST_NOTEBOOK_WORK_S = 1.0
+"""Of shorter work a notebook shows no progress."""
 
 ShowProgress = bool | Callable[[int, int], None] | None
 """How a Python call shows its progress and log lines: like the command if stderr is a terminal or in a notebook, else
@@ -87,28 +90,38 @@ def lines_shown(progress: ShowProgress) -> Iterator[None]:
 
 
 class _NotebookBar:
-    """A progress bar in the output of a notebook's cell, which disappears at the end."""
+    """A progress bar in the output of a notebook's cell, of which its last text stays; of short work nothing is shown.
 
-    def __init__(self) -> None:
-        self._shown_s = 0.0
-        self._display = importlib.import_module("IPython.display").display(self._content(""), raw=True, display_id=True)
+    Args:
+        now_s: when the work starts.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._start_s = self._shown_s = now_s
+        self._display: Any = None
+        self._text = ""
 
     def update(self, done: int, total: int | None, text: str, *, now_s: float) -> None:
         """Show how much is done, not more often than eyes see; a bar without an end if the total is unknown."""
-        if done == total or now_s - self._shown_s >= LEAST_NOTEBOOK_UPDATE_S:
+        self._text = visible(text)
+        is_due = now_s - self._shown_s >= LEAST_NOTEBOOK_UPDATE_S
+        if now_s - self._start_s >= LEAST_NOTEBOOK_WORK_S and (done == total or is_due):
             self._shown_s = now_s
-            text = visible(text)
             position = "" if total is None else f' value="{done}" max="{total}"'
-            bar = f"<progress{position}></progress> {visible_html(text)}"
-            self._display.update(self._content(bar, text), raw=True)
+            self._show(f"<progress{position}></progress> {visible_html(self._text)}")
 
     def close(self) -> None:
-        """Remove the bar."""
-        self._display.update(self._content(""), raw=True)
+        """Leave the last text in place of the bar: an output that was shown cannot be removed."""
+        if self._display is not None:
+            self._show(visible_html(self._text))
 
-    @staticmethod
-    def _content(html: str, text: str = "") -> dict[str, str]:
-        return {"text/html": html, "text/plain": text}
+    def _show(self, html: str) -> None:
+        content = {"text/html": html, "text/plain": self._text}
+        if self._display is None:
+            display = importlib.import_module("IPython.display").display
+            self._display = display(content, raw=True, display_id=True)
+        else:
+            self._display.update(content, raw=True)
 
 
 class _RemainingTime:
@@ -182,7 +195,7 @@ class ProgressBar:
         self._bar: Progress | None = None
         self._notebook_bar: _NotebookBar | None = None
         if self._shown and in_notebook():
-            self._notebook_bar = _NotebookBar()
+            self._notebook_bar = _NotebookBar(now_s)
         elif self._shown and sys.stderr.isatty():
             columns = (
                 TextColumn("{task.description}", markup=False),
