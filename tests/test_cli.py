@@ -418,6 +418,14 @@ def test_a_closed_stream_is_said(closing: str, message: str, tiny_weights: Path)
     )
 
 
+def test_a_full_disk_is_said_of_the_output() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "alexnet", "--version"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    message = "alexnet: error: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, message)
+
+
 def test_names_that_cannot_be_looked_at_are_rows(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

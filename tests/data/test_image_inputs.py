@@ -110,7 +110,7 @@ def test_what_is_named_is_tried_whatever_it_is() -> None:
     write("x.cr2")
     found = answers("notes.txt", "none.jpg", "x.cr2", "\0.jpg", "x" * 300)
     assert "notes.txt is not a readable image" in found[0][1]
-    assert found[1][1] == "cannot read none.jpg: No such file or directory; name image files"
+    assert found[1][1] == "cannot read none.jpg: No such file or directory"
     assert "x.cr2 is a camera's raw file (.cr2)" in found[2][1]
     assert "has no null characters" in found[3][1] and "File name too long" in found[4][1]
 
@@ -214,6 +214,34 @@ def test_the_images_of_a_tar_are_read_in_its_order(caplog: pytest.LogCaptureFixt
     assert "skipped 1 of 7 files in photos.tar that are not images" in caplog.text
     assert "skipped 1 file with an empty name or one such as `../a.jpg` in photos.tar; to have" in caplog.text
     assert np.array_equal(listed("photos.tar")[1].square(SIDE, "crop"), pixels(1))
+
+
+def test_an_image_that_is_named_like_an_archive_is_an_image() -> None:
+    write("photo.zip", "photo.tar", "photo.gz")
+    assert answers("photo.zip", "photo.tar", "photo.gz") == [(f"photo.{end}", "read") for end in ("zip", "tar", "gz")]
+    with tarfile.open("real.tar", "w") as tar:
+        add(tar, "BMW/1.png", png())
+    assert answers("real.tar") == [("real.tar/BMW/1.png", "read")]
+    Path("archives").mkdir()
+    with tarfile.open("archives/a.tar", "w") as tar:
+        add(tar, "1.png", png())
+    assert answers("archives") == [
+        (
+            "archives",
+            "the folder archives has no images; archives are read where they are named, such as archives/a.tar",
+        )
+    ]
+
+
+def test_a_file_named_like_the_home_folder_is_a_file() -> None:
+    write("~")
+    assert answers("~") == answers("?") == [("~", "read")]
+
+
+def test_a_pattern_on_standard_input_is_said() -> None:
+    write("p/1.png")
+    ((name, reason),) = answers("-", stdin=b"p/*\n")
+    assert name == "p/*" and reason.endswith("patterns are not expanded on standard input")
 
 
 def test_an_archive_whose_names_all_lead_out_of_it_says_so() -> None:

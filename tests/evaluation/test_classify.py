@@ -116,7 +116,7 @@ def test_every_image_has_its_row_in_order(good: list[bool], batch_size: int) -> 
             np.testing.assert_allclose(found.probabilities[number], alone[number].probabilities[0], rtol=0, atol=1e-6)
         else:
             assert one.image == f"none{number}.png" and one.top == () and np.isnan(found.probabilities[number]).all()
-            assert one.reason == f"cannot read none{number}.png: No such file or directory; name image files"
+            assert one.reason == f"cannot read none{number}.png: No such file or directory"
 
 
 def test_the_most_probable_classes_come_first(trained: Trained) -> None:

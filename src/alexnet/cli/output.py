@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 import sys
 from typing import Any, TextIO
 
+from alexnet.errors import WorkError
 from alexnet.system.visible_text import visible
 
 
@@ -31,5 +33,12 @@ def print_json(content: Any) -> None:
 def _print(text: str, stream: TextIO | None) -> None:
     if stream is not None:  # None: the descriptor was closed before the start
         # Line and end in one: an interrupt between the two would leave half of a row.
-        stream.write(visible(text, getattr(stream, "encoding", None) or "utf-8") + "\n")
-        stream.flush()
+        try:
+            stream.write(visible(text, getattr(stream, "encoding", None) or "utf-8") + "\n")
+            stream.flush()
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or stream is not sys.stdout:
+                raise
+            # What could not be written is tried again as Python exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            raise WorkError(f"cannot write to standard output: {error.strerror or error}") from error

@@ -70,7 +70,7 @@ def add_arguments(parser: CommandParser) -> None:
         parser,
         "--format",
         FORMATS,
-        help="bars; csv; json, one object per line; or ilsvrc: five labels per line, counted from 1, as the "
+        help="bars; csv; json, one object per line; or ilsvrc: up to five labels per line, counted from 1, as the "
         "challenge's test server expects",
     )
     parser.add_argument("--csv", action="store_true", help="short for --format csv")

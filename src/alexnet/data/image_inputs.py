@@ -24,12 +24,20 @@ from alexnet.data.not_images import RAW_ENDINGS, START_BYTES, file_ending, has_i
 from alexnet.data.photographs import ImageInput, as_images, square_image, square_of_file
 from alexnet.data.sources.file_ranges import read_file_start
 from alexnet.data.sources.listing import NOT_A_FILE, Content, Location, SkippedFiles
-from alexnet.data.sources.tar_archive import LEADS_OUT, member_location, read_member, read_member_start, tar_members
+from alexnet.data.sources.tar_archive import (
+    LEADS_OUT,
+    is_header,
+    member_location,
+    read_member,
+    read_member_start,
+    tar_members,
+)
 from alexnet.data.sources.zip_archive import read_zip_member, read_zip_member_start, zip_members
 from alexnet.errors import RequestError
 from alexnet.storage.read_errors import is_passing, passing_error
 
 STANDARD_INPUT = "-"
+TAR_BLOCK_BYTES = 512
 ARCHIVE_ENDINGS = frozenset(("tar", "zip", "tgz", "tbz", "tbz2", "txz", "gz", "bz2", "xz", "zst"))
 """Of files that are opened as archives; compressed tars are refused with advice."""
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -132,7 +140,13 @@ def _standard_input(content: bytes, downloads: Downloads) -> Iterator[InputImage
     for entry in filter(None, entries):
         num += 1
         name = os.fsdecode(entry)
-        yield from [_at_url(name, downloads)] if is_url(name) else _named(name)
+        if is_url(name):
+            yield _at_url(name, downloads)
+        elif glob.has_magic(name) and not os.path.lexists(name):
+            reason = "No such file or directory; patterns are not expanded on standard input"
+            yield _refused(name, f"cannot read {name}: {reason}")
+        else:
+            yield from _named(name)
     if not num:
         yield _refused(STANDARD_INPUT, "standard input is empty; expected are paths, one per line, or an image")
 
@@ -146,9 +160,24 @@ def _named(path: str) -> Iterator[InputImage]:
     """The images of a file, a folder or an archive."""
     if os.path.isdir(path):
         return _below(path)
-    if file_ending(path) in ARCHIVE_ENDINGS and os.path.isfile(path):
+    if file_ending(path) in ARCHIVE_ENDINGS and os.path.isfile(path) and not _is_image(path):
         return _members(path)
-    return iter([InputImage(path, path, path)])
+    return iter([_file(path)])
+
+
+def _file(path: str) -> InputImage:
+    # A file in this folder may be named `~`, which is not the home folder then.
+    return InputImage(path, os.path.join(os.curdir, path) if path.startswith("~") else path, path)
+
+
+def _is_image(path: str) -> bool:
+    """Whether a file that is named like an archive is an image."""
+    try:
+        start = read_file_start(path, START_BYTES)
+    except OSError:
+        return False
+    # A tar begins with the name of its first member, such as BMW/1.jpg.
+    return begins_as_image(start) and not is_header(start[:TAR_BLOCK_BYTES])
 
 
 def _matches(pattern: str) -> Iterator[InputImage]:
@@ -199,6 +228,8 @@ def _below(folder: str) -> Iterator[InputImage]:
     _log_skipped(len(found) - len(kept), len(found), folder)
     if not kept and not refused:
         reason = f"the folder {folder} has no images; name photographs, or folders of them"
+        if archive := next((path for path in found if file_ending(path) in ARCHIVE_ENDINGS), None):
+            reason = f"the folder {folder} has no images; archives are read where they are named, such as {archive}"
         if os.path.isfile(os.path.join(folder, DESCRIPTION_FILE)):
             reason = (
                 f"{folder} is a prepared data set, not a folder of photographs; `alexnet predict` and "
@@ -206,7 +237,7 @@ def _below(folder: str) -> Iterator[InputImage]:
             )
         yield _refused(folder, reason)
     for path in sorted([*kept, *refused], key=_parts):
-        yield refused.get(path) or InputImage(path, path, path)
+        yield refused.get(path) or _file(path)
 
 
 def _walk(top: str, refused: dict[str, InputImage], *, with_hidden: bool = True) -> Iterator[tuple[str, list[str]]]:

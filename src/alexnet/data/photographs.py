@@ -180,7 +180,8 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         if is_passing(error):
             raise passing_error(f"cannot read {_short(path)}", error) from error
-        raise RequestError(f"cannot read {_short(path)}: {error.strerror or error}; name image files") from error
+        advice = "" if isinstance(error, FileNotFoundError) else "; name image files"
+        raise RequestError(f"cannot read {_short(path)}: {error.strerror or error}{advice}") from error
     except ValueError as error:  # a name that no file can have
         raise RequestError(f"cannot read {_short(path)}: {error}; name image files") from error
 

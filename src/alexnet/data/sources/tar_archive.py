@@ -99,7 +99,7 @@ def members_of(read: Callable[[int, int], bytes], offset: int, end: int) -> Iter
         where = f"the header at byte {position - offset:,}"
         if len(header) < BLOCK_BYTES:
             raise ValueError(f"it ends inside {where}")
-        if not _is_header(header):
+        if not is_header(header):
             raise ValueError(f"{where} has a wrong checksum" if has_members else "it begins with no header")
         kind = header[156:157]
         size = _octal(header[124:136], where)
@@ -156,7 +156,7 @@ def _extended(kind: bytes, content: bytes, where: str) -> dict[str, str]:
     return {}
 
 
-def _is_header(block: bytes) -> bool:
+def is_header(block: bytes) -> bool:
     """Whether a block has its checksum: the sum of all bytes, with blanks for the sum itself."""
     stated = block[148:156].split(b"\0")[0].strip(b" ")
     if not stated or stated.strip(b"01234567"):
