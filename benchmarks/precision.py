@@ -210,6 +210,11 @@ class EmulatedBfloat16(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.num_emulated = 0
 
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Yes: it stands for the hardware and observes nothing, so the network runs its fused operations."""
+        return True
+
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],
