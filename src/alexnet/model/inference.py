@@ -52,14 +52,12 @@ def inference_network(network: nn.Module, device: torch.device, precision: Preci
 
 
 def _copied(network: AlexNet, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The same network with other modules; float32 weights become weights of `dtype`."""
+    """The same network with other modules; its weights, float32, become weights of `dtype`."""
     copy = _shallow(network)
     for name, module in network.named_children():
         copy._modules[name] = child = _shallow(module)
         for key, parameter in module.named_parameters(recurse=False):
-            tensor = parameter.detach()
-            tensor = tensor.to(device, dtype if tensor.dtype == torch.float32 else tensor.dtype)
-            child._parameters[key] = nn.Parameter(tensor, requires_grad=False)
+            child._parameters[key] = nn.Parameter(parameter.detach().to(device, dtype), requires_grad=False)
     return copy
 
 
