@@ -271,7 +271,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _is_skipped(name: str, path: str) -> bool:
-    """Whether a file is no image; one that cannot be read counts as an image, and is refused later.
+    """Whether a file is not an image; one that cannot be read counts as an image, and is refused later.
 
     Args:
         name: from the folder on that was named: a hidden folder may be named.

@@ -157,7 +157,7 @@ def _checked(images: Iterable[ImageInput]) -> Iterator[ImageInput]:
 
 
 def _of_wrong_type(image: object) -> str:
-    """What an argument is that is no image, and what to do."""
+    """What an argument is that is not an image, and what to do."""
     advice = ""
     if isinstance(image, bytes | bytearray):
         advice = "; open it with `PIL.Image.open(io.BytesIO(content))`"

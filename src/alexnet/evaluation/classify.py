@@ -439,7 +439,7 @@ def predict(
         reject: a probability, 0..1: below it the best calibrated probability means "unknown" (`is_rejected`). It needs
             a run folder that was evaluated with as many views.
         batch_size: views that the network takes at once; None suits the device.
-        device: `auto` is a GPU if there is one. The network returns to its own device at the end.
+        device: `auto` is a GPU if there is one. The network stays on its own device.
         progress: see `ShowProgress`; a function is called with (images done, images in total); of an iterator both are
             the images done.
 

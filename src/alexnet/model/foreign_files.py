@@ -194,7 +194,7 @@ def _has_module(content: bytes) -> bool:
 def _pickled_names(content: bytes) -> str:
     """The first names of tensors in a pickle, as part of a sentence. The pickle's opcodes are listed, never run."""
     names: list[str] = []
-    # It raises anything for what is no pickle, or is cut off; the names found so far do.
+    # It raises anything for what is not a pickle, or is cut off; the names found so far do.
     with contextlib.suppress(Exception):
         for _, argument, _ in pickletools.genops(content):
             if isinstance(argument, str) and _TENSOR_NAME.fullmatch(argument):

@@ -181,7 +181,7 @@ class SeededDropout(OneNode, _DropoutNd):
     In training nothing is scaled up, unlike in `torch.nn.Dropout`, so the same weights get other gradients. Masks are
     drawn for the whole batch and layer, so they do not depend on how these are split. Paper: section 4.2.
 
-    It is no `nn.Dropout`: what removes these for evaluation would remove the factor.
+    It is not an `nn.Dropout`: what removes these for evaluation would remove the factor.
 
     Args:
         probability: of zeroing a unit, at least 0, below 1.

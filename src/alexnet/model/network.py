@@ -187,7 +187,7 @@ class AlexNet(nn.Module):
         torch does it.
 
         Raises:
-            RequestError: this is no dictionary; or a tensor is missing, does not belong to this network, has another
+            RequestError: this is not a dictionary; or a tensor is missing, does not belong to this network, has another
                 shape, or is there twice. It is a RuntimeError too, as torch's, but for tensors that are there twice.
         """
         if not isinstance(state_dict, Mapping):

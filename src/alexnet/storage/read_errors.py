@@ -53,7 +53,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def _is_of_a_socket(error: OSError) -> bool:
-    """Whether the error is that a socket is no file, which also means that a device is gone."""
+    """Whether the error is that a socket cannot be opened, which also means that a device is gone."""
     try:
         return error.errno == errno.ENXIO and stat.S_ISSOCK(os.stat(error.filename).st_mode)
     except (OSError, TypeError):

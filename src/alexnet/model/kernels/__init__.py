@@ -1,7 +1,7 @@
 """Fused operations (ReLU, normalization and pooling in one pass over memory) and float32 Winograd convolutions.
 
-Numba compiles them for CPUs, Triton for NVIDIA GPUs. On other devices and in float64, torch's own operations compute
-the same (`NormPool.reference`).
+Numba compiles them for CPUs, Triton for NVIDIA GPUs. On other devices and in float64, the layers' modules compute
+the same by torch's own operations.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What one fused operation computes, and its reference by torch's own operations, which is also its ONNX form.
+"""What one fused operation computes, and its reference by torch's own operations.
 
 Axes: B images, C channels, H x W positions.
 """
