@@ -14,7 +14,7 @@ SOURCE = Path(alexnet.__file__).parent
 RICH = {"system/terminal.py"}
 ORDER = (
     "errors", "system", "storage", "figures", "runs", "parallel", "data", "model", "evaluation", "training",
-    "baselines", "explore", "report", "bench", "doctor", "cli", "__main__",
+    "baselines", "explore", "report", "exchange", "bench", "doctor", "cli", "__main__",
 )  # fmt: skip
 # storage and figures stand side by side: neither sees the other.
 SIDE_BY_SIDE = {("figures", "storage"), ("figures", "errors")}
