@@ -18,11 +18,15 @@ from alexnet.model.spec_file import spec_from_dict, spec_matches, spec_to_dict
 from alexnet.model.variants import VARIANTS
 from alexnet.model.weights import load_trained, save_trained
 
+LATER_VARIANTS = {"caffenet"}
+"""Those that no file of version 3 describes."""
+
 
 def test_specifications_of_version_3_are_todays_variants(golden: Path) -> None:
     described = json.loads((golden / "networks.json").read_text())
-    assert list(described) == list(VARIANTS)
-    for name, spec in VARIANTS.items():
+    assert [name for name in VARIANTS if name not in LATER_VARIANTS] == list(described)
+    for name in described:
+        spec = VARIANTS[name]
         assert spec_from_dict(described[name]) == spec and spec_matches(described[name], spec), name
         others = [other for other in VARIANTS if spec_matches(described[name], VARIANTS[other])]
         assert others == [name]

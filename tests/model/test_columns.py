@@ -36,7 +36,7 @@ IN_COLUMNS = [
     "cifar-four-layer-tanh",
 ]
 """Variants whose normalization, if they have one, stays within two columns."""
-ONE_COLUMN = ["one-gpu", "caffe", "cifar-13pct", "cifar-11pct", "quick"]
+ONE_COLUMN = ["one-gpu", "caffe", "caffenet", "cifar-13pct", "cifar-11pct", "quick"]
 
 
 class Done:

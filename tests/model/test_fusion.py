@@ -55,7 +55,7 @@ def test_both_orders_are_one_operation() -> None:
 
 @needs_kernels
 @pytest.mark.parametrize(
-    "name", ["paper", "original", "non-overlapping", "caffe", "cifar-18pct", "cifar-11pct", "quick"]
+    "name", ["paper", "original", "non-overlapping", "caffe", "caffenet", "cifar-18pct", "cifar-11pct", "quick"]
 )
 def test_fused_and_reference_networks_agree(name: str) -> None:
     width = 0.25 if VARIANTS[name].image_px > 32 else 1.0

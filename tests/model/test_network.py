@@ -111,6 +111,7 @@ FIRST = {
     "one-gpu": _ORIGINAL,
     "six-conv": _ORIGINAL | {"conv6": (0.03, 1)},
     "caffe": {name: (0.005 if name in ("fc6", "fc7") else 0.01, 0.1 * bias) for name, (_, bias) in _ORIGINAL.items()},
+    "caffenet": {name: (0.005 if name in ("fc6", "fc7") else 0.01, bias) for name, (_, bias) in _ORIGINAL.items()},
     "cifar-80sec": _CONVOLUTIONS | {"fc4": (0.1, 0), "fc5": (0.1, 0)},
     "cifar-18pct": _CONVOLUTIONS | {"fc4": (0.01, 0)},
     "cifar-13pct": _LOCAL,
@@ -120,7 +121,7 @@ FIRST = {
 
 @pytest.mark.parametrize("name", FIRST)
 def test_initial_weights_and_biases_are_the_sources(name: str) -> None:
-    width = 0.25 if name in ("paper", "original", "caffe") else 0.1 if VARIANTS[name].image_px > 32 else 1.0
+    width = 0.25 if name in ("paper", "original", "caffe", "caffenet") else 0.1 if VARIANTS[name].image_px > 32 else 1.0
     network = AlexNet(10, name, width, generator=torch.Generator().manual_seed(3))
     parameters = dict(network.named_parameters())
     assert {key.split(".")[0] for key in parameters} == set(FIRST[name])

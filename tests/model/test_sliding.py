@@ -60,8 +60,8 @@ def pictures(num: int, rows: int, columns: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("variant", "width"),
     [
-        ("paper", 0.125), ("original", 0.125), ("caffe", 0.125), ("torchvision", 0.125), ("quick", 0.25),
-        ("no-communication", 0.0625), ("cifar-18pct", 0.5),
+        ("paper", 0.125), ("original", 0.125), ("caffe", 0.125), ("caffenet", 0.125), ("torchvision", 0.125),
+        ("quick", 0.25), ("no-communication", 0.0625), ("cifar-18pct", 0.5),
     ],
 )  # fmt: skip
 def test_at_the_crops_size_it_is_the_network(variant: str, width: float) -> None:

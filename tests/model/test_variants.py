@@ -220,6 +220,11 @@ CAFFE = [
     plain("conv3", 1), (relu,), plain("conv4", 2), (relu,), plain("conv5", 2), (relu,), MAX,
     (flat,), (dense, "fc6"), (relu,), (dense, "fc7"), (relu,), (dense, "fc8"),
 ]  # fmt: skip
+CAFFENET = [
+    (conv, "conv1", 4, 0, 0, 1), (relu,), MAX, CAFFE_NORM, plain("conv2", 2, 5), (relu,), MAX, CAFFE_NORM,
+    plain("conv3", 1), (relu,), plain("conv4", 2), (relu,), plain("conv5", 2), (relu,), MAX,
+    (flat,), (dense, "fc6"), (relu,), (dense, "fc7"), (relu,), (dense, "fc8"),
+]  # fmt: skip
 COLORS = 1 / (255 * np.array([0.229, 0.224, 0.225]))
 TORCHVISION = [
     (scaled, COLORS[:, None, None]), (conv, "conv1", 4, 2, 0, 1), (relu,), MAX, plain("conv2", 1, 5), (relu,), MAX,
@@ -257,6 +262,7 @@ NETWORKS: dict[str, tuple[int, list[tuple[Any, ...]]]] = {
     "sigmoid": (224, paper(act=sigmoid)),
     **{f"minus-{name}": (224, paper(name)) for name in ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")},
     "caffe": (227, CAFFE),
+    "caffenet": (227, CAFFENET),
     "torchvision": (224, TORCHVISION),
     "cifar-80sec": (32, [*three_convolutions(), (dense, "fc4"), (relu,), (dense, "fc5")]),
     "cifar-18pct": (32, [*three_convolutions((same_map, 3, 5e-5 / 9)), (dense, "fc4")]),
@@ -324,6 +330,7 @@ def test_scores_and_gradients_equal_numpys(name: str) -> None:
         ("six-conv-22k", 21_843, 110_605_267),
         ("torchvision", 1000, 61_100_840),
         ("caffe", 1000, 60_965_224),
+        ("caffenet", 1000, 60_965_224),
         ("cifar-80sec", 10, 145_578),
         ("cifar-18pct", 10, 89_578),
         ("cifar-13pct", 10, 1_116_490),

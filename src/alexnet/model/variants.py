@@ -136,6 +136,39 @@ _SIX_CONV = replace(
 )
 
 _CAFFE_NORM = ResponseNorm(size=5, alpha=1e-4, beta=0.75, k=1, alpha_per_element=False)
+_CAFFE_POOL = MaxPool(size=3, stride=2)
+
+
+def _caffe(source: str, norm_and_pool: tuple[LayerSpec, LayerSpec], *, bias: float) -> NetworkSpec:
+    """Caffe's networks for ImageNet, which differ in the order of these two layers and in the larger initial biases."""
+    return NetworkSpec(
+        source=source,
+        num_classes=1000,
+        image_px=227,
+        layers=(
+            Convolution(name="conv1", out_channels=96, kernel=11, stride=4, init_std=0.01, bias=0),
+            ReLU(),
+            *norm_and_pool,
+            Convolution(name="conv2", out_channels=256, kernel=5, padding=2, columns=2, init_std=0.01, bias=bias),
+            ReLU(),
+            *norm_and_pool,
+            Convolution(name="conv3", out_channels=384, kernel=3, padding=1, init_std=0.01, bias=0),
+            ReLU(),
+            Convolution(name="conv4", out_channels=384, kernel=3, padding=1, columns=2, init_std=0.01, bias=bias),
+            ReLU(),
+            Convolution(name="conv5", out_channels=256, kernel=3, padding=1, columns=2, init_std=0.01, bias=bias),
+            ReLU(),
+            _CAFFE_POOL,
+            Flatten(),
+            Dense(name="fc6", units=4096, init_std=0.005, bias=bias),
+            ReLU(),
+            Dropout("dropout6", inverted=True),
+            Dense(name="fc7", units=4096, init_std=0.005, bias=bias),
+            ReLU(),
+            Dropout("dropout7", inverted=True),
+            Dense(name="fc8", units=None, init_std=0.01, bias=0),
+        ),
+    )
 
 
 def _minus(name: str) -> NetworkSpec:
@@ -276,35 +309,15 @@ VARIANTS: dict[str, NetworkSpec] = {
     "minus-conv5": _minus("conv5"),
     "minus-fc6": _minus("fc6"),
     "minus-fc7": _minus("fc7"),
-    "caffe": NetworkSpec(
-        source="Caffe's bvlc_alexnet: 227 pixels, normalization across the columns' border with k = 1, biases 0.1",
-        num_classes=1000,
-        image_px=227,
-        layers=(
-            Convolution(name="conv1", out_channels=96, kernel=11, stride=4, init_std=0.01, bias=0),
-            ReLU(),
-            _CAFFE_NORM,
-            MaxPool(size=3, stride=2),
-            Convolution(name="conv2", out_channels=256, kernel=5, padding=2, columns=2, init_std=0.01, bias=0.1),
-            ReLU(),
-            _CAFFE_NORM,
-            MaxPool(size=3, stride=2),
-            Convolution(name="conv3", out_channels=384, kernel=3, padding=1, init_std=0.01, bias=0),
-            ReLU(),
-            Convolution(name="conv4", out_channels=384, kernel=3, padding=1, columns=2, init_std=0.01, bias=0.1),
-            ReLU(),
-            Convolution(name="conv5", out_channels=256, kernel=3, padding=1, columns=2, init_std=0.01, bias=0.1),
-            ReLU(),
-            MaxPool(size=3, stride=2),
-            Flatten(),
-            Dense(name="fc6", units=4096, init_std=0.005, bias=0.1),
-            ReLU(),
-            Dropout("dropout6", inverted=True),
-            Dense(name="fc7", units=4096, init_std=0.005, bias=0.1),
-            ReLU(),
-            Dropout("dropout7", inverted=True),
-            Dense(name="fc8", units=None, init_std=0.01, bias=0),
-        ),
+    "caffe": _caffe(
+        "Caffe's bvlc_alexnet: 227 pixels, normalization across the columns' border with k = 1, biases 0.1",
+        (_CAFFE_NORM, _CAFFE_POOL),
+        bias=0.1,
+    ),
+    "caffenet": _caffe(
+        "Caffe's bvlc_reference_caffenet: `caffe` with pooling before normalization, biases 1",
+        (_CAFFE_POOL, _CAFFE_NORM),
+        bias=1,
     ),
     "torchvision": NetworkSpec(
         source="torchvision's alexnet, after Krizhevsky 2014: one column, other widths, no normalization",
