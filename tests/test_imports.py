@@ -81,7 +81,9 @@ def test_only_the_cli_room_knows_arguments_and_one_module_each_prints_and_escape
     assert wrong == []
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["trian"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["export", "--help"], ["trian"]]
+)
 def test_help_and_refusals_load_neither_torch_nor_numpy(words: list[str]) -> None:
     program = (
         "import atexit, sys; from alexnet.cli.main import main; "
@@ -93,10 +95,13 @@ def test_help_and_refusals_load_neither_torch_nor_numpy(words: list[str]) -> Non
 
 
 FUNCTIONS = {
-    "evaluate", "features", "load", "local_response_norm", "predict", "prepare", "preprocess", "resume", "save", "train"
+    "evaluate", "export", "features", "load", "local_response_norm", "predict", "prepare", "preprocess", "resume",
+    "save", "train",
 }  # fmt: skip
 ERRORS = {"AlexNetError", "Interrupted", "RequestError", "TemporaryError", "WorkError"}
-RESULTS = {"AlexNet", "ClassInfo", "Evaluation", "Predictions", "PreparedData", "Recipe", "RunFolder", "Trained"}
+RESULTS = {
+    "AlexNet", "ClassInfo", "Evaluation", "Export", "Predictions", "PreparedData", "Recipe", "RunFolder", "Trained",
+}  # fmt: skip
 
 
 def test_public_names() -> None:

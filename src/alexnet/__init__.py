@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from alexnet.evaluation.evaluate import Evaluation
     from alexnet.evaluation.preprocessing import preprocess
     from alexnet.evaluation.run_evaluation import evaluate
+    from alexnet.exchange.export import Export, export
     from alexnet.explore.features import features
     from alexnet.model.network import AlexNet
     from alexnet.model.response_norm import local_response_norm
@@ -30,6 +31,7 @@ _PUBLIC = {
     "AlexNetError": ("alexnet.errors", "AlexNetError"),
     "ClassInfo": ("alexnet.data.dataset", "ClassInfo"),
     "Evaluation": ("alexnet.evaluation.evaluate", "Evaluation"),
+    "Export": ("alexnet.exchange.export", "Export"),
     "Interrupted": ("alexnet.errors", "Interrupted"),
     "Predictions": ("alexnet.evaluation.classify", "Predictions"),
     "PreparedData": ("alexnet.data.dataset", "PreparedData"),
@@ -40,6 +42,7 @@ _PUBLIC = {
     "Trained": ("alexnet.model.weights", "Trained"),
     "WorkError": ("alexnet.errors", "WorkError"),
     "evaluate": ("alexnet.evaluation.run_evaluation", "evaluate"),
+    "export": ("alexnet.exchange.export", "export"),
     "features": ("alexnet.explore.features", "features"),
     "load": ("alexnet.model.weights", "load_trained"),
     "local_response_norm": ("alexnet.model.response_norm", "local_response_norm"),
@@ -57,6 +60,7 @@ __all__ = [
     "AlexNetError",
     "ClassInfo",
     "Evaluation",
+    "Export",
     "Interrupted",
     "Predictions",
     "PreparedData",
@@ -67,6 +71,7 @@ __all__ = [
     "Trained",
     "WorkError",
     "evaluate",
+    "export",
     "features",
     "load",
     "local_response_norm",

@@ -29,6 +29,7 @@ GROUPS = {
     "training": "training",
     "measuring": "measuring: errors and comparisons",
     "looking": "looking: into a trained network",
+    "exchange": "exchange: weights in and out",
     "system": "system: this machine",
 }
 
@@ -111,6 +112,11 @@ COMMANDS = {
         computes=True,
     ),
     "report": Command("looking", "Write a run's report.html.", "alexnet report runs/first"),
+    "export": Command(
+        "exchange",
+        "Write a trained network for another program.",
+        "alexnet export runs/first --to safetensors --out first.safetensors",
+    ),
     "bench": Command(
         "system",
         "Measure the speed of a part of the system next to its alternatives.",

@@ -147,7 +147,7 @@ def save(trained: Trained, path: StrPath, *, overwrite: bool = False) -> None:
             f"save takes a Trained, as alexnet.load returns it, and got {type(trained).__name__}; to save a network, "
             "pass `dataclasses.replace(trained, network=network)`"
         )
-    _require_describable(trained)
+    require_describable(trained)
     if path.is_dir():
         raise RequestError(f"{path} is a folder; name a file, such as {path / 'weights.safetensors'}")
     if path.name == "weights.safetensors" and (path.parent / "run.json").is_file():
@@ -317,7 +317,7 @@ def _initial_seed(file: Path) -> int:
     return RunFolder.open(file.parent).recipe().training.seed
 
 
-def _require_describable(trained: Trained) -> None:
+def require_describable(trained: Trained) -> None:
     """Refuse what a file cannot describe, so that what `save` writes is what `load` gives.
 
     Raises:

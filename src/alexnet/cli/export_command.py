@@ -1,0 +1,53 @@
+"""`alexnet export`: write a trained network for another program."""
+
+import argparse
+import time
+from pathlib import Path
+
+from alexnet.cli.command_parser import CommandParser
+from alexnet.cli.common_options import add_json
+from alexnet.cli.output import print_json, print_lines
+from alexnet.exchange.forms import FORMS
+
+NUM_NAMES = 5
+"""Classes that the output names."""
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or weights file")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=FORMS,
+        metavar="FORM",
+        help="safetensors: all tensors, the mean image and the class names; torchvision: a state dict for "
+        "torchvision.models.alexnet (.pth), only of variant torchvision",
+    )
+    text = "file to write (default: in the working directory, named after the run)"
+    parser.add_argument("--out", type=Path, metavar="PATH", help=text)
+    add_json(parser, "lines")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Export the network, and print what was written and how to load it."""
+    from alexnet.exchange.export import default_path, export
+    from alexnet.report.formatting import count_noun, format_bytes
+
+    start_s = time.monotonic()
+    written = export(options.run, options.out or default_path(options.run, options.to), to=options.to)
+    if options.json:
+        print_json({**written.to_dict(), "duration_s": time.monotonic() - start_s})
+        return
+    print_lines(f"{written.path}: {format_bytes(written.size_bytes)}")
+    for file in written.files:
+        print_lines(f"sha256 of {file.name}: {file.sha256}")
+    names = ", ".join(written.class_names[:NUM_NAMES]) + (", ..." if len(written.class_names) > NUM_NAMES else "")
+    print_lines(
+        f"input: {written.input}",
+        f"output: {written.output}",
+        f"{count_noun(len(written.class_names), 'class')}, in the order of the outputs: {names}",
+        *(f"note: {note}" for note in written.notes),
+        "load it:",
+        *(f"    {line}" for line in written.load),
+    )

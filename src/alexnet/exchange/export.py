@@ -1,0 +1,192 @@
+"""Networks for other programs: `export` writes one of several forms, and says what is inside and how to load it."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alexnet.errors import RequestError
+from alexnet.exchange.forms import ENDINGS, FORMS, Form
+from alexnet.exchange.torchvision_export import color_statistics, write_torchvision
+from alexnet.model.weights import Trained, load_trained, require_describable, save_trained
+from alexnet.storage.atomic import raise_if_full, unwritable
+from alexnet.storage.checksums import file_digest
+from alexnet.storage.paths import StrPath, as_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenFile:
+    """A file of an export."""
+
+    name: str
+    """Of a folder's file: below the folder."""
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What `export` wrote. It can be used as a path."""
+
+    path: Path
+    form: Form
+    files: tuple[WrittenFile, ...]
+    """The file itself, or those of the folder, sorted by name."""
+    input: str
+    """What the network reads."""
+    output: str
+    """What it computes."""
+    class_names: tuple[str, ...]
+    """In the order of the outputs."""
+    load: tuple[str, ...]
+    """Lines of Python that load it."""
+    notes: tuple[str, ...] = ()
+    """What its user should know, a sentence each."""
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object, as `alexnet export --json` prints it."""
+        return {
+            "path": str(self.path),
+            "to": self.form,
+            "bytes": self.size_bytes,
+            "files": [{"name": one.name, "bytes": one.size_bytes, "sha256": one.sha256} for one in self.files],
+            "input": self.input,
+            "output": self.output,
+            "class_names": list(self.class_names),
+            "load": list(self.load),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Contents:
+    """What a form holds, for `Export`."""
+
+    input: str
+    output: str
+    load: Sequence[str]
+    notes: Sequence[str] = ()
+
+
+def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
+    """Write a trained network in a form that other programs load.
+
+    Args:
+        run: a run folder, a weights file, or what `alexnet.load` returned.
+        path: the file to write.
+        to: `safetensors`: all tensors under the names of `AlexNet`, and the mean image; `torchvision`: a state dict for
+            `torchvision.models.alexnet` (only of variant `torchvision`).
+
+    Returns:
+        what was written: files with checksums, input, output, class names, and how to load it.
+
+    Raises:
+        RequestError: `path` exists, there is no trained network, or the form cannot hold this one.
+        WorkError: the disk is full, or a file of the run is damaged.
+    """
+    if to not in FORMS:
+        raise RequestError(f"cannot export to {to!r}; allowed are {', '.join(FORMS)}")
+    path = as_path(path, "the exported file")
+    trained = run if isinstance(run, Trained) else load_trained(as_path(run, "the run"))
+    require_describable(trained)
+    if path.exists() or path.is_symlink():
+        raise RequestError(f"{path} exists already; remove it or name another path")
+    try:
+        match to:
+            case "safetensors":
+                save_trained(path, trained)
+                contents = _safetensors_contents(trained, path)
+            case "torchvision":
+                write_torchvision(trained, path)
+                contents = _torchvision_contents(trained, path)
+    except OSError as error:
+        raise_if_full(error, path)
+        raise unwritable(path, error) from error
+    return Export(
+        path=path,
+        form=to,
+        files=_written_files(path),
+        input=contents.input,
+        output=contents.output,
+        class_names=tuple(one.name for one in trained.classes),
+        load=tuple(contents.load),
+        notes=(*_state_notes(trained), *contents.notes),
+    )
+
+
+def default_path(run: Path, to: Form) -> Path:
+    """Where `alexnet export` writes without `--out`: in the working directory, under the name of the run."""
+    named = run.parent if run.name == "weights.safetensors" and (run.parent / "run.json").is_file() else run
+    name = named.stem if named.is_file() else Path(os.path.abspath(named)).name
+    return Path(name + ENDINGS[to])
+
+
+def _safetensors_contents(trained: Trained, path: Path) -> _Contents:
+    return _Contents(
+        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), RGB, 0..255, minus the central crop of mean_image",
+        output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities",
+        load=(
+            "from safetensors.torch import load_file",
+            f"tensors = load_file({str(path)!r})  # conv1.weight, ..., mean_image",
+        ),
+        notes=(f"In alexnet, alexnet.load({str(path)!r}) gives the network with class names and preprocessing.",),
+    )
+
+
+def _torchvision_contents(trained: Trained, path: Path) -> _Contents:
+    mean, std, distance = color_statistics(trained)
+    notes = []
+    if distance > 0:
+        notes.append(
+            f"The run subtracts a mean image, which the file cannot hold. Its colors are up to {distance:.1f} gray "
+            "levels from the mean color above, so probabilities differ slightly from those of alexnet."
+        )
+    if trained.network.width == 1:
+        load: tuple[str, ...] = (
+            f"network = torchvision.models.alexnet(num_classes={len(trained.classes)})",
+            f"network.load_state_dict(torch.load({str(path)!r}, weights_only=True))",
+        )
+    else:
+        load = (f"state = torch.load({str(path)!r}, weights_only=True)",)
+        notes.append(
+            f"The network has width {trained.network.width:g}, and torchvision.models.alexnet only width 1; "
+            "examples/torchvision_style.py in the repository builds one of these sizes."
+        )
+    return _Contents(
+        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), RGB, 0..1, "
+        f"Normalize(mean={_rounded(mean)}, std={_rounded(std)})",
+        output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities",
+        load=load,
+        notes=notes,
+    )
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def _state_notes(trained: Trained) -> tuple[str, ...]:
+    if trained.untrained_seed is None:
+        return ()
+    return (f"The network is untrained: its weights are random, of seed {trained.untrained_seed}.",)
+
+
+def _written_files(path: Path) -> tuple[WrittenFile, ...]:
+    found = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    return tuple(
+        WrittenFile(
+            name=one.name if one == path else one.relative_to(path).as_posix(),
+            size_bytes=one.stat().st_size,
+            sha256=file_digest(one),
+        )
+        for one in found
+    )
