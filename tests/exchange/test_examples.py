@@ -1,0 +1,39 @@
+"""The examples do what they say: each is short and runs as a program, on a network with random weights."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.exchange.test_export import small
+
+from alexnet.model.weights import save_trained
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FILES = sorted(path for path in EXAMPLES.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    path = tmp_path / "photograph.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (260, 300, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_examples_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 60
+
+
+def run_example(name: str, *words: Path) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_torchvision_style(tmp_path: Path, photograph: Path) -> None:
+    save_trained(tmp_path / "run.safetensors", small())
+    assert run_example("torchvision_style.py", tmp_path / "run.safetensors", photograph).rstrip().endswith(" %")
