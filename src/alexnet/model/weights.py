@@ -165,7 +165,7 @@ def save(trained: Trained, path: StrPath, *, overwrite: bool = False) -> None:
 
 def save_trained(path: Path, trained: Trained) -> None:
     """Write a network as it is to `path`, atomically; an existing file is replaced."""
-    content = {"alexnet": json.dumps(_describe(trained))}
+    content = {"alexnet": json.dumps(describe(trained))}
     tensors = {
         name: tensor.detach().cpu().float().contiguous() for name, tensor in trained.network.state_dict().items()
     }
@@ -173,7 +173,7 @@ def save_trained(path: Path, trained: Trained) -> None:
     write_chunks(path, seal_tensors(safetensors.torch.save(tensors, metadata=content)))
 
 
-def _describe(trained: Trained) -> dict[str, Any]:
+def describe(trained: Trained) -> dict[str, Any]:
     """The JSON of a weights file."""
     network = trained.network
     fit: dict[str, Any] = {} if trained.fit == "crop" else {"fit": trained.fit}
@@ -360,7 +360,7 @@ def require_describable(trained: Trained) -> None:
             "both: `dataclasses.replace(trained, network=network, classes=classes)`"
         )
     try:
-        description = require_schema(json.loads(json.dumps(_describe(trained))), _Description)
+        description = require_schema(json.loads(json.dumps(describe(trained))), _Description)
         if problem := _inconsistency(description, trained.mean_image):
             raise ValueError(problem)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
