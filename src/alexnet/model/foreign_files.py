@@ -149,6 +149,16 @@ def refuse_foreign_file(path: Path) -> None:
     raise RequestError(f"{path} is {kind.what}{tensors}; {kind.todo}")
 
 
+def is_zip_of_pickles(path: Path, start: bytes) -> bool:
+    """Whether a file is one of torch.save's zips, sound or damaged, and holds neither TorchScript nor a program.
+
+    Args:
+        path: the file.
+        start: its first bytes.
+    """
+    return start.startswith(b"PK\x03\x04") and _zip_kind(path, start)[0].what.startswith(_TORCH_ZIP.what)
+
+
 def _kind_of(path: Path, start: bytes) -> tuple[_Kind, str]:
     """What the file is, and what its names of tensors suggest, if they are known."""
     if start.startswith(b"PK\x03\x04"):

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from alexnet.errors import RequestError
@@ -11,6 +12,8 @@ from alexnet.model.variants import VARIANTS
 
 T = TypeVar("T")
 
+LayerShapes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of the weights and of the biases of a layer."""
 Shapes = Mapping[str, Sequence[int]]
 """Shapes by tensor name."""
 WRAPPERS = ("module", "_orig_mod")
@@ -73,6 +76,42 @@ def describe_tensors(shapes: Shapes) -> str:
     return f"fit no variant; they are {first}{' ...' if len(shapes) > 3 else ''}" if first else "are missing"
 
 
+@dataclass(frozen=True)
+class NetworkMatch:
+    """A variant whose layers have the shapes of given tensors."""
+
+    variant: str
+    width: float
+    num_classes: int | None
+    """None of the convolutional part."""
+
+
+def networks_of_layers(layers: Sequence[LayerShapes], *, features_only: bool = False) -> list[NetworkMatch]:
+    """The variants whose layers with weights have these shapes in this order, whatever their names.
+
+    Args:
+        layers: of each layer the shape of its weights and that of its biases, from input to output.
+        features_only: whether these are the layers before the first dense one.
+    """
+    matches = []
+    for variant, spec in VARIANTS.items():
+        weighted = [one for one in spec.layers if isinstance(one, WeightedSpec)]
+        if features_only:
+            weighted = weighted[: next(number for number, one in enumerate(weighted) if isinstance(one, Dense))]
+        if len(weighted) != len(layers) or not all(len(bias) for _, bias in layers):
+            continue
+        outputs = [(_published_size(one), bias[0]) for one, (_, bias) in zip(weighted, layers, strict=True)]
+        if not all(size is not None or found > 0 for size, found in outputs):
+            continue
+        if (width := _roundest_width([(size, found) for size, found in outputs if size is not None])) is None:
+            continue
+        num_classes = None if features_only else outputs[-1][1]
+        sized = [one for one in sized_layers(spec, num_classes or spec.num_classes, width) if one.weight_shape]
+        if [(one.weight_shape, one.bias_shape) for one in sized[: len(layers)]] == [*layers]:
+            matches.append(NetworkMatch(variant, width, num_classes))
+    return matches
+
+
 def matching_networks(shapes: Shapes) -> tuple[list[str], float, int] | None:
     """The variants whose tensors have these names and shapes, their width and number of classes; None if none has."""
     matches: dict[str, tuple[float, int]] = {}
@@ -103,15 +142,25 @@ def _width_and_classes(spec: NetworkSpec, shapes: Shapes) -> tuple[float, int] |
             bias = shapes.get(f"{layer.name}.bias", ())
             if not bias:
                 return None
-            outputs.append((layer.units if isinstance(layer, Dense) else layer.out_channels, bias[0]))
-    num_classes = outputs[-1][1]
-    published = [(size, found) for size, found in outputs if size is not None]
+            outputs.append((_published_size(layer), bias[0]))
+    width = _roundest_width([(size, found) for size, found in outputs if size is not None])
+    return None if width is None else (width, outputs[-1][1])
+
+
+def _published_size(layer: WeightedSpec) -> int | None:
+    """Outputs of a layer at width 1; None is the number of classes."""
+    return layer.units if isinstance(layer, Dense) else layer.out_channels
+
+
+def _roundest_width(outputs: Sequence[tuple[int, int]]) -> float | None:
+    """The roundest width at which layers of published sizes have these sizes."""
     # Rounded to even numbers, but never below 2.
-    low = max((found - 1) / size if found > 2 else _MIN_WIDTH for size, found in published)
-    high = min((found + 1) / size for size, found in published)
+    low = max((found - 1) / size if found > 2 else _MIN_WIDTH for size, found in outputs)
+    high = min((found + 1) / size for size, found in outputs)
     for digits in range(7):
         first = math.ceil(low * 10**digits)
+        width: float
         for width in (first / 10**digits, (first + 1) / 10**digits):  # the first may be rounded to another size
-            if width <= min(high, _MAX_WIDTH) and all(scaled(size, width) == found for size, found in published):
-                return width, num_classes
+            if width <= min(high, _MAX_WIDTH) and all(scaled(size, width) == found for size, found in outputs):
+                return width
     return None

@@ -16,8 +16,9 @@ from alexnet.data.not_images import START_BYTES
 from alexnet.data.sources.class_folders import SOURCE_FILE, parse_description
 from alexnet.data.sources.file_ranges import read_file_start, read_range
 from alexnet.data.sources.listing import Content, ListingBuilder, Location, SkippedFiles, Source, build_source
-from alexnet.data.sources.pickles import PickledArray, read_pickled_entries
+from alexnet.data.sources.pickles import read_pickled_entries
 from alexnet.errors import RequestError
+from alexnet.storage.inert_unpickler import PickledArray
 from alexnet.storage.typed_files import read_bounded
 
 CIFAR_TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))

@@ -37,9 +37,7 @@ def zip_members(path: Path, skipped: SkippedFiles) -> Iterator[tuple[str, Locati
         RequestError: the file is not a zip or a damaged one, or has encrypted or unusually compressed members.
     """
     try:
-        with _BoundedReads(path.open("rb", buffering=0)) as file, zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-        _require_apart(members, path.stat().st_size)
+        members = read_zip_list(path)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # as of a place before the file
             raise
@@ -69,14 +67,31 @@ def zip_members(path: Path, skipped: SkippedFiles) -> Iterator[tuple[str, Locati
         yield name, None if is_folder else location
 
 
+def read_zip_list(path: Path, max_bytes: int = MAX_LIST_BYTES) -> list[zipfile.ZipInfo]:
+    """The members of a zip in order; each lies in the file, apart from the others.
+
+    Args:
+        max_bytes: of the list itself.
+
+    Raises:
+        BadZipFile, OSError, EOFError, ValueError, NotImplementedError: it is not a zip, or a damaged one.
+    """
+    with _BoundedReads(path.open("rb", buffering=0)) as file:
+        file.max_bytes = max_bytes
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+    _require_apart(members, path.stat().st_size)
+    return members
+
+
 class _BoundedReads(io.BufferedReader):
-    """A file from which no list of members is read that is longer than `MAX_LIST_BYTES`."""
+    """A file from which no list of members is read that is longer than `max_bytes`."""
+
+    max_bytes = MAX_LIST_BYTES
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > MAX_LIST_BYTES:
-            raise zipfile.BadZipFile(
-                f"its list of members claims {size:,} bytes; allowed are {MAX_LIST_BYTES:,}, some million members"
-            )
+        if size is not None and size > self.max_bytes:
+            raise zipfile.BadZipFile(f"its list of members claims {size:,} bytes; allowed are {self.max_bytes:,}")
         return super().read(size)
 
 
