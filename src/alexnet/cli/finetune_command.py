@@ -9,6 +9,7 @@ from alexnet.cli.common_options import add_layout, layout_from
 from alexnet.cli.recipe_options import COMMON, add_settings, given_settings
 from alexnet.cli.training_processes import print_trained, start_processes
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.recipe import GROUPS, Recipe
 from alexnet.runs.recipe_file import change_settings
 
@@ -44,8 +45,10 @@ def base_recipe(options: argparse.Namespace) -> Recipe:
     from alexnet.data.concatenated import open_data
     from alexnet.training.finetune import finetune_recipe
 
-    data = open_data([options.data])
-    return finetune_recipe(RunFolder.open(options.trained).recipe(), data, options.freeze_until)
+    data, run = open_data([options.data]), RunFolder.open(options.trained)
+    recipe = run.any_recipe()
+    trained = recipe.training_recipe() if isinstance(recipe, ImportRecipe) else run.recipe()
+    return finetune_recipe(trained, data, options.freeze_until)
 
 
 def run(options: argparse.Namespace) -> int:

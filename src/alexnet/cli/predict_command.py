@@ -133,6 +133,7 @@ def run(options: argparse.Namespace) -> None:
     images, data = _images(options, downloads)
     with fitting_ops(len(images), options.views):
         trained = load_trained(options.run)
+    trained.require_trained(run=options.run)
     if data is not None:
         require_fitting(data, trained)
     calibrator = calibrator_of(options.run, options.views, options.reject, options.fit)

@@ -18,6 +18,7 @@ MOST_CLASSES = 20
 MOST_REASONS = 10
 MOST_DUPLICATES = 5
 MOST_BARS = 12
+IMPORTED = "imported networks"
 BAR_COLUMNS = 30
 
 
@@ -54,9 +55,14 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         checksum = run.get("data_checksum")
-        named = f"{run['data']} ({checksum[:12]})" if checksum else "unknown data"
-        groups.setdefault("runs that cannot be read" if "unreadable" in run else f"runs on {named}", []).append(run)
+        title = f"runs on {run['data']} ({checksum[:12]})" if checksum else "runs on unknown data"
+        if run.get("imported_from"):
+            title = IMPORTED
+        groups.setdefault("runs that cannot be read" if "unreadable" in run else title, []).append(run)
     for title, group in groups.items():
+        if title == IMPORTED:
+            _print_imported(console, group)
+            continue
         splits = {run["split"] for run in group if run.get("split")}
         of_split = f" of split {', '.join(splits)}" if len(splits) == 1 else ""
         console.print_labeled(title if "unreadable" in group[0] else f"{title}; top-1 errors{of_split} in percent")
@@ -72,6 +78,15 @@ def print_runs(runs: list[dict[str, Any]]) -> None:
         details = run.get("unreadable") or "; ".join([*shared, *run["changes"]])
         if details:
             console.print(f"{Path(run['run']).name}: {details}", highlight=False, soft_wrap=True)
+
+
+def _print_imported(console: TerminalConsole, runs: Sequence[Mapping[str, Any]]) -> None:
+    console.print_labeled(IMPORTED)
+    table = new_table("", "run recipe state variant file", "")
+    for run in runs:
+        cells = (run[key] for key in ("recipe", "state", "variant", "imported_from"))
+        table.add_row(Path(run["run"]).name, *cells)
+    console.print_table(table)
 
 
 def _progress_of_run(run: Mapping[str, Any]) -> tuple[str, ...]:

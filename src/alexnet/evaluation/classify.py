@@ -171,6 +171,7 @@ def classify(
     chosen_fit: Fit = trained.fit if fit is None else fit
     require_fit(chosen_fit)
     _require_classes(trained)
+    trained.require_trained()
     # Any of those that an iterator has not given yet may be a URL.
     has_urls = not isinstance(images, Sequence) or any(is_url(str(one.name)) for one in images)
     images = iter(images)

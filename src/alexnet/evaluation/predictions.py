@@ -20,6 +20,7 @@ from msgspec import Meta
 from alexnet.data.dataset import PreparedData, renumber_labels
 from alexnet.errors import RequestError, WorkError
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.import_recipe import ImportRecipe, refuse_untrained
 from alexnet.storage.tensors import read_tensors, require_array, write_sealed_tensors
 from alexnet.storage.typed_files import damaged, parse_json, require_schema
 from alexnet.system.visible_text import shell_words
@@ -87,12 +88,12 @@ def first_class_difference(ids: Sequence[str], other_ids: Sequence[str]) -> str 
     return None
 
 
-def training_checksum(run: RunFolder) -> str:
-    """Checksum of the data that the run was trained on."""
-    return run.data()["checksum"]
+def training_checksum(run: RunFolder) -> str | None:
+    """Checksum of the data that the run was trained on; None of an imported run, of whose training nothing is known."""
+    return None if run.is_imported else run.data()["checksum"]
 
 
-def predictions_folder(run_folder: Path, trained_on: str, evaluated_on: str) -> Path:
+def predictions_folder(run_folder: Path, trained_on: str | None, evaluated_on: str) -> Path:
     """Where a run stores probabilities, by the checksums of the data it was trained on and evaluated on.
 
     Results on other data go to a subfolder, so that they never replace those on the run's own data.
@@ -184,12 +185,14 @@ def load_predictions(
 def load_labeled_predictions(run: RunFolder, num_views: NumViews) -> tuple[SavedPredictions, npt.NDArray[np.int64]]:
     """A run's saved probabilities of the evaluation split of its own data, and the true classes, (N,).
 
-    The data set is opened only for a file of an earlier version, which has no labels.
+    Those of an imported run are of the one data set that it was evaluated on. The data set is opened only for a file of an earlier version, which has no labels.
 
     Raises:
         RequestError: nothing was saved with this number of views; the message names the command.
         WorkError: the file is damaged.
     """
+    if run.is_imported:
+        return _predictions_of_import(run, num_views)
     folder = run.path / "predictions"
     splits = run.data().get("splits") or [
         split for split in ("val", "test") if predictions_path(folder, split, num_views).is_file()
@@ -219,6 +222,24 @@ def load_labeled_predictions(run: RunFolder, num_views: NumViews) -> tuple[Saved
     return predictions, predictions.labels(data)
 
 
+def _predictions_of_import(run: RunFolder, num_views: NumViews) -> tuple[SavedPredictions, npt.NDArray[np.int64]]:
+    command = shell_words("alexnet", "evaluate", run.path, "--data", "DATA", "--views", num_views)
+    of_split = [sorted((run.path / "predictions").glob(predictions_path(Path("*"), split, num_views).as_posix()))
+                for split in ("val", "test")]
+    paths = of_split[0] or of_split[1]
+    if len(paths) != 1:
+        found = f"saved probabilities of {len(paths)} data sets" if paths else "no saved probabilities"
+        raise RequestError(
+            f"{run.path} was imported, and has {found} with {describe_views(num_views)}; allowed are those of one data "
+            f"set, which `{command}` writes"
+        )
+    split = paths[0].name.partition("-")[0]
+    predictions = _read(paths[0], split, num_views, f"run `{command}` to write it again")
+    if predictions.saved_labels is None:
+        raise damaged(paths[0], "it has no labels", f"delete it and run `{command}`")
+    return predictions, predictions.saved_labels
+
+
 def load_run_predictions(
     run: RunFolder, data: PreparedData, split: str, num_views: NumViews, data_folder: Path | Sequence[Path] | None
 ) -> tuple[SavedPredictions, str]:
@@ -239,6 +260,9 @@ def load_run_predictions(
     command = shell_words(*words)
     folder = predictions_folder(run.path, training_checksum(run), data.checksum)
     if not predictions_path(folder, split, num_views).is_file():
+        recipe = run.any_recipe()
+        if isinstance(recipe, ImportRecipe) and recipe.network.untrained_layers:
+            refuse_untrained(recipe.network.untrained_layers, "class scores", run.path)
         raise RequestError(
             f"{run.path} has no saved probabilities for split {split!r} of {data.folder} with "
             f"{describe_views(num_views)}; run `{command}`"

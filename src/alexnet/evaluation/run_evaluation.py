@@ -62,6 +62,7 @@ def evaluate(
         )
     run = RunFolder.open(run_folder)
     trained = load_trained(run.path)
+    trained.require_trained(run=run.path)
     prepared = remap_classes(trained.classes, open_data(run.require_data(data)))
     split = split or prepared.evaluation_split
     if processes.is_main:

@@ -129,6 +129,7 @@ def features(
     trained = run if isinstance(run, Trained) else load_trained(run, untrained=untrained)
     downloads = Downloads(are_options=False)
     reader = ActivationReader(trained.network, _as_list(layers, trained.network))
+    trained.require_trained(reader.names)
     chosen_device = choose_device(device)
     chosen_precision = choose_precision(precision, chosen_device)
     read, num_images = image_reader(images, trained, downloads)
@@ -188,6 +189,7 @@ def write_features(
     downloads = Downloads(are_options=False)
     trained = load_trained(run, untrained=untrained)
     reader = ActivationReader(trained.network, _as_list(layers, trained.network))
+    trained.require_trained(reader.names, run)
     if photographs:
         if data_folder is not None or split is not None:
             raise RequestError("both photographs and a data set or split are named; name one or the other")

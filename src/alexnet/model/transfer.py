@@ -1,5 +1,6 @@
 """Initialize a network with the weights of a trained one, layer by layer, by name."""
 
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -10,7 +11,12 @@ from alexnet.model.network import AlexNet
 
 
 @torch.no_grad()
-def transfer(source: AlexNet, network: AlexNet, layers: Literal["all", "convolutions"] = "all") -> list[str]:
+def transfer(
+    source: AlexNet,
+    network: AlexNet,
+    layers: Literal["all", "convolutions"] = "all",
+    untrained: Collection[str] = (),
+) -> list[str]:
     """Copy every layer that both networks have under the same name, except the last of either.
 
     The last layer scores the classes, which differ: the source's authors copied "all but fc1000". Layers that `source`
@@ -20,6 +26,7 @@ def transfer(source: AlexNet, network: AlexNet, layers: Literal["all", "convolut
         source: not changed.
         network: receives the weights.
         layers: `convolutions` does not copy the dense layers.
+        untrained: layers of `source` that are not worth copying.
 
     Returns:
         Names of the copied layers, in order.
@@ -28,7 +35,7 @@ def transfer(source: AlexNet, network: AlexNet, layers: Literal["all", "convolut
         RequestError: a layer of the same name has another shape, or no layer can be copied.
     """
     own, other = dict(network.named_parameters()), dict(source.named_parameters())
-    source_names = {layer.name for layer in _weighted(source)[:-1]}
+    source_names = {layer.name for layer in _weighted(source)[:-1]} - set(untrained)
     copied = []
     for layer in _weighted(network)[:-1]:
         name = layer.name

@@ -6,7 +6,7 @@ a JSON object with the rest.
 
 import json
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +28,17 @@ from alexnet.model.network import AlexNet, MisfitError
 from alexnet.model.spec_file import spec_matches, spec_to_dict
 from alexnet.model.tensor_names import is_wrapped, unwrapped_name
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.import_recipe import ImportRecipe, refuse_untrained
 from alexnet.storage.atomic import raise_if_full, unwritable, write_chunks
 from alexnet.storage.paths import StrPath, as_path
 from alexnet.storage.tensors import read_tensors, seal_tensors
 from alexnet.storage.typed_files import Count, Fraction, Size, Versioned, damaged, parse_json, require_schema
 
-FORMAT_VERSION = 5
-READABLE_VERSIONS = (2, 3, 4, FORMAT_VERSION)
+FORMAT_VERSION = 6
+READABLE_VERSIONS = (2, 3, 4, 5, FORMAT_VERSION)
 """Versions 2 and 3 describe networks in a form that `spec_file` still reads; in 2, `mean_at` is always `crop`.
-Version 4 has neither `fit` nor `untrained_seed`: who reads only it would crop, and take random weights for trained."""
+Version 4 has neither `fit` nor `untrained_seed`: who reads only it would crop, and take random weights for trained; 5
+has no `untrained_layers`."""
 _OLD_MEAN_AT: dict[str, MeanAt] = {"own-place": "crop", "centre": "center"}
 """Values of `mean_at` up to version 3."""
 _RESIZE: dict[Fit, str] = {
@@ -68,6 +70,7 @@ class _Description(Versioned):
     title: str
     generated: bool
     untrained_seed: NotRequired[Count]
+    untrained_layers: NotRequired[Annotated[list[str], Meta(min_length=1)]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,9 @@ class Trained:
     """How its training images were made square, see `make_square`."""
     untrained_seed: int | None = None
     """None of a trained network; otherwise its weights are not trained, but drawn with this seed."""
+    untrained_layers: tuple[str, ...] = ()
+    """Of a trained network: layers with initial weights, because the file that it was imported from lacked them. What
+    follows from them, such as class scores, is refused, see `require_trained`."""
 
     def __repr__(self) -> str:
         return (
@@ -107,6 +113,7 @@ class Trained:
             ["input", f"images of {self.side} pixels ({self.fit}), crops of {self.crop}, mean image subtracted"],
             [f"{len(self.classes):,} classes", names + more],
         ]
+        rows += [["layers that are not trained", ", ".join(self.untrained_layers)]] if self.untrained_layers else []
         heading = "trained network" if self.untrained_seed is None else "untrained network"
         return result_html(heading, table_html([], rows))
 
@@ -117,6 +124,25 @@ class Trained:
     @property
     def _num_parameters(self) -> int:
         return sum(one.numel() for one in self.network.parameters())
+
+    def require_trained(self, layers: Sequence[str] | None = None, run: object = "RUN") -> None:
+        """Refuse what untrained layers decide.
+
+        Args:
+            layers: whose activations are wanted; None are class scores.
+            run: where the network is from, for the message.
+
+        Raises:
+            RequestError: one of the layers is untrained, or follows such a layer.
+        """
+        if not self.untrained_layers:
+            return
+        if layers is None:
+            refuse_untrained(self.untrained_layers, "class scores", run)
+        names = [one.name for one in self.network.spec.named_layers]
+        first = min(names.index(one) for one in self.untrained_layers)
+        if refused := [one for one in layers if one in names[first:]]:
+            refuse_untrained(self.untrained_layers, f"activations of {', '.join(refused)}", run)
 
     @property
     def side(self) -> int:
@@ -178,9 +204,10 @@ def describe(trained: Trained) -> dict[str, Any]:
     network = trained.network
     fit: dict[str, Any] = {} if trained.fit == "crop" else {"fit": trained.fit}
     untrained: dict[str, Any] = {} if trained.untrained_seed is None else {"untrained_seed": trained.untrained_seed}
+    layers: dict[str, Any] = {"untrained_layers": [*trained.untrained_layers]} if trained.untrained_layers else {}
     return {
         # Files without these keys keep the version and the bytes that earlier versions wrote and read.
-        "format_version": FORMAT_VERSION if fit or untrained else 4,
+        "format_version": FORMAT_VERSION if layers else 5 if fit or untrained else 4,
         "variant": network.variant,
         "network": spec_to_dict(network.spec),
         "width": network.width,
@@ -198,6 +225,7 @@ def describe(trained: Trained) -> dict[str, Any]:
         "title": trained.title,
         "generated": trained.generated,
         **untrained,
+        **layers,
     }
 
 
@@ -218,7 +246,8 @@ def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = N
         untrained: leave the weights as they were before the training: the same network, classes and preprocessing, a
             control for what training adds.
         seed: that draws untrained weights; None is the run's own, which gives exactly the weights with which it began
-            (unless it was fine-tuned: these began with another run's), and 0 for a weights file outside of a run.
+            (unless it was fine-tuned: these began with another run's), and 0 for an imported run, of whose training
+            nothing is known, and for a weights file outside of a run.
 
     Raises:
         RequestError: there is no such file, or it is something else (the message says what), or its format version is
@@ -276,6 +305,9 @@ def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = N
             network.load_state_dict(own, assign=True)
         except MisfitError as error:
             raise RequestError(f"{file}: {error.misfit}; {_ADVICE}") from error
+    untrained_layers = () if untrained else tuple(description.get("untrained_layers", ()))
+    if problem := _unknown_layers(network, untrained_layers):
+        raise damaged(file, problem, _ADVICE)
     mean_at: Any = description["preprocessing"].get("mean_at", "crop")
     return Trained(
         network=network.eval(),
@@ -287,6 +319,7 @@ def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = N
         mean_at=_OLD_MEAN_AT.get(mean_at, mean_at),
         fit=description["preprocessing"].get("fit", "crop"),
         untrained_seed=untrained_seed,
+        untrained_layers=untrained_layers,
     )
 
 
@@ -311,10 +344,11 @@ def _is_whole(value: object) -> bool:
 
 
 def _initial_seed(file: Path) -> int:
-    """The seed of the run that a weights file is of; 0 without a run."""
+    """The seed of the training that a weights file is of; 0 without one."""
     if file.name != "weights.safetensors" or not (file.parent / "run.json").is_file():
         return 0
-    return RunFolder.open(file.parent).recipe().training.seed
+    run = RunFolder.open(file.parent)
+    return 0 if isinstance(run.any_recipe(), ImportRecipe) else run.recipe().training.seed
 
 
 def require_describable(trained: Trained) -> None:
@@ -359,6 +393,8 @@ def require_describable(trained: Trained) -> None:
             f"the network has {num_classes:,} classes, but `classes` names {len(trained.classes):,}; pass "
             "both: `dataclasses.replace(trained, network=network, classes=classes)`"
         )
+    if problem := _unknown_layers(network, trained.untrained_layers):
+        raise RequestError(f"this network cannot be saved: {problem}")
     try:
         description = require_schema(json.loads(json.dumps(describe(trained))), _Description)
         if problem := _inconsistency(description, trained.mean_image):
@@ -387,6 +423,13 @@ def _layer_text(module: torch.nn.Module | None) -> str:
     shapes = "".join(f", {name} {shape}" for name, shape in sorted(tensors.items()))
     settings = "" if isinstance(module, torch.nn.ReLU) else module.extra_repr()  # in place or not, it computes the same
     return f"{type(module).__name__}({settings}){shapes}"
+
+
+def _unknown_layers(network: AlexNet, untrained: Sequence[str]) -> str | None:
+    """What is wrong with names of untrained layers; None if nothing is."""
+    known = [layer.name for layer in network.sized_layers if layer.weight_shape]
+    unknown = [name for name in untrained if name not in known]
+    return f"untrained_layers: {unknown[0]!r} is not one of {', '.join(known)}" if unknown else None
 
 
 def _inconsistency(description: _Description, mean_image: torch.Tensor | None) -> str | None:

@@ -24,9 +24,9 @@ from alexnet.evaluation.predictions import (
 )
 from alexnet.report.published_errors import FISHER, FIVE, ONE, ONE_STARTED, PAPER_ROWS, SEVEN, SPARSE, PublishedErrors
 from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_differences
-from alexnet.runs.folder import RunFolder
+from alexnet.runs.folder import AnyRecipe, RunFolder
+from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.overview import changes_of
-from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import recipe_differences
 
 _BASELINES = {"sift-fisher": FISHER, "sparse-coding": SPARSE}
@@ -107,7 +107,7 @@ class _RunGroup:
     """Runs that differ in their seeds only, accumulated one by one: only one run's probabilities are in memory at a
     time."""
 
-    recipe: Recipe | BaselineRecipe
+    recipe: AnyRecipe
     """Of the first of them."""
     trained_on: str
     """Title and checksum of the training data."""
@@ -185,7 +185,7 @@ def paper_table(
     )
 
 
-def _row_of(run: RunFolder, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> str:
+def _row_of(run: RunFolder, recipe: AnyRecipe, metadata: Mapping[str, Any]) -> str:
     if isinstance(recipe, BaselineRecipe):
         return _BASELINES[recipe.kind]
     if recipe.name in _BASELINES:
@@ -200,10 +200,13 @@ def _row_of(run: RunFolder, recipe: Recipe | BaselineRecipe, metadata: Mapping[s
     return ONE
 
 
-def _group_of(groups: list[_RunGroup], recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> _RunGroup:
+def _group_of(groups: list[_RunGroup], recipe: AnyRecipe, metadata: Mapping[str, Any]) -> _RunGroup:
     """The group of runs like this one, added to `groups` if there is none."""
-    data = metadata["data"]
-    new = _RunGroup(recipe, f"{data['title']} ({data['checksum'][:12]})", metadata.get("state") == "finished")
+    if isinstance(recipe, ImportRecipe):
+        trained_on = f"unknown data (imported from {recipe.imported.name})"
+    else:
+        trained_on = "{title} ({checksum:.12})".format(**metadata["data"])
+    new = _RunGroup(recipe, trained_on, metadata.get("state") == "finished")
     known = next((group for group in groups if group.is_like(new)), None)
     if known is None:
         groups.append(new)
@@ -217,8 +220,10 @@ _SAME_RESULT = (
 """Settings in which repetitions of one training may differ."""
 
 
-def _differences(first: Recipe | BaselineRecipe, second: Recipe | BaselineRecipe) -> list[str]:
+def _differences(first: AnyRecipe, second: AnyRecipe) -> list[str]:
     """How two trainings differ, other than as repetitions of each other; empty if they do not."""
+    if isinstance(first, ImportRecipe) or isinstance(second, ImportRecipe):
+        return [] if first == second else ["an imported network"]
     if isinstance(first, BaselineRecipe) or isinstance(second, BaselineRecipe):
         if not (isinstance(first, BaselineRecipe) and isinstance(second, BaselineRecipe)):
             return ["a baseline"]
@@ -247,7 +252,7 @@ def _distinctions(groups: Sequence[_RunGroup]) -> list[str]:
     return [", ".join(fact[number] for number in differing if fact[number]) for fact in facts]
 
 
-def _describe_run(run: RunFolder, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> TableRun:
+def _describe_run(run: RunFolder, recipe: AnyRecipe, metadata: Mapping[str, Any]) -> TableRun:
     events = run.events()
     seconds = metadata.get("duration_s")
     if seconds is None:  # it has not finished
@@ -297,6 +302,8 @@ def _rows(name: str, groups: Mapping[str, Sequence[_RunGroup]], num_classes: int
         return [_measured_row(name, label, method, runs, counts, num_classes)]
     rows = []
     for group, distinction in zip(groups[name], _distinctions(groups[name]), strict=True):
+        if isinstance(group.recipe, ImportRecipe):
+            distinction = distinction or group.trained_on
         label = f"{name}: {distinction}" if distinction else name
         method = "error of"
         if len(group.runs) > 1:

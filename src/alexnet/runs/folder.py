@@ -1,6 +1,6 @@
 """The run folder: the settings, log and results of one training.
 
-recipe.yaml           every hyper-parameter
+recipe.yaml           every hyper-parameter; of an imported network, the file that it came from and how it was read
 run.json              format version, commit, machine, versions, seed, data checksum, state
 events.jsonl          one JSON object per event, appended while training
 checkpoints/          what an interrupted training resumes from
@@ -23,6 +23,7 @@ import yaml
 
 from alexnet.errors import RequestError
 from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_from_dict, baseline_to_dict
+from alexnet.runs.import_recipe import ImportRecipe, import_from_dict, import_to_dict
 from alexnet.runs.recipe import Recipe
 from alexnet.runs.recipe_file import recipe_from_dict, recipe_to_dict
 from alexnet.runs.run_files import (
@@ -65,6 +66,8 @@ _logger = logging.getLogger(__name__)
 # Keys of "step" events in logs of version 0.1.0 that have other names now.
 OLD_EVENT_KEYS = {"rate": "learning_rate", "bias_rate": "bias_learning_rate", "layer_rates": "layer_learning_rates"}
 
+AnyRecipe = Recipe | BaselineRecipe | ImportRecipe
+
 _RESTORE = "restore it from a copy, or train again in another folder"
 
 
@@ -106,7 +109,7 @@ class RunFolder:
         return run_html(self)
 
     @staticmethod
-    def create(path: StrPath, recipe: Recipe | BaselineRecipe, metadata: Mapping[str, Any]) -> "RunFolder":
+    def create(path: StrPath, recipe: AnyRecipe, metadata: Mapping[str, Any]) -> "RunFolder":
         """Create a run folder with its recipe and metadata (see `alexnet.system.machine`), in state `running`.
 
         Before run.json, which is written last, a folder is no run. The lock and what a killed process left of the same
@@ -206,9 +209,14 @@ class RunFolder:
         """The recipe the run was started with.
 
         Raises:
-            RequestError: it is the recipe of a baseline.
+            RequestError: it is the recipe of a baseline, or the run was imported.
         """
         recipe = self.any_recipe()
+        if isinstance(recipe, ImportRecipe):
+            raise RequestError(
+                f"{self.path} was imported from {recipe.imported.name} and has no training; train the network on with "
+                f"`{shell_words('alexnet', 'finetune', self.path, 'DATA')}`"
+            )
         if isinstance(recipe, BaselineRecipe):
             raise RequestError(
                 f"{self.path} is the run of a baseline ({recipe.kind}), not of a network; rerun its `alexnet baseline` "
@@ -216,8 +224,8 @@ class RunFolder:
             )
         return recipe
 
-    def any_recipe(self) -> Recipe | BaselineRecipe:
-        """The recipe the run was started with, of a network or of a baseline.
+    def any_recipe(self) -> AnyRecipe:
+        """The recipe the run was started with, of a training, of a baseline or of an import.
 
         Raises:
             DamagedFile: recipe.yaml is damaged.
@@ -225,7 +233,7 @@ class RunFolder:
         path = self.path / "recipe.yaml"
         content = read_yaml(path, dict[str, Any], _RESTORE)
         try:
-            recipe = baseline_from_dict(content) if "baseline" in content else recipe_from_dict(content)
+            recipe = _recipe_from(content)
         except RequestError as error:
             raise damaged(path, str(error), _RESTORE) from error
         if missing := _recipe_content(recipe).keys() - content.keys() - {"name", "claim"}:
@@ -245,13 +253,23 @@ class RunFolder:
         """
         return read_json(self.path / "run.json", RunMetadata, _RESTORE)
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether the network was imported from another program's file."""
+        return isinstance(self.any_recipe(), ImportRecipe)
+
     def data(self) -> RunData:
         """The data set that the run was trained on, as run.json describes it.
 
         Raises:
+            RequestError: the run was imported: it has no data of its own.
             DamagedFile: run.json is damaged, or does not name the data.
         """
         metadata = self.metadata()
+        if "data" not in metadata and self.is_imported:
+            raise RequestError(
+                f"{self.path} was imported and has no data set of its own; name a prepared data set with --data"
+            )
         if "data" not in metadata:
             raise damaged(self.path / "run.json", "it does not name the run's data", _RESTORE)
         return metadata["data"]
@@ -415,10 +433,22 @@ def _event(content: Any) -> dict[str, Any]:
     return event
 
 
-def _recipe_content(recipe: Recipe | BaselineRecipe) -> dict[str, Any]:
-    return baseline_to_dict(recipe) if isinstance(recipe, BaselineRecipe) else recipe_to_dict(recipe)
+def _recipe_from(content: dict[str, Any]) -> AnyRecipe:
+    if "baseline" in content:
+        return baseline_from_dict(content)
+    return import_from_dict(content) if "imported" in content else recipe_from_dict(content)
 
 
-def _recipe_text(recipe: Recipe | BaselineRecipe) -> str:
+def _recipe_content(recipe: AnyRecipe) -> dict[str, Any]:
+    match recipe:
+        case BaselineRecipe():
+            return baseline_to_dict(recipe)
+        case ImportRecipe():
+            return import_to_dict(recipe)
+        case _:
+            return recipe_to_dict(recipe)
+
+
+def _recipe_text(recipe: AnyRecipe) -> str:
     text: str = yaml.safe_dump(sealed(_recipe_content(recipe)), sort_keys=False, allow_unicode=True)
     return text

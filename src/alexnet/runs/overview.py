@@ -5,8 +5,8 @@ from typing import Any
 
 from alexnet.errors import AlexNetError, RequestError
 from alexnet.runs.baseline_recipe import BASELINES, BaselineRecipe, baseline_differences
-from alexnet.runs.folder import RunFolder
-from alexnet.runs.recipe import Recipe
+from alexnet.runs.folder import AnyRecipe, RunFolder
+from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.recipe_file import recipe_differences
 from alexnet.runs.recipes import RECIPES
 from alexnet.storage.lock import is_held
@@ -20,7 +20,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
         `interrupted`, `failed`, or `killed` if run.json says running but no process holds the lock), `step`,
         `num_steps`, `top1_error` (the last one measured, a fraction, or null), `lowest_error`, `split` (that they
         are of), `seconds` of training, `processes` of the last start, `changes` (settings that differ from the named
-        recipe), `data` (title) and `data_checksum` of the training data: errors on different data cannot be compared.
+        recipe), `data` (title) and `data_checksum` of the training data: errors on different data cannot be compared,
+        and `imported_from` (name of the file, or null): such a run has neither steps nor data.
         For a run with damaged files only `run` and `unreadable` (the reason).
 
     Raises:
@@ -50,7 +51,7 @@ def describe_run(path: Path) -> dict[str, Any]:
     return {
         "run": str(path),
         "recipe": recipe.name,
-        "variant": recipe.network.variant if isinstance(recipe, Recipe) else None,
+        "variant": None if isinstance(recipe, BaselineRecipe) else recipe.network.variant,
         "state": "killed" if killed else metadata["state"],
         "step": max((event["step"] for event in steps), default=0),
         "num_steps": metadata.get("num_steps"),
@@ -62,11 +63,14 @@ def describe_run(path: Path) -> dict[str, Any]:
         "changes": changes_of(recipe),
         "data": data.get("title"),
         "data_checksum": data.get("checksum"),
+        "imported_from": recipe.imported.name if isinstance(recipe, ImportRecipe) else None,
     }
 
 
-def changes_of(recipe: Recipe | BaselineRecipe) -> list[str]:
+def changes_of(recipe: AnyRecipe) -> list[str]:
     """Settings in which a recipe differs from the named recipe that it started from."""
+    if isinstance(recipe, ImportRecipe):
+        return []
     if isinstance(recipe, BaselineRecipe):
         return baseline_differences(BASELINES[recipe.name], recipe) if recipe.name in BASELINES else []
     return recipe_differences(RECIPES[recipe.name], recipe) if recipe.name in RECIPES else []

@@ -60,6 +60,8 @@ class RunMetadata(TypedDict):
     unreadable_images: NotRequired[Count]
     features: NotRequired[FileName]
     baseline: NotRequired[str]
+    proved_on: NotRequired[RunData | None]
+    """Of an imported network: the data set on which the import measured it."""
 
 
 class AnyEvent(TypedDict):

@@ -18,13 +18,15 @@ def run_html(run: RunFolder) -> str:
         return result_html(title, table_html([], [["cannot be read", described["unreadable"]]]))
     rows: list[tuple[str, Cell]] = [("state", described["state"]), ("recipe", described["recipe"])]
     rows += [("network", described["variant"])] if described["variant"] else []
-    rows += [
-        ("changed settings", "; ".join(described["changes"]) or "none"),
-        ("data", described["data"] or "unknown"),
-    ]
+    if described["imported_from"]:
+        rows.append(("imported from", described["imported_from"]))
+    else:
+        rows.append(("changed settings", "; ".join(described["changes"]) or "none"))
+        rows.append(("data", described["data"] or "unknown"))
     if described["num_steps"]:
         rows.append(("steps", f"{described['step']:,} of {described['num_steps']:,}"))
-    rows.append(("training time", str(timedelta(seconds=round(described["seconds"])))))
+    if not described["imported_from"]:
+        rows.append(("training time", str(timedelta(seconds=round(described["seconds"])))))
     if described["top1_error"] is not None:
         error, lowest = described["top1_error"], described["lowest_error"]
         text = f"{100 * error:.2f} % after the last epoch, at its lowest {100 * lowest:.2f} %"

@@ -60,7 +60,7 @@ def create_or_continue(
     if not (run.path / "run.json").is_file():
         _create(run, setup, data_folders, start_from)
         return []
-    RunFolder.open(run.path)
+    RunFolder.open(run.path).recipe()  # refuses the run of a baseline or of an import
     if run.state == "finished":
         _require_longer_schedule(run, setup, data_folders, may_change)
     if run.state == "failed":

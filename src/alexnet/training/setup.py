@@ -127,7 +127,7 @@ def copy_trained_layers(setup: TrainingSetup, path: Path) -> list[str]:
     trained = load_trained(path)
     if setup.mesh.is_main:
         warn_of_other_fit(setup.data, trained.fit)
-    copied = transfer(trained.network, network, setup.recipe.network.start_layers)
+    copied = transfer(trained.network, network, setup.recipe.network.start_layers, trained.untrained_layers)
     setup.network.load_state_dict(local_tensors(setup.network, network.state_dict()))
     if setup.ema is not None:
         setup.ema.restore({name: tensor.detach() for name, tensor in setup.network.named_parameters()})
