@@ -22,18 +22,19 @@ def run(options: argparse.Namespace) -> None:
     from alexnet.cli.tables import print_results
     from alexnet.data.concatenated import open_data
     from alexnet.evaluation.predictions import views_sort_key
-    from alexnet.report.contents import next_commands
+    from alexnet.report.contents import data_of, image_folders, next_commands
     from alexnet.report.page import write_report
     from alexnet.runs.folder import RunFolder
 
     run = RunFolder.open(options.run)
-    folders = options.data or run.data_folders()
+    has_data = options.data or not run.is_imported or data_of(run)
+    folders = options.data or (image_folders(run) if has_data else [])
     missing = [] if options.data else [str(folder) for folder in folders if not folder.exists()]
     if missing:
         _logger.warning(
             "cannot find the data set %s: the report has no images; pass its folder with --data", " and ".join(missing)
         )
-    page = write_report(options.run, None if missing else open_data(folders))
+    page = write_report(options.run, None if missing or not folders else open_data(folders))
     results = [{"run": str(options.run), **result} for result in run.evaluations().values()]
     if results:
         print_results(sorted(results, key=lambda result: (result["split"], views_sort_key(result["num_views"]))))

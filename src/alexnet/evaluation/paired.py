@@ -235,7 +235,7 @@ def open_common_data(
         if data.checksum != checksums[0]:
             raise RequestError(
                 f"{data.folder} holds other data (checksum {data.checksum[:12]}) than {runs[0].path} was trained on "
-                f"({checksums[0][:12]}); restore the data, or evaluate the runs again on one data set"
+                f"({(checksums[0] or '')[:12]}); restore the data, or evaluate the runs again on one data set"
             )
         for run, checksum in zip(runs, checksums, strict=True):
             if checksum != data.checksum:

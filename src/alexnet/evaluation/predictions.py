@@ -224,8 +224,10 @@ def load_labeled_predictions(run: RunFolder, num_views: NumViews) -> tuple[Saved
 
 def _predictions_of_import(run: RunFolder, num_views: NumViews) -> tuple[SavedPredictions, npt.NDArray[np.int64]]:
     command = shell_words("alexnet", "evaluate", run.path, "--data", "DATA", "--views", num_views)
-    of_split = [sorted((run.path / "predictions").glob(predictions_path(Path("*"), split, num_views).as_posix()))
-                for split in ("val", "test")]
+    of_split = [
+        sorted((run.path / "predictions").glob(predictions_path(Path("*"), split, num_views).as_posix()))
+        for split in ("val", "test")
+    ]
     paths = of_split[0] or of_split[1]
     if len(paths) != 1:
         found = f"saved probabilities of {len(paths)} data sets" if paths else "no saved probabilities"

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,22 @@ from markupsafe import Markup
 
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import AlexNetError
-from alexnet.evaluation.predictions import load_predictions, views_sort_key
+from alexnet.evaluation.predictions import (
+    SavedPredictions,
+    load_predictions,
+    predictions_folder,
+    training_checksum,
+    views_sort_key,
+)
 from alexnet.figures.filters import filter_grid, png_data_uri
 from alexnet.figures.panel import PanelImage, panel_html
 from alexnet.report.formatting import evenly_spaced
 from alexnet.runs.baseline_recipe import GROUPS as BASELINE_GROUPS
 from alexnet.runs.baseline_recipe import BaselineRecipe
-from alexnet.runs.folder import RunFolder
+from alexnet.runs.folder import AnyRecipe, RunFolder
+from alexnet.runs.import_recipe import ImportRecipe, import_to_dict
 from alexnet.runs.learning_curves import learning_curve
-from alexnet.runs.recipe import GROUPS, Recipe, unread_settings
+from alexnet.runs.recipe import GROUPS, unread_settings
 from alexnet.storage.tensors import read_tensors
 from alexnet.storage.typed_files import DamagedFile
 from alexnet.system.visible_text import shell_words
@@ -49,8 +57,22 @@ def sort_evaluations(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Mappi
     )
 
 
+def data_of(run: RunFolder) -> Mapping[str, Any]:
+    """The data set whose images and errors the page shows, as run.json describes it: the one that the run was trained
+    on, or on which an imported network was measured; empty if there is none.
+    """
+    metadata = run.metadata()
+    return metadata.get("data") or metadata.get("proved_on") or {}
+
+
+def image_folders(run: RunFolder) -> list[Path]:
+    """The folders of the data set that `data_of` describes."""
+    described = data_of(run)
+    return [Path(one) for one in described["folders"]] if run.is_imported and described else run.data_folders()
+
+
 def on_own_data(evaluations: Mapping[str, Mapping[str, Any]], checksum: str | None) -> dict[str, Mapping[str, Any]]:
-    """The evaluations on the data set that the run was trained on; the page omits those on other data."""
+    """The evaluations on the data set with this checksum, None is any; the page omits those on other data."""
     return {name: one for name, one in evaluations.items() if checksum in (None, one["data_checksum"])}
 
 
@@ -62,6 +84,8 @@ def headline_evaluation(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str
 def next_commands(run: RunFolder) -> dict[str, str | None]:
     """The commands to `resume` and `evaluate` a run and to `predict` with it; None for those that would be refused."""
     metadata, recipe = run.metadata(), run.any_recipe()
+    if isinstance(recipe, ImportRecipe):
+        return _next_of_import(run, recipe)
     data: Mapping[str, Any] = metadata.get("data") or {}
     is_named = bool(data.get("folders") or data.get("folder"))
     has_data = is_named and all((folder / "dataset.json").is_file() for folder in run.data_folders())
@@ -77,6 +101,16 @@ def next_commands(run: RunFolder) -> dict[str, str | None]:
         "resume": shell_words("alexnet", "resume", run.path) if resumes else None,
         "evaluate": shell_words("alexnet", "evaluate", run.path) if is_trained and has_data and has_held_out else None,
         "predict": shell_words("alexnet", "predict", run.path, "photo.jpg") if is_trained and is_network else None,
+    }
+
+
+def _next_of_import(run: RunFolder, recipe: ImportRecipe) -> dict[str, str | None]:
+    has_scores = run.weights.is_file() and not recipe.network.untrained_layers
+    data = data_of(run).get("folders") or ["DATA"]
+    return {
+        "resume": None,
+        "evaluate": shell_words("alexnet", "evaluate", run.path, "--data", *data) if has_scores else None,
+        "predict": shell_words("alexnet", "predict", run.path, "photo.jpg") if has_scores else None,
     }
 
 
@@ -144,16 +178,20 @@ def image_panels(
         return missing, missing
     split, num_views = evaluation["split"], evaluation["num_views"]
     try:
-        probabilities = load_predictions(run.path / "predictions", split, num_views, data).probabilities
+        folder = predictions_folder(run.path, training_checksum(run), data.checksum)
+        predictions = load_predictions(folder, split, num_views, data)
     except AlexNetError as error:
         if isinstance(error, DamagedFile):
             _logger.warning(f"the report shows no images: {error}")
         missing = Section(missing=f"There are no images to show: {error}.")
         return missing, missing
-    right = probabilities.argmax(axis=1) == data.splits[split].labels
+    labels = predictions.labels(data)
+    names = {one["id"]: one["name"] for one in evaluation["per_class"]}
+    classes = [names[one] for one in predictions.class_ids]
+    right = predictions.probabilities.argmax(axis=1) == labels
     return (
-        _panel(data, split, probabilities, np.flatnonzero(right), "correctly"),
-        _panel(data, split, probabilities, np.flatnonzero(~right), "incorrectly"),
+        _panel(data, predictions, classes, labels, np.flatnonzero(right), "correctly"),
+        _panel(data, predictions, classes, labels, np.flatnonzero(~right), "incorrectly"),
     )
 
 
@@ -182,8 +220,14 @@ def data_of_claim(claim: str) -> list[str]:
     return [name for name in _CLAIMED_DATA if name in claim]
 
 
-def settings(recipe: Recipe | BaselineRecipe) -> dict[str, dict[str, str]]:
+def settings(recipe: AnyRecipe) -> dict[str, dict[str, str]]:
     """Every setting of the recipe by group, as text, except those that its kind of schedule does not read."""
+    if isinstance(recipe, ImportRecipe):
+        return {
+            name: {key.replace("_", " "): _text(value) if value != [] else "none" for key, value in group.items()}
+            for name, group in import_to_dict(recipe).items()
+            if isinstance(group, Mapping)
+        }
     content = asdict(recipe)
     if isinstance(recipe, BaselineRecipe):
         groups = BASELINE_GROUPS[recipe.kind]
@@ -215,6 +259,8 @@ def run_environment(metadata: Mapping[str, Any], data: PreparedData | None = Non
         "started from": metadata.get("start_from") or "random weights",
         "layers copied from it": metadata.get("copied_layers") or "none",
     }
+    if "data" not in metadata and "num_steps" not in metadata:  # imported: it has no training
+        run = {key: run[key] for key in ("started", "finished", "commit", "parameters")}
     tables = {"Run": run, **{name.capitalize(): metadata.get(name) or {} for name in ("data", "machine", "versions")}}
     if data is not None and "num_refused" in data.description:
         found = {"images refused": data.description["num_refused"], "other files skipped": data.num_skipped}
@@ -226,16 +272,20 @@ def run_environment(metadata: Mapping[str, Any], data: PreparedData | None = Non
 
 
 def _panel(
-    data: PreparedData, split: str, probabilities: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], how: str
+    data: PreparedData,
+    predictions: SavedPredictions,
+    names: Sequence[str],
+    labels: npt.NDArray[np.int64],
+    ids: npt.NDArray[np.int64],
+    how: str,
 ) -> Section:
-    """The panel of a few images of a split, chosen from `ids`."""
+    """The panel of a few images of a split, chosen from `ids`; `names` and `labels` are of the network's classes."""
     if len(ids) == 0:
         return Section(missing=f"No image was classified {how}.")
-    names = [one.name for one in data.classes]
-    stored = data.splits[split]
+    stored = data.splits[predictions.split]
     images = []
     for sample in evenly_spaced(ids, NUM_PANEL_IMAGES).tolist():
-        row, label = probabilities[sample], int(stored.labels[sample])
+        row, label = predictions.probabilities[sample], int(labels[sample])
         top = np.argsort(-row, kind="stable")[:5].tolist()
         images.append(
             PanelImage(

@@ -15,8 +15,10 @@ from alexnet.report.formatting import jinja_environment, write_page
 from alexnet.report.published_errors import published_errors
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.overview import changes_of
-from alexnet.runs.recipe import epochs_of
+from alexnet.runs.recipe import Recipe, epochs_of
+from alexnet.runs.run_files import RunMetadata
 from alexnet.system.visible_text import shell_words
 
 _STATES = {
@@ -36,7 +38,8 @@ def write_report(run_folder: Path, data: PreparedData | None) -> Path:
 
     Args:
         run_folder: the run.
-        data: the data set that the run was trained on, to show images from; None omits them.
+        data: the data set that the run was trained on, or any on which an imported network was evaluated, to show
+            images from; None omits them.
 
     Returns:
         The page's path.
@@ -50,8 +53,11 @@ def write_report(run_folder: Path, data: PreparedData | None) -> Path:
 
 def _render(run: RunFolder, data: PreparedData | None) -> str:
     metadata, recipe = run.metadata(), run.any_recipe()
-    network = None if isinstance(recipe, BaselineRecipe) else recipe
-    described: Mapping[str, Any] = metadata.get("data") or {}
+    network = None if isinstance(recipe, BaselineRecipe) else recipe.network
+    imported = recipe if isinstance(recipe, ImportRecipe) else None
+    described = contents.data_of(run)
+    if imported is not None and data is not None:
+        described = {"checksum": data.checksum}
     if data is not None and described.get("checksum") not in (None, data.checksum):
         raise RequestError(
             f"{data.folder} is not the data set that {run.path} was trained on: its checksum is {data.checksum[:12]}, "
@@ -73,10 +79,12 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         data_title=described.get("title") or (data.title if data else "unknown data"),
         generated=bool(described.get("generated") or (data is not None and data.generated)),
         state=metadata.get("state"),
-        state_note=_STATES.get(metadata.get("state", ""), ""),
+        state_note=_STATES.get(metadata.get("state", ""), "") if imported is None else _import_note(metadata),
         baseline=network is None,
-        progress="" if network is None else _describe_progress(events, epochs_of(network.schedule)),
-        rows=[(one, published_errors(one, network.network.variant) if network else None) for one in evaluations],
+        imported=imported,
+        network=network,
+        progress=_describe_progress(events, epochs_of(recipe.schedule)) if isinstance(recipe, Recipe) else "",
+        rows=[(one, published_errors(one, network.variant) if network else None) for one in evaluations],
         best=best,
         metrics=METRICS,
         last_validation=validations[-1] if validations else None,
@@ -98,6 +106,10 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         report_command=shell_words("alexnet", "report", run.path),
         panel_style=Markup(PANEL_STYLE),
     )
+
+
+def _import_note(metadata: RunMetadata) -> str:
+    return "" if metadata["state"] == "finished" else "This import was not completed; rerun its command to complete it."
 
 
 def _describe_progress(events: list[dict[str, Any]], epochs: float) -> str:
