@@ -96,7 +96,7 @@ def test_what_is_not_a_trained_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WorkError, match="was changed after it was written: content_sha256 does not match"):
         load_trained(path)
     path.write_bytes(changed.replace(b'"content_sha256"', b'"of_no_checksum"'))
-    with pytest.raises(RequestError, match="has weights format 9, but this version reads 2 to 5"):
+    with pytest.raises(RequestError, match="has weights format 9, but this version reads 2 to 6"):
         load_trained(path)
 
 

@@ -185,7 +185,8 @@ def load_predictions(
 def load_labeled_predictions(run: RunFolder, num_views: NumViews) -> tuple[SavedPredictions, npt.NDArray[np.int64]]:
     """A run's saved probabilities of the evaluation split of its own data, and the true classes, (N,).
 
-    Those of an imported run are of the one data set that it was evaluated on. The data set is opened only for a file of an earlier version, which has no labels.
+    Those of an imported run are of the one data set that it was evaluated on. The data set is opened only for a file of
+    an earlier version, which has no labels.
 
     Raises:
         RequestError: nothing was saved with this number of views; the message names the command.

@@ -100,10 +100,10 @@ def networks_of_layers(layers: Sequence[LayerShapes], *, features_only: bool = F
             weighted = weighted[: next(number for number, one in enumerate(weighted) if isinstance(one, Dense))]
         if len(weighted) != len(layers) or not all(len(bias) for _, bias in layers):
             continue
-        outputs = [(_published_size(one), bias[0]) for one, (_, bias) in zip(weighted, layers, strict=True)]
+        outputs = [(published_size(one), bias[0]) for one, (_, bias) in zip(weighted, layers, strict=True)]
         if not all(size is not None or found > 0 for size, found in outputs):
             continue
-        if (width := _roundest_width([(size, found) for size, found in outputs if size is not None])) is None:
+        if (width := roundest_width([(size, found) for size, found in outputs if size is not None])) is None:
             continue
         num_classes = None if features_only else outputs[-1][1]
         sized = [one for one in sized_layers(spec, num_classes or spec.num_classes, width) if one.weight_shape]
@@ -142,17 +142,17 @@ def _width_and_classes(spec: NetworkSpec, shapes: Shapes) -> tuple[float, int] |
             bias = shapes.get(f"{layer.name}.bias", ())
             if not bias:
                 return None
-            outputs.append((_published_size(layer), bias[0]))
-    width = _roundest_width([(size, found) for size, found in outputs if size is not None])
+            outputs.append((published_size(layer), bias[0]))
+    width = roundest_width([(size, found) for size, found in outputs if size is not None])
     return None if width is None else (width, outputs[-1][1])
 
 
-def _published_size(layer: WeightedSpec) -> int | None:
+def published_size(layer: WeightedSpec) -> int | None:
     """Outputs of a layer at width 1; None is the number of classes."""
     return layer.units if isinstance(layer, Dense) else layer.out_channels
 
 
-def _roundest_width(outputs: Sequence[tuple[int, int]]) -> float | None:
+def roundest_width(outputs: Sequence[tuple[int, int]]) -> float | None:
     """The roundest width at which layers of published sizes have these sizes."""
     # Rounded to even numbers, but never below 2.
     low = max((found - 1) / size if found > 2 else _MIN_WIDTH for size, found in outputs)

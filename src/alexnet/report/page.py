@@ -1,6 +1,5 @@
 """The report of a run: one self-contained HTML file."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
