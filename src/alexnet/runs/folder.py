@@ -7,6 +7,7 @@ checkpoints/          what an interrupted training resumes from
 weights.safetensors   the network, with class names and preprocessing inside (of a baseline: baseline.safetensors)
 predictions/          probabilities per split
 evaluations/          error counts per split and number of views
+proof.json            of imported weights: whether they are what they claim to be
 report.html           the report
 """
 
@@ -33,6 +34,7 @@ from alexnet.runs.run_files import (
     RunMetadata,
     State,
     StoredEvaluation,
+    StoredProof,
     inconsistency,
 )
 from alexnet.storage.atomic import (
@@ -60,6 +62,7 @@ from alexnet.storage.typed_files import (
 from alexnet.system.visible_text import shell_words
 
 FORMAT_VERSION = 1
+PROOF_VERSION = 1
 
 _logger = logging.getLogger(__name__)
 
@@ -391,6 +394,28 @@ class RunFolder:
             raise damaged(path, problem, advice)
         return evaluation
 
+    def save_proof(self, content: Mapping[str, Any]) -> None:
+        """Store whether imported weights are what they claim to be, see `StoredProof`."""
+        write_sealed_json(self.path / "proof.json", content)
+
+    def proof(self) -> StoredProof | None:
+        """What an import found out about the weights; None for other runs.
+
+        Raises:
+            DamagedFile: proof.json is damaged.
+            RequestError: its format version is not supported.
+        """
+        path = self.path / "proof.json"
+        if not os.path.lexists(path):
+            return None
+        advice = "delete it, or import the weights again into another folder"
+        if (version := read_json(path, Versioned, advice)["format_version"]) != PROOF_VERSION:
+            raise RequestError(
+                f"{path} has format {version}, this version reads {PROOF_VERSION}; use the version of alexnet that "
+                "imported the weights, or import them again"
+            )
+        return read_json(path, StoredProof, advice)
+
     def forget_evaluations(self) -> None:
         """Remove stored evaluations and probabilities, which belong to weights about to be replaced."""
         for name in ("evaluations", "predictions"):
@@ -403,7 +428,8 @@ class UnwrittenRunFolder(RunFolder):
     def _do_nothing(self, *arguments: Any, **content: Any) -> None:
         """Do nothing: the main process writes."""
 
-    update_metadata = change_recipe = log = drop_events_after = save_evaluation = forget_evaluations = _do_nothing
+    update_metadata = change_recipe = log = drop_events_after = save_evaluation = _do_nothing
+    save_proof = forget_evaluations = _do_nothing
 
     def events(self) -> list[dict[str, Any]]:
         """Return nothing."""

@@ -163,6 +163,85 @@ class StoredEvaluation(TypedDict):
     images_per_second: NotRequired[Annotated[float, Meta(ge=0, le=1e12)] | None]
 
 
+class StoredFinding(TypedDict):
+    """A sentence of a proof, and whether it speaks for or against what the weights claim to be."""
+
+    kind: str
+    stance: Literal["for", "against", "neither"]
+    text: str
+
+
+class StoredLayerProof(TypedDict):
+    """What a proof found of one layer. Figures are null where the weights are broken or all equal."""
+
+    name: str
+    file_name: str
+    shape: list[Size]
+    verdict: Literal["trained", "random", "shuffled", "constant", "broken", "undecided"]
+    distribution: str
+    std: Finite | None
+    excess_kurtosis: Finite | None
+    top_singular_value: Finite | None
+    unit_spread: Finite | None
+    input_spread: Finite | None
+    smoothness: Finite | None
+    biases: str
+    dead_units: Count
+    duplicate_units: Count
+    dead_inputs: Count
+    silent_channels: Count | None
+
+
+class StoredCombination(TypedDict):
+    """Errors of the network where it reads pixels in one way; the p-value compares with the claimed way."""
+
+    color_order: Literal["rgb", "bgr"]
+    scale: Literal["255", "1", "imagenet"]
+    mean: Literal["claimed", "none", "data set"]
+    layout: str
+    is_claimed: bool
+    top1_error: Fraction
+    top1_interval: Interval
+    top5_error: Fraction
+    top5_interval: Interval
+    p_value: Fraction | None
+
+
+class StoredSample(TypedDict):
+    """The images that combinations were measured on."""
+
+    data_checksum: str
+    title: str
+    split: str
+    num_images: Size
+    num_gray: Count
+    num_classes: Size
+
+
+class StoredMovedClass(TypedDict):
+    """A class whose images the network takes for another one, as if that were its name."""
+
+    id: str
+    name: str
+    read_as_id: str
+    read_as_name: str
+    num_images: Size
+    num_read: Size
+
+
+class StoredProof(TypedDict):
+    """proof.json: whether imported weights are what they claim to be."""
+
+    format_version: int
+    status: Literal["plausible", "contradicted", "undecided"]
+    verdict: str
+    findings: list[StoredFinding]
+    layers: Annotated[list[StoredLayerProof], Meta(min_length=1)]
+    sample: StoredSample | None
+    combinations: list[StoredCombination]
+    moved_classes: list[StoredMovedClass]
+
+
 def inconsistency(evaluation: StoredEvaluation) -> str | None:
     """What does not fit together in an evaluation; None if all does."""
     classes = {one["id"]: one["num_images"] for one in evaluation["per_class"]}

@@ -1,0 +1,263 @@
+"""Whether imported weights are what they claim to be: each layer's weights, and how the network reads pixels."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from alexnet.data.dataset import PreparedData
+from alexnet.exchange.class_order import MovedClass
+from alexnet.exchange.convention_proof import Measurement, choose_sample, first_weights, measure
+from alexnet.exchange.foreign_network import ForeignNetwork, InputConvention
+from alexnet.exchange.layer_proof import LayerProof, equal_layers, prove_layer
+from alexnet.exchange.reading_findings import AXES, Finding, Reasoned, Stance, reason
+from alexnet.model.layer_specs import WeightedSpec
+from alexnet.model.weights import Trained
+from alexnet.runs.folder import PROOF_VERSION
+
+NUM_IMAGES = 500
+"""Images of DATA that are classified by default."""
+
+Status = Literal["plausible", "contradicted", "undecided"]
+_MOST_AGAINST = 3
+"""Findings that a verdict repeats."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Proof:
+    """What an import found out about weights. Nothing in it claims more than was tested."""
+
+    status: Status
+    """`plausible`: nothing speaks against the claim, and all layers are trained or the errors on DATA show it.
+    `contradicted`: something does. `undecided`: neither."""
+    verdict: str
+    """The result in one sentence."""
+    findings: tuple[Finding, ...]
+    layers: tuple[LayerProof, ...]
+    measurement: Measurement | None
+    """Without DATA None."""
+    moved_classes: tuple[MovedClass, ...] = ()
+    classes: tuple[tuple[str, str], ...] = ()
+    """Id and name of the network's classes."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """proof.json, see `StoredProof`."""
+        measured = self.measurement
+        return {
+            "format_version": PROOF_VERSION,
+            "status": self.status,
+            "verdict": self.verdict,
+            "findings": [{"kind": one.kind, "stance": one.stance, "text": one.text} for one in self.findings],
+            "layers": [one.to_dict() for one in self.layers],
+            "sample": None if measured is None else measured.to_dict(),
+            "combinations": [] if measured is None else [one.to_dict() for one in measured.combinations],
+            "moved_classes": [
+                {
+                    "id": self.classes[one.label][0],
+                    "name": self.classes[one.label][1],
+                    "read_as_id": self.classes[one.read_as][0],
+                    "read_as_name": self.classes[one.read_as][1],
+                    "num_images": one.num_images,
+                    "num_read": one.num_read,
+                }
+                for one in self.moved_classes
+            ],
+        }
+
+
+def prove(
+    foreign: ForeignNetwork,
+    trained: Trained,
+    data: PreparedData | None,
+    *,
+    num_images: int = NUM_IMAGES,
+    device: torch.device | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Proof:
+    """Test whether weights are what they claim to be.
+
+    Args:
+        foreign: the file's network. Its `convention` is the claimed one, with which `trained` was made of it; where the
+            file says none, the caller's: `dataclasses.replace(foreign, convention=...)`.
+        trained: the same weights as a network of this package. Layers that the file lacked are not tested.
+        data: labeled images whose classes are those of the network, or some of them, by id; None tests the weights
+            alone.
+        num_images: of `data` at most, of its evaluation split, balanced over classes.
+        device: where images are classified; None is the CPU.
+        progress: called with (images done, total images).
+
+    Raises:
+        RequestError: data with classes that the network lacks, without labeled images, or of another side.
+        UnreadableSample: an image cannot be read.
+        ValueError: `data` without a convention, or a convention with which `trained` was not made.
+    """
+    all_names = [one.name for one in trained.network.sized_layers if isinstance(one.spec, WeightedSpec)]
+    names = all_names[: len(foreign.layers)]
+    layers = [prove_layer(layer, name) for layer, name in zip(foreign.layers, names, strict=True)]
+    findings = [*_layer_findings(layers), *_unit_findings(layers)]
+    findings += [Finding("units", "against", f"{text}.") for text in equal_layers(foreign.layers, names)]
+    measurement, reasoned = None, Reasoned()
+    if data is None:
+        findings.append(_untested("no images were given"))
+    elif any(one.verdict == "broken" for one in layers):
+        findings.append(_untested("a network with broken weights classifies nothing"))
+    elif lacking := all_names[len(names) :]:
+        findings.append(_untested(f"the file lacks {', '.join(lacking)}"))
+    else:
+        sample = choose_sample(trained, data, num_images)
+        convention = _require_convention(foreign, trained, names[0])
+        measurement = measure(foreign, trained, convention, sample, device or torch.device("cpu"), progress)
+        layers = [replace(one, silent_channels=measurement.silent_channels.get(one.name)) for one in layers]
+        reasoned = reason(measurement, trained, is_last_trained=layers[-1].verdict == "trained")
+        measurement = reasoned.measurement
+        findings += [*reasoned.findings, *_silent_findings(layers, len(sample.indices))]
+    status = _status(layers, findings)
+    return Proof(
+        status=status,
+        verdict=_verdict(status, findings, layers),
+        findings=tuple(findings),
+        layers=tuple(layers),
+        measurement=measurement,
+        moved_classes=reasoned.moved,
+        classes=tuple((one.id, one.name) for one in trained.classes),
+    )
+
+
+def _require_convention(foreign: ForeignNetwork, trained: Trained, first: str) -> InputConvention:
+    if foreign.convention is None:
+        raise ValueError("the network's convention is None; give the one with which `trained` was made")
+    own = trained.network.get_parameter(f"{first}.weight").detach().cpu()
+    expected = first_weights(foreign, trained, foreign.convention)
+    if not torch.allclose(own, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max())):
+        raise ValueError(f"`trained` was not made with {foreign.convention}")
+    return foreign.convention
+
+
+def _untested(why: str) -> Finding:
+    return Finding("not tested", "neither", f"Color order, scale, mean and class order were not tested: {why}.")
+
+
+def _layer_findings(layers: Sequence[LayerProof]) -> list[Finding]:
+    """One sentence for all trained layers, and one for each other."""
+    findings = []
+    if trained := [one for one in layers if one.verdict == "trained"]:
+        names = _names([one.name for one in trained], [one.name for one in layers])
+        tops = _range([one.top_singular_value for one in trained])
+        spreads = _range([one.unit_spread for one in trained])
+        findings.append(
+            Finding(
+                "layers",
+                "for",
+                f"{names} {'is' if len(trained) == 1 else 'are'} trained: shuffled copies have less structure (largest "
+                f"singular value {tops} times theirs, spread of the units {spreads} times). At most 1 in 1,000 random "
+                "layers is called trained.",
+            )
+        )
+    for one in layers:
+        match one.verdict:
+            case "random":
+                findings.append(
+                    Finding(
+                        "layer",
+                        "against",
+                        f"{one.name} is a random initialization ({one.distribution}), with no more structure than "
+                        "shuffled copies.",
+                    )
+                )
+            case "shuffled":
+                findings.append(
+                    Finding(
+                        "layer",
+                        "against",
+                        f"{one.name} looks shuffled: its weights are {one.distribution}, but have no more structure "
+                        "than shuffled copies.",
+                    )
+                )
+            case "constant":
+                findings.append(Finding("layer", "against", f"The weights of {one.name} are {one.distribution}."))
+            case "broken":
+                findings.append(Finding("layer", "against", f"{one.name} has {one.distribution}."))
+            case "undecided":
+                text = f"{one.name} has too few weights to tell training from chance ({one.distribution})."
+                findings.append(Finding("layer", "neither", text))
+    return findings
+
+
+def _names(some: Sequence[str], all_names: Sequence[str]) -> str:
+    """`conv1 to fc8` for neighbors, else a list."""
+    first = all_names.index(some[0])
+    if len(some) > 2 and list(some) == list(all_names[first : first + len(some)]):
+        return f"{some[0]} to {some[-1]}"
+    return " and ".join([", ".join(some[:-1]), some[-1]] if len(some) > 1 else some)
+
+
+def _range(values: Sequence[float | None]) -> str:
+    known = [one for one in values if one is not None]
+    low, high = f"{min(known):.2f}", f"{max(known):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _unit_findings(layers: Sequence[LayerProof]) -> list[Finding]:
+    """Dead and duplicate units, and dead inputs; half of a layer speaks against the weights."""
+    findings = []
+    for one in layers:
+        if one.verdict in ("constant", "broken"):
+            continue
+        num_inputs = one.shape[1] if len(one.shape) < 6 else one.shape[3]
+        num_units = one.num_units
+        for what, num, total in (
+            ("units whose weights are all equal or tiny", one.dead_units, num_units),
+            ("units with exactly the weights of another", one.duplicate_units, num_units),
+            ("inputs that it multiplies by 0", one.dead_inputs, num_inputs),
+        ):
+            if num:
+                stance: Stance = "against" if 2 * num >= total else "neither"
+                findings.append(Finding("units", stance, f"{one.name} has {num:,} of {total:,} {what}."))
+    return findings
+
+
+def _silent_findings(layers: Sequence[LayerProof], num_images: int) -> list[Finding]:
+    """Channels that are never above 0; all of a layer speak against the weights."""
+    findings = []
+    for one in layers:
+        if one.silent_channels:
+            total = one.num_channels
+            stance: Stance = "against" if one.silent_channels == total else "neither"
+            text = f"{one.silent_channels:,} of {total:,} channels of {one.name} are 0 for all {num_images:,} images."
+            findings.append(Finding("units", stance, text))
+    return findings
+
+
+def _status(layers: Sequence[LayerProof], findings: Sequence[Finding]) -> Status:
+    if any(one.stance == "against" for one in findings):
+        return "contradicted"
+    is_classifying = any(one.kind == "error" and one.stance == "for" for one in findings)
+    return "plausible" if is_classifying or all(one.verdict == "trained" for one in layers) else "undecided"
+
+
+def _verdict(status: Status, findings: Sequence[Finding], layers: Sequence[LayerProof]) -> str:
+    """The status and its reasons in one sentence."""
+    untested = next((one.text for one in findings if one.kind == "not tested"), None)
+    unclear = [one.kind for one in findings if one.stance == "neither" and one.kind in AXES]
+    error = next((one.text for one in findings if one.kind == "error" and one.stance == "for"), None)
+    if status == "contradicted":
+        texts = [one.text for one in findings if one.stance == "against"]
+        more = f"; and {len(texts) - _MOST_AGAINST} more" if len(texts) > _MOST_AGAINST else ""
+        reasons = "; ".join(_inside(one) for one in texts[:_MOST_AGAINST])
+        return f"The weights are not what they claim to be: {reasons}{more}."
+    undecided = [one.name for one in layers if one.verdict == "undecided"]
+    trained = "The weights are trained"
+    if status == "undecided":
+        return (
+            f"{', '.join(undecided)}: too few weights to tell training from chance; nothing else contradicts the claim."
+        )
+    if untested is not None:
+        return f"{trained}; {_inside(untested)}."
+    told = f"; {' and '.join(unclear)} cannot be told from these images" if unclear else ""
+    return f"{trained} and classify as claimed: {_inside(error or '')}{told}."
+
+
+def _inside(sentence: str) -> str:
+    """A sentence as a part of another."""
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
