@@ -1,0 +1,161 @@
+"""Caffe's models: reads the networks that Caffe published, and writes those that Caffe computes equally.
+
+A `.caffemodel` holds layers with their settings and weights (`caffe_layers`). Its first layer reads colors in the order
+blue, green, red, 0..255, minus a mean.
+"""
+
+import math
+import mmap
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alexnet.errors import RequestError
+from alexnet.exchange.caffe_layers import CaffeLayer, CaffeNetwork, read_blob, read_network
+from alexnet.exchange.caffe_matching import matching_variants, num_weighted_layers, require_shapes
+from alexnet.exchange.foreign_network import CAFFE_CONVENTION, ForeignLayer, ForeignNetwork, InputConvention
+from alexnet.exchange.protobuf import LENGTH, VARINT, Message, WireError
+from alexnet.model.variants import VARIANTS
+from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.storage.typed_files import damaged
+
+_DOWNLOAD = "download or copy it again"
+_START_BYTES = 4096
+_BLOCK = 1 << 20
+_NETWORK_FIELDS = {1: LENGTH, 2: LENGTH, 3: LENGTH, 4: VARINT, 5: VARINT, 6: LENGTH, 8: LENGTH, 100: LENGTH}
+"""Wire types of the fields that a NetParameter may begin with."""
+
+
+def read_caffe(path: Path) -> ForeignNetwork:
+    """The network in a `.caffemodel` file.
+
+    It may be bvlc_alexnet (variant `caffe`) or bvlc_reference_caffenet (`caffenet`), of any width, without its last
+    layers, and in any of the three forms that Caffe has written. Of a file without the layers' settings, only shapes
+    can be compared; a note says so. Memory is that of the weights, beside the file, which is mapped.
+
+    Raises:
+        RequestError: it is another file or another network (the message says which), or has weights that are not
+            finite.
+        WorkError: it is damaged or cut short, or lies about lengths.
+    """
+    try:
+        message = Message(_mapped(path))
+        _refuse_others(path, message)
+        return _foreign_network(path, read_network(message))
+    except WireError as error:
+        raise damaged(path, f"or cut short: {error}", _DOWNLOAD) from error
+
+
+def _mapped(path: Path) -> memoryview:
+    """The bytes of a file that is not empty."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise RequestError(f"{path} is empty; {_DOWNLOAD}")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise_unless_damage(error, path)
+        raise RequestError(f"cannot read {path}: {error.strerror or error}; give a .caffemodel") from error
+
+
+def _refuse_others(path: Path, message: Message) -> None:
+    """RequestError if the file is of another kind."""
+    start = bytes(message.content[:_START_BYTES])
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        raise RequestError(
+            f"{path} is a Caffe model in HDF5, which is not read; load it in Caffe and save it as a .caffemodel: "
+            f"`caffe.Net(prototxt, weights, caffe.TEST).save('{path.name.removesuffix('.h5') or 'model.caffemodel'}')`"
+        )
+    if re.fullmatch(rb"[\t\r\n -~\x80-\xff]*", start):
+        if re.match(rb"(\xef\xbb\xbf)?\s*<", start):
+            raise RequestError(f"{path} is a web page, not weights: a site's answer in place of the file; {_DOWNLOAD}")
+        if re.search(rb"(?m)^\s*(name|layers?|input|net|base_lr)\s*[:{]", start):
+            raise RequestError(f"{path} is a description in text (.prototxt), without weights; give the .caffemodel")
+        raise RequestError(f"{path} is a text file, not weights; give the .caffemodel")
+    tag, _ = message.varint(0)
+    number, wire_type = tag >> 3, tag & 7
+    if (number, wire_type) in ((1, VARINT), (5, LENGTH)):
+        if any(one.number == 3 and one.wire_type == LENGTH for one in message):
+            raise RequestError(
+                f"{path} is the state of Caffe's solver (.solverstate), which holds the momentum of a training, not "
+                "weights; give the .caffemodel that was written with it"
+            )
+        raise RequestError(
+            f"{path} is one array, such as a mean image (.binaryproto), not weights; give the .caffemodel"
+        )
+    if _NETWORK_FIELDS.get(number) != wire_type:
+        raise RequestError(f"{path} is not a Caffe model (it begins with {start[:8].hex(' ')}); give a .caffemodel")
+
+
+def _foreign_network(path: Path, network: CaffeNetwork) -> ForeignNetwork:
+    what = f"a Caffe model ({network.name})" if network.name else "a Caffe model"
+    variants, weighted, notes = matching_variants(path, what, network)
+    layers = tuple(_foreign_layer(path, one) for one in weighted)
+    require_shapes(path, what, variants[0], layers)
+    if len(layers) < num_weighted_layers(variants[0]):
+        notes.append(f"The file has no weights after {layers[-1].name}.")
+    convention, more = _convention(network.layers, VARIANTS[variants[0]].image_px)
+    return ForeignNetwork(
+        what=what, layers=layers, variants=variants, convention=convention, fit="squash", notes=(*notes, *more)
+    )
+
+
+def _foreign_layer(path: Path, layer: CaffeLayer) -> ForeignLayer:
+    """The weights of a layer.
+
+    Raises:
+        RequestError: it has no weights and biases, or some are not finite.
+        WireError: the arrays are damaged.
+    """
+    if len(layer.blobs) != 2:
+        raise RequestError(
+            f"{path}: {layer.name} has {len(layer.blobs)} arrays; expected are its weights and its biases"
+        )
+    weight, bias = (read_blob(blob) for blob in layer.blobs)
+    for array, what in ((weight, "weights"), (bias, "biases")):
+        flat = array.reshape(-1)
+        num = sum(int((~np.isfinite(flat[at : at + _BLOCK])).sum()) for at in range(0, len(flat), _BLOCK))
+        if num:
+            raise RequestError(
+                f"{path}: {num:,} of the {len(flat):,} {what} of {layer.name} are not finite (NaN or infinite), as "
+                "after a training that diverged; use another snapshot of it"
+            )
+    if layer.type == "InnerProduct" and weight.ndim == 4 and weight.shape[:2] == (1, 1):  # of files without shapes
+        weight = weight[0, 0]
+    if bias.ndim == 4 and bias.shape[:3] == (1, 1, 1):
+        bias = bias[0, 0, 0]
+    return ForeignLayer(name=layer.name, weight=torch.from_numpy(weight), bias=torch.from_numpy(bias))
+
+
+def _convention(layers: Sequence[CaffeLayer], image_px: int) -> tuple[InputConvention, list[str]]:
+    """How the network reads pixels: Caffe's way, changed by what the file says of its training; and notes."""
+    convention, notes = CAFFE_CONVENTION, list[str]()
+    given = next(
+        (one.given for one in layers if {"scale", "crop_size", "mean_file", "mean_value"} & one.given.keys()), {}
+    )
+    if mean := given.get("mean_value"):
+        blue, green, red = mean if len(mean) == 3 else (mean[0],) * 3
+        if all(map(math.isfinite, (blue, green, red))):
+            convention = replace(convention, mean=(red, green, blue))
+    elif "mean_file" in given:
+        name = given["mean_file"].rpartition("/")[2]
+        notes.append(
+            f"Its training subtracted a mean image ({name}), which is not in the file: the mean color of Caffe's "
+            "published mean image takes its place. If you have the image, import with `--mean FILE.binaryproto`."
+        )
+    scale = given.get("scale", [1.0])[-1]
+    if abs(255 * scale - 1) < 0.005:  # 1/256 is usual, too
+        convention = replace(convention, scale="1")
+    elif scale != 1:
+        notes.append(
+            f"Its training multiplied pixels by {scale:g}, which was ignored; if the error on your images is high, try "
+            "`--input-scale`."
+        )
+    if (crop_px := given.get("crop_size", [image_px])[-1]) != image_px:
+        notes.append(f"It was trained with crops of {crop_px} pixels, and gets crops of {image_px}.")
+    return convention, notes
