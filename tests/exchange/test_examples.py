@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from tests.exchange.test_export import small
 
+import alexnet
 from alexnet.model.weights import save_trained
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -37,3 +38,8 @@ def run_example(name: str, *words: Path) -> str:
 def test_torchvision_style(tmp_path: Path, photograph: Path) -> None:
     save_trained(tmp_path / "run.safetensors", small())
     assert run_example("torchvision_style.py", tmp_path / "run.safetensors", photograph).rstrip().endswith(" %")
+
+
+def test_timm_style(tmp_path: Path, photograph: Path) -> None:
+    alexnet.export(small("paper"), tmp_path / "hub", to="hub")
+    assert run_example("timm_style.py", tmp_path / "hub", photograph).rstrip().endswith(" %")

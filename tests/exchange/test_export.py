@@ -14,6 +14,8 @@ from torch import nn
 import alexnet
 from alexnet.cli.main import main
 from alexnet.model.weights import Trained, save_trained
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.recipe import Recipe
 
 MEAN_COLOR = torch.tensor([123.675, 116.28, 103.53])
 
@@ -131,7 +133,7 @@ def test_what_is_said_runs(tmp_path: Path, file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"to": "tflite"}, "cannot export to 'tflite'; allowed are safetensors, torchvision"),
+        ({"to": "tflite"}, "cannot export to 'tflite'; allowed are safetensors, torchvision, hub"),
         ({"run": "nothing"}, "nothing does not exist"),
         ({"path": ""}, "the exported file is ''"),
         ({"path": "there/a.pth"}, "cannot write there/a.pth: No such file or directory"),
@@ -201,8 +203,7 @@ def test_an_export_without_a_name_is_named_after_its_run(
     given: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "runs/first"
-    run.mkdir(parents=True)
-    (run / "run.json").write_text("{}")
+    RunFolder.create(run, Recipe(), {})
     (run / "weights.safetensors").write_bytes(file.read_bytes())
     (tmp_path / "first.safetensors").write_bytes(file.read_bytes())
     monkeypatch.chdir(run if given == "." else tmp_path)

@@ -22,9 +22,10 @@ def add_arguments(parser: CommandParser) -> None:
         choices=FORMS,
         metavar="FORM",
         help="safetensors: all tensors, the mean image and the class names; torchvision: a state dict for "
-        "torchvision.models.alexnet (.pth), only of variant torchvision",
+        "torchvision.models.alexnet (.pth), only of variant torchvision; hub: a folder for Hugging Face's hub, with a "
+        "model card",
     )
-    text = "file to write (default: in the working directory, named after the run)"
+    text = "file or folder to create (default: in the working directory, named after the run)"
     parser.add_argument("--out", type=Path, metavar="PATH", help=text)
     add_json(parser, "lines")
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from alexnet.errors import RequestError
 from alexnet.exchange.forms import ENDINGS, FORMS, Form
+from alexnet.exchange.hub_export import write_hub
 from alexnet.exchange.torchvision_export import color_statistics, write_torchvision
-from alexnet.model.weights import Trained, load_trained, require_describable, save_trained
+from alexnet.model.weights import Trained, load_trained, require_describable, save_trained, weights_file
+from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import raise_if_full, unwritable
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.paths import StrPath, as_path
@@ -82,9 +84,10 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
 
     Args:
         run: a run folder, a weights file, or what `alexnet.load` returned.
-        path: the file to write.
+        path: the file to write; of form `hub` a folder.
         to: `safetensors`: all tensors under the names of `AlexNet`, and the mean image; `torchvision`: a state dict for
-            `torchvision.models.alexnet` (only of variant `torchvision`).
+            `torchvision.models.alexnet` (only of variant `torchvision`); `hub`: a folder for Hugging Face's hub with a
+            model card, which says what the run folder records.
 
     Returns:
         what was written: files with checksums, input, output, class names, and how to load it.
@@ -98,6 +101,7 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
     path = as_path(path, "the exported file")
     trained = run if isinstance(run, Trained) else load_trained(as_path(run, "the run"))
     require_describable(trained)
+    folder = None if isinstance(run, Trained) else _run_folder(as_path(run, "the run"))
     if path.exists() or path.is_symlink():
         raise RequestError(f"{path} exists already; remove it or name another path")
     try:
@@ -108,6 +112,9 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
             case "torchvision":
                 write_torchvision(trained, path)
                 contents = _torchvision_contents(trained, path)
+            case "hub":
+                write_hub(trained, path, folder)
+                contents = _hub_contents(trained, path)
     except OSError as error:
         raise_if_full(error, path)
         raise unwritable(path, error) from error
@@ -119,15 +126,23 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
         output=contents.output,
         class_names=tuple(one.name for one in trained.classes),
         load=tuple(contents.load),
-        notes=(*_state_notes(trained), *contents.notes),
+        notes=(*_state_notes(trained, folder), *contents.notes),
     )
 
 
 def default_path(run: Path, to: Form) -> Path:
     """Where `alexnet export` writes without `--out`: in the working directory, under the name of the run."""
-    named = run.parent if run.name == "weights.safetensors" and (run.parent / "run.json").is_file() else run
+    folder = _run_folder(run)
+    named = run if folder is None else folder.path
     name = named.stem if named.is_file() else Path(os.path.abspath(named)).name
     return Path(name + ENDINGS[to])
+
+
+def _run_folder(run: Path) -> RunFolder | None:
+    """The run folder whose weights `load_trained` reads; None of another weights file."""
+    file = weights_file(run)
+    in_run = file.name == "weights.safetensors" and (file.parent / "run.json").is_file()
+    return RunFolder.open(file.parent) if in_run else None
 
 
 def _safetensors_contents(trained: Trained, path: Path) -> _Contents:
@@ -174,10 +189,25 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def _state_notes(trained: Trained) -> tuple[str, ...]:
-    if trained.untrained_seed is None:
-        return ()
-    return (f"The network is untrained: its weights are random, of seed {trained.untrained_seed}.",)
+def _hub_contents(trained: Trained, path: Path) -> _Contents:
+    return _Contents(
+        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), RGB, 0..255, minus the central crop of mean_image",
+        output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities",
+        load=(
+            "import alexnet",
+            f"predictions = alexnet.predict({str(path / 'model.safetensors')!r}, 'photo.jpg')",
+        ),
+        notes=("The card has no license, which a run does not record; set it in README.md before publishing.",),
+    )
+
+
+def _state_notes(trained: Trained, run: RunFolder | None) -> list[str]:
+    """What is to be known of the network, whatever the form."""
+    if trained.untrained_seed is not None:
+        return [f"The network is untrained: its weights are random, of seed {trained.untrained_seed}."]
+    if run is not None and run.state != "finished":
+        return [f"The training has not finished; the run is {run.state}."]
+    return []
 
 
 def _written_files(path: Path) -> tuple[WrittenFile, ...]:

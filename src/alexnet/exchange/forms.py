@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-Form = Literal["safetensors", "torchvision"]
+Form = Literal["safetensors", "torchvision", "hub"]
 FORMS: tuple[Form, ...] = get_args(Form)
-ENDINGS: dict[Form, str] = {"safetensors": ".safetensors", "torchvision": ".pth"}
+ENDINGS: dict[Form, str] = {"safetensors": ".safetensors", "torchvision": ".pth", "hub": "-hub"}
 """What the name of an exported file, or folder, ends with."""

@@ -1,0 +1,298 @@
+"""The model card of an exported network: Markdown with front matter, as Hugging Face's hub shows it.
+
+It says what the run folder records, and nothing else. Text of users, such as class names, is escaped, so that it is
+shown as it is.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+import alexnet
+from alexnet.evaluation.predictions import describe_views, views_sort_key
+from alexnet.model.weights import Trained
+from alexnet.report.formatting import count_noun, format_percent
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.overview import changes_of
+from alexnet.runs.run_files import RunMetadata, StoredEvaluation
+from alexnet.system.visible_text import visible
+
+NUM_NAMES = 100
+"""Classes that the card names; config.json has all."""
+_MARKUP = re.compile(r"""[!"#$&()*/:;<=>?@\[\\\]^_`{|}~]|^[-+]|(?<=\d)\.(?=\s|$)|(?<=www)\.""", re.IGNORECASE)
+_CITATION = """\
+```bibtex
+@inproceedings{krizhevsky2012imagenet,
+  title     = {ImageNet Classification with Deep Convolutional Neural Networks},
+  author    = {Krizhevsky, Alex and Sutskever, Ilya and Hinton, Geoffrey E.},
+  booktitle = {Advances in Neural Information Processing Systems 25},
+  year      = {2012}
+}
+```"""
+_FITS = {
+    "crop": "The shorter side is resized to {side} pixels and the central square is cut out.",
+    "pad": "The longer side is resized to {side} pixels, and the image is centered on a gray square.",
+    "squash": "Both sides are resized to {side} pixels, whatever the shape.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a run folder records of a network."""
+
+    metadata: RunMetadata
+    evaluations: Mapping[str, StoredEvaluation]
+    settings: Sequence[str]
+    """Of the training, a sentence each."""
+
+    @property
+    def own_data(self) -> str | None:
+        """The checksum of the data set that it was trained on."""
+        return self.metadata["data"]["checksum"] if "data" in self.metadata else None
+
+    def sorted_evaluations(self) -> list[StoredEvaluation]:
+        """By split and number of views."""
+        return sorted(self.evaluations.values(), key=lambda one: (one["split"], views_sort_key(one["num_views"])))
+
+
+def read_record(run: RunFolder) -> RunRecord:
+    """What the card needs of a run folder.
+
+    Raises:
+        DamagedFile: a file of the run is damaged.
+    """
+    metadata, recipe = run.metadata(), run.recipe()
+    changes = [one for one in changes_of(recipe) if not one.startswith("network.")]
+    schedule, optimizer = recipe.schedule, recipe.optimizer
+    epochs = "" if schedule.kind == "stages" else f"{count_noun(schedule.epochs, 'epoch')}, "
+    settings = [
+        f"Recipe {escaped(recipe.name)}: {epochs}batches of {optimizer.batch_size}, learning rate "
+        f"{optimizer.learning_rate:g} ({schedule.kind}), momentum {optimizer.momentum:g}, weight decay "
+        f"{optimizer.weight_decay:g}, seed {recipe.training.seed}."
+    ]
+    if changes:
+        settings.append(f"Settings that differ from the recipe of that name: {escaped(', '.join(changes))}.")
+    return RunRecord(metadata=metadata, evaluations=run.evaluations(), settings=settings)
+
+
+def model_card(trained: Trained, name: str, record: RunRecord | None) -> str:
+    """The card as Markdown.
+
+    Args:
+        name: of the model.
+        record: None of a network that is not in a run folder.
+    """
+    parts = [
+        f"---\n{yaml.safe_dump(_front_matter(trained, name, record), sort_keys=False, allow_unicode=True)}---",
+        f"# {escaped(name)}",
+        _summary(trained, record),
+        "## Results",
+        _results(trained, record),
+        "## How to use it",
+        _usage(trained),
+        "## Preprocessing",
+        _preprocessing(trained),
+        "## Training",
+        _training(record),
+        "## Limits",
+        _limits(trained, record),
+        "## Classes",
+        _class_names(trained),
+        "## Citation",
+        _CITATION,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is: one line, every sign that could mean something behind a backslash."""
+    return _MARKUP.sub(r"\\\g<0>", visible(text))
+
+
+def _front_matter(trained: Trained, name: str, record: RunRecord | None) -> dict[str, Any]:
+    evaluations = record.sorted_evaluations() if record and trained.untrained_seed is None else []
+    # Hugging Face accepts identifiers only.
+    identifier = trained.title if re.fullmatch(r"[\w.-]{1,96}", trained.title, re.ASCII) else None
+    results = [
+        {
+            "task": {"type": "image-classification", "name": "image classification"},
+            "dataset": {
+                "name": _data_name(trained, record, one),
+                "type": identifier or "custom",
+                "split": one["split"],
+            },
+            "metrics": [
+                _accuracy(one, "top1", "top-1"),
+                _accuracy(one, "top5", "top-5"),
+            ],
+        }
+        for one in evaluations
+    ]
+    return {
+        "license": "unknown",  # a run does not record one
+        "library_name": "alexnet",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "alexnet", f"alexnet-{trained.network.variant}"],
+        **({"datasets": [identifier]} if identifier else {}),
+        **({"metrics": ["accuracy"], "model-index": [{"name": visible(name), "results": results}]} if results else {}),
+    }
+
+
+def _accuracy(evaluation: StoredEvaluation, key: str, label: str) -> dict[str, Any]:
+    error, (low, high) = evaluation[f"{key}_error"], evaluation[f"{key}_interval"]  # type: ignore[literal-required]
+    views = describe_views(evaluation["num_views"])
+    interval = f"{100 * (1 - high):.2f} to {100 * (1 - low):.2f}"
+    return {
+        "type": "accuracy",
+        "value": round(100 * (1 - error), 2),
+        "name": f"{label} accuracy, {views}, percent (95 % interval {interval})",
+    }
+
+
+def _data_name(trained: Trained, record: RunRecord | None, evaluation: StoredEvaluation) -> str:
+    if record and evaluation["data_checksum"] == record.own_data:
+        return visible(trained.title)
+    return f"another data set (checksum {evaluation['data_checksum'][:12]})"
+
+
+def _summary(trained: Trained, record: RunRecord | None) -> str:
+    network = trained.network
+    parameters = sum(one.numel() for one in network.parameters())
+    sentences = [
+        f"AlexNet, variant `{network.variant}` ({network.spec.source}), width {network.width:g}: "
+        f"{count_noun(parameters, 'parameter')}, {count_noun(len(trained.classes), 'class')}. "
+        f"It was written by alexnet {alexnet.__version__}."
+    ]
+    if trained.untrained_seed is not None:
+        sentences.append(f"**The network is untrained: its weights are random, of seed {trained.untrained_seed}.**")
+    if trained.generated:
+        sentences.append("Its training images were generated by a program; they are not photographs.")
+    if record and record.metadata["state"] != "finished":
+        sentences.append(f"**The training has not finished: the run is {record.metadata['state']}.**")
+    return " ".join(sentences)
+
+
+def _results(trained: Trained, record: RunRecord | None) -> str:
+    if record is None or trained.untrained_seed is not None:
+        return "The network was exported without a run folder, so no evaluation is recorded."
+    if not record.evaluations:
+        return "The run has no stored evaluation."
+    rows = [
+        "| data | split | views | images | top-1 error | top-5 error |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in record.sorted_evaluations():
+        cells = [
+            escaped(_data_name(trained, record, one)),
+            escaped(one["split"]),
+            str(one["num_views"]),
+            f"{one['num_images']:,}",
+            _error_text(one["top1_error"], one["top1_interval"]),
+            _error_text(one["top5_error"], one["top5_interval"]),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    rows += [
+        "",
+        "Ranges are 95 % Wilson intervals over the images. With several views, their probabilities are averaged.",
+    ]
+    return "\n".join(rows)
+
+
+def _error_text(error: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{format_percent(error)} ({100 * low:.2f} to {100 * high:.2f})"
+
+
+def _usage(trained: Trained) -> str:
+    return f"""\
+`model.safetensors` is a weights file of the package alexnet, with class names, mean image and preprocessing inside:
+
+```python
+import alexnet
+
+predictions = alexnet.predict("model.safetensors", "photo.jpg")
+network = alexnet.load("model.safetensors").network  # (N, 3, {trained.crop}, {trained.crop}) -> scores
+```
+
+`safetensors.torch.load_file` reads its tensors, named after the layers. `config.json` has the keys of timm's
+configurations and describes every layer; timm and transformers themselves have no such network."""
+
+
+def _preprocessing(trained: Trained) -> str:
+    steps = [
+        _FITS[trained.fit].format(side=trained.side),
+        f"The central {trained.crop} x {trained.crop} pixels are taken.",
+        "From it, the center of the mean image (`mean_image` in `model.safetensors`, 0..255) is subtracted.",
+    ]
+    if trained.network.spec.input_scale != 1:
+        steps.append("The network itself multiplies the differences by a factor, `input_scale` in `config.json`.")
+    steps.append("Colors are RGB. Resizing is bilinear with antialiasing.")
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+
+
+def _training(record: RunRecord | None) -> str:
+    if record is None:
+        return "The network was exported without a run folder, so its training is not recorded."
+    lines = [*record.settings]
+    data = record.metadata.get("data")
+    if data:
+        splits = ", ".join(f"{escaped(name)} {count:,}" for name, count in data.get("splits", {}).items())
+        title = escaped(data["title"]) if "title" in data else "a data set without a title"
+        lines.insert(
+            0, f"Data: {title}{f' (images: {splits})' if splits else ''}, checksum {escaped(data['checksum'][:12])}."
+        )
+    duration, machine = record.metadata.get("duration_s"), record.metadata.get("machine") or {}
+    if duration is not None:
+        where = (
+            f" on {machine['cores']} cores of {escaped(str(machine.get('processor')))}" if "cores" in machine else ""
+        )
+        lines.append(f"Training took {duration:,.0f} s{where}.")
+    versions = record.metadata.get("versions", {})
+    if versions:
+        lines.append(f"Versions: {', '.join(f'{escaped(name)} {escaped(text)}' for name, text in versions.items())}.")
+    if commit := record.metadata.get("commit"):
+        lines.append(f"Commit of alexnet: {escaped(commit)}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _limits(trained: Trained, record: RunRecord | None) -> str:
+    lines = [
+        "The network names one of its classes for every image, also for one of something else.",
+        "The license is not recorded; set `license` in the front matter before publishing.",
+    ]
+    if record is None or trained.untrained_seed is not None:
+        return "\n".join(f"- {line}" for line in lines)
+    if (data := record.metadata.get("data")) and (leaks := data.get("leaks")):
+        lines.append(f"{count_noun(leaks, 'image')} of the evaluation splits are also among the training images.")
+    if evaluations := record.sorted_evaluations():
+        lines.append("The errors above are those on the images named there; on other images they may be higher.")
+        lines += _class_limits(evaluations[0])
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _class_limits(evaluation: StoredEvaluation) -> list[str]:
+    """How unlike the classes are, and how far probabilities can be trusted."""
+    views = describe_views(evaluation["num_views"])
+    measured = [(one["top1_error"], one["name"]) for one in evaluation["per_class"] if one["top1_error"] is not None]
+    lines = []
+    if len(measured) > 1:
+        (best, best_name), (worst, worst_name) = min(measured), max(measured)
+        lines.append(
+            f"Classes differ: with {views}, the top-1 error is {format_percent(best, 1)} for {escaped(best_name)} and "
+            f"{format_percent(worst, 1)} for {escaped(worst_name)}."
+        )
+    if calibration := evaluation.get("calibration"):
+        lines.append(
+            f"Probabilities are not frequencies: with {views}, the expected calibration error is "
+            f"{format_percent(calibration['expected_error'], 1)}."
+        )
+    return lines
+
+
+def _class_names(trained: Trained) -> str:
+    names = ", ".join(escaped(one.name) for one in trained.classes[:NUM_NAMES])
+    more = len(trained.classes) - NUM_NAMES
+    return f"{names}, and {more:,} more in `config.json`." if more > 0 else f"{names}."
