@@ -168,6 +168,16 @@ def test_a_changed_network_and_a_baseline_are_refused(tmp_path: Path) -> None:
         alexnet.export(tmp_path / "fisher", tmp_path / "a.pth", to="torchvision")
 
 
+def test_a_network_without_trained_dense_layers_goes_out_only_where_that_can_be_said(tmp_path: Path) -> None:
+    trained = dataclasses.replace(small(), untrained_layers=("fc6", "fc7", "fc8"))
+    for form in ("torchvision", "hub"):
+        with pytest.raises(alexnet.RequestError, match="class scores need fc6, fc7, fc8"):
+            alexnet.export(trained, tmp_path / "a", to=form)
+    written = alexnet.export(trained, tmp_path / "b", to="safetensors")
+    assert alexnet.load(written).untrained_layers == ("fc6", "fc7", "fc8")
+    assert "fc6, fc7, fc8 are not trained" in written.notes[0]
+
+
 def test_an_untrained_network_says_so(tmp_path: Path, file: Path) -> None:
     written = alexnet.export(alexnet.load(file, untrained=True, seed=7), tmp_path / "a.pth", to="torchvision")
     assert written.notes[0] == "The network is untrained: its weights are random, of seed 7."

@@ -18,6 +18,7 @@ import alexnet
 from alexnet.exchange.model_card import escaped
 from alexnet.model.weights import save_trained
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.import_recipe import ImportedFile, ImportedInput, ImportedNetwork, ImportRecipe
 from alexnet.runs.recipe import Recipe, ScheduleSettings
 from alexnet.storage.typed_files import write_sealed_json
 from alexnet.system.visible_text import visible
@@ -85,7 +86,7 @@ def test_the_card_has_the_figures_of_the_run(run: RunFolder, tmp_path: Path) -> 
     assert index["name"] == "net *1*"
     first, tenth = index["results"]
     assert first["dataset"] == {"name": visible(alexnet.load(run).title), "type": "custom", "split": "val"}
-    assert tenth["dataset"]["name"] == "another data set (checksum feedfeedfeed)"
+    assert tenth["dataset"]["name"] == "data set with checksum feedfeedfeed"
     assert first["metrics"] == [
         {"type": "accuracy", "value": 80.0, "name": "top-1 accuracy, 1 view, percent (95 % interval 62.69 to 90.49)"},
         {"type": "accuracy", "value": 100.0, "name": "top-5 accuracy, 1 view, percent (95 % interval 88.65 to 100.00)"},
@@ -193,3 +194,29 @@ def test_a_damaged_run_leaves_nothing(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(alexnet.WorkError, match="top1_error"):
         alexnet.export(run, tmp_path / "hub", to="hub")
     assert [path.name for path in tmp_path.iterdir()] == ["net *1*"]
+
+
+def test_an_imported_network_tells_its_file(tmp_path: Path) -> None:
+    recipe = ImportRecipe(
+        imported=ImportedFile(name="<x>.pth", sha256="ab" * 32, size_bytes=244408911, format="a PyTorch state dict"),
+        network=ImportedNetwork(
+            variant="torchvision", width=0.0625, num_classes=3, classes_from="the option --classes",
+            features_only=False, untrained_layers=(),
+        ),
+        input=ImportedInput(
+            color_order="bgr", scale="imagenet", scale_in_weights=False, mean=(123.675, 116.28, 103.53),
+            has_mean_image=False, convention_from="the variant", side=232, crop=224, fit="crop",
+        ),
+    )  # fmt: skip
+    proved_on = {"checksum": CHECKSUM, "title": "nette", "folders": ["/home/someone/secret"]}
+    run = RunFolder.create(tmp_path / "net", recipe, {"proved_on": proved_on})
+    run.update_metadata(state="finished")
+    save_trained(run.weights, small())
+    run.save_evaluation("val-1views", evaluation(1))
+    front, body = card(alexnet.export(run, tmp_path / "hub", to="hub").path)
+    text, types = shown(body)
+    assert "html_inline" not in types and "secret" not in body
+    assert f"Imported from the file <x>.pth, a PyTorch state dict: 244,408,911 bytes, SHA-256 {'ab' * 32}." in text
+    assert "In the file, colors are BGR (the variant), and the color (123.675, 116.28, 103.53) is subtracted." in text
+    assert front["model-index"][0]["results"][0]["dataset"] == {"name": "nette", "type": "nette", "split": "val"}
+    assert "datasets" not in front  # on which it was trained is not known

@@ -101,6 +101,8 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
     path = as_path(path, "the exported file")
     trained = run if isinstance(run, Trained) else load_trained(as_path(run, "the run"))
     require_describable(trained)
+    if to != "safetensors":  # which says of its layers that they are untrained
+        trained.require_trained(run=run)
     folder = None if isinstance(run, Trained) else _run_folder(as_path(run, "the run"))
     if path.exists() or path.is_symlink():
         raise RequestError(f"{path} exists already; remove it or name another path")
@@ -205,6 +207,9 @@ def _state_notes(trained: Trained, run: RunFolder | None) -> list[str]:
     """What is to be known of the network, whatever the form."""
     if trained.untrained_seed is not None:
         return [f"The network is untrained: its weights are random, of seed {trained.untrained_seed}."]
+    if trained.untrained_layers:
+        layers = ", ".join(trained.untrained_layers)
+        return [f"The layers {layers} are not trained: the imported file lacked them, and their weights are random."]
     if run is not None and run.state != "finished":
         return [f"The training has not finished; the run is {run.state}."]
     return []

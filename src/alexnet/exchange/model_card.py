@@ -16,7 +16,9 @@ from alexnet.evaluation.predictions import describe_views, views_sort_key
 from alexnet.model.weights import Trained
 from alexnet.report.formatting import count_noun, format_percent
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.overview import changes_of
+from alexnet.runs.recipe import Recipe
 from alexnet.runs.run_files import RunMetadata, StoredEvaluation
 from alexnet.system.visible_text import visible
 
@@ -45,13 +47,13 @@ class RunRecord:
 
     metadata: RunMetadata
     evaluations: Mapping[str, StoredEvaluation]
-    settings: Sequence[str]
-    """Of the training, a sentence each."""
+    origin: Sequence[str]
+    """Of the training, or of the import: a sentence each."""
 
-    @property
-    def own_data(self) -> str | None:
-        """The checksum of the data set that it was trained on."""
-        return self.metadata["data"]["checksum"] if "data" in self.metadata else None
+    def data_title(self, checksum: str) -> str | None:
+        """The title of the data set with this checksum, if the run names it."""
+        known = (self.metadata.get("data"), self.metadata.get("proved_on"))
+        return next((data.get("title") for data in known if data and data["checksum"] == checksum), None)
 
     def sorted_evaluations(self) -> list[StoredEvaluation]:
         """By split and number of views."""
@@ -64,18 +66,56 @@ def read_record(run: RunFolder) -> RunRecord:
     Raises:
         DamagedFile: a file of the run is damaged.
     """
-    metadata, recipe = run.metadata(), run.recipe()
-    changes = [one for one in changes_of(recipe) if not one.startswith("network.")]
+    metadata, recipe = run.metadata(), run.any_recipe()
+    origin = _import_origin(recipe) if isinstance(recipe, ImportRecipe) else _training_origin(run.recipe(), metadata)
+    return RunRecord(metadata=metadata, evaluations=run.evaluations(), origin=origin)
+
+
+def _training_origin(recipe: Recipe, metadata: RunMetadata) -> list[str]:
     schedule, optimizer = recipe.schedule, recipe.optimizer
     epochs = "" if schedule.kind == "stages" else f"{count_noun(schedule.epochs, 'epoch')}, "
-    settings = [
+    lines = [
         f"Recipe {escaped(recipe.name)}: {epochs}batches of {optimizer.batch_size}, learning rate "
         f"{optimizer.learning_rate:g} ({schedule.kind}), momentum {optimizer.momentum:g}, weight decay "
         f"{optimizer.weight_decay:g}, seed {recipe.training.seed}."
     ]
-    if changes:
-        settings.append(f"Settings that differ from the recipe of that name: {escaped(', '.join(changes))}.")
-    return RunRecord(metadata=metadata, evaluations=run.evaluations(), settings=settings)
+    if changes := [one for one in changes_of(recipe) if not one.startswith("network.")]:
+        lines.append(f"Settings that differ from the recipe of that name: {escaped(', '.join(changes))}.")
+    if data := metadata.get("data"):
+        splits = ", ".join(f"{escaped(name)} {count:,}" for name, count in data.get("splits", {}).items())
+        title = escaped(data["title"]) if "title" in data else "a data set without a title"
+        images = f" (images: {splits})" if splits else ""
+        lines.insert(0, f"Data: {title}{images}, checksum {escaped(data['checksum'][:12])}.")
+    if metadata.get("copied_layers"):
+        lines.append(f"It began with layers of another run: {escaped(', '.join(metadata['copied_layers']))}.")
+    duration, machine = metadata.get("duration_s"), metadata.get("machine") or {}
+    if duration is not None:
+        where = (
+            f" on {machine['cores']} cores of {escaped(str(machine.get('processor')))}" if "cores" in machine else ""
+        )
+        lines.append(f"Training took {duration:,.0f} s{where}.")
+    return [*lines, *_version_lines(metadata)]
+
+
+def _import_origin(recipe: ImportRecipe) -> list[str]:
+    file, read = recipe.imported, recipe.input
+    mean = "a mean image" if read.has_mean_image else f"the color ({', '.join(f'{one:g}' for one in read.mean)})"
+    return [
+        f"Imported from the file {escaped(file.name)}, {escaped(file.format)}: {file.size_bytes:,} bytes, "
+        f"SHA-256 {escaped(file.sha256)}. How it was trained is not recorded.",
+        f"Names of the classes: {escaped(recipe.network.classes_from)}.",
+        f"In the file, colors are {read.color_order.upper()} ({escaped(read.convention_from)}), and {mean} is "
+        "subtracted. Here they are RGB.",
+    ]
+
+
+def _version_lines(metadata: RunMetadata) -> list[str]:
+    lines = []
+    if versions := metadata.get("versions"):
+        lines.append(f"Versions: {', '.join(f'{escaped(name)} {escaped(text)}' for name, text in versions.items())}.")
+    if commit := metadata.get("commit"):
+        lines.append(f"Commit of alexnet: {escaped(commit)}.")
+    return lines
 
 
 def model_card(trained: Trained, name: str, record: RunRecord | None) -> str:
@@ -90,15 +130,15 @@ def model_card(trained: Trained, name: str, record: RunRecord | None) -> str:
         f"# {escaped(name)}",
         _summary(trained, record),
         "## Results",
-        _results(trained, record),
+        _results(record),
         "## How to use it",
         _usage(trained),
         "## Preprocessing",
         _preprocessing(trained),
-        "## Training",
-        _training(record),
+        "## Origin of the weights",
+        _origin(record),
         "## Limits",
-        _limits(trained, record),
+        _limits(record),
         "## Classes",
         _class_names(trained),
         "## Citation",
@@ -113,24 +153,9 @@ def escaped(text: str) -> str:
 
 
 def _front_matter(trained: Trained, name: str, record: RunRecord | None) -> dict[str, Any]:
-    evaluations = record.sorted_evaluations() if record and trained.untrained_seed is None else []
-    # Hugging Face accepts identifiers only.
-    identifier = trained.title if re.fullmatch(r"[\w.-]{1,96}", trained.title, re.ASCII) else None
-    results = [
-        {
-            "task": {"type": "image-classification", "name": "image classification"},
-            "dataset": {
-                "name": _data_name(trained, record, one),
-                "type": identifier or "custom",
-                "split": one["split"],
-            },
-            "metrics": [
-                _accuracy(one, "top1", "top-1"),
-                _accuracy(one, "top5", "top-5"),
-            ],
-        }
-        for one in evaluations
-    ]
+    data = record.metadata.get("data", {}) if record else {"title": trained.title}
+    identifier = _identifier(data.get("title", ""))
+    results = [_model_index_entry(record, one) for one in record.sorted_evaluations()] if record else []
     return {
         "license": "unknown",  # a run does not record one
         "library_name": "alexnet",
@@ -139,6 +164,20 @@ def _front_matter(trained: Trained, name: str, record: RunRecord | None) -> dict
         **({"datasets": [identifier]} if identifier else {}),
         **({"metrics": ["accuracy"], "model-index": [{"name": visible(name), "results": results}]} if results else {}),
     }
+
+
+def _model_index_entry(record: RunRecord, evaluation: StoredEvaluation) -> dict[str, Any]:
+    name = _data_name(record, evaluation)
+    return {
+        "task": {"type": "image-classification", "name": "image classification"},
+        "dataset": {"name": name, "type": _identifier(name) or "custom", "split": visible(evaluation["split"])},
+        "metrics": [_accuracy(evaluation, "top1", "top-1"), _accuracy(evaluation, "top5", "top-5")],
+    }
+
+
+def _identifier(title: str) -> str | None:
+    """The title, if it may be the identifier of a data set on the hub."""
+    return title if re.fullmatch(r"[\w.-]{1,96}", title, re.ASCII) else None
 
 
 def _accuracy(evaluation: StoredEvaluation, key: str, label: str) -> dict[str, Any]:
@@ -152,10 +191,9 @@ def _accuracy(evaluation: StoredEvaluation, key: str, label: str) -> dict[str, A
     }
 
 
-def _data_name(trained: Trained, record: RunRecord | None, evaluation: StoredEvaluation) -> str:
-    if record and evaluation["data_checksum"] == record.own_data:
-        return visible(trained.title)
-    return f"another data set (checksum {evaluation['data_checksum'][:12]})"
+def _data_name(record: RunRecord, evaluation: StoredEvaluation) -> str:
+    title = record.data_title(evaluation["data_checksum"])
+    return f"data set with checksum {evaluation['data_checksum'][:12]}" if title is None else visible(title)
 
 
 def _summary(trained: Trained, record: RunRecord | None) -> str:
@@ -175,8 +213,8 @@ def _summary(trained: Trained, record: RunRecord | None) -> str:
     return " ".join(sentences)
 
 
-def _results(trained: Trained, record: RunRecord | None) -> str:
-    if record is None or trained.untrained_seed is not None:
+def _results(record: RunRecord | None) -> str:
+    if record is None:
         return "The network was exported without a run folder, so no evaluation is recorded."
     if not record.evaluations:
         return "The run has no stored evaluation."
@@ -186,7 +224,7 @@ def _results(trained: Trained, record: RunRecord | None) -> str:
     ]
     for one in record.sorted_evaluations():
         cells = [
-            escaped(_data_name(trained, record, one)),
+            escaped(_data_name(record, one)),
             escaped(one["split"]),
             str(one["num_views"]),
             f"{one['num_images']:,}",
@@ -233,37 +271,18 @@ def _preprocessing(trained: Trained) -> str:
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
-def _training(record: RunRecord | None) -> str:
+def _origin(record: RunRecord | None) -> str:
     if record is None:
         return "The network was exported without a run folder, so its training is not recorded."
-    lines = [*record.settings]
-    data = record.metadata.get("data")
-    if data:
-        splits = ", ".join(f"{escaped(name)} {count:,}" for name, count in data.get("splits", {}).items())
-        title = escaped(data["title"]) if "title" in data else "a data set without a title"
-        lines.insert(
-            0, f"Data: {title}{f' (images: {splits})' if splits else ''}, checksum {escaped(data['checksum'][:12])}."
-        )
-    duration, machine = record.metadata.get("duration_s"), record.metadata.get("machine") or {}
-    if duration is not None:
-        where = (
-            f" on {machine['cores']} cores of {escaped(str(machine.get('processor')))}" if "cores" in machine else ""
-        )
-        lines.append(f"Training took {duration:,.0f} s{where}.")
-    versions = record.metadata.get("versions", {})
-    if versions:
-        lines.append(f"Versions: {', '.join(f'{escaped(name)} {escaped(text)}' for name, text in versions.items())}.")
-    if commit := record.metadata.get("commit"):
-        lines.append(f"Commit of alexnet: {escaped(commit)}.")
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {line}" for line in record.origin)
 
 
-def _limits(trained: Trained, record: RunRecord | None) -> str:
+def _limits(record: RunRecord | None) -> str:
     lines = [
         "The network names one of its classes for every image, also for one of something else.",
         "The license is not recorded; set `license` in the front matter before publishing.",
     ]
-    if record is None or trained.untrained_seed is not None:
+    if record is None:
         return "\n".join(f"- {line}" for line in lines)
     if (data := record.metadata.get("data")) and (leaks := data.get("leaks")):
         lines.append(f"{count_noun(leaks, 'image')} of the evaluation splits are also among the training images.")
