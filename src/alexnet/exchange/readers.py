@@ -8,10 +8,17 @@ import safetensors
 import torch
 
 from alexnet.errors import RequestError
+from alexnet.exchange.convnet_checkpoints import read_convnet
 from alexnet.exchange.foreign_network import ForeignNetwork
 from alexnet.exchange.pytorch_files import read_pytorch_file
 from alexnet.exchange.state_dicts import StoredTensor, find_state_dict, foreign_damage, network_of_tensors
-from alexnet.model.foreign_files import START_BYTES, is_zip_of_pickles, refuse_foreign_file, refuse_foreign_folder
+from alexnet.model.foreign_files import (
+    START_BYTES,
+    is_python_pickle,
+    is_zip_of_pickles,
+    refuse_foreign_file,
+    refuse_foreign_folder,
+)
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.tensors import open_tensors
 
@@ -32,6 +39,8 @@ def read_foreign(path: Path) -> ForeignNetwork:
         TemporaryError: the machine or the drive failed.
     """
     if path.is_dir():
+        if (found := read_convnet(path)) is not None:
+            return found
         refuse_foreign_folder(path)
     if not path.is_file():
         raise RequestError(
@@ -48,6 +57,8 @@ def read_foreign(path: Path) -> ForeignNetwork:
     if _LEGACY.match(start) or is_zip_of_pickles(path, start):
         what, tensors, notes = find_state_dict(path, "a PyTorch file", read_pytorch_file(path, "a PyTorch file"))
         return network_of_tensors(path, what, tensors, notes, is_ordered=True)
+    if (is_python_pickle(start) or start.startswith(b"PK\x03\x04")) and (found := read_convnet(path)) is not None:
+        return found
     refuse_foreign_file(path)
     raise AssertionError("every file but those of safetensors is refused")
 

@@ -6,6 +6,7 @@ Layers are found by pairs of names (`X.weight`, `X.bias`), and the network by th
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,13 +16,13 @@ from numpy.typing import NDArray
 
 from alexnet.errors import RequestError, WorkError
 from alexnet.exchange.foreign_network import TORCHVISION_CONVENTION, ForeignLayer, ForeignNetwork
-from alexnet.model.layer_specs import sized_layers
 from alexnet.model.tensor_names import (
     LayerShapes,
     NetworkMatch,
     common_prefix,
     matching_networks,
     networks_of_layers,
+    shapes_at_width_of,
     unwrapped_name,
 )
 from alexnet.model.variants import VARIANTS
@@ -226,7 +227,7 @@ def _matched(
         RequestError: they fit none.
     """
     orders = [named] if is_ordered else []
-    orders.append(sorted(named, key=lambda layer: (len(layer.weight.shape) < 4, _natural_key(layer.name))))
+    orders.append(sorted(named, key=lambda layer: (len(layer.weight.shape) < 4, natural_key(layer.name))))
     for layers in [one for order in orders for one in (order, *_parts(order))]:
         if matches := networks_of_layers([layer.shapes for layer in layers]):
             return layers, matches, []
@@ -238,7 +239,13 @@ def _matched(
             dense = [layer for layer in layers if len(layer.weight.shape) == 2]
             notes = [f"The dense layers {_described(dense)} were left out: they fit no variant."] if dense else []
             return convolutions, matches, notes
-    raise RequestError(f"{path} is {what} whose layers fit no variant: {_described(orders[0])}. {_closest(orders[-1])}")
+    problem = misfit([(layer.name, layer.weight.shape) for layer in orders[0]])
+    order = (
+        ""
+        if is_ordered
+        else ". Layers are read in the order of their names, convolutions first: rename them if need be"
+    )
+    raise RequestError(f"{path} is {what} of no known variant: {problem}{order}")
 
 
 def _parts(layers: list[_Layer]) -> list[list[_Layer]]:
@@ -251,34 +258,29 @@ def _parts(layers: list[_Layer]) -> list[list[_Layer]]:
     return [parts[name] for name in names] if len(names) > 1 else []
 
 
-def _natural_key(name: str) -> list[tuple[int, str]]:
+def natural_key(name: str) -> list[tuple[int, str]]:
     """`features.10` is after `features.3`."""
     parts = re.split(r"([0-9]+)", name)
     return [(len(part.lstrip("0")), part.lstrip("0")) if part.isdecimal() else (-1, part) for part in parts]
 
 
-def _closest(layers: Sequence[_Layer]) -> str:
-    """What the variant with the most layers like these has where they differ first, as sentences."""
-    best = (-1, "", "")
-    for name, spec in VARIANTS.items():
-        sized = [one for one in sized_layers(spec, spec.num_classes) if one.weight_shape]
-        same = 0
-        while same < min(len(sized), len(layers)) and sized[same].weight_shape == layers[same].weight.shape:
-            same += 1
-        if same > best[0]:
-            if same == len(layers):
-                difference = f"it has {len(sized)} layers with weights, not {len(layers)}"
-            elif same == len(sized):
-                difference = f"it has {len(sized)} layers with weights, and {layers[same].name} is one more"
+def misfit(layers: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+    """What the layers are, by name and shape of their weights, and where the closest variant differs."""
+    shown = _shown([f"{name} {shape}" for name, shape in layers])
+    best, closest, difference = 0, "", ""
+    for variant in VARIANTS:
+        width, expected = shapes_at_width_of(variant, [shape for _, shape in layers])
+        pairs = zip(expected, layers, strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0][1] == pair[1][1], pairs))
+        if same > best:
+            best, closest = same, f"{variant!r} of width {width:g}"
+            if same == min(len(expected), len(layers)):
+                difference = f"has {len(expected)} layers with weights, not {len(layers)}"
             else:
-                difference = (
-                    f"its layer {sized[same].name} has weights of shape {sized[same].weight_shape}, and "
-                    f"{layers[same].name} {layers[same].weight.shape}"
-                )
-            best = (same, name, difference)
-    if best[0] < 1:
-        return "Allowed are AlexNets: five convolutions and three dense layers, or another variant's layers"
-    return f"The closest is variant {best[1]!r} (at width 1): {best[2]}"
+                difference = f"has {expected[same][0]} {expected[same][1]} where the file has {layers[same][1]}"
+    if not best:
+        return f"its layers are {shown}; expected are those of AlexNet or of another variant"
+    return f"its layers are {shown}; the closest variant, {closest}, {difference}"
 
 
 def _described(layers: Sequence[_Layer]) -> str:

@@ -71,6 +71,7 @@ _PACKED = _Kind("a packed archive", "unpack it and give the file inside")
 _ONNX = _Kind("an ONNX model", _CONVERT)
 _CAFFE = _Kind("a Caffe model", _CONVERT)
 
+_PICKLE = rb"\x80[\x02-\x05][^\x00]|\((d|l)p?\d*\n|c[\w.]+\n\w+\n"
 _STARTS: tuple[tuple[bytes, _Kind], ...] = (
     (
         rb"version https://git-lfs",
@@ -85,7 +86,7 @@ _STARTS: tuple[tuple[bytes, _Kind], ...] = (
         rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19",
         _Kind("a PyTorch file (pickles, as torch.save used to write them)", _TORCH_PICKLE),
     ),
-    (rb"\x80[\x02-\x05][^\x00]|\((d|l)p?\d*\n|c[\w.]+\n\w+\n", _Kind("a Python pickle", _OTHER_PICKLE)),
+    (_PICKLE, _Kind("a Python pickle", _OTHER_PICKLE)),
     (rb"\x93NUMPY", _Kind("a NumPy array", _CONVERT)),
     (rb"\x89HDF\r\n\x1a\n", _Kind("an HDF5 file, as Keras writes it", _CONVERT)),
     (rb"MATLAB 5.0 MAT-file", _Kind("a MATLAB file, as MatConvNet writes it", _CONVERT)),
@@ -147,6 +148,11 @@ def refuse_foreign_file(path: Path) -> None:
         return
     kind, tensors = _kind_of(path, start)
     raise RequestError(f"{path} is {kind.what}{tensors}; {kind.todo}")
+
+
+def is_python_pickle(start: bytes) -> bool:
+    """Whether a file that begins so is a pickle."""
+    return re.match(_PICKLE, start) is not None
 
 
 def is_zip_of_pickles(path: Path, start: bytes) -> bool:

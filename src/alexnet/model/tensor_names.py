@@ -112,6 +112,25 @@ def networks_of_layers(layers: Sequence[LayerShapes], *, features_only: bool = F
     return matches
 
 
+def shapes_at_width_of(
+    variant: str, shapes: Sequence[tuple[int, ...]]
+) -> tuple[float, list[tuple[str, tuple[int, ...]]]]:
+    """A variant's width at which as many of its first layers as possible have as many outputs as these weights, and the
+    names and shapes of its weights at that width. Its last layer has as many outputs as the last of these weights."""
+    spec = VARIANTS[variant]
+    weighted = [one for one in spec.layers if isinstance(one, WeightedSpec)]
+    sizes = [
+        (size, shape[0])
+        for one, shape in zip(weighted, shapes, strict=False)
+        if shape and (size := _published_size(one)) is not None
+    ]
+    widths = (_roundest_width(sizes[:count]) for count in range(len(sizes), 0, -1))
+    width = next((one for one in widths if one is not None), 1.0)
+    num_classes = shapes[-1][0] if shapes and shapes[-1] and shapes[-1][0] >= 2 else spec.num_classes
+    sized = sized_layers(spec, num_classes, width)
+    return width, [(one.name, one.weight_shape) for one in sized if one.weight_shape]
+
+
 def matching_networks(shapes: Shapes) -> tuple[list[str], float, int] | None:
     """The variants whose tensors have these names and shapes, their width and number of classes; None if none has."""
     matches: dict[str, tuple[float, int]] = {}

@@ -10,11 +10,12 @@ import math
 import pickletools
 import struct
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from alexnet.errors import AlexNetError
 
 MAX_OPERATIONS = 2**21
 """CIFAR's largest file has 300,000: two for each file name, one for each label."""
@@ -127,6 +128,8 @@ class InertUnpickler:
                 raise ValueError(f"{_describe_operation(code)} at byte {offset:,}") from None
             try:
                 operation(self)
+            except AlexNetError:
+                raise
             except (IndexError, TypeError, struct.error, UnicodeError) as error:
                 raise ValueError(f"it is damaged at byte {offset:,} ({error})") from error
             except ValueError as error:
@@ -419,9 +422,19 @@ class PickledArray:
         self._order = "F" if order == "F" else "C"
         return self
 
-    @cached_property
+    @property
+    def is_float(self) -> bool:
+        """Whether its numbers have a fraction."""
+        return self._kind.code.startswith("f")
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all values."""
+        return len(self._content)
+
+    @property
     def values(self) -> NDArray[Any]:
-        """The values, as views of the bytes."""
+        """The values, as views of the bytes, which are read from the file now if there are many."""
         content = self._content.read() if isinstance(self._content, FileBytes) else self._content
         flat = np.frombuffer(content, f"{self._kind.order}{self._kind.code}")
         return flat.reshape(self.shape, order="F" if self._order == "F" else "C")
