@@ -1,6 +1,5 @@
 """Reads a network from a file of another program, whatever its format: the content decides, not the name."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,28 +7,27 @@ import safetensors
 import torch
 
 from alexnet.errors import RequestError
+from alexnet.exchange.caffe_model import read_caffe
 from alexnet.exchange.convnet_checkpoints import read_convnet
 from alexnet.exchange.foreign_network import ForeignNetwork
 from alexnet.exchange.pytorch_files import read_pytorch_file
 from alexnet.exchange.state_dicts import StoredTensor, find_state_dict, foreign_damage, network_of_tensors
 from alexnet.model.foreign_files import (
     START_BYTES,
-    is_python_pickle,
-    is_zip_of_pickles,
+    foreign_format,
     refuse_foreign_file,
     refuse_foreign_folder,
 )
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.tensors import open_tensors
 
-_LEGACY = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19", re.DOTALL)
-"""The magic number of torch.save's older form, pickled."""
 _SAFETENSORS_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_CAFFE_ENDINGS = (".caffemodel", ".caffemodel.h5", ".binaryproto", ".prototxt", ".solverstate")
 _OWN_METADATA = "alexnet"
 
 
 def read_foreign(path: Path) -> ForeignNetwork:
-    """The network in a file of torch.save or safetensors.
+    """The network in a file of torch.save, safetensors, Caffe or cuda-convnet, or in a folder of its checkpoints.
 
     Nothing in the file is run, and no more memory is taken than it has bytes (twice as much of 16-bit weights).
 
@@ -44,7 +42,8 @@ def read_foreign(path: Path) -> ForeignNetwork:
         refuse_foreign_folder(path)
     if not path.is_file():
         raise RequestError(
-            f"{path} {'is not a regular file' if path.exists() else 'does not exist'}; give a file of weights"
+            f"{path} {'is not a regular file' if path.exists() else 'does not exist'}; give a file of weights, or a "
+            "folder of cuda-convnet's checkpoints"
         )
     try:
         with path.open("rb") as file:
@@ -54,11 +53,16 @@ def read_foreign(path: Path) -> ForeignNetwork:
         raise
     if start[8:9] == b"{":
         return _read_safetensors(path)
-    if _LEGACY.match(start) or is_zip_of_pickles(path, start):
-        what, tensors, notes = find_state_dict(path, "a PyTorch file", read_pytorch_file(path, "a PyTorch file"))
-        return network_of_tensors(path, what, tensors, notes, is_ordered=True)
-    if (is_python_pickle(start) or start.startswith(b"PK\x03\x04")) and (found := read_convnet(path)) is not None:
-        return found
+    if path.name.lower().endswith(_CAFFE_ENDINGS):
+        return read_caffe(path)  # which names what else it is
+    match foreign_format(path, start):
+        case "pytorch":
+            what, tensors, notes = find_state_dict(path, "a PyTorch file", read_pytorch_file(path, "a PyTorch file"))
+            return network_of_tensors(path, what, tensors, notes, is_ordered=True)
+        case "caffe":
+            return read_caffe(path)
+        case "pickle" | "zip" if (found := read_convnet(path)) is not None:
+            return found
     refuse_foreign_file(path)
     raise AssertionError("every file but those of safetensors is refused")
 

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import safetensors
 
@@ -26,6 +26,7 @@ from alexnet.system.visible_text import shell_words
 
 GIVE = "give a run folder, or a weights file that alexnet wrote"
 START_BYTES = 4096
+ForeignFormat = Literal["pytorch", "pickle", "zip", "caffe"]
 _OWN_KEY = b'"alexnet"'
 """In the first bytes of every weights file, even one whose rest is lost."""
 _MAX_PICKLE_BYTES = 1 << 20
@@ -70,8 +71,10 @@ class _Kind:
 _PACKED = _Kind("a packed archive", "unpack it and give the file inside")
 _ONNX = _Kind("an ONNX model", _CONVERT)
 _CAFFE = _Kind("a Caffe model", _CONVERT)
+_TORCH_OLD = _Kind("a PyTorch file (pickles, as torch.save used to write them)", _TORCH_PICKLE)
+_TORCH_ZIP = _Kind("a PyTorch file (a zip of pickles, as torch.save writes it)", _TORCH_PICKLE)
+_PICKLE = _Kind("a Python pickle", _OTHER_PICKLE)
 
-_PICKLE = rb"\x80[\x02-\x05][^\x00]|\((d|l)p?\d*\n|c[\w.]+\n\w+\n"
 _STARTS: tuple[tuple[bytes, _Kind], ...] = (
     (
         rb"version https://git-lfs",
@@ -82,11 +85,8 @@ _STARTS: tuple[tuple[bytes, _Kind], ...] = (
         _Kind("a web page, not weights: a site's answer in place of the file", _DOWNLOAD),
     ),
     (rb"\x00{64}", _Kind("full of zeros, as an interrupted copy or download leaves it", _DOWNLOAD)),
-    (
-        rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19",
-        _Kind("a PyTorch file (pickles, as torch.save used to write them)", _TORCH_PICKLE),
-    ),
-    (_PICKLE, _Kind("a Python pickle", _OTHER_PICKLE)),
+    (rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19", _TORCH_OLD),
+    (rb"\x80[\x02-\x05][^\x00]|\((d|l)p?\d*\n|c[\w.]+\n\w+\n", _PICKLE),
     (rb"\x93NUMPY", _Kind("a NumPy array", _CONVERT)),
     (rb"\x89HDF\r\n\x1a\n", _Kind("an HDF5 file, as Keras writes it", _CONVERT)),
     (rb"MATLAB 5.0 MAT-file", _Kind("a MATLAB file, as MatConvNet writes it", _CONVERT)),
@@ -106,7 +106,6 @@ _ENDINGS = {
 }
 """By the ending of a name: formats without a signature."""
 
-_TORCH_ZIP = _Kind("a PyTorch file (a zip of pickles, as torch.save writes it)", _TORCH_PICKLE)
 _MEMBERS: tuple[tuple[str, _Kind], ...] = (
     (
         r"archive_format|models/.*\.json|serialized_exported_program\.json",
@@ -150,19 +149,17 @@ def refuse_foreign_file(path: Path) -> None:
     raise RequestError(f"{path} is {kind.what}{tensors}; {kind.todo}")
 
 
-def is_python_pickle(start: bytes) -> bool:
-    """Whether a file that begins so is a pickle."""
-    return re.match(_PICKLE, start) is not None
-
-
-def is_zip_of_pickles(path: Path, start: bytes) -> bool:
-    """Whether a file is one of torch.save's zips, sound or damaged, and holds neither TorchScript nor a program.
+def foreign_format(path: Path, start: bytes) -> ForeignFormat | None:
+    """Of which format a file is that can be imported, sound or damaged; None is another one, or safetensors.
 
     Args:
         path: the file.
         start: its first bytes.
     """
-    return start.startswith(b"PK\x03\x04") and _zip_kind(path, start)[0].what.startswith(_TORCH_ZIP.what)
+    kind, _ = _kind_of(path, start)
+    if kind.what.startswith((_TORCH_ZIP.what, _TORCH_OLD.what)):
+        return "pytorch"
+    return {_PICKLE: "pickle", _PACKED: "zip", _CAFFE: "caffe"}.get(kind)  # type: ignore[return-value]
 
 
 def _kind_of(path: Path, start: bytes) -> tuple[_Kind, str]:

@@ -122,9 +122,9 @@ def shapes_at_width_of(
     sizes = [
         (size, shape[0])
         for one, shape in zip(weighted, shapes, strict=False)
-        if shape and (size := _published_size(one)) is not None
+        if shape and (size := published_size(one)) is not None
     ]
-    widths = (_roundest_width(sizes[:count]) for count in range(len(sizes), 0, -1))
+    widths = (roundest_width(sizes[:count]) for count in range(len(sizes), 0, -1))
     width = next((one for one in widths if one is not None), 1.0)
     num_classes = shapes[-1][0] if shapes and shapes[-1] and shapes[-1][0] >= 2 else spec.num_classes
     sized = sized_layers(spec, num_classes, width)
