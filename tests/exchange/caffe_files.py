@@ -36,7 +36,7 @@ _MESSAGES: dict[str, str] = {
     ),
     "LRNParameter": "uint32 local_size 1, float alpha 2, float beta 3, int32 norm_region 4, float k 5",
     "PoolingParameter": (
-        "int32 pool 1, uint32 pad 4, uint32 kernel_size 2, uint32 kernel_h 5, uint32 kernel_w 6, uint32 stride 3, "
+        "PoolMethod pool 1, uint32 pad 4, uint32 kernel_size 2, uint32 kernel_h 5, uint32 kernel_w 6, uint32 stride 3, "
         "uint32 stride_h 7, uint32 stride_w 8, bool global_pooling 12"
     ),
     "ReLUParameter": "float negative_slope 1",
@@ -56,8 +56,8 @@ _MESSAGES: dict[str, str] = {
     ),
     "V0LayerParameter": (
         "string name 1, string type 2, uint32 num_output 3, bool biasterm 4, uint32 pad 7, uint32 kernelsize 8, "
-        "uint32 group 9, uint32 stride 10, int32 pool 11, float dropout_ratio 12, uint32 local_size 13, float alpha "
-        "14, float beta 15, string source 16, float scale 17, string meanfile 18, uint32 cropsize 20, float k 22, "
+        "uint32 group 9, uint32 stride 10, PoolMethod pool 11, float dropout_ratio 12, uint32 local_size 13, float "
+        "alpha 14, float beta 15, string source 16, float scale 17, string meanfile 18, uint32 cropsize 20, float k 22, "
         "repeated BlobProto blobs 50, repeated float blobs_lr 51"
     ),
     "V1LayerParameter": (
@@ -78,13 +78,18 @@ _MESSAGES: dict[str, str] = {
 def classes(messages: Mapping[str, str], *, packed: bool = True) -> dict[str, Any]:
     """Classes of Google's library for messages, whose repeated numbers are packed where they say so, or never."""
     file = descriptor_pb2.FileDescriptorProto(name="messages.proto", package="caffe", syntax="proto2")
+    methods = file.enum_type.add(name="PoolMethod")
+    for number, name in enumerate(("MAX", "AVE", "STOCHASTIC")):
+        methods.value.add(name=name, number=number)
     for name, fields in messages.items():
         message = file.message_type.add(name=name)
         for field in fields.split(", "):
             *labels, kind, field_name, number = field.split()
             added = message.field.add(name=field_name, number=int(number))
             added.label = added.LABEL_REPEATED if "repeated" in labels else added.LABEL_OPTIONAL
-            if kind in _TYPES:
+            if kind == "PoolMethod":
+                added.type, added.type_name = added.TYPE_ENUM, ".caffe.PoolMethod"
+            elif kind in _TYPES:
                 added.type = _TYPES[kind]
                 if "packed" in labels:
                     added.options.packed = packed

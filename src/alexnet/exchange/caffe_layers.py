@@ -280,19 +280,19 @@ def read_blob(blob: Message) -> NDArray[np.float32]:
     """
     shape = blob_shape(blob)
     size = math.prod(shape)
-    num = sum(map(len, _chunks(blob)))
+    num = sum(map(len, blob_chunks(blob)))
     if num != size:
         raise WireError(f"the array at byte {blob.offset:,} is {shape_text(shape)}, but has {num:,} numbers")
     array = np.empty(size, np.float32)
     first = 0
     with np.errstate(over="ignore", invalid="ignore"):  # of doubles; who reads the array looks for infinite numbers
-        for chunk in _chunks(blob):
+        for chunk in blob_chunks(blob):
             array[first : first + len(chunk)] = chunk
             first += len(chunk)
     return array.reshape(shape)
 
 
-def _chunks(blob: Message) -> Iterator[NDArray[Any]]:
+def blob_chunks(blob: Message) -> Iterator[NDArray[Any]]:
     """The numbers of an array, in the order of the file; those of double precision where it has any, as in Caffe."""
     has_doubles = any(one.number == 8 and len(one.content) for one in blob)
     for one in blob:

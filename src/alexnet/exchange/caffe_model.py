@@ -5,8 +5,6 @@ blue, green, red, 0..255, minus a mean.
 """
 
 import math
-import mmap
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,9 +17,8 @@ from alexnet.errors import RequestError
 from alexnet.exchange.caffe_layers import CaffeLayer, CaffeNetwork, read_blob, read_network
 from alexnet.exchange.caffe_matching import matching_variants, num_weighted_layers, require_shapes
 from alexnet.exchange.foreign_network import CAFFE_CONVENTION, ForeignLayer, ForeignNetwork, InputConvention
-from alexnet.exchange.protobuf import LENGTH, VARINT, Message, WireError
+from alexnet.exchange.protobuf import LENGTH, VARINT, Message, WireError, mapped_message
 from alexnet.model.variants import VARIANTS
-from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.typed_files import damaged
 
 _DOWNLOAD = "download or copy it again"
@@ -43,24 +40,12 @@ def read_caffe(path: Path) -> ForeignNetwork:
             finite.
         WorkError: it is damaged or cut short, or lies about lengths.
     """
+    message = mapped_message(path, "give a .caffemodel")
     try:
-        message = Message(_mapped(path))
         _refuse_others(path, message)
         return _foreign_network(path, read_network(message))
     except WireError as error:
         raise damaged(path, f"or cut short: {error}", _DOWNLOAD) from error
-
-
-def _mapped(path: Path) -> memoryview:
-    """The bytes of a file that is not empty."""
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise RequestError(f"{path} is empty; {_DOWNLOAD}")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise_unless_damage(error, path)
-        raise RequestError(f"cannot read {path}: {error.strerror or error}; give a .caffemodel") from error
 
 
 def _refuse_others(path: Path, message: Message) -> None:

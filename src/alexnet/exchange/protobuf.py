@@ -7,12 +7,18 @@ that the depth is that of the caller's code.
 Wire format: https://protobuf.dev/programming-guides/encoding
 """
 
+import mmap
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from alexnet.errors import RequestError
+from alexnet.storage.read_errors import raise_unless_damage
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 """Wire types. 3 and 4, the ends of groups, are refused; 6 and 7 do not exist."""
@@ -148,6 +154,28 @@ def _unpacked(run: memoryview, num: int, width: int) -> memoryview:
         return run[-width:]
     rows = np.frombuffer(run, np.uint8).reshape(num, -1)
     return np.ascontiguousarray(rows[:, -width:]).reshape(-1).data
+
+
+def mapped_message(path: Path, advice: str) -> Message:
+    """A file as one message. Its bytes are read from the disk as they are used.
+
+    Args:
+        advice: what to give where there is no such file.
+
+    Raises:
+        RequestError: the file is missing, not a regular file, or empty.
+        TemporaryError: the machine or the drive failed.
+    """
+    if not path.is_file():
+        raise RequestError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}; {advice}")
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise RequestError(f"{path} is empty; download or copy it again")
+            return Message(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+    except OSError as error:
+        raise_unless_damage(error, path)
+        raise RequestError(f"cannot read {path}: {error.strerror or error}; {advice}") from error
 
 
 def varints(field: Field) -> Iterator[int]:
