@@ -57,8 +57,8 @@ _MESSAGES: dict[str, str] = {
     "V0LayerParameter": (
         "string name 1, string type 2, uint32 num_output 3, bool biasterm 4, uint32 pad 7, uint32 kernelsize 8, "
         "uint32 group 9, uint32 stride 10, PoolMethod pool 11, float dropout_ratio 12, uint32 local_size 13, float "
-        "alpha 14, float beta 15, string source 16, float scale 17, string meanfile 18, uint32 cropsize 20, float k 22, "
-        "repeated BlobProto blobs 50, repeated float blobs_lr 51"
+        "alpha 14, float beta 15, string source 16, float scale 17, string meanfile 18, uint32 cropsize 20, float k "
+        "22, repeated BlobProto blobs 50, repeated float blobs_lr 51"
     ),
     "V1LayerParameter": (
         "repeated string bottom 2, repeated string top 3, string name 4, int32 type 5, repeated BlobProto blobs 6, "

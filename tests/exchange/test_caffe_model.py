@@ -19,6 +19,7 @@ from alexnet import AlexNet
 from alexnet.errors import AlexNetError, RequestError, WorkError
 from alexnet.exchange.caffe_model import read_caffe
 from alexnet.exchange.foreign_network import CAFFE_CONVENTION, ForeignNetwork
+from alexnet.exchange.readers import read_foreign
 
 ORDERS = {"caffe": "norm pool", "caffenet": "pool norm"}
 WIDTH, CLASSES = 0.0625, 7
@@ -316,6 +317,19 @@ def test_other_files_are_named(path: Path, content: bytes, message: str) -> None
     with pytest.raises(RequestError, match=message) as refused:
         read_caffe(path)
     assert str(refused.value).startswith(str(path)) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "net.caffemodel"])
+@pytest.mark.parametrize("form", ["new", "v1"])
+def test_read_foreign_knows_a_model_by_its_content_or_by_its_name(tmp_path: Path, name: str, form: str) -> None:
+    net = network(LAYERS, WEIGHTS, form)
+    require_weights(read_foreign(write(tmp_path / name, net)))
+    if name == "net.caffemodel":
+        net.ClearField("name")
+        require_weights(read_foreign(write(tmp_path / name, net)))
+    (tmp_path / name).write_bytes(PROTOTXT)
+    with pytest.raises(RequestError, match="is a description in text" if "caffe" in name else "is a text file"):
+        read_foreign(tmp_path / name)
 
 
 def test_files_that_cannot_be_opened_are_said(tmp_path: Path) -> None:

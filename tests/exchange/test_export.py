@@ -133,7 +133,7 @@ def test_what_is_said_runs(tmp_path: Path, file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"to": "tflite"}, "cannot export to 'tflite'; allowed are safetensors, torchvision, hub"),
+        ({"to": "tflite"}, "cannot export to 'tflite'; allowed are safetensors, torchvision, caffe, hub"),
         ({"run": "nothing"}, "nothing does not exist"),
         ({"path": ""}, "the exported file is ''"),
         ({"path": "there/a.pth"}, "cannot write there/a.pth: No such file or directory"),
@@ -170,7 +170,7 @@ def test_a_changed_network_and_a_baseline_are_refused(tmp_path: Path) -> None:
 
 def test_a_network_without_trained_dense_layers_goes_out_only_where_that_can_be_said(tmp_path: Path) -> None:
     trained = dataclasses.replace(small(), untrained_layers=("fc6", "fc7", "fc8"))
-    for form in ("torchvision", "hub"):
+    for form in ("torchvision", "caffe", "hub"):
         with pytest.raises(alexnet.RequestError, match="class scores need fc6, fc7, fc8"):
             alexnet.export(trained, tmp_path / "a", to=form)
     written = alexnet.export(trained, tmp_path / "b", to="safetensors")

@@ -22,7 +22,8 @@ def add_arguments(parser: CommandParser) -> None:
         choices=FORMS,
         metavar="FORM",
         help="safetensors: all tensors, the mean image and the class names; torchvision: a state dict for "
-        "torchvision.models.alexnet (.pth), only of variant torchvision; hub: a folder for Hugging Face's hub, with a "
+        "torchvision.models.alexnet (.pth), only of variant torchvision; caffe: a folder for Caffe, "
+        "only of variants caffe and caffenet; hub: a folder for Hugging Face's hub, with a "
         "model card",
     )
     text = "file or folder to create (default: in the working directory, named after the run)"

@@ -41,6 +41,7 @@ from alexnet.storage.atomic import staged_folder, write_chunks, write_text
 MODEL_NAMES = {"caffe": "AlexNet", "caffenet": "CaffeNet"}
 """Caffe's name of the network of a variant."""
 DEPLOY_FILE = "deploy.prototxt"
+WEIGHTS_FILE = "weights.caffemodel"
 MEAN_FILE = "mean.binaryproto"
 LABELS_FILE = "labels.txt"
 README_FILE = "README.txt"
@@ -49,17 +50,12 @@ _MAX_REASONS = 3
 _Chunks = list[bytes | memoryview]
 
 
-def weights_name(variant: str) -> str:
-    """Name of the file of weights: `alexnet.caffemodel`."""
-    return f"{MODEL_NAMES[variant].lower()}.caffemodel"
-
-
 def write_caffe(trained: Trained, folder: Path) -> None:
     """Write a folder that Caffe reads, atomically.
 
-    `deploy.prototxt`, the network for one image at a time; `alexnet.caffemodel` or `caffenet.caffemodel`, its weights,
-    bit for bit, with the first layer's input channels in the order blue, green, red; `mean.binaryproto`; `labels.txt`,
-    an id and a name per line, in the order of the outputs; and `README.txt`, how to use them from Python.
+    `deploy.prototxt`: the network, for one image at a time. `weights.caffemodel`: its weights, bit for bit; of the
+    first layer, for inputs in the order blue, green, red. `mean.binaryproto`: the mean image in that order.
+    `labels.txt`: an id and a name per line, in the order of the outputs. `README.txt`: how to use them from Python.
 
     Raises:
         RequestError: the folder exists, or Caffe does not compute this network equally (the message says why).
@@ -69,13 +65,14 @@ def write_caffe(trained: Trained, folder: Path) -> None:
     variant = trained.network.variant
     if variant not in CAFFE_VARIANTS:
         raise RequestError(
-            f"Caffe does not compute variant {variant!r} equally: {_differences(trained.network)}. Allowed are "
-            f"{' and '.join(CAFFE_VARIANTS)}; export it to onnx or safetensors, which take every variant"
+            f"variant {variant!r} cannot be exported to Caffe, which would compute something else: "
+            f"{_differences(trained.network)}. Allowed are {' and '.join(CAFFE_VARIANTS)}; export it to onnx or "
+            "safetensors, which take every variant"
         )
     layers = _deployed_layers(trained.network)
     with staged_folder(folder) as stage:
         write_text(stage / DEPLOY_FILE, _prototxt(MODEL_NAMES[variant], trained.crop, layers))
-        write_chunks(stage / weights_name(variant), _model(trained, layers))
+        write_chunks(stage / WEIGHTS_FILE, _model(trained, layers))
         write_chunks(stage / MEAN_FILE, _mean(trained.mean_image))
         write_text(
             stage / LABELS_FILE,
@@ -87,7 +84,7 @@ def write_caffe(trained: Trained, folder: Path) -> None:
 def _differences(network: AlexNet) -> str:
     """What of the network Caffe computes otherwise, or not at all."""
     spec = network.spec
-    reasons = [] if spec.input_scale == 1 else ["it multiplies its input"]
+    reasons = [] if spec.input_scale == 1 else ["the network multiplies its input by a factor"]
     for layer in spec.named_layers:
         if reason := _difference(layer.spec):
             reasons.append(f"{layer.name} {reason}")
@@ -230,7 +227,7 @@ def _readme(trained: Trained) -> str:
     return f"""\
 {MODEL_NAMES[variant]} for Caffe, with {len(trained.classes):,} classes. Trained on: {_line(trained.title)}
 
-{DEPLOY_FILE}: the network. {weights_name(variant)}: its weights. {MEAN_FILE}: the mean image.
+{DEPLOY_FILE}: the network. {WEIGHTS_FILE}: its weights. {MEAN_FILE}: the mean image.
 {LABELS_FILE}: id and name of each class, in the order of the outputs.
 
 The network reads {crop} x {crop} pixels, 0..255, in the order blue, green, red, minus the mean image. In Python:
@@ -239,7 +236,7 @@ The network reads {crop} x {crop} pixels, 0..255, in the order blue, green, red,
     import numpy as np
     from PIL import Image, ImageOps
 
-    net = caffe.Net("{DEPLOY_FILE}", "{weights_name(variant)}", caffe.TEST)
+    net = caffe.Net("{DEPLOY_FILE}", "{WEIGHTS_FILE}", caffe.TEST)
     blob = caffe.proto.caffe_pb2.BlobProto.FromString(open("{MEAN_FILE}", "rb").read())
     mean = caffe.io.blobproto_to_array(blob)[0]  # (3, {side}, {side}), blue, green, red
 

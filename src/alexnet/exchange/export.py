@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.errors import RequestError
+from alexnet.exchange.caffe_export import DEPLOY_FILE, MEAN_FILE, README_FILE, WEIGHTS_FILE, write_caffe
 from alexnet.exchange.forms import ENDINGS, FORMS, Form
 from alexnet.exchange.hub_export import write_hub
 from alexnet.exchange.torchvision_export import color_statistics, write_torchvision
@@ -84,9 +85,10 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
 
     Args:
         run: a run folder, a weights file, or what `alexnet.load` returned.
-        path: the file to write; of form `hub` a folder.
+        path: the file to write; of forms `caffe` and `hub` a folder.
         to: `safetensors`: all tensors under the names of `AlexNet`, and the mean image; `torchvision`: a state dict for
-            `torchvision.models.alexnet` (only of variant `torchvision`); `hub`: a folder for Hugging Face's hub with a
+            `torchvision.models.alexnet` (only of variant `torchvision`); `caffe`: a folder for Caffe (only of variants
+            `caffe` and `caffenet`); `hub`: a folder for Hugging Face's hub with a
             model card, which says what the run folder records.
 
     Returns:
@@ -114,6 +116,9 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
             case "torchvision":
                 write_torchvision(trained, path)
                 contents = _torchvision_contents(trained, path)
+            case "caffe":
+                write_caffe(trained, path)
+                contents = _caffe_contents(trained, path)
             case "hub":
                 write_hub(trained, path, folder)
                 contents = _hub_contents(trained, path)
@@ -184,6 +189,16 @@ def _torchvision_contents(trained: Trained, path: Path) -> _Contents:
         output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities",
         load=load,
         notes=notes,
+    )
+
+
+def _caffe_contents(trained: Trained, path: Path) -> _Contents:
+    files = [str(path / name) for name in (DEPLOY_FILE, WEIGHTS_FILE)]
+    return _Contents(
+        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), BGR, 0..255, minus the central crop of {MEAN_FILE}",
+        output=f"prob: probabilities (N, {len(trained.classes)})",
+        load=("import caffe", f"network = caffe.Net({files[0]!r}, {files[1]!r}, caffe.TEST)"),
+        notes=(f"{README_FILE} in the folder shows how to prepare a photograph.",),
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-Form = Literal["safetensors", "torchvision", "hub"]
+Form = Literal["safetensors", "torchvision", "caffe", "hub"]
 FORMS: tuple[Form, ...] = get_args(Form)
-ENDINGS: dict[Form, str] = {"safetensors": ".safetensors", "torchvision": ".pth", "hub": "-hub"}
+ENDINGS: dict[Form, str] = {"safetensors": ".safetensors", "torchvision": ".pth", "caffe": "-caffe", "hub": "-hub"}
 """What the name of an exported file, or folder, ends with."""
