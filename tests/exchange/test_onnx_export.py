@@ -16,35 +16,16 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from tests.exchange.trained_networks import CLASS_NAMES, ELONGATION, FITS, random_images, trained_network
 from tests.model.varied_networks import normwise, varied_network
 
 import alexnet
-from alexnet import ClassInfo, RequestError, Trained
+from alexnet import RequestError, Trained
 from alexnet.data.decode import Fit
 from alexnet.exchange import onnx_export
 from alexnet.exchange.onnx_export import onnx_model, write_onnx
 from alexnet.model.layer_specs import AveragePool, Dropout, LocallyConnected
 from alexnet.model.variants import VARIANTS
-
-FITS: tuple[Fit, ...] = ("crop", "pad", "squash")
-ELONGATION = 100
-"""Of a picture that `alexnet.preprocess` takes."""
-
-
-def trained_network(variant: str, side: int | None = None, fit: Fit = "crop") -> Trained:
-    """A narrow network with a mean image that differs everywhere."""
-    network, _, _ = varied_network(variant)
-    crop = network.spec.image_px
-    side = crop + crop // 7 if side is None else side
-    return Trained(
-        network=network,
-        classes=tuple(ClassInfo(id=f"n{index}", name=f"Größe {index}") for index in range(7)),
-        mean_image=torch.rand(side, side, 3, generator=torch.Generator().manual_seed(1)) * 255,
-        crop=crop,
-        title="test images",
-        generated=True,
-        fit=fit,
-    )
 
 
 def session(model: Any, *more_outputs: str) -> onnxruntime.InferenceSession:
@@ -52,10 +33,6 @@ def session(model: Any, *more_outputs: str) -> onnxruntime.InferenceSession:
     for name in more_outputs:
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
-def random_images(num: int, height: int, width: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(3).integers(0, 256, (num, height, width, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -72,7 +49,7 @@ def test_scores_of_every_variant(variant: str) -> None:
             wanted = trained.network(alexnet.preprocess(images, trained))
         assert normwise(torch.from_numpy(scores), wanted) < 1e-5
         assert np.abs(probabilities - wanted.softmax(1).numpy()).max() < 1e-4
-        assert list(names) == [f"Größe {index}" for index in range(7)]
+        assert list(names) == CLASS_NAMES
 
 
 def test_nodes_are_named_after_modules() -> None:
@@ -119,9 +96,16 @@ def network_inputs(fit: Fit, images: NDArray[np.uint8]) -> tuple[NDArray[np.floa
     return run.run(["network_input"], {"images": images})[0], trained
 
 
+def assert_same_pixels(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    """One gray level may differ here and there, where float32 does not hold the sums."""
+    difference = np.abs(found - wanted)
+    assert difference.max() < 1.001 and (difference > 0.5).mean() < 0.0005
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(FITS), st.integers(1, 200), st.integers(1, 200), st.integers(0, 2**32 - 1))
 @example("crop", 1, 1, 0)
+@example("crop", 22, 22, 0)
 @example("crop", 33, 33, 0)
 @example("crop", 33, 34, 0)
 @example("crop", 34, 33, 0)
@@ -133,15 +117,16 @@ def network_inputs(fit: Fit, images: NDArray[np.uint8]) -> tuple[NDArray[np.floa
 @example("squash", 700, 900, 0)
 def test_preprocessing_of_any_size(fit: Fit, height: int, width: int, seed: int) -> None:
     assume(max(height, width) <= ELONGATION * min(height, width))
-    images = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    images = random_images(2, height, width, seed)
     inputs, trained = network_inputs(fit, images)
-    assert np.abs(inputs - alexnet.preprocess(images, trained).numpy()).max() < 1.001
+    assert_same_pixels(inputs, alexnet.preprocess(images, trained).numpy())
     margin = (trained.side - trained.crop) // 2
     middle = slice(margin, margin + trained.crop)
     mean = trained.mean_image.numpy()[middle, middle]
     for image, found in zip(images, inputs, strict=True):
         square = pillow_square(image, trained.side, fit)[middle, middle]
-        assert np.abs(found.transpose(1, 2, 0) + mean - square).max() < 1.001
+        difference = np.abs(found.transpose(1, 2, 0) + mean - square)
+        assert difference.max() < 2.001 and difference.mean() < 0.4  # Pillow's weights have more bits
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -151,15 +136,16 @@ def test_pixels_that_no_resizing_changes_are_equal(fit: Fit) -> None:
     assert np.array_equal(inputs, alexnet.preprocess(images, trained).numpy())
 
 
-@pytest.mark.parametrize(("height", "width"), [(500, 375), (3000, 2000), (256, 256), (255, 2550), (40, 56)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(500, 375), (3000, 2000), (256, 256), (255, 2550), (40, 56), (4000, 6000)]
+)
 def test_photographs_for_the_published_sizes(height: int, width: int) -> None:
     trained = trained_network("caffe", 256)
     run = session(onnx_model(trained), "network_input")
     smooth = Image.fromarray(random_images(1, 9, 9)[0]).resize((width, height), Image.Resampling.BICUBIC)
     image = np.asarray(smooth)
     (found,) = run.run(["network_input"], {"images": image[None]})
-    difference = np.abs(found - alexnet.preprocess(image, trained).numpy())
-    assert difference.max() < 1.001 and (difference > 0.5).mean() < 0.05
+    assert_same_pixels(found, alexnet.preprocess(image, trained).numpy())
 
 
 def test_what_the_file_says(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ from alexnet.model.layer_specs import (
 )
 from alexnet.model.network import AlexNet
 
-OPSET = 18
-"""The first whose Resize can antialias."""
+OPSET = 17
+"""All operators used here are in it, and in all runtimes of recent years."""
 
 
 def onnx_module(name: str = "onnx") -> Any:
@@ -53,12 +53,9 @@ class OnnxGraph:
     """Nodes and constants of a graph in the order in which they run. Names of nodes are those of their first output."""
 
     def __init__(self) -> None:
-        onnx = onnx_module()
-        self._make_node, self._from_array = onnx.helper.make_node, onnx.numpy_helper.from_array
+        self._onnx = onnx_module()
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
-        self.num_bytes = 0
-        """Of the constants."""
 
     def add(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         """Add a node with one output; returns its name."""
@@ -67,13 +64,19 @@ class OnnxGraph:
 
     def add_split(self, operator: str, inputs: Sequence[str], names: Sequence[str], **attributes: Any) -> None:
         """Add a node with several outputs."""
-        self.nodes.append(self._make_node(operator, inputs, names, name=names[0], **attributes))
+        self.nodes.append(self._onnx.helper.make_node(operator, inputs, names, name=names[0], **attributes))
+
+    def add_text(self, text: str) -> None:
+        """Add nodes in ONNX's text form, `output = Operator <attribute = 1> (input)` a line."""
+        lines = "\n".join(line for line in text.splitlines() if line.strip())
+        for node in self._onnx.parser.parse_graph(f"nodes () => () {{ {lines} }}").node:
+            node.name = node.output[0]
+            self.nodes.append(node)
 
     def constant(self, name: str, values: Any, dtype: type[np.generic] | type[str] = np.int64) -> str:
         """Add a constant; returns its name."""
         array = np.ascontiguousarray(np.asarray(values, object if dtype is str else dtype).reshape(np.shape(values)))
-        self.num_bytes += array.nbytes
-        self.constants.append(self._from_array(array, name))
+        self.constants.append(self._onnx.numpy_helper.from_array(array, name))
         return name
 
 
@@ -113,7 +116,7 @@ def _add_layer(graph: OnnxGraph, layer: SizedLayer, network: AlexNet, x: str) ->
             parts = [[f"{name}.{part}{column}" for column in range(columns)] for part in ("x", "weight", "bias")]
             sources = (x, *_weights(graph, layer, network))
             for source, names, axis in zip(sources, parts, (1, 0, 0), strict=True):
-                graph.add_split("Split", [source], names, axis=axis, num_outputs=columns)
+                graph.add_split("Split", [source], names, axis=axis)
             products = [
                 graph.add("Gemm", inputs, f"{name}.column{column}", transB=1)
                 for column, inputs in enumerate(zip(*parts, strict=True))

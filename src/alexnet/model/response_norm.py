@@ -25,14 +25,14 @@ class _ResponseNorm(torch.autograd.Function):
         # x: (B, C, H, W)
         ctx.save_for_backward(x)
         ctx.spec = spec
-        return _normalized(x, spec)
+        return normalize_channels(x, spec)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # dx_j = g_j d_j^-beta - 2 alpha beta x_j sum over i with j in window(i) of g_i x_i d_i^(-beta - 1)
         (x,), spec = ctx.saved_tensors, ctx.spec
         if torch.is_grad_enabled():  # a second backward pass will follow
-            (of_x,) = torch.autograd.grad(_normalized(x, spec), x, gradient, create_graph=True)
+            (of_x,) = torch.autograd.grad(normalize_channels(x, spec), x, gradient, create_graph=True)
             return of_x, None
         wide = _widened(x)
         denominator = _denominator(wide, spec)
@@ -43,7 +43,8 @@ class _ResponseNorm(torch.autograd.Function):
         return scaled.addcmul_(crossed, wide, value=-2 * _factor(spec) * spec.beta).to(x.dtype), None
 
 
-def _normalized(x: torch.Tensor, spec: ResponseNorm) -> torch.Tensor:
+def normalize_channels(x: torch.Tensor, spec: ResponseNorm) -> torch.Tensor:
+    """`local_response_norm` of (B, C, H, W) by torch's own operations alone, unchecked."""
     # The square of a float16 overflows from 256 on, and a bfloat16 keeps 8 bits.
     wide = _widened(x)
     return (wide * _power(_denominator(wide, spec), -spec.beta)).to(x.dtype)
@@ -135,7 +136,7 @@ def local_response_norm(
     # Autocast would return the products in another dtype than the activations.
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         if needs_reference_ops(positions):
-            return _normalized(positions, spec).reshape(x.shape)
+            return normalize_channels(positions, spec).reshape(x.shape)
         result: torch.Tensor = _ResponseNorm.apply(positions, spec)  # type: ignore[no-untyped-call]
     return result.reshape(x.shape)
 
@@ -166,8 +167,13 @@ def same_map_norm(x: torch.Tensor, size: int = 5, alpha: float = 1e-3, beta: flo
             f"same-map normalization takes floating point (B, C, H, W), got {x.dtype} of shape {tuple(x.shape)}"
         )
     with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        wide = _widened(x)
-        # The padding's zeros are counted. Padded first: the backward pass of avg_pool2d with padding is wrong for
-        # channels-last tensors on GPUs (pytorch/pytorch issue 188344; up to 2.13).
-        mean_square = F.avg_pool2d(F.pad(wide * wide, [size // 2] * 4), size, stride=1)
-        return (wide * _power(mean_square.mul(alpha).add(1.0), -beta)).to(x.dtype)
+        return normalize_positions(x, size, alpha, beta)
+
+
+def normalize_positions(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
+    """`same_map_norm` by torch's own operations alone, unchecked."""
+    wide = _widened(x)
+    # The padding's zeros are counted. Padded first: the backward pass of avg_pool2d with padding is wrong for
+    # channels-last tensors on GPUs (pytorch/pytorch issue 188344; up to 2.13).
+    mean_square = F.avg_pool2d(F.pad(wide * wide, [size // 2] * 4), size, stride=1)
+    return (wide * _power(mean_square.mul(alpha).add(1.0), -beta)).to(x.dtype)
