@@ -43,3 +43,9 @@ def test_torchvision_style(tmp_path: Path, photograph: Path) -> None:
 def test_timm_style(tmp_path: Path, photograph: Path) -> None:
     alexnet.export(small("paper"), tmp_path / "hub", to="hub")
     assert run_example("timm_style.py", tmp_path / "hub", photograph).rstrip().endswith(" %")
+
+
+def test_onnx_runtime(tmp_path: Path, photograph: Path) -> None:
+    save_trained(tmp_path / "run.safetensors", small())
+    lines = run_example("onnx_runtime.py", tmp_path / "run.safetensors", photograph).splitlines()
+    assert len(lines) == 3 and all(" %  " in line for line in lines)

@@ -7,7 +7,7 @@ from pathlib import Path
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_json
 from alexnet.cli.output import print_json, print_lines
-from alexnet.exchange.forms import FORMS
+from alexnet.exchange.forms import FORMS, SUMMARIES
 
 NUM_NAMES = 5
 """Classes that the output names."""
@@ -21,10 +21,7 @@ def add_arguments(parser: CommandParser) -> None:
         required=True,
         choices=FORMS,
         metavar="FORM",
-        help="safetensors: all tensors, the mean image and the class names; torchvision: a state dict for "
-        "torchvision.models.alexnet (.pth), only of variant torchvision; caffe: a folder for Caffe, "
-        "only of variants caffe and caffenet; hub: a folder for Hugging Face's hub, with a "
-        "model card",
+        help="; ".join(f"{form}: {summary}" for form, summary in SUMMARIES.items()),
     )
     text = "file or folder to create (default: in the working directory, named after the run)"
     parser.add_argument("--out", type=Path, metavar="PATH", help=text)

@@ -115,7 +115,7 @@ COMMANDS = {
     "export": Command(
         "exchange",
         "Write a trained network for another program.",
-        "alexnet export runs/first --to safetensors --out first.safetensors",
+        "alexnet export runs/first --to onnx --out first.onnx",
     ),
     "bench": Command(
         "system",

@@ -10,6 +10,7 @@ from alexnet.errors import RequestError
 from alexnet.exchange.caffe_export import DEPLOY_FILE, MEAN_FILE, README_FILE, WEIGHTS_FILE, write_caffe
 from alexnet.exchange.forms import ENDINGS, FORMS, Form
 from alexnet.exchange.hub_export import write_hub
+from alexnet.exchange.onnx_export import write_onnx
 from alexnet.exchange.torchvision_export import color_statistics, write_torchvision
 from alexnet.model.weights import Trained, load_trained, require_describable, save_trained, weights_file
 from alexnet.runs.folder import RunFolder
@@ -86,9 +87,10 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
     Args:
         run: a run folder, a weights file, or what `alexnet.load` returned.
         path: the file to write; of forms `caffe` and `hub` a folder.
-        to: `safetensors`: all tensors under the names of `AlexNet`, and the mean image; `torchvision`: a state dict for
-            `torchvision.models.alexnet` (only of variant `torchvision`); `caffe`: a folder for Caffe (only of variants
-            `caffe` and `caffenet`); `hub`: a folder for Hugging Face's hub with a
+        to: `onnx`: from uint8 photographs of any size to probabilities and class names; `safetensors`: all tensors
+            under the names of `AlexNet`, and the mean image; `caffe`: a folder for Caffe (only of variants `caffe` and
+            `caffenet`); `torchvision`: a state dict for `torchvision.models.alexnet` (only of variant
+            `torchvision`); `hub`: a folder for Hugging Face's hub with a
             model card, which says what the run folder records.
 
     Returns:
@@ -110,6 +112,9 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
         raise RequestError(f"{path} exists already; remove it or name another path")
     try:
         match to:
+            case "onnx":
+                write_onnx(trained, path)
+                contents = _onnx_contents(trained, path)
             case "safetensors":
                 save_trained(path, trained)
                 contents = _safetensors_contents(trained, path)
@@ -150,6 +155,17 @@ def _run_folder(run: Path) -> RunFolder | None:
     file = weights_file(run)
     in_run = file.name == "weights.safetensors" and (file.parent / "run.json").is_file()
     return RunFolder.open(file.parent) if in_run else None
+
+
+def _onnx_contents(trained: Trained, path: Path) -> _Contents:
+    return _Contents(
+        input="images, uint8 (N, H, W, 3): upright photographs of one size, any size, RGB",
+        output=f"probabilities, float32 (N, {len(trained.classes)}), and class_names, ({len(trained.classes)},)",
+        load=(
+            f"session = onnxruntime.InferenceSession({str(path)!r})",
+            "probabilities, names = session.run(None, {'images': pixels})",
+        ),
+    )
 
 
 def _safetensors_contents(trained: Trained, path: Path) -> _Contents:

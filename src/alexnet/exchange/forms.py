@@ -2,7 +2,20 @@
 
 from typing import Literal, get_args
 
-Form = Literal["safetensors", "torchvision", "caffe", "hub"]
+Form = Literal["onnx", "safetensors", "torchvision", "caffe", "hub"]
 FORMS: tuple[Form, ...] = get_args(Form)
-ENDINGS: dict[Form, str] = {"safetensors": ".safetensors", "torchvision": ".pth", "caffe": "-caffe", "hub": "-hub"}
+ENDINGS: dict[Form, str] = {
+    "onnx": ".onnx",
+    "safetensors": ".safetensors",
+    "torchvision": ".pth",
+    "caffe": "-caffe",
+    "hub": "-hub",
+}
 """What the name of an exported file, or folder, ends with."""
+SUMMARIES: dict[Form, str] = {
+    "onnx": "from photographs of any size to probabilities and class names",
+    "safetensors": "all tensors, the mean image and the class names",
+    "torchvision": "a state dict for torchvision.models.alexnet (.pth), only of variant torchvision",
+    "caffe": "a folder for Caffe, only of variants caffe and caffenet",
+    "hub": "a folder for Hugging Face's hub, with a model card",
+}
