@@ -213,8 +213,22 @@ def test_an_imported_network_tells_its_file(tmp_path: Path) -> None:
     run.update_metadata(state="finished")
     save_trained(run.weights, small())
     run.save_evaluation("val-1views", evaluation(1))
+    layer = {
+        "name": "conv1", "file_name": "features.0", "shape": [4, 3, 11, 11], "verdict": "trained", "distribution": "d",
+        "std": 0.1, "excess_kurtosis": 0.1, "top_singular_value": 0.1, "unit_spread": 0.1, "input_spread": 0.1,
+        "smoothness": 0.1, "biases": "b", "dead_units": 0, "duplicate_units": 0, "dead_inputs": 0, "silent_channels": 0,
+    }  # fmt: skip
+    finding = {"kind": "k", "stance": "for", "text": "The filters of conv1 are <smooth>."}
+    run.save_proof(
+        {
+            "format_version": 1, "status": "plausible", "verdict": "The weights are *trained*.", "findings": [finding],
+            "layers": [layer], "sample": None, "combinations": [], "moved_classes": [],
+        }
+    )  # fmt: skip
     front, body = card(alexnet.export(run, tmp_path / "hub", to="hub").path)
     text, types = shown(body)
+    assert "imported: plausible. The weights are *trained*." in text.replace("\n", "")
+    assert "The filters of conv1 are <smooth>." in text
     assert "html_inline" not in types and "secret" not in body
     assert f"Imported from the file <x>.pth, a PyTorch state dict: 244,408,911 bytes, SHA-256 {'ab' * 32}." in text
     assert "In the file, colors are BGR (the variant), and the color (123.675, 116.28, 103.53) is subtracted." in text

@@ -19,7 +19,7 @@ from alexnet.runs.folder import RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.overview import changes_of
 from alexnet.runs.recipe import Recipe
-from alexnet.runs.run_files import RunMetadata, StoredEvaluation
+from alexnet.runs.run_files import RunMetadata, StoredEvaluation, StoredProof
 from alexnet.system.visible_text import visible
 
 NUM_NAMES = 100
@@ -49,6 +49,8 @@ class RunRecord:
     evaluations: Mapping[str, StoredEvaluation]
     origin: Sequence[str]
     """Of the training, or of the import: a sentence each."""
+    proof: StoredProof | None
+    """Of an import."""
 
     def data_title(self, checksum: str) -> str | None:
         """The title of the data set with this checksum, if the run names it."""
@@ -68,7 +70,7 @@ def read_record(run: RunFolder) -> RunRecord:
     """
     metadata, recipe = run.metadata(), run.any_recipe()
     origin = _import_origin(recipe) if isinstance(recipe, ImportRecipe) else _training_origin(run.recipe(), metadata)
-    return RunRecord(metadata=metadata, evaluations=run.evaluations(), origin=origin)
+    return RunRecord(metadata=metadata, evaluations=run.evaluations(), origin=origin, proof=run.proof())
 
 
 def _training_origin(recipe: Recipe, metadata: RunMetadata) -> list[str]:
@@ -274,7 +276,13 @@ def _preprocessing(trained: Trained) -> str:
 def _origin(record: RunRecord | None) -> str:
     if record is None:
         return "The network was exported without a run folder, so its training is not recorded."
-    return "\n".join(f"- {line}" for line in record.origin)
+    lines = "\n".join(f"- {line}" for line in record.origin)
+    if record.proof is None:
+        return lines
+    findings = "\n".join(f"- {escaped(one['text'])}" for one in record.proof["findings"])
+    checked = "Whether the weights are what they claim to be was checked when they were imported: "
+    verdict = f"{checked}**{record.proof['status']}**. {escaped(record.proof['verdict'])}"
+    return f"{lines}\n\n{verdict}\n\n{findings}".rstrip()
 
 
 def _limits(record: RunRecord | None) -> str:
