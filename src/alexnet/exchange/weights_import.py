@@ -8,19 +8,17 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import ClassInfo
-from alexnet.data.decode import Fit
 from alexnet.errors import RequestError
 from alexnet.evaluation.preprocessing import IMAGENET_MEAN_COLOR
 from alexnet.exchange.class_lists import imagenet_classes, numbered_classes
 from alexnet.exchange.foreign_network import (
     CAFFE_CONVENTION,
     TORCHVISION_CONVENTION,
-    ColorOrder,
     ForeignLayer,
     ForeignNetwork,
     InputConvention,
-    InputScale,
 )
+from alexnet.exchange.import_choices import ImportChoices
 from alexnet.model.layer_specs import (
     Convolution,
     Dense,
@@ -50,31 +48,14 @@ _KINDS = {2: Dense, 4: Convolution, 6: LocallyConnected}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImportChoices:
-    """What a user says of a file; None leaves it to the file, or to the variant."""
-
-    variant: str | None = None
-    classes: tuple[ClassInfo, ...] | None = None
-    classes_from: str = ""
-    """Where the classes come from, in words."""
-    color_order: ColorOrder | None = None
-    input_scale: InputScale | None = None
-    mean_color: tuple[float, float, float] | None = None
-    """RGB, 0..255."""
-    mean_image: NDArray[np.float32] | None = None
-    """(side, side, 3) RGB, 0..255, instead of a mean color."""
-    side: int | None = None
-    fit: Fit | None = None
-    features_only: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Conversion:
     """A network made of a file's."""
 
     trained: Trained
     foreign: ForeignNetwork
     """With the layers that were taken, and the convention that was."""
+    original: ForeignNetwork
+    """As the file has it."""
     recipe: ImportRecipe
     is_convention_known: bool
     """Whether the file or the user says how pixels are read; else it is what the variant usually reads."""
@@ -112,6 +93,7 @@ def convert(foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices)
         RequestError: the layers are not those of a variant, or of the chosen one, or the class list or the mean image
             has another size than the network.
     """
+    original = foreign
     foreign, notes = _without_dropped(foreign, choices)
     match, also = _matching_variant(foreign, file, choices)
     if also:
@@ -160,6 +142,7 @@ def convert(foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices)
     return Conversion(
         trained=trained,
         foreign=replace(foreign, convention=convention),
+        original=original,
         recipe=recipe,
         is_convention_known=is_known,
         notes=(*foreign.notes, *notes, *class_notes),

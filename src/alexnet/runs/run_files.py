@@ -62,6 +62,10 @@ class RunMetadata(TypedDict):
     baseline: NotRequired[str]
     proved_on: NotRequired[RunData | None]
     """Of an imported network: the data set on which the import measured it."""
+    request: NotRequired[dict[str, Any]]
+    """Of an imported network: what the import was asked for."""
+    notes: NotRequired[list[str]]
+    """Of an imported network: what its user should know, one sentence each."""
 
 
 class AnyEvent(TypedDict):

@@ -1,0 +1,167 @@
+"""What a user says of a file of weights: options of an import, checked, and the files that they name, read."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data.dataset import ClassInfo
+from alexnet.data.decode import Fit
+from alexnet.errors import RequestError
+from alexnet.exchange.class_lists import IMAGENET, imagenet_classes, read_classes
+from alexnet.exchange.foreign_network import ColorOrder, InputScale
+from alexnet.model.variants import named_variant
+from alexnet.storage.arguments import is_number, is_whole
+from alexnet.storage.paths import StrPath, as_path, described
+from alexnet.storage.read_errors import raise_unless_damage
+
+GivenClasses = StrPath | Sequence[str | ClassInfo]
+GivenMean = StrPath | Sequence[float]
+_MAX_SIDE = 4096
+_COLOR = re.compile(r"\s*-?[\d.]+(e-?\d+)?\s*(,\s*-?[\d.]+(e-?\d+)?\s*)*")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImportChoices:
+    """What a user says of a file; None leaves it to the file, or to the variant."""
+
+    variant: str | None = None
+    classes: tuple[ClassInfo, ...] | None = None
+    classes_from: str = ""
+    """Where the classes come from, in words."""
+    color_order: ColorOrder | None = None
+    input_scale: InputScale | None = None
+    mean_color: tuple[float, float, float] | None = None
+    """RGB, 0..255."""
+    mean_image: NDArray[np.float32] | None = None
+    """(side, side, 3) RGB, 0..255, instead of a mean color."""
+    side: int | None = None
+    fit: Fit | None = None
+    features_only: bool = False
+
+    @property
+    def says_reading(self) -> bool:
+        """Whether it says all of how pixels are read."""
+        has_mean = self.mean_color is not None or self.mean_image is not None
+        return self.color_order is not None and self.input_scale is not None and has_mean
+
+
+def checked_choices(
+    *,
+    variant: str | None,
+    classes: GivenClasses | None,
+    color_order: str | None,
+    input_scale: str | float | None,
+    mean: GivenMean | None,
+    side: int | None,
+    fit: str | None,
+    features_only: bool,
+) -> ImportChoices:
+    """The choices that a caller gave, see `import_weights`; files that they name are read.
+
+    Raises:
+        RequestError: a value that is not allowed, or a file that is not a class list or a mean image.
+    """
+    if variant is not None:
+        named_variant(variant)
+    scale = str(input_scale) if input_scale in (1, 255) else input_scale
+    for option, value, allowed in (
+        ("--color-order", color_order, get_args(ColorOrder)),
+        ("--input-scale", scale, get_args(InputScale)),
+        ("--fit", fit, get_args(Fit)),
+    ):
+        if value is not None and value not in allowed:
+            raise RequestError(f"{option} is {described(value)}; allowed are {', '.join(allowed)}")
+    if side is not None and not is_whole(side, 1, _MAX_SIDE):
+        raise RequestError(f"--side is {described(side)}; allowed is 1 to {_MAX_SIDE:,}")
+    named, classes_from = (None, "") if classes is None else _classes(classes)
+    color, image = (None, None) if mean is None else _mean(mean)
+    checked: dict[str, Any] = {"color_order": color_order, "input_scale": scale, "fit": fit}
+    return ImportChoices(
+        variant=variant,
+        classes=named,
+        classes_from=classes_from,
+        mean_color=color,
+        mean_image=image,
+        side=side,
+        features_only=bool(features_only),
+        **checked,
+    )
+
+
+def _classes(given: GivenClasses) -> tuple[tuple[ClassInfo, ...], str]:
+    """The classes, and where they come from, in words."""
+    if given == IMAGENET:
+        return imagenet_classes(), "ILSVRC-2012's, sorted by id (--classes imagenet)"
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        path = as_path(given, "--classes")
+        return read_classes(path), f"the list {path.name}"
+    listed = []
+    for number, one in enumerate(given):
+        if not isinstance(one, str | ClassInfo):
+            raise RequestError(
+                f"classes[{number}] is {described(one)}; allowed is a name or alexnet.ClassInfo(id, name)"
+            )
+        listed.append(ClassInfo(one, one) if isinstance(one, str) else one)
+        if listed[-1].id in {earlier.id for earlier in listed[:-1]}:
+            raise RequestError(f"classes[{number}] is {listed[-1].id!r}, which is listed twice; list each class once")
+    return tuple(listed), "the caller's list"
+
+
+def _mean(given: GivenMean) -> tuple[tuple[float, float, float] | None, NDArray[np.float32] | None]:
+    """A mean color or a mean image; of a file with an image of one color, such as one pixel, the color."""
+    if isinstance(given, str) and _COLOR.fullmatch(given):
+        given = [_number(part) for part in given.split(",")]
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        if len(given) != 3 or not all(is_number(one, 0, 255) for one in given):
+            shown = ",".join(map(str, given))
+            raise RequestError(f"--mean is {shown}; allowed are three numbers, red,green,blue of 0..255, or a file")
+        red, green, blue = map(float, given)
+        return (red, green, blue), None
+    image = read_mean_image(as_path(given, "--mean"))
+    if image.shape[0] == 1:
+        red, green, blue = image[0, 0].tolist()
+        return (red, green, blue), None
+    return None, image
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def read_mean_image(path: Path) -> NDArray[np.float32]:
+    """A mean image from a file, (S, S, 3) RGB, 0..255: a NumPy array, (3, S, S) BGR as Caffe's or (S, S, 3) RGB.
+
+    Raises:
+        RequestError: it is something else, or has values beyond 0..255.
+    """
+    try:
+        if path.suffix == ".npy":
+            found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: never more than the file
+        else:
+            raise RequestError(f"--mean is {path}; allowed is a .npy file, or red,green,blue")
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise_unless_damage(error, path)
+        raise RequestError(f"cannot read the mean image {path}: {error}; give R,G,B, or another file") from error
+    return as_mean_image(found, path)
+
+
+def as_mean_image(found: NDArray[Any], path: Path) -> NDArray[np.float32]:
+    """An array of a file as a mean image, see `read_mean_image`."""
+    shape = found.shape
+    if found.ndim == 3 and shape[0] == 3 and shape[2] != 3:
+        found = np.moveaxis(found, 0, -1)[..., ::-1]
+    if found.ndim != 3 or found.shape[2] != 3 or found.shape[0] != found.shape[1] or not 1 <= len(found) <= _MAX_SIDE:
+        raise RequestError(
+            f"the mean image {path} is {' x '.join(map(str, shape))}; allowed is 3 x S x S (BGR) or S x S x 3 (RGB)"
+        )
+    if found.dtype.kind not in "fui" or not (np.isfinite(found).all() and found.min() >= 0 and found.max() <= 255):
+        raise RequestError(f"the mean image {path} has values that are not colors of 0..255")
+    return np.ascontiguousarray(found, np.float32)

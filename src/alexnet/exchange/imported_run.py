@@ -1,0 +1,363 @@
+"""An import: the file is read, converted, proved, and written as a run folder that other commands work with."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import ClassInfo, PreparedData
+from alexnet.data.decode import Fit
+from alexnet.errors import RequestError
+from alexnet.evaluation.run_evaluation import remap_classes
+from alexnet.exchange.convention_proof import Combination
+from alexnet.exchange.foreign_network import ColorOrder, InputScale
+from alexnet.exchange.import_choices import GivenClasses, GivenMean, ImportChoices, checked_choices
+from alexnet.exchange.proof import NUM_IMAGES, Proof, prove
+from alexnet.exchange.readers import read_foreign
+from alexnet.exchange.reading_findings import ERROR_RATE
+from alexnet.exchange.weights_import import Conversion, convert
+from alexnet.model.weights import save_trained
+from alexnet.runs.folder import RunFolder, utc_now
+from alexnet.runs.import_recipe import ImportedFile, ImportRecipe
+from alexnet.runs.recipe_file import recipe_differences
+from alexnet.storage.arguments import is_whole
+from alexnet.storage.atomic import clear_folder, raise_if_full
+from alexnet.storage.checksums import file_digest
+from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths, described
+from alexnet.storage.read_errors import raise_unless_damage
+from alexnet.system.machine import machine_summary, source_commit, versions
+from alexnet.system.progress import ShowProgress, counted, lines_shown
+from alexnet.system.visible_text import shell_words
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Request:
+    """What an import is asked for."""
+
+    path: Path
+    run_path: Path
+    choices: ImportChoices
+    data: PreparedData | None
+    data_folders: Sequence[Path]
+    num_images: int
+    words: Sequence[object]
+    """The options as given, for a command."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tells the same request from others, in run.json."""
+        choices = self.choices
+        return {
+            "variant": choices.variant,
+            "classes": None if choices.classes is None else _digest([[one.id, one.name] for one in choices.classes]),
+            "color_order": choices.color_order,
+            "input_scale": choices.input_scale,
+            "mean": None if choices.mean_color is None else list(choices.mean_color),
+            "mean_image": None if choices.mean_image is None else _digest(choices.mean_image.tolist()),
+            "side": choices.side,
+            "fit": choices.fit,
+            "features_only": choices.features_only,
+            "data": None if self.data is None else self.data.checksum,
+            "images": None if self.data is None else self.num_images,
+        }
+
+    def command(self, *changes: object) -> str:
+        """The command that imports the same file with other options, into another folder."""
+        given = [*self.words]
+        for option in changes[::2]:
+            if option in given:
+                del given[given.index(option) : given.index(option) + 2]
+        run = self.run_path.with_name(f"{self.run_path.name}-2")
+        data = ["--data", *self.data_folders] if self.data_folders else []
+        return shell_words("alexnet", "import", self.path, "--run", run, *given, *changes, *data)
+
+
+def import_weights(
+    file: StrPath,
+    run: StrPath,
+    *,
+    variant: str | None = None,
+    classes: GivenClasses | None = None,
+    color_order: ColorOrder | None = None,
+    input_scale: InputScale | None = None,
+    mean: GivenMean | None = None,
+    side: int | None = None,
+    fit: Fit | None = None,
+    features_only: bool = False,
+    data: StrPaths | None = None,
+    images: int = NUM_IMAGES,
+    progress: ShowProgress = None,
+) -> RunFolder:
+    """Make a run folder of weights that another program wrote, and prove that they are what they claim to be.
+
+    `evaluate(run, data)`, `predict`, `features`, `load` and `alexnet finetune` take the run like others. The same call
+    again finds it done; after an interruption it starts again.
+
+    Args:
+        file: torchvision's and other state dicts of PyTorch, also as safetensors, a Caffe model, a cuda-convnet
+            checkpoint. Nothing in it is executed.
+        run: the run folder to create.
+        variant: of the network; None is what the file's layers say.
+        classes: names or `ClassInfo`, in the order of the scores; a file of them (lines, or JSON); a prepared data set;
+            or `imagenet`. None is what the file says, ILSVRC-2012's for 1,000, otherwise numbers.
+        color_order: of the pixels that the file's network reads: `rgb` or `bgr`.
+        input_scale: of these pixels: `255` (0..255), `1` (0..1), or `imagenet` (0..1 divided by ImageNet's standard
+            deviations).
+        mean: that is subtracted: three numbers (red, green, blue, 0..255), or a file with a mean image: Caffe's
+            .binaryproto, or a NumPy array, (3, S, S) BGR as Caffe's or (S, S, 3) RGB.
+        side: to which photographs are resized, pixels; None is the mean image's, or 256 for crops of 224 and 227.
+        fit: how photographs become square: `crop`, `pad` or `squash`; None is what the file says, or `crop`.
+        features_only: without the classifier: dense layers that the file lacks stay untrained, and of a file with all
+            layers the dense ones are left out. Class scores are then refused.
+        data: a prepared data set with the network's classes, or some of them, by which colors, scale and classes are
+            tested. Where neither the file nor an option says how pixels are read, the reading with the lowest error is
+            taken if it is significantly better than the variant's usual one.
+        images: of `data` at most, balanced over classes.
+        progress: see `ShowProgress`; a function is called with (images done, images in total).
+
+    Returns:
+        The run folder, with the verdict in `proof()` and what to know of the import in `metadata()["notes"]`.
+
+    Raises:
+        RequestError: the file is none of these, or of another network than the variant; options that do not fit it; a
+            class of `data` that the network lacks; or the run folder holds something else.
+        WorkError: the file is damaged, or the disk is full. No run folder is left behind.
+    """
+    words: list[object] = []
+    for option, value in (
+        ("--variant", variant),
+        ("--classes", classes),
+        ("--color-order", color_order),
+        ("--input-scale", input_scale),
+        ("--mean", mean),
+        ("--side", side),
+        ("--fit", fit),
+    ):
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        words += [] if value is None else [option, ",".join(map(str, value)) if is_list else value]
+    choices = checked_choices(
+        variant=variant,
+        classes=classes,
+        color_order=color_order,
+        input_scale=input_scale,
+        mean=mean,
+        side=side,
+        fit=fit,
+        features_only=features_only,
+    )
+    if not is_whole(images, 1):
+        raise RequestError(f"--images is {described(images)}; allowed is 1 or more")
+    folders = [] if data is None else as_paths(data, "the data set")
+    request = _Request(
+        path=as_path(file, "the file"),
+        run_path=as_path(run, "the run folder"),
+        choices=choices,
+        data=open_data(folders) if folders else None,
+        data_folders=folders,
+        num_images=images,
+        words=[*words, *(["--features-only"] if features_only else [])],
+    )
+    with lines_shown(progress):
+        if (request.run_path / "run.json").is_file():
+            _require_import(RunFolder.open(request.run_path))
+        with RunFolder(request.run_path).locked():
+            return _import(request, progress)
+
+
+def _import(request: _Request, progress: ShowProgress) -> RunFolder:
+    """Import; the run folder is locked."""
+    path = request.run_path
+    before = RunFolder.open(path) if (path / "run.json").is_file() else None
+    foreign = read_foreign(request.path)
+    file = ImportedFile(
+        name=request.path.name,
+        sha256=file_digest(request.path),
+        size_bytes=request.path.stat().st_size,
+        format=foreign.what,
+    )
+    if before is not None:
+        earlier = _require_import(before)
+        if earlier.imported.sha256 != file.sha256:
+            raise RequestError(
+                f"{path} was imported from another file ({earlier.imported.name}, sha256 {earlier.imported.sha256[:12]}, "
+                f"not {file.sha256[:12]}); name another folder with --run"
+            )
+        if before.state == "finished" and before.metadata().get("request") == request.to_dict():
+            _logger.info(f"{path}: {file.name} is already imported; nothing was changed")
+            return before
+    conversion, proof, notes = _prove(request, convert(foreign, file, request.choices), progress)
+    if before is not None and before.state == "finished":
+        if changes := recipe_differences(earlier, conversion.recipe):
+            raise RequestError(f"{path} was imported otherwise ({'; '.join(changes)}); name another folder with --run")
+    return _write(request, conversion, proof, notes, is_new=before is None)
+
+
+def _require_import(run: RunFolder) -> ImportRecipe:
+    recipe = run.any_recipe()
+    if not isinstance(recipe, ImportRecipe):
+        raise RequestError(f"{run.path} holds another run ({recipe.name}); name a new folder with --run")
+    return recipe
+
+
+def _prove(
+    request: _Request, conversion: Conversion, progress: ShowProgress
+) -> tuple[Conversion, Proof, tuple[str, ...]]:
+    """The conversion, its proof, and what to know of both; with another reading of pixels where the data show it."""
+    choices, data = request.choices, request.data
+    if data is not None and not conversion.trained.untrained_layers:
+        _require_classes(conversion, data, request)
+    proof = _proof(request, conversion, progress)
+    better = _better_reading(proof, conversion)
+    if better is None or data is None:
+        return conversion, proof, _assumption(conversion, proof)
+    claimed = proof.measurement.combinations[0] if proof.measurement else better
+    errors = f"top-1 error {100 * better.top1_error:.1f} % instead of {100 * claimed.top1_error:.1f} % on {data.title}"
+    changes = _changes(better, conversion, data)
+    if conversion.is_convention_known:
+        note = (
+            f"Another reading of pixels errs less than the one that {conversion.recipe.input.convention_from} says: "
+            f"{errors}. To import so: `{request.command(*changes)}`"
+        )
+        return conversion, proof, (note,)
+    reading = better.reading
+    color = _mean_color(better, conversion, data)
+    chosen = replace(choices, color_order=reading.color_order, input_scale=reading.scale)
+    if color is not None:
+        chosen = replace(chosen, mean_color=color, mean_image=None)
+    source = f"the errors on {data.title}: {errors}"
+    again = convert(conversion.original, conversion.recipe.imported, chosen)
+    taken = replace(again.recipe, input=replace(again.recipe.input, convention_from=source))
+    again = replace(again, recipe=taken)
+    note = f"The file does not say how pixels are read; {' '.join(map(str, changes))} was chosen by {source}."
+    return again, _proof(request, again, progress), (note,)
+
+
+def _require_classes(conversion: Conversion, data: PreparedData, request: _Request) -> None:
+    try:
+        remap_classes(conversion.trained.classes, data)
+    except RequestError as error:
+        raise RequestError(
+            f"{error}. If they are the same classes in the same order under other names, name them with "
+            f"`--classes {shell_words(request.data_folders[0])}`"
+        ) from error
+
+
+def _proof(request: _Request, conversion: Conversion, progress: ShowProgress) -> Proof:
+    with counted("proof", shown=progress) as update:
+        return prove(
+            conversion.foreign, conversion.trained, request.data, num_images=request.num_images, progress=update
+        )
+
+
+def _better_reading(proof: Proof, conversion: Conversion) -> Combination | None:
+    """The way of reading pixels that errs least, if that is not the one taken and not by chance."""
+    if proof.measurement is None:
+        return None
+    claimed, *others = proof.measurement.combinations
+    better = [
+        one
+        for one in others
+        if one.reading.layout == claimed.reading.layout
+        and one.top1_error < claimed.top1_error
+        and one.p_value is not None
+        and one.p_value * len(others) < ERROR_RATE
+    ]
+    return min(better, key=lambda one: one.top1_error, default=None)
+
+
+def _changes(better: Combination, conversion: Conversion, data: PreparedData) -> list[object]:
+    """The options that choose a reading, as words of a command."""
+    reading, own = better.reading, conversion.recipe.input
+    changes: list[object] = []
+    changes += ["--color-order", reading.color_order] if reading.color_order != own.color_order else []
+    changes += ["--input-scale", reading.scale] if reading.scale != own.scale else []
+    color = _mean_color(better, conversion, data)
+    return changes + ([] if color is None else ["--mean", ",".join(f"{one:.6g}" for one in color)])
+
+
+def _mean_color(better: Combination, conversion: Conversion, data: PreparedData) -> tuple[float, float, float] | None:
+    """The color that a reading subtracts; None is the mean that was taken."""
+    match better.reading.mean:
+        case "none":
+            return (0.0, 0.0, 0.0) if conversion.trained.mean_image.any() else None
+        case "data set":
+            red, green, blue = data.statistics.mean_image.mean((0, 1)).tolist()
+            return (red, green, blue)
+        case _:
+            return None
+
+
+def _assumption(conversion: Conversion, proof: Proof) -> tuple[str, ...]:
+    if conversion.is_convention_known:
+        return ()
+    own = conversion.recipe.input
+    text = f"{own.color_order.upper()}, scale {own.scale}, mean {','.join(f'{one:.1f}' for one in own.mean)}"
+    begin = f"The file does not say all of how pixels are read; assumed is what variant {conversion.recipe.network.variant!r} "
+    begin += f"usually reads ({text})"
+    if proof.measurement is not None:
+        return (f"{begin}; no other reading errs significantly less on the data.",)
+    return (f"{begin}. Test it with --data DATA, or say it with --color-order, --input-scale and --mean.",)
+
+
+def _write(
+    request: _Request, conversion: Conversion, proof: Proof, notes: tuple[str, ...], *, is_new: bool
+) -> RunFolder:
+    """Write the run folder, finished last; of a failure nothing is left but an import that was finished before."""
+    path = request.run_path
+    details = {
+        "request": request.to_dict(),
+        "notes": [*conversion.notes, *notes],
+        "proved_on": _data_summary(request) if request.data else None,
+    }
+    run = RunFolder(path)
+    if not is_new and run.state == "finished":
+        run.save_proof(proof.to_dict())
+        run.update_metadata(**details)
+        return run
+    if not is_new:  # a process was killed while it wrote
+        clear_folder(path, run.lock_path.name)
+    try:
+        network = conversion.trained.network
+        metadata = {
+            "commit": source_commit(),
+            "machine": machine_summary(),
+            "versions": versions(),
+            "parameters": sum(one.numel() for one in network.parameters()),
+            **details,
+        }
+        run = RunFolder.create(path, conversion.recipe, metadata)
+        save_trained(run.weights, conversion.trained)
+        run.save_proof(proof.to_dict())
+        run.update_metadata(state="finished", finished=utc_now())
+    except BaseException as error:
+        if run.lock_path.is_file():
+            clear_folder(path, run.lock_path.name)
+        if isinstance(error, OSError):
+            raise_if_full(error, path)
+            raise_unless_damage(error, path)
+        raise
+    return run
+
+
+def _data_summary(request: _Request) -> dict[str, Any]:
+    data = request.data
+    assert data is not None
+    return {
+        "folders": [str(folder.absolute()) for folder in request.data_folders],
+        "title": data.title,
+        "generated": data.generated,
+        "checksum": data.checksum,
+        "side": data.side,
+        **({} if data.fit == "crop" else {"fit": data.fit}),
+        "num_classes": data.num_classes,
+        "splits": {name: len(split) for name, split in data.splits.items()},
+    }
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
