@@ -95,8 +95,8 @@ def test_help_and_refusals_load_neither_torch_nor_numpy(words: list[str]) -> Non
 
 
 FUNCTIONS = {
-    "evaluate", "export", "features", "load", "local_response_norm", "predict", "prepare", "preprocess", "resume",
-    "save", "train",
+    "evaluate", "export", "features", "import_weights", "load", "local_response_norm", "predict", "prepare",
+    "preprocess", "resume", "save", "train",
 }  # fmt: skip
 ERRORS = {"AlexNetError", "Interrupted", "RequestError", "TemporaryError", "WorkError"}
 RESULTS = {

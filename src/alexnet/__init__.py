@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from alexnet.evaluation.preprocessing import preprocess
     from alexnet.evaluation.run_evaluation import evaluate
     from alexnet.exchange.export import Export, export
+    from alexnet.exchange.imported_run import import_weights
     from alexnet.explore.features import features
     from alexnet.model.network import AlexNet
     from alexnet.model.response_norm import local_response_norm
@@ -44,6 +45,7 @@ _PUBLIC = {
     "evaluate": ("alexnet.evaluation.run_evaluation", "evaluate"),
     "export": ("alexnet.exchange.export", "export"),
     "features": ("alexnet.explore.features", "features"),
+    "import_weights": ("alexnet.exchange.imported_run", "import_weights"),
     "load": ("alexnet.model.weights", "load_trained"),
     "local_response_norm": ("alexnet.model.response_norm", "local_response_norm"),
     "predict": ("alexnet.evaluation.classify", "predict"),
@@ -73,6 +75,7 @@ __all__ = [
     "evaluate",
     "export",
     "features",
+    "import_weights",
     "load",
     "local_response_norm",
     "predict",

@@ -117,6 +117,12 @@ COMMANDS = {
         "Write a trained network for another program.",
         "alexnet export runs/first --to onnx --out first.onnx",
     ),
+    "import": Command(
+        "exchange",
+        "Make a run of weights that another program wrote, and prove what they are.",
+        "alexnet import alexnet-owt-7be5be79.pth --run runs/published --data data/prepared",
+        computes=True,
+    ),
     "bench": Command(
         "system",
         "Measure the speed of a part of the system next to its alternatives.",

@@ -254,6 +254,15 @@ def new_table(title: str, texts: str, numbers: str | Sequence[str]) -> Table:
     return table
 
 
+def print_imported_layers(layers: Sequence[Mapping[str, Any]]) -> None:
+    """Print the layers of an imported network as proof.json has them: names, shapes, and whether they are trained."""
+    table = new_table("layers", "layer in-the-file weights verdict distribution", "")
+    for one in layers:
+        shape = " x ".join(map(str, one["shape"]))
+        table.add_row(one["name"], one["file_name"], shape, one["verdict"], one["distribution"])
+    TerminalConsole().print_table(table)
+
+
 def print_activations(variant: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Print a network's layers with the shapes of their activations for one image."""
     table = new_table(f"activations of {variant}", "layer", "shape numbers")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.data.concatenated import open_data
-from alexnet.data.dataset import ClassInfo, PreparedData
+from alexnet.data.dataset import PreparedData
 from alexnet.data.decode import Fit
 from alexnet.errors import RequestError
 from alexnet.evaluation.run_evaluation import remap_classes
@@ -129,17 +129,19 @@ def import_weights(
         WorkError: the file is damaged, or the disk is full. No run folder is left behind.
     """
     words: list[object] = []
-    for option, value in (
-        ("--variant", variant),
-        ("--classes", classes),
-        ("--color-order", color_order),
-        ("--input-scale", input_scale),
-        ("--mean", mean),
-        ("--side", side),
-        ("--fit", fit),
-    ):
-        is_list = isinstance(value, Sequence) and not isinstance(value, str)
-        words += [] if value is None else [option, ",".join(map(str, value)) if is_list else value]
+    given: dict[str, Any] = {
+        "--variant": variant,
+        "--classes": classes,
+        "--color-order": color_order,
+        "--input-scale": input_scale,
+        "--mean": mean,
+        "--side": side,
+        "--fit": fit,
+    }
+    for option, value in given.items():
+        if value is not None:
+            is_list = isinstance(value, Sequence) and not isinstance(value, str)
+            words += [option, ",".join(map(str, value)) if is_list else value]
     choices = checked_choices(
         variant=variant,
         classes=classes,
@@ -184,16 +186,16 @@ def _import(request: _Request, progress: ShowProgress) -> RunFolder:
         earlier = _require_import(before)
         if earlier.imported.sha256 != file.sha256:
             raise RequestError(
-                f"{path} was imported from another file ({earlier.imported.name}, sha256 {earlier.imported.sha256[:12]}, "
-                f"not {file.sha256[:12]}); name another folder with --run"
+                f"{path} was imported from another file ({earlier.imported.name}, sha256 "
+                f"{earlier.imported.sha256[:12]}, not {file.sha256[:12]}); name another folder with --run"
             )
         if before.state == "finished" and before.metadata().get("request") == request.to_dict():
             _logger.info(f"{path}: {file.name} is already imported; nothing was changed")
             return before
     conversion, proof, notes = _prove(request, convert(foreign, file, request.choices), progress)
-    if before is not None and before.state == "finished":
-        if changes := recipe_differences(earlier, conversion.recipe):
-            raise RequestError(f"{path} was imported otherwise ({'; '.join(changes)}); name another folder with --run")
+    is_finished = before is not None and before.state == "finished"
+    if is_finished and (changes := recipe_differences(earlier, conversion.recipe)):
+        raise RequestError(f"{path} was imported otherwise ({'; '.join(changes)}); name another folder with --run")
     return _write(request, conversion, proof, notes, is_new=before is None)
 
 
@@ -238,13 +240,17 @@ def _prove(
 
 
 def _require_classes(conversion: Conversion, data: PreparedData, request: _Request) -> None:
+    by_data = f"--classes {shell_words(request.data_folders[0])}"
+    if not conversion.has_named_classes:
+        raise RequestError(
+            f"the {len(conversion.trained.classes):,} classes of {request.path.name} have no names, so those of "
+            f"{data.folder} cannot be matched with them; if they are the same in the same order, add {by_data}, "
+            "otherwise --classes FILE with their ids in the order of the scores"
+        )
     try:
         remap_classes(conversion.trained.classes, data)
     except RequestError as error:
-        raise RequestError(
-            f"{error}. If they are the same classes in the same order under other names, name them with "
-            f"`--classes {shell_words(request.data_folders[0])}`"
-        ) from error
+        raise RequestError(f"{error}; or, if only their names differ, add {by_data}") from error
 
 
 def _proof(request: _Request, conversion: Conversion, progress: ShowProgress) -> Proof:
@@ -297,8 +303,10 @@ def _assumption(conversion: Conversion, proof: Proof) -> tuple[str, ...]:
         return ()
     own = conversion.recipe.input
     text = f"{own.color_order.upper()}, scale {own.scale}, mean {','.join(f'{one:.1f}' for one in own.mean)}"
-    begin = f"The file does not say all of how pixels are read; assumed is what variant {conversion.recipe.network.variant!r} "
-    begin += f"usually reads ({text})"
+    variant = conversion.recipe.network.variant
+    begin = (
+        f"The file does not say all of how pixels are read; assumed is what variant {variant!r} usually reads ({text})"
+    )
     if proof.measurement is not None:
         return (f"{begin}; no other reading errs significantly less on the data.",)
     return (f"{begin}. Test it with --data DATA, or say it with --color-order, --input-scale and --mean.",)

@@ -57,6 +57,8 @@ class Conversion:
     original: ForeignNetwork
     """As the file has it."""
     recipe: ImportRecipe
+    has_named_classes: bool
+    """False where they are only numbered."""
     is_convention_known: bool
     """Whether the file or the user says how pixels are read; else it is what the variant usually reads."""
     notes: tuple[str, ...]
@@ -144,6 +146,7 @@ def convert(foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices)
         foreign=replace(foreign, convention=convention),
         original=original,
         recipe=recipe,
+        has_named_classes=classes != numbered_classes(match.num_classes),
         is_convention_known=is_known,
         notes=(*foreign.notes, *notes, *class_notes),
     )

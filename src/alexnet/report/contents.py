@@ -82,7 +82,10 @@ def headline_evaluation(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str
 
 
 def next_commands(run: RunFolder) -> dict[str, str | None]:
-    """The commands to `resume` and `evaluate` a run and to `predict` with it; None for those that would be refused."""
+    """The commands to `resume` and `evaluate` a run and to `predict` with it; None for those that would be refused.
+
+    Of an imported run that scores no classes, also the one to get `features`.
+    """
     metadata, recipe = run.metadata(), run.any_recipe()
     if isinstance(recipe, ImportRecipe):
         return _next_of_import(run, recipe)
@@ -111,6 +114,7 @@ def _next_of_import(run: RunFolder, recipe: ImportRecipe) -> dict[str, str | Non
         "resume": None,
         "evaluate": shell_words("alexnet", "evaluate", run.path, "--data", *data) if has_scores else None,
         "predict": shell_words("alexnet", "predict", run.path, "photo.jpg") if has_scores else None,
+        "features": shell_words("alexnet", "features", run.path, "photo.jpg", "--layer", "pool5", "--out", "FOLDER"),
     }
 
 
