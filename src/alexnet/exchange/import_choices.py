@@ -164,4 +164,4 @@ def as_mean_image(found: NDArray[Any], path: Path) -> NDArray[np.float32]:
         )
     if found.dtype.kind not in "fui" or not (np.isfinite(found).all() and found.min() >= 0 and found.max() <= 255):
         raise RequestError(f"the mean image {path} has values that are not colors of 0..255")
-    return np.ascontiguousarray(found, np.float32)
+    return np.array(found, np.float32, order="C")  # a copy: the file stays as it is

@@ -283,6 +283,8 @@ def _classes(
                 f"{match.num_classes:,}; give a list with a name for each score, in their order, with --classes"
             )
         return classes, source, ()
+    if match.missing:
+        return numbered_classes(match.num_classes), "nowhere: without its last layers it scores none", ()
     if match.num_classes == len(imagenet := imagenet_classes()):
         source = "ILSVRC-2012's, sorted by id (assumed, because there are 1,000)"
         note = (
