@@ -131,6 +131,9 @@ def test_what_is_said_runs(tmp_path: Path, file: Path) -> None:
     names: dict[str, Any] = {"torch": torch, "onnxruntime": onnxruntime, "pixels": pixels}
     exec("\n".join(alexnet.export(file, tmp_path / "it's.onnx", to="onnx").load), names)
     assert names["probabilities"].shape == (2, 3) and names["names"][0] == "<b>tench</b>"
+    names["pixels"] = torch.from_numpy(pixels)
+    exec("\n".join(alexnet.export(file, tmp_path / "it's.pt2", to="torch-export").load), names)
+    assert names["probabilities"].shape == (2, 3)
     exec("\n".join(alexnet.export(file, tmp_path / "it's.safetensors", to="safetensors").load), names)
     exec("\n".join(alexnet.export(file, tmp_path / "it's.pth", to="torchvision").load), names)
     assert "conv1.weight" in names["tensors"] and "features.0.weight" in names["state"]
@@ -139,7 +142,10 @@ def test_what_is_said_runs(tmp_path: Path, file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"to": "tflite"}, "cannot export to 'tflite'; allowed are onnx, safetensors, torchvision, caffe, hub"),
+        (
+            {"to": "tflite"},
+            "cannot export to 'tflite'; allowed are onnx, torch-export, safetensors, torchvision, caffe, hub",
+        ),
         ({"run": "nothing"}, "nothing does not exist"),
         ({"path": ""}, "the exported file is ''"),
         ({"path": "there/a.pth"}, "cannot write there/a.pth: No such file or directory"),

@@ -11,12 +11,16 @@ from alexnet.exchange.caffe_export import DEPLOY_FILE, MEAN_FILE, README_FILE, W
 from alexnet.exchange.forms import ENDINGS, FORMS, Form
 from alexnet.exchange.hub_export import write_hub
 from alexnet.exchange.onnx_export import write_onnx
+from alexnet.exchange.program_export import write_program
 from alexnet.exchange.torchvision_export import color_statistics, write_torchvision
 from alexnet.model.weights import Trained, load_trained, require_describable, save_trained, weights_file
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import raise_if_full, unwritable
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.paths import StrPath, as_path
+
+_PIXELS = "images, uint8 (N, H, W, 3): upright photographs of one size, any size, RGB"
+"""Input of forms that have the preprocessing inside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +91,11 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
     Args:
         run: a run folder, a weights file, or what `alexnet.load` returned.
         path: the file to write; of forms `caffe` and `hub` a folder.
-        to: `onnx`: from uint8 photographs of any size to probabilities and class names; `safetensors`: all tensors
-            under the names of `AlexNet`, and the mean image; `caffe`: a folder for Caffe (only of variants `caffe` and
-            `caffenet`); `torchvision`: a state dict for `torchvision.models.alexnet` (only of variant
-            `torchvision`); `hub`: a folder for Hugging Face's hub with a
-            model card, which says what the run folder records.
+        to: `onnx`: from uint8 photographs of any size to probabilities and class names; `torch-export`: the same as a
+            program that torch runs without alexnet; `safetensors`: all tensors under the names of `AlexNet`, and the
+            mean image; `torchvision`: a state dict for `torchvision.models.alexnet` (only of variant `torchvision`);
+            `caffe`: a folder for Caffe (only of variants `caffe` and `caffenet`); `hub`: a folder for Hugging Face's
+            hub with a model card, which says what the run folder records.
 
     Returns:
         what was written: files with checksums, input, output, class names, and how to load it.
@@ -115,6 +119,9 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
             case "onnx":
                 write_onnx(trained, path)
                 contents = _onnx_contents(trained, path)
+            case "torch-export":
+                write_program(trained, path)
+                contents = _program_contents(trained, path)
             case "safetensors":
                 save_trained(path, trained)
                 contents = _safetensors_contents(trained, path)
@@ -157,9 +164,21 @@ def _run_folder(run: Path) -> RunFolder | None:
     return RunFolder.open(file.parent) if in_run else None
 
 
+def _program_contents(trained: Trained, path: Path) -> _Contents:
+    return _Contents(
+        input=_PIXELS,
+        output=f"probabilities, float32 (N, {len(trained.classes)})",
+        load=(
+            f"program = torch.export.load({str(path)!r})",
+            "probabilities = program.module()(pixels)  # a uint8 tensor",
+        ),
+        notes=("Class names are in it as the extra file class_names.json, see torch.export.load.",),
+    )
+
+
 def _onnx_contents(trained: Trained, path: Path) -> _Contents:
     return _Contents(
-        input="images, uint8 (N, H, W, 3): upright photographs of one size, any size, RGB",
+        input=_PIXELS,
         output=f"probabilities, float32 (N, {len(trained.classes)}), and class_names, ({len(trained.classes)},)",
         load=(
             f"session = onnxruntime.InferenceSession({str(path)!r})",
