@@ -118,7 +118,7 @@ class _Weights:
 class _CheckpointUnpickler(ArrayUnpickler):
     """Options and other objects of the program stay inert; names of Python's own library are refused."""
 
-    max_operations = 2**19
+    max_operations = 2**18
     max_text_bytes = 2**20
 
     def __init__(self, file: BinaryIO, path: Path) -> None:

@@ -26,8 +26,8 @@ from alexnet.storage.npy import ArrayFile
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 """The first pickle of the older form."""
 _PROTOCOL = 1001
-_MAX_PICKLE_BYTES = 2**26
-_MAX_LIST_BYTES = 2**22
+_MAX_PICKLE_BYTES = 2**24
+_MAX_LIST_BYTES = 2**20
 """Of a zip's list of members; a checkpoint has one of 100 bytes per tensor."""
 _MAX_DIMS = 8
 _CHUNK_BYTES = 2**24
@@ -188,7 +188,7 @@ def _text(value: object) -> str:
 class _TensorUnpickler(InertUnpickler):
     """Makes `StoredTensor` of tensors. Of other names it makes nothing, and unknown ones are refused in the end."""
 
-    max_operations = 2**19
+    max_operations = 2**18
     max_text_bytes = 2**20
 
     def __init__(

@@ -11,7 +11,13 @@ from alexnet.exchange.caffe_model import read_caffe
 from alexnet.exchange.convnet_checkpoints import read_convnet
 from alexnet.exchange.foreign_network import ForeignNetwork
 from alexnet.exchange.pytorch_files import read_pytorch_file
-from alexnet.exchange.state_dicts import StoredTensor, find_state_dict, foreign_damage, network_of_tensors
+from alexnet.exchange.state_dicts import (
+    StoredTensor,
+    find_state_dict,
+    foreign_damage,
+    network_of_tensors,
+    require_finite,
+)
 from alexnet.model.foreign_files import (
     START_BYTES,
     foreign_format,
@@ -32,10 +38,17 @@ def read_foreign(path: Path) -> ForeignNetwork:
     Nothing in the file is run, and no more memory is taken than it has bytes (twice as much of 16-bit weights).
 
     Raises:
-        RequestError: there is no such file, it is none of a format that is read, or holds another network.
+        RequestError: there is no such file, it is none of a format that is read, or holds another network or weights
+            that are not finite.
         WorkError: it is damaged or cut short.
         TemporaryError: the machine or the drive failed.
     """
+    found = _read(path)
+    require_finite(path, found.layers)
+    return found
+
+
+def _read(path: Path) -> ForeignNetwork:
     if path.is_dir():
         if (found := read_convnet(path)) is not None:
             return found

@@ -188,6 +188,21 @@ def _foreign_layer(layer: _Layer) -> ForeignLayer:
     return ForeignLayer(name=layer.name, weight=weight, bias=bias)
 
 
+def require_finite(path: Path, layers: Sequence[ForeignLayer]) -> None:
+    """Refuse weights that are not numbers, as a training that diverged leaves them.
+
+    Raises:
+        RequestError: naming the layer.
+    """
+    for layer in layers:
+        for what, tensor in (("weights", layer.weight), ("biases", layer.bias)):
+            if num := tensor.numel() - int(tensor.isfinite().sum()):
+                raise RequestError(
+                    f"{path}: {num:,} of the {tensor.numel():,} {what} of {layer.name} are not finite (NaN or "
+                    "infinite), as after a training that diverged; give weights that were saved before"
+                )
+
+
 def _likeliest_first(variants: list[str], layers: Sequence[_Layer], plain: Sequence[str]) -> list[str]:
     """Those first whose layers also have these names, as a network of this package that was saved by torch has."""
     shapes = {}

@@ -453,7 +453,7 @@ ARRAY_NAMES = frozenset(
         "core.multiarray.scalar",
         "core.numeric._frombuffer",
     )
-) | {"_codecs.encode"}
+) | {"_codecs.encode", "__builtin__.bytes"}
 """What pickles of arrays name, under older NumPy's names."""
 
 
@@ -474,6 +474,8 @@ class ArrayUnpickler(InertUnpickler):
                 return PickledArray(self.array_types).fill(content, kind, (), "C").values.item()
             case "_codecs.encode", (str() as text, "latin1" | b"latin1"):
                 return text.encode("latin1")  # how newer Pythons write bytes into old pickles
+            case "__builtin__.bytes", ():
+                return b""
             case "_codecs.encode", _:
                 raise ValueError("text in another encoding than latin1")
         return super().call(name, arguments)
