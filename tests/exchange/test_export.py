@@ -16,6 +16,7 @@ from torch import nn
 import alexnet
 from alexnet.cli.main import main
 from alexnet.exchange.forms import FORMS
+from alexnet.exchange.readers import read_foreign
 from alexnet.model.weights import Trained, save_trained
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipe import Recipe
@@ -105,6 +106,17 @@ def test_torchvision_form_has_the_bits_of_the_run(tmp_path: Path, file: Path) ->
         assert torch.equal(own_tensor, tensor) and tensor.dtype == torch.float32, (own_name, name)
     # Not a byte more than the tensors and their names: no hidden storage of views.
     assert (tmp_path / "a.pth").stat().st_size < 4 * sum(one.numel() for one in own.values()) + 8000
+
+
+def test_torchvision_form_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    trained = small(color=True)
+    first = alexnet.export(trained, tmp_path / "first.pth", to="torchvision")
+    run = alexnet.import_weights(first, tmp_path / "run", classes=trained.classes)
+    imported = alexnet.load(run)
+    assert all(map(torch.equal, imported.network.state_dict().values(), trained.network.state_dict().values()))
+    assert torch.equal(imported.mean_image[0, 0], MEAN_COLOR)
+    second = alexnet.export(run, tmp_path / "second.pth", to="torchvision")
+    assert second.files[0].sha256 == first.files[0].sha256
 
 
 def test_a_mean_image_is_said_where_torchvision_takes_one_color(file: Path, tmp_path: Path) -> None:
@@ -247,5 +259,6 @@ def test_published_size(tmp_path: Path) -> None:
         "classifier.1.weight": (4096, 9216), "classifier.4.weight": (4096, 4096), "classifier.6.weight": (1000, 4096),
     }  # fmt: skip
     assert sum(tensor.numel() for tensor in state.values()) == 61_100_840
-    assert all(torch.equal(a, b) for a, b in zip(state.values(), trained.network.state_dict().values(), strict=True))
+    read = [tensor for layer in read_foreign(written.path).layers for tensor in (layer.weight, layer.bias)]
+    assert all(torch.equal(a, b) for a, b in zip(read, trained.network.state_dict().values(), strict=True))
     assert written.load[0] == "network = torchvision.models.alexnet(num_classes=1000)" and not written.notes

@@ -127,6 +127,12 @@ def test_text_of_users_is_shown_as_it_is(run: RunFolder, tmp_path: Path) -> None
 @example("&lt;b&gt;")
 @example("a | b")
 @example(">a")
+@example("![a](b)")
+@example("~~a~~ **a** _a_ `a`")
+@example("<a@b.c>")
+@example("\\&amp;")
+@example("===")
+@example("---")
 def test_any_text_is_shown_as_it_is(name: str) -> None:
     """In a paragraph, in a list and in a cell."""
     for before, after in (("", ""), ("- ", ""), ("| a |\n| --- |\n| ", " |")):
@@ -142,7 +148,7 @@ def test_any_text_is_shown_as_it_is(name: str) -> None:
 
 def test_addresses_become_no_links() -> None:
     """GitHub and the hub make links of these where they stand alone."""
-    assert escaped("see www.a.b, http://a.b or me@a.b") == r"see www\.a.b, http\:\/\/a.b or me\@a.b"
+    assert escaped("see www.a.b, http://a.b or me@a.b") == r"see www\.a.b, http\://a.b or me\@a.b"
 
 
 def test_the_files_load(run: RunFolder, tmp_path: Path) -> None:
@@ -231,6 +237,9 @@ def test_an_imported_network_tells_its_file(tmp_path: Path) -> None:
     assert "The filters of conv1 are <smooth>." in text
     assert "html_inline" not in types and "secret" not in body
     assert f"Imported from the file <x>.pth, a PyTorch state dict: 244,408,911 bytes, SHA-256 {'ab' * 32}." in text
-    assert "In the file, colors are BGR (the variant), and the color (123.675, 116.28, 103.53) is subtracted." in text
+    assert (
+        "reads BGR colors minus the color (123.675, 116.28, 103.53), according to the variant; this one reads RGB."
+        in text
+    )
     assert front["model-index"][0]["results"][0]["dataset"] == {"name": "nette", "type": "nette", "split": "val"}
     assert "datasets" not in front  # on which it was trained is not known

@@ -24,7 +24,7 @@ from alexnet.system.visible_text import visible
 
 NUM_NAMES = 100
 """Classes that the card names; config.json has all."""
-_MARKUP = re.compile(r"""[!"#$&()*/:;<=>?@\[\\\]^_`{|}~]|^[-+]|(?<=\d)\.(?=\s|$)|(?<=www)\.""", re.IGNORECASE)
+_MARKUP = re.compile(r"[#$&*<>@\[\\\]_`|~]|:(?=\S)|^[-+]|(?<=\d)[.)](?=\s|$)|(?<=www)\.", re.IGNORECASE)
 _CITATION = """\
 ```bibtex
 @inproceedings{krizhevsky2012imagenet,
@@ -105,9 +105,9 @@ def _import_origin(recipe: ImportRecipe) -> list[str]:
     return [
         f"Imported from the file {escaped(file.name)}, {escaped(file.format)}: {file.size_bytes:,} bytes, "
         f"SHA-256 {escaped(file.sha256)}. How it was trained is not recorded.",
-        f"Names of the classes: {escaped(recipe.network.classes_from)}.",
-        f"In the file, colors are {read.color_order.upper()} ({escaped(read.convention_from)}), and {mean} is "
-        "subtracted. Here they are RGB.",
+        f"The names of the classes come from {escaped(recipe.network.classes_from)}.",
+        f"The file's network reads {read.color_order.upper()} colors minus {mean}, according to "
+        f"{escaped(read.convention_from)}; this one reads RGB.",
     ]
 
 
@@ -287,7 +287,7 @@ def _origin(record: RunRecord | None) -> str:
 
 def _limits(record: RunRecord | None) -> str:
     lines = [
-        "The network names one of its classes for every image, also for one of something else.",
+        "The network names one of its classes for every image, even if it shows something else.",
         "The license is not recorded; set `license` in the front matter before publishing.",
     ]
     if record is None:
