@@ -112,19 +112,20 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsiz
 PNG = io.BytesIO()
 Image.new("RGB", (4, 4)).save(PNG, "png")
 
+A_PICKLE = r"is a Python pickle; if it is a checkpoint of .*run. Otherwise, .*can run code. (?!.*torch.load)"
 FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "torch.save": ("a.pth", torch_zip, r"is a PyTorch file \(a zip of .* named module.conv1.weight; .*run code"),
-    "torchvision": ("a.pth", torchvision_zip, r"features.3.weight, ... \(as torchvision has them; variant 'torch"),
+    "torch.save": ("a.pth", torch_zip, r"is a PyTorch file \(a zip of .* named module.conv1.weight; import it with"),
+    "torchvision": ("a.pth", torchvision_zip, r"features.3.weight, ... \(as torchvision's alexnet has them\); import"),
     "cut off": ("a.pth", half_of(torch_zip), r"is a PyTorch file .* that is cut short or damaged; download or copy it"),
     "torch.save of a module": (
         "m.pth",
         lambda path: torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), path),
         r"is a PyTorch file \(a zip.*whole module.*trust its author, pass `torch.load\(..., weights_only=False\).st",
     ),
-    "old torch.save": ("a.pt", torch_old, r"is a PyTorch file \(pickles, as torch.save used to.*run code"),
-    "pickle 2": ("a.pkl", pickled(2), r"is a Python pickle; it is not read, .*can run code. (?!.*torch.load)"),
-    "pickle 5": ("a", pickled(5), r"is a Python pickle; it is not read, .*can run code. (?!.*torch.load)"),
-    "pickle 0": ("a.pkl", pickled(0), r"is a Python pickle; it is not read, .*can run code. (?!.*torch.load)"),
+    "old torch.save": ("a.pt", torch_old, r"is a PyTorch file \(pickles, as torch.save used to.*\); import it with"),
+    "pickle 2": ("a.pkl", pickled(2), A_PICKLE),
+    "pickle 5": ("a", pickled(5), A_PICKLE),
+    "pickle 0": ("a.pkl", pickled(0), A_PICKLE),
     "TorchScript": ("a.pt", torchscript, r"is a TorchScript module; read it with `torch.jit.load`"),
     ".pt2": ("a.pt2", exported, r"is an exported program of PyTorch \(.pt2\); read it with `torch.export.load`"),
     "npy": ("a.npy", lambda path: np.save(path, np.zeros(3)), "is a NumPy array; it is not read"),
@@ -148,6 +149,7 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "gzip": ("a.gz", starts(gzip.compress(b"abc")), "is a packed archive; unpack it"),
     "tar": ("a.tar", tarred, "is a packed archive; unpack it"),
     "zip": ("a.zip", zipped("folder/weights.safetensors"), "is a packed archive; unpack it"),
+    "cuda-convnet zip": ("1.1", zipped("data"), r"is a zip with the member `data`; if it is a checkpoint of cuda-conv"),
     "image": ("a.png", starts(PNG.getvalue()), "is an image, not a network; give the run before the images"),
     "text": ("a.txt", starts(b"n01440764 tench\n"), "is a text file, not weights"),
     "JSON": ("run.json", starts(b'{"format_version": 1}'), "is a text file, not weights"),
@@ -160,7 +162,7 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "our tensors alone": (
         "a.safetensors",
         own_without_metadata,
-        r"was not written by alexnet .* tensors fit variant 'quick' of width 0.25 with 2 classes.* `alexnet.save`",
+        r"was not written by alexnet .* tensors fit variant 'quick' of width 0.25 with 2 classes. Import .*`alexnet",
     ),
     "safetensors, cut off": (
         "a.safetensors",
@@ -183,7 +185,7 @@ def test_a_file_is_named_for_what_it_is_and_never_called_damaged(tmp_path: Path,
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_published_file_of_torchvision_is_a_pickle_that_is_not_read(tmp_path: Path) -> None:
+def test_a_published_file_of_torchvision_says_how_it_is_imported(tmp_path: Path) -> None:
     """The whole message, as a user reads it."""
     path = tmp_path / "alexnet-owt.pth"
     torchvision_zip(path)
@@ -191,9 +193,8 @@ def test_a_published_file_of_torchvision_is_a_pickle_that_is_not_read(tmp_path: 
         load_trained(path)
     assert str(found.value) == (
         f"{path} is a PyTorch file (a zip of pickles, as torch.save writes it) of tensors named features.0.weight, "
-        "features.0.bias, features.3.weight, ... (as torchvision has them; variant 'torchvision' has the same in the "
-        "same order, from conv1.weight to fc8.bias); it is not read, because pickles can run code. In Python, pass "
-        "`torch.load(..., weights_only=True)` to `AlexNet.load_state_dict` and write the network with `alexnet.save`"
+        "features.0.bias, features.3.weight, ... (as torchvision's alexnet has them); import it with "
+        f"`alexnet import {path} --run RUN`, then give that run"
     )
 
 
@@ -204,6 +205,10 @@ FOLDERS: dict[str, tuple[str, str]] = {
     ".metadata": ("x", "is a distributed checkpoint of PyTorch"),
     "baseline.safetensors": ("x", "holds a baseline, not a network; measure it with `alexnet evaluate"),
     "run.json": ("{}", "has saved no weights yet .*; resume it with `alexnet resume"),
+    "90.12": (
+        "x",
+        "holds checkpoints of cuda-convnet, as the names of its files say; import the newest with `alexnet imp",
+    ),
     "notes.txt": ("x", r"holds no trained network \(weights.safetensors is missing\); .*`alexnet train DATA --run"),
 }
 
@@ -283,7 +288,7 @@ def test_any_bytes_give_one_line(tmp_path_factory: pytest.TempPathFactory, conte
 def test_a_pickle_of_any_size_is_listed_no_further_than_its_start(tmp_path: Path) -> None:
     path = tmp_path / "large.pth"
     torch.save({f"layer{number}.weight": 0 for number in range(200_000)}, path)
-    with pytest.raises(RequestError, match=r"named layer0.weight, layer1.weight, layer2.weight, ...; it is not read"):
+    with pytest.raises(RequestError, match=r"named layer0.weight, layer1.weight, layer2.weight, ...; import it"):
         refuse_foreign_file(path)
 
 

@@ -7,7 +7,6 @@ matrices of (inputs, outputs), one per input of the layer; two columns are two l
 
 import io
 import math
-import re
 import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from alexnet.data.sources.zip_archive import read_zip_list, read_zip_member
 from alexnet.errors import RequestError
 from alexnet.exchange.foreign_network import ForeignLayer, ForeignNetwork, InputConvention
 from alexnet.exchange.state_dicts import foreign_damage, misfit, natural_key
+from alexnet.model.foreign_files import CHECKPOINT_NAME
 from alexnet.model.layer_specs import (
     AveragePool,
     Convolution,
@@ -45,8 +45,6 @@ from alexnet.model.variants import VARIANTS
 from alexnet.storage.inert_unpickler import ARRAY_NAMES, ArrayUnpickler, PickledArray
 
 WHAT = "a checkpoint of cuda-convnet"
-CHECKPOINT_NAME = re.compile(r"\d+\.\d+")
-"""Epoch and batch: cuda-convnet keeps checkpoints under such names in a folder."""
 _MAX_UNPACKED = 4
 """Times the packed size: weights hardly compress, their last updates may be zeros."""
 _MEAN_BYTES = 2**20

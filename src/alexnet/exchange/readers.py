@@ -74,9 +74,9 @@ def _read(path: Path) -> ForeignNetwork:
             return network_of_tensors(path, what, tensors, notes, is_ordered=True)
         case "caffe":
             return read_caffe(path)
-        case "pickle" | "zip" if (found := read_convnet(path)) is not None:
+        case "pickle" if (found := read_convnet(path)) is not None:
             return found
-    refuse_foreign_file(path)
+    refuse_foreign_file(path, importing=True)
     raise AssertionError("every file but those of safetensors is refused")
 
 

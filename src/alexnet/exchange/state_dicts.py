@@ -41,6 +41,7 @@ _COUNTERS = re.compile(r"(^|\.)(num_batches_tracked|n_averaged|num_updates|decay
 _NORMALIZED = re.compile(r"(^|\.)running_(mean|var)$")
 _TORCHVISION_NAMES = ("features.0", "features.3", "features.6", "features.8", "features.10")
 _MAX_SHOWN = 3
+_NUMBERS_AT_ONCE = 2**20
 _MAX_DEPTH = 4
 
 
@@ -196,7 +197,9 @@ def require_finite(path: Path, layers: Sequence[ForeignLayer]) -> None:
     """
     for layer in layers:
         for what, tensor in (("weights", layer.weight), ("biases", layer.bias)):
-            if num := tensor.numel() - int(tensor.isfinite().sum()):
+            flat = tensor.detach().numpy().reshape(-1)
+            parts = (flat[at : at + _NUMBERS_AT_ONCE] for at in range(0, len(flat), _NUMBERS_AT_ONCE))
+            if num := len(flat) - sum(int(np.isfinite(part).sum()) for part in parts):
                 raise RequestError(
                     f"{path}: {num:,} of the {tensor.numel():,} {what} of {layer.name} are not finite (NaN or "
                     "infinite), as after a training that diverged; give weights that were saved before"
@@ -282,18 +285,18 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 def misfit(layers: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     """What the layers are, by name and shape of their weights, and where the closest variant differs."""
     shown = _shown([f"{name} {shape}" for name, shape in layers])
-    best, closest, difference = 0, "", ""
+    best, closest, difference = (0, False), "", ""
     for variant in VARIANTS:
         width, expected = shapes_at_width_of(variant, [shape for _, shape in layers])
         pairs = zip(expected, layers, strict=False)
         same = sum(1 for _ in takewhile(lambda pair: pair[0][1] == pair[1][1], pairs))
-        if same > best:
-            best, closest = same, f"{variant!r} of width {width:g}"
+        if same and (same, width == 1) > best:  # of several, one of the published width
+            best, closest = (same, width == 1), f"{variant!r} of width {width:g}"
             if same == min(len(expected), len(layers)):
                 difference = f"has {len(expected)} layers with weights, not {len(layers)}"
             else:
                 difference = f"has {expected[same][0]} {expected[same][1]} where the file has {layers[same][1]}"
-    if not best:
+    if not closest:
         return f"its layers are {shown}; expected are those of AlexNet or of another variant"
     return f"its layers are {shown}; the closest variant, {closest}, {difference}"
 

@@ -26,26 +26,22 @@ from alexnet.system.visible_text import shell_words
 
 GIVE = "give a run folder, or a weights file that alexnet wrote"
 START_BYTES = 4096
-ForeignFormat = Literal["pytorch", "pickle", "zip", "caffe"]
+ForeignFormat = Literal["pytorch", "pickle", "caffe"]
 _OWN_KEY = b'"alexnet"'
 """In the first bytes of every weights file, even one whose rest is lost."""
 _MAX_PICKLE_BYTES = 1 << 20
 _MAX_CONFIG_BYTES = 1 << 20
+CHECKPOINT_NAME = re.compile(r"\d+\.\d+")
+"""Epoch and batch: cuda-convnet writes its checkpoints under such names into a folder."""
 _TENSOR_NAME = re.compile(r"[\w.]{1,80}\.(weight|bias)")
 _NUM_NAMES = 3
-_TORCHVISION = (
-    "as torchvision has them; variant 'torchvision' has the same in the same order, from conv1.weight to fc8.bias"
-)
+_TORCHVISION = "as torchvision's alexnet has them"
 _RUN_FOLDERS = ("checkpoints", "predictions", "evaluations")
 
 _DOWNLOAD = "download or copy it again"
 _STATE_DICT = "pass its state dict to `AlexNet.load_state_dict` and write the network with `alexnet.save`"
 _CONVERT = (
     "it is not read. In Python, read its arrays with its own library, pass them under the names of `AlexNet` to "
-    "`AlexNet.load_state_dict` and write the network with `alexnet.save`"
-)
-_TORCH_PICKLE = (
-    "it is not read, because pickles can run code. In Python, pass `torch.load(..., weights_only=True)` to "
     "`AlexNet.load_state_dict` and write the network with `alexnet.save`"
 )
 _TORCH_MODULE = (
@@ -66,14 +62,33 @@ class _Kind:
 
     what: str
     todo: str
+    imported: Literal["", "always", "cuda-convnet"] = ""
+    """Whether `alexnet import` reads it: always, or if it is of cuda-convnet."""
+
+    def advice(self, path: Path, *, importing: bool) -> str:
+        """What to do with a file of this kind.
+
+        Args:
+            importing: whether an import refused it.
+        """
+        if importing or not self.imported:
+            return self.todo
+        command = f"`{shell_words('alexnet', 'import', path, '--run', 'RUN')}`"
+        if self.imported == "always":
+            return f"import it with {command}, then give that run"
+        return (
+            f"if it is a checkpoint of cuda-convnet, import it with {command}, then give that run. Otherwise, "
+            f"{self.todo}"
+        )
 
 
 _PACKED = _Kind("a packed archive", "unpack it and give the file inside")
+_PICKLE_ZIP = _Kind("a zip with the member `data`", "unpack it and give the file inside", "cuda-convnet")
 _ONNX = _Kind("an ONNX model", _CONVERT)
-_CAFFE = _Kind("a Caffe model", _CONVERT)
-_TORCH_OLD = _Kind("a PyTorch file (pickles, as torch.save used to write them)", _TORCH_PICKLE)
-_TORCH_ZIP = _Kind("a PyTorch file (a zip of pickles, as torch.save writes it)", _TORCH_PICKLE)
-_PICKLE = _Kind("a Python pickle", _OTHER_PICKLE)
+_CAFFE = _Kind("a Caffe model", _DOWNLOAD, "always")
+_TORCH_OLD = _Kind("a PyTorch file (pickles, as torch.save used to write them)", _DOWNLOAD, "always")
+_TORCH_ZIP = _Kind("a PyTorch file (a zip of pickles, as torch.save writes it)", _DOWNLOAD, "always")
+_PICKLE = _Kind("a Python pickle", _OTHER_PICKLE, "cuda-convnet")
 
 _STARTS: tuple[tuple[bytes, _Kind], ...] = (
     (
@@ -127,8 +142,12 @@ _IN_FOLDERS: tuple[tuple[str, _Kind], ...] = (
 """By a file in a folder."""
 
 
-def refuse_foreign_file(path: Path) -> None:
+def refuse_foreign_file(path: Path, *, importing: bool = False) -> None:
     """Raise RequestError that says what a file is, unless it may be weights of this package, sound or damaged.
+
+    Args:
+        path: the file.
+        importing: whether an import refuses it, so that the message does not name that command.
 
     Raises:
         RequestError: as said, or permission is denied.
@@ -146,7 +165,7 @@ def refuse_foreign_file(path: Path) -> None:
         _refuse_foreign_safetensors(path, is_own=_OWN_KEY in start)
         return
     kind, tensors = _kind_of(path, start)
-    raise RequestError(f"{path} is {kind.what}{tensors}; {kind.todo}")
+    raise RequestError(f"{path} is {kind.what}{tensors}; {kind.advice(path, importing=importing)}")
 
 
 def foreign_format(path: Path, start: bytes) -> ForeignFormat | None:
@@ -159,7 +178,7 @@ def foreign_format(path: Path, start: bytes) -> ForeignFormat | None:
     kind, _ = _kind_of(path, start)
     if kind.what.startswith((_TORCH_ZIP.what, _TORCH_OLD.what)):
         return "pytorch"
-    return {_PICKLE: "pickle", _PACKED: "zip", _CAFFE: "caffe"}.get(kind)  # type: ignore[return-value]
+    return {_PICKLE: "pickle", _PICKLE_ZIP: "pickle", _CAFFE: "caffe"}.get(kind)  # type: ignore[return-value]
 
 
 def _kind_of(path: Path, start: bytes) -> tuple[_Kind, str]:
@@ -167,7 +186,7 @@ def _kind_of(path: Path, start: bytes) -> tuple[_Kind, str]:
     if start.startswith(b"PK\x03\x04"):
         return _zip_kind(path, start)
     if found := next((kind for pattern, kind in _STARTS if re.match(pattern, start, re.DOTALL)), None):
-        return found, _pickled_names(start) if found.todo in (_TORCH_PICKLE, _OTHER_PICKLE) else ""
+        return found, _pickled_names(start) if found in (_TORCH_OLD, _PICKLE) else ""
     if begins_as_image(start):
         return _Kind("an image, not a network", "give the run before the images"), ""
     if found := _ENDINGS.get(path.suffix.lower().lstrip(".")):
@@ -183,12 +202,16 @@ def _zip_kind(path: Path, start: bytes) -> tuple[_Kind, str]:
             names = archive.namelist()
             plain = {name.partition("/")[2] or name: name for name in names} | {name: name for name in names}
             kinds = (kind for pattern, kind in _MEMBERS if any(re.fullmatch(pattern, name) for name in plain))
-            kind = next(kinds, _PACKED)
+            kind = _PICKLE_ZIP if names == ["data"] else next(kinds, _PACKED)
             if kind is not _TORCH_ZIP:
                 return kind, ""
             with archive.open(plain["data.pkl"]) as file:
                 content = file.read(_MAX_PICKLE_BYTES)
-            return (replace(kind, todo=_TORCH_MODULE), "") if _has_module(content) else (kind, _pickled_names(content))
+            return (
+                (replace(kind, todo=_TORCH_MODULE, imported=""), "")
+                if _has_module(content)
+                else (kind, _pickled_names(content))
+            )
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise_unless_damage(error, path)
         what = _TORCH_ZIP.what if b"data.pkl" in start else "a zip"
@@ -243,8 +266,8 @@ def _refuse_foreign_safetensors(path: Path, *, is_own: bool) -> None:
         )
     raise RequestError(
         f"{path} was not written by alexnet (its metadata has no key `alexnet`); its tensors "
-        f"{describe_tensors(shapes)}. Load those of a variant in Python with `AlexNet.load_state_dict` and write the "
-        "network with `alexnet.save`, or give a weights file of a run"
+        f"{describe_tensors(shapes)}. Import those of a variant with "
+        f"`{shell_words('alexnet', 'import', path, '--run', 'RUN')}`, or give a weights file of a run"
     )
 
 
@@ -263,6 +286,11 @@ def refuse_foreign_folder(folder: Path) -> NoReturn:
         raise RequestError(f"{folder} is part of the run {folder.parent}; give the run")
     if kind := next((kind for name, kind in _IN_FOLDERS if (folder / name).exists()), None):
         raise RequestError(f"{folder} is {kind.what}; {kind.todo}")
+    if any(CHECKPOINT_NAME.fullmatch(one.name) for one in folder.iterdir()):
+        raise RequestError(
+            f"{folder} holds checkpoints of cuda-convnet, as the names of its files say; import the newest with "
+            f"`{shell_words('alexnet', 'import', folder, '--run', 'RUN')}`, then give that run"
+        )
     if (folder / "config.json").is_file():
         raise RequestError(f"{folder} is a model of {_config_owner(folder / 'config.json')}; {GIVE}")
     raise RequestError(
