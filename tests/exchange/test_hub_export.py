@@ -158,6 +158,8 @@ def test_the_files_load(run: RunFolder, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert sorted(os.listdir(written)) == [file.name for file in written.files]
     assert (written.path / "model.safetensors").read_bytes() == run.weights.read_bytes()
+    with pytest.raises(alexnet.RequestError, match=r"give the weights in it, .*hub/model\.safetensors"):
+        alexnet.load(written)
     config = json.loads((written.path / "config.json").read_text())
     assert (config["architecture"], config["num_classes"], config["label_names"]) == ("alexnet", 3, NAMES)
     assert config["model_args"] == {"variant": "torchvision", "width": 0.0625, "dropout": 0.5}

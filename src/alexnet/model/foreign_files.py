@@ -291,12 +291,25 @@ def refuse_foreign_folder(folder: Path) -> NoReturn:
             f"{folder} holds checkpoints of cuda-convnet, as the names of its files say; import the newest with "
             f"`{shell_words('alexnet', 'import', folder, '--run', 'RUN')}`, then give that run"
         )
+    if _is_own_file(folder / "model.safetensors"):
+        raise RequestError(
+            f"{folder} was written by `alexnet export --to hub`; give the weights in it, {folder / 'model.safetensors'}"
+        )
     if (folder / "config.json").is_file():
         raise RequestError(f"{folder} is a model of {_config_owner(folder / 'config.json')}; {GIVE}")
     raise RequestError(
         f"{folder} holds no trained network (weights.safetensors is missing); {GIVE}, or train one with "
         f"`{shell_words('alexnet', 'train', 'DATA', '--run', folder)}`"
     )
+
+
+def _is_own_file(path: Path) -> bool:
+    """Whether a file exists and begins as one that this package wrote."""
+    try:
+        with path.open("rb") as file:
+            return _OWN_KEY in file.read(START_BYTES)
+    except OSError:
+        return False
 
 
 def _config_owner(path: Path) -> str:
