@@ -1,8 +1,9 @@
 """Caffe's mean images: `mean.binaryproto`, one array in Caffe's own format, and the same as `.npy`.
 
-Both hold (3, H, W), blue, green, red, 0..255.
+Both hold (3, H, W), blue, green, red, 0..255. A `.npy` may also hold (H, W, 3), red, green, blue.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from alexnet.storage.npy import read_npy
 from alexnet.storage.typed_files import damaged
 
 _NPY = b"\x93NUMPY"
-_EXPECTED = "give a mean image of Caffe, .binaryproto or .npy of (3, side, side)"
+_EXPECTED = "give a mean image of Caffe, .binaryproto or .npy of (3, side, side), or a .npy of (side, side, 3)"
 
 
 def read_mean_image(path: Path) -> NDArray[np.float32]:
-    """A mean image of Caffe in either format: float32 (side, side, 3), red, green, blue, 0..255.
+    """A mean image in either format: float32 (side, side, 3), red, green, blue, 0..255.
 
     Raises:
         RequestError: it is another file, or not square, or its colors are not 0..255.
@@ -59,6 +60,8 @@ def _read_npy(path: Path) -> NDArray[np.float32]:
             raise
         except ValueError as error:
             problem = problem or error
+        with contextlib.suppress(ValueError):  # as this package has it: height, width, and red, green, blue
+            return _image(path, read_npy(path, dtype, (None, None, 3)).transpose(2, 0, 1)[::-1])
     raise RequestError(f"{path} is not a mean image: {problem}; {_EXPECTED}") from problem
 
 

@@ -35,7 +35,8 @@ def read_classes(path: Path) -> tuple[ClassInfo, ...]:
     """The classes that a file lists, in the order of the network's scores.
 
     Lines of text are `id name`, where all lines begin with an id: a word with a digit, such as `n01440764 tench`, or
-    the name's own repetition; otherwise a line is a name, which is the id too. A tab always separates id and name.
+    the name itself, as in `tench tench`; otherwise a line is a name, which is the id too. A tab always separates id and
+    name.
     JSON is a list of names, of pairs (id, name) or of objects with `id` and `name`, or a mapping from numbers to these,
     also under a key such as `id2label` of a model's config.json. A prepared data set lists its own classes.
 
@@ -87,7 +88,7 @@ def _line_pairs(text: str, path: Path) -> list[tuple[str, str]]:
         split = [line.partition("\t") for line in lines]
         return [(one.strip(), name.strip() or one.strip()) for one, _, name in split]
     split = [line.strip().partition(" ") for line in lines]
-    if all((re.search(r"\d", one) and name) or one == name for one, _, name in split):
+    if all((re.search(r"\d", one) and name) or one.replace("_", " ") == name for one, _, name in split):
         return [(one, name.strip()) for one, _, name in split]
     return [(line.strip(), line.strip()) for line in lines]
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -12,12 +11,12 @@ from numpy.typing import NDArray
 from alexnet.data.dataset import ClassInfo
 from alexnet.data.decode import Fit
 from alexnet.errors import RequestError
+from alexnet.exchange.caffe_mean import read_mean_image
 from alexnet.exchange.class_lists import IMAGENET, imagenet_classes, read_classes
 from alexnet.exchange.foreign_network import ColorOrder, InputScale
 from alexnet.model.variants import named_variant
 from alexnet.storage.arguments import is_number, is_whole
 from alexnet.storage.paths import StrPath, as_path, described
-from alexnet.storage.read_errors import raise_unless_damage
 
 GivenClasses = StrPath | Sequence[str | ClassInfo]
 GivenMean = StrPath | Sequence[float]
@@ -113,7 +112,7 @@ def _classes(given: GivenClasses) -> tuple[tuple[ClassInfo, ...], str]:
 
 
 def _mean(given: GivenMean) -> tuple[tuple[float, float, float] | None, NDArray[np.float32] | None]:
-    """A mean color or a mean image; of a file with an image of one color, such as one pixel, the color."""
+    """A mean color or a mean image; of a file with one pixel, its color."""
     if isinstance(given, str) and _COLOR.fullmatch(given):
         given = [_number(part) for part in given.split(",")]
     if isinstance(given, Sequence) and not isinstance(given, str):
@@ -134,34 +133,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
-
-
-def read_mean_image(path: Path) -> NDArray[np.float32]:
-    """A mean image from a file, (S, S, 3) RGB, 0..255: a NumPy array, (3, S, S) BGR as Caffe's or (S, S, 3) RGB.
-
-    Raises:
-        RequestError: it is something else, or has values beyond 0..255.
-    """
-    try:
-        if path.suffix == ".npy":
-            found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: never more than the file
-        else:
-            raise RequestError(f"--mean is {path}; allowed is a .npy file, or red,green,blue")
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise_unless_damage(error, path)
-        raise RequestError(f"cannot read the mean image {path}: {error}; give R,G,B, or another file") from error
-    return as_mean_image(found, path)
-
-
-def as_mean_image(found: NDArray[Any], path: Path) -> NDArray[np.float32]:
-    """An array of a file as a mean image, see `read_mean_image`."""
-    shape = found.shape
-    if found.ndim == 3 and shape[0] == 3 and shape[2] != 3:
-        found = np.moveaxis(found, 0, -1)[..., ::-1]
-    if found.ndim != 3 or found.shape[2] != 3 or found.shape[0] != found.shape[1] or not 1 <= len(found) <= _MAX_SIDE:
-        raise RequestError(
-            f"the mean image {path} is {' x '.join(map(str, shape))}; allowed is 3 x S x S (BGR) or S x S x 3 (RGB)"
-        )
-    if found.dtype.kind not in "fui" or not (np.isfinite(found).all() and found.min() >= 0 and found.max() <= 255):
-        raise RequestError(f"the mean image {path} has values that are not colors of 0..255")
-    return np.array(found, np.float32, order="C")  # a copy: the file stays as it is

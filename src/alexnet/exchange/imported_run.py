@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,12 +177,7 @@ def _import(request: _Request, progress: ShowProgress) -> RunFolder:
     path = request.run_path
     before = RunFolder.open(path) if (path / "run.json").is_file() else None
     foreign = read_foreign(request.path)
-    file = ImportedFile(
-        name=request.path.name,
-        sha256=file_digest(request.path),
-        size_bytes=request.path.stat().st_size,
-        format=foreign.what,
-    )
+    file = _imported_file(request.path, foreign.what)
     if before is not None:
         earlier = _require_import(before)
         if earlier.imported.sha256 != file.sha256:
@@ -197,6 +193,18 @@ def _import(request: _Request, progress: ShowProgress) -> RunFolder:
     if is_finished and (changes := recipe_differences(earlier, conversion.recipe)):
         raise RequestError(f"{path} was imported otherwise ({'; '.join(changes)}); name another folder with --run")
     return _write(request, conversion, proof, notes, is_new=before is None)
+
+
+def _imported_file(path: Path, what: str) -> ImportedFile:
+    """The file, or the folder of checkpoints with all its files."""
+    files = sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
+    digests = [file_digest(one) for one in files]
+    return ImportedFile(
+        name=Path(os.path.abspath(path)).name,
+        sha256=_digest(digests) if path.is_dir() else digests[0],
+        size_bytes=sum(one.stat().st_size for one in files),
+        format=what,
+    )
 
 
 def _require_import(run: RunFolder) -> ImportRecipe:
