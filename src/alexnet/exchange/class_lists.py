@@ -76,7 +76,8 @@ def read_classes(path: Path) -> tuple[ClassInfo, ...]:
         seen[class_id] = number
     names = dict(pairs)
     if all(_SYNSET.fullmatch(one) for one in names):
-        names |= distinct_names(names)
+        known = synset_words()  # for lists of ids alone
+        names |= distinct_names({one: known.get(one, one) if name == one else name for one, name in names.items()})
     return tuple(ClassInfo(class_id, names[class_id]) for class_id, _ in pairs)
 
 

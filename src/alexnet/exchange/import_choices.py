@@ -113,15 +113,17 @@ def _classes(given: GivenClasses) -> tuple[tuple[ClassInfo, ...], str]:
 
 def _mean(given: GivenMean) -> tuple[tuple[float, float, float] | None, NDArray[np.float32] | None]:
     """A mean color or a mean image; of a file with one pixel, its color."""
+    value: Any = given
     if isinstance(given, str) and _COLOR.fullmatch(given):
-        given = [_number(part) for part in given.split(",")]
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        if len(given) != 3 or not all(is_number(one, 0, 255) for one in given):
-            shown = ",".join(map(str, given))
-            raise RequestError(f"--mean is {shown}; allowed are three numbers, red,green,blue of 0..255, or a file")
-        red, green, blue = map(float, given)
+        value = [_number(part) for part in given.split(",")]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 3 or not all(is_number(one, 0, 255) for one in value):
+            raise RequestError(
+                f"--mean is {described(given)}; allowed are three numbers, red,green,blue of 0..255, or a file"
+            )
+        red, green, blue = map(float, value)
         return (red, green, blue), None
-    image = read_mean_image(as_path(given, "--mean"))
+    image = read_mean_image(as_path(value, "--mean"))
     if image.shape[0] == 1:
         red, green, blue = image[0, 0].tolist()
         return (red, green, blue), None
