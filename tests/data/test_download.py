@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from alexnet.data import download
+from alexnet.data import http_transfer
 from alexnet.data.download import Downloads
 from alexnet.errors import RequestError
 
@@ -263,13 +263,13 @@ def test_urls_that_lead_nowhere(url: str, reason: str) -> None:
 def test_a_server_of_the_internet_cannot_redirect_into_the_local_network(
     target: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_local, asked = download._is_local, []
+    is_local, asked = http_transfer._is_local, []
 
     def as_if_the_server_were_public(host: str | None) -> bool:
         asked.append(host)
         return is_local("8.8.8.8" if len(asked) % 2 == 0 else host)  # the target is asked for first, then the server
 
-    monkeypatch.setattr(download, "_is_local", as_if_the_server_were_public)
+    monkeypatch.setattr(http_transfer, "_is_local", as_if_the_server_were_public)
     with pytest.raises(RequestError, match="is on this machine or its local network; if you trust it"):
         Downloads(timeout_s=20).get(f"{server}/to?http://{target}/x.jpg")
     assert asked == [target.strip("[]"), "127.0.0.1"]
@@ -278,7 +278,9 @@ def test_a_server_of_the_internet_cannot_redirect_into_the_local_network(
 def test_a_name_that_changes_its_address_does_not_lead_into_the_local_network(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "_is_local", lambda host: False)  # as of a name with another address at that time
+    monkeypatch.setattr(
+        http_transfer, "_is_local", lambda host: False
+    )  # as of a name with another address at that time
     assert Downloads(timeout_s=20).get(f"{server}/image.jpg") == IMAGE
     with pytest.raises(RequestError, match=r"redirects to 127\.0\.0\.1:\d+, which is on this machine"):
         Downloads(timeout_s=20).get(f"{server}/to?{server}/image.jpg")
@@ -292,14 +294,14 @@ def test_no_server_of_the_internet_on_the_way_redirects_into_the_local_network(
     public = server.replace("127.0.0.1", "localhost")
     chain = f"{server}/to?{public}/to?{server}/image.jpg"
     assert Downloads(timeout_s=20).get(chain) == IMAGE  # all of these are local
-    monkeypatch.setattr(download, "_is_local", lambda host: host != "localhost")
+    monkeypatch.setattr(http_transfer, "_is_local", lambda host: host != "localhost")
     with pytest.raises(RequestError, match="is on this machine or its local network; if you trust it"):
         Downloads(timeout_s=20).get(chain)
 
 
 def test_what_counts_is_the_address_that_answered(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     replies = iter([True])  # connected to the internet; asked for again, the name has a local address
-    monkeypatch.setattr(download, "_is_public", lambda address: next(replies, False))
+    monkeypatch.setattr(http_transfer, "_is_public", lambda address: next(replies, False))
     with pytest.raises(RequestError, match="is on this machine or its local network; if you trust it"):
         Downloads(timeout_s=20).get(f"{server}/to?{server}/image.jpg")
 
@@ -318,9 +320,9 @@ def test_a_server_without_https_is_said(server: str) -> None:
         Downloads(timeout_s=20).get(f"{server.replace('http:', 'https:')}/image.jpg")
     untrusted = ssl.SSLCertVerificationError(1, "certificate verify failed")
     untrusted.verify_message = "self-signed certificate"
-    assert download._in_words(untrusted) == "its certificate is not trusted (self-signed certificate)"
+    assert http_transfer.in_words(untrusted) == "its certificate is not trusted (self-signed certificate)"
 
 
 def test_addresses_of_the_internet_are_not_local() -> None:
     public = ("8.8.8.8", "2001:4860:4860::8888", "2002:808:808::1", "64:ff9b::808:808", "no-such-host.invalid")
-    assert not any(map(download._is_local, public))
+    assert not any(map(http_transfer._is_local, public))

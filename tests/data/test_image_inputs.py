@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet.data.download import Downloads, without_credentials
+from alexnet.data.download import Downloads
+from alexnet.data.http_transfer import without_credentials
 from alexnet.data.image_inputs import InputImage, list_images, list_named
 from alexnet.errors import RequestError
 

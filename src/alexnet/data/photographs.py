@@ -19,7 +19,7 @@ from PIL import Image
 
 from alexnet.data.decode import Fit as Fit
 from alexnet.data.decode import UnreadableImage, decode_image, decode_opened, make_square, on_white, require_size
-from alexnet.data.download import is_url, without_credentials
+from alexnet.data.http_transfer import is_url, without_credentials
 from alexnet.data.pixel_layouts import MAX_UPPER_BITS, has_16_bits
 from alexnet.data.sources.file_ranges import read_any_file
 from alexnet.errors import RequestError

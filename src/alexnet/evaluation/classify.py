@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import UNLABELED, ClassInfo, PreparedData, warn_of_other_fit
 from alexnet.data.dataset_files import DESCRIPTION_FILE
-from alexnet.data.download import Downloads, is_url, without_credentials
+from alexnet.data.download import Downloads
+from alexnet.data.http_transfer import is_url, without_credentials
 from alexnet.data.image_inputs import InputImage, list_images
 from alexnet.data.photographs import Fit, ImageInput, as_images, require_fit
 from alexnet.errors import RequestError, WorkError

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData, renumber_labels, warn_of_other_fit
 from alexnet.data.dataset_files import NO_LABEL
-from alexnet.data.download import Downloads, is_url
+from alexnet.data.download import Downloads
+from alexnet.data.http_transfer import is_url
 from alexnet.data.image_inputs import InputImage, list_named
 from alexnet.data.photographs import ImageInput
 from alexnet.data.shards import StoredImages
