@@ -47,7 +47,11 @@ class Command:
 
 
 COMMANDS = {
-    "fetch": Command("data", "Download or generate a data set.", "alexnet fetch cifar10 data/cifar10"),
+    "fetch": Command(
+        "data",
+        "Download a data set or published weights, or generate a data set.",
+        "alexnet fetch cifar10 data/cifar10",
+    ),
     "prepare": Command(
         "data",
         "Turn photographs into a prepared data set.",
