@@ -13,6 +13,7 @@ import torch
 from tests.exchange.convnet_pickles import Builder, Layers, checkpoint, python2_pickle, scores
 
 from alexnet.errors import RequestError, WorkError
+from alexnet.exchange.convnet_checkpoints import is_pickle, read_batches_meta
 from alexnet.exchange.foreign_network import ForeignNetwork
 from alexnet.exchange.readers import read_foreign
 from alexnet.model.network import AlexNet
@@ -321,3 +322,34 @@ def test_checkpoints_that_are_cut_short_say_so(tmp_path: Path) -> None:
         path.write_bytes(content[:size])
         with pytest.raises(WorkError, match=r"cut short or damaged .*; download or copy it again"):
             read_foreign(path)
+
+
+def test_the_mean_image_of_the_training_data_is_read(tmp_path: Path) -> None:
+    planes = np.random.default_rng(1).uniform(0, 255, (3, 32, 32)).astype(np.float32)
+    path = tmp_path / "batches.meta"
+    path.write_bytes(python2_pickle({"num_vis": 3072, "data_mean": planes.reshape(-1, 1), "label_names": ["a", "b"]}))
+    assert is_pickle(path) and not is_pickle(tmp_path)
+    assert np.array_equal(read_batches_meta(path), planes.transpose(1, 2, 0))
+    for content, message in (
+        ({"label_names": ["a"]}, "without a square mean image"),
+        ({"data_mean": np.zeros((3 * 5, 1), np.float32)}, "without a square mean image"),
+        ({"data_mean": Calls(os.getcwd)}, "refers to 'posix.getcwd'"),
+    ):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(RequestError, match=message):
+            read_batches_meta(path)
+    path.write_bytes(python2_pickle({"data_mean": planes})[:5000])
+    with pytest.raises(WorkError, match="cut short or damaged"):
+        read_batches_meta(path)
+
+
+def test_folders_that_hold_something_else_are_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(RequestError, match="is a folder without checkpoints of cuda-convnet; give weights, such as"):
+        read_foreign(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(RequestError, match="is a model of another program; give the file of its weights"):
+        read_foreign(tmp_path)
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(RequestError, match="is a run of alexnet already, so there is nothing to import"):
+        read_foreign(tmp_path)

@@ -23,7 +23,7 @@ from alexnet.data.sources.zip_archive import read_zip_list, read_zip_member
 from alexnet.errors import RequestError
 from alexnet.exchange.foreign_network import ForeignLayer, ForeignNetwork, InputConvention
 from alexnet.exchange.state_dicts import foreign_damage, misfit, natural_key
-from alexnet.model.foreign_files import CHECKPOINT_NAME
+from alexnet.model.foreign_files import CHECKPOINT_NAME, START_BYTES, foreign_format
 from alexnet.model.layer_specs import (
     AveragePool,
     Convolution,
@@ -140,6 +140,37 @@ class _CheckpointUnpickler(ArrayUnpickler):
         return super().call(name, arguments)
 
 
+def is_pickle(path: Path) -> bool:
+    """Whether a file begins as a pickle; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return foreign_format(path, file.read(START_BYTES)) == "pickle"
+    except OSError:
+        return False
+
+
+def read_batches_meta(path: Path) -> NDArray[np.float32]:
+    """The mean image in a `batches.meta` of cuda-convnet's data, (side, side, 3) RGB, 0..255.
+
+    Raises:
+        RequestError: it is another file, or refers to functions of Python's library.
+        WorkError: it is damaged or cut short.
+        TemporaryError: the machine or the drive failed.
+    """
+    try:
+        with path.open("rb") as file:
+            mean = _entries(_CheckpointUnpickler(file, path).load()).get("data_mean")
+            side = math.isqrt(math.prod(mean.shape) // 3) if isinstance(mean, PickledArray) else 0
+            if not isinstance(mean, PickledArray) or side == 0 or math.prod(mean.shape) != 3 * side * side:
+                raise RequestError(f"{path} is a Python pickle without a square mean image (data_mean) of three colors")
+            planes = mean.values.reshape(3, side, side)
+            return np.ascontiguousarray(np.moveaxis(planes, 0, -1), np.float32)
+    except RequestError:
+        raise
+    except (OSError, ValueError) as error:
+        foreign_damage(path, "a Python pickle", error)
+
+
 def newest_checkpoint(folder: Path) -> tuple[Path, int] | None:
     """The newest of the checkpoints in a folder, by the numbers of their names, and how many there are."""
     found = [one for one in folder.iterdir() if CHECKPOINT_NAME.fullmatch(one.name) and one.is_file()]
@@ -252,7 +283,7 @@ def _network(path: Path, layers: dict[str, _Layer], num_bytes: int, notes: list[
     data, mean = ("ImageNet", _IMAGENET_MEAN) if spec.image_px >= _IMAGENET_PX else ("CIFAR-10", _CIFAR_MEAN)
     notes.append(
         "The file does not hold the mean image that its network subtracts (it is in `batches.meta` of the training "
-        f"data): the mean color of {data} is subtracted instead. Give the image with `--mean FILE`."
+        f"data): the mean color of {data} is subtracted instead. Give it with `--mean batches.meta`."
     )
     if any(isinstance(one, AveragePool) for one in spec.layers):
         notes.append(

@@ -13,6 +13,7 @@ from alexnet.data.decode import Fit
 from alexnet.errors import RequestError
 from alexnet.exchange.caffe_mean import read_mean_image
 from alexnet.exchange.class_lists import IMAGENET, imagenet_classes, read_classes
+from alexnet.exchange.convnet_checkpoints import is_pickle, read_batches_meta
 from alexnet.exchange.foreign_network import ColorOrder, InputScale
 from alexnet.model.variants import named_variant
 from alexnet.storage.arguments import is_number, is_whole
@@ -123,7 +124,8 @@ def _mean(given: GivenMean) -> tuple[tuple[float, float, float] | None, NDArray[
             )
         red, green, blue = map(float, value)
         return (red, green, blue), None
-    image = read_mean_image(as_path(value, "--mean"))
+    path = as_path(value, "--mean")
+    image = read_batches_meta(path) if is_pickle(path) else read_mean_image(path)
     if image.shape[0] == 1:
         red, green, blue = image[0, 0].tolist()
         return (red, green, blue), None

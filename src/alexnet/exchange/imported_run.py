@@ -100,8 +100,8 @@ def import_weights(
     again finds it done; after an interruption it starts again.
 
     Args:
-        file: torchvision's and other state dicts of PyTorch, also as safetensors, a Caffe model, a cuda-convnet
-            checkpoint. Nothing in it is executed.
+        file: torchvision's and other state dicts of PyTorch, also as safetensors, a Caffe model, a checkpoint of
+            cuda-convnet, or a folder of these, of which the newest is taken. Nothing in it is executed.
         run: the run folder to create.
         variant: of the network; None is what the file's layers say.
         classes: names or `ClassInfo`, in the order of the scores; a file of them (lines, or JSON); a prepared data set;
@@ -110,7 +110,8 @@ def import_weights(
         input_scale: of these pixels: `255` (0..255), `1` (0..1), or `imagenet` (0..1 divided by ImageNet's standard
             deviations).
         mean: that is subtracted: three numbers (red, green, blue, 0..255), or a file with a mean image: Caffe's
-            .binaryproto, or a NumPy array, (3, S, S) BGR as Caffe's or (S, S, 3) RGB.
+            .binaryproto, a NumPy array, (3, S, S) BGR as Caffe's or (S, S, 3) RGB, or the `batches.meta` of
+            cuda-convnet's data.
         side: to which photographs are resized, pixels; None is the mean image's, or 256 for crops of 224 and 227.
         fit: how photographs become square: `crop`, `pad` or `squash`; None is what the file says, or `crop`.
         features_only: without the classifier: dense layers that the file lacks stay untrained, and of a file with all

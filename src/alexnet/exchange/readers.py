@@ -30,6 +30,9 @@ from alexnet.storage.tensors import open_tensors
 _SAFETENSORS_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _CAFFE_ENDINGS = (".caffemodel", ".caffemodel.h5", ".binaryproto", ".prototxt", ".solverstate")
 _OWN_METADATA = "alexnet"
+_NOTHING_TO_IMPORT = (
+    ", so there is nothing to import; give it to `alexnet predict`, `alexnet evaluate` or `alexnet finetune` as it is"
+)
 
 
 def read_foreign(path: Path) -> ForeignNetwork:
@@ -50,9 +53,11 @@ def read_foreign(path: Path) -> ForeignNetwork:
 
 def _read(path: Path) -> ForeignNetwork:
     if path.is_dir():
+        if (path / "weights.safetensors").is_file():
+            raise RequestError(f"{path} is a run of alexnet already{_NOTHING_TO_IMPORT}")
         if (found := read_convnet(path)) is not None:
             return found
-        refuse_foreign_folder(path)
+        refuse_foreign_folder(path, importing=True)
     if not path.is_file():
         raise RequestError(
             f"{path} {'is not a regular file' if path.exists() else 'does not exist'}; give a file of weights, or a "
@@ -86,10 +91,7 @@ def _read_safetensors(path: Path) -> ForeignNetwork:
         with open_tensors(path, "pt") as file:
             if _OWN_METADATA in (file.metadata() or {}):
                 refuse_foreign_file(path)
-                raise RequestError(
-                    f"{path} is a weights file that alexnet wrote, so there is nothing to import; give it to "
-                    "`alexnet predict`, `alexnet evaluate` or `alexnet finetune` as it is"
-                )
+                raise RequestError(f"{path} is a weights file that alexnet wrote{_NOTHING_TO_IMPORT}")
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
             tensors = {name: _stored(file, name, one) for name, one in slices.items()}
             return network_of_tensors(path, what, tensors, is_ordered=False)

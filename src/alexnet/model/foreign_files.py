@@ -24,6 +24,8 @@ from alexnet.storage.tensors import open_tensors
 from alexnet.storage.typed_files import read_bounded
 from alexnet.system.visible_text import shell_words
 
+GIVE_FOREIGN = "give weights, such as a state dict of PyTorch (.pth, .safetensors) or a .caffemodel"
+_GIVE_RUN_FIRST = "give the run before the images"
 GIVE = "give a run folder, or a weights file that alexnet wrote"
 START_BYTES = 4096
 ForeignFormat = Literal["pytorch", "pickle", "caffe"]
@@ -71,6 +73,8 @@ class _Kind:
         Args:
             importing: whether an import refused it.
         """
+        if importing and self.todo in (GIVE, _GIVE_RUN_FIRST):
+            return GIVE_FOREIGN
         if importing or not self.imported:
             return self.todo
         command = f"`{shell_words('alexnet', 'import', path, '--run', 'RUN')}`"
@@ -188,7 +192,7 @@ def _kind_of(path: Path, start: bytes) -> tuple[_Kind, str]:
     if found := next((kind for pattern, kind in _STARTS if re.match(pattern, start, re.DOTALL)), None):
         return found, _pickled_names(start) if found in (_TORCH_OLD, _PICKLE) else ""
     if begins_as_image(start):
-        return _Kind("an image, not a network", "give the run before the images"), ""
+        return _Kind("an image, not a network", _GIVE_RUN_FIRST), ""
     if found := _ENDINGS.get(path.suffix.lower().lstrip(".")):
         return found, ""
     if re.fullmatch(rb"[\t\r\n -~\x80-\xff]*", start):
@@ -271,8 +275,13 @@ def _refuse_foreign_safetensors(path: Path, *, is_own: bool) -> None:
     )
 
 
-def refuse_foreign_folder(folder: Path) -> NoReturn:
-    """Raise RequestError that says what a folder without `weights.safetensors` is."""
+def refuse_foreign_folder(folder: Path, *, importing: bool = False) -> NoReturn:
+    """Raise RequestError that says what a folder without `weights.safetensors` is.
+
+    Args:
+        folder: without checkpoints of cuda-convnet, if `importing`.
+        importing: whether an import refuses it.
+    """
     if (folder / "baseline.safetensors").is_file():
         raise RequestError(
             f"{folder} holds a baseline, not a network; measure it with `{shell_words('alexnet', 'evaluate', folder)}`"
@@ -295,8 +304,11 @@ def refuse_foreign_folder(folder: Path) -> NoReturn:
         raise RequestError(
             f"{folder} was written by `alexnet export --to hub`; give the weights in it, {folder / 'model.safetensors'}"
         )
+    give = "give the file of its weights" if importing else GIVE
     if (folder / "config.json").is_file():
-        raise RequestError(f"{folder} is a model of {_config_owner(folder / 'config.json')}; {GIVE}")
+        raise RequestError(f"{folder} is a model of {_config_owner(folder / 'config.json')}; {give}")
+    if importing:
+        raise RequestError(f"{folder} is a folder without checkpoints of cuda-convnet; {GIVE_FOREIGN}")
     raise RequestError(
         f"{folder} holds no trained network (weights.safetensors is missing); {GIVE}, or train one with "
         f"`{shell_words('alexnet', 'train', 'DATA', '--run', folder)}`"
