@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -262,3 +263,103 @@ def test_files_that_are_cut_short_say_so(tmp_path: Path, form: str) -> None:
         (tmp_path / "net").write_bytes(content[:size])
         with pytest.raises(WorkError, match=r"cut short or damaged .*; download or copy it again"):
             read_foreign(tmp_path / "net")
+
+
+def test_a_state_dict_without_dense_layers_gives_the_convolutions(tmp_path: Path) -> None:
+    state = torchvision_net().state_dict()
+    for form in ("zip", "safetensors"):
+        SAVES[form]({name: one for name, one in state.items() if name.startswith("features")}, tmp_path / form)
+        found = read_foreign(tmp_path / form)
+        assert found.variants == ("torchvision",) and found.convention == TORCHVISION_CONVENTION
+        assert [layer.name for layer in found.layers] == [f"features.{number}" for number in (0, 3, 6, 8, 10)]
+    SAVES["zip"]({f"backbone.{name}": one for name, one in paper_net().state_dict().items() if "dense" not in name},
+                 tmp_path / "net")  # fmt: skip
+    assert read_foreign(tmp_path / "net").variants[:2] == ("paper", "original")
+
+
+def test_another_classifier_is_left_out_and_named(tmp_path: Path) -> None:
+    state = {name: one for name, one in torchvision_net().state_dict().items() if name.startswith("features")}
+    state |= {"classifier.1.weight": torch.zeros(10, 1152), "classifier.1.bias": torch.zeros(10)}
+    SAVES["zip"](state, tmp_path / "net")
+    found = read_foreign(tmp_path / "net")
+    assert len(found.layers) == 5
+    assert found.notes[0] == "The dense layers classifier.1 (10, 1152) were left out: they fit no variant."
+
+
+def test_own_state_dicts_are_of_the_variant_whose_names_they_have(tmp_path: Path) -> None:
+    for variant in ("minus-fc6", "minus-fc7", "tanh"):
+        network = AlexNet(4, variant, 0.05)
+        SAVES["safetensors"](dict(network.state_dict()), tmp_path / variant)
+        found = read_foreign(tmp_path / variant)
+        assert variant in found.variants and found.convention is None
+        assert variant == "tanh" or found.variants[0] == variant
+
+
+def without(state: Mapping[str, torch.Tensor], ending: str) -> dict[str, torch.Tensor]:
+    return {name: one for name, one in state.items() if not name.endswith(ending)}
+
+
+def test_missing_biases_are_zero_and_named(tmp_path: Path) -> None:
+    SAVES["zip"](without(torchvision_net().state_dict(), "10.bias"), tmp_path / "net")
+    found = read_foreign(tmp_path / "net")
+    assert torch.equal(found.layers[4].bias, torch.zeros(32))
+    assert found.notes == ("The file has no biases of features.10; they are 0.",)
+
+
+NORMALIZED = nn.Sequential(nn.Conv2d(3, 8, 11), nn.BatchNorm2d(8), nn.Linear(8, 2)).state_dict()
+OTHERS: dict[str, tuple[Any, str]] = {
+    "batch normalization": (
+        dict(NORMALIZED), r"network with batch normalization \(1.running_mean, 1.running_var\), which no variant has"
+    ),
+    "no weights": ({"x.bias": torch.zeros(3)}, "is a PyTorch file without weights: its tensors are x.bias"),
+    "integers": ({"a.weight": torch.zeros(3, dtype=torch.int8)}, "whose tensor a.weight has the type int8; allowed"),
+    "complex": ({"a.weight": torch.zeros(3, dtype=torch.complex64)}, "tensor a.weight has the type complex64"),
+    "a number": (3, r"without a state dict \(it holds no dictionary with names\); save the network"),
+    "a tensor": (torch.zeros(3), r"without a state dict \(it holds no dictionary with names\)"),
+    "an optimizer": (
+        {"epoch": 1, "state": {0: {"exp_avg": 1}}, "param_groups": []},
+        r"without a state dict \(its entries are epoch, state, param_groups\)",
+    ),
+    "sparse": ({"a.weight": torch.zeros(3).to_sparse()}, "tensors of a kind that is not read"),
+    "another network": (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)).state_dict(),
+        r"of no known variant: its layers are 0 \(8, 3, 3, 3\), 1 \(8, 8, 3, 3\); expected are those of AlexNet",
+    ),
+    "one layer less": (
+        without(torchvision_net().state_dict(), "4.weight"),
+        r"The dense layers|the closest variant, 'torchvision' of width 0.125, has fc7 \(512, 512\) where the file has",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("form", ["zip", "old"])
+def test_other_networks_are_refused_with_the_reason(tmp_path: Path, name: str, form: str) -> None:
+    content, message = OTHERS[name]
+    SAVES[form](content, tmp_path / "net")
+    if name == "one layer less":
+        found = read_foreign(tmp_path / "net")
+        assert len(found.layers) == 5 and "The dense layers classifier.1" in found.notes[0]
+        return
+    with pytest.raises(RequestError, match=message) as refused:
+        read_foreign(tmp_path / "net")
+    assert str(refused.value).startswith(str(tmp_path / "net")) and "\n" not in str(refused.value)
+
+
+def test_programs_and_modules_of_torchscript_are_named(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "a.pth"))
+    with pytest.raises(RequestError, match=r"is a TorchScript module; read it with `torch.jit.load`"):
+        read_foreign(tmp_path / "a.pth")
+    with pytest.raises(RequestError, match=r"nothing.pth does not exist; give a file of weights"):
+        read_foreign(tmp_path / "nothing.pth")
+    (tmp_path / "b.pth").write_text("<!doctype html><title>404</title>")
+    with pytest.raises(RequestError, match="is a web page, not weights"):
+        read_foreign(tmp_path / "b.pth")
+    (tmp_path / "c.pth").write_bytes(bytes(range(1, 9)))
+    with pytest.raises(RequestError, match=r"no weights file of a known format .*; give weights, such as a state dict"):
+        read_foreign(tmp_path / "c.pth")
+    path = tmp_path / "own.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(3)}, path, metadata={"alexnet": "{}"})
+    with pytest.raises(RequestError, match="is a weights file that alexnet wrote, so there is nothing to import"):
+        read_foreign(path)

@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alexnet.errors import RequestError
+from alexnet.model.layer_specs import sized_layers
 from alexnet.model.network import AlexNet
-from alexnet.model.tensor_names import describe_tensors, matching_networks, rename_as
+from alexnet.model.tensor_names import (
+    describe_tensors,
+    matching_networks,
+    networks_of_layers,
+    rename_as,
+    shapes_at_width_of,
+)
 from alexnet.model.variants import VARIANTS
 
 
@@ -149,3 +156,30 @@ def test_the_network_that_tensors_belong_to_is_found(variant: str, width: float,
     assert f"of width {found[1]:g}" in describe_tensors(shapes)
     changed = {**shapes, "conv1.weight": (*shapes["conv1.weight"][:-1], 2)}
     assert matching_networks(changed) is None
+
+
+@given(
+    variant=st.sampled_from(sorted(VARIANTS)),
+    width=st.integers(3, 60).map(lambda number: number / 400),
+    num_classes=st.integers(2, 30),
+)
+def test_the_network_of_layers_without_names_is_found(variant: str, width: float, num_classes: int) -> None:
+    sized = [one for one in sized_layers(VARIANTS[variant], num_classes, width) if one.weight_shape]
+    layers = [(one.weight_shape, one.bias_shape) for one in sized]
+    convolutions = [one for one in layers if len(one[0]) > 2]
+    for given_ones, features_only in ((layers, False), (convolutions, True)):
+        found = networks_of_layers(given_ones, features_only=features_only)
+        assert variant in [one.variant for one in found]
+        for match in found:
+            assert match.num_classes == (None if features_only else num_classes)
+            again = sized_layers(VARIANTS[match.variant], num_classes, match.width)
+            shapes = [(one.weight_shape, one.bias_shape) for one in again if one.weight_shape]
+            assert shapes[: len(given_ones)] == given_ones
+    swapped = [*layers[1:], layers[0]]
+    assert variant not in [one.variant for one in networks_of_layers(swapped)]
+    assert networks_of_layers(layers[:-1]) == [] or variant not in [
+        one.variant for one in networks_of_layers(layers[:-1])
+    ]
+    assert networks_of_layers([((), ()) for _ in layers]) == []
+    width_found, closest = shapes_at_width_of(variant, [shape for shape, _ in layers])
+    assert [shape for _, shape in closest] == [shape for shape, _ in layers], width_found

@@ -115,7 +115,8 @@ def find_state_dict(path: Path, what: str, content: object) -> tuple[str, dict[s
         if others:
             notes.append(f"The entries {_shown(others)} were left out.")
         entries = held[known[0]]
-    found = f"its entries are {_shown([*entries])}" if entries else "it holds no dictionary"
+    held_names = [*_entries(content)]
+    found = f"its entries are {_shown(held_names)}" if held_names else "it holds no dictionary with names"
     raise RequestError(
         f"{path} is {what} without a state dict ({found}); save the network's weights with "
         "torch.save(model.state_dict(), FILE)"
@@ -173,7 +174,7 @@ def network_of_tensors(
     prefix = common_prefix(unwrapped_name(layer.name) for layer in layers)
     plain = [unwrapped_name(layer.name).removeprefix(prefix) for layer in layers]
     variants = [match.variant for match in matches]
-    is_torchvision = "torchvision" in variants and tuple(plain[:5]) == _TORCHVISION_NAMES
+    is_torchvision = "torchvision" in variants and _has_torchvisions_names(layers)
     return ForeignNetwork(
         what=f"{what} with torchvision's names" if is_torchvision else what,
         layers=tuple(_foreign_layer(layer) for layer in layers),
@@ -181,6 +182,13 @@ def network_of_tensors(
         convention=TORCHVISION_CONVENTION if is_torchvision else None,
         notes=tuple(notes),
     )
+
+
+def _has_torchvisions_names(layers: Sequence[_Layer]) -> bool:
+    """Whether the convolutions are named as torchvision names them, below whatever holds its network."""
+    names = [unwrapped_name(layer.name) for layer in layers[: len(_TORCHVISION_NAMES)]]
+    prefix = names[0].removesuffix(_TORCHVISION_NAMES[0])
+    return names == [f"{prefix}{name}" for name in _TORCHVISION_NAMES]
 
 
 def _foreign_layer(layer: _Layer) -> ForeignLayer:
