@@ -6,15 +6,20 @@ package.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import alexnet
+from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
+from alexnet.exchange.onnx_check import OnnxCheck, check_onnx
 from alexnet.exchange.onnx_graph import OPSET, OnnxGraph, add_network, onnx_module
 from alexnet.exchange.onnx_preprocessing import add_preprocessing
+from alexnet.exchange.onnx_quantization import Int8Check, quantize_onnx
 from alexnet.model.weights import Trained, describe
 from alexnet.storage.atomic import write_bytes
+from alexnet.system.progress import ShowProgress
 
 IR_VERSION = 8
 """The version of the file format that came with `OPSET`."""
@@ -26,18 +31,48 @@ _INPUT_TEXT = (
 )
 
 
-def write_onnx(trained: Trained, path: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class OnnxExport:
+    """What was measured of a file that was written."""
+
+    check: OnnxCheck | None
+    """Beside torch; None if it was not asked for."""
+    int8: Int8Check | None
+    """None of a file in float32."""
+
+
+def write_onnx(
+    trained: Trained,
+    path: Path,
+    *,
+    verify: PreparedData | None = None,
+    int8: PreparedData | None = None,
+    progress: ShowProgress = False,
+) -> OnnxExport:
     """Write a network with its preprocessing, a softmax and its class names to an ONNX file, atomically.
 
     Args:
         trained: what `require_describable` accepts.
         path: the file.
+        verify: run the file by ONNX Runtime beside torch on images of this data set, see `check_onnx`; of a file in 8
+            bits, the one in float32 that it is made of.
+        int8: compute in 8 bits, calibrated and measured on this data set, see `quantize_onnx`.
+        progress: see `ShowProgress`.
 
     Raises:
-        RequestError: the package onnx is missing, or the network is too large for an ONNX file.
+        RequestError: the package onnx or onnxruntime is missing, the network is too large for an ONNX file, or a data
+            set does not fit it.
+        WorkError: ONNX Runtime computes something else than torch.
         OSError: the file cannot be written; nothing is left behind.
     """
-    write_bytes(path, onnx_model(trained).SerializeToString(deterministic=True))
+    content = onnx_model(trained).SerializeToString(deterministic=True)
+    check = quantized = None
+    if verify is not None:
+        check = check_onnx(content, preprocessing_model(trained), trained, verify, progress=progress)
+    if int8 is not None:
+        content, quantized = quantize_onnx(content, trained, int8, progress=progress)
+    write_bytes(path, content)
+    return OnnxExport(check=check, int8=quantized)
 
 
 def onnx_model(trained: Trained) -> Any:
@@ -80,3 +115,20 @@ def onnx_model(trained: Trained) -> Any:
     )
     helper.set_model_props(model, {"alexnet": json.dumps(describe(trained)), "version": alexnet.__version__})
     return model
+
+
+def preprocessing_model(trained: Trained) -> bytes:
+    """An ONNX file's content whose only output, `network_input`, is what the network reads: float32 (N, 3, C, C)."""
+    helper, types = onnx_module("onnx.helper"), onnx_module().TensorProto
+    graph = OnnxGraph()
+    output = add_preprocessing(graph, trained)
+    made = helper.make_graph(
+        graph.nodes,
+        "preprocessing",
+        [helper.make_tensor_value_info("images", types.UINT8, ["N", "H", "W", 3])],
+        [helper.make_tensor_value_info(output, types.FLOAT, ["N", 3, trained.crop, trained.crop])],
+        graph.constants,
+    )
+    opset = helper.make_opsetid("", OPSET)
+    content: bytes = helper.make_model(made, opset_imports=[opset], ir_version=IR_VERSION).SerializeToString()
+    return content
