@@ -15,6 +15,7 @@ from torch import nn
 
 import alexnet
 from alexnet.cli.main import main
+from alexnet.data.preparation.prepare import prepare
 from alexnet.exchange.forms import FORMS
 from alexnet.exchange.readers import read_foreign
 from alexnet.model.weights import Trained, save_trained
@@ -245,6 +246,39 @@ def test_an_export_without_a_name_is_named_after_its_run(
     monkeypatch.chdir(run if given == "." else tmp_path)
     assert main(["export", given, "--to", "torchvision"]) == 0
     assert Path("first.pth").is_file()
+
+
+def test_options_of_one_form_are_refused_for_others(file: Path, tmp_path: Path) -> None:
+    for form in FORMS:
+        for option in ("verify", "int8"):
+            if form != "onnx":
+                with pytest.raises(alexnet.RequestError, match=f"--{option} applies to onnx only"):
+                    alexnet.export(file, tmp_path / "a", to=form, **{option: tmp_path})
+    with pytest.raises(alexnet.RequestError, match="nowhere does not exist"):
+        alexnet.export(file, tmp_path / "a", to="onnx", verify="nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_verifies_and_quantizes(
+    make_tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = prepare(make_tree("photographs"), "data", side=32)
+    network = alexnet.AlexNet(3, "quick", 0.125, generator=torch.Generator().manual_seed(1)).eval()
+    mean = torch.full((32, 32, 3), 100.0)
+    trained = Trained(network=network, classes=data.classes, mean_image=mean, crop=28, title="t", generated=False)
+    save_trained(Path("net.safetensors"), trained)
+    assert main(["export", "net.safetensors", "--to", "onnx", "--verify", "data"]) == 0
+    shown = capsys.readouterr().out
+    assert "verified: 12 photographs of split 'val'" in shown and Path("net.onnx").is_file()
+    assert main(["export", "net.safetensors", "--to", "onnx", "--int8", "data"]) == 0
+    assert "top-1 error" in capsys.readouterr().out
+    assert Path("net-int8.onnx").stat().st_size < Path("net.onnx").stat().st_size
+    words = ["export", "net.safetensors", "--to", "onnx", "--verify", "data", "--int8", "data", "--out", "b", "--json"]
+    assert main(words) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert (written["verify"]["num_images"], written["int8"]["num_images"]) == (12, 12)
+    assert Path("b").read_bytes() == Path("net-int8.onnx").read_bytes()
 
 
 @pytest.mark.slow

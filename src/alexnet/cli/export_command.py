@@ -25,7 +25,16 @@ def add_arguments(parser: CommandParser) -> None:
     )
     text = "file or folder to create (default: in the working directory, named after the run)"
     parser.add_argument("--out", type=Path, metavar="PATH", help=text)
+    text = "onnx: run the file by ONNX Runtime beside torch on images of a prepared data set; a difference is an error"
+    parser.add_argument("--verify", type=Path, nargs="+", metavar="DATA", help=text)
+    text = "onnx: compute in 8 bits, calibrated and measured on a prepared data set"
+    parser.add_argument("--int8", type=Path, nargs="+", metavar="DATA", help=text)
     add_json(parser, "lines")
+
+
+def is_long(options: argparse.Namespace) -> bool:
+    """Whether the network is run."""
+    return bool(options.verify or options.int8)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -34,7 +43,8 @@ def run(options: argparse.Namespace) -> None:
     from alexnet.report.formatting import count_noun, format_bytes
 
     start_s = time.monotonic()
-    written = export(options.run, options.out or default_path(options.run, options.to), to=options.to)
+    path = options.out or default_path(options.run, options.to, int8=options.int8 is not None)
+    written = export(options.run, path, to=options.to, verify=options.verify, int8=options.int8)
     if options.json:
         print_json({**written.to_dict(), "duration_s": time.monotonic() - start_s})
         return
@@ -47,6 +57,8 @@ def run(options: argparse.Namespace) -> None:
         f"output: {written.output}",
         f"{count_noun(len(written.class_names), 'class')}, in the order of the outputs: {names}",
         *(f"note: {note}" for note in written.notes),
+        *(f"verified: {check.describe()}" for check in (written.check,) if check),
+        *(check.describe() for check in (written.int8,) if check),
         "load it:",
         *(f"    {line}" for line in written.load),
     )

@@ -119,7 +119,8 @@ COMMANDS = {
     "export": Command(
         "exchange",
         "Write a trained network for another program.",
-        "alexnet export runs/first --to onnx --out first.onnx",
+        "alexnet export runs/first --to onnx --verify data/prepared",
+        computes=True,
     ),
     "import": Command(
         "exchange",

@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.exchange.caffe_export import DEPLOY_FILE, MEAN_FILE, README_FILE, WEIGHTS_FILE, write_caffe
 from alexnet.exchange.forms import ENDINGS, FORMS, Form
 from alexnet.exchange.hub_export import write_hub
-from alexnet.exchange.onnx_export import write_onnx
+from alexnet.exchange.onnx_check import OnnxCheck
+from alexnet.exchange.onnx_export import OnnxExport, write_onnx
+from alexnet.exchange.onnx_quantization import Int8Check
 from alexnet.exchange.program_export import write_program
 from alexnet.exchange.torchvision_export import color_statistics, write_torchvision
 from alexnet.model.weights import Trained, load_trained, require_describable, save_trained, weights_file
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import raise_if_full, unwritable
 from alexnet.storage.checksums import file_digest
-from alexnet.storage.paths import StrPath, as_path
+from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths
+from alexnet.system.progress import ShowProgress
 
 _PIXELS = "images, uint8 (N, H, W, 3): upright photographs of one size, any size, RGB"
 """Input of forms that have the preprocessing inside."""
@@ -51,6 +56,10 @@ class Export:
     """Lines of Python that load it."""
     notes: tuple[str, ...] = ()
     """What its user should know, a sentence each."""
+    check: OnnxCheck | None = None
+    """How ONNX Runtime and torch agree, if `verify` asked for it."""
+    int8: Int8Check | None = None
+    """What computing in 8 bits costs, if `int8` asked for it."""
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -72,6 +81,8 @@ class Export:
             "class_names": list(self.class_names),
             "load": list(self.load),
             "notes": list(self.notes),
+            "verify": None if self.check is None else self.check.to_dict(),
+            "int8": None if self.int8 is None else self.int8.to_dict(),
         }
 
 
@@ -85,7 +96,15 @@ class _Contents:
     notes: Sequence[str] = ()
 
 
-def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
+def export(
+    run: Trained | StrPath,
+    path: StrPath,
+    *,
+    to: Form,
+    verify: StrPaths | None = None,
+    int8: StrPaths | None = None,
+    progress: ShowProgress = None,
+) -> Export:
     """Write a trained network in a form that other programs load.
 
     Args:
@@ -96,16 +115,25 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
             mean image; `torchvision`: a state dict for `torchvision.models.alexnet` (only of variant `torchvision`);
             `caffe`: a folder for Caffe (only of variants `caffe` and `caffenet`); `hub`: a folder for Hugging Face's
             hub with a model card, which says what the run folder records.
+        verify: of form `onnx`: run the file by ONNX Runtime beside torch on images of this prepared data set, and write
+            nothing if a probability differs by more than 0.0001.
+        int8: of form `onnx`: compute in 8 bits, calibrated and measured on this prepared data set.
+        progress: of `verify` and `int8`: True shows it, False does not, None shows it on a terminal or in a notebook;
+            or a function of done and total images.
 
     Returns:
         what was written: files with checksums, input, output, class names, and how to load it.
 
     Raises:
-        RequestError: `path` exists, there is no trained network, or the form cannot hold this one.
-        WorkError: the disk is full, or a file of the run is damaged.
+        RequestError: `path` exists, there is no trained network, the form cannot hold this one, or it does not take an
+            option.
+        WorkError: the disk is full, a file of the run is damaged, or ONNX Runtime computes something else than torch.
     """
     if to not in FORMS:
         raise RequestError(f"cannot export to {to!r}; allowed are {', '.join(FORMS)}")
+    for option, data in (("--verify", verify), ("--int8", int8)):
+        if data is not None and to != "onnx":
+            raise RequestError(f"{option} applies to onnx only; omit it, or export to onnx instead of {to}")
     path = as_path(path, "the exported file")
     trained = run if isinstance(run, Trained) else load_trained(as_path(run, "the run"))
     require_describable(trained)
@@ -114,10 +142,11 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
     folder = None if isinstance(run, Trained) else _run_folder(as_path(run, "the run"))
     if path.exists() or path.is_symlink():
         raise RequestError(f"{path} exists already; remove it or name another path")
+    measured = OnnxExport(check=None, int8=None)
     try:
         match to:
             case "onnx":
-                write_onnx(trained, path)
+                measured = write_onnx(trained, path, verify=_opened(verify), int8=_opened(int8), progress=progress)
                 contents = _onnx_contents(trained, path)
             case "torch-export":
                 write_program(trained, path)
@@ -146,15 +175,21 @@ def export(run: Trained | StrPath, path: StrPath, *, to: Form) -> Export:
         class_names=tuple(one.name for one in trained.classes),
         load=tuple(contents.load),
         notes=(*_state_notes(trained, folder), *contents.notes),
+        check=measured.check,
+        int8=measured.int8,
     )
 
 
-def default_path(run: Path, to: Form) -> Path:
+def _opened(data: StrPaths | None) -> PreparedData | None:
+    return None if data is None else open_data(as_paths(data, "the data set"))
+
+
+def default_path(run: Path, to: Form, *, int8: bool = False) -> Path:
     """Where `alexnet export` writes without `--out`: in the working directory, under the name of the run."""
     folder = _run_folder(run)
     named = run if folder is None else folder.path
     name = named.stem if named.is_file() else Path(os.path.abspath(named)).name
-    return Path(name + ENDINGS[to])
+    return Path(f"{name}{'-int8' if int8 else ''}{ENDINGS[to]}")
 
 
 def _run_folder(run: Path) -> RunFolder | None:
