@@ -87,7 +87,7 @@ def prove_layer(layer: ForeignLayer, name: str) -> LayerProof:
     known: dict[str, Any] = {"name": name, "file_name": layer.name, "shape": tuple(weight.shape)}
     for what, tensor in (("weights", weight), ("biases", bias)):
         if problem := _problem(tensor):
-            return LayerProof(**known, verdict="broken", distribution=f"{what} that are {problem}", biases="not tested")
+            return LayerProof(**known, verdict="broken", distribution=f"{what} {problem}", biases="not tested")
     known["biases"] = _describe_biases(bias.numpy(), fan_in)
     values = weight.numpy()
     if values.min() == values.max():

@@ -20,6 +20,14 @@ NUM_IMAGES = 500
 """Images of DATA that are classified by default."""
 
 Status = Literal["plausible", "contradicted", "undecided"]
+_LAYER_TEXTS = {
+    "random": "a random initialization ({}), with no more structure than shuffled copies",
+    "shuffled": "probably shuffled: their values are {}, but they have no more structure than shuffled copies",
+    "constant": "{}",
+    "broken": "broken: {}",
+    "undecided": "too few to tell training from chance ({})",
+}
+"""What a layer's weights are, by verdict, with their distribution in words."""
 _MOST_AGAINST = 3
 """Findings that a verdict repeats."""
 
@@ -115,7 +123,7 @@ def prove(
     status = _status(layers, findings)
     return Proof(
         status=status,
-        verdict=_verdict(status, findings, layers),
+        verdict=_verdict(status, findings),
         findings=tuple(findings),
         layers=tuple(layers),
         measurement=measurement,
@@ -154,33 +162,14 @@ def _layer_findings(layers: Sequence[LayerProof]) -> list[Finding]:
                 "layers is called trained.",
             )
         )
-    for one in layers:
-        match one.verdict:
-            case "random":
-                findings.append(
-                    Finding(
-                        "layer",
-                        "against",
-                        f"{one.name} is a random initialization ({one.distribution}), with no more structure than "
-                        "shuffled copies.",
-                    )
-                )
-            case "shuffled":
-                findings.append(
-                    Finding(
-                        "layer",
-                        "against",
-                        f"{one.name} looks shuffled: its weights are {one.distribution}, but have no more structure "
-                        "than shuffled copies.",
-                    )
-                )
-            case "constant":
-                findings.append(Finding("layer", "against", f"The weights of {one.name} are {one.distribution}."))
-            case "broken":
-                findings.append(Finding("layer", "against", f"{one.name} has {one.distribution}."))
-            case "undecided":
-                text = f"{one.name} has too few weights to tell training from chance ({one.distribution})."
-                findings.append(Finding("layer", "neither", text))
+    all_names = [one.name for one in layers]
+    for verdict, text in _LAYER_TEXTS.items():
+        for distribution in dict.fromkeys(one.distribution for one in layers if one.verdict == verdict):
+            alike = [one.name for one in layers if (one.verdict, one.distribution) == (verdict, distribution)]
+            stance: Stance = "neither" if verdict == "undecided" else "against"
+            findings.append(
+                Finding("layer", stance, f"The weights of {_names(alike, all_names)} are {text.format(distribution)}.")
+            )
     return findings
 
 
@@ -189,7 +178,11 @@ def _names(some: Sequence[str], all_names: Sequence[str]) -> str:
     first = all_names.index(some[0])
     if len(some) > 2 and list(some) == list(all_names[first : first + len(some)]):
         return f"{some[0]} to {some[-1]}"
-    return " and ".join([", ".join(some[:-1]), some[-1]] if len(some) > 1 else some)
+    return _listed(some)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _range(values: Sequence[float | None]) -> str:
@@ -232,30 +225,29 @@ def _silent_findings(layers: Sequence[LayerProof], num_images: int) -> list[Find
 def _status(layers: Sequence[LayerProof], findings: Sequence[Finding]) -> Status:
     if any(one.stance == "against" for one in findings):
         return "contradicted"
-    is_classifying = any(one.kind == "error" and one.stance == "for" for one in findings)
-    return "plausible" if is_classifying or all(one.verdict == "trained" for one in layers) else "undecided"
+    errors = [one.stance for one in findings if one.kind == "error"]
+    is_shown = "for" in errors if errors else all(one.verdict == "trained" for one in layers)
+    return "plausible" if is_shown else "undecided"
 
 
-def _verdict(status: Status, findings: Sequence[Finding], layers: Sequence[LayerProof]) -> str:
+def _verdict(status: Status, findings: Sequence[Finding]) -> str:
     """The status and its reasons in one sentence."""
     untested = next((one.text for one in findings if one.kind == "not tested"), None)
     unclear = [one.kind for one in findings if one.stance == "neither" and one.kind in AXES]
-    error = next((one.text for one in findings if one.kind == "error" and one.stance == "for"), None)
+    error = next((one.text for one in findings if one.kind == "error"), "")
     if status == "contradicted":
         texts = [one.text for one in findings if one.stance == "against"]
         more = f"; and {len(texts) - _MOST_AGAINST} more" if len(texts) > _MOST_AGAINST else ""
         reasons = "; ".join(_inside(one) for one in texts[:_MOST_AGAINST])
         return f"The weights are not what they claim to be: {reasons}{more}."
-    undecided = [one.name for one in layers if one.verdict == "undecided"]
     trained = "The weights are trained"
     if status == "undecided":
-        return (
-            f"{', '.join(undecided)}: too few weights to tell training from chance; nothing else contradicts the claim."
-        )
+        doubts = [one.text for one in findings if one.stance == "neither" and one.kind in ("layer", "error")]
+        return f"Nothing contradicts the claim, but not all of it is shown: {'; '.join(map(_inside, doubts))}."
     if untested is not None:
         return f"{trained}; {_inside(untested)}."
-    told = f"; {' and '.join(unclear)} cannot be told from these images" if unclear else ""
-    return f"{trained} and classify as claimed: {_inside(error or '')}{told}."
+    told = f"; {_listed(unclear)} cannot be told from these images" if unclear else ""
+    return f"{trained} and classify as claimed: {_inside(error)}{told}."
 
 
 def _inside(sentence: str) -> str:

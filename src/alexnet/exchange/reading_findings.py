@@ -22,7 +22,7 @@ ERROR_RATE = 0.001
 p-values are multiplied by the number of comparisons."""
 _CLOSE = 0.05
 """A reading with a greater p-value against the best one is as good as that."""
-_MIN_GAIN = 0.1
+_MIN_GAIN = 0.03
 """Accuracy that new names of the classes must add."""
 _MOST_PAIRS = 3
 """Exchanged classes that a sentence names."""
@@ -129,8 +129,10 @@ def _error_finding(judged: Sequence[_Judged], measurement: Measurement) -> Findi
         f"{sample.num_classes:,} classes ({sample.data.title}, {sample.split})"
     )
     above = [wilson_interval(int(each.right.sum()), num, 1 - 2 * ERROR_RATE)[0] > chance for each in judged]
+    if above[0]:
+        return Finding("error", "for", f"T{error[1:]}.")
     if any(above):
-        return Finding("error", "for" if above[0] else "neither", f"T{error[1:]}.")
+        return Finding("error", "neither", f"The network is no better than chance as claimed: {error}.")
     is_enough = num >= _MIN_IMAGES
     more = "" if is_enough else f"; of fewer than {_MIN_IMAGES} images that says little"
     return Finding(

@@ -12,6 +12,7 @@ from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
 from alexnet.report.formatting import jinja_environment, write_page
 from alexnet.report.published_errors import published_errors
+from alexnet.report.weight_origin import weight_origin
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
@@ -90,6 +91,7 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         loss_curve=loss_curve,
         error_curve=error_curve,
         epochs=contents.epoch_rows(events),
+        origin=weight_origin(run),
         filters=None if network is None else contents.first_layer_filters(run),
         correct=correct,
         incorrect=incorrect,
