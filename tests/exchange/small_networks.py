@@ -27,7 +27,7 @@ def draw(label: int, generator: np.random.Generator) -> NDArray[np.uint8]:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def drawn_data(folder: Path, num_train: int = 60, num_val: int = 40) -> PreparedData:
+def drawn_data(folder: Path, num_train: int = 30, num_val: int = 40) -> PreparedData:
     """A prepared data set of drawn images."""
     generator = np.random.default_rng(0)
     for split, number in (("train", num_train), ("val", num_val)):
@@ -50,7 +50,7 @@ def train_network(data: PreparedData, *, steps: int = 150, variant: str = "quick
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     network.train()
     for _ in range(steps):
-        chosen = torch.randint(len(labels), (64,))
+        chosen = torch.randint(len(labels), (32,))
         row, column = torch.randint(SIDE - CROP + 1, (2,)).tolist()
         window = (slice(row, row + CROP), slice(column, column + CROP))
         batch = images[chosen][:, window[0], window[1]].float() - mean[window]

@@ -53,7 +53,7 @@ def test_correlation_of_neighbors_is_numpys() -> None:
         ((4, 4, 8, 6, 3, 3), "uniform"),
     ],
 )
-@pytest.mark.parametrize("trials", [50, pytest.param(2_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [20, pytest.param(2_000, marks=pytest.mark.slow)])
 def test_no_more_random_layers_than_stated_have_structure(shape: tuple[int, ...], draw: str, trials: int) -> None:
     wrong = 0
     generator = np.random.default_rng(0)

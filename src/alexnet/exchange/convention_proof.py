@@ -19,6 +19,7 @@ from alexnet.errors import RequestError
 from alexnet.evaluation.metrics import count_errors, wilson_interval
 from alexnet.evaluation.run_evaluation import remap_classes
 from alexnet.exchange.foreign_network import ColorOrder, ForeignNetwork, InputConvention, InputScale
+from alexnet.exchange.weight_structure import shuffled_copy
 from alexnet.model.inference import inference_network
 from alexnet.model.layer_specs import Dense, Flatten, ReLU, SizedLayer, WeightedSpec
 from alexnet.model.weights import Trained
@@ -115,6 +116,8 @@ class Measurement:
     num_gray: int
     combinations: tuple[Combination, ...]
     """The claimed one first."""
+    answers_without: Mapping[str, NDArray[np.int64]]
+    """By layer, (N,): the answers with its weights shuffled, of the layers that were asked for."""
     silent_channels: Mapping[str, int]
     """By layers with weights that a ReLU follows: channels that are 0 after it for all images."""
 
@@ -168,6 +171,7 @@ def measure(
     trained: Trained,
     convention: InputConvention,
     sample: Sample,
+    suspects: Sequence[str],
     device: torch.device,
     progress: Callable[[int, int], None] | None,
 ) -> Measurement:
@@ -177,30 +181,36 @@ def measure(
 
     Args:
         convention: the claimed one, with which `trained` was made of `foreign`.
+        suspects: layers that are also shuffled, one at a time.
         progress: called with (images done, total images).
     """
     claimed, others = _readings(trained, convention)
     means = {mean: _mean_image(trained, sample.data, mean).to(device) for mean in get_args(Mean)}
     chosen = views(1, trained.side, trained.crop)[0]
-    answers: dict[Reading, list[NDArray[np.float32]]] = {one: [] for one in (claimed, *others)}
+    keys: list[Reading | str] = [claimed, *others, *suspects]
+    answers: dict[Reading | str, list[NDArray[np.float32]]] = {one: [] for one in keys}
     num_gray = done = 0
-    with _networks(foreign, trained, convention, others, device) as networks, _observed(trained, device) as observed:
+    with _networks(foreign, trained, others, suspects, device) as networks, _observed(trained, device) as observed:
         own, recorders = observed
         for batch in sample.batches():
             num_gray += _count_gray(batch)
             images = torch.from_numpy(batch).to(device)
             for reading in answers:
                 network = own if reading == claimed else networks(reading)
+                mean = means[claimed.mean if isinstance(reading, str) else reading.mean]
                 with torch.inference_mode(), arithmetic(device, "float32"):
-                    scores = network(crop_view(images, chosen, trained.crop, means[reading.mean], trained.mean_at))
+                    scores = network(crop_view(images, chosen, trained.crop, mean, trained.mean_at))
                 answers[reading].append(scores.float().softmax(1).cpu().numpy())
             done += len(batch)
             if progress is not None:
                 progress(done, len(sample.indices))
         silent_channels = {name: one.num_silent for name, one in recorders.items()}
     probabilities = {reading: np.nan_to_num(np.concatenate(found)) for reading, found in answers.items()}
-    combinations = (_combination(one, one == claimed, probabilities[one], sample.labels) for one in probabilities)
-    return Measurement(sample, num_gray, tuple(combinations), silent_channels)
+    combinations = tuple(
+        _combination(one, one == claimed, probabilities[one], sample.labels) for one in (claimed, *others)
+    )
+    without = {name: probabilities[name].argmax(1) for name in suspects}
+    return Measurement(sample, num_gray, combinations, without, silent_channels)
 
 
 def _readings(trained: Trained, convention: InputConvention) -> tuple[Reading, list[Reading]]:
@@ -244,23 +254,29 @@ def first_weights(foreign: ForeignNetwork, trained: Trained, convention: InputCo
 def _networks(
     foreign: ForeignNetwork,
     trained: Trained,
-    convention: InputConvention,
     readings: Sequence[Reading],
+    suspects: Sequence[str],
     device: torch.device,
-) -> Iterator[Callable[[Reading], nn.Module]]:
-    """Within the block, the network under each reading: one network, whose weights change from call to call."""
+) -> Iterator[Callable[[Reading | str], nn.Module]]:
+    """Within the block, the network under each reading, or with a layer shuffled: one network, whose weights change
+    from call to call."""
     sized = [one for one in trained.network.sized_layers if isinstance(one.spec, WeightedSpec)]
     first = sized[0].name
     with inference_network(trained.network, device, "float32") as network:
         own = {name: parameter.data for name, parameter in network.named_parameters()}
-        changes: dict[Reading, dict[str, torch.Tensor]] = {}
+        changes: dict[Reading | str, dict[str, torch.Tensor]] = {
+            name: {f"{name}.weight": shuffled_copy(own[f"{name}.weight"]).to(device)} for name in suspects
+        }
         for reading in readings:
             if reading.layout == "as given":
                 changed = InputConvention(color_order=reading.color_order, scale=reading.scale)
                 changes[reading] = {f"{first}.weight": first_weights(foreign, trained, changed).to(device)}
 
-        def under(reading: Reading) -> nn.Module:
-            changed = changes.get(reading) or _other_layout(trained, sized, own, reading.layout)
+        def under(reading: Reading | str) -> nn.Module:
+            if isinstance(reading, str) or reading.layout == "as given":
+                changed = changes[reading]
+            else:
+                changed = _other_layout(trained, sized, own, reading.layout)
             for name, parameter in network.named_parameters():
                 parameter.data = changed.get(name, own[name])
             return network

@@ -45,6 +45,8 @@ class LayerProof:
     input_spread: float | None = None
     smoothness: float | None = None
     """Correlation of neighboring weights of a filter; None also without filters."""
+    kernel_sums: float | None = None
+    """Relative to shuffled copies; None also without filters."""
     biases: str
     """In words."""
     dead_units: int = 0
@@ -53,6 +55,9 @@ class LayerProof:
     """Units with exactly the weights of an earlier one."""
     dead_inputs: int = 0
     """Inputs (of a convolution, input channels) that all units multiply by 0."""
+    is_needed: bool | None = None
+    """Of weights without structure: whether the network errs more with these weights shuffled, so that they are those
+    that it was trained with; None where that was not tested."""
     silent_channels: int | None = None
     """Channels that are 0 after ReLU for all images of the sample; None where none were measured."""
 
@@ -65,6 +70,16 @@ class LayerProof:
     def num_units(self) -> int:
         """Units with weights of their own: channels, of a locally connected layer at every position."""
         return math.prod(self.shape[:3]) if len(self.shape) == 6 else self.shape[0]
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether the weights alone say that they are trained."""
+        return self.verdict == "trained"
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether only the network's answers can say that these are the weights that it was trained with."""
+        return self.verdict in ("random", "shuffled", "undecided")
 
     def to_dict(self) -> dict[str, Any]:
         """As `StoredLayerProof` has it."""
@@ -114,6 +129,7 @@ def prove_layer(layer: ForeignLayer, name: str) -> LayerProof:
         unit_spread=found.unit_spread,
         input_spread=found.input_spread,
         smoothness=found.smoothness,
+        kernel_sums=found.kernel_sums,
         dead_units=dead,
         duplicate_units=duplicates,
         dead_inputs=_dead_inputs(weight),

@@ -22,12 +22,19 @@ NUM_IMAGES = 500
 Status = Literal["plausible", "contradicted", "undecided"]
 _LAYER_TEXTS = {
     "random": "a random initialization ({}), with no more structure than shuffled copies",
-    "shuffled": "probably shuffled: their values are {}, but they have no more structure than shuffled copies",
+    "shuffled": "shuffled: their values are {}, but they have no more structure than shuffled copies",
     "constant": "{}",
     "broken": "broken: {}",
     "undecided": "too few to tell training from chance ({})",
 }
 """What a layer's weights are, by verdict, with their distribution in words."""
+_NEEDED = {
+    None: "",
+    True: "; but the network errs more with them shuffled, so they are those that it was trained with",
+    False: "; with them shuffled the network does as well",
+}
+_DOUBTS = ("random", "shuffled")
+"""Verdicts that images may refute: weights that training hardly changed look like this."""
 _MOST_AGAINST = 3
 """Findings that a verdict repeats."""
 
@@ -103,31 +110,44 @@ def prove(
     all_names = [one.name for one in trained.network.sized_layers if isinstance(one.spec, WeightedSpec)]
     names = all_names[: len(foreign.layers)]
     layers = [prove_layer(layer, name) for layer, name in zip(foreign.layers, names, strict=True)]
-    findings = [*_layer_findings(layers), *_unit_findings(layers)]
-    findings += [Finding("units", "against", f"{text}.") for text in equal_layers(foreign.layers, names)]
-    measurement, reasoned = None, Reasoned()
+    reasoned: Reasoned | None = None
+    untested = None
     if data is None:
-        findings.append(_untested("no images were given"))
+        untested = "no images were given"
     elif any(one.verdict == "broken" for one in layers):
-        findings.append(_untested("a network with broken weights classifies nothing"))
+        untested = "a network with broken weights classifies nothing"
     elif lacking := all_names[len(names) :]:
-        findings.append(_untested(f"the file lacks {', '.join(lacking)}"))
+        untested = f"the file lacks {', '.join(lacking)}"
     else:
         sample = choose_sample(trained, data, num_images)
         convention = _require_convention(foreign, trained, names[0])
-        measurement = measure(foreign, trained, convention, sample, device or torch.device("cpu"), progress)
-        layers = [replace(one, silent_channels=measurement.silent_channels.get(one.name)) for one in layers]
-        reasoned = reason(measurement, trained, is_last_trained=layers[-1].verdict == "trained")
-        measurement = reasoned.measurement
-        findings += [*reasoned.findings, *_silent_findings(layers, len(sample.indices))]
+        suspects = [one.name for one in layers if one.is_suspect]
+        measurement = measure(foreign, trained, convention, sample, suspects, device or torch.device("cpu"), progress)
+        reasoned = reason(measurement, trained, is_last_trained=layers[-1].has_structure)
+        needed, silent = reasoned.needed, measurement.silent_channels
+        layers = [
+            replace(
+                one,
+                is_needed=one.name in needed if one.is_suspect and needed is not None else None,
+                silent_channels=silent.get(one.name),
+            )
+            for one in layers
+        ]
+    findings = [*_layer_findings(layers), *_unit_findings(layers)]
+    findings += [Finding("units", "against", f"{text}.") for text in equal_layers(foreign.layers, names)]
+    if reasoned is not None:
+        findings += [*reasoned.findings, *_silent_findings(layers, len(reasoned.measurement.sample.indices))]
+    if untested is not None:
+        text = f"Color order, scale, mean and class order were not tested: {untested}."
+        findings.append(Finding("not tested", "neither", text))
     status = _status(layers, findings)
     return Proof(
         status=status,
         verdict=_verdict(status, findings),
         findings=tuple(findings),
         layers=tuple(layers),
-        measurement=measurement,
-        moved_classes=reasoned.moved,
+        measurement=None if reasoned is None else reasoned.measurement,
+        moved_classes=() if reasoned is None else reasoned.moved,
         classes=tuple((one.id, one.name) for one in trained.classes),
     )
 
@@ -140,10 +160,6 @@ def _require_convention(foreign: ForeignNetwork, trained: Trained, first: str) -
     if not torch.allclose(own, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max())):
         raise ValueError(f"`trained` was not made with {foreign.convention}")
     return foreign.convention
-
-
-def _untested(why: str) -> Finding:
-    return Finding("not tested", "neither", f"Color order, scale, mean and class order were not tested: {why}.")
 
 
 def _layer_findings(layers: Sequence[LayerProof]) -> list[Finding]:
@@ -164,12 +180,16 @@ def _layer_findings(layers: Sequence[LayerProof]) -> list[Finding]:
         )
     all_names = [one.name for one in layers]
     for verdict, text in _LAYER_TEXTS.items():
-        for distribution in dict.fromkeys(one.distribution for one in layers if one.verdict == verdict):
-            alike = [one.name for one in layers if (one.verdict, one.distribution) == (verdict, distribution)]
-            stance: Stance = "neither" if verdict == "undecided" else "against"
-            findings.append(
-                Finding("layer", stance, f"The weights of {_names(alike, all_names)} are {text.format(distribution)}.")
-            )
+        kinds = dict.fromkeys((one.distribution, one.is_needed) for one in layers if one.verdict == verdict)
+        for kind in kinds:
+            alike = [one.name for one in layers if (one.verdict, one.distribution, one.is_needed) == (verdict, *kind)]
+            distribution, is_needed = kind
+            stance: Stance = "against"
+            if is_needed or verdict == "undecided" or (is_needed is None and verdict in _DOUBTS and trained):
+                stance = "neither"
+            like = "like " if stance == "neither" and verdict in _DOUBTS else ""
+            sentence = f"The weights of {_names(alike, all_names)} are {like}{text.format(distribution)}"
+            findings.append(Finding("layer", stance, f"{sentence}{_NEEDED[is_needed]}."))
     return findings
 
 

@@ -24,6 +24,8 @@ _CLOSE = 0.05
 """A reading with a greater p-value against the best one is as good as that."""
 _MIN_GAIN = 0.03
 """Accuracy that new names of the classes must add."""
+_CLEARLY_ABOVE = 0.1
+"""Part of the way from chance to no errors."""
 _MOST_PAIRS = 3
 """Exchanged classes that a sentence names."""
 _MIN_IMAGES = 100
@@ -61,10 +63,12 @@ class Finding:
 class Reasoned:
     """What follows from a measurement."""
 
-    measurement: Measurement | None = None
+    measurement: Measurement
     """With p-values."""
-    findings: tuple[Finding, ...] = ()
-    moved: tuple[MovedClass, ...] = ()
+    needed: frozenset[str] | None
+    """Of the suspected layers those without which the network errs more; None where it does not read as claimed."""
+    findings: tuple[Finding, ...]
+    moved: tuple[MovedClass, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +119,29 @@ def reason(measurement: Measurement, trained: Trained, *, is_last_trained: bool)
     else:
         first = _error_finding(judged, measurement)
     findings = [first, *_reading_findings(claimed, others, measurement.num_gray)]
+    is_read = not any(one.kind in AXES and one.stance == "against" for one in findings)
+    needed = _needed_layers(claimed, measurement, is_moved) if is_read else None
     tested = (claimed.combination, *(replace(one.combination, p_value=one.p_value(claimed)) for one in others))
-    return Reasoned(replace(measurement, combinations=tested), tuple(findings), moved if is_moved else ())
+    return Reasoned(replace(measurement, combinations=tested), needed, tuple(findings), moved if is_moved else ())
+
+
+def _needed_layers(claimed: _Judged, measurement: Measurement, is_moved: bool) -> frozenset[str]:
+    """The shuffled layers without which the network loses half or more of its accuracy above chance.
+
+    Random networks, too, answer a little better than chance, by colors. So the accuracy must be clearly above it.
+    """
+    labels, chance = measurement.sample.labels, 1 / measurement.sample.num_classes
+    own, num = float(claimed.right.mean()), len(labels)
+    lowest, _ = wilson_interval(int(claimed.right.sum()), num, 1 - 2 * ERROR_RATE)
+    if lowest <= chance + _CLEARLY_ABOVE * (1 - chance):
+        return frozenset()
+    needed = set()
+    for name, answers in measurement.answers_without.items():
+        shuffled = _Judged(claimed.combination, (relabeled(answers, labels) if is_moved else answers) == labels)
+        loses_half = float(shuffled.right.mean()) - chance <= (own - chance) / 2
+        if loses_half and claimed.is_better(shuffled, len(measurement.answers_without)):
+            needed.add(name)
+    return frozenset(needed)
 
 
 def _error_finding(judged: Sequence[_Judged], measurement: Measurement) -> Finding:

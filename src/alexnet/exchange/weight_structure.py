@@ -23,7 +23,7 @@ _LIMITS = {_FEW_COPIES: 7.5, _MANY_COPIES: 4.4}
 """Standard deviations above the mean of so many copies that a figure exceeds with a probability of about 0.0001:
 quantiles of Student's t distribution times sqrt(1 + 1 / copies)."""
 ERROR_RATE = 0.001
-"""At most so many of the layers of random weights are said to have structure: by four figures of about 0.0001 each."""
+"""At most so many of the layers of random weights are said to have structure: by five figures of about 0.0001 each."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Structure:
     """Of the inputs' sums of squares; of a convolution of its input channels' and positions'."""
     smoothness: float | None
     """Correlation of neighboring weights of a filter, -1..1; None without filters. Chance is 0."""
+    kernel_sums: float | None
+    """Largest singular value of the sums of the filters over their positions; None without filters. Training moves the
+    weights of a filter together long before they become smooth."""
     beyond_chance: tuple[str, ...]
     """Which of these figures shuffled copies do not reach: names of the attributes."""
     is_orthogonal: bool
@@ -71,6 +74,7 @@ def structure(weight: torch.Tensor) -> Structure:
         unit_spread=math.exp(own["unit_spread"] - chance["unit_spread"]),
         input_spread=math.exp(own["input_spread"] - chance["input_spread"]),
         smoothness=own.get("smoothness"),
+        kernel_sums=math.exp(own["kernel_sums"] - chance["kernel_sums"]) if "kernel_sums" in own else None,
         beyond_chance=tuple(name for name, value in above.items() if value > limit),
         is_orthogonal=above["top_singular_value"] < -limit
         and min(own[name] - chance[name] for name in ("unit_spread", "input_spread")) < math.log(_EQUAL_SPREAD),
@@ -94,6 +98,7 @@ def _figures(weight: torch.Tensor) -> dict[str, float]:
     }
     if weight.dim() > 2 and weight.shape[-1] > 1:
         found["smoothness"] = neighbor_correlation(weight)
+        found["kernel_sums"] = math.log(top_singular_value(_as_matrix(weight.sum((-2, -1), keepdim=True))))
     return found
 
 
@@ -123,10 +128,15 @@ def neighbor_correlation(weight: torch.Tensor) -> float:
     return products / squares if squares > 0 else 0.0
 
 
+def shuffled_copy(weight: torch.Tensor) -> torch.Tensor:
+    """The weights in random order, the same in every call."""
+    return next(_shuffled(weight, 1))
+
+
 def _shuffled(weight: torch.Tensor, num: int) -> Iterator[torch.Tensor]:
     """Copies with the weights in random order, one after the other in the same memory."""
     generator = np.random.default_rng(1)
-    flat = weight.numpy().reshape(-1).copy()
+    flat = weight.detach().cpu().numpy().reshape(-1).copy()
     for _ in range(num):
         generator.shuffle(flat)
         yield torch.from_numpy(flat).reshape(weight.shape)

@@ -189,10 +189,12 @@ class StoredLayerProof(TypedDict):
     unit_spread: Finite | None
     input_spread: Finite | None
     smoothness: Finite | None
+    kernel_sums: Finite | None
     biases: str
     dead_units: Count
     duplicate_units: Count
     dead_inputs: Count
+    is_needed: bool | None
     silent_channels: Count | None
 
 
