@@ -135,12 +135,12 @@ def test_weights_that_hardly_changed_are_in_doubt_until_images_show_that_the_net
     alone, shown = _prove(claim, None), _prove(claim, data)
 
     assert (alone.status, shown.status) == ("undecided", "plausible")
-    assert [one.verdict for one in alone.layers] == ["random", "random", "trained", "trained", "trained"]
+    assert [one.is_suspect for one in alone.layers] == [True, True, False, False, False]
+    assert alone.layers[0].verdict == "random"
     assert [one.is_needed for one in alone.layers] == [None] * 5
     assert [one.is_needed for one in shown.layers] == [True, True, None, None, None]
     assert "The weights of conv1 are like a random initialization (normal, std " in alone.findings[1].text
-    assert shown.findings[1].text.endswith("; but the network errs more with them shuffled, so they are those that it "
-                                           "was trained with.")  # fmt: skip
+    assert "; but the network errs more with them shuffled, so they are those that it was" in shown.findings[1].text
 
 
 def test_random_networks_are_contradicted_by_the_weights_alone(claim: weight_proof.Claim) -> None:
@@ -219,7 +219,7 @@ def test_a_convention_with_which_the_network_was_not_made_is_an_error(
     claim: weight_proof.Claim, data: PreparedData
 ) -> None:
     for wrong in (None, InputConvention(color_order="bgr"), InputConvention(scale="1")):
-        with pytest.raises(ValueError, match="convention|was not made with"):
+        with pytest.raises(ValueError, match=r"convention|was not made with"):
             prove(replace(claim.foreign, convention=wrong), claim.trained, data)
 
 
