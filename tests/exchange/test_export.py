@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.html_page import Page
 from torch import nn
 
 import alexnet
@@ -208,6 +209,13 @@ def test_a_network_without_trained_dense_layers_goes_out_only_where_that_can_be_
 def test_an_untrained_network_says_so(tmp_path: Path, file: Path) -> None:
     written = alexnet.export(alexnet.load(file, untrained=True, seed=7), tmp_path / "a.pth", to="torchvision")
     assert written.notes[0] == "The network is untrained: its weights are random, of seed 7."
+
+
+def test_what_a_notebook_shows(tmp_path: Path, file: Path) -> None:
+    written = alexnet.export(file, tmp_path / "<i>.pth", to="torchvision")
+    assert repr(written) == f"Export({str(tmp_path / '<i>.pth')!r}: torchvision, 907 kB)"
+    page = Page(f"<div>{written._repr_html_()}</div>")
+    assert written.files[0].sha256 in page.text and "<b>tench</b>, hen | cock" in page.text and "<i>.pth" in page.text
 
 
 def test_the_command(

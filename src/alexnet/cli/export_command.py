@@ -9,9 +9,6 @@ from alexnet.cli.common_options import add_json
 from alexnet.cli.output import print_json, print_lines
 from alexnet.exchange.forms import FORMS, SUMMARIES
 
-NUM_NAMES = 5
-"""Classes that the output names."""
-
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
@@ -40,7 +37,7 @@ def is_long(options: argparse.Namespace) -> bool:
 def run(options: argparse.Namespace) -> None:
     """Export the network, and print what was written and how to load it."""
     from alexnet.exchange.export import default_path, export
-    from alexnet.report.formatting import count_noun, format_bytes
+    from alexnet.report.formatting import format_bytes
 
     start_s = time.monotonic()
     path = options.out or default_path(options.run, options.to, int8=options.int8 is not None)
@@ -51,11 +48,10 @@ def run(options: argparse.Namespace) -> None:
     print_lines(f"{written.path}: {format_bytes(written.size_bytes)}")
     for file in written.files:
         print_lines(f"sha256 of {file.name}: {file.sha256}")
-    names = ", ".join(written.class_names[:NUM_NAMES]) + (", ..." if len(written.class_names) > NUM_NAMES else "")
     print_lines(
         f"input: {written.input}",
         f"output: {written.output}",
-        f"{count_noun(len(written.class_names), 'class')}, in the order of the outputs: {names}",
+        written.describe_classes(),
         *(f"note: {note}" for note in written.notes),
         *(f"verified: {check.describe()}" for check in (written.check,) if check),
         *(check.describe() for check in (written.int8,) if check),

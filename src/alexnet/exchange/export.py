@@ -1,7 +1,6 @@
 """Networks for other programs: `export` writes one of several forms, and says what is inside and how to load it."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,23 +8,26 @@ from typing import Any
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
-from alexnet.exchange.caffe_export import DEPLOY_FILE, MEAN_FILE, README_FILE, WEIGHTS_FILE, write_caffe
+from alexnet.exchange.caffe_export import write_caffe
+from alexnet.exchange.form_contents import contents_of
 from alexnet.exchange.forms import ENDINGS, FORMS, Form
 from alexnet.exchange.hub_export import write_hub
 from alexnet.exchange.onnx_check import OnnxCheck
 from alexnet.exchange.onnx_export import OnnxExport, write_onnx
 from alexnet.exchange.onnx_quantization import Int8Check
 from alexnet.exchange.program_export import write_program
-from alexnet.exchange.torchvision_export import color_statistics, write_torchvision
+from alexnet.exchange.torchvision_export import write_torchvision
+from alexnet.figures.notebook_html import result_html, table_html
 from alexnet.model.weights import Trained, load_trained, require_describable, save_trained, weights_file
+from alexnet.report.formatting import count_noun, format_bytes
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import raise_if_full, unwritable
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths
 from alexnet.system.progress import ShowProgress
 
-_PIXELS = "images, uint8 (N, H, W, 3): upright photographs of one size, any size, RGB"
-"""Input of forms that have the preprocessing inside."""
+NUM_NAMES = 5
+"""Classes that are named of an export."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class WrittenFile:
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Export:
     """What `export` wrote. It can be used as a path."""
 
@@ -64,10 +66,32 @@ class Export:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    def __repr__(self) -> str:
+        return f"Export({str(self.path)!r}: {self.form}, {format_bytes(self.size_bytes)})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ["path", f"{self.path}: {format_bytes(self.size_bytes)}"],
+            *([f"SHA-256 of {file.name}", file.sha256] for file in self.files),
+            ["input", self.input],
+            ["output", self.output],
+            ["classes", self.describe_classes()],
+            *(["note", note] for note in self.notes),
+            *(["verified", check.describe()] for check in (self.check,) if check),
+            *(["int8", check.describe()] for check in (self.int8,) if check),
+            *(["load it" if number == 0 else "", line] for number, line in enumerate(self.load)),
+        ]
+        return result_html("exported network", table_html([], rows))
+
     @property
     def size_bytes(self) -> int:
         """Of all files."""
         return sum(file.size_bytes for file in self.files)
+
+    def describe_classes(self) -> str:
+        """Their number, and the first few names."""
+        names = ", ".join(self.class_names[:NUM_NAMES]) + (", ..." if len(self.class_names) > NUM_NAMES else "")
+        return f"{count_noun(len(self.class_names), 'class')}, in the order of the outputs: {names}"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object, as `alexnet export --json` prints it."""
@@ -84,16 +108,6 @@ class Export:
             "verify": None if self.check is None else self.check.to_dict(),
             "int8": None if self.int8 is None else self.int8.to_dict(),
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Contents:
-    """What a form holds, for `Export`."""
-
-    input: str
-    output: str
-    load: Sequence[str]
-    notes: Sequence[str] = ()
 
 
 def export(
@@ -147,25 +161,20 @@ def export(
         match to:
             case "onnx":
                 measured = write_onnx(trained, path, verify=_opened(verify), int8=_opened(int8), progress=progress)
-                contents = _onnx_contents(trained, path)
             case "torch-export":
                 write_program(trained, path)
-                contents = _program_contents(trained, path)
             case "safetensors":
                 save_trained(path, trained)
-                contents = _safetensors_contents(trained, path)
             case "torchvision":
                 write_torchvision(trained, path)
-                contents = _torchvision_contents(trained, path)
             case "caffe":
                 write_caffe(trained, path)
-                contents = _caffe_contents(trained, path)
             case "hub":
                 write_hub(trained, path, folder)
-                contents = _hub_contents(trained, path)
     except OSError as error:
         raise_if_full(error, path)
         raise unwritable(path, error) from error
+    contents = contents_of(to, trained, path)
     return Export(
         path=path,
         form=to,
@@ -197,95 +206,6 @@ def _run_folder(run: Path) -> RunFolder | None:
     file = weights_file(run)
     in_run = file.name == "weights.safetensors" and (file.parent / "run.json").is_file()
     return RunFolder.open(file.parent) if in_run else None
-
-
-def _program_contents(trained: Trained, path: Path) -> _Contents:
-    return _Contents(
-        input=_PIXELS,
-        output=f"probabilities, float32 (N, {len(trained.classes)})",
-        load=(
-            f"program = torch.export.load({str(path)!r})",
-            "probabilities = program.module()(pixels)  # a uint8 tensor",
-        ),
-        notes=("Class names are in it as the extra file class_names.json, see torch.export.load.",),
-    )
-
-
-def _onnx_contents(trained: Trained, path: Path) -> _Contents:
-    return _Contents(
-        input=_PIXELS,
-        output=f"probabilities, float32 (N, {len(trained.classes)}), and class_names, ({len(trained.classes)},)",
-        load=(
-            f"session = onnxruntime.InferenceSession({str(path)!r})",
-            "probabilities, names = session.run(None, {'images': pixels})",
-        ),
-    )
-
-
-def _safetensors_contents(trained: Trained, path: Path) -> _Contents:
-    return _Contents(
-        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), RGB, 0..255, minus the central crop of mean_image",
-        output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities",
-        load=(
-            "from safetensors.torch import load_file",
-            f"tensors = load_file({str(path)!r})  # conv1.weight, ..., mean_image",
-        ),
-        notes=(f"In alexnet, alexnet.load({str(path)!r}) gives the network with class names and preprocessing.",),
-    )
-
-
-def _torchvision_contents(trained: Trained, path: Path) -> _Contents:
-    mean, std, distance = color_statistics(trained)
-    notes = []
-    if distance > 0:
-        notes.append(
-            f"The run subtracts a mean image, which the file cannot hold. Its colors are up to {distance:.1f} gray "
-            "levels from the mean color above, so probabilities differ slightly from those of alexnet."
-        )
-    if trained.network.width == 1:
-        load: tuple[str, ...] = (
-            f"network = torchvision.models.alexnet(num_classes={len(trained.classes)})",
-            f"network.load_state_dict(torch.load({str(path)!r}, weights_only=True))",
-        )
-    else:
-        load = (f"state = torch.load({str(path)!r}, weights_only=True)",)
-        notes.append(
-            f"The network has width {trained.network.width:g}, and torchvision.models.alexnet only width 1; "
-            "examples/torchvision_style.py in the repository builds one of these sizes."
-        )
-    return _Contents(
-        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), RGB, 0..1, "
-        f"Normalize(mean={_rounded(mean)}, std={_rounded(std)})",
-        output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities",
-        load=load,
-        notes=notes,
-    )
-
-
-def _caffe_contents(trained: Trained, path: Path) -> _Contents:
-    files = [str(path / name) for name in (DEPLOY_FILE, WEIGHTS_FILE)]
-    return _Contents(
-        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), BGR, 0..255, minus the central crop of {MEAN_FILE}",
-        output=f"prob: probabilities (N, {len(trained.classes)})",
-        load=("import caffe", f"network = caffe.Net({files[0]!r}, {files[1]!r}, caffe.TEST)"),
-        notes=(f"{README_FILE} in the folder shows how to prepare a photograph.",),
-    )
-
-
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [float(f"{value:.6g}") for value in values]
-
-
-def _hub_contents(trained: Trained, path: Path) -> _Contents:
-    return _Contents(
-        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), RGB, 0..255, minus the central crop of mean_image",
-        output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities",
-        load=(
-            "import alexnet",
-            f"predictions = alexnet.predict({str(path / 'model.safetensors')!r}, 'photo.jpg')",
-        ),
-        notes=("The card has no license, which a run does not record; set it in README.md before publishing.",),
-    )
 
 
 def _state_notes(trained: Trained, run: RunFolder | None) -> list[str]:

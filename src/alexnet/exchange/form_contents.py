@@ -1,0 +1,129 @@
+"""What each form of an export holds, in words, and the lines of Python that load it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet.exchange.caffe_export import DEPLOY_FILE, MEAN_FILE, README_FILE, WEIGHTS_FILE
+from alexnet.exchange.forms import Form
+from alexnet.exchange.torchvision_export import color_statistics
+from alexnet.model.weights import Trained
+
+_PIXELS = "images, uint8 (N, H, W, 3): upright photographs of one size, any size, RGB"
+"""Input of forms that have the preprocessing inside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormContents:
+    """What a form holds and how it is loaded."""
+
+    input: str
+    output: str
+    load: Sequence[str]
+    notes: Sequence[str] = ()
+
+
+def contents_of(form: Form, trained: Trained, path: Path) -> FormContents:
+    """What was written to `path`."""
+    match form:
+        case "onnx":
+            return _onnx_contents(trained, path)
+        case "torch-export":
+            return _program_contents(trained, path)
+        case "safetensors":
+            return _safetensors_contents(trained, path)
+        case "torchvision":
+            return _torchvision_contents(trained, path)
+        case "caffe":
+            return _caffe_contents(trained, path)
+        case "hub":
+            return _hub_contents(trained, path)
+
+
+def _onnx_contents(trained: Trained, path: Path) -> FormContents:
+    return FormContents(
+        input=_PIXELS,
+        output=f"probabilities, float32 (N, {len(trained.classes)}), and class_names, ({len(trained.classes)},)",
+        load=(
+            f"session = onnxruntime.InferenceSession({str(path)!r})",
+            "probabilities, names = session.run(None, {'images': pixels})",
+        ),
+    )
+
+
+def _program_contents(trained: Trained, path: Path) -> FormContents:
+    return FormContents(
+        input=_PIXELS,
+        output=f"probabilities, float32 (N, {len(trained.classes)})",
+        load=(
+            f"program = torch.export.load({str(path)!r})",
+            "probabilities = program.module()(pixels)  # a uint8 tensor",
+        ),
+        notes=("Class names are in it as the extra file class_names.json, see torch.export.load.",),
+    )
+
+
+def _safetensors_contents(trained: Trained, path: Path) -> FormContents:
+    return FormContents(
+        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), RGB, 0..255, minus the central crop of mean_image",
+        output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities",
+        load=(
+            "from safetensors.torch import load_file",
+            f"tensors = load_file({str(path)!r})  # conv1.weight, ..., mean_image",
+        ),
+        notes=(f"In alexnet, alexnet.load({str(path)!r}) gives the network with class names and preprocessing.",),
+    )
+
+
+def _torchvision_contents(trained: Trained, path: Path) -> FormContents:
+    mean, std, distance = color_statistics(trained)
+    notes = []
+    if distance > 0:
+        notes.append(
+            f"The run subtracts a mean image, which the file cannot hold. Its colors are up to {distance:.1f} gray "
+            "levels from the mean color above, so probabilities differ slightly from those of alexnet."
+        )
+    if trained.network.width == 1:
+        load: tuple[str, ...] = (
+            f"network = torchvision.models.alexnet(num_classes={len(trained.classes)})",
+            f"network.load_state_dict(torch.load({str(path)!r}, weights_only=True))",
+        )
+    else:
+        load = (f"state = torch.load({str(path)!r}, weights_only=True)",)
+        notes.append(
+            f"The network has width {trained.network.width:g}, and torchvision.models.alexnet only width 1; "
+            "examples/torchvision_style.py in the repository builds one of these sizes."
+        )
+    return FormContents(
+        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), RGB, 0..1, "
+        f"Normalize(mean={_rounded(mean)}, std={_rounded(std)})",
+        output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities",
+        load=load,
+        notes=notes,
+    )
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def _caffe_contents(trained: Trained, path: Path) -> FormContents:
+    files = [str(path / name) for name in (DEPLOY_FILE, WEIGHTS_FILE)]
+    return FormContents(
+        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), BGR, 0..255, minus the central crop of {MEAN_FILE}",
+        output=f"prob: probabilities (N, {len(trained.classes)})",
+        load=("import caffe", f"network = caffe.Net({files[0]!r}, {files[1]!r}, caffe.TEST)"),
+        notes=(f"{README_FILE} in the folder shows how to prepare a photograph.",),
+    )
+
+
+def _hub_contents(trained: Trained, path: Path) -> FormContents:
+    return FormContents(
+        input=f"float32 (N, 3, {trained.crop}, {trained.crop}), RGB, 0..255, minus the central crop of mean_image",
+        output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities",
+        load=(
+            "import alexnet",
+            f"predictions = alexnet.predict({str(path / 'model.safetensors')!r}, 'photo.jpg')",
+        ),
+        notes=("The card has no license, which a run does not record; set it in README.md before publishing.",),
+    )
