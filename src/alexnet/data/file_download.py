@@ -12,7 +12,7 @@ import ssl
 import time
 import urllib.error
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -38,6 +38,7 @@ _PART, _STATE = ".part", ".part.json"
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _CONTINUE = "rerun the same command to continue"
+_ELSEWHERE = "download it elsewhere, and give it with --from FILE"
 _UNIT_BYTES = 1 << 20
 
 _logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def download_file(wanted: WantedFile, path: Path, *, name: str, progress: ShowPr
             failed too often; the disk is full. The message says whether the same command continues.
     """
     require_plain_url(wanted.url)
+    was_there = path.parent.is_dir()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _only_download(path):
@@ -101,6 +103,10 @@ def download_file(wanted: WantedFile, path: Path, *, name: str, progress: ShowPr
     except OSError as error:
         raise_if_full(error, path)
         raise unwritable(path, error) from error
+    finally:
+        if not was_there:
+            with suppress(OSError):  # it has something in it
+                path.parent.rmdir()
 
 
 def remove_download(path: Path) -> None:
@@ -151,7 +157,7 @@ class _Download:
             self._discard()
             raise WorkError(
                 f"{self._wanted.url} is not the expected file: {problem}. The server has another version, or something "
-                "on the way replaced it; download it elsewhere, and give it with --from FILE"
+                f"on the way replaced it; {_ELSEWHERE}"
             )
         with self._part.open("rb") as file:
             os.fsync(file.fileno())
@@ -177,7 +183,7 @@ class _Download:
             except _AnotherFileError as error:
                 changes += 1
                 if changes > len(PAUSES_S):
-                    raise WorkError(f"cannot download {self._wanted.url}: {error} again and again") from error
+                    raise self._failed(f"{error} again and again") from error
                 _logger.warning(f"{self._name}: {error}; starting over")
                 self._discard()
             except _PassingError as error:
@@ -221,7 +227,7 @@ class _Download:
             problem = f"the server answers {error.code} {error.reason}"
             if error.code in _PASSING_STATUS:
                 raise _PassingError(problem) from error
-            raise WorkError(f"cannot download {self._wanted.url}: {problem}") from error
+            raise self._failed(problem) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(error, AlexNetError):
                 raise
@@ -229,7 +235,7 @@ class _Download:
                 raise _PassingError(f"too little came for {STALL_S:g} s") from error
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(reason, ssl.SSLCertVerificationError | socket.gaierror | ValueError):
-                raise WorkError(f"cannot download {self._wanted.url}: {in_words(error)}") from error
+                raise self._failed(in_words(error)) from error
             raise _PassingError(in_words(error)) from error
         finally:
             transfer.end()
@@ -246,7 +252,7 @@ class _Download:
         elif answer.status == 200:
             offset, total_bytes = 0, answer.length
         else:
-            raise WorkError(f"cannot download {self._wanted.url}: the server's answer is empty ({answer.status})")
+            raise self._failed(f"the server's answer is empty ({answer.status})")
         if total_bytes is not None and total_bytes > self._wanted.max_bytes:
             raise self._too_long()
         block = answer.read1(BLOCK_BYTES)
@@ -301,12 +307,12 @@ class _Download:
         """WorkError if an answer is a web page, or compressed."""
         if start.lstrip()[:1] == b"<" and answer.headers.get_content_type().startswith("text/"):
             raise WorkError(
-                f"{self._wanted.url} gives a web page in place of the file, as login pages and proxies do; download it "
-                "in a browser, and give it with --from FILE"
+                f"{self._wanted.url} gives a web page in place of the file, as login pages and proxies do; "
+                "download it in a browser, and give it with --from FILE"
             )
         encoding = answer.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in ("", "identity"):
-            raise WorkError(f"cannot download {self._wanted.url}: the server sends it compressed ({encoding})")
+            raise self._failed(f"the server sends it compressed ({encoding})")
 
     @contextmanager
     def _local_errors(self) -> Iterator[None]:
@@ -347,11 +353,13 @@ class _Download:
         self._part.unlink(missing_ok=True)
         self._state_path.unlink(missing_ok=True)
 
+    def _failed(self, problem: str) -> WorkError:
+        """The error for what another try does not mend."""
+        return WorkError(f"cannot download {self._wanted.url}: {problem}; {_ELSEWHERE}")
+
     def _too_long(self) -> WorkError:
-        return WorkError(
-            f"{self._wanted.url} has more than {self._wanted.max_bytes:,} bytes, which is more than the file can have; "
-            "download it elsewhere, and give it with --from FILE"
-        )
+        most = self._wanted.max_bytes
+        return WorkError(f"{self._wanted.url} has more than {most:,} bytes, which is too much; {_ELSEWHERE}")
 
 
 def _may_be_the_same(state: _State, validator: str | None, total_bytes: int | None) -> bool:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.exchange.caffe_export import DEPLOY_FILE, MEAN_FILE, README_FILE, WEIGHTS_FILE
+from alexnet.exchange.caffe_export import DEPLOY_FILE, LABELS_FILE, MEAN_FILE, README_FILE, WEIGHTS_FILE
 from alexnet.exchange.forms import Form
 from alexnet.exchange.torchvision_export import color_statistics
 from alexnet.model.weights import Trained
+from alexnet.system.visible_text import shell_words
 
 _PIXELS = "images, uint8 (N, H, W, 3): upright photographs of one size, any size, RGB"
 """Input of forms that have the preprocessing inside."""
@@ -109,11 +110,18 @@ def _rounded(values: Sequence[float]) -> list[float]:
 
 def _caffe_contents(trained: Trained, path: Path) -> FormContents:
     files = [str(path / name) for name in (DEPLOY_FILE, WEIGHTS_FILE)]
+    again = shell_words(
+        *("alexnet", "import", path / WEIGHTS_FILE, "--mean", path / MEAN_FILE, "--classes", path / LABELS_FILE),
+        *("--fit", trained.fit, "--run", "RUN"),
+    )
     return FormContents(
         input=f"float32 (N, 3, {trained.crop}, {trained.crop}), BGR, 0..255, minus the central crop of {MEAN_FILE}",
         output=f"prob: probabilities (N, {len(trained.classes)})",
         load=("import caffe", f"network = caffe.Net({files[0]!r}, {files[1]!r}, caffe.TEST)"),
-        notes=(f"{README_FILE} in the folder shows how to prepare a photograph.",),
+        notes=(
+            f"{README_FILE} in the folder shows how to prepare a photograph.",
+            f"`{again}` makes it a run again.",
+        ),
     )
 
 
