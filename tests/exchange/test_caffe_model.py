@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tests.exchange.caffe_files import MESSAGES, Layer, alexnet_layers, network, random_weights, write
 
+import alexnet
 from alexnet import AlexNet
 from alexnet.errors import AlexNetError, RequestError, WorkError
 from alexnet.exchange.caffe_model import read_caffe
@@ -109,6 +111,27 @@ def test_an_independent_forward_pass_gives_the_same_scores(path: Path, variant: 
     assert np.linalg.norm(got - want) < 1e-5 * np.linalg.norm(want)
     other = caffe_scores((rgb - PIXEL_MEAN[::-1]).transpose(0, 3, 1, 2).copy(), layers, WEIGHTS)
     assert np.linalg.norm(other - want) > 0.05 * np.linalg.norm(want)  # the order of colors matters here
+
+
+@pytest.mark.parametrize("variant", ORDERS)
+def test_an_imported_model_says_of_a_photograph_what_caffe_computes(path: Path, tmp_path: Path, variant: str) -> None:
+    layers = alexnet_layers(ORDERS[variant], WIDTH, CLASSES)
+    write(path, network(layers, WEIGHTS, "v1"))
+    random = np.random.default_rng(5)
+    coarse = Image.fromarray(random.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    photograph = coarse.resize((256, 256), Image.Resampling.BICUBIC)
+    photograph.save(tmp_path / "photograph.png")
+    mean = random.uniform(80, 150, (3, 256, 256)).astype(np.float32)  # blue, green, red
+    blob = MESSAGES["BlobProto"](num=1, channels=3, height=256, width=256, data=mean.reshape(-1).tolist())
+    write(tmp_path / "mean.binaryproto", blob)
+    alexnet.import_weights(path, tmp_path / "run", mean=tmp_path / "mean.binaryproto", progress=False)
+    trained = alexnet.load(tmp_path / "run")
+    assert trained.network.variant == variant and trained.fit == "squash"
+    with torch.no_grad():
+        got = trained.network(alexnet.preprocess(tmp_path / "photograph.png", trained)).double().numpy()
+    pixels = np.asarray(photograph, np.float64)[..., ::-1].transpose(2, 0, 1) - mean
+    want = caffe_scores(pixels[None, :, 14:241, 14:241].copy(), layers, WEIGHTS)
+    assert np.linalg.norm(got - want) < 1e-5 * np.linalg.norm(want)
 
 
 @pytest.mark.parametrize(
