@@ -306,10 +306,10 @@ def test_weights_that_are_not_finite_are_refused(path: Path, value: float) -> No
 
     write(path, with_blob(spoil))
     with pytest.raises(RequestError, match="3 of the 3,456 weights of conv3 are not finite"):
-        read_caffe(path)
+        read_foreign(path)
     write(path, with_blob(lambda blob: blob.data.__setitem__(3, float("nan")), "fc8", 1))
     with pytest.raises(RequestError, match="1 of the 7 biases of fc8 are not finite"):
-        read_caffe(path)
+        read_foreign(path)
 
 
 SOLVER_STATE = MESSAGES["SolverState"](iter=3, learned_net="x", history=[MESSAGES["BlobProto"](data=[1.0])])
@@ -477,7 +477,7 @@ def read_mutants(path: Path, num: int) -> None:
         content = mutated(sound[number % len(sound)], chance)
         path.write_bytes(content)
         try:
-            found = read_caffe(path)
+            found = read_foreign(path)
             assert sum(one.weight.numel() + one.bias.numel() for one in found.layers) * 4 <= len(content)
             assert all(one.weight.isfinite().all() and one.bias.isfinite().all() for one in found.layers)
             counts["read"] += 1

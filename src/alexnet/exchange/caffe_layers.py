@@ -285,7 +285,7 @@ def read_blob(blob: Message) -> NDArray[np.float32]:
         raise WireError(f"the array at byte {blob.offset:,} is {shape_text(shape)}, but has {num:,} numbers")
     array = np.empty(size, np.float32)
     first = 0
-    with np.errstate(over="ignore", invalid="ignore"):  # of doubles; who reads the array looks for infinite numbers
+    with np.errstate(over="ignore", invalid="ignore"):  # of doubles; infinite weights are found later
         for chunk in blob_chunks(blob):
             array[first : first + len(chunk)] = chunk
             first += len(chunk)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from alexnet.errors import RequestError
@@ -23,7 +22,6 @@ from alexnet.storage.typed_files import damaged
 
 _DOWNLOAD = "download or copy it again"
 _START_BYTES = 4096
-_BLOCK = 1 << 20
 _NETWORK_FIELDS = {1: LENGTH, 2: LENGTH, 3: LENGTH, 4: VARINT, 5: VARINT, 6: LENGTH, 8: LENGTH, 100: LENGTH}
 """Wire types of the fields that a NetParameter may begin with."""
 
@@ -36,8 +34,7 @@ def read_caffe(path: Path) -> ForeignNetwork:
     can be compared; a note says so. Memory is that of the weights, beside the file, which is mapped.
 
     Raises:
-        RequestError: it is another file or another network (the message says which), or has weights that are not
-            finite.
+        RequestError: it is another file or another network; the message says which.
         WorkError: it is damaged or cut short, or lies about lengths.
     """
     message = mapped_message(path, "give a .caffemodel")
@@ -94,7 +91,7 @@ def _foreign_layer(path: Path, layer: CaffeLayer) -> ForeignLayer:
     """The weights of a layer.
 
     Raises:
-        RequestError: it has no weights and biases, or some are not finite.
+        RequestError: it has no weights and biases.
         WireError: the arrays are damaged.
     """
     if len(layer.blobs) != 2:
@@ -102,14 +99,6 @@ def _foreign_layer(path: Path, layer: CaffeLayer) -> ForeignLayer:
             f"{path}: {layer.name} has {len(layer.blobs)} arrays; expected are its weights and its biases"
         )
     weight, bias = (read_blob(blob) for blob in layer.blobs)
-    for array, what in ((weight, "weights"), (bias, "biases")):
-        flat = array.reshape(-1)
-        num = sum(int((~np.isfinite(flat[at : at + _BLOCK])).sum()) for at in range(0, len(flat), _BLOCK))
-        if num:
-            raise RequestError(
-                f"{path}: {num:,} of the {len(flat):,} {what} of {layer.name} are not finite (NaN or infinite), as "
-                "after a training that diverged; use another snapshot of it"
-            )
     if layer.type == "InnerProduct" and weight.ndim == 4 and weight.shape[:2] == (1, 1):  # of files without shapes
         weight = weight[0, 0]
     if bias.ndim == 4 and bias.shape[:3] == (1, 1, 1):
