@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.exchange.caffe_files import MESSAGES, alexnet_layers, network, random_weights, write
 
 import alexnet
+from alexnet.cli.main import main
 from alexnet.errors import RequestError, WorkError
 from alexnet.exchange.caffe_export import write_caffe
 from alexnet.exchange.caffe_mean import read_binaryproto, read_mean_image
@@ -212,3 +214,18 @@ def test_what_is_not_a_mean_image_is_refused(tmp_path: Path) -> None:
             read_mean_image(path)
     with pytest.raises(RequestError, match="does not exist; give a mean image"):
         read_mean_image(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_the_command_that_an_export_names_makes_the_same_run_again(tmp_path: Path, fit: Any) -> None:
+    trained = dataclasses.replace(trained_network("caffenet"), fit=fit)
+    written = alexnet.export(trained, tmp_path / "out", to="caffe")
+    (command,) = re.findall(r"`(alexnet import .*)` makes it a run again", "\n".join(written.notes))
+    words = shlex.split(command)[1:]
+    assert main([*words[:-1], str(tmp_path / "run")]) == 0
+    again = alexnet.load(tmp_path / "run")
+    found = again.network.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in trained.network.state_dict().items())
+    assert torch.equal(again.mean_image, trained.mean_image)
+    assert (again.fit, again.crop, again.network.variant) == (fit, 227, "caffenet")
+    assert [one.name for one in again.classes] == ["tench", 'the "second" class', "Größe"]
