@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +216,31 @@ def test_without_a_classifier_there_are_features_and_finetuning_and_nothing_else
     assert main(["finetune", run, data, "--run", tuned, "--schedule.epochs", "1"]) == 0
     assert alexnet.load(tuned).untrained_layers == ()
     assert main(["evaluate", tuned, "--views", "1"]) == 0
+
+
+def test_untrained_layers_are_not_copied_into_other_trainings(own: Path) -> None:
+    run = alexnet.import_weights(own / "features.pth", own / "f", variant="cifar-80sec", features_only=True)
+    assert alexnet.load(run).untrained_layers == ("fc4", "fc5")
+    assert main(["finetune", str(run.path), str(own / "data"), "--run", str(own / "t"), "--schedule.epochs", "1"]) == 0
+    assert RunFolder.open(own / "t").metadata()["copied_layers"] == ["conv1", "conv2", "conv3"]
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9\n\x1b[31m.pth", "\u5bff\u53f8 <b>: #1.pth".encode()], ids=["bytes", "unicode"]
+)
+def test_names_of_files_are_text_only(name: bytes, own: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = own / os.fsdecode(name)
+    (own / "rgb.pth").rename(path)
+    assert main(words(own, path.name, "named", *READING)) == 0
+    assert main(words(own, path.name, "named", *READING, "--json")) == 0
+    assert main(["runs", str(own)]) == 0
+    assert main(["report", str(own / "named")]) == 0
+    shown = capfd.readouterr()
+    assert "\x1b" not in shown.out + shown.err
+    assert "<b>" not in (own / "named" / "report.html").read_text(encoding="utf-8")
+    recipe = RunFolder.open(own / "named").any_recipe()
+    assert isinstance(recipe, ImportRecipe) and os.fsencode(recipe.imported.name) == name
+    assert alexnet.load(own / "named").untrained_layers == ()
 
 
 def test_weights_files_name_untrained_layers_in_a_version_of_their_own(own: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     reading.add_argument(
         "--mean",
-        metavar="FILE",
+        metavar="MEAN",
         help="mean that is subtracted: red,green,blue of 0..255 or a mean image (.binaryproto, .npy, or the "
         "batches.meta of cuda-convnet's data)",
     )
