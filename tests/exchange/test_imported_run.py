@@ -16,9 +16,11 @@ from tests.exchange.color_networks import color_weights, write_network, write_ph
 from tests.html_page import Page
 
 import alexnet
+from alexnet.cli import import_command
 from alexnet.cli.main import main
 from alexnet.errors import RequestError, WorkError
 from alexnet.exchange import imported_run
+from alexnet.exchange.proof import NUM_IMAGES
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.overview import describe_run
@@ -114,7 +116,7 @@ def test_every_command_works_with_an_imported_run(
     assert "of seed 0" in capfd.readouterr().out
     assert main(["report", run]) == 0
     page = Page((Path(run) / "report.html").read_text(encoding="utf-8"))
-    assert "imported from rgb.pth" in page.text and "Learning curves" not in page.text and "trained on" not in page.text
+    assert "imported from rgb.pth" in page.text and "Learning curves" not in page.text and "trained on unknown" not in page.text
     assert "Classified correctly" in page.text
     assert main(["export", run, "--to", "safetensors", "--out", str(tmp_path / "x.safetensors")]) == 0
     shutil.copytree(run, tmp_path / "other")
@@ -433,6 +435,20 @@ def test_another_run_is_not_overwritten(work: Path, own: Path, capfd: pytest.Cap
     assert main(words(own, "rgb.pth", "trained", *READING)) == 2
     assert "holds another run (quick); name a new folder with --run" in error_of(capfd)
     assert before == {path: path.read_bytes() for path in trained.path.iterdir() if path.is_file()}
+
+
+def test_the_command_and_the_call_classify_as_many_images() -> None:
+    assert import_command.NUM_IMAGES == NUM_IMAGES
+
+
+def test_random_weights_are_imported_and_called_what_they_are(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    network = alexnet.AlexNet(3, "cifar-four-layer", generator=torch.Generator().manual_seed(3))
+    torch.save(network.state_dict(), own / "random.pth")
+    assert main(words(own, "random.pth", "random", *READING, "--data", str(own / "data"), "--images", "30")) == 0
+    shown = capfd.readouterr().out
+    assert "verdict: The weights are not what they claim to be" in shown and "next: alexnet report" in shown
+    proof = RunFolder.open(own / "random").proof()
+    assert proof is not None and proof["status"] == "contradicted"
 
 
 def test_from_python_with_lists_and_numbers(own: Path) -> None:

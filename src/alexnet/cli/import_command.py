@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_json
 from alexnet.cli.output import print_json, print_lines
+from alexnet.system.visible_text import shell_words
 
 if TYPE_CHECKING:
     from alexnet.runs.folder import RunFolder
     from alexnet.runs.import_recipe import ImportRecipe
 
 NUM_IMAGES = 500
+"""As in `alexnet.exchange.proof`, which loads torch."""
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -149,7 +151,9 @@ def _print(run: "RunFolder", described: dict[str, Any]) -> None:
     if proof is not None:
         print_lines(*(f"- {one['text']}" for one in proof["findings"]), f"verdict: {proof['verdict']}")
     commands = next_commands(run)
-    following = commands["evaluate"] or commands["predict"] or commands["features"]
+    following = commands["evaluate"] or commands["features"]
+    if proof is not None and proof["status"] == "contradicted":
+        following = shell_words("alexnet", "report", run.path)
     print_lines(f"run: {run.path}", f"next: {following}")
 
 

@@ -189,6 +189,7 @@ def _import(request: _Request, progress: ShowProgress) -> RunFolder:
         if before.state == "finished" and before.metadata().get("request") == request.to_dict():
             _logger.info(f"{path}: {file.name} is already imported; nothing was changed")
             return before
+    _logger.info(f"{file.name} is {foreign.what}; testing the weights of {len(foreign.layers)} layers")
     conversion, proof, notes = _prove(request, convert(foreign, file, request.choices), progress)
     is_finished = before is not None and before.state == "finished"
     if is_finished and (changes := recipe_differences(earlier, conversion.recipe)):

@@ -90,7 +90,7 @@ def _combination_row(one: StoredCombination) -> dict[str, str]:
         "reads": f"{one['color_order'].upper()}, {_SCALES[one['scale']]}, {_MEANS[one['mean']]}{layout}",
         "claimed": "claimed" if one["is_claimed"] else "",
         "top-1 error": f"{_percent(one['top1_error'])} %",
-        "interval": _interval(one["top1_interval"]),
+        "interval, %": _interval(one["top1_interval"]),
         "p": "" if p_value is None else f"below {SMALL_P:g}" if p_value < SMALL_P else f"{p_value:.2g}",
     }
 
