@@ -116,7 +116,11 @@ def test_every_command_works_with_an_imported_run(
     assert "of seed 0" in capfd.readouterr().out
     assert main(["report", run]) == 0
     page = Page((Path(run) / "report.html").read_text(encoding="utf-8"))
-    assert "imported from rgb.pth" in page.text and "Learning curves" not in page.text and "trained on unknown" not in page.text
+    assert (
+        "imported from rgb.pth" in page.text
+        and "Learning curves" not in page.text
+        and "trained on unknown" not in page.text
+    )
     assert "Classified correctly" in page.text
     assert main(["export", run, "--to", "safetensors", "--out", str(tmp_path / "x.safetensors")]) == 0
     shutil.copytree(run, tmp_path / "other")
