@@ -158,6 +158,7 @@ def export(
         raise RequestError(f"{path} exists already; remove it or name another path")
     measured = OnnxExport(check=None, int8=None)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         match to:
             case "onnx":
                 measured = write_onnx(trained, path, verify=_opened(verify), int8=_opened(int8), progress=progress)
