@@ -116,7 +116,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(file_download, "PAUSES_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(file_download, "STALL_S", 0.5)
     monkeypatch.setattr(file_download, "NEW_START_BYTES", 50_000)
     monkeypatch.setattr(file_download, "BLOCK_BYTES", 4096)
     state = Server()
@@ -200,7 +199,10 @@ def test_after_a_few_tries_one_error_says_how_to_continue(server: Server, path: 
 
 
 @pytest.mark.parametrize("stall", [stall_at(100_000), drip])
-def test_a_server_that_stalls_is_asked_again(server: Server, path: Path, stall: Callable[[Handler], None]) -> None:
+def test_a_server_that_stalls_is_asked_again(
+    server: Server, path: Path, stall: Callable[[Handler], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_download, "STALL_S", 0.5)
     server.answers = [stall]
     fetch(server, path)
     require_done(path)
@@ -213,17 +215,18 @@ def test_a_server_that_stalls_is_asked_again(server: Server, path: Path, stall: 
 
 def test_a_slow_server_is_not_a_stalled_one(server: Server, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_download, "STALL_BYTES", 1000)
+    monkeypatch.setattr(file_download, "STALL_S", 1.5)
 
     def slow(handler: Handler) -> None:
         serve(handler, 1000)
         for first in range(1000, len(CONTENT), 30_000):
-            time.sleep(0.15)
+            time.sleep(0.2)
             handler.wfile.write(CONTENT[first : first + 30_000])
 
     server.answers = [slow]
     start_s = time.monotonic()
     fetch(server, path)
-    assert time.monotonic() - start_s > 1 and server.asked == [""]
+    assert time.monotonic() - start_s > 1.5 and server.asked == [""]
     require_done(path)
 
 

@@ -431,12 +431,12 @@ def enclosed(number: int, content: bytes) -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
-        enclosed(100, b"") * 60_000,
-        enclosed(100, enclosed(7, b"") * 60_000),
-        enclosed(100, enclosed(1, b"conv1") + enclosed(7, enclosed(5, struct.pack("<f", 1)) * 60_000)),
-        enclosed(100, enclosed(106, b"\x18\x01" * 60_000)),
-        enclosed(100, enclosed(106, enclosed(3, b"\x01" * 400_000))),
-        enclosed(100, enclosed(7, enclosed(7, enclosed(1, b"\x01" * 400_000)))),
+        enclosed(100, b"") * 20_000,
+        enclosed(100, enclosed(7, b"") * 20_000),
+        enclosed(100, enclosed(1, b"conv1") + enclosed(7, enclosed(5, struct.pack("<f", 1)) * 20_000)),
+        enclosed(100, enclosed(106, b"\x18\x01" * 20_000)),
+        enclosed(100, enclosed(106, enclosed(3, b"\x01" * 200_000))),
+        enclosed(100, enclosed(7, enclosed(7, enclosed(1, b"\x01" * 200_000)))),
         enclosed(100, enclosed(3, b"x" * 100) * 5_000),
         enclosed(1, b"x" * 400_000) + enclosed(100, b""),
     ],
@@ -489,7 +489,7 @@ def read_mutants(path: Path, num: int) -> None:
 
 
 def test_mutated_files_end_in_weights_or_a_message(path: Path) -> None:
-    read_mutants(path, 400)
+    read_mutants(path, 300)
 
 
 @pytest.mark.slow
