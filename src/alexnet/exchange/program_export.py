@@ -79,7 +79,7 @@ def _copied(network: AlexNet) -> AlexNet:
         copied = AlexNet(network.num_classes, network.variant, network.width, dropout=network.dropout)
     tensors = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in network.state_dict().items()}
     copied.load_state_dict(tensors, assign=True)
-    return copied
+    return copied.requires_grad_(False)
 
 
 def _plain(module: nn.Module) -> nn.Module:
