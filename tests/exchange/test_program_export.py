@@ -67,11 +67,11 @@ def test_where_alexnet_is_not_installed(tmp_path: Path) -> None:
     program = (
         "import sys, json; sys.modules['alexnet'] = None\n"
         "import numpy, torch\n"
-        "extra = {'class_names.json': '', 'alexnet.json': ''}\n"
+        "extra = {'class_names.json': '', 'description.json': ''}\n"
         "network = torch.export.load('network.pt2', extra_files=extra).module()\n"
         "found = network(torch.from_numpy(numpy.load('images.npy'))).tolist()\n"
         "assert not any(name.startswith('alexnet.') for name in sys.modules)\n"
-        "print(json.dumps([found, json.loads(extra['class_names.json']), json.loads(extra['alexnet.json'])]))"
+        "print(json.dumps([found, json.loads(extra['class_names.json']), json.loads(extra['description.json'])]))"
     )
     command = [sys.executable, "-I", "-c", program]
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)

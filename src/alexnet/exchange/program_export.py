@@ -2,7 +2,7 @@
 
 The file is one of `torch.export.save`; `torch.export.load(path).module()` runs where this package is not installed, on
 the CPU. Input `images`: uint8 (N, H, W, 3), RGB; output: float32 (N, K). Extra files: `class_names.json`, a list, and
-`alexnet.json`, the description in a weights file.
+`description.json`, the description in a weights file.
 """
 
 import json
@@ -34,7 +34,7 @@ def write_program(trained: Trained, path: Path) -> None:
     """
     content = BytesIO()
     names = [one.name for one in trained.classes]
-    extra_files = {"class_names.json": json.dumps(names), "alexnet.json": json.dumps(describe(trained))}
+    extra_files = {"class_names.json": json.dumps(names), "description.json": json.dumps(describe(trained))}
     torch.export.save(export_program(trained), content, extra_files=extra_files)
     write_bytes(path, content.getvalue())
 
