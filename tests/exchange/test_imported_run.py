@@ -271,6 +271,8 @@ def test_the_reading_that_errs_least_is_taken_where_nothing_else_is_said(own: Pa
     recipe, notes = run.any_recipe(), run.metadata()["notes"]
     assert isinstance(recipe, ImportRecipe) and recipe.input.color_order == "bgr"
     assert any("--color-order bgr" in one and "was chosen by the errors on" in one for one in notes)
+    assert main(["report", str(run.path)]) == 0
+    assert notes[0] in Page((run.path / "report.html").read_text(encoding="utf-8")).text
     assert alexnet.evaluate(run, own / "data").top1_error == 0
     proof = run.proof()
     assert proof is not None and proof["combinations"][0]["color_order"] == "bgr"

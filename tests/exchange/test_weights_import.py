@@ -176,7 +176,7 @@ MISFITS: dict[str, tuple[list[ForeignLayer], dict[str, Any], dict[str, Any], str
         TORCHVISION,
         {},
         {"variant": "caffe"},
-        r"variant 'caffe': layer6 has 20 outputs, and conv3 16; they fit 'torchvision', so choose with --variant",
+        r"variant 'caffe': layer6 has 20 outputs, and conv3 would have 16 at that width; they fit .torchvision.",
     ),
     "another variant than the file says": (
         TORCHVISION,
@@ -275,7 +275,9 @@ def test_classes_are_the_given_ones_those_of_the_file_ilsvrcs_or_numbers() -> No
 
 def test_a_class_list_of_another_length_is_refused_with_the_numbers() -> None:
     classes = tuple(ClassInfo(str(one), str(one)) for one in range(6))
-    with pytest.raises(RequestError, match=r"the list x names 6 classes, and the network in net.pth scores 5; give"):
+    with pytest.raises(
+        RequestError, match=r"the class list \(the list x\) names 6 classes, and the network in net.pth scores 5; give"
+    ):
         converted(foreign(TORCHVISION), classes=classes, classes_from="the list x")
 
 

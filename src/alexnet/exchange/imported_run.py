@@ -74,7 +74,8 @@ class _Request:
             if option in given:
                 del given[given.index(option) : given.index(option) + 2]
         run = self.run_path.with_name(f"{self.run_path.name}-2")
-        data = ["--data", *self.data_folders] if self.data_folders else []
+        data: list[object] = ["--data", *self.data_folders] if self.data_folders else []
+        data += ["--images", self.num_images] if data and self.num_images != NUM_IMAGES else []
         return shell_words("alexnet", "import", self.path, "--run", run, *given, *changes, *data)
 
 
@@ -189,8 +190,9 @@ def _import(request: _Request, progress: ShowProgress) -> RunFolder:
         if before.state == "finished" and before.metadata().get("request") == request.to_dict():
             _logger.info(f"{path}: {file.name} is already imported; nothing was changed")
             return before
-    _logger.info(f"{file.name} is {foreign.what}; testing the weights of {len(foreign.layers)} layers")
-    conversion, proof, notes = _prove(request, convert(foreign, file, request.choices), progress)
+    converted = convert(foreign, file, request.choices)
+    _logger.info(f"{file.name} is {foreign.what}; testing the weights of {len(converted.foreign.layers)} layers")
+    conversion, proof, notes = _prove(request, converted, progress)
     is_finished = before is not None and before.state == "finished"
     if is_finished and (changes := recipe_differences(earlier, conversion.recipe)):
         raise RequestError(f"{path} was imported otherwise ({'; '.join(changes)}); name another folder with --run")
@@ -232,7 +234,7 @@ def _prove(
     changes = _changes(better, conversion, data)
     if conversion.is_convention_known:
         note = (
-            f"Another reading of pixels errs less than the one that {conversion.recipe.input.convention_from} says: "
+            f"Another reading of pixels errs less than the one given by {conversion.recipe.input.convention_from}: "
             f"{errors}. To import so: `{request.command(*changes)}`"
         )
         return conversion, proof, (note,)

@@ -233,7 +233,10 @@ def _match(
         published.append((size, len(layer.bias)))
         if (found := roundest_width(published)) is None:
             wanted = scaled(size, width)
-            return _Misfit(number, f"{layer.name} has {len(layer.bias):,} outputs, and {one.name} {wanted:,}")
+            return _Misfit(
+                number,
+                f"{layer.name} has {len(layer.bias):,} outputs, and {one.name} would have {wanted:,} at that width",
+            )
         width = found
     num_classes = spec.num_classes if num_classes is None else num_classes
     if num_classes < 2:
@@ -279,7 +282,7 @@ def _classes(
             continue
         if len(classes) != match.num_classes:
             raise RequestError(
-                f"{source} names {len(classes):,} classes, and the network in {file.name} scores "
+                f"the class list ({source}) names {len(classes):,} classes, and the network in {file.name} scores "
                 f"{match.num_classes:,}; give a list with a name for each score, in their order, with --classes"
             )
         return classes, source, ()

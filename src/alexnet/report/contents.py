@@ -265,6 +265,7 @@ def run_environment(metadata: Mapping[str, Any], data: PreparedData | None = Non
     }
     if "data" not in metadata and "num_steps" not in metadata:  # imported: it has no training
         run = {key: run[key] for key in ("started", "finished", "commit", "parameters")}
+        metadata = {**metadata, "data": metadata.get("proved_on")}
     tables = {"Run": run, **{name.capitalize(): metadata.get(name) or {} for name in ("data", "machine", "versions")}}
     if data is not None and "num_refused" in data.description:
         found = {"images refused": data.description["num_refused"], "other files skipped": data.num_skipped}

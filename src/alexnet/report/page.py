@@ -82,6 +82,7 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         state_note=_STATES.get(metadata.get("state", ""), "") if imported is None else _import_note(metadata),
         baseline=network is None,
         imported=imported,
+        notes=metadata.get("notes", []),
         network=network,
         progress=_describe_progress(events, epochs_of(recipe.schedule)) if isinstance(recipe, Recipe) else "",
         rows=[(one, published_errors(one, network.variant) if network else None) for one in evaluations],
