@@ -101,7 +101,9 @@ def test_a_local_copy_or_a_mirror_is_taken(tmp_path: Path, mirror: str) -> None:
 def test_other_files_are_refused_and_leave_nothing(tmp_path: Path, mirror: str) -> None:
     wrong = tmp_path / "wrong.bin"
     wrong.write_bytes(b"wrong")
-    with pytest.raises(RequestError, match=r"wrong.bin is another file than http.*its sha1 is .*, expected"):
+    with pytest.raises(
+        RequestError, match=r"wrong.bin is another file than http.*its sha1 is .*, expected .*; give an und"
+    ):
         fetch_weights("caffe", tmp_path / "a", str(wrong))
     with pytest.raises(
         RequestError, match=r"nothing does not exist; give a copy of bvlc_alexnet.caffemodel, or the URL"

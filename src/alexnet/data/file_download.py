@@ -39,6 +39,7 @@ _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _CONTINUE = "rerun the same command to continue"
 _ELSEWHERE = "download it elsewhere, and give it with --from FILE"
+REMOVE = "remove it, or name another destination"
 _UNIT_BYTES = 1 << 20
 
 _logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def download_file(wanted: WantedFile, path: Path, *, name: str, progress: ShowPr
         path.parent.mkdir(parents=True, exist_ok=True)
         with _only_download(path):
             if path.exists():
-                require_wanted(path, wanted)
+                require_wanted(path, wanted, REMOVE)
                 _logger.info(f"{path} is there already, and is the right file")
             else:
                 with ProgressBar(f"{name}, MiB", shown=progress) as bar:
@@ -126,13 +127,13 @@ def _only_download(path: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def require_wanted(path: Path, wanted: WantedFile) -> None:
-    """RequestError unless a file is the wanted one."""
+def require_wanted(path: Path, wanted: WantedFile, advice: str) -> None:
+    """RequestError with the advice unless a file is the wanted one."""
     digest = file_digest(path, wanted.algorithm)
     if digest != wanted.digest:
         raise RequestError(
             f"{path} is another file than {wanted.url}: its {wanted.algorithm} is {digest}, expected {wanted.digest}; "
-            "remove it, or name another"
+            f"{advice}"
         )
 
 

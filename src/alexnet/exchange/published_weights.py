@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.file_download import WantedFile, download_file, require_wanted
+from alexnet.data.file_download import REMOVE, WantedFile, download_file, require_wanted
 from alexnet.data.http_transfer import is_url
 from alexnet.errors import RequestError, WorkError
 from alexnet.storage.atomic import raise_if_full, require_space, unwritable, write_chunks, write_json
@@ -115,9 +115,9 @@ def _copy(source: Path, path: Path, wanted: WantedFile) -> None:
     if not source.is_file():
         problem = "is not a file" if source.exists() else "does not exist"
         raise RequestError(f"{source} {problem}; give a copy of {path.name}, or the URL of one")
-    require_wanted(source, wanted)
+    require_wanted(source, wanted, "give an undamaged copy of it")
     if path.exists():
-        require_wanted(path, wanted)
+        require_wanted(path, wanted, REMOVE)
         _logger.info(f"{path} is there already, and is the right file")
         return
     try:
