@@ -134,6 +134,13 @@ def test_weights_rounded_to_bfloat16_are_still_recognized() -> None:
         assert distribution(weight.numpy(), 1024, 512).family == kind.split(",")[0]
 
 
+def test_a_sample_of_a_large_layer_names_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initializations, "MAX_MOMENT_WEIGHTS", 20_000)
+    for seed in range(20):
+        weight = _drawn(KINDS[0], (1000, 1024), seed)
+        assert distribution(weight.numpy(), 1024, 1000).text == KINDS[0], seed
+
+
 def test_biases_of_torch_are_uniform_and_others_are_not() -> None:
     generator = np.random.default_rng(0)
     assert is_uniform_within(generator.uniform(-0.1, 0.1, 256).astype(np.float32), 0.1)

@@ -19,7 +19,6 @@ from alexnet.exchange.foreign_network import ColorOrder, InputScale
 from alexnet.exchange.import_choices import GivenClasses, GivenMean, ImportChoices, checked_choices
 from alexnet.exchange.proof import NUM_IMAGES, Proof, prove
 from alexnet.exchange.readers import read_foreign
-from alexnet.exchange.reading_findings import ERROR_RATE
 from alexnet.exchange.weights_import import Conversion, convert
 from alexnet.model.weights import save_trained
 from alexnet.runs.folder import RunFolder, utc_now
@@ -226,7 +225,7 @@ def _prove(
     if data is not None and not conversion.trained.untrained_layers:
         _require_classes(conversion, data, request)
     proof = _proof(request, conversion, progress)
-    better = _better_reading(proof, conversion)
+    better = _better_reading(proof)
     if better is None or data is None:
         return conversion, proof, _assumption(conversion, proof)
     claimed = proof.measurement.combinations[0] if proof.measurement else better
@@ -272,20 +271,9 @@ def _proof(request: _Request, conversion: Conversion, progress: ShowProgress) ->
         )
 
 
-def _better_reading(proof: Proof, conversion: Conversion) -> Combination | None:
+def _better_reading(proof: Proof) -> Combination | None:
     """The way of reading pixels that errs least, if that is not the one taken and not by chance."""
-    if proof.measurement is None:
-        return None
-    claimed, *others = proof.measurement.combinations
-    better = [
-        one
-        for one in others
-        if one.reading.layout == claimed.reading.layout
-        and one.top1_error < claimed.top1_error
-        and one.p_value is not None
-        and one.p_value * len(others) < ERROR_RATE
-    ]
-    return min(better, key=lambda one: one.top1_error, default=None)
+    return proof.better if proof.better is not None and proof.better.reading.layout == "as given" else None
 
 
 def _changes(better: Combination, conversion: Conversion, data: PreparedData) -> list[object]:

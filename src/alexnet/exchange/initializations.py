@@ -116,7 +116,7 @@ def distribution(weights: NDArray[np.float32], fan_in: int, fan_out: int) -> Dis
         return Distribution(
             mean, std, excess, None, f"not an initialization's (excess kurtosis {excess:.2g}{off_center})"
         )
-    error = math.sqrt((_FAMILIES[best].fourth - 1) / (4 * len(flat)))
+    error = math.sqrt((_FAMILIES[best].fourth - 1) / (4 * num))
     return Distribution(mean, std, excess, best, f"{best}, {_scale_name(best, std, error, fan_in, fan_out)}")
 
 

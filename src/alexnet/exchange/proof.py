@@ -8,7 +8,7 @@ import torch
 
 from alexnet.data.dataset import PreparedData
 from alexnet.exchange.class_order import MovedClass
-from alexnet.exchange.convention_proof import Measurement, choose_sample, first_weights, measure
+from alexnet.exchange.convention_proof import Combination, Measurement, choose_sample, first_weights, measure
 from alexnet.exchange.foreign_network import ForeignNetwork, InputConvention
 from alexnet.exchange.layer_proof import LayerProof, equal_layers, prove_layer
 from alexnet.exchange.reading_findings import AXES, Finding, Reasoned, Stance, reason
@@ -52,6 +52,8 @@ class Proof:
     layers: tuple[LayerProof, ...]
     measurement: Measurement | None
     """Without DATA None."""
+    better: Combination | None = None
+    """The reading that errs less than the claimed one, not by chance; None if there is none, or without DATA."""
     moved_classes: tuple[MovedClass, ...] = ()
     classes: tuple[tuple[str, str], ...] = ()
     """Id and name of the network's classes."""
@@ -147,6 +149,7 @@ def prove(
         findings=tuple(findings),
         layers=tuple(layers),
         measurement=None if reasoned is None else reasoned.measurement,
+        better=None if reasoned is None else reasoned.better,
         moved_classes=() if reasoned is None else reasoned.moved,
         classes=tuple((one.id, one.name) for one in trained.classes),
     )

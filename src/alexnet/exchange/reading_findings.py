@@ -65,6 +65,8 @@ class Reasoned:
 
     measurement: Measurement
     """With p-values."""
+    better: Combination | None
+    """The reading that the weights were trained with, where it is not the claimed one."""
     needed: frozenset[str] | None
     """Of the suspected layers those without which the network errs more; None where it does not read as claimed."""
     findings: tuple[Finding, ...]
@@ -118,11 +120,20 @@ def reason(measurement: Measurement, trained: Trained, *, is_last_trained: bool)
         first = _class_finding(moved, trained.classes, accuracies, measurement.sample.num_classes)
     else:
         first = _error_finding(judged, measurement)
-    findings = [first, *_reading_findings(claimed, others, measurement.num_gray)]
-    is_read = not any(one.kind in AXES and one.stance == "against" for one in findings)
-    needed = _needed_layers(claimed, measurement, is_moved) if is_read else None
+    better = _better_reading(claimed, others)
+    if better is None:
+        findings = [first, *_axis_findings(claimed, others, measurement.num_gray)]
+    else:
+        findings = [first, _better_finding(better, claimed)]
+    needed = _needed_layers(claimed, measurement, is_moved) if better is None else None
     tested = (claimed.combination, *(replace(one.combination, p_value=one.p_value(claimed)) for one in others))
-    return Reasoned(replace(measurement, combinations=tested), needed, tuple(findings), moved if is_moved else ())
+    return Reasoned(
+        replace(measurement, combinations=tested),
+        None if better is None else better.combination,
+        needed,
+        tuple(findings),
+        moved if is_moved else (),
+    )
 
 
 def _needed_layers(claimed: _Judged, measurement: Measurement, is_moved: bool) -> frozenset[str]:
@@ -168,18 +179,26 @@ def _error_finding(judged: Sequence[_Judged], measurement: Measurement) -> Findi
     )
 
 
-def _reading_findings(claimed: _Judged, others: Sequence[_Judged], num_gray: int) -> list[Finding]:
-    """What the weights were trained to read, if it is not what is claimed; else what could be told of each axis."""
+def _better_reading(claimed: _Judged, others: Sequence[_Judged]) -> _Judged | None:
+    """The reading with the fewest errors, if it errs less than the claimed one and not by chance. Of several that are
+    as good, the one that is most like the claimed one."""
     best = max(others, key=lambda one: one.right.sum())
-    if best.is_better(claimed, len(others)):
-        as_good = [one for one in others if one.is_better(claimed, len(others)) and one.p_value(best) > _CLOSE]
-        chosen = min(
-            (best, *as_good), key=lambda one: (len(_differences(one.reading, claimed.reading)), -one.right.sum())
-        )
-        differing = _differences(chosen.reading, claimed.reading)
-        found, expected = (_describe(one.reading, differing) for one in (chosen, claimed))
-        errors = f"top-1 error {_measured(chosen)} against {_measured(claimed)} as claimed"
-        return [Finding(differing[0], "against", f"The weights read {found}, not {expected}: {errors}.")]
+    if not best.is_better(claimed, len(others)):
+        return None
+    as_good = [one for one in others if one.is_better(claimed, len(others)) and one.p_value(best) > _CLOSE]
+    return min((best, *as_good), key=lambda one: (len(_differences(one.reading, claimed.reading)), -one.right.sum()))
+
+
+def _better_finding(better: _Judged, claimed: _Judged) -> Finding:
+    """What the weights were trained to read."""
+    differing = _differences(better.reading, claimed.reading)
+    found, expected = (_describe(one.reading, differing) for one in (better, claimed))
+    errors = f"top-1 error {_measured(better)} against {_measured(claimed)} as claimed"
+    return Finding(differing[0], "against", f"The weights read {found}, not {expected}: {errors}.")
+
+
+def _axis_findings(claimed: _Judged, others: Sequence[_Judged], num_gray: int) -> list[Finding]:
+    """What could be told of each axis, where no other reading is better."""
     findings = []
     for axis in AXES:
         rivals = [one for one in others if _differences(one.reading, claimed.reading) == [axis]]
