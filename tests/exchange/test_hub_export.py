@@ -18,7 +18,6 @@ import alexnet
 from alexnet.exchange.model_card import escaped
 from alexnet.model.weights import save_trained
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.import_recipe import ImportedFile, ImportedInput, ImportedNetwork, ImportRecipe
 from alexnet.runs.recipe import Recipe, ScheduleSettings
 from alexnet.storage.typed_files import write_sealed_json
 from alexnet.system.visible_text import visible
@@ -204,44 +203,21 @@ def test_a_damaged_run_leaves_nothing(run: RunFolder, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["net *1*"]
 
 
-def test_an_imported_network_tells_its_file(tmp_path: Path) -> None:
-    recipe = ImportRecipe(
-        imported=ImportedFile(name="<x>.pth", sha256="ab" * 32, size_bytes=244408911, format="a PyTorch state dict"),
-        network=ImportedNetwork(
-            variant="torchvision", width=0.0625, num_classes=3, classes_from="the option --classes",
-            features_only=False, untrained_layers=(),
-        ),
-        input=ImportedInput(
-            color_order="bgr", scale="imagenet", scale_in_weights=False, mean=(123.675, 116.28, 103.53),
-            has_mean_image=False, convention_from="the variant", side=232, crop=224, fit="crop",
-        ),
-    )  # fmt: skip
-    proved_on = {"checksum": CHECKSUM, "title": "nette", "folders": ["/home/someone/secret"]}
-    run = RunFolder.create(tmp_path / "net", recipe, {"proved_on": proved_on})
-    run.update_metadata(state="finished")
-    save_trained(run.weights, small())
+def test_an_imported_network_tells_its_file_and_the_proof(tmp_path: Path) -> None:
+    file = alexnet.export(small(color=True), tmp_path / "<x>.pth", to="torchvision")
+    run = alexnet.import_weights(file, tmp_path / "net", color_order="bgr", classes=small().classes)
+    run.update_metadata(proved_on={"checksum": CHECKSUM, "title": "nette", "folders": ["/home/someone/secret"]})
     run.save_evaluation("val-1views", evaluation(1))
-    layer = {
-        "name": "conv1", "file_name": "features.0", "shape": [4, 3, 11, 11], "verdict": "trained", "distribution": "d",
-        "std": 0.1, "excess_kurtosis": 0.1, "top_singular_value": 0.1, "unit_spread": 0.1, "input_spread": 0.1,
-        "smoothness": 0.1, "biases": "b", "dead_units": 0, "duplicate_units": 0, "dead_inputs": 0, "silent_channels": 0,
-    }  # fmt: skip
-    finding = {"kind": "k", "stance": "for", "text": "The filters of conv1 are <smooth>."}
-    run.save_proof(
-        {
-            "format_version": 1, "status": "plausible", "verdict": "The weights are *trained*.", "findings": [finding],
-            "layers": [layer], "sample": None, "combinations": [], "moved_classes": [],
-        }
-    )  # fmt: skip
     front, body = card(alexnet.export(run, tmp_path / "hub", to="hub").path)
     text, types = shown(body)
-    assert "imported: plausible. The weights are *trained*." in text.replace("\n", "")
-    assert "The filters of conv1 are <smooth>." in text
     assert "html_inline" not in types and "secret" not in body
-    assert f"Imported from the file <x>.pth, a PyTorch state dict: 244,408,911 bytes, SHA-256 {'ab' * 32}." in text
-    assert (
-        "reads BGR colors minus the color (123.675, 116.28, 103.53), according to the variant; this one reads RGB."
-        in text
-    )
+    written = file.files[0]
+    assert "Imported from the file <x>.pth, " in text
+    assert f": {written.size_bytes:,} bytes, SHA-256 {written.sha256}." in text
+    assert "reads BGR colors minus the color (123.675, 116.28, 103.53), according to " in text
+    proof = run.proof()
+    assert proof is not None and proof["findings"]
+    assert f"imported: {proof['status']}. {proof['verdict']}" in text.replace("\n", "")
+    assert all(one["text"] in text for one in proof["findings"])
     assert front["model-index"][0]["results"][0]["dataset"] == {"name": "nette", "type": "nette", "split": "val"}
     assert "datasets" not in front  # on which it was trained is not known
