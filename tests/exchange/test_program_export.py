@@ -21,7 +21,7 @@ from alexnet.exchange.program_export import export_program, write_program
 from alexnet.model.variants import VARIANTS
 
 # Every kind of layer.
-FAST = {"original", "no-communication", "cifar-18pct", "cifar-11pct", "quick", "tanh"}
+FAST = {"original", "no-communication", "cifar-18pct", "cifar-11pct", "quick"}
 
 
 @pytest.mark.parametrize(
