@@ -270,6 +270,7 @@ def test_the_reading_that_errs_least_is_taken_where_nothing_else_is_said(own: Pa
     )
     recipe, notes = run.any_recipe(), run.metadata()["notes"]
     assert isinstance(recipe, ImportRecipe) and recipe.input.color_order == "bgr"
+    assert recipe.input.scale == "255"  # as good as others, and no change
     assert any("--color-order bgr" in one and "was chosen by the errors on" in one for one in notes)
     assert main(["report", str(run.path)]) == 0
     assert notes[0] in Page((run.path / "report.html").read_text(encoding="utf-8")).text
@@ -277,6 +278,21 @@ def test_the_reading_that_errs_least_is_taken_where_nothing_else_is_said(own: Pa
     proof = run.proof()
     assert proof is not None and proof["combinations"][0]["color_order"] == "bgr"
     assert proof["combinations"][0]["top1_error"] == 0
+
+
+def test_an_option_is_kept_where_the_rest_is_chosen(own: Path) -> None:
+    run = alexnet.import_weights(
+        own / "bgr.pth",
+        own / "kept",
+        variant="cifar-four-layer",
+        classes=own / "data",
+        color_order="rgb",
+        data=own / "data",
+        images=120,
+    )
+    recipe, notes = run.any_recipe(), run.metadata()["notes"]
+    assert isinstance(recipe, ImportRecipe) and recipe.input.color_order == "rgb" and recipe.input.scale == "255"
+    assert any("To import so: `alexnet import" in one and "--color-order bgr" in one for one in notes)
 
 
 def test_what_an_option_says_is_kept_and_the_better_command_is_named(

@@ -226,20 +226,19 @@ def _prove(
         _require_classes(conversion, data, request)
     proof = _proof(request, conversion, progress)
     better = _better_reading(proof)
-    if better is None or data is None:
+    if better is None or data is None or proof.measurement is None:
         return conversion, proof, _assumption(conversion, proof)
-    claimed = proof.measurement.combinations[0] if proof.measurement else better
+    claimed = proof.measurement.combinations[0]
     errors = f"top-1 error {100 * better.top1_error:.1f} % instead of {100 * claimed.top1_error:.1f} % on {data.title}"
     changes = _changes(better, conversion, data)
-    if conversion.is_convention_known:
+    if conversion.is_convention_known or not _is_allowed(better, claimed, choices):
         note = (
             f"Another reading of pixels errs less than the one given by {conversion.recipe.input.convention_from}: "
             f"{errors}. To import so: `{request.command(*changes)}`"
         )
         return conversion, proof, (note,)
-    reading = better.reading
     color = _mean_color(better, conversion, data)
-    chosen = replace(choices, color_order=reading.color_order, input_scale=reading.scale)
+    chosen = replace(choices, color_order=better.reading.color_order, input_scale=better.reading.scale)
     if color is not None:
         chosen = replace(chosen, mean_color=color, mean_image=None)
     source = f"the errors on {data.title}: {errors}"
@@ -274,6 +273,16 @@ def _proof(request: _Request, conversion: Conversion, progress: ShowProgress) ->
 def _better_reading(proof: Proof) -> Combination | None:
     """The way of reading pixels that errs least, if that is not the one taken and not by chance."""
     return proof.better if proof.better is not None and proof.better.reading.layout == "as given" else None
+
+
+def _is_allowed(one: Combination, claimed: Combination, choices: ImportChoices) -> bool:
+    """Whether a reading agrees with what options say."""
+    has_mean = choices.mean_color is not None or choices.mean_image is not None
+    return (
+        choices.color_order in (None, one.reading.color_order)
+        and choices.input_scale in (None, one.reading.scale)
+        and (not has_mean or one.reading.mean == claimed.reading.mean)
+    )
 
 
 def _changes(better: Combination, conversion: Conversion, data: PreparedData) -> list[object]:
