@@ -93,6 +93,25 @@ def test_one_huge_weight_does_not_hide_structure() -> None:
     assert "unit_spread" in structure(weight).beyond_chance
 
 
+def test_a_sample_of_the_units_of_a_large_dense_layer_says_the_same() -> None:
+    """Structure that all units share is in the sample as well; units of which nearly all are 0 have no sample."""
+    units = 3 * weight_structure.MAX_UNITS
+    noise = torch.randn(units, 60, generator=torch.Generator().manual_seed(0))
+    changed = {
+        "top_singular_value": noise + 0.2 * noise[:, :1].sign() * noise[:1].sign(),
+        "unit_spread": noise * torch.linspace(0.8, 1.2, units)[:, None],
+        "input_spread": noise * torch.linspace(0.8, 1.2, 60),
+    }
+    dead = torch.zeros(units, 60)
+    dead[7] = 1.0
+
+    assert structure(noise).beyond_chance == ()
+    assert len(weight_structure._sampled(noise)) == weight_structure.MAX_UNITS
+    for name, weight in changed.items():
+        assert name in structure(weight).beyond_chance, name
+    assert "unit_spread" in structure(dead).beyond_chance
+
+
 def test_orthogonal_weights_are_recognized() -> None:
     weight = torch.empty(128, 512)
     torch.nn.init.orthogonal_(weight, generator=torch.Generator().manual_seed(0))

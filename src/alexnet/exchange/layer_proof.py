@@ -171,7 +171,7 @@ def _describe_biases(bias: NDArray[np.float32], fan_in: int) -> str:
 
 def _useless_units(rows: NDArray[np.float32]) -> tuple[int, int]:
     """Dead units and duplicates of units among (units, inputs)."""
-    norms = np.sqrt(np.square(rows, dtype=np.float64).sum(1))
+    norms = np.sqrt(np.einsum("ui,ui->u", rows, rows, dtype=np.float64))  # in blocks: no second matrix in float64
     is_dead = norms <= _DEAD_NORM * np.median(norms)
     if rows.shape[1] > 1:
         is_dead |= rows.min(1) == rows.max(1)

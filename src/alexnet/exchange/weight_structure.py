@@ -16,7 +16,9 @@ _OUTLIER_MEDIANS = 15.0
 """Of a normal distribution 10 standard deviations."""
 _EQUAL_SPREAD = 0.1
 """Spread of the units or inputs of an orthogonal matrix at most, relative to shuffled copies; rounding is far below."""
-_LARGE = 1_000_000
+MAX_UNITS = 1_024
+"""Units of a dense layer that are compared: a random sample of a larger one, as every copy costs seconds otherwise."""
+_LARGE = 200_000
 """Weights from which on fewer shuffled copies suffice: figures of large layers vary less."""
 _FEW_COPIES, _MANY_COPIES = 8, 32
 _LIMITS = {_FEW_COPIES: 7.5, _MANY_COPIES: 4.4}
@@ -55,6 +57,7 @@ def structure(weight: torch.Tensor) -> Structure:
     Args:
         weight: float32, finite and not all equal: (..., I, k, k) of filters, or (O, I).
     """
+    weight = _sampled(weight)
     centered = _without_outliers((weight - weight.mean()).contiguous())
     num = _FEW_COPIES if weight.numel() >= _LARGE else _MANY_COPIES
     own = _figures(centered)
@@ -79,6 +82,15 @@ def structure(weight: torch.Tensor) -> Structure:
         is_orthogonal=above["top_singular_value"] < -limit
         and min(own[name] - chance[name] for name in ("unit_spread", "input_spread")) < math.log(_EQUAL_SPREAD),
     )
+
+
+def _sampled(weight: torch.Tensor) -> torch.Tensor:
+    """`MAX_UNITS` units of a larger dense layer, drawn at random, the same in every call; other layers as they are."""
+    if weight.dim() != 2 or len(weight) <= MAX_UNITS:
+        return weight
+    numbers = np.random.default_rng(2).choice(len(weight), MAX_UNITS, replace=False)
+    chosen = weight[torch.from_numpy(np.sort(numbers))]
+    return chosen if bool((chosen != chosen[0, 0]).any()) else weight  # nearly all units are dead
 
 
 def _without_outliers(centered: torch.Tensor) -> torch.Tensor:
