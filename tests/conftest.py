@@ -65,5 +65,13 @@ def make_tree(tmp_path: Path) -> Any:
     return draw
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Escape what was logged and is not UTF-8, such as a file's name: worker processes could not send it."""
+    report: Any = yield
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
+    return report
+
+
 def pytest_report_header() -> str:
     return f"torch {torch.__version__}, {os.cpu_count()} cores"

@@ -300,10 +300,17 @@ def without(state: Mapping[str, torch.Tensor], ending: str) -> dict[str, torch.T
 
 
 def test_missing_biases_are_zero_and_named(tmp_path: Path) -> None:
-    SAVES["zip"](without(torchvision_net().state_dict(), "10.bias"), tmp_path / "net")
+    state = without(torchvision_net().state_dict(), "10.bias")
+    SAVES["zip"]({name.replace("features", "layers"): one for name, one in state.items()}, tmp_path / "net")
     found = read_foreign(tmp_path / "net")
     assert torch.equal(found.layers[4].bias, torch.zeros(32))
-    assert found.notes == ("The file has no biases of features.10; they are 0.",)
+    assert found.notes == ("The file has no biases of layers.10; they are 0.",)
+
+
+def test_torchvisions_network_without_some_biases_is_refused(tmp_path: Path) -> None:
+    SAVES["zip"](without(without(torchvision_net().state_dict(), "10.bias"), "6.bias"), tmp_path / "net")
+    with pytest.raises(RequestError, match=r"lacks features.6.bias, features.10.bias, classifier.6.bias; all layers"):
+        read_foreign(tmp_path / "net")
 
 
 NORMALIZED = nn.Sequential(nn.Conv2d(3, 8, 11), nn.BatchNorm2d(8), nn.Linear(8, 2)).state_dict()

@@ -165,6 +165,11 @@ def network_of_tensors(
     if counters:
         notes.append(f"The counters {_shown(counters)} were left out.")
     without = [layer.name for layer in layers if layer.bias is None]
+    if without and _has_torchvisions_names(layers):
+        raise RequestError(
+            f"{path} is {what} with torchvision's names that lacks {_shown([f'{name}.bias' for name in without])}; all "
+            "layers of torchvision's network have biases, so get the whole file"
+        )
     if without:
         notes.append(f"The file has no biases of {_shown(without)}; they are 0.")
     if (size := sum(one.weight.num_bytes for one in layers)) > path.stat().st_size:
