@@ -67,8 +67,7 @@ def claim_of(trained: Trained) -> Claim:
     scale: Any = "imagenet" if trained.network.variant == "torchvision" else "255"
     order: Any = "bgr" if trained.network.variant.startswith("caffe") else "rgb"
     convention = InputConvention(color_order=order, scale=scale)
-    own = trained.network.spec.input_scale
-    factor = torch.tensor(own if isinstance(own, tuple) else (own,) * 3) / torch.tensor(convention.factor)
+    factor = 1 / torch.tensor(convention.factor_beyond(trained.network.spec))
     layers = []
     for number, layer in enumerate(one for one in trained.network.sized_layers if one.weight_shape):
         weight = trained.network.get_parameter(f"{layer.name}.weight").detach().clone()

@@ -119,7 +119,7 @@ def test_scores_are_those_of_cuda_convnet(tmp_path: Path, name: str) -> None:
     (tmp_path / "90.1").write_bytes(python2_pickle(checkpoint(layers, as_list=variant.startswith("cifar"))))
     found = read_foreign(tmp_path / "90.1")
     assert found.variants == (variant,)
-    assert found.convention is not None and found.convention.factor == (1, 1, 1)
+    assert found.convention is not None and found.convention.scale == "255"
     assert found.convention.color_order == "rgb" and "--mean" in found.notes[0]
     side = round((layers["data"]["outputs"] / 3) ** 0.5)
     image = np.random.default_rng(2).uniform(-120, 130, (3, side, side))

@@ -93,7 +93,7 @@ def test_the_command_says_what_was_found(work: Path, capfd: pytest.CaptureFixtur
         "net.0",
         "verdict: ",
         "next: alexnet evaluate",
-        "RGB, 0..255",
+        "RGB, colors 0..255",
     ):
         assert expected in shown.out, expected
 

@@ -123,15 +123,20 @@ def test_caffes_network_computes_what_it_did_and_only_the_first_layer_turns_its_
     torch.testing.assert_close(scores(conversion, images), expected, rtol=1e-3, atol=1e-3)
 
 
-ORDERS, SCALES = st.sampled_from(["rgb", "bgr"]), st.sampled_from(["255", "1", "imagenet"])
+ORDERS, SCALES = st.sampled_from(["rgb", "bgr"]), st.sampled_from(["255", "1", "imagenet", "variant"])
 MEANS = st.tuples(*[st.floats(0, 255, width=32)] * 3)
 
 
-@given(order=ORDERS, scale=SCALES, mean=MEANS, variant=st.sampled_from(["cifar-four-layer", "caffe", "torchvision"]))
+@given(
+    order=ORDERS,
+    scale=SCALES,
+    mean=MEANS,
+    variant=st.sampled_from(["cifar-four-layer", "caffe", "torchvision", "quick"]),
+)
 def test_any_reading_of_pixels_gives_the_first_layer_the_same_sums(
     order: Any, scale: Any, mean: tuple[float, float, float], variant: str
 ) -> None:
-    width = 0.125 if variant == "cifar-four-layer" else 0.03
+    width = 0.125 if variant in ("cifar-four-layer", "quick") else 0.03
     layers = layers_of(variant, width)
     convention = InputConvention(color_order=order, scale=scale, mean=mean)
     trained = converted(foreign(layers, variants=(variant,), convention=convention)).trained
@@ -139,8 +144,9 @@ def test_any_reading_of_pixels_gives_the_first_layer_the_same_sums(
     image = photographs(1, trained.side)[0]
     first = (trained.side - crop) // 2
     pixels = image[first : first + crop, first : first + crop].astype(np.float64)
-    divisor = {"255": np.ones(3), "1": np.full(3, 255.0), "imagenet": 255 * np.array(IMAGENET_STD)}[scale]
-    read = (pixels - np.array(mean)) / divisor
+    divisors = {"255": np.ones(3), "1": np.full(3, 255.0), "imagenet": 255 * np.array(IMAGENET_STD)}
+    divisors["variant"] = 1 / np.broadcast_to(np.array(spec.input_scale, np.float64), 3)
+    read = (pixels - np.array(mean)) / divisors[scale]
     read = read[..., ::-1] if order == "bgr" else read
     size = layers[0].weight.shape[-1]
     window, weight = read[40 % crop // 4 :][:size, 3 : 3 + size], layers[0].weight.double().numpy()
@@ -162,6 +168,29 @@ def test_the_scale_is_multiplied_in_double_precision_and_rounded_once() -> None:
     factors = [1 / (255 * one) for one in IMAGENET_STD]
     expected = (weight * np.array(factors)[:, None, None]).astype(np.float32)
     assert np.array_equal(conversion.trained.network.conv1.weight.detach().numpy(), expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_state_dict_of_our_own_keeps_its_bits_and_its_colors(variant: str) -> None:
+    layers = layers_of(variant, 0.03125)
+    conversion = converted(foreign(layers), variant=variant)
+    assert not conversion.recipe.input.scale_in_weights and not conversion.is_convention_known
+    state = conversion.trained.network.state_dict()
+    flip = conversion.recipe.input.color_order == "bgr"  # of Caffe's
+    assert flip == (variant in ("caffe", "caffenet"))
+    for number, (name, one) in enumerate(zip([*state][::2], layers, strict=True)):
+        assert torch.equal(state[name], one.weight.flip(1) if flip and not number else one.weight)
+    small = VARIANTS[variant].image_px <= 32
+    mean = (125.31, 122.95, 113.87) if small else CAFFE_BGR_MEAN[::-1] if flip else (123.675, 116.28, 103.53)
+    assert conversion.recipe.input.mean == pytest.approx(mean, abs=1e-4)
+
+
+def test_only_variants_with_a_scale_of_their_own_record_it() -> None:
+    scales = {one: converted(foreign(layers_of(one, 0.03125)), variant=one).recipe.input.scale for one in VARIANTS}
+    assert {one for one, scale in scales.items() if scale == "variant"} == {"quick"}
+    assert {one for one, scale in scales.items() if scale == "imagenet"} == {"torchvision"}
+    named = converted(foreign(TORCHVISION), variant="torchvision", input_scale="variant")
+    assert named.recipe.input.scale == "imagenet"
 
 
 def changed(layers: list[ForeignLayer], number: int, shape: tuple[int, ...]) -> list[ForeignLayer]:

@@ -112,7 +112,7 @@ def test_the_page_shows_verdict_findings_and_tables(run: RunFolder) -> None:
     assert "conv1trainednotaninitialization's(excesskurtosis4.2)3.46x7.00x1.50x0.81spread,-1to1317" in cells
     assert "fc6constantnotaninitialization's(excesskurtosis4.2)–7.00x1.50x–" in cells
     assert "1,500 images (cats & dogs, val, 2 classes, 12 images gray)" in text
-    readings = [text.index(one) for one in ("BGR, 0..255, minus", "(as claimed)", "no mean, filters rotated")]
+    readings = [text.index(one) for one in ("BGR, colors 0..255, minus", "(as claimed)", "no mean, filters rotated")]
     assert readings == sorted(readings)  # lowest error first
     assert "41.0%[36.0,46.0]below0.0001" in cells and "90.0%[85.0,95.0]0.25" in cells
     assert "<cat>dog40of50" in cells

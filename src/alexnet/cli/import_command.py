@@ -44,9 +44,10 @@ def add_arguments(parser: CommandParser) -> None:
     reading.add_argument("--color-order", choices=("rgb", "bgr"), metavar="NAME", help="order of colors: rgb or bgr")
     reading.add_argument(
         "--input-scale",
-        choices=("255", "1", "imagenet"),
+        choices=("255", "1", "imagenet", "variant"),
         metavar="NAME",
-        help="scale of colors: 255 (0..255), 1 (0..1), or imagenet (0..1 divided by ImageNet's standard deviations)",
+        help="scale of colors: 255 (0..255), 1 (0..1), imagenet (0..1 divided by ImageNet's standard deviations), or "
+        "variant (the variant's own factor)",
     )
     reading.add_argument(
         "--mean",
@@ -165,8 +166,11 @@ _FITS = {
 
 
 def _scale_text(recipe: "ImportRecipe") -> str:
-    text = {"255": "0..255", "1": "0..1", "imagenet": "0..1 divided by ImageNet's deviations"}[recipe.input.scale]
-    return text + (" (multiplied into the first layer's weights)" if recipe.input.scale_in_weights else "")
+    from alexnet.runs.import_recipe import SCALES
+
+    return SCALES[recipe.input.scale] + (
+        " (multiplied into the first layer's weights)" if recipe.input.scale_in_weights else ""
+    )
 
 
 def _mean_text(recipe: "ImportRecipe") -> str:

@@ -18,7 +18,7 @@ from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError
 from alexnet.evaluation.metrics import count_errors, wilson_interval
 from alexnet.evaluation.run_evaluation import remap_classes
-from alexnet.exchange.foreign_network import ColorOrder, ForeignNetwork, InputConvention, InputScale
+from alexnet.exchange.foreign_network import ColorOrder, ForeignNetwork, InputConvention, InputScale, own_scale
 from alexnet.exchange.weight_structure import shuffled_copy
 from alexnet.model.inference import inference_network
 from alexnet.model.layer_specs import Dense, Flatten, ReLU, SizedLayer, WeightedSpec
@@ -219,9 +219,11 @@ def _readings(trained: Trained, convention: InputConvention) -> tuple[Reading, l
     mean: Mean = "claimed" if has_mean else "none"
     claimed = Reading(color_order=convention.color_order, scale=convention.scale, mean=mean)
     means: tuple[Mean, ...] = ("claimed", "none") if has_mean else ("none", "data set")
+    spec = trained.network.spec
+    scales = [one for one in get_args(InputScale) if one != "variant" or own_scale(spec) == "variant"]
     inputs = [
         Reading(color_order=order, scale=scale, mean=mean)
-        for order, scale, mean in itertools.product(get_args(ColorOrder), get_args(InputScale), means)
+        for order, scale, mean in itertools.product(get_args(ColorOrder), scales, means)
     ]
     layouts = [
         Reading(color_order=claimed.color_order, scale=claimed.scale, mean=claimed.mean, layout=layout)
@@ -245,9 +247,7 @@ def first_weights(foreign: ForeignNetwork, trained: Trained, convention: InputCo
     """The first layer's weights for images in RGB, 0..255, times the variant's input scale, under a convention."""
     weight = foreign.layers[0].weight.detach().cpu().float()
     in_rgb = weight.flip(1) if convention.color_order == "bgr" else weight
-    own = trained.network.spec.input_scale
-    own_factor = torch.tensor(own if isinstance(own, tuple) else (own,) * 3)
-    return in_rgb * (torch.tensor(convention.factor) / own_factor)[:, None, None]
+    return in_rgb * torch.tensor(convention.factor_beyond(trained.network.spec))[:, None, None]
 
 
 @contextmanager

@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 
 from alexnet.data.sources.zip_archive import read_zip_list, read_zip_member
 from alexnet.errors import RequestError
-from alexnet.exchange.foreign_network import ForeignLayer, ForeignNetwork, InputConvention
+from alexnet.exchange.foreign_network import (
+    CIFAR_MEAN_COLOR,
+    ForeignLayer,
+    ForeignNetwork,
+    InputConvention,
+    is_of_cifar,
+)
 from alexnet.exchange.state_dicts import foreign_damage, misfit, natural_key
 from alexnet.model.foreign_files import CHECKPOINT_NAME, START_BYTES, foreign_format
 from alexnet.model.layer_specs import (
@@ -52,10 +58,6 @@ _ALLOWED_NAMES = {*ARRAY_NAMES, "copy_reg._reconstructor", "copyreg._reconstruct
 _ALLOWED_NAMES |= {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("object", "set", "list")}
 _IMAGENET_MEAN = (127.30, 119.72, 104.91)
 """RGB, 0..255: mean color of the mean image that cuda-convnet's instructions for ImageNet come with."""
-_CIFAR_MEAN = (125.31, 122.95, 113.87)
-"""RGB, 0..255: mean color of CIFAR-10's training images."""
-_IMAGENET_PX = 64
-"""From this side on, a network is of ImageNet."""
 _WEIGHTED = ("conv", "local", "fc")
 _MONOTONE = ("relu", "tanh", "logistic")
 
@@ -280,7 +282,7 @@ def _network(path: Path, layers: dict[str, _Layer], num_bytes: int, notes: list[
     if sum(one.num_bytes for one in weights) > num_bytes:
         _refuse(path, "its layers share weights")
     spec = VARIANTS[variants[0]]
-    data, mean = ("ImageNet", _IMAGENET_MEAN) if spec.image_px >= _IMAGENET_PX else ("CIFAR-10", _CIFAR_MEAN)
+    data, mean = ("CIFAR-10", CIFAR_MEAN_COLOR) if is_of_cifar(spec) else ("ImageNet", _IMAGENET_MEAN)
     notes.append(
         "The file does not hold the mean image that its network subtracts (it is in `batches.meta` of the training "
         f"data): the mean color of {data} is subtracted instead. Give it with `--mean batches.meta`."

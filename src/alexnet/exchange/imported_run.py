@@ -107,8 +107,8 @@ def import_weights(
         classes: names or `ClassInfo`, in the order of the scores; a file of them (lines, or JSON); a prepared data set;
             or `imagenet`. None is what the file says, ILSVRC-2012's for 1,000, otherwise numbers.
         color_order: of the pixels that the file's network reads: `rgb` or `bgr`.
-        input_scale: of these pixels: `255` (0..255), `1` (0..1), or `imagenet` (0..1 divided by ImageNet's standard
-            deviations).
+        input_scale: of these pixels: `255` (0..255), `1` (0..1), `imagenet` (0..1 divided by ImageNet's standard
+            deviations), or `variant` (what the variant makes of 0..255 itself).
         mean: that is subtracted: three numbers (red, green, blue, 0..255), or a file with a mean image: Caffe's
             .binaryproto, a NumPy array, (3, S, S) BGR as Caffe's or (S, S, 3) RGB, or the `batches.meta` of
             cuda-convnet's data.
@@ -279,8 +279,8 @@ def _is_allowed(one: Combination, claimed: Combination, choices: ImportChoices) 
     """Whether a reading agrees with what options say."""
     has_mean = choices.mean_color is not None or choices.mean_image is not None
     return (
-        choices.color_order in (None, one.reading.color_order)
-        and choices.input_scale in (None, one.reading.scale)
+        (choices.color_order is None or one.reading.color_order == claimed.reading.color_order)
+        and (choices.input_scale is None or one.reading.scale == claimed.reading.scale)
         and (not has_mean or one.reading.mean == claimed.reading.mean)
     )
 

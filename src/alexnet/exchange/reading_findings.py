@@ -13,6 +13,7 @@ from alexnet.evaluation.paired import TOP5_CLASSES, mcnemar
 from alexnet.exchange.class_order import MovedClass, moved_classes, relabeled
 from alexnet.exchange.convention_proof import Combination, Measurement, Reading
 from alexnet.model.weights import Trained
+from alexnet.runs.import_recipe import SCALES
 
 Stance = Literal["for", "against", "neither"]
 AXES = ("color order", "scale", "mean", "layout")
@@ -30,11 +31,6 @@ _MOST_PAIRS = 3
 """Exchanged classes that a sentence names."""
 _MIN_IMAGES = 100
 """Of fewer images an error at chance says little."""
-_SCALES = {
-    "255": "colors 0..255",
-    "1": "colors 0..1",
-    "imagenet": "colors 0..1 divided by ImageNet's standard deviations",
-}
 _MEANS = {
     "claimed": "colors minus the claimed mean",
     "none": "colors with no mean subtracted",
@@ -230,7 +226,7 @@ def _describe(reading: Reading, axes: Iterable[str]) -> str:
     """The reading on some axes: `BGR and colors 0..255`."""
     texts = {
         "color order": reading.color_order.upper(),
-        "scale": _SCALES[reading.scale],
+        "scale": SCALES[reading.scale],
         "mean": _MEANS[reading.mean],
         "layout": _LAYOUTS[reading.layout],
     }

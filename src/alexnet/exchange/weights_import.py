@@ -13,10 +13,13 @@ from alexnet.evaluation.preprocessing import IMAGENET_MEAN_COLOR
 from alexnet.exchange.class_lists import imagenet_classes, numbered_classes
 from alexnet.exchange.foreign_network import (
     CAFFE_CONVENTION,
+    CIFAR_MEAN_COLOR,
     TORCHVISION_CONVENTION,
     ForeignLayer,
     ForeignNetwork,
     InputConvention,
+    is_of_cifar,
+    own_scale,
 )
 from alexnet.exchange.import_choices import ImportChoices
 from alexnet.model.layer_specs import (
@@ -40,8 +43,7 @@ _OWN_CONVENTIONS = {
     "caffe": CAFFE_CONVENTION,
     "caffenet": CAFFE_CONVENTION,
 }
-"""How the published networks of a variant read pixels, where it is not as the paper's: RGB, 0..255 minus a mean."""
-_PAPER_CONVENTION = InputConvention(mean=IMAGENET_MEAN_COLOR)
+"""How the published networks of a variant read pixels, where it is not RGB minus a mean, with the variant's scale."""
 _INITIAL_SEED = 0
 _KINDS = {2: Dense, 4: Convolution, 6: LocallyConnected}
 """Of a layer by the number of axes of its weights."""
@@ -108,7 +110,6 @@ def convert(foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices)
     convention, convention_from, is_known = _convention(match.variant, foreign, choices)
     mean_image = _mean_image(spec, foreign, choices, convention, file)
     fit = choices.fit or foreign.fit or "crop"
-    in_weights = any(factor != 1.0 for factor in _scale_ratio(spec, convention))
     trained = Trained(
         network=_network(match, foreign, convention),
         classes=classes,
@@ -132,7 +133,7 @@ def convert(foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices)
         input=ImportedInput(
             color_order=convention.color_order,
             scale=convention.scale,
-            scale_in_weights=in_weights,
+            scale_in_weights=not convention.is_scale_of(spec),
             mean=tuple(round(float(one), 4) for one in mean_image.mean((0, 1), dtype=np.float64)),
             has_mean_image=_given_mean_image(foreign, choices) is not None,
             convention_from=convention_from,
@@ -305,15 +306,15 @@ def _classes(
 
 def _convention(variant: str, foreign: ForeignNetwork, choices: ImportChoices) -> tuple[InputConvention, str, bool]:
     """How pixels are read, who says so, and whether that is more than an assumption."""
-    own = _OWN_CONVENTIONS.get(variant, _PAPER_CONVENTION)
-    base = foreign.convention or own
+    base = foreign.convention or _usual_convention(variant)
     mean = choices.mean_color
     if choices.mean_image is not None:
         red, green, blue = choices.mean_image.mean((0, 1), dtype=np.float64).tolist()
         mean = (red, green, blue)
+    scale = choices.input_scale or base.scale
     chosen = InputConvention(
         color_order=choices.color_order or base.color_order,
-        scale=choices.input_scale or base.scale,
+        scale=own_scale(VARIANTS[variant]) if scale == "variant" else scale,
         mean=base.mean if mean is None else mean,
     )
     options = {"--color-order": choices.color_order, "--input-scale": choices.input_scale, "--mean": mean}
@@ -321,6 +322,13 @@ def _convention(variant: str, foreign: ForeignNetwork, choices: ImportChoices) -
     rest = "the file" if foreign.convention else f"an assumption: what variant {variant!r} usually reads"
     source = " and ".join([*([", ".join(given)] if given else []), *([rest] if len(given) < len(options) else [])])
     return chosen, source, foreign.convention is not None or len(given) == len(options)
+
+
+def _usual_convention(variant: str) -> InputConvention:
+    """How pixels are read where the file does not say it."""
+    spec = VARIANTS[variant]
+    mean = CIFAR_MEAN_COLOR if is_of_cifar(spec) else IMAGENET_MEAN_COLOR
+    return _OWN_CONVENTIONS.get(variant, InputConvention(scale=own_scale(spec), mean=mean))
 
 
 def _given_mean_image(foreign: ForeignNetwork, choices: ImportChoices) -> NDArray[np.float32] | None:
@@ -356,12 +364,6 @@ def _mean_image(
     return np.ascontiguousarray(given, np.float32)
 
 
-def _scale_ratio(spec: NetworkSpec, convention: InputConvention) -> tuple[float, ...]:
-    """What colors are multiplied by beyond what the variant does itself: red, green, blue."""
-    own = spec.input_scale if isinstance(spec.input_scale, tuple) else (spec.input_scale,) * 3
-    return tuple(factor / scale for factor, scale in zip(convention.factor, own, strict=True))
-
-
 def _network(match: _Match, foreign: ForeignNetwork, convention: InputConvention) -> AlexNet:
     spec = VARIANTS[match.variant]
     with torch.device("cpu" if match.missing else "meta"), float32_parameters():
@@ -374,8 +376,8 @@ def _network(match: _Match, foreign: ForeignNetwork, convention: InputConvention
         if number == 0:
             if convention.color_order == "bgr":
                 weight = weight.flip(1)
-            ratio = torch.tensor(_scale_ratio(spec, convention), dtype=torch.float64)
-            if (ratio != 1).any():
+            if not convention.is_scale_of(spec):
+                ratio = torch.tensor(convention.factor_beyond(spec), dtype=torch.float64)
                 weight = (weight.double() * ratio[:, None, None]).float()
         state[f"{name}.weight"] = weight.contiguous().clone()
         state[f"{name}.bias"] = layer.bias.detach().to("cpu", torch.float32).contiguous().clone()

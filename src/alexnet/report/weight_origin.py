@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from alexnet.errors import RequestError
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.import_recipe import SCALES
 from alexnet.runs.run_files import StoredCombination, StoredLayerProof, StoredProof
 from alexnet.storage.typed_files import DamagedFile
 
 _logger = logging.getLogger(__name__)
 
-_SCALES = {"255": "0..255", "1": "0..1", "imagenet": "0..1, divided by ImageNet's standard deviations"}
 _MEANS = {"claimed": "minus the claimed mean", "none": "no mean", "data set": "minus the data set's mean color"}
 _MOST_MOVED = 10
 SMALL_P = 0.0001
@@ -87,7 +87,7 @@ def _combination_row(one: StoredCombination) -> dict[str, str]:
     layout = "" if one["layout"] == "as given" else f", {one['layout']}"
     p_value = one["p_value"]
     return {
-        "reads": f"{one['color_order'].upper()}, {_SCALES[one['scale']]}, {_MEANS[one['mean']]}{layout}",
+        "reads": f"{one['color_order'].upper()}, {SCALES[one['scale']]}, {_MEANS[one['mean']]}{layout}",
         "claimed": "claimed" if one["is_claimed"] else "",
         "top-1 error": f"{_percent(one['top1_error'])} %",
         "interval, %": _interval(one["top1_interval"]),

@@ -14,6 +14,13 @@ from alexnet.runs.recipe import DataSettings, NetworkSettings, Recipe
 from alexnet.system.visible_text import shell_words
 
 NAME = "import"
+SCALES = {
+    "255": "colors 0..255",
+    "1": "colors 0..1",
+    "imagenet": "colors 0..1 divided by ImageNet's standard deviations",
+    "variant": "colors scaled by the variant's own factor",
+}
+"""What networks read, in words; `variant`: what the variant makes of colors 0..255 itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +56,8 @@ class ImportedInput:
 
     color_order: Literal["rgb", "bgr"]
     """Of the file's first layer; the imported one reads RGB."""
-    scale: Literal["255", "1", "imagenet"]
-    """Of the colors that the file's network reads: 0..255, 0..1, or 0..1 divided by ImageNet's standard deviations."""
+    scale: Literal["255", "1", "imagenet", "variant"]
+    """Of the colors that the file's network reads: see `SCALES`."""
     scale_in_weights: bool
     """Whether the scale, which the variant does not have, was multiplied into the first layer's weights."""
     mean: tuple[float, ...]

@@ -202,7 +202,7 @@ class StoredCombination(TypedDict):
     """Errors of the network where it reads pixels in one way; the p-value compares with the claimed way."""
 
     color_order: Literal["rgb", "bgr"]
-    scale: Literal["255", "1", "imagenet"]
+    scale: Literal["255", "1", "imagenet", "variant"]
     mean: Literal["claimed", "none", "data set"]
     layout: str
     is_claimed: bool
