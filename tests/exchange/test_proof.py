@@ -84,8 +84,8 @@ def test_errors_are_those_of_an_evaluation(claim: weight_proof.Claim, data: Prep
     labels = np.asarray(data.splits["val"].labels)
     assert first.top1_error == np.mean(probabilities.argmax(1) != labels)
     np.testing.assert_array_equal(first.answers, probabilities.argmax(1))
-    # 2 color orders x 3 scales x 2 means, and three other layouts
-    assert len(measured.combinations) == 15
+    # 2 color orders x 4 scales (one is the variant's own) x 2 means, and three other layouts
+    assert len(measured.combinations) == 19
     # BGR of the images is what the network reads under the other color order
     images = torch.from_numpy(np.stack([data.splits["val"].images[one] for one in range(len(labels))]))
     window = slice(2, 30)
