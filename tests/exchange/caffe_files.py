@@ -39,7 +39,7 @@ _MESSAGES: dict[str, str] = {
     "LRNParameter": "uint32 local_size 1, float alpha 2, float beta 3, int32 norm_region 4, float k 5",
     "PoolingParameter": (
         "PoolMethod pool 1, uint32 pad 4, uint32 kernel_size 2, uint32 kernel_h 5, uint32 kernel_w 6, uint32 stride 3, "
-        "uint32 stride_h 7, uint32 stride_w 8, bool global_pooling 12"
+        "uint32 stride_h 7, uint32 stride_w 8, uint32 pad_h 9, uint32 pad_w 10, bool global_pooling 12"
     ),
     "ReLUParameter": "float negative_slope 1",
     "DropoutParameter": "float dropout_ratio 1",

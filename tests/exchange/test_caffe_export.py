@@ -152,7 +152,7 @@ def test_names_are_one_line_each(tmp_path: Path) -> None:
         ("torchvision", "the network multiplies its input by a factor"),
         ("cifar-13pct", "local3 is a layer that Caffe does not have"),
         ("no-norm", "dropout6 multiplies by the keep probability in testing"),
-        ("cifar-80sec", "pool2 divides otherwise at the edges"),
+        ("cifar-80sec", "pool2 divides by another number at the edges"),
     ],
 )
 def test_networks_that_caffe_computes_otherwise_are_refused(tmp_path: Path, variant: str, reason: str) -> None:

@@ -147,12 +147,12 @@ def test_an_imported_model_says_of_a_photograph_what_caffe_computes(path: Path, 
         (changed("fc6", transpose=True), "fc6 has transpose 1"),
         (changed("fc6", axis=2), "fc6 has axis 2"),
         (changed("norm1", k=2.0), "norm1 has k 2, where norm1 of variant 'caffe' has 1"),
-        (changed("norm2", norm_region=1), "norm2 has norm_region 1"),
+        (changed("norm2", norm_region=1), "norm2 has norm_region WITHIN_CHANNEL, where norm2 of"),
         (changed("norm2", alpha=5e-4), "norm2 has alpha 0.0005"),
         (changed("norm2", beta=0.5), "norm2 has beta 0.5"),
         (changed("norm2", local_size=3), "norm2 has local_size 3"),
         (changed("norm2", {}), "norm2 has alpha 1"),
-        (changed("pool1", pool=1), "pool1 has pool 1"),
+        (changed("pool1", pool=1), "pool1 has pool AVE, where pool1 of variant 'caffe' has MAX"),
         (changed("pool5", kernel_size=2), "pool5 has kernel_size 2 x 2"),
         (changed("pool5", kernel_h=3, kernel_w=2), "pool5 has kernel_size 3 x 2"),
         (changed("pool5", global_pooling=True), "pool5 has global_pooling 1"),
@@ -247,6 +247,13 @@ def test_a_network_without_its_last_layers_is_read(path: Path) -> None:
         ({"scale": 0.00390625, "mean_value": [1.0, 2.0, 3.0]}, (3, 2, 1), "1", None),
         ({"scale": 0.017, "mean_value": [1.0, 2.0, 3.0]}, (3, 2, 1), "255", "multiplied pixels by 0.017, which was"),
         ({"crop_size": 224, "mean_value": [0.0]}, (0, 0, 0), "255", "crops of 224 pixels, and gets crops of 227"),
+        ({"crop_size": 0, "mean_value": [255.0]}, (255, 255, 255), "255", None),
+        ({"mean_value": [1e30, 1.0, 1.0]}, CAFFE_CONVENTION.mean, "255", "subtracted 1e+30, 1, 1, which is not"),
+        ({"mean_value": [-500.0]}, CAFFE_CONVENTION.mean, "255", "subtracted -500, which is not a color of 0..255"),
+        ({"mean_value": [float("nan")] * 3}, CAFFE_CONVENTION.mean, "255", "subtracted nan, nan, nan, which is not a"),
+        ({"mean_value": [104.0, 117.0]}, CAFFE_CONVENTION.mean, "255", "subtracted 104, 117, which is not a color"),
+        ({"mean_value": [9.0] * 4}, CAFFE_CONVENTION.mean, "255", "Without `--mean FILE.binaryproto`, the mean"),
+        ({"scale": float("nan"), "mean_value": [9.0]}, (9, 9, 9), "255", "multiplied pixels by nan, which was ignored"),
         ({}, CAFFE_CONVENTION.mean, "255", None),
     ],
 )  # fmt: skip
@@ -257,6 +264,30 @@ def test_the_data_layer_says_how_pixels_are_read(
     assert found.convention is not None
     assert (found.convention.color_order, found.convention.scale, found.convention.mean) == ("bgr", scale, mean)
     assert len(found.notes) == (note is not None) and (note or "") in "".join(found.notes)
+
+
+def test_a_packed_field_without_numbers_is_not_given(path: Path) -> None:
+    """Of every setting, also of those that are used where a layer does not give them."""
+    sound = network(changed("data", {}), WEIGHTS).SerializeToString()
+    numbers = {1: "scale", 3: "crop_size", 4: "mean_file", 5: "mean_value"}
+    for number in numbers:
+        path.write_bytes(sound + enclosed(100, enclosed(2, b"Data") + enclosed(100, enclosed(number, b""))))
+        found = read_caffe(path)
+        assert (found.convention, found.notes) == (CAFFE_CONVENTION, ())
+    net = network(changed("data", {}), WEIGHTS)
+    for layer in net.layer:
+        if parameter := {"Convolution": 106, "InnerProduct": 117, "LRN": 118, "Pooling": 121, "ReLU": 123}.get(
+            layer.type
+        ):
+            layer.MergeFromString(enclosed(parameter, b"".join(enclosed(number, b"") for number in range(1, 20))))
+    require_weights(read_caffe(write(path, net)))
+
+
+def test_a_data_layer_that_says_nothing_does_not_hide_the_next(path: Path) -> None:
+    net = network([("empty", "Data", {}), *changed("data", {"mean_value": [1.0, 2.0, 3.0]})], WEIGHTS)
+    net.layer[0].transform_param.mirror = True
+    found = read_caffe(write(path, net)).convention
+    assert found is not None and found.mean == (3, 2, 1)
 
 
 def with_blob(change: Callable[[Any], None], layer: str = "conv3", number: int = 0) -> Any:
@@ -290,7 +321,7 @@ def test_shapes_that_do_not_fit_are_refused(path: Path) -> None:
         read_caffe(write(path, network(LAYERS, weights)))
     net = network(LAYERS, WEIGHTS)
     next(one for one in net.layer if one.name == "fc7").blobs.pop()
-    with pytest.raises(RequestError, match="fc7 has 1 arrays; expected are its weights and its biases"):
+    with pytest.raises(RequestError, match="fc7 has no biases; expected are an array of weights and one of biases"):
         read_caffe(write(path, net))
 
 
@@ -467,10 +498,41 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
+def every_setting(layers: list[Layer]) -> list[Layer]:
+    """The same network, with all that its layers may say."""
+    more: dict[str, dict[str, Any]] = {
+        "Data": {"scale": 0.00390625, "mirror": True, "mean_value": [104.0, 117.0, 123.0]},
+        "Convolution": {"bias_term": True, "dilation": [1, 1]},
+        "InnerProduct": {"bias_term": True, "axis": 1, "transpose": False},
+        "LRN": {"k": 1.0, "norm_region": 0},
+        "Pooling": {"pad": 0, "global_pooling": False},
+        "ReLU": {"negative_slope": 0.0},
+    }
+    by_side = {"pad": ("pad_h", "pad_w"), "kernel_size": ("kernel_h", "kernel_w"), "stride": ("stride_h", "stride_w")}
+    found: list[Layer] = []
+    for name, kind, given in layers:
+        settings = {**given, **more.get(kind, {})}
+        if kind == "Convolution" or name == "pool5":
+            for setting, sides in by_side.items():
+                if (value := settings.pop(setting, None)) is not None:
+                    settings |= dict.fromkeys(sides, value)
+        found.append((name, kind, {setting: one for setting, one in settings.items() if setting != "pad_h" or one}))
+    return found
+
+
+def test_every_setting_is_read(path: Path) -> None:
+    for form in ("new", "v1"):
+        found = read_caffe(write(path, network(every_setting(LAYERS), WEIGHTS, form)))
+        require_weights(found)
+        assert found.convention is not None
+        assert (found.convention.mean, found.convention.scale) == ((123, 117, 104), "1") and not found.notes
+
+
 def read_mutants(path: Path, num: int) -> None:
     forms = [("new", "", True), ("v1", "", True), ("v0", "", True), ("new", "double", True), ("v1", "", False)]
-    sound = [network(NARROW, random_weights(NARROW), form, how, packed=packed).SerializeToString()
-             for form, how, packed in forms]  # fmt: skip
+    weights = random_weights(NARROW)
+    sound = [network(NARROW, weights, form, how, packed=packed).SerializeToString() for form, how, packed in forms]
+    sound += [network(every_setting(NARROW), weights, form).SerializeToString() for form in ("new", "v1")]
     counts = {"read": 0, "refused": 0, "damaged": 0}
     for number in range(num):
         chance = random.Random(number)

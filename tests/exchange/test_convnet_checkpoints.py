@@ -249,7 +249,7 @@ def test_networks_that_no_variant_computes_are_refused_with_the_difference(tmp_p
 def test_columns_that_differ_are_refused(tmp_path: Path) -> None:
     for name, entries, message in (
         ("rnorm2b", {"scale": 1.0}, "rnorm2a and rnorm2b differ"),
-        ("conv4b", {"inputs": ["conv3a_neuron"]}, "not one after the other|neither all columns nor its own"),
+        ("conv4b", {"inputs": ["conv3a_neuron"]}, "not one after the other|neither all columns nor only its own"),
         ("conv5b", {"stride": [2]}, "conv5a and conv5b differ"),
     ):
         layers = two_columns()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.decode import PAD_COLOR, Fit
 from alexnet.errors import RequestError
-from alexnet.exchange.caffe_layers import PARAMETERS, CaffeLayer, caffe_layers
+from alexnet.exchange.caffe_layers import CHOICES, PARAMETERS, CaffeLayer, caffe_layers
 from alexnet.exchange.caffe_matching import CAFFE_VARIANTS
 from alexnet.exchange.protobuf import (
     encoded_varint,
@@ -82,7 +82,7 @@ def write_caffe(trained: Trained, folder: Path) -> None:
 
 
 def _differences(network: AlexNet) -> str:
-    """What of the network Caffe computes otherwise, or not at all."""
+    """What of the network Caffe computes differently, or not at all."""
     spec = network.spec
     reasons = [] if spec.input_scale == 1 else ["the network multiplies its input by a factor"]
     for layer in spec.named_layers:
@@ -102,7 +102,7 @@ def _difference(spec: LayerSpec) -> str | None:
         case Dropout() if not spec.inverted:
             return "multiplies by the keep probability in testing"
         case AveragePool():
-            return "divides otherwise at the edges"
+            return "divides by another number at the edges"
         case LocallyConnected() | SameMapNorm():
             return "is a layer that Caffe does not have"
         case _:
@@ -203,7 +203,7 @@ def _prototxt(name: str, side: int, layers: list[CaffeLayer]) -> str:
 
 
 def _value(name: str, value: Any) -> str:
-    return {0: "MAX", 1: "AVE"}[value] if name == "pool" else f"{value:.9g}"
+    return CHOICES[name][value] if name in CHOICES else f"{value:.9g}"
 
 
 _SQUARE: dict[Fit, tuple[str, ...]] = {

@@ -49,6 +49,8 @@ PARAMETERS: dict[str, tuple[int, str, dict[int, str]]] = {
     "Dropout": (108, "dropout_param", _DROPOUT),
 }
 """The settings of a type: their field in a LayerParameter, its name, and what its own fields are."""
+CHOICES = {"pool": ("MAX", "AVE", "STOCHASTIC"), "norm_region": ("ACROSS_CHANNELS", "WITHIN_CHANNEL")}
+"""Settings whose numbers have names."""
 _V1_TYPES = (
     "None", "Accuracy", "BNLL", "Concat", "Convolution", "Data", "Dropout", "EuclideanLoss", "Flatten", "HDF5Data",
     "HDF5Output", "Im2col", "ImageData", "InfogainLoss", "InnerProduct", "LRN", "MultinomialLogisticLoss", "Pooling",
@@ -116,7 +118,7 @@ class CaffeLayer:
     blobs: tuple[Message, ...] = ()
     """Its arrays: weights, biases."""
     given: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that are given: lists of numbers, or text."""
+    """Settings that are given: lists of numbers, or text, which are not empty."""
 
     @property
     def settings(self) -> Settings:
@@ -151,15 +153,14 @@ class CaffeLayer:
 
     def setting(self, name: str, default: float) -> Any:
         """A number: the last one that is given, floating-point ones as float32 holds them."""
-        values = self.given.get(name)
-        value = values[-1] if values else default
+        value = self.given.get(name, (default,))[-1]
         return float(np.float32(value)) if isinstance(default, float) else value
 
     def _pair(self, name: str, prefix: str, default: int) -> tuple[Any, ...]:
         """A setting for both directions, given as one number, as two, or by name."""
         if {f"{prefix}_h", f"{prefix}_w"} & self.given.keys():
             return (self.setting(f"{prefix}_h", default), self.setting(f"{prefix}_w", default))
-        values = tuple(self.given.get(name, ())) or (default,)
+        values = tuple(self.given.get(name, (default,)))
         return values * 2 if len(values) == 1 else values
 
 
@@ -192,7 +193,7 @@ def read_network(message: Message) -> CaffeNetwork:
                 padding = layer
                 continue
             if padding and layer.type in ("Convolution", "Pooling"):
-                given = {**layer.given, "pad": padding.given.get("pad", [])}
+                given = {**layer.given, "pad": padding.given.get("pad", [0])}
                 layer = replace(layer, given=given, inputs=padding.inputs)
             padding = None
             layers.append(layer if layer.name else replace(layer, name=f"layer {len(layers) + 1}"))
@@ -244,13 +245,15 @@ def _text(one: Field) -> str:
 
 
 def _add_setting(given: dict[str, Any], name: str, one: Field) -> None:
-    """Add the values of a field to those of earlier fields, up to `MAX_PARTS`."""
+    """Add the values of a field, if it has any, to those of earlier fields, up to `MAX_PARTS`."""
     if name == "mean_file":
-        given[name] = _text(one)
+        if text := _text(one):
+            given[name] = text
         return
     floating = name in ("alpha", "beta", "k", "negative_slope", "dropout_ratio", "scale", "mean_value")
     values: Iterable[float] = numbers(one, np.float32)[-MAX_PARTS:].tolist() if floating else varints(one)
-    given[name] = [*given.get(name, ()), *islice(values, MAX_PARTS)][-MAX_PARTS:]
+    if more := [*islice(values, MAX_PARTS)]:
+        given[name] = [*given.get(name, ()), *more][-MAX_PARTS:]
 
 
 def blob_shape(blob: Message) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.errors import RequestError
-from alexnet.exchange.caffe_layers import CaffeLayer, CaffeNetwork, blob_shape, caffe_layers, shape_text
+from alexnet.exchange.caffe_layers import CHOICES, CaffeLayer, CaffeNetwork, blob_shape, caffe_layers, shape_text
 from alexnet.exchange.foreign_network import ForeignLayer
 from alexnet.model.layer_specs import INPUT_CHANNELS, Flatten, sized_layers
 from alexnet.model.variants import VARIANTS
@@ -111,15 +111,16 @@ def _first_difference(
             continue
         for setting, value in want.settings.items():
             if have.settings[setting] != value:
-                got = _setting_text(have.settings[setting])
+                got, wanted = (_setting_text(setting, one) for one in (have.settings[setting], value))
                 return number, (
-                    f"{have.name} has {setting} {got}, where {want.name} of variant {variant!r} has "
-                    f"{_setting_text(value)}"
+                    f"{have.name} has {setting} {got}, where {want.name} of variant {variant!r} has {wanted}"
                 )
     return len(found), None
 
 
-def _setting_text(value: Any) -> str:
+def _setting_text(name: str, value: Any) -> str:
+    if name in CHOICES and value < len(CHOICES[name]):
+        return str(CHOICES[name][value])
     return " x ".join(f"{one:g}" for one in value) if isinstance(value, tuple) else f"{value:g}"
 
 

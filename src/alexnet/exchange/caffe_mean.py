@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from alexnet.errors import RequestError
 from alexnet.exchange.caffe_layers import blob_chunks, read_blob, shape_text
 from alexnet.exchange.protobuf import WireError, mapped_message
+from alexnet.model.foreign_files import DOWNLOAD
 from alexnet.storage.npy import read_npy
 from alexnet.storage.typed_files import damaged
 
@@ -48,7 +49,7 @@ def read_binaryproto(path: Path) -> NDArray[np.float32]:
     try:
         return _image(path, read_blob(message))
     except WireError as error:
-        raise damaged(path, f"or cut short: {error}", "download or copy it again") from error
+        raise damaged(path, f"or cut short: {error}", DOWNLOAD) from error
 
 
 def _read_npy(path: Path) -> NDArray[np.float32]:

@@ -4,7 +4,6 @@ A `.caffemodel` holds layers with their settings and weights (`caffe_layers`). I
 blue, green, red, 0..255, minus a mean.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,13 +16,16 @@ from alexnet.exchange.caffe_layers import CaffeLayer, CaffeNetwork, read_blob, r
 from alexnet.exchange.caffe_matching import matching_variants, num_weighted_layers, require_shapes
 from alexnet.exchange.foreign_network import CAFFE_CONVENTION, ForeignLayer, ForeignNetwork, InputConvention
 from alexnet.exchange.protobuf import LENGTH, VARINT, Message, WireError, mapped_message
+from alexnet.model.foreign_files import DOWNLOAD
 from alexnet.model.variants import VARIANTS
 from alexnet.storage.typed_files import damaged
 
-_DOWNLOAD = "download or copy it again"
 _START_BYTES = 4096
 _NETWORK_FIELDS = {1: LENGTH, 2: LENGTH, 3: LENGTH, 4: VARINT, 5: VARINT, 6: LENGTH, 8: LENGTH, 100: LENGTH}
 """Wire types of the fields that a NetParameter may begin with."""
+_READING = {"scale", "crop_size", "mean_file", "mean_value"}
+"""Settings of a data layer that say how pixels are read."""
+_INSTEAD_OF_MEAN = "Without `--mean FILE.binaryproto`, the mean color of Caffe's published mean image is subtracted."
 
 
 def read_caffe(path: Path) -> ForeignNetwork:
@@ -42,7 +44,7 @@ def read_caffe(path: Path) -> ForeignNetwork:
         _refuse_others(path, message)
         return _foreign_network(path, read_network(message))
     except WireError as error:
-        raise damaged(path, f"or cut short: {error}", _DOWNLOAD) from error
+        raise damaged(path, f"or cut short: {error}", DOWNLOAD) from error
 
 
 def _refuse_others(path: Path, message: Message) -> None:
@@ -55,7 +57,7 @@ def _refuse_others(path: Path, message: Message) -> None:
         )
     if re.fullmatch(rb"[\t\r\n -~\x80-\xff]*", start):
         if re.match(rb"(\xef\xbb\xbf)?\s*<", start):
-            raise RequestError(f"{path} is a web page, not weights: a site's answer in place of the file; {_DOWNLOAD}")
+            raise RequestError(f"{path} is a web page, not weights: a site's answer in place of the file; {DOWNLOAD}")
         if re.search(rb"(?m)^\s*(name|layers?|input|net|base_lr)\s*[:{]", start):
             raise RequestError(f"{path} is a description in text (.prototxt), without weights; give the .caffemodel")
         raise RequestError(f"{path} is a text file, not weights; give the .caffemodel")
@@ -95,9 +97,8 @@ def _foreign_layer(path: Path, layer: CaffeLayer) -> ForeignLayer:
         WireError: the arrays are damaged.
     """
     if len(layer.blobs) != 2:
-        raise RequestError(
-            f"{path}: {layer.name} has {len(layer.blobs)} arrays; expected are its weights and its biases"
-        )
+        found = {0: "no weights", 1: "no biases"}.get(len(layer.blobs), f"{len(layer.blobs)} arrays")
+        raise RequestError(f"{path}: {layer.name} has {found}; expected are an array of weights and one of biases")
     weight, bias = (read_blob(blob) for blob in layer.blobs)
     if layer.type == "InnerProduct" and weight.ndim == 4 and weight.shape[:2] == (1, 1):  # of files without shapes
         weight = weight[0, 0]
@@ -109,20 +110,22 @@ def _foreign_layer(path: Path, layer: CaffeLayer) -> ForeignLayer:
 def _convention(layers: Sequence[CaffeLayer], image_px: int) -> tuple[InputConvention, list[str]]:
     """How the network reads pixels: Caffe's way, changed by what the file says of its training; and notes."""
     convention, notes = CAFFE_CONVENTION, list[str]()
-    given = next(
-        (one.given for one in layers if {"scale", "crop_size", "mean_file", "mean_value"} & one.given.keys()), {}
-    )
-    if mean := given.get("mean_value"):
-        blue, green, red = mean if len(mean) == 3 else (mean[0],) * 3
-        if all(map(math.isfinite, (blue, green, red))):
+    reading = next((one for one in layers if _READING & one.given.keys()), CaffeLayer(name="", type=""))
+    if colors := reading.given.get("mean_value"):
+        if len(colors) in (1, 3) and all(0 <= color <= 255 for color in colors):  # not NaN
+            blue, green, red = colors if len(colors) == 3 else colors * 3
             convention = replace(convention, mean=(red, green, blue))
-    elif "mean_file" in given:
-        name = given["mean_file"].rpartition("/")[2]
+        else:
+            given = ", ".join(f"{color:g}" for color in colors)
+            notes.append(
+                f"Its training subtracted {given}, which is not a color of 0..255 and was ignored. {_INSTEAD_OF_MEAN}"
+            )
+    elif name := reading.given.get("mean_file"):
         notes.append(
-            f"Its training subtracted a mean image ({name}), which is not in the file: the mean color of Caffe's "
-            "published mean image takes its place. If you have the image, import with `--mean FILE.binaryproto`."
+            f"Its training subtracted a mean image ({name.rpartition('/')[2]}), which is not in the file. "
+            f"{_INSTEAD_OF_MEAN}"
         )
-    scale = given.get("scale", [1.0])[-1]
+    scale = reading.setting("scale", 1.0)
     if abs(255 * scale - 1) < 0.005:  # 1/256 is usual, too
         convention = replace(convention, scale="1")
     elif scale != 1:
@@ -130,6 +133,6 @@ def _convention(layers: Sequence[CaffeLayer], image_px: int) -> tuple[InputConve
             f"Its training multiplied pixels by {scale:g}, which was ignored; if the error on your images is high, try "
             "`--input-scale`."
         )
-    if (crop_px := given.get("crop_size", [image_px])[-1]) != image_px:
+    if (crop_px := reading.setting("crop_size", 0)) not in (0, image_px):  # 0: without crops
         notes.append(f"It was trained with crops of {crop_px} pixels, and gets crops of {image_px}.")
     return convention, notes

@@ -391,7 +391,7 @@ def _joined(path: Path, step: Sequence[_Layer], sources: Sequence[str]) -> tuple
         one.inputs == (source,) for one, source in zip(step, sources, strict=True)
     )
     if not reads_own and any(sorted(one.inputs) != sorted(sources) for one in step):
-        _refuse(path, f"its layer {first.name} reads neither all columns nor its own alone")
+        _refuse(path, f"the inputs of its layer {first.name} are neither all columns nor only its own")
     rows = [
         [_matrix(path, one, one.inputs.index(source)) for source in sources if source in one.inputs] for one in step
     ]
@@ -482,7 +482,8 @@ def _operation(path: Path, layer: _Layer, columns: int) -> _Operation | None:
                     "output side": layer.number("outputsX"),
                 }
                 return _Operation(layer.name, f"{kind}-pooling", settings)
-            _refuse(path, f"its layer {layer.name} pools otherwise ({kind})")
+            start = layer.number("start", 0)
+            _refuse(path, f"its layer {layer.name} has pooling {kind!r} from {start}; expected is max or avg from 0")
         case "cmrnorm" | "rnorm":
             settings = {
                 "window": layer.number("size"),

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import RequestError
+from alexnet.model.foreign_files import DOWNLOAD
 from alexnet.storage.read_errors import raise_unless_damage
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
@@ -171,7 +172,7 @@ def mapped_message(path: Path, advice: str) -> Message:
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
-                raise RequestError(f"{path} is empty; download or copy it again")
+                raise RequestError(f"{path} is empty; {DOWNLOAD}")
             return Message(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except OSError as error:
         raise_unless_damage(error, path)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from alexnet.errors import RequestError, WorkError
 from alexnet.exchange.foreign_network import TORCHVISION_CONVENTION, ForeignLayer, ForeignNetwork
+from alexnet.model.foreign_files import DOWNLOAD
 from alexnet.model.tensor_names import (
     LayerShapes,
     NetworkMatch,
@@ -30,7 +31,6 @@ from alexnet.storage.read_errors import raise_unless_damage
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Types of weights that are read; all become float32."""
-DOWNLOAD = "download or copy it again"
 _STATE_DICT_KEYS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module"),
     *("model_weights", "net_state_dict", "state"),

@@ -40,7 +40,7 @@ _NUM_NAMES = 3
 _TORCHVISION = "as torchvision's alexnet has them"
 _RUN_FOLDERS = ("checkpoints", "predictions", "evaluations")
 
-_DOWNLOAD = "download or copy it again"
+DOWNLOAD = "download or copy it again"
 _STATE_DICT = "pass its state dict to `AlexNet.load_state_dict` and write the network with `alexnet.save`"
 _CONVERT = (
     "it is not read. In Python, read its arrays with its own library, pass them under the names of `AlexNet` to "
@@ -89,9 +89,9 @@ class _Kind:
 _PACKED = _Kind("a packed archive", "unpack it and give the file inside")
 _PICKLE_ZIP = _Kind("a zip with the member `data`", "unpack it and give the file inside", "cuda-convnet")
 _ONNX = _Kind("an ONNX model", _CONVERT)
-_CAFFE = _Kind("a Caffe model", _DOWNLOAD, "always")
-_TORCH_OLD = _Kind("a PyTorch file (pickles, as torch.save used to write them)", _DOWNLOAD, "always")
-_TORCH_ZIP = _Kind("a PyTorch file (a zip of pickles, as torch.save writes it)", _DOWNLOAD, "always")
+_CAFFE = _Kind("a Caffe model", DOWNLOAD, "always")
+_TORCH_OLD = _Kind("a PyTorch file (pickles, as torch.save used to write them)", DOWNLOAD, "always")
+_TORCH_ZIP = _Kind("a PyTorch file (a zip of pickles, as torch.save writes it)", DOWNLOAD, "always")
 _PICKLE = _Kind("a Python pickle", _OTHER_PICKLE, "cuda-convnet")
 
 _STARTS: tuple[tuple[bytes, _Kind], ...] = (
@@ -101,9 +101,9 @@ _STARTS: tuple[tuple[bytes, _Kind], ...] = (
     ),
     (
         rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--))",
-        _Kind("a web page, not weights: a site's answer in place of the file", _DOWNLOAD),
+        _Kind("a web page, not weights: a site's answer in place of the file", DOWNLOAD),
     ),
-    (rb"\x00{64}", _Kind("full of zeros, as an interrupted copy or download leaves it", _DOWNLOAD)),
+    (rb"\x00{64}", _Kind("full of zeros, as an interrupted copy or download leaves it", DOWNLOAD)),
     (rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19", _TORCH_OLD),
     (rb"\x80[\x02-\x05][^\x00]|\((d|l)p?\d*\n|c[\w.]+\n\w+\n", _PICKLE),
     (rb"\x93NUMPY", _Kind("a NumPy array", _CONVERT)),
@@ -164,7 +164,7 @@ def refuse_foreign_file(path: Path, *, importing: bool = False) -> None:
         raise_unless_damage(error, path)
         return  # the reader says why
     if not start:
-        raise RequestError(f"{path} is empty; {_DOWNLOAD}")
+        raise RequestError(f"{path} is empty; {DOWNLOAD}")
     if start[8:9] == b"{":  # a safetensors file: the length of its header, and JSON
         _refuse_foreign_safetensors(path, is_own=_OWN_KEY in start)
         return
@@ -219,7 +219,7 @@ def _zip_kind(path: Path, start: bytes) -> tuple[_Kind, str]:
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise_unless_damage(error, path)
         what = _TORCH_ZIP.what if b"data.pkl" in start else "a zip"
-        return _Kind(f"{what} that is cut short or damaged", _DOWNLOAD), ""
+        return _Kind(f"{what} that is cut short or damaged", DOWNLOAD), ""
 
 
 def _has_module(content: bytes) -> bool:
@@ -256,7 +256,7 @@ def _refuse_foreign_safetensors(path: Path, *, is_own: bool) -> None:
         if is_own:
             return  # the reader says what is damaged
         raise RequestError(
-            f"{path} is a safetensors file, not of alexnet, that is cut short or damaged ({error}); {_DOWNLOAD}"
+            f"{path} is a safetensors file, not of alexnet, that is cut short or damaged ({error}); {DOWNLOAD}"
         ) from error
     if "alexnet" in metadata:
         if '"estimators"' in metadata["alexnet"]:
