@@ -158,7 +158,7 @@ def test_a_file_is_downloaded_once(server: Server, path: Path, caplog: pytest.Lo
     fetch(server, path)
     require_done(path)
     fetch(server, path)
-    assert server.asked == [""] and "is there already, and is the right file" in caplog.text
+    assert server.asked == [""] and "exists already, with the expected sha1" in caplog.text
     path.write_bytes(OTHER)
     with pytest.raises(RequestError, match=r"weights.bin is another file than http.*sha1 is .*, expected .*; rem"):
         fetch(server, path)
@@ -243,6 +243,26 @@ def test_a_server_that_ignores_ranges_starts_over(server: Server, path: Path) ->
     assert len(server.asked) == 6
 
 
+def test_a_server_that_sends_now_less_and_now_more_is_given_up(server: Server, path: Path) -> None:
+    server.ranges = False
+    server.answers = [cut_at(end) for _ in range(100) for end in (60_000, 180_000)]
+    with pytest.raises(WorkError, match=r"ended after 60,000 of 300,000 bytes \(60,000 bytes are kept .*; rerun"):
+        fetch(server, path)
+    assert len(server.asked) == 5  # the second brings more than ever before
+
+
+def test_the_tries_are_limited_in_all(server: Server, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_download, "NEW_START_BYTES", 1000)
+    monkeypatch.setattr(file_download, "MAX_TRIES", 30)
+    server.answers = [cut_at(end) for end in range(2000, 290_000, 2000)]
+    with pytest.raises(WorkError, match=r"ended after 60,000 of 300,000 bytes \(60,000 bytes are kept .*; rerun"):
+        fetch(server, path)
+    assert len(server.asked) == 30
+    server.answers.clear()
+    fetch(server, path)
+    require_done(path)
+
+
 def changed_file(etag: str | None) -> Callable[[Handler], None]:
     def answer(handler: Handler) -> None:
         serve(handler, 100_000)
@@ -284,7 +304,10 @@ def test_another_part_than_was_asked_for_is_not_written(server: Server, path: Pa
     require_done(path)
     path.unlink()
     server.answers = [wrong] * 9
-    with pytest.raises(WorkError, match="the server sends another part than it was asked for again and again"):
+    with pytest.raises(
+        WorkError,
+        match=r"the server sent another part of the file than was requested \(4 attempts\); download it elsewhere",
+    ):
         fetch(server, path)
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,9 +82,21 @@ def test_one_folder_holds_several(tmp_path: Path) -> None:
         fetch_weights(name, tmp_path / "all")
     assert len(json.loads((tmp_path / "all" / "SOURCE.json").read_text())["files"]) == 3
     assert len(list((tmp_path / "all").iterdir())) == 4
-    (tmp_path / "all" / "SOURCE.json").write_text("not JSON")
-    fetch_weights("caffe", tmp_path / "all")
-    assert list(json.loads((tmp_path / "all" / "SOURCE.json").read_text())["files"]) == ["bvlc_alexnet.caffemodel"]
+
+
+@pytest.mark.parametrize("content", ["not JSON", "[]", '{"files": ["mine.bin"]}', '{"files": {"mine.bin": {}'])
+def test_a_description_of_another_kind_is_not_replaced(tmp_path: Path, mirror: str, content: str) -> None:
+    described = tmp_path / "all" / "SOURCE.json"
+    described.parent.mkdir()
+    described.write_text(content)
+    with pytest.raises(RequestError, match=r"SOURCE.json is damaged .*; rename it, or name another destination"):
+        fetch_weights("caffe", tmp_path / "all")
+    assert described.read_text() == content and [*described.parent.iterdir()] == [described]
+    described.write_text('{"title": "my photographs", "files": {"mine.bin": {"title": "mine"}}}')
+    path, _ = fetch_weights("caffe", tmp_path / "all")
+    found = json.loads(described.read_text())
+    assert found["title"] == "my photographs" and list(found["files"]) == ["mine.bin", path.name]
+    assert found["files"]["mine.bin"] == {"title": "mine"}
 
 
 def test_a_local_copy_or_a_mirror_is_taken(tmp_path: Path, mirror: str) -> None:
@@ -98,7 +111,41 @@ def test_a_local_copy_or_a_mirror_is_taken(tmp_path: Path, mirror: str) -> None:
     assert path.name == "bvlc_alexnet.caffemodel" and path.read_bytes() == CONTENT["caffe"]
 
 
-def test_other_files_are_refused_and_leave_nothing(tmp_path: Path, mirror: str) -> None:
+def test_a_copy_is_of_the_bytes_that_were_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that another program changes meanwhile: nothing is kept that was not verified."""
+    source = tmp_path / "copy.bin"
+    source.write_bytes(CONTENT["caffe"])
+    monkeypatch.setattr(published_weights, "_BLOCK_BYTES", 1000)
+    opened = Path.open
+
+    class Changing:
+        def __init__(self, file: Any) -> None:
+            self._file, self._num_read = file, 0
+
+        def __enter__(self) -> "Changing":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._file.close()
+
+        def read(self, size: int) -> bytes:
+            self._num_read += 1
+            content: bytes = self._file.read(size)
+            return bytes(len(content)) if self._num_read == 3 else content
+
+    def open_changing(self: Path, *words: Any, **named: Any) -> Any:
+        file = opened(self, *words, **named)
+        return Changing(file) if self == source else file
+
+    monkeypatch.setattr(Path, "open", open_changing)
+    with pytest.raises(RequestError, match=r"copy.bin is another file than http.*; give an undamaged copy of it"):
+        fetch_weights("caffe", tmp_path / "a", str(source))
+    assert not (tmp_path / "a").exists()
+
+
+def test_other_files_are_refused_and_leave_nothing(
+    tmp_path: Path, mirror: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = tmp_path / "wrong.bin"
     wrong.write_bytes(b"wrong")
     with pytest.raises(
@@ -111,6 +158,13 @@ def test_other_files_are_refused_and_leave_nothing(tmp_path: Path, mirror: str) 
         fetch_weights("caffe", tmp_path / "a", str(tmp_path / "nothing"))
     with pytest.raises(RequestError, match="web is not a file"):
         fetch_weights("caffe", tmp_path / "a", str(tmp_path / "web"))
+    wrong.write_bytes(b"\n<!DOCTYPE html><p>Please log in")
+    with pytest.raises(RequestError, match=r"wrong.bin is a web page, not weights; give a copy of http"):
+        fetch_weights("caffe", tmp_path / "a" / "b", str(wrong))
+    monkeypatch.setattr(published_weights, "MAX_BYTES", 10_000)
+    wrong.write_bytes(bytes(10_001))
+    with pytest.raises(RequestError, match=r"wrong.bin has more than 10,000 bytes; give a copy of http"):
+        fetch_weights("caffe", tmp_path / "a", str(wrong))
     assert not (tmp_path / "a").exists()
     with pytest.raises(WorkError, match="is not the expected file: its sha1 is"):
         fetch_weights("caffe", tmp_path / "a", f"{mirror}/bvlc_reference_caffenet.caffemodel")

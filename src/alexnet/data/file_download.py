@@ -4,6 +4,7 @@ What was received of `NAME` is in `NAME.part`; `NAME.part.json` says of which fi
 """
 
 import http.client
+import itertools
 import logging
 import os
 import re
@@ -32,7 +33,9 @@ STALL_BYTES = 1 << 16
 PAUSES_S = (1.0, 4.0, 15.0)
 """Before each further try, after failures that may pass."""
 NEW_START_BYTES = 1 << 20
-"""Bytes that a try must bring for the pauses to begin anew."""
+"""More than ever before, which a try must bring for the pauses to begin anew."""
+MAX_TRIES = 1000
+"""Connections for one file, also to a server that cuts each of them after a little progress."""
 BLOCK_BYTES = 1 << 18
 _PART, _STATE = ".part", ".part.json"
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
@@ -91,23 +94,27 @@ def download_file(wanted: WantedFile, path: Path, *, name: str, progress: ShowPr
             failed too often; the disk is full. The message says whether the same command continues.
     """
     require_plain_url(wanted.url)
-    was_there = path.parent.is_dir()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _only_download(path):
-            if path.exists():
-                require_wanted(path, wanted, REMOVE)
-                _logger.info(f"{path} is there already, and is the right file")
-            else:
+        with created_folder(path.parent), _only_download(path):
+            if not has_wanted(path, wanted):
                 with ProgressBar(f"{name}, MiB", shown=progress) as bar:
                     _Download(wanted, path, name, bar).run()
     except OSError as error:
         raise_if_full(error, path)
         raise unwritable(path, error) from error
+
+
+@contextmanager
+def created_folder(folder: Path) -> Iterator[None]:
+    """A folder that is created, with those above it; what is still empty at the end is removed."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
     finally:
-        if not was_there:
-            with suppress(OSError):  # it has something in it
-                path.parent.rmdir()
+        with suppress(OSError):  # it has something in it
+            for one in missing:
+                one.rmdir()
 
 
 def remove_download(path: Path) -> None:
@@ -127,9 +134,17 @@ def _only_download(path: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def require_wanted(path: Path, wanted: WantedFile, advice: str) -> None:
-    """RequestError with the advice unless a file is the wanted one."""
-    digest = file_digest(path, wanted.algorithm)
+def has_wanted(path: Path, wanted: WantedFile) -> bool:
+    """Whether a file exists; RequestError if it is not the wanted one."""
+    if not path.exists():
+        return False
+    require_wanted(path, wanted, file_digest(path, wanted.algorithm), REMOVE)
+    _logger.info(f"{path} exists already, with the expected {wanted.algorithm}")
+    return True
+
+
+def require_wanted(path: Path, wanted: WantedFile, digest: str, advice: str) -> None:
+    """RequestError with the advice unless a file of this digest is the wanted one."""
     if digest != wanted.digest:
         raise RequestError(
             f"{path} is another file than {wanted.url}: its {wanted.algorithm} is {digest}, expected {wanted.digest}; "
@@ -175,22 +190,22 @@ class _Download:
 
     def _receive_all(self) -> None:
         """Receive the rest of the file, by as many connections as it takes."""
-        failures, changes = 0, 0
-        while True:
-            before = self._size()
+        failures, changes, largest = 0, 0, self._size()
+        for tries in itertools.count(1):
             try:
                 self._receive()
                 return
             except _AnotherFileError as error:
                 changes += 1
                 if changes > len(PAUSES_S):
-                    raise self._failed(f"{error} again and again") from error
+                    raise self._failed(f"{error} ({changes} attempts)") from error
                 _logger.warning(f"{self._name}: {error}; starting over")
                 self._discard()
             except _PassingError as error:
                 received = self._size()
-                failures = 0 if received - before >= NEW_START_BYTES else failures
-                if failures == len(PAUSES_S):
+                failures = 0 if received - largest >= NEW_START_BYTES else failures
+                largest = max(largest, received)
+                if failures == len(PAUSES_S) or tries == MAX_TRIES:
                     kept = f" ({received:,} bytes are kept in {self._part})" if received else ""
                     raise WorkError(f"cannot download {self._wanted.url}: {error}{kept}; {_CONTINUE}") from error
                 _logger.warning(f"{self._name}: {error}; trying again in {PAUSES_S[failures]:g} s")
@@ -385,5 +400,5 @@ def _total_of_range(answer: http.client.HTTPResponse, offset: int) -> int | None
     """
     found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
     if found is None or int(found[1]) != offset:
-        raise _AnotherFileError("the server sends another part than it was asked for")
+        raise _AnotherFileError("the server sent another part of the file than was requested")
     return None if found[3] == "*" else int(found[3])

@@ -1,16 +1,18 @@
 """Published AlexNet weights: where they are, how they are recognized, and whose they are."""
 
-import logging
+import hashlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from alexnet.data.file_download import REMOVE, WantedFile, download_file, require_wanted
+from alexnet.data.file_download import WantedFile, created_folder, download_file, has_wanted, require_wanted
 from alexnet.data.http_transfer import is_url
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import RequestError
 from alexnet.storage.atomic import raise_if_full, require_space, unwritable, write_chunks, write_json
 from alexnet.storage.paths import StrPath, as_path
-from alexnet.storage.typed_files import read_json
+from alexnet.storage.typed_files import DamagedFile, read_json
 from alexnet.system.progress import ShowProgress
 
 SOURCE_FILE = "SOURCE.json"
@@ -22,8 +24,6 @@ _PAPER = (
     "NIPS 2012"
 )
 _CAFFE = "Y. Jia et al.: Caffe: Convolutional Architecture for Fast Feature Embedding. ACM Multimedia 2014"
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,8 @@ def fetch_weights(
         the file, and what it is.
 
     Raises:
-        RequestError: unknown name, or the local copy is another file, or as `download_file` says.
+        RequestError: unknown name, or the local copy is another file, or the folder has a `SOURCE.json` of another
+            kind, or as `download_file` says.
         WorkError: as `download_file` says.
     """
     if name not in PUBLISHED_WEIGHTS:
@@ -102,6 +103,7 @@ def fetch_weights(
     path = folder / published.file_name
     url = source if source is not None and is_url(source) else published.url
     wanted = WantedFile(url=url, digest=published.digest, algorithm=published.algorithm, max_bytes=MAX_BYTES)
+    _read_described(folder)  # before anything is downloaded
     if source is None or is_url(source):
         download_file(wanted, path, name=published.file_name, progress=progress)
     else:
@@ -110,34 +112,46 @@ def fetch_weights(
     return path, published
 
 
+class _Described(TypedDict, total=False):
+    """What of a `SOURCE.json` is read here; its other keys are kept."""
+
+    files: dict[str, Any]
+
+
 def _copy(source: Path, path: Path, wanted: WantedFile) -> None:
     """Copy a local file, if it is the wanted one."""
     if not source.is_file():
         problem = "is not a file" if source.exists() else "does not exist"
         raise RequestError(f"{source} {problem}; give a copy of {path.name}, or the URL of one")
-    require_wanted(source, wanted, "give an undamaged copy of it")
-    if path.exists():
-        require_wanted(path, wanted, REMOVE)
-        _logger.info(f"{path} is there already, and is the right file")
+    if has_wanted(path, wanted):
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        require_space(path, source.stat().st_size)
-        with source.open("rb") as file:
-            write_chunks(path, iter(lambda: file.read(_BLOCK_BYTES), b""))
+        with created_folder(path.parent):
+            require_space(path, source.stat().st_size)
+            write_chunks(path, _verified_blocks(source, wanted))
     except OSError as error:
         raise_if_full(error, path)
         raise unwritable(path, error) from error
 
 
+def _verified_blocks(source: Path, wanted: WantedFile) -> Iterator[bytes]:
+    """The bytes of a file; RequestError at its end unless it is the wanted one."""
+    digest, size = hashlib.new(wanted.algorithm), 0
+    with source.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            if not size and re.match(rb"\s*<(!doctype|html|head|\?xml)", block, re.IGNORECASE):
+                raise RequestError(f"{source} is a web page, not weights; give a copy of {wanted.url}")
+            size += len(block)
+            if size > wanted.max_bytes:
+                raise RequestError(f"{source} has more than {wanted.max_bytes:,} bytes; give a copy of {wanted.url}")
+            digest.update(block)
+            yield block
+    require_wanted(source, wanted, digest.hexdigest(), "give an undamaged copy of it")
+
+
 def _describe(path: Path, published: PublishedWeights, obtained_from: str) -> None:
     """Say in `SOURCE.json` whose the file is, beside what it says of other files."""
-    described = path.parent / SOURCE_FILE
-    try:
-        found = read_json(described, dict[str, Any], "") if described.exists() else {}
-        files = found.get("files", {}) if isinstance(found.get("files", {}), dict) else {}
-    except WorkError:
-        found, files = {}, {}
+    described, found = path.parent / SOURCE_FILE, _read_described(path.parent)
     entry = {
         "title": published.title,
         "url": published.url,
@@ -147,9 +161,20 @@ def _describe(path: Path, published: PublishedWeights, obtained_from: str) -> No
         "citation": list(published.citation),
         "published": published.published,
     }
-    content = {**found, "files": {**files, path.name: entry}}
+    content = {**found, "files": {**found.get("files", {}), path.name: entry}}
     try:
         write_json(described, content)
     except OSError as error:
         raise_if_full(error, described)
         raise unwritable(described, error) from error
+
+
+def _read_described(folder: Path) -> _Described:
+    """What a folder's `SOURCE.json` says; RequestError if it is of another kind, which is not replaced."""
+    path = folder / SOURCE_FILE
+    if not path.exists():
+        return {}
+    try:
+        return read_json(path, _Described, "rename it, or name another destination")
+    except DamagedFile as error:
+        raise RequestError(str(error)) from error
