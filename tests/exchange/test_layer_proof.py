@@ -1,6 +1,7 @@
 """What the weights of one layer say: drawn, trained, shuffled, constant, broken; dead and duplicate units."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -89,8 +90,47 @@ def test_broken_weights_and_biases(value: float, text: str) -> None:
     assert found.distribution.startswith("biases ")
 
 
-def test_few_weights_are_undecided() -> None:
-    assert _prove(torch.randn(10, 64, generator=torch.Generator().manual_seed(0))).verdict == "undecided"
+@pytest.mark.parametrize("shape", [(10, 64), (4, 2), (2, 1), (1, 300)])
+def test_few_weights_are_undecided(shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    direction = weight[:, :1].sign() * weight[:1].sign()
+
+    for one in (weight, weight + 3 * direction):
+        found = _prove(one)
+        assert found.verdict == "undecided"
+        assert found.distribution.startswith(("fewer than 1,000 weights; ", "no unit has two different weights"))
+
+
+def _pruned(weight: torch.Tensor) -> torch.Tensor:
+    weight[::20] = 0
+    return weight
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "text"),
+    [
+        (lambda w: w, "random", "normal, std 0.01"),
+        (_pruned, "random", "normal, std 0.01"),
+        (lambda w: w * (w.abs() > 0.005), "shuffled", "38 % zeros, the others not an initialization's ("),
+        (lambda w: w * 1e-25, "random", "normal, std 1e-27"),
+        (lambda w: w * torch.linspace(1, 2, len(w))[:, None], "undecided", "only the norms of the units differ more"),
+        (lambda w: torch.cat([w[:64], w[64:] * 1.2]), "undecided", "only the norms of the units differ more"),
+    ],
+)
+def test_random_weights_of_all_kinds(change: Callable[[torch.Tensor], torch.Tensor], verdict: str, text: str) -> None:
+    found = _prove(change(torch.randn(128, 1_152, generator=torch.Generator().manual_seed(0)) * 0.01))
+
+    assert (found.verdict, found.distribution[: len(text)]) == (verdict, text)
+
+
+def test_torchs_patterns_are_initializations() -> None:
+    empty, generator = torch.empty(128, 64, 3, 3), torch.Generator().manual_seed(0)
+    identity = "an identity, as eye_ and dirac_ make it"
+
+    for weight in (torch.nn.init.dirac_(empty.clone()), torch.nn.init.eye_(torch.empty(96, 128))):
+        assert (_prove(weight).verdict, _prove(weight).distribution) == ("random", identity)
+    sparse = _prove(torch.nn.init.sparse_(torch.empty(200, 96), 0.9, generator=generator))
+    assert (sparse.verdict, sparse.distribution) == ("random", "90 % zeros, the others normal, std 0.01")
 
 
 def test_dead_and_duplicate_units_and_dead_inputs_are_counted() -> None:

@@ -1,6 +1,7 @@
 """Proofs of a small trained network: every way in which weights are wrong is found and named, right ones are not."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.exchange.convention_proof import IMAGES_PER_CLASS, choose_sample
-from alexnet.exchange.foreign_network import InputConvention
+from alexnet.exchange.foreign_network import ForeignLayer, InputConvention
 from alexnet.exchange.proof import Proof, prove
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
@@ -152,6 +153,14 @@ def test_random_networks_are_contradicted_by_the_weights_alone(claim: weight_pro
     assert "the weights of conv2 to conv4 are a random initialization (normal, std sqrt(2/fan-in)" in proof.verdict
 
 
+def test_progress_counts_layers_and_then_images(claim: weight_proof.Claim, data: PreparedData) -> None:
+    seen: list[tuple[int, int]] = []
+
+    prove(claim.foreign, claim.imported(), data, num_images=100, progress=lambda *step: seen.append(step))
+
+    assert seen == [*((done, 5) for done in range(1, 6)), (50, 96), (96, 96)]
+
+
 def test_gray_images_do_not_tell_the_color_order(claim: weight_proof.Claim, data: PreparedData) -> None:
     split = data.splits["val"]
     gray = [np.repeat(split.images[one].mean(2, keepdims=True).astype(np.uint8), 3, 2) for one in range(len(split))]
@@ -244,18 +253,21 @@ def test_proofs_are_stored_in_run_folders(claim: weight_proof.Claim, tmp_path: P
     (tmp_path / "proof.json").write_text((tmp_path / "proof.json").read_text().replace("plausible", "undecided"))
     with pytest.raises(DamagedFile, match="content_sha256 does not match"):
         run.proof()
+    with pytest.raises(ValueError, match=r"layers\[0\]\.std"):
+        run.save_proof({**content, "layers": [{**content["layers"][0], "std": math.nan}]})
     run.save_proof({**content, "format_version": 2})
     with pytest.raises(RequestError, match="has format 2, this version reads 1"):
         run.proof()
 
 
 def _structured(claim: weight_proof.Claim) -> weight_proof.Claim:
-    """The network with units of different lengths, as after a longer training."""
-    return claim.with_layers(
-        lambda _, one: replace(
-            one, weight=one.weight * torch.linspace(0.3, 2, len(one.weight)).reshape(-1, *[1] * (one.weight.dim() - 1))
-        )
-    )
+    """The network with a direction that all units share, as after a longer training."""
+
+    def change(_: int, one: ForeignLayer) -> ForeignLayer:
+        units, inputs = one.weight[:, :1].sign(), one.weight[:1].sign()
+        return replace(one, weight=one.weight + one.weight.std() * units * inputs)
+
+    return claim.with_layers(change)
 
 
 def _gray_reader(claim: weight_proof.Claim) -> weight_proof.Claim:

@@ -173,7 +173,7 @@ def measure(
     sample: Sample,
     suspects: Sequence[str],
     device: torch.device,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None],
 ) -> Measurement:
     """Classify a sample under each combination of color order, scale and mean, and under other layouts of tensors.
 
@@ -202,8 +202,7 @@ def measure(
                     scores = network(crop_view(images, chosen, trained.crop, mean, trained.mean_at))
                 answers[reading].append(scores.float().softmax(1).cpu().numpy())
             done += len(batch)
-            if progress is not None:
-                progress(done, len(sample.indices))
+            progress(done, len(sample.indices))
         silent_channels = {name: one.num_silent for name, one in recorders.items()}
     probabilities = {reading: np.nan_to_num(np.concatenate(found)) for reading, found in answers.items()}
     combinations = tuple(

@@ -30,7 +30,7 @@ from alexnet.storage.checksums import file_digest
 from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths, described
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.system.machine import machine_summary, source_commit, versions
-from alexnet.system.progress import ShowProgress, counted, lines_shown
+from alexnet.system.progress import ShowProgress, lines_shown
 from alexnet.system.visible_text import shell_words
 
 _logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def import_weights(
             tested. Where neither the file nor an option says how pixels are read, the reading with the lowest error is
             taken if it is significantly better than the variant's usual one.
         images: of `data` at most, balanced over classes.
-        progress: see `ShowProgress`; a function is called with (images done, images in total).
+        progress: see `ShowProgress`; a function is called with (layers done, layers in total), then of images.
 
     Returns:
         The run folder, with the verdict in `proof()` and what to know of the import in `metadata()["notes"]`.
@@ -264,10 +264,7 @@ def _require_classes(conversion: Conversion, data: PreparedData, request: _Reque
 
 
 def _proof(request: _Request, conversion: Conversion, progress: ShowProgress) -> Proof:
-    with counted("proof", shown=progress) as update:
-        return prove(
-            conversion.foreign, conversion.trained, request.data, num_images=request.num_images, progress=update
-        )
+    return prove(conversion.foreign, conversion.trained, request.data, num_images=request.num_images, progress=progress)
 
 
 def _better_reading(proof: Proof) -> Combination | None:

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from alexnet.exchange.foreign_network import ForeignLayer
 from alexnet.exchange.initializations import distribution, is_uniform_within
-from alexnet.exchange.weight_structure import structure
+from alexnet.exchange.weight_structure import Structure, dead_units, is_orthogonal, living_part, structure
 
 LayerVerdict = Literal["trained", "random", "shuffled", "constant", "broken", "undecided"]
 MAX_MAGNITUDE = 1e4
 """Weights and biases beyond are those of a damaged file, or of a training that diverged."""
 MIN_WEIGHTS = 1_000
 """Of fewer weights, both training and chance may leave too little to tell them apart."""
-_DEAD_NORM = 1e-6
-"""Norm of a dead unit's weights at most, relative to the median unit."""
+_MENTIONED_ZEROS = 0.01
+"""Share of zeros from which on they are mentioned."""
 _MIN_BIASES = 32
 """Biases from which on their distribution says something."""
 
@@ -33,8 +33,9 @@ class LayerProof:
     file_name: str
     shape: tuple[int, ...]
     verdict: LayerVerdict
-    """`trained`: their order means something. `random`: drawn from an initialization that people use. `shuffled`: not
-    drawn from one, but their order means nothing. `constant`: all equal. `broken`: not finite, or absurdly large."""
+    """`trained`: their order means something. `random`: as an initialization that people use makes them. `shuffled`:
+    not so, but their order means nothing. `constant`: all equal. `broken`: not finite, or absurdly large. `undecided`:
+    few weights, or only the norms of the units differ."""
     distribution: str
     """In words."""
     std: float | None = None
@@ -89,7 +90,8 @@ class LayerProof:
 def prove_layer(layer: ForeignLayer, name: str) -> LayerProof:
     """Tell whether a layer's weights are trained.
 
-    Of random layers at most 1 in 1,000 is called trained, and of those that were drawn from an initialization of
+    Of layers in which each unit's weights were drawn independently from one distribution at most 1 in 1,000 is called
+    trained, also where some units are dead or have other scales. Of those that were drawn from an initialization of
     `alexnet.exchange.initializations` at most 1 in 1,000 is called shuffled. How often trained layers are not
     recognized depends on how long they were trained; docs/exchange.md has figures.
 
@@ -108,21 +110,24 @@ def prove_layer(layer: ForeignLayer, name: str) -> LayerProof:
     if values.min() == values.max():
         all_equal = f"all {values.flat[0]:g}"
         return LayerProof(**known, verdict="constant", distribution=all_equal, dead_units=math.prod(bias.shape))
-    drawn = distribution(values, fan_in, channels * kernel)
+    alive = living_part(weight)
     found = structure(weight)
-    verdict: LayerVerdict = "shuffled" if drawn.family is None else "random"
-    if found.beyond_chance:
-        verdict = "trained"
-    elif weight.numel() < MIN_WEIGHTS:
-        verdict = "undecided"
-    orthogonal = ", orthogonal" if found.is_orthogonal else ""
-    if orthogonal and not found.beyond_chance:
-        verdict = "random"
-    dead, duplicates = _useless_units(weight.reshape(bias.numel(), fan_in).numpy())
+    rows = weight.reshape(bias.numel(), fan_in)
+    is_dead = dead_units(rows)
+    known["dead_units"] = int(is_dead.sum())
+    known["duplicate_units"] = _duplicates(rows.numpy()[~is_dead.numpy()])
+    known["dead_inputs"] = _dead_inputs(weight)
+    nonzero = _nonzero(alive)
+    if found is None:
+        return LayerProof(**known, verdict="undecided", distribution="no unit has two different weights")
+    drawn = distribution(nonzero, fan_in, channels * kernel)
+    zeros = 1 - len(nonzero) / alive.numel()
+    values_text = f"{100 * zeros:.0f} % zeros, the others {drawn.text}" if zeros >= _MENTIONED_ZEROS else drawn.text
+    verdict, text = _judged(alive, nonzero, found, values_text, is_of_family=drawn.family is not None)
     return LayerProof(
         **known,
         verdict=verdict,
-        distribution=drawn.text + orthogonal,
+        distribution=text,
         std=drawn.std,
         excess_kurtosis=drawn.excess_kurtosis,
         top_singular_value=found.top_singular_value,
@@ -130,10 +135,32 @@ def prove_layer(layer: ForeignLayer, name: str) -> LayerProof:
         input_spread=found.input_spread,
         smoothness=found.smoothness,
         kernel_sums=found.kernel_sums,
-        dead_units=dead,
-        duplicate_units=duplicates,
-        dead_inputs=_dead_inputs(weight),
     )
+
+
+def _judged(
+    alive: torch.Tensor, nonzero: NDArray[np.float32], found: Structure, text: str, *, is_of_family: bool
+) -> tuple[LayerVerdict, str]:
+    """The verdict on a layer's living part, and its distribution in words."""
+    orthogonal = is_orthogonal(alive)
+    if orthogonal and len(nonzero) == min(len(alive), alive[0].numel()):
+        return "random", "an identity, as eye_ and dirac_ make it"
+    if len(nonzero) < MIN_WEIGHTS:
+        return "undecided", f"fewer than {MIN_WEIGHTS:,} weights; {text}"
+    if found.is_ordered:
+        return "trained", text
+    if orthogonal:
+        return "random", f"{text}, orthogonal"
+    if found.beyond_chance:
+        return "undecided", f"only the norms of the units differ more than by chance; {text}"
+    return ("random" if is_of_family else "shuffled"), text
+
+
+def _nonzero(alive: torch.Tensor) -> NDArray[np.float32]:
+    """The weights that are not exactly 0: pruned and sparse layers have those besides."""
+    values = alive.numpy().reshape(-1)
+    is_zero = values == 0
+    return values[~is_zero] if is_zero.any() else values
 
 
 def equal_layers(layers: Sequence[ForeignLayer], names: Sequence[str]) -> list[str]:
@@ -169,14 +196,9 @@ def _describe_biases(bias: NDArray[np.float32], fan_in: int) -> str:
     return f"spread, {values.min():.3g} to {values.max():.3g}"
 
 
-def _useless_units(rows: NDArray[np.float32]) -> tuple[int, int]:
-    """Dead units and duplicates of units among (units, inputs)."""
-    norms = np.sqrt(np.einsum("ui,ui->u", rows, rows, dtype=np.float64))  # in blocks: no second matrix in float64
-    is_dead = norms <= _DEAD_NORM * np.median(norms)
-    if rows.shape[1] > 1:
-        is_dead |= rows.min(1) == rows.max(1)
-    distinct = {row.tobytes() for row in rows[~is_dead]}
-    return int(is_dead.sum()), int((~is_dead).sum()) - len(distinct)
+def _duplicates(rows: NDArray[np.float32]) -> int:
+    """Rows of (units, inputs) that are equal to an earlier one."""
+    return len(rows) - len({row.tobytes() for row in rows})
 
 
 def _dead_inputs(weight: torch.Tensor) -> int:

@@ -1,6 +1,6 @@
 """Whether imported weights are what they claim to be: each layer's weights, and how the network reads pixels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,12 +9,13 @@ import torch
 from alexnet.data.dataset import PreparedData
 from alexnet.exchange.class_order import MovedClass
 from alexnet.exchange.convention_proof import Combination, Measurement, choose_sample, first_weights, measure
-from alexnet.exchange.foreign_network import ForeignNetwork, InputConvention
+from alexnet.exchange.foreign_network import ForeignLayer, ForeignNetwork, InputConvention
 from alexnet.exchange.layer_proof import LayerProof, equal_layers, prove_layer
 from alexnet.exchange.reading_findings import AXES, Finding, Reasoned, Stance, reason
 from alexnet.model.layer_specs import WeightedSpec
 from alexnet.model.weights import Trained
 from alexnet.runs.folder import PROOF_VERSION
+from alexnet.system.progress import ProgressBar, ShowProgress, counted
 
 NUM_IMAGES = 500
 """Images of DATA that are classified by default."""
@@ -25,7 +26,7 @@ _LAYER_TEXTS = {
     "shuffled": "shuffled: their values are {}, but they have no more structure than shuffled copies",
     "constant": "{}",
     "broken": "broken: {}",
-    "undecided": "too few to tell training from chance ({})",
+    "undecided": "trained or random; they do not tell which ({})",
 }
 """What a layer's weights are, by verdict, with their distribution in words."""
 _NEEDED = {
@@ -90,7 +91,7 @@ def prove(
     *,
     num_images: int = NUM_IMAGES,
     device: torch.device | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ShowProgress = False,
 ) -> Proof:
     """Test whether weights are what they claim to be.
 
@@ -102,7 +103,7 @@ def prove(
             alone.
         num_images: of `data` at most, of its evaluation split, balanced over classes.
         device: where images are classified; None is the CPU.
-        progress: called with (images done, total images).
+        progress: see `ShowProgress`; a function is called with (layers done, layers in total), then of images.
 
     Raises:
         RequestError: data with classes that the network lacks, without labeled images, or of another side.
@@ -111,7 +112,7 @@ def prove(
     """
     all_names = [one.name for one in trained.network.sized_layers if isinstance(one.spec, WeightedSpec)]
     names = all_names[: len(foreign.layers)]
-    layers = [prove_layer(layer, name) for layer, name in zip(foreign.layers, names, strict=True)]
+    layers = _prove_layers(foreign.layers, names, progress)
     reasoned: Reasoned | None = None
     untested = None
     if data is None:
@@ -124,7 +125,8 @@ def prove(
         sample = choose_sample(trained, data, num_images)
         convention = _require_convention(foreign, trained, names[0])
         suspects = [one.name for one in layers if one.is_suspect]
-        measurement = measure(foreign, trained, convention, sample, suspects, device or torch.device("cpu"), progress)
+        with counted("classifying images", shown=progress) as update:
+            measurement = measure(foreign, trained, convention, sample, suspects, device or torch.device("cpu"), update)
         reasoned = reason(measurement, trained, is_last_trained=layers[-1].has_structure)
         needed, silent = reasoned.needed, measurement.silent_channels
         layers = [
@@ -155,6 +157,17 @@ def prove(
     )
 
 
+def _prove_layers(layers: Sequence[ForeignLayer], names: Sequence[str], progress: ShowProgress) -> list[LayerProof]:
+    """Each layer's proof; large layers take seconds."""
+    found = []
+    with ProgressBar("testing layers", 0, len(layers), shown=progress) as bar:
+        for number, (layer, name) in enumerate(zip(layers, names, strict=True)):
+            bar.update(number, len(layers), name)
+            found.append(prove_layer(layer, name))
+        bar.update(len(layers), len(layers), "")
+    return found
+
+
 def _require_convention(foreign: ForeignNetwork, trained: Trained, first: str) -> InputConvention:
     if foreign.convention is None:
         raise ValueError("the network's convention is None; give the one with which `trained` was made")
@@ -177,8 +190,8 @@ def _layer_findings(layers: Sequence[LayerProof]) -> list[Finding]:
                 "layers",
                 "for",
                 f"{names} {'is' if len(trained) == 1 else 'are'} trained: shuffled copies have less structure (largest "
-                f"singular value {tops} times theirs, spread of the units {spreads} times). At most 1 in 1,000 random "
-                "layers is called trained.",
+                f"singular value {tops} times theirs, spread of the units {spreads} times). Of layers whose weights "
+                "were drawn independently, each unit's from one distribution, at most 1 in 1,000 is called trained.",
             )
         )
     all_names = [one.name for one in layers]

@@ -395,7 +395,12 @@ class RunFolder:
         return evaluation
 
     def save_proof(self, content: Mapping[str, Any]) -> None:
-        """Store whether imported weights are what they claim to be, see `StoredProof`."""
+        """Store whether imported weights are what they claim to be, see `StoredProof`.
+
+        Raises:
+            ValueError: the content is not as readers require it, a figure that is not finite for example.
+        """
+        require_schema(content, StoredProof)
         write_sealed_json(self.path / "proof.json", content)
 
     def proof(self) -> StoredProof | None:
