@@ -15,7 +15,7 @@ from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.exchange.convention_proof import IMAGES_PER_CLASS, choose_sample
 from alexnet.exchange.foreign_network import ForeignLayer, InputConvention
-from alexnet.exchange.proof import Proof, prove
+from alexnet.exchange.proof import Proof, _status, _verdict, prove
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
 from alexnet.runs.folder import RunFolder
@@ -151,6 +151,55 @@ def test_random_networks_are_contradicted_by_the_weights_alone(claim: weight_pro
 
     assert proof.status == "contradicted"
     assert "the weights of conv2 to conv4 are a random initialization (normal, std sqrt(2/fan-in)" in proof.verdict
+
+
+def test_a_claimed_mean_far_from_the_images_is_compared_with_theirs(
+    claim: weight_proof.Claim, data: PreparedData
+) -> None:
+    """A mean for colors 0..1 where 0..255 is asked for is about none."""
+    shift = torch.full_like(claim.trained.mean_image, 0.45)
+    far = replace(claim, trained=replace(claim.trained, mean_image=shift))
+
+    measured, own = _prove(far, data).measurement, _prove(claim, data).measurement
+
+    assert measured is not None and own is not None
+    assert {one.reading.mean for one in measured.combinations} == {"claimed", "none", "data set"}
+    assert {one.reading.mean for one in own.combinations} == {"claimed", "none"}
+    by_mean = {one.reading.mean: one for one in measured.combinations if one.reading.color_order == "rgb"}
+    assert by_mean["data set"].reading.layout == "as given"
+
+
+def test_a_reading_that_may_be_better_leaves_the_claim_undecided(claim: weight_proof.Claim, data: PreparedData) -> None:
+    swapped = claim.claiming(replace(claim.convention, color_order="bgr"))
+
+    proof = _prove(swapped, data, 10)  # all wrong as claimed, none as RGB: p is 2 ** -9 for one of 18 readings
+
+    doubt = next(one for one in proof.findings if one.kind == "error" and one.text.startswith("The weights may read"))
+    assert doubt.stance == "neither"
+    assert doubt.text.startswith("The weights may read RGB instead of BGR: top-1 error 0.0 % (0.0 to ")
+    assert "as claimed, p 0.002, which may still be chance for the best of 18 readings" in doubt.text
+    right = _prove(claim, data)
+    assert right.status == "plausible"
+    assert _status(right.layers, [*right.findings, doubt]) == "undecided"
+    assert "the weights may read RGB" in _verdict("undecided", [*right.findings, doubt], "")
+
+
+def test_many_silent_channels_are_in_the_verdict(claim: weight_proof.Claim, data: PreparedData) -> None:
+    changed = claim.with_layers(
+        lambda number, one: (
+            replace(one, bias=one.bias - 1e3 * (torch.arange(len(one.bias)) < len(one.bias) // 2))
+            if number == 2
+            else one
+        )
+    )
+
+    few, many = _prove(changed, data, 40), _prove(changed, data)
+
+    silent = f"channels of conv3 are 0 for all {NUM} images"
+    assert silent in " ".join(one.text for one in many.findings)
+    assert many.status == "plausible", many.verdict
+    assert f"; but {many.layers[2].silent_channels} of {many.layers[2].num_channels} {silent}." in many.verdict
+    assert "; but " not in few.verdict
 
 
 def test_progress_counts_layers_and_then_images(claim: weight_proof.Claim, data: PreparedData) -> None:

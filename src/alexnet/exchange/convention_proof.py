@@ -26,7 +26,8 @@ from alexnet.model.weights import Trained
 from alexnet.system.device import arithmetic
 
 Mean = Literal["claimed", "none", "data set"]
-"""What is subtracted: the claimed mean image, nothing, or, where nothing is claimed, the data set's mean color."""
+"""What is subtracted: the claimed mean image, nothing, or, where that claims nothing or a color far from it, the data
+set's mean color."""
 Layout = Literal["as given", "height and width exchanged", "filters rotated", "height, width, channels"]
 """How the file's tensors are laid out: as the import took them; with the axes of images exchanged; with filters rotated
 by 180 degrees, as libraries store them that convolve instead of correlate; with the features that the first dense layer
@@ -35,6 +36,8 @@ IMAGES_PER_CLASS = 5
 """Fewest images of a class, if it has as many: of single images nobody can tell whether classes are exchanged."""
 _GRAY_LEVELS = 1.0
 """Mean difference of the colors of a gray image at most: JPEG rounds."""
+_FAR_MEAN = 32.0
+"""Difference of a claimed mean color from the data set's, in one color at least, from which on that is tried too."""
 _BATCH_SIZE = 50
 
 
@@ -184,7 +187,7 @@ def measure(
         suspects: layers that are also shuffled, one at a time.
         progress: called with (images done, total images).
     """
-    claimed, others = _readings(trained, convention)
+    claimed, others = _readings(trained, convention, sample.data)
     means = {mean: _mean_image(trained, sample.data, mean).to(device) for mean in get_args(Mean)}
     chosen = views(1, trained.side, trained.crop)[0]
     keys: list[Reading | str] = [claimed, *others, *suspects]
@@ -212,12 +215,14 @@ def measure(
     return Measurement(sample, num_gray, combinations, without, silent_channels)
 
 
-def _readings(trained: Trained, convention: InputConvention) -> tuple[Reading, list[Reading]]:
+def _readings(trained: Trained, convention: InputConvention, data: PreparedData) -> tuple[Reading, list[Reading]]:
     """The claimed reading, and all others that are tried."""
     has_mean = bool(trained.mean_image.any())
     mean: Mean = "claimed" if has_mean else "none"
     claimed = Reading(color_order=convention.color_order, scale=convention.scale, mean=mean)
-    means: tuple[Mean, ...] = ("claimed", "none") if has_mean else ("none", "data set")
+    means: list[Mean] = ["claimed", "none"] if has_mean else ["none"]
+    if not has_mean or float((trained.mean_image.cpu().mean((0, 1)) - _mean_color(data)).abs().max()) > _FAR_MEAN:
+        means.append("data set")
     spec = trained.network.spec
     scales = [one for one in get_args(InputScale) if one != "variant" or own_scale(spec) == "variant"]
     inputs = [
@@ -238,8 +243,12 @@ def _mean_image(trained: Trained, data: PreparedData, mean: Mean) -> torch.Tenso
         case "none":
             return torch.zeros_like(trained.mean_image, device="cpu")
         case "data set":
-            color = torch.from_numpy(np.asarray(data.statistics.mean_image).mean((0, 1)))
-            return color.float().expand(trained.side, trained.side, 3).contiguous()
+            return _mean_color(data).expand(trained.side, trained.side, 3).contiguous()
+
+
+def _mean_color(data: PreparedData) -> torch.Tensor:
+    """Float32 (3,)."""
+    return torch.from_numpy(np.asarray(data.statistics.mean_image).mean((0, 1))).float()
 
 
 def first_weights(foreign: ForeignNetwork, trained: Trained, convention: InputConvention) -> torch.Tensor:

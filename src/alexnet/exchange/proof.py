@@ -36,6 +36,9 @@ _NEEDED = {
 }
 _DOUBTS = ("random", "shuffled")
 """Verdicts that images may refute: weights that training hardly changed look like this."""
+_MANY_SILENT = 0.25
+"""Share of a layer's channels without any activation from which on a verdict mentions it, of so many images."""
+_MIN_SILENT_IMAGES = 100
 _MOST_AGAINST = 3
 """Findings that a verdict repeats."""
 
@@ -144,10 +147,11 @@ def prove(
     if untested is not None:
         text = f"Color order, scale, mean and class order were not tested: {untested}."
         findings.append(Finding("not tested", "neither", text))
+    num_tested = 0 if reasoned is None else len(reasoned.measurement.sample.indices)
     status = _status(layers, findings)
     return Proof(
         status=status,
-        verdict=_verdict(status, findings),
+        verdict=_verdict(status, findings, _much_silent(layers, num_tested)),
         findings=tuple(findings),
         layers=tuple(layers),
         measurement=None if reasoned is None else reasoned.measurement,
@@ -246,6 +250,13 @@ def _unit_findings(layers: Sequence[LayerProof]) -> list[Finding]:
     return findings
 
 
+def _silent(layer: LayerProof, num_images: int) -> str:
+    return (
+        f"{layer.silent_channels:,} of {layer.num_channels:,} channels of {layer.name} are 0 for all "
+        f"{num_images:,} images"
+    )
+
+
 def _silent_findings(layers: Sequence[LayerProof], num_images: int) -> list[Finding]:
     """Channels that are never above 0; all of a layer speak against the weights."""
     findings = []
@@ -253,8 +264,7 @@ def _silent_findings(layers: Sequence[LayerProof], num_images: int) -> list[Find
         if one.silent_channels:
             total = one.num_channels
             stance: Stance = "against" if one.silent_channels == total else "neither"
-            text = f"{one.silent_channels:,} of {total:,} channels of {one.name} are 0 for all {num_images:,} images."
-            findings.append(Finding("units", stance, text))
+            findings.append(Finding("units", stance, f"{_silent(one, num_images)}."))
     return findings
 
 
@@ -262,11 +272,21 @@ def _status(layers: Sequence[LayerProof], findings: Sequence[Finding]) -> Status
     if any(one.stance == "against" for one in findings):
         return "contradicted"
     errors = [one.stance for one in findings if one.kind == "error"]
-    is_shown = "for" in errors if errors else all(one.verdict == "trained" for one in layers)
+    is_shown = set(errors) == {"for"} if errors else all(one.verdict == "trained" for one in layers)
     return "plausible" if is_shown else "undecided"
 
 
-def _verdict(status: Status, findings: Sequence[Finding]) -> str:
+def _much_silent(layers: Sequence[LayerProof], num_images: int) -> str:
+    """Layers of which many channels are never above 0, as the end of a verdict."""
+    much = [one for one in layers if (one.silent_channels or 0) >= _MANY_SILENT * one.num_channels]
+    return (
+        f"; but {_listed([_silent(one, num_images) for one in much])}"
+        if num_images >= _MIN_SILENT_IMAGES and much
+        else ""
+    )
+
+
+def _verdict(status: Status, findings: Sequence[Finding], much_silent: str) -> str:
     """The status and its reasons in one sentence."""
     untested = next((one.text for one in findings if one.kind == "not tested"), None)
     unclear = [one.kind for one in findings if one.stance == "neither" and one.kind in AXES]
@@ -278,12 +298,15 @@ def _verdict(status: Status, findings: Sequence[Finding]) -> str:
         return f"The weights are not what they claim to be: {reasons}{more}."
     trained = "The weights are trained"
     if status == "undecided":
-        doubts = [one.text for one in findings if one.stance == "neither" and one.kind in ("layer", "error")]
+        neither = [one for one in findings if one.stance == "neither"]
+        doubts = [one.text for one in neither if one.kind == "error"] or [
+            one.text for one in neither if one.kind == "layer"
+        ]
         return f"Nothing contradicts the claim, but not all of it is shown: {'; '.join(map(_inside, doubts))}."
     if untested is not None:
         return f"{trained}; {_inside(untested)}."
     told = f"; {_listed(unclear)} cannot be told from these images" if unclear else ""
-    return f"{trained} and classify as claimed: {_inside(error)}{told}."
+    return f"{trained} and classify as claimed: {_inside(error)}{told}{much_silent}."
 
 
 def _inside(sentence: str) -> str:

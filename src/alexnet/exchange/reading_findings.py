@@ -29,6 +29,8 @@ _CLEARLY_ABOVE = 0.1
 """Part of the way from chance to no errors."""
 _MOST_PAIRS = 3
 """Exchanged classes that a sentence names."""
+_DOUBTFUL = 0.01
+"""A reading that errs less than the claimed one with a smaller p-value leaves the claim in doubt."""
 _MIN_IMAGES = 100
 """Of fewer images an error at chance says little."""
 _MEANS = {
@@ -118,7 +120,7 @@ def reason(measurement: Measurement, trained: Trained, *, is_last_trained: bool)
         first = _error_finding(judged, measurement)
     better = _better_reading(claimed, others)
     if better is None:
-        findings = [first, *_axis_findings(claimed, others, measurement.num_gray)]
+        findings = [first, *_doubts(claimed, others), *_axis_findings(claimed, others, measurement.num_gray)]
     else:
         findings = [first, _better_finding(better, claimed)]
     needed = _needed_layers(claimed, measurement, is_moved) if better is None else None
@@ -191,6 +193,22 @@ def _better_finding(better: _Judged, claimed: _Judged) -> Finding:
     found, expected = (_describe(one.reading, differing) for one in (better, claimed))
     errors = f"top-1 error {_measured(better)} against {_measured(claimed)} as claimed"
     return Finding(differing[0], "against", f"The weights read {found}, not {expected}: {errors}.")
+
+
+def _doubts(claimed: _Judged, others: Sequence[_Judged]) -> list[Finding]:
+    """The best reading, where it errs less than the claimed one, but so many readings make that likely by chance."""
+    best = max(others, key=lambda one: one.right.sum())
+    p_value = best.p_value(claimed)
+    if best.right.sum() <= claimed.right.sum() or p_value >= _DOUBTFUL:
+        return []
+    differing = _differences(best.reading, claimed.reading)
+    found, expected = (_describe(one.reading, differing) for one in (best, claimed))
+    text = (
+        f"The weights may read {found} instead of {expected}: top-1 error {_measured(best)} against "
+        f"{_measured(claimed)} as claimed, p {p_value:.1g}, which may still be chance for the best of {len(others)} "
+        "readings; more images would tell."
+    )
+    return [Finding("error", "neither", text)]
 
 
 def _axis_findings(claimed: _Judged, others: Sequence[_Judged], num_gray: int) -> list[Finding]:
