@@ -16,6 +16,7 @@ from alexnet.evaluation.evaluate import predict_split
 from alexnet.exchange.convention_proof import IMAGES_PER_CLASS, choose_sample
 from alexnet.exchange.foreign_network import ForeignLayer, InputConvention
 from alexnet.exchange.proof import Proof, _status, _verdict, prove
+from alexnet.exchange.reading_findings import AXES
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
 from alexnet.runs.folder import RunFolder
@@ -140,8 +141,8 @@ def test_weights_that_hardly_changed_are_in_doubt_until_images_show_that_the_net
     assert alone.layers[0].verdict == "random"
     assert [one.is_needed for one in alone.layers] == [None] * 5
     assert [one.is_needed for one in shown.layers] == [True, True, None, None, None]
-    assert "The weights of conv1 are like a random initialization (normal, std " in alone.findings[1].text
-    assert "; but the network errs more with them shuffled, so they are those that it was" in shown.findings[1].text
+    assert "The weights of conv1 look like a random initialization (normal, std " in alone.findings[1].text
+    assert ", but the network errs more with them shuffled, so it was trained with them." in shown.findings[1].text
 
 
 def test_random_networks_are_contradicted_by_the_weights_alone(claim: weight_proof.Claim) -> None:
@@ -150,7 +151,9 @@ def test_random_networks_are_contradicted_by_the_weights_alone(claim: weight_pro
     proof = _prove(drawn, None)
 
     assert proof.status == "contradicted"
-    assert "the weights of conv2 to conv4 are a random initialization (normal, std sqrt(2/fan-in)" in proof.verdict
+    assert proof.verdict == "The weights are not what they claim to be: the weights of conv1 to fc5 are random."
+    text = "The weights of conv2 to conv4 are a random initialization (normal, std sqrt(2/fan-in)"
+    assert any(one.text.startswith(text) for one in proof.findings)
 
 
 def test_a_claimed_mean_far_from_the_images_is_compared_with_theirs(
@@ -181,7 +184,7 @@ def test_a_reading_that_may_be_better_leaves_the_claim_undecided(claim: weight_p
     right = _prove(claim, data)
     assert right.status == "plausible"
     assert _status(right.layers, [*right.findings, doubt]) == "undecided"
-    assert "the weights may read RGB" in _verdict("undecided", [*right.findings, doubt], "")
+    assert "the weights may read RGB" in _verdict("undecided", right.layers, [*right.findings, doubt], "")
 
 
 def test_many_silent_channels_are_in_the_verdict(claim: weight_proof.Claim, data: PreparedData) -> None:
@@ -236,6 +239,7 @@ def test_a_network_for_other_classes_is_at_chance(claim: weight_proof.Claim, dat
         "The network is no better than chance at these classes under any reading: top-1 error "
     )
     assert error.text.endswith("; chance is 87.5 %.")
+    assert not any(one.kind in AXES for one in proof.findings)
 
 
 def test_classes_are_matched_by_id_and_others_refused(claim: weight_proof.Claim, data: PreparedData) -> None:

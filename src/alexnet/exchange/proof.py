@@ -29,13 +29,17 @@ _LAYER_TEXTS = {
     "undecided": "trained or random; they do not tell which ({})",
 }
 """What a layer's weights are, by verdict, with their distribution in words."""
+_LOOKS = {
+    "random": "look like a random initialization ({}; no more structure than shuffled copies)",
+    "shuffled": "look shuffled ({}; no more structure than shuffled copies)",
+}
+"""What they look like, where other layers or the images speak against it."""
+_BRIEF = {"random": "random", "shuffled": "shuffled", "constant": "all equal", "broken": "broken"}
 _NEEDED = {
     None: "",
-    True: "; but the network errs more with them shuffled, so they are those that it was trained with",
+    True: ", but the network errs more with them shuffled, so it was trained with them",
     False: "; with them shuffled the network does as well",
 }
-_DOUBTS = ("random", "shuffled")
-"""Verdicts that images may refute: weights that training hardly changed look like this."""
 _MANY_SILENT = 0.25
 """Share of a layer's channels without any activation from which on a verdict mentions it, of so many images."""
 _MIN_SILENT_IMAGES = 100
@@ -151,7 +155,7 @@ def prove(
     status = _status(layers, findings)
     return Proof(
         status=status,
-        verdict=_verdict(status, findings, _much_silent(layers, num_tested)),
+        verdict=_verdict(status, layers, findings, _much_silent(layers, num_tested)),
         findings=tuple(findings),
         layers=tuple(layers),
         measurement=None if reasoned is None else reasoned.measurement,
@@ -188,13 +192,13 @@ def _layer_findings(layers: Sequence[LayerProof]) -> list[Finding]:
     if trained := [one for one in layers if one.verdict == "trained"]:
         names = _names([one.name for one in trained], [one.name for one in layers])
         tops = _range([one.top_singular_value for one in trained])
-        spreads = _range([one.unit_spread for one in trained])
+        spreads = _range([one.input_spread for one in trained])
         findings.append(
             Finding(
                 "layers",
                 "for",
                 f"{names} {'is' if len(trained) == 1 else 'are'} trained: shuffled copies have less structure (largest "
-                f"singular value {tops} times theirs, spread of the units {spreads} times). Of layers whose weights "
+                f"singular value {tops} times theirs, spread of the inputs {spreads} times). Of layers whose weights "
                 "were drawn independently, each unit's from one distribution, at most 1 in 1,000 is called trained.",
             )
         )
@@ -204,13 +208,32 @@ def _layer_findings(layers: Sequence[LayerProof]) -> list[Finding]:
         for kind in kinds:
             alike = [one.name for one in layers if (one.verdict, one.distribution, one.is_needed) == (verdict, *kind)]
             distribution, is_needed = kind
-            stance: Stance = "against"
-            if is_needed or verdict == "undecided" or (is_needed is None and verdict in _DOUBTS and trained):
-                stance = "neither"
-            like = "like " if stance == "neither" and verdict in _DOUBTS else ""
-            sentence = f"The weights of {_names(alike, all_names)} are {like}{text.format(distribution)}"
+            stance = _layer_stance(verdict, is_needed, any_trained=bool(trained))
+            said = _LOOKS[verdict] if stance == "neither" and verdict in _LOOKS else f"are {text}"
+            sentence = f"The weights of {_names(alike, all_names)} {said.format(distribution)}"
             findings.append(Finding("layer", stance, f"{sentence}{_NEEDED[is_needed]}."))
     return findings
+
+
+def _layer_stance(verdict: str, is_needed: bool | None, *, any_trained: bool) -> Stance:
+    """What a layer that is not trained says of the claim."""
+    may_hardly_have_changed = is_needed is None and verdict in _LOOKS and any_trained
+    return "neither" if is_needed or verdict == "undecided" or may_hardly_have_changed else "against"
+
+
+def _layer_reasons(layers: Sequence[LayerProof], findings: Sequence[Finding]) -> list[str]:
+    """The findings about layers that contradict the claim; one short sentence for several of the same verdict."""
+    texts = [one.text for one in findings if one.kind == "layer" and one.stance == "against"]
+    if len(texts) < 2:
+        return texts
+    any_trained = any(one.has_structure for one in layers)
+    reasons = []
+    for verdict, brief in _BRIEF.items():
+        alike = [one for one in layers if one.verdict == verdict]
+        bad = [one.name for one in alike if _layer_stance(verdict, one.is_needed, any_trained=any_trained) == "against"]
+        if bad:
+            reasons.append(f"The weights of {_names(bad, [one.name for one in layers])} are {brief}.")
+    return reasons
 
 
 def _names(some: Sequence[str], all_names: Sequence[str]) -> str:
@@ -286,13 +309,14 @@ def _much_silent(layers: Sequence[LayerProof], num_images: int) -> str:
     )
 
 
-def _verdict(status: Status, findings: Sequence[Finding], much_silent: str) -> str:
+def _verdict(status: Status, layers: Sequence[LayerProof], findings: Sequence[Finding], much_silent: str) -> str:
     """The status and its reasons in one sentence."""
     untested = next((one.text for one in findings if one.kind == "not tested"), None)
     unclear = [one.kind for one in findings if one.stance == "neither" and one.kind in AXES]
     error = next((one.text for one in findings if one.kind == "error"), "")
     if status == "contradicted":
-        texts = [one.text for one in findings if one.stance == "against"]
+        others = [one.text for one in findings if one.stance == "against" and one.kind != "layer"]
+        texts = [*_layer_reasons(layers, findings), *others]
         more = f"; and {len(texts) - _MOST_AGAINST} more" if len(texts) > _MOST_AGAINST else ""
         reasons = "; ".join(_inside(one) for one in texts[:_MOST_AGAINST])
         return f"The weights are not what they claim to be: {reasons}{more}."

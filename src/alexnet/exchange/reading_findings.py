@@ -120,7 +120,9 @@ def reason(measurement: Measurement, trained: Trained, *, is_last_trained: bool)
         first = _error_finding(judged, measurement)
     better = _better_reading(claimed, others)
     if better is None:
-        findings = [first, *_doubts(claimed, others), *_axis_findings(claimed, others, measurement.num_gray)]
+        findings = [first, *_doubts(claimed, others)]
+        if first.kind != "error" or first.stance == "for":  # at chance no reading is better than another
+            findings += _axis_findings(claimed, others, measurement.num_gray)
     else:
         findings = [first, _better_finding(better, claimed)]
     needed = _needed_layers(claimed, measurement, is_moved) if better is None else None
