@@ -43,23 +43,32 @@ def test_lists_in_many_forms(name: str, tmp_path: Path) -> None:
 
 WRONG: dict[str, tuple[str | bytes, str]] = {
     "nothing": ("", "line 1 of the class list .* is empty"),
-    "an empty line": ("cat\n\ndog\n", "line 2 of the class list .* is empty; list each class once"),
+    "an empty line": ("cat\n\ndog\n", "line 2 of the class list .* is empty; give every class a name"),
     "an empty line at the end": ("cat\ndog\n\n", "line 3 of the class list .* is empty"),
-    "a class twice": ("cat\ndog\ncat\n", "line 3 of the class list .* is 'cat', as line 1 is; list"),
-    "an id twice": ("n1 cat\nn1 dog\n", "line 2 of the class list .* is 'n1', as line 1 is; list"),
-    "an entry twice": ('["a", "b", "a"]', "entry 2 of the class list .* is 'a', as entry 0 is"),
+    "a class twice": (
+        "cat\ndog\ncat\n",
+        "line 3 of the class list .* is 'cat', as is line 1 of .*; list each",
+    ),
+    "an id twice": ("n1 cat\nn1 dog\n", "line 2 of the class list .* is 'n1', as is line 1 of .*; list"),
+    "an entry twice": ('["a", "b", "a"]', "entry 2 of the class list .* is 'a', as is entry 0 of"),
     "a thousand names, one twice": (
         "\n".join(["crane", *map(str, range(998)), "crane"]),
-        "line 1,000 .* is 'crane', as line 1 is; `--classes imagenet` names",
+        "line 1,000 .* is 'crane', as is line 1 .*; `--classes imagenet` names",
     ),
-    "a number missing": ('{"0": "cat", "2": "dog"}', "is a mapping; allowed are the keys 0 to 1, each once"),
+    "a number missing": (
+        '{"0": "cat", "2": "dog"}',
+        "is a mapping; allowed are the keys 0 to 1, each once, and it has '0' to '2'",
+    ),
     "another object": ('{"model": "vgg"}', "is a mapping; allowed are the keys"),
     "numbers": ("[1, 2]", "entry 0 of the class list .* is '1'; allowed is a name"),
     "broken JSON": ('["cat"', "is not JSON"),
     "deep JSON": ("[" * 100_000, "is not JSON"),
     "a web page": ("<!DOCTYPE html>\n<html>", "is a web page"),
-    "bytes": (b"\xff\xfe\x00\x01", "is not a text file"),
-    "a control character": ("cat\n\x1b[31mdog\n", r"line 2 .* is '\\x1b\[31mdog', which has a control character"),
+    "bytes": (b"\xff\xfe\x00\x01", "is not text in UTF-8"),
+    "a control character": ("cat\n\x1b[31mdog\n", r"line 2 .* is '\\x1b\[31mdog', which has control characters or"),
+    "a surrogate": ('["a", "\\ud800"]', "entry 1 .* which has control characters or bytes that are not UTF-8"),
+    "text that runs backwards": ('["a", "b\\u202ec"]', "entry 1 .* which has control characters"),
+    "a key twice": ('{"0": "cat", "0": "dog"}', "is not JSON: key '0' is in it twice"),
 }
 
 

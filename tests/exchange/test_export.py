@@ -32,7 +32,7 @@ def small(variant: str = "torchvision", width: float = 0.0625, *, num_classes: i
     side = network.spec.image_px + 8
     random = torch.Generator().manual_seed(5)
     mean = MEAN_COLOR.repeat(side, side, 1) if color else 255 * torch.rand(side, side, 3, generator=random)
-    names = ["<b>tench</b>", "hen | cock", "#3\n- a: b"]
+    names = ["<b>tench</b>", "hen | cock", "#3 - a: b"]
     classes = tuple(alexnet.ClassInfo(f"n{i}", names[i % 3]) for i in range(num_classes))
     crop = network.spec.image_px
     return Trained(network=network, classes=classes, mean_image=mean, crop=crop, title="t", generated=False)
@@ -226,7 +226,7 @@ def test_the_command(
     shown = capsys.readouterr().out.splitlines()
     digest = hashlib.sha256(Path("small.pth").read_bytes()).hexdigest()
     assert shown[:2] == ["small.pth: 907 kB", f"sha256 of small.pth: {digest}"]
-    assert "3 classes, in the order of the outputs: <b>tench</b>, hen | cock, #3\\n- a: b" in shown
+    assert "3 classes, in the order of the outputs: <b>tench</b>, hen | cock, #3 - a: b" in shown
     assert shown[-2:] == ["load it:", "    state = torch.load('small.pth', weights_only=True)"]
     assert main(["export", str(file), "--to", "safetensors", "--out", "new/other", "--json"]) == 0
     written = json.loads(capsys.readouterr().out)

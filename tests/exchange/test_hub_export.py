@@ -22,7 +22,7 @@ from alexnet.runs.recipe import Recipe, ScheduleSettings
 from alexnet.storage.typed_files import write_sealed_json
 from alexnet.system.visible_text import visible
 
-NAMES = ["<b>tench</b>", "hen | cock", "#3\n- a: b"]
+NAMES = ["<b>tench</b>", "hen | cock", "#3 - a: b"]
 CHECKSUM = "5890b46e06012541"
 
 
@@ -99,9 +99,9 @@ def test_the_card_has_the_figures_of_the_run(run: RunFolder, tmp_path: Path) -> 
         "Training took 5,400 s on 2 cores of EPYC.",
         "torch 2.13.0+cpu",
         "2 images of the evaluation splits are also among the training images.",
-        "the top-1 error is 0.0 % for <b>tench</b> and 40.0 % for #3\\n- a: b.",
+        "the top-1 error is 0.0 % for <b>tench</b> and 40.0 % for #3 - a: b.",
         "the expected calibration error is 3.8 %",
-        "<b>tench</b>, hen | cock, #3\\n- a: b.",
+        "<b>tench</b>, hen | cock, #3 - a: b.",
     ):
         assert sentence in text, sentence
     assert "secret" not in body and "not finished" not in text
@@ -214,7 +214,9 @@ def test_an_imported_network_tells_its_file_and_the_proof(tmp_path: Path) -> Non
     written = file.files[0]
     assert "Imported from the file <x>.pth, " in text
     assert f": {written.size_bytes:,} bytes, SHA-256 {written.sha256}." in text
-    assert "reads BGR colors minus the color (123.675, 116.28, 103.53), according to " in text
+    assert "reads BGR, colors 0..1 divided by ImageNet's standard deviations, minus the color (123.675, " in text
+    assert "The file's classes were named when it was imported." in text
+    assert "--color-order was given when it was imported. Of the rest: The file " in text
     proof = run.proof()
     assert proof is not None and proof["findings"]
     assert f"imported: {proof['status']}. {proof['verdict']}" in text.replace("\n", "")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_the_run_folder_says_what_was_imported(work: Path) -> None:
     assert isinstance(recipe, ImportRecipe) and run.state == "finished" and metadata["finished"]
     assert recipe.imported.name == "rgb.pth" and recipe.imported.size_bytes == (work / "rgb.pth").stat().st_size
     assert (recipe.network.variant, recipe.network.width, recipe.network.num_classes) == ("cifar-four-layer", 0.11, 3)
-    assert recipe.input.mean == (0.0, 0.0, 0.0) and recipe.input.convention_from.startswith("--color-order")
+    assert recipe.input.mean == (0.0, 0.0, 0.0) and recipe.input.convention_from == "options"
     assert "data" not in metadata and metadata["proved_on"] is not None
     assert metadata["proved_on"]["checksum"] == alexnet.PreparedData.open(work / "data").checksum
     assert metadata["parameters"] == sum(one.numel() for one in color_weights().values())
@@ -258,8 +259,6 @@ def test_weights_files_name_untrained_layers_in_a_version_of_their_own(own: Path
     header = (tmp_path / "x.safetensors").read_bytes()
     assert rb"\"format_version\": 6" in header and rb"\"untrained_layers\": [\"fc4\"]" in header
     assert alexnet.load(run, untrained=True).untrained_layers == ()
-    from dataclasses import replace
-
     with pytest.raises(RequestError, match="cannot be saved: untrained_layers: 'fc9' is not one of conv1, conv2"):
         alexnet.save(replace(trained, untrained_layers=("fc9",)), tmp_path / "y.safetensors")
 
@@ -278,6 +277,8 @@ def test_the_reading_that_errs_least_is_taken_where_nothing_else_is_said(own: Pa
     proof = run.proof()
     assert proof is not None and proof["combinations"][0]["color_order"] == "bgr"
     assert proof["combinations"][0]["top1_error"] == 0
+    assert "how they read pixels was not claimed, but chosen by these images" in proof["verdict"]
+    assert "as claimed" not in proof["verdict"] and proof["status"] == "plausible"
 
 
 def test_an_option_is_kept_where_the_rest_is_chosen(own: Path) -> None:
@@ -292,7 +293,7 @@ def test_an_option_is_kept_where_the_rest_is_chosen(own: Path) -> None:
     )
     recipe, notes = run.any_recipe(), run.metadata()["notes"]
     assert isinstance(recipe, ImportRecipe) and recipe.input.color_order == "rgb" and recipe.input.scale == "255"
-    assert any("To import so: `alexnet import" in one and "--color-order bgr" in one for one in notes)
+    assert any("import with it: `alexnet import" in one and "--color-order bgr" in one for one in notes)
 
 
 def test_what_an_option_says_is_kept_and_the_better_command_is_named(
@@ -302,7 +303,9 @@ def test_what_an_option_says_is_kept_and_the_better_command_is_named(
     assert main(words(own, "bgr.pth", "wrong", *READING, *data)) == 0
     shown = capfd.readouterr().out
     assert alexnet.evaluate(own / "wrong", own / "data").top1_error > 0.5
-    (note,) = [line for line in shown.splitlines() if line.startswith("note: Another reading of pixels errs less")]
+    (note,) = [
+        line for line in shown.splitlines() if line.startswith("note: Another reading of pixels errs less on source")
+    ]
     command = note.split("`")[1].split()
     assert command[:2] == ["alexnet", "import"] and "--color-order bgr" in note
     assert main(command[1:]) == 0
@@ -321,9 +324,11 @@ def test_a_repeated_import_changes_nothing_and_another_is_refused(
     assert before == {path: path.read_bytes() for path in (own / "run").iterdir()}
     capfd.readouterr()
     assert main(words(own, "bgr.pth", "run", *READING)) == 2
-    assert "was imported from another file (rgb.pth, sha256" in error_of(capfd)
+    assert "is an import of another file (rgb.pth, sha256" in error_of(capfd)
     assert main(words(own, "rgb.pth", "run", *READING, "--fit", "pad")) == 2
-    assert "was imported otherwise (input.fit: crop -> pad); name another folder with --run" in error_of(capfd)
+    assert "was imported with other settings (input.fit: crop -> pad); name another folder with --run" in error_of(
+        capfd
+    )
     assert before == {path: path.read_bytes() for path in (own / "run").iterdir()}
     assert main([*command, "--data", str(own / "data")]) == 0  # the same network, proved on more
     run = RunFolder.open(own / "run")
@@ -332,7 +337,74 @@ def test_a_repeated_import_changes_nothing_and_another_is_refused(
     assert run.weights.read_bytes() == before[run.weights]
 
 
-def test_a_killed_import_is_completed_by_the_same_command(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_an_import_wrote_is_removed(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = words(own, "rgb.pth", "run", *READING)
+    folder = own / "run"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text("name: mine\n", "utf-8")
+    with pytest.raises(RequestError, match=r"run holds a recipe\.yaml that no import wrote; name a new folder"):
+        alexnet.import_weights(own / "rgb.pth", folder)
+    assert [(one.name, one.read_text("utf-8")) for one in folder.iterdir()] == [("recipe.yaml", "name: mine\n")]
+    (folder / "recipe.yaml").unlink()
+
+    def write_meanwhile(name: str, then: Any) -> Any:
+        def write(*given: Any, **more: Any) -> Any:
+            (folder / name).write_text("mine", "utf-8")
+            return then(*given, **more)
+
+        return write
+
+    for name in ("notes.txt", "recipe.yaml"):
+        with monkeypatch.context() as patched:
+            patched.setattr(imported_run, "prove", write_meanwhile(name, imported_run.prove))
+            assert main(command) == 2
+        assert [(one.name, one.read_text("utf-8")) for one in folder.iterdir()] == [(name, "mine")]
+        (folder / name).unlink()
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(imported_run, "save_trained", write_meanwhile("notes.txt", fail))
+        assert main(command) == 1
+    assert [(one.name, one.read_text("utf-8")) for one in folder.iterdir()] == [("notes.txt", "mine")]
+
+
+def test_a_proof_on_images_is_kept_until_there_are_others(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = words(own, "bgr.pth", "run", "--mean", "0,0,0")
+    data = ["--data", str(own / "data"), "--images", "90"]
+    assert main([*command, *data]) == 0
+    run = RunFolder.open(own / "run")
+    proof = run.proof()
+    assert proof is not None and proof["sample"] is not None and proof["sample"]["num_images"] == 90
+    recipe = run.any_recipe()
+    assert isinstance(recipe, ImportRecipe) and recipe.input.convention_from == "images"
+    assert recipe.input.given == ("--mean",)
+    capfd.readouterr()
+    assert main(command) == 0
+    assert "bgr.pth is already imported; its proof on source was kept" in capfd.readouterr().err
+    assert run.proof() == proof and run.metadata()["proved_on"] is not None
+    data[-1] = "120"
+    assert main([*command, *data]) == 0
+    assert "the proof is now on source; it replaces the one on source" in capfd.readouterr().err
+    again = run.proof()
+    assert again is not None and again["sample"] is not None and again["sample"]["num_images"] == 120
+
+
+def test_a_proof_on_images_is_kept_if_other_options_mean_the_same(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = words(own, "rgb.pth", "run", *READING)
+    assert main([*command, "--data", str(own / "data")]) == 0
+    run = RunFolder.open(own / "run")
+    proof = run.proof()
+    capfd.readouterr()
+    assert main([*command, "--fit", "crop"]) == 0
+    assert "rgb.pth is already imported; its proof on source was kept" in capfd.readouterr().err
+    assert run.proof() == proof and proof is not None and proof["sample"] is not None
+
+
+def test_a_killed_import_is_completed_by_the_same_command(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     command = words(own, "rgb.pth", "run", *READING)
 
     class KilledError(BaseException):
@@ -342,15 +414,56 @@ def test_a_killed_import_is_completed_by_the_same_command(own: Path, monkeypatch
         raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "save_proof", kill)
-        patched.setattr(imported_run, "clear_folder", lambda *_: None)  # a killed process does not clean up
+        patched.setattr(imported_run, "save_trained", kill)
+        patched.setattr(imported_run, "_remove_files", lambda *_: None)  # a killed process does not clean up
         with pytest.raises(KilledError):
             main(command)
     run = RunFolder.open(own / "run")
-    assert run.state == "running" and run.weights.is_file() and run.proof() is None
+    assert run.state == "running" and run.proof() is not None and not run.weights.exists()
     assert describe_run(run.path)["state"] == "killed"
-    assert main(command) == 0
-    assert run.state == "finished" and run.proof() is not None
+    advice = f"rerun `alexnet import rgb.pth --run {run.path}` with the options that it had"
+    for other in (
+        ["predict", str(run.path), "x.png"],
+        ["evaluate", str(run.path), "--data", str(own / "data")],
+        ["resume", str(run.path)],
+        ["export", str(run.path), "--to", "safetensors", "--out", str(own / "x")],
+        ["finetune", str(run.path), str(own / "data"), "--run", str(own / "tuned")],
+        ["import", str(own / "bgr.pth"), "--run", str(run.path)],
+    ):
+        capfd.readouterr()
+        assert main(other) == 2, other
+        assert advice in error_of(capfd), other
+    assert main(["runs", str(own)]) == 0
+    shown = capfd.readouterr().out
+    assert "killed" in shown and advice in shown
+    assert main(["report", str(run.path)]) == 0
+    assert f"This import was not finished; {advice}" in Page((run.path / "report.html").read_text("utf-8")).text
+    assert main(command) == 2
+    assert "is an import that was not finished, and holds report.html beside it; move" in error_of(capfd)
+    (run.path / "report.html").unlink()
+    assert main([*command, "--fit", "pad"]) == 0  # other options too: nothing was finished
+    assert run.state == "finished" and run.proof() is not None and alexnet.load(run).fit == "pad"
+
+
+def test_a_process_killed_before_run_json_leaves_a_recipe_that_the_next_import_replaces(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    kept: list[str] = []
+
+    def kill(path: Path, *_: Any) -> None:
+        kept.append((path.parent / "recipe.yaml").read_text("utf-8"))
+        raise KilledError
+
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr("alexnet.runs.folder.write_sealed_json", kill)
+        main(words(own, "rgb.pth", "run", *READING))
+    (own / "run").mkdir()
+    (own / "run" / "recipe.yaml").write_text(kept[0], "utf-8")
+    assert main(words(own, "rgb.pth", "run", *READING, "--fit", "pad")) == 0
+    assert alexnet.load(own / "run").fit == "pad"
 
 
 @pytest.mark.parametrize(
@@ -500,7 +613,7 @@ def test_from_python_with_lists_and_numbers(own: Path) -> None:
         {"images": 1.5},
     ):
         arguments: dict[str, Any] = wrong
-        with pytest.raises(RequestError, match=r"allowed|listed twice"):
+        with pytest.raises(RequestError, match=r"allowed|each class once"):
             alexnet.import_weights(own / "rgb.pth", own / "no", **arguments)
     assert not (own / "no").exists()
 
@@ -522,3 +635,82 @@ def test_damaged_recipes_of_imports_are_named(work: Path, tmp_path: Path) -> Non
         with pytest.raises(WorkError, match=r"recipe\.yaml"):
             run.any_recipe()
         assert "recipe.yaml" in describe_run(run.path)["unreadable"]
+
+
+NAMELESS = {
+    "empty": ("", "classes[1] is empty; give every class a name"),
+    "spaces": ("  ", "classes[1] is empty; give every class a name"),
+    "two lines": ("a\nb", "classes[1] is 'a\\nb', which has control characters or bytes that are not UTF-8; give"),
+    "a byte": ("\udc80", "classes[1] is '\\udc80', which has control characters or bytes that are not UTF-8; give"),
+}
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_names_that_no_file_could_hold_are_refused_wherever_they_come_from(name: str, own: Path) -> None:
+    text, message = NAMELESS[name]
+    names: list[Any] = ["cat", text, "dog"]
+    for given in (names, [names[0], alexnet.ClassInfo("x", text), names[2]]):
+        with pytest.raises(RequestError) as refused:
+            alexnet.import_weights(own / "rgb.pth", own / "run", variant="cifar-four-layer", classes=given)
+        assert message in str(refused.value) and not (own / "run").exists()
+    trained = alexnet.load(alexnet.import_weights(own / "rgb.pth", own / "run", variant="cifar-four-layer"))
+    classes = (trained.classes[0], alexnet.ClassInfo("x", text), trained.classes[2])
+    with pytest.raises(RequestError) as refused:
+        alexnet.save(replace(trained, classes=classes), own / "x.safetensors")
+    assert message.partition(";")[0] in str(refused.value) and not (own / "x.safetensors").exists()
+    with pytest.raises(RequestError) as refused:
+        alexnet.export(replace(trained, classes=classes), own / "x.onnx", to="onnx")
+    assert message.partition(";")[0] in str(refused.value) and not (own / "x.onnx").exists()
+
+
+def test_no_classes_are_refused(own: Path) -> None:
+    with pytest.raises(RequestError, match="the class list names 0 classes, and the network in"):
+        alexnet.import_weights(own / "rgb.pth", own / "run", variant="cifar-four-layer", classes=[])
+
+
+def test_a_mean_of_colors_0_to_1_is_refused_with_the_colors_that_are_meant(own: Path) -> None:
+    for mean in ("0.485,0.456,0.406", (0.485, 0.456, 0.406)):
+        with pytest.raises(RequestError, match=r"so give 123\.675,116\.28,103\.53 if these are colors of 0\.\.1"):
+            alexnet.import_weights(own / "rgb.pth", own / "run", variant="cifar-four-layer", mean=mean)
+
+
+def test_a_network_with_numbered_classes_is_not_said_to_be_evaluated(
+    own: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["import", str(own / "rgb.pth"), "--run", str(own / "run"), "--variant", "cifar-four-layer"]) == 0
+    shown = capfd.readouterr().out
+    assert "classes: 3, numbered, because the file names none" in shown
+    assert "next: alexnet predict" in shown and "next: alexnet evaluate" not in shown
+    assert "assumed, because the file does not say (variant 'cifar-four-layer' usually reads this)" in shown
+
+
+def test_a_list_is_said_as_it_was_read(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (own / "cars.txt").write_text("MP3 player\nF1 car\n4x4 truck\n", "utf-8")
+    assert main(words(own, "rgb.pth", "run", "--classes", str(own / "cars.txt"))) == 0
+    shown = capfd.readouterr().out
+    assert "classes: 3, named by cars.txt" in shown
+    assert "note: The first class of the class list cars.txt has the id 'MP3' and the name 'player'." in shown
+
+
+def test_a_trained_networks_state_dict_errs_as_its_run_does(own: Path) -> None:
+    run = alexnet.train(
+        own / "data", own / "trained", "quick", network={"width": 0.25, "dropout": 0.5}, schedule={"epochs": 8}
+    )
+    trained = alexnet.load(run)
+    torch.save(trained.network.state_dict(), own / "quick.pth")
+    np.save(own / "mean.npy", trained.mean_image.numpy())
+    plain = alexnet.import_weights(own / "quick.pth", own / "plain", variant="quick", classes=own / "data")
+    again = alexnet.import_weights(
+        own / "quick.pth", own / "again", variant="quick", classes=own / "data", mean=own / "mean.npy"
+    )
+    assert any("the paper's 0.5 was taken" in one for one in plain.metadata()["notes"])
+    recipe = plain.any_recipe()
+    assert isinstance(recipe, ImportRecipe) and recipe.input.scale == "variant" and not recipe.input.scale_in_weights
+    assert recipe.input.mean == (125.31, 122.95, 113.87)
+    for name, tensor in trained.network.state_dict().items():
+        assert torch.equal(alexnet.load(plain).network.state_dict()[name], tensor)
+    expected, measured = alexnet.evaluate(run), alexnet.evaluate(again, own / "data")
+    assert measured.top1_error == expected.top1_error < 0.5
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    probabilities = [alexnet.predict(one, image).probabilities for one in (run, again)]
+    assert np.array_equal(*probabilities)

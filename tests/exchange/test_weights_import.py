@@ -213,6 +213,12 @@ MISFITS: dict[str, tuple[list[ForeignLayer], dict[str, Any], dict[str, Any], str
         {},
         r"not those of variant 'caffe': .*they fit 'torchvision', so choose with --variant",
     ),
+    "a variant that computes something else": (
+        layers_of("caffe", 0.03125),
+        {"variants": ("caffe",)},
+        {"variant": "caffenet"},
+        "net.pth is a PyTorch file of variant 'caffe', and --variant caffenet would compute something else",
+    ),
     "a layer too many": (
         [*TORCHVISION, replace(TORCHVISION[-1], name="extra")],
         {},
@@ -292,7 +298,7 @@ def test_classes_are_the_given_ones_those_of_the_file_ilsvrcs_or_numbers() -> No
     other = tuple(ClassInfo(f"m{one}", "") for one in range(5))
     network = foreign(TORCHVISION, classes=own)
     assert converted(network).trained.classes == own
-    assert converted(network, classes=other, classes_from="the list x").trained.classes == other
+    assert converted(network, classes=other, class_list="x").trained.classes == other
     numbered = converted(foreign(TORCHVISION))
     assert [one.name for one in numbered.trained.classes] == [f"class {one}" for one in range(5)]
     assert any("names no classes" in one and "--classes FILE" in one for one in numbered.notes)
@@ -305,9 +311,9 @@ def test_classes_are_the_given_ones_those_of_the_file_ilsvrcs_or_numbers() -> No
 def test_a_class_list_of_another_length_is_refused_with_the_numbers() -> None:
     classes = tuple(ClassInfo(str(one), str(one)) for one in range(6))
     with pytest.raises(
-        RequestError, match=r"the class list \(the list x\) names 6 classes, and the network in net.pth scores 5; give"
+        RequestError, match=r"the class list x names 6 classes, and the network in net\.pth scores 5; give"
     ):
-        converted(foreign(TORCHVISION), classes=classes, classes_from="the list x")
+        converted(foreign(TORCHVISION), classes=classes, class_list="x")
 
 
 def test_mean_images_decide_the_side_and_must_hold_the_crop() -> None:
@@ -333,14 +339,16 @@ def test_the_side_follows_from_the_crop(variant: str, width: float, side: int) -
 
 def test_who_says_how_pixels_are_read_is_recorded() -> None:
     assumed = converted(foreign(TORCHVISION), variant="torchvision")
-    assert not assumed.is_convention_known and "assumption" in assumed.recipe.input.convention_from
+    assert not assumed.is_convention_known and assumed.recipe.input.convention_from == "variant"
     told = converted(foreign(TORCHVISION, convention=InputConvention(color_order="bgr")), variant="torchvision")
-    assert told.is_convention_known and told.recipe.input.convention_from == "the file"
+    assert told.is_convention_known and told.recipe.input.convention_from == "file"
     given = converted(
         foreign(TORCHVISION), variant="torchvision", color_order="bgr", input_scale="1", mean_color=(0.0, 0.0, 0.0)
     )
     assert given.is_convention_known
-    assert given.recipe.input.convention_from == "--color-order, --input-scale, --mean"
+    assert (given.recipe.input.convention_from, given.recipe.input.given) == ("options", ())
+    part = converted(foreign(TORCHVISION), variant="torchvision", input_scale="1")
+    assert (part.recipe.input.convention_from, part.recipe.input.given) == ("variant", ("--input-scale",))
 
 
 def test_the_network_of_colors_tells_colors() -> None:

@@ -120,7 +120,7 @@ def test_a_sound_file_of_torch_save_is_not_called_damaged_and_never_loaded(tmp_p
     torch.save(trained_network().network.state_dict(), path, _use_new_zipfile_serialization=is_zip)
     with pytest.raises(
         RequestError,
-        match=r"weights.pth is a PyTorch file.*pickles can run code.*`torch.load\(..., weights_only=True\)`",
+        match=r"weights\.pth is a PyTorch file .*; import it with `alexnet import .*weights\.pth --run RUN`",
     ):
         load_trained(path)
     path.write_bytes(pickle.dumps({"code": print}))

@@ -139,9 +139,9 @@ def _print(run: "RunFolder", described: dict[str, Any]) -> None:
     print_lines(
         f"{file.name}: {file.format}, {file.size_bytes:,} bytes, sha256 {file.sha256[:16]}",
         f"network: variant {network.variant}, width {network.width:g}, {described['parameters']:,} parameters",
-        f"classes: {network.num_classes:,}, {network.classes_from}",
-        f"pixels: {pixels.color_order.upper()}, {_scale_text(recipe)}, minus {_mean_text(recipe)}; according to "
-        f"{pixels.convention_from}",
+        f"classes: {_CLASSES[network.classes_from].format(num=network.num_classes, of=_list_text(recipe))}",
+        f"pixels: {pixels.color_order.upper()}, {_scale_text(recipe)}, minus {_mean_text(recipe)}; "
+        f"{_convention_text(recipe)}",
         f"photographs: {_FITS[pixels.fit].format(side=pixels.side)}, crops of {pixels.crop}",
     )
     if proof is not None:
@@ -152,7 +152,7 @@ def _print(run: "RunFolder", described: dict[str, Any]) -> None:
     if proof is not None:
         print_lines(*(f"- {one['text']}" for one in proof["findings"]), f"verdict: {proof['verdict']}")
     commands = next_commands(run)
-    following = commands["evaluate"] or commands["features"]
+    following = commands["evaluate"] or commands["predict"] or commands["features"]
     if proof is not None and proof["status"] == "contradicted":
         following = shell_words("alexnet", "report", run.path)
     print_lines(f"run: {run.path}", f"next: {following}")
@@ -163,6 +163,32 @@ _FITS = {
     "pad": "longer side to {side} pixels, centered on gray",
     "squash": "both sides to {side} pixels",
 }
+
+
+_CLASSES = {
+    "file": "{num:,}, as the file names them",
+    "options": "{num:,}{of}",
+    "imagenet": "{num:,}, assumed to be ILSVRC-2012's, because the file names none",
+    "numbers": "{num:,}, numbered, because the file names none",
+    "none": "not scored, because the last layers are not trained",
+}
+_CONVENTION = {
+    "file": "as the file says",
+    "options": "as given",
+    "variant": "assumed, because the file does not say (variant {variant!r} usually reads this)",
+    "images": "chosen by the errors on the images, because the file does not say",
+}
+
+
+def _list_text(recipe: "ImportRecipe") -> str:
+    name = recipe.network.class_list
+    return f", named by {name}" if name else ", named as given"
+
+
+def _convention_text(recipe: "ImportRecipe") -> str:
+    text = _CONVENTION[recipe.input.convention_from].format(variant=recipe.network.variant)
+    given = ", ".join(recipe.input.given)
+    return f"{given} as given, the rest {text}" if given else text
 
 
 def _scale_text(recipe: "ImportRecipe") -> str:

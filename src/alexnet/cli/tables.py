@@ -12,6 +12,7 @@ from alexnet.evaluation.metrics import METRICS, Metric
 from alexnet.evaluation.predictions import describe_views
 from alexnet.report.formatting import count_noun, range_text
 from alexnet.system.terminal import TerminalConsole
+from alexnet.system.visible_text import shell_words
 
 MOST_CLASSES = 20
 """Number of classes to list, an even number."""
@@ -87,6 +88,11 @@ def _print_imported(console: TerminalConsole, runs: Sequence[Mapping[str, Any]])
         cells = (run[key] for key in ("recipe", "state", "variant", "imported_from"))
         table.add_row(Path(run["run"]).name, *cells)
     console.print_table(table)
+    for run in runs:
+        if run["state"] == "killed":
+            command = shell_words("alexnet", "import", run["imported_from"], "--run", run["run"])
+            text = f"{Path(run['run']).name}: not finished; rerun `{command}` with the options that it had"
+            console.print(text, highlight=False, soft_wrap=True)
 
 
 def _progress_of_run(run: Mapping[str, Any]) -> tuple[str, ...]:

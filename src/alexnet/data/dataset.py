@@ -28,6 +28,7 @@ from alexnet.data.shards import StoredImages, UnreadableSample
 from alexnet.errors import AlexNetError, RequestError
 from alexnet.figures.notebook_html import Cell, pictures_html, result_html, table_html
 from alexnet.storage.paths import StrPath, as_path
+from alexnet.system.visible_text import visible
 
 REFUSED_FILE = "refused.jsonl"
 SKIPPED_FILE = "skipped.jsonl"
@@ -47,6 +48,16 @@ class ClassInfo:
 
     id: str
     name: str
+
+
+def class_problem(one: ClassInfo) -> str | None:
+    """Why a file cannot name a class so, as `is empty`; None if its id and its name are one line of text each."""
+    for text in (one.id, one.name):
+        if not text.strip():
+            return "is empty"
+        if visible(text) != text:
+            return f"is {text!r}, which has control characters or bytes that are not UTF-8"
+    return None
 
 
 @dataclass(frozen=True, eq=False)

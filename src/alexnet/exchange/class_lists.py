@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.dataset import ClassInfo, require_prepared
+from alexnet.data.dataset import ClassInfo, class_problem, require_prepared
 from alexnet.data.dataset_files import DESCRIPTION_FILE
 from alexnet.data.synsets import distinct_names, readable_name, synset_words
 from alexnet.errors import RequestError
@@ -53,32 +53,41 @@ def read_classes(path: Path) -> tuple[ClassInfo, ...]:
         raise_unless_damage(error, path)
         raise RequestError(f"cannot read the class list {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise RequestError(f"the class list {path} is not a text file of up to {_MAX_BYTES >> 20} MiB") from error
+        raise RequestError(f"the class list {path} is not text in UTF-8 of up to {_MAX_BYTES >> 20} MiB") from error
     if text.lstrip()[:1] in ("{", "["):
         pairs, place = _json_pairs(text, path), "entry"
     else:
         pairs, place = _line_pairs(text, path), "line"
-    if not pairs:
-        raise RequestError(f"the class list {path} is empty")
-    first = 1 if place == "line" else 0
-    seen: dict[str, int] = {}
-    for number, (class_id, name) in enumerate(pairs, first):
-        problem = None
-        if not class_id.strip() or not name.strip():
-            problem = "is empty"
-        elif not f"{class_id}{name}".isprintable():
-            problem = f"is {name!r}, which has a control character"
-        elif class_id in seen:
-            problem = f"is {class_id!r}, as {place} {seen[class_id]:,} is"
-            problem += f"; `--classes {IMAGENET}` names ImageNet's classes by their ids" if len(pairs) == 1000 else ""
-        if problem:
-            raise RequestError(f"{place} {number:,} of the class list {path} {problem}; list each class once")
-        seen[class_id] = number
+    require_classes(pairs, f"{place} {{:,}} of the class list {path}", 1 if place == "line" else 0)
     names = dict(pairs)
     if all(_SYNSET.fullmatch(one) for one in names):
         known = synset_words()  # for lists of ids alone
         names |= distinct_names({one: known.get(one, one) if name == one else name for one, name in names.items()})
     return tuple(ClassInfo(class_id, names[class_id]) for class_id, _ in pairs)
+
+
+def require_classes(pairs: Sequence[tuple[str, str]], place: str, first: int = 0) -> None:
+    """Refuse ids and names that cannot be those of the classes of a network.
+
+    Args:
+        pairs: id and name of each class.
+        place: where one is, with `{}` for its number, for messages.
+        first: number of the first.
+
+    Raises:
+        RequestError: there are none, one is empty or no text in one line, or an id is listed twice.
+    """
+    seen: dict[str, int] = {}
+    for number, (class_id, name) in enumerate(pairs, first):
+        if problem := class_problem(ClassInfo(class_id, name)):
+            raise RequestError(f"{place.format(number)} {problem}; give every class a name")
+        if class_id in seen:
+            advice = f"; `--classes {IMAGENET}` names ImageNet's classes by their ids" if len(pairs) == 1000 else ""
+            raise RequestError(
+                f"{place.format(number)} is {class_id!r}, as is {place.format(seen[class_id])}; list each class once"
+                f"{advice}"
+            )
+        seen[class_id] = number
 
 
 def _line_pairs(text: str, path: Path) -> list[tuple[str, str]]:
@@ -96,7 +105,7 @@ def _line_pairs(text: str, path: Path) -> list[tuple[str, str]]:
 
 def _json_pairs(text: str, path: Path) -> list[tuple[str, str]]:
     try:
-        found: Any = json.loads(text)
+        found: Any = json.loads(text, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the class list {path} is not JSON: {' '.join(str(error).split())}") from error
     if isinstance(found, Mapping):
@@ -108,6 +117,15 @@ def _json_pairs(text: str, path: Path) -> list[tuple[str, str]]:
     return [_pair(one, number, path) for number, one in enumerate(found)]
 
 
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError if a key is in it twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is in it twice")
+    return found
+
+
 def _numbered(found: Mapping[str, Any], path: Path) -> list[Any]:
     """The values in the order of their numbers, which are the keys, or, the other way round, the values."""
     if found and all(type(value) is int for value in found.values()):  # Hugging Face's label2id
@@ -115,10 +133,17 @@ def _numbered(found: Mapping[str, Any], path: Path) -> list[Any]:
     numbers = sorted(int(key) for key in found if re.fullmatch(r"\d{1,9}", key))
     if numbers != list(range(len(found))):
         raise RequestError(
-            f"the class list {path} is a mapping; allowed are the keys 0 to {len(found) - 1:,}, each once"
+            f"the class list {path} is a mapping; allowed are the keys 0 to {len(found) - 1:,}, each once, and it has "
+            f"{_some(found)}"
         )
     by_number = {int(key): value for key, value in found.items()}
     return [by_number[number] for number in numbers]
+
+
+def _some(found: Mapping[str, Any]) -> str:
+    """The first and the last key of a mapping."""
+    keys = [repr(key)[:40] for key in found]
+    return " to ".join(dict.fromkeys((keys[0], keys[-1]))) if keys else "none"
 
 
 def _pair(one: Any, number: int, path: Path) -> tuple[str, str]:

@@ -1,8 +1,10 @@
 """What a user says of a file of weights: options of an import, checked, and the files that they name, read."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -12,7 +14,7 @@ from alexnet.data.dataset import ClassInfo
 from alexnet.data.decode import Fit
 from alexnet.errors import RequestError
 from alexnet.exchange.caffe_mean import read_mean_image
-from alexnet.exchange.class_lists import IMAGENET, imagenet_classes, read_classes
+from alexnet.exchange.class_lists import IMAGENET, imagenet_classes, read_classes, require_classes
 from alexnet.exchange.convnet_checkpoints import is_pickle, read_batches_meta
 from alexnet.exchange.foreign_network import ColorOrder, InputScale
 from alexnet.model.variants import named_variant
@@ -31,8 +33,8 @@ class ImportChoices:
 
     variant: str | None = None
     classes: tuple[ClassInfo, ...] | None = None
-    classes_from: str = ""
-    """Where the classes come from, in words."""
+    class_list: str = ""
+    """Of the classes, the name of the list: a file, or `imagenet`; '' of classes that a caller lists."""
     color_order: ColorOrder | None = None
     input_scale: InputScale | None = None
     mean_color: tuple[float, float, float] | None = None
@@ -42,12 +44,6 @@ class ImportChoices:
     side: int | None = None
     fit: Fit | None = None
     features_only: bool = False
-
-    @property
-    def says_reading(self) -> bool:
-        """Whether it says all of how pixels are read."""
-        has_mean = self.mean_color is not None or self.mean_image is not None
-        return self.color_order is not None and self.input_scale is not None and has_mean
 
 
 def checked_choices(
@@ -78,13 +74,13 @@ def checked_choices(
             raise RequestError(f"{option} is {described(value)}; allowed are {', '.join(allowed)}")
     if side is not None and not is_whole(side, 1, _MAX_SIDE):
         raise RequestError(f"--side is {described(side)}; allowed is 1 to {_MAX_SIDE:,}")
-    named, classes_from = (None, "") if classes is None else _classes(classes)
+    named, class_list = (None, "") if classes is None else _classes(classes)
     color, image = (None, None) if mean is None else _mean(mean)
     checked: dict[str, Any] = {"color_order": color_order, "input_scale": scale, "fit": fit}
     return ImportChoices(
         variant=variant,
         classes=named,
-        classes_from=classes_from,
+        class_list=class_list,
         mean_color=color,
         mean_image=image,
         side=side,
@@ -94,12 +90,12 @@ def checked_choices(
 
 
 def _classes(given: GivenClasses) -> tuple[tuple[ClassInfo, ...], str]:
-    """The classes, and where they come from, in words."""
+    """The classes, and the name of their list."""
     if given == IMAGENET:
-        return imagenet_classes(), "ILSVRC-2012's, sorted by id (--classes imagenet)"
+        return imagenet_classes(), IMAGENET
     if not isinstance(given, Sequence) or isinstance(given, str):
         path = as_path(given, "--classes")
-        return read_classes(path), f"the list {path.name}"
+        return read_classes(path), Path(os.path.abspath(path)).name
     listed = []
     for number, one in enumerate(given):
         if not isinstance(one, str | ClassInfo):
@@ -107,9 +103,8 @@ def _classes(given: GivenClasses) -> tuple[tuple[ClassInfo, ...], str]:
                 f"classes[{number}] is {described(one)}; allowed is a name or alexnet.ClassInfo(id, name)"
             )
         listed.append(ClassInfo(one, one) if isinstance(one, str) else one)
-        if listed[-1].id in {earlier.id for earlier in listed[:-1]}:
-            raise RequestError(f"classes[{number}] is {listed[-1].id!r}, which is listed twice; list each class once")
-    return tuple(listed), "the caller's list"
+    require_classes([(one.id, one.name) for one in listed], "classes[{}]")
+    return tuple(listed), ""
 
 
 def _mean(given: GivenMean) -> tuple[tuple[float, float, float] | None, NDArray[np.float32] | None]:
@@ -123,6 +118,12 @@ def _mean(given: GivenMean) -> tuple[tuple[float, float, float] | None, NDArray[
                 f"--mean is {described(given)}; allowed are three numbers, red,green,blue of 0..255, or a file"
             )
         red, green, blue = map(float, value)
+        if 0 < max(red, green, blue) <= 1:
+            as_colors = ",".join(f"{255 * one:.6g}" for one in (red, green, blue))
+            raise RequestError(
+                f"--mean is {described(given)}; colors are 0..255, whatever the scale, so give {as_colors} if these "
+                "are colors of 0..1"
+            )
         return (red, green, blue), None
     path = as_path(value, "--mean")
     image = read_batches_meta(path) if is_pickle(path) else read_mean_image(path)

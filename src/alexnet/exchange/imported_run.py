@@ -12,7 +12,7 @@ from typing import Any
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.data.decode import Fit
-from alexnet.errors import RequestError
+from alexnet.errors import AlexNetError, RequestError
 from alexnet.evaluation.run_evaluation import remap_classes
 from alexnet.exchange.convention_proof import Combination
 from alexnet.exchange.foreign_network import ColorOrder, InputScale
@@ -25,7 +25,7 @@ from alexnet.runs.folder import RunFolder, utc_now
 from alexnet.runs.import_recipe import ImportedFile, ImportRecipe
 from alexnet.runs.recipe_file import recipe_differences
 from alexnet.storage.arguments import is_whole
-from alexnet.storage.atomic import clear_folder, raise_if_full
+from alexnet.storage.atomic import PARTIAL, raise_if_full
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths, described
 from alexnet.storage.read_errors import raise_unless_damage
@@ -34,6 +34,10 @@ from alexnet.system.progress import ShowProgress, lines_shown
 from alexnet.system.visible_text import shell_words
 
 _logger = logging.getLogger(__name__)
+
+
+_FILES = ("weights.safetensors", "proof.json", "run.json", "recipe.yaml")
+"""What an import writes, in the order in which it is removed: a run folder without recipe.yaml is damaged."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,27 +179,65 @@ def import_weights(
 
 def _import(request: _Request, progress: ShowProgress) -> RunFolder:
     """Import; the run folder is locked."""
-    path = request.run_path
-    before = RunFolder.open(path) if (path / "run.json").is_file() else None
+    path, run = request.run_path, RunFolder(request.run_path)
+    earlier = _earlier_import(run)
+    is_finished = earlier is not None and (path / "run.json").is_file() and run.state == "finished"
+    if earlier is not None and not is_finished:
+        _require_own_files(path)
     foreign = read_foreign(request.path)
     file = _imported_file(request.path, foreign.what)
-    if before is not None:
-        earlier = _require_import(before)
-        if earlier.imported.sha256 != file.sha256:
-            raise RequestError(
-                f"{path} was imported from another file ({earlier.imported.name}, sha256 "
-                f"{earlier.imported.sha256[:12]}, not {file.sha256[:12]}); name another folder with --run"
-            )
-        if before.state == "finished" and before.metadata().get("request") == request.to_dict():
-            _logger.info(f"{path}: {file.name} is already imported; nothing was changed")
-            return before
+    if earlier is not None and earlier.imported.sha256 != file.sha256:
+        unfinished = "" if is_finished else f", which was not finished; {run.how_to_continue()}, or"
+        raise RequestError(
+            f"{path} is an import of another file ({earlier.imported.name}, sha256 {earlier.imported.sha256[:12]}, not "
+            f"{file.sha256[:12]}){unfinished or ';'} name another folder with --run"
+        )
+    if is_finished and _is_done(run, request):
+        return run
     converted = convert(foreign, file, request.choices)
     _logger.info(f"{file.name} is {foreign.what}; testing the weights of {len(converted.foreign.layers)} layers")
     conversion, proof, notes = _prove(request, converted, progress)
-    is_finished = before is not None and before.state == "finished"
-    if is_finished and (changes := recipe_differences(earlier, conversion.recipe)):
-        raise RequestError(f"{path} was imported otherwise ({'; '.join(changes)}); name another folder with --run")
-    return _write(request, conversion, proof, notes, is_new=before is None)
+    if earlier is None or not is_finished:
+        return _write(request, conversion, proof, notes, is_new=earlier is None)
+    if changes := recipe_differences(earlier, conversion.recipe):
+        raise RequestError(
+            f"{path} was imported with other settings ({'; '.join(changes)}); name another folder with --run"
+        )
+    return _replace_proof(run, request, conversion, proof, notes)
+
+
+def _earlier_import(run: RunFolder) -> ImportRecipe | None:
+    """The import that the folder holds, finished or not; None if it holds nothing.
+
+    Raises:
+        RequestError: it holds something else.
+    """
+    if (run.path / "run.json").is_file():
+        return _require_import(RunFolder.open(run.path))
+    if not os.path.lexists(run.path / "recipe.yaml"):
+        return None
+    try:
+        recipe = run.any_recipe()  # of a process that was killed before it wrote run.json
+    except AlexNetError:
+        recipe = None
+    if not isinstance(recipe, ImportRecipe):
+        raise RequestError(f"{run.path} holds a recipe.yaml that no import wrote; name a new folder with --run")
+    return recipe
+
+
+def _is_done(run: RunFolder, request: _Request) -> bool:
+    """Whether a finished import is this one, with this proof or with one on images where none are given now."""
+    metadata, wanted = run.metadata(), request.to_dict()
+    stored = metadata.get("request") or {}
+    name = request.path.name
+    if stored == wanted:
+        _logger.info(f"{run.path}: {name} is already imported; nothing was changed")
+        return True
+    proved_on = metadata.get("proved_on")
+    if request.data is not None or proved_on is None or stored | {"data": None, "images": None} != wanted:
+        return False
+    _logger.info(f"{run.path}: {name} is already imported; its proof on {proved_on['title']} was kept")
+    return True
 
 
 def _imported_file(path: Path, what: str) -> ImportedFile:
@@ -229,24 +271,26 @@ def _prove(
     if better is None or data is None or proof.measurement is None:
         return conversion, proof, _assumption(conversion, proof)
     claimed = proof.measurement.combinations[0]
-    errors = f"top-1 error {100 * better.top1_error:.1f} % instead of {100 * claimed.top1_error:.1f} % on {data.title}"
+    errors = f"top-1 error {100 * better.top1_error:.1f} % instead of {100 * claimed.top1_error:.1f} %"
     changes = _changes(better, conversion, data)
     if conversion.is_convention_known or not _is_allowed(better, claimed, choices):
         note = (
-            f"Another reading of pixels errs less than the one given by {conversion.recipe.input.convention_from}: "
-            f"{errors}. To import so: `{request.command(*changes)}`"
+            f"Another reading of pixels errs less on {data.title} than the one that was taken: {errors}. To import "
+            f"with it: `{request.command(*changes)}`"
         )
         return conversion, proof, (note,)
     color = _mean_color(better, conversion, data)
     chosen = replace(choices, color_order=better.reading.color_order, input_scale=better.reading.scale)
     if color is not None:
         chosen = replace(chosen, mean_color=color, mean_image=None)
-    source = f"the errors on {data.title}: {errors}"
     again = convert(conversion.original, conversion.recipe.imported, chosen)
-    taken = replace(again.recipe, input=replace(again.recipe.input, convention_from=source))
-    again = replace(again, recipe=taken)
-    note = f"The file does not say how pixels are read; {' '.join(map(str, changes))} was chosen by {source}."
-    return again, _proof(request, again, progress), (note,)
+    read = replace(again.recipe.input, convention_from="images", given=conversion.recipe.input.given)
+    again = replace(again, recipe=replace(again.recipe, input=read))
+    note = (
+        f"The file does not say how pixels are read; {' '.join(map(str, changes))} was chosen by the errors on "
+        f"{data.title}: {errors}."
+    )
+    return again, _proof(request, again, progress, is_reading_chosen=True), (note,)
 
 
 def _require_classes(conversion: Conversion, data: PreparedData, request: _Request) -> None:
@@ -263,8 +307,17 @@ def _require_classes(conversion: Conversion, data: PreparedData, request: _Reque
         raise RequestError(f"{error}; or, if only their names differ, add {by_data}") from error
 
 
-def _proof(request: _Request, conversion: Conversion, progress: ShowProgress) -> Proof:
-    return prove(conversion.foreign, conversion.trained, request.data, num_images=request.num_images, progress=progress)
+def _proof(
+    request: _Request, conversion: Conversion, progress: ShowProgress, *, is_reading_chosen: bool = False
+) -> Proof:
+    return prove(
+        conversion.foreign,
+        conversion.trained,
+        request.data,
+        num_images=request.num_images,
+        is_reading_chosen=is_reading_chosen,
+        progress=progress,
+    )
 
 
 def _better_reading(proof: Proof) -> Combination | None:
@@ -321,41 +374,82 @@ def _assumption(conversion: Conversion, proof: Proof) -> tuple[str, ...]:
 def _write(
     request: _Request, conversion: Conversion, proof: Proof, notes: tuple[str, ...], *, is_new: bool
 ) -> RunFolder:
-    """Write the run folder, finished last; of a failure nothing is left but an import that was finished before."""
+    """Write the run folder, the weights last; of a failure nothing is left of what an import writes."""
     path = request.run_path
-    details = {
-        "request": request.to_dict(),
-        "notes": [*conversion.notes, *notes],
-        "proved_on": _data_summary(request) if request.data else None,
-    }
-    run = RunFolder(path)
-    if not is_new and run.state == "finished":
-        run.save_proof(proof.to_dict())
-        run.update_metadata(**details)
-        return run
     if not is_new:  # a process was killed while it wrote
-        clear_folder(path, run.lock_path.name)
+        _require_own_files(path)
+        _remove_files(path)
+    network = conversion.trained.network
+    metadata = {
+        "commit": source_commit(),
+        "machine": machine_summary(),
+        "versions": versions(),
+        "parameters": sum(one.numel() for one in network.parameters()),
+        **_details(request, conversion, notes),
+    }
+    run = RunFolder.create(path, conversion.recipe, metadata)
     try:
-        network = conversion.trained.network
-        metadata = {
-            "commit": source_commit(),
-            "machine": machine_summary(),
-            "versions": versions(),
-            "parameters": sum(one.numel() for one in network.parameters()),
-            **details,
-        }
-        run = RunFolder.create(path, conversion.recipe, metadata)
-        save_trained(run.weights, conversion.trained)
         run.save_proof(proof.to_dict())
+        save_trained(run.weights, conversion.trained)
         run.update_metadata(state="finished", finished=utc_now())
     except BaseException as error:
-        if run.lock_path.is_file():
-            clear_folder(path, run.lock_path.name)
+        _remove_files(path)
         if isinstance(error, OSError):
             raise_if_full(error, path)
             raise_unless_damage(error, path)
         raise
     return run
+
+
+def _replace_proof(
+    run: RunFolder, request: _Request, conversion: Conversion, proof: Proof, notes: tuple[str, ...]
+) -> RunFolder:
+    """Store another proof of a finished import; one on images is kept if there are none now."""
+    before = run.metadata().get("proved_on")
+    if before is not None and request.data is None:
+        _logger.info(f"{run.path}: {request.path.name} is already imported; its proof on {before['title']} was kept")
+        return run
+    run.save_proof(proof.to_dict())
+    run.update_metadata(**_details(request, conversion, notes))
+    if request.data is not None:
+        replaced = "" if before is None else f"; it replaces the one on {before['title']}"
+        _logger.info(f"{run.path}: the proof is now on {request.data.title}{replaced}")
+    return run
+
+
+def _details(request: _Request, conversion: Conversion, notes: tuple[str, ...]) -> dict[str, Any]:
+    """What run.json says of an import alone."""
+    return {
+        "request": request.to_dict(),
+        "notes": [*conversion.notes, *notes],
+        "proved_on": _data_summary(request) if request.data else None,
+    }
+
+
+def _require_own_files(path: Path) -> None:
+    """Refuse an unfinished import with anything beside it, which would be in the way or be lost.
+
+    Raises:
+        RequestError: the folder holds something that an import does not write.
+    """
+    lock = RunFolder(path).lock_path.name
+    others = [one.name for one in sorted(path.iterdir()) if one.name not in (*_FILES, lock) and not _is_partial(one)]
+    if others:
+        raise RequestError(
+            f"{path} is an import that was not finished, and holds {', '.join(others[:3])} beside it; move that "
+            "elsewhere, or name a new folder with --run"
+        )
+
+
+def _is_partial(path: Path) -> bool:
+    """Whether it is a file of an import that was being written."""
+    return path.name.endswith(PARTIAL) and any(path.name.startswith(f".{name}.") for name in _FILES)
+
+
+def _remove_files(path: Path) -> None:
+    """Remove what an import wrote, and nothing else."""
+    for one in [*filter(_is_partial, path.iterdir()), *(path / name for name in _FILES)]:
+        one.unlink(missing_ok=True)
 
 
 def _data_summary(request: _Request) -> dict[str, Any]:

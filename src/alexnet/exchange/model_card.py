@@ -16,7 +16,7 @@ from alexnet.evaluation.predictions import describe_views, views_sort_key
 from alexnet.model.weights import Trained
 from alexnet.report.formatting import count_noun, format_percent
 from alexnet.runs.folder import RunFolder
-from alexnet.runs.import_recipe import ImportRecipe
+from alexnet.runs.import_recipe import SCALES, ImportRecipe
 from alexnet.runs.overview import changes_of
 from alexnet.runs.recipe import Recipe
 from alexnet.runs.run_files import RunMetadata, StoredEvaluation, StoredProof
@@ -105,10 +105,30 @@ def _import_origin(recipe: ImportRecipe) -> list[str]:
     return [
         f"Imported from the file {escaped(file.name)}, {escaped(file.format)}: {file.size_bytes:,} bytes, "
         f"SHA-256 {escaped(file.sha256)}. How it was trained is not recorded.",
-        f"The names of the classes come from {escaped(recipe.network.classes_from)}.",
-        f"The file's network reads {read.color_order.upper()} colors minus {mean}, according to "
-        f"{escaped(read.convention_from)}; this one reads RGB.",
+        _CLASSES_FROM[recipe.network.classes_from],
+        f"The file's network reads {read.color_order.upper()}, {SCALES[read.scale]}, minus {mean}; this one reads RGB. "
+        f"{_convention_origin(recipe)}",
     ]
+
+
+_CLASSES_FROM = {
+    "file": "The file names the classes.",
+    "options": "The file's classes were named when it was imported.",
+    "imagenet": "The file does not name its classes; as there are 1,000, those of ILSVRC-2012 were assumed.",
+    "numbers": "The file does not name its classes, so they are numbered.",
+    "none": "The network does not score classes.",
+}
+
+
+def _convention_origin(recipe: ImportRecipe) -> str:
+    read = recipe.input
+    origin = {
+        "file": "The file says so.",
+        "options": "This was said when it was imported.",
+        "variant": f"The file does not say so: it is what networks of variant {recipe.network.variant!r} usually read.",
+        "images": "The file does not say so: this has the lowest error on the images of the proof.",
+    }[read.convention_from]
+    return f"{', '.join(read.given)} was given when it was imported. Of the rest: {origin}" if read.given else origin
 
 
 def _version_lines(metadata: RunMetadata) -> list[str]:

@@ -97,6 +97,7 @@ def prove(
     data: PreparedData | None,
     *,
     num_images: int = NUM_IMAGES,
+    is_reading_chosen: bool = False,
     device: torch.device | None = None,
     progress: ShowProgress = False,
 ) -> Proof:
@@ -109,6 +110,8 @@ def prove(
         data: labeled images whose classes are those of the network, or some of them, by id; None tests the weights
             alone.
         num_images: of `data` at most, of its evaluation split, balanced over classes.
+        is_reading_chosen: whether the convention is the one with the lowest error on the same images: then that error
+            does not show that the network reads as claimed.
         device: where images are classified; None is the CPU.
         progress: see `ShowProgress`; a function is called with (layers done, layers in total), then of images.
 
@@ -152,10 +155,12 @@ def prove(
         text = f"Color order, scale, mean and class order were not tested: {untested}."
         findings.append(Finding("not tested", "neither", text))
     num_tested = 0 if reasoned is None else len(reasoned.measurement.sample.indices)
-    status = _status(layers, findings)
+    status = _status(layers, findings, is_reading_chosen=is_reading_chosen)
     return Proof(
         status=status,
-        verdict=_verdict(status, layers, findings, _much_silent(layers, num_tested)),
+        verdict=_verdict(
+            status, layers, findings, _much_silent(layers, num_tested), is_reading_chosen=is_reading_chosen
+        ),
         findings=tuple(findings),
         layers=tuple(layers),
         measurement=None if reasoned is None else reasoned.measurement,
@@ -291,11 +296,12 @@ def _silent_findings(layers: Sequence[LayerProof], num_images: int) -> list[Find
     return findings
 
 
-def _status(layers: Sequence[LayerProof], findings: Sequence[Finding]) -> Status:
+def _status(layers: Sequence[LayerProof], findings: Sequence[Finding], *, is_reading_chosen: bool) -> Status:
     if any(one.stance == "against" for one in findings):
         return "contradicted"
     errors = [one.stance for one in findings if one.kind == "error"]
-    is_shown = set(errors) == {"for"} if errors else all(one.verdict == "trained" for one in layers)
+    is_trained = all(one.verdict == "trained" or one.is_needed for one in layers)
+    is_shown = is_trained if is_reading_chosen or not errors else set(errors) == {"for"}
     return "plausible" if is_shown else "undecided"
 
 
@@ -309,7 +315,14 @@ def _much_silent(layers: Sequence[LayerProof], num_images: int) -> str:
     )
 
 
-def _verdict(status: Status, layers: Sequence[LayerProof], findings: Sequence[Finding], much_silent: str) -> str:
+def _verdict(
+    status: Status,
+    layers: Sequence[LayerProof],
+    findings: Sequence[Finding],
+    much_silent: str,
+    *,
+    is_reading_chosen: bool = False,
+) -> str:
     """The status and its reasons in one sentence."""
     untested = next((one.text for one in findings if one.kind == "not tested"), None)
     unclear = [one.kind for one in findings if one.stance == "neither" and one.kind in AXES]
@@ -330,7 +343,8 @@ def _verdict(status: Status, layers: Sequence[LayerProof], findings: Sequence[Fi
     if untested is not None:
         return f"{trained}; {_inside(untested)}."
     told = f"; {_listed(unclear)} cannot be told from these images" if unclear else ""
-    return f"{trained} and classify as claimed: {_inside(error)}{told}{much_silent}."
+    claim = "; how they read pixels was not claimed, but chosen by these images" if is_reading_chosen else ""
+    return f"{trained}{claim or ' and classify as claimed'}: {_inside(error)}{told}{much_silent}."
 
 
 def _inside(sentence: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from alexnet.exchange.import_choices import ImportChoices
 from alexnet.model.layer_specs import (
     Convolution,
     Dense,
+    Dropout,
     LocallyConnected,
     NetworkSpec,
     SizedLayer,
@@ -44,6 +46,8 @@ _OWN_CONVENTIONS = {
     "caffenet": CAFFE_CONVENTION,
 }
 """How the published networks of a variant read pixels, where it is not RGB minus a mean, with the variant's scale."""
+_ClassesFrom = Literal["file", "options", "imagenet", "numbers", "none"]
+_ConventionFrom = Literal["file", "options", "variant"]
 _INITIAL_SEED = 0
 _KINDS = {2: Dense, 4: Convolution, 6: LocallyConnected}
 """Of a layer by the number of axes of its weights."""
@@ -106,8 +110,14 @@ def convert(foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices)
             "is one of these, choose it with --variant.",
         )
     spec = VARIANTS[match.variant]
+    if foreign.convention is None and any(isinstance(one, Dropout) and not one.inverted for one in spec.layers):
+        notes += (
+            f"Networks of variant {match.variant!r} multiply activations by 1 minus the dropout rate. The file does "
+            "not say the rate, so the paper's 0.5 was taken; after another one, such as 0.1 of recipe `quick`, "
+            "probabilities are more or less certain than those of the file's program.",
+        )
     classes, classes_from, class_notes = _classes(match, foreign, file, choices)
-    convention, convention_from, is_known = _convention(match.variant, foreign, choices)
+    convention, convention_from, given = _convention(match.variant, foreign, choices)
     mean_image = _mean_image(spec, foreign, choices, convention, file)
     fit = choices.fit or foreign.fit or "crop"
     trained = Trained(
@@ -127,6 +137,7 @@ def convert(foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices)
             width=match.width,
             num_classes=match.num_classes,
             classes_from=classes_from,
+            class_list=choices.class_list,
             features_only=choices.features_only,
             untrained_layers=match.missing,
         ),
@@ -137,6 +148,7 @@ def convert(foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices)
             mean=tuple(round(float(one), 4) for one in mean_image.mean((0, 1), dtype=np.float64)),
             has_mean_image=_given_mean_image(foreign, choices) is not None,
             convention_from=convention_from,
+            given=given,
             side=len(mean_image),
             crop=spec.image_px,
             fit=fit,
@@ -148,7 +160,7 @@ def convert(foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices)
         original=original,
         recipe=recipe,
         has_named_classes=classes != numbered_classes(match.num_classes),
-        is_convention_known=is_known,
+        is_convention_known=convention_from != "variant",
         notes=(*foreign.notes, *notes, *class_notes),
     )
 
@@ -184,6 +196,11 @@ def _matching_variant(foreign: ForeignNetwork, file: ImportedFile, choices: Impo
 
     tried = {one: matched(one, choices.features_only) for one in _candidates(foreign, choices)}
     if matches := [one for one in tried.values() if isinstance(one, _Match)]:
+        if choices.variant is not None and foreign.variants and choices.variant not in foreign.variants:
+            raise RequestError(
+                f"{file.name} is {foreign.what} of variant {_listed(foreign.variants)}, and --variant "
+                f"{choices.variant} would compute something else with its weights; omit --variant"
+            )
         is_told = bool(foreign.variants) or choices.variant is not None
         return matches[0], [] if is_told else [one.variant for one in matches[1:]]
     misfits = {name: one for name, one in tried.items() if isinstance(one, _Misfit)}
@@ -272,40 +289,49 @@ def _kind(layer: Convolution | LocallyConnected | Dense) -> str:
 
 def _classes(
     match: _Match, foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices
-) -> tuple[tuple[ClassInfo, ...], str, tuple[str, ...]]:
-    """The classes, where they come from, and what is to be said of them.
+) -> tuple[tuple[ClassInfo, ...], _ClassesFrom, tuple[str, ...]]:
+    """The classes, who names them, and what is to be said of them.
 
     Raises:
         RequestError: a list of another length than the network's scores.
     """
-    for classes, source in ((choices.classes, choices.classes_from), (foreign.classes, f"the file {file.name}")):
-        if classes is None:
-            continue
-        if len(classes) != match.num_classes:
-            raise RequestError(
-                f"the class list ({source}) names {len(classes):,} classes, and the network in {file.name} scores "
-                f"{match.num_classes:,}; give a list with a name for each score, in their order, with --classes"
-            )
-        return classes, source, ()
+    if choices.classes is not None:
+        listed = f"the class list {choices.class_list}".rstrip()
+        _require_length(choices.classes, listed, match, file)
+        first = choices.classes[0]
+        note = f"The first class of {listed} has the id {first.id!r} and the name {first.name!r}."
+        return choices.classes, "options", (note,)
+    if foreign.classes is not None:
+        _require_length(foreign.classes, "the file", match, file)
+        return foreign.classes, "file", ()
     if match.missing:
-        return numbered_classes(match.num_classes), "nowhere: without its last layers it scores none", ()
+        return numbered_classes(match.num_classes), "none", ()
     if match.num_classes == len(imagenet := imagenet_classes()):
-        source = "ILSVRC-2012's, sorted by id (assumed, because there are 1,000)"
         note = (
             "The file names no classes. As there are 1,000, those of ILSVRC-2012 are assumed, sorted by id, as Caffe "
             "and torchvision have them; others are named with --classes."
         )
-        return imagenet, source, (note,)
+        return imagenet, "imagenet", (note,)
     note = (
         f"The file names no classes, so they are called class 0 to class {match.num_classes - 1}. Name them with "
         "--classes FILE, or --classes DATA for the classes of a prepared data set; without names that match those of "
         "a data set, the network cannot be evaluated on it."
     )
-    return numbered_classes(match.num_classes), "nowhere: they are numbered", (note,)
+    return numbered_classes(match.num_classes), "numbers", (note,)
 
 
-def _convention(variant: str, foreign: ForeignNetwork, choices: ImportChoices) -> tuple[InputConvention, str, bool]:
-    """How pixels are read, who says so, and whether that is more than an assumption."""
+def _require_length(classes: Sequence[ClassInfo], source: str, match: _Match, file: ImportedFile) -> None:
+    if len(classes) != match.num_classes:
+        raise RequestError(
+            f"{source} names {len(classes):,} classes, and the network in {file.name} scores {match.num_classes:,}; "
+            "give a list with a name for each score, in their order, with --classes"
+        )
+
+
+def _convention(
+    variant: str, foreign: ForeignNetwork, choices: ImportChoices
+) -> tuple[InputConvention, _ConventionFrom, tuple[str, ...]]:
+    """How pixels are read, who says so, and the options that say a part of it."""
     base = foreign.convention or _usual_convention(variant)
     mean = choices.mean_color
     if choices.mean_image is not None:
@@ -318,10 +344,10 @@ def _convention(variant: str, foreign: ForeignNetwork, choices: ImportChoices) -
         mean=base.mean if mean is None else mean,
     )
     options = {"--color-order": choices.color_order, "--input-scale": choices.input_scale, "--mean": mean}
-    given = [name for name, value in options.items() if value is not None]
-    rest = "the file" if foreign.convention else f"an assumption: what variant {variant!r} usually reads"
-    source = " and ".join([*([", ".join(given)] if given else []), *([rest] if len(given) < len(options) else [])])
-    return chosen, source, foreign.convention is not None or len(given) == len(options)
+    given = tuple(name for name, value in options.items() if value is not None)
+    if len(given) == len(options):
+        return chosen, "options", ()
+    return chosen, "variant" if foreign.convention is None else "file", given
 
 
 def _usual_convention(variant: str) -> InputConvention:

@@ -19,6 +19,7 @@ import safetensors
 from alexnet.data.decode import begins_as_image
 from alexnet.errors import RequestError
 from alexnet.model.tensor_names import describe_tensors
+from alexnet.runs.folder import RunFolder
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.tensors import open_tensors
 from alexnet.storage.typed_files import read_bounded
@@ -288,8 +289,8 @@ def refuse_foreign_folder(folder: Path, *, importing: bool = False) -> NoReturn:
         )
     if (folder / "run.json").is_file():
         raise RequestError(
-            f"the run {folder} has saved no weights yet (it has no weights.safetensors); resume it with "
-            f"`{shell_words('alexnet', 'resume', folder)}`"
+            f"the run {folder} has saved no weights yet (it has no weights.safetensors); "
+            f"{RunFolder(folder).how_to_continue()}"
         )
     if folder.name in _RUN_FOLDERS and (folder.parent / "run.json").is_file():
         raise RequestError(f"{folder} is part of the run {folder.parent}; give the run")

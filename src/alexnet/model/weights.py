@@ -17,7 +17,7 @@ import torch
 from msgspec import Meta
 
 from alexnet.data.augment import MeanAt
-from alexnet.data.dataset import ClassInfo
+from alexnet.data.dataset import ClassInfo, class_problem
 from alexnet.data.dataset_files import StoredClass
 from alexnet.data.decode import PAD_COLOR, Fit
 from alexnet.errors import RequestError
@@ -393,6 +393,9 @@ def require_describable(trained: Trained) -> None:
             f"the network has {num_classes:,} classes, but `classes` names {len(trained.classes):,}; pass "
             "both: `dataclasses.replace(trained, network=network, classes=classes)`"
         )
+    for number, one in enumerate(trained.classes):
+        if problem := class_problem(one):
+            raise RequestError(f"classes[{number}] {problem}; give it an id and a name of one line of text each")
     if problem := _unknown_layers(network, trained.untrained_layers):
         raise RequestError(f"this network cannot be saved: {problem}")
     try:

@@ -109,10 +109,11 @@ def next_commands(run: RunFolder) -> dict[str, str | None]:
 
 def _next_of_import(run: RunFolder, recipe: ImportRecipe) -> dict[str, str | None]:
     has_scores = run.weights.is_file() and not recipe.network.untrained_layers
+    has_names = recipe.network.classes_from != "numbers"  # without names no class is one of a data set
     data = data_of(run).get("folders") or ["DATA"]
     return {
         "resume": None,
-        "evaluate": shell_words("alexnet", "evaluate", run.path, "--data", *data) if has_scores else None,
+        "evaluate": shell_words("alexnet", "evaluate", run.path, "--data", *data) if has_scores and has_names else None,
         "predict": shell_words("alexnet", "predict", run.path, "photo.jpg") if has_scores else None,
         "features": shell_words("alexnet", "features", run.path, "photo.jpg", "--layer", "pool5", "--out", "FOLDER"),
     }

@@ -18,7 +18,6 @@ from alexnet.runs.folder import RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.overview import changes_of
 from alexnet.runs.recipe import Recipe, epochs_of
-from alexnet.runs.run_files import RunMetadata
 from alexnet.system.visible_text import shell_words
 
 _STATES = {
@@ -79,7 +78,7 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         data_title=described.get("title") or (data.title if data else "unknown data"),
         generated=bool(described.get("generated") or (data is not None and data.generated)),
         state=metadata.get("state"),
-        state_note=_STATES.get(metadata.get("state", ""), "") if imported is None else _import_note(metadata),
+        state_note=_STATES.get(metadata.get("state", ""), "") if imported is None else _import_note(run),
         baseline=network is None,
         imported=imported,
         notes=metadata.get("notes", []),
@@ -110,8 +109,8 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
     )
 
 
-def _import_note(metadata: RunMetadata) -> str:
-    return "" if metadata["state"] == "finished" else "This import was not completed; rerun its command to complete it."
+def _import_note(run: RunFolder) -> str:
+    return "" if run.state == "finished" else f"This import was not finished; {run.how_to_continue()}."
 
 
 def _describe_progress(events: list[dict[str, Any]], epochs: float) -> str:

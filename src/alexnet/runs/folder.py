@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from alexnet.errors import RequestError
+from alexnet.errors import AlexNetError, RequestError
 from alexnet.runs.baseline_recipe import BaselineRecipe, baseline_from_dict, baseline_to_dict
 from alexnet.runs.import_recipe import ImportRecipe, import_from_dict, import_to_dict
 from alexnet.runs.recipe import Recipe
@@ -215,6 +215,8 @@ class RunFolder:
             RequestError: it is the recipe of a baseline, or the run was imported.
         """
         recipe = self.any_recipe()
+        if isinstance(recipe, ImportRecipe) and self.state != "finished":
+            raise RequestError(f"{self.path} is an import that was not finished; {self.how_to_continue()}")
         if isinstance(recipe, ImportRecipe):
             raise RequestError(
                 f"{self.path} was imported from {recipe.imported.name} and has no training; train the network on with "
@@ -242,6 +244,16 @@ class RunFolder:
         if missing := _recipe_content(recipe).keys() - content.keys() - {"name", "claim"}:
             raise damaged(path, f"it lacks {', '.join(sorted(missing))}", _RESTORE)
         return recipe
+
+    def how_to_continue(self) -> str:
+        """What to do with a run that is not finished, as the end of a sentence."""
+        recipe: AnyRecipe | None = None
+        with suppress(AlexNetError):  # `resume` says what is damaged
+            recipe = self.any_recipe()
+        if isinstance(recipe, ImportRecipe):
+            command = shell_words("alexnet", "import", recipe.imported.name, "--run", self.path)
+            return f"rerun `{command}` with the options that it had"
+        return f"resume it with `{shell_words('alexnet', 'resume', self.path)}`"
 
     @property
     def is_baseline(self) -> bool:

@@ -42,8 +42,11 @@ class ImportedNetwork:
     variant: str
     width: float
     num_classes: int
-    classes_from: str
-    """Where the names of the classes come from, in words."""
+    classes_from: Literal["file", "options", "imagenet", "numbers", "none"]
+    """Who names the classes: the file, the options, ILSVRC-2012 by assumption, or nobody: they are numbered, or not
+    scored."""
+    class_list: str
+    """Of options, the name of the list: a file without its folder, or `imagenet`; else ''."""
     features_only: bool
     """Whether the dense layers that the file lacks, or all of them, were left out on request."""
     untrained_layers: tuple[str, ...]
@@ -63,8 +66,11 @@ class ImportedInput:
     mean: tuple[float, ...]
     """Color that is subtracted, RGB, 0..255; of a mean image, its mean color."""
     has_mean_image: bool
-    convention_from: str
-    """Who says how pixels are read, in words: the file, the options, the errors on a data set, or the variant."""
+    convention_from: Literal["file", "options", "variant", "images"]
+    """Who says how pixels are read, or what `given` leaves open: the file, the options, or nobody: then it is what the
+    variant usually reads, or has the lowest error on the images of the proof."""
+    given: tuple[str, ...]
+    """The options that say a part of it: `--mean`."""
     side: int
     """To which photographs are resized, pixels."""
     crop: int
@@ -91,7 +97,7 @@ def import_to_dict(recipe: ImportRecipe) -> dict[str, Any]:
     """The recipe as plain dictionaries, ready for YAML or JSON."""
     content = asdict(recipe)
     content["network"]["untrained_layers"] = list(recipe.network.untrained_layers)
-    content["input"]["mean"] = list(recipe.input.mean)
+    content["input"]["mean"], content["input"]["given"] = list(recipe.input.mean), list(recipe.input.given)
     return {name: content[name] for name in ("name", "claim", "imported", "network", "input")}
 
 
