@@ -296,13 +296,13 @@ def _silent_findings(layers: Sequence[LayerProof], num_images: int) -> list[Find
     return findings
 
 
-def _status(layers: Sequence[LayerProof], findings: Sequence[Finding], *, is_reading_chosen: bool) -> Status:
+def _status(layers: Sequence[LayerProof], findings: Sequence[Finding], *, is_reading_chosen: bool = False) -> Status:
     if any(one.stance == "against" for one in findings):
         return "contradicted"
     errors = [one.stance for one in findings if one.kind == "error"]
     is_trained = all(one.verdict == "trained" or one.is_needed for one in layers)
-    is_shown = is_trained if is_reading_chosen or not errors else set(errors) == {"for"}
-    return "plausible" if is_shown else "undecided"
+    is_shown = is_trained if is_reading_chosen or not errors else "for" in errors
+    return "plausible" if is_shown and "neither" not in errors else "undecided"
 
 
 def _much_silent(layers: Sequence[LayerProof], num_images: int) -> str:
