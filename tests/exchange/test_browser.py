@@ -64,12 +64,16 @@ def unpack_runtime(folder: Path, work: Path) -> None:
     (archive,) = work.glob("onnxruntime-web-*.tgz")
     assert base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode() == SHA512
     folder.mkdir()
-    with tarfile.open(archive) as packed:
-        for name in RUNTIME_FILES:
-            content = packed.extractfile(f"package/dist/{name}")
-            assert content is not None
-            with (folder / name).open("wb") as file:
-                shutil.copyfileobj(content, file)
+    missing_files = {f"package/dist/{name}": folder / name for name in RUNTIME_FILES}
+    with tarfile.open(archive, "r|gz") as packed:
+        for member in packed:
+            if path := missing_files.pop(member.name, None):
+                content = packed.extractfile(member)
+                assert content is not None
+                path.write_bytes(content.read())
+            if not missing_files:
+                break  # most of the archive comes after these
+    assert not missing_files
     archive.unlink()
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,19 @@ import numpy as np
 import pytest
 import torch
 from google.protobuf import text_format
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from tests.exchange.caffe_files import MESSAGES, alexnet_layers, network, random_weights, write
 
 import alexnet
+from alexnet import ClassInfo
 from alexnet.cli.main import main
 from alexnet.errors import RequestError, WorkError
-from alexnet.exchange.caffe_export import write_caffe
+from alexnet.exchange.caffe_export import label, labels_text, write_caffe
 from alexnet.exchange.caffe_mean import read_binaryproto, read_mean_image
 from alexnet.exchange.caffe_model import read_caffe
+from alexnet.exchange.class_lists import read_classes
 from alexnet.model.variants import VARIANTS
 from alexnet.model.weights import Trained
 
@@ -140,8 +145,29 @@ def test_the_readme_prepares_photographs_as_alexnet_does(tmp_path: Path, fit: An
 def test_names_are_one_line_each(tmp_path: Path) -> None:
     write_caffe(trained_network(), tmp_path / "out")
     labels = (tmp_path / "out" / "labels.txt").read_text(encoding="utf-8")
-    assert labels == 'n_0 tench\nn_1 the "second" class\nn_2 Größe\n'
-    assert "Trained on: data of a test\n" in (tmp_path / "out" / "README.txt").read_text(encoding="utf-8")
+    assert labels == 'n 0\ttench\nn 1\tthe "second" class\nn 2\tGröße\n'
+    readme = (tmp_path / "out" / "README.txt").read_text(encoding="utf-8")
+    assert "Trained on: data of a test\n" in readme and 'split("\\t", 1) for line in open("labels.txt"' in readme
+    classes = [ClassInfo("n01", "tench"), ClassInfo("n02", "2"), ClassInfo("n03", "two words")]
+    write_caffe(dataclasses.replace(trained_network(), classes=classes), tmp_path / "usual")
+    assert (tmp_path / "usual" / "labels.txt").read_text(encoding="utf-8") == "n01 tench\nn02 2\nn03 two words\n"
+
+
+@given(st.lists(st.text(min_size=1, max_size=8).filter(str.strip), min_size=3, max_size=3, unique=True), st.booleans())
+@example(["golden retriever", "tench", "n 1"], True)
+@example(["n1", "n2", "n3"], False)
+@example(["\u202ea", "a\x1b[1m", "\u200b"], False)
+@example(["# a", "{b", "<c>"], True)
+@settings(max_examples=30)
+def test_labels_are_read_back(texts: list[str], are_names: bool) -> None:
+    """What `alexnet import --classes labels.txt` makes of them: ids with spaces, too."""
+    assume(len({label(one) for one in texts}) == 3 and label(texts[0])[0] not in "{[<")  # JSON, or a web page
+    classes = [ClassInfo(one, "x y" if are_names else one) for one in texts]
+    lines = labels_text(classes)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "labels.txt")
+        path.write_text(lines, encoding="utf-8")
+        assert [(one.id, one.name) for one in read_classes(path)] == [(label(a.id), label(a.name)) for a in classes]
 
 
 @pytest.mark.parametrize(

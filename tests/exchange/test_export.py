@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -117,6 +118,11 @@ def test_torchvision_form_comes_back_bit_for_bit(tmp_path: Path) -> None:
     imported = alexnet.load(run)
     assert all(map(torch.equal, imported.network.state_dict().values(), trained.network.state_dict().values()))
     assert torch.equal(imported.mean_image[0, 0], MEAN_COLOR)
+    command = re.search(r"`alexnet (import .*) --run RUN` makes it a run again", first.notes[-1])
+    assert command is not None and "--mean 123.675,116.28,103.53 --fit crop" in command[1]
+    assert main([*shlex.split(command[1]), "--run", str(tmp_path / "again"), "--side", str(trained.side)]) == 0
+    again = alexnet.load(tmp_path / "again")
+    assert torch.equal(again.mean_image, trained.mean_image)
     second = alexnet.export(run, tmp_path / "second.pth", to="torchvision")
     assert second.files[0].sha256 == first.files[0].sha256
 
@@ -142,12 +148,13 @@ def test_safetensors_form_is_read_by_the_library_and_by_alexnet(tmp_path: Path, 
 def test_what_is_said_runs(tmp_path: Path, file: Path) -> None:
     """The lines under `load` are code that works."""
     pixels = np.zeros((2, 250, 300, 3), dtype=np.uint8)
-    names: dict[str, Any] = {"torch": torch, "onnxruntime": onnxruntime, "pixels": pixels}
+    names: dict[str, Any] = {"pixels": pixels}
     exec("\n".join(alexnet.export(file, tmp_path / "it's.onnx", to="onnx").load), names)
     assert names["probabilities"].shape == (2, 3) and names["names"][0] == "<b>tench</b>"
     names["pixels"] = torch.from_numpy(pixels)
     exec("\n".join(alexnet.export(file, tmp_path / "it's.pt2", to="torch-export").load), names)
     assert names["probabilities"].shape == (2, 3)
+    assert names["names"] == [one.name for one in alexnet.load(file).classes]
     exec("\n".join(alexnet.export(file, tmp_path / "it's.safetensors", to="safetensors").load), names)
     exec("\n".join(alexnet.export(file, tmp_path / "it's.pth", to="torchvision").load), names)
     assert "conv1.weight" in names["tensors"] and "features.0.weight" in names["state"]
@@ -162,8 +169,11 @@ def test_what_is_said_runs(tmp_path: Path, file: Path) -> None:
         ),
         ({"run": "nothing"}, "nothing does not exist"),
         ({"path": ""}, "the exported file is ''"),
-        ({"path": "caffe.safetensors/a.pth"}, "cannot write caffe.safetensors/a.pth: "),
-        ({"path": "taken"}, "taken exists already; remove it or name another path"),
+        (
+            {"path": "caffe.safetensors/a.pth"},
+            "cannot write caffe.safetensors/a.pth: caffe.safetensors is a file, not a folder; name another",
+        ),
+        ({"path": "taken"}, "taken is a folder that exists already; name another path"),
         ({"path": "dangling"}, "dangling exists already"),
         ({"run": "caffe.safetensors"}, "variant 'caffe' is not the network of torchvision.models.alexnet"),
     ],
@@ -183,6 +193,25 @@ def test_refusals_leave_nothing(
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
+def test_what_no_program_can_load_is_refused(tmp_path: Path) -> None:
+    wrong = dataclasses.replace(small("caffe"), crop=224)
+    for form in FORMS:
+        with pytest.raises(alexnet.RequestError, match=r"crop is 224, but variant 'caffe' takes images of 227 pixels"):
+            alexnet.export(wrong, tmp_path / "new" / "a", to=form)
+    with pytest.raises(alexnet.RequestError, match="crop is 224, but variant"):
+        alexnet.save(wrong, tmp_path / "a.safetensors")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_run_whose_proof_was_contradicted_says_so(tmp_path: Path) -> None:
+    file = alexnet.export(small(color=True), tmp_path / "a.pth", to="torchvision")
+    run = alexnet.import_weights(file, tmp_path / "run", classes=small().classes)
+    proof = run.proof()
+    assert proof is not None and proof["status"] == "contradicted"  # its weights are random
+    (note, *_) = alexnet.export(run, tmp_path / "b.pth", to="torchvision").notes
+    assert note.endswith(f"found not to be what they claim to be. {proof['verdict']}")
+
+
 def test_a_changed_network_and_a_baseline_are_refused(tmp_path: Path) -> None:
     trained = small()
     trained.network.relu1.register_forward_hook(lambda module, images, output: output * 2)
@@ -199,11 +228,13 @@ def test_a_network_without_trained_dense_layers_goes_out_only_where_that_can_be_
     for form in FORMS:
         if form == "safetensors":
             continue
-        with pytest.raises(alexnet.RequestError, match="class scores need fc6, fc7, fc8"):
+        with pytest.raises(
+            alexnet.RequestError, match=r"class scores need fc6, fc7, fc8, .*`alexnet finetune RUN DATA`"
+        ):
             alexnet.export(trained, tmp_path / "a", to=form)
     written = alexnet.export(trained, tmp_path / "b", to="safetensors")
     assert alexnet.load(written).untrained_layers == ("fc6", "fc7", "fc8")
-    assert "fc6, fc7, fc8 are not trained" in written.notes[0]
+    assert "fc6, fc7, fc8 are not trained" in written.notes[0] and written.output.startswith("features;")
 
 
 def test_an_untrained_network_says_so(tmp_path: Path, file: Path) -> None:
@@ -227,7 +258,7 @@ def test_the_command(
     digest = hashlib.sha256(Path("small.pth").read_bytes()).hexdigest()
     assert shown[:2] == ["small.pth: 907 kB", f"sha256 of small.pth: {digest}"]
     assert "3 classes, in the order of the outputs: <b>tench</b>, hen | cock, #3 - a: b" in shown
-    assert shown[-2:] == ["load it:", "    state = torch.load('small.pth', weights_only=True)"]
+    assert shown[-3:] == ["load it:", "    import torch", "    state = torch.load('small.pth', weights_only=True)"]
     assert main(["export", str(file), "--to", "safetensors", "--out", "new/other", "--json"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert (written["path"], written["to"], written["files"][0]["bytes"]) == (
@@ -286,6 +317,8 @@ def test_the_command_verifies_and_quantizes(
     assert main(words) == 0
     written = json.loads(capsys.readouterr().out)
     assert (written["verify"]["num_images"], written["int8"]["num_images"]) == (12, 12)
+    assert main([*words[:-3], "--out", "c"]) == 0
+    assert "\nverified in float32, before quantization: 12 photographs" in capsys.readouterr().out
     assert Path("b").read_bytes() == Path("net-int8.onnx").read_bytes()
 
 

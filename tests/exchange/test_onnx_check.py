@@ -1,6 +1,7 @@
 """ONNX models measured beside torch, and in 8 bits, on prepared photographs."""
 
 import dataclasses
+import itertools
 import json
 import logging
 import shutil
@@ -13,12 +14,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from tests.exchange.trained_networks import trained_network
 from tests.prepared_files import write_prepared
 
 import alexnet
 from alexnet import PreparedData, RequestError, Trained, WorkError
-from alexnet.exchange import onnx_export
+from alexnet.exchange import onnx_check, onnx_export, onnx_quantization
 from alexnet.exchange.onnx_check import check_onnx
 from alexnet.exchange.onnx_export import onnx_model, preprocessing_model, write_onnx
 from alexnet.model.variants import VARIANTS
@@ -87,6 +90,48 @@ def test_scores_that_are_no_numbers_are_noticed(data: PreparedData, trained: Tra
         broken.network.fc5.bias[0] = float("nan")
     with pytest.raises(WorkError, match="differ by nan in a probability"):
         check(broken, broken, data)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), max_size=60))
+@example([(50, 50), (1, 1), (1, 1)])
+@example([(1, 1)] * 40)
+def test_photographs_in_memory_are_limited_by_their_pixels(sizes: list[tuple[int, int]]) -> None:
+    photographs = [(str(number), np.zeros((*one, 3), np.uint8), True) for number, one in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_check, "BATCH_PIXELS", 2000)
+        batches = [*onnx_check._limited(iter(photographs))]
+    assert [one[0] for batch in batches for one in batch] == [one[0] for one in photographs]
+    pixels = [[one[1].shape[0] * one[1].shape[1] for one in batch] for batch in batches]
+    for batch, following in itertools.zip_longest(pixels, pixels[1:], fillvalue=[2000]):
+        assert 1 <= len(batch) <= 16 and (len(batch) == 1 or sum(batch) <= 2000)
+        assert len(batch) == 16 or sum(batch) + following[0] > 2000  # no smaller than needed
+
+
+def test_the_bytes_that_are_written_are_those_that_were_measured(
+    data: PreparedData, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[bytes] = []
+    open_session = onnx_quantization.open_session
+
+    def open_counting(model: bytes) -> object:
+        opened.append(model)
+        return open_session(model)
+
+    monkeypatch.setattr(onnx_quantization, "open_session", open_counting)
+    write_onnx(trained, tmp_path / "int8.onnx", int8=data)
+    assert opened[-1] == (tmp_path / "int8.onnx").read_bytes()
+
+    def open_another(model: bytes) -> object:
+        """As if the metadata changed what is computed: the third session is that of the written file."""
+        opened.append(model)
+        return open_session(opened[-3] if len(opened) == 3 else model)
+
+    opened.clear()
+    monkeypatch.setattr(onnx_quantization, "open_session", open_another)
+    with pytest.raises(WorkError, match="other probabilities from the int8 file than were measured; nothing was writ"):
+        write_onnx(trained, tmp_path / "b.onnx", int8=data)
+    assert not (tmp_path / "b.onnx").exists()
 
 
 def test_int8(data: PreparedData, trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,14 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from tests.exchange.trained_networks import CLASS_NAMES, ELONGATION, FITS, random_images, trained_network
+from tests.exchange.trained_networks import (
+    CLASS_NAMES,
+    ELONGATION,
+    FITS,
+    REFUSED_SIZES,
+    random_images,
+    trained_network,
+)
 from tests.model.varied_networks import normwise, varied_network
 
 import alexnet
@@ -24,6 +30,7 @@ from alexnet import RequestError, Trained
 from alexnet.data.decode import Fit
 from alexnet.exchange import onnx_export
 from alexnet.exchange.onnx_export import onnx_model, write_onnx
+from alexnet.exchange.onnx_graph import OnnxGraph
 from alexnet.model.layer_specs import AveragePool, Dropout, LocallyConnected
 from alexnet.model.variants import VARIANTS
 
@@ -130,6 +137,17 @@ def test_preprocessing_of_any_size(fit: Fit, height: int, width: int, seed: int)
 
 
 @pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize(("height", "width"), [*REFUSED_SIZES, (0, 0)])
+def test_sizes_that_are_refused(fit: Fit, height: int, width: int) -> None:
+    """As `alexnet.preprocess` does, and the error of the runtime says why."""
+    images = random_images(2, height, width)
+    with pytest.raises(RequestError, match=r"more than 100 times longer than wide|allowed is at least 1 x 1"):
+        alexnet.preprocess(images, SESSIONS[fit][1])
+    with pytest.raises(Exception, match="the_longer_side_of_images_must_be_1_to_100_times_the_shorter"):
+        network_inputs(fit, images)
+
+
+@pytest.mark.parametrize("fit", FITS)
 def test_pixels_that_no_resizing_changes_are_equal(fit: Fit) -> None:
     images = random_images(3, 33, 33)
     inputs, trained = network_inputs(fit, images)
@@ -137,7 +155,15 @@ def test_pixels_that_no_resizing_changes_are_equal(fit: Fit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("height", "width"), [(500, 375), (3000, 2000), (256, 256), (255, 2550), (40, 56), (4000, 6000)]
+    ("height", "width"),
+    [
+        (500, 375),
+        (3000, 2000),
+        (256, 256),
+        (255, 2550),
+        (40, 56),
+        pytest.param(4000, 6000, marks=pytest.mark.slow),
+    ],
 )
 def test_photographs_for_the_published_sizes(height: int, width: int) -> None:
     trained = trained_network("caffe", 256)
@@ -203,13 +229,10 @@ def test_average_of_the_positions_inside(monkeypatch: pytest.MonkeyPatch) -> Non
         assert normwise(torch.from_numpy(scores), trained.network(alexnet.preprocess(images, trained))) < 1e-5
 
 
-def test_without_the_package() -> None:
-    program = (
-        "import sys; sys.modules['onnx'] = None\n"
-        "from alexnet.exchange.onnx_graph import OnnxGraph\n"
-        "try: OnnxGraph()\nexcept Exception as error: print(type(error).__name__, error)"
-    )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert run.stdout == (
-        "RequestError ONNX files need the package onnx, which is not installed; run: pip install 'alexnet[export]'\n"
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(RequestError) as refused:
+        OnnxGraph()
+    assert str(refused.value) == (
+        "ONNX files need the package onnx, which is not installed; run: pip install 'alexnet[export]'"
     )

@@ -12,16 +12,35 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from tests.exchange.trained_networks import CLASS_NAMES, ELONGATION, FITS, random_images, trained_network
+from tests.exchange.trained_networks import (
+    CLASS_NAMES,
+    ELONGATION,
+    FITS,
+    REFUSED_SIZES,
+    random_images,
+    trained_network,
+)
 
 import alexnet
+from alexnet import Trained
 from alexnet.data.decode import Fit, make_square
 from alexnet.exchange.exact_resizing import exact_crops
 from alexnet.exchange.program_export import export_program, write_program
 from alexnet.model.variants import VARIANTS
 
-# Every kind of layer.
-FAST = {"original", "no-communication", "cifar-18pct", "cifar-11pct", "quick"}
+# With every kind of layer that becomes another operator.
+FAST = {"no-communication", "cifar-18pct", "cifar-11pct"}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
+    """A file, and the network that was written, in the midst of its training."""
+    trained = trained_network("quick", 33, "pad")
+    trained.network.train()
+    trained.network.seed_dropout(torch.Generator())
+    path = tmp_path_factory.mktemp("program") / "network.pt2"
+    write_program(trained, path)
+    return path, trained
 
 
 @pytest.mark.parametrize(
@@ -60,39 +79,43 @@ def test_pixels_of_any_size(fit: Fit, height: int, width: int, seed: int) -> Non
     assert difference.max() < 1.001 and (difference > 0).float().mean() < 0.0005
 
 
-def test_where_alexnet_is_not_installed(tmp_path: Path) -> None:
-    trained, images = trained_network("original", 256, "pad"), random_images(2, 300, 200)
-    write_program(trained, tmp_path / "network.pt2")
+def test_where_alexnet_is_not_installed(written: tuple[Path, Trained], tmp_path: Path) -> None:
+    path, _ = written
+    trained, images = trained_network("quick", 33, "pad"), random_images(2, 300, 200)
     np.save(tmp_path / "images.npy", images)
     program = (
         "import sys, json; sys.modules['alexnet'] = None\n"
         "import numpy, torch\n"
         "extra = {'class_names.json': '', 'description.json': ''}\n"
-        "network = torch.export.load('network.pt2', extra_files=extra).module()\n"
+        "network = torch.export.load(sys.argv[1], extra_files=extra).module()\n"
         "found = network(torch.from_numpy(numpy.load('images.npy'))).tolist()\n"
         "assert not any(name.startswith('alexnet.') for name in sys.modules)\n"
         "print(json.dumps([found, json.loads(extra['class_names.json']), json.loads(extra['description.json'])]))"
     )
-    command = [sys.executable, "-I", "-c", program]
+    command = [sys.executable, "-I", "-c", program, str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     found, names, description = json.loads(run.stdout)
     with torch.no_grad():
         wanted = trained.network(alexnet.preprocess(images, trained)).softmax(1).tolist()
     assert np.abs(np.subtract(found, wanted)).max() < 1e-5
-    assert names == CLASS_NAMES and description["variant"] == "original"
+    assert names == CLASS_NAMES and description["variant"] == "quick"
 
 
-def test_no_path_of_this_machine_is_in_the_file(tmp_path: Path) -> None:
-    write_program(trained_network("quick"), tmp_path / "network.pt2")
-    with zipfile.ZipFile(tmp_path / "network.pt2") as archive:
+def test_sizes_that_are_refused(written: tuple[Path, Trained]) -> None:
+    run = torch.export.load(written[0]).module()
+    assert run(torch.zeros(1, 1, 100, 3, dtype=torch.uint8)).shape == (1, 7)
+    for height, width in REFUSED_SIZES:
+        with pytest.raises(AssertionError, match=r"images\.size\(\)\[\d\] <= 100 \* images\.size"):
+            run(torch.zeros(1, height, width, 3, dtype=torch.uint8))
+
+
+def test_no_path_of_this_machine_is_in_the_file(written: tuple[Path, Trained]) -> None:
+    with zipfile.ZipFile(written[0]) as archive:
         members = [archive.read(name) for name in archive.namelist()]
     assert members and not any(str(Path(alexnet.__file__).parent).encode() in one for one in members)
 
 
-def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
-    trained = trained_network("paper")
-    trained.network.train()
-    trained.network.seed_dropout(torch.Generator())
-    write_program(trained, tmp_path / "network.pt2")
+def test_the_network_stays_as_it_is(written: tuple[Path, Trained]) -> None:
+    _, trained = written
     assert all(module.training for module in trained.network.modules()) and trained.network.is_untouched()
     assert all(parameter.requires_grad for parameter in trained.network.parameters())

@@ -11,6 +11,8 @@ from alexnet.data.decode import Fit
 FITS: tuple[Fit, ...] = ("crop", "pad", "squash")
 ELONGATION = 100
 """Of a picture that `alexnet.preprocess` takes at most."""
+REFUSED_SIZES = ((0, 5), (5, 0), (1, 101), (3, 3000), (500, 3))
+"""Height and width of pictures that it refuses."""
 CLASS_NAMES = [f"Größe {index}" for index in range(7)]
 
 

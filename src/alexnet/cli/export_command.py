@@ -22,9 +22,12 @@ def add_arguments(parser: CommandParser) -> None:
     )
     text = "file or folder to create (default: in the working directory, named after the run)"
     parser.add_argument("--out", type=Path, metavar="PATH", help=text)
-    text = "onnx: run the file by ONNX Runtime beside torch on images of a prepared data set; a difference is an error"
+    text = (
+        "onnx: run the file by ONNX Runtime beside torch on images of a prepared data set; a difference is an error "
+        "(with --int8: the float32 network that is quantized)"
+    )
     parser.add_argument("--verify", type=Path, nargs="+", metavar="DATA", help=text)
-    text = "onnx: compute in 8 bits, calibrated and measured on a prepared data set"
+    text = "onnx: compute in 8 bits, calibrated on a prepared data set, on which the file's errors are measured"
     parser.add_argument("--int8", type=Path, nargs="+", metavar="DATA", help=text)
     add_json(parser, "lines")
 
@@ -53,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         f"output: {written.output}",
         written.describe_classes(),
         *(f"note: {note}" for note in written.notes),
-        *(f"verified: {check.describe()}" for check in (written.check,) if check),
+        *(f"{written.verified}: {check.describe()}" for check in (written.check,) if check),
         *(check.describe() for check in (written.int8,) if check),
         "load it:",
         *(f"    {line}" for line in written.load),

@@ -13,7 +13,7 @@ import ssl
 import time
 import urllib.error
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -21,7 +21,15 @@ from typing import NotRequired, TypedDict
 
 from alexnet.data.http_transfer import HttpTransfer, in_words, require_plain_url
 from alexnet.errors import AlexNetError, RequestError, WorkError
-from alexnet.storage.atomic import is_full, raise_if_full, require_space, sync_folder, unwritable, write_json
+from alexnet.storage.atomic import (
+    created_folder,
+    is_full,
+    raise_if_full,
+    require_space,
+    sync_folder,
+    unwritable,
+    write_json,
+)
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.lock import only_writer
 from alexnet.storage.typed_files import read_json
@@ -102,19 +110,6 @@ def download_file(wanted: WantedFile, path: Path, *, name: str, progress: ShowPr
     except OSError as error:
         raise_if_full(error, path)
         raise unwritable(path, error) from error
-
-
-@contextmanager
-def created_folder(folder: Path) -> Iterator[None]:
-    """A folder that is created, with those above it; what is still empty at the end is removed."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # it has something in it
-            for one in missing:
-                one.rmdir()
 
 
 def remove_download(path: Path) -> None:

@@ -3,7 +3,9 @@
 Only of networks that Caffe computes equally. Layers are named as in Caffe's published models.
 """
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.dataset import ClassInfo
 from alexnet.data.decode import PAD_COLOR, Fit
 from alexnet.errors import RequestError
 from alexnet.exchange.caffe_layers import CHOICES, PARAMETERS, CaffeLayer, caffe_layers
 from alexnet.exchange.caffe_matching import CAFFE_VARIANTS
+from alexnet.exchange.forms import FOR_EVERY_VARIANT
 from alexnet.exchange.protobuf import (
     encoded_varint,
     float_field,
@@ -55,7 +59,8 @@ def write_caffe(trained: Trained, folder: Path) -> None:
 
     `deploy.prototxt`: the network, for one image at a time. `weights.caffemodel`: its weights, bit for bit; of the
     first layer, for inputs in the order blue, green, red. `mean.binaryproto`: the mean image in that order.
-    `labels.txt`: an id and a name per line, in the order of the outputs. `README.txt`: how to use them from Python.
+    `labels.txt`: an id and a name per line, in the order of the outputs, see `label`. `README.txt`: how to use them
+    from Python.
 
     Raises:
         RequestError: the folder exists, or Caffe does not compute this network equally (the message says why).
@@ -66,18 +71,15 @@ def write_caffe(trained: Trained, folder: Path) -> None:
     if variant not in CAFFE_VARIANTS:
         raise RequestError(
             f"variant {variant!r} cannot be exported to Caffe, which would compute something else: "
-            f"{_differences(trained.network)}. Allowed are {' and '.join(CAFFE_VARIANTS)}; export it to onnx or "
-            "safetensors, which take every variant"
+            f"{_differences(trained.network)}. Allowed are {' and '.join(CAFFE_VARIANTS)}; export it to "
+            f"{FOR_EVERY_VARIANT}, which take every variant"
         )
     layers = _deployed_layers(trained.network)
     with staged_folder(folder) as stage:
         write_text(stage / DEPLOY_FILE, _prototxt(MODEL_NAMES[variant], trained.crop, layers))
         write_chunks(stage / WEIGHTS_FILE, _model(trained, layers))
         write_chunks(stage / MEAN_FILE, _mean(trained.mean_image))
-        write_text(
-            stage / LABELS_FILE,
-            "".join(f"{_line(one.id).replace(' ', '_')} {_line(one.name)}\n" for one in trained.classes),
-        )
+        write_text(stage / LABELS_FILE, labels_text(trained.classes))
         write_text(stage / README_FILE, _readme(trained))
 
 
@@ -174,9 +176,22 @@ def _mean(mean_image: torch.Tensor) -> _Chunks:
     return [b"".join(integer_field(number, dim) for number, dim in dims), *floats_field(5, planes)]
 
 
-def _line(text: str) -> str:
-    """A name in one line."""
-    return " ".join(text.split())
+def labels_text(classes: Sequence[ClassInfo]) -> str:
+    """The content of `labels.txt`, which `class_lists.read_classes` reads."""
+    separator = _separator(classes)
+    return "".join(f"{label(one.id)}{separator}{label(one.name)}\n" for one in classes)
+
+
+def label(text: str) -> str:
+    """An id or a name as a line of `labels.txt` can hold it, and as an import takes it."""
+    line = " ".join(text.split())
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+
+
+def _separator(classes: Sequence[ClassInfo]) -> str:
+    """Between id and name: a space, as in Caffe's own list, or a tab where that would not tell them apart."""
+    is_told = all(re.search(r"\d", one.id) and not re.search(r"\s", one.id) and one.name.strip() for one in classes)
+    return " " if is_told else "\t"
 
 
 def _prototxt(name: str, side: int, layers: list[CaffeLayer]) -> str:
@@ -222,10 +237,10 @@ _SQUARE: dict[Fit, tuple[str, ...]] = {
 def _readme(trained: Trained) -> str:
     """How the folder is used from Python."""
     side, crop, variant = trained.side, trained.crop, trained.network.variant
-    first = (side - crop) // 2
+    first, separator = (side - crop) // 2, _separator(trained.classes)
     square = "\n".join(f"    {line}" for line in _SQUARE[trained.fit]).format(side=side, color=PAD_COLOR)
     return f"""\
-{MODEL_NAMES[variant]} for Caffe, with {len(trained.classes):,} classes. Trained on: {_line(trained.title)}
+{MODEL_NAMES[variant]} for Caffe, with {len(trained.classes):,} classes. Trained on: {label(trained.title)}
 
 {DEPLOY_FILE}: the network. {WEIGHTS_FILE}: its weights. {MEAN_FILE}: the mean image.
 {LABELS_FILE}: id and name of each class, in the order of the outputs.
@@ -246,6 +261,6 @@ The network reads {crop} x {crop} pixels, 0..255, in the order blue, green, red,
     net.blobs["data"].data[0] = pixels[:, {first}:{first + crop}, {first}:{first + crop}]
     probabilities = net.forward()["prob"][0]
 
-    labels = [line.rstrip("\\n").split(" ", 1) for line in open("{LABELS_FILE}", encoding="utf-8")]
+    labels = [line.rstrip("\\n").split({json.dumps(separator)}, 1) for line in open("{LABELS_FILE}", encoding="utf-8")]
     print(labels[probabilities.argmax()], probabilities.max())
 """

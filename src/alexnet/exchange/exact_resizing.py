@@ -10,7 +10,7 @@ level. `onnx_preprocessing` writes the same formulas as an ONNX graph.
 import torch
 
 from alexnet.data.augment import crop_margin
-from alexnet.data.decode import PAD_COLOR, Fit
+from alexnet.data.decode import MAX_ELONGATION, PAD_COLOR, Fit
 
 WEIGHT_LIMIT = 2**15
 """Weights are smaller, as whole numbers of 16 bits."""
@@ -29,7 +29,13 @@ def exact_crops(images: torch.Tensor, side: int, crop: int, fit: Fit) -> torch.T
 
     Returns:
         float32 (N, 3, crop, crop), 0..255.
+
+    Raises:
+        RuntimeError: more than 100 times longer than wide, or vice versa; of an exported program an AssertionError.
     """
+    height, width = images.shape[1:3]
+    torch._check(height <= MAX_ELONGATION * width)  # type: ignore[no-untyped-call]
+    torch._check(width <= MAX_ELONGATION * height)  # type: ignore[no-untyped-call]
     sizes = [torch.full((), size, dtype=torch.float64) for size in images.shape[1:3]]
     square = torch.full((), side, dtype=torch.float64)
     if fit == "squash":

@@ -21,7 +21,7 @@ from alexnet.figures.notebook_html import result_html, table_html
 from alexnet.model.weights import Trained, load_trained, require_describable, save_trained, weights_file
 from alexnet.report.formatting import count_noun, format_bytes
 from alexnet.runs.folder import RunFolder
-from alexnet.storage.atomic import raise_if_full, unwritable
+from alexnet.storage.atomic import created_folder, raise_if_full, unwritable
 from alexnet.storage.checksums import file_digest
 from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths
 from alexnet.system.progress import ShowProgress
@@ -77,7 +77,7 @@ class Export:
             ["output", self.output],
             ["classes", self.describe_classes()],
             *(["note", note] for note in self.notes),
-            *(["verified", check.describe()] for check in (self.check,) if check),
+            *([self.verified, check.describe()] for check in (self.check,) if check),
             *(["int8", check.describe()] for check in (self.int8,) if check),
             *(["load it" if number == 0 else "", line] for number, line in enumerate(self.load)),
         ]
@@ -87,6 +87,11 @@ class Export:
     def size_bytes(self) -> int:
         """Of all files."""
         return sum(file.size_bytes for file in self.files)
+
+    @property
+    def verified(self) -> str:
+        """What `check` was made of: the file, or of int8 the network before it was quantized."""
+        return "verified" if self.int8 is None else "verified in float32, before quantization"
 
     def describe_classes(self) -> str:
         """Their number, and the first few names."""
@@ -130,8 +135,9 @@ def export(
             `caffe`: a folder for Caffe (only of variants `caffe` and `caffenet`); `hub`: a folder for Hugging Face's
             hub with a model card, which says what the run folder records.
         verify: of form `onnx`: run the file by ONNX Runtime beside torch on images of this prepared data set, and write
-            nothing if a probability differs by more than 0.0001.
-        int8: of form `onnx`: compute in 8 bits, calibrated and measured on this prepared data set.
+            nothing if a probability differs by more than 0.0001. With `int8`: the network in float32 that is quantized.
+        int8: of form `onnx`: compute in 8 bits, calibrated on this prepared data set, on which the errors of the
+            written file are measured.
         progress: of `verify` and `int8`: True shows it, False does not, None shows it on a terminal or in a notebook;
             or a function of done and total images.
 
@@ -152,26 +158,25 @@ def export(
     trained = run if isinstance(run, Trained) else load_trained(as_path(run, "the run"))
     require_describable(trained)
     if to != "safetensors":  # which says of its layers that they are untrained
-        trained.require_trained(run=run)
+        trained.require_trained(run="RUN" if isinstance(run, Trained) else run)
     folder = None if isinstance(run, Trained) else _run_folder(as_path(run, "the run"))
-    if path.exists() or path.is_symlink():
-        raise RequestError(f"{path} exists already; remove it or name another path")
+    _require_free(path)
     measured = OnnxExport(check=None, int8=None)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        match to:
-            case "onnx":
-                measured = write_onnx(trained, path, verify=_opened(verify), int8=_opened(int8), progress=progress)
-            case "torch-export":
-                write_program(trained, path)
-            case "safetensors":
-                save_trained(path, trained)
-            case "torchvision":
-                write_torchvision(trained, path)
-            case "caffe":
-                write_caffe(trained, path)
-            case "hub":
-                write_hub(trained, path, folder)
+        with created_folder(path.parent):
+            match to:
+                case "onnx":
+                    measured = write_onnx(trained, path, verify=_opened(verify), int8=_opened(int8), progress=progress)
+                case "torch-export":
+                    write_program(trained, path)
+                case "safetensors":
+                    save_trained(path, trained)
+                case "torchvision":
+                    write_torchvision(trained, path)
+                case "caffe":
+                    write_caffe(trained, path)
+                case "hub":
+                    write_hub(trained, path, folder)
     except OSError as error:
         raise_if_full(error, path)
         raise unwritable(path, error) from error
@@ -188,6 +193,16 @@ def export(
         check=measured.check,
         int8=measured.int8,
     )
+
+
+def _require_free(path: Path) -> None:
+    """RequestError unless something new can be written to `path`."""
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder that exists already; name another path")
+    if path.exists() or path.is_symlink():
+        raise RequestError(f"{path} exists already; remove it or name another path")
+    if file := next((one for one in path.parents if one.exists() and not one.is_dir()), None):
+        raise RequestError(f"cannot write {path}: {file} is a file, not a folder; name another path")
 
 
 def _opened(data: StrPaths | None) -> PreparedData | None:
@@ -215,9 +230,12 @@ def _state_notes(trained: Trained, run: RunFolder | None) -> list[str]:
         return [f"The network is untrained: its weights are random, of seed {trained.untrained_seed}."]
     if trained.untrained_layers:
         layers = ", ".join(trained.untrained_layers)
-        return [f"The layers {layers} are not trained: the imported file lacked them, and their weights are random."]
+        return [f"The layers {layers} are not trained: they were not imported, and their weights are random."]
     if run is not None and run.state != "finished":
         return [f"The training has not finished; the run is {run.state}."]
+    proof = None if run is None else run.proof()
+    if proof is not None and proof["status"] == "contradicted":
+        return [f"When the weights were imported, they were found not to be what they claim to be. {proof['verdict']}"]
     return []
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.exchange.caffe_export import DEPLOY_FILE, LABELS_FILE, MEAN_FILE, README_FILE, WEIGHTS_FILE
+from alexnet.exchange.caffe_export import DEPLOY_FILE, LABELS_FILE, MEAN_FILE, README_FILE, WEIGHTS_FILE, label
 from alexnet.exchange.forms import Form
 from alexnet.exchange.torchvision_export import color_statistics
 from alexnet.model.weights import Trained
@@ -46,6 +46,7 @@ def _onnx_contents(trained: Trained, path: Path) -> FormContents:
         input=_PIXELS,
         output=f"probabilities, float32 (N, {len(trained.classes)}), and class_names, ({len(trained.classes)},)",
         load=(
+            "import onnxruntime",
             f"session = onnxruntime.InferenceSession({str(path)!r})",
             "probabilities, names = session.run(None, {'images': pixels})",
         ),
@@ -57,17 +58,21 @@ def _program_contents(trained: Trained, path: Path) -> FormContents:
         input=_PIXELS,
         output=f"probabilities, float32 (N, {len(trained.classes)})",
         load=(
-            f"program = torch.export.load({str(path)!r})",
-            "probabilities = program.module()(pixels)  # a uint8 tensor",
+            "import json, torch",
+            "extra = {'class_names.json': ''}",
+            f"network = torch.export.load({str(path)!r}, extra_files=extra).module()",
+            "probabilities = network(pixels)  # a uint8 tensor",
+            "names = json.loads(extra['class_names.json'])",
         ),
-        notes=("Class names are in it as the extra file class_names.json, see torch.export.load.",),
     )
 
 
 def _safetensors_contents(trained: Trained, path: Path) -> FormContents:
     return FormContents(
         input=f"float32 (N, 3, {trained.crop}, {trained.crop}), RGB, 0..255, minus the central crop of mean_image",
-        output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities",
+        output=f"scores (N, {len(trained.classes)}); softmax turns them into probabilities"
+        if not trained.untrained_layers
+        else "features; scores of classes would need the layers that are not trained",
         load=(
             "from safetensors.torch import load_file",
             f"tensors = load_file({str(path)!r})  # conv1.weight, ..., mean_image",
@@ -82,19 +87,24 @@ def _torchvision_contents(trained: Trained, path: Path) -> FormContents:
     if distance > 0:
         notes.append(
             f"The run subtracts a mean image, which the file cannot hold. Its colors are up to {distance:.1f} gray "
-            "levels from the mean color above, so probabilities differ slightly from those of alexnet."
+            "levels from the mean color above, so probabilities differ from those of alexnet, more so the farther they "
+            "are; examples/torchvision_style.py in the repository subtracts the image."
         )
     if trained.network.width == 1:
         load: tuple[str, ...] = (
+            "import torch, torchvision",
             f"network = torchvision.models.alexnet(num_classes={len(trained.classes)})",
             f"network.load_state_dict(torch.load({str(path)!r}, weights_only=True))",
         )
     else:
-        load = (f"state = torch.load({str(path)!r}, weights_only=True)",)
+        load = ("import torch", f"state = torch.load({str(path)!r}, weights_only=True)")
         notes.append(
             f"The network has width {trained.network.width:g}, and torchvision.models.alexnet only width 1; "
             "examples/torchvision_style.py in the repository builds one of these sizes."
         )
+    color = ",".join(f"{255 * one:.6g}" for one in mean)
+    again = shell_words("alexnet", "import", path, "--mean", color, "--fit", trained.fit, "--run", "RUN")
+    notes.append(f"`{again}` makes it a run again, with this color and without names of classes.")
     return FormContents(
         input=f"float32 (N, 3, {trained.crop}, {trained.crop}), RGB, 0..1, "
         f"Normalize(mean={_rounded(mean)}, std={_rounded(std)})",
@@ -114,6 +124,8 @@ def _caffe_contents(trained: Trained, path: Path) -> FormContents:
         *("alexnet", "import", path / WEIGHTS_FILE, "--mean", path / MEAN_FILE, "--classes", path / LABELS_FILE),
         *("--fit", trained.fit, "--run", "RUN"),
     )
+    changed = sum(label(text) != text for one in trained.classes for text in (one.id, one.name))
+    changes = f"{changed:,} ids and names of classes have line breaks or control characters, which {LABELS_FILE} lacks."
     return FormContents(
         input=f"float32 (N, 3, {trained.crop}, {trained.crop}), BGR, 0..255, minus the central crop of {MEAN_FILE}",
         output=f"prob: probabilities (N, {len(trained.classes)})",
@@ -121,6 +133,7 @@ def _caffe_contents(trained: Trained, path: Path) -> FormContents:
         notes=(
             f"{README_FILE} in the folder shows how to prepare a photograph.",
             f"`{again}` makes it a run again.",
+            *([changes] if changed else []),
         ),
     )
 

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 Form = Literal["onnx", "torch-export", "safetensors", "torchvision", "caffe", "hub"]
 FORMS: tuple[Form, ...] = get_args(Form)
+FOR_EVERY_VARIANT = "onnx, torch-export, safetensors or hub"
 ENDINGS: dict[Form, str] = {
     "onnx": ".onnx",
     "torch-export": ".pt2",

@@ -278,7 +278,8 @@ network = alexnet.load("model.safetensors").network  # (N, 3, {trained.crop}, {t
 ```
 
 `safetensors.torch.load_file` reads its tensors, named after the layers. `config.json` has the keys of timm's
-configurations and describes every layer; timm and transformers themselves have no such network."""
+configurations and describes every layer, with the sizes of width 1; timm and transformers themselves have no such
+network."""
 
 
 def _preprocessing(trained: Trained) -> str:

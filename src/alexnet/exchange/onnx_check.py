@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,16 @@ from alexnet.model.weights import Trained
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.system.progress import ShowProgress, counted
 
+_Photograph = tuple[str, NDArray[np.uint8], bool]
+"""A key; pixels (H, W, 3); whether they are in their own size."""
 PROBABILITY_LIMIT = 1e-4
 PIXEL_LIMIT = 1.0
 """Gray levels of 0..255."""
 MAX_IMAGES = 1000
 BATCH_SIZE = 16
-"""Photographs in memory; those of one size are computed together."""
+"""Photographs in memory at most; those of one size are computed together."""
+BATCH_PIXELS = 1 << 24
+"""Of the photographs in memory together; a larger one is alone. Both programs take some hundred bytes for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,15 +170,29 @@ def _batches(
 ) -> Iterator[tuple[list[str], NDArray[np.uint8], list[bool]]]:
     """Keys, pictures of one size (B, H, W, 3), and whether each is in its own size."""
     photographs = (_photograph(data, split, index) for index in indices)
-    while some := list(itertools.islice(photographs, BATCH_SIZE)):
+    for some in _limited(photographs):
         some.sort(key=lambda one: one[1].shape)
         for _, group in itertools.groupby(some, key=lambda one: one[1].shape):
             keys, images, are_originals = zip(*group, strict=True)
             yield list(keys), np.stack(images), list(are_originals)
 
 
-def _photograph(data: PreparedData, split: Split, index: int) -> tuple[str, NDArray[np.uint8], bool]:
-    """An image's key, its pixels, and whether they are those of its file: otherwise they are stored ones."""
+def _limited(photographs: Iterable[_Photograph]) -> Iterator[list[_Photograph]]:
+    """As many photographs at a time as `BATCH_SIZE` and `BATCH_PIXELS` allow, in their order."""
+    some, num_pixels = list[_Photograph](), 0
+    for one in photographs:
+        size = one[1].shape[0] * one[1].shape[1]
+        if some and (len(some) == BATCH_SIZE or num_pixels + size > BATCH_PIXELS):
+            yield some
+            some, num_pixels = [], 0
+        some.append(one)
+        num_pixels += size
+    if some:
+        yield some
+
+
+def _photograph(data: PreparedData, split: Split, index: int) -> _Photograph:
+    """A photograph from its file, or the stored square if the file is gone or damaged."""
     key = split.keys[index]
     source = Path(data.description.get("plan", {}).get("source", "")).absolute()
     file = (source / key).absolute()

@@ -54,8 +54,8 @@ def write_onnx(
     Args:
         trained: what `require_describable` accepts.
         path: the file.
-        verify: run the file by ONNX Runtime beside torch on images of this data set, see `check_onnx`; of a file in 8
-            bits, the one in float32 that it is made of.
+        verify: run the file by ONNX Runtime beside torch on images of this data set, see `check_onnx`; with `int8`, the
+            file in float32 that is quantized. The errors that `int8` measures are those of the written file.
         int8: compute in 8 bits, calibrated and measured on this data set, see `quantize_onnx`.
         progress: see `ShowProgress`.
 

@@ -1,23 +1,33 @@
 """What `alexnet.preprocess` does to pixels, as nodes of an ONNX graph: resizing, cropping, subtracting the mean image.
 
-The formulas are those of `exact_resizing`, in ONNX's text form. ONNX's own `Resize` rounds otherwise
-(docs/decisions/025-onnx-from-specifications.md).
+The formulas are those of `exact_resizing`, in ONNX's text form. ONNX's own `Resize` rounds differently
+(docs/decisions/025-onnx-from-specifications.md). Pictures without pixels, and those that `make_square` refuses, end in
+an error of the node `LENGTHS_NODE`: ONNX has no assertions, but runtimes refuse an index outside of a list.
 """
 
 import numpy as np
 
 from alexnet.data.augment import center_crop, crop_margin
-from alexnet.data.decode import PAD_COLOR, Fit
+from alexnet.data.decode import MAX_ELONGATION, PAD_COLOR, Fit
 from alexnet.exchange.exact_resizing import UNITS, WEIGHT_LIMIT
 from alexnet.exchange.onnx_graph import OnnxGraph
 from alexnet.model.weights import Trained
 
+LENGTHS_NODE = f"the_longer_side_of_images_must_be_1_to_{MAX_ELONGATION}_times_the_shorter"
+
 # `$` is `rows_` or `columns_`; types are 1, float, and 11, double, in which sizes are rounded as Python rounds them.
-_SIZES = """
+_SIZES = f"""
     rows_count = Shape <start = 1, end = 2> (images)
     columns_count = Shape <start = 2, end = 3> (images)
     rows_size = Cast <to = 11> (rows_count)
     columns_size = Cast <to = 11> (columns_count)
+    longer_side = Max (rows_size, columns_size, one)
+    shorter_side = Min (rows_size, columns_size)
+    longest_side = Mul (shorter_side, max_elongation)
+    is_too_long = Greater (longer_side, longest_side)
+    is_too_long_scalar = Squeeze (is_too_long)
+    index_beyond_if_too_long = Cast <to = 7> (is_too_long_scalar)
+    {LENGTHS_NODE} = Gather (range_starts, index_beyond_if_too_long)
 """
 _FITTED_SIDE: dict[Fit, str] = {
     "crop": "fitted_side = Min (rows_size, columns_size)",
@@ -43,7 +53,7 @@ _BEYOND = """
     $beyond = Sub ($resized, side)
     $beyond_half = Div ($beyond, two)
 """
-_WEIGHTS = """
+_WEIGHTS = f"""
     $places = Add ($first, crop_places)
     $scale = Div ($size, $resized)
     $last = Sub ($resized, one)
@@ -54,7 +64,7 @@ _WEIGHTS = """
     $centers = Mul ($places_middle, $scale)
     $centers_column = Unsqueeze ($centers, second_axis)
     $end = Squeeze ($count)
-    $indices = Range (range_start, $end, range_step)
+    $indices = Range ({LENGTHS_NODE}, $end, range_step)
     $pixels = Cast <to = 11> ($indices)
     $pixels_middle = Add ($pixels, half)
     $differences = Sub ($pixels_middle, $centers_column)
@@ -127,14 +137,15 @@ def _add_constants(graph: OnnxGraph, trained: Trained) -> None:
     side, crop = trained.side, trained.crop
     numbers = {
         "zero": [0], "half": [0.5], "one": [1], "two": [2], "side": [side], "units": UNITS,
-        "weight_limit": [WEIGHT_LIMIT], "crop_places": np.arange(crop) + crop_margin(side, crop) // 2,
+        "weight_limit": [WEIGHT_LIMIT], "max_elongation": [MAX_ELONGATION],
+        "crop_places": np.arange(crop) + crop_margin(side, crop) // 2,
     }  # fmt: skip
     for name, values in numbers.items():
         graph.constant(name, values, np.float64)
     for name, number in (("half_float", 0.5), ("darkest", 0), ("brightest", 255)):
         graph.constant(name, number, np.float32)
-    for name, number in (("range_start", 0), ("range_step", 1)):
-        graph.constant(name, number)
+    graph.constant("range_step", 1)
+    graph.constant("range_starts", [0])
     for name, number in (("first_axis", 0), ("second_axis", 1), ("first_place", 1), ("places_end", crop + 1)):
         graph.constant(name, [number])
     mean = center_crop(trained.mean_image.cpu(), crop).permute(2, 0, 1).numpy()

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from alexnet.data.dataset import PreparedData, Split
 from alexnet.data.shards import UnreadableSample
-from alexnet.errors import RequestError
+from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.classify import require_fitting
 from alexnet.evaluation.metrics import ErrorCounts, count_errors, wilson_interval
 from alexnet.evaluation.run_evaluation import remap_classes
 from alexnet.exchange.onnx_check import open_session
 from alexnet.exchange.onnx_graph import onnx_module
 from alexnet.model.weights import Trained
+from alexnet.report.formatting import format_bytes
 from alexnet.storage.atomic import raise_if_full
 from alexnet.system.progress import ShowProgress, counted
 
@@ -37,7 +38,7 @@ _CHECKED = ("onnx.quant.pre_process", "onnxruntime.quant")
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Check:
-    """Errors of the network in float32 and in 8 bits, both computed by ONNX Runtime."""
+    """Errors of the network in float32 and in 8 bits, both computed by ONNX Runtime, the latter by the written file."""
 
     data_title: str
     data_checksum: str
@@ -69,7 +70,7 @@ class Int8Check:
     def describe(self) -> str:
         """The figures in words."""
         return (
-            f"int8: {self.int8_bytes / 1e6:,.1f} MB instead of {self.float_bytes / 1e6:,.1f}; top-1 error "
+            f"int8: {format_bytes(self.int8_bytes)} instead of {format_bytes(self.float_bytes)}; top-1 error "
             f"{_percent(self.int8_errors)} instead of {_percent(self.float_errors)} on the {self.num_images:,} images "
             f"of split {self.split!r} of {self.data_title!r}; {self.num_changed:,} have another most probable class; "
             f"calibrated on {self.num_calibration:,} training images"
@@ -89,7 +90,7 @@ def quantize_onnx(
     Raises:
         RequestError: the data set has images of another side, classes that the network does not have, no training or
             no evaluation split; or ONNX Runtime is not installed.
-        WorkError: the disk of temporary files is full.
+        WorkError: the disk of temporary files is full, or the new model with its metadata computes something else.
         UnreadableSample: a stored image cannot be read.
     """
     require_fitting(data, trained)
@@ -122,7 +123,20 @@ def quantize_onnx(
         int8_bytes=len(content),
     )
     quantized.metadata_props.add(key="int8", value=json.dumps(check.to_dict()))
-    return quantized.SerializeToString(deterministic=True), check
+    written: bytes = quantized.SerializeToString(deterministic=True)
+    _require_same(written, evaluated, in_int8)
+    return written, check
+
+
+def _require_same(model: bytes, split: Split, measured: NDArray[np.float32]) -> None:
+    """WorkError unless the bytes that are written give the probabilities that were measured, of the first images."""
+    images = _read(split, list(range(min(BATCH_SIZE, len(split)))))
+    found = open_session(model).run(["probabilities"], {"images": images})[0]
+    if not np.array_equal(found, measured[: len(images)], equal_nan=True):
+        raise WorkError(
+            "ONNX Runtime computes other probabilities from the int8 file than were measured; nothing was written, try "
+            "another version of onnxruntime"
+        )
 
 
 def _quantize(model: bytes, train: Split, indices: list[int], update: Callable[[int], None]) -> Any:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from alexnet.data.file_download import WantedFile, created_folder, download_file, has_wanted, require_wanted
+from alexnet.data.file_download import WantedFile, download_file, has_wanted, require_wanted
 from alexnet.data.http_transfer import is_url
 from alexnet.errors import RequestError
-from alexnet.storage.atomic import raise_if_full, require_space, unwritable, write_chunks, write_json
+from alexnet.storage.atomic import created_folder, raise_if_full, require_space, unwritable, write_chunks, write_json
 from alexnet.storage.paths import StrPath, as_path
 from alexnet.storage.typed_files import DamagedFile, read_json
 from alexnet.system.progress import ShowProgress

@@ -7,6 +7,7 @@ import torch
 
 from alexnet.errors import RequestError
 from alexnet.exchange.foreign_network import IMAGENET_STD_COLOR
+from alexnet.exchange.forms import FOR_EVERY_VARIANT
 from alexnet.model.weights import Trained
 from alexnet.storage.atomic import write_bytes
 
@@ -37,7 +38,7 @@ def write_torchvision(trained: Trained, path: Path) -> None:
     if variant != VARIANT:
         raise RequestError(
             f"variant {variant!r} is not the network of torchvision.models.alexnet, whose layers have other sizes and "
-            "no normalization; export it to onnx, safetensors or hub, which take every variant"
+            f"no normalization; export it to {FOR_EVERY_VARIANT}, which take every variant"
         )
     tensors = trained.network.state_dict()
     # Copies: torch.save writes the whole storage of a view.

@@ -404,6 +404,10 @@ def require_describable(trained: Trained) -> None:
             raise ValueError(problem)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise RequestError(f"this network cannot be saved: {error}") from error
+    if trained.crop != (taken := network.spec.image_px):
+        raise RequestError(
+            f"crop is {trained.crop}, but variant {network.variant!r} takes images of {taken} pixels; pass crop={taken}"
+        )
     if trained.untrained_seed is not None:
         generator = torch.Generator().manual_seed(trained.untrained_seed)
         with float32_parameters():

@@ -133,7 +133,7 @@ def refuse_untrained(untrained: Sequence[str], what: str, run: object = "RUN") -
         run: the run folder, for the command that trains them.
     """
     raise RequestError(
-        f"{what} need {', '.join(untrained)}, which the imported file did not have: their weights are initial ones. "
+        f"{what} need {', '.join(untrained)}, which were not imported: their weights are random. "
         f"Train them with `{shell_words('alexnet', 'finetune', run, 'DATA')}`, or take features of the layers "
         f"before them, such as `{shell_words('alexnet', 'features', run, '--layer', 'pool5', '--out', 'FOLDER')}`"
     )

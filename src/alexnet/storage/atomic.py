@@ -178,6 +178,23 @@ def unwritable(destination: Path, error: OSError) -> AlexNetError:
     return RequestError(f"cannot write {destination}: {error.strerror or error}; name a folder you may write to")
 
 
+@contextlib.contextmanager
+def created_folder(folder: Path) -> Iterator[None]:
+    """Create a folder, with those above it; at the end, those of them that are still empty are removed.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it has something in it
+            for one in missing:
+                one.rmdir()
+
+
 def require_free(destination: Path) -> None:
     """Refuse a destination that is not empty.
 
