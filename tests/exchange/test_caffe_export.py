@@ -40,7 +40,7 @@ def trained_network(variant: str = "caffe", **more: Any) -> Trained:
                 one.normal_(generator=random)
             else:
                 one.normal_(0, (2 / one[0].numel()) ** 0.5, generator=random)
-    names = ("tench", 'the "second"\nclass', "Größe")
+    names = ("tench", 'the  "second" class', "Größe")
     return Trained(
         network=net,
         classes=tuple(alexnet.ClassInfo(f"n {number}", name) for number, name in enumerate(names)),
@@ -246,6 +246,7 @@ def test_what_is_not_a_mean_image_is_refused(tmp_path: Path) -> None:
 def test_the_command_that_an_export_names_makes_the_same_run_again(tmp_path: Path, fit: Any) -> None:
     trained = dataclasses.replace(trained_network("caffenet"), fit=fit)
     written = alexnet.export(trained, tmp_path / "out", to="caffe")
+    assert written.notes[-1] == "In labels.txt, several spaces in a row are one: 1 ids and names of classes have them."
     (command,) = re.findall(r"`(alexnet import .*)` makes it a run again", "\n".join(written.notes))
     words = shlex.split(command)[1:]
     assert main([*words[:-1], str(tmp_path / "run")]) == 0

@@ -41,6 +41,7 @@ from alexnet.model.layer_specs import (
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
 from alexnet.storage.atomic import staged_folder, write_chunks, write_text
+from alexnet.system.visible_text import visible
 
 MODEL_NAMES = {"caffe": "AlexNet", "caffenet": "CaffeNet"}
 """Caffe's name of the network of a variant."""
@@ -184,8 +185,7 @@ def labels_text(classes: Sequence[ClassInfo]) -> str:
 
 def label(text: str) -> str:
     """An id or a name as a line of `labels.txt` can hold it, and as an import takes it."""
-    line = " ".join(text.split())
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    return visible(" ".join(text.split()))
 
 
 def _separator(classes: Sequence[ClassInfo]) -> str:
