@@ -42,7 +42,7 @@ def test_lists_in_many_forms(name: str, tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[str | bytes, str]] = {
-    "nothing": ("", "line 1 of the class list .* is empty"),
+    "nothing": ("", "the class list .* is empty; give a line for each class"),
     "an empty line": ("cat\n\ndog\n", "line 2 of the class list .* is empty; give every class a name"),
     "an empty line at the end": ("cat\ndog\n\n", "line 3 of the class list .* is empty"),
     "a class twice": (

@@ -357,7 +357,10 @@ def test_only_what_an_import_wrote_is_removed(own: Path, monkeypatch: pytest.Mon
     for name in ("notes.txt", "recipe.yaml"):
         with monkeypatch.context() as patched:
             patched.setattr(imported_run, "prove", write_meanwhile(name, imported_run.prove))
-            assert main(command) == 2
+            with pytest.raises(
+                RequestError, match=f"holds {name}, which was written there while the import was running"
+            ):
+                alexnet.import_weights(own / "rgb.pth", folder, variant="cifar-four-layer")
         assert [(one.name, one.read_text("utf-8")) for one in folder.iterdir()] == [(name, "mine")]
         (folder / name).unlink()
 
@@ -439,7 +442,7 @@ def test_a_killed_import_is_completed_by_the_same_command(
     assert main(["report", str(run.path)]) == 0
     assert f"This import was not finished; {advice}" in Page((run.path / "report.html").read_text("utf-8")).text
     assert main(command) == 2
-    assert "is an import that was not finished, and holds report.html beside it; move" in error_of(capfd)
+    assert "is an import that was not finished, and also holds report.html; move" in error_of(capfd)
     (run.path / "report.html").unlink()
     assert main([*command, "--fit", "pad"]) == 0  # other options too: nothing was finished
     assert run.state == "finished" and run.proof() is not None and alexnet.load(run).fit == "pad"
@@ -688,7 +691,7 @@ def test_a_list_is_said_as_it_was_read(own: Path, capfd: pytest.CaptureFixture[s
     (own / "cars.txt").write_text("MP3 player\nF1 car\n4x4 truck\n", "utf-8")
     assert main(words(own, "rgb.pth", "run", "--classes", str(own / "cars.txt"))) == 0
     shown = capfd.readouterr().out
-    assert "classes: 3, named by cars.txt" in shown
+    assert "classes: 3, as listed in cars.txt" in shown
     assert "note: The first class of the class list cars.txt has the id 'MP3' and the name 'player'." in shown
 
 

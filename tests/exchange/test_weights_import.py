@@ -180,6 +180,8 @@ def test_a_state_dict_of_our_own_keeps_its_bits_and_its_colors(variant: str) -> 
     assert flip == (variant in ("caffe", "caffenet"))
     for number, (name, one) in enumerate(zip([*state][::2], layers, strict=True)):
         assert torch.equal(state[name], one.weight.flip(1) if flip and not number else one.weight)
+    told = converted(foreign(layers), variant=variant, color_order="rgb").trained.network.state_dict()
+    assert all(torch.equal(told[name], one.weight) for name, one in zip([*told][::2], layers, strict=True))
     small = VARIANTS[variant].image_px <= 32
     mean = (125.31, 122.95, 113.87) if small else CAFFE_BGR_MEAN[::-1] if flip else (123.675, 116.28, 103.53)
     assert conversion.recipe.input.mean == pytest.approx(mean, abs=1e-4)

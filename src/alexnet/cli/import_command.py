@@ -182,7 +182,7 @@ _CONVENTION = {
 
 def _list_text(recipe: "ImportRecipe") -> str:
     name = recipe.network.class_list
-    return f", named by {name}" if name else ", named as given"
+    return f", as listed in {name}" if name and name != "imagenet" else ", ILSVRC-2012's" if name else ", as listed"
 
 
 def _convention_text(recipe: "ImportRecipe") -> str:

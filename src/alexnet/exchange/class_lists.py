@@ -54,6 +54,8 @@ def read_classes(path: Path) -> tuple[ClassInfo, ...]:
         raise RequestError(f"cannot read the class list {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise RequestError(f"the class list {path} is not text in UTF-8 of up to {_MAX_BYTES >> 20} MiB") from error
+    if not text.strip():
+        raise RequestError(f"the class list {path} is empty; give a line for each class")
     if text.lstrip()[:1] in ("{", "["):
         pairs, place = _json_pairs(text, path), "entry"
     else:

@@ -285,7 +285,7 @@ def _network(path: Path, layers: dict[str, _Layer], num_bytes: int, notes: list[
     data, mean = ("CIFAR-10", CIFAR_MEAN_COLOR) if is_of_cifar(spec) else ("ImageNet", _IMAGENET_MEAN)
     notes.append(
         "The file does not hold the mean image that its network subtracts (it is in `batches.meta` of the training "
-        f"data): the mean color of {data} is subtracted instead. Give it with `--mean batches.meta`."
+        f"data). Without `--mean batches.meta`, the mean color of {data} is subtracted."
     )
     if any(isinstance(one, AveragePool) for one in spec.layers):
         notes.append(

@@ -22,7 +22,7 @@ from alexnet.exchange.readers import read_foreign
 from alexnet.exchange.weights_import import Conversion, convert
 from alexnet.model.weights import save_trained
 from alexnet.runs.folder import RunFolder, utc_now
-from alexnet.runs.import_recipe import ImportedFile, ImportRecipe
+from alexnet.runs.import_recipe import SCALES, ImportedFile, ImportRecipe
 from alexnet.runs.recipe_file import recipe_differences
 from alexnet.storage.arguments import is_whole
 from alexnet.storage.atomic import PARTIAL, raise_if_full
@@ -361,7 +361,7 @@ def _assumption(conversion: Conversion, proof: Proof) -> tuple[str, ...]:
     if conversion.is_convention_known:
         return ()
     own = conversion.recipe.input
-    text = f"{own.color_order.upper()}, scale {own.scale}, mean {','.join(f'{one:.1f}' for one in own.mean)}"
+    text = f"{own.color_order.upper()}, {SCALES[own.scale]}, minus {','.join(f'{one:.1f}' for one in own.mean)}"
     variant = conversion.recipe.network.variant
     begin = (
         f"The file does not say all of how pixels are read; assumed is what variant {variant!r} usually reads ({text})"
@@ -376,6 +376,10 @@ def _write(
 ) -> RunFolder:
     """Write the run folder, the weights last; of a failure nothing is left of what an import writes."""
     path = request.run_path
+    if is_new and (others := _others(path, ())):
+        raise RequestError(
+            f"{path} holds {others}, which was written there while the import was running; name a new folder with --run"
+        )
     if not is_new:  # a process was killed while it wrote
         _require_own_files(path)
         _remove_files(path)
@@ -432,13 +436,17 @@ def _require_own_files(path: Path) -> None:
     Raises:
         RequestError: the folder holds something that an import does not write.
     """
-    lock = RunFolder(path).lock_path.name
-    others = [one.name for one in sorted(path.iterdir()) if one.name not in (*_FILES, lock) and not _is_partial(one)]
-    if others:
+    if others := _others(path, _FILES):
         raise RequestError(
-            f"{path} is an import that was not finished, and holds {', '.join(others[:3])} beside it; move that "
-            "elsewhere, or name a new folder with --run"
+            f"{path} is an import that was not finished, and also holds {others}; move that elsewhere, or name a new "
+            "folder with --run"
         )
+
+
+def _others(path: Path, own: Sequence[str]) -> str:
+    """Some of what the folder holds beside its lock, unfinished files and those of these names; '' if nothing."""
+    known = {*own, RunFolder(path).lock_path.name}
+    return ", ".join([one.name for one in sorted(path.iterdir()) if one.name not in known and not _is_partial(one)][:3])
 
 
 def _is_partial(path: Path) -> bool:
