@@ -246,7 +246,7 @@ def test_what_is_not_a_mean_image_is_refused(tmp_path: Path) -> None:
 def test_the_command_that_an_export_names_makes_the_same_run_again(tmp_path: Path, fit: Any) -> None:
     trained = dataclasses.replace(trained_network("caffenet"), fit=fit)
     written = alexnet.export(trained, tmp_path / "out", to="caffe")
-    assert written.notes[-1] == "In labels.txt, several spaces in a row are one: 1 ids and names of classes have them."
+    assert written.notes[-1] == "In labels.txt, several spaces in a row are one, in 1 of the ids and names."
     (command,) = re.findall(r"`(alexnet import .*)` makes it a run again", "\n".join(written.notes))
     words = shlex.split(command)[1:]
     assert main([*words[:-1], str(tmp_path / "run")]) == 0

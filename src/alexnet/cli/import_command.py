@@ -132,6 +132,7 @@ def _recipe(run: "RunFolder") -> "ImportRecipe":
 
 def _print(run: "RunFolder", described: dict[str, Any]) -> None:
     from alexnet.cli.tables import print_imported_layers
+    from alexnet.data.decode import describe_fit
     from alexnet.report.contents import next_commands
 
     recipe, proof = _recipe(run), run.proof()
@@ -142,7 +143,7 @@ def _print(run: "RunFolder", described: dict[str, Any]) -> None:
         f"classes: {_CLASSES[network.classes_from].format(num=network.num_classes, of=_list_text(recipe))}",
         f"pixels: {pixels.color_order.upper()}, {_scale_text(recipe)}, minus {_mean_text(recipe)}; "
         f"{_convention_text(recipe)}",
-        f"photographs: {_FITS[pixels.fit].format(side=pixels.side)}, crops of {pixels.crop}",
+        f"photographs: {describe_fit(pixels.fit, pixels.side)}; crops of {pixels.crop}",
     )
     if proof is not None:
         print_imported_layers(proof["layers"])
@@ -156,13 +157,6 @@ def _print(run: "RunFolder", described: dict[str, Any]) -> None:
     if proof is not None and proof["status"] == "contradicted":
         following = shell_words("alexnet", "report", run.path)
     print_lines(f"run: {run.path}", f"next: {following}")
-
-
-_FITS = {
-    "crop": "shorter side to {side} pixels, central square",
-    "pad": "longer side to {side} pixels, centered on gray",
-    "squash": "both sides to {side} pixels",
-}
 
 
 _CLASSES = {

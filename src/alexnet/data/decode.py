@@ -130,6 +130,17 @@ def on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
+def describe_fit(fit: Fit, side: int) -> str:
+    """What `make_square` does, in words."""
+    match fit:
+        case "crop":
+            return f"the shorter side is resized to {side} pixels and the central square is cut out"
+        case "pad":
+            return f"the longer side is resized to {side} pixels and the image is centered on a gray square"
+        case "squash":
+            return f"both sides are resized to {side} pixels, whatever the shape"
+
+
 def begins_as_image(content: bytes) -> bool:
     """Whether a file begins like one of a format that is read, sound or damaged."""
     try:

@@ -125,7 +125,7 @@ def _caffe_contents(trained: Trained, path: Path) -> FormContents:
         *("--fit", trained.fit, "--run", "RUN"),
     )
     changed = sum(label(text) != text for one in trained.classes for text in (one.id, one.name))
-    changes = f"In {LABELS_FILE}, several spaces in a row are one: {changed:,} ids and names of classes have them."
+    changes = f"In {LABELS_FILE}, several spaces in a row are one, in {changed:,} of the ids and names."
     return FormContents(
         input=f"float32 (N, 3, {trained.crop}, {trained.crop}), BGR, 0..255, minus the central crop of {MEAN_FILE}",
         output=f"prob: probabilities (N, {len(trained.classes)})",

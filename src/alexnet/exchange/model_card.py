@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 import alexnet
+from alexnet.data.decode import describe_fit
 from alexnet.evaluation.predictions import describe_views, views_sort_key
 from alexnet.model.weights import Trained
 from alexnet.report.formatting import count_noun, format_percent
@@ -34,11 +35,6 @@ _CITATION = """\
   year      = {2012}
 }
 ```"""
-_FITS = {
-    "crop": "The shorter side is resized to {side} pixels and the central square is cut out.",
-    "pad": "The longer side is resized to {side} pixels, and the image is centered on a gray square.",
-    "squash": "Both sides are resized to {side} pixels, whatever the shape.",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,8 +279,9 @@ network."""
 
 
 def _preprocessing(trained: Trained) -> str:
+    square = describe_fit(trained.fit, trained.side)
     steps = [
-        _FITS[trained.fit].format(side=trained.side),
+        f"{square[:1].upper()}{square[1:]}.",
         f"The central {trained.crop} x {trained.crop} pixels are taken.",
         "From it, the center of the mean image (`mean_image` in `model.safetensors`, 0..255) is subtracted.",
     ]
