@@ -335,8 +335,8 @@ HOSTILE_PICKLES: dict[str, tuple[list[bytes | int], str]] = {
     "an entry far away": ([pickled(b"}r" + struct.pack("<I", 0xFFFFFFF0))], "number 4,294,967,280 at byte 3"),
     "an entry far, as text": ([pickled(b"}p99999999999\n")], "an entry under the number 99,999,999,999"),
     "nested tuples as a key": (
-        [pickled(b"})q\x00" + NESTED + b"0" * 61 + b"h<K\x01s")],
-        "a tuple that is not allowed as a key",
+        [pickled(b"]})q\x00" + NESTED + b"0" * 61 + b"h<K\x01sa")],
+        "holds a list",
     ),
     "copies": ([pickled(b"}(" + b"2" * 50)], "the operation DUP"),
     "a number of megabytes": ([pickled(b"}\x8b" + struct.pack("<I", 2**24) + bytes(2**24))], "the operation LONG4"),

@@ -12,12 +12,14 @@ import pytest
 import torch
 from tests.exchange.convnet_pickles import Builder, Layers, checkpoint, python2_pickle, scores
 
+import alexnet
 from alexnet.errors import RequestError, WorkError
 from alexnet.exchange.convnet_checkpoints import is_pickle, read_batches_meta
 from alexnet.exchange.foreign_network import ForeignNetwork
 from alexnet.exchange.readers import read_foreign
 from alexnet.model.network import AlexNet
 from alexnet.model.tensor_names import networks_of_layers
+from alexnet.runs.import_recipe import ImportRecipe
 
 NUM_CLASSES = 6
 
@@ -341,6 +343,43 @@ def test_the_mean_image_of_the_training_data_is_read(tmp_path: Path) -> None:
     path.write_bytes(python2_pickle({"data_mean": planes})[:5000])
     with pytest.raises(WorkError, match="cut short or damaged"):
         read_batches_meta(path)
+
+
+def test_ten_views_subtract_the_center_of_the_mean_image_as_cuda_convnet_does(tmp_path: Path) -> None:
+    net, random = cifar("11pct"), np.random.default_rng(4)
+    path = write_pickle(net, tmp_path)
+    # Left and right, and the corners, of the mean image differ from its center by 50 and more.
+    mean = (120 + 60 * np.linspace(-1, 1, 32)[:, None] * np.ones((1, 32)) + np.arange(32)).astype(np.float32)
+    planes = np.stack([mean, mean.T, mean[::-1]])
+    meta = tmp_path / "batches.meta"
+    meta.write_bytes(python2_pickle({"data_mean": planes.reshape(-1, 1)}))
+    names = [f"thing {number}" for number in range(NUM_CLASSES)]
+    run = alexnet.import_weights(path, tmp_path / "run", mean=meta, classes=names)
+    recipe = run.any_recipe()
+    assert isinstance(recipe, ImportRecipe) and recipe.input.mean_at == "center"
+    assert recipe.training_recipe().data.mean == "center" and alexnet.load(run).mean_at == "center"
+    image = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    found = alexnet.predict(run, image, views=10, top=NUM_CLASSES, precision="float32")[0]
+    pixels, center = image.transpose(2, 0, 1).astype(np.float64), planes[:, 4:28, 4:28]
+    expected = np.zeros(NUM_CLASSES)
+    for row, column in ((0, 0), (0, 8), (4, 4), (8, 0), (8, 8)):
+        crop = pixels[:, row : row + 24, column : column + 24]
+        for view in (crop, crop[:, :, ::-1]):
+            values = np.exp(scores(net, view - center))
+            expected += values / values.sum() / 10
+    probabilities = {one.name: one.probability for one in found.top}
+    np.testing.assert_allclose([probabilities[name] for name in names], expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("value", [2**2000, 2**60, 1e300, float("nan"), [3] * 100])
+def test_settings_that_no_layer_has_are_refused(tmp_path: Path, value: object) -> None:
+    for name, key in (("conv1", "imgSize"), ("conv1", "filterSize"), ("pool1", "sizeX"), ("pool2", "stride")):
+        layers = small()
+        layers[name][key] = value
+        path = write_python3(layers, tmp_path)
+        with pytest.raises(WorkError, match=rf"its layer {name} has") as found:
+            read_foreign(path)
+        assert len(str(found.value)) < 400
 
 
 def test_folders_that_hold_something_else_are_named(tmp_path: Path) -> None:

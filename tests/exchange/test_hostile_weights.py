@@ -96,7 +96,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a storage of terabytes": (
         zipped(pickled_state(pickled_tensor((2**40,), (1,), numel=2**40))), r"4,398,046,511,104 bytes, and its .* 64 b"
     ),
-    "a negative storage": (zipped(pickled_state(pickled_tensor((4,), (1,), numel=-4))), "with -4 numbers"),
+    "a negative storage": (zipped(pickled_state(pickled_tensor((4,), (1,), numel=-4))), "without a number of elements"),
     "a missing storage": (zipped(pickled_state(TENSOR), {}), "its member data/0 is missing"),
     "a path as storage": (
         zipped(pickled_state(pickled_tensor((16,), (1,), key="../../etc/passwd"))), "data/../../etc/passwd is missing"

@@ -56,7 +56,16 @@ def plain(value: Any) -> Any:
     return type(value)(map(plain, value)) if isinstance(value, list | tuple) else value
 
 
+def with_safe_keys(value: Any) -> Any:
+    """The value without entries whose keys have hashes that a file can choose."""
+    if isinstance(value, dict):
+        kept = {key: one for key, one in value.items() if not isinstance(key, tuple)}
+        return {key: with_safe_keys(one) for key, one in kept.items() if not isinstance(key, int) or abs(key) < 2**32}
+    return type(value)(map(with_safe_keys, value)) if isinstance(value, list | tuple) else value
+
+
 @given(VALUES, PROTOCOLS)
+@example({(1, "a"): 2, 2**32: 3, 2**32 - 1: 4, -(2**32): 5, True: 6}, 2)
 @example([b"x" * 5000, b"y" * 300, ["a"] * 3], 2)
 @example([1, [2, [3, ()]], (4,), {5: {}}], 0)
 @example((shared := ["x"], shared, {"k": shared}), 4)
@@ -66,7 +75,7 @@ def test_plain_values_are_those_that_pickle_reads(value: object, protocol: int) 
     file.seek(6)
     found = Latin(file).load()
     assert file.tell() == 6 + len(content)
-    expected = pickle.loads(content)
+    expected = with_safe_keys(pickle.loads(content))
     assert plain(found) == expected
     assert repr(plain(found)) == repr(expected)  # also the types of numbers, and -0.0
 

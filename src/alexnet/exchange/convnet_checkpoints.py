@@ -54,6 +54,16 @@ WHAT = "a checkpoint of cuda-convnet"
 _MAX_UNPACKED = 4
 """Times the packed size: weights hardly compress, their last updates may be zeros."""
 _MEAN_BYTES = 2**20
+_MAX_LAYERS = 500
+"""The largest variant has about 60 in two columns."""
+_MAX_INPUTS = 16
+"""Of a layer."""
+_MAX_ENTRIES = 500
+"""Of a dictionary; the program's layers have about 40."""
+_MAX_NAME = 200
+"""Characters of the name of a layer, or of one of its settings."""
+_MAX_NUMBER = 2**53
+"""Of a setting; larger ones are no exact floating-point numbers."""
 _ALLOWED_NAMES = {*ARRAY_NAMES, "copy_reg._reconstructor", "copyreg._reconstructor", "collections.OrderedDict"}
 _ALLOWED_NAMES |= {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("object", "set", "list")}
 _IMAGENET_MEAN = (127.30, 119.72, 104.91)
@@ -85,8 +95,12 @@ class _Layer:
         """A number, or the same number for every input; ValueError if there is none."""
         found = self.entries.get(key, default)
         values = found if isinstance(found, list) else [found]
-        if not values or any(type(one) not in (int, float, bool) or one != values[0] for one in values):
+        if not 1 <= len(values) <= _MAX_INPUTS or any(
+            type(one) not in (int, float, bool) or one != values[0] for one in values
+        ):
             raise ValueError(f"its layer {self.name} has no number {key}")
+        if not abs(values[0]) < _MAX_NUMBER:
+            raise ValueError(f"its layer {self.name} has a number {key} beyond {_MAX_NUMBER:,}")
         return values[0]  # type: ignore[no-any-return]
 
     def count(self, key: str, default: float | None = None) -> int:
@@ -137,6 +151,7 @@ class _CheckpointUnpickler(ArrayUnpickler):
     def call(self, name: str, arguments: tuple[object, ...]) -> object:
         if name == "collections.OrderedDict" or name.endswith("ordereddict.OrderedDict"):
             first = arguments[0] if arguments else []
+            self.spend(8 * len(first) if isinstance(first, list) else 0)
             pairs = [one for one in first if isinstance(one, list) and len(one) == 2] if isinstance(first, list) else []
             return {key: value for key, value in pairs if isinstance(key, str | bytes)}
         return super().call(name, arguments)
@@ -161,7 +176,7 @@ def read_batches_meta(path: Path) -> NDArray[np.float32]:
     """
     try:
         with path.open("rb") as file:
-            mean = _entries(_CheckpointUnpickler(file, path).load()).get("data_mean")
+            mean = _entry(_CheckpointUnpickler(file, path).load(), "data_mean")
             side = math.isqrt(math.prod(mean.shape) // 3) if isinstance(mean, PickledArray) else 0
             if not isinstance(mean, PickledArray) or side == 0 or math.prod(mean.shape) != 3 * side * side:
                 raise RequestError(f"{path} is a Python pickle without a square mean image (data_mean) of three colors")
@@ -200,10 +215,10 @@ def read_convnet(path: Path) -> ForeignNetwork | None:
         with path.open("rb") as file:
             if (content := _pickle_of(path, file)) is None:
                 return None
-            state = _entries(_entries(_CheckpointUnpickler(content, path).load()).get("model_state"))
-            if "layers" not in state:
+            layers = _entry(_entry(_CheckpointUnpickler(content, path).load(), "model_state"), "layers")
+            if layers is None:
                 return None
-            return _network(path, _layers(state["layers"]), _size(content), notes)
+            return _network(path, _layers(path, layers), _size(content), notes)
     except RequestError:
         raise
     except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
@@ -235,20 +250,32 @@ def _size(file: BinaryIO) -> int:
     return file.seek(0, 2)
 
 
+def _entry(content: object, name: str) -> object:
+    """An entry of a dictionary, whose names Python 2 wrote as bytes; None if there is none."""
+    return content.get(name, content.get(name.encode())) if isinstance(content, dict) else None
+
+
 def _entries(content: object) -> dict[str, Any]:
-    """The entries of a dictionary by name, which Python 2 wrote as bytes."""
-    return {_text(key): one for key, one in content.items()} if isinstance(content, dict) else {}
+    """The entries of a dictionary by name, which Python 2 wrote as bytes; ValueError if there are too many."""
+    if not isinstance(content, dict):
+        return {}
+    if len(content) > _MAX_ENTRIES:
+        raise ValueError(f"a dictionary of {len(content):,} entries")
+    return {_text(key): one for key, one in content.items()}
 
 
 def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("latin1")
-    return value if isinstance(value, str) else f"({type(value).__name__})"
+    """A name; only the type of what is none."""
+    if not isinstance(value, str | bytes) or len(value) > _MAX_NAME:
+        return f"({type(value).__name__})"
+    return value.decode("latin1") if isinstance(value, bytes) else value
 
 
-def _layers(found: object) -> dict[str, _Layer]:
+def _layers(path: Path, found: object) -> dict[str, _Layer]:
     """The layers by name."""
     given = found if isinstance(found, list) else [*_entries(found).values()]
+    if len(given) > _MAX_LAYERS:
+        _refuse(path, f"it has {len(given):,} layers")
     entries = [_entries(one) for one in given]
     names = [_text(one.get("name", "")) for one in entries]
     layers = {}
@@ -256,6 +283,8 @@ def _layers(found: object) -> dict[str, _Layer]:
         inputs = one.get("inputs", [])
         if not name or name in layers or "type" not in one or not isinstance(inputs, list):
             raise ValueError("a layer without a name of its own, a type or inputs")
+        if len(inputs) > _MAX_INPUTS:
+            _refuse(path, f"its layer {name} reads {len(inputs):,} layers")
         numbers = [number for number in inputs if type(number) is int]
         if any(not 0 <= number < len(names) for number in numbers):
             raise ValueError(f"its layer {name} reads a layer that is not there")
@@ -297,6 +326,7 @@ def _network(path: Path, layers: dict[str, _Layer], num_bytes: int, notes: list[
         layers=tuple(_foreign_layer(one) for one in weights),
         variants=variants,
         convention=InputConvention(mean=mean),
+        mean_at="center",
         notes=tuple(notes),
     )
 

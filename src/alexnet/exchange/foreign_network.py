@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.augment import MeanAt
 from alexnet.data.dataset import ClassInfo
 from alexnet.data.decode import Fit
 from alexnet.evaluation.preprocessing import IMAGENET_MEAN_COLOR
@@ -97,6 +98,8 @@ class ForeignNetwork:
     """How the network reads pixels."""
     mean_image: NDArray[np.float32] | None = None
     """(side, side, 3) RGB, 0..255, instead of the convention's mean color."""
+    mean_at: MeanAt = "crop"
+    """Which part of the mean image is subtracted from a crop."""
     fit: Fit | None = None
     classes: tuple[ClassInfo, ...] | None = None
     notes: tuple[str, ...] = ()

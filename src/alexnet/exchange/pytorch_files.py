@@ -30,6 +30,8 @@ _MAX_PICKLE_BYTES = 2**24
 _MAX_LIST_BYTES = 2**20
 """Of a zip's list of members; a checkpoint has one of 100 bytes per tensor."""
 _MAX_DIMS = 8
+_MAX_STORAGE_PARTS = 8
+"""Of what names a storage; torch writes five, older versions six."""
 _CHUNK_BYTES = 2**24
 _ENCRYPTED = 0x1
 
@@ -110,12 +112,12 @@ def _read_zip(path: Path, what: str, file: BinaryIO) -> object:
     for member in read_zip_list(path, _MAX_LIST_BYTES):
         name = member.filename.partition("/")[2]  # all are in one folder
         if name in members:
-            raise ValueError(f"it has two members {name!r}")
+            raise ValueError(f"it has two members {name[:100]!r}")
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
             raise RequestError(
-                f"{path} is {what} whose member {member.filename!r} is compressed or encrypted, which torch.save does "
-                "not do; unpack it, load it in Python with torch.load(..., weights_only=True), and save its state dict "
-                "with torch.save"
+                f"{path} is {what} whose member {member.filename[:100]!r} is compressed or encrypted, which torch.save "
+                "does not do; unpack it, load it in Python with torch.load(..., weights_only=True), and save its "
+                "state dict with torch.save"
             )
         members[name] = member
     if "data.pkl" not in members:
@@ -197,7 +199,8 @@ class _TensorUnpickler(InertUnpickler):
         super().__init__(file)
         self.path, self.what, self.order, self.members = path, what, order, members
         self.storages: dict[str, _Storage] = {}
-        self.unknown: list[str] = []
+        self.unknown: dict[str, None] = {}
+        """In order; as keys, since the same name may come again and again."""
 
     def load_named(self) -> object:
         """The object, unless it has names that a state dict does not need.
@@ -235,7 +238,7 @@ class _TensorUnpickler(InertUnpickler):
 
     def require_allowed(self, name: str) -> None:
         if name.replace("numpy._core.", "numpy.core.") not in _KNOWN_NAMES:
-            self.unknown.append(name)
+            self.unknown[name] = None
 
     def call(self, name: str, arguments: tuple[object, ...]) -> object:
         if name in _DICTIONARIES:
@@ -248,15 +251,19 @@ class _TensorUnpickler(InertUnpickler):
         return super().call(name, arguments)
 
     def persistent(self, key: object) -> object:
-        kind, *rest = key if isinstance(key, tuple) else (None,)
-        if _text(kind) == "module" and rest:
+        if not isinstance(key, tuple) or not 2 <= len(key) <= _MAX_STORAGE_PARTS:
+            raise ValueError("an object that is outside of it")
+        kind, *rest = key
+        if _text(kind) == "module":
             return rest[0]  # the class of a whole module, with its source
         if _text(kind) != "storage" or len(rest) < 4 or not isinstance(rest[0], PickledGlobal):
             raise ValueError("an object that is outside of it")
         found, name, _, numel, *view = rest
         dtype = _STORAGE_TYPES.get(found.name.rpartition(".")[2])
-        if dtype is None or not isinstance(numel, int) or numel < 0:
-            raise ValueError(f"a storage of {found.name} with {numel} numbers")
+        if dtype is None:
+            raise ValueError(f"a storage of the unknown type {found.name}")
+        if type(numel) is not int or not _is_count(numel):
+            raise ValueError("a storage without a number of elements")
         if view and view[0] is not None:
             raise ValueError("a storage that is a part of another one")
         return self._storage(_text(name), dtype, numel)

@@ -38,7 +38,8 @@ _NOTHING_TO_IMPORT = (
 def read_foreign(path: Path) -> ForeignNetwork:
     """The network in a file of torch.save, safetensors, Caffe or cuda-convnet, or in a folder of its checkpoints.
 
-    Nothing in the file is run, and no more memory is taken than it has bytes (twice as much of 16-bit weights).
+    Nothing in the file is run, and no more memory is taken than it has bytes (of 16-bit weights twice as much, and of
+    a zipped checkpoint of cuda-convnet, which is unpacked in memory, up to five times as much).
 
     Raises:
         RequestError: there is no such file, it is none of a format that is read, or holds another network or weights

@@ -43,6 +43,12 @@ _TORCHVISION_NAMES = ("features.0", "features.3", "features.6", "features.8", "f
 _MAX_SHOWN = 3
 _NUMBERS_AT_ONCE = 2**20
 _MAX_DEPTH = 4
+_MAX_REASON = 300
+"""Characters of what is wrong with a file."""
+_MAX_TENSORS = 2000
+"""The largest variant has 20; a checkpoint may hold it several times, with the state of its optimizer."""
+_MAX_NAME = 500
+"""Characters of the name of a tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +88,7 @@ def float32_tensor(array: NDArray[Any], dtype: str) -> torch.Tensor:
 def foreign_damage(path: Path, what: str, error: Exception) -> NoReturn:
     """Raise that a file of another program is damaged, or why else it could not be read."""
     raise_unless_damage(error, path)
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error)[:_MAX_REASON].split())
     raise WorkError(f"{path} is {what} that is cut short or damaged ({reason}); {DOWNLOAD}") from error
 
 
@@ -98,29 +104,37 @@ def find_state_dict(path: Path, what: str, content: object) -> tuple[str, dict[s
         tensors = {name: one for name, one in entries.items() if isinstance(one, StoredTensor)}
         if any(name.endswith(("weight", "bias")) for name in tensors):
             return f"{what} (its entry {place!r})" if place else what, tensors, tuple(notes)
-        held = {name: _entries(one) for name, one in entries.items() if isinstance(one, dict)}
+        held = {name: one for name, one in entries.items() if isinstance(one, dict)}
         known = [name for name in _STATE_DICT_KEYS if name in held]
         if not known:
-            known = [name for name, one in held.items() if any(isinstance(t, StoredTensor) for t in one.values())]
+            known = _with_tensors(held)
         if not known:
             break
-        place = f"{place}.{known[0]}" if place else known[0]
+        taken = known[0]
+        place = f"{place}.{_cut(taken)}" if place else _cut(taken)
+        averaged = [name for name in held if name != taken and _AVERAGE.search(name)][:_MAX_SHOWN]
         notes += [
-            f"The entry {name!r}, averaged weights of the same network, was left out; to import these instead, save "
-            "this entry alone with torch.save."
-            for name in held
-            if name != known[0] and _AVERAGE.search(name)
+            f"The entry {_cut(name)!r}, averaged weights of the same network, was left out; to import these instead, "
+            "save this entry alone with torch.save."
+            for name in averaged
         ]
-        others = [name for name in entries if name != known[0] and not _AVERAGE.search(name)]
+        others = [name for name in entries if name != taken and name not in averaged]
         if others:
             notes.append(f"The entries {_shown(others)} were left out.")
-        entries = held[known[0]]
+        entries = _entries(held[taken])
     held_names = [*_entries(content)]
     found = f"its entries are {_shown(held_names)}" if held_names else "it holds no dictionary with names"
     raise RequestError(
         f"{path} is {what} without a state dict ({found}); save the network's weights with "
         "torch.save(model.state_dict(), FILE)"
     )
+
+
+def _with_tensors(held: Mapping[str, dict[object, object]]) -> list[str]:
+    """The dictionaries that hold tensors, by name; each is looked through once, however many names it has."""
+    distinct = {id(one): one for one in held.values()}
+    found = {key for key, one in distinct.items() if any(isinstance(value, StoredTensor) for value in one.values())}
+    return [name for name, one in held.items() if id(one) in found]
 
 
 def _entries(content: object) -> dict[str, object]:
@@ -231,6 +245,10 @@ def _likeliest_first(variants: list[str], layers: Sequence[_Layer], plain: Seque
 
 def _refuse_others(path: Path, what: str, tensors: Mapping[str, StoredTensor]) -> None:
     """Refuse what is of another network at first sight."""
+    if len(tensors) > _MAX_TENSORS:
+        raise RequestError(f"{path} is {what} with {len(tensors):,} tensors; the largest variant has 20")
+    if (longest := max(map(len, tensors), default=0)) > _MAX_NAME:
+        raise RequestError(f"{path} is {what} with a tensor whose name has {longest:,} characters; rename it")
     if normalized := [name for name in tensors if _NORMALIZED.search(name)]:
         raise RequestError(
             f"{path} is {what} of a network with batch normalization ({_shown(normalized)}), which no variant has: "
@@ -321,4 +339,8 @@ def _described(layers: Sequence[_Layer]) -> str:
 def _shown(names: Sequence[str]) -> str:
     """The first names, short enough for a message."""
     more = f" and {len(names) - _MAX_SHOWN:,} more" if len(names) > _MAX_SHOWN else ""
-    return ", ".join(name[:80] for name in names[:_MAX_SHOWN]) + more
+    return ", ".join(map(_cut, names[:_MAX_SHOWN])) + more
+
+
+def _cut(name: str) -> str:
+    return name[:80]

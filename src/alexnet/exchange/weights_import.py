@@ -127,6 +127,7 @@ def convert(foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices)
         crop=spec.image_px,
         title=f"unknown data (imported from {file.name})",
         generated=False,
+        mean_at=foreign.mean_at,
         fit=fit,
         untrained_layers=match.missing,
     )
@@ -147,6 +148,7 @@ def convert(foreign: ForeignNetwork, file: ImportedFile, choices: ImportChoices)
             scale_in_weights=not convention.is_scale_of(spec),
             mean=tuple(round(float(one), 4) for one in mean_image.mean((0, 1), dtype=np.float64)),
             has_mean_image=_given_mean_image(foreign, choices) is not None,
+            mean_at=foreign.mean_at,
             convention_from=convention_from,
             given=given,
             side=len(mean_image),

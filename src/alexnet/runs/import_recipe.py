@@ -75,6 +75,8 @@ class ImportedInput:
     """To which photographs are resized, pixels."""
     crop: int
     fit: Literal["crop", "pad", "squash"]
+    mean_at: Literal["crop", "center"] = "crop"
+    """Part of the mean image that is subtracted: that of the crop, or always the center, as cuda-convnet does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ class ImportRecipe:
     def training_recipe(self) -> Recipe:
         """The paper's recipe for this network and its crop, with which another training may begin."""
         network = NetworkSettings(variant=self.network.variant, width=self.network.width)
-        return Recipe(network=network, data=DataSettings(crop=self.input.crop))
+        return Recipe(network=network, data=DataSettings(crop=self.input.crop, mean=self.input.mean_at))
 
 
 def import_to_dict(recipe: ImportRecipe) -> dict[str, Any]:

@@ -6,9 +6,10 @@ strings stay in the file until they are asked for.
 """
 
 import codecs
-import math
 import pickletools
+import re
 import struct
+import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO, ClassVar
 
@@ -21,6 +22,28 @@ MAX_OPERATIONS = 2**21
 """CIFAR's largest file has 300,000: two for each file name, one for each label."""
 _MAX_BYTES_READ = 2**12
 """Longer byte strings stay in the file."""
+_FREE_BYTES = 2**16
+"""What calls may make beyond as many bytes as the pickle has."""
+_MAX_NAME = 250
+"""Characters of the name of a class or function."""
+_MAX_NUMBER_BYTES = 1000
+"""Of a number that is written in digits."""
+_MAX_ARGUMENTS = 100
+"""Of a call."""
+_MAX_KEY = 2**32
+"""Integers below it have hashes of their own, since these are the integers up to 2**61."""
+_WIDE_TEXT_BYTES = 2**20
+"""A longer text must be bytes that are written as text, which takes no more memory than the file has bytes."""
+_MAX_REASON = 200
+"""Characters of the message of an error of Python's library."""
+MAX_DIMS = 32
+"""Of an array; NumPy's own limit before version 2."""
+_MAX_SIZE = 2**62
+_SHOWN_DIMS = 6
+_LAST_OF_LATIN1 = 0xC3
+"""First byte of UTF-8 of the last characters of Latin-1."""
+_WIDE_ESCAPE = re.compile(rb"\\u(?!00)|\\U")
+_SHORT_TEXT_BYTES = 2**10
 
 
 class PickledGlobal:
@@ -68,8 +91,13 @@ class FileBytes:
 class InertUnpickler:
     """Interprets the pickle at the position of a file. Subclasses decide what the names in it stand for.
 
+    A value that the pickle holds once can be used by many operations of two bytes each, so nothing may be copied,
+    compared or written into a message that is as large as the pickle makes it: `spend` counts what calls make, and
+    messages name types only.
+
     Strings of bytes, also Python 2's, are `bytes`, long ones `FileBytes`; sets are lists; what is appended to an object
-    other than a list or dictionary is dropped.
+    other than a list or dictionary is dropped, and so are entries of dictionaries whose keys are neither text, bytes,
+    None nor whole numbers below 2**32.
 
     Args:
         file: seekable; it stays open as long as the `FileBytes` are used.
@@ -87,6 +115,17 @@ class InertUnpickler:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        self._free_bytes = self._size - position + _FREE_BYTES
+
+    def spend(self, num_bytes: int) -> None:
+        """Count bytes that are about to be made of values that the pickle can use again and again.
+
+        Raises:
+            ValueError: they are more than the file has.
+        """
+        self._free_bytes -= num_bytes
+        if self._free_bytes < 0:
+            raise ValueError("calls that make more bytes than the file has")
 
     def require_allowed(self, name: str) -> None:
         """Raise if a pickle must not name this class or function."""
@@ -131,9 +170,9 @@ class InertUnpickler:
             except AlexNetError:
                 raise
             except (IndexError, TypeError, struct.error, UnicodeError) as error:
-                raise ValueError(f"it is damaged at byte {offset:,} ({error})") from error
+                raise ValueError(f"it is damaged at byte {offset:,} ({str(error)[:_MAX_REASON]})") from error
             except ValueError as error:
-                raise ValueError(f"{error} at byte {offset:,}") from error
+                raise ValueError(f"{str(error)[:_MAX_REASON]} at byte {offset:,}") from error
         raise ValueError(f"more operations than allowed at byte {offset:,}")
 
     # Reading arguments.
@@ -152,6 +191,13 @@ class InertUnpickler:
             raise ValueError("it ends inside a line")
         return line[:-1]
 
+    def _digits(self) -> bytes:
+        """A line with a number."""
+        line = self._line()
+        if len(line) > _MAX_NUMBER_BYTES:
+            raise ValueError(f"a number of {len(line):,} digits")
+        return line
+
     def _bytes(self, size: int) -> bytes | FileBytes:
         if size <= _MAX_BYTES_READ:
             return self._read(size)
@@ -164,7 +210,25 @@ class InertUnpickler:
     def _text(self, size: int) -> str:
         if size > self.max_text_bytes:
             raise ValueError(f"a text of {size:,} bytes")
-        return self._read(size).decode("utf-8", "surrogatepass")
+        content = self._read(size)
+        if size > _WIDE_TEXT_BYTES and np.frombuffer(content, np.uint8).max() > _LAST_OF_LATIN1:
+            raise ValueError(f"a text of {size:,} bytes that is not one of bytes")
+        text = content.decode("utf-8", "surrogatepass")
+        self._spend_width(text, size)
+        return text
+
+    def _line_text(self) -> str:
+        line = self._line()
+        if len(line) > self.max_text_bytes or (len(line) > _WIDE_TEXT_BYTES and _WIDE_ESCAPE.search(line)):
+            raise ValueError(f"a text of {len(line):,} bytes")
+        text = line.decode("raw-unicode-escape")
+        self._spend_width(text, len(line))
+        return text
+
+    def _spend_width(self, text: str, num_bytes: int) -> None:
+        """One character beyond Latin-1 makes all of a text take two or four bytes each."""
+        if num_bytes > _SHORT_TEXT_BYTES:
+            self.spend(max(0, sys.getsizeof(text) - num_bytes))
 
     # The stack.
 
@@ -209,7 +273,8 @@ class InertUnpickler:
         if isinstance(target, dict):
             if len(items) % 2:
                 raise ValueError("a key without a value")
-            target.update(zip(map(_require_key, items[::2]), items[1::2], strict=True))
+            pairs = zip(items[::2], items[1::2], strict=True)
+            target.update((key, value) for key, value in pairs if _is_safe_key(key))
         elif not isinstance(target, PickledObject):
             raise ValueError(f"an entry of a {type(target).__name__}")
 
@@ -236,7 +301,10 @@ class InertUnpickler:
     def _global(self, module: object, name: object) -> PickledGlobal:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a name that is not text")
+        if len(module) + len(name) > _MAX_NAME or not (module + name).isprintable():
+            raise ValueError("a name that no function has")
         whole = f"{module}.{name}"
+        self.spend(len(whole))
         self.require_allowed(whole)
         return PickledGlobal(whole)
 
@@ -251,6 +319,8 @@ class InertUnpickler:
     def _called(self, function: object, arguments: object) -> object:
         if not isinstance(function, PickledGlobal | PickledObject) or not isinstance(arguments, tuple):
             raise ValueError("a call of something else than a function")
+        if len(arguments) > _MAX_ARGUMENTS:
+            raise ValueError(f"a call with {len(arguments):,} arguments")
         return self.call(function.name, arguments)
 
     def _reduce(self) -> None:
@@ -261,6 +331,7 @@ class InertUnpickler:
         names, arguments, function = self._pop(), self._pop(), self._pop()
         if not isinstance(names, dict) or not isinstance(arguments, tuple):
             raise ValueError("a call of something else than a function")
+        self.spend(8 * len(arguments))
         self._push(self._called(function, (*arguments, names)))
 
     def _object(self) -> None:
@@ -276,12 +347,13 @@ class InertUnpickler:
         self.set_state(self._stack[-1], state)
 
 
-def _require_key(key: object) -> object:
-    """A key of a dictionary. Tuples that hold a tuple several times, over and over, take for ever to be hashed."""
-    simple = (str, bytes, int, float, bool, type(None))
-    if isinstance(key, simple) or (isinstance(key, tuple) and all(isinstance(one, simple) for one in key)):
-        return key
-    raise ValueError(f"a {type(key).__name__} that is not allowed as a key")
+def _is_safe_key(key: object) -> bool:
+    """Whether a key is hashed at once, to a value that the pickle cannot choose to be that of thousands of other keys.
+
+    With such keys a dictionary takes the square of its entries in time. Python salts the hashes of text and bytes, but
+    not those of numbers, and hashes a tuple again whenever it is used.
+    """
+    return isinstance(key, str | bytes | bool | type(None)) or (isinstance(key, int) and abs(key) < _MAX_KEY)
 
 
 def _describe_operation(code: bytes) -> str:
@@ -322,13 +394,13 @@ _OPERATIONS: dict[bytes, Operation] = {
     b"N": _pushes(lambda self: None),
     b"\x88": _pushes(lambda self: True),
     b"\x89": _pushes(lambda self: False),
-    b"I": _pushes(lambda self: _whole_number(self._line())),
-    b"L": _pushes(lambda self: int(self._line().rstrip(b"L"))),
+    b"I": _pushes(lambda self: _whole_number(self._digits())),
+    b"L": _pushes(lambda self: int(self._digits().rstrip(b"L"))),
     b"J": _pushes(lambda self: self._unpack("<i")),
     b"K": _pushes(lambda self: self._unpack("<B")),
     b"M": _pushes(lambda self: self._unpack("<H")),
     b"\x8a": _pushes(lambda self: _long(self._read(self._unpack("<B")))),
-    b"F": _pushes(lambda self: float(self._line())),
+    b"F": _pushes(lambda self: float(self._digits())),
     b"G": _pushes(lambda self: self._unpack(">d")),
     b"S": _pushes(lambda self: _quoted(self._line())),
     b"T": _pushes(lambda self: self._bytes(self._unpack("<i"))),
@@ -337,7 +409,7 @@ _OPERATIONS: dict[bytes, Operation] = {
     b"C": _pushes(lambda self: self._bytes(self._unpack("<B"))),
     b"\x8e": _pushes(lambda self: self._bytes(self._unpack("<Q"))),
     b"\x96": _pushes(lambda self: self._bytes(self._unpack("<Q"))),
-    b"V": _pushes(lambda self: self._line().decode("raw-unicode-escape")),
+    b"V": _pushes(lambda self: self._line_text()),
     b"X": _pushes(lambda self: self._text(self._unpack("<I"))),
     b"\x8c": _pushes(lambda self: self._text(self._unpack("<B"))),
     b"\x8d": _pushes(lambda self: self._text(self._unpack("<Q"))),
@@ -357,11 +429,11 @@ _OPERATIONS: dict[bytes, Operation] = {
     b"\x8f": _pushes(lambda self: []),  # a set
     b"\x90": lambda self: self._append(self._pop_to_mark()),
     b"\x91": _pushes(lambda self: self._pop_to_mark()),
-    b"p": lambda self: self._keep(int(self._line())),
+    b"p": lambda self: self._keep(int(self._digits())),
     b"q": lambda self: self._keep(self._unpack("<B")),
     b"r": lambda self: self._keep(self._unpack("<I")),
     b"\x94": lambda self: self._keep(len(self._memo)),
-    b"g": lambda self: self._fetch(int(self._line())),
+    b"g": lambda self: self._fetch(int(self._digits())),
     b"h": lambda self: self._fetch(self._unpack("<B")),
     b"j": lambda self: self._fetch(self._unpack("<I")),
     b"c": _pushes(lambda self: self._line_global()),
@@ -378,13 +450,19 @@ _OPERATIONS: dict[bytes, Operation] = {
 """By their codes. Missing are those that copy (DUP), take numbers of any length, or reach out of the pickle."""
 
 
+_MAX_CODE = 16
+"""Characters of the code of a NumPy data type; those of numbers have two or three."""
+
+
 class _DataType:
     """Replaces a NumPy data type: only its code and byte order."""
 
     __slots__ = ("code", "order")
 
     def __init__(self, code: object) -> None:
-        text = code.decode("latin1") if isinstance(code, bytes) else code if isinstance(code, str) else ""
+        if not isinstance(code, str | bytes) or len(code) > _MAX_CODE:
+            raise ValueError("arrays of a type without a code")
+        text = code.decode("latin1") if isinstance(code, bytes) else code
         self.order = ">" if text.startswith(">") else "<"
         self.code = text.lstrip("|<=>")
 
@@ -395,29 +473,62 @@ class _DataType:
         self.order = ">" if order in (">", b">") else "<"
 
 
+_BYTES = _DataType("u1")
+
+
+def _num_elements(shape: tuple[object, ...]) -> int | None:
+    """Of an array of this shape; None if no array in memory can have it."""
+    if len(shape) > MAX_DIMS:
+        return None
+    count = 1
+    for size in shape:
+        if type(size) is not int or not 0 <= size < _MAX_SIZE:
+            return None
+        count *= max(size, 1)
+        if count >= _MAX_SIZE:
+            return None
+    return 0 if 0 in shape else count
+
+
+def _shown_shape(shape: tuple[object, ...]) -> str:
+    """A shape of at most `MAX_DIMS` whole numbers, short enough for a message."""
+    more = f", and {len(shape) - _SHOWN_DIMS} more" if len(shape) > _SHOWN_DIMS else ""
+    return f"{shape[:_SHOWN_DIMS]}{more}"
+
+
 class PickledArray:
     """Replaces a NumPy array; its values stay in the file until they are asked for."""
 
+    __slots__ = ("_content", "_kind", "_order", "_types", "shape")
+
     def __init__(self, types: tuple[str, ...]) -> None:
         self._types = types
-        self._kind = _DataType("u1")
+        self._kind = _BYTES
         self._content: bytes | FileBytes = b""
         self._order = "C"
         self.shape: tuple[int, ...] = (0,)
 
-    def fill(self, content: object, kind: object, shape: object, order: object) -> "PickledArray":
-        """Set what the array is of; ValueError if it does not fit."""
+    def fill(
+        self, content: object, kind: object, shape: object, order: object, spend: Callable[[int], None]
+    ) -> "PickledArray":
+        """Set what the array is of; ValueError if it does not fit.
+
+        Args:
+            spend: told how many bytes are made, see `InertUnpickler.spend`.
+        """
         if not isinstance(kind, _DataType) or kind.code not in self._types:
             code = kind.code if isinstance(kind, _DataType) else "?"
             names = "integers" if self._types == INTEGER_TYPES else "numbers"
             raise ValueError(f"arrays of the type {code!r}; allowed are {names}")
-        if isinstance(content, str):
-            content = content.encode("latin1")  # Python 2's, in a pickle that Python 3 wrote again
         sizes = shape if isinstance(shape, tuple) else (shape,)
-        if not isinstance(content, bytes | FileBytes) or not all(type(one) is int and one >= 0 for one in sizes):
+        count = _num_elements(sizes)
+        if not isinstance(content, str | bytes | FileBytes) or count is None:
             raise ValueError("an array without content or shape")
-        if len(content) != math.prod(sizes) * np.dtype(kind.code).itemsize:
-            raise ValueError(f"an array of shape {sizes} with {len(content):,} bytes")
+        if len(content) != count * np.dtype(kind.code).itemsize:
+            raise ValueError(f"an array of shape {_shown_shape(sizes)} with {len(content):,} bytes")
+        if isinstance(content, str):
+            spend(len(content))
+            content = content.encode("latin1")  # Python 2's, in a pickle that Python 3 wrote again
         self._content, self._kind, self.shape = content, kind, sizes
         self._order = "F" if order == "F" else "C"
         return self
@@ -469,10 +580,11 @@ class ArrayUnpickler(InertUnpickler):
             case "numpy.core.multiarray._reconstruct", _:
                 return PickledArray(self.array_types)
             case "numpy.core.numeric._frombuffer", (content, kind, shape, order):
-                return PickledArray(self.array_types).fill(content, kind, shape, order)
+                return PickledArray(self.array_types).fill(content, kind, shape, order, self.spend)
             case "numpy.core.multiarray.scalar", (kind, content):
-                return PickledArray(self.array_types).fill(content, kind, (), "C").values.item()
+                return PickledArray(self.array_types).fill(content, kind, (), "C", self.spend).values.item()
             case "_codecs.encode", (str() as text, "latin1" | b"latin1"):
+                self.spend(len(text))
                 return text.encode("latin1")  # how newer Pythons write bytes into old pickles
             case "__builtin__.bytes", ():
                 return b""
@@ -487,6 +599,6 @@ class ArrayUnpickler(InertUnpickler):
             if not isinstance(state, tuple) or len(state) != 5:
                 raise ValueError("an array without content")
             _, shape, kind, is_fortran, content = state
-            target.fill(content, kind, shape, "F" if is_fortran else "C")
+            target.fill(content, kind, shape, "F" if is_fortran else "C", self.spend)
         else:
             super().set_state(target, state)

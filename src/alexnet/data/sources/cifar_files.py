@@ -36,6 +36,8 @@ EXPECTED = (
 )
 MAX_NAMES_BYTES = 2**16
 """Of a file of class names, of which the longest has 700 bytes."""
+_MAX_NAMES = 1000
+"""Of classes; CIFAR-100 has 100."""
 _RECORDS_AT_ONCE = 1024
 
 
@@ -198,7 +200,7 @@ def _class_names(version: _Version, path: Path, coarse: bool) -> list[str]:
     try:
         if version.is_pickled:
             entry = "label_names" if version.kind == "cifar-10" else f"{'coarse' if coarse else 'fine'}_label_names"
-            names = [one.decode() if isinstance(one, bytes) else str(one) for one in _unpickled(version, path)[entry]]
+            names = _checked_names(_unpickled(version, path)[entry])
         else:
             names = read_bounded(path, MAX_NAMES_BYTES).decode().split()
     except RequestError:
@@ -207,6 +209,16 @@ def _class_names(version: _Version, path: Path, coarse: bool) -> list[str]:
         raise version.damaged(path, f"it has no list of names ({error})") from error
     if len(set(names)) != len(names):
         raise version.damaged(path, "it names a class twice")
+    return names
+
+
+def _checked_names(found: object) -> list[str]:
+    """Names of classes in a pickle; TypeError or ValueError if it has something else there."""
+    if not isinstance(found, list) or len(found) > _MAX_NAMES:
+        raise TypeError(f"it has a {type(found).__name__} there")
+    names = [one.decode() if isinstance(one, bytes) else one for one in found]
+    if not all(isinstance(one, str) for one in names):
+        raise TypeError("a name is not text")
     return names
 
 

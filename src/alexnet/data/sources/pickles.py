@@ -4,6 +4,7 @@ A pickle names the functions to call. Here it may name only those of pickled Num
 """
 
 import io
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,9 +27,10 @@ def read_pickled_entries(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     with path.open("rb") as stored:
-        file = io.BytesIO(stored.read(MAX_PICKLE_BYTES + 1))
-    if len(file.getbuffer()) > MAX_PICKLE_BYTES:
-        raise ValueError(f"it has more than {MAX_PICKLE_BYTES:,} bytes")
+        size_bytes = os.fstat(stored.fileno()).st_size
+        if size_bytes > MAX_PICKLE_BYTES:
+            raise ValueError(f"it has more than {MAX_PICKLE_BYTES:,} bytes")
+        file = io.BytesIO(stored.read(size_bytes))
     try:
         content = _IntegerArrays(file, path).load()
     except RequestError:
