@@ -199,7 +199,7 @@ def test_without_a_classifier_there_are_features_and_finetuning_and_nothing_else
     assert "it lacks fc4; --features-only imports what it has" in error_of(capfd)
     assert main(words(own, "features.pth", "features", "--features-only", "--data", data)) == 0
     shown = capfd.readouterr().out
-    assert "not trained, because the file lacks them: fc4" in shown and "next: alexnet features" in shown
+    assert "not trained, because they were not imported: fc4" in shown and "next: alexnet features" in shown
     scores = "class scores need fc4, which were not imported: their weights are random."
     refused: dict[tuple[str, ...], str] = {
         ("predict", run, str(own / "data")): scores,

@@ -148,7 +148,7 @@ def _print(run: "RunFolder", described: dict[str, Any]) -> None:
     if proof is not None:
         print_imported_layers(proof["layers"])
     if network.untrained_layers:
-        print_lines(f"not trained, because the file lacks them: {', '.join(network.untrained_layers)}")
+        print_lines(f"not trained, because they were not imported: {', '.join(network.untrained_layers)}")
     print_lines(*(f"note: {one}" for one in described["notes"]))
     if proof is not None:
         print_lines(*(f"- {one['text']}" for one in proof["findings"]), f"verdict: {proof['verdict']}")
