@@ -184,6 +184,18 @@ def test_narrow_layers_have_finite_figures_and_no_structure(shape: tuple[int, ..
         assert found.beyond_chance == ()
         assert np.isfinite([one for one in dataclasses.astuple(found)[:5] if one is not None]).all()
         assert (found.unit_spread is None) == (shape[0] == 1)
+        assert (found.kernel_sums is None) == (len(shape) == 2 or shape[1] == 1)
+
+
+def test_a_difference_by_rounding_is_none() -> None:
+    values = torch.zeros(3)
+    for difference, expected in ((1e-6, ()), (1e-2, ("figure",))):
+        _, _, beyond = weight_structure._compared(
+            values,
+            lambda one, more=difference: {"figure": 1.0 + more * (one is values)},  # type: ignore[misc]
+            lambda one, num: iter([one.clone() for _ in range(num)]),
+        )
+        assert beyond == expected
 
 
 def test_units_of_a_single_weight_have_no_figures() -> None:
