@@ -46,7 +46,7 @@ from alexnet.model.network import AlexNet
 from alexnet.model.weights import load_trained, save_trained
 from alexnet.report.inspection import summarize_data
 from alexnet.report.page import write_report
-from alexnet.runs.folder import RunFolder
+from alexnet.runs.folder import PROOF_VERSION, RunFolder
 from alexnet.runs.overview import list_runs
 from alexnet.storage.lock import only_writer
 from alexnet.storage.staging import open_staging
@@ -261,6 +261,26 @@ def of_run(name: str) -> dict[str, Kind]:
     }
 
 
+def proof(name: str) -> Callable[[Path], Any]:
+    return lambda folder: RunFolder.open(folder / name).proof()
+
+
+PROOF: dict[str, Any] = {
+    "format_version": PROOF_VERSION, "status": "plausible", "verdict": "The weights are trained.",
+    "findings": [{"kind": "layers", "stance": "for", "text": "All layers are trained."}],
+    "layers": [{
+        "name": "conv1", "file_name": "features.0", "shape": [8, 3, 5, 5], "verdict": "trained",
+        "distribution": "like normal", "std": 0.02, "excess_kurtosis": 0.5, "top_singular_value": 3.5,
+        "unit_spread": 1.5, "input_spread": None, "smoothness": 0.25, "kernel_sums": 2.5, "biases": "0.5 std",
+        "dead_units": 1, "duplicate_units": 2, "dead_inputs": 3, "is_needed": True, "silent_channels": 4,
+    }],
+    "sample": {"data_checksum": "5890b46e", "title": "colors", "split": "val", "num_images": 12, "num_gray": 1,
+               "num_classes": 3},
+    "combinations": [], "moved_classes": [],
+}  # fmt: skip
+"""As an import writes it."""
+
+
 def of_baseline(name: str) -> dict[str, Kind]:
     return {
         "recipe.yaml of a baseline": Kind(RUN, f"{name}/recipe.yaml", listed(name)),
@@ -287,6 +307,7 @@ def of_version_0_1(kinds: dict[str, Kind]) -> dict[str, Kind]:
 
 KINDS: dict[str, Kind] = {
     **of_run("finished"),
+    "proof.json": Kind("proof of imported weights", "finished/proof.json", proof("finished")),
     **of_baseline("baseline"),
     **of_checkpoint("interrupted"),
     "lock": Kind(RUN, ".lock", lock),
@@ -338,6 +359,7 @@ def make_sound(golden: Path, folder: Path) -> None:
         for evaluation, content in run.evaluations().items():
             run.save_evaluation(evaluation, content)
     finished = folder / "finished"
+    RunFolder.open(finished).save_proof(PROOF)
     save_trained(finished / "weights.safetensors", load_trained(finished))
     for num_views in (1, 10):
         found = load_predictions(finished / "predictions", "val", num_views, data)
@@ -663,7 +685,7 @@ WRITERS = {
     "model/weights.py": ["weights"],
     "baselines/estimator_files.py": ["baseline", "vocabulary"],
     "baselines/feature_cache.py": ["feature cache, cursor", "feature cache, rows"],
-    "runs/folder.py": ["run.json", "recipe.yaml of a network", "events.jsonl", "evaluation"],
+    "runs/folder.py": ["run.json", "recipe.yaml of a network", "events.jsonl", "evaluation", "proof.json"],
     "storage/staging.py": ["unfinished work, plan"],
     "training/checkpoint.py": ["checkpoint manifest", "checkpoint tensors"],
 }
