@@ -1,6 +1,7 @@
 """Structure of weights against shuffled copies: none in random layers at the stated rate, found where it is small."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -23,6 +24,10 @@ def _structure(weight: torch.Tensor) -> Structure:
     found = structure(weight)
     assert found is not None
     return found
+
+
+MANY = 200 if os.environ.get("CI") else 2_000
+"""Random layers of a slow test."""
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (30, 40), (5, 300), (16, 4)])
@@ -62,7 +67,7 @@ def test_correlation_of_neighbors_is_numpys() -> None:
         ((4, 4, 8, 6, 3, 3), "uniform"),
     ],
 )
-@pytest.mark.parametrize("trials", [20, pytest.param(2_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [20, pytest.param(MANY, marks=pytest.mark.slow)])
 def test_no_more_random_layers_than_stated_have_structure(shape: tuple[int, ...], draw: str, trials: int) -> None:
     wrong = 0
     generator = np.random.default_rng(0)
@@ -138,7 +143,7 @@ def test_orthogonal_weights_are_recognized(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(24, 3, 11, 11), (64, 48), (4, 4, 8, 6, 3, 3)])
 @pytest.mark.parametrize("change", ["5 % dead", "two columns", "scaled units", "row scales", "dead inputs"])
-@pytest.mark.parametrize("trials", [10, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [10, pytest.param(MANY // 2, marks=pytest.mark.slow)])
 def test_no_more_random_layers_of_uneven_units_than_stated_are_ordered(
     shape: tuple[int, ...], change: str, trials: int
 ) -> None:
