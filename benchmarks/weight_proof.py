@@ -21,7 +21,6 @@ import torch
 from alexnet.cli.command_parser import CommandParser
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
-from alexnet.exchange.convention_proof import first_weights
 from alexnet.exchange.foreign_network import ForeignLayer, ForeignNetwork, InputConvention
 from alexnet.exchange.proof import NUM_IMAGES, Proof, prove
 from alexnet.model.network import AlexNet
@@ -56,7 +55,7 @@ class Claim:
         network = copy.deepcopy(self.trained.network)
         layers = [one for one in network.sized_layers if one.weight_shape]
         for number, (layer, own) in enumerate(zip(layers, self.foreign.layers, strict=True)):
-            weight = first_weights(self.foreign, self.trained, self.convention) if number == 0 else own.weight
+            weight = self.convention.first_weights(own.weight, network.spec) if number == 0 else own.weight
             network.get_parameter(f"{layer.name}.weight").data = weight.clone()
             network.get_parameter(f"{layer.name}.bias").data = own.bias.clone()
         return replace(self.trained, network=network)

@@ -251,13 +251,6 @@ def _mean_color(data: PreparedData) -> torch.Tensor:
     return torch.from_numpy(np.asarray(data.statistics.mean_image).mean((0, 1))).float()
 
 
-def first_weights(foreign: ForeignNetwork, trained: Trained, convention: InputConvention) -> torch.Tensor:
-    """The first layer's weights for images in RGB, 0..255, times the variant's input scale, under a convention."""
-    weight = foreign.layers[0].weight.detach().cpu().float()
-    in_rgb = weight.flip(1) if convention.color_order == "bgr" else weight
-    return in_rgb * torch.tensor(convention.factor_beyond(trained.network.spec))[:, None, None]
-
-
 @contextmanager
 def _networks(
     foreign: ForeignNetwork,
@@ -278,7 +271,8 @@ def _networks(
         for reading in readings:
             if reading.layout == "as given":
                 changed = InputConvention(color_order=reading.color_order, scale=reading.scale)
-                changes[reading] = {f"{first}.weight": first_weights(foreign, trained, changed).to(device)}
+                weight = changed.first_weights(foreign.layers[0].weight.detach().cpu().float(), trained.network.spec)
+                changes[reading] = {f"{first}.weight": weight.to(device)}
 
         def under(reading: Reading | str) -> nn.Module:
             if isinstance(reading, str) or reading.layout == "as given":

@@ -62,6 +62,17 @@ class InputConvention:
                 factor = own
         return (factor[0] / own[0], factor[1] / own[1], factor[2] / own[2])
 
+    def first_weights(self, weight: torch.Tensor, spec: NetworkSpec) -> torch.Tensor:
+        """The first layer's weights in a file as those of the variant's network, which reads RGB.
+
+        Multiplied in float64 and rounded once, and only where the variant does not scale colors so itself.
+        """
+        in_rgb = weight.flip(1) if self.color_order == "bgr" else weight
+        if self.is_scale_of(spec):
+            return in_rgb
+        factor = torch.tensor(self.factor_beyond(spec), dtype=torch.float64)
+        return (in_rgb.double() * factor[:, None, None]).float()
+
     def is_scale_of(self, spec: NetworkSpec) -> bool:
         """Whether the variant's network does all of the scaling itself."""
         return self.factor_beyond(spec) == (1.0, 1.0, 1.0)

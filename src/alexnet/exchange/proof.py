@@ -8,7 +8,7 @@ import torch
 
 from alexnet.data.dataset import PreparedData
 from alexnet.exchange.class_order import MovedClass
-from alexnet.exchange.convention_proof import Combination, Measurement, choose_sample, first_weights, measure
+from alexnet.exchange.convention_proof import Combination, Measurement, choose_sample, measure
 from alexnet.exchange.foreign_network import ForeignLayer, ForeignNetwork, InputConvention
 from alexnet.exchange.layer_proof import LayerProof, equal_layers, prove_layer
 from alexnet.exchange.reading_findings import AXES, Finding, Reasoned, Stance, reason
@@ -185,7 +185,8 @@ def _require_convention(foreign: ForeignNetwork, trained: Trained, first: str) -
     if foreign.convention is None:
         raise ValueError("the network's convention is None; give the one with which `trained` was made")
     own = trained.network.get_parameter(f"{first}.weight").detach().cpu()
-    expected = first_weights(foreign, trained, foreign.convention)
+    weight = foreign.layers[0].weight.detach().cpu().float()
+    expected = foreign.convention.first_weights(weight, trained.network.spec)
     if not torch.allclose(own, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max())):
         raise ValueError(f"`trained` was not made with {foreign.convention}")
     return foreign.convention

@@ -30,11 +30,12 @@ from alexnet.model.layer_specs import (
     LocallyConnected,
     NetworkSpec,
     SizedLayer,
+    WeightedSpec,
     scaled,
     sized_layers,
 )
 from alexnet.model.network import AlexNet
-from alexnet.model.tensor_names import roundest_width
+from alexnet.model.tensor_names import published_size, roundest_width
 from alexnet.model.variants import VARIANTS, named_variant
 from alexnet.model.weights import Trained, float32_parameters
 from alexnet.runs.import_recipe import ImportedFile, ImportedInput, ImportedNetwork, ImportRecipe
@@ -230,7 +231,7 @@ def _match(
         lacks_dense: whether dense layers may be missing.
     """
     spec = VARIANTS[variant]
-    named = [one for one in spec.layers if isinstance(one, Convolution | LocallyConnected | Dense)]
+    named = [one for one in spec.layers if isinstance(one, WeightedSpec)]
     missing = named[len(layers) :]
     if not layers:
         return _Misfit(0, "it has no layers with weights")
@@ -246,8 +247,7 @@ def _match(
     published: list[tuple[int, int]] = []
     width = 1.0
     for number, (layer, one) in enumerate(zip(layers, named, strict=False)):
-        size = one.units if isinstance(one, Dense) else one.out_channels
-        if size is None:
+        if (size := published_size(one)) is None:
             num_classes = len(layer.bias)
             continue
         published.append((size, len(layer.bias)))
@@ -279,7 +279,7 @@ def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def _kind(layer: Convolution | LocallyConnected | Dense) -> str:
+def _kind(layer: WeightedSpec) -> str:
     match layer:
         case Convolution():
             return "is a convolution"
@@ -402,11 +402,7 @@ def _network(match: _Match, foreign: ForeignNetwork, convention: InputConvention
     for number, (name, layer) in enumerate(zip(names, foreign.layers, strict=False)):
         weight = layer.weight.detach().to("cpu", torch.float32)
         if number == 0:
-            if convention.color_order == "bgr":
-                weight = weight.flip(1)
-            if not convention.is_scale_of(spec):
-                ratio = torch.tensor(convention.factor_beyond(spec), dtype=torch.float64)
-                weight = (weight.double() * ratio[:, None, None]).float()
+            weight = convention.first_weights(weight, spec)
         state[f"{name}.weight"] = weight.contiguous().clone()
         state[f"{name}.bias"] = layer.bias.detach().to("cpu", torch.float32).contiguous().clone()
     network.load_state_dict(state, assign=True)
