@@ -196,6 +196,19 @@ class PreparedData:
         """Files of the source that were no images; 0 if the data set is older than this count."""
         return int(self.description.get("num_skipped", 0))
 
+    def summary(self, folders: Sequence[Path]) -> dict[str, Any]:
+        """As the run.json of a run on these data has it, see `RunData`; `folders` are those that were concatenated."""
+        return {
+            "folders": [str(folder.absolute()) for folder in folders],
+            "title": self.title,
+            "generated": self.generated,
+            "checksum": self.checksum,
+            "side": self.side,
+            **({} if self.fit == "crop" else {"fit": self.fit}),
+            "num_classes": self.num_classes,
+            "splits": {name: len(split) for name, split in self.splits.items()},
+        }
+
     def require_split(self, name: str) -> Split:
         """The split `name`.
 

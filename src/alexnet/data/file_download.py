@@ -89,7 +89,7 @@ def download_file(wanted: WantedFile, path: Path, *, name: str, progress: ShowPr
     """Download a file, or the rest of it, and verify it. A file that is there already is verified and kept.
 
     A connection that is cut or stalls is made again, a few times, with growing pauses. What was received stays next to
-    `path`, also after a kill, and the next call goes on from there if the server still has the same file. Redirects are
+    `path`, also after a kill, and the next call continues from there if the server has the same file. Redirects are
     followed as `Downloads.get` says.
 
     Args:

@@ -426,7 +426,7 @@ def _details(request: _Request, conversion: Conversion, notes: tuple[str, ...]) 
     return {
         "request": request.to_dict(),
         "notes": [*conversion.notes, *notes],
-        "proved_on": _data_summary(request) if request.data else None,
+        "proved_on": request.data.summary(request.data_folders) if request.data else None,
     }
 
 
@@ -458,21 +458,6 @@ def _remove_files(path: Path) -> None:
     """Remove what an import wrote, and nothing else."""
     for one in [*filter(_is_partial, path.iterdir()), *(path / name for name in _FILES)]:
         one.unlink(missing_ok=True)
-
-
-def _data_summary(request: _Request) -> dict[str, Any]:
-    data = request.data
-    assert data is not None
-    return {
-        "folders": [str(folder.absolute()) for folder in request.data_folders],
-        "title": data.title,
-        "generated": data.generated,
-        "checksum": data.checksum,
-        "side": data.side,
-        **({} if data.fit == "crop" else {"fit": data.fit}),
-        "num_classes": data.num_classes,
-        "splits": {name: len(split) for name, split in data.splits.items()},
-    }
 
 
 def _digest(content: object) -> str:

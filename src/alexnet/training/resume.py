@@ -82,17 +82,7 @@ def _create(run: RunFolder, setup: TrainingSetup, data_folders: Sequence[Path], 
         "versions": versions(),
         "seed": recipe.training.seed,
         "start_from": str(start_from.absolute()) if start_from else None,
-        "data": {
-            "folders": [str(folder.absolute()) for folder in data_folders],
-            "title": data.title,
-            "generated": data.generated,
-            "checksum": data.checksum,
-            "side": data.side,
-            **({} if data.fit == "crop" else {"fit": data.fit}),
-            "num_classes": data.num_classes,
-            "splits": {name: len(split) for name, split in data.splits.items()},
-            "leaks": leaks,
-        },
+        "data": {**data.summary(data_folders), "leaks": leaks},
     }
     RunFolder.create(run.path, recipe, metadata)
     if not data.has_evaluation_split:
