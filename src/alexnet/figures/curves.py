@@ -1,42 +1,16 @@
 """Line plots as SVG for embedding in a page: deterministic, and legible on light and dark backgrounds."""
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from alexnet.system.visible_text import visible_html
+from alexnet.figures.figure_style import COLORS, figure_style, svg_element
 
-# Drawn in this color, which is then replaced by the page's text color.
-_INK = "#010203"
-# Blue, vermilion, green, purple of Okabe and Ito's palette: distinguishable with every common color vision.
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _MOST_POINTS = 500
-# Any: the stubs expect literal keys.
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "alexnet",
-    # Text stays text: it can be searched and read aloud, and uses the page's font.
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 11,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _INK,
-    "grid.alpha": 0.15,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
 
 
 @dataclass(frozen=True)
@@ -63,7 +37,7 @@ def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title:
     Returns:
         An `<svg>` element without prolog that scales to the available width.
     """
-    with matplotlib.rc_context(_STYLE):
+    with figure_style():
         figure = Figure(figsize=(6, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for number, one in enumerate(series):
@@ -75,7 +49,7 @@ def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title:
                 x,
                 y,
                 label=one.label,
-                color=_COLORS[number % len(_COLORS)],
+                color=COLORS[number % len(COLORS)],
                 linestyle="--" if one.kind == "points" else "-",
                 linewidth=1.2 if one.kind == "points" else 1.6,
                 marker="o" if marked else "",
@@ -90,9 +64,7 @@ def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title:
         axes.grid(True)
         if axes.lines:
             axes.legend(loc="best")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _for_page(buffer.getvalue(), name, description)
+    return svg_element(figure, name, description)
 
 
 def _averaged(
@@ -106,21 +78,3 @@ def _averaged(
     starts = np.arange(_MOST_POINTS) * len(x) // _MOST_POINTS
     sizes = np.diff(np.append(starts, len(x)))
     return np.add.reduceat(x, starts) / sizes, np.add.reduceat(y, starts) / sizes
-
-
-def _for_page(svg: str, name: str, description: str) -> str:
-    """Matplotlib's SVG file as an element: without prolog, metadata or style, and with unique ids."""
-    view_box = re.search(r'viewBox="([^"]+)"', svg)
-    if view_box is None:
-        raise AssertionError("matplotlib wrote an SVG without a viewBox")
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", body)
-    # HTML accepts `href` on SVG elements; the older `xlink:href` would need a namespace.
-    body = body.replace("xlink:href=", "href=").replace(_INK, "currentColor")
-    return (
-        f'<svg class="curve" viewBox="{view_box.group(1)}" role="img" aria-label="{visible_html(description)}" '
-        f'style="stroke-linejoin: round; stroke-linecap: butt">{body.rstrip()}'
-    )

@@ -1,0 +1,102 @@
+"""The style that all figures of matplotlib share, and figures as files: PNG, SVG and PDF, the same bytes each time."""
+
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from alexnet.system.visible_text import visible_html
+
+FigureFormat = Literal["png", "svg", "pdf"]
+FIGURE_FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+"""Blue, vermilion, green, purple of Okabe and Ito's palette: distinguishable with every common color vision."""
+# Text and axes are drawn in this color, which is then replaced by the page's text color.
+_INK = "#010203"
+_DPI = 150
+# Any: the stubs expect literal keys.
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "alexnet",
+    # Text stays text: it can be searched and read aloud, and uses the page's font.
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "text.parse_math": False,
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _INK,
+    "grid.alpha": 0.15,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """The context in which a figure is made and drawn."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def figure_bytes(figure: Figure, format: FigureFormat) -> bytes:
+    """The file of a figure, without date or version in it: the same figure gives the same bytes.
+
+    Letters that the font lacks are drawn as boxes, and a warning says so.
+    """
+    metadata: dict[FigureFormat, dict[str, None]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    buffer = io.BytesIO()
+    with figure_style(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(buffer, format=format, dpi=_DPI, facecolor="white", metadata=metadata[format])
+    for message in dict.fromkeys(str(one.message) for one in caught):
+        _logger.warning(f"the figure: {message}")
+    return buffer.getvalue()
+
+
+def svg_element(figure: Figure, name: str, description: str) -> str:
+    """A figure as one SVG element for an HTML page: it scales to the available width and has the page's text color.
+
+    Args:
+        name: letters and hyphens, unique in the page: the prefix of every id in the element.
+        description: alternative text.
+    """
+    buffer = io.StringIO()
+    with figure_style():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _for_page(buffer.getvalue(), name, description)
+
+
+def _for_page(svg: str, name: str, description: str) -> str:
+    """Matplotlib's SVG file as an element: without prolog, metadata or style, and with unique ids."""
+    view_box = re.search(r'viewBox="([^"]+)"', svg)
+    if view_box is None:
+        raise AssertionError("matplotlib wrote an SVG without a viewBox")
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", body)
+    # HTML accepts `href` on SVG elements; the older `xlink:href` would need a namespace.
+    body = body.replace("xlink:href=", "href=").replace(_INK, "currentColor")
+    return (
+        f'<svg class="curve" viewBox="{view_box.group(1)}" role="img" aria-label="{visible_html(description)}" '
+        f'style="stroke-linejoin: round; stroke-linecap: butt">{body.rstrip()}'
+    )
