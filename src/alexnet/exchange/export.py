@@ -1,6 +1,5 @@
 """Networks for other programs: `export` writes one of several forms, and says what is inside and how to load it."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,14 @@ from alexnet.exchange.onnx_quantization import Int8Check
 from alexnet.exchange.program_export import write_program
 from alexnet.exchange.torchvision_export import write_torchvision
 from alexnet.figures.notebook_html import result_html, table_html
-from alexnet.model.weights import Trained, load_trained, require_describable, save_trained, weights_file
+from alexnet.model.weights import (
+    Trained,
+    load_trained,
+    name_of,
+    require_describable,
+    save_trained,
+    weights_file,
+)
 from alexnet.report.formatting import count_noun, format_bytes
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.atomic import created_folder, raise_if_full, unwritable
@@ -211,10 +217,7 @@ def _opened(data: StrPaths | None) -> PreparedData | None:
 
 def default_path(run: Path, to: Form, *, int8: bool = False) -> Path:
     """Where `alexnet export` writes without `--out`: in the working directory, under the name of the run."""
-    folder = _run_folder(run)
-    named = run if folder is None else folder.path
-    name = named.stem if named.is_file() else Path(os.path.abspath(named)).name
-    return Path(f"{name}{'-int8' if int8 else ''}{ENDINGS[to]}")
+    return Path(f"{name_of(run)}{'-int8' if int8 else ''}{ENDINGS[to]}")
 
 
 def _run_folder(run: Path) -> RunFolder | None:

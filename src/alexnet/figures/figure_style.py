@@ -16,6 +16,8 @@ from alexnet.system.visible_text import visible_html
 FigureFormat = Literal["png", "svg", "pdf"]
 FIGURE_FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
 
+PROGRAM = "alexnet"
+"""What files of figures name as the program that made them."""
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 """Blue, vermilion, green, purple of Okabe and Ito's palette: distinguishable with every common color vision."""
 # Text and axes are drawn in this color, which is then replaced by the page's text color.
@@ -55,12 +57,12 @@ def figure_style() -> Iterator[None]:
 def figure_bytes(figure: Figure, format: FigureFormat) -> bytes:
     """The file of a figure, without date or version in it: the same figure gives the same bytes.
 
-    Letters that the font lacks are drawn as boxes, and a warning says so.
+    It says that this program made it. Letters that the font lacks are drawn as boxes, and a warning says so.
     """
-    metadata: dict[FigureFormat, dict[str, None]] = {
-        "png": {"Software": None},
-        "svg": {"Date": None, "Creator": None},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    metadata: dict[FigureFormat, dict[str, str | None]] = {
+        "png": {"Software": PROGRAM},
+        "svg": {"Date": None, "Creator": PROGRAM},
+        "pdf": {"CreationDate": None, "Creator": PROGRAM, "Producer": None},
     }
     buffer = io.BytesIO()
     with figure_style(), warnings.catch_warnings(record=True) as caught:

@@ -6,6 +6,7 @@ a JSON object with the rest.
 
 import json
 import numbers
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -232,6 +233,14 @@ def describe(trained: Trained) -> dict[str, Any]:
 def weights_file(path: Path) -> Path:
     """The file that `load_trained` reads: the path itself, or `weights.safetensors` in a run folder."""
     return path / "weights.safetensors" if path.is_dir() else path
+
+
+def name_of(path: Path) -> str:
+    """The name of a run, given as its folder or its weights file; of another weights file its own, without ending."""
+    file = weights_file(path)
+    if file.name == "weights.safetensors" and (file.parent / "run.json").is_file():
+        return Path(os.path.abspath(file.parent)).name
+    return path.stem if path.is_file() else Path(os.path.abspath(path)).name
 
 
 def load_trained(path: StrPath, *, untrained: bool = False, seed: int | None = None) -> Trained:
