@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from alexnet.exchange.export import Export, export
     from alexnet.exchange.imported_run import import_weights
     from alexnet.explore.features import features
+    from alexnet.explore.vector_index import VectorIndex
+    from alexnet.explore.vector_index import build_index as index
     from alexnet.model.network import AlexNet
     from alexnet.model.response_norm import local_response_norm
     from alexnet.model.weights import Trained, save
@@ -41,11 +43,13 @@ _PUBLIC = {
     "RunFolder": ("alexnet.runs.folder", "RunFolder"),
     "TemporaryError": ("alexnet.errors", "TemporaryError"),
     "Trained": ("alexnet.model.weights", "Trained"),
+    "VectorIndex": ("alexnet.explore.vector_index", "VectorIndex"),
     "WorkError": ("alexnet.errors", "WorkError"),
     "evaluate": ("alexnet.evaluation.run_evaluation", "evaluate"),
     "export": ("alexnet.exchange.export", "export"),
     "features": ("alexnet.explore.features", "features"),
     "import_weights": ("alexnet.exchange.imported_run", "import_weights"),
+    "index": ("alexnet.explore.vector_index", "build_index"),
     "load": ("alexnet.model.weights", "load_trained"),
     "local_response_norm": ("alexnet.model.response_norm", "local_response_norm"),
     "predict": ("alexnet.evaluation.classify", "predict"),
@@ -71,11 +75,13 @@ __all__ = [
     "RunFolder",
     "TemporaryError",
     "Trained",
+    "VectorIndex",
     "WorkError",
     "evaluate",
     "export",
     "features",
     "import_weights",
+    "index",
     "load",
     "local_response_norm",
     "predict",

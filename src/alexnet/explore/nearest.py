@@ -1,0 +1,234 @@
+"""Exact nearest neighbors by Euclidean distance, streamed in blocks of rows: all queries share one pass.
+
+A matrix product gives, for each pair, a number that the squared distance provably is not below: |a|^2 - 2ab + |b|^2
+less the most by which float32 can be wrong. The rows with the smallest of these are candidates, whose distances are
+then computed in float64 from the differences, since the product loses the distances of nearly equal vectors. If a row
+that is no candidate might still belong to the nearest, as among many copies of one vector, all distances of that query
+are computed directly.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.errors import RequestError
+
+SLACK = 16
+"""Candidates beyond the number of neighbors, at least."""
+ABSENT = -1
+"""Index where there is no further neighbor; its distance is infinite."""
+_BLOCK_BYTES = 1 << 26
+_PAIRS_BYTES = 1 << 27
+_PRODUCT_LENGTH = 4096
+"""Values that float32 adds up; sums of longer vectors are added in float64."""
+_ROUNDING = 2.0**-24
+_LOST = 1e-5
+"""Of |a|^2 + |b|^2: below this, a squared distance from a product in float64 may be wrong in float32."""
+
+
+class Rows(Protocol):
+    """Vectors, (N, D), of which parts are read when asked for: an array, a memory-mapped one, or stored images."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, which: Any, /) -> Any:
+        """Some rows: those of a slice, or of an int64 array."""
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """The nearest rows of each query, the nearest first; at the same distance, that of the smaller index."""
+
+    indices: NDArray[np.int64]
+    """(Q, num); `ABSENT` where there are fewer rows."""
+    distances: NDArray[np.float32]
+    """Euclidean, (Q, num); infinite where there are fewer rows."""
+
+    def __repr__(self) -> str:
+        return f"Nearest({self.indices.shape[1]:,} rows for each of {self.indices.shape[0]:,} queries)"
+
+
+def nearest(
+    vectors: Rows,
+    queries: NDArray[Any],
+    num: int,
+    *,
+    exclude: NDArray[np.int64] | None = None,
+    block_rows: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Nearest:
+    """The rows of `vectors` that are nearest to each query, by exact Euclidean distance.
+
+    Args:
+        vectors: (N, D), N of 1 or more; floating-point or integers that float32 holds exactly.
+        queries: (Q, D).
+        num: rows for each query, 1 or more.
+        exclude: int64 (Q,), a row that is no neighbor of each query, such as the query itself; `ABSENT` for none.
+        block_rows: rows read at once; None takes what fits in about 200 MB with its distances.
+        progress: called with (rows done, N).
+
+    Raises:
+        RequestError: shapes do not fit, `num` is below 1, or a value is not finite.
+    """
+    queries = _checked(vectors, queries, num, exclude)
+    num_rows = vectors.shape[0]
+    excluded = np.full(len(queries), ABSENT, np.int64) if exclude is None else np.asarray(exclude, np.int64)
+    num_kept = min(num_rows, num + max(SLACK, num))
+    if block_rows is None:
+        block_rows = _rows_at_once(vectors.shape[1], len(queries))
+    squares = _squares(queries)
+    bounds = np.empty((len(queries), 0))
+    candidates = np.empty((len(queries), 0), np.int64)
+    for start in range(0, num_rows, block_rows):
+        block = _read_block(vectors, start, block_rows)
+        stop = start + len(block)
+        low = _lower_bounds(queries, squares, block, _finite_squares(block, start))
+        in_block = np.flatnonzero((excluded >= start) & (excluded < stop))
+        low[in_block, excluded[in_block] - start] = np.inf
+        first = _smallest(low, num_kept)
+        bounds = np.concatenate([bounds, np.take_along_axis(low, first, 1)], 1)
+        candidates = np.concatenate([candidates, first + start], 1)
+        kept = _smallest(bounds, num_kept)
+        bounds, candidates = np.take_along_axis(bounds, kept, 1), np.take_along_axis(candidates, kept, 1)
+        if progress is not None:
+            progress(stop, num_rows)
+    result = Nearest(np.full((len(queries), num), ABSENT, np.int64), np.full((len(queries), num), np.inf, np.float32))
+    uncertain = []
+    for number, query in enumerate(queries):
+        usable = np.sort(candidates[number, bounds[number] < np.inf])
+        squared = _direct(vectors[usable], query)
+        order = np.argsort(squared, kind="stable")[:num]
+        result.indices[number, : len(order)] = usable[order]
+        result.distances[number, : len(order)] = np.sqrt(squared[order])
+        # Rows that are no candidates are at least as far as the largest bound.
+        if num_kept < num_rows and not (len(order) == num and squared[order[-1]] < bounds[number].max()):
+            uncertain.append(number)
+    for number in uncertain:
+        indices, squared = _nearest_directly(vectors, queries[number], num, int(excluded[number]), block_rows)
+        result.indices[number, : len(indices)] = indices
+        result.distances[number, : len(indices)] = np.sqrt(squared)
+    return result
+
+
+def distances_to_all(
+    vectors: Rows, queries: NDArray[Any], *, progress: Callable[[int, int], None] | None = None
+) -> NDArray[np.float32]:
+    """Euclidean distances of all queries to all rows, float32 (Q, N), from products in float64.
+
+    Distances so small that the product loses their digits are computed from the differences.
+
+    Args:
+        vectors: (N, D).
+        queries: (Q, D).
+        progress: called with (rows done, N).
+    """
+    queries = _checked(vectors, queries, 1, None).astype(np.float64)
+    num_rows, length = vectors.shape
+    squares = np.einsum("qd,qd->q", queries, queries)
+    result = np.empty((len(queries), num_rows), np.float32)
+    block_rows = _rows_at_once(2 * length, len(queries))
+    for start in range(0, num_rows, block_rows):
+        block = _read_block(vectors, start, block_rows).astype(np.float64)
+        sums = squares[:, None] + _finite_squares(block, start)
+        squared = sums - 2 * (queries @ block.T)
+        is_lost = squared < _LOST * sums
+        for number in np.flatnonzero(is_lost.any(1)).tolist():
+            squared[number, is_lost[number]] = _direct(block[is_lost[number]], queries[number])
+        result[:, start : start + len(block)] = np.sqrt(squared)
+        if progress is not None:
+            progress(start + len(block), num_rows)
+    return result
+
+
+def _checked(vectors: Rows, queries: NDArray[Any], num: int, exclude: NDArray[np.int64] | None) -> NDArray[np.float32]:
+    """The queries as float32."""
+    if num < 1:
+        raise RequestError(f"the number of neighbors is {num}; allowed is 1 or more")
+    if len(vectors.shape) != 2 or queries.ndim != 2 or vectors.shape[1] != queries.shape[1] or not vectors.shape[0]:
+        raise RequestError(f"vectors have shape {vectors.shape} and queries {queries.shape}; allowed is (N, D), (Q, D)")
+    if exclude is not None and exclude.shape != (len(queries),):
+        raise RequestError(f"exclude has shape {exclude.shape}; allowed is {(len(queries),)}: a row for each query")
+    queries = np.ascontiguousarray(queries, np.float32)
+    if not np.isfinite(queries).all():
+        raise RequestError("the queries have values that are not finite")
+    return queries
+
+
+def _rows_at_once(length: int, num_queries: int) -> int:
+    """Rows whose values and whose distances to all queries fit in the memory of a block."""
+    return max(1, min(_BLOCK_BYTES // (4 * length), _PAIRS_BYTES // (24 * max(1, num_queries))))
+
+
+def _read_block(vectors: Rows, start: int, block_rows: int) -> NDArray[np.float32]:
+    return np.ascontiguousarray(vectors[start : min(start + block_rows, vectors.shape[0])], np.float32)
+
+
+def _squares(rows: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The squared length of each row, (n,)."""
+    squares: NDArray[np.float64] = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    return squares
+
+
+def _finite_squares(block: NDArray[np.floating[Any]], start: int) -> NDArray[np.float64]:
+    squares = _squares(block)
+    if not np.isfinite(squares).all():
+        row = start + int(np.flatnonzero(~np.isfinite(squares))[0])
+        raise RequestError(f"row {row:,} of the vectors has values that are not finite")
+    return squares
+
+
+def _lower_bounds(
+    queries: NDArray[np.float32],
+    query_squares: NDArray[np.float64],
+    block: NDArray[np.float32],
+    block_squares: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """What the squared distances are not below, (Q, n).
+
+    A sum of D products in float32, in any order, is wrong by at most about D 2^-24 |a| |b|, and 2 |a| |b| is at most
+    |a|^2 + |b|^2. (N. J. Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.)
+    """
+    length = queries.shape[1]
+    products = np.zeros((len(queries), len(block)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for first in range(0, length, _PRODUCT_LENGTH):
+            part = slice(first, first + _PRODUCT_LENGTH)
+            products += queries[:, part] @ block[:, part].T
+        error = (min(length, _PRODUCT_LENGTH) + 8) * _ROUNDING
+        low: NDArray[np.float64] = (1 - 1.01 * error) * (query_squares[:, None] + block_squares) - 2 * products
+    low[~np.isfinite(low)] = -np.inf  # float32 could not hold a product: nothing is known
+    return low
+
+
+def _smallest(values: NDArray[np.float64], num: int) -> NDArray[np.int64]:
+    """Where the `num` smallest values of each row are, in any order, (Q, at most num)."""
+    if values.shape[1] <= num:
+        return np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    return np.argpartition(values, num - 1, axis=1)[:, :num]
+
+
+def _direct(rows: NDArray[Any], query: NDArray[Any]) -> NDArray[np.float64]:
+    """Squared distances of rows (n, D) to a query (D,), from the differences."""
+    squared: NDArray[np.float64] = np.square(rows.astype(np.float64) - query.astype(np.float64)).sum(1)
+    return squared
+
+
+def _nearest_directly(
+    vectors: Rows, query: NDArray[np.float32], num: int, excluded: int, block_rows: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The nearest rows of one query and their squared distances, without candidates."""
+    indices, squared = np.empty(0, np.int64), np.empty(0)
+    for start in range(0, vectors.shape[0], block_rows):
+        block = _read_block(vectors, start, block_rows)
+        found = np.arange(start, start + len(block))
+        is_usable = found != excluded
+        indices = np.concatenate([indices, found[is_usable]])
+        squared = np.concatenate([squared, _direct(block, query)[is_usable]])
+        # Stable: rows of smaller index come first.
+        order = np.argsort(squared, kind="stable")[:num]
+        indices, squared = indices[order], squared[order]
+    return indices, squared
