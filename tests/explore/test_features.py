@@ -11,6 +11,7 @@ import signal
 import tarfile
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,28 @@ def test_unreadable_files_are_skipped_and_listed(
         write_features(run.path, tmp_path / "none", photographs=[folder / "b.jpg"], **HERE)
 
 
+def test_a_batch_that_is_refused_whole_leaves_the_checksums(run: RunFolder, tmp_path: Path) -> None:
+    for number in range(7):
+        path = tmp_path / "photographs" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        if number in (2, 3, 6):  # the second batch of two, and the last
+            path.write_text("no photograph")
+        else:
+            Image.new("RGB", (40, 50), (number, 90, 200)).save(path)
+    made = write_features(
+        run.path,
+        tmp_path / "out",
+        photographs=[tmp_path / "photographs"],
+        layers=["relu4", "fc5"],
+        batch_size=2,
+        **HERE,
+    )
+    assert list(made.description["crc32"]) == ["relu4", "fc5"] and len(made.paths) == 4
+    rows = (tmp_path / "out" / "fc5.npy").read_bytes()[-made.activations["fc5"].nbytes :]
+    assert made.description["crc32"]["fc5"] == zlib.crc32(rows)
+    open_features(tmp_path / "out")
+
+
 def test_half_precision_is_rounded_or_refused(data: PreparedData, tmp_path: Path) -> None:
     full = write_features(a_run(data, tmp_path / "run").path, tmp_path / "full", **HERE).activations["relu4"]
     half = write_features(tmp_path / "run", tmp_path / "half", dtype="float16", **HERE).activations["relu4"]
@@ -493,7 +516,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="contains no features"):
         open_features(tmp_path)
     (tmp_path / "features.json").write_text('{"format_version": 99}')
-    with pytest.raises(RequestError, match="features of format 99, this version reads 1 to 3"):
+    with pytest.raises(RequestError, match="features of format 99, this version reads 1 to 4"):
         open_features(tmp_path)
 
 
@@ -501,7 +524,9 @@ def test_the_command(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["features", str(run.path), "--list"]) == 0
     assert "norm1" in capsys.readouterr().out
     assert main(["features", str(run.path), "--list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["shapes"]["fc5"] == [5]
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["shapes"]["fc5"] == [5]
+    assert listed["receptive_fields"]["conv1"] == {"size_px": 5, "stride_px": 1, "first_px": -2}
     assert main(["features", str(run.path), "--list", "--layer", "relu4"]) == 2
     assert "--list only lists" in capsys.readouterr().err
     assert main(["features", str(run.path)]) == 2
@@ -510,6 +535,8 @@ def test_the_command(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["shapes"] == {"relu4": [15, 64, 3, 3], "fc5": [15, 5]} and said["images"] == 15
+    assert said["receptive_fields"] == {name: listed["receptive_fields"][name] for name in ("relu4", "fc5")}
+    assert said["receptive_fields"] == open_features(tmp_path / "out").description["receptive_fields"]
     Image.new("RGB", (50, 40)).save(tmp_path / "one.png")
     assert main(["features", str(run.path), "--out", str(tmp_path / "one"), str(tmp_path / "one.png")]) == 0
     assert "1 x 64 x 3 x 3, float32" in " ".join(capsys.readouterr().out.split())

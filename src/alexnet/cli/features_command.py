@@ -1,6 +1,8 @@
 """`alexnet features`: write a network's activations as arrays."""
 
 import argparse
+import math
+import re
 import time
 from pathlib import Path
 
@@ -30,8 +32,17 @@ def add_arguments(parser: CommandParser) -> None:
         action="store_true",
         help="use the weights with which the run began, as a control (of a weights file: weights of seed 0)",
     )
-    parser.add_argument("--list", action="store_true", help="list the network's layers and their shapes, then exit")
+    parser.add_argument(
+        "--list", action="store_true", help="list the network's layers, their shapes and receptive fields, then exit"
+    )
     add_choice(parser, "--dtype", ("float32", "float16"), help="float32 or float16")
+    add_choice(parser, "--format", ("npy", "parquet"), help="npy: arrays; parquet: also a table, features.parquet")
+    parser.add_argument(
+        "--pca",
+        type=_pca,
+        metavar="N|FOLDER",
+        help="write N principal components of each layer, fitted to these images, or those of a folder of features",
+    )
     add_batch_size(parser)
     add_arithmetic(parser)
     parser.add_argument("--restart", action="store_true", help="discard unfinished output and start again")
@@ -49,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
         return
     if options.out is None:
         raise RequestError("features needs a folder to create; pass --out FOLDER, or --list to list the layers")
+    from alexnet.explore.feature_writer import PARQUET_FILE
     from alexnet.explore.features import write_features
     from alexnet.report.formatting import format_bytes
     from alexnet.system.progress import counted
@@ -64,6 +76,8 @@ def run(options: argparse.Namespace) -> None:
             layers=options.layer or None,
             untrained=options.untrained,
             dtype=options.dtype,
+            pca=options.pca,
+            file_format=options.format,
             batch_size=options.batch_size,
             device=options.device,
             precision=options.precision,
@@ -77,21 +91,37 @@ def run(options: argparse.Namespace) -> None:
     for name, array in result.activations.items():
         size = " x ".join(f"{length:,}" for length in array.shape)
         print_lines(f"{result.folder / f'{name}.npy'}: {size}, {array.dtype}, {format_bytes(array.nbytes)}")
+        if projected := result.description.get("projections", {}).get(name):
+            print_lines(
+                f"  {array.shape[1]:,} principal components of {math.prod(projected['activation_shape']):,} numbers: "
+                f"{100 * projected['explained_fraction']:.1f} % of the variance of the "
+                f"{projected['fitted_to_images']:,} images that they were fitted to"
+            )
     labels = "" if result.labels is None else ", their classes in labels.npy"
+    if options.format == "parquet":
+        table = result.folder / PARQUET_FILE
+        print_lines(f"all in one table: {table}, {format_bytes(table.stat().st_size)}")
     print_lines(f"images in order: {result.folder / 'images.csv'}{labels}")
     if result.description.get("untrained"):
         print_lines(f"untrained: the weights are random, of seed {result.description['untrained_seed']}")
 
 
+def _pca(word: str) -> int | Path:
+    return int(word) if re.fullmatch(r"[-+]?\d+", word) else Path(word)
+
+
 def _list(run: Path, *, as_json: bool) -> None:
     from alexnet.cli.tables import print_activations
     from alexnet.model.activations import ActivationReader
+    from alexnet.model.receptive_field import receptive_fields
     from alexnet.model.weights import load_trained
 
     network = load_trained(run).network
     reader = ActivationReader(network, [layer.name for layer in network.sized_layers])
     shapes = {name: reader.shape(name) for name in reader.names}
+    fields = receptive_fields(network.spec)
     if as_json:
-        print_json({"variant": network.variant, "shapes": shapes})
+        described = {name: field.to_dict() for name, field in fields.items()}
+        print_json({"variant": network.variant, "shapes": shapes, "receptive_fields": described})
     else:
-        print_activations(network.variant, shapes)
+        print_activations(network.variant, shapes, fields)

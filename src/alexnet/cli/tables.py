@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -13,6 +13,9 @@ from alexnet.evaluation.predictions import describe_views
 from alexnet.report.formatting import count_noun, range_text
 from alexnet.system.terminal import TerminalConsole
 from alexnet.system.visible_text import shell_words
+
+if TYPE_CHECKING:
+    from alexnet.model.receptive_field import ReceptiveField
 
 MOST_CLASSES = 20
 """Number of classes to list, an even number."""
@@ -269,11 +272,14 @@ def print_imported_layers(layers: Sequence[Mapping[str, Any]]) -> None:
     TerminalConsole().print_table(table)
 
 
-def print_activations(variant: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Print a network's layers with the shapes of their activations for one image."""
-    table = new_table(f"activations of {variant}", "layer", "shape numbers")
+def print_activations(
+    variant: str, shapes: Mapping[str, tuple[int, ...]], fields: Mapping[str, "ReceptiveField"]
+) -> None:
+    """Print a network's layers with the shapes of their activations for one image, and the pixels that they see."""
+    table = new_table(f"activations of {variant}", "layer", ["shape", "numbers", "receptive field", "stride"])
     for name, shape in shapes.items():
-        table.add_row(name, " x ".join(map(str, shape)), f"{math.prod(shape):,}")
+        stride = f"{fields[name].stride_px} px" if len(shape) > 1 else ""
+        table.add_row(name, " x ".join(map(str, shape)), f"{math.prod(shape):,}", f"{fields[name].size_px} px", stride)
     TerminalConsole().print_table(table)
 
 

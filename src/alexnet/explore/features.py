@@ -2,7 +2,9 @@
 
 A folder with `<layer>.npy` for each layer (float32 or float16, (N, D) or (N, C, H, W)), `images.csv` with the images in
 the same order (number, path, class), `labels.npy` (int64 (N,), for a data set), `refused.jsonl` (path and reason for
-each photograph that could not be read) and `features.json`, which describes the network and the images.
+each photograph that could not be read) and `features.json`, which describes the network and the images. If asked for,
+`features.parquet` has all of it in one table, and `<layer>.pca.npz` the principal components to which the activations
+were projected.
 """
 
 import csv
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, get_args
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 
 import numpy as np
 from markupsafe import Markup
@@ -24,14 +26,19 @@ from alexnet.data.dataset_files import NO_LABEL
 from alexnet.data.download import Downloads
 from alexnet.data.photographs import ImageInput
 from alexnet.errors import RequestError
+from alexnet.explore.activation_pca import Projection, read_projection, require_fittable
+from alexnet.explore.feature_parquet import require_parquet
 from alexnet.explore.feature_writer import (
     CURSOR_FILE,
     DESCRIPTION_FILE,
     FORMAT_VERSION,
     IMAGES_FILE,
     LABELS_FILE,
+    PARQUET_FILE,
+    PROJECTED_VERSION,
     REFUSED_FILE,
     FeatureWriter,
+    projection_file,
 )
 from alexnet.explore.forward import activation_batches
 from alexnet.explore.image_source import image_reader, photograph_source, split_source
@@ -40,6 +47,7 @@ from alexnet.model.activations import ActivationReader, default_layer
 from alexnet.model.kernels import slow_path_message
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained, load_trained, weights_file
+from alexnet.storage.arguments import is_whole
 from alexnet.storage.atomic import require_free, require_space
 from alexnet.storage.checksums import file_crc32, file_digest
 from alexnet.storage.npy import read_npy_header
@@ -50,10 +58,11 @@ from alexnet.storage.typed_files import Count, Size, Versioned, damaged, read_js
 from alexnet.system.device import Device, PrecisionChoice, choose_device, choose_precision
 from alexnet.system.progress import ShowProgress, counted
 
-READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
+READABLE_VERSIONS = (1, 2, FORMAT_VERSION, PROJECTED_VERSION)
 """Up to version 2, `conv5` is the input of the next layer with weights; `conv5.linear` became `conv5` in version 3.
-Version 1 has `points` where the others have `layers`."""
+Version 1 has `points` where the others have `layers`. Version 4 is 3 with arrays of principal components."""
 Dtype = Literal["float32", "float16"]
+FileFormat = Literal["npy", "parquet"]
 LayerName = Annotated[str, Meta(pattern=r"\A[\w.-]{1,100}\Z")]
 """Also the name of a file."""
 
@@ -75,6 +84,22 @@ class Features:
     """Ids of the network's classes."""
     description: dict[str, Any]
     """The contents of `features.json`."""
+
+    def projection(self, layer: str) -> Projection:
+        """The mean and the principal components to which a layer's activations were projected.
+
+        Raises:
+            RequestError: the folder holds the activations of this layer themselves, or not this layer.
+            DamagedFile: the file of the projection is damaged.
+        """
+        described = self.description.get("projections", {}).get(layer)
+        if described is None:
+            raise RequestError(
+                f"{self.folder} has no principal components of {layer!r}; write them with --pca N, and --layer {layer}"
+            )
+        num_values = math.prod(described["activation_shape"])
+        path = self.folder / projection_file(layer)
+        return read_projection(path, self.activations[layer].shape[1], num_values, _advice(self.folder))
 
     def __repr__(self) -> str:
         return f"Features({str(self.folder)!r}: {_shapes_text(self.activations)})"
@@ -156,6 +181,8 @@ def write_features(
     layers: Sequence[str] | str | None = None,
     untrained: bool = False,
     dtype: Dtype = "float32",
+    pca: int | StrPath | None = None,
+    file_format: FileFormat = "npy",
     batch_size: int | None = None,
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
@@ -173,18 +200,27 @@ def write_features(
         layers: names of the network's layers; None is the last hidden one, after ReLU and before dropout.
         untrained: with the weights with which the run began, as a control; see `load_trained`.
         dtype: of the arrays.
+        pca: number of principal components to write instead of each layer's activations, fitted to these images, see
+            `fit_projection`; or a folder of features with principal components of the same network, so that a
+            validation split is projected as the training split was. `Features.projection` has them.
+        file_format: `parquet` writes `features.parquet` beside the arrays, see `write_feature_parquet`.
         restart: discard the work of an unfinished call.
         progress: called with (images done, total images).
 
     Raises:
         RequestError: no trained network, an unknown layer or split, no readable photograph, images of another side than
-            the network's, or the destination is taken.
+            the network's, principal components that cannot be fitted or are of another network, or the destination is
+            taken.
         WorkError: the disk is full, or activations are not finite or exceed the dtype's range.
         Interrupted: from the keyboard; finished work is kept.
     """
     run, destination = as_path(run, "the run"), as_path(destination, "the destination")
     if dtype not in get_args(Dtype):
         raise RequestError(f"--dtype is {dtype!r}; allowed is {' or '.join(get_args(Dtype))}")
+    if file_format not in get_args(FileFormat):
+        raise RequestError(f"--format is {file_format!r}; allowed is {' or '.join(get_args(FileFormat))}")
+    if file_format == "parquet":
+        require_parquet()
     require_free(destination)
     downloads = Downloads(are_options=False)
     trained = load_trained(run, untrained=untrained)
@@ -198,24 +234,46 @@ def write_features(
         source = split_source(run, data_folder, split, trained)
     chosen_device = choose_device(device)
     chosen_precision = choose_precision(precision, chosen_device)
-    plan = {
-        "format_version": FORMAT_VERSION,
+    weights = {
         "weights_sha256": file_digest(weights_file(run)),
         **({} if trained.untrained_seed is None else {"untrained": True, "untrained_seed": trained.untrained_seed}),
+    }
+    num_images, sizes = len(source.paths), {name: math.prod(reader.shape(name)) for name in reader.names}
+    num_components, projections = _pca(pca, run, weights, sizes, num_images)
+    plan = {
+        "format_version": FORMAT_VERSION if pca is None else PROJECTED_VERSION,
+        **weights,
         "layers": list(reader.names),
         "dtype": dtype,
         "precision": chosen_precision,
+        **({} if num_components is None else {"pca": num_components}),
+        **({"pca_sha256": {name: one.digest() for name, one in projections.items()}} if projections else {}),
+        **({} if file_format == "npy" else {"format": file_format}),
         **source.identity,
     }
     if not staging_folder(destination).exists():
-        num_values = len(source.paths) * sum(math.prod(reader.shape(name)) for name in reader.names)
-        require_space(destination, num_values * np.dtype(dtype).itemsize)
+        num_kept = sum(
+            len(projections[name].components) if name in projections else num_components or size
+            for name, size in sizes.items()
+        )
+        row_bytes = num_kept * (np.dtype(dtype).itemsize + (4 if file_format == "parquet" else 0))
+        num_removed = 0 if num_components is None else sum(sizes.values())  # float32, after the fit
+        require_space(destination, num_images * (row_bytes + 4 * num_removed))
     opened = open_staging(
         destination, plan, description_file=DESCRIPTION_FILE, cursor_file=CURSOR_FILE, restart=restart
     )
     with opened as staging, closing(downloads):
         if not staging.is_complete:
-            writer = FeatureWriter(staging, trained, reader, source, np.dtype(dtype))
+            writer = FeatureWriter(
+                staging,
+                trained,
+                reader,
+                source,
+                np.dtype(dtype),
+                num_components=num_components,
+                projections=projections,
+                as_parquet=file_format == "parquet",
+            )
             if slow := slow_path_message(chosen_device.type):
                 _logger.warning(slow)
             if writer.num_done:
@@ -244,7 +302,7 @@ def open_features(folder: StrPath, *, verify: bool = True) -> Features:
     """
     folder = as_path(folder, "the folder")
     path = folder / DESCRIPTION_FILE
-    advice = f"delete {folder} and write it again: alexnet features RUN --out {folder}"
+    advice = _advice(folder)
     if not path.is_file():
         raise RequestError(
             f"{folder} contains no features (it has no {DESCRIPTION_FILE}); `alexnet features RUN --out {folder}` "
@@ -266,7 +324,7 @@ def open_features(folder: StrPath, *, verify: bool = True) -> Features:
     crc32 = {**files_crc32, **{f"{name}.npy": crc for name, crc in described.get("crc32", {}).items()}}
     files = _Files(folder, crc32 if verify else {}, advice)
     paths = _read_paths(folder / IMAGES_FILE, num_images, advice)
-    for name in (IMAGES_FILE, REFUSED_FILE):
+    for name in (IMAGES_FILE, REFUSED_FILE, PARQUET_FILE, *map(projection_file, described.get("projections", {}))):
         files.verify(name)
     has_labels = LABELS_FILE in files_crc32 or (folder / LABELS_FILE).is_file()
     labels = files.array(LABELS_FILE, "int64", (num_images,)) if has_labels else None
@@ -283,6 +341,35 @@ def open_features(folder: StrPath, *, verify: bool = True) -> Features:
         classes=tuple(described["classes"]),
         description=described,
     )
+
+
+def _advice(folder: Path) -> str:
+    return f"delete {folder} and write it again: alexnet features RUN --out {folder}"
+
+
+def _pca(
+    pca: int | StrPath | None, run: Path, weights: Mapping[str, Any], sizes: Mapping[str, int], num_images: int
+) -> tuple[int | None, dict[str, Projection]]:
+    """The number of components to fit, or the projections of a folder, for layers of these sizes."""
+    if pca is None:
+        return None, {}
+    if not isinstance(pca, str | os.PathLike):
+        if not is_whole(pca, 1):
+            raise RequestError(
+                f"--pca is {described(pca)}; allowed is a number of components, 1 or more, or a folder of features"
+            )
+        for name, size in sizes.items():
+            require_fittable(name, num_images, size, pca)
+        return int(pca), {}
+    fitted = open_features(pca, verify=False)
+    if any(
+        fitted.description.get(key) != weights.get(key) for key in ("weights_sha256", "untrained", "untrained_seed")
+    ):
+        raise RequestError(
+            f"{fitted.folder} has principal components of other weights than those of {run}; fit them to this network: "
+            f"alexnet features {run} --pca N --out FOLDER"
+        )
+    return None, {name: fitted.projection(name) for name in sizes}
 
 
 @dataclass(frozen=True)
@@ -322,6 +409,10 @@ class _Files:
             raise damaged(path, "its checksum differs", self.advice)
 
 
+class _Projection(TypedDict):
+    activation_shape: list[Count]
+
+
 class _AnyVersion(Versioned):
     dtype: Dtype
     images: Size
@@ -329,6 +420,7 @@ class _AnyVersion(Versioned):
     classes: list[str]
     crc32: NotRequired[dict[str, Count]]
     files_crc32: NotRequired[dict[str, Count]]
+    projections: NotRequired[dict[LayerName, _Projection]]
 
 
 class _WithLayers(_AnyVersion):
@@ -345,6 +437,10 @@ def _inconsistency(described: Mapping[str, Any]) -> str | None:
         shape = described["shapes"].get(name, [])
         if not 2 <= len(shape) <= 4 or shape[0] != described["images"] or math.prod(shape) > 1 << 50:
             return f"shapes.{name}: it is {shape}, of {described['images']} images"
+    for name, one in described.get("projections", {}).items():
+        shape, num_values = described["shapes"].get(name, []), math.prod(one["activation_shape"])
+        if name not in described["layers"] or len(shape) != 2 or not shape[1] <= num_values <= 1 << 40:
+            return f"projections.{name}: it is of {num_values} values, and the array is {shape}"
     return None
 
 

@@ -33,6 +33,10 @@ class ReceptiveField:
         top, left = (self.first_px + one * self.stride_px for one in (row, column))
         return top, left, top + self.size_px, left + self.size_px
 
+    def to_dict(self) -> dict[str, int]:
+        """As `features.json` and `--json` have it."""
+        return {"size_px": self.size_px, "stride_px": self.stride_px, "first_px": self.first_px}
+
 
 def receptive_fields(network: NetworkSpec) -> dict[str, ReceptiveField]:
     """The receptive field of every layer by name, in the order in which they run.

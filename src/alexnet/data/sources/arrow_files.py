@@ -23,7 +23,7 @@ def pyarrow_module(module: str = "") -> Any:
         import pyarrow.parquet  # type: ignore[import-untyped]
     except ImportError as error:
         raise RequestError(
-            "reading Parquet and Arrow files needs pyarrow, which is not installed; run: pip install 'alexnet[parquet]'"
+            "Parquet and Arrow files need pyarrow, which is not installed; run: pip install 'alexnet[parquet]'"
         ) from error
     return getattr(pyarrow, module) if module else pyarrow
 
