@@ -200,6 +200,11 @@ def features(name: str) -> Callable[[Path], Any]:
     return read
 
 
+def projection(folder: Path) -> Any:
+    found = open_features(folder / "projected").projection("conv2")
+    return found.digest(), found.total_variance, found.num_images
+
+
 def unfinished_set(folder: Path) -> Any:
     """Resumes the preparation, which must end as one that nothing interrupted."""
     shutil.rmtree(folder / "resumed-set", ignore_errors=True)
@@ -315,6 +320,7 @@ KINDS: dict[str, Kind] = {
     "feature cache, cursor": Kind("baseline", "cached.json", feature_cache),
     "feature cache, rows": Kind("baseline", "cached.f16", feature_cache),
     **of_features("features"),
+    "features, principal components": Kind("features", "projected/conv2.pca.npz", projection),
     "unfinished features, cursor": Kind("features", ".resumed.preparing/done.json", unfinished_features),
     "unfinished features, array": Kind("features", ".resumed.preparing/conv2.npy", unfinished_features),
     "unfinished work, plan": Kind("features", ".made.preparing/plan.json", plan),
@@ -375,6 +381,7 @@ def make_sound(golden: Path, folder: Path) -> None:
         write_checkpoint(folder / "interrupted", Snapshot(arrays, {**manifest, "format_version": FORMAT_VERSION}))
     shutil.rmtree(folder / "features")
     write_features(finished, folder / "features", layers=["conv2"], split="val", device="cpu")
+    write_features(finished, folder / "projected", layers=["conv2"], split="val", device="cpu", pca=2)
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -677,6 +684,7 @@ def test_thousands_of_damaged_files_are_refused_or_without_effect(sound: Path) -
 
 
 WRITERS = {
+    "explore/activation_pca.py": ["features, principal components"],
     "data/preparation/commits.py": ["unfinished data set, cursor", "unfinished data set, record"],
     "data/preparation/finalize.py": ["dataset.json", "statistics.npz", "labels", "refused.jsonl", "skipped.jsonl"],
     "data/preparation/writers.py": ["images", "shard"],

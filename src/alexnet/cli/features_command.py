@@ -5,21 +5,26 @@ import math
 import re
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_arithmetic, add_batch_size, add_choice, add_data, add_json, add_split
 from alexnet.cli.output import print_json, print_lines
 from alexnet.errors import RequestError
 
+if TYPE_CHECKING:
+    from alexnet.explore.features import Features
+
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or weights file")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or weights file; several may be named")
     text = "image file, folder of them, tar or zip, http(s) URL, or quoted pattern, instead of a data set"
     parser.add_argument("photographs", nargs="*", metavar="IMAGE", help=text)
     add_data(parser)
     add_split(parser)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder to create")
+    text = "folder to create; of several runs, it gets a folder named after each"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=text)
     parser.add_argument(
         "--layer",
         action="append",
@@ -54,40 +59,65 @@ def run(options: argparse.Namespace) -> None:
     if options.list:
         if options.out or options.layer or options.photographs or options.data or options.split or options.untrained:
             raise RequestError(
-                "--list only lists the network's layers; omit images, data, layers, --untrained and --out"
+                "--list only lists the network's layers; omit images, data, layers, --untrained and --out, and name "
+                "one run"
             )
         _list(options.run, as_json=options.json)
         return
     if options.out is None:
         raise RequestError("features needs a folder to create; pass --out FOLDER, or --list to list the layers")
-    from alexnet.explore.feature_writer import PARQUET_FILE
-    from alexnet.explore.features import write_features
-    from alexnet.report.formatting import format_bytes
+    runs, photographs = _runs_and_images(options.run, options.photographs)
+    from alexnet.explore.features import write_features, write_features_of_runs
+    from alexnet.explore.features_of_runs import FeatureOptions
     from alexnet.system.progress import counted
 
     start_s = time.monotonic()
-    with counted("features") as progress:
-        result = write_features(
-            options.run,
-            options.out,
-            data_folder=options.data,
-            split=options.split,
-            photographs=options.photographs,
-            layers=options.layer or None,
-            untrained=options.untrained,
-            dtype=options.dtype,
-            pca=options.pca,
-            file_format=options.format,
-            batch_size=options.batch_size,
-            device=options.device,
-            precision=options.precision,
-            restart=options.restart,
-            progress=progress,
+    settings: FeatureOptions = {
+        "data_folder": options.data,
+        "split": options.split,
+        "photographs": photographs,
+        "layers": options.layer or None,
+        "untrained": options.untrained,
+        "dtype": options.dtype,
+        "pca": options.pca,
+        "file_format": options.format,
+        "device": options.device,
+        "precision": options.precision,
+    }
+    size, restart = options.batch_size, options.restart
+    with counted("features") as shown:
+        written = (
+            {"": write_features(runs[0], options.out, batch_size=size, restart=restart, progress=shown, **settings)}
+            if len(runs) == 1
+            else write_features_of_runs(runs, options.out, batch_size=size, restart=restart, progress=shown, **settings)
         )
-    if options.json:
-        duration_s = time.monotonic() - start_s
-        print_json({"folder": str(result.folder), **result.description, "duration_s": duration_s})
+    if not options.json:
+        for result in written.values():
+            _print(result)
         return
+    described = {name: {"folder": str(one.folder), **one.description} for name, one in written.items()}
+    content = described[""] if len(runs) == 1 else {"folder": str(options.out), "runs": described}
+    print_json({**content, "duration_s": time.monotonic() - start_s})
+
+
+def _runs_and_images(run: Path, words: list[str]) -> tuple[list[Path], list[str]]:
+    """The runs, which come first, and the images."""
+    num_runs = next((number for number, word in enumerate(words) if not _is_run(word)), len(words))
+    for word in words[num_runs:]:
+        if _is_run(word):
+            raise RequestError(f"the run {word} comes after an image; name the runs first, then the images")
+    return [run, *map(Path, words[:num_runs])], words[num_runs:]
+
+
+def _is_run(word: str) -> bool:
+    return word.endswith(".safetensors") or (Path(word) / "run.json").is_file()
+
+
+def _print(result: "Features") -> None:
+    """Print the files of a folder of features."""
+    from alexnet.explore.feature_writer import PARQUET_FILE
+    from alexnet.report.formatting import format_bytes
+
     for name, array in result.activations.items():
         size = " x ".join(f"{length:,}" for length in array.shape)
         print_lines(f"{result.folder / f'{name}.npy'}: {size}, {array.dtype}, {format_bytes(array.nbytes)}")
@@ -97,10 +127,9 @@ def run(options: argparse.Namespace) -> None:
                 f"{100 * projected['explained_fraction']:.1f} % of the variance of the "
                 f"{projected['fitted_to_images']:,} images that they were fitted to"
             )
-    labels = "" if result.labels is None else ", their classes in labels.npy"
-    if options.format == "parquet":
-        table = result.folder / PARQUET_FILE
+    if (table := result.folder / PARQUET_FILE).is_file():
         print_lines(f"all in one table: {table}, {format_bytes(table.stat().st_size)}")
+    labels = "" if result.labels is None else ", their classes in labels.npy"
     print_lines(f"images in order: {result.folder / 'images.csv'}{labels}")
     if result.description.get("untrained"):
         print_lines(f"untrained: the weights are random, of seed {result.description['untrained_seed']}")
