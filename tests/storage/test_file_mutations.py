@@ -710,6 +710,7 @@ NOT_READ = {
     "exchange/program_export.py": "an export",
     "exchange/published_weights.py": "a description for people",
     "exchange/torchvision_export.py": "an export, damaged in tests/exchange/test_hostile_weights.py",
+    "explore/picture_file.py": "a picture",
     "report/formatting.py": "a page",
 }
 """Modules that write only what no reader of this package's own formats reads."""
