@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alexnet.exchange.export import Export, export
     from alexnet.exchange.imported_run import import_weights
     from alexnet.explore.features import features
+    from alexnet.explore.filter_pictures import Filters, filters
     from alexnet.explore.vector_index import VectorIndex
     from alexnet.explore.vector_index import build_index as index
     from alexnet.model.network import AlexNet
@@ -35,6 +36,7 @@ _PUBLIC = {
     "ClassInfo": ("alexnet.data.dataset", "ClassInfo"),
     "Evaluation": ("alexnet.evaluation.evaluate", "Evaluation"),
     "Export": ("alexnet.exchange.export", "Export"),
+    "Filters": ("alexnet.explore.filter_pictures", "Filters"),
     "Interrupted": ("alexnet.errors", "Interrupted"),
     "Predictions": ("alexnet.evaluation.classify", "Predictions"),
     "PreparedData": ("alexnet.data.dataset", "PreparedData"),
@@ -48,6 +50,7 @@ _PUBLIC = {
     "evaluate": ("alexnet.evaluation.run_evaluation", "evaluate"),
     "export": ("alexnet.exchange.export", "export"),
     "features": ("alexnet.explore.features", "features"),
+    "filters": ("alexnet.explore.filter_pictures", "filters"),
     "import_weights": ("alexnet.exchange.imported_run", "import_weights"),
     "index": ("alexnet.explore.vector_index", "build_index"),
     "load": ("alexnet.model.weights", "load_trained"),
@@ -67,6 +70,7 @@ __all__ = [
     "ClassInfo",
     "Evaluation",
     "Export",
+    "Filters",
     "Interrupted",
     "Predictions",
     "PreparedData",
@@ -80,6 +84,7 @@ __all__ = [
     "evaluate",
     "export",
     "features",
+    "filters",
     "import_weights",
     "index",
     "load",

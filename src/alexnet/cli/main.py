@@ -115,6 +115,12 @@ COMMANDS = {
         "alexnet features runs/first --layer pool5 --layer relu7 --out features/first",
         computes=True,
     ),
+    "filters": Command(
+        "looking",
+        "Draw the first layer's filters, and the image patches that excite deeper layers.",
+        "alexnet filters runs/first --layer conv1 --layer conv5",
+        computes=True,
+    ),
     "report": Command("looking", "Write a run's report.html.", "alexnet report runs/first"),
     "export": Command(
         "exchange",

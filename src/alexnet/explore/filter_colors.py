@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import RequestError
-from alexnet.model.layer_specs import Convolution, WeightedSpec
+from alexnet.model.layer_specs import Convolution, NetworkSpec, WeightedSpec
 from alexnet.model.network import AlexNet
 
 RANDOM_COLOR = 2 / 3
@@ -104,7 +104,24 @@ class FirstFilters:
     weights: NDArray[np.float64]
     """(F, 3, h, w), RGB, as they act on pixels: times the network's factor for each color."""
     columns: int
-    """Into which the next layer with weights divides the filters: the first half of them is the first of two."""
+    """Those of the layer, see `layer_columns`."""
+
+
+def layer_columns(network: NetworkSpec, layer: str) -> int:
+    """Into how many columns the channels of a layer are divided: the first half of them is the first of two columns.
+
+    A column's channels are computed from those of the same column alone, or alone go into the same column of the next
+    layer with weights: so the first layer, which reads the image, is in columns if the second is.
+    """
+    own = following = None
+    names = [one.name for one in network.named_layers]
+    for number, one in enumerate(network.named_layers):
+        if isinstance(one.spec, WeightedSpec):
+            if number <= names.index(layer):
+                own = one.spec
+            elif following is None:
+                following = one.spec
+    return max(int(getattr(one, "columns", 1)) for one in (own, following))
 
 
 def first_filters(network: AlexNet) -> FirstFilters:
@@ -113,7 +130,7 @@ def first_filters(network: AlexNet) -> FirstFilters:
     Raises:
         RequestError: the first layer with weights is not a convolution, so that it has no filters for the whole image.
     """
-    first, *later = [layer for layer in network.spec.named_layers if isinstance(layer.spec, WeightedSpec)]
+    first = next(layer for layer in network.spec.named_layers if isinstance(layer.spec, WeightedSpec))
     if not isinstance(first.spec, Convolution):
         raise RequestError(
             f"the first layer of variant {network.variant!r}, {first.name}, is not a convolution, so it has no filters "
@@ -121,8 +138,7 @@ def first_filters(network: AlexNet) -> FirstFilters:
         )
     weights = network.get_parameter(f"{first.name}.weight").detach().double().cpu().numpy()
     scale = np.broadcast_to(np.array(network.spec.input_scale, np.float64), 3)
-    columns = int(getattr(later[0].spec, "columns", 1)) if later else 1
-    return FirstFilters(first.name, weights * scale[:, None, None], columns)
+    return FirstFilters(first.name, weights * scale[:, None, None], layer_columns(network.spec, first.name))
 
 
 def color_shares(filters: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

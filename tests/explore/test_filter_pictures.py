@@ -1,0 +1,146 @@
+"""`alexnet filters` and `alexnet.filters`: the files, what is printed, and bad requests."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from tests.explore.indexed_run import make_run
+from tests.html_page import Page
+from tests.prepared_files import write_prepared
+
+import alexnet
+from alexnet.cli.main import main
+from alexnet.data.dataset import PreparedData
+from alexnet.errors import RequestError
+from alexnet.explore.filter_colors import color_test
+from alexnet.explore.filter_pictures import FilterColumns
+from alexnet.explore.top_patches import TopPatches
+from alexnet.runs.folder import RunFolder
+
+CPU = ["--device", "cpu", "--precision", "float32"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("filters")
+    write_prepared(folder / "data", {"train": 12, "val": 10}, side=32, classes=[("a", "<b>first</b>"), ("b", "$2$")])
+    return make_run(PreparedData.open(folder / "data"), folder / "my run")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_first_layer_is_drawn_beside_the_run_and_described(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["filters", str(run.path)]) == 0
+    mean = color_test(alexnet.load(run.path).network.get_parameter("conv1.weight").detach().numpy(), 1).colors.mean()
+    assert capsys.readouterr().out.splitlines() == [
+        "my run-filters.png: the 8 filters of conv1, 5 x 5 pixels",
+        f"mean color of the 8 filters: {mean:.2f}; the network has no columns to compare",
+    ]
+    with PIL.Image.open("my run-filters.png") as picture:
+        assert picture.format == "PNG" and picture.width == 1500
+    assert main(["filters", str(run.path)]) == 0  # in place of the older picture
+    assert [path.name for path in tmp_path.iterdir()] == ["my run-filters.png"]
+
+
+def test_several_layers_have_a_file_each_and_one_json_object(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--layer", "conv1", "--layer", "relu2", "--layer", "fc5", "--channels", "1", "0", "--out", "new/look.svg"]
+    assert main(["filters", str(run.path), *words, "--json", *CPU]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["files"] == {name: f"new/look-{name}.svg" for name in ("conv1", "relu2", "fc5")}
+    assert (printed["run"], printed["variant"], printed["split"]) == ("my run", "quick", "val")
+    for name in printed["files"].values():
+        content = Path(name).read_text(encoding="utf-8")
+        assert content.startswith("<?xml") and "my run" in content
+        assert not any(link in content for link in ('href="http', 'src="http', "url(http", "<script"))
+    assert "&lt;b&gt;first&lt;/b&gt;" in Path("new/look-fc5.svg").read_text(encoding="utf-8")
+    shown = printed["layers"]["relu2"]
+    assert [one["channel"] for one in shown["channels"]] == [1, 0] and shown["receptive_field_px"] == 15
+    patch = shown["channels"][0]["patches"][0]
+    assert patch["key"] == f"val/é/{patch['image']}" and patch["class"] in ("<b>first</b>", "$2$")
+    result = alexnet.filters(run.path, "relu2", channels=[1, 0], device="cpu", precision="float32")
+    layer = result.layers["relu2"]
+    assert isinstance(layer, TopPatches)
+    assert patch["activation"] == pytest.approx(layer.activations[0, 0])
+    assert patch["window_px"] == layer.windows[0, 0].tolist()
+    assert [one["name"] for one in printed["layers"]["fc5"]["channels"]] == ["unit 1: $2$", "unit 0: <b>first</b>"]
+
+
+def test_formats(run: RunFolder) -> None:
+    for words, name, start in (
+        (["--format", "pdf"], "my run-filters.pdf", b"%PDF"),
+        (["--out", "plain", "--format", "png"], "plain", b"\x89PNG"),
+    ):
+        assert main(["filters", str(run.path), *words]) == 0
+        assert Path(name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--layer", "conv9"], "variant 'quick' has no layer 'conv9'; it has conv1, pool1"),
+        (["--format", "jpg"], "--format is 'jpg'; allowed is png, svg, pdf"),
+        (["--layer", "relu2", "--split", "test"], "has no split 'test'"),
+        (["--layer", "relu2", "--out", "photo.png"], "photo.png exists and is not a picture that alexnet made"),
+        (["--channels", "1"], "the filters of conv1 are drawn without images"),
+        (["--layer", "relu2", "--layer", "relu2"], "requested twice"),
+        (["--layer", "relu2", "--batch-size", "0"], "--batch-size is 0"),
+    ],
+)
+def test_bad_requests_write_nothing(
+    words: list[str], message: str, run: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG of somebody")
+    assert main(["filters", str(run.path), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_a_weights_file_names_no_data(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["filters", str(run.weights), "--layer", "relu2"]) == 2
+    assert "name one with --data" in capsys.readouterr().err
+
+
+def test_results_in_python(run: RunFolder) -> None:
+    trained = alexnet.load(run.path)
+    result = alexnet.filters(trained, ["conv1", "fc5"], data=run.path.parent / "data", device="cpu")
+    first = result.layers["conv1"]
+    assert isinstance(first, FilterColumns) and result.name == "quick"
+    weight = trained.network.get_parameter("conv1.weight").detach().double().numpy()
+    np.testing.assert_array_equal(first.color.colors, color_test(weight, 1).colors)
+    assert len(result.figure("conv1").axes) == 2 and len(result.figure("fc5").axes) == 2
+    for layer in (None, "relu2"):
+        with pytest.raises(RequestError, match="allowed is conv1, fc5"):
+            result.figure(layer)
+    assert repr(result).startswith("Filters('quick': the 8 filters of conv1, 5 x 5 pixels; all 2 units of fc5: ")
+    page = Page(result._repr_html_())
+    assert "filters of quick" in page.text and page.tags.count("img") == 2
+
+
+def test_two_columns_are_compared(tmp_path: Path) -> None:
+    network = alexnet.AlexNet(2, "caffe", 0.1)
+    weight: Any = network.get_parameter("conv1.weight")
+    weight.data[:5] = weight.data[:5].mean(1, keepdim=True)
+    trained = alexnet.Trained(
+        network=network,
+        classes=(alexnet.ClassInfo("a", "a"), alexnet.ClassInfo("b", "b")),
+        mean_image=torch.zeros(256, 256, 3),
+        crop=227,
+        title="t",
+        generated=True,
+    )
+    first = alexnet.filters(trained).layers["conv1"]
+    assert isinstance(first, FilterColumns) and first.filters.columns == 2
+    assert first.color.p_value == pytest.approx(2 / 252) and first.color.is_exact
+    assert "the 10 filters of conv1 in 2 columns" in first.describe()
