@@ -175,6 +175,7 @@ def test_a_resumed_run_has_the_same_probabilities(
         run(data, FISHER, folder)
 
 
+@pytest.mark.slow
 def test_the_cache_keeps_the_features_of_a_killed_process(tmp_path: Path) -> None:
     program = (
         "import os, sys, numpy as np; from pathlib import Path; from alexnet.baselines import feature_cache\n"
@@ -364,6 +365,7 @@ def test_a_pipeline_of_the_estimators_trains_clones_and_gives_a_runs_features(da
     np.testing.assert_array_equal(channel.transform(images[:5]), rows.astype(np.float16).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     """Rows of 64 kB: 40 MB are written with less than half of that held."""
     program = (

@@ -7,6 +7,7 @@ from alexnet.model.network import AlexNet
 from benchmarks.layer_times import layer_times, main
 
 
+@pytest.mark.slow
 def test_every_layer_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = layer_times(torch.device("cpu"), "float32", 1, rounds=1)
     assert [row["layer"] for row in rows][:3] == ["conv1", "relu1 + norm1 + pool1", "conv2"]

@@ -85,6 +85,7 @@ def data(make_tree: Any, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_figures_follow_from_the_losses(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="alexnet")
     found = measure_precision(data, "quick", 20, 16, 2, "cpu")

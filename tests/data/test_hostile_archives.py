@@ -211,7 +211,7 @@ def test_hostile_tars_give_one_error_in_little_time_and_memory(tmp_path: Path) -
 
 
 @given(st.data())
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_any_change_of_a_header_ends_in_members_or_one_error(data: Any) -> None:
     content = bytearray(
         a_tar(
@@ -286,6 +286,7 @@ HOSTILE_ZIPS: dict[str, tuple[list[bytes | int], str]] = {
 }
 
 
+@pytest.mark.slow
 def test_hostile_zips_give_one_error_in_little_time_and_memory(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{number}.zip", parts) for number, (parts, _) in enumerate(HOSTILE_ZIPS.values())]
     for (name, (_, expected)), path in zip(HOSTILE_ZIPS.items(), paths, strict=True):
@@ -305,7 +306,7 @@ def test_hostile_zips_give_one_error_in_little_time_and_memory(tmp_path: Path) -
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_change_of_a_list_of_members_ends_in_members_or_one_error(data: Any) -> None:
     content = a_zip([("train/a/0.png", b"x" * 300), ("train/b/0.png", b"y" * 3)], zipfile.ZIP_STORED)
     start = content.index(b"PK\x01\x02")
@@ -347,6 +348,7 @@ HOSTILE_PICKLES: dict[str, tuple[list[bytes | int], str]] = {
 }
 
 
+@pytest.mark.slow
 def test_hostile_pickles_give_one_error_in_little_time_and_memory(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{number}", parts) for number, (parts, _) in enumerate(HOSTILE_PICKLES.values())]
     outcomes = limited([(path, "pickle") for path in paths], 700)

@@ -130,7 +130,7 @@ def test_an_image_is_verified_once(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert sorted(set(verified)) == [1, 2, 3] and verified.count(2) == 1 and verified.count(3) == 1
 
 
-@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+@pytest.mark.parametrize("store", ["pixels", pytest.param("jpeg", marks=pytest.mark.slow)])
 def test_a_file_that_is_cut_while_it_is_read_is_an_error(store: str, make_tree, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """A memory-mapped array would end the process with SIGBUS."""
     data = prepare(make_tree("photographs"), tmp_path / "set", side=32, store=store)

@@ -205,6 +205,7 @@ def written(folder: Path, content: bytes, form: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_small_pickles_take_little_time_and_memory_whatever_reads_them(tmp_path: Path) -> None:
     calls = [(name, form) for name in BOMBS for form in ("zip", "pickle", "cifar")]
     paths = [
@@ -286,7 +287,7 @@ ENCODED = [named("_codecs", "encode"), LARGE + opcode_text("latin1") + b"\x86", 
 @USED_AGAIN
 @example(ENCODED, get(0) + get(1) + b"R", 300, True)
 @example([tupled(b"N" * 20_000), *[b"N"] * 4], dictionary(get(0) + b"N"), 3000, False)
-@settings(max_examples=40)
+@settings(max_examples=15)
 def test_values_that_are_used_again_and_again_take_little_time_and_memory(
     values: list[bytes], repeated: bytes, times: int, as_layers: bool
 ) -> None:

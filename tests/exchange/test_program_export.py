@@ -79,6 +79,7 @@ def test_pixels_of_any_size(fit: Fit, height: int, width: int, seed: int) -> Non
     assert difference.max() < 1.001 and (difference > 0).float().mean() < 0.0005
 
 
+@pytest.mark.slow
 def test_where_alexnet_is_not_installed(written: tuple[Path, Trained], tmp_path: Path) -> None:
     path, _ = written
     trained, images = trained_network("quick", 33, "pad"), random_images(2, 300, 200)

@@ -156,6 +156,7 @@ def test_random_networks_are_contradicted_by_the_weights_alone(claim: weight_pro
     assert any(one.text.startswith(text) for one in proof.findings)
 
 
+@pytest.mark.slow
 def test_a_claimed_mean_far_from_the_images_is_compared_with_theirs(
     claim: weight_proof.Claim, data: PreparedData
 ) -> None:
@@ -187,6 +188,7 @@ def test_a_reading_that_may_be_better_leaves_the_claim_undecided(claim: weight_p
     assert "the weights may read RGB" in _verdict("undecided", right.layers, [*right.findings, doubt], "")
 
 
+@pytest.mark.slow
 def test_many_silent_channels_are_in_the_verdict(claim: weight_proof.Claim, data: PreparedData) -> None:
     changed = claim.with_layers(
         lambda number, one: (
@@ -285,6 +287,7 @@ def test_a_convention_with_which_the_network_was_not_made_is_an_error(
             prove(replace(claim.foreign, convention=wrong), claim.trained, data)
 
 
+@pytest.mark.slow
 def test_no_variants_network_of_first_weights_is_plausible(data: PreparedData) -> None:
     mean = torch.from_numpy(np.asarray(data.statistics.mean_image).copy())
     for seed in range(2):

@@ -134,7 +134,7 @@ def test_channel_sums(shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: p
     assert torch.equal(sums, again)
 
 
-@settings(max_examples=10, deadline=None)  # each compiles its own kernels
+@settings(max_examples=6, deadline=None)  # each compiles its own kernels
 @given(
     per_column=st.integers(1, 5),
     columns=st.integers(1, 3),

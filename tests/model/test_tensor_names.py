@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -141,6 +141,7 @@ def test_weights_of_another_network_are_named_with_both() -> None:
         own.load_state_dict({})
 
 
+@settings(max_examples=40)
 @given(
     variant=st.sampled_from(sorted(VARIANTS)),
     width=st.integers(3, 60).map(lambda number: number / 400),
@@ -158,6 +159,7 @@ def test_the_network_that_tensors_belong_to_is_found(variant: str, width: float,
     assert matching_networks(changed) is None
 
 
+@settings(max_examples=40)
 @given(
     variant=st.sampled_from(sorted(VARIANTS)),
     width=st.integers(3, 60).map(lambda number: number / 400),

@@ -99,7 +99,7 @@ def errors(
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     images=st.integers(1, 20),
     threads=st.integers(1, 3),

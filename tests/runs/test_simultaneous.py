@@ -86,7 +86,7 @@ def data(make_tree: Any, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize(("rounds", "processes"), [(6, 2), pytest.param(MANY_ROUNDS, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("rounds", "processes"), [(3, 2), pytest.param(MANY_ROUNDS, 3, marks=pytest.mark.slow)])
 def test_trainings_in_one_new_folder(data: Path, tmp_path: Path, rounds: int, processes: int) -> None:
     config = tmp_path / "small.yaml"
     config.write_text("network:\n  width: 0.125\noptimizer:\n  batch_size: 10\nschedule:\n  epochs: 2\n")
@@ -99,7 +99,7 @@ def test_trainings_in_one_new_folder(data: Path, tmp_path: Path, rounds: int, pr
         assert not list(run.path.glob(".*.partial"))
 
 
-@pytest.mark.parametrize(("rounds", "processes"), [(4, 3), pytest.param(MANY_ROUNDS // 2, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("rounds", "processes"), [(2, 3), pytest.param(MANY_ROUNDS // 2, 3, marks=pytest.mark.slow)])
 def test_preparations_of_one_new_folder(make_tree: Any, tmp_path: Path, rounds: int, processes: int) -> None:
     words = ["prepare", str(make_tree("photographs")), str(tmp_path / "data" / "ROUND"), "--side", "16"]
     race(tmp_path, rounds, words, processes)
@@ -111,7 +111,7 @@ def test_preparations_of_one_new_folder(make_tree: Any, tmp_path: Path, rounds: 
     assert not [path for one in sets for path in one.folder.iterdir() if path.name in ("lock", "parts", "plan.json")]
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(MANY_ROUNDS // 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [2, pytest.param(MANY_ROUNDS // 2, marks=pytest.mark.slow)])
 def test_generating_one_new_folder(tmp_path: Path, rounds: int) -> None:
     words = ["fetch", "shapes", str(tmp_path / "shapes" / "ROUND")]
     race(tmp_path, rounds, words, 3)
@@ -122,7 +122,7 @@ def test_generating_one_new_folder(tmp_path: Path, rounds: int) -> None:
     assert len(names) == rounds + 1 and all(one == names[0] for one in names)
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(MANY_ROUNDS // 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [2, pytest.param(MANY_ROUNDS // 2, marks=pytest.mark.slow)])
 def test_features_in_one_new_folder(data: Path, tmp_path: Path, rounds: int) -> None:
     run = train(data, tmp_path / "run", small_recipe(1)).path
     race(tmp_path, rounds, ["features", str(run), "--device", "cpu", "--out", str(tmp_path / "features" / "ROUND")], 3)

@@ -56,7 +56,7 @@ from alexnet.training.optimizer import VelocitySGD
 from alexnet.training.state import TrainingState
 
 SEED = 20_261_130
-NUM_DEFAULT = 200
+NUM_DEFAULT = 100
 NUM_SLOW = 1_000 if os.environ.get("CI") else 10_000
 MOST_S = 20.0
 """One file that takes longer hangs; a reader takes milliseconds."""

@@ -33,8 +33,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("ending", ["nbi", "nbc"])
-@pytest.mark.parametrize("left_bytes", [0, 20, -5])
+@pytest.mark.parametrize(
+    ("ending", "left_bytes"),
+    [
+        ("nbi", 20),
+        ("nbc", -5),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("nbi", 0), ("nbi", -5), ("nbc", 0), ("nbc", 20))),
+    ],
+)
 def test_a_damaged_cache_file_is_compiled_again(folder: Path, ending: str, left_bytes: int) -> None:
     assert run(folder) == "49"
     (kept,) = (folder / "__pycache__").glob(f"squares.square-*.{ending}")

@@ -24,10 +24,8 @@ def exported(network: AlexNet, images: torch.Tensor, path: Path) -> ReferenceEva
     return ReferenceEvaluator(model)
 
 
-@pytest.mark.parametrize(
-    "variant",
-    ["cifar-18pct", *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name != "cifar-18pct")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 def test_scores_of_the_exported_network(variant: str, tmp_path: Path) -> None:
     network, images, _ = varied_network(variant)

@@ -112,6 +112,7 @@ def test_traced_by_torch_jit(variant: str, tmp_path: Path) -> None:
     assert normwise(torch.jit.load(tmp_path / "traced.pt")(images), scores) < 1e-5
 
 
+@pytest.mark.slow
 def test_exported_files_are_read_where_only_the_package_was_imported(tmp_path: Path) -> None:
     for variant in VARIED:
         network, images, _ = varied_network(variant)
