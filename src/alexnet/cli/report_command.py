@@ -1,45 +1,47 @@
-"""`alexnet report`: write a run's page."""
+"""`alexnet report`: write the page of a run, or of several side by side."""
 
 import argparse
-import logging
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_data
 from alexnet.cli.output import print_lines
 
-_logger = logging.getLogger(__name__)
-
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder; several are shown side by side")
     add_data(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="HTML file to write (default: report.html in RUN; of several runs report-RUN-RUN.html here)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the report and print the run's results."""
+    """Write the report and print the runs' results."""
     from alexnet.cli.tables import print_results
-    from alexnet.data.concatenated import open_data
     from alexnet.evaluation.predictions import views_sort_key
-    from alexnet.report.contents import data_of, image_folders, next_commands
-    from alexnet.report.page import write_report
+    from alexnet.report.contents import next_commands
+    from alexnet.report.run_report import write_report
     from alexnet.runs.folder import RunFolder
 
-    run = RunFolder.open(options.run)
-    has_data = options.data or not run.is_imported or data_of(run)
-    folders = options.data or (image_folders(run) if has_data else [])
-    missing = [] if options.data else [str(folder) for folder in folders if not folder.exists()]
-    if missing:
-        _logger.warning(
-            "cannot find the data set %s: the report has no images; pass its folder with --data", " and ".join(missing)
-        )
-    page = write_report(options.run, None if missing or not folders else open_data(folders))
-    results = [{"run": str(options.run), **result} for result in run.evaluations().values()]
+    page = write_report(options.runs, data=options.data, out=options.out)
+    runs = [RunFolder.open(path) for path in options.runs]
+    results = [{"run": str(run.path), **result} for run in runs for result in run.evaluations().values()]
     if results:
-        print_results(sorted(results, key=lambda result: (result["split"], views_sort_key(result["num_views"]))))
+        order_of = {str(run.path): number for number, run in enumerate(runs)}
+        print_results(
+            sorted(
+                results, key=lambda one: (order_of[one["run"]], one["split"], views_sort_key(one["num_views"]))
+            )
+        )
     print_lines(f"report: {page}")
-    commands = next_commands(run)
+    if len(runs) > 1:
+        return
+    commands = next_commands(runs[0])
     order = ("resume", "predict", "evaluate") if results else ("resume", "evaluate", "predict")
     if following := next((commands[name] for name in order if commands[name]), None):
         print_lines(f"next: {following}")

@@ -11,6 +11,12 @@ import PIL.Image
 
 from alexnet.system.visible_text import visible_html
 
+THUMBNAIL_STYLE = """
+.thumbnail { display: block; width: 100%; height: auto; aspect-ratio: 1; border-radius: 3px; }
+.thumbnail.small { image-rendering: pixelated; }
+"""
+"""CSS that a page with `thumbnail_html` must include once; part of `CONTACT_SHEET_STYLE`."""
+
 CONTACT_SHEET_STYLE = """
 .sheet {
   display: grid; grid-template-columns: 9.5rem minmax(0, 1fr); gap: .25rem 1rem; margin: 0 0 .9rem; break-inside: avoid;
@@ -18,14 +24,12 @@ CONTACT_SHEET_STYLE = """
 .sheet h3 { margin: 0; font-size: .95rem; line-height: 1.35; overflow-wrap: anywhere; }
 .sheet h3 span { display: block; color: var(--soft); font-weight: 400; font-size: .82rem; }
 .strip { display: grid; grid-template-columns: repeat(10, minmax(0, 1fr)); gap: 4px; }
-.thumbnail { display: block; width: 100%; height: auto; aspect-ratio: 1; border-radius: 3px; }
-.thumbnail.small { image-rendering: pixelated; }
 @media (max-width: 40rem) {
   .sheet { grid-template-columns: minmax(0, 1fr); margin-bottom: 1.1rem; }
   .sheet h3 span { display: inline; margin-left: .4rem; }
   .strip { grid-template-columns: repeat(5, minmax(0, 1fr)); }
 }
-"""
+""" + THUMBNAIL_STYLE
 """CSS that a page with `contact_sheet_html` must include once."""
 
 THUMBNAIL_SIDES_PX = (128, 96, 80, 64, 48, 32)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from alexnet.figures.figure_style import COLORS, figure_style, svg_element
 
 _MOST_POINTS = 500
+_MARKERS = ("o", "s", "^", "D")
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,26 @@ class Series:
     """`points`: a few measurements, with markers and dashed lines."""
 
 
-def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title: str, y_title: str) -> str:
-    """Draw curves as one SVG element for an HTML page.
+@dataclass(frozen=True)
+class CurveMark:
+    """A moment that is marked by a dotted vertical line."""
 
-    A curve of more than 500 points is drawn as 500 averages of neighboring points. Curves differ by color and by line
-    style or markers.
+    x: float
+    text: str
+    """A few letters, written along the line."""
+
+
+def curve_svg(
+    series: Sequence[Series],
+    *,
+    name: str,
+    description: str,
+    x_title: str,
+    y_title: str,
+    marks: Sequence[CurveMark] = (),
+    is_logarithmic: bool = False,
+) -> str:
+    """Draw curves as one SVG element for an HTML page, see `curves_figure`.
 
     Args:
         name: letters and hyphens, unique in the page: the prefix of every id in the element.
@@ -36,6 +52,27 @@ def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title:
 
     Returns:
         An `<svg>` element without prolog that scales to the available width.
+    """
+    figure = curves_figure(series, x_title=x_title, y_title=y_title, marks=marks, is_logarithmic=is_logarithmic)
+    return svg_element(figure, name, description)
+
+
+def curves_figure(
+    series: Sequence[Series],
+    *,
+    x_title: str,
+    y_title: str,
+    marks: Sequence[CurveMark] = (),
+    is_logarithmic: bool = False,
+) -> Figure:
+    """Draw curves over one another, with a legend.
+
+    A curve of more than 500 points is drawn as 500 averages of neighboring points. Curves differ by color and by line
+    style or markers.
+
+    Args:
+        marks: moments on the x axis.
+        is_logarithmic: the y axis; values of 0 and less are then omitted.
     """
     with figure_style():
         figure = Figure(figsize=(6, 3.6), layout="constrained")
@@ -52,19 +89,38 @@ def curve_svg(series: Sequence[Series], *, name: str, description: str, x_title:
                 color=COLORS[number % len(COLORS)],
                 linestyle="--" if one.kind == "points" else "-",
                 linewidth=1.2 if one.kind == "points" else 1.6,
-                marker="o" if marked else "",
+                marker=_MARKERS[number // 2 % len(_MARKERS)] if marked else "",
                 markersize=5,
             )
         axes.set_xlabel(x_title)
         axes.set_ylabel(y_title)
-        axes.set_ylim(bottom=0)
-        # Room above a curve that stays at its highest.
-        axes.set_ylim(top=1.05 * axes.get_ylim()[1])
+        if is_logarithmic:
+            axes.set_yscale("log", nonpositive="mask")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter("")
+        else:
+            axes.set_ylim(bottom=0)
+            # Room above a curve that stays at its highest.
+            axes.set_ylim(top=1.05 * axes.get_ylim()[1])
         axes.set_xlim(left=0)
         axes.grid(True)
-        if axes.lines:
+        has_curves = bool(axes.lines)
+        for mark in marks:
+            axes.axvline(mark.x, linestyle=":", linewidth=1.2, color=COLORS[3], zorder=1)
+            axes.annotate(
+                mark.text,
+                (mark.x, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(-3, -3),
+                textcoords="offset points",
+                rotation=90,
+                horizontalalignment="right",
+                verticalalignment="top",
+                fontsize=9,
+            )
+        if has_curves:
             axes.legend(loc="best")
-    return svg_element(figure, name, description)
+    return figure
 
 
 def _averaged(

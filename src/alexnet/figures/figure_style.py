@@ -18,8 +18,9 @@ FIGURE_FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
 
 PROGRAM = "alexnet"
 """What files of figures name as the program that made them."""
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-"""Blue, vermilion, green, purple of Okabe and Ito's palette: distinguishable with every common color vision."""
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Blue, vermilion, green, purple, orange, sky blue of Okabe and Ito's palette: distinguishable with every common color
+vision."""
 # Text and axes are drawn in this color, which is then replaced by the page's text color.
 _INK = "#010203"
 _DPI = 150

@@ -53,3 +53,10 @@ def png_data_uri(image: npt.NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
     PIL.Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def jpeg_data_uri(image: npt.NDArray[np.uint8], quality: int = 85) -> str:
+    """An RGB image, uint8 (H, W, 3), as the `data:` URI of a JPEG: of photographs a tenth of a PNG."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

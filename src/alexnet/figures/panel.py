@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from alexnet.figures.filters import png_data_uri
+from alexnet.figures.contact_sheet import shrink
+from alexnet.figures.filters import jpeg_data_uri, png_data_uri
 from alexnet.system.visible_text import visible_html
 
 PANEL_STYLE = """
@@ -31,6 +32,7 @@ PANEL_STYLE = """
 """CSS that a page with `panel_html` must include once."""
 
 _SMALL_PX = 100
+_MOST_PX = 224
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,15 @@ def panel_html(images: Sequence[PanelImage]) -> str:
 
 def _figure(one: PanelImage) -> str:
     label = visible_html(one.label)
-    small = ' class="small"' if max(one.image.shape[:2]) < _SMALL_PX else ""
+    is_small = max(one.image.shape[:2]) < _SMALL_PX
+    address = png_data_uri(one.image) if is_small else jpeg_data_uri(shrink(one.image, _MOST_PX))
+    small = ' class="small"' if is_small else ""
     found = any(is_true for _, _, is_true in one.predictions)
     probability = f"{100 * one.label_probability:.2g} %"
     absent = f'<p class="absent"><bdi>{label}</bdi> is not among these; its probability is {probability}.</p>'
     return (
         f'<figure><img{small} alt="Image {visible_html(one.key)}, true label {label}" '
-        f'title="{visible_html(one.key)}" src="{png_data_uri(one.image)}">\n'
+        f'title="{visible_html(one.key)}" src="{address}">\n'
         f"<figcaption>{label}</figcaption>\n<ol>\n"
         + "\n".join(_bar(*prediction) for prediction in one.predictions)
         + f"\n</ol>{'' if found else absent}</figure>"

@@ -35,8 +35,6 @@ from alexnet.system.visible_text import shell_words
 _logger = logging.getLogger(__name__)
 
 NUM_PANEL_IMAGES = 6
-_MOST_CLASSES = 20
-_MOST_PAIRS = 10
 _CLAIMED_DATA = ("CIFAR-10", "ILSVRC-2012", "ILSVRC-2010", "Fall 2011", "Imagenette", "Caltech-101")
 
 
@@ -119,16 +117,6 @@ def _next_of_import(run: RunFolder, recipe: ImportRecipe) -> dict[str, str | Non
     }
 
 
-def learning_curves(events: Sequence[Mapping[str, Any]], evaluation_name: str) -> tuple[Section, Section]:
-    """Loss and top-1 error over the epochs, of the training batches and of the validations."""
-    loss = learning_curve(events, "loss", evaluation_name, name="curve-loss")
-    error = learning_curve(events, "top1_error", evaluation_name, name="curve-error")
-    if loss is None or error is None:
-        missing = Section(missing="The log has no steps yet, so there is nothing to plot.")
-        return missing, missing
-    return Section(Markup(loss)), Section(Markup(error))
-
-
 def epoch_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The curves' values, one row per epoch: `epoch`, `train_loss`, `train_error`, `loss`, `error`, `top5_error`."""
     rows: dict[int, dict[str, Any]] = {}
@@ -171,152 +159,6 @@ def first_layer_filters(run: RunFolder) -> Section:
     )
 
 
-def image_panels(
-    run: RunFolder, data: PreparedData | None, evaluation: Mapping[str, Any] | None
-) -> tuple[Section, Section]:
-    """Images classified correctly, and incorrectly, with their five most probable classes. Paper: figure 4."""
-    if evaluation is None:
-        missing = Section(missing="Images appear here once the run has been evaluated.")
-        return missing, missing
-    if data is None:
-        missing = Section(missing="The prepared data set was not found, so there are no images to show.")
-        return missing, missing
-    split, num_views = evaluation["split"], evaluation["num_views"]
-    try:
-        folder = predictions_folder(run.path, training_checksum(run), data.checksum)
-        predictions = load_predictions(folder, split, num_views, data)
-    except AlexNetError as error:
-        if isinstance(error, DamagedFile):
-            _logger.warning(f"the report shows no images: {error}")
-        missing = Section(missing=f"There are no images to show: {error}.")
-        return missing, missing
-    labels = predictions.labels(data)
-    names = {one["id"]: one["name"] for one in evaluation["per_class"]}
-    classes = [names[one] for one in predictions.class_ids]
-    right = predictions.probabilities.argmax(axis=1) == labels
-    return (
-        _panel(data, predictions, classes, labels, np.flatnonzero(right), "correctly"),
-        _panel(data, predictions, classes, labels, np.flatnonzero(~right), "incorrectly"),
-    )
-
-
-def class_rows(evaluation: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], int]:
-    """At most 20 classes, highest error first, and the number of all classes."""
-    rows = sorted(evaluation["per_class"], key=lambda one: 1.0 if one["top1_error"] is None else -one["top1_error"])
-    return rows[:_MOST_CLASSES], len(rows)
-
-
-def confused_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The ten most confused pairs: `true`, `predicted` (names), `num_images`, `fraction` of the true class's images."""
-    classes = {one["id"]: one for one in evaluation["per_class"]}
-    return [
-        {
-            "true": classes[pair["true"]]["name"],
-            "predicted": classes[pair["predicted"]]["name"],
-            "num_images": pair["num_images"],
-            "fraction": pair["num_images"] / classes[pair["true"]]["num_images"],
-        }
-        for pair in evaluation["confused_pairs"][:_MOST_PAIRS]
-    ]
-
-
 def data_of_claim(claim: str) -> list[str]:
     """The data sets that the claim of a recipe is about, as it names them."""
     return [name for name in _CLAIMED_DATA if name in claim]
-
-
-def settings(recipe: AnyRecipe) -> dict[str, dict[str, str]]:
-    """Every setting of the recipe by group, as text, except those that its kind of schedule does not read."""
-    if isinstance(recipe, ImportRecipe):
-        return {
-            name: {key.replace("_", " "): _text(value) if value != [] else "none" for key, value in group.items()}
-            for name, group in import_to_dict(recipe).items()
-            if isinstance(group, Mapping)
-        }
-    content = asdict(recipe)
-    if isinstance(recipe, BaselineRecipe):
-        groups = BASELINE_GROUPS[recipe.kind]
-        return {group: {key: _text(value) for key, value in content[group].items()} for group in groups}
-    unread = unread_settings(recipe)
-    return {
-        group: {key: _text(value) for key, value in content[group].items() if f"{group}.{key}" not in unread}
-        for group in GROUPS
-    }
-
-
-def run_environment(metadata: Mapping[str, Any], data: PreparedData | None = None) -> dict[str, dict[str, str]]:
-    """Where and when the run was trained, its data, its machine and its software, as text, by heading.
-
-    Args:
-        data: the data set; None leaves out what only it knows.
-    """
-    run = {
-        "started": metadata.get("started"),
-        "finished": metadata.get("finished"),
-        "training time, s": metadata.get("duration_s"),
-        "commit": metadata.get("commit"),
-        "processes": metadata.get("processes", 1),
-        "columns": metadata.get("columns", 1),
-        "replicas": metadata.get("replicas", 1),
-        "unreadable images": metadata.get("unreadable_images"),
-        "seed": metadata.get("seed"),
-        "parameters": metadata.get("parameters"),
-        "started from": metadata.get("start_from") or "random weights",
-        "layers copied from it": metadata.get("copied_layers") or "none",
-    }
-    if "data" not in metadata and "num_steps" not in metadata:  # imported: it has no training
-        run = {key: run[key] for key in ("started", "finished", "commit", "parameters")}
-        metadata = {**metadata, "data": metadata.get("proved_on")}
-    tables = {"Run": run, **{name.capitalize(): metadata.get(name) or {} for name in ("data", "machine", "versions")}}
-    if data is not None and "num_refused" in data.description:
-        found = {"images refused": data.description["num_refused"], "other files skipped": data.num_skipped}
-        tables["Data"] = {**tables["Data"], **found}
-    return {
-        heading: {str(key).replace("_", " "): _text(value) for key, value in table.items()}
-        for heading, table in tables.items()
-    }
-
-
-def _panel(
-    data: PreparedData,
-    predictions: SavedPredictions,
-    names: Sequence[str],
-    labels: npt.NDArray[np.int64],
-    ids: npt.NDArray[np.int64],
-    how: str,
-) -> Section:
-    """The panel of a few images of a split, chosen from `ids`; `names` and `labels` are of the network's classes."""
-    if len(ids) == 0:
-        return Section(missing=f"No image was classified {how}.")
-    stored = data.splits[predictions.split]
-    images = []
-    for sample in evenly_spaced(ids, NUM_PANEL_IMAGES).tolist():
-        row, label = predictions.probabilities[sample], int(labels[sample])
-        top = np.argsort(-row, kind="stable")[:5].tolist()
-        images.append(
-            PanelImage(
-                image=np.asarray(stored.images[sample]),
-                label=names[label],
-                label_probability=float(row[label]),
-                predictions=[(names[one], float(row[one]), one == label) for one in top],
-                key=stored.keys[sample],
-            )
-        )
-    return Section(Markup(panel_html(images)), note=f"{len(images)} of {len(ids):,} images classified {how}.")
-
-
-def _text(value: Any) -> str:
-    """A JSON value as text for people."""
-    if value is None:
-        return "unknown"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(one)}" for key, one in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_text(one) for one in value)
-    return str(value)

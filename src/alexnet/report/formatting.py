@@ -1,5 +1,6 @@
 """Helpers of all pages: templates, even sampling of images, and formatting of text."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def jinja_environment() -> jinja2.Environment:
     )
     environment.filters["percent"] = format_percent
     environment.filters["bytes"] = format_bytes
+    environment.filters["headings"] = _headings
     return environment
 
 
@@ -63,6 +65,28 @@ def format_bytes(size_bytes: int) -> str:
     return f"{size:.0f} {units[0]}" if units[0] == "bytes" or size >= 99.95 else f"{size:.1f} {units[0]}"
 
 
+def format_duration(seconds: float) -> str:
+    """A time such as `45.2 s`, `5 min 41 s`, `3 h 12 min` or `5 d 3 h`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, smaller_size, smaller in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller_size} {smaller}"
+    raise AssertionError(seconds)
+
+
+def format_large(number: float) -> str:
+    """A count with three digits: `853`, `9.47 thousand`, `1.07 billion`; from 10 ** 15 on with a power of ten."""
+    for size, word in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if number >= 1e15:
+            mantissa, exponent = f"{number:.2e}".split("e")
+            return f"{mantissa} x 10^{int(exponent)}"
+        if number >= size:
+            return f"{number / size:.3g}{word}"
+    return f"{number:.3g}"
+
+
 def count_noun(number: int, noun: str) -> str:
     """`1 class`, `2,000 classes`, `0 images`."""
     plural = noun if number == 1 else f"{noun}es" if noun.endswith("s") else f"{noun}s"
@@ -72,6 +96,11 @@ def count_noun(number: int, noun: str) -> str:
 def range_text(low: int, high: int) -> str:
     """The integers from `low` up to, but excluding, `high`, as text."""
     return f"{low:,}" if high == low + 1 else f"{low:,} to {high - 1:,}"
+
+
+def _headings(page: str) -> list[tuple[str, Markup]]:
+    """The ids and titles of a page's sections: of its `h2` elements that have an id."""
+    return [(name, Markup(title)) for name, title in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', page)]
 
 
 def _visible(value: Any) -> Any:

@@ -8,10 +8,24 @@ from markupsafe import Markup
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.metrics import METRICS
+from alexnet.figures.contact_sheet import THUMBNAIL_STYLE
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report import contents
+from alexnet.report.answered_images import (
+    NUM_PANEL_IMAGES,
+    AnsweredImages,
+    answered_images,
+    certain_mistakes,
+    image_panels,
+    pair_pictures,
+)
+from alexnet.report.calibration_plot import calibration_section
+from alexnet.report.class_errors import MOST_ROWS, class_rows, confused_rows, confusion_section
 from alexnet.report.formatting import jinja_environment, write_page
+from alexnet.report.opening import opening
 from alexnet.report.published_errors import published_errors
+from alexnet.report.run_tables import run_environment, settings
+from alexnet.report.training_course import learning_curves, learning_rate_rows, training_cost
 from alexnet.report.weight_origin import weight_origin
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
@@ -30,8 +44,8 @@ _STATES = {
 }
 
 
-def write_report(run_folder: Path, data: PreparedData | None) -> Path:
-    """Write `report.html` to a run folder, from that folder's files alone, replacing an older page.
+def write_run_page(run_folder: Path, data: PreparedData | None, path: Path | None = None) -> Path:
+    """Write the page of a run, from its folder's files alone, replacing an older page.
 
     The page says which parts are missing, such as evaluations or weights that do not exist yet.
 
@@ -39,6 +53,7 @@ def write_report(run_folder: Path, data: PreparedData | None) -> Path:
         run_folder: the run.
         data: the data set that the run was trained on, or any on which an imported network was evaluated, to show
             images from; None omits them.
+        path: the file to write, in an existing folder; None is `report.html` in the run folder.
 
     Returns:
         The page's path.
@@ -47,7 +62,8 @@ def write_report(run_folder: Path, data: PreparedData | None) -> Path:
         RequestError: no run folder, or `data` is not the run's data set.
         WorkError: the page cannot be written.
     """
-    return write_page(run_folder / "report.html", _render(RunFolder.open(run_folder), data))
+    page = _render(RunFolder.open(run_folder), data)
+    return write_page(run_folder / "report.html" if path is None else path, page)
 
 
 def _render(run: RunFolder, data: PreparedData | None) -> str:
@@ -63,19 +79,20 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
             f"the run's {described['checksum'][:12]}; name the data set at {' and '.join(map(str, run.data_folders()))}"
         )
     events = run.events()
-    evaluations = contents.sort_evaluations(contents.on_own_data(run.evaluations(), described.get("checksum")))
+    stored = run.evaluations()
+    evaluations = contents.sort_evaluations(contents.on_own_data(stored, described.get("checksum")))
     best = contents.headline_evaluation(evaluations)
     validations = [event for event in events if event["event"] == "validation"]
-    loss_curve, error_curve = contents.learning_curves(
-        events, f"{validations[-1]['split']} images, one view" if validations else "validation"
-    )
-    correct, incorrect = contents.image_panels(run, data, best)
-    classes, num_classes = contents.class_rows(best) if best else ([], 0)
+    title = described.get("title") or (data.title if data else "unknown data")
+    answers = answered_images(run, data, best)
+    confused = confused_rows(best) if best else []
+    claimed_on = contents.data_of_claim(recipe.claim)
     template = jinja_environment().get_template("report.html.j2")
     return template.render(
         name=metadata.get("name", run.path.name),
         recipe=recipe,
-        data_title=described.get("title") or (data.title if data else "unknown data"),
+        opening=opening(run, best, events, title),
+        data_title=title,
         generated=bool(described.get("generated") or (data is not None and data.generated)),
         state=metadata.get("state"),
         state_note=_STATES.get(metadata.get("state", ""), "") if imported is None else _import_note(run),
@@ -85,27 +102,34 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         network=network,
         progress=_describe_progress(events, epochs_of(recipe.schedule)) if isinstance(recipe, Recipe) else "",
         rows=[(one, published_errors(one, network.variant) if network else None) for one in evaluations],
+        num_on_other_data=len(stored) - len(evaluations),
         best=best,
         metrics=METRICS,
         last_validation=validations[-1] if validations else None,
-        loss_curve=loss_curve,
-        error_curve=error_curve,
+        curves=learning_curves(events),
+        rate_rows=learning_rate_rows(events),
         epochs=contents.epoch_rows(events),
         origin=weight_origin(run),
         filters=None if network is None else contents.first_layer_filters(run),
-        correct=correct,
-        incorrect=incorrect,
-        num_panel_images=contents.NUM_PANEL_IMAGES,
-        classes=classes,
-        num_classes=num_classes,
-        confused=contents.confused_rows(best) if best else [],
-        claimed_on=contents.data_of_claim(recipe.claim),
+        answers=answers,
+        panels=image_panels(answers) if isinstance(answers, AnsweredImages) else None,
+        certain=certain_mistakes(answers) if isinstance(answers, AnsweredImages) else None,
+        num_panel_images=NUM_PANEL_IMAGES,
+        classes=class_rows(best) if best else [],
+        most_rows=MOST_ROWS,
+        confusion=confusion_section(best) if best else None,
+        confused=confused,
+        pairs=pair_pictures(answers, confused) if isinstance(answers, AnsweredImages) else [],
+        calibration=calibration_section(best) if best else None,
+        cost=training_cost(run, events, best),
+        claimed_on=claimed_on,
+        tests_claim=title.casefold() in map(str.casefold, claimed_on),
         changes=changes_of(recipe),
-        settings=contents.settings(recipe),
-        run_environment=contents.run_environment(metadata, data),
+        settings=settings(recipe),
+        run_environment=run_environment(metadata, data),
         commands=contents.next_commands(run),
         report_command=shell_words("alexnet", "report", run.path),
-        panel_style=Markup(PANEL_STYLE),
+        panel_style=Markup(PANEL_STYLE + THUMBNAIL_STYLE),
     )
 
 

@@ -1,12 +1,13 @@
 """Curves of a training: loss and top-1 error over the epochs, of the training batches and of the validations."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from alexnet.figures.curves import Series, curve_svg
+from alexnet.figures.curves import CurveMark, Series, curve_svg
 
 CurveKey = Literal["loss", "top1_error"]
 _SHOWN: dict[CurveKey, tuple[str, float, str, str]] = {
@@ -16,8 +17,43 @@ _SHOWN: dict[CurveKey, tuple[str, float, str, str]] = {
 """Title, factor, unit and title of the axis."""
 
 
+@dataclass(frozen=True)
+class LearningRateChange:
+    """A step of the weights' learning rate from one constant value to another."""
+
+    epoch: float
+    """Epochs done when the old rate was last logged; the change is at most one logging interval later."""
+    step: int
+    before: float
+    after: float
+
+
+def learning_rate_changes(events: Sequence[Mapping[str, Any]]) -> list[LearningRateChange]:
+    """The steps of the learning rate in a run's log, in order.
+
+    A rate that changes with every logged step (warmup, cosine, linear decay) makes no steps: the rate must be constant
+    before the change or after it.
+
+    Args:
+        events: of the run.
+    """
+    steps = [event for event in events if event["event"] == "step" and event.get("learning_rate") is not None]
+    rates = [float(event["learning_rate"]) for event in steps]
+    is_held = [first == second for first, second in zip(rates, rates[1:], strict=False)]
+    return [
+        LearningRateChange(float(steps[number]["epoch"]), int(steps[number]["step"]), rates[number], rates[number + 1])
+        for number, held in enumerate(is_held)
+        if not held and any(is_held[max(0, number - 1) : number] + is_held[number + 1 : number + 2])
+    ]
+
+
 def learning_curve(
-    events: Sequence[Mapping[str, Any]], key: CurveKey, evaluation_name: str, *, name: str
+    events: Sequence[Mapping[str, Any]],
+    key: CurveKey,
+    evaluation_name: str,
+    *,
+    name: str,
+    changes: Sequence[LearningRateChange] = (),
 ) -> str | None:
     """The curve of a run as one SVG element, see `curve_svg`; None if its log has no steps yet.
 
@@ -25,6 +61,7 @@ def learning_curve(
         events: of the run.
         evaluation_name: label of the errors that were measured.
         name: letters and hyphens, unique in the page.
+        changes: of the learning rate, to be marked.
     """
     steps = [event for event in events if event["event"] == "step"]
     validations = [event for event in events if event["event"] == "validation"]
@@ -40,6 +77,63 @@ def learning_curve(
         description=f"{title} over epochs; {_last_values(steps, validations, key, scale, unit)} {last}.",
         x_title="epoch",
         y_title=y_title,
+        marks=[CurveMark(one.epoch, f"rate {one.after:.3g}") for one in changes],
+    )
+
+
+def learning_rate_curve(
+    events: Sequence[Mapping[str, Any]], *, name: str, changes: Sequence[LearningRateChange] = ()
+) -> str | None:
+    """The weights' learning rate over the epochs as one SVG element; None if the log has none.
+
+    Args:
+        events, name, changes: as in `learning_curve`.
+    """
+    steps = [event for event in events if event["event"] == "step" and event.get("learning_rate") is not None]
+    rates = _column(steps, "learning_rate")
+    if not (rates > 0).any():
+        return None
+    low, high = rates[rates > 0].min(), rates.max()
+    return curve_svg(
+        [Series("learning rate of the weights", _column(steps, "epoch"), rates)],
+        name=name,
+        description=f"Learning rate over epochs, between {low:.3g} and {high:.3g}.",
+        x_title="epoch",
+        y_title="learning rate",
+        marks=[CurveMark(one.epoch, f"rate {one.after:.3g}") for one in changes],
+        is_logarithmic=bool(changes),
+    )
+
+
+def curves_of_runs(
+    logs: Mapping[str, Sequence[Mapping[str, Any]]], key: CurveKey, *, name: str, of_training: bool = False
+) -> str | None:
+    """One curve for each of several runs in one SVG element; None if no log has values.
+
+    Args:
+        logs: the events of each run by its label.
+        name: letters and hyphens, unique in the page.
+        of_training: whether the curves are of the training batches; otherwise of the validations.
+    """
+    kind = "step" if of_training else "validation"
+    title, scale, _, y_title = _SHOWN[key]
+    series = []
+    for label, events in logs.items():
+        of_kind = [event for event in events if event["event"] == kind]
+        series.append(
+            Series(
+                label, _column(of_kind, "epoch"), scale * _column(of_kind, key), "line" if of_training else "points"
+            )
+        )
+    if not any(np.isfinite(one.y).any() for one in series):
+        return None
+    what = "of the training batches" if of_training else "of the validations"
+    return curve_svg(
+        series,
+        name=name,
+        description=f"{title} {what} over epochs, of {len(series)} runs.",
+        x_title="epoch",
+        y_title=f"{'training' if of_training else 'validation'} {y_title}",
     )
 
 

@@ -1,0 +1,92 @@
+"""Reports as users ask for them: of one run or of several, with the data sets found and the file named."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from alexnet.data.concatenated import open_data
+from alexnet.data.dataset import PreparedData
+from alexnet.errors import RequestError
+from alexnet.evaluation.paired import open_runs
+from alexnet.report.contents import data_of, image_folders
+from alexnet.report.page import write_run_page
+from alexnet.report.side_by_side import write_side_by_side
+from alexnet.runs.folder import RunFolder
+from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths
+
+_logger = logging.getLogger(__name__)
+
+_BEGINNING = b"<!doctype html"
+_MOST_NAMES = 3
+
+
+def write_report(runs: StrPaths, *, data: StrPaths | None = None, out: StrPath | None = None) -> Path:
+    """Write the page of a run, or one page that shows several runs side by side: a self-contained HTML file.
+
+    It is made from the run folders alone: nothing is trained or evaluated. It says which parts are missing.
+
+    Args:
+        runs: a run folder, or several.
+        data: the prepared data set to show images from, or several to be concatenated; None is what the runs were
+            trained on. If that is not found, a warning says so and the page has no images.
+        out: the HTML file to write; an older page is replaced. None is `report.html` in the run folder, and of several
+            runs `report-NAME-NAME.html` in the working directory.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        RequestError: a folder is not a run, or named twice; `data` is not the data set of a run; `out` is not an HTML
+            file, or is something other than a page.
+        WorkError: a file of a run is damaged, or the page cannot be written.
+    """
+    folders = as_paths(runs, "the run folder")
+    if not folders:
+        raise RequestError("no run is named; name one or more run folders")
+    opened = open_runs(folders)
+    named = None if data is None else as_paths(data, "the data set")
+    path = _default_path(folders) if out is None else as_path(out, "out")
+    _require_page(path)
+    if len(opened) == 1:
+        return write_run_page(folders[0], _data(opened[0], named), path)
+    return write_side_by_side(opened, [_data(run, named) for run in opened], path)
+
+
+def _default_path(folders: Sequence[Path]) -> Path:
+    if len(folders) == 1:
+        return folders[0] / "report.html"
+    names = [folder.resolve().name for folder in folders]
+    rest = [] if len(names) <= _MOST_NAMES else [f"and-{len(names) - _MOST_NAMES}-more"]
+    return Path("-".join(["report", *names[:_MOST_NAMES], *rest]) + ".html")
+
+
+def _data(run: RunFolder, named: Sequence[Path] | None) -> PreparedData | None:
+    """The data set to show images from; a warning says that that of the run is not found."""
+    if named is not None:
+        return open_data(named)
+    folders = image_folders(run) if not run.is_imported or data_of(run) else []
+    if missing := [str(folder) for folder in folders if not folder.exists()]:
+        _logger.warning(
+            f"cannot find the data set {' and '.join(missing)}: the report has no images; pass its folder with --data"
+        )
+        return None
+    return open_data(folders) if folders else None
+
+
+def _require_page(path: Path) -> None:
+    """Refuse to replace anything but a page.
+
+    Raises:
+        RequestError: the path is a folder, does not end in .html, or is a file that is not a page.
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise RequestError(f"the report is an HTML page and {path} does not end in .html; name a file that does")
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder; name a file for the report")
+    if not path.parent.is_dir():
+        raise RequestError(f"there is no folder {path.parent} for the report; create it, or name another file")
+    if path.exists():
+        with path.open("rb") as file:
+            beginning = file.read(len(_BEGINNING))
+        if beginning and beginning.lower() != _BEGINNING:
+            raise RequestError(f"{path} exists and is not a page; name another file for the report, or remove it")
