@@ -8,6 +8,8 @@ from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.paired import open_runs
+from alexnet.explore.picture_file import require_replaceable
+from alexnet.model.weights import name_of
 from alexnet.report.contents import data_of, image_folders
 from alexnet.report.page import write_run_page
 from alexnet.report.side_by_side import write_side_by_side
@@ -16,7 +18,6 @@ from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths
 
 _logger = logging.getLogger(__name__)
 
-_BEGINNING = b"<!doctype html"
 _MOST_NAMES = 3
 
 
@@ -45,17 +46,17 @@ def write_report(runs: StrPaths, *, data: StrPaths | None = None, out: StrPath |
         raise RequestError("no run is named; name one or more run folders")
     opened = open_runs(folders)
     named = None if data is None else as_paths(data, "the data set")
-    path = _default_path(folders) if out is None else as_path(out, "out")
-    _require_page(path)
-    if len(opened) == 1:
+    own_page = folders[0] / "report.html" if len(opened) == 1 else None
+    path = own_page or _default_path(folders) if out is None else as_path(out, "out")
+    if path != own_page:  # which earlier versions wrote without a mark that it is a page
+        _require_page(path)
+    if own_page:
         return write_run_page(folders[0], _data(opened[0], named), path)
     return write_side_by_side(opened, [_data(run, named) for run in opened], path)
 
 
 def _default_path(folders: Sequence[Path]) -> Path:
-    if len(folders) == 1:
-        return folders[0] / "report.html"
-    names = [folder.resolve().name for folder in folders]
+    names = [name_of(folder) for folder in folders]
     rest = [] if len(names) <= _MOST_NAMES else [f"and-{len(names) - _MOST_NAMES}-more"]
     return Path("-".join(["report", *names[:_MOST_NAMES], *rest]) + ".html")
 
@@ -77,16 +78,10 @@ def _require_page(path: Path) -> None:
     """Refuse to replace anything but a page.
 
     Raises:
-        RequestError: the path is a folder, does not end in .html, or is a file that is not a page.
+        RequestError: the path does not end in .html, is a folder, or a file that is not a page of this program.
     """
     if path.suffix.lower() not in (".html", ".htm"):
-        raise RequestError(f"the report is an HTML page and {path} does not end in .html; name a file that does")
-    if path.is_dir():
-        raise RequestError(f"{path} is a folder; name a file for the report")
+        raise RequestError(f"{path} does not end in .html; the report is a page: name a file that does")
     if not path.parent.is_dir():
         raise RequestError(f"there is no folder {path.parent} for the report; create it, or name another file")
-    if path.exists():
-        with path.open("rb") as file:
-            beginning = file.read(len(_BEGINNING))
-        if beginning and beginning.lower() != _BEGINNING:
-            raise RequestError(f"{path} exists and is not a page; name another file for the report, or remove it")
+    require_replaceable(path)

@@ -1,2 +1,321 @@
-"""stub, next"""
-def write_side_by_side(*a): raise NotImplementedError
+"""The page on several runs: a column for each, with errors only where they were measured on the same images."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from alexnet.data.dataset import PreparedData
+from alexnet.errors import AlexNetError
+from alexnet.evaluation.compare import PairedTest
+from alexnet.evaluation.metrics import top_k_credits
+from alexnet.evaluation.paired import iterate_predictions, mcnemar, paired_difference, reported_errors
+from alexnet.evaluation.predictions import describe_views, views_sort_key
+from alexnet.report.contents import Section, data_of, first_layer_filters, next_commands
+from alexnet.report.formatting import format_percent, jinja_environment, write_page
+from alexnet.report.opening import chance_error, describe_split
+from alexnet.report.run_tables import settings
+from alexnet.report.training_course import training_cost
+from alexnet.runs.baseline_recipe import BaselineRecipe
+from alexnet.runs.folder import AnyRecipe, RunFolder
+from alexnet.runs.import_recipe import ImportRecipe
+from alexnet.runs.learning_curves import curves_of_runs
+
+MOST_CLASSES = 20
+_MOST_RUNS_FOR_ALL_PAIRS = 5
+_COSTS = (
+    "parameters",
+    "multiply-adds for an image",
+    "passes over the training images",
+    "multiply-adds of the training",
+    "training throughput",
+    "training time",
+    "peak memory",
+    "machine",
+)
+
+Evaluation = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A run of the page."""
+
+    label: str
+    """Unique in the page."""
+    run: RunFolder
+    recipe: AnyRecipe
+    events: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Evaluation]
+    data: PreparedData | None
+    """The data set to read images and labels from."""
+
+
+@dataclass(frozen=True)
+class RunPair:
+    """Two runs on the same images."""
+
+    first: str
+    second: str
+    tests: Mapping[str, PairedTest]
+    """By error: `top1`, and with 20 classes or more `top5`."""
+
+
+def write_side_by_side(runs: Sequence[RunFolder], data: Sequence[PreparedData | None], path: Path) -> Path:
+    """Write the page on several runs, replacing an older page.
+
+    Args:
+        runs: two or more.
+        data: for each run the data set that it was evaluated on; None leaves out the paired tests.
+        path: the file to write, in an existing folder.
+
+    Returns:
+        `path`.
+
+    Raises:
+        WorkError: a file of a run is damaged, or the page cannot be written.
+    """
+    compared = _compared_runs(runs, data)
+    common = common_evaluations(compared)
+    pairs = _paired_tests(compared, common) if common else []
+    template = jinja_environment().get_template("side_by_side.html.j2")
+    logs = {one.label: one.events for one in compared}
+    curves = [
+        curves_of_runs(logs, "top1_error", name="curve-error"),
+        curves_of_runs(logs, "loss", name="curve-loss"),
+        curves_of_runs(logs, "loss", name="curve-training", of_training=True),
+    ]
+    checksums = {data_of(one.run).get("checksum") for one in compared}
+    page = template.render(
+        runs=compared,
+        opening=_opening(compared, common, pairs),
+        why_not=[] if common else _why_not(compared),
+        common=common,
+        views="" if not common else _views(compared, common),
+        rows=_rows(compared, common),
+        generated=any(data_of(one.run).get("generated") for one in compared),
+        pairs=pairs,
+        is_all_pairs=len(compared) <= _MOST_RUNS_FOR_ALL_PAIRS,
+        curves=[Section(Markup(one)) for one in curves if one is not None],
+        same_data=len(checksums) == 1,
+        filters=[
+            (one.label, first_layer_filters(one.run)) for one in compared if not isinstance(one.recipe, BaselineRecipe)
+        ],
+        classes=_class_rows(common),
+        num_classes=len(common[0]["per_class"]) if common else 0,
+        settings=_differing_settings(compared),
+        folders=[(one.label, str(one.run.path)) for one in compared],
+    )
+    return write_page(path, page)
+
+
+def _compared_runs(runs: Sequence[RunFolder], data: Sequence[PreparedData | None]) -> list[ComparedRun]:
+    names = [run.metadata().get("name", run.path.name) for run in runs]
+    return [
+        ComparedRun(
+            label=name if names.count(name) == 1 else str(run.path),
+            run=run,
+            recipe=run.any_recipe(),
+            events=run.events(),
+            evaluations=list(run.evaluations().values()),
+            data=one,
+        )
+        for name, run, one in zip(names, runs, data, strict=True)
+    ]
+
+
+def common_evaluations(runs: Sequence[ComparedRun]) -> list[Evaluation]:
+    """One evaluation of each run, all of the same images; empty if there are none.
+
+    Networks must have used the same number of views, baselines have one of their own. Of several, it is that of a
+    held-out split with the most views.
+    """
+    found: dict[tuple[Any, ...], list[Evaluation]] = {}
+    candidates = {(one["data_checksum"], one["split"], one["num_views"]) for run in runs for one in run.evaluations}
+    for checksum, split, views in candidates:
+        chosen = []
+        for run in runs:
+            is_baseline = isinstance(run.recipe, BaselineRecipe)
+            chosen += [
+                one
+                for one in run.evaluations
+                if (one["data_checksum"], one["split"]) == (checksum, split)
+                and (is_baseline or one["num_views"] == views)
+            ][:1]
+        if len(chosen) == len(runs):
+            found[(split != "train", views_sort_key(views), split, checksum)] = chosen
+    return found[max(found)] if found else []
+
+
+def _views(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> str:
+    of_networks = [
+        one["num_views"]
+        for run, one in zip(runs, common, strict=True)
+        if not isinstance(run.recipe, BaselineRecipe)
+    ]
+    return describe_views(of_networks[0]) if of_networks else ""
+
+
+def _why_not(runs: Sequence[ComparedRun]) -> list[str]:
+    """What each run was measured on, and how to measure it."""
+    lines = []
+    for one in runs:
+        measured = [
+            f"{describe_views(found['num_views'])} of split {found['split']} of data {found['data_checksum'][:12]}"
+            for found in one.evaluations
+        ]
+        command = next_commands(one.run)["evaluate"]
+        lines.append(
+            f"{one.label}: {'; '.join(measured) or 'not evaluated'}"
+            + (f". Evaluate it with: {command}" if command and not measured else ".")
+        )
+    return lines
+
+
+def _rows(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The first table: for each row its name and a cell for each run, of text and a note."""
+    rows: list[tuple[str, list[tuple[str, str]]]] = [
+        ("kind", [(_kind(one.recipe), "") for one in runs]),
+        ("state", [(one.run.state, "") for one in runs]),
+        (
+            "trained on",
+            [
+                ("unknown" if one.run.is_imported else str(data_of(one.run).get("title") or "unknown"), "")
+                for one in runs
+            ],
+        ),
+    ]
+    for key, name in (("top1", "top-1 error"), ("top5", "top-5 error")):
+        if common and key in reported_errors(common[0]["num_classes"]):
+            rows.append(
+                (
+                    name,
+                    [
+                        (
+                            format_percent(one[f"{key}_error"]),
+                            "[{}, {}]".format(*map(format_percent, one[f"{key}_interval"])),
+                        )
+                        for one in common
+                    ],
+                )
+            )
+    if common:
+        rows.append(("loss, nats", [(f"{one['loss']:.4f}", "") for one in common]))
+        calibrated = [one.get("calibration") for one in common]
+        rows.append(
+            (
+                "expected calibration error",
+                [(format_percent(one["expected_error"]) if one else "unknown", "") for one in calibrated],
+            )
+        )
+    newest = common or [one.evaluations[-1] if one.evaluations else None for one in runs]
+    costs = [training_cost(one.run, one.events, found) for one, found in zip(runs, newest, strict=True)]
+    rows += [
+        (name, [(cost.get(name, "–"), "") for cost in costs]) for name in _COSTS if any(name in cost for cost in costs)
+    ]
+    return rows
+
+
+def _kind(recipe: AnyRecipe) -> str:
+    if isinstance(recipe, BaselineRecipe):
+        return f"baseline {recipe.kind}"
+    how = f"imported from {recipe.imported.name}" if isinstance(recipe, ImportRecipe) else f"recipe {recipe.name}"
+    width = "" if recipe.network.width == 1 else f", width {recipe.network.width:g}"
+    return f"network {recipe.network.variant}{width}, {how}"
+
+
+def _paired_tests(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> list[RunPair] | Section:
+    """The tests of all pairs of runs, or, of more than five runs, of the first run with each other one."""
+    checksum, split = common[0]["data_checksum"], common[0]["split"]
+    data = next((one.data for one in runs if one.data is not None and one.data.checksum == checksum), None)
+    if data is None:
+        return Section(missing="The data set was not found, so the paired tests are missing; name it with --data.")
+    num_views = next(
+        (one["num_views"] for one, run in zip(common, runs, strict=True) if not run.run.is_baseline), 1
+    )
+    try:
+        predictions = list(iterate_predictions([one.run for one in runs], data, split, num_views, data.folder))
+    except AlexNetError as error:
+        return Section(missing=f"The paired tests are missing: {error}.")
+    labels = predictions[0].labels(data)
+    errors = reported_errors(len(predictions[0].class_ids))
+    credits = [{name: top_k_credits(one.probabilities, labels, k) for name, k in errors.items()} for one in predictions]
+    numbers = list(itertools.combinations(range(len(runs)), 2))
+    if len(runs) > _MOST_RUNS_FOR_ALL_PAIRS:
+        numbers = [pair for pair in numbers if pair[0] == 0]
+    return [
+        RunPair(
+            first=runs[first].label,
+            second=runs[second].label,
+            tests={
+                name: PairedTest(
+                    mcnemar(credits[first][name] < 1, credits[second][name] < 1),
+                    paired_difference(credits[first][name], credits[second][name]),
+                )
+                for name in errors
+            },
+        )
+        for first, second in numbers
+    ]
+
+
+def _opening(
+    runs: Sequence[ComparedRun], common: Sequence[Evaluation], pairs: Sequence[RunPair] | Section
+) -> str:
+    """What the comparison shows, and how sure that is."""
+    if not common:
+        return (
+            f"These {len(runs)} runs have not been measured on the same images in the same way, so their errors cannot "
+            "be compared."
+        )
+    order = sorted(range(len(runs)), key=lambda number: float(common[number]["top1_error"]))
+    best, second = runs[order[0]].label, runs[order[1]].label
+    found = common[order[0]]
+    low, high = found["top1_interval"]
+    chance, how = chance_error(found)
+    title = data_of(runs[0].run).get("title") or "the data set"
+    start = (
+        f"Of {len(runs)} runs measured on the same {found['num_images']:,} {describe_split(found['split'])} images of "
+        f"{title}, {best} errs least: on {100 * found['top1_error']:.1f} % (95 % interval {100 * low:.1f} to "
+        f"{100 * high:.1f} %); {how} would err on {100 * chance:.3g} %"
+    )
+    test = None
+    if not isinstance(pairs, Section):
+        test = next((one for one in pairs if {one.first, one.second} == {best, second}), None)
+    if test is None:
+        return start + "."
+    difference = test.tests["top1"].difference
+    ends = sorted(abs(end) for end in difference.interval)
+    if difference.interval[0] <= 0 <= difference.interval[1]:
+        return start + f". These images do not show that it is better than {second}."
+    return start + (
+        f". It is better than {second} by {100 * abs(difference.difference):.1f} points (95 % interval "
+        f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f})."
+    )
+
+
+def _class_rows(common: Sequence[Evaluation]) -> list[tuple[str, int, list[float | None]]]:
+    """The classes whose errors differ most: name, images, and the error of each run."""
+    if not common:
+        return []
+    by_id = [{one["id"]: one for one in found["per_class"]} for found in common]
+    rows = []
+    for one in common[0]["per_class"]:
+        errors = [found[one["id"]]["top1_error"] if one["id"] in found else None for found in by_id]
+        if one["num_images"] and None not in errors:
+            rows.append((one["name"], one["num_images"], errors))
+    return sorted(rows, key=lambda row: min(row[2]) - max(row[2]))[:MOST_CLASSES]
+
+
+def _differing_settings(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
+    """The settings in which the recipes differ, with the value of each run."""
+    flat = [
+        {f"{group}.{key}": value for group, table in settings(one.recipe).items() for key, value in table.items()}
+        for one in runs
+    ]
+    names = list(dict.fromkeys(itertools.chain.from_iterable(flat)))
+    rows = [(name, [one.get(name, "–") or "none" for one in flat]) for name in names]
+    return [row for row in rows if len(set(row[1])) > 1]
