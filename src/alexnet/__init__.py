@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from alexnet.model.response_norm import local_response_norm
     from alexnet.model.weights import Trained, save
     from alexnet.model.weights import load_trained as load
+    from alexnet.report.run_report import write_report
     from alexnet.runs.folder import RunFolder
     from alexnet.runs.recipe import Recipe
     from alexnet.training.loop import resume, train
@@ -61,6 +62,7 @@ _PUBLIC = {
     "resume": ("alexnet.training.loop", "resume"),
     "save": ("alexnet.model.weights", "save"),
     "train": ("alexnet.training.loop", "train"),
+    "write_report": ("alexnet.report.run_report", "write_report"),
 }
 
 # Written out for type checkers; `tests/test_imports.py` compares it with the table.
@@ -95,6 +97,7 @@ __all__ = [
     "resume",
     "save",
     "train",
+    "write_report",
 ]
 
 # A saved program (.pt2) is loaded with nothing of this package but its operators.

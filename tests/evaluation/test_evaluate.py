@@ -26,7 +26,7 @@ from alexnet.model.layer_specs import (
 )
 from alexnet.model.network import AlexNet
 from alexnet.model.variants import VARIANTS
-from alexnet.report.page import write_report
+from alexnet.report.page import write_run_page
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
 
@@ -318,5 +318,5 @@ def test_a_new_metric_is_one_function_and_one_line(monkeypatch, tmp_path, capsys
     run = RunFolder.create(tmp_path / "run", QUICK, {})
     run.save_evaluation("test-1views", content)
     run.save_evaluation("test-10views", older)  # stored before the metric existed
-    page = write_report(run.path, None).read_text()
+    page = write_run_page(run.path, None).read_text()
     assert Page(page).text.count("irst-class error") == 2 and "50.00 %" in page

@@ -17,7 +17,7 @@ from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.predictions import load_predictions
 from alexnet.evaluation.run_evaluation import evaluate
 from alexnet.explore.features import open_features, write_features
-from alexnet.report.page import write_report
+from alexnet.report.page import write_run_page
 from alexnet.report.paper_table import paper_table
 from alexnet.runs.folder import RunFolder
 
@@ -49,7 +49,7 @@ def test_the_stored_weights_give_the_stored_probabilities(golden: Path) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_report_is_written(golden: Path, name: str) -> None:
-    path = write_report(golden / name, open_data(golden / "pixels"))
+    path = write_run_page(golden / name, open_data(golden / "pixels"))
     page = Page(path.read_text())
     for evaluation in RunFolder.open(golden / name).evaluations().values():
         assert f"{100 * evaluation['top1_error']:.2f} %" in page.text

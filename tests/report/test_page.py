@@ -12,8 +12,9 @@ from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.predictions import save_predictions
-from alexnet.report.contents import data_of_claim, image_panels
-from alexnet.report.page import write_report
+from alexnet.report.answered_images import answered_images
+from alexnet.report.contents import data_of_claim
+from alexnet.report.page import write_run_page
 from alexnet.runs.baseline_recipe import BASELINES
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK, RECIPES
@@ -76,7 +77,7 @@ def finish(run, data):
 
 def test_a_finished_run_gives_one_whole_page_the_same_each_time(run, data):
     finish(run, data)
-    path = write_report(run.path, data)
+    path = write_run_page(run.path, data)
     assert path == run.path / "report.html"
     html = path.read_text()
     page = Page(html)
@@ -89,25 +90,25 @@ def test_a_finished_run_gives_one_whole_page_the_same_each_time(run, data):
             assert f"{100 * figure:.2f} %" in page.text
     assert "Generated images." in page.text
     assert "State:" not in page.text and "missing" not in re.sub(r"\.missing", "", html)
-    assert len(page.images) == 1 + 12
+    assert html.count('class="panel"') == 3 and len(page.images) == 3 * 6 + 34  # panels, and confused pairs
     for words in ("conv1", "dog & wolf", "<b>bird</b>", "a processor", "2.13.0", data.checksum, "warmup", "12,345"):
         assert words in page.text
     assert "paper, top-1" not in page.text
     assert f"alexnet predict '{run.path}' photo.jpg" in page.text
-    assert write_report(run.path, data).read_text() == html
+    assert write_run_page(run.path, data).read_text() == html
     assert not list(run.path.glob(".*"))
 
 
 def test_the_page_counts_what_the_data_set_left_out(run, data):
     finish(run, data)
     counted = replace(data, description={"num_refused": 17, "num_skipped": 2345})
-    text = " ".join(Page(write_report(run.path, counted).read_text()).text.split())
+    text = " ".join(Page(write_run_page(run.path, counted).read_text()).text.split())
     assert re.search("images refused *17 *other files skipped *2,?345", text)
-    assert "images refused" not in Page(write_report(run.path, data).read_text()).text
+    assert "images refused" not in Page(write_run_page(run.path, data).read_text()).text
 
 
 def test_an_interrupted_run_says_what_is_missing(run, data):
-    page = Page(write_report(run.path, data).read_text())
+    page = Page(write_run_page(run.path, data).read_text())
     assert "State: interrupted." in page.text
     assert f"Its log ends at step 15, epoch 1.5 of {QUICK.schedule.epochs}." in page.text
     assert "has not been evaluated yet" in page.text
@@ -118,7 +119,7 @@ def test_an_interrupted_run_says_what_is_missing(run, data):
 
 def test_a_run_that_has_just_started(tmp_path):
     run = RunFolder.create(tmp_path / "begun", QUICK, {})
-    page = Page(write_report(run.path, None).read_text())
+    page = Page(write_run_page(run.path, None).read_text())
     assert "The log has no steps yet" in page.text
     assert "State: running." in page.text
 
@@ -127,20 +128,20 @@ def test_damaged_and_missing_pieces_are_named(run, data):
     finish(run, data)
     run.weights.write_bytes(b"not weights")
     (run.path / "predictions" / "test-10views.safetensors").unlink()
-    page = Page(write_report(run.path, data).read_text())
+    page = Page(write_run_page(run.path, data).read_text())
     assert "The filters cannot be shown" in page.text
     assert "There are no images to show" in page.text
-    assert "was not found" in image_panels(run, None, run.evaluations()["test-1views"])[0].missing
+    assert "was not found" in answered_images(run, None, run.evaluations()["test-1views"]).missing
 
 
 def test_damage_is_told_where_the_command_was_given(run, data, caplog):
     finish(run, data)
-    write_report(run.path, data)
+    write_run_page(run.path, data)
     assert not caplog.messages
     predictions = run.path / "predictions" / "test-10views.safetensors"
     for path in (run.weights, predictions):
         path.write_bytes(path.read_bytes()[:-1])
-    write_report(run.path, data)
+    write_run_page(run.path, data)
     images, filters = caplog.messages
     assert filters.startswith(f"the report shows no filters: {run.weights} is damaged (")
     assert images.startswith(f"the report shows no images: {predictions} is damaged (")
@@ -149,13 +150,13 @@ def test_damage_is_told_where_the_command_was_given(run, data, caplog):
 def test_another_data_set_is_refused(run, data):
     run.update_metadata(data={"checksum": "cd" * 32, "folder": "elsewhere"})
     with pytest.raises(RequestError, match="elsewhere"):
-        write_report(run.path, data)
+        write_run_page(run.path, data)
     assert not (run.path / "report.html").exists()
 
 
 def test_no_run_folder_is_refused(tmp_path):
     with pytest.raises(RequestError, match="not a run folder"):
-        write_report(tmp_path, None)
+        write_run_page(tmp_path, None)
 
 
 def test_changed_settings_are_shown_beside_the_claim(tmp_path):
@@ -164,7 +165,7 @@ def test_changed_settings_are_shown_beside_the_claim(tmp_path):
     on_cifar = {"data": {"checksum": "ab" * 32, "title": "CIFAR-10"}}
     for name, recipe in (("changed", changed), ("same", QUICK)):
         run = RunFolder.create(tmp_path / name, recipe, on_cifar)
-        page = write_report(run.path, None).read_text()
+        page = write_run_page(run.path, None).read_text()
         said = f"This run changed the recipe, so it does not test the claim: schedule.epochs: {usual} -&gt; 3."
         assert (said in page) == (name == "changed")
         assert QUICK.claim in " ".join(Page(page).text.split())
@@ -174,7 +175,7 @@ def test_a_claim_about_other_data_is_not_shown(tmp_path):
     clothing = {"data": {"checksum": "ab" * 32, "title": "clothing"}}
     changed = replace(QUICK, schedule=replace(QUICK.schedule, epochs=3))
     run = RunFolder.create(tmp_path / "run", changed, clothing)
-    text = " ".join(Page(write_report(run.path, None).read_text()).text.split())
+    text = " ".join(Page(write_run_page(run.path, None).read_text()).text.split())
     assert "The claim of recipe quick is about CIFAR-10. This run was trained on clothing" in text
     assert "20 % test error" not in text and "This run changed the recipe: schedule.epochs" in text
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.html_page import Page
 
-from alexnet.report.page import write_report
+from alexnet.report.page import write_run_page
 from alexnet.report.weight_origin import weight_origin
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.recipes import QUICK
@@ -101,7 +101,7 @@ def run(tmp_path: Path) -> RunFolder:
 def test_the_page_shows_verdict_findings_and_tables(run: RunFolder) -> None:
     run.save_proof(_proof())
 
-    html = write_report(run.path, None).read_text()
+    html = write_run_page(run.path, None).read_text()
     text = " ".join(Page(html).text.split())
 
     assert "Where the weights come from" in text
@@ -122,7 +122,7 @@ def test_without_images_there_is_no_table_of_readings(run: RunFolder) -> None:
     layers = [_layer("conv1", silent_channels=None)]
     run.save_proof(_proof(status="plausible", sample=None, combinations=[], moved_classes=[], layers=layers))
 
-    text = Page(write_report(run.path, None).read_text()).text
+    text = Page(write_run_page(run.path, None).read_text()).text
 
     assert "Plausible." in text
     assert "McNemar" not in text and "silent channels" not in text and "Exchanged" not in text
@@ -132,9 +132,9 @@ def test_trained_runs_have_no_such_section_and_a_damaged_proof_is_named(
     run: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert weight_origin(run) is None
-    assert "Where the weights come from" not in write_report(run.path, None).read_text()
+    assert "Where the weights come from" not in write_run_page(run.path, None).read_text()
 
     (run.path / "proof.json").write_text('{"format_version": 1, "status": "fine"}')
-    text = Page(write_report(run.path, None).read_text()).text
+    text = Page(write_run_page(run.path, None).read_text()).text
     assert "cannot be shown" in text and "proof.json is damaged" in text
     assert "the report does not show where the weights come from" in caplog.text

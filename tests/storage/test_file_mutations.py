@@ -45,7 +45,7 @@ from alexnet.explore.features import open_features, write_features
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import load_trained, save_trained
 from alexnet.report.inspection import summarize_data
-from alexnet.report.page import write_report
+from alexnet.report.page import write_run_page
 from alexnet.runs.folder import PROOF_VERSION, RunFolder
 from alexnet.runs.overview import list_runs
 from alexnet.storage.lock import only_writer
@@ -91,7 +91,7 @@ def listed(name: str) -> Callable[[Path], Any]:
     def read(folder: Path) -> Any:
         rows = {Path(row["run"]).name: row for row in list_runs(folder)}
         assert len(rows) == NUM_RUNS and sum("unreadable" in row for row in rows.values()) <= 1, rows
-        write_report(folder / name, None)
+        write_run_page(folder / name, None)
         run = RunFolder.open(folder / name)
         if "unreadable" in rows[name]:
             raise AssertionError("it is listed as unreadable, and read")
@@ -106,7 +106,7 @@ def events(name: str) -> Callable[[Path], Any]:
 
 def evaluations(name: str) -> Callable[[Path], Any]:
     def read(folder: Path) -> Any:
-        write_report(folder / name, None)
+        write_run_page(folder / name, None)
         return RunFolder.open(folder / name).evaluations()
 
     return read

@@ -121,7 +121,11 @@ COMMANDS = {
         "alexnet filters runs/first --layer conv1 --layer conv5",
         computes=True,
     ),
-    "report": Command("looking", "Write a run's report.html.", "alexnet report runs/first"),
+    "report": Command(
+        "looking",
+        "Write the page of a run, or of several side by side.",
+        "alexnet report runs/first runs/second --out both.html",
+    ),
     "export": Command(
         "exchange",
         "Write a trained network for another program.",

@@ -30,14 +30,13 @@ def run(options: argparse.Namespace) -> None:
 
     page = write_report(options.runs, data=options.data, out=options.out)
     runs = [RunFolder.open(path) for path in options.runs]
-    results = [{"run": str(run.path), **result} for run in runs for result in run.evaluations().values()]
+    results = [
+        {**one, "run": str(run.path)}  # an evaluation names the folder that the run had then
+        for run in runs
+        for one in sorted(run.evaluations().values(), key=lambda one: (one["split"], views_sort_key(one["num_views"])))
+    ]
     if results:
-        order_of = {str(run.path): number for number, run in enumerate(runs)}
-        print_results(
-            sorted(
-                results, key=lambda one: (order_of[one["run"]], one["split"], views_sort_key(one["num_views"]))
-            )
-        )
+        print_results(results)
     print_lines(f"report: {page}")
     if len(runs) > 1:
         return

@@ -8,6 +8,7 @@ does not matter.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any
@@ -130,15 +131,24 @@ def first_filters(network: AlexNet) -> FirstFilters:
     Raises:
         RequestError: the first layer with weights is not a convolution, so that it has no filters for the whole image.
     """
-    first = next(layer for layer in network.spec.named_layers if isinstance(layer.spec, WeightedSpec))
+    return spec_filters(network.spec, lambda name: network.get_parameter(name).detach().double().cpu().numpy())
+
+
+def spec_filters(spec: NetworkSpec, read: Callable[[str], NDArray[np.floating[Any]]]) -> FirstFilters:
+    """The filters of the first layer of a network, given by its specification and its parameters by name.
+
+    Raises:
+        RequestError: as `first_filters`.
+    """
+    first = next(layer for layer in spec.named_layers if isinstance(layer.spec, WeightedSpec))
     if not isinstance(first.spec, Convolution):
         raise RequestError(
-            f"the first layer of variant {network.variant!r}, {first.name}, is not a convolution, so it has no filters "
+            f"the first layer of the network, {first.name}, is not a convolution, so it has no filters "
             "to draw; name another layer to see its image patches"
         )
-    weights = network.get_parameter(f"{first.name}.weight").detach().double().cpu().numpy()
-    scale = np.broadcast_to(np.array(network.spec.input_scale, np.float64), 3)
-    return FirstFilters(first.name, weights * scale[:, None, None], layer_columns(network.spec, first.name))
+    weights = read(f"{first.name}.weight").astype(np.float64)
+    scale = np.broadcast_to(np.array(spec.input_scale, np.float64), 3)
+    return FirstFilters(first.name, weights * scale[:, None, None], layer_columns(spec, first.name))
 
 
 def color_shares(filters: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -65,9 +65,10 @@ def confusion_figure(
             patches.append(Rectangle((column - 0.5, row - 0.5), 1, 1))
             colors.append((_RIGHT if right else _WRONG, strength))
             if num <= MOST_WRITTEN:
-                kwargs = {"color": "white"} if right and strength >= _WHITE_FROM else {}
                 text = "<1" if 100 * share < 0.5 else f"{100 * share:.0f}"
-                axes.text(column, row, text, ha="center", va="center", fontsize=9, **kwargs)
+                written = axes.text(column, row, text, ha="center", va="center", fontsize=9)
+                if right and strength >= _WHITE_FROM:
+                    written.set_color("white")
         axes.add_collection(PatchCollection(patches, facecolors=colors, edgecolors="none"))
         axes.set_xlim(-0.5, cells.shape[1] - 0.5)
         axes.set_ylim(num - 0.5, -0.5)

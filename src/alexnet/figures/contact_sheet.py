@@ -17,7 +17,8 @@ THUMBNAIL_STYLE = """
 """
 """CSS that a page with `thumbnail_html` must include once; part of `CONTACT_SHEET_STYLE`."""
 
-CONTACT_SHEET_STYLE = """
+CONTACT_SHEET_STYLE = (
+    """
 .sheet {
   display: grid; grid-template-columns: 9.5rem minmax(0, 1fr); gap: .25rem 1rem; margin: 0 0 .9rem; break-inside: avoid;
 }
@@ -29,7 +30,9 @@ CONTACT_SHEET_STYLE = """
   .sheet h3 span { display: inline; margin-left: .4rem; }
   .strip { grid-template-columns: repeat(5, minmax(0, 1fr)); }
 }
-""" + THUMBNAIL_STYLE
+"""
+    + THUMBNAIL_STYLE
+)
 """CSS that a page with `contact_sheet_html` must include once."""
 
 THUMBNAIL_SIDES_PX = (128, 96, 80, 64, 48, 32)

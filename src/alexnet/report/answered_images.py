@@ -47,7 +47,8 @@ class AnsweredImages:
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
         """(N,), the most probable class; of tied classes the one with the lower index."""
-        return self.probabilities.argmax(axis=1)
+        predicted: npt.NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return predicted
 
     def key(self, sample: int) -> str:
         """The image's name in its data set."""
@@ -139,7 +140,7 @@ def certain_mistakes(answers: AnsweredImages) -> Section:
 
 
 def pair_pictures(answers: AnsweredImages, pairs: Sequence[Mapping[str, Any]]) -> list[PairPictures]:
-    """Pictures of the first five pairs that `confused_rows` returns, at equal distances in the data set: not hand-picked."""
+    """Pictures of the first five pairs that `confused_rows` returns, at equal distances in the data set."""
     column = {one: number for number, one in enumerate(answers.class_ids)}
     predicted = answers.predicted
     shown = []

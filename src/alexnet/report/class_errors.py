@@ -133,12 +133,14 @@ def confusion_section(evaluation: Mapping[str, Any]) -> Section:
         f"Confusion matrix of {len(classes)} classes: {int(np.trace(counts)):,} images on the diagonal are right, "
         f"{num_wrong:,} are taken for another of these classes. The table of pairs has the largest numbers."
     )
-    written = "The number in a cell is the percentage of the true class's images. " if len(classes) <= MOST_WRITTEN else ""
+    written = (
+        "The number in a cell is the percentage of the true class's images. " if len(classes) <= MOST_WRITTEN else ""
+    )
     chosen = (
         ""
         if is_whole
-        else f"{len(classes)} of {len(found):,} classes: the two that are most confused with each other, and, one after "
-        "the other, the class most confused with those. "
+        else f"{len(classes)} of {len(found):,} classes: the two that are most confused with each other, and one by "
+        "one the class that is most confused with those before it. "
     )
     wrapped = Markup('<div class="scroll matrix" role="region" aria-label="Confusion matrix" tabindex="0">{}</div>')
     return Section(

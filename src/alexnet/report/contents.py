@@ -2,34 +2,18 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
-from alexnet.data.dataset import PreparedData
-from alexnet.errors import AlexNetError
 from alexnet.evaluation.predictions import (
-    SavedPredictions,
-    load_predictions,
-    predictions_folder,
-    training_checksum,
     views_sort_key,
 )
-from alexnet.figures.filters import filter_grid, png_data_uri
-from alexnet.figures.panel import PanelImage, panel_html
-from alexnet.report.formatting import evenly_spaced
-from alexnet.runs.baseline_recipe import GROUPS as BASELINE_GROUPS
 from alexnet.runs.baseline_recipe import BaselineRecipe
-from alexnet.runs.folder import AnyRecipe, RunFolder
-from alexnet.runs.import_recipe import ImportRecipe, import_to_dict
-from alexnet.runs.learning_curves import learning_curve
-from alexnet.runs.recipe import GROUPS, unread_settings
-from alexnet.storage.tensors import read_tensors
-from alexnet.storage.typed_files import DamagedFile
+from alexnet.runs.folder import RunFolder
+from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.system.visible_text import shell_words
 
 _logger = logging.getLogger(__name__)
@@ -128,35 +112,6 @@ def epoch_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             row = rows.setdefault(int(event["epoch"]), {})
             row.update(loss=event["loss"], error=event["top1_error"], top5_error=event["top5_error"])
     return [{"epoch": epoch, **rows[epoch]} for epoch in sorted(rows)]
-
-
-def first_layer_filters(run: RunFolder) -> Section:
-    """The filters of `conv1` as an image."""
-    if not run.weights.is_file():
-        return Section(missing="The run has no stored weights yet, so there are no filters to show.")
-    try:
-        tensors, _ = read_tensors(run.weights, "numpy", "restore it from a copy, or train again")
-        if "conv1.weight" not in tensors:
-            return Section(missing="The stored network has no layer conv1, so there are no filters to show.")
-        filters = tensors["conv1.weight"]
-        picture = filter_grid(filters)
-    except (DamagedFile, ValueError) as error:
-        _logger.warning(f"the report shows no filters: {error}")
-        return Section(missing=f"The filters cannot be shown: {error}.")
-    num_filters, _, height, width = filters.shape
-    lowest, highest = float(filters.min()), float(filters.max())
-    return Section(
-        Markup('<img class="filters" alt="{}" width="{}" height="{}" src="{}">').format(
-            f"The {num_filters} filters of the first layer, {height} by {width} pixels each",
-            picture.shape[1],
-            picture.shape[0],
-            png_data_uri(picture),
-        ),
-        note=(
-            f"The {num_filters} filters of conv1, {height} by {width} weights in each of red, green and blue. "
-            f"All share one scale: a weight of {lowest:.3g} is black, one of {highest:.3g} has full intensity."
-        ),
-    )
 
 
 def data_of_claim(claim: str) -> list[str]:

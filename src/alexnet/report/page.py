@@ -21,6 +21,7 @@ from alexnet.report.answered_images import (
 )
 from alexnet.report.calibration_plot import calibration_section
 from alexnet.report.class_errors import MOST_ROWS, class_rows, confused_rows, confusion_section
+from alexnet.report.filter_pictures import filters_section
 from alexnet.report.formatting import jinja_environment, write_page
 from alexnet.report.opening import opening
 from alexnet.report.published_errors import published_errors
@@ -110,7 +111,7 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         rate_rows=learning_rate_rows(events),
         epochs=contents.epoch_rows(events),
         origin=weight_origin(run),
-        filters=None if network is None else contents.first_layer_filters(run),
+        filters=filters_section(run),
         answers=answers,
         panels=image_panels(answers) if isinstance(answers, AnsweredImages) else None,
         certain=certain_mistakes(answers) if isinstance(answers, AnsweredImages) else None,

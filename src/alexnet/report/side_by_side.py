@@ -14,7 +14,8 @@ from alexnet.evaluation.compare import PairedTest
 from alexnet.evaluation.metrics import top_k_credits
 from alexnet.evaluation.paired import iterate_predictions, mcnemar, paired_difference, reported_errors
 from alexnet.evaluation.predictions import describe_views, views_sort_key
-from alexnet.report.contents import Section, data_of, first_layer_filters, next_commands
+from alexnet.report.contents import Section, data_of, next_commands
+from alexnet.report.filter_pictures import filters_section
 from alexnet.report.formatting import format_percent, jinja_environment, write_page
 from alexnet.report.opening import chance_error, describe_split
 from alexnet.report.run_tables import settings
@@ -102,7 +103,9 @@ def write_side_by_side(runs: Sequence[RunFolder], data: Sequence[PreparedData | 
         curves=[Section(Markup(one)) for one in curves if one is not None],
         same_data=len(checksums) == 1,
         filters=[
-            (one.label, first_layer_filters(one.run)) for one in compared if not isinstance(one.recipe, BaselineRecipe)
+            (one.label, section)
+            for number, one in enumerate(compared)
+            if (section := filters_section(one.run, f"filters-{number}", with_colors=False)) is not None
         ],
         classes=_class_rows(common),
         num_classes=len(common[0]["per_class"]) if common else 0,
@@ -152,9 +155,7 @@ def common_evaluations(runs: Sequence[ComparedRun]) -> list[Evaluation]:
 
 def _views(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> str:
     of_networks = [
-        one["num_views"]
-        for run, one in zip(runs, common, strict=True)
-        if not isinstance(run.recipe, BaselineRecipe)
+        one["num_views"] for run, one in zip(runs, common, strict=True) if not isinstance(run.recipe, BaselineRecipe)
     ]
     return describe_views(of_networks[0]) if of_networks else ""
 
@@ -211,7 +212,7 @@ def _rows(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> list[tup
                 [(format_percent(one["expected_error"]) if one else "unknown", "") for one in calibrated],
             )
         )
-    newest = common or [one.evaluations[-1] if one.evaluations else None for one in runs]
+    newest: Sequence[Evaluation | None] = common or [one.evaluations[-1] if one.evaluations else None for one in runs]
     costs = [training_cost(one.run, one.events, found) for one, found in zip(runs, newest, strict=True)]
     rows += [
         (name, [(cost.get(name, "–"), "") for cost in costs]) for name in _COSTS if any(name in cost for cost in costs)
@@ -233,9 +234,7 @@ def _paired_tests(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> 
     data = next((one.data for one in runs if one.data is not None and one.data.checksum == checksum), None)
     if data is None:
         return Section(missing="The data set was not found, so the paired tests are missing; name it with --data.")
-    num_views = next(
-        (one["num_views"] for one, run in zip(common, runs, strict=True) if not run.run.is_baseline), 1
-    )
+    num_views = next((one["num_views"] for one, run in zip(common, runs, strict=True) if not run.run.is_baseline), 1)
     try:
         predictions = list(iterate_predictions([one.run for one in runs], data, split, num_views, data.folder))
     except AlexNetError as error:
@@ -262,9 +261,7 @@ def _paired_tests(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> 
     ]
 
 
-def _opening(
-    runs: Sequence[ComparedRun], common: Sequence[Evaluation], pairs: Sequence[RunPair] | Section
-) -> str:
+def _opening(runs: Sequence[ComparedRun], common: Sequence[Evaluation], pairs: Sequence[RunPair] | Section) -> str:
     """What the comparison shows, and how sure that is."""
     if not common:
         return (
@@ -297,15 +294,15 @@ def _opening(
     )
 
 
-def _class_rows(common: Sequence[Evaluation]) -> list[tuple[str, int, list[float | None]]]:
+def _class_rows(common: Sequence[Evaluation]) -> list[tuple[str, int, list[float]]]:
     """The classes whose errors differ most: name, images, and the error of each run."""
     if not common:
         return []
     by_id = [{one["id"]: one for one in found["per_class"]} for found in common]
     rows = []
     for one in common[0]["per_class"]:
-        errors = [found[one["id"]]["top1_error"] if one["id"] in found else None for found in by_id]
-        if one["num_images"] and None not in errors:
+        if one["num_images"] and all(one["id"] in found for found in by_id):
+            errors = [float(found[one["id"]]["top1_error"]) for found in by_id]
             rows.append((one["name"], one["num_images"], errors))
     return sorted(rows, key=lambda row: min(row[2]) - max(row[2]))[:MOST_CLASSES]
 

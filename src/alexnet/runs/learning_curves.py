@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -39,7 +40,7 @@ def learning_rate_changes(events: Sequence[Mapping[str, Any]]) -> list[LearningR
     """
     steps = [event for event in events if event["event"] == "step" and event.get("learning_rate") is not None]
     rates = [float(event["learning_rate"]) for event in steps]
-    is_held = [first == second for first, second in zip(rates, rates[1:], strict=False)]
+    is_held = [first == second for first, second in pairwise(rates)]
     return [
         LearningRateChange(float(steps[number]["epoch"]), int(steps[number]["step"]), rates[number], rates[number + 1])
         for number, held in enumerate(is_held)
@@ -121,9 +122,7 @@ def curves_of_runs(
     for label, events in logs.items():
         of_kind = [event for event in events if event["event"] == kind]
         series.append(
-            Series(
-                label, _column(of_kind, "epoch"), scale * _column(of_kind, key), "line" if of_training else "points"
-            )
+            Series(label, _column(of_kind, "epoch"), scale * _column(of_kind, key), "line" if of_training else "points")
         )
     if not any(np.isfinite(one.y).any() for one in series):
         return None
