@@ -72,6 +72,13 @@ def test_the_opening_says_which_is_better_and_how_sure_that_is(
     assert "guessing would err on 66.7 %" in text
 
 
+def test_runs_that_only_guess_and_runs_that_are_equal_are_called_so(tmp_path: Path, data: PreparedData) -> None:
+    text = page_of(make_runs(data, 0.0, 0.05)).text
+    assert "these images do not show that any of them has learned anything" in text
+    runs = [make_run(tmp_path / name, data, share_right=0.9) for name in ("one", "two")]
+    assert "one and two err least: on" in page_of(runs, out=tmp_path / "page.html").text
+
+
 def test_runs_on_other_images_are_not_compared(tmp_path: Path, data: PreparedData) -> None:
     other = write_data(tmp_path / "other", NUM - 6)
     runs = [make_run(tmp_path / "one", data), make_run(tmp_path / "two", other)]

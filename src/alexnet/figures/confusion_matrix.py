@@ -65,7 +65,7 @@ def confusion_figure(
             patches.append(Rectangle((column - 0.5, row - 0.5), 1, 1))
             colors.append((_RIGHT if right else _WRONG, strength))
             if num <= MOST_WRITTEN:
-                text = "<1" if 100 * share < 0.5 else f"{100 * share:.0f}"
+                text = "<1" if share < 0.01 else f"{100 * share:.0f}"
                 written = axes.text(column, row, text, ha="center", va="center", fontsize=9)
                 if right and strength >= _WHITE_FROM:
                     written.set_color("white")

@@ -1,9 +1,11 @@
 """The sentence that opens a report: what was achieved, on which images, and how sure that is."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from alexnet.errors import AlexNetError
 from alexnet.evaluation.metrics import wilson_interval
 from alexnet.evaluation.paired import TOP5_CLASSES
 from alexnet.runs.folder import AnyRecipe, RunFolder
@@ -149,9 +151,20 @@ def _of_import(run: RunFolder, recipe: ImportRecipe) -> str:
             f"The network gives features and scores no classes: {', '.join(layers)} "
             f"{'has' if len(layers) == 1 else 'have'} random weights, so it has no error."
         )
+    proof = None
+    with suppress(AlexNetError):  # the section on the weights' origin says what is damaged
+        proof = run.proof()
+    claimed = next((one for one in proof["combinations"] if one["is_claimed"]), None) if proof else None
+    if proof is None or proof["sample"] is None or claimed is None:
+        return (
+            f"The network was imported from {recipe.imported.name} and has not been evaluated: "
+            "its error on a data set is not known."
+        )
+    sample, error, (low, high) = proof["sample"], claimed["top1_error"], claimed["top1_interval"]
     return (
-        f"The network was imported from {recipe.imported.name} and has not been evaluated: "
-        "its error on a data set is not known."
+        f"As the import measured it on {sample['num_images']:,} {describe_split(sample['split'])} "
+        f"{_images(sample['num_images'])} of {sample['title']}, the network errs on {_percent(error)} % "
+        f"(95 % interval {_percent(low)} to {_percent(high)} %) with one view; it has not been evaluated on more."
     )
 
 

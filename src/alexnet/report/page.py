@@ -21,7 +21,7 @@ from alexnet.report.answered_images import (
 )
 from alexnet.report.calibration_plot import calibration_section
 from alexnet.report.class_errors import MOST_ROWS, class_rows, confused_rows, confusion_section
-from alexnet.report.filter_pictures import filters_section
+from alexnet.report.filter_section import filters_section
 from alexnet.report.formatting import jinja_environment, write_page
 from alexnet.report.opening import opening
 from alexnet.report.published_errors import published_errors

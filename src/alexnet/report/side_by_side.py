@@ -15,7 +15,7 @@ from alexnet.evaluation.metrics import top_k_credits
 from alexnet.evaluation.paired import iterate_predictions, mcnemar, paired_difference, reported_errors
 from alexnet.evaluation.predictions import describe_views, views_sort_key
 from alexnet.report.contents import Section, data_of, next_commands
-from alexnet.report.filter_pictures import filters_section
+from alexnet.report.filter_section import filters_section
 from alexnet.report.formatting import format_percent, jinja_environment, write_page
 from alexnet.report.opening import chance_error, describe_split
 from alexnet.report.run_tables import settings
@@ -157,7 +157,9 @@ def _views(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> str:
     of_networks = [
         one["num_views"] for run, one in zip(runs, common, strict=True) if not isinstance(run.recipe, BaselineRecipe)
     ]
-    return describe_views(of_networks[0]) if of_networks else ""
+    if not of_networks:
+        return ""
+    return describe_views(of_networks[0]) + (" (of baselines 1)" if len(of_networks) < len(runs) else "")
 
 
 def _why_not(runs: Sequence[ComparedRun]) -> list[str]:
@@ -271,14 +273,20 @@ def _opening(runs: Sequence[ComparedRun], common: Sequence[Evaluation], pairs: S
     order = sorted(range(len(runs)), key=lambda number: float(common[number]["top1_error"]))
     best, second = runs[order[0]].label, runs[order[1]].label
     found = common[order[0]]
+    first = [runs[number].label for number in order if common[number]["top1_error"] == found["top1_error"]]
+    who = f"{best} errs" if len(first) == 1 else f"{', '.join(first[:-1])} and {first[-1]} err"
     low, high = found["top1_interval"]
     chance, how = chance_error(found)
     title = data_of(runs[0].run).get("title") or "the data set"
     start = (
         f"Of {len(runs)} runs measured on the same {found['num_images']:,} {describe_split(found['split'])} images of "
-        f"{title}, {best} errs least: on {100 * found['top1_error']:.1f} % (95 % interval {100 * low:.1f} to "
+        f"{title}, {who} least: on {100 * found['top1_error']:.1f} % (95 % interval {100 * low:.1f} to "
         f"{100 * high:.1f} %); {how} would err on {100 * chance:.3g} %"
     )
+    if high >= chance:
+        return start + ", so these images do not show that any of them has learned anything."
+    if len(first) > 1:
+        return start + "."
     test = None
     if not isinstance(pairs, Section):
         test = next((one for one in pairs if {one.first, one.second} == {best, second}), None)
