@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
-from alexnet.figures.curves import Series, curve_svg
+from alexnet.figures.curves import CurveMark, Series, curve_svg, curves_figure
 
 
 def draw(name="loss", num=1201):
@@ -56,3 +56,34 @@ def test_a_curve_without_values_is_not_in_the_legend():
 def test_a_single_point_is_marked():
     one = Series("training", np.array([0.5]), np.array([2.3]))
     assert "<use" in curve_svg([one], name="one", description="one", x_title="epoch", y_title="loss")
+
+
+def test_names_that_begin_with_an_underscore_are_in_the_legend():
+    x = np.arange(3.0)
+    figure = curves_figure([Series("_hidden", x, x)], x_title="epoch", y_title="loss")
+    assert [one.get_text().strip() for one in figure.axes[0].get_legend().get_texts()] == ["_hidden"]
+
+
+def test_marks_are_lines_with_text():
+    x = np.arange(3.0)
+    svg = curve_svg(
+        [Series("a", x, x)], name="a", description="a", x_title="x", y_title="y", marks=[CurveMark(1.5, "rate 0.01")]
+    )
+    assert "rate 0.01" in svg
+    axes = curves_figure([Series("a", x, x)], x_title="x", y_title="y", marks=[CurveMark(1.5, "rate")]).axes[0]
+    assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [1.5]
+    assert len(axes.get_legend().get_texts()) == 1
+
+
+def test_letters_that_the_font_lacks_are_left_to_the_page(recwarn):
+    x = np.arange(3.0)
+    assert "鶴" in curve_svg([Series("鶴", x, x)], name="a", description="a", x_title="x", y_title="y")
+    assert [one for one in recwarn if "Glyph" in str(one.message)] == []
+
+
+def test_a_logarithmic_axis_has_plain_numbers():
+    x = np.array([1.0, 2.0, 3.0])
+    svg = curve_svg(
+        [Series("a", x, 10.0**-x)], name="a", description="a", x_title="x", y_title="y", is_logarithmic=True
+    )
+    assert ">0.01<" in svg and "mathdefault" not in svg

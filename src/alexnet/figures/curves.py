@@ -85,7 +85,7 @@ def curves_figure(
             axes.plot(
                 x,
                 y,
-                label=one.label,
+                label=one.label if not one.label.startswith("_") else f" {one.label}",  # which would be no label
                 color=COLORS[number % len(COLORS)],
                 linestyle="--" if one.kind == "points" else "-",
                 linewidth=1.2 if one.kind == "points" else 1.6,

@@ -82,7 +82,9 @@ def svg_element(figure: Figure, name: str, description: str) -> str:
         description: alternative text.
     """
     buffer = io.StringIO()
-    with figure_style():
+    with figure_style(), warnings.catch_warnings():
+        # The page's font draws the text: letters that matplotlib's font lacks are only measured wrongly.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _for_page(buffer.getvalue(), name, description)
 

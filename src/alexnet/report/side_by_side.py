@@ -24,6 +24,7 @@ from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import AnyRecipe, RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.learning_curves import curves_of_runs
+from alexnet.system.visible_text import visible
 
 MOST_CLASSES = 20
 _MOST_RUNS_FOR_ALL_PAIRS = 5
@@ -83,7 +84,7 @@ def write_side_by_side(runs: Sequence[RunFolder], data: Sequence[PreparedData | 
     common = common_evaluations(compared)
     pairs = _paired_tests(compared, common) if common else []
     template = jinja_environment().get_template("side_by_side.html.j2")
-    logs = {one.label: one.events for one in compared}
+    logs = {visible(one.label): one.events for one in compared}
     curves = [
         curves_of_runs(logs, "top1_error", name="curve-error"),
         curves_of_runs(logs, "loss", name="curve-loss"),
