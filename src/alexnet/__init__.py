@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from alexnet.evaluation.run_evaluation import evaluate
     from alexnet.exchange.export import Export, export
     from alexnet.exchange.imported_run import import_weights
+    from alexnet.explore.binary_codes import BinaryCodes, codes
     from alexnet.explore.features import features
     from alexnet.explore.filter_pictures import Filters, filters
     from alexnet.explore.vector_index import VectorIndex
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AlexNet": ("alexnet.model.network", "AlexNet"),
     "AlexNetError": ("alexnet.errors", "AlexNetError"),
+    "BinaryCodes": ("alexnet.explore.binary_codes", "BinaryCodes"),
     "ClassInfo": ("alexnet.data.dataset", "ClassInfo"),
     "Evaluation": ("alexnet.evaluation.evaluate", "Evaluation"),
     "Export": ("alexnet.exchange.export", "Export"),
@@ -48,6 +50,7 @@ _PUBLIC = {
     "Trained": ("alexnet.model.weights", "Trained"),
     "VectorIndex": ("alexnet.explore.vector_index", "VectorIndex"),
     "WorkError": ("alexnet.errors", "WorkError"),
+    "codes": ("alexnet.explore.binary_codes", "codes"),
     "evaluate": ("alexnet.evaluation.run_evaluation", "evaluate"),
     "export": ("alexnet.exchange.export", "export"),
     "features": ("alexnet.explore.features", "features"),
@@ -69,6 +72,7 @@ _PUBLIC = {
 __all__ = [
     "AlexNet",
     "AlexNetError",
+    "BinaryCodes",
     "ClassInfo",
     "Evaluation",
     "Export",
@@ -83,6 +87,7 @@ __all__ = [
     "Trained",
     "VectorIndex",
     "WorkError",
+    "codes",
     "evaluate",
     "export",
     "features",

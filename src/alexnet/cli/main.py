@@ -121,6 +121,12 @@ COMMANDS = {
         "alexnet filters runs/first --layer conv1 --layer conv5",
         computes=True,
     ),
+    "codes": Command(
+        "looking",
+        "Train short binary codes for fast search, and measure what they find.",
+        "alexnet codes runs/first --bits 64 256",
+        computes=True,
+    ),
     "report": Command(
         "looking",
         "Write the page of a run, or of several side by side.",

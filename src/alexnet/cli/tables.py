@@ -15,6 +15,7 @@ from alexnet.system.terminal import TerminalConsole
 from alexnet.system.visible_text import shell_words
 
 if TYPE_CHECKING:
+    from alexnet.explore.binary_codes import BinaryCodes
     from alexnet.model.receptive_field import ReceptiveField
 
 MOST_CLASSES = 20
@@ -270,6 +271,19 @@ def print_imported_layers(layers: Sequence[Mapping[str, Any]]) -> None:
         shape = " x ".join(map(str, one["shape"]))
         table.add_row(one["name"], one["file_name"], shape, one["verdict"], one["distribution"])
     TerminalConsole().print_table(table)
+
+
+def print_codes(several: "Sequence[BinaryCodes]") -> None:
+    """Print what was measured of binary codes of several lengths, beside exact search."""
+    from alexnet.explore.binary_codes import codes_cells, codes_legend, codes_title
+
+    headings, rows = codes_cells(several)
+    table = new_table(codes_title(several), headings[0], headings[1:])
+    for row in rows:
+        table.add_row(*row)
+    TerminalConsole().print_table(table)
+    for line in codes_legend(several):
+        TerminalConsole().print(line, highlight=False, soft_wrap=True)
 
 
 def print_activations(
