@@ -90,6 +90,21 @@ def test_rounding_is_ignored_backward_and_flips_are_seen(clusters: np.ndarray) -
     assert train(clusters, np.array([0, 50, 100]), replace(SETTINGS, flipped=1.0)).reconstructed < 0.5
 
 
+def test_updates_are_those_of_adam() -> None:
+    """Algorithm 1 of the paper, in float64."""
+    random = np.random.default_rng(2)
+    value = random.normal(size=5).astype(np.float32)
+    parameter = torch.nn.Parameter(torch.from_numpy(value.copy()))
+    optimizer = code_training._Adam([parameter])
+    theta, first, second = value.astype(np.float64), np.zeros(5), np.zeros(5)
+    for t in range(1, 30):
+        gradient = random.normal(size=5).astype(np.float32)
+        optimizer.step([torch.from_numpy(gradient)], 0.1 / t)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.astype(np.float64) ** 2
+        theta = theta - 0.1 / t * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(parameter.detach().numpy(), theta, rtol=1e-4, atol=1e-6)
+
+
 def test_what_cannot_be_encoded_is_refused(clusters: np.ndarray) -> None:
     with pytest.raises(WorkError, match="the vectors of all images are equal: the network tells nothing apart"):
         train(np.ones((9, 4), np.float32), np.array([0]))

@@ -27,7 +27,7 @@ def expected(codes: Any, queries: Any, num: int, exclude: Any = None) -> tuple[n
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_nearest_codes_are_those_of_the_definition(data: Any) -> None:
     num, num_bytes = data.draw(st.integers(1, 2500)), 4 * data.draw(st.integers(1, 10))
     random = np.random.default_rng(data.draw(st.integers(0, 1 << 20)))

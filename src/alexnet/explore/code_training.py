@@ -9,7 +9,7 @@ so that codes that differ in a few bits must decode to similar activations.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,6 +26,8 @@ MAX_TRAINING_VECTORS = 100_000
 """Of more vectors, as many are drawn at random."""
 REPORT_EVERY_STEPS = 20
 _BLOCK_BYTES = 1 << 26
+_FIRST_DECAY, _SECOND_DECAY, _EPSILON = 0.9, 0.999, 1e-8
+"""Of Adam, as its paper suggests."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,7 @@ def _fit(
     generator: torch.Generator,
     progress: Callable[[int, float], None] | None,
 ) -> None:
-    optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    optimizer = _Adam(list(network.parameters()))
     for step in range(settings.steps):
         # Random numbers of the CPU's generator: the same on all devices.
         chosen = torch.randint(len(samples), (settings.batch_size,), generator=generator)
@@ -202,12 +203,33 @@ def _fit(
         bits = network.bits(batch)
         seen = bits + flips.to(bits) * (1 - 2 * bits)
         loss = (network.decode(seen) - batch).square().mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
+        gradients = torch.autograd.grad(loss, optimizer.parameters)
+        optimizer.step(gradients, settings.learning_rate * (1 + math.cos(math.pi * step / settings.steps)) / 2)
         if progress is not None and ((step + 1) % REPORT_EVERY_STEPS == 0 or step + 1 == settings.steps):
             progress(step + 1, loss.item())
+
+
+class _Adam:
+    """D. P. Kingma and J. L. Ba: Adam, ICLR 2015, algorithm 1.
+
+    torch's own first loads torch's compiler, which takes more than a second.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self._moments = [(torch.zeros_like(one), torch.zeros_like(one)) for one in parameters]
+        self._num_steps = 0
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[torch.Tensor], learning_rate: float) -> None:
+        """Update the parameters."""
+        self._num_steps += 1
+        first_share, second_share = (1 - decay**self._num_steps for decay in (_FIRST_DECAY, _SECOND_DECAY))
+        for parameter, gradient, (first, second) in zip(self.parameters, gradients, self._moments, strict=True):
+            first.lerp_(gradient, 1 - _FIRST_DECAY)
+            second.mul_(_SECOND_DECAY).addcmul_(gradient, gradient, value=1 - _SECOND_DECAY)
+            root = (second / second_share).sqrt_().add_(_EPSILON)
+            parameter.addcdiv_(first, root, value=-learning_rate / first_share)
 
 
 class _AutoEncoder(nn.Module):
