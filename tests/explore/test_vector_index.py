@@ -107,6 +107,9 @@ def test_other_features_are_refused(indexed: IndexedRun, tmp_path: Path) -> None
     write_features(indexed.run, tmp_path / "photographs", photographs=photographs, **HERE)
     with pytest.raises(RequestError, match="has features of photographs; an index needs those of a prepared data set"):
         open_index(indexed.run, tmp_path / "photographs")
+    write_features(indexed.run, tmp_path / "small", pca=2, **HERE)
+    with pytest.raises(RequestError, match="has principal components; an index needs the activations"):
+        open_index(indexed.run, tmp_path / "small")
     write_features(indexed.run, tmp_path / "two", layers=["relu4", "fc5"], **HERE)
     with pytest.raises(RequestError, match=r"has 2 layers \(relu4, fc5\); an index has one"):
         open_index(indexed.run, tmp_path / "two")

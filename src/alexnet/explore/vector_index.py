@@ -223,6 +223,8 @@ def open_index(
             f"{folder} has features of photographs; an index needs those of a prepared data set: "
             f"`{shell_words('alexnet', 'index', run, 'DATA', '--out', 'FOLDER')}`"
         )
+    if "projections" in features.description:
+        raise RequestError(f"{folder} has principal components; an index needs the activations: omit --pca")
     if len(layers) > 1:
         raise RequestError(f"{folder} has {len(layers)} layers ({', '.join(layers)}); an index has one")
     data = _open_data(run, folder, features, data_folder)
