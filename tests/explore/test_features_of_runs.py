@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import re
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two data sets of different photographs, two runs of the first, and one of the second."""
     folder = tmp_path_factory.mktemp("runs")
     random = np.random.default_rng(5)
-    for number in range(12):
+    for number in range(22):
         for name in ("source", "other"):
-            path = folder / name / ("val" if number < 6 else "train") / f"color{number % 2}" / f"{number}.png"
+            path = folder / name / ("val" if number < 10 else "train") / f"color{number % 2}" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(random.integers(0, 256, (44, 44, 3), dtype=np.uint8)).save(path)
     data = prepare(folder / "source", folder / "data", side=32)
@@ -45,7 +47,7 @@ def test_each_run_has_a_folder_as_of_one_run(work: Path, tmp_path: Path) -> None
     written = write_features_of_runs(
         runs, tmp_path / "out", batch_size=4, progress=lambda *done: seen.append(done), **wanted
     )
-    assert list(written) == ["a", "b"] and seen == [(4, 12), (6, 12), (10, 12), (12, 12)]
+    assert list(written) == ["a", "b"] and seen == [(done, 24) for done in range(4, 25, 4)]
     for run in runs:
         alone = write_features(run, tmp_path / "alone" / run.name, batch_size=4, **wanted)
         for path in alone.folder.iterdir():
@@ -61,7 +63,7 @@ def test_it_is_resumed_run_by_run(work: Path, tmp_path: Path, caplog: pytest.Log
     runs = [work / "runs" / "a", work / "runs" / "b"]
 
     def interrupt(done: int, total: int) -> None:
-        if done > 8:
+        if done > 12:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted):
@@ -71,9 +73,9 @@ def test_it_is_resumed_run_by_run(work: Path, tmp_path: Path, caplog: pytest.Log
     assert not (tmp_path / "out" / "b").exists()
     caplog.set_level(logging.INFO, logger="alexnet")
     found = write_features_of_runs(runs, tmp_path / "out", batch_size=2, **HERE)
-    assert first.stat().st_mtime_ns == written_at and len(found["b"].paths) == 6
+    assert first.stat().st_mtime_ns == written_at and len(found["b"].paths) == 10
     assert caplog.messages == [
-        f"{tmp_path / 'out' / 'a'} is finished", f"run 2 of 2: {runs[1]}", "resuming: 4 of 6 images are done",
+        f"{tmp_path / 'out' / 'a'} is finished", f"run 2 of 2: {runs[1]}", "resuming: 4 of 10 images are done",
     ]  # fmt: skip
     whole = write_features(runs[1], tmp_path / "b", batch_size=2, **HERE)
     np.testing.assert_array_equal(found["b"].activations["relu4"], whole.activations["relu4"])
@@ -101,7 +103,7 @@ def test_wrong_requests_are_refused_before_work(work: Path, tmp_path: Path) -> N
         write_features_of_runs([a, b], made.folder, **HERE)
     # Of images that are named, any runs.
     mixed = write_features_of_runs([a, c], tmp_path / "out", photographs=[work / "source" / "val"], **HERE)
-    assert mixed["a"].paths == mixed["c"].paths and len(mixed["a"].paths) == 6
+    assert mixed["a"].paths == mixed["c"].paths and len(mixed["a"].paths) == 10
 
 
 def test_photographs_that_change_meanwhile_are_noticed(work: Path, tmp_path: Path) -> None:
@@ -128,12 +130,32 @@ def test_names_are_short_and_differ(tmp_path: Path) -> None:
     assert list(names_of_runs([Path("a/net.v2.safetensors"), Path("net.safetensors")])) == ["net.v2", "net"]
 
 
+def test_the_example_compares_two_runs(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    source = Path(__file__).parents[2] / "examples" / "compare_representations.py"
+    assert len(source.read_text().splitlines()) < 60
+    monkeypatch.chdir(tmp_path)
+    example = runpy.run_path(str(source))
+    example["main"](str(work / "runs" / "a"), str(work / "runs" / "b"), "relu4")
+    said = capsys.readouterr().out
+    assert re.search(r"^a: relu4 \(10, 64, 3, 3\)\n  linear probe: [\d.]+ % correct \(95 % interval", said, re.M)
+    a, b = (open_features(f"representations/relu4/{name}").activations["relu4"].reshape(10, -1) for name in "ab")
+    cross = ((a - a.mean(axis=0)).T.astype(float) @ (b - b.mean(axis=0)) / 10) ** 2
+    want = cross.sum() / np.sqrt((np.cov(a.T.astype(float), bias=True) ** 2).sum())
+    want /= np.sqrt((np.cov(b.T.astype(float), bias=True) ** 2).sum())
+    assert f"CKA: {want:.3f}, debiased " in said
+    with Image.open("representations/relu4/b.png") as picture:
+        assert picture.size > (600, 600)
+
+
 def test_the_command(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b, image = str(work / "runs" / "a"), str(work / "runs" / "b"), str(work / "source" / "val" / "color0" / "0.png")
     out = str(tmp_path / "out")
     assert main(["features", a, b, "--out", out, "--device", "cpu"]) == 0
     said = "".join(capsys.readouterr().out.split("\n"))
-    assert f"{out}/a/relu4.npy: 6 x 64 x 3 x 3" in said and f"{out}/b/relu4.npy: 6 x 64 x 3 x 3" in said
+    assert f"{out}/a/relu4.npy: 10 x 64 x 3 x 3" in said and f"{out}/b/relu4.npy: 10 x 64 x 3 x 3" in said
     assert main(["features", a, b, image, "--out", f"{out}2", "--device", "cpu", "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
     assert described["runs"]["b"]["images"] == 1 and described["folder"] == f"{out}2" and described["duration_s"] > 0

@@ -33,7 +33,7 @@ def test_it_is_scikit_learns_search_within_each_fold() -> None:
     wrong, chosen, by_fold = 0, [], []
     for train, held in selection.StratifiedKFold(5, shuffle=True, random_state=5).split(rows, labels):
         search = selection.GridSearchCV(
-            pipeline.make_pipeline(preprocessing.StandardScaler(), sklearn_model.LogisticRegression(max_iter=2000)),
+            pipeline.make_pipeline(preprocessing.StandardScaler(), sklearn_model.LogisticRegression(tol=1e-3)),
             {"logisticregression__C": grid},
             cv=selection.StratifiedKFold(3, shuffle=True, random_state=5),
         ).fit(rows[train].astype(np.float64), labels[train])

@@ -54,11 +54,11 @@ def cka(first: ArrayLike, second: ArrayLike, *, debiased: bool = False) -> float
         for index, (one, other) in enumerate(((0, 1), (0, 0), (1, 1))):
             of_totals = diagonals[one].sum() * diagonals[other].sum() / ((num - 1) * (num - 2))
             sums[index] += of_totals - 2 / (num - 2) * (diagonals[one] @ diagonals[other])
-    for one, mean, own, diagonal in ((a, means[0], sums[1], diagonals[0]), (b, means[1], sums[2], diagonals[1])):
+    for rows_of, mean, own, diagonal in ((a, means[0], sums[1], diagonals[0]), (b, means[1], sums[2], diagonals[1])):
         # Activations that are constant but for rounding, or a debiased sum that is not positive.
         if diagonal.sum() <= 1e-26 * num * (mean @ mean) or own <= 1e-12 * (diagonal @ diagonal):
             raise RequestError(
-                f"{one.name} of {num} images vary too little, or the images are too few, for CKA to be defined; use "
-                "more images"
+                f"{rows_of.name} of {num} images vary too little, or the images are too few, for CKA to be defined; "
+                "use more images"
             )
     return float(sums[0] / np.sqrt(sums[1] * sums[2]))

@@ -17,8 +17,10 @@ from alexnet.explore.activation_rows import ActivationRows, require_equal_length
 from alexnet.figures.notebook_html import result_html, table_html
 from alexnet.storage.arguments import is_number, is_whole
 
-GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+GRID = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Of C, the inverse strength of the L2 penalty, for standardized activations."""
+TOLERANCE, CHOOSING_TOLERANCE = 1e-4, 1e-3
+"""Of the gradient at which training ends: of the classifiers that are tested, and of those that choose the penalty."""
 MOST_ITERATIONS = 2000
 
 _logger = logging.getLogger(__name__)
@@ -193,10 +195,13 @@ class _Solver:
         splitter = _model_selection().StratifiedKFold(self._inner_folds, shuffle=True, random_state=self._seed)
         accuracies = np.zeros(len(self.grid))
         for inner, held in splitter.split(train.rows, train.labels):
-            accuracies += np.array(self.correct(train.only(inner), train.only(held), self.grid)) / len(held)
+            found = self.correct(train.only(inner), train.only(held), self.grid, CHOOSING_TOLERANCE)
+            accuracies += np.array(found) / len(held)
         return self.grid[int(accuracies.argmax())]  # the first of equal ones: the strongest penalty
 
-    def correct(self, train: _Labeled, held: _Labeled, grid: Sequence[float]) -> list[int]:
+    def correct(
+        self, train: _Labeled, held: _Labeled, grid: Sequence[float], tolerance: float = TOLERANCE
+    ) -> list[int]:
         """How many held-out images are classified correctly with each value of a rising grid."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -207,7 +212,7 @@ class _Solver:
         rows, held_rows = (((one.rows - mean) * scale).astype(np.float32) for one in (train, held))
         found = []
         # Each begins where the one before ended, which saves iterations.
-        model = LogisticRegression(max_iter=MOST_ITERATIONS, warm_start=True)
+        model = LogisticRegression(max_iter=MOST_ITERATIONS, tol=tolerance, warm_start=True)
         for c in grid:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", ConvergenceWarning)
