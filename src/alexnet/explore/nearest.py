@@ -20,11 +20,13 @@ SLACK = 16
 """Candidates beyond the number of neighbors, at least."""
 ABSENT = -1
 """Index where there is no further neighbor; its distance is infinite."""
-_BLOCK_BYTES = 1 << 26
+_BLOCK_BYTES = 1 << 27
 _PAIRS_BYTES = 1 << 27
-_PRODUCT_LENGTH = 4096
+_PRODUCT_LENGTH = 1 << 15
 """Values that float32 adds up; sums of longer vectors are added in float64."""
 _ROUNDING = 2.0**-24
+_ABOVE = 1 + 2.0**-20
+"""A distance in float32, squared, times this is above the squared distance."""
 _LOST = 1e-5
 """Of |a|^2 + |b|^2: below this, a squared distance from a product in float64 may be wrong in float32."""
 
@@ -68,7 +70,7 @@ def nearest(
         queries: (Q, D).
         num: rows for each query, 1 or more.
         exclude: int64 (Q,), a row that is no neighbor of each query, such as the query itself; `ABSENT` for none.
-        block_rows: rows read at once; None takes what fits in about 200 MB with its distances.
+        block_rows: rows read at once; None takes what fits in about 300 MB with its distances.
         progress: called with (rows done, N).
 
     Raises:
@@ -96,21 +98,35 @@ def nearest(
         bounds, candidates = np.take_along_axis(bounds, kept, 1), np.take_along_axis(candidates, kept, 1)
         if progress is not None:
             progress(stop, num_rows)
-    result = Nearest(np.full((len(queries), num), ABSENT, np.int64), np.full((len(queries), num), np.inf, np.float32))
-    uncertain = []
-    for number, query in enumerate(queries):
-        usable = np.sort(candidates[number, bounds[number] < np.inf])
-        squared = _direct(vectors[usable], query)
-        order = np.argsort(squared, kind="stable")[:num]
-        result.indices[number, : len(order)] = usable[order]
-        result.distances[number, : len(order)] = np.sqrt(squared[order])
-        # Rows that are no candidates are at least as far as the largest bound.
-        if num_kept < num_rows and not (len(order) == num and squared[order[-1]] < bounds[number].max()):
-            uncertain.append(number)
-    for number in uncertain:
+    candidates[bounds == np.inf] = ABSENT
+    result = nearest_of_candidates(vectors, queries, candidates, num)
+    if num_kept == num_rows:
+        return result
+    # Rows that are no candidates are at least as far as the largest bound.
+    is_certain = np.square(result.distances[:, -1].astype(np.float64)) * _ABOVE < bounds.max(1)
+    for number in np.flatnonzero(~is_certain).tolist():
         indices, squared = _nearest_directly(vectors, queries[number], num, int(excluded[number]), block_rows)
         result.indices[number, : len(indices)] = indices
         result.distances[number, : len(indices)] = np.sqrt(squared)
+    return result
+
+
+def nearest_of_candidates(vectors: Rows, queries: NDArray[Any], candidates: NDArray[np.int64], num: int) -> Nearest:
+    """The nearest of some rows of `vectors` to each query, by exact Euclidean distance.
+
+    Args:
+        vectors: (N, D).
+        queries: (Q, D).
+        candidates: int64 (Q, any), rows of each query in any order, once each; negative ones are left out.
+        num: rows for each query.
+    """
+    result = Nearest(np.full((len(queries), num), ABSENT, np.int64), np.full((len(queries), num), np.inf, np.float32))
+    for number, (query, rows) in enumerate(zip(queries, candidates, strict=True)):
+        usable = np.sort(rows[rows >= 0])
+        squared = _direct(vectors[usable], query)
+        order = np.argsort(squared, kind="stable")[:num]  # stable: rows of smaller index come first
+        result.indices[number, : len(order)] = usable[order]
+        result.distances[number, : len(order)] = np.sqrt(squared[order])
     return result
 
 
