@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Import name -> name in the package index, where the two differ.
 IN_TRITON = ("gpu.py", "crop_kernel.py", "triton_trial.py", "update_gpu.py")
-DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
+DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "faiss": "faiss-cpu"}
 # The room that is written in scikit-learn; the command looks for it before it loads the room.
 IN_SCIKIT_LEARN = "baselines"
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from alexnet.explore.binary_codes import BinaryCodes, codes
     from alexnet.explore.features import features
     from alexnet.explore.filter_pictures import Filters, filters
+    from alexnet.explore.neighbors import Neighbors, neighbors
     from alexnet.explore.vector_index import VectorIndex
     from alexnet.explore.vector_index import build_index as index
     from alexnet.model.network import AlexNet
@@ -41,6 +42,7 @@ _PUBLIC = {
     "Export": ("alexnet.exchange.export", "Export"),
     "Filters": ("alexnet.explore.filter_pictures", "Filters"),
     "Interrupted": ("alexnet.errors", "Interrupted"),
+    "Neighbors": ("alexnet.explore.neighbors", "Neighbors"),
     "Predictions": ("alexnet.evaluation.classify", "Predictions"),
     "PreparedData": ("alexnet.data.dataset", "PreparedData"),
     "Recipe": ("alexnet.runs.recipe", "Recipe"),
@@ -59,6 +61,7 @@ _PUBLIC = {
     "index": ("alexnet.explore.vector_index", "build_index"),
     "load": ("alexnet.model.weights", "load_trained"),
     "local_response_norm": ("alexnet.model.response_norm", "local_response_norm"),
+    "neighbors": ("alexnet.explore.neighbors", "neighbors"),
     "predict": ("alexnet.evaluation.classify", "predict"),
     "prepare": ("alexnet.data.preparation.prepare", "prepare"),
     "preprocess": ("alexnet.evaluation.preprocessing", "preprocess"),
@@ -78,6 +81,7 @@ __all__ = [
     "Export",
     "Filters",
     "Interrupted",
+    "Neighbors",
     "Predictions",
     "PreparedData",
     "Recipe",
@@ -96,6 +100,7 @@ __all__ = [
     "index",
     "load",
     "local_response_norm",
+    "neighbors",
     "predict",
     "prepare",
     "preprocess",

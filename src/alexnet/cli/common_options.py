@@ -36,10 +36,16 @@ def add_split(parser: CommandParser) -> None:
     parser.add_argument("--split", metavar="NAME", help="split of the data set (default: val if it exists, else test)")
 
 
+def add_device(parser: CommandParser) -> None:
+    """Add `--device`."""
+    devices = ("auto", "cpu", "cuda", "mps")
+    add_choice(parser, "--device", devices, help=f"device that runs the network: {', '.join(devices)}")
+
+
 def add_arithmetic(parser: CommandParser) -> None:
     """Add `--device` and `--precision`."""
-    devices, precisions = ("auto", "cpu", "cuda", "mps"), ("auto", "float32", "bfloat16")
-    add_choice(parser, "--device", devices, help=f"device that runs the network: {', '.join(devices)}")
+    add_device(parser)
+    precisions = ("auto", "float32", "bfloat16")
     add_choice(parser, "--precision", precisions, help=f"arithmetic of the network: {', '.join(precisions)}")
 
 

@@ -121,6 +121,18 @@ COMMANDS = {
         "alexnet filters runs/first --layer conv1 --layer conv5",
         computes=True,
     ),
+    "index": Command(
+        "looking",
+        "Keep a network's activations of the training images, for finding neighbors.",
+        "alexnet index runs/first",
+        computes=True,
+    ),
+    "neighbors": Command(
+        "looking",
+        "Show the training images that are nearest to photographs, by features and by pixels.",
+        "alexnet neighbors runs/first photo.jpg --out neighbors.pdf",
+        computes=True,
+    ),
     "codes": Command(
         "looking",
         "Train short binary codes for fast search, and measure what they find.",

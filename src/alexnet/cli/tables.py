@@ -377,3 +377,48 @@ def _points(difference: Mapping[str, Any]) -> str:
     """A difference of two errors in points of percent with its interval."""
     low, high = difference["interval"]
     return f"{100 * difference['difference']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+
+
+def print_neighbors(result: Mapping[str, Any]) -> None:
+    """Print queries and their neighbors as `Neighbors.to_dict` describes them, a table for each."""
+    console = TerminalConsole()
+    for query in result["queries"]:
+        name = query["image"] if query["name"] is None else f"{query['image']} ({query['name']})"
+        title = f"{name}; itself left out: {query['left_out']}" if query["left_out"] else name
+        measures = {result["layer"]: query["neighbors"], "pixels": query["pixel_neighbors"]}
+        given = {name: found for name, found in measures.items() if found is not None}
+        table = new_table(title, " ".join(f"{one} image" for one in given), "")
+        for rank in range(max(len(found) for found in given.values())):
+            table.add_row(*(cell for found in given.values() for cell in _neighbor_cells(found, rank)))
+        console.print_table(table)
+
+
+def _neighbor_cells(found: Sequence[Mapping[str, Any]], rank: int) -> tuple[str, str]:
+    """Distance and class, and the image of a neighbor."""
+    if rank >= len(found):
+        return "", ""
+    one = found[rank]
+    is_large = one["distance"] >= 1000
+    distance = f"{one['distance']:,.0f}" if is_large else f"{one['distance']:#.4g}"
+    mark = ", the same image" if one["duplicate"] else ""
+    return f"{distance} {one['name'] or '-'}{mark}", one["key"]
+
+
+def print_retrieval(result: Mapping[str, Any]) -> None:
+    """Print mean average precision by class as `Retrieval.to_dict` describes it, the best and the worst of many."""
+    classes = sorted(
+        (one for one in result["classes"] if one["mean_average_precision"] is not None),
+        key=lambda one: -one["mean_average_precision"],
+    )
+    left_out = len(result["classes"]) - len(classes)
+    title = "mean average precision by class" + (f", {left_out:,} classes without queries left out" if left_out else "")
+    table = new_table(title, "class", "queries indexed precision")
+    half = MOST_CLASSES // 2
+    for number, one in enumerate(classes):
+        if len(classes) > MOST_CLASSES and half <= number < len(classes) - half:
+            if number == half:
+                table.add_row(f"({len(classes) - MOST_CLASSES:,} more)", "", "", "")
+            continue
+        numbers = (f"{one['queries']:,}", f"{one['indexed_images']:,}", f"{one['mean_average_precision']:.3f}")
+        table.add_row(one["name"], *numbers)
+    TerminalConsole().print_table(table)

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.errors import RequestError
+from alexnet.errors import RequestError, WorkError
 from alexnet.evaluation.metrics import wilson_interval
 from alexnet.explore.nearest import ABSENT, Nearest, nearest, nearest_of_candidates
 from alexnet.storage.atomic import PARTIAL, raise_if_full, require_space, sync_folder
@@ -94,7 +94,7 @@ class ApproximateIndex:
         return nearest_of_candidates(self.vectors, queries, candidates, num)
 
     def describe(self) -> str:
-        """One sentence: how good its answers are."""
+        """How good its answers are."""
         one = self.description
         low, high = one["recall_interval"]
         return (
@@ -126,7 +126,7 @@ def build_approximate(
         WorkError: the disk is full.
     """
     faiss = import_faiss()
-    chosen = _checked_kind(kind)
+    chosen = require_kind(kind)
     num_rows, length = vectors.shape
     if chosen == "ivf-pq" and num_rows < LEAST_IVF_PQ:
         raise RequestError(
@@ -173,7 +173,7 @@ def open_approximate(
     """Open an approximate index of vectors.
 
     Args:
-        kind: None is the only one that there is.
+        kind: None is `hnsw`, or else what there is.
         folder, vectors, weights_sha256, vectors_crc32: as `build_approximate` got them.
 
     Raises:
@@ -181,9 +181,7 @@ def open_approximate(
         DamagedFile: its file is not the one that was written.
     """
     there = [one for one in APPROXIMATE_KINDS if _description_path(folder, one).is_file()]
-    if kind is None and len(there) > 1:
-        raise RequestError(f"{folder} has several approximate indexes; name one: {' or '.join(there)}")
-    chosen = there[0] if kind is None and there else _checked_kind(kind or APPROXIMATE_KINDS[0])
+    chosen = there[0] if kind is None and there else require_kind(kind or APPROXIMATE_KINDS[0])
     if chosen not in there:
         raise RequestError(
             f"{folder} has no approximate index{f' of kind {kind}' if kind else ''}; rerun `alexnet index` with "
@@ -218,7 +216,7 @@ def open_approximate(
 
 def has_approximate(folder: Path, kind: str) -> bool:
     """Whether the folder of an index has an approximate index of this kind."""
-    return _description_path(folder, _checked_kind(kind)).is_file()
+    return _description_path(folder, require_kind(kind)).is_file()
 
 
 def import_faiss() -> Any:
@@ -237,7 +235,12 @@ def import_faiss() -> Any:
     return faiss
 
 
-def _checked_kind(kind: str) -> ApproximateKind:
+def require_kind(kind: str) -> ApproximateKind:
+    """The kind of this name.
+
+    Raises:
+        RequestError: there is none.
+    """
     for one in APPROXIMATE_KINDS:
         if one == kind:
             return one
@@ -312,7 +315,8 @@ def _write(faiss: Any, searcher: Any, path: Path) -> None:
         try:
             faiss.write_index(searcher, str(temporary))
         except RuntimeError as error:
-            raise OSError(f"faiss cannot write {temporary}") from error
+            # faiss does not say why.
+            raise WorkError(f"faiss cannot write {path}; free some space, and rerun the same command") from error
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

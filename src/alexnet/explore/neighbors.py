@@ -3,7 +3,7 @@
 Paper: section 6.1.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from alexnet.data.download import Downloads
 from alexnet.data.image_inputs import list_named
 from alexnet.data.photographs import ImageInput
 from alexnet.errors import RequestError
+from alexnet.explore.approximate_index import ApproximateIndex
 from alexnet.explore.features import features
 from alexnet.explore.image_source import file_versions
 from alexnet.explore.nearest import ABSENT, Nearest, nearest
 from alexnet.explore.stored_images import PixelRows, StoredDigests, as_stored, pixel_rows
 from alexnet.explore.vector_index import VectorIndex, open_index
 from alexnet.figures.neighbor_rows import NeighborRows, NeighborTile, neighbor_rows_figure
-from alexnet.figures.notebook_html import Markup, pictures_html, result_html
+from alexnet.figures.notebook_html import pictures_html, result_html
 from alexnet.model.weights import Trained, load_trained
 from alexnet.storage.paths import StrPath, StrPaths, as_path
 from alexnet.system.device import Device
@@ -90,6 +91,12 @@ class QueryNeighbors:
         }
 
 
+_MEASURES: dict[str, Callable[[QueryNeighbors], tuple[Neighbor, ...]]] = {
+    "features": lambda one: one.by_features,
+    "pixels": lambda one: one.by_pixels or (),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Neighbors:
     """Queries with their neighbors."""
@@ -98,6 +105,8 @@ class Neighbors:
     index: VectorIndex
     num: int
     """Neighbors that were asked for; an index of fewer images gives fewer."""
+    approximate: ApproximateIndex | None = None
+    """What searched the features; None is an exact search. Pixels are always compared exactly."""
 
     def __getitem__(self, which: int) -> QueryNeighbors:
         return self.queries[which]
@@ -116,13 +125,29 @@ class Neighbors:
                 (self.index.image(other.row), f"{other.class_name or other.key}, {distance_text(other)}")
                 for other in one.by_features
             ]
-            parts.append(Markup(pictures_html(pictures, side=96)))
+            parts.append(pictures_html(pictures, side=96))
         return result_html(self.title, *parts)
 
     @property
     def title(self) -> str:
         """What a picture of these shows."""
         return f"The nearest of {len(self.index):,} images of {self.index.split}"
+
+    def describe(self) -> str:
+        """What is seen, in one sentence."""
+        by = self.index.layer if self.queries[0].by_pixels is None else f"{self.index.layer} and by raw pixels"
+        queries = "1 query" if len(self) == 1 else f"{len(self):,} queries"
+        text = f"{queries} and the {self.num} nearest of {len(self.index):,} images of {self.index.split}, by {by}"
+        known = [one for one in self.queries if one.class_id is not None]
+        if not known:
+            return text
+        same = [
+            f"{sum(other.class_id == one.class_id for one in known for other in found(one))} of "
+            f"{sum(len(found(one)) for one in known)} by {measure}"
+            for measure, found in _MEASURES.items()
+            if all(found(one) for one in known)
+        ]
+        return f"{text}; of the query's class are {', '.join(same)}"
 
     def to_dict(self) -> dict[str, Any]:
         """What `alexnet neighbors --json` prints."""
@@ -132,6 +157,7 @@ class Neighbors:
             "split": self.index.split,
             "indexed_images": len(self.index),
             "num": self.num,
+            "approximate": None if self.approximate is None else self.approximate.description,
             "queries": [one.to_dict() for one in self.queries],
         }
 
@@ -142,7 +168,8 @@ class Neighbors:
             title=self.title,
             note=f"Euclidean distance of {self.index.layer} ({self.index.vectors.shape[1]:,} values)"
             + ("" if self.queries[0].by_pixels is None else f" and of pixels ({self.queries[0].image.size:,} values)")
-            + ("" if len(self) <= MOST_DRAWN else f"; the first {MOST_DRAWN} of {len(self):,} queries"),
+            + ("" if len(self) <= MOST_DRAWN else f"; the first {MOST_DRAWN} of {len(self):,} queries")
+            + ("" if self.approximate is None else f"\n{self.approximate.describe()}"),
         )
 
     def _drawn(self, one: QueryNeighbors) -> NeighborRows:
@@ -191,7 +218,8 @@ def neighbors(
     *,
     index: VectorIndex | StrPath | None = None,
     num: int = 6,
-    data_folder: StrPaths | None = None,
+    data: StrPaths | None = None,
+    approximate: bool | str = False,
     with_pixels: bool = True,
     batch_size: int | None = None,
     device: Device = "auto",
@@ -207,7 +235,9 @@ def neighbors(
         images: one image or many, as `features` takes them.
         index: an opened index, or its folder; None is `index` in the run folder.
         num: neighbors of each.
-        data_folder: the data set of the index, if it was moved.
+        data: the data set of the index, if it was moved.
+        approximate: search features by the approximate index that `alexnet.index(run, approximate=...)` made: `hnsw`,
+            `ivf-pq`, or True for the one that there is (of two, `hnsw`).
         with_pixels: also find the nearest by raw pixels of the stored images, RGB 0..255. That reads every image of the
             split once, whatever the number of queries: of a million images of 256 pixels, 200 GB, or their JPEG files.
         device: for the network; `auto` is a GPU if there is one.
@@ -217,20 +247,20 @@ def neighbors(
         RequestError: there is no index or it is of other weights, its images are not where they were, no images are
             named, or one cannot be read.
     """
-    trained, opened = _opened(run, index, data_folder, num)
-    data = opened.require_data()
+    trained, opened = _opened(run, index, data, num)
+    stored_in = opened.require_data()
     names, squares = _read_photographs(images, trained)
-    digests = StoredDigests(data, opened.split)
+    digests = StoredDigests(stored_in, opened.split)
     same = [digests.rows_like(square) for square in squares]
     own_rows = np.array([rows[0] if len(rows) else ABSENT for rows in same], np.int64)
     queries = _Queries(
         names=names,
-        images=np.stack([as_stored(square, data) for square in squares]),
+        images=np.stack([as_stored(square, stored_in) for square in squares]),
         classes=[None if row == ABSENT else _class_of(opened, row) for row in own_rows.tolist()],
         same=same,
         own_rows=own_rows,
     )
-    return _find(opened, trained, queries, num, with_pixels, batch_size, device, progress)
+    return _find(opened, trained, queries, num, approximate, with_pixels, batch_size, device, progress)
 
 
 def neighbors_of_rows(
@@ -241,6 +271,7 @@ def neighbors_of_rows(
     *,
     index: VectorIndex | StrPath | None = None,
     num: int = 6,
+    approximate: bool | str = False,
     with_pixels: bool = True,
     batch_size: int | None = None,
     device: Device = "auto",
@@ -269,7 +300,7 @@ def neighbors_of_rows(
         same=[digests.rows_equal(of_split, row) for row in rows],
         own_rows=np.array([row if is_own else ABSENT for row in rows], np.int64),
     )
-    return _find(opened, trained, queries, num, with_pixels, batch_size, device, progress)
+    return _find(opened, trained, queries, num, approximate, with_pixels, batch_size, device, progress)
 
 
 def _opened(
@@ -312,11 +343,13 @@ def _find(
     trained: Trained,
     queries: _Queries,
     num: int,
+    approximate: bool | str,
     with_pixels: bool,
     batch_size: int | None,
     device: Device,
     progress: ShowProgress,
 ) -> Neighbors:
+    searcher = index.approximate(None if approximate is True else approximate) if approximate else None
     vectors = features(
         trained,
         queries.images,
@@ -326,8 +359,11 @@ def _find(
         precision=index.description["precision"],
         progress=False,
     )[index.layer].reshape(len(queries.names), -1)
-    with counted("neighbors", shown=progress) as update:
-        found = nearest(index.vectors, vectors, num, exclude=queries.own_rows, progress=update)
+    if searcher is not None:
+        found = searcher.nearest(vectors, num, queries.own_rows)
+    else:
+        with counted("neighbors", shown=progress) as update:
+            found = nearest(index.vectors, vectors, num, exclude=queries.own_rows, progress=update)
     found_by_pixels = None
     if with_pixels:
         pixels, split = pixel_rows(queries.images), index.require_data().splits[index.split]
@@ -350,6 +386,7 @@ def _find(
         ),
         index=index,
         num=num,
+        approximate=searcher,
     )
 
 

@@ -106,11 +106,10 @@ class Retrieval:
             for one in self.by_class
         ]
         table = table_html(["class", "queries", "indexed images", "mean average precision"], rows)
-        return result_html(self.sentence, table)
+        return result_html(self.describe(), table)
 
-    @property
-    def sentence(self) -> str:
-        """The result in words."""
+    def describe(self) -> str:
+        """The result in one sentence."""
         low, high = self.interval
         return (
             f"mean average precision {self.mean_average_precision:.3f} [{low:.3f}, {high:.3f}], by chance "
@@ -146,8 +145,8 @@ class Retrieval:
         return class_bars_figure(
             bars,
             title=f"How well {self.index.layer} retrieves images of the same class",
-            note=f"{len(self.rows):,} queries of {self.split} (numbers in brackets) among {len(self.index):,} images of "
-            f"{self.index.split}",
+            note=f"{len(self.rows):,} queries of {self.split} (numbers in brackets) among {len(self.index):,} images "
+            f"of {self.index.split}",
             x_title="mean average precision",
             lines=[("all queries", self.mean_average_precision), ("random order", self.chance)],
         )
@@ -155,7 +154,7 @@ class Retrieval:
 
 def measure_retrieval(
     run: StrPath,
-    data_folder: StrPaths | None = None,
+    data: StrPaths | None = None,
     split: str | None = None,
     *,
     index: VectorIndex | StrPath | None = None,
@@ -169,7 +168,7 @@ def measure_retrieval(
 
     Args:
         run: a run folder or a weights file.
-        data_folder: the prepared data set of the queries, or several to concatenate; None is that of the index.
+        data: the prepared data set of the queries, or several to concatenate; None is that of the index.
         split: None is the data set's evaluation split.
         index: an opened index, or its folder; None is `index` in the run folder.
         device: for the network; `auto` is a GPU if there is one.
@@ -182,17 +181,17 @@ def measure_retrieval(
     run = as_path(run, "the run")
     trained = load_trained(run)
     opened = index if isinstance(index, VectorIndex) else open_index(run, index, trained=trained)
-    data = opened.require_data() if data_folder is None else open_data(data_folder)
-    split = data.evaluation_split if split is None else split
-    labels = _labels_in(opened, data, split)
-    is_own = split == opened.split and data.checksum == opened.description["data_checksum"]
+    asked = opened.require_data() if data is None else open_data(data)
+    split = asked.evaluation_split if split is None else split
+    labels = _labels_in(opened, asked, split)
+    is_own = split == opened.split and asked.checksum == opened.description["data_checksum"]
     if is_own:
         vectors: NDArray[Any] = opened.vectors
     else:
         with counted("activations", shown=progress if isinstance(progress, bool) else None) as update:
-            vectors = _activations(trained, opened, data, split, batch_size, device, update)
+            vectors = _activations(trained, opened, asked, split, batch_size, device, update)
     with counted("ranking", shown=progress) as update:
-        return _measure(opened, data, split, labels, vectors, is_own, update)
+        return _measure(opened, asked, split, labels, vectors, is_own, update)
 
 
 def average_precision(distances: NDArray[np.floating[Any]], is_relevant: NDArray[np.bool_]) -> float:
@@ -238,9 +237,7 @@ def _activations(
     chosen = choose_device(device)
     precision = choose_precision(index.description["precision"], chosen)
     vectors = np.empty((len(images), index.vectors.shape[1]), np.float32)
-    batches = activation_batches(
-        trained, reader, array_reader(images), 0, len(images), batch_size, chosen, precision
-    )
+    batches = activation_batches(trained, reader, array_reader(images), 0, len(images), batch_size, chosen, precision)
     for batch in batches:
         values = batch.activations[index.layer].reshape(-1, vectors.shape[1])
         vectors[batch.stop - len(values) : batch.stop] = values

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import PreparedData, Split
+from alexnet.data.decode import decode_image
 from alexnet.data.shards import DIGEST_BYTES, UnreadableSample, encode_stored
 from alexnet.system.machine import num_cores
 
@@ -60,8 +60,7 @@ def as_stored(image: NDArray[np.uint8], data: PreparedData) -> NDArray[np.uint8]
     """A square photograph after it was stored in a data set: where that stores JPEG files, their pixels."""
     if set(data.store.split(" + ")) != {"jpeg"}:
         return image
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(encode_stored(image), colorspace="RGB", strict=True)
-    return pixels
+    return decode_image(encode_stored(image), apply_orientation=False)
 
 
 class StoredDigests:
@@ -84,9 +83,9 @@ class StoredDigests:
 
     def rows_like(self, photograph: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The rows that hold what is stored of a square photograph, uint8 (S, S, 3), when it is prepared."""
-        by_store = ((False, photograph.tobytes), (True, lambda: encode_stored(photograph)))
-        found = [self._rows(is_jpeg, _digest(stored())) for is_jpeg, stored in by_store if is_jpeg in self._is_jpeg]
-        return np.sort(np.concatenate(found))
+        as_pixels = self._rows(False, _digest(photograph.tobytes()))
+        as_jpeg = self._rows(True, _digest(encode_stored(photograph)))
+        return np.sort(np.concatenate([as_pixels, as_jpeg]))
 
     def rows_equal(self, others: "StoredDigests", row: int) -> NDArray[np.int64]:
         """The rows that hold the same bytes as a row of another split."""

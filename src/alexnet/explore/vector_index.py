@@ -18,8 +18,17 @@ from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.data.dataset_files import NO_LABEL
 from alexnet.errors import RequestError
+from alexnet.explore.approximate_index import (
+    ApproximateIndex,
+    build_approximate,
+    has_approximate,
+    import_faiss,
+    open_approximate,
+    require_kind,
+)
+from alexnet.explore.feature_reader import Features, open_features
 from alexnet.explore.feature_writer import DESCRIPTION_FILE
-from alexnet.explore.features import Features, open_features, write_features
+from alexnet.explore.features import write_features
 from alexnet.figures.notebook_html import result_html, table_html
 from alexnet.model.weights import Trained, load_trained, weights_file
 from alexnet.runs.folder import RunFolder
@@ -94,6 +103,19 @@ class VectorIndex:
             )
         return self.data
 
+    def approximate(self, kind: str | None = None) -> ApproximateIndex:
+        """The approximate index of these vectors, `hnsw` or `ivf-pq`; None is `hnsw`, or else what there is.
+
+        Raises:
+            RequestError: there is none, or faiss is not installed.
+            DamagedFile: its file is not the one that was written.
+        """
+        return open_approximate(self.folder, self.vectors, kind, *self._identity())
+
+    def _identity(self) -> tuple[str, int]:
+        """What the files made of these vectors belong to: the weights, and the checksum of the vectors."""
+        return self.description["weights_sha256"], self.description["crc32"][self.layer]
+
     def image(self, image: int) -> NDArray[np.uint8]:
         """An image as its data set stores it, uint8 (S, S, 3), RGB.
 
@@ -130,11 +152,12 @@ def has_index(run: StrPath, folder: StrPath | None = None) -> bool:
 
 def build_index(
     run: StrPath,
-    data_folder: StrPaths | None = None,
+    data: StrPaths | None = None,
     *,
     split: str = TRAINING_SPLIT,
     layer: str | None = None,
     folder: StrPath | None = None,
+    approximate: str | None = None,
     batch_size: int | None = None,
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
@@ -147,10 +170,11 @@ def build_index(
 
     Args:
         run: a run folder or a weights file.
-        data_folder: the prepared data set, or several to concatenate; None is what the run was trained on.
+        data: the prepared data set, or several to concatenate; None is what the run was trained on.
         split: of the data set.
         layer: name of the network's layer; None is the last hidden one, after ReLU and before dropout.
         folder: where the index is kept; None is `index` in the run folder. Of a weights file it must be named.
+        approximate: also make an approximate index: `hnsw` or `ivf-pq`, see `build_approximate`.
         device: `auto` is a GPU if there is one.
         restart: discard the work of an unfinished call.
         progress: see `ShowProgress`; a function is called with (images done, images in total).
@@ -163,12 +187,24 @@ def build_index(
     """
     run = as_path(run, "the run")
     destination = index_folder(run, folder)
-    if not has_index(run, destination):
+    if approximate is not None:
+        require_kind(approximate)
+        import_faiss()
+    if has_index(run, destination):
+        found = open_index(run, destination, data_folder=data)
+        for what, wanted, there in (("split", split, found.split), ("layer", layer or found.layer, found.layer)):
+            if wanted != there:
+                raise RequestError(
+                    f"{destination} is an index of {what} {there}, not {wanted}; remove it, or name another folder "
+                    "with --out"
+                )
+        _logger.info(f"{destination} is complete: {len(found):,} images of {found.split}, {found.layer}")
+    else:
         with counted("index", shown=progress) as update:
             write_features(
                 run,
                 destination,
-                data_folder=data_folder,
+                data_folder=data,
                 split=split,
                 layers=layer,
                 batch_size=batch_size,
@@ -177,15 +213,10 @@ def build_index(
                 restart=restart,
                 progress=update,
             )
-        return open_index(run, destination, data_folder=data_folder, verify=False)
-    found = open_index(run, destination, data_folder=data_folder)
-    for what, wanted, there in (("split", split, found.split), ("layer", layer or found.layer, found.layer)):
-        if wanted != there:
-            raise RequestError(
-                f"{destination} is an index of {what} {there}, not {wanted}; remove it, or name another folder with "
-                "--out"
-            )
-    _logger.info(f"{destination} is complete: {len(found):,} images of {found.split}, {found.layer}")
+        found = open_index(run, destination, data_folder=data, verify=False)
+    if approximate is not None and not has_approximate(found.folder, approximate):
+        with counted(approximate, shown=progress if isinstance(progress, bool) else None) as update:
+            build_approximate(found.folder, found.vectors, approximate, *found._identity(), update)
     return found
 
 

@@ -40,7 +40,8 @@ def class_bars_figure(
         places = range(len(shown))
         axes.barh(places, [one.value for one in shown], color=COLORS[0], height=0.72)
         for place, one in enumerate(shown):
-            axes.text(one.value + 0.008, place, f"{one.value:.2f}", va="center", size=8.5)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
+            axes.text(one.value + 0.01, place, f"{one.value:.2f}", va="center", size=8.5, bbox=box, zorder=4)
         for number, (what, value) in enumerate(lines):
             axes.axvline(value, color=COLORS[1], linewidth=1.4, linestyle=("--", ":")[number % 2], zorder=3)
             axes.annotate(

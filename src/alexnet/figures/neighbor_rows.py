@@ -1,6 +1,5 @@
 """Images and their nearest neighbors as rows of pictures, as in figure 4 (right) of the paper."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,24 +50,26 @@ def neighbor_rows_figure(queries: Sequence[NeighborRows], *, title: str, note: s
     Args:
         queries: one or more; they may have any numbers of tiles.
         title: what is seen.
-        note: a smaller line below the title, such as counts.
+        note: smaller lines below the title, such as counts.
     """
     num_columns = max(len(tiles) for one in queries for _, _, tiles in one.rows)
     row_in = _CELL_IN + _CAPTION_IN
     num_rows = sum(len(one.rows) for one in queries)
     width = 2 * _MARGIN_IN + _CELL_IN + _LABEL_IN + num_columns * (_CELL_IN + _GAP_IN)
-    height = _TITLE_IN + num_rows * row_in + (len(queries) - 1) * _BLOCK_GAP_IN + _LEGEND_IN
+    title_in = _TITLE_IN + 0.16 * note.count("\n")
+    height = title_in + num_rows * row_in + (len(queries) - 1) * _BLOCK_GAP_IN + _LEGEND_IN
     with figure_style():
         figure = Figure(figsize=(width, height))
         figure.text(_MARGIN_IN / width, 1 - 0.16 / height, visible(title), size=12, weight="bold", va="top")
-        figure.text(_MARGIN_IN / width, 1 - 0.39 / height, visible(note), size=9, va="top")
-        top = height - _TITLE_IN
+        lines = [visible(one) for one in note.split("\n")]
+        figure.text(_MARGIN_IN / width, 1 - 0.39 / height, "\n".join(lines), size=9, va="top")
+        top = height - title_in
         for number, one in enumerate(queries):
             if number:
                 top -= _BLOCK_GAP_IN
                 line = top + _BLOCK_GAP_IN / 2 + 0.02
-                x = (_MARGIN_IN / width, 1 - _MARGIN_IN / width)
-                figure.add_artist(_line(x, line / height))
+                ends = (_MARGIN_IN / width, 1 - _MARGIN_IN / width)
+                figure.add_artist(_line(ends, line / height))
             _draw_tile(figure, one.query, _MARGIN_IN, top)
             for label, detail, tiles in one.rows:
                 left = _MARGIN_IN + _CELL_IN + _LABEL_IN
@@ -99,7 +100,7 @@ def _draw_tile(figure: Figure, tile: NeighborTile, left: float, top: float) -> N
     for spine in axes.spines.values():
         spine.set(visible=True, color=color, linestyle=style, linewidth=line)
     mark = DUPLICATE_MARK if tile.is_duplicate else SAME_CLASS_MARK if tile.is_same_class else ""
-    name = textwrap.shorten(visible(tile.name), _CAPTION_CHARACTERS, placeholder="…") or visible(tile.name)[:20]
+    name = _short(visible(tile.name))
     middle = (left + _CELL_IN / 2) / width
     weight = "bold" if mark else "normal"
     figure.text(
@@ -108,6 +109,13 @@ def _draw_tile(figure: Figure, tile: NeighborTile, left: float, top: float) -> N
     figure.text(
         middle, (top - _CELL_IN - 0.2) / height, visible(tile.note), size=7.5, ha="center", va="top", color="#555555"
     )
+
+
+def _short(name: str) -> str:
+    """A name without its middle if it is long: the end distinguishes files."""
+    if len(name) <= _CAPTION_CHARACTERS:
+        return name
+    return f"{name[: _CAPTION_CHARACTERS - 9]}…{name[-8:]}"
 
 
 def _frame(tile: NeighborTile) -> tuple[str, str, float]:

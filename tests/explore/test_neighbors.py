@@ -1,0 +1,176 @@
+"""Neighbors of photographs: by features and by pixels, without the query itself, with its copies marked."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.explore.indexed_run import IndexedRun, make_indexed_run
+
+import alexnet
+from alexnet.cli.main import main
+from alexnet.data.concatenated import open_data
+from alexnet.data.preparation.prepare import prepare
+from alexnet.errors import RequestError
+from alexnet.explore.neighbors import Neighbor, distance_text, neighbors, neighbors_of_rows
+from alexnet.explore.vector_index import build_index
+
+HERE: dict[str, Any] = {"device": "cpu", "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> IndexedRun:
+    return make_indexed_run(tmp_path_factory.mktemp("indexed"))
+
+
+def order_by(vectors: np.ndarray, query: np.ndarray, without: int | None) -> list[int]:
+    """From the definition."""
+    distances = np.sqrt(np.square(vectors.astype(np.float64) - query.astype(np.float64)).sum(1))
+    return [one for one in np.argsort(distances, kind="stable").tolist() if one != without]
+
+
+def test_neighbors_are_the_nearest_by_features_and_by_pixels(indexed: IndexedRun) -> None:
+    photographs = [indexed.source / "val/color0/0.png", indexed.source / "val/color3/2.png"]
+    found = alexnet.neighbors(indexed.run, photographs, num=5, device="cpu")
+    vectors = alexnet.features(indexed.run, photographs, **HERE)["relu4"].reshape(2, -1)
+    pixels = np.array(indexed.data.splits["train"].images[:]).reshape(24, -1)
+    for one, vector, path in zip(found.queries, vectors, photographs, strict=True):
+        assert one.name == str(path) and one.class_id is None and one.left_out is None
+        assert [other.row for other in one.by_features] == order_by(indexed.index.vectors, vector, None)[:5]
+        assert one.by_pixels is not None
+        assert [other.row for other in one.by_pixels] == order_by(pixels, one.image.reshape(-1), None)[:5]
+        first = one.by_pixels[0]
+        difference = pixels[first.row].astype(np.float64) - one.image.reshape(-1)
+        assert first.distance == pytest.approx(np.linalg.norm(difference), rel=1e-6)
+        assert first.key == indexed.index.keys[first.row] and first.class_name == indexed.index.class_of(first.row)
+        assert not any(other.is_duplicate for other in one.by_features)
+    assert repr(found) == "Neighbors(2 queries, 5 nearest of 24 images, relu4)" and len(found) == 2
+    assert found._repr_html_().count("<img") == 2 * 6
+    assert found.describe() == "2 queries and the 5 nearest of 24 images of train, by relu4 and by raw pixels"
+
+
+@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+def test_the_query_itself_is_left_out_and_copies_are_marked(tmp_path: Path, store: str) -> None:
+    """Also where images are stored as JPEG files, which are not the photograph's pixels."""
+    indexed = make_indexed_run(tmp_path, store=store)
+    found = neighbors(indexed.run, indexed.source / "train/color0/0.png", num=30, device="cpu")[0]
+    keys = list(indexed.index.keys)
+    own, copy = keys.index("train/color0/0.png"), keys.index("train/color0/1.png")
+    assert found.left_out == "train/color0/0.png" and found.class_name == indexed.index.class_of(own)
+    for others in (found.by_features, found.by_pixels):
+        assert others is not None
+        assert [one.row for one in others if one.is_duplicate] == [copy] == [others[0].row]
+        assert len(others) == 23 and own not in [one.row for one in others]
+    assert found.by_pixels is not None and found.by_pixels[0].distance == 0
+    np.testing.assert_array_equal(found.image, indexed.index.image(own))
+    # A picture in memory is found as well; one that differs in a bit is not.
+    square = np.asarray(Image.open(indexed.source / "train/color0/0.png").resize((32, 32), Image.Resampling.BILINEAR))
+    again = neighbors(indexed.run, [Image.open(indexed.source / "train/color0/0.png"), square ^ 1], device="cpu")
+    assert [one.left_out for one in again.queries] == ["train/color0/0.png", None]
+    assert [one.name for one in again.queries] == ["image 0", "image 1"]
+
+
+def test_queries_from_a_split_have_classes(indexed: IndexedRun) -> None:
+    """Of another split, a copy of an indexed image stays and is marked; of the index's own, each is left out."""
+    keys = list(indexed.data.splits["val"].keys)
+    copy = keys.index("val/color0/1.png")
+    found = neighbors_of_rows(indexed.run, indexed.data, "val", [copy, 5], index=indexed.index, device="cpu")
+    assert found[0].left_out is None and found[0].name == "val/color0/1.png"
+    assert [one.key for one in found[0].by_features[:2]] == ["train/color0/0.png", "train/color0/1.png"]
+    assert [one.is_duplicate for one in found[0].by_features[:3]] == [True, True, False]
+    assert found[1].class_id == indexed.data.classes[indexed.data.splits["val"].labels[5]].id
+    right = sum(one.class_id == query.class_id for query in found.queries for one in query.by_features)
+    assert f"of the query's class are {right} of 12 by features, " in found.describe()
+    own = neighbors_of_rows(indexed.run, indexed.data, "train", [3], num=24, with_pixels=False, device="cpu")[0]
+    assert own.left_out == indexed.index.keys[3] and own.by_pixels is None and len(own.by_features) == 23
+    for rows in ([], [12], [-1]):
+        with pytest.raises(RequestError, match=r"allowed are one or more of 0 to 11"):
+            neighbors_of_rows(indexed.run, indexed.data, "val", rows)
+
+
+def test_concatenated_data_sets(indexed: IndexedRun, tmp_path: Path) -> None:
+    other = make_indexed_run(tmp_path, store="jpeg")
+    data = [indexed.data.folder, other.data.folder]
+    index = build_index(indexed.run, data, folder=tmp_path / "both", **HERE)
+    assert len(index) == 48 and index.require_data().checksum == open_data(data).checksum
+    found = neighbors(indexed.run, other.source / "train/color2/3.png", index=index, num=47, device="cpu")[0]
+    place = list(indexed.index.keys).index("train/color2/3.png")
+    # Stored as pixels in the first set: that is the query itself; as a JPEG file in the second.
+    assert found.left_out == index.keys[place]
+    assert [one.row for one in found.by_features if one.is_duplicate] == [24 + place]
+
+
+def test_fewer_images_than_neighbors(indexed: IndexedRun, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(indexed.source / "train/color1", source / "train/color1")
+    (source / "train/color0").mkdir()
+    shutil.copy(indexed.source / "train/color0/0.png", source / "train/color0")
+    data = prepare(source, tmp_path / "data", side=32)
+    build_index(indexed.run, data, folder=tmp_path / "index", **HERE)
+    found = neighbors(indexed.run, source / "train/color1/2.png", index=tmp_path / "index", num=9, device="cpu")
+    assert len(found[0].by_features) == 6
+    assert found.describe().endswith("of the query's class are 5 of 6 by features, 5 of 6 by pixels")
+    assert found.figure() is not None
+
+
+def test_wrong_requests_are_refused(indexed: IndexedRun, tmp_path: Path) -> None:
+    photograph = indexed.source / "val/color0/0.png"
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    for images, options, message in (
+        (photograph, {"num": 0}, r"--num is 0; allowed is a whole number, 1 or more"),
+        (photograph, {"num": True}, r"--num is True"),
+        ([], {}, "no image is named"),
+        (tmp_path / "none.png", {}, "No such file"),
+        (tmp_path / "bad.jpg", {}, r"bad.jpg is not a readable image"),
+        (photograph, {"index": tmp_path / "none"}, "contains no index; make one with `alexnet index "),
+        (photograph, {"approximate": True}, r"has no approximate index; rerun `alexnet index` with --approximate hnsw"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            neighbors(indexed.run, images, device="cpu", **options)  # type: ignore[arg-type]
+
+
+def test_distances_are_written_with_four_digits() -> None:
+    texts = [distance_text(Neighbor(0, "", None, None, value, False)) for value in (0.0, 1.33649, 31.999, 22458.4)]
+    assert texts == ["distance 0", "distance 1.336", "distance 32", "distance 22,458"]
+
+
+def test_the_command(indexed: IndexedRun, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, photograph = str(indexed.run.path), str(indexed.source / "train/color0/0.png")
+    assert main(["neighbors", run, photograph, "--num", "3", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "itself left out: train/color0/0.png" in " ".join(said.split()) and "the same image" in said
+    assert said.splitlines()[-1].startswith("run-neighbors.png: 1 query and the 3 nearest of 24 images of train, by")
+    with Image.open("run-neighbors.png") as picture:
+        assert picture.size[0] > 600
+    words = ["neighbors", run, photograph, "--no-pixels", "--out", "made.svg", "--json", "--device", "cpu"]
+    assert main(words) == 0
+    said = json.loads(capsys.readouterr().out)
+    (query,) = said["queries"]
+    assert len(query["neighbors"]) == 6 and query["pixel_neighbors"] is None and said["approximate"] is None
+    assert query["neighbors"][0]["duplicate"] and query["left_out"] == "train/color0/0.png"
+    assert said["picture"] == "made.svg" and Path("made.svg").read_text().startswith("<?xml")
+    for words, message in (
+        (["neighbors", run], "neighbors needs queries; name photographs, or"),
+        (["neighbors", run, photograph, "--split", "val"], "name one or the other as queries"),
+        (["neighbors", run, "--split", "val", "--num", "3"], "--num is for photographs"),
+        (["neighbors", run, "--split", "val", "--approximate"], "--approximate is for photographs"),
+        (["neighbors", run, photograph, "--format", "jpg"], "--format is 'jpg'; allowed is png, svg, pdf"),
+        (["neighbors", run, photograph, "--format", "png", "--out", str(indexed.run.path)], "is a folder; name a file"),
+    ):
+        assert main(words) == 2, words
+        assert message in capsys.readouterr().err
+
+
+def test_the_index_command(indexed: IndexedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["index", str(indexed.run.path), str(indexed.data.folder), "--split", "val", "--layer", "fc5"]
+    assert main([*words, "--out", str(tmp_path / "i"), "--device", "cpu", "--precision", "float32"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'i'}: 12 images of val, fc5, 4 values each, 192 bytes\n"
+    assert main([*words, "--out", str(tmp_path / "i"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["images"] == 12 and said["layers"] == ["fc5"] and said["approximate"] is None
+    assert main(["index", str(indexed.run.path), "--layer", "conv9", "--out", str(tmp_path / "j")]) == 2
+    assert "variant 'quick' has no layer 'conv9'; it has conv1, " in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""Mean average precision is scikit-learn's, for each query without itself."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+from tests.explore.indexed_run import IndexedRun, make_indexed_run
+
+import alexnet
+from alexnet.cli.main import main
+from alexnet.errors import RequestError
+from alexnet.explore.retrieval import average_precision, measure_retrieval
+from alexnet.explore.vector_index import VectorIndex
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> IndexedRun:
+    return make_indexed_run(tmp_path_factory.mktemp("indexed"))
+
+
+@given(st.data())
+def test_average_precision_is_that_of_scikit_learn(data: Any) -> None:
+    """With ties, too: few different distances."""
+    num = data.draw(st.integers(1, 40))
+    distances = np.array(data.draw(st.lists(st.integers(0, 8), min_size=num, max_size=num)), np.float32)
+    is_relevant = np.array(data.draw(st.lists(st.booleans(), min_size=num, max_size=num)))
+    is_relevant[data.draw(st.integers(0, num - 1))] = True
+    expected = average_precision_score(is_relevant, -distances)
+    assert average_precision(distances, is_relevant) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_every_image_of_a_split_is_a_query(indexed: IndexedRun, split: str) -> None:
+    found = measure_retrieval(indexed.run, split=split, device="cpu")
+    images = indexed.data.splits[split]
+    queries = alexnet.features(indexed.run, images.images[:], device="cpu", precision="float32")["relu4"]
+    queries = queries.reshape(len(images), -1).astype(np.float64)
+    vectors, labels = indexed.index.vectors.astype(np.float64), indexed.index.labels
+    assert labels is not None
+    precisions, right = [], []
+    for row, query in enumerate(queries):
+        distances = np.linalg.norm(vectors - query, axis=1).astype(np.float32)
+        is_relevant = labels == images.labels[row]
+        if split == "train":
+            distances, is_relevant = np.delete(distances, row), np.delete(is_relevant, row)
+        precisions.append(average_precision_score(is_relevant, -distances))
+        right.append(is_relevant[np.argmin(distances)])
+    np.testing.assert_allclose(found.average_precision, precisions, rtol=1e-6)
+    assert found.mean_average_precision == pytest.approx(np.mean(precisions), rel=1e-6)
+    assert found.nearest_accuracy == np.mean(right) and found.num_without == 0
+    assert found.chance == pytest.approx(5 / 23 if split == "train" else 6 / 24)
+    low, high = found.interval
+    assert high - low == pytest.approx(2 * 1.96 * np.std(precisions, ddof=1) / len(images) ** 0.5)
+    for one, number in zip(found.by_class, range(4), strict=True):
+        of_class = [value for value, label in zip(precisions, images.labels, strict=True) if label == number]
+        assert one.mean_average_precision == pytest.approx(np.mean(of_class), rel=1e-6)
+        assert (one.num_queries, one.num_indexed, one.id) == (len(of_class), 6, f"color{number}")
+    assert f"{found.mean_average_precision:.3f}" in repr(found) and "color2" in found._repr_html_()
+
+
+def with_labels(indexed: IndexedRun, labels: Any) -> VectorIndex:
+    return dataclasses.replace(indexed.index, labels=None if labels is None else np.array(labels, np.int64))
+
+
+def test_one_class_and_lonely_images(indexed: IndexedRun) -> None:
+    """All images of one class are all relevant; an image without another of its class cannot be measured."""
+    one = measure_retrieval(indexed.run, index=with_labels(indexed, [2] * 24), device="cpu")
+    assert one.mean_average_precision == one.chance == one.nearest_accuracy == 1
+    assert (len(one.rows), one.num_without, one.interval) == (3, 9, (1.0, 1.0))
+    assert [other.mean_average_precision for other in one.by_class] == [None, None, 1.0, None]
+    lonely = measure_retrieval(indexed.run, split="train", index=with_labels(indexed, [0] + [1] * 6 + [-1] * 17))
+    assert 0 not in lonely.rows and lonely.num_without == 24 - len(lonely.rows) > 0
+
+
+def test_what_has_no_classes_is_refused(indexed: IndexedRun) -> None:
+    for labels, message in (
+        (None, "have no classes, so nothing says which are relevant"),
+        ([-1] * 24, "no class of .* has images in"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            measure_retrieval(indexed.run, index=with_labels(indexed, labels), device="cpu")
+    with pytest.raises(RequestError, match="has no split 'test'"):
+        measure_retrieval(indexed.run, split="test")
+
+
+def test_the_command(indexed: IndexedRun, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["neighbors", str(indexed.run.path), "--data", str(indexed.data.folder), "--device", "cpu"]
+    assert main([*words, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [one["queries"] for one in said["classes"]] == [3] * 4 and said["split"] == "val"
+    assert 0 < said["interval"][0] < said["mean_average_precision"] < said["interval"][1] <= 1
+    assert Path(said["picture"]).read_bytes().startswith(b"\x89PNG") and said["picture"] == "run-retrieval.png"
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert f"{said['mean_average_precision']:.3f}" in printed and "color3" in printed
