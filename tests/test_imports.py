@@ -100,9 +100,8 @@ FUNCTIONS = {
 }  # fmt: skip
 ERRORS = {"AlexNetError", "Interrupted", "RequestError", "TemporaryError", "WorkError"}
 RESULTS = {
-    "AlexNet", "BinaryCodes", "ClassInfo", "Evaluation", "Export", "Filters", "Neighbors", "Predictions", "PreparedData",
-    "Recipe",
-    "RunFolder", "Trained", "VectorIndex",
+    "AlexNet", "BinaryCodes", "ClassInfo", "Evaluation", "Export", "Filters", "Neighbors", "Predictions",
+    "PreparedData", "Recipe", "RunFolder", "Trained", "VectorIndex",
 }  # fmt: skip
 
 

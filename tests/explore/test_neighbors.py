@@ -142,7 +142,7 @@ def test_the_command(indexed: IndexedRun, tmp_path: Path, monkeypatch: Any, caps
     run, photograph = str(indexed.run.path), str(indexed.source / "train/color0/0.png")
     assert main(["neighbors", run, photograph, "--num", "3", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "itself left out: train/color0/0.png" in " ".join(said.split()) and "the same image" in said
+    assert "itself left out: train/color0/0.png" in " ".join(said.split()) and "1.png (copy)" in said
     assert said.splitlines()[-1].startswith("run-neighbors.png: 1 query and the 3 nearest of 24 images of train, by")
     with Image.open("run-neighbors.png") as picture:
         assert picture.size[0] > 600

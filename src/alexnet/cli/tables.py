@@ -387,21 +387,21 @@ def print_neighbors(result: Mapping[str, Any]) -> None:
         title = f"{name}; itself left out: {query['left_out']}" if query["left_out"] else name
         measures = {result["layer"]: query["neighbors"], "pixels": query["pixel_neighbors"]}
         given = {name: found for name, found in measures.items() if found is not None}
-        table = new_table(title, " ".join(f"{one} image" for one in given), "")
+        table = new_table(title, " ".join(f"{one} class image" for one in given), "")
         for rank in range(max(len(found) for found in given.values())):
             table.add_row(*(cell for found in given.values() for cell in _neighbor_cells(found, rank)))
         console.print_table(table)
 
 
-def _neighbor_cells(found: Sequence[Mapping[str, Any]], rank: int) -> tuple[str, str]:
-    """Distance and class, and the image of a neighbor."""
+def _neighbor_cells(found: Sequence[Mapping[str, Any]], rank: int) -> tuple[str, str, str]:
+    """Distance, class and file of a neighbor."""
     if rank >= len(found):
-        return "", ""
+        return "", "", ""
     one = found[rank]
     is_large = one["distance"] >= 1000
     distance = f"{one['distance']:,.0f}" if is_large else f"{one['distance']:#.4g}"
-    mark = ", the same image" if one["duplicate"] else ""
-    return f"{distance} {one['name'] or '-'}{mark}", one["key"]
+    mark = " (copy)" if one["duplicate"] else ""
+    return distance, one["name"] or "-", Path(one["key"]).name + mark
 
 
 def print_retrieval(result: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ _BLOCK_BYTES = 1 << 27
 _PAIRS_BYTES = 1 << 27
 _PRODUCT_LENGTH = 1 << 15
 """Values that float32 adds up; sums of longer vectors are added in float64."""
+_DIRECT_ROWS = 256
 _ROUNDING = 2.0**-24
 _ABOVE = 1 + 2.0**-20
 """A distance in float32, squared, times this is above the squared distance."""
@@ -121,9 +122,14 @@ def nearest_of_candidates(vectors: Rows, queries: NDArray[Any], candidates: NDAr
         num: rows for each query.
     """
     result = Nearest(np.full((len(queries), num), ABSENT, np.int64), np.full((len(queries), num), np.inf, np.float32))
+    if isinstance(vectors, np.ndarray):
+        vectors = np.asarray(vectors)  # parts of a memory-mapped array would be such arrays, which are slow to make
     for number, (query, rows) in enumerate(zip(queries, candidates, strict=True)):
         usable = np.sort(rows[rows >= 0])
-        squared = _direct(vectors[usable], query)
+        squared = np.empty(len(usable))
+        for first in range(0, len(usable), _DIRECT_ROWS):
+            part = slice(first, first + _DIRECT_ROWS)
+            squared[part] = _direct(vectors[usable[part]], query)
         order = np.argsort(squared, kind="stable")[:num]  # stable: rows of smaller index come first
         result.indices[number, : len(order)] = usable[order]
         result.distances[number, : len(order)] = np.sqrt(squared[order])
