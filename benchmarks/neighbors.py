@@ -1,7 +1,7 @@
 """Recall and time of exact, approximate and coded search, on generated vectors.
 
 The vectors look like those of a hidden layer: rectified linear functions of 32 hidden numbers, drawn around as many
-centers as the square root of the number of vectors. Queries are drawn in the same way and are not indexed. Recall is the
+centers as the square root of their number. Queries are drawn in the same way and are not indexed. Recall is the
 share of the exact ten nearest that are found; codes have one row by Hamming distance alone, and one that compares 100
 candidates exactly. Times are medians, all queries at once; building is timed once.
 
