@@ -53,15 +53,15 @@ def inference_network(network: nn.Module, device: torch.device, precision: Preci
 
 def _copied(network: AlexNet, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The same network with other modules; its weights, float32, become weights of `dtype`."""
-    copy = _shallow(network)
+    copy = shallow_copy(network)
     for name, module in network.named_children():
-        copy._modules[name] = child = _shallow(module)
+        copy._modules[name] = child = shallow_copy(module)
         for key, parameter in module.named_parameters(recurse=False):
             child._parameters[key] = nn.Parameter(parameter.detach().to(device, dtype), requires_grad=False)
     return copy
 
 
-def _shallow(module: nn.Module) -> nn.Module:
+def shallow_copy(module: nn.Module) -> nn.Module:
     """A module with the same attributes, in evaluation mode, and dictionaries of modules and parameters of its own."""
     # Not copy.copy, which asks the module for its state, as for a pickle.
     copy = object.__new__(type(module))
