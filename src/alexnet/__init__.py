@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from alexnet.exchange.export import Export, export
     from alexnet.exchange.imported_run import import_weights
     from alexnet.explore.binary_codes import BinaryCodes, codes
+    from alexnet.explore.explain import explain
+    from alexnet.explore.explanation import Explanations
     from alexnet.explore.features import features
     from alexnet.explore.filter_pictures import Filters, filters
     from alexnet.explore.neighbors import Neighbors, neighbors
@@ -39,6 +41,7 @@ _PUBLIC = {
     "BinaryCodes": ("alexnet.explore.binary_codes", "BinaryCodes"),
     "ClassInfo": ("alexnet.data.dataset", "ClassInfo"),
     "Evaluation": ("alexnet.evaluation.evaluate", "Evaluation"),
+    "Explanations": ("alexnet.explore.explanation", "Explanations"),
     "Export": ("alexnet.exchange.export", "Export"),
     "Filters": ("alexnet.explore.filter_pictures", "Filters"),
     "Interrupted": ("alexnet.errors", "Interrupted"),
@@ -54,6 +57,7 @@ _PUBLIC = {
     "WorkError": ("alexnet.errors", "WorkError"),
     "codes": ("alexnet.explore.binary_codes", "codes"),
     "evaluate": ("alexnet.evaluation.run_evaluation", "evaluate"),
+    "explain": ("alexnet.explore.explain", "explain"),
     "export": ("alexnet.exchange.export", "export"),
     "features": ("alexnet.explore.features", "features"),
     "filters": ("alexnet.explore.filter_pictures", "filters"),
@@ -78,6 +82,7 @@ __all__ = [
     "BinaryCodes",
     "ClassInfo",
     "Evaluation",
+    "Explanations",
     "Export",
     "Filters",
     "Interrupted",
@@ -93,6 +98,7 @@ __all__ = [
     "WorkError",
     "codes",
     "evaluate",
+    "explain",
     "export",
     "features",
     "filters",

@@ -6,11 +6,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from alexnet.errors import RequestError
-from alexnet.explore.picture_file import PictureFormat, choose_picture, require_replaceable, write_picture
+from alexnet.explore.picture_file import (
+    PICTURE_FORMATS,
+    PictureFormat,
+    choose_picture,
+    require_replaceable,
+    write_picture,
+)
 from alexnet.figures.figure_style import FIGURE_FORMATS, FigureFormat, figure_bytes
 from alexnet.report.formatting import jinja_environment
-
-ALL: tuple[PictureFormat, ...] = (*FIGURE_FORMATS, "html")
 
 
 def content(format: PictureFormat) -> bytes:
@@ -42,7 +46,7 @@ def test_pictures_are_named_after_the_run(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_ending_is_the_format_unless_one_is_given(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert choose_picture(run, "x", tmp_path / "a.SVG", None) == (tmp_path / "a.SVG", "svg")
-    assert choose_picture(run, "x", tmp_path / "a.HTML", None, ALL) == (tmp_path / "a.HTML", "html")
+    assert choose_picture(run, "x", tmp_path / "a.HTML", None, PICTURE_FORMATS) == (tmp_path / "a.HTML", "html")
     assert choose_picture(run, "x", tmp_path / "a.v2", "pdf") == (tmp_path / "a.v2", "pdf")
     with pytest.raises(RequestError, match=r"--format is svg, but .*a\.png ends in \.png; omit one"):
         choose_picture(run, "x", tmp_path / "a.png", "svg")
@@ -53,7 +57,7 @@ def test_the_ending_is_the_format_unless_one_is_given(tmp_path: Path) -> None:
         choose_picture(run, "x", None, "gif")
 
 
-@pytest.mark.parametrize("format", ALL)
+@pytest.mark.parametrize("format", PICTURE_FORMATS)
 def test_only_our_own_pictures_are_replaced(format: PictureFormat, tmp_path: Path) -> None:
     path, new = tmp_path / "new folder" / "picture", content(format)
     write_picture(path, b"first, of a file that is not there")

@@ -109,6 +109,12 @@ COMMANDS = {
         "alexnet table runs/net-0 runs/net-1 --like paper",
     ),
     "predict": Command("measuring", "Classify photographs.", "alexnet predict runs/first photo.jpg", computes=True),
+    "explain": Command(
+        "looking",
+        "Show why a network gives photographs their classes: occlusion, gradients, near training images.",
+        "alexnet explain runs/first photo.jpg --class tench",
+        computes=True,
+    ),
     "features": Command(
         "looking",
         "Write a network's activations for many images as arrays.",

@@ -10,6 +10,7 @@ from alexnet.storage.atomic import created_folder, raise_if_full, unwritable, wr
 from alexnet.storage.read_errors import raise_unless_damage
 
 PictureFormat = FigureFormat | Literal["html"]
+PICTURE_FORMATS: tuple[PictureFormat, ...] = (*FIGURE_FORMATS, "html")
 _MARKS: dict[PictureFormat, tuple[bytes, bytes]] = {
     "png": (b"\x89PNG\r\n\x1a\n", f"Software\0{PROGRAM}".encode()),
     "svg": (b"<?xml", f"<dc:title>{PROGRAM}</dc:title>".encode()),

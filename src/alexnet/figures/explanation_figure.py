@@ -1,9 +1,10 @@
-"""Why a network gives an image a class: probabilities as in figure 4 of the paper, what occlusion and gradients show."""
+"""Why a network gives an image a class: probabilities as in figure 4 of the paper, occlusion and gradients."""
 
 import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib.patheffects
 import numpy as np
@@ -32,7 +33,7 @@ _SMALL_PX = 100
 _WIDTH, _MARGIN, _PANEL, _THUMBNAIL, _THUMBNAIL_STEP = 13.33, 0.45, 2.65, 1.25, 1.56
 _LEFT = (_MARGIN, 3.45, 7.1, 10.1)
 """Left edges of the four panels; the second has its scale to the right."""
-_HEADER, _HEADING, _TITLE, _CAPTION, _SECOND, _GAP, _LINE = 0.75, 0.45, 0.3, 0.55, 2.2, 0.3, 0.19
+_HEADER, _HEADING, _TITLE, _CAPTION, _SECOND, _GAP, _LINE = 0.75, 0.45, 0.3, 0.5, 2.05, 0.2, 0.19
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -105,7 +106,8 @@ def _over_gray(gray: npt.NDArray[np.floating], fractions: npt.NDArray[np.floatin
     """Gray, 0..255, under color for fractions, -1..1, of the same shape; uint8 with a last axis of three."""
     opacity = _MOST_OPAQUE * np.abs(fractions)[..., None]
     color = np.where(fractions[..., None] > 0, _DROP_COLOR, _RISE_COLOR)
-    return np.rint((1 - opacity) * gray[..., None] + opacity * color).astype(np.uint8)
+    levels: npt.NDArray[np.uint8] = np.rint((1 - opacity) * gray[..., None] + opacity * color).astype(np.uint8)
+    return levels
 
 
 def gradient_picture(gradient: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
@@ -115,13 +117,15 @@ def gradient_picture(gradient: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8
     """
     magnitudes = np.abs(gradient).max(axis=0)
     darkness = np.minimum(magnitudes / (np.quantile(magnitudes, _GRADIENT_QUANTILE) or 1), 1)
-    return np.rint(255 * (1 - darkness))[..., None].repeat(3, axis=2).astype(np.uint8)
+    levels: npt.NDArray[np.uint8] = np.rint(255 * (1 - darkness)).astype(np.uint8)
+    return levels[..., None].repeat(3, axis=2)
 
 
 def guided_picture(gradient: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     """A gradient (3, C, C) as colors: gray is 0, brighter is positive; uint8 (C, C, 3)."""
     scale = np.quantile(np.abs(gradient), _GRADIENT_QUANTILE) or 1
-    return np.rint(127.5 + 127.5 * np.clip(gradient / scale, -1, 1)).astype(np.uint8).transpose(1, 2, 0)
+    levels: npt.NDArray[np.uint8] = np.rint(127.5 + 127.5 * np.clip(gradient / scale, -1, 1)).astype(np.uint8)
+    return levels.transpose(1, 2, 0)
 
 
 def explanation_figure(
@@ -159,9 +163,7 @@ class _Page:
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Axes in a rectangle."""
         bottom = self._height - top - height
-        return self.figure.add_axes(
-            (left / _WIDTH, bottom / self._height, width / _WIDTH, height / self._height)
-        )
+        return self.figure.add_axes((left / _WIDTH, bottom / self._height, width / _WIDTH, height / self._height))
 
     def text(self, left: float, baseline: float, text: str, width: float, *, size: float = 11, **style: object) -> None:
         """One line, shortened to `width`."""
@@ -212,26 +214,25 @@ def _draw_block(page: _Page, one: ExplainedImage, top: float, near_title: str) -
         axes.imshow(picture, interpolation="nearest" if sharp else "antialiased")
         axes.set_axis_off()
         for number, caption in enumerate(captions):
-            page.text(left, top + _PANEL + 0.19 + _LINE * number, caption, _PANEL + 0.35, size=9.5, color=_SOFT)
+            page.text(left, top + _PANEL + 0.19 + _LINE * number, caption, _PANEL, size=9.5, color=_SOFT)
         return axes
 
-    sees_all = side == len(one.image)
-    outlined = f"the network reads the outlined {side} × {side} px"
-    shown = panel(0, "Image", one.image, f"the network reads all {side} × {side} px" if sees_all else outlined)
-    if not sees_all:
+    is_all = side == len(one.image)
+    shown = panel(0, "Image", one.image, f"{'' if is_all else 'outlined: '}the view, {side} × {side} pixels")
+    if not is_all:
         _outline(shown, (*one.corner, side), "-")
     occluded = panel(
-        1, "Occlusion", occlusion_picture(one.view, one.drops), "hiding the dashed patch:", one.patch_effect
+        1, "Occlusion", occlusion_picture(one.view, one.drops), f"hiding the dashed patch: {one.patch_effect}"
     )
     _outline(occluded, one.patch, "--")
     _draw_scale(page, drop_scale(one.drops), _LEFT[1] + _PANEL + 0.08, top)
-    panel(2, "Gradient of the score", gradient_picture(one.gradient), "dark: the score changes most with this pixel")
+    panel(2, "Gradient of the score", gradient_picture(one.gradient), "dark: the score changes most here")
     if one.guided_gradient is None:
         page.text(_LEFT[3], top - 0.09, "Guided gradient", _PANEL, size=11.5, weight="bold")
         for number, line in enumerate(textwrap.wrap(visible(f"None: {one.unguided_reason}."), 36)):
             page.text(_LEFT[3], top + 0.3 + 0.2 * number, line, _PANEL, size=10, color=_SOFT)
     else:
-        panel(3, "Guided gradient", guided_picture(one.guided_gradient), "gray is 0; edges that may add to the score")
+        panel(3, "Guided gradient", guided_picture(one.guided_gradient), "gray: 0; bright: brighter adds to the score")
     _draw_bars(page, one, top + _PANEL + _CAPTION)
     _draw_near(page, one, top + _PANEL + _CAPTION, near_title)
 
@@ -247,10 +248,12 @@ def _rule(page: _Page, top: float) -> Rectangle:
     )
 
 
-def _outline(axes: Axes, square: tuple[int, int, int], line: str) -> None:
+def _outline(axes: Axes, square: tuple[int, int, int], line: Literal["-", "--"]) -> None:
     """The outline of pixels: first row, first column, side. It is visible on any color."""
     top, left, side = square
-    rectangle = Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor="white", linewidth=1.6, clip_on=False)
+    rectangle = Rectangle(
+        (left - 0.5, top - 0.5), side, side, fill=False, edgecolor="white", linewidth=1.6, clip_on=False
+    )
     rectangle.set_linestyle(line)
     rectangle.set_path_effects([matplotlib.patheffects.withStroke(linewidth=3.4, foreground="black")])
     axes.add_patch(rectangle)
@@ -264,9 +267,11 @@ def _draw_scale(page: _Page, scale: float, left: float, top: float) -> None:
     bar = page.figure.colorbar(mappable, cax=axes)
     bar.set_ticks(list(np.linspace(-100 * scale, 100 * scale, 5)))
     decimals = max(0, 1 - math.floor(math.log10(100 * scale)))
-    bar.ax.set_yticklabels([f"{tick:.{decimals}f}".replace("-", "\u2212") for tick in np.linspace(-100 * scale, 100 * scale, 5)])
+    bar.ax.set_yticklabels(
+        [f"{tick:.{decimals}f}".replace("-", "\u2212") for tick in np.linspace(-100 * scale, 100 * scale, 5)]
+    )
     bar.ax.tick_params(labelsize=9, length=2)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_label("drop of the probability, points", size=9.5)
 
 
@@ -288,7 +293,11 @@ def _draw_bars(page: _Page, one: ExplainedImage, top: float) -> None:
 
 def _draw_near(page: _Page, one: ExplainedImage, top: float, title: str) -> None:
     left = _LEFT[1]
-    page.text(left, top + 0.05, title, _WIDTH - left - _MARGIN, size=11.5, weight="bold" if one.near else "normal")
+    if not one.near:
+        for number, line in enumerate(textwrap.wrap(visible(title), 120)):
+            page.text(left, top + 0.35 + 0.22 * number, line, _WIDTH - left - _MARGIN, size=10.5, color=_SOFT)
+        return
+    page.text(left, top + 0.05, title, _WIDTH - left - _MARGIN, size=11.5, weight="bold")
     for number, near in enumerate(one.near):
         at = left + number * _THUMBNAIL_STEP
         axes = page.axes(at, top + 0.16, _THUMBNAIL, _THUMBNAIL)
