@@ -144,6 +144,29 @@ def test_deep_lift_adds_up_without_layers_that_it_has_no_rule_for(case: Case) ->
     assert delta.abs().max() < allowed
 
 
+class _Times1(nn.Module):
+    """Makes a new tensor: captum loses the rule of a max-pooling whose input or output another layer shares."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
+def test_deep_lift_adds_up_with_max_pooling_without_overlap(dtype: torch.dtype) -> None:
+    network, images, _ = varied_network("non-overlapping", dtype)
+    for name, child in [*network.named_children()]:
+        if "norm" in name:
+            setattr(network, name, _Times1())
+        elif isinstance(child, nn.MaxPool2d):
+            pool = nn.MaxPool2d(child.kernel_size, child.stride, ceil_mode=True)
+            setattr(network, name, nn.Sequential(_Times1(), pool, _Times1()))
+    baselines = _baselines(images)
+    with torch.no_grad():
+        difference = (network(images) - network(baselines))[:, TARGET]
+    given = captum.attr.DeepLift(network).attribute(images, baselines, target=TARGET)
+    assert (given.flatten(1).sum(1) - difference).abs().max() < 1e-3 * float(difference.abs().min())
+
+
 def test_grad_cam_of_the_last_convolution(case: Case) -> None:
     network, plain, images = case
     name = [name for name, child in network.named_children() if isinstance(child, nn.Conv2d)][-1]

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -185,7 +186,8 @@ class _Page:
     def _width(self, text: str, size: float, weight: str) -> float:
         measured = self.figure.text(0, 0, text, size=size, weight=weight)
         try:
-            return float(measured.get_window_extent().width) / self.figure.dpi
+            with warnings.catch_warnings(action="ignore"):  # of letters that the font lacks, which is said when drawing
+                return float(measured.get_window_extent().width) / self.figure.dpi
         finally:
             measured.remove()
 
@@ -221,9 +223,7 @@ def _draw_block(page: _Page, one: ExplainedImage, top: float, near_title: str) -
     shown = panel(0, "Image", one.image, f"{'' if is_all else 'outlined: '}the view, {side} × {side} pixels")
     if not is_all:
         _outline(shown, (*one.corner, side), "-")
-    occluded = panel(
-        1, "Occlusion", occlusion_picture(one.view, one.drops), f"hiding the dashed patch: {one.patch_effect}"
-    )
+    occluded = panel(1, "Occlusion", occlusion_picture(one.view, one.drops), f"patch hidden: {one.patch_effect}")
     _outline(occluded, one.patch, "--")
     _draw_scale(page, drop_scale(one.drops), _LEFT[1] + _PANEL + 0.08, top)
     panel(2, "Gradient of the score", gradient_picture(one.gradient), "dark: the score changes most here")

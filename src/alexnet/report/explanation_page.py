@@ -52,7 +52,7 @@ def _contents(one: ExplainedImage) -> dict[str, Any]:
             "Occlusion",
             occluded,
             f"occlusion of {one.name}",
-            f"hiding the dashed patch: {one.patch_effect}",
+            f"dashed patch hidden: {one.patch_effect}",
             square=square(*one.patch, view_px),
             kind="patch",
             points=f"{100 * drop_scale(one.drops):.2g}",
