@@ -95,13 +95,13 @@ def test_help_and_refusals_load_neither_torch_nor_numpy(words: list[str]) -> Non
 
 
 FUNCTIONS = {
-    "codes", "evaluate", "export", "features", "filters", "import_weights", "index", "load", "local_response_norm",
-    "neighbors", "predict", "prepare", "preprocess", "resume", "save", "train", "write_report",
+    "codes", "evaluate", "explain", "export", "features", "filters", "import_weights", "index", "load",
+    "local_response_norm", "neighbors", "predict", "prepare", "preprocess", "resume", "save", "train", "write_report",
 }  # fmt: skip
 ERRORS = {"AlexNetError", "Interrupted", "RequestError", "TemporaryError", "WorkError"}
 RESULTS = {
-    "AlexNet", "BinaryCodes", "ClassInfo", "Evaluation", "Export", "Filters", "Neighbors", "Predictions",
-    "PreparedData", "Recipe", "RunFolder", "Trained", "VectorIndex",
+    "AlexNet", "BinaryCodes", "ClassInfo", "Evaluation", "Explanations", "Export", "Filters", "Neighbors",
+    "Predictions", "PreparedData", "Recipe", "RunFolder", "Trained", "VectorIndex",
 }  # fmt: skip
 
 
