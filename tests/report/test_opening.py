@@ -11,6 +11,7 @@ from alexnet.data.dataset import PreparedData
 from alexnet.report.opening import chance_error, opening
 from alexnet.runs.baseline_recipe import BASELINES
 from alexnet.runs.folder import RunFolder
+from alexnet.runs.import_recipe import ImportedFile, ImportedInput, ImportedNetwork, ImportRecipe
 from alexnet.runs.recipe import Recipe
 
 
@@ -132,3 +133,62 @@ def test_of_a_baseline_it_names_the_kind(tmp_path: Path, data: PreparedData) -> 
     said = opening(run, evaluation(views=1), [], "x")
     assert ", the baseline sift-fisher errs on 37.9 %" in said.sentence and "view" not in said.sentence
     assert not isinstance(run.any_recipe(), Recipe) and "seed" not in " ".join(said.caveats)
+
+
+def imported(folder: Path, untrained: tuple[str, ...] = ()) -> RunFolder:
+    """A run of weights that another program wrote."""
+    recipe = ImportRecipe(
+        imported=ImportedFile(name="old.pth", sha256="0" * 64, size_bytes=5, format="a PyTorch file"),
+        network=ImportedNetwork(
+            variant="torchvision",
+            width=1.0,
+            num_classes=10,
+            classes_from="file",
+            class_list="",
+            features_only=bool(untrained),
+            untrained_layers=untrained,
+        ),
+        input=ImportedInput(
+            color_order="rgb",
+            scale="255",
+            scale_in_weights=False,
+            mean=(0.0, 0.0, 0.0),
+            has_mean_image=False,
+            convention_from="file",
+            given=(),
+            side=256,
+            crop=224,
+            fit="crop",
+        ),
+    )
+    return RunFolder.create(folder, recipe, {"state": "finished"})
+
+
+def test_of_an_imported_network_it_says_that_its_training_is_unknown(tmp_path: Path) -> None:
+    run = imported(tmp_path / "run")
+    said = opening(run, evaluation(), [], "imagenette")
+    assert "the network errs on 37.9 %" in said.sentence
+    assert said.caveats == (
+        "The network was imported: what it was trained on is not known, and these images may be among that.",
+    )
+    assert "imported from old.pth and has not been evaluated" in opening(run, None, [], "x").sentence
+
+
+def test_an_import_that_was_measured_has_that_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = [
+        {"is_claimed": False, "top1_error": 0.1, "top1_interval": [0.05, 0.2]},
+        {"is_claimed": True, "top1_error": 0.585, "top1_interval": [0.516, 0.651]},
+    ]
+    proof = {"sample": {"num_images": 200, "split": "val", "title": "imagenette"}, "combinations": ways}
+    monkeypatch.setattr(RunFolder, "proof", lambda self: proof)
+    assert opening(imported(tmp_path / "run"), None, [], "x").sentence == (
+        "As the import measured it on 200 validation images of imagenette, the network errs on 58.5 % (95 % interval "
+        "51.6 to 65.1 %) with one view; it has not been evaluated on more."
+    )
+
+
+def test_a_network_without_a_classifier_has_no_error(tmp_path: Path) -> None:
+    said = opening(imported(tmp_path / "run", ("fc7", "fc8")), None, [], "x").sentence
+    assert said == (
+        "The network gives features and scores no classes: fc7, fc8 have random weights, so it has no error."
+    )

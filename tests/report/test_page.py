@@ -99,6 +99,7 @@ def test_a_finished_run_gives_one_whole_page_the_same_each_time(run, data):
     assert not list(run.path.glob(".*"))
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_page_counts_what_the_data_set_left_out(run, data):
     finish(run, data)
     counted = replace(data, description={"num_refused": 17, "num_skipped": 2345})
@@ -107,6 +108,7 @@ def test_the_page_counts_what_the_data_set_left_out(run, data):
     assert "images refused" not in Page(write_run_page(run.path, data).read_text()).text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_interrupted_run_says_what_is_missing(run, data):
     page = Page(write_run_page(run.path, data).read_text())
     assert "State: interrupted." in page.text
@@ -124,6 +126,7 @@ def test_a_run_that_has_just_started(tmp_path):
     assert "State: running." in page.text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_damaged_and_missing_pieces_are_named(run, data):
     finish(run, data)
     run.weights.write_bytes(b"not weights")
@@ -134,6 +137,7 @@ def test_damaged_and_missing_pieces_are_named(run, data):
     assert "was not found" in answered_images(run, None, run.evaluations()["test-1views"]).missing
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_damage_is_told_where_the_command_was_given(run, data, caplog):
     finish(run, data)
     write_run_page(run.path, data)
@@ -147,6 +151,7 @@ def test_damage_is_told_where_the_command_was_given(run, data, caplog):
     assert images.startswith(f"the report shows no images: {predictions} is damaged (")
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_another_data_set_is_refused(run, data):
     run.update_metadata(data={"checksum": "cd" * 32, "folder": "elsewhere"})
     with pytest.raises(RequestError, match="elsewhere"):
@@ -154,11 +159,13 @@ def test_another_data_set_is_refused(run, data):
     assert not (run.path / "report.html").exists()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_no_run_folder_is_refused(tmp_path):
     with pytest.raises(RequestError, match="not a run folder"):
         write_run_page(tmp_path, None)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_changed_settings_are_shown_beside_the_claim(tmp_path):
     usual = QUICK.schedule.epochs
     changed = replace(QUICK, schedule=replace(QUICK.schedule, epochs=3))
@@ -171,6 +178,7 @@ def test_changed_settings_are_shown_beside_the_claim(tmp_path):
         assert QUICK.claim in " ".join(Page(page).text.split())
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_claim_about_other_data_is_not_shown(tmp_path):
     clothing = {"data": {"checksum": "ab" * 32, "title": "clothing"}}
     changed = replace(QUICK, schedule=replace(QUICK.schedule, epochs=3))

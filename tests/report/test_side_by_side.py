@@ -64,6 +64,7 @@ def test_each_run_has_a_column_and_each_pair_a_test(data: PreparedData) -> None:
         ((0.5, 0.5), "These images do not show that it is better than"),
     ],
 )
+@pytest.mark.usefixtures("blank_figures")
 def test_the_opening_says_which_is_better_and_how_sure_that_is(
     data: PreparedData, shares: tuple[float, float], expected: str
 ) -> None:
@@ -72,6 +73,7 @@ def test_the_opening_says_which_is_better_and_how_sure_that_is(
     assert "guessing would err on 66.7 %" in text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_runs_that_only_guess_and_runs_that_are_equal_are_called_so(tmp_path: Path, data: PreparedData) -> None:
     text = page_of(make_runs(data, 0.0, 0.05)).text
     assert "these images do not show that any of them has learned anything" in text
@@ -79,6 +81,7 @@ def test_runs_that_only_guess_and_runs_that_are_equal_are_called_so(tmp_path: Pa
     assert "one and two err least: on" in page_of(runs, out=tmp_path / "page.html").text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_runs_on_other_images_are_not_compared(tmp_path: Path, data: PreparedData) -> None:
     other = write_data(tmp_path / "other", NUM - 6)
     runs = [make_run(tmp_path / "one", data), make_run(tmp_path / "two", other)]
@@ -91,18 +94,21 @@ def test_runs_on_other_images_are_not_compared(tmp_path: Path, data: PreparedDat
     assert "their curves cannot be compared" in page.text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_that_was_not_evaluated_has_the_command(tmp_path: Path, data: PreparedData) -> None:
     runs = [make_run(tmp_path / "one", data), make_run(tmp_path / "two", data, views=(), num_filters=4)]
     text = page_of(runs, out=tmp_path / "page.html").text
     assert f"two: not evaluated. Evaluate it with: alexnet evaluate {tmp_path / 'two'}" in " ".join(text.split())
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_views_that_all_have_are_used(tmp_path: Path, data: PreparedData) -> None:
     runs = [make_run(tmp_path / "one", data, views=(1, 10)), make_run(tmp_path / "two", data, seed=2, views=(1,))]
     text = " ".join(page_of(runs, out=tmp_path / "page.html").text.split())
     assert "60 images of split val, 1 view, with 95 % intervals" in text and "McNemar" in text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_settings_that_differ_are_listed(tmp_path: Path, data: PreparedData) -> None:
     changed = replace(RECIPE, optimizer=replace(RECIPE.optimizer, weight_decay=0.123))
     runs = [make_run(tmp_path / "one", data), make_run(tmp_path / "two", data, recipe=changed)]
@@ -114,6 +120,7 @@ def test_settings_that_differ_are_listed(tmp_path: Path, data: PreparedData) -> 
     assert "The runs have the same settings." in same.text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_filters_stand_beside_each_other_on_their_own_scales(tmp_path: Path, data: PreparedData) -> None:
     columns = replace(RECIPE, network=replace(RECIPE.network, variant="caffe"))
     runs = [
@@ -125,12 +132,14 @@ def test_filters_stand_beside_each_other_on_their_own_scales(tmp_path: Path, dat
     assert "The 8 filters of conv1, in 2 columns" in text and "permutation test" in text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_more_than_five_runs_are_compared_with_the_first(data: PreparedData) -> None:
     page = page_of(make_runs(data, *np.linspace(0.2, 0.9, 6)))
     assert "The first run with each other one" in page.text and "These are 5 comparisons" in page.text
     assert (data.folder.parent / "report-run<0>-run<1>-run<2>-and-3-more.html").is_file()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_without_the_data_set_the_tests_are_missing(data: PreparedData, caplog: pytest.LogCaptureFixture) -> None:
     runs = make_runs(data, 0.2, 0.9)
     data.folder.rename("moved")
@@ -139,6 +148,7 @@ def test_without_the_data_set_the_tests_are_missing(data: PreparedData, caplog: 
     assert "McNemar" in page_of(runs, data="moved").text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_command_prints_the_page(data: PreparedData, capsys: pytest.CaptureFixture[str]) -> None:
     make_runs(data, 0.2, 0.9)
     assert main(["report", "run<0>", "run<1>", "--out", "both.html"]) == 0
@@ -149,6 +159,7 @@ def test_the_command_prints_the_page(data: PreparedData, capsys: pytest.CaptureF
     assert not Path("run<0>/report.html").exists()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_requests_that_cannot_be_met_are_refused(tmp_path: Path, data: PreparedData) -> None:
     run = make_runs(data, 0.5)[0].path
     (tmp_path / "notes.html").write_text("my notes")

@@ -1,6 +1,7 @@
 """Helpers of all pages: templates, even sampling of images, and formatting of text."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from alexnet.storage.atomic import write_text
 from alexnet.system.visible_text import visible
 
 
+@cache  # so that a template is compiled once
 def jinja_environment() -> jinja2.Environment:
     """The environment of this package's templates: all text is visible and escaped, an undefined name is an error."""
     environment = jinja2.Environment(

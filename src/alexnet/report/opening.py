@@ -90,7 +90,7 @@ def _achieved(recipe: AnyRecipe, evaluation: Mapping[str, Any], title: str) -> s
     error = evaluation["top1_error"]
     low, high = evaluation["top1_interval"]
     split = describe_split(evaluation["split"])
-    views = "" if not isinstance(recipe, Recipe | ImportRecipe) else f" with {_VIEWS[evaluation['num_views']]}"
+    views = "" if not isinstance(recipe, Recipe | ImportRecipe) else f" with {_views(evaluation['num_views'])}"
     where = f"On {evaluation['num_images']:,} {split} {_images(evaluation['num_images'])} of {title}, {system}"
     measured = f"{_percent(error)} % (95 % interval {_percent(low)} to {_percent(high)} %){views}"
     if evaluation["num_classes"] >= TOP5_CLASSES:
@@ -178,6 +178,10 @@ def _state_caveats(run: RunFolder, recipe: AnyRecipe, events: Sequence[Mapping[s
     if last == "at_chance":
         caveats.append("In its last epoch the loss on the training images was no better than that of guessing.")
     return caveats
+
+
+def _views(number: int | str) -> str:
+    return _VIEWS.get(number, f"{number} views")
 
 
 def _images(number: int) -> str:
