@@ -26,7 +26,10 @@ def stored(*bins: tuple[int, float, float]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("bins", "expected"),
     [
-        (((30, 0.9, 0.5), (10, 0.5, 0.5)), "has 80.0 % on average and is right for 50.0 %: it is too certain"),
+        (
+            ((30, 0.9, 0.5), (10, 0.5, 0.5)),
+            "probability of 80.0 % on average and is right for 50.0 % of the images: it is too certain",
+        ),
         (((10, 0.5, 0.8),), "Expected calibration error 30.0 % (mean gap between confidence and accuracy over 10"),
         (((10, 0.5, 0.8),), "it is too cautious: right more often"),
         (((10, 0.8, 0.805),), "on average as certain as it is right"),

@@ -53,6 +53,7 @@ def calibration_section(evaluation: Mapping[str, Any]) -> Section:
             Markup(svg_element(reliability_figure(bars), "calibration", description))
         ),
         note=f"Expected calibration error {100 * error:.1f} % (mean gap between confidence and accuracy over "
-        f"{num:,} images, in {len(bars)} bins of equal width that have images). Its most probable class has "
-        f"{100 * confidence:.1f} % on average and is right for {100 * accuracy:.1f} %: it is {verdict}.",
+        f"{num:,} images, in {len(bars)} bins of equal width that have images). Its most probable class has a "
+        f"probability of {100 * confidence:.1f} % on average and is right for {100 * accuracy:.1f} % of the "
+        f"images: it is {verdict}.",
     )

@@ -23,6 +23,7 @@ from alexnet.report.calibration_plot import calibration_section
 from alexnet.report.class_errors import MOST_ROWS, class_rows, confused_rows, confusion_section
 from alexnet.report.filter_section import filters_section
 from alexnet.report.formatting import jinja_environment, write_page
+from alexnet.report.neighbor_section import neighbor_section
 from alexnet.report.opening import opening
 from alexnet.report.published_errors import published_errors
 from alexnet.report.run_tables import run_environment, settings
@@ -121,6 +122,7 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         confusion=confusion_section(best) if best else None,
         confused=confused,
         pairs=pair_pictures(answers, confused) if isinstance(answers, AnsweredImages) else [],
+        neighbors=neighbor_section(run, answers),
         calibration=calibration_section(best) if best else None,
         cost=training_cost(run, events, best),
         claimed_on=claimed_on,

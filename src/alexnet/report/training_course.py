@@ -100,7 +100,8 @@ def training_cost(run: RunFolder, events: Events, evaluation: Mapping[str, Any] 
         if costs:
             rows["multiply-adds of the training"] = f"about {format_large(num_images * costs[1])}"
         rows |= _speed(steps)
-        rows["starts"] = f"{sum(event['event'] == 'start' for event in events):,}"
+        if starts := sum(event["event"] == "start" for event in events):
+            rows["starts"] = f"{starts:,}"
     if seconds := metadata.get("duration_s"):
         rows["training time"] = format_duration(seconds)
     elif elapsed := [event["elapsed_s"] for event in events if "elapsed_s" in event]:
