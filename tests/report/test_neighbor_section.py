@@ -17,7 +17,6 @@ from alexnet.report.answered_images import answered_images
 from alexnet.report.neighbor_section import neighbor_section
 from alexnet.runs.folder import RunFolder
 
-
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
