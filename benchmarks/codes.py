@@ -25,8 +25,8 @@ from alexnet.explore.code_measures import (
     NUM_NEIGHBORS,
     alternating_medians,
     held_out_queries,
+    order_exactly,
     recall_among,
-    rerank,
 )
 from alexnet.explore.code_training import CodeTraining, train_encoder
 from alexnet.explore.features import open_features
@@ -160,7 +160,7 @@ def measure_times(options: argparse.Namespace) -> list[dict[str, Any]]:
                 search.nearest, codes[queries], NUM_NEIGHBORS, exclude=queries
             ),
             f"{bits} bits: first {CANDIDATES}": partial(search.nearest, codes[queries], CANDIDATES, exclude=queries),
-            f"{bits} bits: order {CANDIDATES}": partial(rerank, vectors, values, found, NUM_NEIGHBORS),
+            f"{bits} bits: order {CANDIDATES}": partial(order_exactly, vectors, values, found, NUM_NEIGHBORS),
         }
     medians = alternating_medians(methods)
     exact = medians["exact search"]

@@ -85,9 +85,9 @@ def test_codes_find_the_nearest(indexed: IndexedRun, run: Path) -> None:
         assert found.indices[row].tolist() == order
     # With all as candidates, the order is exact.
     exact = np.argsort(np.linalg.norm(np.asarray(index.vectors, np.float64) - queries[2], axis=1), kind="stable")
-    assert made.nearest(queries, 4, candidates=24).indices[2].tolist() == exact[:4].tolist()
-    with pytest.raises(RequestError, match="2 candidates are fewer than the 3 neighbors asked for"):
-        made.nearest(queries, 3, candidates=2)
+    assert made.nearest(queries, 4, rerank=24).indices[2].tolist() == exact[:4].tolist()
+    with pytest.raises(RequestError, match=r"--rerank is 2; allowed is a whole number, 3 \(--num\) or more"):
+        made.nearest(queries, 3, rerank=2)
     # A photograph that is in the index has the code that is there.
     photograph = indexed.source / "train/color0/0.png"
     vector = alexnet.features(run, photograph, device="cpu", precision="float32")["relu4"].reshape(1, -1)

@@ -11,8 +11,8 @@ from alexnet.explore.code_measures import (
     alternating_medians,
     held_out_queries,
     measure_codes,
+    order_exactly,
     recall_among,
-    rerank,
 )
 from alexnet.explore.code_training import CodeEncoder
 from alexnet.explore.nearest import nearest
@@ -38,10 +38,10 @@ def test_candidates_are_ordered_by_exact_distance(dtype: Any) -> None:
     queries = random.integers(0, 3, (6, 5)).astype(np.float32)
     everything = np.stack([random.permutation(60) for _ in range(6)])
     exact = nearest(vectors, queries, 9)
-    found = rerank(vectors, queries, everything, 9)
+    found = order_exactly(vectors, queries, everything, 9)
     np.testing.assert_array_equal(found.indices, exact.indices)
     np.testing.assert_array_equal(found.distances, exact.distances)
-    few = rerank(vectors, queries[:2], np.array([[7, -1, 3], [-1, -1, -1]]), 3)
+    few = order_exactly(vectors, queries[:2], np.array([[7, -1, 3], [-1, -1, -1]]), 3)
     assert sorted(few.indices[0].tolist()) == [-1, 3, 7] and few.indices[0, 2] == -1
     assert few.indices[1].tolist() == [-1] * 3 and np.isinf(few.distances[1]).all()
 

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.explore.code_measures import NUM_NEIGHBORS, CodeMeasures, held_out_queries, measure_codes, rerank
+from alexnet.explore.code_measures import NUM_NEIGHBORS, CodeMeasures, held_out_queries, measure_codes, order_exactly
 from alexnet.explore.code_training import CodeEncoder, CodeTraining, train_encoder
 from alexnet.explore.hamming import MAX_BITS, WORD_BITS, HammingCodes
 from alexnet.explore.nearest import Nearest, nearest
@@ -67,7 +67,7 @@ class BinaryCodes:
         queries: NDArray[Any],
         num: int,
         *,
-        candidates: int | None = None,
+        rerank: int | None = None,
         exclude: NDArray[np.int64] | None = None,
     ) -> Nearest:
         """The vectors of the index whose codes are nearest to those of the queries.
@@ -75,21 +75,21 @@ class BinaryCodes:
         Args:
             queries: vectors, (Q, D).
             num: vectors for each query, 1 or more.
-            candidates: order this many by exact Euclidean distance, and return the nearest of them; `num` or more.
-                None orders by Hamming distance.
+            rerank: order this many nearest codes by exact Euclidean distance, and return the nearest of them; `num` or
+                more. None orders by Hamming distance.
             exclude: int64 (Q,), a vector that is no neighbor of each query, such as the query itself; -1 for none.
 
         Returns:
-            Distances are Euclidean with `candidates`, else those of Hamming, in bits; at the same distance by index.
+            Distances are Euclidean with `rerank`, else those of Hamming, in bits; at the same distance by index.
 
         Raises:
-            RequestError: queries of another form, a number below 1, or fewer candidates than `num`.
+            RequestError: queries of another form, a number below 1, or fewer to order than `num`.
         """
-        if candidates is not None and candidates < num:
-            raise RequestError(f"{candidates:,} candidates are fewer than the {num:,} neighbors asked for; use more")
+        if rerank is not None and (not is_whole(rerank, 1) or rerank < num):
+            raise RequestError(f"--rerank is {described(rerank)}; allowed is a whole number, {num:,} (--num) or more")
         codes = self.encoder.encode(queries)
-        found = self._search.nearest(codes, num if candidates is None else candidates, exclude=exclude)
-        return found if candidates is None else rerank(self.index.vectors, queries, found.indices, num)
+        found = self._search.nearest(codes, num if rerank is None else rerank, exclude=exclude)
+        return found if rerank is None else order_exactly(self.index.vectors, queries, found.indices, num)
 
     @cached_property
     def _search(self) -> HammingCodes:

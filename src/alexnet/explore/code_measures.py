@@ -103,7 +103,7 @@ def recall_among(true: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[n
     return np.array(shares, np.float64)
 
 
-def rerank(vectors: NDArray[Any], queries: NDArray[Any], candidates: NDArray[np.int64], num: int) -> Nearest:
+def order_exactly(vectors: NDArray[Any], queries: NDArray[Any], candidates: NDArray[np.int64], num: int) -> Nearest:
     """The nearest of each query's candidates by exact Euclidean distance, at the same distance by index.
 
     Args:
@@ -162,7 +162,7 @@ def measure_codes(
         "search": lambda: search.nearest(codes[timed], num_neighbors, exclude=timed),
     }
     for one in among[1:]:
-        methods[f"rerank {one}"] = partial(rerank, vectors, values, found[: len(timed), :one], num_neighbors)
+        methods[f"rerank {one}"] = partial(order_exactly, vectors, values, found[: len(timed), :one], num_neighbors)
     microseconds = {name: 1e6 * seconds / len(timed) for name, seconds in alternating_medians(methods).items()}
     return {
         "queries": len(queries),
