@@ -25,13 +25,12 @@ from alexnet.explore.code_measures import (
     NUM_NEIGHBORS,
     alternating_medians,
     held_out_queries,
-    order_exactly,
     recall_among,
 )
 from alexnet.explore.code_training import CodeTraining, train_encoder
 from alexnet.explore.features import open_features
 from alexnet.explore.hamming import HammingCodes, pack_bits
-from alexnet.explore.nearest import nearest
+from alexnet.explore.nearest import nearest, nearest_of_candidates
 from alexnet.system.terminal import TerminalConsole
 from script import logger, run_script
 
@@ -160,7 +159,7 @@ def measure_times(options: argparse.Namespace) -> list[dict[str, Any]]:
                 search.nearest, codes[queries], NUM_NEIGHBORS, exclude=queries
             ),
             f"{bits} bits: first {CANDIDATES}": partial(search.nearest, codes[queries], CANDIDATES, exclude=queries),
-            f"{bits} bits: order {CANDIDATES}": partial(order_exactly, vectors, values, found, NUM_NEIGHBORS),
+            f"{bits} bits: order {CANDIDATES}": partial(nearest_of_candidates, vectors, values, found, NUM_NEIGHBORS),
         }
     medians = alternating_medians(methods)
     exact = medians["exact search"]

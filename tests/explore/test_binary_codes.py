@@ -241,3 +241,40 @@ def test_codes_are_opened_whatever_the_measures(run: Path) -> None:
     save_file(arrays, made.file, {"description": json.dumps({**description, "measures": measures})})
     with pytest.raises(DamagedFile, match=r"measures.recall\[0\].recall"):
         open_codes(made.index, 32)
+
+
+def test_neighbors_are_found_by_codes(
+    indexed: IndexedRun, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made,) = codes(run, 64)
+    photograph = indexed.source / "train/color2/3.png"
+    options: dict[str, Any] = {"num": 5, "with_pixels": False, "device": "cpu"}
+    exact = alexnet.neighbors(run, photograph, **options)
+    row = made.index.keys.index("train/color2/3.png")
+    bits = np.unpackbits(made.codes, axis=1).astype(int)
+    different = np.abs(bits - bits[row]).sum(1)
+    by_bits = alexnet.neighbors(run, photograph, codes=64, **options)
+    others = [one.row for one in by_bits[0].by_features]
+    # The photograph's own code may differ in a bit from that in the index, computed in another batch.
+    assert row not in others and len(others) == 5
+    assert [one.distance for one in by_bits[0].by_features] == pytest.approx(sorted(different[others]), abs=1)
+    reranked = alexnet.neighbors(run, photograph, codes=64, rerank=24, **options)
+    assert [one.row for one in reranked[0].by_features] == [one.row for one in exact[0].by_features]
+    assert reranked[0].by_features[0].distance == exact[0].by_features[0].distance
+    assert by_bits.searched_by is not None and reranked.searched_by is not None and exact.searched_by is None
+    assert by_bits.searched_by.startswith("by codes of 64 bits: ")
+    assert reranked.searched_by.startswith("by codes of 64 bits, the first 24 ordered by Euclidean distance: ")
+    assert by_bits.to_dict()["codes"]["rerank"] is None and exact.to_dict()["codes"] is None
+    assert "bits differ" in by_bits._repr_html_() and "bits differ" not in reranked._repr_html_()
+    assert by_bits.figure() is not None
+    with pytest.raises(RequestError, match=r"--rerank is 4; allowed is a whole number, 5 \(--num\) or more"):
+        alexnet.neighbors(run, photograph, codes=64, rerank=4, **options)
+    monkeypatch.chdir(tmp_path)
+    words = ["neighbors", str(run), str(photograph), "--codes", "64", "--no-pixels", "--device", "cpu"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert " bits " in said and "by codes of 64 bits: " in said and "run-neighbors.png: 1 query" in said
+    assert main([*words, "--rerank", "20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["codes"]["rerank"] == 20
+    assert main(["neighbors", str(run), "--split", "val", "--codes", "64"]) == 2
+    assert "--codes is for photographs" in capsys.readouterr().err

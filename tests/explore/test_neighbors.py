@@ -126,6 +126,14 @@ def test_wrong_requests_are_refused(indexed: IndexedRun, tmp_path: Path) -> None
         (tmp_path / "none.png", {}, "No such file"),
         (tmp_path / "bad.jpg", {}, r"bad.jpg is not a readable image"),
         (photograph, {"index": tmp_path / "none"}, "contains no index; make one with `alexnet index "),
+        (
+            photograph,
+            {"codes": 64},
+            r"index has no codes of 64 bits; make them with `alexnet codes RUN --index .* --bits 64`",
+        ),
+        (photograph, {"codes": True}, "--codes is True; allowed is the number of bits"),
+        (photograph, {"rerank": 10}, "--rerank orders what codes find; name their length with --codes"),
+        (photograph, {"codes": 64, "approximate": True}, "both --approximate and --codes are given"),
         (photograph, {"approximate": True}, r"has no approximate index; rerun `alexnet index` with --approximate hnsw"),
     ):
         with pytest.raises(RequestError, match=message):

@@ -27,6 +27,12 @@ def add_arguments(parser: CommandParser) -> None:
         action="store_true",
         help="search features by the approximate index that `alexnet index --approximate` made (of two, hnsw)",
     )
+    text = (
+        "search features by the binary codes of this length that `alexnet codes` made; distances are bits that differ"
+    )
+    parser.add_argument("--codes", type=int, metavar="BITS", help=text)
+    text = "order this many nearest codes by Euclidean distance, and take the nearest of them"
+    parser.add_argument("--rerank", type=int, metavar="N", help=text)
     parser.add_argument(
         "--no-pixels",
         action="store_true",
@@ -70,6 +76,8 @@ def _neighbors(options: argparse.Namespace) -> None:
         num=6 if options.num is None else options.num,
         data=options.data,
         approximate=options.approximate,
+        codes=options.codes,
+        rerank=options.rerank,
         with_pixels=not options.no_pixels,
         batch_size=options.batch_size,
         device=options.device,
@@ -81,8 +89,8 @@ def _neighbors(options: argparse.Namespace) -> None:
         print_json({**found.to_dict(), "picture": str(path), "duration_s": time.monotonic() - start_s})
         return
     print_neighbors(found.to_dict())
-    if found.approximate is not None:
-        print_lines(found.approximate.describe())
+    if found.searched_by is not None:
+        print_lines(found.searched_by)
     print_lines(f"{path}: {found.describe()}")
 
 
@@ -95,6 +103,8 @@ def _retrieval(options: argparse.Namespace) -> None:
     for name, is_given in (
         ("--num", options.num is not None),
         ("--approximate", options.approximate),
+        ("--codes", options.codes is not None),
+        ("--rerank", options.rerank is not None),
         ("--no-pixels", options.no_pixels),
     ):
         if is_given:

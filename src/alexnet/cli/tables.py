@@ -382,24 +382,28 @@ def _points(difference: Mapping[str, Any]) -> str:
 def print_neighbors(result: Mapping[str, Any]) -> None:
     """Print queries and their neighbors as `Neighbors.to_dict` describes them, a table for each."""
     console = TerminalConsole()
+    counts_bits = result["codes"] is not None and result["codes"]["rerank"] is None
     for query in result["queries"]:
         name = query["image"] if query["name"] is None else f"{query['image']} ({query['name']})"
         title = f"{name}; itself left out: {query['left_out']}" if query["left_out"] else name
-        measures = {result["layer"]: query["neighbors"], "pixels": query["pixel_neighbors"]}
+        by_features = "bits" if counts_bits else result["layer"]
+        measures = {by_features: query["neighbors"], "pixels": query["pixel_neighbors"]}
         given = {name: found for name, found in measures.items() if found is not None}
         table = new_table(title, " ".join(f"{one} class image" for one in given), "")
         for rank in range(max(len(found) for found in given.values())):
-            table.add_row(*(cell for found in given.values() for cell in _neighbor_cells(found, rank)))
+            table.add_row(
+                *(cell for name, found in given.items() for cell in _neighbor_cells(found, rank, name == "bits"))
+            )
         console.print_table(table)
 
 
-def _neighbor_cells(found: Sequence[Mapping[str, Any]], rank: int) -> tuple[str, str, str]:
+def _neighbor_cells(found: Sequence[Mapping[str, Any]], rank: int, in_bits: bool) -> tuple[str, str, str]:
     """Distance, class and file of a neighbor."""
     if rank >= len(found):
         return "", "", ""
     one = found[rank]
     is_large = one["distance"] >= 1000
-    distance = f"{one['distance']:,.0f}" if is_large else f"{one['distance']:#.4g}"
+    distance = f"{one['distance']:,.0f}" if is_large or in_bits else f"{one['distance']:#.4g}"
     mark = " (copy)" if one["duplicate"] else ""
     return distance, one["name"] or "-", Path(one["key"]).name + mark
 

@@ -19,10 +19,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.explore.code_measures import NUM_NEIGHBORS, CodeMeasures, held_out_queries, measure_codes, order_exactly
+from alexnet.explore.code_measures import NUM_NEIGHBORS, CodeMeasures, held_out_queries, measure_codes
 from alexnet.explore.code_training import CodeEncoder, CodeTraining, train_encoder
 from alexnet.explore.hamming import MAX_BITS, WORD_BITS, HammingCodes
-from alexnet.explore.nearest import Nearest, nearest
+from alexnet.explore.nearest import Nearest, nearest, nearest_of_candidates
 from alexnet.explore.vector_index import VectorIndex, build_index, has_index, open_index
 from alexnet.figures.notebook_html import result_html, table_html
 from alexnet.storage.arguments import is_whole
@@ -85,11 +85,10 @@ class BinaryCodes:
         Raises:
             RequestError: queries of another form, a number below 1, or fewer to order than `num`.
         """
-        if rerank is not None and (not is_whole(rerank, 1) or rerank < num):
-            raise RequestError(f"--rerank is {described(rerank)}; allowed is a whole number, {num:,} (--num) or more")
+        require_rerank(rerank, num)
         codes = self.encoder.encode(queries)
         found = self._search.nearest(codes, num if rerank is None else rerank, exclude=exclude)
-        return found if rerank is None else order_exactly(self.index.vectors, queries, found.indices, num)
+        return found if rerank is None else nearest_of_candidates(self.index.vectors, queries, found.indices, num)
 
     @cached_property
     def _search(self) -> HammingCodes:
@@ -114,6 +113,35 @@ class BinaryCodes:
 
     def _repr_html_(self) -> str:
         return result_html(f"codes {self.file}", codes_table([self]))
+
+
+@dataclass(frozen=True)
+class CodeSearch:
+    """A search by codes."""
+
+    codes: BinaryCodes
+    rerank: int | None
+    """As in `BinaryCodes.nearest`."""
+
+    def describe(self) -> str:
+        """How good its answers are."""
+        measures = self.codes.measures
+        measured = max(
+            (one for one in measures["recall"] if one["among"] <= max(self.rerank or 0, measures["neighbors"])),
+            key=lambda one: one["among"],
+        )
+        low, high = measured["interval"]
+        return (
+            f"by codes of {self.codes.bits} bits"
+            + ("" if self.rerank is None else f", the first {self.rerank:,} ordered by Euclidean distance")
+            + f": {100 * measured['recall']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of the exact "
+            f"{measures['neighbors']} nearest are among the first {measured['among']:,}, measured on "
+            f"{measures['queries']:,} indexed images"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `alexnet neighbors --json` prints of it."""
+        return {"bits": self.codes.bits, "rerank": self.rerank, "recall": self.codes.measures["recall"]}
 
 
 def codes(
@@ -232,6 +260,17 @@ def open_codes(index: VectorIndex, bits: int) -> BinaryCodes:
     except ValueError as error:
         raise damaged(path, str(error), advice) from error
     return BinaryCodes(index, codes, encoder, CodeTraining(**found["training"]), found["measures"])
+
+
+def require_rerank(rerank: int | None, num: int) -> int | None:
+    """The number of nearest codes to order exactly.
+
+    Raises:
+        RequestError: it is no number, or below the number of neighbors.
+    """
+    if rerank is not None and (not is_whole(rerank, 1) or rerank < num):
+        raise RequestError(f"--rerank is {described(rerank)}; allowed is a whole number, {num:,} (--num) or more")
+    return rerank
 
 
 def codes_file(folder: Path, bits: int) -> Path:

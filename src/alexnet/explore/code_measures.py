@@ -14,7 +14,7 @@ from alexnet.data.dataset_files import NO_LABEL
 from alexnet.evaluation.metrics import wilson_interval
 from alexnet.explore.code_training import CodeEncoder
 from alexnet.explore.hamming import HammingCodes, unpack_bits
-from alexnet.explore.nearest import ABSENT, Nearest, nearest
+from alexnet.explore.nearest import ABSENT, nearest, nearest_of_candidates
 from alexnet.storage.typed_files import Count, Fraction, Size
 
 MAX_QUERIES = 1000
@@ -27,8 +27,6 @@ MIN_ROUNDS, MAX_ROUNDS, ENOUGH_S = 3, 15, 2.0
 RARE_BIT = 0.001
 """A bit that fewer of the vectors than this have as 0, or as 1, tells nearly nothing."""
 _BLOCK_CODES = 1 << 16
-_RERANKED_ROWS = 32
-"""Whose differences stay in the cache."""
 
 Microseconds = Annotated[float, Meta(ge=0, le=1e15)]
 Interval = Annotated[list[Fraction], Meta(min_length=2, max_length=2)]
@@ -103,30 +101,6 @@ def recall_among(true: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[n
     return np.array(shares, np.float64)
 
 
-def order_exactly(vectors: NDArray[Any], queries: NDArray[Any], candidates: NDArray[np.int64], num: int) -> Nearest:
-    """The nearest of each query's candidates by exact Euclidean distance, at the same distance by index.
-
-    Args:
-        vectors: (N, D), may be memory-mapped; only candidates are read.
-        queries: (Q, D).
-        candidates: int64 (Q, R), indices of vectors; `ABSENT` for none.
-        num: rows of the result for each query.
-    """
-    result = Nearest(np.full((len(queries), num), ABSENT, np.int64), np.full((len(queries), num), np.inf, np.float32))
-    rows = np.asarray(vectors)  # parts of a memory-mapped array would be memory-mapped arrays, which are slow to make
-    for number, query in enumerate(queries.astype(np.float64)):
-        usable = np.sort(candidates[number][candidates[number] != ABSENT])
-        squared = np.empty(len(usable))
-        for first in range(0, len(usable), _RERANKED_ROWS):
-            part = slice(first, first + _RERANKED_ROWS)
-            differences = rows[usable[part]].astype(np.float64) - query
-            squared[part] = np.einsum("nd,nd->n", differences, differences)
-        order = np.argsort(squared, kind="stable")[:num]
-        result.indices[number, : len(order)] = usable[order]
-        result.distances[number, : len(order)] = np.sqrt(squared[order])
-    return result
-
-
 def measure_codes(
     vectors: NDArray[Any],
     encoder: CodeEncoder,
@@ -162,7 +136,9 @@ def measure_codes(
         "search": lambda: search.nearest(codes[timed], num_neighbors, exclude=timed),
     }
     for one in among[1:]:
-        methods[f"rerank {one}"] = partial(order_exactly, vectors, values, found[: len(timed), :one], num_neighbors)
+        methods[f"rerank {one}"] = partial(
+            nearest_of_candidates, vectors, values, found[: len(timed), :one], num_neighbors
+        )
     microseconds = {name: 1e6 * seconds / len(timed) for name, seconds in alternating_medians(methods).items()}
     return {
         "queries": len(queries),

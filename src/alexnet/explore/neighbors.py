@@ -19,6 +19,7 @@ from alexnet.data.image_inputs import list_named
 from alexnet.data.photographs import ImageInput
 from alexnet.errors import RequestError
 from alexnet.explore.approximate_index import ApproximateIndex
+from alexnet.explore.binary_codes import CodeSearch, open_codes, require_rerank
 from alexnet.explore.features import features
 from alexnet.explore.image_source import file_versions
 from alexnet.explore.nearest import ABSENT, Nearest, nearest
@@ -46,7 +47,7 @@ class Neighbor:
     class_id: str | None
     class_name: str | None
     distance: float
-    """Euclidean."""
+    """Euclidean; of a search by codes that are not ordered exactly, the number of bits that differ."""
     is_duplicate: bool
     """Whether it is stored as the same bytes as the query."""
 
@@ -107,6 +108,8 @@ class Neighbors:
     """Neighbors that were asked for; an index of fewer images gives fewer."""
     approximate: ApproximateIndex | None = None
     """What searched the features; None is an exact search. Pixels are always compared exactly."""
+    codes: CodeSearch | None = None
+    """The same, of a search by binary codes."""
 
     def __getitem__(self, which: int) -> QueryNeighbors:
         return self.queries[which]
@@ -122,7 +125,7 @@ class Neighbors:
         for one in self.queries[:MOST_DRAWN]:
             pictures = [(one.image, f"query: {one.class_name or one.name}")]
             pictures += [
-                (self.index.image(other.row), f"{other.class_name or other.key}, {distance_text(other)}")
+                (self.index.image(other.row), f"{other.class_name or other.key}, {self._distance(other)}")
                 for other in one.by_features
             ]
             parts.append(pictures_html(pictures, side=96))
@@ -158,6 +161,7 @@ class Neighbors:
             "indexed_images": len(self.index),
             "num": self.num,
             "approximate": None if self.approximate is None else self.approximate.description,
+            "codes": None if self.codes is None else self.codes.to_dict(),
             "queries": [one.to_dict() for one in self.queries],
         }
 
@@ -166,25 +170,50 @@ class Neighbors:
         return neighbor_rows_figure(
             [self._drawn(one) for one in self.queries[:MOST_DRAWN]],
             title=self.title,
-            note=f"Euclidean distance of {self.index.layer} ({self.index.vectors.shape[1]:,} values)"
-            + ("" if self.queries[0].by_pixels is None else f" and of pixels ({self.queries[0].image.size:,} values)")
+            note=self._measure_text()
             + ("" if len(self) <= MOST_DRAWN else f"; the first {MOST_DRAWN} of {len(self):,} queries")
-            + ("" if self.approximate is None else f"\n{self.approximate.describe()}"),
+            + ("" if self.searched_by is None else f"\n{self.searched_by}"),
         )
 
+    @property
+    def searched_by(self) -> str | None:
+        """What searched the features, and how good its answers are; None of an exact search."""
+        by = self.approximate or self.codes
+        return None if by is None else by.describe()
+
+    @property
+    def _counts_bits(self) -> bool:
+        """Whether distances by features are numbers of bits."""
+        return self.codes is not None and self.codes.rerank is None
+
+    def _measure_text(self) -> str:
+        """What the distances are."""
+        values = f"{self.index.layer} ({self.index.vectors.shape[1]:,} values)"
+        pixels = None if self.queries[0].by_pixels is None else f"of pixels ({self.queries[0].image.size:,} values)"
+        if self.codes is not None and self._counts_bits:
+            text = f"bits that differ in {self.codes.codes.bits}-bit codes of {values}"
+            return text if pixels is None else f"{text}, and Euclidean distance {pixels}"
+        return f"Euclidean distance of {values}" + ("" if pixels is None else f" and {pixels}")
+
+    def _distance(self, one: Neighbor) -> str:
+        return f"{one.distance:.0f} bits differ" if self._counts_bits else distance_text(one)
+
     def _drawn(self, one: QueryNeighbors) -> NeighborRows:
-        rows = [("by features", self.index.layer, self._tiles(one, one.by_features))]
+        tiles = self._tiles(one, one.by_features, self._distance)
+        rows = [("by features" if self.codes is None else "by codes", self.index.layer, tiles)]
         if one.by_pixels is not None:
-            rows.append(("by pixels", "raw RGB", self._tiles(one, one.by_pixels)))
+            rows.append(("by pixels", "raw RGB", self._tiles(one, one.by_pixels, distance_text)))
         name = one.class_name or Path(one.name).name
         return NeighborRows(NeighborTile(one.image, name, "query"), rows)
 
-    def _tiles(self, query: QueryNeighbors, found: Sequence[Neighbor]) -> list[NeighborTile]:
+    def _tiles(
+        self, query: QueryNeighbors, found: Sequence[Neighbor], text: Callable[[Neighbor], str]
+    ) -> list[NeighborTile]:
         return [
             NeighborTile(
                 image=self.index.image(one.row),
                 name=one.class_name or Path(one.key).name,
-                note=distance_text(one),
+                note=text(one),
                 is_same_class=one.class_id is not None and one.class_id == query.class_id,
                 is_duplicate=one.is_duplicate,
             )
@@ -220,6 +249,8 @@ def neighbors(
     num: int = 6,
     data: StrPaths | None = None,
     approximate: bool | str = False,
+    codes: int | None = None,
+    rerank: int | None = None,
     with_pixels: bool = True,
     batch_size: int | None = None,
     device: Device = "auto",
@@ -238,6 +269,9 @@ def neighbors(
         data: the data set of the index, if it was moved.
         approximate: search features by the approximate index that `alexnet.index(run, approximate=...)` made: `hnsw`,
             `ivf-pq`, or True for the one that there is (of two, `hnsw`).
+        codes: search features by the binary codes of this length, which `alexnet.codes` made; distances are then
+            numbers of bits, unless `rerank` is given.
+        rerank: order this many nearest codes by Euclidean distance, and take the nearest of them.
         with_pixels: also find the nearest by raw pixels of the stored images, RGB 0..255. That reads every image of the
             split once, whatever the number of queries: of a million images of 256 pixels, 200 GB, or their JPEG files.
         device: for the network; `auto` is a GPU if there is one.
@@ -260,7 +294,8 @@ def neighbors(
         same=same,
         own_rows=own_rows,
     )
-    return _find(opened, trained, queries, num, approximate, with_pixels, batch_size, device, progress)
+    search = _search(opened, num, approximate, codes, rerank)
+    return _find(opened, trained, queries, num, search, with_pixels, batch_size, device, progress)
 
 
 def neighbors_of_rows(
@@ -272,6 +307,8 @@ def neighbors_of_rows(
     index: VectorIndex | StrPath | None = None,
     num: int = 6,
     approximate: bool | str = False,
+    codes: int | None = None,
+    rerank: int | None = None,
     with_pixels: bool = True,
     batch_size: int | None = None,
     device: Device = "auto",
@@ -300,7 +337,8 @@ def neighbors_of_rows(
         same=[digests.rows_equal(of_split, row) for row in rows],
         own_rows=np.array([row if is_own else ABSENT for row in rows], np.int64),
     )
-    return _find(opened, trained, queries, num, approximate, with_pixels, batch_size, device, progress)
+    search = _search(opened, num, approximate, codes, rerank)
+    return _find(opened, trained, queries, num, search, with_pixels, batch_size, device, progress)
 
 
 def _opened(
@@ -338,18 +376,32 @@ def _class_of(index: VectorIndex, row: int) -> tuple[str, str] | None:
     return None if label == NO_LABEL else (index.classes[label], index.class_names[label])
 
 
+def _search(
+    index: VectorIndex, num: int, approximate: bool | str, codes: int | None, rerank: int | None
+) -> ApproximateIndex | CodeSearch | None:
+    """What searches the features; None is an exact search."""
+    if codes is None:
+        if rerank is not None:
+            raise RequestError("--rerank orders what codes find; name their length with --codes, or omit it")
+        return index.approximate(None if approximate is True else approximate) if approximate else None
+    if approximate:
+        raise RequestError("both --approximate and --codes are given; search by one of them")
+    if isinstance(codes, bool) or not isinstance(codes, int):
+        raise RequestError(f"--codes is {codes!r}; allowed is the number of bits of codes that `alexnet codes` made")
+    return CodeSearch(open_codes(index, codes), require_rerank(rerank, num))
+
+
 def _find(
     index: VectorIndex,
     trained: Trained,
     queries: _Queries,
     num: int,
-    approximate: bool | str,
+    search: ApproximateIndex | CodeSearch | None,
     with_pixels: bool,
     batch_size: int | None,
     device: Device,
     progress: ShowProgress,
 ) -> Neighbors:
-    searcher = index.approximate(None if approximate is True else approximate) if approximate else None
     vectors = features(
         trained,
         queries.images,
@@ -359,8 +411,10 @@ def _find(
         precision=index.description["precision"],
         progress=False,
     )[index.layer].reshape(len(queries.names), -1)
-    if searcher is not None:
-        found = searcher.nearest(vectors, num, queries.own_rows)
+    if isinstance(search, ApproximateIndex):
+        found = search.nearest(vectors, num, queries.own_rows)
+    elif search is not None:
+        found = search.codes.nearest(vectors, num, rerank=search.rerank, exclude=queries.own_rows)
     else:
         with counted("neighbors", shown=progress) as update:
             found = nearest(index.vectors, vectors, num, exclude=queries.own_rows, progress=update)
@@ -386,7 +440,8 @@ def _find(
         ),
         index=index,
         num=num,
-        approximate=searcher,
+        approximate=search if isinstance(search, ApproximateIndex) else None,
+        codes=search if isinstance(search, CodeSearch) else None,
     )
 
 
