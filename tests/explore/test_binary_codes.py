@@ -205,7 +205,7 @@ def test_codes_that_collapse_are_noticed(
 def test_the_command_prints_a_table_or_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["codes", str(run), "--bits", "32", "64", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2:] == [f"written: {run / f'index/codes-{bits}.safetensors'}" for bits in (32, 64)]
+    assert lines[-2:] == [f"codes of {bits} bits: {run / f'index/codes-{bits}.safetensors'}" for bits in (32, 64)]
     assert any(line.split()[:1] == ["exact"] for line in lines) and any(
         line.split()[:2] == ["64", "8"] for line in lines
     )

@@ -41,4 +41,4 @@ def run(options: argparse.Namespace) -> None:
         print_json({"index": str(found[0].index.folder), "codes": [one.to_dict() for one in found]})
         return
     print_codes(found)
-    print_lines(*(f"written: {one.file}" for one in found))
+    print_lines(*(f"codes of {one.bits} bits: {one.file}" for one in found))
