@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from alexnet.errors import RequestError
+from alexnet.errors import RequestError, WorkError
 from alexnet.explore.filter_colors import MOST_DIVISIONS, RANDOM_COLOR, color_shares, color_test, first_filters
 from alexnet.model.network import AlexNet
 
@@ -140,12 +140,17 @@ def test_one_column_and_filters_of_zeros() -> None:
     [
         (np.ones((4, 1, 3, 3)), 2, r"shape \(4, 1, 3, 3\); allowed is \(F, 3, h, w\)"),
         (np.ones((3, 3, 3, 3)), 2, "3 filters do not divide into 2 columns"),
-        (np.full((2, 3, 3, 3), np.nan), 2, "not finite"),
     ],
 )
 def test_other_filters_are_refused(filters: NDArray[np.float64], columns: int, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         color_test(filters, columns)
+
+
+def test_weights_of_a_diverged_training_are_said() -> None:
+    for value in (np.nan, np.inf):
+        with pytest.raises(WorkError, match="not finite: the training has diverged"):
+            color_test(np.full((2, 3, 3, 3), value), 2)
 
 
 @pytest.mark.parametrize(

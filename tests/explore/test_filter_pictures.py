@@ -1,6 +1,7 @@
 """`alexnet filters` and `alexnet.filters`: the files, what is printed, and bad requests."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,21 @@ def test_results_in_python(run: RunFolder) -> None:
     assert repr(result).startswith("Filters('quick': the 8 filters of conv1, 5 x 5 pixels; all 2 units of fc5: ")
     page = Page(result._repr_html_())
     assert "filters of quick" in page.text and page.tags.count("img") == 2
+
+
+def test_data_with_other_classes_has_patches_without_class_names(run: RunFolder, tmp_path: Path) -> None:
+    write_prepared(tmp_path / "other", {"train": 2, "val": 3}, side=32, classes=[("c", "third"), ("b", "second")])
+    result = alexnet.filters(run.path, "fc5", data=[run.path.parent / "data", tmp_path / "other"], device="cpu")
+    layer = result.layers["fc5"]
+    assert isinstance(layer, TopPatches) and layer.num_images == 13
+    assert {one for names in layer.class_names for one in names} == {None}
+    assert all("of 9" not in axes.texts[0].get_text() for axes in result.figure().axes)
+
+
+def test_long_names_of_runs_are_cut_above_the_picture(run: RunFolder) -> None:
+    result = replace(alexnet.filters(run.path), name="long-name" * 30)
+    (title,) = [text.get_text() for text in result.figure().texts if text.get_text().startswith("long-name")]
+    assert title.startswith("long-namelong-name") and len(title) < 100
 
 
 def test_two_columns_are_compared(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ def channel(num: int, side: int = 4, notes: tuple[str, ...] = ("a", "b")) -> Cha
 
 
 def picture(one: ChannelPatches) -> NDArray[np.uint8]:
-    """RGBA of a block."""
-    (axes,) = patch_grid_figure([one], title="t").axes
+    """RGBA of a block, one of so many that blocks are small."""
+    axes, *_ = patch_grid_figure([one] * 4, title="t").axes
     return np.asarray(axes.images[0].get_array())
 
 
@@ -59,6 +59,13 @@ def test_texts_are_shown_and_long_ones_are_cut() -> None:
     assert [axes.texts[0].get_text() for axes in figure.axes] == ["a\nb", "never above 0", "x" * 21 + "..."]
     assert {"$ the title", "more"} <= {text.get_text() for text in figure.texts}
     assert not any("striped" in text.get_text() for text in figure.texts)  # nothing is outside
+
+
+def test_up_to_three_channels_are_drawn_larger() -> None:
+    figure = patch_grid_figure([channel(9, 192)] * 3, title="t")
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert all(box.width > 0.3 for box in boxes) and len({round(box.y0, 6) for box in boxes}) == 1
+    assert np.asarray(figure.axes[0].images[0].get_array()).shape == (584, 584, 4)
 
 
 def test_blocks_have_their_places() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.errors import RequestError
+from alexnet.errors import RequestError, WorkError
 from alexnet.model.layer_specs import Convolution, NetworkSpec, WeightedSpec
 from alexnet.model.network import AlexNet
 
@@ -175,14 +175,18 @@ def color_test(filters: NDArray[np.floating[Any]], columns: int, *, seed: int = 
         seed: draws the divisions where there are too many to compare all.
 
     Raises:
-        RequestError: filters of another shape, or not finite, or that do not divide into the columns.
+        RequestError: filters of another shape, or that do not divide into the columns.
+        WorkError: weights that are not finite.
     """
     if filters.ndim != 4 or filters.shape[1] != 3 or filters.size == 0:
         raise RequestError(f"the filters have shape {filters.shape}; allowed is (F, 3, h, w): red, green and blue")
     if columns < 1 or len(filters) % columns:
         raise RequestError(f"{len(filters)} filters do not divide into {columns} columns of the same size")
     if not np.isfinite(filters).all():
-        raise RequestError("the filters have weights that are not finite: the training has diverged")
+        raise WorkError(
+            "the filters have weights that are not finite: the training has diverged; train again with a lower "
+            "learning rate"
+        )
     colors = color_shares(filters)
     norms = np.linalg.norm(filters.astype(np.float64).reshape(len(filters), -1), axis=1)
     known = [one[~np.isnan(one)] for one in np.split(colors, columns)]

@@ -33,6 +33,8 @@ from alexnet.system.visible_text import visible
 
 _PICTURE_PX = 720
 """Longer side of a figure in a notebook."""
+_NAME_LETTERS = 50
+"""Of a run's name above a figure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,7 @@ class Filters:
         if layer not in self.layers:
             raise RequestError(f"layer is {described(layer)}; allowed is {', '.join(self.layers)}")
         name, shown = visible(self.name), self.layers[layer]
+        name = name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 3] + "..."
         if isinstance(shown, TopPatches):
             return _patches_figure(shown, name, self.split)
         return filter_columns_figure(
@@ -191,6 +194,6 @@ def _patches_figure(shown: TopPatches, name: str, split: str | None) -> Figure:
         blocks,
         title=f"{name}: what excites {shown.choice()}",
         subtitle=f"the {NUM_PATCHES} patches of {side} x {side} pixels with the highest activations, best first, "
-        f"from different images among {shown.num_images:,} of {split}\n"
+        f"each from another of the {shown.num_images:,} images of {split}\n"
         "below: their activations, and their most frequent class",
     )

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from alexnet.figures.figure_style import figure_style
 
 _WIDTH_IN, _MARGIN_IN = 12.0, 0.25
-_PER_ROW, _PER_SIDE = 6, 3
+_PER_ROW, _FEW, _PER_SIDE = 6, 3, 3
 _HEADING_IN, _NOTE_IN, _GAP_IN = 0.3, 0.42, 0.12
 _TITLE_IN, _FOOTER_IN = 1.05, 0.3
 _CELL_PX, _GAP_PX = 96, 4
+_STRIPE_PX = 6
 _STRIPES = (205, 235)
 """Grays of the stripes where there is no image."""
 _MOST_LETTERS = 24
@@ -35,7 +36,9 @@ class ChannelPatches:
 
 
 def patch_grid_figure(channels: Sequence[ChannelPatches], *, title: str, subtitle: str = "") -> Figure:
-    """Draw each channel's patches three by three, six channels in a row; patches read like text, the first one first.
+    """Draw each channel's patches three by three, in rows of six channels, or larger in one row of up to three.
+
+    Patches read like text, the first one first.
 
     Args:
         title: a line above all.
@@ -46,25 +49,27 @@ def patch_grid_figure(channels: Sequence[ChannelPatches], *, title: str, subtitl
     """
     if not channels or any(len(one.patches) > _PER_SIDE**2 for one in channels):
         raise ValueError("a grid needs one channel or more, and has room for nine patches of each")
-    num_rows = -(-len(channels) // _PER_ROW)
-    block_in = (_WIDTH_IN - 2 * _MARGIN_IN - (_PER_ROW - 1) * 2 * _GAP_IN) / _PER_ROW
+    per_row = _FEW if len(channels) <= _FEW else _PER_ROW
+    cell_px = _CELL_PX * _PER_ROW // per_row
+    num_rows = -(-len(channels) // per_row)
+    block_in = (_WIDTH_IN - 2 * _MARGIN_IN - (per_row - 1) * 2 * _GAP_IN) / per_row
     row_in = _HEADING_IN + block_in + _NOTE_IN + _GAP_IN
     has_padding = any(not one.is_inside.all() for one in channels)
     height_in = _TITLE_IN + num_rows * row_in + (_FOOTER_IN if has_padding else 0.05)
     with figure_style():
         figure = Figure(figsize=(_WIDTH_IN, height_in))
         for number, one in enumerate(channels):
-            row, column = divmod(number, _PER_ROW)
+            row, column = divmod(number, per_row)
             top_in = height_in - _TITLE_IN - row * row_in - _HEADING_IN
             left_in = _MARGIN_IN + column * (block_in + 2 * _GAP_IN)
             axes = figure.add_axes(
                 (left_in / _WIDTH_IN, (top_in - block_in) / height_in, block_in / _WIDTH_IN, block_in / height_in)
             )
-            axes.imshow(_three_by_three(one), interpolation="none")
+            axes.imshow(_three_by_three(one, cell_px), interpolation="none")
             axes.set_axis_off()
             axes.set_title(_cut(one.heading), loc="left", fontsize=11, pad=4)
             text = "\n".join(_cut(line) for line in one.notes)
-            axes.text(0, -0.03, text, transform=axes.transAxes, fontsize=9, va="top", linespacing=1.3)
+            axes.text(0, -0.06 / block_in, text, transform=axes.transAxes, fontsize=9, va="top", linespacing=1.3)
         left = _MARGIN_IN / _WIDTH_IN
         figure.text(left, 1 - 0.12 / height_in, title, fontsize=14, weight="bold", va="top")
         figure.text(left, 1 - 0.42 / height_in, subtitle, fontsize=11, va="top", linespacing=1.35)
@@ -79,28 +84,27 @@ def patch_grid_figure(channels: Sequence[ChannelPatches], *, title: str, subtitl
     return figure
 
 
-def _three_by_three(channel: ChannelPatches) -> npt.NDArray[np.uint8]:
+def _three_by_three(channel: ChannelPatches, cell_px: int) -> npt.NDArray[np.uint8]:
     """RGBA; transparent between the patches, and where there is none."""
-    step = _CELL_PX + _GAP_PX
+    step = cell_px + _GAP_PX
     picture = np.zeros((_PER_SIDE * step - _GAP_PX, _PER_SIDE * step - _GAP_PX, 4), np.uint8)
     for number, (patch, inside) in enumerate(zip(channel.patches, channel.is_inside, strict=True)):
         top, left = (step * one for one in divmod(number, _PER_SIDE))
-        picture[top : top + _CELL_PX, left : left + _CELL_PX] = _cell(patch, inside)
+        picture[top : top + cell_px, left : left + cell_px] = _cell(patch, inside, cell_px)
     return picture
 
 
-def _cell(patch: npt.NDArray[np.uint8], inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def _cell(patch: npt.NDArray[np.uint8], inside: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.uint8]:
     """A patch at the size of a cell: small ones with sharp pixels, large ones smoothed; stripes where no image is."""
-    size, method = (_CELL_PX, _CELL_PX), PIL.Image.Resampling
-    is_small = len(patch) <= _CELL_PX
-    pixels = PIL.Image.fromarray(np.ascontiguousarray(patch)).resize(size, method.NEAREST if is_small else method.BOX)
-    shown = PIL.Image.fromarray(inside.astype(np.uint8) * 255).resize(size, method.NEAREST if is_small else method.BOX)
-    rows, columns = np.mgrid[:_CELL_PX, :_CELL_PX]
-    stripes = np.where((rows + columns) // 6 % 2 == 0, *_STRIPES)
+    method = PIL.Image.Resampling.NEAREST if len(patch) <= side else PIL.Image.Resampling.BOX
+    pixels = PIL.Image.fromarray(np.ascontiguousarray(patch)).resize((side, side), method)
+    shown = PIL.Image.fromarray(inside.astype(np.uint8) * 255).resize((side, side), method)
+    rows, columns = np.mgrid[:side, :side]
+    stripes = np.where((rows + columns) // _STRIPE_PX % 2 == 0, *_STRIPES)
     # Of a pixel at the edge, which lies partly outside, only the image's part.
     weight = np.asarray(shown, np.float64)[..., None] / 255
     mixed = np.asarray(pixels, np.float64) + (1 - weight) * stripes[..., None]
-    opaque = np.full((*size, 1), 255, np.uint8)
+    opaque = np.full((side, side, 1), 255, np.uint8)
     return np.concatenate([np.rint(mixed).clip(0, 255).astype(np.uint8), opaque], axis=-1)
 
 
