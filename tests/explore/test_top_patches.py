@@ -28,11 +28,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 
 def trained_on(data: PreparedData, variant: str, crop: int, **changes: Any) -> Trained:
-    network = AlexNet(2, variant, 0.15, generator=torch.Generator().manual_seed(3)).eval()
+    generator = torch.Generator().manual_seed(3)
+    network = AlexNet(2, variant, 0.15, generator=generator).eval()
     with torch.no_grad():
         for name, one in network.named_parameters():
             # As large as trained ones.
-            one.mul_(30 if name == "conv1.weight" else 3) if name.endswith("weight") else one.normal_(0, 20)
+            one.mul_(30 if name == "conv1.weight" else 3) if name.endswith("weight") else one.normal_(0, 20, generator=generator)
     mean = torch.full((SIDE, SIDE, 3), 120.0)
     classes = tuple(ClassInfo(id=one.id, name=one.name) for one in data.classes)
     return Trained(network=network, classes=classes, mean_image=mean, crop=crop, title="t", generated=True, **changes)
