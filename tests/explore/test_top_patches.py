@@ -33,7 +33,9 @@ def trained_on(data: PreparedData, variant: str, crop: int, **changes: Any) -> T
     with torch.no_grad():
         for name, one in network.named_parameters():
             # As large as trained ones.
-            one.mul_(30 if name == "conv1.weight" else 3) if name.endswith("weight") else one.normal_(0, 20, generator=generator)
+            one.mul_(30 if name == "conv1.weight" else 3) if name.endswith("weight") else one.normal_(
+                0, 20, generator=generator
+            )
     mean = torch.full((SIDE, SIDE, 3), 120.0)
     classes = tuple(ClassInfo(id=one.id, name=one.name) for one in data.classes)
     return Trained(network=network, classes=classes, mean_image=mean, crop=crop, title="t", generated=True, **changes)
