@@ -118,18 +118,18 @@ def test_classes_that_are_not_found(name: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_near_images_are_the_nearest_but_copies(made: IndexedRun) -> None:
-    photograph = made.source / "train/color0/0.png"
-    (one,) = explain(made.run.path, photograph, **FAST)
+def test_near_images_are_the_nearest_but_the_image_itself(made: IndexedRun) -> None:
+    (one,) = explain(made.run.path, made.source / "train/color0/0.png", **FAST)
     vectors = np.array(made.index.vectors, np.float64)
     copies = [number for number in range(len(vectors)) if np.array_equal(made.index.image(number), one.square)]
     assert len(copies) == 2  # itself and another
     distances = np.sqrt(((vectors - vectors[copies[0]]) ** 2).sum(1))
-    order = [number for number in np.argsort(distances, kind="stable") if number not in copies][:6]
-    assert [near.key for near in one.near] == [made.index.keys[number] for number in order]
-    np.testing.assert_allclose([near.distance for near in one.near], distances[order], rtol=1e-3)
+    order = [number for number in np.argsort(distances, kind="stable") if number != copies[0]][:6]
+    assert [near.neighbor.key for near in one.near] == [made.index.keys[number] for number in order]
+    assert [near.neighbor.is_duplicate for near in one.near] == [True] + 5 * [False]
+    np.testing.assert_allclose([near.neighbor.distance for near in one.near], distances[order], rtol=1e-3, atol=1e-4)
     for near, number in zip(one.near, order, strict=True):
-        assert near.class_name == made.index.class_of(number)
+        assert near.neighbor.class_name == made.index.class_of(number)
         np.testing.assert_array_equal(near.image, made.index.image(number))
 
 

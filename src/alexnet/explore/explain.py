@@ -22,8 +22,7 @@ from alexnet.errors import AlexNetError, RequestError
 from alexnet.evaluation.classify import ClassifiedImage, Ranking
 from alexnet.explore.attribution import guided_gradients, score_gradients, unguided_reason
 from alexnet.explore.explanation import Explanation, Explanations, NearTrainingImage
-from alexnet.explore.features import features
-from alexnet.explore.nearest import ABSENT, nearest
+from alexnet.explore.neighbors import neighbors
 from alexnet.explore.occlusion import OcclusionGrid, occlusion_map
 from alexnet.explore.vector_index import VectorIndex, has_index, open_index
 from alexnet.model.inference import inference_network
@@ -103,8 +102,8 @@ def explain(
 
             explain_one = _Explainer(trained, network, view, grid, chosen_device, batch_size, unguided is None)
             explanations.append(explain_one(name, square, class_index, count))
-    if opened is not None:
-        explanations = _with_near_images(explanations, trained, opened, chosen_device)
+    if opened is not None and path is not None:
+        explanations = _with_near_images(explanations, path, opened, chosen_device)
     return Explanations(
         explanations=tuple(explanations),
         refused=tuple(refused),
@@ -254,22 +253,12 @@ def _training_images(run: Path | None, trained: Trained, folder: StrPath | None)
 
 
 def _with_near_images(
-    explanations: Sequence[Explanation], trained: Trained, index: VectorIndex, device: torch.device
+    explanations: Sequence[Explanation], run: Path, index: VectorIndex, device: torch.device
 ) -> list[Explanation]:
-    """The explanations with the nearest images of an index, without copies of the explained image."""
-    squares = np.stack([one.square for one in explanations])
-    queries = features(trained, squares, index.layer, device=device, precision="float32", progress=False)[index.layer]
-    found = nearest(index.vectors, queries.reshape(len(queries), -1), 2 * NUM_NEAR)
-    result = []
-    for one, rows, distances in zip(explanations, found.indices, found.distances, strict=True):
-        pairs = zip(rows.tolist(), distances.tolist(), strict=True)
-        near = (_near_image(index, row, distance) for row, distance in pairs if row != ABSENT)
-        others = (image for image in near if not np.array_equal(image.image, one.square))
-        result.append(replace(one, near=tuple(islice(others, NUM_NEAR))))
-    return result
-
-
-def _near_image(index: VectorIndex, row: int, distance: float) -> NearTrainingImage:
-    return NearTrainingImage(
-        key=index.keys[row], class_name=index.class_of(row), distance=distance, image=index.image(row)
-    )
+    """The explanations with the nearest images of an index."""
+    squares = [one.square for one in explanations]
+    found = neighbors(run, squares, index=index, num=NUM_NEAR, with_pixels=False, device=device, progress=False)
+    return [
+        replace(one, near=tuple(NearTrainingImage(near, index.image(near.row)) for near in query.by_features))
+        for one, query in zip(explanations, found.queries, strict=True)
+    ]

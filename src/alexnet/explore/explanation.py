@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.dataset import ClassInfo
 from alexnet.evaluation.classify import RankedClass
+from alexnet.explore.neighbors import Neighbor, distance_text
 from alexnet.explore.occlusion import OcclusionMap
 from alexnet.figures.explanation_figure import (
     ExplainedImage,
@@ -22,15 +23,12 @@ from alexnet.figures.explanation_figure import (
 from alexnet.figures.notebook_html import pictures_html, result_html
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class NearTrainingImage:
     """A training image whose activations are near to those of the explained image."""
 
-    key: str
-    """Its name in its data set."""
-    class_name: str | None
-    distance: float
-    """Euclidean, between the activations of the index's layer."""
+    neighbor: Neighbor
+    """Its name, class and distance."""
     image: NDArray[np.uint8]
     """(S, S, 3), RGB."""
 
@@ -88,7 +86,7 @@ class Explanation:
                 "drops": self.occlusion.drops.tolist(),
                 "largest": {"row": row, "column": column, "drop": self.occlusion.largest_drop},
             },
-            "near": [{"key": one.key, "class_name": one.class_name, "distance": one.distance} for one in self.near],
+            "near": [one.neighbor.to_dict() for one in self.near],
         }
 
 
@@ -188,9 +186,9 @@ class Explanations(Sequence[Explanation]):
             near=[
                 NearImage(
                     image=near.image,
-                    class_name=near.class_name or "no class",
-                    note=f"distance {near.distance:.3g}",
-                    is_explained_class=near.class_name == explained.name,
+                    class_name=near.neighbor.class_name or "no class",
+                    note="exact copy" if near.neighbor.is_duplicate else distance_text(near.neighbor),
+                    is_explained_class=near.neighbor.class_id == explained.id,
                 )
                 for near in one.near
             ],
