@@ -102,6 +102,15 @@ def test_a_run_that_was_not_evaluated_has_the_command(tmp_path: Path, data: Prep
 
 
 @pytest.mark.usefixtures("blank_figures")
+def test_an_unfinished_run_is_named(tmp_path: Path, data: PreparedData) -> None:
+    runs = [make_run(tmp_path / "one", data), make_run(tmp_path / "two", data)]
+    runs[1].update_metadata(state="interrupted", duration_s=None)
+    text = " ".join(page_of(runs, out=tmp_path / "page.html").text.split())
+    assert "The training of two is not finished" in text and "The training of one" not in text
+    assert "training time1 min 1 s40.0 s so far" in text
+
+
+@pytest.mark.usefixtures("blank_figures")
 def test_the_views_that_all_have_are_used(tmp_path: Path, data: PreparedData) -> None:
     runs = [make_run(tmp_path / "one", data, views=(1, 10)), make_run(tmp_path / "two", data, seed=2, views=(1,))]
     text = " ".join(page_of(runs, out=tmp_path / "page.html").text.split())
@@ -175,6 +184,10 @@ def test_requests_that_cannot_be_met_are_refused(tmp_path: Path, data: PreparedD
     assert (tmp_path / "notes.html").read_text() == "my notes"
     with pytest.raises(RequestError, match="named twice"):
         alexnet.write_report([run, run])
+    other = write_data(tmp_path / "other", NUM - 6)
+    second = make_run(tmp_path / "second", data).path
+    with pytest.raises(RequestError, match=r"was not evaluated on .*other"):
+        alexnet.write_report([run, second], data=other.folder)
     with pytest.raises(RequestError, match="no run is named"):
         alexnet.write_report([])
     assert alexnet.write_report(run, out="page.html") == Path("page.html")

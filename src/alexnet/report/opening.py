@@ -37,7 +37,7 @@ def opening(
         title: of the data set.
     """
     recipe, metadata = run.any_recipe(), run.metadata()
-    caveats = _state_caveats(run, recipe, events)
+    caveats = _state_caveats(run, recipe, events, is_evaluated=evaluation is not None)
     data: Mapping[str, Any] = metadata.get("data") or metadata.get("proved_on") or {}
     if evaluation is None:
         return Opening(_without_evaluation(run, recipe, events, data, title), tuple(caveats))
@@ -168,12 +168,20 @@ def _of_import(run: RunFolder, recipe: ImportRecipe) -> str:
     )
 
 
-def _state_caveats(run: RunFolder, recipe: AnyRecipe, events: Sequence[Mapping[str, Any]]) -> list[str]:
+def _state_caveats(
+    run: RunFolder, recipe: AnyRecipe, events: Sequence[Mapping[str, Any]], *, is_evaluated: bool
+) -> list[str]:
     caveats = []
     if run.metadata()["state"] != "finished" and isinstance(recipe, Recipe):
         positions = [event for event in events if "step" in event and "epoch" in event]
         done = f"{positions[-1]['epoch']:.4g}" if positions else "0"
         caveats.append(f"The training is not finished: {done} of {epochs_of(recipe.schedule):g} epochs are done.")
+        validation = next((one for one in reversed(events) if one["event"] == "validation"), None)
+        if is_evaluated and validation is not None:
+            caveats.append(
+                "The error may be of earlier weights of this training; the validation after epoch "
+                f"{validation['epoch']:.4g} measured {_percent(validation['top1_error'])} % with one view."
+            )
     last = next((one["event"] for one in reversed(events) if one["event"] in ("at_chance", "epoch", "step")), None)
     if last == "at_chance":
         caveats.append("In its last epoch the loss on the training images was no better than that of guessing.")

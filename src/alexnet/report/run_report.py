@@ -52,7 +52,11 @@ def write_report(runs: StrPaths, *, data: StrPaths | None = None, out: StrPath |
         _require_page(path)
     if own_page:
         return write_run_page(folders[0], _data(opened[0], named), path)
-    return write_side_by_side(opened, [_data(run, named) for run in opened], path)
+    if named is None:
+        return write_side_by_side(opened, [_data(run, None) for run in opened], path)
+    found = open_data(named)
+    _require_measured(opened, found)
+    return write_side_by_side(opened, [found] * len(opened), path)
 
 
 def _default_path(folders: Sequence[Path]) -> Path:
@@ -72,6 +76,18 @@ def _data(run: RunFolder, named: Sequence[Path] | None) -> PreparedData | None:
         )
         return None
     return open_data(folders) if folders else None
+
+
+def _require_measured(runs: Sequence[RunFolder], data: PreparedData) -> None:
+    """Refuse a data set that a run was not evaluated on, so that it cannot show the images of all."""
+    for run in runs:
+        checksums = {one["data_checksum"] for one in run.evaluations().values()}
+        if checksums and data.checksum not in checksums:
+            others = " and ".join(sorted(one[:12] for one in checksums))
+            raise RequestError(
+                f"{run.path} was not evaluated on {data.folder} (checksum {data.checksum[:12]}), but on data with "
+                f"checksum {others}; name that one, or evaluate the run with `alexnet evaluate --data`"
+            )
 
 
 def _require_page(path: Path) -> None:

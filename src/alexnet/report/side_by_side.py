@@ -94,6 +94,7 @@ def write_side_by_side(runs: Sequence[RunFolder], data: Sequence[PreparedData | 
     page = template.render(
         runs=compared,
         opening=_opening(compared, common, pairs),
+        unfinished=[one.label for one in compared if one.run.state != "finished"],
         why_not=[] if common else _why_not(compared),
         common=common,
         views="" if not common else _views(compared, common),
@@ -217,6 +218,9 @@ def _rows(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> list[tup
         )
     newest: Sequence[Evaluation | None] = common or [one.evaluations[-1] if one.evaluations else None for one in runs]
     costs = [training_cost(one.run, one.events, found) for one, found in zip(runs, newest, strict=True)]
+    for cost in costs:
+        if so_far := cost.pop("training time so far", None):
+            cost["training time"] = f"{so_far} so far"
     rows += [
         (name, [(cost.get(name, "–"), "") for cost in costs]) for name in _COSTS if any(name in cost for cost in costs)
     ]
