@@ -142,7 +142,7 @@ def test_wrong_requests_are_refused(indexed: IndexedRun, tmp_path: Path) -> None
 
 def test_distances_are_written_with_four_digits() -> None:
     texts = [distance_text(Neighbor(0, "", None, None, value, False)) for value in (0.0, 1.33649, 31.999, 22458.4)]
-    assert texts == ["distance 0", "distance 1.336", "distance 32", "distance 22,458"]
+    assert texts == ["distance 0.000", "distance 1.336", "distance 32.00", "distance 22,458"]
 
 
 def test_the_command(indexed: IndexedRun, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:

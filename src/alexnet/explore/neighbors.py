@@ -223,7 +223,7 @@ class Neighbors:
 
 def distance_text(one: Neighbor) -> str:
     """The distance of a neighbor in four digits, as captions have it."""
-    return f"distance {one.distance:,.0f}" if one.distance >= 1000 else f"distance {one.distance:.4g}"
+    return f"distance {one.distance:,.0f}" if one.distance >= 1000 else f"distance {one.distance:#.4g}"
 
 
 @dataclass(frozen=True, eq=False)
