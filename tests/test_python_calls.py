@@ -75,6 +75,9 @@ def test_every_call_takes_paths_of_any_kind(as_given: Any, work: Path) -> None:
     images = as_given("shapes/val/ring/0000.png")
     assert alexnet.features(as_given("run"), images)["relu4"].shape[0] == 1
     assert alexnet.features(as_given("run"), [images, images])["relu4"].shape[0] == 2
+    assert len(alexnet.index(as_given("run"), as_given("data"), device="cpu")) == 30
+    found = alexnet.neighbors(as_given("run"), images, index=as_given("run/index"), data=as_given("data"))
+    assert len(found) == 1 and len(found[0].by_features) == 6
     assert alexnet.predict(as_given("run"), [images, images]).num_refused == 0
     alexnet.save(alexnet.load(as_given("run")), as_given("saved.safetensors"))
     assert alexnet.load(as_given("saved.safetensors")).side == 32

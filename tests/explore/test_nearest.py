@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.errors import RequestError
-from alexnet.explore.nearest import ABSENT, Nearest, distances_to_all, nearest
+from alexnet.explore.nearest import ABSENT, Nearest, _lower_bounds, _squares, distances_to_all, nearest
 
 
 def expected(vectors: Any, queries: Any, num: int, exclude: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -73,6 +73,20 @@ def test_long_vectors_and_large_values() -> None:
     require_same(nearest(pixels, pixels[:8].astype(np.float32), 5), *expected(pixels, pixels[:8], 5))
     large = random.uniform(1e20, 2e20, (60, 5)).astype(np.float32)
     require_same(nearest(large, large[:4], 3), *expected(large, large[:4], 3))
+
+
+@pytest.mark.parametrize("length", [3, 300, 40_000])
+def test_no_bound_is_above_its_distance(length: int) -> None:
+    """Else a neighbor could be missed; and they are close, else every search would be direct."""
+    random = np.random.default_rng(length)
+    queries = random.uniform(1, 2, (6, length)).astype(np.float32)
+    vectors = (queries[random.integers(0, 6, 40)] * random.choice([1, 1 + 1e-6, 1.001], (40, 1))).astype(np.float32)
+    squares = [np.square(one.astype(np.float64)).sum(1) for one in (queries, vectors)]
+    low = _lower_bounds(queries, squares[0], vectors, squares[1])
+    exact = np.square(vectors.astype(np.float64)[None] - queries.astype(np.float64)[:, None]).sum(2)
+    assert (low <= exact).all() and (exact - low < 0.02 * (squares[0][:, None] + squares[1])).all()
+    huge = np.full((1, length), 1e30, np.float32)
+    assert np.isneginf(_lower_bounds(huge, _squares(huge), huge, _squares(huge))).all()
 
 
 def test_all_distances_are_those_of_the_definition() -> None:

@@ -244,9 +244,12 @@ def open_index(
     run = as_path(run, "the run")
     folder = index_folder(run, folder)
     if not (folder / DESCRIPTION_FILE).is_file():
-        words = ["alexnet", "index", run] + ([] if folder == run / INDEX_FOLDER else ["--out", folder])
-        raise RequestError(f"{folder} contains no index; make one with `{shell_words(*words)}`")
-    features = open_features(folder, verify=verify)
+        raise RequestError(f"{folder} contains no index; make one with {_command(run, folder)}")
+    try:
+        features = open_features(folder, verify=verify)
+    except DamagedFile as error:
+        advice = f"delete {folder} and make the index again with {_command(run, folder)}"
+        raise DamagedFile(error.path, error.problem, advice) from error
     _require_weights(run, folder, features)
     split, layers = features.description.get("split"), list(features.activations)
     if split is None or features.description.get("data_checksum") is None:
@@ -280,6 +283,12 @@ def open_index(
     )
 
 
+def _command(run: Path, folder: Path) -> str:
+    """The command that makes an index."""
+    words = ["alexnet", "index", run] + ([] if folder == run / INDEX_FOLDER else ["--out", folder])
+    return f"`{shell_words(*words)}`"
+
+
 def _require_weights(run: Path, folder: Path, features: Features) -> None:
     """Refuse an index of another network."""
     file = weights_file(run)
@@ -289,7 +298,8 @@ def _require_weights(run: Path, folder: Path, features: Features) -> None:
     if indexed != digest:
         raise RequestError(
             f"{folder} was made with other weights than those of {run} (sha256 {str(indexed)[:12]}..., not "
-            f"{digest[:12]}...); remove it and make it again with `{shell_words('alexnet', 'index', run)}`"
+            f"{digest[:12]}...); name an index of this network, or remove the folder and make it again with "
+            f"{_command(run, folder)}"
         )
     if features.description.get("untrained"):
         raise RequestError(f"{folder} has features of untrained weights; an index needs those of the trained network")
