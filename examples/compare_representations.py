@@ -10,7 +10,7 @@ Both runs must be trained on the same data; the images are its validation split.
 import sys
 from pathlib import Path
 
-from alexnet import RequestError
+import alexnet
 from alexnet.explore.features import write_features_of_runs
 from alexnet.explore.representations import cka, compare_dissimilarities, dissimilarity, linear_probe
 from alexnet.figures.figure_style import figure_bytes
@@ -20,6 +20,7 @@ def main(first: str, second: str, layer: str) -> None:
     """Print what each network's layer tells about the classes, and how similar both are; draw the dissimilarities."""
     folder = Path("representations") / layer
     runs = write_features_of_runs([first, second], folder, layers=layer)
+    names = [one.name for one in alexnet.load(first).classes]
     matrices = []
     for name, features in runs.items():
         activations, labels = features.activations[layer], features.labels
@@ -30,7 +31,7 @@ def main(first: str, second: str, layer: str) -> None:
             print(f"  linear probe: {100 * probe.accuracy:.1f} % correct (95 % interval {low:.1f} to {high:.1f} %)")
             print(f"  always the most frequent class: {100 * probe.chance:.1f} %")
         matrix = dissimilarity(activations, "correlation")
-        picture = matrix.figure(labels, features.classes, f"{layer} of {name}")
+        picture = matrix.figure(labels, names, f"{layer} of {name}")
         (folder / f"{name}.png").write_bytes(figure_bytes(picture, "png"))
         print(f"  dissimilarities: {folder / f'{name}.png'}")
         matrices.append(matrix)
@@ -44,5 +45,5 @@ if __name__ == "__main__":
         sys.exit("usage: python compare_representations.py RUN OTHER LAYER")
     try:
         main(*sys.argv[1:])
-    except RequestError as error:
+    except alexnet.RequestError as error:
         sys.exit(f"error: {error}")

@@ -27,7 +27,7 @@ from alexnet.runs.recipes import QUICK
 HERE: dict[str, Any] = {"device": "cpu", "precision": "float32"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(2, 14), st.integers(1, 14), st.integers(1, 14), st.integers(0, 2**32 - 1), st.sampled_from([1, 7, 99])
 )

@@ -21,7 +21,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 NAMES = st.binary(min_size=1, max_size=8).map(os.fsdecode)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     names=st.lists(NAMES, min_size=1, max_size=12),
     is_half=st.booleans(),
@@ -66,6 +66,7 @@ def test_without_labels_they_are_null(tmp_path: Path) -> None:
     assert str(table.schema.field("label").type) == "int64" and str(table.schema.field("class").type) == "string"
 
 
+@pytest.mark.slow
 def test_a_full_disk_raises_what_a_write_raises(tmp_path: Path) -> None:
     """Where no file may grow beyond 20,000 bytes; in another process, whose limit ends with it."""
     program = (

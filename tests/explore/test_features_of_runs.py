@@ -130,6 +130,7 @@ def test_names_are_short_and_differ(tmp_path: Path) -> None:
     assert list(names_of_runs([Path("a/net.v2.safetensors"), Path("net.safetensors")])) == ["net.v2", "net"]
 
 
+@pytest.mark.slow
 def test_the_example_compares_two_runs(
     work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

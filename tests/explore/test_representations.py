@@ -24,7 +24,7 @@ def in_blocks(patch: pytest.MonkeyPatch, blocks: tuple[int, int]) -> None:
     patch.setattr(activation_rows, "MOST_BLOCK_ROWS", blocks[1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     num_images=st.integers(2, 12),
     num_values=st.integers(2, 9),
@@ -73,7 +73,7 @@ def test_undefined_dissimilarities_are_refused() -> None:
         dissimilarity(rows, "manhattan")  # type: ignore[arg-type]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(num=st.integers(3, 30), num_levels=st.integers(2, 9), seed=SEEDS)
 def test_agreement_is_scipys(num: int, num_levels: int, seed: int) -> None:
     """Also of tied values."""
@@ -123,7 +123,7 @@ def debiased_alignment(a: np.ndarray, b: np.ndarray) -> float:
     return unbiased_criterion(a, b) / np.sqrt(unbiased_criterion(a, a) * unbiased_criterion(b, b))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(num_images=st.integers(6, 14), widths=st.tuples(st.integers(1, 9), st.integers(1, 9)), seed=SEEDS, blocks=BLOCKS)
 def test_alignment_is_that_of_the_formulas(
     num_images: int, widths: tuple[int, int], seed: int, blocks: tuple[int, int]
