@@ -120,7 +120,8 @@ def save_run(data: PreparedData, path: Path, seed: int) -> None:
 LAYERS = ["pool2", "relu4"]
 
 
-def test_a_split_is_projected_like_another(work: Path, tmp_path: Path) -> None:
+def test_a_split_is_projected_like_another(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_writer, "PROJECTED_BYTES", 7 * 4 * 64 * 9)  # seven images at a time
     run = work / "run6"
     whole = write_features(run, tmp_path / "whole", layers=LAYERS, split="train", **HERE)
     fitted = write_features(run, tmp_path / "fitted", layers=LAYERS, split="train", pca=6, **HERE)
@@ -144,6 +145,7 @@ def test_a_split_is_projected_like_another(work: Path, tmp_path: Path) -> None:
         assert projected.activations[name].dtype == np.float16
         assert projected.projection(name).digest() == fitted.projection(name).digest()
     assert not projected.description["projections"]["relu4"]["fitted_here"]
+    open_features(fitted.folder)  # compares all checksums
     assert sorted(path.name for path in fitted.folder.iterdir()) == [
         "features.json", "images.csv", "labels.npy", "pool2.npy", "pool2.pca.npz", "refused.jsonl", "relu4.npy",
         "relu4.pca.npz",
