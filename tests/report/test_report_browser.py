@@ -5,7 +5,7 @@ Chromium is needed, as in tests/exchange/test_browser.py; without it the tests a
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,8 +29,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The page of one run, of several runs, and of one that was not evaluated."""
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], Path]]:
+    """Write the page of one run, of several runs, and of one that was not evaluated."""
     folder = tmp_path_factory.mktemp("pages")
     names = ["a class whose name is long enough for several lines on a telephone", "dog & wolf", "x" * 90]
     data = write_data(folder / "data", names=names, side=70)
@@ -40,16 +40,19 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ]
     bare = make_run(folder / "bare", data, views=()).path
     return {
-        "one": alexnet.write_report(runs[0]),
-        "several": alexnet.write_report(runs, out=folder / "several.html"),
-        "bare": alexnet.write_report(bare),
+        "one": lambda: alexnet.write_report(runs[0]),
+        "several": lambda: alexnet.write_report(runs, out=folder / "several.html"),
+        "bare": lambda: alexnet.write_report(bare),
     }
 
 
-@pytest.mark.parametrize("name", ["one", "several", "bare"])
+@pytest.mark.parametrize(
+    "name", ["one", pytest.param("several", marks=pytest.mark.slow), pytest.param("bare", marks=pytest.mark.slow)]
+)
 def test_a_page_is_sound_at_every_width_and_in_both_schemes(
-    browser: Browser, pages: dict[str, Path], name: str
+    browser: Browser, pages: dict[str, Callable[[], Path]], name: str
 ) -> None:
+    address = pages[name]().as_uri()
     for scheme, width in (("light", 1200), ("dark", 390)):
         page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
         problems: list[str] = []
@@ -57,8 +60,8 @@ def test_a_page_is_sound_at_every_width_and_in_both_schemes(
         page.on("console", lambda message, problems=problems: problems.append(message.text))
         page.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
         page.on("request", lambda request, requests=requests: requests.append(request.url))
-        page.goto(pages[name].as_uri())
-        assert problems == [] and [one for one in requests if not one.startswith("data:")] == [pages[name].as_uri()]
+        page.goto(address)
+        assert problems == [] and [one for one in requests if not one.startswith("data:")] == [address]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(one => +one.tagName[1])")
         assert levels.count(1) == 1 and levels[0] == 1

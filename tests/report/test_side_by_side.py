@@ -141,6 +141,7 @@ def test_filters_stand_beside_each_other_on_their_own_scales(tmp_path: Path, dat
     assert "The 8 filters of conv1, in 2 columns" in text and "permutation test" in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_more_than_five_runs_are_compared_with_the_first(data: PreparedData) -> None:
     page = page_of(make_runs(data, *np.linspace(0.2, 0.9, 6)))
