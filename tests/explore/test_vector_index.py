@@ -85,6 +85,8 @@ def test_without_an_index_the_command_is_named(indexed: IndexedRun, tmp_path: Pa
     for call in (open_index, build_index):
         with pytest.raises(RequestError, match=r"is a weights file, which has no folder for an index; name one"):
             call(run.weights)
+        with pytest.raises(RequestError, match=r"nowhere does not exist; give a run folder, or a weights file"):
+            call(tmp_path / "nowhere")
 
 
 def test_an_index_of_other_weights_is_refused(indexed: IndexedRun, tmp_path: Path) -> None:

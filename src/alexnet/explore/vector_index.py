@@ -136,10 +136,12 @@ def index_folder(run: StrPath, folder: StrPath | None = None) -> Path:
     run = as_path(run, "the run")
     if folder is not None:
         return as_path(folder, "the index")
+    if not run.exists():
+        raise RequestError(f"{run} does not exist; give a run folder, or a weights file that alexnet wrote")
     if not run.is_dir():
         raise RequestError(
             f"{run} is a weights file, which has no folder for an index; name one: --out of `alexnet index`, --index "
-            "of `alexnet neighbors`"
+            "of `alexnet neighbors` and `alexnet codes`"
         )
     return run / INDEX_FOLDER
 
