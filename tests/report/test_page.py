@@ -139,6 +139,14 @@ def test_damaged_and_missing_pieces_are_named(run, data):
 
 
 @pytest.mark.usefixtures("blank_figures")
+@pytest.mark.usefixtures("blank_figures")
+def test_a_diverged_run_has_a_page_that_says_so(run, data):
+    finish(run, data)
+    safetensors.numpy.save_file({"conv1.weight": np.full((8, 3, 3, 3), np.nan, np.float32)}, run.weights)
+    text = " ".join(Page(write_run_page(run.path, None).read_text()).text.split())
+    assert "The filters cannot be shown: the filters have weights that are not finite" in text
+
+
 def test_damage_is_told_where_the_command_was_given(run, data, caplog):
     finish(run, data)
     write_run_page(run.path, data)

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from markupsafe import Markup
 
-from alexnet.errors import RequestError
+from alexnet.errors import AlexNetError
 from alexnet.explore.filter_colors import RANDOM_COLOR, color_test, spec_filters
 from alexnet.figures.figure_style import svg_element
 from alexnet.figures.filter_columns import filter_columns_figure
@@ -14,7 +14,6 @@ from alexnet.report.contents import Section
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.tensors import read_tensors
-from alexnet.storage.typed_files import DamagedFile
 
 _logger = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def filters_section(run: RunFolder, name: str = "filters", *, with_colors: bool 
         )
     except KeyError as error:
         return Section(missing=f"The stored network has no {error.args[0]}, so there are no filters to show.")
-    except (DamagedFile, RequestError, ValueError) as error:
+    except (AlexNetError, ValueError) as error:
         _logger.warning(f"the report shows no filters: {error}")
         return Section(missing=f"The filters cannot be shown: {error}.")
     num, _, height, width = found.weights.shape
