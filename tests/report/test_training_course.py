@@ -40,6 +40,15 @@ def test_a_gradual_change_has_no_steps() -> None:
     assert learning_rate_changes([]) == []
 
 
+def test_a_warmup_before_a_constant_rate_and_a_decay_after_it_are_no_steps() -> None:
+    warmup = [0.002, 0.004, 0.006, 0.008, 0.01, 0.01, 0.01]
+    assert [(one.before, one.after) for one in learning_rate_changes(steps([*warmup, 0.001, 0.001]))] == [(0.01, 0.001)]
+    assert learning_rate_changes(steps([0.005, 0.01, 0.01])) == []
+    assert learning_rate_changes(steps([0.1, 0.1, 0.08, 0.06, 0.04, 0.02])) == []
+    two = learning_rate_changes(steps([0.1, 0.1, 0.01, 0.001, 0.001]))
+    assert [(one.before, one.after) for one in two] == [(0.1, 0.01), (0.01, 0.001)]
+
+
 def test_a_plateau_that_was_logged_once_is_found_beside_a_longer_one() -> None:
     assert [one.step for one in learning_rate_changes(steps([1, 1, 1, 0.1]))] == [30]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,8 @@ _SHOWN: dict[CurveKey, tuple[str, float, str, str]] = {
     "top1_error": ("Top-1 error", 100, " %", "top-1 error, %"),
 }
 """Title, factor, unit and title of the axis."""
+
+_MOST_STEPS_IN_A_ROW = 2
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class LearningRateChange:
 def learning_rate_changes(events: Sequence[Mapping[str, Any]]) -> list[LearningRateChange]:
     """The steps of the learning rate in a run's log, in order.
 
-    A rate that changes with every logged step (warmup, cosine, linear decay) makes no steps: the rate must be constant
-    before the change or after it.
+    A rate that changes gradually makes no steps: where it changes more than twice in a row (cosine, linear decay), or
+    rises from the first logged step on (warmup). Of two changes in a row, each needs a constant rate beside it.
 
     Args:
         events: of the run.
@@ -41,10 +43,17 @@ def learning_rate_changes(events: Sequence[Mapping[str, Any]]) -> list[LearningR
     steps = [event for event in events if event["event"] == "step" and event.get("learning_rate") is not None]
     rates = [float(event["learning_rate"]) for event in steps]
     is_held = [first == second for first, second in pairwise(rates)]
+    found, number = [], 0
+    for held, group in groupby(is_held):
+        first, number = number, number + len(list(group))
+        changes = range(first, number)
+        is_warmup = first == 0 and all(rates[one] < rates[one + 1] for one in changes)
+        if held or is_warmup or len(changes) > _MOST_STEPS_IN_A_ROW:
+            continue
+        found += [one for one in changes if any(is_held[max(0, one - 1) : one] + is_held[one + 1 : one + 2])]
     return [
-        LearningRateChange(float(steps[number]["epoch"]), int(steps[number]["step"]), rates[number], rates[number + 1])
-        for number, held in enumerate(is_held)
-        if not held and any(is_held[max(0, number - 1) : number] + is_held[number + 1 : number + 2])
+        LearningRateChange(float(steps[one]["epoch"]), int(steps[one]["step"]), rates[one], rates[one + 1])
+        for one in found
     ]
 
 
