@@ -10,6 +10,7 @@ from tests.html_page import Page
 from tests.report.made_up_runs import make_run, write_data
 
 import alexnet
+from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.explore.vector_index import build_index
 from alexnet.model.weights import Trained, save_trained
@@ -57,6 +58,10 @@ def test_the_neighbors_are_those_of_the_features(run: RunFolder, data: PreparedD
     page = Page(alexnet.write_report(run.path).read_text())
     assert "Nearest training images" in page.text and len([one for one in page.alts if "Neighbor" in str(one)]) == 18
     assert "6 images of split train" in found.note
+    same = sum(one.is_same_class for _, near in found.rows for one in near)
+    assert f"Of the 18 neighbors, {same} have the class of their query" in found.note
+    moved = data.folder.rename(data.folder.with_name("moved"))
+    assert neighbor_section(run, answered_images(run, open_data(moved), evaluation)) == found
 
 
 def test_without_an_index_the_page_says_how_to_make_one(run: RunFolder, data: PreparedData) -> None:

@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup
 
+from alexnet.data.dataset import PreparedData
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import AlexNetError
 from alexnet.explore.neighbors import Neighbor, Neighbors, QueryNeighbors, distance_text, neighbors_of_rows
-from alexnet.explore.vector_index import has_index
+from alexnet.explore.vector_index import VectorIndex, has_index, open_index
 from alexnet.figures.contact_sheet import shrink, thumbnail_html
 from alexnet.report.answered_images import AnsweredImages
 from alexnet.report.contents import Section
@@ -67,21 +68,38 @@ def neighbor_section(run: RunFolder, answers: AnsweredImages | Section) -> Neigh
     rows = evenly_spaced(np.arange(num), NUM_QUERIES).tolist()
     try:
         found = neighbors_of_rows(
-            run.path, answers.data, answers.split, rows, num=NUM_NEIGHBORS, with_pixels=False, progress=False
+            run.path,
+            answers.data,
+            answers.split,
+            rows,
+            index=_opened_index(run, answers.data),
+            num=NUM_NEIGHBORS,
+            with_pixels=False,
+            progress=False,
         )
         pictures = [_row(found, one) for one in found.queries]
     except (AlexNetError, UnreadableSample) as error:
         if isinstance(error, DamagedFile | UnreadableSample):
             _logger.warning(f"the report shows no neighbors: {error}")
         return NeighborSection(missing=f"The neighbors cannot be shown: {error}.")
-    near = [other for one in found.queries for other in one.by_features]
-    same = sum(other.class_id == one.class_id for one in found.queries for other in one.by_features)
+    near = [one for _, row in pictures for one in row]
+    same = sum(one.is_same_class for one in near)
+    has_classes = any(other.class_id is not None for one in found.queries for other in one.by_features)
     return NeighborSection(
         pictures,
         note=f"Euclidean distance of {found.index.layer}, {found.index.vectors.shape[1]:,} values, to "
-        f"{len(found.index):,} images of split {found.index.split}; the queries are at equal distances in split "
-        f"{answers.split}. Of the {len(near)} neighbors, {same} have the class of their query.",
+        f"{len(found.index):,} images of split {found.index.split}; the queries are evenly spaced in split "
+        f"{answers.split}."
+        + (f" Of the {len(near)} neighbors, {same} have the class of their query." if has_classes else ""),
     )
+
+
+def _opened_index(run: RunFolder, data: PreparedData) -> VectorIndex:
+    """The index of a run; its images may be those of `data`, wherever that is now."""
+    index = open_index(run.path)
+    if index.data is None and index.description["data_checksum"] == data.checksum and index.split in data.splits:
+        return replace(index, data=data)
+    return index
 
 
 def _row(found: Neighbors, query: QueryNeighbors) -> tuple[NeighborPicture, list[NeighborPicture]]:
