@@ -47,7 +47,7 @@ _STATES = {
 
 
 def write_run_page(run_folder: Path, data: PreparedData | None, path: Path | None = None) -> Path:
-    """Write the page of a run, from its folder's files alone, replacing an older page.
+    """Write the page of a run from its folder's files, replacing an older page.
 
     The page says which parts are missing, such as evaluations or weights that do not exist yet.
 

@@ -1,5 +1,6 @@
 """Reports as users ask for them: of one run or of several, with the data sets found and the file named."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ _MOST_NAMES = 3
 def write_report(runs: StrPaths, *, data: StrPaths | None = None, out: StrPath | None = None) -> Path:
     """Write the page of a run, or one page that shows several runs side by side: a self-contained HTML file.
 
-    It is made from the run folders alone: nothing is trained or evaluated. It says which parts are missing.
+    It is made from the run folders: nothing is trained or evaluated. Of a run with an index, the network computes the
+    features of three images, and the whole index is read. The page says which parts are missing.
 
     Args:
         runs: a run folder, or several.
@@ -61,7 +63,9 @@ def write_report(runs: StrPaths, *, data: StrPaths | None = None, out: StrPath |
 
 def _default_path(folders: Sequence[Path]) -> Path:
     names = [name_of(folder) for folder in folders]
-    rest = [] if len(names) <= _MOST_NAMES else [f"and-{len(names) - _MOST_NAMES}-more"]
+    others = names[_MOST_NAMES:]
+    digest = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()[:6]  # other runs, other file
+    rest = [f"and-{len(others)}-more-{digest}"] if others else []
     return Path("-".join(["report", *names[:_MOST_NAMES], *rest]) + ".html")
 
 

@@ -13,8 +13,8 @@ from alexnet.errors import AlexNetError
 from alexnet.evaluation.compare import PairedTest
 from alexnet.evaluation.metrics import top_k_credits
 from alexnet.evaluation.paired import iterate_predictions, mcnemar, paired_difference, reported_errors
-from alexnet.evaluation.predictions import describe_views, views_sort_key
-from alexnet.report.contents import Section, data_of, next_commands
+from alexnet.evaluation.predictions import describe_views
+from alexnet.report.contents import Section, data_of, headline_evaluation, next_commands, sort_evaluations
 from alexnet.report.filter_section import filters_section
 from alexnet.report.formatting import format_percent, jinja_environment, write_page
 from alexnet.report.opening import chance_error, describe_split
@@ -135,12 +135,15 @@ def _compared_runs(runs: Sequence[RunFolder], data: Sequence[PreparedData | None
 def common_evaluations(runs: Sequence[ComparedRun]) -> list[Evaluation]:
     """One evaluation of each run, all of the same images; empty if there are none.
 
-    Networks must have used the same number of views, baselines have one of their own. Of several, it is that of a
-    held-out split with the most views.
+    Networks must have used the same number of views, baselines have one of their own. Of several, it is the one
+    that the pages of single runs show too, of the data set that the runs were trained on or that is named, if there is
+    one.
     """
-    found: dict[tuple[Any, ...], list[Evaluation]] = {}
+    found: dict[str, list[Evaluation]] = {}
+    measured: dict[str, Evaluation] = {}
+    own = {data_of(one.run).get("checksum") if one.data is None else one.data.checksum for one in runs}
     candidates = {(one["data_checksum"], one["split"], one["num_views"]) for run in runs for one in run.evaluations}
-    for checksum, split, views in candidates:
+    for checksum, split, views in sorted(candidates, key=lambda one: (one[0] not in own, *map(str, one))):
         chosen = []
         for run in runs:
             is_baseline = isinstance(run.recipe, BaselineRecipe)
@@ -151,8 +154,12 @@ def common_evaluations(runs: Sequence[ComparedRun]) -> list[Evaluation]:
                 and (is_baseline or one["num_views"] == views)
             ][:1]
         if len(chosen) == len(runs):
-            found[(split != "train", views_sort_key(views), split, checksum)] = chosen
-    return found[max(found)] if found else []
+            name = f"{checksum} {split} {views}"
+            found[name] = chosen
+            measured[name] = {"name": name, "data_checksum": checksum, "split": split, "num_views": views}
+    of_own = {name: one for name, one in measured.items() if one["data_checksum"] in own} or measured
+    best = headline_evaluation(sort_evaluations(of_own))
+    return found[best["name"]] if best else []
 
 
 def _views(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> str:
