@@ -37,6 +37,12 @@ def test_right_cells_are_blue_and_the_strongest_confusion_has_full_color() -> No
         np.testing.assert_allclose(found, [*to_rgb(COLORS[hue]), strength], atol=1e-6)
 
 
+def test_the_legend_says_what_full_color_is() -> None:
+    for counts, share in ((COUNTS, "10 %"), (COUNTS[::-1], "100 %")):
+        (legend,) = confusion_figure(counts, ["a", "b", "c"]).legends
+        assert legend.get_texts()[1].get_text() == f"confused (full color: {share})"
+
+
 def test_a_block_has_a_column_for_the_others() -> None:
     figure = confusion_figure(COUNTS, ["a", "b", "c"], num_images=[200, 50, 300], others=np.array([100, 0, 0]))
     assert [one.get_text() for one in figure.axes[0].get_xticklabels()][-1] == "other classes"

@@ -21,6 +21,7 @@ from alexnet.figures.explanation_figure import (
     occlusion_picture,
 )
 from alexnet.figures.notebook_html import pictures_html, result_html
+from alexnet.system.number_text import percent_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +212,7 @@ class Explanations(Sequence[Explanation]):
 def percent(probability: float) -> str:
     """A probability in percent, with digits enough to see a small one."""
     value = 100 * probability
-    return f"{value:.1f} %" if value >= 0.1 or value <= 0 else f"{value:.1g} %"
+    return f"{value:.1f} %" if value >= 0.1 or value <= 0 else percent_text(probability, 1)
 
 
 def describe_effect(one: Explanation) -> str:

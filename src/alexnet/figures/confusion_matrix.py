@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from alexnet.figures.figure_style import COLORS, figure_style
+from alexnet.system.number_text import percent_text
 
 MOST_WRITTEN = 20
 """With more classes, percentages do not fit into the cells."""
@@ -89,7 +90,7 @@ def confusion_figure(
         figure.legend(
             handles=[
                 Patch(color=_RIGHT, label="right, % of the true class"),
-                Patch(color=_WRONG, label=f"confused (full color: {100 * most_wrong:.2g} %)"),
+                Patch(color=_WRONG, label=f"confused (full color: {percent_text(most_wrong, 2)})"),
             ],
             loc="outside upper center",
             ncols=2 if side * cells.shape[1] > 3 else 1,

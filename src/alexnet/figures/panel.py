@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from alexnet.figures.contact_sheet import shrink
 from alexnet.figures.filters import jpeg_data_uri, png_data_uri
+from alexnet.system.number_text import percent_text
 from alexnet.system.visible_text import visible_html
 
 PANEL_STYLE = """
@@ -65,7 +66,7 @@ def _figure(one: PanelImage) -> str:
     address = png_data_uri(one.image) if is_small else jpeg_data_uri(shrink(one.image, _MOST_PX))
     small = ' class="small"' if is_small else ""
     found = any(is_true for _, _, is_true in one.predictions)
-    probability = f"{100 * one.label_probability:.2g} %"
+    probability = percent_text(one.label_probability, 2)
     absent = f'<p class="absent"><bdi>{label}</bdi> is not among these; its probability is {probability}.</p>'
     return (
         f'<figure><img{small} alt="Image {visible_html(one.key)}, true label {label}" '

@@ -17,6 +17,7 @@ from alexnet.figures.explanation_figure import (
 )
 from alexnet.figures.panel import PANEL_STYLE
 from alexnet.report.formatting import jinja_environment
+from alexnet.system.number_text import significant
 
 
 def explanation_page(found: Explanations) -> str:
@@ -55,7 +56,7 @@ def _contents(one: ExplainedImage) -> dict[str, Any]:
             f"dashed patch hidden: {one.patch_effect}",
             square=square(*one.patch, view_px),
             kind="patch",
-            points=f"{100 * drop_scale(one.drops):.2g}",
+            points=significant(100 * drop_scale(one.drops), 2),
         ),
         _picture(
             "Gradient of the score",
