@@ -56,16 +56,16 @@ def evaluation(
 def test_the_sentence_of_a_measured_network(run: RunFolder) -> None:
     said = opening(run, evaluation(), run.events(), "imagenette")
     assert said.sentence == (
-        "On 3,925 validation images of imagenette, the network errs on 37.9 % (95 % interval 36.4 to 39.4 %) with ten "
-        "views; guessing would err on 90 %."
+        "On 3,925 validation images of imagenette, the network misclassifies 37.9 % (95 % interval 36.4 to 39.4 %) "
+        "with ten views; guessing would misclassify 90 %."
     )
     assert len(said.caveats) == 1 and "not the seed" in said.caveats[0]
 
 
 def test_of_many_classes_the_five_guesses_are_told_too(run: RunFolder) -> None:
     said = opening(run, evaluation(20_350, 50_000, 1000, views=1), [], "ILSVRC-2012").sentence
-    assert "errs on 40.7 % (95 % interval 40.3 to 41.1 %) with one view, and its five guesses miss 18.2 %" in said
-    assert said.endswith("guessing would err on 99.9 %.")
+    assert "misclassifies 40.7 % (95 % interval 40.3 to 41.1 %) with one view, and its five guesses miss 18.2 %" in said
+    assert said.endswith("guessing would misclassify 99.9 %.")
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,16 @@ def test_of_many_classes_the_five_guesses_are_told_too(run: RunFolder) -> None:
     [
         (evaluation(90, 100), "do not show that it has learned anything"),
         (evaluation(86, 100), "do not show that it has learned anything"),
-        (evaluation(100, 100), "worse than guessing: that would err on 90 %"),
-        (evaluation(70, 100), "; guessing would err on 90 %."),
-        (evaluation(25, 100, 3, [80, 10, 10]), "always naming class 0 would err on 20 %: these images do not show"),
-        (evaluation(5, 100, 3, [80, 10, 10]), "; always naming class 0 would err on 20 %."),
+        (evaluation(100, 100), "worse than guessing: that would misclassify 90 %"),
+        (evaluation(70, 100), "; guessing would misclassify 90 %."),
+        (
+            evaluation(25, 100, 3, [80, 10, 10]),
+            "always naming class 0 would misclassify 20 %: these images do not show",
+        ),
+        (evaluation(5, 100, 3, [80, 10, 10]), "; always naming class 0 would misclassify 20 %."),
         (evaluation(0, 1), "On 1 validation image of"),
         (evaluation(0, 10, 1, [10]), "with a single class, that says nothing"),
-        (evaluation(1, 1000), "errs on 0.10 % (95 % interval 0.02 to 0.56 %)"),
+        (evaluation(1, 1000), "misclassifies 0.10 % (95 % interval 0.02 to 0.56 %)"),
     ],
 )
 def test_it_says_when_nothing_was_learned(run: RunFolder, found: dict[str, Any], expected: str) -> None:
@@ -121,9 +124,9 @@ def test_without_an_error_it_says_that_nothing_is_known(
 def test_without_an_evaluation_the_last_validation_is_told(run: RunFolder) -> None:
     said = opening(run, None, run.events(), "Made up").sentence
     assert said == (
-        "After epoch 4, as the training itself measured it on 60 validation images of Made up, the network errs on "
-        "60.0 % (95 % interval 47.4 to 71.4 %) with one view; guessing would err on 66.7 %, so these images do not "
-        "show that it has learned anything."
+        "After epoch 4, as the training itself measured it on 60 validation images of Made up, the network "
+        "misclassifies 60.0 % (95 % interval 47.4 to 71.4 %) with one view; guessing would misclassify 66.7 %, "
+        "so these images do not show that it has learned anything."
     )
     at_chance = [*run.events(), {"event": "at_chance", "step": 40, "epoch": 4}]
     assert "no better than that of guessing" in " ".join(opening(run, None, at_chance, "x").caveats)
@@ -132,7 +135,7 @@ def test_without_an_evaluation_the_last_validation_is_told(run: RunFolder) -> No
 def test_of_a_baseline_it_names_the_kind(tmp_path: Path, data: PreparedData) -> None:
     run = RunFolder.create(tmp_path / "run", next(iter(BASELINES.values())), {"data": describe(data)})
     said = opening(run, evaluation(views=1), [], "x")
-    assert ", the baseline sift-fisher errs on 37.9 %" in said.sentence and "view" not in said.sentence
+    assert ", the baseline sift-fisher misclassifies 37.9 %" in said.sentence and "view" not in said.sentence
     assert not isinstance(run.any_recipe(), Recipe) and "seed" not in " ".join(said.caveats)
 
 
@@ -168,7 +171,7 @@ def imported(folder: Path, untrained: tuple[str, ...] = ()) -> RunFolder:
 def test_of_an_imported_network_it_says_that_its_training_is_unknown(tmp_path: Path) -> None:
     run = imported(tmp_path / "run")
     said = opening(run, evaluation(), [], "imagenette")
-    assert "the network errs on 37.9 %" in said.sentence
+    assert "the network misclassifies 37.9 %" in said.sentence
     assert said.caveats == (
         "The network was imported: what it was trained on is not known, and these images may be among that.",
     )
@@ -183,8 +186,8 @@ def test_an_import_that_was_measured_has_that_error(tmp_path: Path, monkeypatch:
     proof = {"sample": {"num_images": 200, "split": "val", "title": "imagenette"}, "combinations": ways}
     monkeypatch.setattr(RunFolder, "proof", lambda self: proof)
     assert opening(imported(tmp_path / "run"), None, [], "x").sentence == (
-        "As the import measured it on 200 validation images of imagenette, the network errs on 58.5 % (95 % interval "
-        "51.6 to 65.1 %) with one view; it has not been evaluated on more."
+        "As the import measured it on 200 validation images of imagenette, the network misclassifies 58.5 % (95 % "
+        "interval 51.6 to 65.1 %) with one view; it has not been evaluated on more."
     )
 
 

@@ -62,7 +62,7 @@ def test_each_run_has_a_column_and_each_pair_a_test(data: PreparedData) -> None:
 @pytest.mark.parametrize(
     ("shares", "expected"),
     [
-        ((0.2, 0.9), "run<1> errs least: on"),
+        ((0.2, 0.9), "run<1> misclassifies the fewest:"),
         ((0.2, 0.9), "It is better than run<0> by"),
         ((0.5, 0.5), "These images do not show that it is better than"),
     ],
@@ -73,7 +73,7 @@ def test_the_opening_says_which_is_better_and_how_sure_that_is(
 ) -> None:
     text = " ".join(page_of(make_runs(data, *shares)).text.split())
     assert expected in text and "Of 2 runs measured on the same 60 validation images of Made up" in text
-    assert "guessing would err on 66.7 %" in text
+    assert "guessing would misclassify 66.7 %" in text
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -81,7 +81,7 @@ def test_runs_that_only_guess_and_runs_that_are_equal_are_called_so(tmp_path: Pa
     text = page_of(make_runs(data, 0.0, 0.05)).text
     assert "these images do not show that any of them has learned anything" in text
     runs = [make_run(tmp_path / name, data, share_right=0.9) for name in ("one", "two")]
-    assert "one and two err least: on" in page_of(runs, out=tmp_path / "page.html").text
+    assert "one and two misclassify the fewest:" in page_of(runs, out=tmp_path / "page.html").text
 
 
 @pytest.mark.usefixtures("blank_figures")

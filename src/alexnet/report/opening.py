@@ -11,6 +11,7 @@ from alexnet.evaluation.paired import TOP5_CLASSES
 from alexnet.runs.folder import AnyRecipe, RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.recipe import Recipe, epochs_of
+from alexnet.system.number_text import percent_text
 
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
 _VIEWS: dict[int | str, str] = {1: "one view", 9: "nine views", 10: "ten views", "dense": "dense views"}
@@ -100,14 +101,15 @@ def _achieved(recipe: AnyRecipe, evaluation: Mapping[str, Any], title: str) -> s
             f"({_percent(top5_low)} to {_percent(top5_high)} %)"
         )
     chance, how = chance_error(evaluation)
+    missed = percent_text(chance, 3)
     if evaluation["num_classes"] == 1:
-        return f"{where} errs on {measured}; with a single class, that says nothing."
+        return f"{where} misclassifies {measured}; with a single class, that says nothing."
     if high < chance:
-        return f"{where} errs on {measured}; {how} would err on {100 * chance:.3g} %."
+        return f"{where} misclassifies {measured}; {how} would misclassify {missed}."
     if low > chance:
-        return f"{where} errs on {measured}, which is worse than {how}: that would err on {100 * chance:.3g} %."
+        return f"{where} misclassifies {measured}, which is worse than {how}: that would misclassify {missed}."
     return (
-        f"{where} errs on {measured}, and {how} would err on {100 * chance:.3g} %: "
+        f"{where} misclassifies {measured}, and {how} would misclassify {missed}: "
         "these images do not show that it has learned anything."
     )
 
@@ -137,11 +139,11 @@ def _without_evaluation(
     if num_classes := data.get("num_classes"):
         uniform = 1 - 1 / num_classes
         is_learning = not num or high < uniform
-        chance = f"; guessing would err on {100 * uniform:.3g} %"
+        chance = f"; guessing would misclassify {percent_text(uniform, 3)}"
         chance += "" if is_learning else ", so these images do not show that it has learned anything"
     return (
         f"After epoch {validation['epoch']:.4g}, as the training itself measured it on {images} of {title}, the "
-        f"network errs on {measured} with one view{chance}."
+        f"network misclassifies {measured} with one view{chance}."
     )
 
 
@@ -163,7 +165,7 @@ def _of_import(run: RunFolder, recipe: ImportRecipe) -> str:
     sample, error, (low, high) = proof["sample"], claimed["top1_error"], claimed["top1_interval"]
     return (
         f"As the import measured it on {sample['num_images']:,} {describe_split(sample['split'])} "
-        f"{_images(sample['num_images'])} of {sample['title']}, the network errs on {_percent(error)} % "
+        f"{_images(sample['num_images'])} of {sample['title']}, the network misclassifies {_percent(error)} % "
         f"(95 % interval {_percent(low)} to {_percent(high)} %) with one view; it has not been evaluated on more."
     )
 

@@ -24,6 +24,7 @@ from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import AnyRecipe, RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.learning_curves import curves_of_runs
+from alexnet.system.number_text import percent_text
 from alexnet.system.visible_text import visible
 
 MOST_CLASSES = 20
@@ -286,14 +287,14 @@ def _opening(runs: Sequence[ComparedRun], common: Sequence[Evaluation], pairs: S
     best, second = runs[order[0]].label, runs[order[1]].label
     found = common[order[0]]
     first = [runs[number].label for number in order if common[number]["top1_error"] == found["top1_error"]]
-    who = f"{best} errs" if len(first) == 1 else f"{', '.join(first[:-1])} and {first[-1]} err"
+    who = f"{best} misclassifies" if len(first) == 1 else f"{', '.join(first[:-1])} and {first[-1]} misclassify"
     low, high = found["top1_interval"]
     chance, how = chance_error(found)
     title = data_of(runs[0].run).get("title") or "the data set"
     start = (
         f"Of {len(runs)} runs measured on the same {found['num_images']:,} {describe_split(found['split'])} images of "
-        f"{title}, {who} least: on {100 * found['top1_error']:.1f} % (95 % interval {100 * low:.1f} to "
-        f"{100 * high:.1f} %); {how} would err on {100 * chance:.3g} %"
+        f"{title}, {who} the fewest: {100 * found['top1_error']:.1f} % (95 % interval {100 * low:.1f} to "
+        f"{100 * high:.1f} %); {how} would misclassify {percent_text(chance, 3)}"
     )
     if high >= chance:
         return start + ", so these images do not show that any of them has learned anything."
