@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.explore.indexed_run import IndexedRun, make_indexed_run
+from tests.explore.indexed_run import IndexedRun, make_indexed_run, make_run
 
 import alexnet
 from alexnet.cli.main import main
@@ -74,21 +74,33 @@ def test_the_query_itself_is_left_out_and_copies_are_marked(tmp_path: Path, stor
 
 
 def test_queries_from_a_split_have_classes(indexed: IndexedRun) -> None:
-    """Of another split, a copy of an indexed image stays and is marked; of the index's own, each is left out."""
+    """An image whose bytes are in the index is left out, whatever its split; other copies are marked."""
     keys = list(indexed.data.splits["val"].keys)
     copy = keys.index("val/color0/1.png")
     found = neighbors_of_rows(indexed.run, indexed.data, "val", [copy, 5], index=indexed.index, device="cpu")
-    assert found[0].left_out is None and found[0].name == "val/color0/1.png"
-    assert [one.key for one in found[0].by_features[:2]] == ["train/color0/0.png", "train/color0/1.png"]
-    assert [one.is_duplicate for one in found[0].by_features[:3]] == [True, True, False]
+    assert found[0].left_out == "train/color0/0.png" and found[0].name == "val/color0/1.png"
+    assert found[1].left_out is None and found[0].by_features[0].key == "train/color0/1.png"
+    assert [one.is_duplicate for one in found[0].by_features[:3]] == [True, False, False]
     assert found[1].class_id == indexed.data.classes[indexed.data.splits["val"].labels[5]].id
     right = sum(one.class_id == query.class_id for query in found.queries for one in query.by_features)
     assert f"of the query's class are {right} of 12 by features, " in found.describe()
+    copied = neighbors_of_rows(indexed.run, indexed.data, "train", [1], with_pixels=False, device="cpu")[0]
+    assert (copied.left_out, copied.by_features[0].key) == ("train/color0/1.png", "train/color0/0.png")
     own = neighbors_of_rows(indexed.run, indexed.data, "train", [3], num=24, with_pixels=False, device="cpu")[0]
     assert own.left_out == indexed.index.keys[3] and own.by_pixels is None and len(own.by_features) == 23
     for rows in ([], [12], [-1]):
         with pytest.raises(RequestError, match=r"allowed are one or more of 0 to 11"):
             neighbors_of_rows(indexed.run, indexed.data, "val", rows)
+
+
+def test_an_opened_index_and_data_must_fit_the_network(indexed: IndexedRun, tmp_path: Path) -> None:
+    other = make_run(indexed.data, tmp_path / "other", seed=7)
+    photograph = indexed.source / "val/color0/0.png"
+    with pytest.raises(RequestError, match=r"index was made with other weights than those of .*other"):
+        neighbors(other, photograph, index=indexed.index, device="cpu")
+    small = prepare(indexed.source, tmp_path / "small", side=24)
+    with pytest.raises(RequestError, match=r"trained on images of 32 pixels, but .*small stores 24; prepare"):
+        neighbors_of_rows(indexed.run, small, "val", [0], device="cpu")
 
 
 def test_concatenated_data_sets(indexed: IndexedRun, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
-from tests.explore.indexed_run import IndexedRun, make_indexed_run
+from tests.explore.indexed_run import IndexedRun, make_indexed_run, make_run
 
 import alexnet
 from alexnet.cli.main import main
+from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
 from alexnet.explore.retrieval import average_precision, measure_retrieval
-from alexnet.explore.vector_index import VectorIndex
+from alexnet.explore.vector_index import VectorIndex, build_index
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +45,22 @@ def test_every_image_of_a_split_is_a_query(indexed: IndexedRun, split: str) -> N
     queries = queries.reshape(len(images), -1).astype(np.float64)
     vectors, labels = indexed.index.vectors.astype(np.float64), indexed.index.labels
     assert labels is not None
+    # The same bytes are stored of val/color0/1.png and of train/color0/0.png: in either split, that is the query.
+    leak = list(images.keys).index("val/color0/1.png") if split == "val" else None
+    assert leak is None or np.array_equal(images.images[leak], indexed.index.image(0))
     precisions, right = [], []
     for row, query in enumerate(queries):
         distances = np.linalg.norm(vectors - query, axis=1).astype(np.float32)
         is_relevant = labels == images.labels[row]
-        if split == "train":
-            distances, is_relevant = np.delete(distances, row), np.delete(is_relevant, row)
+        if split == "train" or row == leak:
+            own = row if split == "train" else 0
+            distances, is_relevant = np.delete(distances, own), np.delete(is_relevant, own)
         precisions.append(average_precision_score(is_relevant, -distances))
         right.append(is_relevant[np.argmin(distances)])
     np.testing.assert_allclose(found.average_precision, precisions, rtol=1e-6)
     assert found.mean_average_precision == pytest.approx(np.mean(precisions), rel=1e-6)
     assert found.nearest_accuracy == np.mean(right) and found.num_without == 0
-    assert found.chance == pytest.approx(5 / 23 if split == "train" else 6 / 24)
+    assert found.chance == pytest.approx(5 / 23 if split == "train" else (11 * 6 / 24 + 5 / 23) / 12)
     low, high = found.interval
     assert high - low == pytest.approx(2 * 1.96 * np.std(precisions, ddof=1) / len(images) ** 0.5)
     for one, number in zip(found.by_class, range(4), strict=True):
@@ -62,6 +68,31 @@ def test_every_image_of_a_split_is_a_query(indexed: IndexedRun, split: str) -> N
         assert one.mean_average_precision == pytest.approx(np.mean(of_class), rel=1e-6)
         assert (one.num_queries, one.num_indexed, one.id) == (len(of_class), 6, f"color{number}")
     assert f"{found.mean_average_precision:.3f}" in repr(found) and "color2" in found._repr_html_()
+
+
+def test_queries_of_another_data_set_with_the_same_bytes_are_left_out(indexed: IndexedRun, tmp_path: Path) -> None:
+    """The same photographs prepared twice, and an index of two data sets: no image is in its own ranking."""
+    own = measure_retrieval(indexed.run, split="train", device="cpu")
+    shutil.copytree(indexed.source, tmp_path / "source")
+    (tmp_path / "source/val/color3/2.png").unlink()
+    again = prepare(tmp_path / "source", tmp_path / "again", side=32)
+    assert again.checksum != indexed.data.checksum
+    found = measure_retrieval(indexed.run, again, "train", device="cpu")
+    np.testing.assert_allclose(found.average_precision[2:], own.average_precision[2:], rtol=1e-5)
+    assert found.chance == own.chance
+    # In an index of both sets, the copy in the other set stays.
+    both = build_index(indexed.run, [again.folder, indexed.data.folder], folder=tmp_path / "both", device="cpu")
+    found = measure_retrieval(indexed.run, indexed.data, "train", index=both, device="cpu")
+    assert found.chance == pytest.approx(11 / 47)
+
+
+def test_an_opened_index_and_data_must_fit_the_network(indexed: IndexedRun, tmp_path: Path) -> None:
+    other = make_run(indexed.data, tmp_path / "other", seed=7)
+    with pytest.raises(RequestError, match=r"index was made with other weights than those of .*other"):
+        measure_retrieval(other, index=indexed.index, device="cpu")
+    small = prepare(indexed.source, tmp_path / "small", side=24)
+    with pytest.raises(RequestError, match=r"trained on images of 32 pixels, but .*small stores 24; prepare"):
+        measure_retrieval(indexed.run, small, device="cpu")
 
 
 def with_labels(indexed: IndexedRun, labels: Any) -> VectorIndex:

@@ -52,7 +52,9 @@ def test_the_same_call_opens_what_is_there_and_others_are_refused(
     before = (indexed.index.folder / "relu4.npy").stat().st_mtime_ns
     caplog.set_level(logging.INFO, logger="alexnet")
     assert len(build_index(indexed.run, layer="relu4")) == 24
-    assert caplog.messages == [f"{indexed.index.folder} is complete: 24 images of train, relu4"]
+    assert caplog.messages == [
+        f"{indexed.index.folder} is complete: 24 images of train of {indexed.data.folder}, relu4"
+    ]
     assert (indexed.index.folder / "relu4.npy").stat().st_mtime_ns == before
     with pytest.raises(RequestError, match=r"is an index of layer relu4, not fc5; remove it, or name another .* --out"):
         build_index(indexed.run, layer="fc5")
@@ -85,6 +87,8 @@ def test_without_an_index_the_command_is_named(indexed: IndexedRun, tmp_path: Pa
     for call in (open_index, build_index):
         with pytest.raises(RequestError, match=r"is a weights file, which has no folder for an index; name one"):
             call(run.weights)
+    with pytest.raises(RequestError, match=r"no data set; name one: `alexnet index .*safetensors'? DATA --out .*new`"):
+        build_index(run.weights, folder=tmp_path / "new")
         with pytest.raises(RequestError, match=r"nowhere does not exist; give a run folder, or a weights file"):
             call(tmp_path / "nowhere")
 
@@ -118,6 +122,20 @@ def test_other_features_are_refused(indexed: IndexedRun, tmp_path: Path) -> None
         open_index(indexed.run, tmp_path / "two")
 
 
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_features_of_earlier_versions_are_refused(copied: Path, version: int) -> None:
+    """There, names of layers mean other tensors, or checksums are missing."""
+    path = copied / "index/features.json"
+    content = json.loads(path.read_text())
+    del content["content_sha256"]
+    if version == 3:
+        del content["crc32"]
+    content["format_version"] = version
+    path.write_text(json.dumps(content if version > 1 else {**content, "points": content["layers"]}))
+    with pytest.raises(RequestError, match=r"an earlier version of alexnet wrote, .*remove .* `alexnet index .*run`"):
+        open_index(copied)
+
+
 @pytest.mark.parametrize("name", ["relu4.npy", "labels.npy", "images.csv", "features.json"])
 @pytest.mark.parametrize("change", ["cut", "flip", "gone"])
 def test_damage_is_reported(copied: Path, name: str, change: str) -> None:
@@ -149,7 +167,7 @@ def test_moved_data_are_named_and_compared(indexed: IndexedRun, copied: Path, tm
         (copied / name).write_text(json.dumps(content))
     index = open_index(copied)
     assert index.data is None and index.class_of(0) == indexed.data.classes[0].name
-    with pytest.raises(RequestError, match=r"is not at /gone any more; give its new path with --data"):
+    with pytest.raises(RequestError, match=r"is no longer at /gone; give its new path with --data"):
         index.image(0)
     np.testing.assert_array_equal(open_index(copied, data_folder=moved).image(3), indexed.index.image(3))
     other = prepare(indexed.source, tmp_path / "other", side=32, hold_out=0.0, store="jpeg")
@@ -161,6 +179,10 @@ def test_moved_data_are_named_and_compared(indexed: IndexedRun, copied: Path, tm
     run = json.loads((copied / "run.json").read_text())
     run["data"]["folder"] = str(moved)
     (copied / "run.json").write_text(json.dumps(run))
+    assert open_index(copied).require_data().folder == moved
+    # Where it was is another folder now.
+    content = json.loads((copied / "index/features.json").read_text().replace("/gone", str(tmp_path)))
+    (copied / "index/features.json").write_text(json.dumps(content))
     assert open_index(copied).require_data().folder == moved
 
 

@@ -68,12 +68,7 @@ def split_source(run: Path, data_folder: StrPaths | None, split: str | None, tra
     data = open_data(folders)
     split = split or data.evaluation_split
     images = data.require_split(split).images
-    if data.side != trained.side:
-        raise RequestError(
-            f"the network was trained on images of {trained.side} pixels, but {data.folder} stores {data.side}; "
-            f"prepare the data with --side {trained.side}"
-        )
-    warn_of_other_fit(data, trained.fit)
+    require_fitting(data, trained)
     return ImageSource(
         read=array_reader(images),
         paths=data.splits[split].keys,
@@ -81,6 +76,20 @@ def split_source(run: Path, data_folder: StrPaths | None, split: str | None, tra
         identity={"data_checksum": data.checksum, "split": split},
         location={"data": [str(folder) for folder in folders]},
     )
+
+
+def require_fitting(data: PreparedData, trained: Trained) -> None:
+    """Refuse a data set whose images are not of the side that a network takes, and warn of another fit.
+
+    Raises:
+        RequestError: the sides differ.
+    """
+    if data.side != trained.side:
+        raise RequestError(
+            f"the network was trained on images of {trained.side} pixels, but {data.folder} stores {data.side}; "
+            f"prepare the data with --side {trained.side}"
+        )
+    warn_of_other_fit(data, trained.fit)
 
 
 def _labels(data: PreparedData, split: str, trained: Trained) -> NDArray[np.int64] | None:

@@ -21,10 +21,10 @@ from alexnet.errors import RequestError
 from alexnet.explore.approximate_index import ApproximateIndex
 from alexnet.explore.binary_codes import CodeSearch, open_codes, require_rerank
 from alexnet.explore.features import features
-from alexnet.explore.image_source import file_versions
+from alexnet.explore.image_source import file_versions, require_fitting
 from alexnet.explore.nearest import ABSENT, Nearest, nearest
-from alexnet.explore.stored_images import PixelRows, StoredDigests, as_stored, pixel_rows
-from alexnet.explore.vector_index import VectorIndex, open_index
+from alexnet.explore.stored_images import PixelRows, StoredDigests, as_stored, first_row, pixel_rows
+from alexnet.explore.vector_index import VectorIndex, opened_index
 from alexnet.figures.neighbor_rows import NeighborRows, NeighborTile, neighbor_rows_figure
 from alexnet.figures.notebook_html import pictures_html, result_html
 from alexnet.model.weights import Trained, load_trained
@@ -286,7 +286,7 @@ def neighbors(
     names, squares = _read_photographs(images, trained)
     digests = StoredDigests(stored_in, opened.split)
     same = [digests.rows_like(square) for square in squares]
-    own_rows = np.array([rows[0] if len(rows) else ABSENT for rows in same], np.int64)
+    own_rows = np.array([first_row(rows) for rows in same], np.int64)
     queries = _Queries(
         names=names,
         images=np.stack([as_stored(square, stored_in) for square in squares]),
@@ -317,7 +317,8 @@ def neighbors_of_rows(
     """As `neighbors`, of images of a split, whose classes are known.
 
     Args:
-        data: any data set; of the index itself, each image is left out of its own neighbors.
+        data: any data set. An image that is in the index (its stored bytes are the same) is left out of its own
+            neighbors.
         split: of `data`.
         rows: which of its images.
     """
@@ -326,7 +327,7 @@ def neighbors_of_rows(
     images = data.require_split(split)
     if not rows or min(rows) < 0 or max(rows) >= len(images):
         raise RequestError(f"rows are {list(rows)[:5]}; allowed are one or more of 0 to {len(images) - 1}")
-    is_own = data.checksum == opened.require_data().checksum and split == opened.split
+    require_fitting(data, trained)
     digests = StoredDigests(opened.require_data(), opened.split)
     of_split = StoredDigests(data, split)
     labels = [int(images.labels[row]) for row in rows]
@@ -335,7 +336,7 @@ def neighbors_of_rows(
         images=np.stack([np.asarray(images.images[row]) for row in rows]),
         classes=[None if one == NO_LABEL else (data.classes[one].id, data.classes[one].name) for one in labels],
         same=[digests.rows_equal(of_split, row) for row in rows],
-        own_rows=np.array([row if is_own else ABSENT for row in rows], np.int64),
+        own_rows=np.array([digests.own_row(of_split, row) for row in rows], np.int64),
     )
     search = _search(opened, num, approximate, codes, rerank)
     return _find(opened, trained, queries, num, search, with_pixels, batch_size, device, progress)
@@ -349,9 +350,7 @@ def _opened(
         raise RequestError(f"--num is {num!r}; allowed is a whole number, 1 or more")
     run = as_path(run, "the run")
     trained = load_trained(run)
-    if isinstance(index, VectorIndex):
-        return trained, index
-    return trained, open_index(run, index, data_folder=data_folder, trained=trained)
+    return trained, opened_index(run, index, trained, data_folder=data_folder)
 
 
 def _read_photographs(

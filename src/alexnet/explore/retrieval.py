@@ -20,9 +20,10 @@ from alexnet.data.dataset import PreparedData
 from alexnet.data.dataset_files import NO_LABEL
 from alexnet.errors import RequestError
 from alexnet.explore.forward import activation_batches
-from alexnet.explore.image_source import array_reader
-from alexnet.explore.nearest import distances_to_all
-from alexnet.explore.vector_index import VectorIndex, open_index
+from alexnet.explore.image_source import array_reader, require_fitting
+from alexnet.explore.nearest import ABSENT, distances_to_all
+from alexnet.explore.stored_images import StoredDigests
+from alexnet.explore.vector_index import VectorIndex, opened_index
 from alexnet.figures.class_bars import ClassBar, class_bars_figure
 from alexnet.figures.notebook_html import result_html, table_html
 from alexnet.model.activations import ActivationReader
@@ -164,7 +165,7 @@ def measure_retrieval(
 ) -> Retrieval:
     """Mean average precision with every image of a split as query.
 
-    An image that is itself in the index is left out of its own ranking.
+    An image that is itself in the index (its stored bytes are the same) is left out of its own ranking.
 
     Args:
         run: a run folder or a weights file.
@@ -176,22 +177,26 @@ def measure_retrieval(
 
     Raises:
         RequestError: there is no index or it is of other weights, the split or the index has no labels, or no class of
-            the queries is in the index.
+            the queries is in the index; the data set of the index is not where it was, or the queries are of another
+            side than the network's images.
     """
     run = as_path(run, "the run")
     trained = load_trained(run)
-    opened = index if isinstance(index, VectorIndex) else open_index(run, index, trained=trained)
+    opened = opened_index(run, index, trained)
     asked = opened.require_data() if data is None else open_data(data)
+    is_of_index = asked.checksum == opened.description["data_checksum"]
     split = asked.evaluation_split if split is None else split
     labels = _labels_in(opened, asked, split)
-    is_own = split == opened.split and asked.checksum == opened.description["data_checksum"]
-    if is_own:
+    require_fitting(asked, trained)
+    indexed = StoredDigests(asked if is_of_index else opened.require_data(), opened.split)
+    own_rows = indexed.own_rows(StoredDigests(asked, split))
+    if is_of_index and split == opened.split:
         vectors: NDArray[Any] = opened.vectors
     else:
         with counted("activations", shown=progress if isinstance(progress, bool) else None) as update:
             vectors = _activations(trained, opened, asked, split, batch_size, device, update)
     with counted("ranking", shown=progress) as update:
-        return _measure(opened, asked, split, labels, vectors, is_own, update)
+        return _measure(opened, asked, split, labels, vectors, own_rows, update)
 
 
 def average_precision(distances: NDArray[np.floating[Any]], is_relevant: NDArray[np.bool_]) -> float:
@@ -251,12 +256,13 @@ def _measure(
     split: str,
     labels: NDArray[np.int64],
     vectors: NDArray[Any],
-    is_own: bool,
+    own_rows: NDArray[np.int64],
     update: Callable[[int, int | None], None],
 ) -> Retrieval:
     assert index.labels is not None
     num_of = np.bincount(index.labels[index.labels != NO_LABEL], minlength=len(index.classes))
-    num_relevant = np.where(labels == NO_LABEL, 0, num_of[labels] - is_own)
+    is_in_index = own_rows != ABSENT
+    num_relevant = np.where(labels == NO_LABEL, 0, num_of[labels] - (is_in_index & (index.labels[own_rows] == labels)))
     rows = np.flatnonzero(num_relevant > 0)
     if not len(rows):
         raise RequestError(f"no image of split {split!r} has another image of its class in {index.folder}")
@@ -267,8 +273,8 @@ def _measure(
         distances = distances_to_all(index.vectors, np.asarray(vectors[chosen], np.float32))
         for number, row in enumerate(chosen.tolist()):
             others, is_relevant = distances[number], index.labels == labels[row]
-            if is_own:
-                others, is_relevant = np.delete(others, row), np.delete(is_relevant, row)
+            if is_in_index[row]:
+                others, is_relevant = np.delete(others, own_rows[row]), np.delete(is_relevant, own_rows[row])
             precisions[first + number] = average_precision(others, is_relevant)
             is_right[first + number] = is_relevant[np.argmin(others)]
         update(first + len(chosen), len(rows))
@@ -278,7 +284,7 @@ def _measure(
         average_precision=precisions,
         rows=rows,
         nearest_is_right=is_right,
-        chance=float((num_relevant[rows] / (len(index) - is_own)).mean()),
+        chance=float((num_relevant[rows] / (len(index) - is_in_index[rows])).mean()),
         num_without=len(labels) - len(rows),
         by_class=_by_class(index, data, labels[rows], precisions, num_of),
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from alexnet.data.dataset import PreparedData, Split
 from alexnet.data.decode import decode_image
 from alexnet.data.shards import DIGEST_BYTES, UnreadableSample, encode_stored
+from alexnet.explore.nearest import ABSENT
 from alexnet.system.machine import num_cores
 
 MIDDLE = 128
@@ -77,6 +78,7 @@ class StoredDigests:
             names = [Path(one["folder"]) for one in data.description["concatenated"] if split in one["splits"]]
             parts = [PreparedData.open(name) for name in names]
         digests = [np.asarray(part.digests(split)) for part in parts]
+        self._checksum, self._split = data.checksum, split
         self._digests = np.concatenate(digests)
         stores = [part.store for part in parts]
         self._is_jpeg = np.repeat([store == "jpeg" for store in stores], [len(one) for one in digests])
@@ -91,8 +93,39 @@ class StoredDigests:
         """The rows that hold the same bytes as a row of another split."""
         return self._rows(bool(others._is_jpeg[row]), others._digests[row])
 
+    def own_rows(self, others: "StoredDigests") -> NDArray[np.int64]:
+        """The row that is each image of another split itself, int64 (len(others),): see `own_row`."""
+        if self._is_same_split(others):
+            return np.arange(len(others._digests))
+        stored, first = np.unique(self._keys(), return_index=True)
+        wanted = others._keys()
+        places = np.minimum(np.searchsorted(stored, wanted), len(stored) - 1)
+        return np.where(stored[places] == wanted, first[places], ABSENT)
+
+    def own_row(self, others: "StoredDigests", row: int) -> int:
+        """The row that is an image of another split itself, or `ABSENT`.
+
+        That is one which holds the same bytes: of the same split of the same data set that very row, else the first.
+        """
+        if self._is_same_split(others):
+            return row
+        return first_row(self.rows_equal(others, row))
+
+    def _is_same_split(self, others: "StoredDigests") -> bool:
+        return (self._checksum, self._split) == (others._checksum, others._split)
+
+    def _keys(self) -> NDArray[np.void]:
+        """What is stored of each image, as one value, (N,)."""
+        keys = np.concatenate([self._digests, self._is_jpeg[:, None].astype(np.uint8)], 1)
+        return keys.view(f"V{keys.shape[1]}")[:, 0]
+
     def _rows(self, is_jpeg: bool, digest: NDArray[np.uint8]) -> NDArray[np.int64]:
         return np.flatnonzero((self._is_jpeg == is_jpeg) & (self._digests == digest).all(1))
+
+
+def first_row(rows: NDArray[np.int64]) -> int:
+    """The row that is an image itself, of those that hold its bytes, ascending; `ABSENT` if there is none."""
+    return int(rows[0]) if len(rows) else ABSENT
 
 
 def _digest(content: bytes) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ with the last hidden layer of the training split. It belongs to the weights and 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from alexnet.explore.approximate_index import (
     require_kind,
 )
 from alexnet.explore.feature_reader import Features, open_features
-from alexnet.explore.feature_writer import DESCRIPTION_FILE
+from alexnet.explore.feature_writer import DESCRIPTION_FILE, FORMAT_VERSION
 from alexnet.explore.features import write_features
 from alexnet.figures.notebook_html import result_html, table_html
 from alexnet.model.weights import Trained, load_trained, weights_file
@@ -98,8 +98,8 @@ class VectorIndex:
         """
         if self.data is None:
             raise RequestError(
-                f"the data set of which {self.folder} was made is not at {' and '.join(self.description['data'])} any "
-                "more; give its new path with --data"
+                f"the data set of which {self.folder} was made is no longer at "
+                f"{' and '.join(self.description['data'])}; give its new path with --data"
             )
         return self.data
 
@@ -200,8 +200,15 @@ def build_index(
                     f"{destination} is an index of {what} {there}, not {wanted}; remove it, or name another folder "
                     "with --out"
                 )
-        _logger.info(f"{destination} is complete: {len(found):,} images of {found.split}, {found.layer}")
+        _logger.info(
+            f"{destination} is complete: {len(found):,} images of {found.split} of "
+            f"{' and '.join(found.description['data'])}, {found.layer}"
+        )
     else:
+        if data is None and not run.is_dir():
+            raise RequestError(
+                f"{run} is a weights file, which names no data set; name one: {_command(run, destination)}"
+            )
         with counted("index", shown=progress) as update:
             write_features(
                 run,
@@ -252,7 +259,8 @@ def open_index(
     except DamagedFile as error:
         advice = f"delete {folder} and make the index again with {_command(run, folder)}"
         raise DamagedFile(error.path, error.problem, advice) from error
-    _require_weights(run, folder, features)
+    _require_version(run, folder, features.description)
+    _require_weights(run, folder, features.description)
     split, layers = features.description.get("split"), list(features.activations)
     if split is None or features.description.get("data_checksum") is None:
         raise RequestError(
@@ -285,25 +293,50 @@ def open_index(
     )
 
 
+def opened_index(
+    run: StrPath,
+    index: VectorIndex | StrPath | None,
+    trained: Trained,
+    *,
+    data_folder: StrPaths | None = None,
+    verify: bool = True,
+) -> VectorIndex:
+    """An index as `open_index` opens it, or one that was opened before, of the same weights."""
+    if not isinstance(index, VectorIndex):
+        return open_index(run, index, data_folder=data_folder, trained=trained, verify=verify)
+    _require_weights(as_path(run, "the run"), index.folder, index.description)
+    return index
+
+
 def _command(run: Path, folder: Path) -> str:
     """The command that makes an index."""
-    words = ["alexnet", "index", run] + ([] if folder == run / INDEX_FOLDER else ["--out", folder])
+    words = ["alexnet", "index", run, *([] if run.is_dir() else ["DATA"])]
+    words += [] if folder == run / INDEX_FOLDER else ["--out", folder]
     return f"`{shell_words(*words)}`"
 
 
-def _require_weights(run: Path, folder: Path, features: Features) -> None:
+def _require_version(run: Path, folder: Path, description: Mapping[str, Any]) -> None:
+    """Refuse features in which layers have other meanings or that lack what belongs to an index."""
+    if description["format_version"] < FORMAT_VERSION or not {"crc32", "precision"} <= description.keys():
+        raise RequestError(
+            f"{folder} has features that an earlier version of alexnet wrote, which cannot be searched; remove the "
+            f"folder and make the index again with {_command(run, folder)}"
+        )
+
+
+def _require_weights(run: Path, folder: Path, description: Mapping[str, Any]) -> None:
     """Refuse an index of another network."""
     file = weights_file(run)
     if not file.is_file():
         load_trained(run)  # says what is there instead
-    digest, indexed = file_digest(file), features.description.get("weights_sha256")
+    digest, indexed = file_digest(file), description.get("weights_sha256")
     if indexed != digest:
         raise RequestError(
             f"{folder} was made with other weights than those of {run} (sha256 {str(indexed)[:12]}..., not "
             f"{digest[:12]}...); name an index of this network, or remove the folder and make it again with "
             f"{_command(run, folder)}"
         )
-    if features.description.get("untrained"):
+    if description.get("untrained"):
         raise RequestError(f"{folder} has features of untrained weights; an index needs those of the trained network")
 
 
@@ -324,8 +357,9 @@ def _open_data(run: Path, folder: Path, features: Features, named: StrPaths | No
         with suppress(DamagedFile):  # an imported run may name no data set
             places.append(RunFolder.open(run).data_folders())
     for place in places:
-        if all(one.is_dir() for one in place) and _has_images(data := open_data(place), features):
-            return data
+        with suppress(RequestError):  # it is there no more, or something else is
+            if place and _has_images(data := open_data(place), features):
+                return data
     return None
 
 
