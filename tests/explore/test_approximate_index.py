@@ -1,11 +1,14 @@
 """Approximate indexes: exact distances of nearly all neighbors, a measured recall, and no file of somebody else."""
 
+import errno
+import hashlib
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from tests.explore.indexed_run import IndexedRun, make_indexed_run
@@ -16,7 +19,8 @@ from alexnet.explore.approximate_index import ApproximateIndex, build_approximat
 from alexnet.explore.nearest import nearest
 from alexnet.explore.neighbors import neighbors
 from alexnet.explore.vector_index import build_index
-from alexnet.storage.typed_files import DamagedFile
+from alexnet.storage.lock import only_writer
+from alexnet.storage.typed_files import DamagedFile, write_sealed_json
 
 KINDS = ("hnsw", "ivf-pq")
 OWN = ("0" * 64, 5)
@@ -121,7 +125,7 @@ def test_faiss_reads_no_file_but_the_described_one(
 
 def test_an_index_of_other_vectors_is_refused(made: Path, vectors: np.ndarray) -> None:
     for other, own in ((vectors, ("1" * 64, 5)), (vectors, ("0" * 64, 6)), (vectors[:-1], OWN), (vectors[:, :-1], OWN)):
-        with pytest.raises(RequestError, match=r"hnsw.json is of other vectors than .* has now; delete"):
+        with pytest.raises(RequestError, match=r"hnsw.json was built from other vectors than .* has now; delete"):
             open_approximate(made, other, "hnsw", *own)
 
 
@@ -140,14 +144,48 @@ def test_too_few_images_and_a_missing_library(
 
 
 def test_a_full_disk_leaves_nothing(vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_some(index: Any, path: str) -> None:
-        Path(path).write_bytes(b"some")
-        raise RuntimeError("Error in virtual size_t faiss::FileIOWriter::operator()")
+    """And what a killed process left is removed."""
 
-    monkeypatch.setattr("faiss.write_index", write_some)
-    with pytest.raises(WorkError, match=r"cannot write .*hnsw.faiss; free some space, and rerun the same command"):
-        build_approximate(tmp_path, vectors, "hnsw", *OWN)
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / ".hnsw.faiss.1.partial").write_bytes(b"some")
+    with monkeypatch.context() as patched, pytest.raises(WorkError, match=r"disk of .*hnsw.faiss is full; free some"):
+        patched.setattr("os.fsync", fail)
+        build_approximate(tmp_path, vectors[:100], "hnsw", *OWN)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(RequestError, match=r"cannot write .*none/hnsw.faiss: No such file"):
+        monkeypatch.setattr("alexnet.explore.approximate_index.only_writer", lambda *_: nullcontext())
+        build_approximate(tmp_path / "none", vectors[:100], "hnsw", *OWN)
+
+
+def test_one_process_at_a_time_makes_an_index(copied: Path, vectors: np.ndarray) -> None:
+    with only_writer(copied / ".hnsw.lock", "x"), pytest.raises(RequestError, match=r"hnsw.faiss is being written by"):
+        build_approximate(copied, vectors, "hnsw", *OWN)
+    open_approximate(copied, vectors, "hnsw", *OWN)
+
+
+def test_what_faiss_cannot_use_is_damage(
+    copied: Path, vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the description fits: of another class of faiss, or with lengths that exceed all memory."""
+    description = json.loads((copied / "hnsw.json").read_text())
+    del description["content_sha256"]
+    flat = faiss.IndexFlatL2(24)
+    flat.add(vectors)
+    faiss.write_index(flat, str(copied / "hnsw.faiss"))
+    content = (copied / "hnsw.faiss").read_bytes()
+    description |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write_sealed_json(copied / "hnsw.json", description)
+    with pytest.raises(DamagedFile, match=r"it holds IndexFlatL2, expected IndexHNSWSQ\); delete"):
+        open_approximate(copied, vectors, "hnsw", *OWN)
+
+    def exceed(path: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("faiss.read_index", exceed)
+    with pytest.raises(DamagedFile, match=r"faiss .* cannot read it\); delete"):
+        open_approximate(copied, vectors, "hnsw", *OWN)
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,43 @@ def test_no_bound_is_above_its_distance(length: int) -> None:
     assert np.isneginf(_lower_bounds(huge, _squares(huge), huge, _squares(huge))).all()
 
 
+@pytest.mark.parametrize("scale", [1e-22, 1e-24, 1e-30])
+def test_products_that_underflow_hide_no_neighbor(scale: float) -> None:
+    random = np.random.default_rng(4)
+    vectors, queries = (scale * random.uniform(1, 2, (num, 8)).astype(np.float32) for num in (300, 20))
+    require_same(nearest(vectors, queries, 3), *expected(vectors, queries, 3))
+
+
+def test_one_further_pass_serves_all_uncertain_queries() -> None:
+    """Of 300 copies, the first are found; all queries share the second pass."""
+    vectors, seen = np.ones((400, 5), np.float32), []
+    vectors[:100] += np.arange(1, 101, dtype=np.float32)[:, None]
+
+    class Counted:
+        shape = vectors.shape
+
+        def __getitem__(self, which: Any) -> np.ndarray:
+            seen.append(which)
+            return vectors[which]
+
+    queries = np.ones((4, 5), np.float32)
+    exclude = np.array([-1, 100, 102, -1])
+    require_same(nearest(Counted(), queries, 3, exclude=exclude), *expected(vectors, queries, 3, exclude))
+    assert sum(isinstance(one, slice) for one in seen) == 2
+
+
+def test_differences_of_long_vectors_take_little_memory() -> None:
+    """As of pixels: 60 candidates of 50,000 values are 12 MB, and 24 MB in float64."""
+    vectors = np.random.default_rng(3).integers(0, 256, (60, 50_000)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        nearest(vectors, vectors[:1], 30, block_rows=10)
+        most_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 30e6
+
+
 def test_all_distances_are_those_of_the_definition() -> None:
     random = np.random.default_rng(2)
     vectors, queries = random.normal(size=(50, 9)).astype(np.float16), random.normal(size=(7, 9)).astype(np.float32)

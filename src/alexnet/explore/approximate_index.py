@@ -3,13 +3,14 @@
 faiss proposes candidates, whose distances are then computed exactly from the index's own vectors; so distances are
 right, and only some of the nearest may be missing. How many is measured when the file is made, and kept with it.
 
-faiss trusts the files that it reads. A file is read only if its SHA-256 is the one that our description has, and only
-from a folder of this index. An extra: `alexnet[index]`.
+faiss trusts the files that it reads. A file is read only if its SHA-256 is the one that its description in the folder
+of the index has. That finds damage, not malice: whoever makes a folder writes both, and a file made for it can take all
+memory or do worse. Do not open approximate indexes of strangers. An extra: `alexnet[index]`.
 """
 
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,11 +18,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import RequestError
 from alexnet.evaluation.metrics import wilson_interval
 from alexnet.explore.nearest import ABSENT, Nearest, nearest, nearest_of_candidates
-from alexnet.storage.atomic import PARTIAL, raise_if_full, require_space, sync_folder
+from alexnet.storage.atomic import raise_if_full, replaced_file, require_space, sync_folder, unwritable
 from alexnet.storage.checksums import file_digest
+from alexnet.storage.lock import only_writer
 from alexnet.storage.typed_files import (
     Count,
     FileName,
@@ -122,7 +124,8 @@ def build_approximate(
         progress: called with (vectors done, N).
 
     Raises:
-        RequestError: faiss is not installed, an unknown kind, or too few vectors for it.
+        RequestError: faiss is not installed, an unknown kind, too few vectors for it, another process makes it, or the
+            folder cannot be written.
         WorkError: the disk is full.
     """
     faiss = import_faiss()
@@ -135,6 +138,35 @@ def build_approximate(
         )
     row_bytes = length + 8 * _HNSW_LINKS if chosen == "hnsw" else _PQ_BYTES + 8
     require_space(folder / f"{chosen}.faiss", num_rows * row_bytes)
+    with _only_builder(folder, chosen):
+        return _build(faiss, folder, vectors, chosen, weights_sha256, vectors_crc32, progress)
+
+
+@contextmanager
+def _only_builder(folder: Path, kind: ApproximateKind) -> Iterator[None]:
+    """Keep other processes from making the same index: the description of one would not fit the file of the other."""
+    file, lock = folder / f"{kind}.faiss", folder / f".{kind}.lock"
+    try:
+        with only_writer(lock, str(file)):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise_if_full(error, file)
+        raise unwritable(file, error) from error
+
+
+def _build(
+    faiss: Any,
+    folder: Path,
+    vectors: NDArray[np.floating[Any]],
+    chosen: ApproximateKind,
+    weights_sha256: str,
+    vectors_crc32: int,
+    progress: Callable[[int, int], None] | None,
+) -> ApproximateIndex:
+    num_rows, length = vectors.shape
     start_s = time.perf_counter()
     searcher, parameters = _new_searcher(faiss, chosen, vectors)
     block_rows = max(1, _BLOCK_BYTES // (4 * length))
@@ -147,7 +179,10 @@ def build_approximate(
     made = ApproximateIndex(chosen, {}, vectors, searcher)
     path = folder / f"{chosen}.faiss"
     measured = _measure(made)
-    _write(faiss, searcher, path)
+    _description_path(folder, chosen).unlink(missing_ok=True)  # it is of the file that is replaced now
+    with replaced_file(path) as file:
+        faiss.write_index(searcher, faiss.PyCallbackIOWriter(file.write))
+    sync_folder(folder)
     content = {
         "format_version": FORMAT_VERSION,
         "kind": chosen,
@@ -196,7 +231,7 @@ def open_approximate(
         description["images"],
         description["length"],
     ) != vectors.shape:
-        raise RequestError(f"{path} is of other vectors than {folder} has now; {advice}")
+        raise RequestError(f"{path} was built from other vectors than {folder} has now; {advice}")
     file = folder / f"{chosen}.faiss"  # never a path that the description names
     if description["kind"] != chosen or description["file"] != file.name:
         raise damaged(path, f"it describes {description['file']!r}, not {file.name}", advice)
@@ -205,8 +240,11 @@ def open_approximate(
     faiss = import_faiss()
     try:
         searcher = faiss.read_index(str(file))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise damaged(file, f"faiss {faiss.__version__} cannot read it", advice) from error
+    expected = {"hnsw": faiss.IndexHNSWSQ, "ivf-pq": faiss.IndexIVFPQ}[chosen]
+    if not isinstance(searcher, expected):
+        raise damaged(file, f"it holds {type(searcher).__name__}, expected {expected.__name__}", advice)
     if (searcher.ntotal, searcher.d) != vectors.shape:
         raise damaged(file, f"it holds {searcher.ntotal} vectors of {searcher.d} values", advice)
     if chosen == "ivf-pq":
@@ -306,23 +344,3 @@ def _measure(made: ApproximateIndex) -> dict[str, Any]:
         "microseconds": 1e6 * found_s / len(rows),
         "exact_microseconds": 1e6 * exact_s / len(rows),
     }
-
-
-def _write(faiss: Any, searcher: Any, path: Path) -> None:
-    """Write an index of faiss atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    try:
-        try:
-            faiss.write_index(searcher, str(temporary))
-        except RuntimeError as error:
-            # faiss does not say why.
-            raise WorkError(f"faiss cannot write {path}; free some space, and rerun the same command") from error
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise_if_full(error, path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)

@@ -80,11 +80,12 @@ class Features:
         return result_html(f"features {self.folder}", shapes_table(self.activations))
 
 
-def open_features(folder: StrPath, *, verify: bool = True) -> Features:
+def open_features(folder: StrPath, *, verify: bool = True, verify_arrays: bool = True) -> Features:
     """Open a folder that `write_features` wrote.
 
     Args:
         verify: read all files once, to compare them with their checksums. Folders of earlier versions have none.
+        verify_arrays: whether that includes the activations.
 
     Raises:
         RequestError: the folder contains no features, or features of another format version.
@@ -111,7 +112,9 @@ def open_features(folder: StrPath, *, verify: bool = True) -> Features:
     if problem := _inconsistency(described):
         raise damaged(path, problem, advice)
     num_images, files_crc32 = described["images"], described.get("files_crc32", {})
-    crc32 = {**files_crc32, **{f"{name}.npy": crc for name, crc in described.get("crc32", {}).items()}}
+    crc32 = dict(files_crc32)
+    if verify_arrays:
+        crc32 |= {f"{name}.npy": crc for name, crc in described.get("crc32", {}).items()}
     files = _Files(folder, crc32 if verify else {}, advice)
     paths = _read_paths(folder / IMAGES_FILE, num_images, advice)
     for name in (IMAGES_FILE, REFUSED_FILE, PARQUET_FILE, *map(projection_file, described.get("projections", {}))):

@@ -3,8 +3,8 @@
 A matrix product gives, for each pair, a number that the squared distance provably is not below: |a|^2 - 2ab + |b|^2
 less the most by which float32 can be wrong. The rows with the smallest of these are candidates, whose distances are
 then computed in float64 from the differences, since the product loses the distances of nearly equal vectors. If a row
-that is no candidate might still belong to the nearest, as among many copies of one vector, all distances of that query
-are computed directly.
+that is no candidate might still belong to the nearest, as among many copies of one vector, all distances of such
+queries are computed directly, in one further pass.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,13 @@ ABSENT = -1
 """Index where there is no further neighbor; its distance is infinite."""
 _BLOCK_BYTES = 1 << 27
 _PAIRS_BYTES = 1 << 27
-_PRODUCT_LENGTH = 1 << 15
-"""Values that float32 adds up; sums of longer vectors are added in float64."""
-_DIRECT_ROWS = 256
+_PRODUCT_LENGTH = 1 << 12
+"""Values that float32 adds up; sums of longer vectors are added in float64. Of more, the bound would tell less."""
+_CANDIDATES_BYTES = 1 << 26
+_DIFFERENCES_BYTES = 1 << 23
 _ROUNDING = 2.0**-24
+_UNDERFLOW = 2.0**-126
+"""The smallest normal number of float32: a smaller product may have become 0."""
 _ABOVE = 1 + 2.0**-20
 """A distance in float32, squared, times this is above the squared distance."""
 _LOST = 1e-5
@@ -105,8 +108,9 @@ def nearest(
         return result
     # Rows that are no candidates are at least as far as the largest bound.
     is_certain = np.square(result.distances[:, -1].astype(np.float64)) * _ABOVE < bounds.max(1)
-    for number in np.flatnonzero(~is_certain).tolist():
-        indices, squared = _nearest_directly(vectors, queries[number], num, int(excluded[number]), block_rows)
+    uncertain = np.flatnonzero(~is_certain)
+    found = _nearest_directly(vectors, queries[uncertain], num, excluded[uncertain], block_rows)
+    for number, (indices, squared) in zip(uncertain.tolist(), found, strict=True):
         result.indices[number, : len(indices)] = indices
         result.distances[number, : len(indices)] = np.sqrt(squared)
     return result
@@ -124,11 +128,12 @@ def nearest_of_candidates(vectors: Rows, queries: NDArray[Any], candidates: NDAr
     result = Nearest(np.full((len(queries), num), ABSENT, np.int64), np.full((len(queries), num), np.inf, np.float32))
     if isinstance(vectors, np.ndarray):
         vectors = np.asarray(vectors)  # parts of a memory-mapped array would be such arrays, which are slow to make
+    at_once = max(1, _CANDIDATES_BYTES // (4 * vectors.shape[1]))
     for number, (query, rows) in enumerate(zip(queries, candidates, strict=True)):
         usable = np.sort(rows[rows >= 0])
         squared = np.empty(len(usable))
-        for first in range(0, len(usable), _DIRECT_ROWS):
-            part = slice(first, first + _DIRECT_ROWS)
+        for first in range(0, len(usable), at_once):
+            part = slice(first, first + at_once)
             squared[part] = _direct(vectors[usable[part]], query)
         order = np.argsort(squared, kind="stable")[:num]  # stable: rows of smaller index come first
         result.indices[number, : len(order)] = usable[order]
@@ -212,7 +217,8 @@ def _lower_bounds(
     """What the squared distances are not below, (Q, n).
 
     A sum of D products in float32, in any order, is wrong by at most about D 2^-24 |a| |b|, and 2 |a| |b| is at most
-    |a|^2 + |b|^2. (N. J. Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.)
+    |a|^2 + |b|^2. (N. J. Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.) Each product that
+    underflows is wrong by another 2^-126.
     """
     length = queries.shape[1]
     products = np.zeros((len(queries), len(block)))
@@ -222,6 +228,7 @@ def _lower_bounds(
             products += queries[:, part] @ block[:, part].T
         error = (min(length, _PRODUCT_LENGTH) + 8) * _ROUNDING
         low: NDArray[np.float64] = (1 - 1.01 * error) * (query_squares[:, None] + block_squares) - 2 * products
+        low -= 2 * length * _UNDERFLOW
     low[~np.isfinite(low)] = -np.inf  # float32 could not hold a product: nothing is known
     return low
 
@@ -235,22 +242,29 @@ def _smallest(values: NDArray[np.float64], num: int) -> NDArray[np.int64]:
 
 def _direct(rows: NDArray[Any], query: NDArray[Any]) -> NDArray[np.float64]:
     """Squared distances of rows (n, D) to a query (D,), from the differences."""
-    squared: NDArray[np.float64] = np.square(rows.astype(np.float64) - query.astype(np.float64)).sum(1)
+    squared, exact_query = np.empty(len(rows)), query.astype(np.float64)
+    at_once = max(1, _DIFFERENCES_BYTES // (8 * max(1, rows.shape[1])))
+    for first in range(0, len(rows), at_once):
+        part = slice(first, first + at_once)
+        differences = rows[part].astype(np.float64)
+        differences -= exact_query
+        squared[part] = np.square(differences, out=differences).sum(1)
     return squared
 
 
 def _nearest_directly(
-    vectors: Rows, query: NDArray[np.float32], num: int, excluded: int, block_rows: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The nearest rows of one query and their squared distances, without candidates."""
-    indices, squared = np.empty(0, np.int64), np.empty(0)
-    for start in range(0, vectors.shape[0], block_rows):
+    vectors: Rows, queries: NDArray[np.float32], num: int, excluded: NDArray[np.int64], block_rows: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """The nearest rows of each query and their squared distances, without candidates, in one pass for all queries."""
+    found = [(np.empty(0, np.int64), np.empty(0)) for _ in queries]
+    for start in range(0, vectors.shape[0] if found else 0, block_rows):
         block = _read_block(vectors, start, block_rows)
-        found = np.arange(start, start + len(block))
-        is_usable = found != excluded
-        indices = np.concatenate([indices, found[is_usable]])
-        squared = np.concatenate([squared, _direct(block, query)[is_usable]])
-        # Stable: rows of smaller index come first.
-        order = np.argsort(squared, kind="stable")[:num]
-        indices, squared = indices[order], squared[order]
-    return indices, squared
+        rows = np.arange(start, start + len(block))
+        for number, (query, own) in enumerate(zip(queries, excluded.tolist(), strict=True)):
+            is_usable = rows != own
+            indices = np.concatenate([found[number][0], rows[is_usable]])
+            squared = np.concatenate([found[number][1], _direct(block, query)[is_usable]])
+            # Stable: rows of smaller index come first.
+            order = np.argsort(squared, kind="stable")[:num]
+            found[number] = indices[order], squared[order]
+    return found

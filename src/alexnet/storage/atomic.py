@@ -34,7 +34,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """As `write_bytes`, from chunks that need not be in memory at the same time.
+    """As `write_bytes`, from chunks that need not be in memory at the same time."""
+    with replaced_file(path) as file:
+        for chunk in chunks:
+            file.write(chunk)
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write, which becomes `path` when the block ends without an error, see `write_bytes`.
 
     What a killed process left unfinished of the same file is removed.
     """
@@ -42,8 +50,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     _remove_abandoned(path)
     try:
         with _open_locked(temporary) as file:
-            for chunk in chunks:
-                file.write(chunk)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)  # while it is locked
