@@ -255,4 +255,4 @@ def test_command(
     # The photograph itself is not replaced by the picture.
     before = Path(photograph).read_bytes()
     assert main([*words, "--out", photograph]) == 2 and Path(photograph).read_bytes() == before
-    assert "is not a picture that alexnet made" in capfd.readouterr().err
+    assert "is not a picture or page that alexnet made" in capfd.readouterr().err

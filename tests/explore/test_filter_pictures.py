@@ -92,7 +92,7 @@ def test_formats(run: RunFolder) -> None:
         (["--layer", "conv9"], "variant 'quick' has no layer 'conv9'; it has conv1, pool1"),
         (["--format", "jpg"], "--format is 'jpg'; allowed is png, svg, pdf"),
         (["--layer", "relu2", "--split", "test"], "has no split 'test'"),
-        (["--layer", "relu2", "--out", "photo.png"], "photo.png exists and is not a picture that alexnet made"),
+        (["--layer", "relu2", "--out", "photo.png"], "photo.png exists and is not a picture or page that alexnet made"),
         (["--channels", "1"], "the filters of conv1 are drawn without images"),
         (["--layer", "relu2", "--layer", "relu2"], "requested twice"),
         (["--layer", "relu2", "--batch-size", "0"], "--batch-size is 0"),

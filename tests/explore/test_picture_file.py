@@ -6,15 +6,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from alexnet.errors import RequestError
-from alexnet.explore.picture_file import (
-    PICTURE_FORMATS,
-    PictureFormat,
-    choose_picture,
-    require_replaceable,
-    write_picture,
-)
+from alexnet.explore.picture_file import PICTURE_FORMATS, PictureFormat, choose_picture
 from alexnet.figures.figure_style import FIGURE_FORMATS, FigureFormat, figure_bytes
 from alexnet.report.formatting import jinja_environment
+from alexnet.storage.own_pictures import require_replaceable, write_picture
 
 
 def content(format: PictureFormat) -> bytes:
@@ -61,24 +56,31 @@ def test_the_ending_is_the_format_unless_one_is_given(tmp_path: Path) -> None:
 def test_only_our_own_pictures_are_replaced(format: PictureFormat, tmp_path: Path) -> None:
     path, new = tmp_path / "new folder" / "picture", content(format)
     write_picture(path, b"first, of a file that is not there")
-    with pytest.raises(RequestError, match=r"picture exists and is not a picture that alexnet made; remove it"):
+    with pytest.raises(RequestError, match=r"picture exists and is not a picture or page that alexnet made; remove it"):
         write_picture(path, new)
     path.write_bytes(new)
     require_replaceable(path)
     write_picture(path, b"changed")
     assert path.read_bytes() == b"changed"
     # The mark alone is not enough, and neither is the type.
-    for wrong in (new[1:], new.replace(b"alexnet", b"another"), b""):
+    for wrong in (new[1:], new.replace(b"alexnet", b"another").replace(b"--paper", b"--page"), b""):
         path.write_bytes(wrong)
-        with pytest.raises(RequestError, match="is not a picture that alexnet made"):
+        with pytest.raises(RequestError, match="is not a picture or page that alexnet made"):
             require_replaceable(path)
+
+
+def test_pages_of_earlier_versions_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_bytes(content("html").replace(b'<meta name="generator" content="alexnet">\n', b""))
+    assert b"generator" not in path.read_bytes()[:400]
+    assert write_picture(path, "<p>\u00e9</p>") == path and path.read_text(encoding="utf-8") == "<p>\u00e9</p>"
 
 
 def test_folders_and_links_to_nothing_are_kept(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="is a folder; name a file"):
         require_replaceable(tmp_path)
     (tmp_path / "link.png").symlink_to("nothing")
-    with pytest.raises(RequestError, match="is not a picture that alexnet made"):
+    with pytest.raises(RequestError, match="is not a picture or page that alexnet made"):
         require_replaceable(tmp_path / "link.png")
     (tmp_path / "file").touch()
     with pytest.raises(RequestError, match="cannot write"):

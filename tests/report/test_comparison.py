@@ -10,7 +10,7 @@ from tests.html_page import Page
 
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.data.shards import UnreadableSample
-from alexnet.errors import RequestError, WorkError
+from alexnet.errors import RequestError
 from alexnet.evaluation.compare import compare_runs
 from alexnet.evaluation.predictions import save_predictions
 from alexnet.report.comparison import NUM_IMAGES, write_comparison
@@ -131,5 +131,9 @@ def test_other_data_and_a_path_that_cannot_be_written_are_refused(tmp_path, comp
     comparison = compared(*made_up_answers(data.splits["val"].labels))
     with pytest.raises(RequestError, match="cdcdcdcdcdcd"):
         write_comparison(comparison, dataclasses.replace(data, checksum="cd" * 32), tmp_path / "page.html")
-    with pytest.raises(WorkError, match="cannot write"):
-        write_comparison(comparison, data, tmp_path / "nothing" / "page.html")
+    (tmp_path / "notes.html").write_text("my notes")
+    with pytest.raises(RequestError, match="cannot write"):
+        write_comparison(comparison, data, tmp_path / "notes.html" / "page.html")
+    with pytest.raises(RequestError, match="is not a picture or page that alexnet made"):
+        write_comparison(comparison, data, tmp_path / "notes.html")
+    assert write_comparison(comparison, data, tmp_path / "new" / "page.html").is_file()

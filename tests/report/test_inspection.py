@@ -15,7 +15,7 @@ from tests.prepared_files import redescribe
 from alexnet.cli.tables import print_inspection
 from alexnet.data.dataset import PreparedData
 from alexnet.data.preparation.prepare import prepare
-from alexnet.errors import WorkError
+from alexnet.errors import RequestError, WorkError
 from alexnet.report.inspection import summarize_data
 from alexnet.report.inspection_page import write_inspection
 from alexnet.storage.typed_files import DamagedFile
@@ -276,8 +276,9 @@ def test_damage_is_named(troubled, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(troubled.folder, folder)
     data = PreparedData.open(folder)
-    with pytest.raises(WorkError, match="nowhere"):
-        write_inspection(data, tmp_path / "nowhere" / "page.html")
+    (tmp_path / "notes.html").write_text("my notes")
+    with pytest.raises(RequestError, match=r"notes\.html exists and is not a picture or page that alexnet made"):
+        write_inspection(data, tmp_path / "notes.html")
     if data.store == "jpeg":
         shard = folder / "train-000000.tar"
         shard.write_bytes(bytes(shard.stat().st_size))

@@ -191,10 +191,10 @@ def test_requests_that_cannot_be_met_are_refused(tmp_path: Path, data: PreparedD
     (tmp_path / "notes.html").write_text("my notes")
     (tmp_path / "folder.html").mkdir()
     for out, words in (
-        ("notes.html", "notes.html exists and is not a picture that alexnet made"),
+        ("notes.html", "notes.html exists and is not a picture or page that alexnet made"),
         ("folder.html", "folder.html is a folder"),
         ("page.pdf", "does not end in .html"),
-        ("nowhere/page.html", "there is no folder nowhere"),
+        ("notes.html/page.html", "cannot write notes.html/page.html"),
     ):
         with pytest.raises(RequestError, match=words):
             alexnet.write_report(run, out=out)
@@ -207,7 +207,11 @@ def test_requests_that_cannot_be_met_are_refused(tmp_path: Path, data: PreparedD
         alexnet.write_report([run, second], data=other.folder)
     with pytest.raises(RequestError, match="no run is named"):
         alexnet.write_report([])
-    assert alexnet.write_report(run, out="page.html") == Path("page.html")
-    first = Path("page.html").read_bytes()
-    assert alexnet.write_report(run, out="page.html").read_bytes() == first
+    page = Path("new/folder/page.html")
+    assert alexnet.write_report(run, out=page) == page
+    first = page.read_bytes()
+    assert alexnet.write_report(run, out=page).read_bytes() == first
     assert alexnet.write_report(str(run)) == run / "report.html"
+    (run / "report.html").write_text("my notes")
+    with pytest.raises(RequestError, match=r"report\.html exists and is not a picture or page"):
+        alexnet.write_report(run)

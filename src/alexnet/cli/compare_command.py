@@ -32,7 +32,11 @@ def run(options: argparse.Namespace) -> None:
     from alexnet.evaluation.compare import compare_runs
     from alexnet.report.comparison import write_comparison
     from alexnet.runs.folder import RunFolder
+    from alexnet.storage.own_pictures import require_replaceable
 
+    page = options.html or options.first / f"compared-{options.second.resolve().name}.html"
+    if not options.json:
+        require_replaceable(page)
     comparison = compare_runs(
         options.first, options.second, data_folder=options.data, split=options.split, num_views=options.views
     )
@@ -41,5 +45,4 @@ def run(options: argparse.Namespace) -> None:
         return
     print_comparison(comparison.to_dict())
     data = open_data(RunFolder.open(options.first).require_data(options.data))
-    page = options.html or options.first / f"compared-{options.second.resolve().name}.html"
     _logger.info("page: %s", write_comparison(comparison, data, page))

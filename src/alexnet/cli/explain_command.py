@@ -38,9 +38,10 @@ def run(options: argparse.Namespace) -> None:
     """Explain the images, write the picture or page, and print what it shows."""
     from alexnet.explore.explain import explain
     from alexnet.explore.explanation import describe_effect
-    from alexnet.explore.picture_file import PICTURE_FORMATS, choose_picture, write_picture
+    from alexnet.explore.picture_file import PICTURE_FORMATS, choose_picture
     from alexnet.figures.figure_style import figure_bytes
     from alexnet.report.explanation_page import explanation_page
+    from alexnet.storage.own_pictures import write_picture
 
     start_s = time.monotonic()
     path, format = choose_picture(options.run, "explain", options.out, options.format, PICTURE_FORMATS)

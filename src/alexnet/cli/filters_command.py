@@ -45,8 +45,9 @@ def is_long(options: argparse.Namespace) -> bool:
 def run(options: argparse.Namespace) -> None:
     """Write a picture of each layer, and print what is on it."""
     from alexnet.explore.filter_pictures import FilterColumns, filters
-    from alexnet.explore.picture_file import choose_picture, write_picture
+    from alexnet.explore.picture_file import choose_picture
     from alexnet.figures.figure_style import figure_bytes
+    from alexnet.storage.own_pictures import write_picture
 
     start_s = time.monotonic()
     # Before the work: a name that is taken must not cost minutes.

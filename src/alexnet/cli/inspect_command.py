@@ -30,14 +30,18 @@ def run(options: argparse.Namespace) -> None:
     from alexnet.data.dataset import PreparedData
     from alexnet.report.inspection import summarize_data
     from alexnet.report.inspection_page import write_inspection
+    from alexnet.storage.own_pictures import require_replaceable
 
+    page = options.html or options.data / "inspect.html"
+    if not options.json:
+        require_replaceable(page)
     data = PreparedData.open(options.data)
     summary = summarize_data(data)
     if options.json:
         print_json(summary)
         return
     print_inspection(summary)
-    print_lines(f"page: {write_inspection(data, options.html or options.data / 'inspect.html', summary=summary)}")
+    print_lines(f"page: {write_inspection(data, page, summary=summary)}")
 
 
 def _verify(options: argparse.Namespace) -> None:

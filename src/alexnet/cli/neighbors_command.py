@@ -62,8 +62,9 @@ def run(options: argparse.Namespace) -> None:
 def _neighbors(options: argparse.Namespace) -> None:
     from alexnet.cli.tables import print_neighbors
     from alexnet.explore.neighbors import neighbors
-    from alexnet.explore.picture_file import choose_picture, write_picture
+    from alexnet.explore.picture_file import choose_picture
     from alexnet.figures.figure_style import figure_bytes
+    from alexnet.storage.own_pictures import write_picture
 
     if options.split:
         raise RequestError("both photographs and a split are named; name one or the other as queries")
@@ -96,9 +97,10 @@ def _neighbors(options: argparse.Namespace) -> None:
 
 def _retrieval(options: argparse.Namespace) -> None:
     from alexnet.cli.tables import print_retrieval
-    from alexnet.explore.picture_file import choose_picture, write_picture
+    from alexnet.explore.picture_file import choose_picture
     from alexnet.explore.retrieval import measure_retrieval
     from alexnet.figures.figure_style import figure_bytes
+    from alexnet.storage.own_pictures import write_picture
 
     for name, is_given in (
         ("--num", options.num is not None),

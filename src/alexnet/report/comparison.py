@@ -13,7 +13,8 @@ from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError
 from alexnet.evaluation.compare import Comparison
 from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, shrink, thumbnail_html
-from alexnet.report.formatting import jinja_environment, write_page
+from alexnet.report.formatting import jinja_environment
+from alexnet.storage.own_pictures import write_picture
 from alexnet.storage.read_errors import raise_unless_damage
 
 NUM_IMAGES = 30
@@ -39,14 +40,14 @@ def write_comparison(comparison: Comparison, data: PreparedData | None, path: Pa
 
     Args:
         data: the data set that the runs were compared on, to show images from; None omits them.
-        path: the file to write, in an existing folder.
+        path: the file to write.
 
     Returns:
         `path`.
 
     Raises:
-        RequestError: `data` is not the comparison's data set.
-        WorkError: the page cannot be written, or an image cannot be read for lack of a resource.
+        RequestError: `data` is not the comparison's data set, or the page cannot be written there.
+        WorkError: the disk is full, or an image cannot be read for lack of a resource.
     """
     if data is not None and data.checksum != comparison.data_checksum:
         raise RequestError(
@@ -67,7 +68,7 @@ def write_comparison(comparison: Comparison, data: PreparedData | None, path: Pa
         num_different=len(by_difference),
         style=Markup(CONTACT_SHEET_STYLE),
     )
-    return write_page(path, page)
+    return write_picture(path, page)
 
 
 def _outcome_images(summary: dict[str, Any], data: PreparedData, outcome: str) -> _OutcomeImages:

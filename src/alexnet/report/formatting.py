@@ -2,7 +2,6 @@
 
 import re
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -10,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from alexnet.errors import WorkError
-from alexnet.storage.atomic import write_text
 from alexnet.system.visible_text import visible
 
 
@@ -30,21 +27,6 @@ def jinja_environment() -> jinja2.Environment:
     environment.filters["bytes"] = format_bytes
     environment.filters["headings"] = _headings
     return environment
-
-
-def write_page(path: Path, page: str) -> Path:
-    """Write a page to `path` atomically, replacing an older one; returns `path`.
-
-    Raises:
-        WorkError: the file cannot be written.
-    """
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise WorkError(
-            f"cannot write {path}: {error.strerror or error}; free some space or name another file"
-        ) from error
-    return path
 
 
 def evenly_spaced(ids: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:

@@ -15,8 +15,9 @@ from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, SheetRow, contact
 from alexnet.figures.histogram import HISTOGRAM_STYLE
 from alexnet.figures.swatches import SWATCHES_STYLE
 from alexnet.report import inspection_figures as figures
-from alexnet.report.formatting import count_noun, evenly_spaced, jinja_environment, write_page
+from alexnet.report.formatting import count_noun, evenly_spaced, jinja_environment
 from alexnet.report.inspection import summarize_data
+from alexnet.storage.own_pictures import write_picture
 
 MOST_CLASSES = 100
 """With more classes the page shows the images of this many, and lists only the largest and the smallest."""
@@ -48,7 +49,7 @@ def write_inspection(
     The same data set gives the same page, of about 5 MB at most.
 
     Args:
-        path: the file to write, in an existing folder.
+        path: the file to write.
         summary: the result of `summarize_data(data)`, if it is known already.
         most_classes: with more classes, this many are chosen evenly for the contact sheet; 1 or more.
 
@@ -56,14 +57,14 @@ def write_inspection(
         `path`.
 
     Raises:
-        RequestError: a file of the data set is missing or damaged.
-        WorkError: an image cannot be read, or the page cannot be written.
+        RequestError: a file of the data set is missing or damaged, or the page cannot be written there.
+        WorkError: an image cannot be read, or the disk is full.
     """
     try:
         page = _render(data, summarize_data(data) if summary is None else summary, most_classes)
     except OSError as error:
         raise WorkError(f"{error}; prepare the data set again from its source") from error
-    return write_page(path, page)
+    return write_picture(path, page)
 
 
 def _render(data: PreparedData, summary: Mapping[str, Any], most_classes: int) -> str:

@@ -22,7 +22,7 @@ from alexnet.report.answered_images import (
 from alexnet.report.calibration_plot import calibration_section
 from alexnet.report.class_errors import MOST_ROWS, class_rows, confused_rows, confusion_section
 from alexnet.report.filter_section import filters_section
-from alexnet.report.formatting import jinja_environment, write_page
+from alexnet.report.formatting import jinja_environment
 from alexnet.report.neighbor_section import neighbor_section
 from alexnet.report.opening import opening
 from alexnet.report.published_errors import published_errors
@@ -34,6 +34,7 @@ from alexnet.runs.folder import RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.overview import changes_of
 from alexnet.runs.recipe import Recipe, epochs_of
+from alexnet.storage.own_pictures import write_picture
 from alexnet.system.visible_text import shell_words
 
 _STATES = {
@@ -55,17 +56,17 @@ def write_run_page(run_folder: Path, data: PreparedData | None, path: Path | Non
         run_folder: the run.
         data: the data set that the run was trained on, or any on which an imported network was evaluated, to show
             images from; None omits them.
-        path: the file to write, in an existing folder; None is `report.html` in the run folder.
+        path: the file to write; None is `report.html` in the run folder.
 
     Returns:
         The page's path.
 
     Raises:
-        RequestError: no run folder, or `data` is not the run's data set.
-        WorkError: the page cannot be written.
+        RequestError: no run folder, `data` is not the run's data set, or the page cannot be written there.
+        WorkError: the disk is full.
     """
     page = _render(RunFolder.open(run_folder), data)
-    return write_page(run_folder / "report.html" if path is None else path, page)
+    return write_picture(run_folder / "report.html" if path is None else path, page)
 
 
 def _render(run: RunFolder, data: PreparedData | None) -> str:

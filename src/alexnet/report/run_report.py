@@ -9,12 +9,12 @@ from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.paired import open_runs
-from alexnet.explore.picture_file import require_replaceable
 from alexnet.model.weights import name_of
 from alexnet.report.contents import data_of, image_folders
 from alexnet.report.page import write_run_page
 from alexnet.report.side_by_side import write_side_by_side
 from alexnet.runs.folder import RunFolder
+from alexnet.storage.own_pictures import require_replaceable
 from alexnet.storage.paths import StrPath, StrPaths, as_path, as_paths
 
 _logger = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ def write_report(runs: StrPaths, *, data: StrPaths | None = None, out: StrPath |
 
     Raises:
         RequestError: a folder is not a run, or named twice; `data` is not the data set of a run; `out` is not an HTML
-            file, or is something other than a page.
-        WorkError: a file of a run is damaged, or the page cannot be written.
+            file, is something other than a page, or cannot be written.
+        WorkError: a file of a run is damaged, or the disk is full.
     """
     folders = as_paths(runs, "the run folder")
     if not folders:
@@ -50,8 +50,7 @@ def write_report(runs: StrPaths, *, data: StrPaths | None = None, out: StrPath |
     named = None if data is None else as_paths(data, "the data set")
     own_page = folders[0] / "report.html" if len(opened) == 1 else None
     path = own_page or _default_path(folders) if out is None else as_path(out, "out")
-    if path != own_page:  # which earlier versions wrote without a mark that it is a page
-        _require_page(path)
+    _require_page(path)
     if own_page:
         return write_run_page(folders[0], _data(opened[0], named), path)
     if named is None:
@@ -102,6 +101,4 @@ def _require_page(path: Path) -> None:
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise RequestError(f"{path} does not end in .html; the report is a page: name a file that does")
-    if not path.parent.is_dir():
-        raise RequestError(f"there is no folder {path.parent} for the report; create it, or name another file")
     require_replaceable(path)

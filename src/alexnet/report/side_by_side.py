@@ -16,7 +16,7 @@ from alexnet.evaluation.paired import iterate_predictions, mcnemar, paired_diffe
 from alexnet.evaluation.predictions import describe_views
 from alexnet.report.contents import Section, data_of, headline_evaluation, next_commands, sort_evaluations
 from alexnet.report.filter_section import filters_section
-from alexnet.report.formatting import format_percent, jinja_environment, write_page
+from alexnet.report.formatting import format_percent, jinja_environment
 from alexnet.report.opening import chance_error, describe_split
 from alexnet.report.run_tables import settings
 from alexnet.report.training_course import training_cost
@@ -24,6 +24,7 @@ from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import AnyRecipe, RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.runs.learning_curves import curves_of_runs
+from alexnet.storage.own_pictures import write_picture
 from alexnet.system.number_text import percent_text
 from alexnet.system.visible_text import visible
 
@@ -73,13 +74,14 @@ def write_side_by_side(runs: Sequence[RunFolder], data: Sequence[PreparedData | 
     Args:
         runs: two or more.
         data: for each run the data set that it was evaluated on; None leaves out the paired tests.
-        path: the file to write, in an existing folder.
+        path: the file to write.
 
     Returns:
         `path`.
 
     Raises:
-        WorkError: a file of a run is damaged, or the page cannot be written.
+        RequestError: the page cannot be written there.
+        WorkError: a file of a run is damaged, or the disk is full.
     """
     compared = _compared_runs(runs, data)
     common = common_evaluations(compared)
@@ -115,7 +117,7 @@ def write_side_by_side(runs: Sequence[RunFolder], data: Sequence[PreparedData | 
         settings=_differing_settings(compared),
         folders=[(one.label, str(one.run.path)) for one in compared],
     )
-    return write_page(path, page)
+    return write_picture(path, page)
 
 
 def _compared_runs(runs: Sequence[RunFolder], data: Sequence[PreparedData | None]) -> list[ComparedRun]:
