@@ -20,6 +20,7 @@ from alexnet.cli.main import main
 from alexnet.data.dataset import ClassInfo
 from alexnet.errors import RequestError
 from alexnet.explore.explain import explain, find_class
+from alexnet.explore.explanation import describe_effect
 from alexnet.figures.figure_style import figure_style
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained, save_trained
@@ -118,11 +119,14 @@ def test_classes_that_are_not_found(name: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_near_images_are_the_nearest_but_the_image_itself(made: IndexedRun) -> None:
+@pytest.mark.parametrize("store", ["pixels", pytest.param("jpeg", marks=pytest.mark.slow)])
+def test_near_images_are_the_nearest_but_the_image_itself(made: IndexedRun, store: str, tmp_path: Path) -> None:
+    """A data set of JPEG files stores other pixels than those that are explained."""
+    if store == "jpeg":
+        made = make_indexed_run(tmp_path, store=store)
     (one,) = explain(made.run.path, made.source / "train/color0/0.png", **FAST)
     vectors = np.array(made.index.vectors, np.float64)
-    copies = [number for number in range(len(vectors)) if np.array_equal(made.index.image(number), one.square)]
-    assert len(copies) == 2  # itself and another
+    copies = [made.index.keys.index(f"train/color0/{number}.png") for number in (0, 1)]  # itself and another
     distances = np.sqrt(((vectors - vectors[copies[0]]) ** 2).sum(1))
     order = [number for number in np.argsort(distances, kind="stable") if number != copies[0]][:6]
     assert [near.neighbor.key for near in one.near] == [made.index.keys[number] for number in order]
@@ -131,6 +135,55 @@ def test_near_images_are_the_nearest_but_the_image_itself(made: IndexedRun) -> N
     for near, number in zip(one.near, order, strict=True):
         assert near.neighbor.class_name == made.index.class_of(number)
         np.testing.assert_array_equal(near.image, made.index.image(number))
+
+
+def test_near_images_of_a_class_are_those_with_its_id(made: IndexedRun) -> None:
+    """Two classes of ImageNet are both named crane."""
+    found = explain(made.run.path, made.source / "train/color0/0.png", **FAST)
+    same, other = found[0].near[:2]
+    crane = dataclasses.replace(found[0], explained=ClassInfo("n01", "crane"), near=tuple(
+        dataclasses.replace(one, neighbor=dataclasses.replace(one.neighbor, class_id=id, class_name="crane"))
+        for one, id in ((same, "n01"), (other, "n02"))
+    ))  # fmt: skip
+    assert [near.is_explained_class for near in found.drawn(crane).near] == [True, False]
+
+
+def test_an_index_whose_data_set_was_moved(
+    made: IndexedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["explain", str(made.run.path), str(made.source / "val/color1/0.png"), "--patch", "14", "--stride", "14"]
+    moved = made.data.folder.rename(tmp_path / "moved")
+    try:
+        assert main([*words, "--index", str(made.index.folder)]) == 2
+        assert "give its new path with --data" in capfd.readouterr().err
+        assert main([*words, "--data", str(moved), "--json", "--out", "a.html"]) == 0
+        assert len(json.loads(capfd.readouterr().out)["images"][0]["near"]) == 6
+        # A data set that is named must be that of an index.
+        assert main([*words, "--data", str(made.source)]) == 2
+        untrained = alexnet.load(made.run.path, untrained=True)
+        with pytest.raises(RequestError, match="these are not trained; omit --index and --data"):
+            explain(untrained, an_image(), data=moved, **FAST)
+    finally:
+        moved.rename(made.data.folder)
+
+
+@pytest.mark.parametrize(
+    ("drop", "note", "points"),
+    [
+        (0.5, "The dashed patch lowers it most.", "falls 50 points"),
+        (0.996, "The dashed patch lowers it most.", "falls 100 points"),
+        (-0.002, "No patch lowers it; the dashed one raises it least.", "falls 0.20 points"),
+    ],
+)
+def test_what_hiding_does_is_said(trained: Trained, drop: float, note: str, points: str) -> None:
+    found = explain(trained, an_image(), device="cpu", patch=28, stride=28)
+    occlusion = dataclasses.replace(found[0].occlusion, probability=0.997, drops=np.array([[drop]], np.float32))
+    one = dataclasses.replace(found[0], occlusion=occlusion)
+    changed = dataclasses.replace(found, explanations=(one,))
+    assert note in " ".join(changed.notes())
+    assert ("(no patch lowers it)" in describe_effect(one)) == (drop <= 0)
+    assert points in Page(explanation_page(changed)).text
 
 
 def test_an_index_of_other_weights(made: IndexedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -150,7 +203,7 @@ def test_an_index_of_other_weights(made: IndexedRun, tmp_path: Path, caplog: pyt
 
 def test_what_is_refused(made: IndexedRun, trained: Trained, tmp_path: Path) -> None:
     cases: list[tuple[Any, dict[str, Any], str]] = [
-        ([], {}, "no images are named"),
+        ([], {}, "no images given; pass one or more"),
         ([an_image()] * 21, {}, "more than 20 images are named; allowed is up to 20 at a time"),
         (__file__, {}, "is not a readable image"),
         ([__file__, tmp_path / "none.png"], {}, "none of the 2 images can be read: .*is not a readable image"),

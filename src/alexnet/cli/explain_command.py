@@ -25,6 +25,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--stride", type=int, metavar="PIXELS", help=text)
     text = "index of training images, to show the nearest (default: that in the run folder, if there is one)"
     parser.add_argument("--index", type=Path, metavar="FOLDER", help=text)
+    text = "where the index's data set is now, if it was moved; several are concatenated"
+    parser.add_argument("--data", type=Path, nargs="+", help=text)
     text = "picture or page to write (default: in the working directory, named after the run)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
     text = "png, svg, pdf or html (default: the ending of --out, else png)"
@@ -52,6 +54,7 @@ def run(options: argparse.Namespace) -> None:
         patch=options.patch,
         stride=options.stride,
         index=options.index,
+        data=options.data,
         batch_size=options.batch_size,
         device=options.device,
         progress=True,

@@ -28,7 +28,7 @@ from alexnet.explore.vector_index import VectorIndex, has_index, open_index
 from alexnet.model.inference import inference_network
 from alexnet.model.weights import Trained, load_trained, name_of
 from alexnet.storage.arguments import is_whole
-from alexnet.storage.paths import StrPath, as_path, described
+from alexnet.storage.paths import StrPath, StrPaths, as_path, described
 from alexnet.system.device import Device, arithmetic, choose_device, evaluation_batch_size
 from alexnet.system.progress import ShowProgress, counted
 from alexnet.system.visible_text import shell_words
@@ -50,6 +50,7 @@ def explain(
     patch: int | None = None,
     stride: int | None = None,
     index: StrPath | None = None,
+    data: StrPaths | None = None,
     batch_size: int | None = None,
     device: Device = "auto",
     progress: ShowProgress = None,
@@ -66,6 +67,7 @@ def explain(
         patch: side of the patch that hides a part of the view, pixels; None is a seventh of the view, 32 of 224.
         stride: from one place of the patch to the next, pixels, up to `patch`; None is a quarter of the patch.
         index: of the training images, among which the nearest are shown; None is that in the run folder, if any.
+        data: where the index's data set is now, if it was moved.
         batch_size: occluded views that the network takes at once; None suits the device.
         device: `auto` is a GPU if there is one. The network stays on its own device.
         progress: see `ShowProgress`; a function is called with (places of patches done, places in total).
@@ -86,7 +88,7 @@ def explain(
         batch_size = evaluation_batch_size(chosen_device, trained.side)
     if not is_whole(batch_size, 1):
         raise RequestError(f"--batch-size is {described(batch_size)}; allowed is 1 or more")
-    opened, near_title = _training_images(path, trained, index)
+    opened, near_title = _training_images(path, trained, index, data)
     squares, refused = _read(images, trained)
     (view,) = views(1, trained.side, trained.crop)
     explanations = []
@@ -169,7 +171,7 @@ def _read(
         if len(listed) > MAX_IMAGES:
             raise RequestError(f"more than {MAX_IMAGES} images are named; allowed is up to {MAX_IMAGES} at a time")
         if not listed:
-            raise RequestError("no images are named; name one or more")
+            raise RequestError("no images given; pass one or more")
         for one in listed:
             try:
                 squares.append((one.name, one.square(trained.side, trained.fit)))
@@ -225,27 +227,30 @@ class _Explainer:
         )
 
 
-def _training_images(run: Path | None, trained: Trained, folder: StrPath | None) -> tuple[VectorIndex | None, str]:
+def _training_images(
+    run: Path | None, trained: Trained, folder: StrPath | None, data: StrPaths | None
+) -> tuple[VectorIndex | None, str]:
     """The index of the training images and what it is; or None and why there is none.
 
-    An index that is named must fit; one in the run folder that does not is left out with a warning.
+    An index that is named, or whose data set is named, must fit; another one that does not is left out with a warning.
     """
+    is_wanted = folder is not None or data is not None
     if trained.untrained_seed is not None:
-        if folder is not None:
-            raise RequestError("an index is of trained weights, and these are not trained; omit --index")
+        if is_wanted:
+            raise RequestError("an index is of trained weights, and these are not trained; omit --index and --data")
         return None, "An index is of trained weights, so there are no nearest training images."
     if run is None:
-        if folder is not None:
+        if is_wanted:
             raise RequestError("an index needs the run that it was made of; pass the run folder or the weights file")
         return None, "Name a run folder to see the nearest training images of its index."
-    if folder is None and not has_index(run):
+    if not is_wanted and not has_index(run):
         command = shell_words("alexnet", "index", run)
         return None, f"To see the nearest training images here, index them first: {command}"
     try:
-        index = open_index(run, folder, trained=trained)
+        index = open_index(run, folder, data_folder=data, trained=trained)
         index.require_data()
     except AlexNetError as error:
-        if folder is not None:
+        if is_wanted:
             raise
         _logger.warning(f"there are no nearest training images: {error}")
         return None, f"There are no nearest training images: {error}"

@@ -141,7 +141,7 @@ class Explanations(Sequence[Explanation]):
             f"All of one view, the central {side} × {side} pixels, in float32; `alexnet predict` averages ten views.",
             f"Occlusion: a patch of {patch} × {patch} pixels moves by {grid.stride_px}, and its pixels become those of "
             "the mean image (0 for the network). Shown is by how much the probability of the class falls, in "
-            "percentage points: the mean over the patches that hide a pixel. The dashed patch lowers it most.",
+            "percentage points: the mean over the patches that hide a pixel. " + self._dashed_patch(),
             "Gradient: of the score of the class before softmax, the largest magnitude over red, green and blue.",
         ]
         if self.unguided_reason is None:
@@ -152,6 +152,14 @@ class Explanations(Sequence[Explanation]):
                 "class rests on."
             )
         return notes
+
+    def _dashed_patch(self) -> str:
+        lowered = [one.occlusion.largest_drop > 0 for one in self.explanations]
+        if all(lowered):
+            return "The dashed patch lowers it most."
+        if any(lowered):
+            return "The dashed patch lowers it most; where no patch lowers it, it is the one that raises it least."
+        return "No patch lowers it; the dashed one raises it least."
 
     def figure(self) -> Figure:
         """All images, one below the other, as `alexnet explain` draws them."""
@@ -219,8 +227,9 @@ def describe_effect(one: Explanation) -> str:
     """An explanation in one line."""
     occlusion, patch, (row, column) = one.occlusion, one.occlusion.grid.patch_px, one.occlusion.largest
     after = occlusion.probability - occlusion.largest_drop
+    lowest = "" if occlusion.largest_drop > 0 else " (no patch lowers it)"
     rank = "" if one.rank == 1 else f" (number {one.rank:,}; the most probable is {one.top[0].name})"
     return (
         f"{one.explained.name} {percent(one.probability)}{rank}; hiding {patch} × {patch} pixels at row {row}, column "
-        f"{column} of the view makes it {percent(after)}"
+        f"{column} of the view makes it {percent(after)}{lowest}"
     )

@@ -74,13 +74,13 @@ class OcclusionMap:
 
     @property
     def largest(self) -> tuple[int, int]:
-        """First row and column, pixels, of the patch that lowers the probability most; the first of several."""
+        """First row and column, pixels, of the patch of `largest_drop`; the first of several."""
         row, column = np.unravel_index(int(self.drops.argmax()), self.drops.shape)
         return self.grid.starts[int(row)], self.grid.starts[int(column)]
 
     @property
     def largest_drop(self) -> float:
-        """By how much that patch lowers it."""
+        """By how much the patch that lowers the probability most does; not above 0 if none lowers it."""
         return float(self.drops.max())
 
     def per_pixel(self) -> NDArray[np.float32]:

@@ -66,7 +66,7 @@ class ExplainedImage:
     drops: npt.NDArray[np.floating]
     """(C, C): by how much hiding a pixel's surroundings lowers the class's probability."""
     patch: tuple[int, int, int]
-    """First row, first column and side, pixels, of the patch that lowers it most."""
+    """First row, first column and side, pixels, of the patch that lowers it most, or raises it least."""
     patch_effect: str
     """What hiding that patch does, in words."""
     gradient: npt.NDArray[np.floating]
