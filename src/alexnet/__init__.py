@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from alexnet.evaluation.run_evaluation import evaluate
     from alexnet.exchange.export import Export, export
     from alexnet.exchange.imported_run import import_weights
-    from alexnet.explore.binary_codes import BinaryCodes, codes
+    from alexnet.explore.binary_codes import BinaryCodes
+    from alexnet.explore.encode_index import codes
     from alexnet.explore.explain import explain
     from alexnet.explore.explanation import Explanations
     from alexnet.explore.features import features
@@ -55,7 +56,7 @@ _PUBLIC = {
     "Trained": ("alexnet.model.weights", "Trained"),
     "VectorIndex": ("alexnet.explore.vector_index", "VectorIndex"),
     "WorkError": ("alexnet.errors", "WorkError"),
-    "codes": ("alexnet.explore.binary_codes", "codes"),
+    "codes": ("alexnet.explore.encode_index", "codes"),
     "evaluate": ("alexnet.evaluation.run_evaluation", "evaluate"),
     "explain": ("alexnet.explore.explain", "explain"),
     "export": ("alexnet.exchange.export", "export"),

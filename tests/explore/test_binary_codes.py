@@ -16,17 +16,19 @@ from tests.explore.indexed_run import IndexedRun, make_indexed_run, make_run
 import alexnet
 from alexnet.cli.main import main
 from alexnet.errors import Interrupted, RequestError, WorkError
-from alexnet.explore import binary_codes
-from alexnet.explore.binary_codes import BinaryCodes, code_lengths, codes, open_codes
+from alexnet.explore import code_files, encode_index
+from alexnet.explore.binary_codes import BinaryCodes
+from alexnet.explore.code_files import code_lengths, open_codes
 from alexnet.explore.code_training import CodeTraining, TrainedEncoder, train_encoder
-from alexnet.explore.vector_index import has_index, open_index
+from alexnet.explore.encode_index import codes
+from alexnet.explore.vector_index import build_index, has_index, open_index
 from alexnet.storage.typed_files import DamagedFile
 
 
 @pytest.fixture(autouse=True)
 def _short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     short = partial(CodeTraining, hidden_units=16, steps=20, batch_size=16)
-    monkeypatch.setattr(binary_codes, "CodeTraining", short)
+    monkeypatch.setattr(encode_index, "CodeTraining", short)
     monkeypatch.setattr("alexnet.explore.code_measures.MIN_ROUNDS", 1)
     monkeypatch.setattr("alexnet.explore.code_measures.ENOUGH_S", 0.0)
 
@@ -98,8 +100,20 @@ def test_an_index_is_made_where_there_is_none(indexed: IndexedRun, tmp_path: Pat
     run = make_run(indexed.data, tmp_path / "run")
     (made,) = codes(run, 32, device="cpu")
     assert has_index(run) and made.index.split == "train" and made.index.layer == "relu4"
-    (other,) = codes(run.weights, 32, indexed.data, index=tmp_path / "elsewhere", device="cpu")
-    assert other.file == tmp_path / "elsewhere/codes-32.safetensors"
+    # A folder that is named holds an index: one that is mistyped is not filled with a new one.
+    elsewhere = tmp_path / "else where"
+    with pytest.raises(RequestError, match=r"else where contains no index; make one with `alexnet index .*--out '"):
+        codes(run, 32, index=elsewhere)
+    with pytest.raises(RequestError, match="is a weights file, which has no folder for an index"):
+        codes(run.weights, 32, indexed.data)
+    assert not elsewhere.exists()
+    build_index(run.weights, indexed.data, folder=elsewhere, device="cpu")
+    (other,) = codes(run.weights, 32, index=elsewhere)
+    assert other.file == elsewhere / "codes-32.safetensors"
+    with pytest.raises(RequestError) as caught:
+        open_codes(other.index, 64)
+    command = f"`alexnet codes {run.weights} --index '{elsewhere}' --bits 64`"
+    assert str(caught.value).endswith(f"has no codes of 64 bits; it has codes of 32 bits; make them with {command}")
 
 
 @pytest.mark.parametrize("bits", [0, 16, 48, 1056, -32, 33, True, "64", [], [64, 65], 64.0, None])
@@ -113,8 +127,8 @@ def test_bad_requests_say_what_to_do(run: Path, indexed: IndexedRun, tmp_path: P
     index = open_index(run)
     with pytest.raises(
         RequestError,
-        match=r"index has no codes of 96 bits; it has codes of 32, 64 bits; make them with `alexnet codes RUN --index "
-        r".*index --bits 96`$",
+        match=r"index has no codes of 96 bits; it has codes of 32, 64 bits; make them with `alexnet codes \S*/run "
+        r"--bits 96`$",
     ):
         open_codes(index, 96)
     with pytest.raises(RequestError, match="the seed is -1"):
@@ -123,14 +137,16 @@ def test_bad_requests_say_what_to_do(run: Path, indexed: IndexedRun, tmp_path: P
     other = make_run(indexed.data, tmp_path / "other", seed=7)
     alexnet.index(other, device="cpu")
     shutil.copy(index.folder / "codes-32.safetensors", other.path / "index")
-    with pytest.raises(RequestError, match=r"codes-32.safetensors has codes of other vectors than those of the index"):
+    with pytest.raises(
+        RequestError, match=r"codes-32.safetensors has codes of different vectors than those of the index"
+    ):
         open_codes(open_index(other), 32)
     (made,) = codes(other, 32)
     np.testing.assert_array_equal(open_codes(open_index(other), 32).codes, made.codes)
     with pytest.raises(RequestError, match="has one image; codes need an index of two or more"):
         only = replace(index, vectors=index.vectors[:1])
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(binary_codes, "open_index", lambda *_, **__: only)
+            patched.setattr(encode_index, "open_index", lambda *_, **__: only)
             codes(run, 32)
 
 
@@ -141,7 +157,7 @@ def test_damage_is_reported_and_made_again(run: Path, change: str, caplog: pytes
     arrays = load_file(path)
     description = {
         "format_version": 1,
-        "vectors": binary_codes._identity(made.index),
+        "vectors": code_files._identity(made.index),
         "training": {**made.to_dict()["training"]},
         "measures": made.measures,
     }
@@ -164,7 +180,7 @@ def test_damage_is_reported_and_made_again(run: Path, change: str, caplog: pytes
     caplog.set_level(logging.WARNING, logger="alexnet")
     caplog.clear()
     codes(run, 32)
-    assert caplog.messages[0].startswith(f"{path} ") and caplog.messages[0].endswith("; it is made again")
+    assert caplog.messages[0].startswith(f"{path} ") and caplog.messages[0].endswith("; rebuilding it")
     np.testing.assert_array_equal(open_codes(open_index(run), 32).codes, made.codes)
 
 
@@ -190,7 +206,7 @@ def test_codes_that_collapse_are_noticed(
         trained.encoder.code_bias[: constant[0]] = -1e9
         return trained
 
-    monkeypatch.setattr(binary_codes, "train_encoder", collapsed)
+    monkeypatch.setattr(encode_index, "train_encoder", collapsed)
     constant[:] = [32]
     with pytest.raises(WorkError, match="the auto-encoder has collapsed: all 24 images have the same 32-bit code"):
         codes(run, 32)
@@ -206,12 +222,15 @@ def test_the_command_prints_a_table_or_json(run: Path, capsys: pytest.CaptureFix
     assert main(["codes", str(run), "--bits", "32", "64", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == [f"codes of {bits} bits: {run / f'index/codes-{bits}.safetensors'}" for bits in (32, 64)]
-    assert any(line.split()[:1] == ["exact"] for line in lines) and any(
-        line.split()[:2] == ["64", "8"] for line in lines
-    )
+    rows = [line.split() for line in lines]
+    assert ["measured", "32", "bits", "64", "bits"] in rows and ["bytes", "a", "code", "4", "8"] in rows
+    # Each length has the exact search that was timed beside it, whenever that was.
+    exact = [f"{one.measures['exact_us']:,.0f}" for one in codes(run, [32, 64])]
+    assert ["µs,", "exact", *exact] in rows
     assert main(["codes", str(run), "--bits", "64", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     (one,) = printed["codes"]
+    assert printed["duration_s"] > 0
     assert one["bits"] == 64 and one == json.loads(json.dumps(open_codes(open_index(run), 64).to_dict()))
     assert main(["codes", str(run), "--bits", "7"]) == 2
     assert "--bits is 7; allowed are multiples of 32 up to 1,024, e.g. 64" in capsys.readouterr().err
@@ -221,7 +240,7 @@ def test_a_full_disk_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(binary_codes, "write_sealed_tensors", full)
+    monkeypatch.setattr(code_files, "write_sealed_tensors", full)
     with pytest.raises(WorkError, match=r"the disk of .*codes-32.safetensors is full"):
         codes(run, 32)
     assert code_lengths(run / "index") == []
@@ -234,7 +253,7 @@ def test_codes_are_opened_whatever_the_measures(run: Path) -> None:
     arrays = load_file(made.file)
     description = {
         "format_version": 1,
-        "vectors": binary_codes._identity(made.index),
+        "vectors": code_files._identity(made.index),
         "training": made.to_dict()["training"],
     }
     measures = {**made.measures, "recall": [{"among": 10, "recall": 1.5, "interval": [0, 1]}]}
@@ -264,6 +283,11 @@ def test_neighbors_are_found_by_codes(
     assert by_bits.searched_by is not None and reranked.searched_by is not None and exact.searched_by is None
     assert by_bits.searched_by.startswith("by codes of 64 bits: ")
     assert reranked.searched_by.startswith("by codes of 64 bits, the first 24 ordered by Euclidean distance: ")
+    few = alexnet.neighbors(run, photograph, codes=64, rerank=5, **options)
+    assert few.searched_by == (
+        "by codes of 64 bits, the first 5 ordered by Euclidean distance: recall was not measured among fewer than the "
+        "first 10"
+    )
     assert by_bits.to_dict()["codes"]["rerank"] is None and exact.to_dict()["codes"] is None
     assert "bits differ" in by_bits._repr_html_() and "bits differ" not in reranked._repr_html_()
     assert by_bits.figure() is not None

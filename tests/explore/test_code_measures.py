@@ -1,4 +1,4 @@
-"""Recall, precision and what bits tell, against counts by hand."""
+"""Recall, precision and how bits vary, against counts by hand."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from alexnet.evaluation.metrics import wilson_interval
 from alexnet.explore import code_measures
 from alexnet.explore.code_measures import (
     alternating_medians,
+    describe_measures,
     held_out_queries,
     measure_codes,
     recall_among,
@@ -80,6 +81,10 @@ def test_codes_are_measured_as_defined() -> None:
     assert (found["constant_bits"], found["distinct_codes"], found["reconstructed"]) == (4, 8, 0.5)
     assert [one["among"] for one in found["rerank"]] == [10]
     assert all(found[name] > 0 for name in ("search_us", "encoding_us", "exact_us"))  # type: ignore[literal-required]
+    # Wilson's interval is not centered on the share: its ends are said, and are never beyond 0 and 100.
+    described = describe_measures(found)
+    assert described["in first 3"] == "100.0 [34.2, 100.0]" and described["class"] == "66.7 [15.9, 95.5]"
+    assert list(described)[-4:] == ["class, exact", "µs", "µs, order 10", "µs, exact"]
 
 
 def test_codes_that_find_nothing_and_images_without_classes() -> None:

@@ -106,7 +106,7 @@ def test_updates_are_those_of_adam() -> None:
 
 
 def test_what_cannot_be_encoded_is_refused(clusters: np.ndarray) -> None:
-    with pytest.raises(WorkError, match="the vectors of all images are equal: the network tells nothing apart"):
+    with pytest.raises(WorkError, match="all images have the same activations, so codes cannot distinguish them"):
         train(np.ones((9, 4), np.float32), np.array([0]))
     with pytest.raises(WorkError, match="the training of 32-bit codes diverged"):
         train(clusters, np.array([0]), replace(SETTINGS, learning_rate=1e30, steps=5))

@@ -274,16 +274,18 @@ def print_imported_layers(layers: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_codes(several: "Sequence[BinaryCodes]") -> None:
-    """Print what was measured of binary codes of several lengths, beside exact search."""
-    from alexnet.explore.binary_codes import codes_cells, codes_legend, codes_title
+    """Print what was measured of binary codes of several lengths, a column for each, beside exact search."""
+    from alexnet.explore.code_measures import describe_measures
 
-    headings, rows = codes_cells(several)
-    table = new_table(codes_title(several), headings[0], headings[1:])
-    for row in rows:
-        table.add_row(*row)
+    first, columns = several[0].measures, [describe_measures(one.measures) for one in several]
+    title = (
+        f"{first['queries']:,} queries, their {first['neighbors']} nearest by Euclidean distance; percent "
+        "[95 % interval]"
+    )
+    table = new_table(title, "measured", [f"{one.bits} bits" for one in several])
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     TerminalConsole().print_table(table)
-    for line in codes_legend(several):
-        TerminalConsole().print(line, highlight=False, soft_wrap=True)
 
 
 def print_activations(

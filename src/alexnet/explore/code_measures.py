@@ -25,7 +25,7 @@ AMONG = (10, 100, 1000)
 TIMED_QUERIES = 64
 MIN_ROUNDS, MAX_ROUNDS, ENOUGH_S = 3, 15, 2.0
 RARE_BIT = 0.001
-"""A bit that fewer of the vectors than this have as 0, or as 1, tells nearly nothing."""
+"""A bit that fewer of the vectors than this have as 0, or as 1, carries almost no information."""
 _BLOCK_CODES = 1 << 16
 
 Microseconds = Annotated[float, Meta(ge=0, le=1e15)]
@@ -172,6 +172,32 @@ def alternating_medians(methods: dict[str, Callable[[], object]]) -> dict[str, f
         if number >= MIN_ROUNDS and time.perf_counter() - start_s > ENOUGH_S:
             break
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def describe_measures(measures: CodeMeasures) -> dict[str, str]:
+    """The measures of a length, and of the exact search beside it, in words: shares in percent with their intervals."""
+    precision, rerank = measures["precision"], measures["rerank"]
+    return {
+        "bytes a code": f"{measures['code_bytes']:,}",
+        "bytes a vector": f"{measures['vector_bytes']:,}",
+        **{f"in first {one['among']:,}": _share(one["recall"], one["interval"]) for one in measures["recall"]},
+        **(
+            {}
+            if precision is None
+            else {
+                "class": _share(precision["codes"], precision["codes_interval"]),
+                "class, exact": _share(precision["exact"], precision["exact_interval"]),
+            }
+        ),
+        "µs": f"{measures['encoding_us'] + measures['search_us']:,.0f}",
+        **{f"µs, order {one['among']:,}": f"{one['microseconds']:,.0f}" for one in rerank},
+        "µs, exact": f"{measures['exact_us']:,.0f}",
+    }
+
+
+def _share(share: float, interval: Interval) -> str:
+    low, high = interval
+    return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _recall(true: NDArray[np.int64], found: NDArray[np.int64]) -> Recall:

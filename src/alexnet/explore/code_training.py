@@ -129,7 +129,7 @@ class TrainedEncoder:
 
     encoder: CodeEncoder
     reconstructed: float
-    """The share of the variance that is left after decoding: 1 is all, 0 as if the mean were decoded."""
+    """Share of the variance that decoding recovers: 1 is all of it, 0 no better than the mean."""
 
 
 def train_encoder(
@@ -163,7 +163,7 @@ def train_encoder(
     scale = math.sqrt(float(np.einsum("nd,nd->n", samples, samples, dtype=np.float64).mean()) / samples.shape[1])
     if not 0 < scale < math.inf:
         raise WorkError(
-            "the vectors of all images are equal: the network tells nothing apart, and codes would not either"
+            "all images have the same activations, so codes cannot distinguish them"
             if scale == 0
             else "the vectors are too large for float32"
         )

@@ -19,7 +19,8 @@ from alexnet.data.image_inputs import list_named
 from alexnet.data.photographs import ImageInput
 from alexnet.errors import RequestError
 from alexnet.explore.approximate_index import ApproximateIndex
-from alexnet.explore.binary_codes import CodeSearch, open_codes, require_rerank
+from alexnet.explore.binary_codes import CodeSearch, require_rerank
+from alexnet.explore.code_files import open_codes
 from alexnet.explore.features import features
 from alexnet.explore.image_source import file_versions, require_fitting
 from alexnet.explore.nearest import ABSENT, Nearest, nearest

@@ -51,6 +51,8 @@ class VectorIndex:
     """Activations of the images of a split, opened for reading."""
 
     folder: Path
+    run: Path
+    """The run folder or weights file of its network."""
     vectors: NDArray[np.floating[Any]]
     """(N, D), memory-mapped, float32 or float16; activations of feature maps, (C, H, W), in that order."""
     keys: Sequence[str]
@@ -282,6 +284,7 @@ def open_index(
     vectors = features.activations[layers[0]]
     return VectorIndex(
         folder=folder,
+        run=run,
         vectors=vectors.reshape(len(vectors), -1),
         keys=features.paths,
         labels=labels,
