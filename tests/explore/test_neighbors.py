@@ -141,7 +141,7 @@ def test_wrong_requests_are_refused(indexed: IndexedRun, tmp_path: Path) -> None
         (
             photograph,
             {"codes": 64},
-            r"index has no codes of 64 bits; make them with `alexnet codes RUN --index .* --bits 64`",
+            r"index has no codes of 64 bits; make them with `alexnet codes \S*/run --bits 64`",
         ),
         (photograph, {"codes": True}, "--codes is True; allowed is the number of bits"),
         (photograph, {"rerank": 10}, "--rerank orders what codes find; name their length with --codes"),
