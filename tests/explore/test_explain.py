@@ -173,7 +173,7 @@ def test_an_index_whose_data_set_was_moved(
     [
         (0.5, "The dashed patch lowers it most.", "falls 50 points"),
         (0.996, "The dashed patch lowers it most.", "falls 100 points"),
-        (-0.002, "No patch lowers it; the dashed one raises it least.", "falls 0.20 points"),
+        (-0.002, "No patch lowers it; the dashed one raises it least.", "falls 0.2 points"),
     ],
 )
 def test_what_hiding_does_is_said(trained: Trained, drop: float, note: str, points: str) -> None:
