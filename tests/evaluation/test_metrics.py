@@ -14,6 +14,7 @@ from alexnet.evaluation.metrics import (
     ErrorCounts,
     confusion_matrix,
     count_errors,
+    mean_interval,
     per_class_counts,
     wilson_interval,
 )
@@ -142,6 +143,20 @@ def test_interval_ends_are_where_the_score_test_just_accepts(num, share, confide
     for end in (low, high):
         # At an end p of the interval: (rate - p)^2 = z^2 p (1 - p) / n.
         assert (rate - end) ** 2 == pytest.approx(z * z * end * (1 - end) / num, rel=1e-6, abs=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_interval_of_a_mean_is_that_of_zeros_and_ones_and_never_narrower_than_the_means_own(values):
+    low, high = mean_interval(math.fsum(values) / len(values), len(values))
+    mean = np.mean(values)
+    assert 0 <= low <= mean + 1e-12 and mean - 1e-12 <= high <= 1
+    for end in (low, high):  # at both ends the deviation is z standard errors of zeros and ones with that mean
+        assert abs(mean - end) == pytest.approx(1.9599639845 * math.sqrt(end * (1 - end) / len(values)), abs=1e-7)
+    assert mean_interval(sum(one > 0.5 for one in values) / len(values), len(values)) == pytest.approx(
+        wilson_interval(sum(one > 0.5 for one in values), len(values))
+    )
+    assert mean_interval(1 + 1e-16 * 4, 3)[1] == 1 and mean_interval(-1e-16, 3)[0] == 0
 
 
 @pytest.mark.parametrize(("wrong", "num", "confidence"), [(1, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (1, 5, 1.0)])

@@ -197,6 +197,19 @@ def wilson_interval(wrong: Fraction | float, num: int, confidence: float = 0.95)
     return low, high
 
 
+def mean_interval(mean: float, num: int) -> tuple[float, float]:
+    """A 95 % interval of the mean of `num` numbers between 0 and 1, such as shares: Wilson's with one trial for each.
+
+    For zeros and ones that is `wilson_interval`. Of other numbers it is wider than needed, since none with the same
+    mean vary more than zeros and ones.
+
+    Args:
+        mean: 0..1; rounding beyond the ends is ignored.
+        num: at least 1.
+    """
+    return wilson_interval(min(max(mean * num, 0.0), num), num)
+
+
 METRICS: dict[str, Metric] = {
     "top1_error": Metric(
         "top-1 error",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import RequestError
-from alexnet.evaluation.metrics import wilson_interval
+from alexnet.evaluation.metrics import mean_interval
 from alexnet.explore.nearest import ABSENT, Nearest, nearest, nearest_of_candidates
 from alexnet.storage.atomic import raise_if_full, replaced_file, require_space, sync_folder, unwritable
 from alexnet.storage.checksums import file_digest
@@ -334,7 +334,7 @@ def _measure(made: ApproximateIndex) -> dict[str, Any]:
     # By distance: of several rows at the same distance, any is right.
     hits = (found.distances <= exact.distances[:, -1:]).mean(1)
     missed = float(1 - hits.mean())
-    low, high = wilson_interval(missed * len(rows), len(rows))
+    low, high = mean_interval(missed, len(rows))
     return {
         "recall": 1 - missed,
         "recall_interval": [1 - high, 1 - low],

@@ -11,7 +11,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from alexnet.data.dataset_files import NO_LABEL
-from alexnet.evaluation.metrics import wilson_interval
+from alexnet.evaluation.metrics import mean_interval
 from alexnet.explore.code_training import CodeEncoder
 from alexnet.explore.hamming import HammingCodes, unpack_bits
 from alexnet.explore.nearest import ABSENT, nearest, nearest_of_candidates
@@ -206,9 +206,7 @@ def _recall(true: NDArray[np.int64], found: NDArray[np.int64]) -> Recall:
 
 
 def _interval(shares: NDArray[np.float64]) -> list[float]:
-    """A 95 % interval of the mean of shares: Wilson's with one trial a query, wider than needed, since no other numbers
-    between 0 and 1 vary more than zeros and ones."""
-    return list(wilson_interval(min(float(shares.sum()), len(shares)), len(shares)))
+    return list(mean_interval(float(shares.mean()), len(shares)))
 
 
 def _precisions(

@@ -19,6 +19,7 @@ from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
 from alexnet.data.dataset_files import NO_LABEL
 from alexnet.errors import RequestError
+from alexnet.evaluation.metrics import mean_interval
 from alexnet.explore.forward import activation_batches
 from alexnet.explore.image_source import array_reader, require_fitting
 from alexnet.explore.nearest import ABSENT, distances_to_all
@@ -85,10 +86,8 @@ class Retrieval:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean, if the queries are a sample: the mean and 1.96 standard errors on both sides."""
-        num = len(self.average_precision)
-        margin = 1.96 * float(self.average_precision.std(ddof=1)) / num**0.5 if num > 1 else 1.0
-        return max(0.0, self.mean_average_precision - margin), min(1.0, self.mean_average_precision + margin)
+        """95 % interval of the mean, if the queries are a sample, see `mean_interval`."""
+        return mean_interval(self.mean_average_precision, len(self.average_precision))
 
     @property
     def nearest_accuracy(self) -> float:

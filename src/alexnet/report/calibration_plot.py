@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from alexnet.evaluation.metrics import wilson_interval
+from alexnet.evaluation.metrics import mean_interval
 from alexnet.figures.figure_style import svg_element
 from alexnet.figures.reliability_diagram import ReliabilityBar, reliability_figure
 from alexnet.report.contents import Section
@@ -28,7 +28,7 @@ def calibration_section(evaluation: Mapping[str, Any]) -> Section:
             num_images=one["num_images"],
             confidence=one["confidence"],
             accuracy=one["accuracy"],
-            interval=wilson_interval(one["accuracy"] * one["num_images"], one["num_images"]),
+            interval=mean_interval(one["accuracy"], one["num_images"]),
         )
         for one in stored["bins"]
     ]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from alexnet.evaluation.metrics import wilson_interval
+from alexnet.evaluation.metrics import mean_interval
 from alexnet.figures.confusion_matrix import MOST_WRITTEN, confusion_figure
 from alexnet.figures.figure_style import svg_element
 from alexnet.report.contents import Section
@@ -31,9 +31,7 @@ def class_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": one["name"],
             "num_images": one["num_images"],
             "top1_error": one["top1_error"],
-            "interval": None
-            if one["top1_error"] is None
-            else wilson_interval(min(one["num_images"], one["top1_error"] * one["num_images"]), one["num_images"]),
+            "interval": None if one["top1_error"] is None else mean_interval(one["top1_error"], one["num_images"]),
         }
         for one in evaluation["per_class"]
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alexnet.errors import AlexNetError
-from alexnet.evaluation.metrics import wilson_interval
+from alexnet.evaluation.metrics import mean_interval
 from alexnet.evaluation.paired import TOP5_CLASSES
 from alexnet.runs.folder import AnyRecipe, RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
@@ -131,7 +131,7 @@ def _without_evaluation(
     num = validation.get("num_images") or data.get("splits", {}).get(validation["split"])
     measured = f"{_percent(validation['top1_error'])} %"
     if num:
-        low, high = wilson_interval(validation["top1_error"] * num, num)
+        low, high = mean_interval(validation["top1_error"], num)
         measured += f" (95 % interval {_percent(low)} to {_percent(high)} %)"
     split = describe_split(validation["split"])
     images = f"{num:,} {split} {_images(num)}" if num else f"the {split} images"
