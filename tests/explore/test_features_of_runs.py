@@ -17,6 +17,7 @@ from tests.explore.test_activation_pca import save_run
 from alexnet.cli.main import main
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
+from alexnet.explore import feature_work
 from alexnet.explore.features import open_features, write_features, write_features_of_runs
 from alexnet.explore.features_of_runs import names_of_runs
 
@@ -40,13 +41,17 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_each_run_has_a_folder_as_of_one_run(work: Path, tmp_path: Path) -> None:
+def test_each_run_has_a_folder_as_of_one_run(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
+    loaded: list[Path] = []
+    load = feature_work.load_trained
+    monkeypatch.setattr(feature_work, "load_trained", lambda run, **how: loaded.append(run) or load(run, **how))
     runs = [work / "runs" / "a", work / "runs" / "b"]
     wanted: dict[str, Any] = {"layers": ["pool2", "relu4"], "pca": 3, "split": "train", **HERE}
     written = write_features_of_runs(
         runs, tmp_path / "out", batch_size=4, progress=lambda *done: seen.append(done), **wanted
     )
+    assert loaded == runs  # once, for the check and the work
     assert list(written) == ["a", "b"] and seen == [(done, 24) for done in range(4, 25, 4)]
     for run in runs:
         alone = write_features(run, tmp_path / "alone" / run.name, batch_size=4, **wanted)
@@ -165,3 +170,6 @@ def test_the_command(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "comes after an image; name the runs first" in capsys.readouterr().err
     assert main(["features", a, b, "--list"]) == 2
     assert "name one run" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["features", "--help"])
+    assert capsys.readouterr().out.startswith("usage: alexnet features RUN... [IMAGE...] [options]\n")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or weights file; several may be named")
+    parser.add_argument("run", type=Path, metavar="RUN...", help="run folder or weights file, or several")
     text = "image file, folder of them, tar or zip, http(s) URL, or quoted pattern, instead of a data set"
     parser.add_argument("photographs", nargs="*", metavar="IMAGE", help=text)
     add_data(parser)

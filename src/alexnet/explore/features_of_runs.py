@@ -46,7 +46,8 @@ def write_features_of_runs(
 ) -> dict[str, Features]:
     """Write the activations of each run to its own folder in `destination`, of the same images in the same order.
 
-    The same call resumes after a kill, and passes over the runs that are finished.
+    The same call resumes after a kill, and skips the runs that are finished. All networks are in memory until their
+    turn.
 
     Args:
         runs: run folders and weights files.
@@ -77,12 +78,13 @@ def write_features_of_runs(
             one["pca"] = as_path(pca, "the folder") / name
         return prepare_work(names[name], destination / name, may_be_done=True, **one)
 
-    for name in names:
-        prepared(name).finished()
+    works = {name: prepared(name) for name in names}
+    for work in works.values():
+        work.finished()
     destination.mkdir(parents=True, exist_ok=True)
     written: dict[str, Features] = {}
     for number, (name, run) in enumerate(names.items()):
-        work = prepared(name)
+        work = works.pop(name)  # with its network, which is no longer needed after this
         if done := work.finished():
             _logger.info(f"{work.destination} is finished")
         else:
