@@ -14,12 +14,15 @@ from tests.html_page import Page
 from tests.prepared_files import write_prepared
 
 import alexnet
+from alexnet.cli.filters_command import _DRAWN
 from alexnet.cli.main import main
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.explore.filter_colors import color_test
 from alexnet.explore.filter_pictures import FilterColumns
 from alexnet.explore.top_patches import TopPatches
+from alexnet.model.layer_specs import WeightedSpec
+from alexnet.model.variants import VARIANTS
 from alexnet.runs.folder import RunFolder
 
 CPU = ["--device", "cpu", "--precision", "float32"]
@@ -48,7 +51,9 @@ def test_the_first_layer_is_drawn_beside_the_run_and_described(
     ]
     with PIL.Image.open("my run-filters.png") as picture:
         assert picture.format == "PNG" and picture.width == 1500
-    assert main(["filters", str(run.path)]) == 0  # in place of the older picture
+    # In place of the older picture.
+    assert main(["filters", str(run.path)]) == 0
+    assert main(["filters", str(run.path), "--layer", "conv1"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["my run-filters.png"]
 
 
@@ -77,6 +82,7 @@ def test_several_layers_have_a_file_each_and_one_json_object(
     assert [one["name"] for one in printed["layers"]["fc5"]["channels"]] == ["unit 1: $2$", "unit 0: <b>first</b>"]
 
 
+@pytest.mark.slow
 def test_formats(run: RunFolder) -> None:
     for words, name, start in (
         (["--format", "pdf"], "my run-filters.pdf", b"%PDF"),
@@ -90,6 +96,7 @@ def test_formats(run: RunFolder) -> None:
     ("words", "message"),
     [
         (["--layer", "conv9"], "variant 'quick' has no layer 'conv9'; it has conv1, pool1"),
+        (["--layer", "a/b", "--layer", "..", "--out", "x.png"], "variant 'quick' has no layer 'a/b'; it has conv1"),
         (["--format", "jpg"], "--format is 'jpg'; allowed is png, svg, pdf"),
         (["--layer", "relu2", "--split", "test"], "has no split 'test'"),
         (["--layer", "relu2", "--out", "photo.png"], "photo.png exists and is not a picture or page that alexnet made"),
@@ -127,6 +134,22 @@ def test_results_in_python(run: RunFolder) -> None:
     assert repr(result).startswith("Filters('quick': the 8 filters of conv1, 5 x 5 pixels; all 2 units of fc5: ")
     page = Page(result._repr_html_())
     assert "filters of quick" in page.text and page.tags.count("img") == 2
+
+
+@pytest.mark.parametrize("layer", ["conv2", "relu2"])
+def test_a_channel_that_is_0_everywhere_says_so(layer: str, run: RunFolder) -> None:
+    trained = alexnet.load(run.path)
+    with torch.no_grad():
+        trained.network.get_parameter("conv2.weight")[1] = 0
+        trained.network.get_parameter("conv2.bias")[1] = 0
+    result = alexnet.filters(trained, layer, data=run.path.parent / "data", channels=[1], device="cpu")
+    assert [axes.texts[0].get_text() for axes in result.figure().axes] == ["0 in every image"]
+
+
+def test_the_layer_that_is_drawn_is_called_conv1_in_all_variants() -> None:
+    """The command names files by it before it reads a network."""
+    for spec in VARIANTS.values():
+        assert next(one.name for one in spec.named_layers if isinstance(one.spec, WeightedSpec)) == _DRAWN
 
 
 def test_data_with_other_classes_has_patches_without_class_names(run: RunFolder, tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_arithmetic, add_batch_size, add_data, add_json, add_split
 from alexnet.cli.output import print_json, print_lines
 
+_DRAWN = "conv1"
+"""The first layer, whose filters are drawn."""
+
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
@@ -17,8 +20,8 @@ def add_arguments(parser: CommandParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="layer to show; may be repeated (default: conv1, whose filters are drawn; the channels of other layers "
-        "are shown by the nine image patches that excite them most)",
+        help=f"layer to show; may be repeated (default: {_DRAWN}, whose filters are drawn; the channels of other "
+        "layers are shown by the nine image patches that excite them most)",
     )
     parser.add_argument(
         "--channels",
@@ -52,8 +55,10 @@ def run(options: argparse.Namespace) -> None:
     start_s = time.monotonic()
     # Before the work: a name that is taken must not cost minutes.
     pictures = [
-        choose_picture(options.run, f"filters-{layer}" if layer else "filters", _out(options, layer), options.format)
-        for layer in options.layer or [None]
+        choose_picture(
+            options.run, "filters" if layer == _DRAWN else f"filters-{layer}", _out(options, layer), options.format
+        )
+        for layer in options.layer or [_DRAWN]
     ]
     result = filters(
         options.run,
@@ -80,7 +85,8 @@ def run(options: argparse.Namespace) -> None:
             print_lines(shown.color.describe())
 
 
-def _out(options: argparse.Namespace, layer: str | None) -> Path | None:
+def _out(options: argparse.Namespace, layer: str) -> Path | None:
     """The file that `--out` names for a layer: of several layers, with the layer's name before the ending."""
     out: Path | None = options.out
-    return out if out is None or len(options.layer) < 2 else out.with_name(f"{out.stem}-{layer}{out.suffix}")
+    # The name of a layer that does not exist may be anything; `filters` refuses it before a file is written.
+    return out if out is None or len(options.layer) < 2 else out.parent / f"{out.stem}-{layer}{out.suffix}"

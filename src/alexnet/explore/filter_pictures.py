@@ -184,7 +184,7 @@ def _patches_figure(shown: TopPatches, name: str, split: str | None) -> Figure:
     for row, heading in enumerate(shown.headings):
         count = len(shown.keys[row])
         values = shown.activations[row, :count]
-        notes = [f"{values[0]:.3g} to {values[-1]:.3g}"] if count else ["never above 0"]
+        notes = [f"{values[0]:.3g} to {values[-1]:.3g}"] if count else ["0 in every image"]
         named = Counter(one for one in shown.class_names[row] if one is not None)
         notes += [f"{number} of {count}: {visible(most)}" for most, number in named.most_common(1)]
         patches, is_inside = shown.patches[row, :count], shown.is_inside[row, :count]
