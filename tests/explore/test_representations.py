@@ -44,8 +44,22 @@ def test_dissimilarities_are_scipys(
     np.testing.assert_allclose(found.condensed, want, rtol=1e-7, atol=1e-12)
     np.testing.assert_array_equal(found.square(), scipy_distance.squareform(found.condensed))
     assert found.num_images == num_images and found.to_dict()["condensed"] == found.condensed.tolist()
-    if metric == "euclidean":
-        assert found.square()[0, -1] == 0  # equal rows, not only almost
+    assert found.square()[0, -1] == 0  # equal rows, not only almost
+
+
+def test_equal_images_are_tied_in_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(size=(4, 3000)).astype(np.float32)[[0, 1, 0, 2, 1, 0, 3, 2, 0]]
+    is_same = rows[:, :1] == rows[:, 0]
+    for blocks in ((1, 1), (1 << 20, 2), (1 << 20, 5), (1 << 20, 4096)):
+        in_blocks(monkeypatch, blocks)
+        for metric in ("correlation", "cosine", "euclidean"):
+            np.testing.assert_array_equal(dissimilarity(rows, metric).square() == 0, is_same)  # type: ignore[arg-type]
+
+
+def test_euclidean_distances_lose_nothing_to_a_common_mean() -> None:
+    rows = np.random.default_rng(0).normal(size=(30, 40)) + 300
+    want = scipy_distance.pdist(rows, "euclidean")
+    np.testing.assert_allclose(dissimilarity(rows, "euclidean").condensed, want, rtol=1e-13)
 
 
 def test_undefined_dissimilarities_are_refused() -> None:
@@ -177,9 +191,28 @@ def test_wrong_alignments_are_refused() -> None:
         (a[:1], a[:1], False, "the activations are of 1 images; allowed is 2 or more"),
         (a, np.full((5, 3), 0.1, np.float32), False, "the second activations of 5 images vary too little"),
         (np.full((5, 3), 0.1), a, True, "the first activations of 5 images vary too little"),
+        (a, np.eye(5), True, "vary too little, or the images are too few"),  # all as similar: nothing but the diagonal
     ]:
         with pytest.raises(RequestError, match=message):
             cka(first, second, debiased=debiased)
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_what_is_constant_but_for_rounding_has_no_alignment(debiased: bool) -> None:
+    """Its centered values are not zeros, and have an alignment as any noise has."""
+    noise = np.random.default_rng(0).integers(-2, 3, (8, 3))
+    a, rounded = np.random.default_rng(1).normal(size=(8, 3)), 0.1 + noise * 2.0**-56
+    assert (rounded.std(axis=0) > 0).all()
+    for first, second, name in [(rounded, a, "first"), (a, rounded, "second")]:
+        with pytest.raises(RequestError, match=f"the {name} activations of 8 images vary too little"):
+            cka(first, second, debiased=debiased)
+    np.testing.assert_allclose(cka(1 + 1e-6 * a, a, debiased=debiased), 1, rtol=1e-6)  # small, but no rounding
+
+
+def test_alignment_is_at_most_1() -> None:
+    for seed in range(50):
+        a = np.random.default_rng(seed).normal(size=(7, 3))
+        assert cka(a, 3 * a) <= 1 and cka(a, 3 * a, debiased=True) <= 1
 
 
 def test_folders_of_other_images_are_refused() -> None:

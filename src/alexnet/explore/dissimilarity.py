@@ -4,7 +4,7 @@ Representational similarity analysis (Kriegeskorte, Mur and Bandettini, 2008) co
 the dissimilarities of the same images, whose number does not depend on that of units.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -25,6 +25,8 @@ Metric = Literal["correlation", "euclidean", "cosine"]
 Agreement = Literal["spearman", "kendall", "pearson", "cosine"]
 _CLOSE = 1e-6
 """Fraction of the squared lengths below which a squared distance is computed from the difference of the rows."""
+_EQUAL = 1e-13
+"""So also 1 - the product of unit vectors: below, nothing but rounding would remain, which differs among blocks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,7 @@ def dissimilarity(activations: ArrayLike, metric: Metric = "correlation") -> Dis
             if second.start < first.start:
                 continue
             b = a if second == first else prepared(second)
-            block = _distances(a, b) if metric == "euclidean" else np.clip(1 - a @ b.T, 0, 2)
+            block = _distances(a, b) if metric == "euclidean" else _angles(a, b)
             for row in range(first.start, first.stop):
                 begin, offset = max(row + 1, second.start), _offset(row, len(rows))
                 condensed[offset + begin : offset + second.stop] = block[row - first.start, begin - second.start :]
@@ -147,10 +149,23 @@ def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.flo
     """Euclidean distances of the rows, (len(a), len(b)); those of rows that almost agree from their differences."""
     sizes = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)
     squared: NDArray[np.float64] = sizes - 2 * (a @ b.T)
-    for row, is_close in enumerate(squared < _CLOSE * sizes):
-        columns = np.flatnonzero(is_close)
+    for row, columns in _chosen(squared < _CLOSE * sizes):
         squared[row, columns] = [((a[row] - b[column]) ** 2).sum() for column in columns]
     return np.sqrt(squared)
+
+
+def _angles(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 - the products of the rows, which are unit vectors, (len(a), len(b)); exactly 0 of equal rows."""
+    found: NDArray[np.float64] = np.clip(1 - a @ b.T, 0, 2)
+    for row, columns in _chosen(found < _EQUAL):
+        found[row, columns] = [((a[row] - b[column]) ** 2).sum() / 2 for column in columns]
+    return found
+
+
+def _chosen(is_chosen: NDArray[np.bool_]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """The rows of a matrix with chosen columns."""
+    for row in np.flatnonzero(is_chosen.any(axis=1)).tolist():
+        yield row, np.flatnonzero(is_chosen[row])
 
 
 def compare_dissimilarities(

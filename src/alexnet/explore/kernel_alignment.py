@@ -14,7 +14,7 @@ def cka(first: ArrayLike, second: ArrayLike, *, debiased: bool = False) -> float
     reflections and a common scale of the units do not change it, other linear maps do. With fewer images than units it
     is too large: of unrelated noise it approaches 1. The debiased form replaces each sum by the unbiased estimator of
     the Hilbert-Schmidt independence criterion (Song et al., 2012; Nguyen, Raghu and Kornblith, 2021), which leaves out
-    the products of an image with itself; of unrelated activations it is 0 on average, and may be below.
+    the products of an image with itself; of unrelated activations it is 0 on average, and may be below: -1..1.
 
     Computed in float64 from blocks of at most 128 MiB of rows and of their products, in N² (D1 + D2) operations.
 
@@ -61,4 +61,5 @@ def cka(first: ArrayLike, second: ArrayLike, *, debiased: bool = False) -> float
                 f"{rows_of.name} of {num} images vary too little, or the images are too few, for CKA to be defined; "
                 "use more images"
             )
-    return float(sums[0] / np.sqrt(sums[1] * sums[2]))
+    # Of equal activations, rounding may lead beyond 1.
+    return float(np.clip(sums[0] / np.sqrt(sums[1] * sums[2]), -1 if debiased else 0, 1))
