@@ -72,6 +72,7 @@ def test_it_is_trained_on_one_set_and_tested_on_another(caplog: pytest.LogCaptur
     model.fit(scaler.transform(rows.astype(np.float64)), labels)
     right = (model.predict(scaler.transform(others.astype(np.float64))) == other_labels).sum()
     np.testing.assert_allclose(found.accuracy, right / 70, rtol=1e-12)
+    np.testing.assert_allclose(found.chance, np.bincount(other_labels).max() / 70)
     assert found.fold_interval is None and len(found.chosen) == 1 and (found.num_train, found.num_test) == (150, 70)
     assert "linear probe" in found._repr_html_() and "of 70 images, 95 % interval" in repr(found)
     assert found.to_dict()["chosen"] == list(found.chosen) and found.to_dict()["fold_interval"] is None
@@ -86,20 +87,40 @@ def test_equal_accuracies_take_the_strongest_penalty() -> None:
     assert found.accuracy == 1 and found.chosen == (0.01,) * 5 and found.grid == (0.01, 0.1, 1.0)
 
 
+def test_nothing_is_chosen_from_one_penalty() -> None:
+    """So a class needs no images for inner folds."""
+    rows, labels = three_classes(9, 0)[0], np.arange(9) % 3
+    found = linear_probe(rows, labels, grid=(0.1,), folds=3, inner_folds=50)
+    assert found.chosen == (0.1,) * 3 and found.num_test == 9
+
+
+def test_a_unit_that_is_constant_but_for_rounding_is_not_enlarged() -> None:
+    rows, labels = three_classes(60, 0, spread=0.1)
+    others, other_labels = three_classes(60, 1, spread=0.1)
+    rows, others = (np.concatenate([one, np.full((60, 1), 0.1, np.float32)], axis=1) for one in (rows, others))
+    rows[::2, -1] = np.nextafter(rows[::2, -1], np.float32(1))
+    plain = linear_probe(rows, labels, test=(others, other_labels), grid=(0.1,))
+    others[::2, -1] += 0.5
+    excited = linear_probe(rows, labels, test=(others, other_labels), grid=(0.1,))
+    assert plain.accuracy == excited.accuracy > 0.9
+
+
 def test_it_says_if_training_does_not_converge(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("alexnet.explore.linear_probe.MOST_ITERATIONS", 1)
     caplog.set_level(logging.WARNING)
     found = linear_probe(*three_classes(60, 0), grid=(10.0,), folds=2)
-    assert found.num_unconverged == 2 and "2 of 2 classifiers did not converge in 1 iterations" in caplog.text
+    said = "2 of 2 classifiers did not converge in 1 iterations, with C = 10; leave"
+    assert found.num_unconverged == 2 and said in caplog.text
 
 
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
         ([0] * 10, {}, "all images are of one class; a linear probe needs images of two or more"),
-        ([0] * 7 + [1] * 3, {}, "class 1 has 3 images, too few for 5 folds and 3 folds within them"),
+        ([0] * 7 + [1] * 3, {}, "class 1 has 3 images, too few for 5 folds and 3 inner folds; use"),
+        ([0] * 7 + [1] * 3, {"grid": (1.0,)}, "class 1 has 3 images, too few for 5 folds; use"),
         ([0, 1] * 4 + [-1, -1], {}, "2 images have no label; leave them out"),
         ([0, 1] * 4, {}, "the activations and labels are of 10 and 8 images"),
         ([0.5] * 10, {}, r"the labels are an array of float64 \(10,\); allowed are whole numbers"),

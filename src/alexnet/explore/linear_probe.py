@@ -22,6 +22,8 @@ GRID = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 TOLERANCE, CHOOSING_TOLERANCE = 1e-4, 1e-3
 """Of the gradient at which training ends: of the classifiers that are tested, and of those that choose the penalty."""
 MOST_ITERATIONS = 2000
+_ROUNDING = float(np.finfo(np.float32).eps)
+"""Fraction of its mean up to which the spread of a unit is nothing but the rounding of float32."""
 
 _logger = logging.getLogger(__name__)
 
@@ -125,7 +127,7 @@ def linear_probe(
         labels: (N,), whole numbers such as `Features.labels`.
         test: activations and labels to test on instead: one classifier is trained on all of the first images.
         folds: 2 or more; each class needs as many images.
-        inner_folds: folds of the cross-validation that chooses the penalty.
+        inner_folds: folds of the cross-validation that chooses the penalty; unused if the grid has one value.
         grid: values of C, the inverse strength of the penalty, that are tried.
         seed: of the folds.
 
@@ -140,7 +142,7 @@ def linear_probe(
         raise RequestError(f"grid is {grid!r}; allowed are values of C, 1e-12 to 1e12")
     selection = _model_selection()
     given = _labeled(activations, labels, "")
-    _require_classes(given.labels, folds if test is None else 1, inner_folds)
+    _require_classes(given.labels, folds if test is None else 1, inner_folds if len(grid) > 1 else 1)
     solver = _Solver(sorted(map(float, grid)), int(inner_folds), int(seed))
     correct, chosen = [], []
     if test is None:
@@ -174,7 +176,7 @@ def linear_probe(
         num_classes=len(np.unique(given.labels)),
         grid=tuple(solver.grid),
         seed=int(seed),
-        num_unconverged=solver.num_unconverged,
+        num_unconverged=len(solver.unconverged),
     )
 
 
@@ -183,7 +185,8 @@ class _Solver:
 
     def __init__(self, grid: list[float], inner_folds: int, seed: int) -> None:
         self.grid = grid
-        self.num_unconverged = 0
+        self.unconverged: list[float] = []
+        """C of each that did not converge."""
         self._num_fitted = 0
         self._inner_folds = inner_folds
         self._seed = seed
@@ -208,7 +211,8 @@ class _Solver:
 
         mean = train.rows.mean(axis=0, dtype=np.float64)
         spread = train.rows.std(axis=0, dtype=np.float64)
-        scale = 1 / np.where(spread > 0, spread, 1)
+        is_constant = spread <= _ROUNDING * np.abs(mean)  # a unit that held-out images may excite
+        scale = 1 / np.where(is_constant, 1, spread)
         rows, held_rows = (((one.rows - mean) * scale).astype(np.float32) for one in (train, held))
         found = []
         # Each begins where the one before ended, which saves iterations.
@@ -218,16 +222,18 @@ class _Solver:
                 warnings.simplefilter("always", ConvergenceWarning)
                 model.set_params(C=c).fit(rows, train.labels)
             self._num_fitted += 1
-            self.num_unconverged += any(issubclass(one.category, ConvergenceWarning) for one in caught)
+            if any(issubclass(one.category, ConvergenceWarning) for one in caught):
+                self.unconverged.append(c)
             found.append(int((model.predict(held_rows) == held.labels).sum()))
         return found
 
     def warn(self, chosen: Sequence[float]) -> None:
         """Say what makes the result doubtful."""
-        if self.num_unconverged:
+        if self.unconverged:
+            values = ", ".join(f"{one:g}" for one in sorted({*self.unconverged}))
             _logger.warning(
-                f"{self.num_unconverged} of {self._num_fitted} classifiers did not converge in {MOST_ITERATIONS:,} "
-                "iterations; leave out the largest values of the grid"
+                f"{len(self.unconverged)} of {self._num_fitted} classifiers did not converge in {MOST_ITERATIONS:,} "
+                f"iterations, with C = {values}; leave the largest values out of the grid"
             )
         ends = sorted({self.grid[0], self.grid[-1]} & {*chosen})
         if len(self.grid) > 1 and ends:
@@ -270,9 +276,10 @@ def _require_classes(labels: NDArray[np.int64], folds: int, inner_folds: int) ->
     kept = counts - np.ceil(counts / folds).astype(int) if folds > 1 else counts
     if (counts < folds).any() or (kept < inner_folds).any():
         smallest = int(counts.argmin())
+        needed = " and ".join([f"{folds} folds"] * (folds > 1) + [f"{inner_folds} inner folds"] * (inner_folds > 1))
         raise RequestError(
-            f"class {classes[smallest]} has {counts[smallest]} images, too few for {folds} folds and {inner_folds} "
-            "folds within them; use fewer folds, or leave the class out"
+            f"class {classes[smallest]} has {counts[smallest]} images, too few for {needed}; use fewer folds, or leave "
+            "the class out"
         )
 
 
