@@ -12,7 +12,7 @@ from tests.prepared_files import write_prepared
 from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.errors import RequestError
 from alexnet.explore.filter_pictures import filters
-from alexnet.explore.top_patches import NO_IMAGE, TopPatches
+from alexnet.explore.top_patches import NO_IMAGE, TopPatches, _Highest
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained
 
@@ -101,16 +101,34 @@ def test_patches_are_the_best_of_all_positions_of_all_images(
         for row in shown.channels:
             expected = by_definition(activations, row)
             num_patches.add(len(expected))
-            assert shown.images[row].tolist() == [one[1] for one in expected] + [NO_IMAGE] * (9 - len(expected))
+            images = shown.images[row, : len(expected)].tolist()
+            assert len({*images}) == len(images) and (shown.images[row, len(expected) :] == NO_IMAGE).all()
             np.testing.assert_allclose(shown.activations[row, : len(expected)], [one[0] for one in expected], rtol=1e-4)
             assert np.isnan(shown.activations[row, len(expected) :]).all()
-            assert [tuple(one) for one in shown.positions[row, : len(expected)].tolist()] == [
-                one[2] or (0, 0) for one in expected
-            ]
-            assert shown.keys[row] == tuple(f"train/é/{one[1]}" for one in expected)
-            assert shown.class_names[row] == tuple(("first", "second")[one[1] % 2] for one in expected)
+            # By value: other batches round otherwise, so that what is closer than that may be in another order.
+            places = shown.positions[row, : len(expected), : activations.ndim - 2].tolist()
+            there = [activations[(image, row, *place)] for image, place in zip(images, places, strict=True)]
+            np.testing.assert_allclose(there, [one[0] for one in expected], rtol=1e-5)
+            assert activations.ndim > 2 or not shown.positions[row].any()
+            assert shown.keys[row] == tuple(f"train/é/{one}" for one in images)
+            assert shown.class_names[row] == tuple(("first", "second")[one % 2] for one in images)
             assert not shown.is_inside[row, len(expected) :].any() and not shown.patches[row, len(expected) :].any()
     assert {5, 9} <= num_patches
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 30])
+def test_of_equal_activations_the_first_image_and_position_count(batch_size: int) -> None:
+    activations = np.random.default_rng(0).integers(0, 4, (30, 3, 2, 2)).astype(np.float32)
+    activations[:, 1] *= np.random.default_rng(1).integers(0, 5, (30, 1, 1)) == 0
+    highest = _Highest([1, 2])
+    for first in range(0, 30, batch_size):
+        images = np.arange(first, min(first + batch_size, 30))
+        highest.add(activations[images], images)
+    for row, channel in enumerate((1, 2)):
+        expected = by_definition(activations, channel)
+        assert highest.images[row].tolist() == [one[1] for one in expected] + [NO_IMAGE] * (9 - len(expected))
+        places = [np.unravel_index(one, (2, 2)) for one in highest.places[row, : len(expected)]]
+        assert [tuple(map(int, one)) for one in places] == [one[2] for one in expected]
 
 
 def test_patches_are_all_that_their_positions_see(found: tuple[Trained, dict[str, Any]], data: PreparedData) -> None:
