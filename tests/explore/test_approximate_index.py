@@ -71,6 +71,7 @@ def test_found_neighbors_are_exact_and_recall_is_measured(made: Path, vectors: n
     assert not [path for path in made.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_poor_index_says_so(vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of 38 lists is searched: the recall is that of the search, not of a hope."""
     monkeypatch.setattr("alexnet.explore.approximate_index._num_probed", lambda num_lists: 1)

@@ -263,7 +263,7 @@ def test_pages_of_hostile_names(nasty: Path, tmp_path: Path) -> None:
     assert found.figure().get_figwidth() < 14 and "class4" not in repr(found)
 
 
-@pytest.mark.parametrize("has_index", [True, False])
+@pytest.mark.parametrize("has_index", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_no_text_of_a_figure_overlaps_or_leaves_it(has_index: bool, made: IndexedRun, nasty: Path) -> None:
     if has_index:
         found = explain(made.run.path, [an_image(1), an_image(2)], class_name="color2", **FAST)

@@ -429,6 +429,7 @@ def slowly(run: Path, destination: Path) -> None:
     write_features(run, destination, batch_size=1, progress=lambda done, num: time.sleep(0.02), **HERE)
 
 
+@pytest.mark.slow  # test_kills.py kills the command, too
 def test_killed_work_is_resumed(run: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = write_features(run.path, tmp_path / "whole", batch_size=1, **HERE)
     processes = multiprocessing.get_context("forkserver")

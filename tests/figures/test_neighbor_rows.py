@@ -41,7 +41,7 @@ def test_each_picture_has_its_caption_and_marks() -> None:
     assert len({str(one.get_edgecolor()) for one in lines}) == 3
 
 
-@pytest.mark.parametrize(("num_queries", "num"), [(1, 12), (3, 2)])
+@pytest.mark.parametrize(("num_queries", "num"), [pytest.param(1, 12, marks=pytest.mark.slow), (3, 2)])
 def test_nothing_overlaps_or_leaves_the_picture(num_queries: int, num: int) -> None:
     figure = neighbor_rows_figure([query(num, is_same_class=True)] * num_queries, title="t", note="n")
     renderer = FigureCanvasAgg(figure).get_renderer()
