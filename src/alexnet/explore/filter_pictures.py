@@ -19,7 +19,7 @@ from alexnet.errors import RequestError
 from alexnet.explore.filter_colors import RANDOM_COLOR, ColorTest, FirstFilters, color_test, first_filters
 from alexnet.explore.image_source import split_source
 from alexnet.explore.top_patches import NUM_PATCHES, TopPatches, chosen_channels, top_patches
-from alexnet.figures.figure_style import figure_bytes
+from alexnet.figures.figure_style import figure_bytes, shortened
 from alexnet.figures.filter_columns import filter_columns_figure
 from alexnet.figures.notebook_html import picture_html, result_html
 from alexnet.figures.patch_grid import ChannelPatches, patch_grid_figure
@@ -33,7 +33,7 @@ from alexnet.system.visible_text import visible
 
 _PICTURE_PX = 720
 """Longer side of a figure in a notebook."""
-_NAME_LETTERS = 50
+_MOST_CHARACTERS = 50
 """Of a run's name above a figure."""
 
 
@@ -92,8 +92,7 @@ class Filters:
             (layer,) = self.layers
         if layer not in self.layers:
             raise RequestError(f"layer is {described(layer)}; allowed is {', '.join(self.layers)}")
-        name, shown = visible(self.name), self.layers[layer]
-        name = name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 3] + "..."
+        name, shown = shortened(self.name, _MOST_CHARACTERS), self.layers[layer]
         if isinstance(shown, TopPatches):
             return _patches_figure(shown, name, self.split)
         return filter_columns_figure(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from alexnet.figures.figure_style import COLORS, figure_style
+from alexnet.figures.figure_style import COLORS, figure_style, shortened
 from alexnet.system.visible_text import visible
 
 MOST_BARS = 40
@@ -48,7 +48,7 @@ def class_bars_figure(
                 f"{visible(what)} {value:.2f}", (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
                 textcoords="offset points", ha="center", va="bottom", size=8.5, color=COLORS[1],
             )  # fmt: skip
-        axes.set_yticks(places, [_short(one.name) for one in shown])
+        axes.set_yticks(places, [shortened(one.name, _MOST_CHARACTERS) for one in shown])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.06)
@@ -56,8 +56,3 @@ def class_bars_figure(
         figure.suptitle(visible(title), size=13, weight="bold", x=0.01, ha="left")
         axes.set_title(visible(note), size=9, loc="left", pad=20)
     return figure
-
-
-def _short(name: str) -> str:
-    text = visible(name)
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"

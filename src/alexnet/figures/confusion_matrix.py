@@ -8,13 +8,13 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from alexnet.figures.figure_style import COLORS, figure_style
+from alexnet.figures.figure_style import COLORS, figure_style, shortened
 from alexnet.system.number_text import percent_text
 
 MOST_WRITTEN = 20
 """With more classes, percentages do not fit into the cells."""
 _RIGHT, _WRONG = COLORS[:2]
-_MOST_LETTERS = 24
+_MOST_CHARACTERS = 24
 # From this share of blue on, white is easier to read than the page's text color, in both color schemes.
 _WHITE_FROM = 0.85
 _FAINTEST = 0.06
@@ -52,7 +52,7 @@ def confusion_figure(
     most_wrong = max(float(np.where(is_right, 0, shares).max()), 1e-9)
     side = max(0.2, min(0.46, 9 / cells.shape[1]))
     with figure_style():
-        longest = max(len(_short(one)) for one in names)
+        longest = max(len(shortened(one, _MOST_CHARACTERS)) for one in names)
         figure = Figure(
             figsize=(side * cells.shape[1] + 0.085 * longest + 1.3, side * num + 0.085 * longest + 1.1),
             layout="constrained",
@@ -75,7 +75,7 @@ def confusion_figure(
         axes.set_ylim(num - 0.5, -0.5)
         axes.set_aspect("equal")
         size = 10 if side > 0.3 else 7
-        shown = [_short(one) for one in names]
+        shown = [shortened(one, _MOST_CHARACTERS) for one in names]
         columns = [*shown, *([] if others is None else ["other classes"])]
         axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
         rows = [f"{one} ({total:,})" for one, total in zip(shown, totals.tolist(), strict=True)]
@@ -97,7 +97,3 @@ def confusion_figure(
             fontsize=10,
         )
     return figure
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _MOST_LETTERS else name[: _MOST_LETTERS - 1].rstrip() + "…"

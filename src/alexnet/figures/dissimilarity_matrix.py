@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from alexnet.figures.figure_style import figure_style
+from alexnet.figures.figure_style import figure_style, shortened
 from alexnet.system.visible_text import visible
 
 MOST_CELLS = 700
 """Rows of the picture; of more images, neighbors are averaged."""
 MOST_NAMES = 30
-NAME_LETTERS = 24
+_MOST_CHARACTERS = 24
 
 
 def dissimilarity_matrix_figure(
@@ -53,7 +53,7 @@ def dissimilarity_matrix_figure(
             ordered = labels[order]
             begins = [int(np.searchsorted(ordered, one)) for one in used]
             middles = [(a + b) / 2 for a, b in zip(begins, [*begins[1:], num], strict=True)]
-            names = [_short(classes[one]) if one >= 0 else "no class" for one in used]
+            names = [shortened(classes[one], _MOST_CHARACTERS) if one >= 0 else "no class" for one in used]
             axes.set_yticks(middles, names)
             axes.set_xticks(middles, names, rotation=45, ha="right", rotation_mode="anchor")
             axes.tick_params(length=0, labelsize=9)
@@ -77,8 +77,3 @@ def _averaged(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     for axis in (0, 1):
         sums, counts = np.add.reduceat(sums, edges, axis=axis), np.add.reduceat(counts, edges, axis=axis)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
-def _short(name: str) -> str:
-    text = visible(name)
-    return text if len(text) <= NAME_LETTERS else text[: NAME_LETTERS - 1] + "…"

@@ -16,7 +16,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from alexnet.figures.figure_style import figure_style
+from alexnet.figures.figure_style import figure_style, shortened
 from alexnet.system.visible_text import visible
 
 _DROP_COLOR, _RISE_COLOR = np.array([213, 94, 0]), np.array([0, 114, 178])
@@ -179,9 +179,9 @@ class _Page:
         low, high = 0, len(text)
         while low < high:  # the most letters that fit
             middle = (low + high + 1) // 2
-            fits = self._width(_elided(text, middle), size, weight) <= width
+            fits = self._width(shortened(text, middle + 1, kept_end=middle // 2), size, weight) <= width
             low, high = (middle, high) if fits else (low, middle - 1)
-        return _elided(text, low)
+        return shortened(text, low + 1, kept_end=low // 2)
 
     def _width(self, text: str, size: float, weight: str) -> float:
         measured = self.figure.text(0, 0, text, size=size, weight=weight)
@@ -190,12 +190,6 @@ class _Page:
                 return float(measured.get_window_extent().width) / self.figure.dpi
         finally:
             measured.remove()
-
-
-def _elided(text: str, num: int) -> str:
-    """The first and last letters, `num` of them, around an ellipsis."""
-    end = num // 2
-    return f"{text[: num - end]}…{text[len(text) - end :]}"
 
 
 def _draw_block(page: _Page, one: ExplainedImage, top: float, near_title: str) -> None:

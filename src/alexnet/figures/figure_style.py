@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import matplotlib
 from matplotlib.figure import Figure
 
-from alexnet.system.visible_text import visible_html
+from alexnet.system.visible_text import visible, visible_html
 
 FigureFormat = Literal["png", "svg", "pdf"]
 FIGURE_FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
@@ -46,6 +46,18 @@ _STYLE: dict[Any, Any] = {
 }
 
 _logger = logging.getLogger(__name__)
+
+
+def shortened(text: str, most: int, *, kept_end: int = 0) -> str:
+    """A name of others for a figure, as one visible line of at most `most` characters; an ellipsis says what is cut.
+
+    Args:
+        kept_end: characters of the end to keep, which distinguishes files; the cut is then before them.
+    """
+    text = visible(text)
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 1 - kept_end].rstrip()}…{text[len(text) - kept_end :]}"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from alexnet.figures.figure_style import COLORS, figure_style
+from alexnet.figures.figure_style import COLORS, figure_style, shortened
 from alexnet.system.visible_text import visible
 
 SAME_CLASS_MARK, DUPLICATE_MARK = "✓", "="
@@ -100,7 +100,7 @@ def _draw_tile(figure: Figure, tile: NeighborTile, left: float, top: float) -> N
     for spine in axes.spines.values():
         spine.set(visible=True, color=color, linestyle=style, linewidth=line)
     mark = DUPLICATE_MARK if tile.is_duplicate else SAME_CLASS_MARK if tile.is_same_class else ""
-    name = _short(visible(tile.name))
+    name = shortened(tile.name, _CAPTION_CHARACTERS, kept_end=8)
     middle = (left + _CELL_IN / 2) / width
     weight = "bold" if mark else "normal"
     figure.text(
@@ -109,13 +109,6 @@ def _draw_tile(figure: Figure, tile: NeighborTile, left: float, top: float) -> N
     figure.text(
         middle, (top - _CELL_IN - 0.2) / height, visible(tile.note), size=7.5, ha="center", va="top", color="#555555"
     )
-
-
-def _short(name: str) -> str:
-    """A name without its middle if it is long: the end distinguishes files."""
-    if len(name) <= _CAPTION_CHARACTERS:
-        return name
-    return f"{name[: _CAPTION_CHARACTERS - 9]}…{name[-8:]}"
 
 
 def _frame(tile: NeighborTile) -> tuple[str, str, float]:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import PIL.Image
 from matplotlib.figure import Figure
 
-from alexnet.figures.figure_style import figure_style
+from alexnet.figures.figure_style import figure_style, shortened
 
 _WIDTH_IN, _MARGIN_IN = 12.0, 0.25
 _PER_ROW, _FEW, _PER_SIDE = 6, 3, 3
@@ -18,7 +18,7 @@ _CELL_PX, _GAP_PX = 96, 4
 _STRIPE_PX = 6
 _STRIPES = (205, 235)
 """Grays of the stripes where there is no image."""
-_MOST_LETTERS = 24
+_MOST_CHARACTERS = 24
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def patch_grid_figure(channels: Sequence[ChannelPatches], *, title: str, subtitl
             )
             axes.imshow(_three_by_three(one, cell_px), interpolation="none")
             axes.set_axis_off()
-            axes.set_title(_cut(one.heading), loc="left", fontsize=11, pad=4)
-            text = "\n".join(_cut(line) for line in one.notes)
+            axes.set_title(shortened(one.heading, _MOST_CHARACTERS), loc="left", fontsize=11, pad=4)
+            text = "\n".join(shortened(line, _MOST_CHARACTERS) for line in one.notes)
             axes.text(0, -0.06 / block_in, text, transform=axes.transAxes, fontsize=9, va="top", linespacing=1.3)
         left = _MARGIN_IN / _WIDTH_IN
         figure.text(left, 1 - 0.12 / height_in, title, fontsize=14, weight="bold", va="top")
@@ -106,7 +106,3 @@ def _cell(patch: npt.NDArray[np.uint8], inside: npt.NDArray[np.bool_], side: int
     mixed = np.asarray(pixels, np.float64) + (1 - weight) * stripes[..., None]
     opaque = np.full((side, side, 1), 255, np.uint8)
     return np.concatenate([np.rint(mixed).clip(0, 255).astype(np.uint8), opaque], axis=-1)
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= _MOST_LETTERS else line[: _MOST_LETTERS - 3] + "..."
