@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from alexnet.data.sampler import evenly_spaced
 from alexnet.report.class_errors import class_rows
 from alexnet.report.contents import headline_evaluation, sort_evaluations
-from alexnet.report.formatting import evenly_spaced
 from alexnet.report.published_errors import published_errors
 
 

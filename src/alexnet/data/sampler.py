@@ -1,7 +1,7 @@
 """Which samples an epoch has, in what order and in which batches: a function of (seed, epoch) alone.
 
 N samples of the data set, M positions in an epoch. No state is kept between epochs, so that any process can start at
-any epoch.
+any epoch. `evenly_spaced` chooses a few to look at.
 """
 
 from dataclasses import dataclass
@@ -140,6 +140,13 @@ def class_balanced_subset(labels: NDArray[np.int64], size: int, seed: int) -> ND
     # Rank of each sample within its class; the lowest ranks of all classes are taken first.
     rank = earlier_occurrences(labels[shuffled])
     return np.sort(shuffled[np.argsort(rank, kind="stable")[:size]])
+
+
+def evenly_spaced(ids: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+    """The middle elements of `number` equal parts of `ids`; all of them if there are fewer."""
+    if len(ids) <= number:
+        return ids
+    return ids[(2 * np.arange(number) + 1) * len(ids) // (2 * number)]
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.augment import views
 from alexnet.data.dataset_files import NO_LABEL
+from alexnet.data.sampler import evenly_spaced
 from alexnet.errors import RequestError, WorkError
 from alexnet.explore.filter_colors import layer_columns
 from alexnet.explore.forward import activation_batches
@@ -168,8 +169,7 @@ def chosen_channels(trained: Trained, layer: str, num_channels: int, asked: Sequ
 
 
 def _evenly_spaced(num_channels: int) -> tuple[int, ...]:
-    count = min(num_channels, NUM_CHANNELS)
-    return tuple((2 * one + 1) * num_channels // (2 * count) for one in range(count))
+    return tuple(evenly_spaced(np.arange(num_channels), NUM_CHANNELS).tolist())
 
 
 def top_patches(

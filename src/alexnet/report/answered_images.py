@@ -10,13 +10,14 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from alexnet.data.dataset import PreparedData
+from alexnet.data.sampler import evenly_spaced
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import AlexNetError
 from alexnet.evaluation.predictions import load_predictions, predictions_folder, training_checksum
 from alexnet.figures.contact_sheet import shrink, thumbnail_html
 from alexnet.figures.panel import PanelImage, panel_html
 from alexnet.report.contents import Section
-from alexnet.report.formatting import count_noun, evenly_spaced
+from alexnet.report.formatting import count_noun
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.read_errors import raise_unless_damage
 from alexnet.storage.typed_files import DamagedFile

@@ -1,12 +1,10 @@
-"""Helpers of all pages: templates, even sampling of images, and formatting of text."""
+"""Helpers of all pages: templates, and formatting of text."""
 
 import re
 from functools import cache
 from typing import Any
 
 import jinja2
-import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
 from alexnet.system.visible_text import visible
@@ -27,13 +25,6 @@ def jinja_environment() -> jinja2.Environment:
     environment.filters["bytes"] = format_bytes
     environment.filters["headings"] = _headings
     return environment
-
-
-def evenly_spaced(ids: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:
-    """The middle elements of `number` equal parts of `ids`; all of them if there are fewer."""
-    if len(ids) <= number:
-        return ids
-    return ids[(2 * np.arange(number) + 1) * len(ids) // (2 * number)]
 
 
 def format_percent(fraction: float | None, decimals: int = 2) -> str:

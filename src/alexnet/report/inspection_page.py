@@ -10,12 +10,13 @@ from markupsafe import Markup
 
 from alexnet.data.dataset import PreparedData
 from alexnet.data.decode import Fit
+from alexnet.data.sampler import evenly_spaced
 from alexnet.errors import WorkError
 from alexnet.figures.contact_sheet import CONTACT_SHEET_STYLE, SheetRow, contact_sheet_html, shrink
 from alexnet.figures.histogram import HISTOGRAM_STYLE
 from alexnet.figures.swatches import SWATCHES_STYLE
 from alexnet.report import inspection_figures as figures
-from alexnet.report.formatting import count_noun, evenly_spaced, jinja_environment
+from alexnet.report.formatting import count_noun, jinja_environment
 from alexnet.report.inspection import summarize_data
 from alexnet.storage.own_pictures import write_picture
 

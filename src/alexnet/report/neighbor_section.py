@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from alexnet.data.dataset import PreparedData
+from alexnet.data.sampler import evenly_spaced
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import AlexNetError
 from alexnet.explore.neighbors import Neighbor, Neighbors, QueryNeighbors, distance_text, neighbors_of_rows
@@ -15,7 +16,6 @@ from alexnet.explore.vector_index import VectorIndex, has_index, open_index
 from alexnet.figures.contact_sheet import shrink, thumbnail_html
 from alexnet.report.answered_images import AnsweredImages
 from alexnet.report.contents import Section
-from alexnet.report.formatting import evenly_spaced
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
 from alexnet.storage.typed_files import DamagedFile
