@@ -209,7 +209,7 @@ def test_wrong_requests_say_what_is_allowed_and_leave_nothing(changes: Any, mess
         (lambda: alexnet.preprocess("nowhere.png"), "nowhere.png"),
         (
             lambda: alexnet.preprocess("https://me:secret@127.0.0.1:9/x.jpg"),
-            "https://***@127.0.0.1:9/x.jpg is a URL, which only `predict` and `features` download; download it first",
+            "https://***@127.0.0.1:9/x.jpg is a URL, which is not downloaded here; download it first",
         ),
         (lambda: alexnet.load("http://127.0.0.1:9/x"), "the run is a URL; allowed is a path: download it first"),
         (lambda: alexnet.predict("run", [1, 2]), "images[0] is of type int; allowed are paths, PIL images"),  # type: ignore[list-item]

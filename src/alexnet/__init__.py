@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from alexnet.explore.explanation import Explanations
     from alexnet.explore.features import features
     from alexnet.explore.filter_pictures import Filters, filters
-    from alexnet.explore.neighbors import Neighbors, neighbors
+    from alexnet.explore.found_neighbors import Neighbors
+    from alexnet.explore.neighbors import neighbors
     from alexnet.explore.vector_index import VectorIndex
     from alexnet.explore.vector_index import build_index as index
     from alexnet.model.network import AlexNet
@@ -46,7 +47,7 @@ _PUBLIC = {
     "Export": ("alexnet.exchange.export", "Export"),
     "Filters": ("alexnet.explore.filter_pictures", "Filters"),
     "Interrupted": ("alexnet.errors", "Interrupted"),
-    "Neighbors": ("alexnet.explore.neighbors", "Neighbors"),
+    "Neighbors": ("alexnet.explore.found_neighbors", "Neighbors"),
     "Predictions": ("alexnet.evaluation.classify", "Predictions"),
     "PreparedData": ("alexnet.data.dataset", "PreparedData"),
     "Recipe": ("alexnet.runs.recipe", "Recipe"),

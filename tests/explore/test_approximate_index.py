@@ -207,3 +207,10 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     assert main(["neighbors", run, photograph, "--approximate", "--no-pixels", "--device", "cpu"]) == 0
     assert "approximate (hnsw): it finds" in capsys.readouterr().out
     assert isinstance(indexed.index.approximate(), ApproximateIndex)
+    # Vectors are read for the candidates alone, not once more to compare them with their checksum.
+    content = bytearray((indexed.index.folder / "relu4.npy").read_bytes())
+    content[-2] ^= 1
+    (indexed.index.folder / "relu4.npy").write_bytes(content)
+    assert len(neighbors(indexed.run, photograph, approximate=True, with_pixels=False, device="cpu")) == 1
+    with pytest.raises(DamagedFile, match=r"relu4.npy is damaged"):
+        neighbors(indexed.run, photograph, with_pixels=False, device="cpu")

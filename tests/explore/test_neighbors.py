@@ -1,5 +1,6 @@
 """Neighbors of photographs: by features and by pixels, without the query itself, with its copies marked."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,8 @@ from alexnet.cli.main import main
 from alexnet.data.concatenated import open_data
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
-from alexnet.explore.neighbors import Neighbor, distance_text, neighbors, neighbors_of_rows
+from alexnet.explore.found_neighbors import Neighbor, distance_text
+from alexnet.explore.neighbors import neighbors, neighbors_of_rows
 from alexnet.explore.vector_index import build_index
 
 HERE: dict[str, Any] = {"device": "cpu", "precision": "float32"}
@@ -124,7 +126,8 @@ def test_fewer_images_than_neighbors(indexed: IndexedRun, tmp_path: Path) -> Non
     build_index(indexed.run, data, folder=tmp_path / "index", **HERE)
     found = neighbors(indexed.run, source / "train/color1/2.png", index=tmp_path / "index", num=9, device="cpu")
     assert len(found[0].by_features) == 6
-    assert found.describe().endswith("of the query's class are 5 of 6 by features, 5 of 6 by pixels")
+    text = "1 query and the 6 nearest of 7 images of train, by relu4 and by raw pixels"
+    assert found.describe() == f"{text}; of the query's class are 5 of 6 by features, 5 of 6 by pixels"
     assert found.figure() is not None
 
 
@@ -134,9 +137,12 @@ def test_wrong_requests_are_refused(indexed: IndexedRun, tmp_path: Path) -> None
     for images, options, message in (
         (photograph, {"num": 0}, r"--num is 0; allowed is a whole number, 1 or more"),
         (photograph, {"num": True}, r"--num is True"),
-        ([], {}, "no image is named"),
+        ([], {}, "no images are given; pass one or more"),
         (tmp_path / "none.png", {}, "No such file"),
-        (tmp_path / "bad.jpg", {}, r"bad.jpg is not a readable image"),
+        (tmp_path / "bad.jpg", {}, r"^[^:]*bad.jpg is not a readable image"),
+        ([tmp_path / "bad.jpg"] * 2, {}, r"none of the 2 images can be read: .*bad.jpg is not a readable image"),
+        ([photograph] * 1001, {}, r"1,001 images are given; allowed is up to 1,000 at a time.* with --split"),
+        (indexed.data.folder, {}, r"is a prepared data set, .*`alexnet neighbors` with --data instead of photographs"),
         (photograph, {"index": tmp_path / "none"}, "contains no index; make one with `alexnet index "),
         (
             photograph,
@@ -152,6 +158,42 @@ def test_wrong_requests_are_refused(indexed: IndexedRun, tmp_path: Path) -> None
             neighbors(indexed.run, images, device="cpu", **options)  # type: ignore[arg-type]
 
 
+def test_unreadable_photographs_are_left_out(
+    indexed: IndexedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number in (0, 2):
+        shutil.copy(indexed.source / f"val/color2/{number}.png", folder)
+    (folder / "1.png").write_bytes(b"\x89PNG not a picture")
+    words = ["neighbors", str(indexed.run.path), str(folder), "--no-pixels", "--out", str(tmp_path / "x.png")]
+    assert main([*words, "--device", "cpu", "--json"]) == 0
+    output = capsys.readouterr()
+    said = json.loads(output.out)
+    assert [Path(one["image"]).name for one in said["queries"]] == ["0.png", "2.png"]
+    assert [Path(one["image"]).name for one in said["refused"]] == ["1.png"]
+    assert "left out: " in output.err and "1.png is not a readable image" in " ".join(output.err.split())
+
+
+def test_many_queries_and_many_neighbors(indexed: IndexedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries in parts of two have the same answers as all at once; a picture has the first 20 neighbors."""
+    photographs = sorted((indexed.source / "train/color1").iterdir())[:5]
+    seen: list[tuple[int, int]] = []
+    whole = neighbors(indexed.run, photographs, num=23, device="cpu")
+    monkeypatch.setattr("alexnet.explore.neighbors._QUERIES_BYTES", 2 * 4 * 32 * 32 * 3)
+    parts = neighbors(indexed.run, photographs, num=23, device="cpu", progress=lambda *words: seen.append(words))
+    assert seen[-3:] == [(24, 72), (48, 72), (72, 72)]
+    for one, other in zip(whole.queries, parts.queries, strict=True):
+        assert one.left_out is not None and one.left_out == other.left_out
+        for found, again in ((one.by_features, other.by_features), (one.by_pixels, other.by_pixels)):
+            assert found is not None and again is not None and len(found) == 23
+            assert [one.row for one in found] == [one.row for one in again]
+    figure = dataclasses.replace(whole, queries=whole.queries[:1]).figure()
+    assert len(figure.axes) == 1 + 2 * 20
+    texts = [one.get_text() for one in figure.texts]
+    assert texts[0] == "run: the nearest of 24 images of train" and "; the first 20 of 23 neighbors" in texts[1]
+
+
 def test_distances_are_written_with_four_digits() -> None:
     texts = [distance_text(Neighbor(0, "", None, None, value, False)) for value in (0.0, 1.33649, 31.999, 22458.4)]
     assert texts == ["distance 0.000", "distance 1.336", "distance 32.00", "distance 22,458"]
@@ -162,7 +204,7 @@ def test_the_command(indexed: IndexedRun, tmp_path: Path, monkeypatch: Any, caps
     run, photograph = str(indexed.run.path), str(indexed.source / "train/color0/0.png")
     assert main(["neighbors", run, photograph, "--num", "3", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "itself left out: train/color0/0.png" in " ".join(said.split()) and "1.png (copy)" in said
+    assert "itself left out: train/color0/0.png" in " ".join(said.split()) and "color0/1.png (copy)" in said
     assert said.splitlines()[-1].startswith("run-neighbors.png: 1 query and the 3 nearest of 24 images of train, by")
     with Image.open("run-neighbors.png") as picture:
         assert picture.size[0] > 600

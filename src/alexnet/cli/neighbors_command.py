@@ -1,13 +1,16 @@
 """`alexnet neighbors`: the indexed images that are nearest to others, by features and by pixels."""
 
 import argparse
+import logging
 import time
 from pathlib import Path
 
 from alexnet.cli.command_parser import CommandParser
-from alexnet.cli.common_options import add_batch_size, add_data, add_device, add_json, add_split
+from alexnet.cli.common_options import add_batch_size, add_device, add_json
 from alexnet.cli.output import print_json, print_lines
 from alexnet.errors import RequestError
+
+_logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -20,8 +23,13 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("images", nargs="*", metavar="QUERY", help=text)
     parser.add_argument("--index", type=Path, metavar="FOLDER", help="folder of the index (default: RUN/index)")
     parser.add_argument("--num", type=int, metavar="N", help="neighbors of each query (default: 6)")
-    add_data(parser)
-    add_split(parser)
+    text = (
+        "without QUERY: data set whose images are the queries, several are concatenated; with QUERY: where the data "
+        "set of the index is now, if it was moved (default: that of the index)"
+    )
+    parser.add_argument("--data", type=Path, nargs="+", help=text)
+    text = "without QUERY: split whose images are the queries (with --data, default: val if it exists, else test)"
+    parser.add_argument("--split", metavar="NAME", help=text)
     parser.add_argument(
         "--approximate",
         action="store_true",
@@ -36,7 +44,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--no-pixels",
         action="store_true",
-        help="do not compare raw pixels, which reads every indexed image once",
+        help="do not compare raw pixels, which reads every indexed image",
     )
     text = "picture to write (default: in the working directory, named after the run)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
@@ -84,6 +92,8 @@ def _neighbors(options: argparse.Namespace) -> None:
         device=options.device,
         progress=True,
     )
+    for _, reason in found.refused:
+        _logger.warning(f"left out: {reason}")
     assert format != "html"
     write_picture(path, figure_bytes(found.figure(), format))
     if options.json:

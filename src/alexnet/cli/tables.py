@@ -1,7 +1,7 @@
 """Results, networks and data sets as tables on a terminal."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -391,15 +391,27 @@ def print_neighbors(result: Mapping[str, Any]) -> None:
         by_features = "bits" if counts_bits else result["layer"]
         measures = {by_features: query["neighbors"], "pixels": query["pixel_neighbors"]}
         given = {name: found for name, found in measures.items() if found is not None}
+        names = _distinct_names(one["key"] for found in given.values() for one in found)
         table = new_table(title, " ".join(f"{one} class image" for one in given), "")
         for rank in range(max(len(found) for found in given.values())):
             table.add_row(
-                *(cell for name, found in given.items() for cell in _neighbor_cells(found, rank, name == "bits"))
+                *(cell for name, found in given.items() for cell in _neighbor_cells(found, rank, names, name == "bits"))
             )
         console.print_table(table)
 
 
-def _neighbor_cells(found: Sequence[Mapping[str, Any]], rank: int, in_bits: bool) -> tuple[str, str, str]:
+def _distinct_names(keys: Iterable[str]) -> dict[str, str]:
+    """The names of files, each with as many of the folders above it as tell them apart."""
+    parts = {key: key.split("/") for key in keys}
+    depth = 1
+    while len(names := {key: "/".join(one[-depth:]) for key, one in parts.items()}) > len(set(names.values())):
+        depth += 1
+    return names
+
+
+def _neighbor_cells(
+    found: Sequence[Mapping[str, Any]], rank: int, names: Mapping[str, str], in_bits: bool
+) -> tuple[str, str, str]:
     """Distance, class and file of a neighbor."""
     if rank >= len(found):
         return "", "", ""
@@ -407,7 +419,7 @@ def _neighbor_cells(found: Sequence[Mapping[str, Any]], rank: int, in_bits: bool
     is_large = one["distance"] >= 1000
     distance = f"{one['distance']:,.0f}" if is_large or in_bits else f"{one['distance']:#.4g}"
     mark = " (copy)" if one["duplicate"] else ""
-    return distance, one["name"] or "-", Path(one["key"]).name + mark
+    return distance, one["name"] or "-", names[one["key"]] + mark
 
 
 def print_retrieval(result: Mapping[str, Any]) -> None:

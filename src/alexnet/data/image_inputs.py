@@ -234,7 +234,8 @@ def _below(folder: str) -> Iterator[InputImage]:
         if os.path.isfile(os.path.join(folder, DESCRIPTION_FILE)):
             reason = (
                 f"{folder} is a prepared data set, not a folder of photographs; `alexnet predict` and "
-                "`alexnet.predict` take it alone, `alexnet features` with --data, `write_features` as data_folder"
+                "`alexnet.predict` take it alone, `alexnet features` and `alexnet neighbors` with --data instead of "
+                "photographs, `write_features` as data_folder"
             )
         yield _refused(folder, reason)
     for path in sorted([*kept, *refused], key=_parts):

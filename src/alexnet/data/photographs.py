@@ -62,8 +62,8 @@ def square_image(image: ImageInput, side: int, fit: Fit = "crop") -> NDArray[np.
     if isinstance(image, str | os.PathLike):
         if isinstance(image, str) and is_url(image):
             raise RequestError(
-                f"{without_credentials(image)} is a URL, which only `predict` and `features` download; download it "
-                "first, and name the file"
+                f"{without_credentials(image)} is a URL, which is not downloaded here; download it first, and name "
+                "the file"
             )
         path = as_path(image, "an image")
         return square_of_file(_read(path), _short(path), side, fit)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.dataset import ClassInfo
 from alexnet.evaluation.classify import RankedClass
-from alexnet.explore.neighbors import Neighbor, distance_text
+from alexnet.explore.found_neighbors import Neighbor, distance_text
 from alexnet.explore.occlusion import OcclusionMap
 from alexnet.figures.explanation_figure import (
     ExplainedImage,

@@ -115,7 +115,7 @@ def photograph_source(photographs: StrPaths, trained: Trained, downloads: Downlo
     digest = hashlib.sha256(repr((names, versions)).encode("utf-8", "surrogateescape")).hexdigest()
     identity = {"photographs": len(images), "photographs_sha256": digest}
     return ImageSource(
-        read=_photograph_reader(images, trained), paths=names, labels=None, identity=identity, location={}
+        read=photograph_reader(images, trained), paths=names, labels=None, identity=identity, location={}
     )
 
 
@@ -137,7 +137,7 @@ def image_reader(
         return array_reader(np.asarray(images, np.uint8)), len(images)
     listed = list_named(images, downloads)
     file_versions(listed)
-    return _photograph_reader(listed, trained), len(listed)
+    return photograph_reader(listed, trained), len(listed)
 
 
 def file_versions(images: Sequence[InputImage]) -> list[tuple[int, int]]:
@@ -154,7 +154,9 @@ def file_versions(images: Sequence[InputImage]) -> list[tuple[int, int]]:
     return [versions[image.file] for image in images]
 
 
-def _photograph_reader(images: Sequence[InputImage], trained: Trained) -> ReadImages:
+def photograph_reader(images: Sequence[InputImage], trained: Trained) -> ReadImages:
+    """Reads photographs as squares."""
+
     def read(first: int, stop: int) -> tuple[NDArray[np.uint8], RefusedImages]:
         squares: list[NDArray[np.uint8]] = []
         refused: RefusedImages = []

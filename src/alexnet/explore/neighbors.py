@@ -4,12 +4,10 @@ Paper: section 6.1.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import PreparedData
@@ -22,209 +20,20 @@ from alexnet.explore.approximate_index import ApproximateIndex
 from alexnet.explore.binary_codes import CodeSearch, require_rerank
 from alexnet.explore.code_files import open_codes
 from alexnet.explore.features import features
-from alexnet.explore.image_source import file_versions, require_fitting
+from alexnet.explore.found_neighbors import Neighbor, Neighbors, QueryNeighbors
+from alexnet.explore.image_source import file_versions, photograph_reader, require_fitting
 from alexnet.explore.nearest import ABSENT, Nearest, nearest
 from alexnet.explore.stored_images import PixelRows, StoredDigests, as_stored, first_row, pixel_rows
 from alexnet.explore.vector_index import VectorIndex, opened_index
-from alexnet.figures.neighbor_rows import NeighborRows, NeighborTile, neighbor_rows_figure
-from alexnet.figures.notebook_html import pictures_html, result_html
-from alexnet.model.weights import Trained, load_trained
+from alexnet.model.weights import Trained, load_trained, name_of
 from alexnet.storage.paths import StrPath, StrPaths, as_path
 from alexnet.system.device import Device
 from alexnet.system.progress import ShowProgress, counted
 
-MOST_DRAWN = 20
-"""Queries in a picture."""
-
-
-@dataclass(frozen=True)
-class Neighbor:
-    """An indexed image near a query."""
-
-    row: int
-    """Of the index."""
-    key: str
-    """Its name in its data set."""
-    class_id: str | None
-    class_name: str | None
-    distance: float
-    """Euclidean; of a search by codes that are not ordered exactly, the number of bits that differ."""
-    is_duplicate: bool
-    """Whether it is stored as the same bytes as the query."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        return {
-            "row": self.row,
-            "key": self.key,
-            "class": self.class_id,
-            "name": self.class_name,
-            "distance": self.distance,
-            "duplicate": self.is_duplicate,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class QueryNeighbors:
-    """A query and its neighbors, the nearest first."""
-
-    name: str
-    """Its file, or its name in its data set."""
-    image: NDArray[np.uint8]
-    """uint8 (S, S, 3), RGB, as the data set of the index would store it."""
-    class_id: str | None
-    """None if it is not known: a photograph that is not in the index."""
-    class_name: str | None
-    left_out: str | None
-    """The key of the indexed image that is the query itself, which is no neighbor."""
-    by_features: tuple[Neighbor, ...]
-    by_pixels: tuple[Neighbor, ...] | None
-    """None if pixels were not compared."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        return {
-            "image": self.name,
-            "class": self.class_id,
-            "name": self.class_name,
-            "left_out": self.left_out,
-            "neighbors": [one.to_dict() for one in self.by_features],
-            "pixel_neighbors": None if self.by_pixels is None else [one.to_dict() for one in self.by_pixels],
-        }
-
-
-_MEASURES: dict[str, Callable[[QueryNeighbors], tuple[Neighbor, ...]]] = {
-    "features": lambda one: one.by_features,
-    "pixels": lambda one: one.by_pixels or (),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Neighbors:
-    """Queries with their neighbors."""
-
-    queries: tuple[QueryNeighbors, ...]
-    index: VectorIndex
-    num: int
-    """Neighbors that were asked for; an index of fewer images gives fewer."""
-    approximate: ApproximateIndex | None = None
-    """What searched the features; None is an exact search. Pixels are always compared exactly."""
-    codes: CodeSearch | None = None
-    """The same, of a search by binary codes."""
-
-    def __getitem__(self, which: int) -> QueryNeighbors:
-        return self.queries[which]
-
-    def __len__(self) -> int:
-        return len(self.queries)
-
-    def __repr__(self) -> str:
-        return f"Neighbors({len(self):,} queries, {self.num} nearest of {len(self.index):,} images, {self.index.layer})"
-
-    def _repr_html_(self) -> str:
-        parts = []
-        for one in self.queries[:MOST_DRAWN]:
-            pictures = [(one.image, f"query: {one.class_name or one.name}")]
-            pictures += [
-                (self.index.image(other.row), f"{other.class_name or other.key}, {self._distance(other)}")
-                for other in one.by_features
-            ]
-            parts.append(pictures_html(pictures, side=96))
-        return result_html(self.title, *parts)
-
-    @property
-    def title(self) -> str:
-        """What a picture of these shows."""
-        return f"The nearest of {len(self.index):,} images of {self.index.split}"
-
-    def describe(self) -> str:
-        """What is seen, in one sentence."""
-        by = self.index.layer if self.queries[0].by_pixels is None else f"{self.index.layer} and by raw pixels"
-        queries = "1 query" if len(self) == 1 else f"{len(self):,} queries"
-        text = f"{queries} and the {self.num} nearest of {len(self.index):,} images of {self.index.split}, by {by}"
-        known = [one for one in self.queries if one.class_id is not None]
-        if not known:
-            return text
-        same = [
-            f"{sum(other.class_id == one.class_id for one in known for other in found(one))} of "
-            f"{sum(len(found(one)) for one in known)} by {measure}"
-            for measure, found in _MEASURES.items()
-            if all(found(one) for one in known)
-        ]
-        return f"{text}; of the query's class are {', '.join(same)}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `alexnet neighbors --json` prints."""
-        return {
-            "index": str(self.index.folder),
-            "layer": self.index.layer,
-            "split": self.index.split,
-            "indexed_images": len(self.index),
-            "num": self.num,
-            "approximate": None if self.approximate is None else self.approximate.description,
-            "codes": None if self.codes is None else self.codes.to_dict(),
-            "queries": [one.to_dict() for one in self.queries],
-        }
-
-    def figure(self) -> Figure:
-        """The queries, of many the first 20, each beside its neighbors."""
-        return neighbor_rows_figure(
-            [self._drawn(one) for one in self.queries[:MOST_DRAWN]],
-            title=self.title,
-            note=self._measure_text()
-            + ("" if len(self) <= MOST_DRAWN else f"; the first {MOST_DRAWN} of {len(self):,} queries")
-            + ("" if self.searched_by is None else f"\n{self.searched_by}"),
-        )
-
-    @property
-    def searched_by(self) -> str | None:
-        """What searched the features, and how good its answers are; None of an exact search."""
-        by = self.approximate or self.codes
-        return None if by is None else by.describe()
-
-    @property
-    def _counts_bits(self) -> bool:
-        """Whether distances by features are numbers of bits."""
-        return self.codes is not None and self.codes.rerank is None
-
-    def _measure_text(self) -> str:
-        """What the distances are."""
-        values = f"{self.index.layer} ({self.index.vectors.shape[1]:,} values)"
-        pixels = None if self.queries[0].by_pixels is None else f"of pixels ({self.queries[0].image.size:,} values)"
-        if self.codes is not None and self._counts_bits:
-            text = f"bits that differ in {self.codes.codes.bits}-bit codes of {values}"
-            return text if pixels is None else f"{text}, and Euclidean distance {pixels}"
-        return f"Euclidean distance of {values}" + ("" if pixels is None else f" and {pixels}")
-
-    def _distance(self, one: Neighbor) -> str:
-        return f"{one.distance:.0f} bits differ" if self._counts_bits else distance_text(one)
-
-    def _drawn(self, one: QueryNeighbors) -> NeighborRows:
-        tiles = self._tiles(one, one.by_features, self._distance)
-        rows = [("by features" if self.codes is None else "by codes", self.index.layer, tiles)]
-        if one.by_pixels is not None:
-            rows.append(("by pixels", "raw RGB", self._tiles(one, one.by_pixels, distance_text)))
-        name = one.class_name or Path(one.name).name
-        return NeighborRows(NeighborTile(one.image, name, "query"), rows)
-
-    def _tiles(
-        self, query: QueryNeighbors, found: Sequence[Neighbor], text: Callable[[Neighbor], str]
-    ) -> list[NeighborTile]:
-        return [
-            NeighborTile(
-                image=self.index.image(one.row),
-                name=one.class_name or Path(one.key).name,
-                note=text(one),
-                is_same_class=one.class_id is not None and one.class_id == query.class_id,
-                is_duplicate=one.is_duplicate,
-            )
-            for one in found
-        ]
-
-
-def distance_text(one: Neighbor) -> str:
-    """The distance of a neighbor in four digits, as captions have it."""
-    return f"distance {one.distance:,.0f}" if one.distance >= 1000 else f"distance {one.distance:#.4g}"
+MAX_QUERIES = 1000
+"""Of one call: their images are kept."""
+_QUERIES_BYTES = 1 << 27
+_Count = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +75,7 @@ def neighbors(
         run: a run folder or a weights file.
         images: one image or many, as `features` takes them.
         index: an opened index, or its folder; None is `index` in the run folder.
+            Up to 1,000. One that cannot be read is left out, see `Neighbors.refused`.
         num: neighbors of each.
         data: the data set of the index, if it was moved.
         approximate: search features by the approximate index that `alexnet.index(run, approximate=...)` made: `hnsw`,
@@ -274,17 +84,19 @@ def neighbors(
             numbers of bits, unless `rerank` is given.
         rerank: order this many nearest codes by Euclidean distance, and take the nearest of them.
         with_pixels: also find the nearest by raw pixels of the stored images, RGB 0..255. That reads every image of the
-            split once, whatever the number of queries: of a million images of 256 pixels, 200 GB, or their JPEG files.
+            split, once for up to 128 MB of queries (170 of 256 pixels): of a million images, 200 GB, or their JPEG
+            files. A second time for those among very many nearly equal images.
         device: for the network; `auto` is a GPU if there is one.
         progress: see `ShowProgress`.
 
     Raises:
         RequestError: there is no index or it is of other weights, its images are not where they were, no images are
-            named, or one cannot be read.
+            named or more than 1,000, or none can be read.
     """
-    trained, opened = _opened(run, index, data, num)
+    is_exact = not approximate and codes is None
+    trained, opened = _opened(run, index, data, num, verify_vectors=is_exact)
     stored_in = opened.require_data()
-    names, squares = _read_photographs(images, trained)
+    names, squares, refused = _read_photographs(images, trained)
     digests = StoredDigests(stored_in, opened.split)
     same = [digests.rows_like(square) for square in squares]
     own_rows = np.array([first_row(rows) for rows in same], np.int64)
@@ -296,7 +108,8 @@ def neighbors(
         own_rows=own_rows,
     )
     search = _search(opened, num, approximate, codes, rerank)
-    return _find(opened, trained, queries, num, search, with_pixels, batch_size, device, progress)
+    found = _find(opened, trained, queries, num, search, with_pixels, batch_size, device, progress)
+    return Neighbors(name_of(as_path(run, "the run")), found, refused, opened, num, *_kinds(search))
 
 
 def neighbors_of_rows(
@@ -323,11 +136,12 @@ def neighbors_of_rows(
         split: of `data`.
         rows: which of its images.
     """
-    trained, opened = _opened(run, index, None, num)
+    trained, opened = _opened(run, index, None, num, verify_vectors=not approximate and codes is None)
     opened.require_data()
     images = data.require_split(split)
     if not rows or min(rows) < 0 or max(rows) >= len(images):
         raise RequestError(f"rows are {list(rows)[:5]}; allowed are one or more of 0 to {len(images) - 1}")
+    _require_few(len(rows))
     require_fitting(data, trained)
     digests = StoredDigests(opened.require_data(), opened.split)
     of_split = StoredDigests(data, split)
@@ -340,34 +154,48 @@ def neighbors_of_rows(
         own_rows=np.array([digests.own_row(of_split, row) for row in rows], np.int64),
     )
     search = _search(opened, num, approximate, codes, rerank)
-    return _find(opened, trained, queries, num, search, with_pixels, batch_size, device, progress)
+    found = _find(opened, trained, queries, num, search, with_pixels, batch_size, device, progress)
+    return Neighbors(name_of(as_path(run, "the run")), found, (), opened, num, *_kinds(search))
 
 
 def _opened(
-    run: StrPath, index: VectorIndex | StrPath | None, data_folder: StrPaths | None, num: int
+    run: StrPath, index: VectorIndex | StrPath | None, data_folder: StrPaths | None, num: int, *, verify_vectors: bool
 ) -> tuple[Trained, VectorIndex]:
     """The network and its index."""
     if isinstance(num, bool) or not isinstance(num, int) or num < 1:
         raise RequestError(f"--num is {num!r}; allowed is a whole number, 1 or more")
     run = as_path(run, "the run")
     trained = load_trained(run)
-    return trained, opened_index(run, index, trained, data_folder=data_folder)
+    return trained, opened_index(run, index, trained, data_folder=data_folder, verify_vectors=verify_vectors)
 
 
 def _read_photographs(
     images: ImageInput | Iterable[ImageInput], trained: Trained
-) -> tuple[list[str], list[NDArray[np.uint8]]]:
-    """Names and squares, uint8 (S, S, 3), of photographs."""
+) -> tuple[list[str], NDArray[np.uint8], tuple[tuple[str, str], ...]]:
+    """Names and squares, uint8 (Q, S, S, 3), of the photographs that can be read, and the others with reasons."""
     downloads = Downloads(are_options=False)
-    try:
+    with closing(downloads):
         listed = list_named(images, downloads)
         if not listed:
-            raise RequestError("no image is named; name one or more")
+            raise RequestError("no images are given; pass one or more")
+        _require_few(len(listed))
         file_versions(listed)
-        squares = [one.square(trained.side, trained.fit) for one in listed]
-    finally:
-        downloads.close()
-    return [one.name if isinstance(one.name, str) else f"image {one.name}" for one in listed], squares
+        squares, unreadable = photograph_reader(listed, trained)(0, len(listed))
+    if not len(squares):
+        several = "" if len(listed) == 1 else f"none of the {len(listed):,} images can be read: "
+        raise RequestError(several + unreadable[0][1])
+    names = [one.name if isinstance(one.name, str) else f"image {one.name}" for one in listed]
+    refused = dict(unreadable)
+    readable = [name for number, name in enumerate(names) if number not in refused]
+    return readable, squares, tuple((names[number], reason) for number, reason in unreadable)
+
+
+def _require_few(num: int) -> None:
+    if num > MAX_QUERIES:
+        raise RequestError(
+            f"{num:,} images are given; allowed is up to {MAX_QUERIES:,} at a time. To measure a whole split, name it "
+            "with --split"
+        )
 
 
 def _class_of(index: VectorIndex, row: int) -> tuple[str, str] | None:
@@ -401,47 +229,70 @@ def _find(
     batch_size: int | None,
     device: Device,
     progress: ShowProgress,
-) -> Neighbors:
-    vectors = features(
-        trained,
-        queries.images,
-        index.layer,
-        batch_size=batch_size,
-        device=device,
-        precision=index.description["precision"],
-        progress=False,
-    )[index.layer].reshape(len(queries.names), -1)
-    if isinstance(search, ApproximateIndex):
-        found = search.nearest(vectors, num, queries.own_rows)
-    elif search is not None:
-        found = search.codes.nearest(vectors, num, rerank=search.rerank, exclude=queries.own_rows)
-    else:
-        with counted("neighbors", shown=progress) as update:
-            found = nearest(index.vectors, vectors, num, exclude=queries.own_rows, progress=update)
+) -> tuple[QueryNeighbors, ...]:
+    def by_features(part: slice, count: _Count) -> Nearest:
+        own_rows = queries.own_rows[part]
+        vectors = features(
+            trained,
+            queries.images[part],
+            index.layer,
+            batch_size=batch_size,
+            device=device,
+            precision=index.description["precision"],
+            progress=False,
+        )[index.layer].reshape(len(own_rows), -1)
+        if isinstance(search, ApproximateIndex):
+            return search.nearest(vectors, num, own_rows)
+        if search is not None:
+            return search.codes.nearest(vectors, num, rerank=search.rerank, exclude=own_rows)
+        return nearest(index.vectors, vectors, num, exclude=own_rows, progress=count)
+
+    def by_pixels(part: slice, count: _Count) -> Nearest:
+        rows = PixelRows(index.require_data().splits[index.split])
+        return nearest(rows, pixel_rows(queries.images[part]), num, exclude=queries.own_rows[part], progress=count)
+
+    found = _in_parts(queries, index.vectors.shape[1], by_features, "neighbors", progress)
     found_by_pixels = None
     if with_pixels:
-        pixels, split = pixel_rows(queries.images), index.require_data().splits[index.split]
-        with counted("neighbors by pixels", shown=progress) as update:
-            found_by_pixels = nearest(PixelRows(split), pixels, num, exclude=queries.own_rows, progress=update)
-    return Neighbors(
-        queries=tuple(
-            QueryNeighbors(
-                name=name,
-                image=queries.images[number],
-                class_id=None if one is None else one[0],
-                class_name=None if one is None else one[1],
-                left_out=None if own == ABSENT else index.keys[own],
-                by_features=_neighbors(index, found, number, same),
-                by_pixels=None if found_by_pixels is None else _neighbors(index, found_by_pixels, number, same),
-            )
-            for number, (name, one, own, same) in enumerate(
-                zip(queries.names, queries.classes, queries.own_rows.tolist(), queries.same, strict=True)
-            )
-        ),
-        index=index,
-        num=num,
-        approximate=search if isinstance(search, ApproximateIndex) else None,
-        codes=search if isinstance(search, CodeSearch) else None,
+        found_by_pixels = _in_parts(queries, queries.images[0].size, by_pixels, "neighbors by pixels", progress)
+    return tuple(
+        QueryNeighbors(
+            name=name,
+            image=queries.images[number],
+            class_id=None if one is None else one[0],
+            class_name=None if one is None else one[1],
+            left_out=None if own == ABSENT else index.keys[own],
+            by_features=_neighbors(index, found, number, same),
+            by_pixels=None if found_by_pixels is None else _neighbors(index, found_by_pixels, number, same),
+        )
+        for number, (name, one, own, same) in enumerate(
+            zip(queries.names, queries.classes, queries.own_rows.tolist(), queries.same, strict=True)
+        )
+    )
+
+
+def _in_parts(
+    queries: _Queries, length: int, search: Callable[[slice, _Count], Nearest], title: str, shown: ShowProgress
+) -> Nearest:
+    """Search for as many queries at once as fit in the memory for their vectors, float32 of some length."""
+    at_once = max(1, _QUERIES_BYTES // (4 * length))
+    firsts = range(0, len(queries.names), at_once)
+    found = []
+    with counted(title, shown=shown) as update:
+        for number, first in enumerate(firsts):
+
+            def count(done: int, total: int, passes: int = number) -> None:
+                update(passes * total + done, len(firsts) * total)
+
+            found.append(search(slice(first, first + at_once), count))
+    return Nearest(np.concatenate([one.indices for one in found]), np.concatenate([one.distances for one in found]))
+
+
+def _kinds(search: ApproximateIndex | CodeSearch | None) -> tuple[ApproximateIndex | None, CodeSearch | None]:
+    """What searched, as `Neighbors` has it."""
+    return (
+        search if isinstance(search, ApproximateIndex) else None,
+        search if isinstance(search, CodeSearch) else None,
     )
 
 

@@ -11,7 +11,8 @@ from alexnet.data.dataset import PreparedData
 from alexnet.data.sampler import evenly_spaced
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import AlexNetError
-from alexnet.explore.neighbors import Neighbor, Neighbors, QueryNeighbors, distance_text, neighbors_of_rows
+from alexnet.explore.found_neighbors import Neighbor, Neighbors, QueryNeighbors, distance_text
+from alexnet.explore.neighbors import neighbors_of_rows
 from alexnet.explore.vector_index import VectorIndex, has_index, open_index
 from alexnet.figures.contact_sheet import shrink, thumbnail_html
 from alexnet.report.answered_images import AnsweredImages
