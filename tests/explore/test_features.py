@@ -521,6 +521,57 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         open_features(tmp_path)
 
 
+IMAGES = "number,path,class\n0,a.png,\n1,b.png,\n2,c.png\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "labels", "images", "message"),
+    [
+        ({}, [-1, 0, 1], IMAGES, None),
+        ({"shapes": {"relu4": [3]}}, None, IMAGES, r"shapes\.relu4: it is \[3\]"),
+        ({"shapes": {"relu4": [3, 1, 2, 2, 1]}}, None, IMAGES, r"shapes\.relu4"),
+        ({"shapes": {"relu4": [2, 4]}}, None, IMAGES, r"shapes\.relu4: it is \[2, 4\], of 3 images"),
+        ({"shapes": {"relu4": [3, 1 << 49]}}, None, IMAGES, r"shapes\.relu4"),
+        ({"projections": {"relu4": {"activation_shape": [3]}}}, None, IMAGES, r"projections\.relu4: it is of 3 values"),
+        ({"projections": {"relu4": {"activation_shape": [2, 1 << 40]}}}, None, IMAGES, r"projections\.relu4"),
+        (
+            {"projections": {"relu4": {"activation_shape": [9]}}, "shapes": {"relu4": [3, 2, 2]}},
+            None,
+            IMAGES,
+            r"projections\.relu4: it is of 9 values",
+        ),
+        (
+            {"projections": {"fc5": {"activation_shape": [9]}}, "shapes": {"relu4": [3, 4], "fc5": [3, 4]}},
+            None,
+            IMAGES,
+            r"projections\.fc5",
+        ),
+        ({}, [-2, 0, 1], IMAGES, "labels without a class"),
+        ({}, [0, 1, 2], IMAGES, "labels without a class"),
+        ({}, None, IMAGES.replace("2,c.png\n", ""), "it has 2 images, expected 3"),
+        ({}, None, IMAGES.replace("2,c.png\n", "2\n"), "it has an image without a path"),
+        ({}, None, IMAGES.replace("path", "file"), "path"),
+    ],
+)
+def test_descriptions_that_contradict_the_files_are_damage(
+    change: dict[str, Any], labels: list[int] | None, images: str, message: str | None, tmp_path: Path
+) -> None:
+    described = {
+        "format_version": 3, "dtype": "float32", "images": 3, "shapes": {"relu4": [3, 4]}, "layers": ["relu4"],
+        "classes": ["a", "b"],
+    }  # fmt: skip
+    (tmp_path / "features.json").write_text(json.dumps({**described, **change}))
+    (tmp_path / "images.csv").write_text(images)
+    np.save(tmp_path / "relu4.npy", np.arange(12, dtype=np.float32).reshape(3, 4))
+    if labels is not None:
+        np.save(tmp_path / "labels.npy", np.array(labels))
+    if message is None:
+        assert open_features(tmp_path).paths == ("a.png", "b.png", "c.png")
+        return
+    with pytest.raises(WorkError, match=f"is damaged .*{message}"):
+        open_features(tmp_path)
+
+
 def test_the_command(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["features", str(run.path), "--list"]) == 0
     assert "norm1" in capsys.readouterr().out

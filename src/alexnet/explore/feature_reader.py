@@ -218,8 +218,10 @@ def _read_paths(path: Path, num_images: int, advice: str) -> tuple[str, ...]:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = list(csv.DictReader(file))
         paths = tuple(row["path"] for row in rows)
-        if len(paths) != num_images or not all(isinstance(one, str) for one in paths):
+        if len(paths) != num_images:
             raise ValueError(f"it has {len(paths)} images, expected {num_images}")
+        if not all(isinstance(one, str) for one in paths):
+            raise ValueError("it has an image without a path")
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise_unless_damage(error, path)
         raise damaged(path, str(error), advice) from error
