@@ -175,6 +175,7 @@ def test_unreadable_photographs_are_left_out(
     assert "left out: " in output.err and "1.png is not a readable image" in " ".join(output.err.split())
 
 
+@pytest.mark.slow
 def test_many_queries_and_many_neighbors(indexed: IndexedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Queries in parts of two have the same answers as all at once; a picture has the first 20 neighbors."""
     photographs = sorted((indexed.source / "train/color1").iterdir())[:5]

@@ -72,6 +72,7 @@ def test_every_image_of_a_split_is_a_query(indexed: IndexedRun, split: str) -> N
     assert f"{found.mean_average_precision:.3f}" in repr(found) and "color2" in found._repr_html_()
 
 
+@pytest.mark.slow
 def test_queries_of_another_data_set_with_the_same_bytes_are_left_out(indexed: IndexedRun, tmp_path: Path) -> None:
     """The same photographs prepared twice, and an index of two data sets: no image is in its own ranking."""
     own = measure_retrieval(indexed.run, split="train", device="cpu")

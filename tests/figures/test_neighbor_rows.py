@@ -57,6 +57,17 @@ def test_nothing_overlaps_or_leaves_the_picture(num_queries: int, num: int) -> N
         assert extent.x0 > -0.02 and extent.y0 >= 0 and not any(extent.overlaps(box) for box in boxes), text.get_text()
 
 
+def test_title_and_note_fit_above_one_neighbor() -> None:
+    title, note = (
+        "caffe25: the nearest of 9,469 images of train",
+        "Euclidean distance of relu7 (4,096 values) of pixels",
+    )
+    figure = neighbor_rows_figure([query(1)], title=title, note=f"{note}\nx")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in figure.texts[:2]:
+        assert text.get_window_extent(renderer).x1 < figure.bbox.width
+
+
 def test_long_and_hostile_names() -> None:
     one = NeighborRows(tile("n02979186_16142_and_more.JPEG"), [("by features", "", [tile("a\u202eb")])])
     texts = [one.get_text() for one in neighbor_rows_figure([one], title="", note="").texts]

@@ -55,7 +55,8 @@ def neighbor_rows_figure(queries: Sequence[NeighborRows], *, title: str, note: s
     num_columns = max(len(tiles) for one in queries for _, _, tiles in one.rows)
     row_in = _CELL_IN + _CAPTION_IN
     num_rows = sum(len(one.rows) for one in queries)
-    width = 2 * _MARGIN_IN + _CELL_IN + _LABEL_IN + num_columns * (_CELL_IN + _GAP_IN)
+    least = max(0.115 * len(title), *(0.075 * len(line) for line in note.split("\n")))  # of text in one line
+    width = 2 * _MARGIN_IN + max(_CELL_IN + _LABEL_IN + num_columns * (_CELL_IN + _GAP_IN), least)
     title_in = _TITLE_IN + 0.16 * note.count("\n")
     height = title_in + num_rows * row_in + (len(queries) - 1) * _BLOCK_GAP_IN + _LEGEND_IN
     with figure_style():
