@@ -259,10 +259,10 @@ def _draw_scale(page: _Page, scale: float, left: float, top: float) -> None:
     mappable = ScalarMappable(Normalize(-100 * scale, 100 * scale), ListedColormap(colors))
     axes = page.axes(left, top + 0.1, 0.13, _PANEL - 0.2)
     bar = page.figure.colorbar(mappable, cax=axes)
-    bar.set_ticks(list(np.linspace(-100 * scale, 100 * scale, 5)))
+    bar.set_ticks(list(np.linspace(-100 * scale, 100 * scale, 3)))
     decimals = max(0, 1 - math.floor(math.log10(100 * scale)))
     bar.ax.set_yticklabels(
-        [f"{tick:.{decimals}f}".replace("-", "\u2212") for tick in np.linspace(-100 * scale, 100 * scale, 5)]
+        [f"{tick:.{decimals}f}".replace("-", "\u2212") for tick in np.linspace(-100 * scale, 100 * scale, 3)]
     )
     bar.ax.tick_params(labelsize=9, length=2)
     bar.outline.set_visible(False)
