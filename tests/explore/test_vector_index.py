@@ -101,7 +101,8 @@ def test_an_index_of_other_weights_is_refused(indexed: IndexedRun, tmp_path: Pat
     ):
         with pytest.raises(
             RequestError,
-            match=r"was made with other weights than those of .*other \(sha256 .* `alexnet index .*other --out ",
+            match=r"was made with other weights than those of .*other \(sha256 .* make one with `alexnet index .*other "
+            r"--out FOLDER`$",
         ):
             call()
     write_features(indexed.run, tmp_path / "random", split="train", untrained=True, **HERE)

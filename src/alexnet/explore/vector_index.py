@@ -337,8 +337,12 @@ def _require_weights(run: Path, folder: Path, description: Mapping[str, Any]) ->
     if indexed != digest:
         raise RequestError(
             f"{folder} was made with other weights than those of {run} (sha256 {str(indexed)[:12]}..., not "
-            f"{digest[:12]}...); name an index of this network, or remove the folder and make it again with "
-            f"{_command(run, folder)}"
+            f"{digest[:12]}...); "
+            + (
+                f"remove the folder and make the index again with {_command(run, folder)}"
+                if folder == run / INDEX_FOLDER
+                else f"name the index of this network, or make one with {_command(run, Path('FOLDER'))}"
+            )
         )
     if description.get("untrained"):
         raise RequestError(f"{folder} has features of untrained weights; an index needs those of the trained network")

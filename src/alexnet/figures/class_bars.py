@@ -45,7 +45,8 @@ def class_bars_figure(
         for number, (what, value) in enumerate(lines):
             axes.axvline(value, color=COLORS[1], linewidth=1.4, linestyle=("--", ":")[number % 2], zorder=3)
             axes.annotate(
-                f"{visible(what)} {value:.2f}", (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
+                f"{visible(what)} {value:.2f}", (value, 1), xycoords=("data", "axes fraction"),
+                xytext=(0, 4 + 11 * number),
                 textcoords="offset points", ha="center", va="bottom", size=8.5, color=COLORS[1],
             )  # fmt: skip
         axes.set_yticks(places, [shortened(one.name, _MOST_CHARACTERS) for one in shown])
@@ -54,5 +55,5 @@ def class_bars_figure(
         axes.set_xlim(0, 1.06)
         axes.set_xlabel(x_title)
         figure.suptitle(visible(title), size=13, weight="bold", x=0.01, ha="left")
-        axes.set_title(visible(note), size=9, loc="left", pad=20)
+        axes.set_title(visible(note), size=9, loc="left", pad=9 + 11 * len(lines))
     return figure
