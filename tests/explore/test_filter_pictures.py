@@ -19,7 +19,7 @@ from alexnet.cli.main import main
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.explore.filter_colors import color_test
-from alexnet.explore.filter_pictures import FilterColumns
+from alexnet.explore.filter_pictures import FilterColumns, _main_class, _range
 from alexnet.explore.top_patches import TopPatches
 from alexnet.model.layer_specs import WeightedSpec
 from alexnet.model.variants import VARIANTS
@@ -144,6 +144,62 @@ def test_a_channel_that_is_0_everywhere_says_so(layer: str, run: RunFolder) -> N
         trained.network.get_parameter("conv2.bias")[1] = 0
     result = alexnet.filters(trained, layer, data=run.path.parent / "data", channels=[1], device="cpu")
     assert [axes.texts[0].get_text() for axes in result.figure().axes] == ["0 in every image"]
+
+
+def test_images_that_tie_are_said_and_give_no_class(run: RunFolder) -> None:
+    trained = alexnet.load(run.path)
+    with torch.no_grad():
+        trained.network.get_parameter("conv2.weight")[1] = 0
+        trained.network.get_parameter("conv2.bias")[1] = 138.7
+    result = alexnet.filters(trained, "relu2", data=run.path.parent / "data", channels=[1, 0], device="cpu")
+    figure, printed = result.figure(), result.to_dict()["layers"]["relu2"]["channels"]
+    assert figure.axes[0].texts[0].get_text() == "activation 139\n10 images tie"
+    assert [one["images_tied"] for one in printed] == [10, 0]
+    assert "more images tie than are shown for 1 of these" in result.layers["relu2"].describe()
+    (subtitle,) = [text.get_text() for text in figure.texts if "below: " in text.get_text()]
+    assert "the first in the data set are shown" in subtitle and "tie" not in figure.axes[1].texts[0].get_text()
+
+
+def test_activations_are_float32_where_the_machine_has_bfloat16(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alexnet.system.device.has_bfloat16", lambda flags: True)
+    layer = alexnet.filters(run.path, "fc5", device="cpu").layers["fc5"]
+    exact = alexnet.filters(run.path, "fc5", device="cpu", precision="float32").layers["fc5"]
+    assert isinstance(layer, TopPatches) and isinstance(exact, TopPatches)
+    np.testing.assert_array_equal(layer.activations, exact.activations)
+    assert main(["filters", str(run.path), "--layer", "fc5", "--json", "--device", "cpu"]) == 0
+    (unit, _) = json.loads(capsys.readouterr().out)["layers"]["fc5"]["channels"]
+    assert [one["activation"] for one in unit["patches"]] == exact.activations[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([34.5, 26.375], "34.5 to 26.4"),
+        ([4, 3.5512], "4.00 to 3.55"),
+        ([139.2, 138.9], "139"),
+        ([-0.5, -12], "-0.5 to -12.0"),
+        ([12345, 9], "12345 to 9"),
+        ([2.5e-6, 1e-6], "2.5e-06 to 1.0e-06"),
+    ],
+)
+def test_activations_have_as_many_decimals(values: list[float], line: str) -> None:
+    assert _range(np.array(values, np.float32)) == f"activation {line}"
+
+
+@pytest.mark.parametrize(
+    ("names", "lines"),
+    [
+        (["a"] * 5 + ["b"] * 4, ["5 of 9: a"]),
+        (["a"] * 4 + ["b"] * 3 + ["c"] * 2, ["mixed classes"]),
+        (["a"] * 4 + [None] * 5, ["mixed classes"]),
+        (["a", "b"], ["mixed classes"]),
+        ([None] * 9, []),
+    ],
+)
+def test_a_class_is_named_if_most_patches_are_of_it(names: list[str | None], lines: list[str]) -> None:
+    assert _main_class(names) == lines
 
 
 def test_the_layer_that_is_drawn_is_called_conv1_in_all_variants() -> None:

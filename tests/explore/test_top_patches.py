@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.prepared_files import write_prepared
 
 from alexnet.data.dataset import ClassInfo, PreparedData
@@ -126,9 +128,24 @@ def test_of_equal_activations_the_first_image_and_position_count(batch_size: int
         highest.add(activations[images], images)
     for row, channel in enumerate((1, 2)):
         expected = by_definition(activations, channel)
+        peaks = activations[:, channel].max(axis=(1, 2))
+        assert highest.num_tied()[row] == ((peaks == 3).sum() if channel == 2 else 0)
         assert highest.images[row].tolist() == [one[1] for one in expected] + [NO_IMAGE] * (9 - len(expected))
         places = [np.unravel_index(one, (2, 2)) for one in highest.places[row, : len(expected)]]
         assert [tuple(map(int, one)) for one in places] == [one[2] for one in expected]
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_images_that_tie_for_the_last_place_are_counted(draw: st.DataObject) -> None:
+    peaks = np.array(draw.draw(st.lists(st.integers(-2, 3), min_size=1, max_size=40)), np.float32)
+    highest, batch_size = _Highest([0]), draw.draw(st.integers(1, 40))
+    for first in range(0, len(peaks), batch_size):
+        images = np.arange(first, min(first + batch_size, len(peaks)))
+        highest.add(peaks[images, None, None, None], images)
+    ordered = sorted((one for one in peaks.tolist() if one != 0), reverse=True)
+    is_tie = len(ordered) > 9 and ordered[8] == ordered[9]
+    assert highest.num_tied().tolist() == [ordered.count(ordered[8]) if is_tie else 0]
 
 
 def test_patches_are_all_that_their_positions_see(found: tuple[Trained, dict[str, Any]], data: PreparedData) -> None:

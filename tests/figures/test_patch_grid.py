@@ -56,7 +56,7 @@ def test_texts_are_shown_and_long_ones_are_cut() -> None:
     blocks = [channel(9), channel(0, notes=("never above 0",)), channel(2, notes=("x" * 60,))]
     figure = patch_grid_figure(blocks, title="$ the title", subtitle="more")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["channel 9", "channel 0", "channel 2"]
-    assert [axes.texts[0].get_text() for axes in figure.axes] == ["a\nb", "never above 0", "x" * 23 + "…"]
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["a\nb", "never above 0", "x" * 25 + "…"]
     assert {"$ the title", "more"} <= {text.get_text() for text in figure.texts}
     assert not any("striped" in text.get_text() for text in figure.texts)  # nothing is outside
 

@@ -42,11 +42,12 @@ def add_device(parser: CommandParser) -> None:
     add_choice(parser, "--device", devices, help=f"device that runs the network: {', '.join(devices)}")
 
 
-def add_arithmetic(parser: CommandParser) -> None:
-    """Add `--device` and `--precision`."""
+def add_arithmetic(parser: CommandParser, precision: str = "auto") -> None:
+    """Add `--device` and `--precision`, whose default is `precision`."""
     add_device(parser)
     precisions = ("auto", "float32", "bfloat16")
-    add_choice(parser, "--precision", precisions, help=f"arithmetic of the network: {', '.join(precisions)}")
+    text = f"arithmetic of the network: {', '.join(precisions)} (default: {precision})"
+    add_choice(parser, "--precision", precisions, precision, help=text)
 
 
 def add_batch_size(parser: CommandParser, unit: str = "images") -> None:

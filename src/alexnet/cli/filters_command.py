@@ -36,7 +36,7 @@ def add_arguments(parser: CommandParser) -> None:
     text = "file to write (default: in the working directory, named after the run); of several layers one file each"
     parser.add_argument("--out", type=Path, metavar="PATH", help=text)
     add_batch_size(parser)
-    add_arithmetic(parser)
+    add_arithmetic(parser, "float32")
     add_json(parser, "lines")
 
 

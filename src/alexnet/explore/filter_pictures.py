@@ -4,6 +4,7 @@ Paper: figure 3 and section 6.1.
 """
 
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ import numpy as np
 import PIL.Image
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from alexnet.errors import RequestError
 from alexnet.explore.filter_colors import RANDOM_COLOR, ColorTest, FirstFilters, color_test, first_filters
 from alexnet.explore.image_source import split_source
-from alexnet.explore.top_patches import NUM_PATCHES, TopPatches, chosen_channels, top_patches
+from alexnet.explore.top_patches import TopPatches, chosen_channels, top_patches
 from alexnet.figures.figure_style import figure_bytes, shortened
 from alexnet.figures.filter_columns import filter_columns_figure
 from alexnet.figures.notebook_html import picture_html, result_html
@@ -119,7 +121,7 @@ def filters(
     channels: Sequence[int] | None = None,
     batch_size: int | None = None,
     device: Device = "auto",
-    precision: PrecisionChoice = "auto",
+    precision: PrecisionChoice = "float32",
     progress: ShowProgress = None,
 ) -> Filters:
     """What a network's filters look for, as pictures and numbers.
@@ -135,6 +137,7 @@ def filters(
             on.
         split: None is the data set's evaluation split.
         channels: whose patches are shown; None are all, or 24 evenly spaced ones of a layer with more.
+        precision: bfloat16, which `auto` may choose, has so few digits that many images tie.
         progress: see `ShowProgress`; a function is called with (images done, images in total).
 
     Raises:
@@ -182,17 +185,35 @@ def _patches_figure(shown: TopPatches, name: str, split: str | None) -> Figure:
     blocks = []
     for row, heading in enumerate(shown.headings):
         count = len(shown.keys[row])
-        values = shown.activations[row, :count]
-        notes = [f"{values[0]:.3g} to {values[-1]:.3g}"] if count else ["0 in every image"]
-        named = Counter(one for one in shown.class_names[row] if one is not None)
-        notes += [f"{number} of {count}: {visible(most)}" for most, number in named.most_common(1)]
+        notes = [_range(shown.activations[row, :count]) if count else "0 in every image"]
+        if shown.num_tied[row]:
+            notes.append(f"{shown.num_tied[row]:,} images tie")
+        else:
+            notes += _main_class(shown.class_names[row])
         patches, is_inside = shown.patches[row, :count], shown.is_inside[row, :count]
         blocks.append(ChannelPatches(visible(heading), notes, patches, is_inside))
-    side = shown.field.size_px
+    tie = "; of images that tie at the lowest, the first in the data set are shown"
     return patch_grid_figure(
         blocks,
         title=f"{name}: what excites {shown.choice()}",
-        subtitle=f"the {NUM_PATCHES} patches of {side} x {side} pixels with the highest activations, best first, "
-        f"each from another of the {shown.num_images:,} images of {split}\n"
-        "below: their activations, and their most frequent class",
+        subtitle=f"the {shown.what()} with the highest activations, best first, each from another of the "
+        f"{shown.num_images:,} images of {split}\n"
+        f"below: their activations, and the class of the majority{tie if shown.num_tied.any() else ''}",
     )
+
+
+def _range(activations: NDArray[np.float32]) -> str:
+    """The first and the last of activations with as many decimals: three digits of the one that is farther from 0."""
+    first, last = float(activations[0]), float(activations[-1])
+    largest = max(abs(first), abs(last))
+    decimals = max(0, 2 - math.floor(math.log10(largest)))
+    shown = [f"{one:.{decimals}f}" if 0.001 <= largest < 100_000 else f"{one:.1e}" for one in (first, last)]
+    return f"activation {' to '.join(dict.fromkeys(shown))}"
+
+
+def _main_class(names: Sequence[str | None]) -> list[str]:
+    """A line that names the class of more than half of the patches, or says that there is none; none without labels."""
+    named = Counter(one for one in names if one is not None)
+    for name, number in named.most_common(1):
+        return [f"{number} of {len(names)}: {visible(name)}" if 2 * number > len(names) else "mixed classes"]
+    return []

@@ -68,6 +68,9 @@ class TopPatches:
     """By channel, the names of the images in the data set."""
     class_names: tuple[tuple[str | None, ...], ...]
     """By channel, the classes of the images; None without a label."""
+    num_tied: NDArray[np.int64]
+    """(C,): images whose activation equals, to the last bit, that of the last patch, if they are more than are shown;
+    which of them are shown is then by their order in the data set. 0 without such a tie."""
     num_images: int
     """Images that were compared."""
 
@@ -79,11 +82,15 @@ class TopPatches:
 
     def describe(self) -> str:
         """What is shown, in a sentence."""
-        side = self.field.size_px
-        return (
-            f"{self.choice()}: the {NUM_PATCHES} patches of {side} x {side} pixels with the highest activations in "
-            f"{self.num_images:,} images"
-        )
+        ties = int((self.num_tied > 0).sum())
+        note = f"; more images tie than are shown for {ties} of these" if ties else ""
+        return f"{self.choice()}: the {self.what()} with the highest activations in {self.num_images:,} images{note}"
+
+    def what(self) -> str:
+        """What a channel is shown by."""
+        size = f"{self.field.size_px} x {self.field.size_px} pixels"
+        kind, _, _ = self.headings[0].partition(" ")
+        return f"{NUM_PATCHES} whole views of {size}" if kind == "unit" else f"{NUM_PATCHES} patches of {size}"
 
     def choice(self) -> str:
         """Which channels are shown."""
@@ -99,6 +106,7 @@ class TopPatches:
             {
                 "channel": channel,
                 "name": self.headings[row],
+                "images_tied": int(self.num_tied[row]),
                 "patches": [
                     {
                         "activation": float(self.activations[row, rank]),
@@ -130,6 +138,7 @@ class _Highest:
         self.activations = np.full((len(channels), NUM_PATCHES), -np.inf, np.float32)
         self.images = np.full((len(channels), NUM_PATCHES), NO_IMAGE, np.int64)
         self.places = np.zeros((len(channels), NUM_PATCHES), np.int64)
+        self._num_at_last = np.zeros(len(channels), np.int64)
 
     def add(self, activations: NDArray[np.float32], images: NDArray[np.int64]) -> None:
         """Compare with the activations, (B, channels, ...), of images that come after those before."""
@@ -141,10 +150,21 @@ class _Highest:
         # Stable: of equal activations those of the earlier image stay.
         order = np.argsort(-candidates, axis=1, kind="stable")[:, :NUM_PATCHES]
         every = np.broadcast_to(images, highest.T.shape)
+        before = self.activations[:, -1]
         self.activations = np.take_along_axis(candidates, order, axis=1)
+        last = self.activations[:, -1:]
+        # Images of the last place's activation: if that has risen, all of them are candidates.
+        earlier = np.where(last[:, 0] == before, self._num_at_last, (candidates[:, :NUM_PATCHES] == last).sum(axis=1))
+        self._num_at_last = earlier + (candidates[:, NUM_PATCHES:] == last).sum(axis=1)
         self.images = np.take_along_axis(np.concatenate([self.images, every], axis=1), order, axis=1)
         self.places = np.take_along_axis(np.concatenate([self.places, places.T], axis=1), order, axis=1)
         self.images[np.isneginf(self.activations)] = NO_IMAGE
+
+    def num_tied(self) -> NDArray[np.int64]:
+        """(channels,): images of the last place's activation, if they are more than have a place; else 0."""
+        last = self.activations[:, -1:]
+        placed = (self.activations == last).sum(axis=1)
+        return np.where(np.isfinite(last[:, 0]) & (self._num_at_last > placed), self._num_at_last, 0)
 
 
 def chosen_channels(trained: Trained, layer: str, num_channels: int, asked: Sequence[int] | None) -> tuple[int, ...]:
@@ -252,6 +272,7 @@ def _cut(
         is_inside=is_inside,
         keys=tuple(tuple(source.paths[one] for one in row) for row in numbers),
         class_names=tuple(tuple(_class_name(trained, source, one) for one in row) for row in numbers),
+        num_tied=highest.num_tied(),
         num_images=num_read,
     )
 

@@ -18,7 +18,7 @@ _CELL_PX, _GAP_PX = 96, 4
 _STRIPE_PX = 6
 _STRIPES = (205, 235)
 """Grays of the stripes where there is no image."""
-_MOST_CHARACTERS = 24
+_MOST_CHARACTERS = 26
 
 
 @dataclass(frozen=True)
