@@ -83,18 +83,27 @@ def test_bars_are_sorted_and_many_are_cut() -> None:
     assert next(one.get_text() for one in axes.get_yticklabels()) == "class 99"
     texts = [one.get_text() for one in axes.texts]
     assert "0.99" in texts and "all 0.50" in texts and axes.get_xlabel() == "precision"
-    assert axes.get_title(loc="left") == "n; the best 20 and the worst 20 of 100 classes"
+    assert [one.get_text() for one in figure.texts] == ["t", "n; the best 20 and the worst 20 of 100 classes"]
     few = class_bars_figure(bars[:3], title="t", note="n", x_title="precision")
-    assert len(few.axes[0].patches) == 3 and few.axes[0].get_title(loc="left") == "n"
+    assert len(few.axes[0].patches) == 3 and few.texts[1].get_text() == "n"
 
 
-def test_labels_of_lines_that_are_near_do_not_overlap() -> None:
-    bars = [ClassBar("tench", 0.3), ClassBar("church", 0.2)]
-    lines = [("all queries", 0.25), ("random order", 0.24)]
-    figure = class_bars_figure(bars, title="t", note="n", x_title="x", lines=lines)
+@pytest.mark.parametrize("value", [0.0, 0.24, 0.25, 1.0])
+def test_texts_of_bars_do_not_overlap_leave_the_picture_or_lose_their_counts(value: float) -> None:
+    bars = [ClassBar("tench" * 20, 0.3, " (1,234)"), ClassBar("church", 0.2, " (2)")]
+    lines = [("all queries", 0.25), ("random order", value)]
+    figure = class_bars_figure(
+        bars, title="Title", note="3,925 queries among 9,469 images; " * 5, x_title="precision", lines=lines
+    )
     FigureCanvasAgg(figure).draw()
-    axes = figure.axes[0]
-    texts = [one for one in axes.texts if one.get_text() in ("all queries 0.25", "random order 0.24")]
-    boxes = [one.get_window_extent() for one in [*texts, axes.title, axes._left_title]]  # type: ignore[attr-defined]
-    assert len(texts) == 2 and not boxes[0].overlaps(boxes[1])
-    assert not any(boxes[3].overlaps(one) for one in boxes[:2])
+    (axes,) = figure.axes
+    texts = [one for one in axes.texts if one.get_text() in ("all queries 0.25", f"random order {value:.2f}")]
+    names = list(axes.get_yticklabels())
+    assert len(texts) == 2 and [one.get_text() for one in names] == [
+        "tenchtenchtenchtenchtenchtenc… (1,234)",
+        "church (2)",
+    ]
+    boxes = [one.get_window_extent() for one in [*texts, *figure.texts, *names, axes.xaxis.label]]
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height

@@ -138,7 +138,7 @@ class Retrieval:
     def figure(self) -> Figure:
         """Mean average precision of each class as a bar, of many classes the best and the worst."""
         bars = [
-            ClassBar(f"{one.name} ({one.num_queries:,})", one.mean_average_precision)
+            ClassBar(one.name, one.mean_average_precision, f" ({one.num_queries:,})")
             for one in self.by_class
             if one.mean_average_precision is not None
         ]
