@@ -2,7 +2,6 @@
 
 import math
 import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +15,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from alexnet.figures.figure_style import figure_style, shortened
+from alexnet.figures.figure_style import figure_style, fitted
 from alexnet.system.visible_text import visible
 
 _DROP_COLOR, _RISE_COLOR = np.array([213, 94, 0]), np.array([0, 114, 178])
@@ -173,23 +172,7 @@ class _Page:
 
     def fitted(self, text: str, width: float, size: float, weight: str = "normal") -> str:
         """A text that is at most `width` wide; what is left out in the middle becomes an ellipsis."""
-        text = visible(text)
-        if self._width(text, size, weight) <= width:
-            return text
-        low, high = 0, len(text)
-        while low < high:  # the most letters that fit
-            middle = (low + high + 1) // 2
-            fits = self._width(shortened(text, middle + 1, kept_end=middle // 2), size, weight) <= width
-            low, high = (middle, high) if fits else (low, middle - 1)
-        return shortened(text, low + 1, kept_end=low // 2)
-
-    def _width(self, text: str, size: float, weight: str) -> float:
-        measured = self.figure.text(0, 0, text, size=size, weight=weight)
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of letters that the font lacks, which is said when drawing
-                return float(measured.get_window_extent().width) / self.figure.dpi
-        finally:
-            measured.remove()
+        return fitted(self.figure, text, width, size=size, weight=weight)
 
 
 def _draw_block(page: _Page, one: ExplainedImage, top: float, near_title: str) -> None:

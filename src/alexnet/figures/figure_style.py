@@ -60,6 +60,28 @@ def shortened(text: str, most: int, *, kept_end: int = 0) -> str:
     return f"{text[: most - 1 - kept_end].rstrip()}…{text[len(text) - kept_end :]}"
 
 
+def fitted(figure: Figure, text: str, width_in: float, *, size: float, weight: str = "normal") -> str:
+    """One visible line, at most `width_in` inches wide in a figure; what is cut from its middle becomes an ellipsis."""
+    text = visible(text)
+
+    def fits(line: str) -> bool:
+        measured = figure.text(0, 0, line, size=size, weight=weight)
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of letters that the font lacks, which is said when drawing
+                return float(measured.get_window_extent().width) <= width_in * figure.dpi
+        finally:
+            measured.remove()
+
+    if fits(text):
+        return text
+    low, high = 0, len(text)
+    while low < high:  # the most letters that fit
+        middle = (low + high + 1) // 2
+        is_narrow = fits(shortened(text, middle + 1, kept_end=middle // 2))
+        low, high = (middle, high) if is_narrow else (low, middle - 1)
+    return shortened(text, low + 1, kept_end=low // 2)
+
+
 @contextmanager
 def figure_style() -> Iterator[None]:
     """The context in which a figure is made and drawn."""

@@ -8,14 +8,13 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from alexnet.figures.figure_style import COLORS, figure_style, shortened
+from alexnet.figures.figure_style import COLORS, figure_style, fitted
 from alexnet.system.visible_text import visible
 
 SAME_CLASS_MARK, DUPLICATE_MARK = "✓", "="
 _SAME_COLOR, _DUPLICATE_COLOR, _OTHER_COLOR = COLORS[2], COLORS[1], "#b8b8b8"
 _CELL_IN, _GAP_IN, _CAPTION_IN, _LABEL_IN, _MARGIN_IN = 1.25, 0.12, 0.4, 0.42, 0.15
 _TITLE_IN, _LEGEND_IN, _BLOCK_GAP_IN = 0.62, 0.4, 0.16
-_CAPTION_CHARACTERS = 17
 
 
 @dataclass(frozen=True)
@@ -101,12 +100,10 @@ def _draw_tile(figure: Figure, tile: NeighborTile, left: float, top: float) -> N
     for spine in axes.spines.values():
         spine.set(visible=True, color=color, linestyle=style, linewidth=line)
     mark = DUPLICATE_MARK if tile.is_duplicate else SAME_CLASS_MARK if tile.is_same_class else ""
-    name = shortened(tile.name, _CAPTION_CHARACTERS, kept_end=8)
     middle = (left + _CELL_IN / 2) / width
     weight = "bold" if mark else "normal"
-    figure.text(
-        middle, (top - _CELL_IN - 0.05) / height, f"{mark} {name}".strip(), size=8, ha="center", va="top", weight=weight
-    )
+    name = fitted(figure, f"{mark} {tile.name}".strip(), _CELL_IN, size=8, weight=weight)
+    figure.text(middle, (top - _CELL_IN - 0.05) / height, name, size=8, ha="center", va="top", weight=weight)
     figure.text(
         middle, (top - _CELL_IN - 0.2) / height, visible(tile.note), size=7.5, ha="center", va="top", color="#555555"
     )
