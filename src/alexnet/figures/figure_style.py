@@ -6,9 +6,11 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from alexnet.system.visible_text import visible, visible_html
@@ -24,6 +26,18 @@ vision."""
 # Text and axes are drawn in this color, which is then replaced by the page's text color.
 _INK = "#010203"
 _DPI = 150
+_FALLBACK_FONTS = (
+    *(f"Noto Sans CJK {one}" for one in ("JP", "SC", "TC", "KR")),
+    *(f"Noto Sans {one}" for one in ("JP", "SC", "TC", "KR", "Devanagari", "Bengali", "Tamil", "Telugu", "Thai")),
+    *(f"Noto Sans {one}" for one in ("Khmer", "Myanmar", "Ethiopic", "Sinhala", "Symbols 2")),
+    *("Source Han Sans", "Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Yu Gothic", "Meiryo"),
+    *("Microsoft YaHei", "Malgun Gothic", "SimHei", "IPAexGothic", "TakaoPGothic", "NanumGothic"),
+    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS", "Unifont"),
+    *("Nirmala UI", "Leelawadee UI", "Noto Emoji", "Segoe UI Emoji"),
+)
+"""Of which those that are installed draw the letters that the figures' own font lacks, the first ones first."""
+_MOST_NAMED = 10
+"""Missing letters that a warning shows."""
 # Any: the stubs expect literal keys.
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "alexnet",
@@ -85,14 +99,26 @@ def fitted(figure: Figure, text: str, width_in: float, *, size: float, weight: s
 @contextmanager
 def figure_style() -> Iterator[None]:
     """The context in which a figure is made and drawn."""
-    with matplotlib.rc_context(_STYLE):
-        yield
+    installed = {one.name for one in font_manager.fontManager.ttflist}
+    families = ["sans-serif", *(one for one in _FALLBACK_FONTS if one in installed)]
+
+    def is_of_use(record: logging.LogRecord) -> bool:  # such fonts may have no bold letters
+        return "Failed to find font weight" not in record.msg
+
+    logger = logging.getLogger(font_manager.__name__)
+    logger.addFilter(is_of_use)
+    try:
+        with matplotlib.rc_context({**_STYLE, "font.family": families}):
+            yield
+    finally:
+        logger.removeFilter(is_of_use)
 
 
 def figure_bytes(figure: Figure, format: FigureFormat) -> bytes:
     """The file of a figure, without date or version in it: the same figure gives the same bytes.
 
-    It says that this program made it. Letters that the font lacks are drawn as boxes, and a warning says so.
+    It says that this program made it. Letters that the fonts lack are drawn as boxes, and a warning says so; in an SVG
+    they are text, for which the viewer has fonts.
     """
     metadata: dict[FigureFormat, dict[str, str | None]] = {
         "png": {"Software": PROGRAM},
@@ -103,9 +129,24 @@ def figure_bytes(figure: Figure, format: FigureFormat) -> bytes:
     with figure_style(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(buffer, format=format, dpi=_DPI, facecolor="white", metadata=metadata[format])
+    missing = ""
     for message in dict.fromkeys(str(one.message) for one in caught):
-        _logger.warning(f"the figure: {message}")
+        if glyph := re.match(r"Glyph (\d+) .*missing from font", message):
+            missing += chr(int(glyph[1]))
+        else:
+            _logger.warning(f"the figure: {message}")
+    if missing and format != "svg":
+        _warn_of_boxes("".join(dict.fromkeys(missing)))
     return buffer.getvalue()
+
+
+def _warn_of_boxes(letters: str) -> None:
+    shown = ", ".join(visible(one) for one in letters[:_MOST_NAMED]) + (", ..." if len(letters) > _MOST_NAMED else "")
+    _logger.warning(
+        f"boxes stand for {len(letters)} character{'' if len(letters) == 1 else 's'} of the figure ({shown}), which no "
+        "known font has; install the Noto Sans font of that script, such as Noto Sans CJK, and delete "
+        f"{Path(matplotlib.get_cachedir()) / 'fontlist-*.json'}, matplotlib's list of installed fonts"
+    )
 
 
 def svg_element(figure: Figure, name: str, description: str) -> str:
