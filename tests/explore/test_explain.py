@@ -195,6 +195,7 @@ def test_an_index_of_other_weights(made: IndexedRun, tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.WARNING):
         found = explain(other.path, an_image(), **FAST)
     assert "was made with other weights" in found.near_title and "was made with other weights" in caplog.text
+    assert "remove" not in caplog.text  # the link leads to another run's index
     untrained = alexnet.load(made.run.path, untrained=True)
     assert "RANDOM weights" in explain(untrained, an_image(), **FAST).network
     with pytest.raises(RequestError, match="an index needs the run"):

@@ -319,12 +319,19 @@ def _command(run: Path, folder: Path) -> str:
     return f"`{shell_words(*words)}`"
 
 
+def _advice(run: Path, folder: Path) -> str:
+    """What to do if a folder cannot be an index of this network; another folder may be of use for something else."""
+    if folder == run / INDEX_FOLDER and not folder.is_symlink():
+        return f"remove the folder and make the index again with {_command(run, folder)}"
+    return f"name the index of this network, or make one with {_command(run, Path('FOLDER'))}"
+
+
 def _require_version(run: Path, folder: Path, description: Mapping[str, Any]) -> None:
     """Refuse features in which layers have other meanings or that lack what belongs to an index."""
     if description["format_version"] < FORMAT_VERSION or not {"crc32", "precision"} <= description.keys():
         raise RequestError(
-            f"{folder} has features that an earlier version of alexnet wrote, which cannot be searched; remove the "
-            f"folder and make the index again with {_command(run, folder)}"
+            f"{folder} has features that an earlier version of alexnet wrote, which cannot be searched; "
+            f"{_advice(run, folder)}"
         )
 
 
@@ -337,12 +344,7 @@ def _require_weights(run: Path, folder: Path, description: Mapping[str, Any]) ->
     if indexed != digest:
         raise RequestError(
             f"{folder} was made with other weights than those of {run} (sha256 {str(indexed)[:12]}..., not "
-            f"{digest[:12]}...); "
-            + (
-                f"remove the folder and make the index again with {_command(run, folder)}"
-                if folder == run / INDEX_FOLDER
-                else f"name the index of this network, or make one with {_command(run, Path('FOLDER'))}"
-            )
+            f"{digest[:12]}...); {_advice(run, folder)}"
         )
     if description.get("untrained"):
         raise RequestError(f"{folder} has features of untrained weights; an index needs those of the trained network")
