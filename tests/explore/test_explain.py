@@ -21,6 +21,7 @@ from alexnet.data.dataset import ClassInfo
 from alexnet.errors import RequestError
 from alexnet.explore.explain import explain, find_class
 from alexnet.explore.explanation import describe_effect
+from alexnet.figures.explanation_figure import _draw_scale, _Page, drop_scale
 from alexnet.figures.figure_style import figure_style
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained, save_trained
@@ -310,3 +311,15 @@ def test_command(
     before = Path(photograph).read_bytes()
     assert main([*words, "--out", photograph]) == 2 and Path(photograph).read_bytes() == before
     assert "is not a picture or page that alexnet made" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("drop", "ticks"),
+    [(0.152, [-10, 0, 10]), (0.29, [-20, -10, 0, 10, 20]), (0.0634, [-5, 0, 5]), (0, [-0.1, -0.05, 0, 0.05, 0.1])],
+)
+def test_the_scale_of_drops_has_round_ticks(drop: float, ticks: list[float]) -> None:
+    page = _Page(4)
+    _draw_scale(page, drop_scale(np.array([drop])), 1, 1)
+    (axes,) = page.figure.axes
+    shown = [float(one.get_text().replace("\u2212", "-")) for one in axes.get_yticklabels()]
+    assert shown == ticks == pytest.approx(list(axes.get_yticks()))

@@ -1,6 +1,5 @@
 """Why a network gives an image a class: probabilities as in figure 4 of the paper, occlusion and gradients."""
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from alexnet.figures.figure_style import figure_style, fitted
 from alexnet.system.visible_text import visible
@@ -242,30 +242,28 @@ def _draw_scale(page: _Page, scale: float, left: float, top: float) -> None:
     mappable = ScalarMappable(Normalize(-100 * scale, 100 * scale), ListedColormap(colors))
     axes = page.axes(left, top + 0.1, 0.13, _PANEL - 0.2)
     bar = page.figure.colorbar(mappable, cax=axes)
-    bar.set_ticks(list(np.linspace(-100 * scale, 100 * scale, 3)))
-    decimals = max(0, 1 - math.floor(math.log10(100 * scale)))
-    bar.ax.set_yticklabels(
-        [f"{tick:.{decimals}f}".replace("-", "\u2212") for tick in np.linspace(-100 * scale, 100 * scale, 3)]
-    )
+    round_ticks = MaxNLocator(6, steps=(1, 2, 5, 10)).tick_values(-100 * scale, 100 * scale)
+    ticks = [one for one in round_ticks if abs(one) <= 100 * scale]
+    bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", "\u2212") for tick in ticks])
     bar.ax.tick_params(labelsize=9, length=2)
     bar.outline.set_visible(False)
     bar.set_label("drop of the probability, points", size=9.5)
 
 
 def _draw_bars(page: _Page, one: ExplainedImage, top: float) -> None:
-    """The most probable classes; a bar as wide as the panel is 100 %."""
+    """The most probable classes; a bar as wide as its light background is 100 %."""
     page.text(_MARGIN, top + 0.05, "Most probable classes", _PANEL, size=11.5, weight="bold")
     height = 1.85 / max(len(one.bars), 5)
     axes = page.axes(_MARGIN, top + 0.16, _PANEL, height * len(one.bars))
-    axes.set(xlim=(0, 1), ylim=(len(one.bars), 0))
+    axes.set(xlim=(0, 1.36), ylim=(len(one.bars), 0))
     axes.set_axis_off()
     for number, (name, probability, is_explained) in enumerate(one.bars):
         color = _BAR_EXPLAINED if is_explained else _BAR
         axes.add_patch(Rectangle((0, number + 0.08), 1, 0.84, color="#f1f4f7", linewidth=0))
         axes.add_patch(Rectangle((0, number + 0.08), probability, 0.84, color=color, linewidth=0))
         weight = "bold" if is_explained else "normal"
-        axes.text(0.02, number + 0.5, page.fitted(name, 1.95, 10.5, weight), size=10.5, va="center", weight=weight)
-        axes.text(0.985, number + 0.5, f"{100 * probability:.1f} %", size=10.5, va="center", ha="right", weight=weight)
+        axes.text(0.02, number + 0.5, page.fitted(name, 1.85, 10.5, weight), size=10.5, va="center", weight=weight)
+        axes.text(1.36, number + 0.5, f"{100 * probability:.1f} %", size=10.5, va="center", ha="right", weight=weight)
 
 
 def _draw_near(page: _Page, one: ExplainedImage, top: float, title: str) -> None:
