@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.prepared_files import write_prepared
 
@@ -135,15 +135,16 @@ def test_of_equal_activations_the_first_image_and_position_count(batch_size: int
         assert [tuple(map(int, one)) for one in places] == [one[2] for one in expected]
 
 
-@given(st.data())
+@given(st.lists(st.integers(-1, 2), max_size=60), st.integers(1, 12))
+@example([1, 2] * 20, 3)
+@example([1] * 30 + [2] * 9, 4)
 @settings(max_examples=25, deadline=None)
-def test_images_that_tie_for_the_last_place_are_counted(draw: st.DataObject) -> None:
-    peaks = np.array(draw.draw(st.lists(st.integers(-2, 3), min_size=1, max_size=40)), np.float32)
-    highest, batch_size = _Highest([0]), draw.draw(st.integers(1, 40))
+def test_images_that_tie_for_the_last_place_are_counted(values: list[int], batch_size: int) -> None:
+    peaks, highest = np.array(values, np.float32), _Highest([0])
     for first in range(0, len(peaks), batch_size):
         images = np.arange(first, min(first + batch_size, len(peaks)))
         highest.add(peaks[images, None, None, None], images)
-    ordered = sorted((one for one in peaks.tolist() if one != 0), reverse=True)
+    ordered = sorted((one for one in values if one != 0), reverse=True)
     is_tie = len(ordered) > 9 and ordered[8] == ordered[9]
     assert highest.num_tied().tolist() == [ordered.count(ordered[8]) if is_tie else 0]
 
