@@ -124,6 +124,7 @@ def test_it_says_if_training_does_not_converge(
         ([0, 1] * 4 + [-1, -1], {}, "2 images have no label; leave them out"),
         ([0, 1] * 4, {}, "the activations and labels are of 10 and 8 images"),
         ([0.5] * 10, {}, r"the labels are an array of float64 \(10,\); allowed are whole numbers"),
+        (None, {}, "the labels are None: activations of photographs have none"),
         ([0, 1] * 5, {"folds": 1}, "folds is 1; allowed is 2 or more"),
         ([0, 1] * 5, {"inner_folds": 2.5}, "inner_folds is 2.5; allowed is 2 or more"),
         ([0, 1] * 5, {"grid": ()}, r"grid is \(\); allowed are values of C"),

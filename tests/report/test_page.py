@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from tests.html_page import Page
+from tests.report.made_up_runs import make_run, write_data
 
+from alexnet.cli.main import main
 from alexnet.data.dataset import ClassInfo, PreparedData, Split, Statistics
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_probabilities
@@ -200,3 +202,51 @@ def test_a_claim_about_other_data_is_not_shown(tmp_path):
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), *BASELINES.values()], ids=lambda one: one.name)
 def test_every_claim_names_its_data(recipe):
     assert data_of_claim(recipe.claim)
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_a_failed_run_says_why_and_what_to_do(run, data, capsys):
+    run.log("failed", reason="the network's scores are <b>not</b> finite: train again with a lower learning rate")
+    run.update_metadata(state="failed")
+    said = "finite: train again with a lower learning rate. A failed run cannot be resumed: remove its folder, or train"
+    html = write_run_page(run.path, None).read_text()
+    assert said in " ".join(Page(html).text.split()) and "<b>not" not in html
+    assert main(["report", str(run.path)]) == 0
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("classes", [5, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("blank_figures")
+def test_a_top5_error_of_five_classes_is_not_shown(tmp_path, classes, capsys):
+    data = write_data(tmp_path / "data", 12, [f"class {number}" for number in range(classes)])
+    path = make_run(tmp_path / "run", data, views=(1,)).path
+    assert main(["report", str(path)]) == 0
+    printed = capsys.readouterr().out
+    text = " ".join(Page((path / "report.html").read_text()).text.split())
+    for shown in (text, printed):
+        assert ("with 5 classes or fewer it is 0 by definition" in shown) == (classes == 5)
+    assert ("Top-5 error, val, 1 view" in text) == (classes == 6)
+    error = RunFolder.open(path).evaluations()["val-1views"]["top5_error"]
+    assert (f"{100 * error:.2f} [" in printed.split("top-5")[1].splitlines()[2].split("]", 1)[1]) == (classes == 6)
+    assert "run " not in printed.splitlines()[2], "one run needs no column"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
+def test_what_is_missing_is_named_with_its_command(tmp_path):
+    data = write_data(tmp_path / "data", 12)
+    run = make_run(tmp_path / "run", data, views=(), num_filters=4)
+
+    def text(found=None):
+        return " ".join(Page(write_run_page(run.path, found).read_text()).text.split())
+
+    assert f"Run alexnet evaluate {run.path}, then alexnet report {run.path}." in text()
+    facts = run.metadata()["data"]
+    run.update_metadata(data={**facts, "splits": {"train": 6}})
+    assert f"only training images. Name another one with the same classes: alexnet evaluate {run.path} --data" in text()
+    run.update_metadata(data={**facts, "folders": ["/gone/away"]})
+    assert f"data set /gone/away was not found. Name its folder: alexnet evaluate {run.path} --data DATA" in text()
+    evaluated = make_run(tmp_path / "evaluated", data, views=(1,))
+    evaluated.update_metadata(data={**facts, "folders": ["/gone/away"]})
+    page = " ".join(Page(write_run_page(evaluated.path, None).read_text()).text.split())
+    assert "data set /gone/away was not found, so there are no images to show. Name its folder: alexnet report" in page

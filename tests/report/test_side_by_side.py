@@ -17,7 +17,7 @@ from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
 from alexnet.evaluation.compare import compare_runs
 from alexnet.report.contents import headline_evaluation, sort_evaluations
-from alexnet.report.side_by_side import ComparedRun, common_evaluations
+from alexnet.report.side_by_side import ComparedRun, shared_evaluations
 from alexnet.runs.folder import RunFolder
 
 NUM = 60
@@ -98,6 +98,27 @@ def test_runs_on_other_images_are_not_compared(tmp_path: Path, data: PreparedDat
 
 
 @pytest.mark.usefixtures("blank_figures")
+def test_runs_on_the_same_images_are_compared_and_others_left_out(
+    tmp_path: Path, data: PreparedData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_run(tmp_path / "other-run", write_data(tmp_path / "other", NUM - 6))
+    first, second = make_runs(data, 0.2, 0.9)
+    runs = [first, other, second]
+    page = page_of(runs, out=tmp_path / "page.html")
+    words = " ".join(page.text.split())
+    assert "Of 2 runs measured on the same 60 validation images of Made up, run<1> misclassifies the fewest" in words
+    assert "Left out of the comparison." in words and "1 view of split val of Made up (" in words
+    left_out = other.evaluations()["val-10views"]
+    assert f"{100 * left_out['top1_error']:.2f} %" not in page.text and left_out["data_checksum"][:12] in page.text
+    errors = [f"{100 * one.evaluations()['val-10views']['top1_error']:.2f} %" for one in (first, second)]
+    cells = page.html.split(">top-1 error</th>")[1].split("</tr>")[0].split("<td>")[1:]
+    assert [one.split(" <")[0] for one in cells] == [errors[0], "–", errors[1]]
+    assert "run<0>, run<1>" in words and "Top-5 errors are not compared with fewer than 20 classes" in words
+    assert main(["report", *(str(one.path) for one in runs), "--out", "three.html"]) == 0
+    assert "other-run " in (printed := capsys.readouterr().out) and str(tmp_path) not in printed
+
+
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_that_was_not_evaluated_has_the_command(tmp_path: Path, data: PreparedData) -> None:
     runs = [make_run(tmp_path / "one", data), make_run(tmp_path / "two", data, views=(), num_filters=4)]
     text = page_of(runs, out=tmp_path / "page.html").text
@@ -130,7 +151,7 @@ def test_the_evaluation_is_that_of_the_pages_of_single_runs() -> None:
     runs = [ComparedRun(name, cast(RunFolder, None), RECIPE, [], stored, own) for name in "ab"]
     on_page = headline_evaluation(sort_evaluations({str(number): one for number, one in enumerate(stored[:4])}))
     assert on_page == {"data_checksum": "named", "split": "test", "num_views": 10}
-    assert common_evaluations(runs) == [on_page, on_page]
+    assert shared_evaluations(runs) == {0: on_page, 1: on_page}
 
 
 @pytest.mark.usefixtures("blank_figures")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.report.made_up_runs import RECIPE, make_run, write_data
 
+from alexnet.report.formatting import format_large
 from alexnet.report.training_course import learning_curves, learning_rate_rows, multiply_adds, training_cost
 from alexnet.runs.baseline_recipe import BASELINES
 from alexnet.runs.learning_curves import learning_rate_changes
@@ -90,13 +91,25 @@ def test_multiply_adds_are_those_of_the_papers_layers() -> None:
     assert multiply_adds(next(iter(BASELINES.values())), 10) is None
 
 
+def test_a_training_shorter_than_the_interval_of_its_log_is_drawn_by_epochs() -> None:
+    epochs = [
+        {"event": "epoch", "epoch": one, "step": one, "train_loss": 2.0 / one, "train_top1_error": 0.5}
+        for one in (1, 2)
+    ]
+    last = {"event": "step", "step": 2, "epoch": 2.0, "loss": 1.0, "top1_error": 0.5, "learning_rate": 0.1}
+    curves = learning_curves([epochs[0], last, epochs[1]])
+    assert len(curves) == 2, "one learning rate is no curve"
+    assert all(str(one.content).count('<use href="#curve-') >= 2 for one in curves)
+
+
 def test_costs_are_those_of_the_log(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", write_data(tmp_path / "data"))
     cost = training_cost(run, run.events(), run.evaluations()["val-10views"])
-    batch = run.recipe().optimizer.batch_size
     assert cost["parameters"] == "1,234"
     assert cost["passes over the training images"] == "4"
-    assert cost["images seen"] == f"about {40 * batch / 1000:.3g} thousand"
+    assert cost["images seen"] == "about 24"  # four passes over six images: no batch is whole
+    each = multiply_adds(RECIPE, 3)
+    assert each is not None and cost["multiply-adds of the training"] == f"about {format_large(24 * each[1])}"
     assert cost["training throughput"] == "121 images/s (median; 102 to 140)"
     assert cost["waiting for images"] == "25.0 % of the time"
     assert cost["training time"] == "1 min 1 s"

@@ -163,7 +163,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(data: Path, tmp_path:
         train(data, tmp_path / "run", wild)
     run = RunFolder.open(tmp_path / "run")
     assert run.state == "failed"
-    lost = run.events()[-1]
+    lost, failed = run.events()[-2:]
+    assert failed["event"] == "failed" and "learning rate usually helps" in failed["reason"]
     assert lost["event"] == "not_finite" and 1 <= len(lost["samples"]) <= 10
     assert (run.path / "weights-at-failure.safetensors").exists() and not run.weights.exists()
     with pytest.raises(RequestError, match="holds a failed run"):

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     """Write the report and print the runs' results."""
     from alexnet.cli.tables import print_results
     from alexnet.evaluation.predictions import views_sort_key
-    from alexnet.report.contents import next_commands
+    from alexnet.report.contents import failure_reason, next_commands
     from alexnet.report.run_report import write_report
     from alexnet.runs.folder import RunFolder
 
@@ -38,6 +38,9 @@ def run(options: argparse.Namespace) -> None:
     if results:
         print_results(results)
     print_lines(f"report: {page}")
+    for failed in runs:
+        if reason := failure_reason(failed, failed.events()):
+            print_lines(f"{failed.path} failed. {reason}")
     if len(runs) > 1:
         return
     commands = next_commands(runs[0])

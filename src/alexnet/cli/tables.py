@@ -28,24 +28,33 @@ BAR_COLUMNS = 30
 
 
 def print_results(results: list[dict[str, Any]]) -> None:
-    """Print evaluations, one per line: errors in percent with their intervals."""
-    table = new_table("errors in percent, with 95 % intervals", "run split", "images views")
+    """Print evaluations, one per line: errors in percent with their intervals. A single run is not named."""
+    runs = list(dict.fromkeys(result["run"] for result in results))
+    names = [Path(run).name for run in runs]
+    shown = dict(zip(runs, names if len(set(names)) == len(names) else runs, strict=True))
+    has_runs = len(runs) > 1
+    table = new_table("errors in percent, with 95 % intervals", "run split" if has_runs else "split", "images views")
     headline = {key: metric for key, metric in METRICS.items() if metric.is_headline}
     for metric in headline.values():
         table.add_column(metric.title, justify="right", no_wrap=True)
     for result in results:
         table.add_row(
-            result["run"],
+            *([shown[result["run"]]] if has_runs else []),
             result["split"],
             f"{result['num_images']:,}",
             str(result["num_views"]),
             *(_metric_text(result, key, metric) for key, metric in headline.items()),
         )
-    TerminalConsole().print_table(table)
+    console = TerminalConsole()
+    console.print_table(table)
+    for metric in headline.values():
+        if any(not metric.says_something(result["num_classes"]) for result in results):
+            few = metric.least_classes - 1
+            console.print_labeled(f"a dash for the {metric.title}: with {few} classes or fewer it is 0 by definition")
 
 
 def _metric_text(result: dict[str, Any], key: str, metric: Metric) -> str:
-    if key not in result:  # the file is older than the metric
+    if key not in result or not metric.says_something(result["num_classes"]):  # or the file is older than the metric
         return "-"
     scale = 100 if metric.unit == "percent" else 1
     if metric.interval_key is None:

@@ -59,15 +59,21 @@ class Evaluation:
     """Images, not views, per second; None if the probabilities were not computed here."""
 
     def __repr__(self) -> str:
+        says_something = METRICS["top5_error"].says_something(len(self.classes))
+        top5 = f", top-5 error {100 * self.top5_error:.2f} %" if says_something else ""
         return (
             f"Evaluation({self.split}: {self.num_images:,} images, {describe_views(self.num_views)}, "
-            f"top-1 error {100 * self.top1_error:.2f} %, top-5 error {100 * self.top5_error:.2f} %)"
+            f"top-1 error {100 * self.top1_error:.2f} %{top5})"
         )
 
     def _repr_html_(self) -> str:
         rows: list[list[Cell]] = []
         for key, metric in METRICS.items():
             scale, unit = (100, " %") if metric.unit == "percent" else (1, "")
+            if not metric.says_something(len(self.classes)):
+                few = metric.least_classes - 1
+                rows.append([metric.title, "–", f"0 by definition with {few} classes or fewer"])
+                continue
             interval = self.intervals.get(metric.interval_key or "", ())
             span = " to ".join(f"{scale * one:.2f}" for one in interval)
             rows.append([metric.title, f"{scale * self.metrics[key]:.2f}{unit}", f"{span}{unit}" if span else ""])

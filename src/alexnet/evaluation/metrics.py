@@ -92,6 +92,12 @@ class Metric:
     interval: Callable[[MetricInputs], tuple[float, float]] | None = None
     is_headline: bool = False
     """Whether terminal tables show it too: their 80 columns hold two with intervals."""
+    least_classes: int = 1
+    """With fewer, it is 0 by definition and is not shown."""
+
+    def says_something(self, num_classes: int) -> bool:
+        """Whether it depends on the network, with this number of classes."""
+        return num_classes >= self.least_classes
 
 
 def mean_class_accuracy(inputs: MetricInputs) -> float:
@@ -226,6 +232,7 @@ METRICS: dict[str, Metric] = {
         interval_key="top5_interval",
         interval=lambda inputs: wilson_interval(inputs.counts.top5_wrong, inputs.counts.num_images),
         is_headline=True,
+        least_classes=6,
     ),
     "mean_class_accuracy": Metric("mean class accuracy", "percent", mean_class_accuracy),
     "loss": Metric("loss, nats", "nats", lambda inputs: inputs.counts.loss),

@@ -41,6 +41,7 @@ def evaluate(
     The network still chooses among all its classes, so choosing one that the data set lacks is an error.
 
     Args:
+        run_folder: the run.
         data: the prepared data set, or several to concatenate; None is what the run was trained on.
         split: None is the data set's evaluation split.
         views: per image: 1, 9, 10 or `dense`, see `predict_split`.

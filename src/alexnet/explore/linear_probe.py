@@ -243,8 +243,12 @@ class _Solver:
             )
 
 
-def _labeled(activations: ArrayLike, labels: ArrayLike, what: str) -> _Labeled:
+def _labeled(activations: ArrayLike, labels: ArrayLike | None, what: str) -> _Labeled:
     rows = ActivationRows(activations, f"the {what}activations")
+    if labels is None:
+        raise RequestError(
+            f"the {what}labels are None: activations of photographs have none; pass (N,) whole numbers, one for each"
+        )
     numbers = np.asarray(labels)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise RequestError(

@@ -16,7 +16,7 @@ MOST_WRITTEN = 20
 _RIGHT, _WRONG = COLORS[:2]
 _MOST_CHARACTERS = 24
 # From this share of blue on, white is easier to read than the page's text color, in both color schemes.
-_WHITE_FROM = 0.85
+_FULL_FROM = 0.85
 _FAINTEST = 0.06
 
 
@@ -68,8 +68,8 @@ def confusion_figure(
             if num <= MOST_WRITTEN:
                 text = "<1" if share < 0.01 else f"{100 * share:.0f}"
                 written = axes.text(column, row, text, ha="center", va="center", fontsize=9)
-                if right and strength >= _WHITE_FROM:
-                    written.set_color("white")
+                if strength >= _FULL_FROM:
+                    written.set_color("white" if right else "black")  # on dark pages too
         axes.add_collection(PatchCollection(patches, facecolors=colors, edgecolors="none"))
         axes.set_xlim(-0.5, cells.shape[1] - 0.5)
         axes.set_ylim(num - 0.5, -0.5)

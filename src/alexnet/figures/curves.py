@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from alexnet.figures.figure_style import COLORS, figure_style, svg_element
 
@@ -91,6 +92,7 @@ def curves_figure(
                 linewidth=1.2 if one.kind == "points" else 1.6,
                 marker=_MARKERS[number // 2 % len(_MARKERS)] if marked else "",
                 markersize=5,
+                clip_on=not marked,  # a marker at the border is drawn whole
             )
         axes.set_xlabel(x_title)
         axes.set_ylabel(y_title)
@@ -103,6 +105,8 @@ def curves_figure(
             # Room above a curve that stays at its highest.
             axes.set_ylim(top=1.05 * axes.get_ylim()[1])
         axes.set_xlim(left=0)
+        if axes.get_xlim()[1] >= 1.5:
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         axes.grid(True)
         has_curves = bool(axes.lines)
         for mark in marks:

@@ -16,7 +16,7 @@ from alexnet.errors import AlexNetError
 from alexnet.evaluation.predictions import load_predictions, predictions_folder, training_checksum
 from alexnet.figures.contact_sheet import shrink, thumbnail_html
 from alexnet.figures.panel import PanelImage, panel_html
-from alexnet.report.contents import Section
+from alexnet.report.contents import Section, images_not_found
 from alexnet.report.formatting import count_noun
 from alexnet.runs.folder import RunFolder
 from alexnet.storage.read_errors import raise_unless_damage
@@ -94,9 +94,10 @@ def answered_images(
 ) -> AnsweredImages | Section:
     """The images of an evaluation and the saved probabilities, or a section that says why they cannot be shown."""
     if evaluation is None:
-        return Section(missing="Images appear here once the run has been evaluated.")
+        says_how = Markup('Images appear here once the run has been evaluated: <a href="#result">Result</a> says how.')
+        return Section(missing=says_how)
     if data is None:
-        return Section(missing="The prepared data set was not found, so there are no images to show.")
+        return images_not_found(run)
     try:
         folder = predictions_folder(run.path, training_checksum(run), data.checksum)
         predictions = load_predictions(folder, evaluation["split"], evaluation["num_views"], data)

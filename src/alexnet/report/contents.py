@@ -8,13 +8,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from alexnet.evaluation.predictions import (
-    views_sort_key,
-)
+from alexnet.evaluation.metrics import METRICS
+from alexnet.evaluation.predictions import views_sort_key
+from alexnet.evaluation.view_probabilities import DIVERGED
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
-from alexnet.system.visible_text import shell_words
+from alexnet.storage.paths import StrPath
+from alexnet.system.visible_text import shell_words, visible
 
 _logger = logging.getLogger(__name__)
 
@@ -99,6 +100,59 @@ def _next_of_import(run: RunFolder, recipe: ImportRecipe) -> dict[str, str | Non
         "predict": shell_words("alexnet", "predict", run.path, "photo.jpg") if has_scores else None,
         "features": shell_words("alexnet", "features", run.path, "photo.jpg", "--layer", "pool5", "--out", "FOLDER"),
     }
+
+
+def failure_reason(run: RunFolder, events: Sequence[Mapping[str, Any]]) -> str:
+    """Why a failed run failed, and what to do, as sentences; empty for other runs."""
+    if run.state != "failed":
+        return ""
+    reasons = [event["reason"] for event in events if event["event"] == "failed" and event.get("reason")]
+    if not reasons and any(event["event"] in ("not_finite", "exploding") for event in events):
+        reasons = [DIVERGED]
+    why = f"The reason: {reasons[-1]}." if reasons else "Its log does not say why."
+    return f"{why} A failed run cannot be resumed: remove its folder, or train into another one with --run."
+
+
+def has_top5(num_classes: int | None) -> bool:
+    """Whether a top-5 error says something: of unknown numbers of classes, as of six or more."""
+    return num_classes is None or METRICS["top5_error"].says_something(num_classes)
+
+
+def how_to_evaluate(run: RunFolder) -> Markup:
+    """What a run without an evaluation needs to get one, as sentences with commands."""
+    commands = next_commands(run)
+    again = _code("alexnet", "report", run.path)
+    if commands["evaluate"]:
+        return Markup("Run {}, then {}.").format(_code(commands["evaluate"]), again)
+    recipe = run.any_recipe()
+    if isinstance(recipe, ImportRecipe):
+        return Markup("It scores none of a data set's classes, so it has no error.")
+    if isinstance(recipe, BaselineRecipe) or not run.weights.is_file():
+        if commands["resume"]:
+            return Markup("Finish its training first: {}.").format(_code(commands["resume"]))
+        return Markup("It has no trained weights{}.").format("" if run.state == "failed" else " yet")
+    evaluate = _code("alexnet", "evaluate", run.path, "--data", "DATA")
+    folders = image_folders(run) if data_of(run) else []
+    if lost := [folder for folder in folders if not (folder / "dataset.json").is_file()]:
+        named = visible(" and ".join(map(str, lost)))
+        return Markup("Its data set {} was not found. Name its folder: {}.").format(named, evaluate)
+    return Markup(
+        "Its data set has only training images. Name another one with the same classes: {}; {} holds images out when "
+        "a data set is prepared."
+    ).format(evaluate, _code("alexnet prepare SOURCE DEST --hold-out 0.1"))
+
+
+def images_not_found(run: RunFolder) -> Section:
+    """In place of images whose data set was not found: its folder, and the command that names another."""
+    folders = visible(" and".join(f" {one}" for one in image_folders(run)) if data_of(run) else "")
+    command = _code("alexnet", "report", run.path, "--data", "DATA")
+    text = Markup("The prepared data set{} was not found, so there are no images to show. Name its folder: {}.")
+    return Section(missing=text.format(folders, command))
+
+
+def _code(*words: StrPath) -> Markup:
+    """A command in its font; a single word is a whole command."""
+    return Markup("<code>{}</code>").format(visible(str(words[0]) if len(words) == 1 else shell_words(*words)))
 
 
 def epoch_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

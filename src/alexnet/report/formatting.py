@@ -29,7 +29,7 @@ def jinja_environment() -> jinja2.Environment:
 
 def format_percent(fraction: float | None, decimals: int = 2) -> str:
     """A fraction as percent, or a dash for None."""
-    return "-" if fraction is None else f"{100 * fraction:.{decimals}f} %"
+    return "–" if fraction is None else f"{100 * fraction:.{decimals}f} %"
 
 
 def format_bytes(size_bytes: int) -> str:

@@ -43,7 +43,7 @@ _STATES = {
         "The page shows what was in the run folder."
     ),
     "interrupted": "This training was interrupted before it finished. The page shows its state at that time.",
-    "failed": "This training failed before it finished. The page shows its state at that time.",
+    "failed": "This training failed before it finished.",
 }
 
 
@@ -90,6 +90,7 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
     answers = answered_images(run, data, best)
     confused = confused_rows(best) if best else []
     claimed_on = contents.data_of_claim(recipe.claim)
+    curves = learning_curves(events)
     template = jinja_environment().get_template("report.html.j2")
     return template.render(
         name=metadata.get("name", run.path.name),
@@ -99,6 +100,8 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         generated=bool(described.get("generated") or (data is not None and data.generated)),
         state=metadata.get("state"),
         state_note=_STATES.get(metadata.get("state", ""), "") if imported is None else _import_note(run),
+        failure=contents.failure_reason(run, events),
+        not_evaluated="" if best else contents.how_to_evaluate(run),
         baseline=network is None,
         imported=imported,
         notes=metadata.get("notes", []),
@@ -109,9 +112,11 @@ def _render(run: RunFolder, data: PreparedData | None) -> str:
         best=best,
         metrics=METRICS,
         last_validation=validations[-1] if validations else None,
-        curves=learning_curves(events),
+        curves=curves,
+        has_curves=not any(one.missing for one in curves),
         rate_rows=learning_rate_rows(events),
         epochs=contents.epoch_rows(events),
+        has_top5=contents.has_top5(described.get("num_classes")),
         origin=weight_origin(run),
         filters=filters_section(run),
         answers=answers,

@@ -16,7 +16,7 @@ def settings(recipe: AnyRecipe) -> dict[str, dict[str, str]]:
     """Every setting of the recipe by group, as text, except those that its kind of schedule does not read."""
     if isinstance(recipe, ImportRecipe):
         return {
-            name: {key.replace("_", " "): _text(value) if value != [] else "none" for key, value in group.items()}
+            name: {key.replace("_", " "): _text(value) for key, value in group.items()}
             for name, group in import_to_dict(recipe).items()
             if isinstance(group, Mapping)
         }
@@ -74,6 +74,8 @@ def _text(value: Any) -> str:
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, Mapping | list | tuple | str) and not value:
+        return "none"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(one)}" for key, one in value.items())
     if isinstance(value, list | tuple):

@@ -12,7 +12,7 @@ from alexnet.data.dataset import PreparedData
 from alexnet.errors import AlexNetError
 from alexnet.evaluation.compare import PairedTest
 from alexnet.evaluation.metrics import top_k_credits
-from alexnet.evaluation.paired import iterate_predictions, mcnemar, paired_difference, reported_errors
+from alexnet.evaluation.paired import TOP5_CLASSES, iterate_predictions, mcnemar, paired_difference, reported_errors
 from alexnet.evaluation.predictions import describe_views
 from alexnet.report.contents import Section, data_of, headline_evaluation, next_commands, sort_evaluations
 from alexnet.report.filter_section import filters_section
@@ -84,8 +84,10 @@ def write_side_by_side(runs: Sequence[RunFolder], data: Sequence[PreparedData | 
         WorkError: a file of a run is damaged, or the disk is full.
     """
     compared = _compared_runs(runs, data)
-    common = common_evaluations(compared)
-    pairs = _paired_tests(compared, common) if common else []
+    shared = shared_evaluations(compared)
+    group, common = [compared[number] for number in shared], list(shared.values())
+    left_out = [one for number, one in enumerate(compared) if number not in shared]
+    pairs = _paired_tests(group, common) if common else []
     template = jinja_environment().get_template("side_by_side.html.j2")
     logs = {visible(one.label): one.events for one in compared}
     curves = [
@@ -96,15 +98,17 @@ def write_side_by_side(runs: Sequence[RunFolder], data: Sequence[PreparedData | 
     checksums = {data_of(one.run).get("checksum") for one in compared}
     page = template.render(
         runs=compared,
-        opening=_opening(compared, common, pairs),
+        opening=_opening(group, common, pairs) if common else _not_comparable(compared),
         unfinished=[one.label for one in compared if one.run.state != "finished"],
-        why_not=[] if common else _why_not(compared),
+        why_not=_why_not(left_out),
+        group=group,
         common=common,
-        views="" if not common else _views(compared, common),
-        rows=_rows(compared, common),
+        views="" if not common else _views(group, common),
+        rows=_rows(compared, shared),
+        least_top5=TOP5_CLASSES if common and common[0]["num_classes"] < TOP5_CLASSES else 0,
         generated=any(data_of(one.run).get("generated") for one in compared),
         pairs=pairs,
-        is_all_pairs=len(compared) <= _MOST_RUNS_FOR_ALL_PAIRS,
+        is_all_pairs=len(group) <= _MOST_RUNS_FOR_ALL_PAIRS,
         curves=[Section(Markup(one)) for one in curves if one is not None],
         same_data=len(checksums) == 1,
         filters=[
@@ -135,34 +139,36 @@ def _compared_runs(runs: Sequence[RunFolder], data: Sequence[PreparedData | None
     ]
 
 
-def common_evaluations(runs: Sequence[ComparedRun]) -> list[Evaluation]:
-    """One evaluation of each run, all of the same images; empty if there are none.
+def shared_evaluations(runs: Sequence[ComparedRun]) -> dict[int, Evaluation]:
+    """One evaluation of each run, by its number, all of the same images; of as many runs as have one, at least two.
+
+    Empty if no two runs were measured on the same images.
 
     Networks must have used the same number of views, baselines have one of their own. Of several, it is the one
     that the pages of single runs show too, of the data set that the runs were trained on or that is named, if there is
     one.
     """
-    found: dict[str, list[Evaluation]] = {}
+    found: dict[str, dict[int, Evaluation]] = {}
     measured: dict[str, Evaluation] = {}
     own = {data_of(one.run).get("checksum") if one.data is None else one.data.checksum for one in runs}
     candidates = {(one["data_checksum"], one["split"], one["num_views"]) for run in runs for one in run.evaluations}
     for checksum, split, views in sorted(candidates, key=lambda one: (one[0] not in own, *map(str, one))):
-        chosen = []
-        for run in runs:
+        chosen: dict[int, Evaluation] = {}
+        for number, run in enumerate(runs):
             is_baseline = isinstance(run.recipe, BaselineRecipe)
-            chosen += [
-                one
-                for one in run.evaluations
-                if (one["data_checksum"], one["split"]) == (checksum, split)
-                and (is_baseline or one["num_views"] == views)
-            ][:1]
-        if len(chosen) == len(runs):
+            for one in run.evaluations:
+                is_same = (one["data_checksum"], one["split"]) == (checksum, split)
+                if is_same and (is_baseline or one["num_views"] == views):
+                    chosen.setdefault(number, one)
+        if len(chosen) > 1:
             name = f"{checksum} {split} {views}"
             found[name] = chosen
             measured[name] = {"name": name, "data_checksum": checksum, "split": split, "num_views": views}
+    most = max(map(len, found.values()), default=0)
+    measured = {name: one for name, one in measured.items() if len(found[name]) == most}
     of_own = {name: one for name, one in measured.items() if one["data_checksum"] in own} or measured
     best = headline_evaluation(sort_evaluations(of_own))
-    return found[best["name"]] if best else []
+    return found[best["name"]] if best else {}
 
 
 def _views(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> str:
@@ -178,8 +184,11 @@ def _why_not(runs: Sequence[ComparedRun]) -> list[str]:
     """What each run was measured on, and how to measure it."""
     lines = []
     for one in runs:
+        own = data_of(one.run)
+        titles = {own.get("checksum"): own.get("title")}
         measured = [
-            f"{describe_views(found['num_views'])} of split {found['split']} of data {found['data_checksum'][:12]}"
+            f"{describe_views(found['num_views'])} of split {found['split']} of "
+            f"{titles.get(found['data_checksum']) or 'data'} ({found['data_checksum'][:12]})"
             for found in one.evaluations
         ]
         command = next_commands(one.run)["evaluate"]
@@ -190,8 +199,9 @@ def _why_not(runs: Sequence[ComparedRun]) -> list[str]:
     return lines
 
 
-def _rows(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> list[tuple[str, list[tuple[str, str]]]]:
+def _rows(runs: Sequence[ComparedRun], shared: Mapping[int, Evaluation]) -> list[tuple[str, list[tuple[str, str]]]]:
     """The first table: for each row its name and a cell for each run, of text and a note."""
+    found = [shared.get(number) for number in range(len(runs))]
     rows: list[tuple[str, list[tuple[str, str]]]] = [
         ("kind", [(_kind(one.recipe), "") for one in runs]),
         ("state", [(one.run.state, "") for one in runs]),
@@ -204,30 +214,13 @@ def _rows(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> list[tup
         ),
     ]
     for key, name in (("top1", "top-1 error"), ("top5", "top-5 error")):
-        if common and key in reported_errors(common[0]["num_classes"]):
-            rows.append(
-                (
-                    name,
-                    [
-                        (
-                            format_percent(one[f"{key}_error"]),
-                            "[{}, {}]".format(*map(format_percent, one[f"{key}_interval"])),
-                        )
-                        for one in common
-                    ],
-                )
-            )
-    if common:
-        rows.append(("loss, nats", [(f"{one['loss']:.4f}", "") for one in common]))
-        calibrated = [one.get("calibration") for one in common]
-        rows.append(
-            (
-                "expected calibration error",
-                [(format_percent(one["expected_error"]) if one else "unknown", "") for one in calibrated],
-            )
-        )
-    newest: Sequence[Evaluation | None] = common or [one.evaluations[-1] if one.evaluations else None for one in runs]
-    costs = [training_cost(one.run, one.events, found) for one, found in zip(runs, newest, strict=True)]
+        if any(one and key in reported_errors(one["num_classes"]) for one in found):
+            rows.append((name, [_error_cell(one, key) for one in found]))
+    if shared:
+        rows.append(("loss, nats", [(f"{one['loss']:.4f}" if one else "–", "") for one in found]))
+        rows.append(("expected calibration error", [(_calibration_cell(one), "") for one in found]))
+    newest = [one or (run.evaluations[-1] if run.evaluations else None) for one, run in zip(found, runs, strict=True)]
+    costs = [training_cost(one.run, one.events, evaluation) for one, evaluation in zip(runs, newest, strict=True)]
     for cost in costs:
         if so_far := cost.pop("training time so far", None):
             cost["training time"] = f"{so_far} so far"
@@ -235,6 +228,20 @@ def _rows(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> list[tup
         (name, [(cost.get(name, "–"), "") for cost in costs]) for name in _COSTS if any(name in cost for cost in costs)
     ]
     return rows
+
+
+def _error_cell(one: Evaluation | None, key: str) -> tuple[str, str]:
+    if one is None:
+        return "–", "left out"
+    low, high = map(format_percent, one[f"{key}_interval"])
+    return format_percent(one[f"{key}_error"]), f"[{low}, {high}]"
+
+
+def _calibration_cell(one: Evaluation | None) -> str:
+    if one is None:
+        return "–"
+    found = one.get("calibration")
+    return format_percent(found["expected_error"]) if found else "unknown"
 
 
 def _kind(recipe: AnyRecipe) -> str:
@@ -280,11 +287,6 @@ def _paired_tests(runs: Sequence[ComparedRun], common: Sequence[Evaluation]) -> 
 
 def _opening(runs: Sequence[ComparedRun], common: Sequence[Evaluation], pairs: Sequence[RunPair] | Section) -> str:
     """What the comparison shows, and how sure that is."""
-    if not common:
-        return (
-            f"These {len(runs)} runs have not been measured on the same images in the same way, so their errors cannot "
-            "be compared."
-        )
     order = sorted(range(len(runs)), key=lambda number: float(common[number]["top1_error"]))
     best, second = runs[order[0]].label, runs[order[1]].label
     found = common[order[0]]
@@ -314,6 +316,13 @@ def _opening(runs: Sequence[ComparedRun], common: Sequence[Evaluation], pairs: S
     return start + (
         f". It is better than {second} by {100 * abs(difference.difference):.1f} points (95 % interval "
         f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f})."
+    )
+
+
+def _not_comparable(runs: Sequence[ComparedRun]) -> str:
+    return (
+        f"These {len(runs)} runs have not been measured on the same images in the same way, so their errors cannot be "
+        "compared."
     )
 
 

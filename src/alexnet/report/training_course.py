@@ -19,6 +19,7 @@ from alexnet.runs.learning_curves import (
     learning_rate_changes,
     learning_rate_curve,
 )
+from alexnet.runs.recipe import Recipe
 
 Events = Sequence[Mapping[str, Any]]
 
@@ -94,7 +95,7 @@ def training_cost(run: RunFolder, events: Events, evaluation: Mapping[str, Any] 
         else None,
     }
     if steps and not isinstance(recipe, BaselineRecipe | ImportRecipe):
-        num_images = steps[-1]["step"] * recipe.optimizer.batch_size
+        num_images = _images_seen(steps[-1], recipe, data)
         rows["passes over the training images"] = f"{steps[-1]['epoch']:.4g}"
         rows["images seen"] = f"about {format_large(num_images)}"
         if costs:
@@ -118,6 +119,17 @@ def training_cost(run: RunFolder, events: Events, evaluation: Mapping[str, Any] 
     if machine.get("processor"):
         rows["machine"] = f"{machine['processor']}, {machine.get('cores', 'unknown number of')} cores"
     return {name: text for name, text in rows.items() if text is not None}
+
+
+def _images_seen(last: Mapping[str, Any], recipe: Recipe, data: Mapping[str, Any]) -> float:
+    """Images of all steps up to the last: a pass ends with what is left, which may be less than a batch.
+
+    Of a schedule in stages, or if the number of images is not known, steps of whole batches.
+    """
+    num_images = recipe.data.subset or data.get("splits", {}).get("train")
+    if num_images is None or recipe.schedule.kind == "stages":
+        return float(last["step"] * recipe.optimizer.batch_size)
+    return float(last["epoch"] * num_images)
 
 
 def _speed(steps: Events) -> dict[str, str]:

@@ -73,7 +73,7 @@ def learning_curve(
         name: letters and hyphens, unique in the page.
         changes: of the learning rate, to be marked.
     """
-    steps = [event for event in events if event["event"] == "step"]
+    steps = _training_points(events)
     validations = [event for event in events if event["event"] == "validation"]
     if not steps and not validations:
         return None
@@ -94,14 +94,14 @@ def learning_curve(
 def learning_rate_curve(
     events: Sequence[Mapping[str, Any]], *, name: str, changes: Sequence[LearningRateChange] = ()
 ) -> str | None:
-    """The weights' learning rate over the epochs as one SVG element; None if the log has none.
+    """The weights' learning rate over the epochs as one SVG element; None if the log has fewer than two.
 
     Args:
         events, name, changes: as in `learning_curve`.
     """
     steps = [event for event in events if event["event"] == "step" and event.get("learning_rate") is not None]
     rates = _column(steps, "learning_rate")
-    if not (rates > 0).any():
+    if np.count_nonzero(rates > 0) < 2:
         return None
     low, high = rates[rates > 0].min(), rates.max()
     return curve_svg(
@@ -143,6 +143,15 @@ def curves_of_runs(
         x_title="epoch",
         y_title=f"{'training' if of_training else 'validation'} {y_title}",
     )
+
+
+def _training_points(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What was logged of the training batches: every few steps, or, of a training too short for that, every epoch."""
+    steps = [event for event in events if event["event"] == "step"]
+    epochs = [event for event in events if event["event"] == "epoch"]
+    if len(steps) > 1 or len(epochs) < len(steps) or not epochs:
+        return steps
+    return [{**one, "loss": one.get("train_loss"), "top1_error": one.get("train_top1_error")} for one in epochs]
 
 
 def _column(events: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:

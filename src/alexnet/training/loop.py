@@ -237,8 +237,10 @@ def _failure_recorded(run: RunFolder, batch_size: int) -> Iterator[None]:
     except TemporaryError:
         _record_state(run, "interrupted")
         raise
-    except WorkError:
+    except WorkError as error:
         _record_state(run, "failed")
+        with suppress(OSError):
+            run.log("failed", reason=str(error))
         raise
     except BaseException as error:
         # Whatever stopped it (a second interrupt, memory, a defect): it can resume from the last checkpoint.
