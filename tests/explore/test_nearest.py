@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.errors import RequestError
-from alexnet.explore.nearest import ABSENT, Nearest, _lower_bounds, _squares, distances_to_all, nearest
+from alexnet.explore.nearest import ABSENT, Nearest, _lower_bounds, _products, _squares, distances_to_all, nearest
 
 
 def expected(vectors: Any, queries: Any, num: int, exclude: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +38,9 @@ def test_nearest_rows_are_those_of_the_definition(data: Any) -> None:
     random = np.random.default_rng(data.draw(st.integers(0, 1 << 20)))
     # Few levels: many rows are equal, and many distances.
     levels = data.draw(st.sampled_from([2, 4, 1 << 20]))
-    vectors = random.integers(0, levels, (num_rows, length)).astype(data.draw(st.sampled_from(["f4", "f8", "u4"])))
+    vectors = random.integers(0, levels, (num_rows, length)).astype(
+        data.draw(st.sampled_from(["f4", "f8", "u4", "u1", "i1"]))
+    )
     queries = random.integers(0, levels, (data.draw(st.integers(0, 5)), length)).astype(np.float32)
     exclude = random.integers(-1, num_rows, len(queries)) if data.draw(st.booleans()) else None
     num = data.draw(st.integers(1, 30))
@@ -94,6 +97,31 @@ def test_products_that_underflow_hide_no_neighbor(scale: float) -> None:
     random = np.random.default_rng(4)
     vectors, queries = (scale * random.uniform(1, 2, (num, 8)).astype(np.float32) for num in (300, 20))
     require_same(nearest(vectors, queries, 3), *expected(vectors, queries, 3))
+
+
+@pytest.mark.parametrize("precision", ["ieee", "bf16"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_products_are_float32_in_any_number_of_threads(
+    threads: int, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of bytes and, in steps of 2^-9, of what bfloat16 does not hold: such sums of 4,096 are exact in float32."""
+    random = np.random.default_rng(5)
+    rows = random.integers(-128, 128, (50, 9000)).astype(np.int8)
+    queries = random.choice([0, 0, 0, 1, 513], (4, 9000)).astype(np.float32) / 512
+    queries.flags.writeable = False
+    settings_of_torch = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    chosen, before = settings_of_torch.fp32_precision, torch.get_num_threads()
+    if precision == "bf16":
+        monkeypatch.setattr(torch, "from_numpy", None)
+    try:
+        settings_of_torch.fp32_precision = precision
+        torch.set_num_threads(threads)
+        found = _products(queries.copy(), rows)
+        nearest(rows, queries, 3)  # no warning of read-only queries
+    finally:
+        settings_of_torch.fp32_precision = chosen
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found, queries.astype(np.float64) @ rows.astype(np.float64).T)
 
 
 def test_one_further_pass_serves_all_uncertain_queries() -> None:

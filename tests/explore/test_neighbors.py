@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from alexnet.errors import RequestError
 from alexnet.explore.found_neighbors import Neighbor, distance_text
 from alexnet.explore.neighbors import neighbors, neighbors_of_rows
 from alexnet.explore.vector_index import build_index
+from alexnet.system.progress import ShowProgress
 
 HERE: dict[str, Any] = {"device": "cpu", "precision": "float32"}
 
@@ -93,6 +96,26 @@ def test_queries_from_a_split_have_classes(indexed: IndexedRun) -> None:
     for rows in ([], [12], [-1]):
         with pytest.raises(RequestError, match=r"allowed are one or more of 0 to 11"):
             neighbors_of_rows(indexed.run, indexed.data, "val", rows)
+
+
+def test_what_is_compared_is_said(
+    indexed: IndexedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    titles: list[str] = []
+
+    @contextmanager
+    def noted(name: str, *, shown: ShowProgress) -> Iterator[Any]:
+        titles.append(name)
+        yield lambda *_: None
+        if name == "comparing pixels":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("alexnet.explore.neighbors.counted", noted)
+    query, picture = indexed.source / "val/color0/0.png", tmp_path / "a.png"
+    words = ["neighbors", str(indexed.run.path), str(query), "--out", str(picture), "--device", "cpu"]
+    assert main(words) == 3 and titles == ["comparing features", "comparing pixels"]
+    assert "interrupted while comparing pixels, which --no-pixels omits" in capsys.readouterr().err
+    assert main([*words, "--no-pixels"]) == 0 and titles[2:] == ["comparing features"]
 
 
 def test_an_opened_index_and_data_must_fit_the_network(indexed: IndexedRun, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from alexnet.data.dataset_files import NO_LABEL
 from alexnet.data.download import Downloads
 from alexnet.data.image_inputs import list_named
 from alexnet.data.photographs import ImageInput
-from alexnet.errors import RequestError
+from alexnet.errors import Interrupted, RequestError
 from alexnet.explore.approximate_index import ApproximateIndex
 from alexnet.explore.binary_codes import CodeSearch, require_rerank
 from alexnet.explore.code_files import open_codes
@@ -251,10 +251,13 @@ def _find(
         rows = PixelRows(index.require_data().splits[index.split])
         return nearest(rows, pixel_rows(queries.images[part]), num, exclude=queries.own_rows[part], progress=count)
 
-    found = _in_parts(queries, index.vectors.shape[1], by_features, "neighbors", progress)
+    found = _in_parts(queries, index.vectors.shape[1], by_features, "comparing features", progress)
     found_by_pixels = None
     if with_pixels:
-        found_by_pixels = _in_parts(queries, queries.images[0].size, by_pixels, "neighbors by pixels", progress)
+        try:
+            found_by_pixels = _in_parts(queries, queries.images[0].size, by_pixels, "comparing pixels", progress)
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted while comparing pixels, which --no-pixels omits") from error
     return tuple(
         QueryNeighbors(
             name=name,

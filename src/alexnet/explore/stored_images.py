@@ -20,7 +20,7 @@ MIDDLE = 128
 
 
 class PixelRows:
-    """The pixels of a split's images as vectors, float32 (N, S S 3), -128..127; read from the disk when indexed.
+    """The pixels of a split's images as vectors, int8 (N, S S 3), -128..127; read from the disk when indexed.
 
     Args:
         split: the images.
@@ -30,18 +30,19 @@ class PixelRows:
         self._split = split
         self.shape = (len(split), int(np.prod(split.images.shape[1:])))
 
-    def __getitem__(self, which: Any) -> NDArray[np.float32]:
+    def __getitem__(self, which: Any) -> NDArray[np.int8]:
         """Some rows: those of a slice, or of an int64 array.
 
         Raises:
             UnreadableSample: an image cannot be read.
         """
         chosen = np.arange(self.shape[0])[which]
-        rows = np.empty((len(chosen), self.shape[1]), np.float32)
+        rows = np.empty((len(chosen), self.shape[1]), np.uint8)
 
         def read(part: NDArray[np.int64]) -> None:
             images = self._split.images[chosen[part]]
-            np.subtract(images.reshape(len(part), -1), MIDDLE, out=rows[part[0] : part[-1] + 1], dtype=np.float32)
+            # The same bits as those of the pixel less `MIDDLE` in int8.
+            np.bitwise_xor(images.reshape(len(part), -1), np.uint8(MIDDLE), out=rows[part[0] : part[-1] + 1])
 
         parts = [part for part in np.array_split(np.arange(len(chosen)), num_cores()) if len(part)]
         try:
@@ -49,11 +50,11 @@ class PixelRows:
                 list(threads.map(read, parts))
         except UnreadableSample as error:
             raise self._split.with_key(error) from error
-        return rows
+        return rows.view(np.int8)
 
 
 def pixel_rows(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Images, uint8 (N, S, S, 3), as `PixelRows` has them."""
+    """Images, uint8 (N, S, S, 3), as `PixelRows` has them, but in float32."""
     return images.reshape(len(images), -1).astype(np.float32) - MIDDLE
 
 
