@@ -63,6 +63,11 @@ def test_a_page_is_sound_at_every_width_and_in_both_schemes(
         page.goto(address)
         assert problems == [] and [one for one in requests if not one.startswith("data:")] == [address]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        # Names of any length leave the numbers beside them within the page.
+        too_wide = (
+            "[...document.querySelectorAll('table.names')].filter(one => one.offsetWidth > one.parentNode.clientWidth)"
+        )
+        assert name == "several" or page.evaluate(f"{too_wide}.length") == 0
         levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(one => +one.tagName[1])")
         assert levels.count(1) == 1 and levels[0] == 1
         assert all(second <= first + 1 for first, second in pairwise(levels))
