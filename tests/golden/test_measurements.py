@@ -123,8 +123,8 @@ def prepare_case(case: str, golden: Path) -> Path:
         ("interrupted", {"resume", "predict", "evaluate", "report"}),
         ("killed", {"resume"}),
         ("failed", set()),
-        ("data gone", {"predict"}),
-        ("training alone", {"predict"}),
+        ("data gone", {"predict", "report"}),
+        ("training alone", {"predict", "prepare", "evaluate"}),
         ("baseline", {"evaluate"}),
         ("baseline not evaluated", {"evaluate", "report"}),
         ("unfinished baseline", set()),
@@ -143,4 +143,5 @@ def test_a_reports_advice_works(
     Image.new("RGB", (40, 40), "red").save(golden / "photo.jpg")
     for words in sorted(advice, key=lambda one: one[1] == "resume"):
         command_parser(words[1]).parse(list(words[2:]))
-        assert main(list(words[1:])) == 0, words
+        if not any(word.isupper() for word in words):  # such as DATA, which the reader fills in
+            assert main(list(words[1:])) == 0, words

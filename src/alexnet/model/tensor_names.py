@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from alexnet.errors import RequestError
-from alexnet.model.layer_specs import Dense, NetworkSpec, SizedLayer, WeightedSpec, scaled, sized_layers
+from alexnet.model.layer_specs import (
+    Dense,
+    LocallyConnected,
+    NetworkSpec,
+    SizedLayer,
+    WeightedSpec,
+    scaled,
+    sized_layers,
+)
 from alexnet.model.variants import VARIANTS
 
 T = TypeVar("T")
@@ -120,7 +128,7 @@ def shapes_at_width_of(
     spec = VARIANTS[variant]
     weighted = [one for one in spec.layers if isinstance(one, WeightedSpec)]
     sizes = [
-        (size, shape[0])
+        (size, shape[2] if isinstance(one, LocallyConnected) and len(shape) > 2 else shape[0])
         for one, shape in zip(weighted, shapes, strict=False)
         if shape and (size := published_size(one)) is not None
     ]
