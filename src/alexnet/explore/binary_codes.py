@@ -126,7 +126,7 @@ def require_rerank(rerank: int | None, num: int) -> int | None:
     """The number of nearest codes to order exactly.
 
     Raises:
-        RequestError: it is no number, or below the number of neighbors.
+        RequestError: it is not a number, or is below the number of neighbors.
     """
     if rerank is not None and (not is_whole(rerank, 1) or rerank < num):
         raise RequestError(f"--rerank is {described(rerank)}; allowed is a whole number, {num:,} (--num) or more")

@@ -73,9 +73,9 @@ def neighbors(
 
     Args:
         run: a run folder or a weights file.
-        images: one image or many, as `features` takes them.
+        images: one image or many, as `features` takes them, up to 1,000. One that cannot be read is left out, see
+            `Neighbors.refused`.
         index: an opened index, or its folder; None is `index` in the run folder.
-            Up to 1,000. One that cannot be read is left out, see `Neighbors.refused`.
         num: neighbors of each.
         data: the data set of the index, if it was moved.
         approximate: search features by the approximate index that `alexnet.index(run, approximate=...)` made: `hnsw`,
