@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from alexnet.system.machine import (
-    has_bfloat16,
+    bfloat16_unit,
     has_gnu_c_library,
     memory_bytes,
     num_cores,
+    onednn_limit,
     processor_flags,
     processor_name,
     versions,
@@ -76,12 +77,16 @@ def _cores() -> Check:
 
 
 def _bfloat16() -> Check:
-    flags = processor_flags()
-    if "amx_bf16" in flags:
-        return Check("bfloat16", "ok", "matrix units (AMX)")
-    if has_bfloat16(flags):
-        return Check("bfloat16", "ok", "vector instructions")
-    advice = "training uses float32, which is slower; GPUs and newer server processors have bfloat16"
+    flags, limit = processor_flags(), onednn_limit()
+    unit = bfloat16_unit(flags)
+    if unit is not None:
+        return Check("bfloat16", "ok", "matrix units (AMX)" if unit == "amx_bf16" else "vector instructions")
+    slower = "training uses float32, which is slower"
+    if limit is not None and flags & {"amx_bf16", "avx512_bf16"}:
+        variable, isa = limit
+        advice = f"{slower}; unset {variable} to use the processor's bfloat16 instructions"
+        return Check("bfloat16", "lacking", f"turned off by {variable}={isa}", advice)
+    advice = f"{slower}; GPUs and newer server processors have bfloat16"
     return Check("bfloat16", "lacking", "not in hardware on this processor", advice)
 
 

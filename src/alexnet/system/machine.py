@@ -28,6 +28,11 @@ _ALLOCATOR = ":".join(
 )
 
 
+# Values of ONEDNN_MAX_CPU_ISA, from oneDNN's documentation. AVX2_VNNI_2 converts bfloat16 and multiplies float32.
+_ISA_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+_ISA_WITH_BFLOAT16 = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10_")
+
+
 def allocator_environment(tuned: bool) -> dict[str, str]:
     """This process's environment, changed to select the tuned or the default allocator in a new process."""
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
@@ -101,8 +106,32 @@ def memory_bytes() -> int | None:
 
 
 def has_bfloat16(flags: frozenset[str]) -> bool:
-    """Whether the processor multiplies bfloat16 in hardware; if not, float32 is faster."""
-    return bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})
+    """Whether the processor multiplies bfloat16 in hardware and oneDNN may use it; if not, float32 is faster."""
+    return bfloat16_unit(flags) is not None
+
+
+def bfloat16_unit(flags: frozenset[str]) -> str | None:
+    """The best instruction set that multiplies bfloat16 (`amx_bf16`, `avx512_bf16`, `bf16`); None if there is none.
+
+    oneDNN, which computes torch's convolutions and products, uses none beyond `onednn_limit`.
+    """
+    if (limit := onednn_limit()) is not None:
+        _, isa = limit
+        flags -= {"amx_bf16", "avx512_bf16"} if isa in _ISA_WITHOUT_BFLOAT16 else frozenset()
+        flags -= {"amx_bf16"} if "AMX" not in isa else frozenset()
+    return next((unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if unit in flags), None)
+
+
+def onednn_limit() -> tuple[str, str] | None:
+    """The environment variable that limits oneDNN's instruction sets and its value, in capitals; None without a limit.
+
+    The second variable is oneDNN's older name. Values that it does not know set no limit.
+    """
+    for variable in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        isa = os.environ.get(variable, "").upper()
+        if isa in _ISA_WITHOUT_BFLOAT16 or isa.startswith(_ISA_WITH_BFLOAT16):
+            return variable, isa
+    return None
 
 
 def versions() -> dict[str, str]:
