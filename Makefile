@@ -44,12 +44,13 @@ test: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
 
 # With the oldest torch that pyproject.toml allows, and with the newest of the package index, each in an environment of
-# its own. Triton 3.6, which CUDA's build of torch 2.11 brings, interprets kernels only with NumPy before 2.4.
+# its own. Triton 3.6, which CUDA's build of torch 2.11 brings, interprets kernels only with NumPy before 2.4; torch 2.11
+# requires setuptools before 82.
 test-torch-oldest: OTHER_TORCH := 'torch==2.11.0' 'numpy<2.4'
 test-torch-newest: OTHER_TORCH := --upgrade torch
 test-torch-oldest test-torch-newest: test-torch-%:
 	$(PYTHON) -m venv .venv-torch-$*
-	grep -Ev '^(torch|triton|numpy)==' constraints.txt > .venv-torch-$*/constraints.txt
+	grep -Ev '^(torch|triton|numpy|setuptools)==' constraints.txt > .venv-torch-$*/constraints.txt
 	.venv-torch-$*/bin/python -m pip install --disable-pip-version-check --quiet -c .venv-torch-$*/constraints.txt \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(OTHER_TORCH) -e '.[dev]'
 	.venv-torch-$*/bin/python -c 'import torch; print("torch", torch.__version__)'
