@@ -2,19 +2,25 @@
 
 import json
 import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from alexnet.bench.ceilings import Ceilings, speedups, summarize
 from alexnet.bench.evaluation_benchmark import ONE_VIEW, TEN_VIEWS, measure_evaluation
-from alexnet.bench.reference_networks import paper_network, torchvision_network
+from alexnet.bench.reference_networks import paper_network, plain_network, torchvision_network
 from alexnet.bench.step_benchmark import measure_step
 from alexnet.bench.step_cost import ideal_step_s, meta_network, step_bytes, step_flops
-from alexnet.bench.timing import Timings
+from alexnet.bench.timing import Timings, alternate
 from alexnet.cli import bench_evaluate, bench_step
 from alexnet.cli.main import main
 from alexnet.errors import RequestError
+from alexnet.model.layer_specs import Dense, ResponseNorm, SameMapNorm
 from alexnet.model.network import AlexNet
 
 
@@ -34,6 +40,82 @@ def test_the_reference_networks_compute_what_their_originals_do() -> None:
     with torch.inference_mode():
         assert not torch.allclose(got, want) and torch.allclose(plain(x), want, rtol=1e-4, atol=1e-4)
     assert sum(one.numel() for one in torchvision_network(1000).parameters()) == 61_100_840  # as torchvision states
+
+
+@pytest.mark.parametrize("variant", ["quick", "cifar-18pct", "cifar-11pct", "no-communication", "one-gpu", "tanh"])
+def test_plain_networks_compute_the_variants(variant: str) -> None:
+    ours = AlexNet(4, variant, 0.125, dropout=0).double().eval()
+    plain = plain_network(ours.spec, 4, width=0.125, dropout=0).double().eval()
+    weights: list[torch.Tensor] = []
+    for layer in ours.sized_layers:
+        if not layer.weight_shape:
+            continue
+        state = ours.get_submodule(layer.name).state_dict()
+        state["bias"] += 0.1  # initial ones are 0 in some layers
+        columns = layer.columns if isinstance(layer.spec, Dense) else 1
+        for pair in zip(state["weight"].chunk(columns), state["bias"].chunk(columns), strict=True):
+            weights += pair
+    with torch.no_grad():
+        for target, values in zip(plain.state_dict().values(), weights, strict=True):
+            target.copy_(values.reshape(target.shape))
+    x = 50 * torch.randn(2, 3, ours.spec.image_px, ours.spec.image_px, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(x * ours.spec.input_scale), ours(x), rtol=1e-9, atol=1e-12)
+    without = plain_network(ours.spec, 4, width=0.125, normalized=False)
+    norms = sum(isinstance(one, ResponseNorm | SameMapNorm) for one in ours.spec.layers)
+    assert len(without) == len(plain) - norms
+
+
+def test_a_recipe_is_measured_beside_busy_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alexnet.bench.step_benchmark.in_fresh_process", lambda *_, **__: None)
+    for name, value in (("STORED_BYTES", 0), ("SECONDS", 0.02)):
+        monkeypatch.setattr(f"alexnet.bench.step_benchmark.{name}", value)
+    busy: list[int] = []
+    real = subprocess.Popen
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def started(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        processes.append(real(*words, **options))
+        return processes[-1]
+
+    def counted(*words: Any) -> dict[str, Timings]:
+        busy.append(sum(process.poll() is None for process in processes))
+        return alternate(*words)
+
+    monkeypatch.setattr("alexnet.bench.company.subprocess.Popen", started)
+    monkeypatch.setattr("alexnet.bench.ceilings.alternate", counted)
+    methods = ("alexnet", "quick in plain PyTorch, channels-last")
+    measured = measure_step(4, None, 1, "cpu", "float32", methods, "quick", 2)
+    assert busy == [2] and [process.poll() for process in processes[:2]] == [-9, -9]
+    assert set(measured["methods"]) == set(methods) and measured["speedups"]["alexnet"] == 1
+    network = meta_network("quick", num_classes=10)
+    assert measured["flops_per_image"] == step_flops(network)
+    ideal_ms = 1e3 * ideal_step_s(network, 4, 4, measured["core_ceilings"])
+    for method in measured["methods"].values():
+        assert method["fraction_of_ideal_core"] == pytest.approx(ideal_ms / method["core_ms_per_image"])
+    bench_step.print_table(measured)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "channels-last" in printed and "beside 2 busy processes" in printed
+
+
+def test_busy_processes_end_with_the_process_that_started_them() -> None:
+    code = (
+        "import subprocess, time\nfrom alexnet.bench.company import busy_processes\n"
+        "real, started = subprocess.Popen, []\n"
+        "subprocess.Popen = lambda *a: started.append(real(*a)) or started[-1]\n"
+        "with busy_processes(1):\n    print(started[0].pid, flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(200):
+        if not Path(f"/proc/{pid}/stat").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text():
+            return
+        time.sleep(0.05)
+    pytest.fail("a busy process outlived the benchmark")
 
 
 @pytest.mark.slow
@@ -76,7 +158,33 @@ def test_the_ideal_step_is_the_sum_of_its_bytes_and_products() -> None:
     assert step_bytes(network, 1, 4) == pytest.approx(4 * numbers + notes + weights * (12 + 4 + 16))
     ceilings = {"matmul_flops": 1e15, "copy_bytes": 3e12}
     in_all = step_flops(network) / 1e15 + step_bytes(network, 128, 2) / 3e12
-    assert ideal_step_s(128, 2, ceilings) == pytest.approx(in_all)
+    assert ideal_step_s(network, 128, 2, ceilings) == pytest.approx(in_all)
+
+
+def test_the_ideal_step_of_small_networks_fuses_what_has_no_weights() -> None:
+    # Images 28^2 * 3; conv1 32 * 28^2, pooled to 14^2; conv2 64 * 14^2, pooled to 7^2; conv3 128 * 7^2, pooled to 3^2;
+    # conv4 256 * 3^2; 10 classes.
+    layers = [(2352, 25088), (6272, 12544), (3136, 6272), (1152, 2304), (2304, 10)]
+    pools = [(25088, 6272), (12544, 3136), (6272, 1152)]  # each with its ReLU and normalization
+    numbers = sum(3 * (read + written) for read, written in layers) - sum(layers[0])
+    numbers += sum(3 * read + 2 * written for read, written in pools)
+    notes = 2 * sum(written for _, written in pools)
+    weights = 32 * 75 + 64 * 288 + 128 * 576 + 256 * 1152 + 10 * 2304 + 32 + 64 + 128 + 256 + 10
+    quick = meta_network("quick", num_classes=10)
+    assert step_bytes(quick, 128, 4) == pytest.approx(4 * numbers + notes + weights * (12 + 4 + 16) / 128)
+    # Average pooling alone goes backward without its input: conv3 64 * 8^2, pooled to 4^2.
+    averaged, kept = meta_network("cifar-80sec", num_classes=10), meta_network("cifar-18pct", num_classes=10)
+    pooled = [(32 * 16**2, 32 * 8**2), (64 * 8**2, 64 * 4**2)]
+    layers = [(3072, 32768), (8192, 8192), (2048, 4096), (1024, 64), (64, 10)]
+    numbers = sum(3 * (read + written) for read, written in layers) - sum(layers[0])
+    numbers += 3 * 32768 + 2 * 8192 + sum(2 * (read + written) for read, written in pooled)
+    weights = sum(one.numel() for one in averaged.parameters())
+    assert step_bytes(averaged, 128, 4) == pytest.approx(4 * numbers + 2 * 8192 + weights * (12 + 4 + 16) / 128)
+    # With normalization after it, the first of both averages needs its input and the notes.
+    weights -= sum(one.numel() for one in kept.parameters())
+    dense = 3 * (1024 + 64 + 64 + 10) - 3 * (1024 + 10)
+    more = 4 * 8192 + 2 * 2048 - 4 * dense
+    assert step_bytes(kept, 128, 4) == pytest.approx(step_bytes(averaged, 128, 4) + more - weights * 32 / 128)
 
 
 def test_speedups_are_medians_over_the_rounds() -> None:
@@ -94,6 +202,10 @@ def test_what_cannot_be_measured_is_refused() -> None:
         measure_step(0, 1, 1, "cpu", "float32")
     with pytest.raises(RequestError, match="unknown method caffe; allowed on this device: paper in plain PyTorch"):
         measure_step(2, 1, 1, "cpu", "float32", ("caffe",))
+    with pytest.raises(RequestError, match="unknown recipe 'quik'; did you mean quick"):
+        measure_step(None, None, 1, "cpu", "float32", recipe_name="quik")
+    with pytest.raises(RequestError, match="--busy is -1; allowed is 0 or more"):
+        measure_step(None, None, 1, "cpu", "float32", recipe_name="quick", busy=-1)
     with pytest.raises(RequestError, match="--steps 0"):
         measure_evaluation(2, 0, 1, "cpu", "float32")
 

@@ -75,23 +75,34 @@ def compare_speeds(
         precision: of this package's methods and of the large matrix product.
 
     Returns:
-        `methods`: by name `summarize` and the images per second of each round. `speedups`: of `product` over each
-        method. `ceilings`: see `Ceilings.results`. The rest describes the device and the machine.
+        `methods`: by name `summarize` and the images per second of each round; on CPUs also `core_ms_per_image`, the
+        median of this process's processor time. `speedups`: of `product` over each method. `ceilings`: see
+        `Ceilings.results`; on CPUs also `core_ceilings`, the same per second of processor time. The rest describes the
+        device and the machine.
     """
     ceilings = Ceilings(device, precision)
     timings = alternate({**methods, **ceilings.methods()}, rounds)
     speeds = {name: [num_images[name] / wall_s for wall_s in timings[name].wall_s] for name in methods}
     reached = ceilings.results(timings)
+    summaries: dict[str, dict[str, Any]] = {
+        name: {**summary, "images_per_second_by_round": speeds[name]}
+        for name, summary in summarize(speeds, flops, reached).items()
+    }
+    by_core: dict[str, Any] = {}
+    if device.type == "cpu":
+        for name, summary in summaries.items():
+            summary["core_ms_per_image"] = 1e3 * statistics.median(timings[name].cpu_s) / num_images[name]
+        by_core["core_ceilings"] = ceilings.results(
+            {name: Timings(timings[name].cpu_s, timings[name].cpu_s) for name in (MATMUL, COPY)}
+        )
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "precision": precision,
         "kernels": fallback_reason(device.type) or "fused",
-        "methods": {
-            name: {**summary, "images_per_second_by_round": speeds[name]}
-            for name, summary in summarize(speeds, flops, reached).items()
-        },
+        "methods": summaries,
         "speedups": speedups(speeds, product),
         "ceilings": reached,
+        **by_core,
         "machine": machine_summary(),
         "commit": source_commit(),
     }

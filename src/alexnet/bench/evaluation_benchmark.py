@@ -11,7 +11,6 @@ from torch import nn
 from alexnet.bench.ceilings import compare_speeds
 from alexnet.bench.random_images import random_data
 from alexnet.bench.reference_networks import paper_network, torchvision_network
-from alexnet.bench.step_benchmark import NUM_CLASSES, STORED_PX
 from alexnet.bench.step_cost import forward_flops, meta_network
 from alexnet.bench.timing import require_counts, wait_for, warm_up
 from alexnet.evaluation.evaluate import predict_split
@@ -20,7 +19,7 @@ from alexnet.model.network import AlexNet
 from alexnet.system.device import choose_device, choose_precision, evaluation_batch_size
 from alexnet.system.machine import has_bfloat16, processor_flags
 
-CROP_PX = 224
+NUM_CLASSES, STORED_PX, CROP_PX = 1000, 256, 224
 ONE_VIEW, TEN_VIEWS = "alexnet evaluate, 1 view", "alexnet evaluate, 10 views"
 
 Network = Callable[[torch.Tensor], object]
