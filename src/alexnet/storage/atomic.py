@@ -206,12 +206,15 @@ def require_free(destination: Path) -> None:
     """Refuse a destination that is not empty.
 
     Raises:
-        RequestError: `destination` exists and is not an empty folder.
+        RequestError: `destination` exists and is not an empty folder, or is the current folder, which would be
+            replaced.
     """
     if not destination.exists():
         return
     if not destination.is_dir() or any(destination.iterdir()):
         raise RequestError(f"{destination} exists already; remove it or name another destination")
+    if destination.samefile(os.curdir):
+        raise RequestError(f"{destination} is the current folder; name a folder to create in it")
 
 
 def require_space(destination: Path, needed_bytes: int) -> None:
