@@ -1,6 +1,6 @@
-"""Struct arrays of MATLAB files (Level 5, "MAT-file format" of MathWorks), as far as development kits need them.
+"""Arrays of MATLAB files (Level 5, "MAT-file format" of MathWorks), as far as lists of images need them.
 
-Reads only single-row texts and single numbers. Every length is checked before use.
+Reads arrays of numbers, and struct arrays of single-row texts and single numbers. Every length is checked before use.
 """
 
 import math
@@ -47,6 +47,31 @@ def read_struct_array(content: bytes, variable: str, fields: list[str]) -> list[
     Raises:
         ValueError: not such a file, a damaged one, or one without this variable or one of these fields.
     """
+    matrix, order = _variable(content, variable)
+    return _structs(matrix, fields, order)
+
+
+def read_numbers(content: bytes, variable: str) -> tuple[float, ...]:
+    """The elements of an array of real numbers, in MATLAB's order, column after column; skips other variables.
+
+    Args:
+        content: of a file.
+        variable: the array's name.
+
+    Raises:
+        ValueError: not such a file, a damaged one, or one without this array.
+    """
+    matrix, order = _variable(content, variable)
+    if matrix.array_class not in NUMBER_CLASSES:
+        raise ValueError(f"{variable} is an array of class {matrix.array_class}; expected are numbers")
+    numbers = _numbers(matrix.parts[0], order) if matrix.parts else ()
+    if len(numbers) != matrix.size:
+        raise ValueError(f"{variable} has {len(numbers)} numbers; expected {matrix.size}")
+    return numbers
+
+
+def _variable(content: bytes, variable: str) -> tuple[_Matrix, str]:
+    """A variable of a file, and the file's byte order."""
     marks = {b"IM": "<", b"MI": ">"}
     order = marks.get(content[HEADER_BYTES - 2 : HEADER_BYTES])
     if order is None:
@@ -64,7 +89,7 @@ def read_struct_array(content: bytes, variable: str, fields: list[str]) -> list[
         if kind == MATRIX:
             matrix = _matrix(part, order)
             if matrix.name == variable:
-                return _structs(matrix, fields, order)
+                return matrix, order
     raise ValueError(f"no variable {variable} in it")
 
 
