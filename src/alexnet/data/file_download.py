@@ -66,6 +66,8 @@ class WantedFile:
     algorithm: str
     """Of the digest: `sha256`, `sha1` or `md5`."""
     max_bytes: int
+    size_bytes: int | None = None
+    """If it is known, a file of another size is refused before it is downloaded."""
 
 
 class _State(TypedDict):
@@ -166,10 +168,7 @@ class _Download:
             self._receive_all()
         if problem := self._problem():
             self._discard()
-            raise WorkError(
-                f"{self._wanted.url} is not the expected file: {problem}. The server has another version, or something "
-                f"on the way replaced it; {_ELSEWHERE}"
-            )
+            raise self._another_file(problem)
         with self._part.open("rb") as file:
             os.fsync(file.fileno())
         self._part.replace(self._path)
@@ -269,6 +268,8 @@ class _Download:
         block = answer.read1(BLOCK_BYTES)
         if answer.status == 200:
             self._require_a_file(answer, block)  # before anything of an earlier answer is lost
+            if self._wanted.size_bytes not in (None, total_bytes) and total_bytes is not None:
+                raise self._another_file(f"it has {total_bytes:,} bytes, expected {self._wanted.size_bytes:,}")
             if self._size():
                 _logger.info(f"{self._name}: the server sends it from the beginning")
             self._begin(validator, total_bytes)
@@ -367,6 +368,12 @@ class _Download:
     def _failed(self, problem: str) -> WorkError:
         """The error for what another try does not mend."""
         return WorkError(f"cannot download {self._wanted.url}: {problem}; {_ELSEWHERE}")
+
+    def _another_file(self, problem: str) -> WorkError:
+        return WorkError(
+            f"{self._wanted.url} is not the expected file: {problem}. The server has another version, or something on "
+            f"the way replaced it; {_ELSEWHERE}"
+        )
 
     def _too_long(self) -> WorkError:
         most = self._wanted.max_bytes
