@@ -29,7 +29,7 @@ if not os.environ.get("CI"):
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One torch thread, no settings from the caller's shell, no connection to other machines."""
-    for name in ("ALEXNET_CIFAR10", "ALEXNET_ALLOCATOR"):
+    for name in ("ALEXNET_CIFAR10", "ALEXNET_MIRROR", "ALEXNET_ALLOCATOR"):
         monkeypatch.delenv(name, raising=False)
     # The command would otherwise replace the test's own process by a new one.
     monkeypatch.setenv("ALEXNET_ALLOCATOR", "default")

@@ -188,7 +188,17 @@ def test_show_prints_the_network_and_trains_nothing(capsys: pytest.CaptureFixtur
         (["predict", "r", "p.jpg", "--max-download", "inf"], "--max-download is inf"),
         (["predict", "r", "p.jpg", "--views", "5"], "--views: invalid choice: 5"),
         (["fetch", "shapes", "d", "--from", "x"], "--from does not apply to shapes"),
-        (["fetch", "cifar100", "d"], "invalid choice"),
+        (["fetch", "cifar", "d"], "invalid choice: 'cifar' (choose from 'imagenette', "),
+        (["fetch"], "`alexnet fetch` needs a name, one of imagenette, "),
+        (
+            ["fetch", "flowers102"],
+            "takes one destination, and got 0; for example `alexnet fetch flowers102 data/",
+        ),
+        (["fetch", "cifar10", "a", "b"], "takes one destination, and got 2: a b"),
+        (["fetch", "cifar10", "d", "--size", "160"], "--size applies to imagenette and imagewoof; omit it for cifar10"),
+        (["fetch", "--list", "cifar10"], "--list and --json take no name"),
+        (["fetch", "cifar10", "d", "--json"], "--list and --json take no name"),
+        (["fetch", "weights"], "takes one of torchvision, caffe, caffenet first; got ''"),
         ([], ""),
     ],
 )

@@ -84,6 +84,22 @@ def test_one_folder_holds_several(tmp_path: Path) -> None:
     assert len(list((tmp_path / "all").iterdir())) == 4
 
 
+def test_the_mirror_of_the_environment_is_asked_first(
+    tmp_path: Path, mirror: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = published_weights.PUBLISHED_WEIGHTS["caffe"]
+    for value in (f"{mirror}/sub/", str(tmp_path / "web" / "sub")):
+        monkeypatch.setenv("ALEXNET_MIRROR", value)
+        with pytest.raises((RequestError, WorkError), match=r"404|which has no bvlc_alexnet.caffemodel"):
+            fetch_weights("caffe", tmp_path / "out")
+        (tmp_path / "web" / "sub").mkdir(exist_ok=True)
+    (tmp_path / "web" / one.file_name).rename(tmp_path / "web" / "sub" / one.file_name)
+    for number, value in enumerate((f"{mirror}/sub/", str(tmp_path / "web" / "sub"))):
+        monkeypatch.setenv("ALEXNET_MIRROR", value)
+        path, _ = fetch_weights("caffe", tmp_path / f"out {number}")
+        assert path.read_bytes() == CONTENT["caffe"]
+
+
 @pytest.mark.parametrize("content", ["not JSON", "[]", '{"files": ["mine.bin"]}', '{"files": {"mine.bin": {}'])
 def test_a_description_of_another_kind_is_not_replaced(tmp_path: Path, mirror: str, content: str) -> None:
     described = tmp_path / "all" / "SOURCE.json"

@@ -702,8 +702,10 @@ WRITERS = {
 NOT_READ = {
     "bench/loading_page.py": "a page",
     "bench/sample_photos.py": "photographs, which are a source",
+    "data/data_set_layouts.py": "a source",
     "data/fetch.py": "a source",
     "data/file_download.py": "a note on a partial download, damaged in tests/data/test_file_download.py",
+    "data/npm_cifar10.py": "a source",
     "data/shapes.py": "a source",
     "exchange/caffe_export.py": "an export, damaged in tests/exchange/test_caffe_model.py",
     "exchange/hub_export.py": "an export",

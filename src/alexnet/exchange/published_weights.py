@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from alexnet.data.file_download import WantedFile, download_file, has_wanted, require_wanted
 from alexnet.data.http_transfer import is_url
+from alexnet.data.mirror import mirror_folder, mirror_url
 from alexnet.errors import RequestError
 from alexnet.storage.atomic import created_folder, raise_if_full, require_space, unwritable, write_chunks, write_json
 from alexnet.storage.paths import StrPath, as_path
@@ -85,7 +86,8 @@ def fetch_weights(
     Args:
         name: a key of `PUBLISHED_WEIGHTS`.
         destination: a folder, created if it is missing; other files in it are kept.
-        source: a local copy of the file, or the URL of a mirror; None downloads it from where it was published.
+        source: a local copy of the file, or the URL of another one; None takes it from the mirror that the environment
+            variable ALEXNET_MIRROR names (a URL, or a folder), or else downloads it from where it was published.
         progress: how the download is shown.
 
     Returns:
@@ -101,6 +103,8 @@ def fetch_weights(
     published = PUBLISHED_WEIGHTS[name]
     folder = as_path(destination, "the destination")
     path = folder / published.file_name
+    if source is None and (mirror := mirror_url() or mirror_folder(published.file_name)):
+        source = f"{mirror}/{published.file_name}"
     url = source if source is not None and is_url(source) else published.url
     wanted = WantedFile(url=url, digest=published.digest, algorithm=published.algorithm, max_bytes=MAX_BYTES)
     _read_described(folder)  # before anything is downloaded

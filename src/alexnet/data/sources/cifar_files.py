@@ -29,7 +29,6 @@ PIXEL_BYTES = 3 * CIFAR_SIDE_PX**2
 """Of an image: 1024 bytes each of red, green and blue, in rows."""
 CIFAR_RECORD_BYTES = 1 + PIXEL_BYTES
 """Of CIFAR-10: one byte of label, then the pixels."""
-FETCH_CIFAR10 = "alexnet fetch cifar10 DEST"
 EXPECTED = (
     "expected is a folder with the files of CIFAR-10 (data_batch_1.bin or data_batch_1, ...) or of CIFAR-100 "
     "(train.bin or train, ...), binary or Python version"
@@ -60,6 +59,11 @@ class _Version:
         return self.kind.upper()
 
     @property
+    def fetch(self) -> str:
+        """The command that gets a complete copy."""
+        return f"alexnet fetch {self.kind.replace('-', '')} DEST"
+
+    @property
     def label_bytes(self) -> int:
         """Before the pixels: CIFAR-100 has a byte of superclass before that of the class."""
         return 2 if self.kind == "cifar-100" else 1
@@ -74,14 +78,12 @@ class _Version:
         return sum((folder / name).is_file() for name in files) >= min_files
 
     def missing(self, folder: Path, name: str) -> RequestError:
-        remedy = (
-            f"with: {FETCH_CIFAR10}" if self.kind == "cifar-10" else f"from its authors (the archive of {self.folder})"
+        return RequestError(
+            f"{folder} looks like {self.title} but {name} is missing; get a complete copy with: {self.fetch}"
         )
-        return RequestError(f"{folder} looks like {self.title} but {name} is missing; get a complete copy {remedy}")
 
     def damaged(self, path: Path, fault: str) -> RequestError:
-        remedy = f"run: {FETCH_CIFAR10}" if self.kind == "cifar-10" else "unpack its archive again"
-        return RequestError(f"{path} is damaged: {fault}; remove the folder and {remedy}")
+        return RequestError(f"{path} is damaged: {fault}; remove the folder and run: {self.fetch}")
 
 
 VERSIONS = (
