@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests.loopback_server import PAGE, Handler, Server, cut_at, plain, running_server, serve
 
@@ -30,6 +31,8 @@ from alexnet.data.not_images import START_BYTES
 from alexnet.data.published_data_sets import DATA_SETS, PublishedFile
 from alexnet.data.sources.formats import open_source
 from alexnet.errors import AlexNetError, RequestError, WorkError
+from alexnet.runs import recipes
+from alexnet.system import device
 
 Members = dict[str, bytes]
 OUTSIDE = ("../../evil.JPEG", "/tmp/evil-of-a-test.JPEG")
@@ -316,17 +319,34 @@ def test_the_command_prints_license_citation_and_what_is_next(
     shown = capsys.readouterr().out
     assert "Imagenette, 160 pixels: 6 train and 4 val images in 2 classes\nlicense: Apache 2.0" in shown
     assert "\ncite: J. Howard: Imagenette." in shown
-    assert shown.endswith("data/nette/SOURCE.json; next: alexnet prepare data/nette data/nette-prepared\n")
+    side = recipes.side_for_crop(recipes.QUICK.data.crop)
+    assert shown.splitlines()[-2] == (
+        f"on this machine, train first with the recipe quick, which takes images of {side} pixels; without --side they "
+        "are stored at 256"
+    )
+    assert shown.endswith(f"SOURCE.json; next: alexnet prepare data/nette data/nette-prepared --side {side}\n")
     assert main(["fetch", "imagenette-160", "data/nette"]) == 2
     assert "data/nette exists already" in capsys.readouterr().err
 
 
-def test_a_data_set_without_splits_is_prepared_with_some_held_out(
-    tmp_path: Path, declare: Callable[[StandIn], StandIn], capsys: pytest.CaptureFixture[str]
+def test_the_next_command_depends_on_splits_sides_and_the_machine(
+    tmp_path: Path,
+    declare: Callable[[StandIn], StandIn],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(device, "choose_device", lambda name: torch.device("cuda"))
     declare(caltech101())
     assert main(["fetch", "caltech101", str(tmp_path / "a b")]) == 0
-    assert capsys.readouterr().out.endswith(f"prepare '{tmp_path}/a b' '{tmp_path}/a b-prepared' --hold-out 0.1\n")
+    command = f"prepare '{tmp_path}/a b' '{tmp_path}/a b-prepared' --hold-out 0.1"
+    side = recipes.side_for_crop(recipes.QUICK.data.crop)
+    assert capsys.readouterr().out.endswith(f"{command} --side {side}\n")  # too few photographs for a GPU
+    monkeypatch.setattr(recipes, "MIN_PAPER_IMAGES", 5)
+    assert main(["fetch", "caltech101", str(tmp_path / "c")]) == 0
+    assert capsys.readouterr().out.endswith("c-prepared --hold-out 0.1\n")
+    declare(cifar100())
+    assert main(["fetch", "cifar100", str(tmp_path / "d")]) == 0
+    assert capsys.readouterr().out.endswith(f"alexnet prepare {tmp_path}/d {tmp_path}/d-prepared\n")
 
 
 def test_the_list_has_every_data_set(capsys: pytest.CaptureFixture[str]) -> None:

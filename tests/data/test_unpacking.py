@@ -88,7 +88,8 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.tgz"
     for size in (*range(0, end, 97), end):
         path.write_bytes(gzip.compress(whole[:size]))
-        with pytest.raises(WorkError, match=r"a.tgz is corrupt or another version: it"):
+        where = "a file" if 512 < size < 1212 else ""
+        with pytest.raises(WorkError, match=rf"a.tgz is corrupt or another version: it .*{where}"):
             read_all(tar_gz_files(path, 1 << 20))
 
 

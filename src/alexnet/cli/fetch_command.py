@@ -12,6 +12,7 @@ from alexnet.system.visible_text import shell_words
 
 if TYPE_CHECKING:
     from alexnet.data.published_data_sets import PublishedDataSet
+    from alexnet.runs.recipes import AdvisedTraining
 
 DATA_SET_NAMES = (
     "imagenette", "imagenette-320", "imagenette-160", "imagewoof", "imagewoof-320", "imagewoof-160", "cifar10",
@@ -89,6 +90,7 @@ def run(options: argparse.Namespace) -> None:
         ready = f"{destination}: ready"
     else:
         from alexnet.data.fetch import fetch_data_set
+        from alexnet.data.preparation.prepare import DEFAULT_SIDE_PX
         from alexnet.data.sources.class_folders import SOURCE_FILE
 
         data_set = fetch_data_set(name, destination, options.source, progress=True)
@@ -101,7 +103,28 @@ def run(options: argparse.Namespace) -> None:
         if len(data_set.counts) == 1:
             next_words += ["--hold-out", HOLD_OUT]
         ready = f"{destination}: ready, described in {destination / SOURCE_FILE}"
+        if advised := _advised_training(data_set):
+            next_words += ["--side", str(advised.side)]
+            print_lines(
+                f"on this machine, train first with the recipe {advised.recipe}, which takes images of {advised.side} "
+                f"pixels; without --side they are stored at {data_set.side or DEFAULT_SIDE_PX}"
+            )
     print_lines(f"{ready}; next: {shell_words(*next_words)}")
+
+
+def _advised_training(data_set: "PublishedDataSet") -> "AdvisedTraining | None":
+    """What to train first on this machine, if it takes images of another side than `prepare` stores by default."""
+    from alexnet.data.preparation.prepare import DEFAULT_SIDE_PX
+    from alexnet.runs.recipes import QUICK, advised_training, recipes_for_side
+
+    side = data_set.side or DEFAULT_SIDE_PX
+    if QUICK.name in recipes_for_side(side):
+        return None  # on any machine
+    from alexnet.system.device import choose_device
+
+    has_gpu = choose_device("auto").type != "cpu"
+    advised = advised_training(side, data_set.counts["train"], has_gpu=has_gpu, has_validation=True)
+    return None if advised.side == side else advised
 
 
 def _list(as_json: bool) -> None:

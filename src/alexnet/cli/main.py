@@ -50,7 +50,7 @@ COMMANDS = {
     "fetch": Command(
         "data",
         "Download a data set or published weights, or generate a data set.",
-        "alexnet fetch cifar10 data/cifar10",
+        "alexnet fetch imagenette --size 160 data/imagenette",
     ),
     "prepare": Command(
         "data",
