@@ -66,8 +66,9 @@ def pictures_html(pictures: Iterable[tuple[npt.NDArray[np.uint8], str]], *, side
 def bars_html(values: Iterable[tuple[str, float]], heading: str = "") -> Markup:
     """Named fractions, 0..1, one below the other, each with a bar."""
     bars = "".join(
-        f'<div style="display: flex; gap: 6px; align-items: center"><span style="width: 4em; text-align: right">'
-        f'{100 * value:.1f} %</span><span style="width: 120px"><span style="display: block; height: 0.7em; '
+        '<div style="display: flex; gap: 6px; align-items: center">'
+        f'<span style="min-width: 4em; text-align: right; white-space: nowrap">{100 * value:.1f} %</span>'
+        '<span style="width: 120px"><span style="display: block; height: 0.7em; '
         f'width: {100 * value:.1f}%; background: #4477aa"></span></span>{_cell(name)}</div>'
         for name, value in values
     )
@@ -76,7 +77,7 @@ def bars_html(values: Iterable[tuple[str, float]], heading: str = "") -> Markup:
 
 def result_html(title: str, *parts: Markup) -> str:
     """A result's parts, one below the other, under a title."""
-    return "\n".join([f"<div><strong>{_cell(title)}</strong>", *parts, "</div>"])
+    return "\n".join([f'<div><strong style="display: block">{_cell(title)}</strong>', *parts, "</div>"])
 
 
 def _cell(content: str) -> str:
