@@ -25,7 +25,7 @@ LINK = re.compile(r"\[(`[^`]*`|[^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 CODE = re.compile(r"```[^\n]*\n(.*?)```|^((?:    [^\n]*\n)+)|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*")
 COMMAND = re.compile(r"(?:^|[\s/(])alexnet((?: +[a-z][a-z-]*)+)(?![\w.\[=])([^\n|]*)")
-# Options of torchrun, pip, sbatch, docker and other programs, which pages name in code without their program beside them.
+# Options of torchrun, sbatch, docker and other programs, which pages name in code without their program beside them.
 OTHER_PROGRAMS = {"--nnodes", "--rdzv-id", "--max-restarts", "--run-path", "--requeue", "--time", "--signal"}
 OTHER_PROGRAMS |= {"--build-arg", "--cpus", "--cpuset-cpus", "--user", "--userns"}
 
