@@ -40,17 +40,6 @@ def format_bytes(size_bytes: int) -> str:
     return f"{size:.0f} {units[0]}" if units[0] == "bytes" or size >= 99.95 else f"{size:.1f} {units[0]}"
 
 
-def format_duration(seconds: float) -> str:
-    """A time such as `45.2 s`, `5 min 41 s`, `3 h 12 min` or `5 d 3 h`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for size, unit, smaller_size, smaller in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // smaller_size} {smaller}"
-    raise AssertionError(seconds)
-
-
 def format_large(number: float) -> str:
     """A count with three digits: `853`, `9.47 thousand`, `1.07 billion`; from 10 ** 15 on with a power of ten."""
     for size, word in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (1e3, " thousand")):

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from alexnet.model.layer_specs import sized_layers
 from alexnet.model.variants import named_variant
 from alexnet.report.contents import Section
-from alexnet.report.formatting import format_bytes, format_duration, format_large
+from alexnet.report.formatting import format_bytes, format_large
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.runs.folder import AnyRecipe, RunFolder
 from alexnet.runs.import_recipe import ImportRecipe
@@ -20,6 +20,7 @@ from alexnet.runs.learning_curves import (
     learning_rate_curve,
 )
 from alexnet.runs.recipe import Recipe
+from alexnet.system.number_text import duration_text
 
 Events = Sequence[Mapping[str, Any]]
 
@@ -104,11 +105,11 @@ def training_cost(run: RunFolder, events: Events, evaluation: Mapping[str, Any] 
         if starts := sum(event["event"] == "start" for event in events):
             rows["starts"] = f"{starts:,}"
     if seconds := metadata.get("duration_s"):
-        rows["training time"] = format_duration(seconds)
+        rows["training time"] = duration_text(seconds)
     elif elapsed := [event["elapsed_s"] for event in events if "elapsed_s" in event]:
-        rows["training time so far"] = format_duration(elapsed[-1])
+        rows["training time so far"] = duration_text(elapsed[-1])
     if seconds := metadata.get("cpu_s"):
-        rows["processor time"] = format_duration(seconds)
+        rows["processor time"] = duration_text(seconds)
     if peak := metadata.get("peak_anonymous_bytes"):
         rows["peak memory"] = format_bytes(peak)
     if evaluation and evaluation.get("images_per_second"):

@@ -9,9 +9,11 @@ import torch
 
 from alexnet.evaluation.evaluate import Evaluation
 from alexnet.runs.folder import RunFolder
+from alexnet.system.number_text import duration_text
 from alexnet.system.process_usage import resident_bytes
 from alexnet.system.progress import ProgressBar
 from alexnet.training.batch_metrics import format_metrics
+from alexnet.training.duration import FirstSteps
 from alexnet.training.schedule import LearningRates
 from alexnet.training.setup import TrainingSetup
 from alexnet.training.state import TrainingState
@@ -43,6 +45,7 @@ class TrainingLog:
         self._chance_error = 1 - float(np.bincount(labels).max()) / len(labels)
         self._left_chance = any(event["event"] == "left_chance" for event in run.events())
         self._reported_lost_events = False
+        self._first_steps, self._logged_step = FirstSteps(), state.step
 
     def steps(self, learning_rates: LearningRates) -> None:
         """The metrics since the last such event, with the learning rates of the last step."""
@@ -68,6 +71,7 @@ class TrainingLog:
         plan = self._setup.plan
         status = f"epoch {epoch:.1f}/{plan.num_epochs:g}, training {format_metrics(means)}"
         self._progress.update(state.step, plan.num_steps, f"{status}, {images_per_second:,.0f} images/s")
+        self._estimate(seconds)
         if not self._left_chance and loss < LEFT_CHANCE * self._chance_loss:
             self._left_chance = True
             self._run.log("left_chance", step=state.step, loss=round(loss, 6))
@@ -84,6 +88,27 @@ class TrainingLog:
         if self._run.lost_events and not self._reported_lost_events:
             self._reported_lost_events = True
             _logger.warning(f"the disk of {self._run.path} is full: the log loses events; the training continues")
+
+    def _estimate(self, seconds: float) -> None:
+        """How long the training takes, once, from steps of which the last ones took `seconds`."""
+        state, schedule = self._state, self._setup.recipe.schedule
+        steps, self._logged_step = state.step - self._logged_step, state.step
+        estimate = self._first_steps.add(self._setup, state, seconds, steps)
+        if estimate is None:
+            return
+        self._run.log(
+            "estimate",
+            step=state.step,
+            step_s=round(estimate.step_s, 5),
+            remaining_steps_s=round(estimate.steps_s, 1),
+            remaining_validation_s=round(estimate.validation_s, 1),
+        )
+        validation = f", {about(estimate.validation_s)} of it for validation" if estimate.validation_s >= 1 else ""
+        bound = "at most" if schedule.kind == "plateau" else "about"
+        _logger.info(
+            f"step {state.step}: the rest of the training takes {bound} {about(estimate.remaining_s)} on this machine"
+            f"{validation} (measured: {self._setup.recipe.optimizer.batch_size / estimate.step_s:,.0f} images/s)"
+        )
 
     def epoch(self) -> None:
         """The training metrics of the epoch that ends."""
@@ -188,6 +213,11 @@ def memory_in_use(device: torch.device) -> dict[str, int]:
     if device.type == "cuda":
         found["device_bytes"] = torch.cuda.max_memory_allocated(device)
     return found
+
+
+def about(seconds: float) -> str:
+    """A time of which seconds are not known exactly: to the second below a minute, else to ten seconds."""
+    return duration_text(round(seconds, -1)) if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _rounded(means: Mapping[str, float]) -> dict[str, float]:
