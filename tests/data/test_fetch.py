@@ -160,7 +160,10 @@ def test_a_wrong_local_copy_is_an_error_and_nothing_else_is_tried(
     with pytest.raises(WorkError, match=r"web/cifar-10-binary.tar.gz is not cifar-10-binary.tar.gz: it has 100 bytes"):
         fetch_cifar10(tmp_path / "out", tmp_path / "web")
     official.unlink()
-    with pytest.raises(RequestError, match=r"has neither cifar-10-binary.tar.gz nor data_batch_1.bin"):
+    with pytest.raises(
+        RequestError,
+        match=r"CIFAR-10: it has neither cifar-10-binary.tar.gz nor data_batch_1.bin; -",
+    ):
         fetch_cifar10(tmp_path / "out", tmp_path / "web")
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 

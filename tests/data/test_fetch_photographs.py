@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import re
 import resource
 import shutil
@@ -440,7 +441,8 @@ def test_redirects_are_followed(tmp_path: Path, server: Server, nette: StandIn) 
         (lambda handler: serve(handler, Content_Length=10), "is not the expected file: it has 10 bytes, expected"),
         (lambda handler: handler.send(altered(handler)), "is not the expected file: its md5 is"),
         (lambda handler: handler.send(altered(handler), Content_Length=None), "is not the expected file: its md5 is"),
-        (lambda handler: handler.send(altered(handler) + b"x"), "bytes, which is too much"),
+        (lambda handler: handler.send(altered(handler) + b"x"), "is not the expected file: it has"),
+        (lambda handler: handler.send(altered(handler) + b"x", Content_Length=None), "bytes, which is too much"),
         (plain(PAGE, Content_Type="text/html"), "gives a web page in place of the file, as login pages and proxies do"),
         (plain(PAGE, Content_Type="application/gzip"), "is not the expected file: it has 48 bytes"),
         (plain(b"", 404), "the server answers 404"),
@@ -544,7 +546,10 @@ def refused(source: Path, name: str = "imagenette-160") -> str:
     return str(caught.value)
 
 
-def test_wrong_local_copies_are_refused(tmp_path: Path, nette: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_local_copies_and_mirrors_are_refused(
+    tmp_path: Path, nette: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     (content,) = nette.files.values()
     path = tmp_path / "mine.tgz"
     path.write_bytes(content[:-1])
@@ -557,7 +562,9 @@ def test_wrong_local_copies_are_refused(tmp_path: Path, nette: StandIn, monkeypa
         tmp_path / "nothing"
     )
     (tmp_path / "empty").mkdir()
-    assert "empty has neither imagenette2-160.tgz nor train; --from takes" in refused(tmp_path / "empty")
+    assert "empty is not a copy of Imagenette, 160 pixels: it has neither imagenette2-160.tgz nor train" in refused(
+        tmp_path / "empty"
+    )
     with pytest.raises(
         RequestError, match="--from takes a local copy, and got a URL; to download from a mirror, set ALEX"
     ):
@@ -565,6 +572,17 @@ def test_wrong_local_copies_are_refused(tmp_path: Path, nette: StandIn, monkeypa
     monkeypatch.setenv("ALEXNET_MIRROR", str(tmp_path / "empty"))
     with pytest.raises(RequestError, match=r"ALEXNET_MIRROR is .*/empty, which has no imagenette2-160.tgz; add it or"):
         fetched(tmp_path)
+    for url, message in (
+        (
+            "https://me:secret@mirror.example",
+            r"^https://\*\*\*@mirror.example has a user name or a password \(not shown\)",
+        ),
+        ("ftp://mirror.example", "^ftp://mirror.example is not an http or https URL"),
+    ):
+        monkeypatch.setenv("ALEXNET_MIRROR", url)
+        with pytest.raises(RequestError, match=message):
+            fetched(tmp_path)
+    assert "secret" not in caplog.text
     with pytest.raises(RequestError, match=r"unknown data set 'cifar'; known are imagenette, .*, tiny-imagenet"):
         fetch_data_set("cifar", tmp_path / "out")
 
@@ -589,9 +607,10 @@ def test_incomplete_unpacked_copies_are_refused(
     (copy / "setid.mat").write_bytes(bytes((copy / "setid.mat").stat().st_size))
     assert "setid.mat is not setid.mat: its md5 is" in refused(copy, "flowers102")
     alone = write_all(tmp_path / "alone", {"102flowers.tgz": flowers102().files["102flowers.tgz"]})
-    assert "alone has neither imagelabels.mat nor jpg; --from takes 102flowers.tgz and imagelabels.mat and" in (
-        refused(alone / "102flowers.tgz", "flowers102") and refused(alone, "flowers102")
-    )
+    for path in (alone, alone / "102flowers.tgz"):
+        message = refused(path, "flowers102")
+        assert "alone is not a copy of Oxford 102 Flowers: it has neither imagelabels.mat nor jpg; --from" in message
+        assert message.endswith("with 102flowers.tgz, imagelabels.mat and setid.mat, or with what they unpack to")
 
 
 def test_lists_that_lead_outside_or_are_damaged(tmp_path: Path, declare: Callable[[StandIn], StandIn]) -> None:

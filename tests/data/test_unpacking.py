@@ -24,7 +24,7 @@ PARTS = st.text("ab.é ", min_size=1, max_size=8).filter(lambda part: part not i
 NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
 FILES = st.dictionaries(NAMES, st.binary(max_size=3000), min_size=1, max_size=6)
 FORMATS = st.sampled_from((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def a_tar(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:

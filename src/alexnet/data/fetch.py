@@ -152,8 +152,10 @@ def _download(data_set: PublishedDataSet, destination: Path, progress: ShowProgr
 
 def _take_local(data_set: PublishedDataSet, path: Path, stage: Path, progress: ShowProgress) -> bool:
     """Fill the stage from a local copy; returns whether checksums prove that it is the published one."""
-    expected = " and ".join(file.name for file in data_set.files)
-    takes = f"--from takes {expected}, a folder with it, or the folder that it unpacks to"
+    *others, last = (file.name for file in data_set.files)
+    takes = f"--from takes {last}, a folder with it, or the folder that it unpacks to"
+    if others:
+        takes = f"--from takes a folder with {', '.join(others)} and {last}, or with what they unpack to"
     if not path.exists():
         raise RequestError(f"{path} does not exist; {takes}")
     size_bytes = path.stat().st_size
@@ -170,7 +172,8 @@ def _take_local(data_set: PublishedDataSet, path: Path, stage: Path, progress: S
     if path.is_file() and len(paths) == 1:
         paths = dict.fromkeys(paths, path)
     if missing := [name for name, one in paths.items() if not one.is_file()]:
-        raise RequestError(f"{folder} has neither {missing[0]} nor {data_set.layout.required[0]}; {takes}")
+        lacks = f"it has neither {missing[0]} nor {data_set.layout.required[0]}"
+        raise RequestError(f"{folder} is not a copy of {data_set.title}: {lacks}; {takes}")
     for file in data_set.files:
         _require_published(paths[file.name], file)
     _unpack_archives(data_set, paths, stage, progress)

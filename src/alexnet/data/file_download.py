@@ -263,7 +263,7 @@ class _Download:
             offset, total_bytes = 0, answer.length
         else:
             raise self._failed(f"the server's answer is empty ({answer.status})")
-        if total_bytes is not None and total_bytes > self._wanted.max_bytes:
+        if total_bytes is not None and self._wanted.size_bytes is None and total_bytes > self._wanted.max_bytes:
             raise self._too_long()
         block = answer.read1(BLOCK_BYTES)
         if answer.status == 200:

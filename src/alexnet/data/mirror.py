@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from alexnet.data.http_transfer import is_url
+from alexnet.data.http_transfer import is_url, require_plain_url
 from alexnet.errors import RequestError
 from alexnet.storage.paths import as_path
 
@@ -12,9 +12,16 @@ MIRROR_VARIABLE = "ALEXNET_MIRROR"
 
 
 def mirror_url() -> str:
-    """The URL of the mirror, without a slash at its end; empty if there is none, or a folder."""
+    """The URL of the mirror, without a slash at its end; empty if there is none, or a folder.
+
+    Raises:
+        RequestError: it is neither http nor https, or has a user name or a password.
+    """
     mirror = os.environ.get(MIRROR_VARIABLE, "")
-    return mirror.rstrip("/") if is_url(mirror) else ""
+    if not is_url(mirror):
+        return ""
+    require_plain_url(mirror)
+    return mirror.rstrip("/")
 
 
 def mirror_folder(*names: str) -> Path | None:
