@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.sources.matlab import read_numbers
-from alexnet.data.unpacking import NamedFile, files_of_inner_tar, folder_files, tar_gz_files, unpack, zip_files
+from alexnet.data.unpacking import NamedFile, files_of_inner_tar, folder_files, tar_files, unpack, zip_files
 from alexnet.errors import AlexNetError, RequestError, WorkError
 
 PARTS = st.text("ab.é ", min_size=1, max_size=8).filter(lambda part: part not in (".", ".."))
@@ -41,15 +41,16 @@ def read_all(files: Iterator[NamedFile]) -> list[tuple[str, bytes]]:
     return [(name, b"".join(content)) for name, content in files]
 
 
-@given(FILES, FORMATS)
+@given(FILES, FORMATS, st.booleans())
 @FEW
-def test_the_files_of_archives(tmp_path: Path, files: dict[str, bytes], form: int) -> None:
-    content = gzip.compress(a_tar(files, form))
+def test_the_files_of_archives(tmp_path: Path, files: dict[str, bytes], form: int, is_gzipped: bool) -> None:
+    content = a_tar(files, form)
+    content = gzip.compress(content) if is_gzipped else content
     path = tmp_path / "a.tgz"
     path.write_bytes(content)
-    assert read_all(tar_gz_files(path, 1 << 20)) == [*files.items()]
+    assert read_all(tar_files(path, 1 << 20)) == [*files.items()]
     # Those that are not read are passed over.
-    assert [name for name, _ in tar_gz_files(path, 1 << 20)] == [*files]
+    assert [name for name, _ in tar_files(path, 1 << 20)] == [*files]
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("in/the.tgz", content)
@@ -75,7 +76,7 @@ def test_damaged_archives_are_one_error(tmp_path: Path, data: st.DataObject) -> 
     path.write_bytes(content[:end])
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.tgz", bytes(content[:end]))
-    for found in (tar_gz_files(path, 1 << 20), files_of_inner_tar(tmp_path / "a.zip", "a.tgz", 1 << 20)):
+    for found in (tar_files(path, 1 << 20), files_of_inner_tar(tmp_path / "a.zip", "a.tgz", 1 << 20)):
         try:
             assert len(read_all(found)) <= 2
         except WorkError as error:
@@ -90,7 +91,7 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(gzip.compress(whole[:size]))
         where = "a file" if 512 < size < 1212 else ""
         with pytest.raises(WorkError, match=rf"a.tgz is corrupt or another version: it .*{where}"):
-            read_all(tar_gz_files(path, 1 << 20))
+            read_all(tar_files(path, 1 << 20))
 
 
 def test_what_unpacks_to_more_than_allowed_is_refused_in_little_memory(tmp_path: Path) -> None:
@@ -107,12 +108,12 @@ def test_what_unpacks_to_more_than_allowed_is_refused_in_little_memory(tmp_path:
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from alexnet.data.unpacking import files_of_inner_tar, tar_gz_files, unpack\n"
+        "from alexnet.data.unpacking import files_of_inner_tar, tar_files, unpack\n"
         "from alexnet.errors import WorkError\n"
         "folder = Path(sys.argv[1])\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for number in range(2):\n"
-        "    for files in (tar_gz_files(folder / f'{number}.tgz', 1 << 26),\n"
+        "    for files in (tar_files(folder / f'{number}.tgz', 1 << 26),\n"
         "                  files_of_inner_tar(folder / f'{number}.zip', 'inner', 1 << 26)):\n"
         "        try:\n"
         "            unpack(files, lambda name: name, folder / 'out', max_files=9, origin='it', progress=False)\n"
@@ -195,17 +196,24 @@ def test_numbers_of_matlab_files(dtype: type, compressed: bool) -> None:
             read_numbers(content, name)
 
 
-@given(st.lists(st.tuples(st.integers(124, 400), st.integers(0, 255)), max_size=4), st.integers(100, 500))
-@settings(max_examples=150, deadline=None)
-def test_damaged_matlab_files_are_errors_or_numbers(changes: list[tuple[int, int]], end: int) -> None:
+def matlab_file(num: int) -> bytes:
+    """A file with the numbers 0 to 19, said to be `num`."""
+
     def element(kind: int, content: bytes) -> bytes:
         return struct.pack("<2I", kind, len(content)) + content + bytes(-len(content) % 8)
 
-    values = struct.pack("<20H", *range(20))
-    parts = element(6, struct.pack("<2I", 11, 0)) + element(5, struct.pack("<2i", 1, 20)) + element(1, b"x")
-    content = bytearray(b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM")
-    content += element(14, parts + element(4, values))
+    parts = element(6, struct.pack("<2I", 11, 0)) + element(5, struct.pack("<2i", 1, num)) + element(1, b"x")
+    head = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
+    return head + element(14, parts + element(4, struct.pack("<20H", *range(20))))
+
+
+@given(st.lists(st.tuples(st.integers(124, 400), st.integers(0, 255)), max_size=4), st.integers(100, 500))
+@settings(max_examples=100, deadline=None)
+def test_damaged_matlab_files_are_errors_or_numbers(changes: list[tuple[int, int]], end: int) -> None:
+    content = bytearray(matlab_file(20))
     assert read_numbers(bytes(content), "x") == tuple(range(20))
+    with pytest.raises(ValueError, match="x has 20 numbers; expected 19"):
+        read_numbers(matlab_file(19), "x")
     for at, value in changes:
         if at < len(content):
             content[at] = value

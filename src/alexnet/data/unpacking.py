@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 
 from alexnet.data.sources.file_ranges import raise_error
@@ -22,6 +23,7 @@ from alexnet.system.progress import ProgressBar, ShowProgress
 
 BLOCK_BYTES = 1 << 20
 _UPDATE_EVERY = 100
+_GZIP_MARK = b"\x1f\x8b"
 
 NamedFile = tuple[str, Iterator[bytes]]
 """The name of a file, with `/` between its parts, and its content, which is read only if it is asked for."""
@@ -29,8 +31,8 @@ Place = Callable[[str], str | None]
 """From a file's name to its path below the destination; None leaves it out."""
 
 
-def tar_gz_files(path: Path, max_bytes: int) -> Iterator[NamedFile]:
-    """The regular files of a gzipped tar, in order.
+def tar_files(path: Path, max_bytes: int) -> Iterator[NamedFile]:
+    """The regular files of a tar, gzipped or not, in order.
 
     Args:
         max_bytes: of the unpacked tar.
@@ -38,8 +40,8 @@ def tar_gz_files(path: Path, max_bytes: int) -> Iterator[NamedFile]:
     Raises:
         WorkError: it is damaged or larger.
     """
-    with gzip.open(path) as unpacked:
-        yield from _tar_files(unpacked, max_bytes, path.name)
+    with path.open("rb") as file:
+        yield from _tar_files(file, max_bytes, path.name)
 
 
 def zip_files(path: Path) -> Iterator[NamedFile]:
@@ -63,7 +65,7 @@ def zip_files(path: Path) -> Iterator[NamedFile]:
 
 
 def files_of_inner_tar(path: Path, inner: str, max_bytes: int) -> Iterator[NamedFile]:
-    """The regular files of a gzipped tar in a zip, in order.
+    """The regular files of a tar in a zip, gzipped or not, in order.
 
     Args:
         inner: its name in the zip.
@@ -75,8 +77,9 @@ def files_of_inner_tar(path: Path, inner: str, max_bytes: int) -> Iterator[Named
     """
     if inner not in {name for name, _ in zip_members(path, SkippedFiles())}:
         raise WorkError(f"{path.name} is corrupt or another version: it has no {inner}")
-    with zipfile.ZipFile(path) as archive, archive.open(inner) as packed, gzip.open(packed) as unpacked:
-        yield from _tar_files(unpacked, max_bytes, f"{inner} in {path.name}")
+    with zipfile.ZipFile(path) as archive, archive.open(inner) as file:
+        assert isinstance(file, zipfile.ZipExtFile)
+        yield from _tar_files(file, max_bytes, f"{inner} in {path.name}")
 
 
 def folder_files(folder: Path) -> Iterator[NamedFile]:
@@ -148,15 +151,16 @@ def _file_blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def _tar_files(stream: gzip.GzipFile, max_bytes: int, what: str) -> Iterator[NamedFile]:
+def _tar_files(file: BufferedReader | zipfile.ZipExtFile, max_bytes: int, what: str) -> Iterator[NamedFile]:
     """The regular files of a tar that is read from its beginning to its end; WorkError if it is damaged or larger."""
-    reader = _ForwardReader(stream)
-
-    def content(member: TarMember) -> Iterator[bytes]:
-        with _damage(what):
-            yield from reader.blocks(member.offset, member.size_bytes)
-
     with _damage(what):
+        is_gzipped = file.peek(len(_GZIP_MARK)).startswith(_GZIP_MARK)
+        reader = _ForwardReader(gzip.GzipFile(fileobj=file) if is_gzipped else file)
+
+        def content(member: TarMember) -> Iterator[bytes]:
+            with _damage(what):
+                yield from reader.blocks(member.offset, member.size_bytes)
+
         for _, member in members_of(reader.read, 0, max_bytes):
             if member.name and member.is_regular:
                 yield member.name, content(member)
@@ -165,7 +169,7 @@ def _tar_files(stream: gzip.GzipFile, max_bytes: int, what: str) -> Iterator[Nam
 class _ForwardReader:
     """Reads ranges of a stream, each of which begins after the one before."""
 
-    def __init__(self, stream: gzip.GzipFile) -> None:
+    def __init__(self, stream: BufferedIOBase) -> None:
         self._stream = stream
         self._position = 0
 
