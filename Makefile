@@ -29,8 +29,9 @@ train: | $(INSTALLED) $(PREPARED)/dataset.json
 	else \
 	  $(ALEXNET) train $(PREPARED) --recipe $(RECIPE) --run $(RUN) $(TRAIN_OPTIONS); \
 	fi
-	$(ALEXNET) evaluate $(RUN)
+	$(ALEXNET) evaluate $(RUN) --json > /dev/null  # the report's command prints the table
 	$(ALEXNET) report $(RUN)
+	@echo "to use these commands: . $(BIN)/activate; real photographs: alexnet fetch imagenette --size 160 data/imagenette"
 
 $(PREPARED)/dataset.json: | $(INSTALLED) $(DATA)/SOURCE.json
 	$(ALEXNET) prepare $(DATA) $(PREPARED)
