@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.kernels.norm_pool import NormPool, PoolNorm
 from alexnet.model.layer_specs import pooled_side
 
 
@@ -98,3 +98,17 @@ def require_largest(winners: np.ndarray, x: np.ndarray, op: NormPool, within: fl
             assert chosen
             for position in chosen:
                 assert abs(positions[b, m][divmod(position, op.pool)] - largest) <= within * abs(largest)
+
+
+def pool_norm_forward(x: np.ndarray, op: PoolNorm) -> np.ndarray:
+    return forward(forward(x, op.pool), op.norm)
+
+
+def pool_norm_backward(
+    gradient: np.ndarray, x: np.ndarray, winners: np.ndarray, op: PoolNorm
+) -> tuple[np.ndarray, float]:
+    """The gradient of x, and the norm of the terms whose difference it is."""
+    pooled = forward(x, op.pool)
+    of_pooled, terms = backward(gradient, pooled, forward(pooled, op.norm), winners, op.norm)
+    of_x, _ = backward(of_pooled, x, pooled, winners, op.pool)
+    return of_x, terms

@@ -14,7 +14,7 @@ from alexnet.model.activations import ActivationReader
 from alexnet.model.convolution import FastConvolution
 from alexnet.model.fusion import ConvEpilogue, Fused, fuse, fuse_epilogues
 from alexnet.model.kernels import operators, reference_ops
-from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.kernels.norm_pool import NormPool, PoolNorm
 from alexnet.model.layer_specs import AveragePool, MaxPool, NamedLayer, ReLU
 from alexnet.model.network import AlexNet
 from alexnet.model.variants import VARIANTS
@@ -23,6 +23,7 @@ from alexnet.system.triton_probe import reference_ops_requested
 needs_kernels = pytest.mark.skipif(
     kernels.fallback_reason("cpu") is not None, reason=str(kernels.fallback_reason("cpu"))
 )
+CAFFE = PoolNorm(NormPool(relu_before=True, pool=3, stride=2), NormPool(alpha=0.1, k=2.0))
 NUMBERS = (True, 5, 0.1, 0.75, 2.0, 2, 3, 2, False, False)
 
 
@@ -42,11 +43,17 @@ def test_fusing_keeps_all_layers_in_order(name: str) -> None:
     assert not any(isinstance(stage, NamedLayer) and isinstance(stage.spec, MaxPool) for stage in stages)
 
 
-def test_both_orders_are_one_operation() -> None:
+def test_every_order_is_one_operation() -> None:
     paper = [stage.norm_pool for stage in fuse(VARIANTS["paper"].named_layers) if isinstance(stage, Fused)]
     assert paper[:2] == [NormPool(relu_before=True, alpha=1e-4, k=2.0, columns=2, pool=3, stride=2)] * 2
     source = [stage.norm_pool for stage in fuse(VARIANTS["original"].named_layers) if isinstance(stage, Fused)]
     assert source[0] == NormPool(alpha=1e-4 / 5, k=2.0, columns=2, pool=3, stride=2, all_ties=True, relu_after=True)
+    quick = [stage.norm_pool for stage in fuse(VARIANTS["quick"].named_layers) if isinstance(stage, Fused)]
+    pool = NormPool(pool=3, stride=2, relu_after=True)
+    assert quick == [*[PoolNorm(pool, NormPool(size=9, alpha=0.05, k=1.0))] * 2, pool]
+    caffenet = [stage.norm_pool for stage in fuse(VARIANTS["caffenet"].named_layers) if isinstance(stage, Fused)]
+    pool = NormPool(relu_before=True, pool=3, stride=2)
+    assert caffenet == [*[PoolNorm(pool, NormPool(size=5, alpha=1e-4 / 5, k=1.0))] * 2, pool]
     # 16 positions do not fit the bits that store ties.
     for alone in (ReLU(), AVERAGE, MaxPool(size=4, stride=4)):
         layers = (NamedLayer("alone", alone),)
@@ -186,6 +193,7 @@ def test_operators_are_what_torch_expects(dtype: torch.dtype, images: int, numbe
     torch.library.opcheck(operators._norm_pool, (x, bias, *numbers))
     if numbers == NUMBERS:  # the other numbers concern one operator only
         torch.library.opcheck(operators._norm_pool, (x, None, *numbers))
+        torch.library.opcheck(operators._pool_norm, (x, *CAFFE.as_scalars()))
         torch.library.opcheck(operators.same_map_norm, (x, 3, 0.5, 0.75))
         torch.library.opcheck(operators.space_to_depth, (x.detach(), 3, 3, 2, torch.float32))
     # Backward operators have no derivatives: their inputs must not require gradients.
@@ -194,6 +202,10 @@ def test_operators_are_what_torch_expects(dtype: torch.dtype, images: int, numbe
     torch.library.opcheck(operators._norm_pool_backward, (result, x, bias, result, winners, *numbers))
     if numbers == NUMBERS:
         torch.library.opcheck(operators._same_map_norm_backward, (x, x, 3, 0.5, 0.75))
+        result, winners, pooled = operators._pool_norm(x, *CAFFE.as_scalars())
+        torch.library.opcheck(
+            operators._pool_norm_backward, (result, winners, pooled, *x.shape[2:], *CAFFE.as_scalars())
+        )
 
 
 @needs_kernels
@@ -201,7 +213,7 @@ def test_compiling_and_exporting_keep_the_operator() -> None:
     network = AlexNet(3, "quick", 0.125, generator=torch.Generator().manual_seed(1)).eval()
     images = 50 * torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(2))
     exported = torch.export.export(network, (images,))
-    assert "alexnet.norm_pool" in str(exported.graph)
+    assert "alexnet.norm_pool" in str(exported.graph) and "alexnet.pool_norm" in str(exported.graph)
     torch.testing.assert_close(exported.module()(images), network(images))
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), network(images))

@@ -10,10 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.norm_pool_reference import backward, forward, require_largest, windows, winners_of
+from tests.model.norm_pool_reference import (
+    backward,
+    forward,
+    pool_norm_backward,
+    pool_norm_forward,
+    require_largest,
+    windows,
+    winners_of,
+)
 
 from alexnet.model.kernels import cpu, operators
-from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.kernels.norm_pool import NormPool, PoolNorm
 from alexnet.model.layer_specs import pooled_side
 from alexnet.system import numba_jit
 
@@ -22,6 +30,7 @@ pytestmark = pytest.mark.skipif(cpu.unavailable_reason() is not None, reason=str
 PAPER = NormPool(relu_before=True, size=5, alpha=1e-4, beta=0.75, k=2.0, columns=2, pool=3, stride=2)
 SOURCE = NormPool(size=5, alpha=1e-4, k=2.0, columns=2, pool=2, stride=2, all_ties=True, relu_after=True)
 NORM_ALONE = dataclasses.replace(PAPER, relu_before=False, pool=1, stride=1)
+CAFFE = PoolNorm(NormPool(pool=3, stride=2, relu_after=True), NormPool(size=9, alpha=1e-2))
 POOL_ALONE = dataclasses.replace(PAPER, relu_before=False, alpha=0.0, k=1.0)
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -45,6 +54,20 @@ def run(
     above = last(np.ones(shape) if gradient is None else gradient, x.dtype)
     cpu.norm_pool_backward(above, x, None, result, winners, op, of_x)
     return result, winners, of_x
+
+
+def run_pool_norm(
+    x: torch.Tensor, op: PoolNorm, gradient: np.ndarray | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Result, winners, what was normalized and, of a gradient of 1 unless one is given, the gradient of x."""
+    shape = (*x.shape[:2], *(pooled_side(side, op.pool.pool, op.pool.stride) for side in x.shape[2:]))
+    result, pooled = (last(torch.full(shape, math.nan), x.dtype) for _ in range(2))
+    winners = last(torch.zeros(shape), torch.int16 if op.pool.all_ties else torch.uint8)
+    cpu.pool_norm(x, op, result, winners, pooled)
+    of_x = last(torch.full(x.shape, math.nan), x.dtype)
+    above = last(np.ones(shape) if gradient is None else gradient, x.dtype)
+    cpu.pool_norm_backward(above, winners, pooled, op, of_x)
+    return result, winners, pooled, of_x
 
 
 def relative(got: torch.Tensor, want: np.ndarray) -> float:
@@ -109,7 +132,7 @@ OPS = [PAPER, SOURCE, dataclasses.replace(PAPER, pool=1, stride=1)]
     columns=st.integers(1, 3),
     height=st.integers(3, 7),
     width=st.integers(3, 7),
-    size=st.integers(1, 7),
+    size=st.integers(1, 9),
     alpha=st.sampled_from([0.0, 1e-4, 0.3]),
     beta=st.sampled_from([0.75, 0.75, 0.4]),
     k=st.sampled_from([1.0, 2.0]),
@@ -159,6 +182,61 @@ def test_equals_the_loops(
 def test_bfloat16_equals_the_loops(per_column: int, side: int, size: int, seed: int) -> None:
     x = np.random.default_rng(seed).normal(size=(2, per_column * 2, side, side)) * 30
     check(last(x, torch.bfloat16), dataclasses.replace(PAPER, size=size), seed)
+
+
+def check_pool_norm(x: torch.Tensor, op: PoolNorm, seed: int) -> None:
+    """Compare forward and backward with the loops, with the kernel's own winners where activations tie."""
+    exact = x.double().numpy()
+    want = pool_norm_forward(exact, op)
+    gradient = last(np.random.default_rng(seed).normal(size=want.shape), x.dtype).double().numpy()
+    result, winners, pooled, of_x = run_pool_norm(x, op, gradient)
+    np.testing.assert_array_equal(pooled.double().numpy(), forward(exact, op.pool))
+    require_largest(winners.numpy(), exact, op.pool, 0.0)
+    want_of_x, terms = pool_norm_backward(gradient, exact, winners.numpy(), op)
+    require_close(result, want)
+    require_close(of_x, want_of_x, terms)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    images=st.integers(1, 3),
+    per_column=st.sampled_from([1, 2, 3, 5, 8, 40, 200]),
+    columns=st.integers(1, 3),
+    height=st.integers(3, 9),
+    width=st.integers(3, 9),
+    size=st.sampled_from([1, 4, 5, 9, 9, 11]),
+    alpha=st.sampled_from([0.0, 1e-4, 0.3]),
+    beta=st.sampled_from([0.75, 0.75, 0.4]),
+    k=st.sampled_from([1.0, 2.0]),
+    stride=st.integers(1, 3),
+    relu=st.tuples(st.booleans(), st.booleans()),
+    is_half=st.booleans(),
+    rounds=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_pool_norm_equals_the_loops(
+    images: int,
+    per_column: int,
+    columns: int,
+    height: int,
+    width: int,
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    stride: int,
+    relu: tuple[bool, bool],
+    is_half: bool,
+    rounds: bool,
+    seed: int,
+) -> None:
+    # Two combinations, each of which is compiled.
+    pool = NormPool(pool=3, stride=2) if is_half else NormPool(pool=3, stride=stride, all_ties=True)
+    pool = dataclasses.replace(pool, relu_before=relu[0], relu_after=relu[1])
+    norm = NormPool(size=size, alpha=alpha, beta=beta, k=k, columns=columns)
+    x = np.random.default_rng(seed).normal(size=(images, per_column * columns, height, width)) * 3
+    x = x.round() if rounds else x  # many windows have several maxima
+    check_pool_norm(last(x, torch.bfloat16 if is_half else torch.float32), PoolNorm(pool, norm), seed)
 
 
 @pytest.mark.parametrize("scale", [1, 30])
@@ -218,6 +296,22 @@ def test_nan_is_kept(op: NormPool, position: tuple[int, int]) -> None:
     assert result.isnan().any()
 
 
+@pytest.mark.parametrize("position", [(0, 0), (2, 1), (5, 5)])
+def test_nan_is_kept_by_pooling_and_normalization(position: tuple[int, int]) -> None:
+    x = last(np.random.default_rng(3).normal(size=(1, 12, 6, 6)), torch.float32)
+    x[0, 4, *position] = math.nan
+    x[0, 9, *position] = -math.inf
+    result, winners, pooled, of_x = run_pool_norm(x, CAFFE)
+    exact = x.double().numpy()
+    np.testing.assert_array_equal(pooled.isnan(), np.isnan(forward(exact, CAFFE.pool)))
+    np.testing.assert_array_equal(result.isnan(), np.isnan(pool_norm_forward(exact, CAFFE)))
+    # The windows that contain the NaN, also those that reach beyond the edge, have chosen it.
+    for row, column in zip(*np.nonzero(pooled[0, 4].isnan().numpy()), strict=True):
+        assert divmod(int(winners[0, 4, row, column]), 3) == (position[0] - 2 * row, position[1] - 2 * column)
+    assert of_x[0, 4, *position] == 0  # not above 0
+    assert not of_x[0, 9].isnan().all()
+
+
 def test_nan_of_any_bits_is_kept_in_bfloat16() -> None:
     # The first would overflow when rounded, the second would become an infinity.
     bits = torch.tensor([0x7FFF, 0xFFFF - 0x10000, 0x7F81, 0x7FC0], dtype=torch.int16)
@@ -238,6 +332,17 @@ def test_threads_change_nothing(dtype: torch.dtype, images: int) -> None:
     for threads in (2, 3):
         torch.set_num_threads(threads)
         for one, several in zip(alone, run(x, PAPER, gradient), strict=True):
+            assert torch.equal(one, several)
+
+
+def test_threads_change_nothing_after_pooling() -> None:
+    random = torch.Generator().manual_seed(1)
+    x = last(torch.randn(5, 12, 9, 9, generator=random) * 30, torch.float32)
+    gradient = torch.randn(5, 12, 4, 4, generator=random).numpy()
+    alone = run_pool_norm(x, CAFFE, gradient)
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        for one, several in zip(alone, run_pool_norm(x, CAFFE, gradient), strict=True):
             assert torch.equal(one, several)
 
 
@@ -383,6 +488,18 @@ def check_norm_pool(layout: str, dtype: torch.dtype, op: NormPool, biased: bool)
         assert (off <= ((AT_MOST if dtype == torch.bfloat16 else 0.0) + 2e-6) * sizes).all()
 
 
+def check_pool_norm_of(layout: str, dtype: torch.dtype, op: PoolNorm) -> None:
+    x = lying(layout, (2, 6, 7, 8), dtype, 1).requires_grad_()
+    result, winners, _ = operators._pool_norm(x, *op.as_scalars())
+    gradient = lying(layout, tuple(result.shape), dtype, 3)
+    (of_x,) = torch.autograd.grad(result, x, gradient)
+    assert result.dtype == of_x.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(result, operators.norm_pool(x, op))
+    exact = x.detach().double().numpy()
+    require_close(result.detach(), pool_norm_forward(exact, op))
+    require_close(of_x, *pool_norm_backward(gradient.double().numpy(), exact, winners.numpy(), op))
+
+
 def check_same_map_norm(layout: str, dtype: torch.dtype) -> None:
     x = lying(layout, (2, 5, 6, 7), dtype, 4).requires_grad_()
     gradient = lying(layout, tuple(x.shape), dtype, 5)
@@ -423,6 +540,25 @@ def test_norm_pool_of_any_layout(layout: str, dtype: torch.dtype, op: NormPool, 
 @pytest.mark.usefixtures("unwritten_is_nan")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_pool_norm_of_any_layout(layout: str, dtype: torch.dtype) -> None:
+    check_pool_norm_of(layout, dtype, CAFFE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pool_norm_with_biases_is_pooling_then_normalization(dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(4)
+    x, bias = last(torch.randn(2, 6, 7, 8, generator=random), dtype), torch.randn(6, generator=random)
+    leaves = [x.requires_grad_(), bias.requires_grad_()]
+    fused, gradient = operators.norm_pool(*leaves[:1], CAFFE, leaves[1]), torch.randn(2, 6, 3, 4, generator=random)
+    apart = operators.norm_pool(operators.norm_pool(x, CAFFE.pool, bias), CAFFE.norm)
+    assert torch.equal(fused, apart)
+    for one, other in zip(*(torch.autograd.grad(y, leaves, gradient.to(dtype)) for y in (fused, apart)), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.usefixtures("unwritten_is_nan")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_same_map_norm_and_space_to_depth_of_any_layout(layout: str, dtype: torch.dtype) -> None:
     check_same_map_norm(layout, dtype)
     check_space_to_depth(layout, dtype)
@@ -445,5 +581,6 @@ def test_autocast_does_not_change_operators(dtype: torch.dtype) -> None:
     with torch.autocast("cpu", torch.bfloat16):  # backward, too
         for op in (PAPER, SOURCE):
             check_norm_pool("channels first", dtype, op, biased=True)
+        check_pool_norm_of("channels first", dtype, CAFFE)
         check_same_map_norm("channels first", dtype)
         check_space_to_depth("channels first", dtype)

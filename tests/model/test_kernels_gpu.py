@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.model.norm_pool_reference import backward, forward, require_largest
 
 from alexnet.model.kernels import operators
-from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.kernels.norm_pool import NormPool, PoolNorm
 from alexnet.model.response_norm import same_map_norm
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -88,6 +88,14 @@ def test_norm_pool(name: str, shape: tuple[int, ...], biased: bool) -> None:
         check_half(x.bfloat16(), added, op)
 
 
+@pytest.mark.parametrize("relu", [(True, False), (False, True), (False, False)])
+def test_pool_norm(relu: tuple[bool, bool]) -> None:
+    pool = NormPool(relu_before=relu[0], relu_after=relu[1], pool=3, stride=2)
+    op = PoolNorm(pool, NormPool(alpha=0.05, k=1.0, size=4, beta=0.6))
+    for bias in (None, torch.randn(6, generator=torch.Generator().manual_seed(5)).to(DEVICE)):
+        assert max(errors(norm_pool_of(op), op.reference, distinct((2, 6, 7, 6), 4, torch.float32), bias)) < 1e-6
+
+
 def check_half(x: torch.Tensor, bias: torch.Tensor | None, op: NormPool) -> None:
     """Compare an operation in bfloat16 and its gradients with the loops, with the kernel's winners."""
     exact = x.double().cpu().numpy()
@@ -117,7 +125,7 @@ def check_half(x: torch.Tensor, bias: torch.Tensor | None, op: NormPool) -> None
         assert (off <= 2 * HALF_ONCE * np.abs(of_x).sum((0, 2, 3))).all()
 
 
-def norm_pool_of(op: NormPool) -> Callable[..., torch.Tensor]:
+def norm_pool_of(op: NormPool | PoolNorm) -> Callable[..., torch.Tensor]:
     return lambda x, bias=None: operators.norm_pool(x, op, bias)
 
 

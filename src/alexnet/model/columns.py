@@ -86,7 +86,7 @@ def column_steps(
                         "variant in columns (paper, original, ...), --column-layers dense, or --columns 1"
                     )
                 layers = tuple(_of_one_column(layer) for layer in op.layers)
-                steps.append(Fused(layers, replace(norm_pool, columns=1)))
+                steps.append(Fused(layers, norm_pool.in_columns(1)))
             case NamedLayer(spec=Dense()) if not halved:
                 steps.append(GatherRows(op))
                 halved = True

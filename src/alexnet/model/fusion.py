@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from alexnet.model.kernels.norm_pool import MAX_WINDOW_POSITIONS, NormPool
+from alexnet.model.kernels.norm_pool import MAX_WINDOW_POSITIONS, NormPool, PoolNorm
 from alexnet.model.layer_specs import Convolution, LayerSpec, MaxPool, NamedLayer, ReLU, ResponseNorm
 
 
@@ -11,7 +11,7 @@ class Fused:
     """Consecutive layers without weights that run as one operation."""
 
     layers: tuple[NamedLayer, ...]
-    norm_pool: NormPool
+    norm_pool: NormPool | PoolNorm
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ConvEpilogue:
         return (self.convolution, *self.epilogue.layers)
 
     @property
-    def norm_pool(self) -> NormPool:
+    def norm_pool(self) -> NormPool | PoolNorm:
         """The epilogue."""
         return self.epilogue.norm_pool if isinstance(self.epilogue, Fused) else NormPool(relu_before=True)
 
@@ -61,7 +61,8 @@ def fuse(layers: tuple[NamedLayer, ...]) -> tuple[NamedLayer | Fused, ...]:
 
 
 def _fused_at_start(layers: tuple[NamedLayer, ...]) -> Fused | None:
-    """The longest fusion at the start of `layers`: a normalization or a pooling, with the ReLU around them."""
+    """The longest fusion at the start of `layers`: normalization, pooling, or both in any order, with ReLU around the
+    pooling."""
     num_taken = 0
 
     def take(kind: type[LayerSpec]) -> LayerSpec | None:
@@ -80,11 +81,17 @@ def _fused_at_start(layers: tuple[NamedLayer, ...]) -> Fused | None:
     after = take(ReLU)
     op = NormPool(relu_before=before is not None, relu_after=after is not None)
     if isinstance(norm, ResponseNorm):
-        alpha = norm.alpha if norm.alpha_per_element else norm.alpha / norm.size
-        op = replace(op, size=norm.size, alpha=alpha, beta=norm.beta, k=norm.k, columns=norm.columns)
+        op = _with_norm(op, norm)
     if isinstance(pool, MaxPool):
         op = replace(op, pool=pool.size, stride=pool.stride, all_ties=pool.ties == "every")
+    if norm is None and isinstance(later := take(ResponseNorm), ResponseNorm):
+        return Fused(layers[:num_taken], PoolNorm(op, _with_norm(NormPool(), later)))
     return Fused(layers[:num_taken], op)
+
+
+def _with_norm(op: NormPool, norm: ResponseNorm) -> NormPool:
+    alpha = norm.alpha if norm.alpha_per_element else norm.alpha / norm.size
+    return replace(op, size=norm.size, alpha=alpha, beta=norm.beta, k=norm.k, columns=norm.columns)
 
 
 def _can_fuse(pool: MaxPool) -> bool:

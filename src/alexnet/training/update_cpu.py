@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet.model.kernels.cpu import narrow, parallel_for_arrays, wide
+from alexnet.model.kernels.cpu import parallel_for_arrays
+from alexnet.model.kernels.vector_memory import narrow, wide
 from alexnet.system.numba_jit import jit
 
 

@@ -7,13 +7,14 @@ come from the cache, so each number moves through memory once.
 `TRITON_INTERPRET=1`, set before the start, runs all of it slowly on a CPU, so that it can be tested without a GPU.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.kernels.norm_pool import NormPool, PoolNorm
 
 _BLOCK = 1024
 # A 256 x 256 factor of a matrix product would need more shared memory than most cards have.
@@ -409,6 +410,23 @@ def norm_pool_backward(
                 **_neighbor_constants(op),
                 **_constants(x, bias, op),
             )
+
+
+def pool_norm(x: torch.Tensor, op: PoolNorm, result: torch.Tensor, winners: torch.Tensor, pooled: torch.Tensor) -> None:
+    """Compute `op` of x (B, C, H, W); the others (B, C, H', W') are overwritten, all channels-last."""
+    norm_pool(x, None, op.pool, pooled, winners)
+    norm_pool(pooled, None, op.norm, result, winners)
+
+
+def pool_norm_backward(
+    gradient: torch.Tensor, winners: torch.Tensor, pooled: torch.Tensor, op: PoolNorm, of_x: torch.Tensor
+) -> None:
+    """Fill `of_x` (B, C, H, W), the gradient of x, from that of the result; all channels-last."""
+    of_pooled = torch.empty_like(pooled)
+    norm_pool_backward(gradient, pooled, None, pooled, winners, op.norm, of_pooled)
+    # Of ReLU on either side of the pooling, the gradient needs only the result; x gives the sizes.
+    pool = replace(op.pool, relu_before=False, relu_after=op.pool.relu_before or op.pool.relu_after)
+    norm_pool_backward(of_pooled, of_x, None, pooled, winners, pool, of_x)
 
 
 def channel_sums(x: torch.Tensor, sums: torch.Tensor) -> None:

@@ -3,7 +3,7 @@
 Axes: B images, C channels, H x W positions.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -50,10 +50,10 @@ class NormPool:
         return cls(**dict(zip(_NAMES, scalars, strict=True)))
 
     @classmethod
-    def scalar_schema(cls) -> str:
-        """The scalars as torch's schema language declares them."""
+    def scalar_schema(cls, prefix: str = "") -> str:
+        """The scalars as torch's schema language declares them, `prefix` before their names."""
         types = {bool: "bool", int: "SymInt", float: "float"}
-        return ", ".join(f"{types[type(field.default)]} {field.name}" for field in fields(cls))
+        return ", ".join(f"{types[type(field.default)]} {prefix}{field.name}" for field in fields(cls))
 
     @property
     def normalizes(self) -> bool:
@@ -70,6 +70,10 @@ class NormPool:
         """Whether neither normalization nor pooling is enabled."""
         return not self.normalizes and not self.pools
 
+    def in_columns(self, columns: int) -> "NormPool":
+        """The same with channels in so many blocks."""
+        return replace(self, columns=columns)
+
     def reference(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H', W') by torch's own operations."""
         x = F.relu(x) if self.relu_before else x
@@ -78,6 +82,48 @@ class NormPool:
         if self.pools:
             x = max_pool(x, self.pool, self.stride, "every" if self.all_ties else "one")
         return F.relu(x) if self.relu_after else x
+
+
+@dataclass(frozen=True)
+class PoolNorm:
+    """Max-pooling, with ReLU before or after it, then response normalization; Caffe's reference network's order."""
+
+    pool: NormPool
+    """Without normalization."""
+    norm: NormPool
+    """Without pooling and ReLU."""
+
+    def as_scalars(self) -> tuple[Any, ...]:
+        """Those of the pooling and those of the normalization: the scalar arguments of `alexnet::pool_norm`."""
+        return (*self.pool.as_scalars(), *self.norm.as_scalars())
+
+    @classmethod
+    def from_scalars(cls, scalars: tuple[Any, ...]) -> "PoolNorm":
+        """The inverse of `as_scalars`."""
+        return cls(NormPool.from_scalars(scalars[: len(_NAMES)]), NormPool.from_scalars(scalars[len(_NAMES) :]))
+
+    @classmethod
+    def scalar_schema(cls) -> str:
+        """The scalars as torch's schema language declares them."""
+        return f"{NormPool.scalar_schema('pool_')}, {NormPool.scalar_schema('norm_')}"
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether normalization is enabled."""
+        return self.norm.normalizes
+
+    @property
+    def columns(self) -> int:
+        """Equal blocks of channels that are normalized separately."""
+        return self.norm.columns
+
+    def in_columns(self, columns: int) -> "PoolNorm":
+        """The same with channels in so many blocks."""
+        return replace(self, norm=self.norm.in_columns(columns))
+
+    def reference(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H', W') by torch's own operations."""
+        return self.norm.reference(self.pool.reference(x))
 
 
 # A list of names: torch's compiler, up to 2.11, cannot read `vars` of a frozen dataclass.

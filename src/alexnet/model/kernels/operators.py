@@ -8,14 +8,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from alexnet.model.kernels.norm_pool import NormPool
+from alexnet.model.kernels.norm_pool import NormPool, PoolNorm
 from alexnet.model.layer_specs import pooled_side
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def norm_pool(x: torch.Tensor, op: NormPool, bias: torch.Tensor | None = None) -> torch.Tensor:
+def norm_pool(x: torch.Tensor, op: NormPool | PoolNorm, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`op.reference(x)`, or of x plus its biases, in one pass over memory, backward in one or two.
 
     The maximum of a window is chosen before the result is rounded to the dtype of `x`, so bfloat16 has fewer ties here
@@ -29,6 +29,10 @@ def norm_pool(x: torch.Tensor, op: NormPool, bias: torch.Tensor | None = None) -
     Returns:
         (B, C, H', W') of the dtype of `x`, channels-last.
     """
+    if isinstance(op, PoolNorm):
+        if bias is None:
+            return _pool_norm(x, *op.as_scalars())[0]
+        return norm_pool(norm_pool(x, op.pool, bias), op.norm)
     return _norm_pool(x, None if bias is None else bias.contiguous(), *op.as_scalars())[0]
 
 
@@ -117,6 +121,31 @@ def _norm_pool_backward(
     return of_x, of_bias
 
 
+@torch_operator("pool_norm", f"(Tensor x, {PoolNorm.scalar_schema()}) -> (Tensor, Tensor, Tensor)")
+def _pool_norm(x: torch.Tensor, *scalars: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    # x: (B, C, H, W) -> result (B, C, H', W'), its winners, and what was normalized
+    result, winners, pooled = _empty_pool_norm(x, *scalars)
+    if x.numel():
+        _backend(x).pool_norm(to_channels_last(x), PoolNorm.from_scalars(scalars), result, winners, pooled)
+    return result, winners, pooled
+
+
+@torch_operator(
+    "pool_norm_backward",
+    "(Tensor gradient, Tensor winners, Tensor pooled, SymInt height, SymInt width, "
+    f"{PoolNorm.scalar_schema()}) -> Tensor",
+)
+def _pool_norm_backward(
+    gradient: torch.Tensor, winners: torch.Tensor, pooled: torch.Tensor, height: int, width: int, *scalars: Any
+) -> torch.Tensor:
+    # gradient, winners, pooled: (B, C, H', W') -> the gradient of x (B, C, H, W)
+    of_x = empty_like_layout(pooled, (*pooled.shape[:2], height, width), pooled.dtype)
+    if of_x.numel():
+        backend, op = _backend(pooled), PoolNorm.from_scalars(scalars)
+        backend.pool_norm_backward(to_channels_last(gradient), winners, pooled, op, of_x)
+    return of_x
+
+
 @torch_operator("same_map_norm")
 def same_map_norm(x: torch.Tensor, size: int, alpha: float, beta: float) -> torch.Tensor:
     """`alexnet.model.response_norm.same_map_norm` in one pass over memory; x float32 or bfloat16 (B, C, H, W)."""
@@ -169,6 +198,11 @@ def _empty_result(x: torch.Tensor, op: NormPool) -> tuple[torch.Tensor, torch.Te
     return empty_like_layout(x, shape, x.dtype), empty_like_layout(x, shape, winners_dtype)
 
 
+def _empty_pool_norm(x: torch.Tensor, *scalars: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    result, winners = _empty_result(x, PoolNorm.from_scalars(scalars).pool)
+    return result, winners, torch.empty_like(result)
+
+
 def _empty_bias_gradient(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Memory for the gradient of the biases; of size 0 without biases, and zeros without images."""
     if bias is None:
@@ -197,6 +231,19 @@ def _norm_pool_gradient(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tu
     return of_x, None if bias is None else of_bias, *([None] * len(ctx.scalars))
 
 
+def _pool_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    # Not x, which has several times as many activations.
+    x, *ctx.scalars = inputs
+    ctx.save_for_backward(*output[1:])
+    ctx.sides = x.shape[2:]
+
+
+def _pool_norm_gradient(ctx: Any, gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    winners, pooled = ctx.saved_tensors
+    of_x = _pool_norm_backward(gradient, winners, pooled, *ctx.sides, *ctx.scalars)
+    return of_x, *([None] * len(ctx.scalars))
+
+
 def _same_map_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     ctx.save_for_backward(inputs[0])
     ctx.scalars = inputs[1:]
@@ -214,9 +261,17 @@ torch.library.register_fake(
     "alexnet::norm_pool_backward",
     lambda gradient, x, bias, *rest: (_empty_channels_last(x), _empty_bias_gradient(x, bias)),
 )
+torch.library.register_fake("alexnet::pool_norm", _empty_pool_norm)
+torch.library.register_fake(
+    "alexnet::pool_norm_backward",
+    lambda gradient, winners, pooled, height, width, *scalars: empty_like_layout(
+        pooled, (*pooled.shape[:2], height, width), pooled.dtype
+    ),
+)
 torch.library.register_fake("alexnet::same_map_norm", lambda x, *scalars: _empty_channels_last(x))
 torch.library.register_fake("alexnet::same_map_norm_backward", lambda gradient, x, *scalars: _empty_channels_last(x))
-for _name in ("in_blocks", "norm_pool_backward", "same_map_norm_backward"):
+for _name in ("in_blocks", "norm_pool_backward", "pool_norm_backward", "same_map_norm_backward"):
     torch.library.register_autograd(f"alexnet::{_name}", no_gradient)
 torch.library.register_autograd("alexnet::norm_pool", _norm_pool_gradient, setup_context=_norm_pool_setup)
+torch.library.register_autograd("alexnet::pool_norm", _pool_norm_gradient, setup_context=_pool_norm_setup)
 torch.library.register_autograd("alexnet::same_map_norm", _same_map_norm_gradient, setup_context=_same_map_norm_setup)
