@@ -16,7 +16,7 @@ from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.predictions import load_predictions
-from alexnet.evaluation.run_evaluation import evaluate, remap_classes
+from alexnet.evaluation.run_evaluation import evaluate, evaluate_one_and_ten, remap_classes
 from alexnet.model.network import AlexNet
 from alexnet.model.weights import Trained, save_trained
 from alexnet.runs.folder import RunFolder
@@ -73,6 +73,40 @@ def test_dense_results_are_stored_beside_the_others(run: RunFolder, own: Prepare
     assert evaluate_probabilities(found.probabilities, own, "val", "dense").to_dict()["loss"] == stored["loss"]
     assert 0 < results[10]["top1_error"] < 1
     np.testing.assert_array_equal(found.labels(own), own.splits["val"].labels)
+
+
+def test_one_and_ten_views_are_measured_in_one_pass(
+    run: RunFolder, own: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stored() -> dict[str, tuple[dict[str, Any], bytes]]:
+        files = run.path / "predictions"
+        return {
+            name: (
+                {key: value for key, value in one.items() if key != "images_per_second"},
+                (files / f"{name}.safetensors").read_bytes(),
+            )
+            for name, one in run.evaluations().items()
+        }
+
+    alone = {views: measured(run, views=views) for views in (1, 10)}
+    expected = stored()
+    passes = 0
+    forward = AlexNet.forward
+
+    def counted(network: AlexNet, images: torch.Tensor) -> torch.Tensor:
+        nonlocal passes
+        passes += len(images)
+        return forward(network, images)
+
+    monkeypatch.setattr(AlexNet, "forward", counted)
+    found = evaluate_one_and_ten(run.path, device="cpu", precision="float32", progress=False)
+    assert passes == 10 * len(own.splits["val"])
+    assert stored() == expected and set(expected) == {"val-1views", "val-10views"}
+    assert [one.num_views for one in found] == [1, 10]
+    for one in found:
+        assert one.top1_error == alone[one.num_views]["top1_error"] and one.images_per_second is not None
+    assert alone[1]["loss"] != alone[10]["loss"]
+    assert found[0].images_per_second == pytest.approx(10 * (found[1].images_per_second or 0))
 
 
 def test_the_same_classes_in_another_order_count_the_same(run: RunFolder, own: PreparedData, tmp_path: Path) -> None:

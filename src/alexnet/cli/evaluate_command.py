@@ -2,16 +2,14 @@
 
 import argparse
 import logging
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_arithmetic, add_data, add_json, add_split, add_views
 from alexnet.cli.output import print_json
 from alexnet.errors import RequestError
-
-if TYPE_CHECKING:
-    from alexnet.evaluation.predictions import NumViews
 
 _logger = logging.getLogger(__name__)
 
@@ -29,13 +27,13 @@ def add_arguments(parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Evaluate the runs."""
     from alexnet.cli.tables import print_results
-    from alexnet.evaluation.run_evaluation import evaluate
+    from alexnet.evaluation.run_evaluation import evaluate, evaluate_one_and_ten
     from alexnet.model.kernels import slow_path_message
     from alexnet.parallel.process_group import init_process_group
     from alexnet.runs.folder import RunFolder
     from alexnet.system.device import choose_device
 
-    views: tuple[NumViews, ...] = (options.views,) if options.views else (1, 10)
+    measure = partial(evaluate, views=options.views) if options.views else evaluate_one_and_ten
     results: list[dict[str, Any]] = []
     with init_process_group() as (processes, _):
         if processes.is_main and (message := slow_path_message(choose_device(options.device).type)):
@@ -45,18 +43,17 @@ def run(options: argparse.Namespace) -> None:
                 if processes.is_main:
                     results.append(_evaluate_baseline(run, options))
                 continue
-            for num_views in views:
-                evaluation = evaluate(
-                    run,
-                    options.data,
-                    options.split,
-                    num_views,
-                    device=options.device,
-                    precision=options.precision,
-                    progress=True,
-                    processes=processes,
-                )
-                results.append({"run": str(run), **evaluation.to_dict()})
+            measured = measure(
+                run,
+                options.data,
+                options.split,
+                device=options.device,
+                precision=options.precision,
+                progress=True,
+                processes=processes,
+            )
+            evaluations = measured if isinstance(measured, list) else [measured]
+            results += [{"run": str(run), **evaluation.to_dict()} for evaluation in evaluations]
     if not processes.is_main:
         return
     if options.json:

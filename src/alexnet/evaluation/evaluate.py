@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet.data.augment import MeanAt
+from alexnet.data.augment import MeanAt, View, views
 from alexnet.data.dataset import ClassInfo, PreparedData
 from alexnet.data.shards import UnreadableSample
 from alexnet.errors import RequestError, WorkError
@@ -161,6 +162,7 @@ def predict_split(
     precision: Precision = "float32",
     progress: Progress | None = None,
     processes: ProcessGroup = SINGLE_GROUP,
+    center: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Class probabilities of every image of a split: the arithmetic mean of the softmax over the views.
 
@@ -180,6 +182,7 @@ def predict_split(
         precision: of the network; softmax and mean are always float32.
         progress: called with (images done, total images) after each batch.
         processes: those that share the split's batches; all of them return the whole result.
+        center: float32 (N, K), receives the probabilities of the center alone, which is one of 9 or 10 views.
 
     Returns:
         float32 (N, K), rows sum to 1, in the split's order.
@@ -236,12 +239,23 @@ def predict_split(
         device=device,
         precision=precision,
     )
+    (center_view,) = views(1, data.side, crop)
+    if center is not None:
+        center[:] = 0
+
+    def keep_center(start: int, view: View, found: torch.Tensor) -> None:
+        if center is not None and view == center_view:
+            center[start : start + len(found)] = found.cpu().numpy()
+
     with closing(batches), average as probabilities_of:
         for start, batch in zip(starts, batches, strict=True):
-            probabilities[start : start + len(batch)] = probabilities_of(batch).cpu().numpy()
+            found = probabilities_of(batch, each=partial(keep_center, start))
+            probabilities[start : start + len(batch)] = found.cpu().numpy()
             if progress is not None:
                 progress(start + len(batch), len(images))
     probabilities = processes.sum_rows(probabilities)
+    if center is not None:
+        center[:] = processes.sum_rows(center)
     num_lost = int((~np.isfinite(probabilities)).any(axis=1).sum())
     if num_lost:
         raise WorkError(
@@ -299,6 +313,7 @@ def evaluate_split(
     precision: Precision = "float32",
     progress: Progress | None = None,
     processes: ProcessGroup = SINGLE_GROUP,
+    center: npt.NDArray[np.float32] | None = None,
 ) -> Evaluation:
     """Predict a whole split and compute the metrics; arguments and errors as in `predict_split`.
 
@@ -320,6 +335,7 @@ def evaluate_split(
         precision=precision,
         progress=progress,
         processes=processes,
+        center=center,
     )
     duration_s = time.perf_counter() - start_s
     return evaluate_probabilities(probabilities, data, split, num_views, len(probabilities) / duration_s)

@@ -43,7 +43,7 @@ def view_probabilities(
     Yields:
         A function of a batch, uint8 (B, side, side, 3) on any device, that returns float32 (B, K) on `device`: the mean
         of the softmax over the views. Its second argument is the number of views that the network takes at once, 1 by
-        default; the result depends on it only by rounding.
+        default; the result depends on it only by rounding. The third is called with each view and its probabilities.
 
     Raises:
         RequestError: a number of views that is not allowed.
@@ -55,7 +55,9 @@ def view_probabilities(
     num_axes = 4 if num_views == "dense" else 2
     mean_image = mean_image.to(device)
 
-    def probabilities(images: torch.Tensor, views_at_once: int = 1) -> torch.Tensor:
+    def probabilities(
+        images: torch.Tensor, views_at_once: int = 1, each: Callable[[View, torch.Tensor], object] | None = None
+    ) -> torch.Tensor:
         with torch.inference_mode():
             batch = images.to(device, non_blocking=True)
             total = torch.zeros(len(batch), num_classes, device=device)
@@ -72,8 +74,10 @@ def view_probabilities(
                         "evaluate it on the data set it was trained on"
                     )
                 by_view = scores.float().softmax(dim=1).reshape(len(crops), *total.shape, -1).mean(dim=3)
-                for one in by_view:
+                for view, one in zip(chosen[first:], by_view, strict=False):
                     total += one
+                    if each is not None:
+                        each(view, one)
             return total / len(chosen)
 
     with inference_network(network, device, precision) as ready:
