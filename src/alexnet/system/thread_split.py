@@ -49,9 +49,16 @@ _pool_lock = threading.Lock()
 def _started_pool(threads: int, process: int) -> ThreadPoolExecutor:
     # Keyed by process, because a forked one has none of its parent's threads. `set_num_threads(1)` in a worker is also
     # the default of threads started later, so all workers are started first and the caller's number is then restored.
-    pool = ThreadPoolExecutor(threads, "alexnet-kernels", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, "alexnet-kernels", initializer=_use_one_thread)
     all_started = threading.Barrier(threads)
     for future in [pool.submit(all_started.wait) for _ in range(threads)]:
         future.result()
     torch.set_num_threads(threads)
     return pool
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+    # A thread takes over the number that was set last when it first asks for it: so it has to ask now, not after the
+    # caller's number is restored.
+    torch.get_num_threads()
