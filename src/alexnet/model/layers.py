@@ -3,7 +3,9 @@
 Axes: B images, C channels, H x W positions, D features.
 """
 
+import contextlib
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -175,6 +177,24 @@ class LocallyConnected2d(OneNode):
         return f"{self.weight.shape[3]}, {self.weight.shape[2]}, kernel={self.kernel}, side={self.side}"
 
 
+_own = threading.local()
+_mask_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def part_of_this_thread(part: tuple[slice, int]) -> Iterator[None]:
+    """Within the block, the inputs of this thread's dropout layers are this part of a batch, as `SeededDropout.part`.
+
+    Threads that run parts of one batch draw a layer's mask once, whichever needs it first: every thread reaches the
+    layers in their order, so that is the order in which masks are drawn.
+    """
+    _own.part = part
+    try:
+        yield
+    finally:
+        del _own.part
+
+
 class SeededDropout(OneNode, _DropoutNd):
     """Zero each unit with a probability in training; multiply by the keep probability in evaluation.
 
@@ -222,13 +242,14 @@ class SeededDropout(OneNode, _DropoutNd):
         return kept / keep if self.inverted and keep else kept
 
     def _current_mask(self, x: torch.Tensor, keep: float) -> torch.Tensor:
-        rows, num = self.part or (slice(None), len(x))
+        rows, num = getattr(_own, "part", None) or self.part or (slice(None), len(x))
         units, width = self.units or (slice(None), x.shape[1])
-        mask = self._mask
-        if mask is None:
-            mask = x.new_empty((num, width)).bernoulli_(keep, generator=self.generator)
-            if self.part is not None:
-                self._mask = mask  # for the next parts
+        with _mask_lock:
+            mask = self._mask
+            if mask is None:
+                mask = x.new_empty((num, width)).bernoulli_(keep, generator=self.generator)
+                if self.part is not None:
+                    self._mask = mask  # for the next parts
         return mask[rows, units]
 
     def extra_repr(self) -> str:

@@ -10,12 +10,19 @@ from alexnet.data.augment import Batch
 from alexnet.data.device_cache import DeviceImageCache
 from alexnet.data.sampler import rank_slice
 from alexnet.model import kernels
+from alexnet.model.layers import part_of_this_thread
+from alexnet.system.thread_split import parallel_for
 from alexnet.training.batch_metrics import METRICS, RunningMetrics
 from alexnet.training.compute_weights import ComputeWeights, factors_table
 from alexnet.training.plan import Phase
 from alexnet.training.schedule import LearningRates
 from alexnet.training.setup import TrainingSetup
 from alexnet.training.step import NotFiniteError, dropout_seed, loss_and_metrics, network_input, noise_divisor
+
+IMAGES_OF_A_PART = 32
+"""Images that a thread takes through all layers of a small network at a time (docs/log.md)."""
+MAX_PARAMETERS = 4_000_000
+"""Largest network that threads run on images of their own: each part of a batch has a gradient of all parameters."""
 
 
 class EagerStep:
@@ -37,6 +44,8 @@ class EagerStep:
         alone = not setup.recipe.training.micro_batch and not setup.mesh.is_distributed
         fused = setup.device.type == "cpu" and kernels.supports_fused(next(setup.network.parameters()))
         self.weights = ComputeWeights(setup.network, setup.optimizer, setup.precision == "bfloat16" and alone and fused)
+        is_small = sum(tensor.numel() for tensor in self.weights.tensors.values()) <= MAX_PARAMETERS
+        self._may_split = fused and alone and is_small and setup.precision == "float32"
 
     def run(self, phase: Phase, batch: Batch, step: int, learning_rates: LearningRates) -> None:
         """One update; a loss or gradient that is not finite stops before it."""
@@ -63,7 +72,14 @@ class EagerStep:
         value, sums = 0.0, [0.0] * len(METRICS)
         forward = self.weights.forward if self.weights.is_rounded else setup.forward
         self.weights.clear_gradients()
-        parts = self._parts(own, num)
+        parts = [] if self._splits(num) else self._parts(own, num)
+        if not parts:
+            images = network_input(setup, batch, self._mean_image, self._device_cache, noise_divisor(setup, phase))
+            value, sums, gradients = self._backward_in_threads(images, batch.labels)
+            if not math.isfinite(value):
+                raise self._not_finite(f"the loss of step {step} is {value}", step, value, batch)
+            for tensor, gradient in zip(self.weights.tensors.values(), gradients, strict=True):
+                tensor.grad = gradient
         for rows in parts:
             part = batch if rows == own else batch.map(operator.itemgetter(_shifted(rows, -own.start)))
             setup.network.set_microbatch(None if rows == slice(0, num) else rows, num)
@@ -89,6 +105,44 @@ class EagerStep:
             raise self._not_finite(f"a gradient of step {step} is not finite", step, value, batch)
         self._metrics.add({"loss": value * num, **dict(zip(METRICS, sums, strict=True))}, num)
         return value
+
+    def _splits(self, num: int) -> bool:
+        """Whether the threads run a batch of `num` in parts, each by one thread."""
+        enough = -(-num // IMAGES_OF_A_PART) >= torch.get_num_threads()
+        return self._may_split and enough and self.setup.network.is_untouched()
+
+    def _backward_in_threads(
+        self, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[float, list[float], list[torch.Tensor]]:
+        """The loss of a batch, the sums of its metrics, and its gradients in the order of `self.weights.tensors`.
+
+        A thread takes some images through all layers and back, so no thread waits for others after every layer, and
+        activations stay in its cache. The parts, and the order in which their gradients are added, do not depend on the
+        number of threads, so neither do the results.
+        """
+        setup, num = self.setup, len(images)
+        tensors = list(self.weights.tensors.values())
+        parts = [slice(first, min(first + IMAGES_OF_A_PART, num)) for first in range(0, num, IMAGES_OF_A_PART)]
+        results: dict[int, tuple[torch.Tensor, list[torch.Tensor], tuple[torch.Tensor, ...]]] = {}
+
+        def run(first: int, last: int) -> None:
+            for number in range(first, last):
+                rows = parts[number]
+                with part_of_this_thread((rows, num)):
+                    loss, sums = loss_and_metrics(setup, setup.forward, images[rows], labels[rows], num)
+                results[number] = loss.detach(), sums, torch.autograd.grad(loss, tensors)
+
+        setup.network.set_microbatch(slice(0, num), num)  # so that dropout keeps a mask for all parts
+        parallel_for(len(parts), run)
+        value, sums = 0.0, [0.0] * len(METRICS)
+        # Laid out as the parameters are, which the update reads side by side.
+        gradients = [torch.zeros_like(tensor) for tensor in tensors]
+        for number in range(len(parts)):
+            loss, part_sums, of_part = results[number]
+            value += float(loss)
+            sums = [total + float(one) for total, one in zip(sums, part_sums, strict=True)]
+            torch._foreach_add_(gradients, of_part)
+        return value, sums, gradients
 
     def _not_finite(self, message: str, step: int, loss: float, batch: Batch) -> NotFiniteError:
         return NotFiniteError(message, step, loss, batch.samples.tolist(), self.weights.gradients())
