@@ -22,14 +22,14 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 
 .PHONY: train test test-torch-oldest test-torch-newest slow format clean
 
-# An interrupted run has weights too, so run.json decides whether training is finished.
+# An interrupted run has weights too, so run.json decides whether training is finished. `report` prints the table of errors.
 train: | $(INSTALLED) $(PREPARED)/dataset.json
 	@if grep -qs '"state": "finished"' $(RUN)/run.json; then \
 	  echo "$(RUN) is already trained; use make train RUN=runs/another for a new one"; \
 	else \
 	  $(ALEXNET) train $(PREPARED) --recipe $(RECIPE) --run $(RUN) $(TRAIN_OPTIONS); \
 	fi
-	$(ALEXNET) evaluate $(RUN) --json > /dev/null  # the report's command prints the table
+	$(ALEXNET) evaluate $(RUN) --json > /dev/null
 	$(ALEXNET) report $(RUN)
 	@echo "to use these commands: . $(BIN)/activate; real photographs: alexnet fetch imagenette --size 160 data/imagenette"
 

@@ -144,8 +144,23 @@ def test_restart_keeps_an_environment_that_chose(monkeypatch: pytest.MonkeyPatch
     machine.restart_with_tuned_allocator()
     assert calls == []
     monkeypatch.delenv("GLIBC_TUNABLES")
-    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    for name in ("LD_PRELOAD", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
     machine.restart_with_tuned_allocator()
     if machine.platform.libc_ver()[0] == "glibc":
         ((program, words, environment),) = calls
         assert words[:4] == [program, "-P", "-m", "alexnet"] and "hugetlb=1" in environment["GLIBC_TUNABLES"]
+        assert environment["GOMP_SPINCOUNT"] == "1000"
+        monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # whoever chose how threads wait is respected
+        machine.restart_with_tuned_allocator()
+        assert "GOMP_SPINCOUNT" not in calls[1][2] and "hugetlb=1" in calls[1][2]["GLIBC_TUNABLES"]
+
+
+def test_a_process_with_the_default_allocator_waits_as_a_shell_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert machine.allocator_environment(True)["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")  # of the restart
+    assert "GOMP_SPINCOUNT" not in machine.allocator_environment(False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert machine.allocator_environment(False)["GOMP_SPINCOUNT"] == "7"

@@ -33,10 +33,23 @@ _ISA_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AV
 _ISA_WITH_BFLOAT16 = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10_")
 
 
+# How often a thread of OpenMP looks whether the others are done before it sleeps. By default it looks far longer, and
+# the thread that it waits for has no core meanwhile if the machine is busy (docs/log.md).
+_SPINS = {"GOMP_SPINCOUNT": "1000"}
+
+
 def allocator_environment(tuned: bool) -> dict[str, str]:
     """This process's environment, changed to select the tuned or the default allocator in a new process."""
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    return environment | ({"GLIBC_TUNABLES": _ALLOCATOR} if tuned else {"ALEXNET_ALLOCATOR": "default"})
+    if not tuned and _SPINS.items() <= environment.items():  # of this process's own restart
+        environment = {name: value for name, value in environment.items() if name not in _SPINS}
+    return environment | (_restart_settings() if tuned else {"ALEXNET_ALLOCATOR": "default"})
+
+
+def _restart_settings() -> dict[str, str]:
+    """The allocator and, unless the environment says how threads wait, a short spin."""
+    waits = {} if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys() else _SPINS
+    return {"GLIBC_TUNABLES": _ALLOCATOR, **waits}
 
 
 def has_gnu_c_library() -> bool:
@@ -54,6 +67,8 @@ def fixed_allocator_reason() -> str | None:
 def restart_with_tuned_allocator(program: Sequence[str] = ("-P", "-m", "alexnet")) -> None:
     """Replace this process by the same command with an allocator that keeps memory, where that is possible.
 
+    Its threads then also fall asleep sooner while they wait for each other, which leaves the cores to other work.
+
     Only on Linux with the GNU C library, and only once. `ALEXNET_ALLOCATOR=default`, GLIBC_TUNABLES and a preloaded
     allocator are respected.
 
@@ -67,7 +82,7 @@ def restart_with_tuned_allocator(program: Sequence[str] = ("-P", "-m", "alexnet"
     os.execve(
         sys.executable,
         [sys.executable, *program, *sys.argv[1:]],
-        {**environment, "GLIBC_TUNABLES": _ALLOCATOR},
+        {**environment, **_restart_settings()},
     )
 
 
