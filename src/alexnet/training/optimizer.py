@@ -9,6 +9,7 @@ rate; the two agree while the learning rate is constant. When it changes from on
 multiplied by old / new for that one step, which carries v over exactly and costs no pass over the weights.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from torch import nn
 
 from alexnet.errors import RequestError
 from alexnet.runs.recipe import OptimizerSettings
+from alexnet.training.orthogonal import orthogonalized
 from alexnet.training.schedule import LearningRates
 from alexnet.training.update import update
 
@@ -63,7 +65,8 @@ def make_optimizer(settings: OptimizerSettings, network: nn.Module) -> Optimizer
     Raises:
         RequestError: the settings name a layer that the network does not have.
     """
-    return VelocitySGD(network, settings.momentum, settings.weight_decay, settings.layer_weight_decay)
+    kind = Muon if settings.kind == "muon" else VelocitySGD
+    return kind(network, settings.momentum, settings.weight_decay, settings.layer_weight_decay)
 
 
 class VelocitySGD:
@@ -136,10 +139,22 @@ class VelocitySGD:
         rounded: Sequence[torch.Tensor | None],
     ) -> None:
         """The same update with its numbers on the device; see `Optimizer.update`."""
-        for (name, parameter), gradient, row, copy in zip(
-            self.parameters.items(), gradients, factors, rounded, strict=True
-        ):
-            update(parameter.detach(), self._buffer(parameter), gradient, row, self.weight_decays[name], stopped, copy)
+        for name, gradient, row, copy in zip(self.parameters, gradients, factors, rounded, strict=True):
+            self._update_one(name, gradient, row, stopped, copy)
+
+    def _update_one(
+        self,
+        name: str,
+        gradient: torch.Tensor,
+        factors: torch.Tensor,
+        stopped: torch.Tensor,
+        rounded: torch.Tensor | None,
+    ) -> None:
+        """`update` for one parameter, with its row of the factors."""
+        parameter = self.parameters[name]
+        update(
+            parameter.detach(), self._buffer(parameter), gradient, factors, self.weight_decays[name], stopped, rounded
+        )
 
     def _momentum_at(self, name: str, learning_rate: float) -> float:
         """Momentum, rescaled so that the velocity carries over from the last learning rate to this one."""
@@ -172,6 +187,90 @@ class VelocitySGD:
             parameter = self.parameters[name]
             # With the parameter's strides (such as channels-last): the fused update reads both in memory order.
             self._sgd.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+
+
+class Muon(VelocitySGD):
+    """Momentum whose matrices are made orthogonal, for convolutions; the paper's update for all other parameters.
+
+    The weights of a convolution are a matrix with a row for each of D filters and a column for each of their C
+    weights; each column of a network in columns has its own. With the gradient g and the buffer b:
+
+        b <- momentum * b + g
+        w <- (1 - learning_rate * weight_decay) * w - learning_rate * max(1, sqrt(D / C)) * orthogonal(g + momentum * b)
+
+    So all directions of a layer move equally fast, however unequal its gradients are, and the size of the gradients
+    does not matter. K. Jordan and others, 2024. No part of the paper.
+
+    Args:
+        network, momentum, weight_decay, layer_weight_decay: as for `VelocitySGD`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        momentum: float,
+        weight_decay: float,
+        layer_weight_decay: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(network, momentum, weight_decay, layer_weight_decay)
+        self._groups = {
+            f"{name}.weight": module.groups for name, module in network.named_modules() if isinstance(module, nn.Conv2d)
+        }
+
+    @property
+    def orthogonal(self) -> tuple[str, ...]:
+        """Names of the parameters that move along orthogonal matrices."""
+        return tuple(self._groups)
+
+    @torch.no_grad()
+    def step(self, learning_rates: LearningRates) -> None:
+        """One update with the gradients of the parameters; those of frozen and of orthogonal parameters are cleared."""
+        for name in self._groups:
+            parameter, learning_rate = self.parameters[name], learning_rates.of(name)
+            if learning_rate and parameter.grad is not None:
+                buffer = self._buffer(parameter).mul_(self.momentum).add_(parameter.grad)
+                direction = self._direction(name, parameter.grad, buffer)
+                parameter.mul_(1 - learning_rate * self.weight_decays[name]).sub_(direction, alpha=learning_rate)
+            parameter.grad = None  # so that the paper's update skips them
+        super().step(learning_rates)
+
+    def update_factors(self, learning_rates: LearningRates) -> list[tuple[float, ...]]:
+        """Learning rate and factor on the buffer for every parameter; counts the step as done."""
+        rows = super().update_factors(learning_rates)
+        return [
+            (row[0], self.momentum) if name in self._groups and row[0] else row
+            for name, row in zip(self.parameters, rows, strict=True)
+        ]
+
+    def _update_one(
+        self,
+        name: str,
+        gradient: torch.Tensor,
+        factors: torch.Tensor,
+        stopped: torch.Tensor,
+        rounded: torch.Tensor | None,
+    ) -> None:
+        if name not in self._groups:
+            super()._update_one(name, gradient, factors, stopped, rounded)
+            return
+        parameter, buffer = self.parameters[name], self._buffer(self.parameters[name])
+        learning_rate, momentum = factors[0], factors[1]
+        moves = (learning_rate != 0) & (stopped == 0)
+        gradient = gradient.to(parameter.dtype)
+        buffer.copy_(torch.where(moves, buffer * momentum + gradient, buffer))
+        moved = parameter * (1 - learning_rate * self.weight_decays[name])
+        moved -= learning_rate * self._direction(name, gradient, buffer)
+        parameter.copy_(torch.where(moves, moved, parameter))
+        if rounded is not None:
+            rounded.copy_(parameter)
+
+    def _direction(self, name: str, gradient: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+        """The weights' change for a learning rate of -1, of shape (D, C, k, k)."""
+        ahead = gradient + self.momentum * buffer
+        num = self._groups[name]
+        matrices = ahead.reshape(num, len(ahead) // num, -1)  # (columns, filters of a column, weights of a filter)
+        scale = math.sqrt(max(1.0, matrices.shape[1] / matrices.shape[2]))
+        return scale * orthogonalized(matrices).reshape(ahead.shape)
 
 
 def require_layers(parameters: Mapping[str, object], named: Mapping[str, object], option: str) -> None:

@@ -20,7 +20,7 @@ from alexnet.runs.recipe import Recipe
 from alexnet.system.device import Precision, choose_device, choose_precision
 from alexnet.training.distributed import DistributedForward, local_network, local_tensors
 from alexnet.training.ema import WeightEMA
-from alexnet.training.optimizer import Optimizer, make_optimizer, require_layers
+from alexnet.training.optimizer import Muon, Optimizer, make_optimizer, require_layers
 from alexnet.training.plan import Plan
 
 
@@ -84,6 +84,8 @@ def build_setup(data: PreparedData, recipe: Recipe, mesh: ProcessMesh = SINGLE_P
     require_fit(recipe, full_network)
     network = local_network(full_network, mesh)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(recipe.optimizer, network)
+    _require_whole(optimizer, full_network)
     dropout_generator = torch.Generator(device)
     network.seed_dropout(dropout_generator)
     return TrainingSetup(
@@ -93,13 +95,25 @@ def build_setup(data: PreparedData, recipe: Recipe, mesh: ProcessMesh = SINGLE_P
         plan=plan,
         network=network,
         forward=DistributedForward(network, mesh),
-        optimizer=make_optimizer(recipe.optimizer, network),
+        optimizer=optimizer,
         ema=WeightEMA(network, settings.ema_decay) if settings.ema_decay else None,
         dropout_generator=dropout_generator,
         device=device,
         precision=precision,
         mesh=mesh,
     )
+
+
+def _require_whole(optimizer: Optimizer, full_network: AlexNet) -> None:
+    """Check that this process holds whole the layers that the optimizer cannot divide."""
+    shapes = {name: parameter.shape for name, parameter in full_network.named_parameters()}
+    if isinstance(optimizer, Muon):
+        divided = [name for name in optimizer.orthogonal if optimizer.parameters[name].shape != shapes[name]]
+        if divided:
+            raise RequestError(
+                f"--optimizer.kind is muon, which needs all weights of a layer, and --columns 2 divides {divided[0]} "
+                "over two processes; allowed is --columns 1, --column-layers dense, or --optimizer.kind sgd"
+            )
 
 
 def first_network(recipe: Recipe, num_classes: int) -> AlexNet:
