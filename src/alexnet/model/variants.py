@@ -239,6 +239,41 @@ _CIFAR_FOUR_LAYER = NetworkSpec(
     layers=(*_three_convolutions(), Dense(name="fc4", units=None, init_std=0.01, bias=0)),
 )
 
+def _quick(source: str, *, channels: tuple[int, int, int, int], first_kernel: int) -> NetworkSpec:
+    """This project's networks for 32-pixel images: 28 -> 14 -> 7 -> 3 pixels."""
+    first, second, third, fourth = channels
+    norm = ResponseNorm(size=9, alpha=0.05, beta=0.75, k=1)
+    # ReLU and max-pooling commute; after pooling, ReLU has fewer activations to process.
+    pool_and_relu = (MaxPool(size=3, stride=2), ReLU())
+
+    def convolution(name: str, out_channels: int, kernel: int = 3) -> Convolution:
+        return Convolution(
+            name=name, out_channels=out_channels, kernel=kernel, padding=kernel // 2, init_std=None, bias=0
+        )
+
+    return NetworkSpec(
+        source=source,
+        num_classes=10,
+        image_px=28,
+        input_scale=1 / 64,
+        layers=(
+            convolution("conv1", first, first_kernel),
+            *pool_and_relu,
+            norm,
+            convolution("conv2", second),
+            *pool_and_relu,
+            norm,
+            convolution("conv3", third),
+            *pool_and_relu,
+            convolution("conv4", fourth),
+            ReLU(),
+            Flatten(),
+            Dropout("dropout5"),
+            Dense(name="fc5", units=None, init_std=0.01, bias=0),
+        ),
+    )
+
+
 VARIANTS: dict[str, NetworkSpec] = {
     "paper": PAPER,
     "original": ORIGINAL,
@@ -388,30 +423,15 @@ VARIANTS: dict[str, NetworkSpec] = {
     "cifar-four-layer-tanh": _with_kind(
         _CIFAR_FOUR_LAYER, "paper, section 3.1, figure 1: cifar-four-layer with tanh", ReLU, Tanh()
     ),
-    "quick": NetworkSpec(
-        source="this project: four convolutional layers in the paper's style for 32-pixel images; trains in 2 minutes",
-        num_classes=10,
-        image_px=28,
-        input_scale=1 / 64,
-        layers=(
-            Convolution(name="conv1", out_channels=32, kernel=5, padding=2, init_std=None, bias=0),
-            # ReLU and max-pooling commute; after pooling, ReLU has fewer activations to process.
-            MaxPool(size=3, stride=2),  # 28 -> 14
-            ReLU(),
-            ResponseNorm(size=9, alpha=0.05, beta=0.75, k=1),
-            Convolution(name="conv2", out_channels=64, kernel=3, padding=1, init_std=None, bias=0),
-            MaxPool(size=3, stride=2),  # 14 -> 7
-            ReLU(),
-            ResponseNorm(size=9, alpha=0.05, beta=0.75, k=1),
-            Convolution(name="conv3", out_channels=128, kernel=3, padding=1, init_std=None, bias=0),
-            MaxPool(size=3, stride=2),  # 7 -> 3
-            ReLU(),
-            Convolution(name="conv4", out_channels=256, kernel=3, padding=1, init_std=None, bias=0),
-            ReLU(),
-            Flatten(),
-            Dropout("dropout5"),
-            Dense(name="fc5", units=None, init_std=0.01, bias=0),
-        ),
+    "quick": _quick(
+        "this project: four convolutional layers in the paper's style for 32-pixel images",
+        channels=(32, 64, 128, 256),
+        first_kernel=5,
+    ),
+    "quick-3x3": _quick(
+        "this project: `quick` with 3 x 3 weights in the first layer and three quarters of the channels",
+        channels=(24, 48, 96, 192),
+        first_kernel=3,
     ),
 }
 """All variants by name."""
