@@ -318,7 +318,7 @@ QUICK = Recipe(
         bias_lr_factor=0.4,
         layer_lr_factors={"fc5": 0.4},
     ),
-    schedule=ScheduleSettings(kind="one-cycle", epochs=4, warmup=0.05),
+    schedule=ScheduleSettings(kind="one-cycle", epochs=5, warmup=0.05),
 )
 """TODO"""
 
