@@ -1,5 +1,5 @@
 # alexnet on CPUs, with the versions of constraints.txt.
-#   docker build -t alexnet .
+#   docker build -t alexnet --build-arg TORCH_INDEX=URL .     URL: the index of torch's CPU builds
 #   docker run --rm --init alexnet doctor
 # docs/first-steps.md shows how the commands see your folders. podman and buildah build it too.
 FROM debian:bookworm-slim
@@ -15,9 +15,12 @@ ENV PATH=/opt/alexnet/bin:$PATH \
 
 # The libraries, in layers that a change of the source does not touch. torch comes from an index of CPU builds and from
 # no other, or pip would take the build for CUDA, with gigabytes of libraries.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX
 WORKDIR /opt/source
 COPY constraints.txt .
+RUN if [ -z "$TORCH_INDEX" ]; then \
+      echo "TORCH_INDEX is not set; name the index of torch's CPU builds with --build-arg TORCH_INDEX=URL" >&2; exit 1; \
+    fi
 RUN pip install --no-deps --index-url "$TORCH_INDEX" torch
 COPY pyproject.toml .
 RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
