@@ -11,18 +11,26 @@ from alexnet.errors import RequestError
 from alexnet.runs.baseline_recipe import BASELINES
 from alexnet.runs.folder import RunFolder
 from alexnet.runs.overview import list_runs
-from alexnet.runs.recipe import Recipe
+from alexnet.runs.recipe import (
+    DataSettings,
+    NetworkSettings,
+    OptimizerSettings,
+    Recipe,
+    ScheduleSettings,
+    TrainingSettings,
+)
 from alexnet.runs.recipe_file import OLD_KEYS, read_config, recipe_to_dict
-from alexnet.runs.recipes import PAPER, QUICK
+from alexnet.runs.recipes import PAPER
 
 
 def quick_of_the_golden_run() -> Recipe:
-    return replace(
-        QUICK,
-        network=replace(QUICK.network, width=0.05),
-        optimizer=replace(QUICK.optimizer, batch_size=4, learning_rate=0.02),
-        schedule=replace(QUICK.schedule, epochs=3),
-        training=replace(QUICK.training, precision="float32", ema_decay=0.9),
+    return Recipe(
+        name="quick",
+        network=NetworkSettings(variant="quick", dropout=0.1, width=0.05),
+        data=DataSettings(crop=28, corners="original", color_noise=0.0),
+        optimizer=OptimizerSettings(batch_size=4, learning_rate=0.02),
+        schedule=ScheduleSettings(kind="one-cycle", epochs=3, warmup=0.2),
+        training=TrainingSettings(precision="float32", ema_decay=0.9),
     )
 
 

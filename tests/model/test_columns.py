@@ -36,7 +36,7 @@ IN_COLUMNS = [
     "cifar-four-layer-tanh",
 ]
 """Variants whose normalization, if they have one, stays within two columns."""
-ONE_COLUMN = ["one-gpu", "caffe", "caffenet", "cifar-13pct", "cifar-11pct", "quick"]
+ONE_COLUMN = ["one-gpu", "caffe", "caffenet", "cifar-13pct", "cifar-11pct", "quick", "quick-3x3"]
 
 
 class Done:
@@ -147,7 +147,7 @@ def test_columns_in_every_layer_give_the_whole_networks_scores_and_gradients(var
     compare(variant, "every-layer")
 
 
-@pytest.mark.parametrize("variant", ["paper", "no-communication", "torchvision", "cifar-11pct", "quick"])
+@pytest.mark.parametrize("variant", ["paper", "no-communication", "torchvision", "cifar-11pct", "quick", "quick-3x3"])
 def test_columns_in_the_dense_layers_give_the_whole_networks_scores_and_gradients(variant: str) -> None:
     compare(variant, "dense")
 

@@ -248,7 +248,14 @@ def two_local(*norms: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     ]  # fmt: skip
 
 
-QUICK_NORM = (norm, 9, 0.05, 1.0, 1)
+def quick(first_kernel: int) -> list[tuple[Any, ...]]:
+    across = (norm, 9, 0.05, 1.0, 1)
+    return [
+        (scaled, 1 / 64), plain("conv1", 1, first_kernel), (relu,), MAX, across, plain("conv2", 1), (relu,), MAX, across,
+        plain("conv3", 1), (relu,), MAX, plain("conv4", 1), (relu,), (flat,), (scaled, 0.5), (dense, "fc5"),
+    ]  # fmt: skip
+
+
 NETWORKS: dict[str, tuple[int, list[tuple[Any, ...]]]] = {
     "paper": (224, paper()),
     "original": (224, original()),
@@ -270,10 +277,8 @@ NETWORKS: dict[str, tuple[int, list[tuple[Any, ...]]]] = {
     "cifar-11pct": (24, two_local((norm, 9, 0.001 / 9, 1.0, 1))),
     "cifar-four-layer": (32, [*three_convolutions(), (dense, "fc4")]),
     "cifar-four-layer-tanh": (32, [*three_convolutions(act=tanh), (dense, "fc4")]),
-    "quick": (28, [
-        (scaled, 1 / 64), plain("conv1", 1, 5), (relu,), MAX, QUICK_NORM, plain("conv2", 1), (relu,), MAX, QUICK_NORM,
-        plain("conv3", 1), (relu,), MAX, plain("conv4", 1), (relu,), (flat,), (scaled, 0.5), (dense, "fc5"),
-    ]),
+    "quick": (28, quick(5)),
+    "quick-3x3": (28, quick(3)),
 }  # fmt: skip
 
 
