@@ -167,7 +167,7 @@ def test_the_calls_from_python_run(page: str, end: str, tmp_path: Path, monkeypa
         arrays: Any = names["activations"]
         assert {name: array.shape for name, array in arrays.items()} == {
             "conv1": (36, 32, 28, 28),
-            "relu4": (36, 256, 3, 3),
+            "relu4": (36, 192, 3, 3),
         }
         batch: Any = names["batch"]
         assert batch.shape == (1, 3, 28, 28) and Path("mine.safetensors").is_file()

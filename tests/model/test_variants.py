@@ -251,8 +251,9 @@ def two_local(*norms: tuple[Any, ...]) -> list[tuple[Any, ...]]:
 def quick(first_kernel: int) -> list[tuple[Any, ...]]:
     across = (norm, 9, 0.05, 1.0, 1)
     return [
-        (scaled, 1 / 64), plain("conv1", 1, first_kernel), (relu,), MAX, across, plain("conv2", 1), (relu,), MAX, across,
-        plain("conv3", 1), (relu,), MAX, plain("conv4", 1), (relu,), (flat,), (scaled, 0.5), (dense, "fc5"),
+        (scaled, 1 / 64), plain("conv1", 1, first_kernel), (relu,), MAX, across,
+        plain("conv2", 1), (relu,), MAX, across, plain("conv3", 1), (relu,), MAX, plain("conv4", 1), (relu,),
+        (flat,), (scaled, 0.5), (dense, "fc5"),
     ]  # fmt: skip
 
 

@@ -239,6 +239,7 @@ _CIFAR_FOUR_LAYER = NetworkSpec(
     layers=(*_three_convolutions(), Dense(name="fc4", units=None, init_std=0.01, bias=0)),
 )
 
+
 def _quick(source: str, *, channels: tuple[int, int, int, int], first_kernel: int) -> NetworkSpec:
     """This project's networks for 32-pixel images: 28 -> 14 -> 7 -> 3 pixels."""
     first, second, third, fourth = channels
