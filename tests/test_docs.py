@@ -166,7 +166,7 @@ def test_the_calls_from_python_run(page: str, end: str, tmp_path: Path, monkeypa
             assert f"alexnet.{call}(" in program
         arrays: Any = names["activations"]
         assert {name: array.shape for name, array in arrays.items()} == {
-            "conv1": (36, 32, 28, 28),
+            "conv1": (36, 24, 28, 28),
             "relu4": (36, 192, 3, 3),
         }
         batch: Any = names["batch"]

@@ -13,6 +13,7 @@ from alexnet.errors import RequestError
 from alexnet.training.optimizer import Muon, VelocitySGD
 from alexnet.training.orthogonal import orthogonalized
 from alexnet.training.schedule import LearningRates
+from alexnet.training.setup import require_whole_layers
 
 # Two drops, a freeze, and a thaw at another rate.
 RATES = [0.1, 0.1, 0.01, 0.01, 0.001, 0.0, 0.0, 0.01, 0.05]
@@ -210,3 +211,11 @@ def test_muon_stops_and_continues() -> None:
     broken = [torch.full_like(tensor, torch.nan) for tensor in network.parameters()]
     optimizer.update(broken, factors, torch.ones(()), [None] * len(broken))
     assert all(torch.equal(one, other) for one, other in zip(network.parameters(), before, strict=True))
+
+
+def test_muon_refuses_half_a_layer() -> None:
+    whole, half = nn.Sequential(nn.Conv2d(3, 8, 3)), nn.Sequential(nn.Conv2d(3, 4, 3))
+    require_whole_layers(Muon(whole, 0.9, 0.0), whole)
+    require_whole_layers(VelocitySGD(half, 0.9, 0.0), whole)
+    with pytest.raises(RequestError, match=r"--columns 2 divides 0\.weight over two processes; allowed is --columns 1"):
+        require_whole_layers(Muon(half, 0.9, 0.0), whole)

@@ -180,6 +180,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_weig
     assert_same_weights(resumed.path, whole.path)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_training_by_muon_continues_with_its_buffers(precision: str, data: Path, tmp_path: Path) -> None:
+    muon = replace(SMALL, optimizer=replace(SMALL.optimizer, kind="muon"))
+    muon = replace(muon, training=replace(muon.training, precision=precision))  # type: ignore[arg-type]
+    whole = train(data, tmp_path / "whole", muon)
+    train_interrupted(data, muon, tmp_path / "run", 7)
+    assert_same_weights(train(data, tmp_path / "run", muon).path, whole.path)
+
+
 def test_resume_takes_what_may_change_and_refuses_the_rest(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

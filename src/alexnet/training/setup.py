@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from alexnet.data.augment import crop_margin
 from alexnet.data.dataset import PreparedData, warn_of_other_fit
@@ -85,7 +86,7 @@ def build_setup(data: PreparedData, recipe: Recipe, mesh: ProcessMesh = SINGLE_P
     network = local_network(full_network, mesh)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(recipe.optimizer, network)
-    _require_whole(optimizer, full_network)
+    require_whole_layers(optimizer, full_network)
     dropout_generator = torch.Generator(device)
     network.seed_dropout(dropout_generator)
     return TrainingSetup(
@@ -104,8 +105,12 @@ def build_setup(data: PreparedData, recipe: Recipe, mesh: ProcessMesh = SINGLE_P
     )
 
 
-def _require_whole(optimizer: Optimizer, full_network: AlexNet) -> None:
-    """Check that this process holds whole the layers that the optimizer cannot divide."""
+def require_whole_layers(optimizer: Optimizer, full_network: nn.Module) -> None:
+    """Check that this process holds all weights of the layers that the optimizer cannot divide.
+
+    Raises:
+        RequestError: it holds a part of one.
+    """
     shapes = {name: parameter.shape for name, parameter in full_network.named_parameters()}
     if isinstance(optimizer, Muon):
         divided = [name for name in optimizer.orthogonal if optimizer.parameters[name].shape != shapes[name]]
