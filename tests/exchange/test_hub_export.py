@@ -94,7 +94,7 @@ def test_the_card_has_the_figures_of_the_run(run: RunFolder, tmp_path: Path) -> 
     for sentence in (
         "20.00 % (9.51 to 37.31)",
         "0.00 % (0.00 to 11.35)",
-        "Recipe pa`per: 7 epochs, batches of 128, learning rate 0.01 (steps)",
+        "Recipe pa`per: 7 epochs, batches of 128, optimizer sgd, learning rate 0.01 (steps)",
         "(images: train 90, val 30), checksum 5890b46e0601.",
         "Training took 5,400 s on 2 cores of EPYC.",
         "torch 2.13.0+cpu",

@@ -74,8 +74,8 @@ def _training_origin(recipe: Recipe, metadata: RunMetadata) -> list[str]:
     epochs = "" if schedule.kind == "stages" else f"{count_noun(schedule.epochs, 'epoch')}, "
     lines = [
         f"Recipe {escaped(recipe.name)}: {epochs}batches of {optimizer.batch_size}, "
-        f"optimizer {optimizer.kind}, learning rate {optimizer.learning_rate:g} ({schedule.kind}), momentum {optimizer.momentum:g}, weight decay "
-        f"{optimizer.weight_decay:g}, seed {recipe.training.seed}."
+        f"optimizer {optimizer.kind}, learning rate {optimizer.learning_rate:g} ({schedule.kind}), "
+        f"momentum {optimizer.momentum:g}, weight decay {optimizer.weight_decay:g}, seed {recipe.training.seed}."
     ]
     if changes := [one for one in changes_of(recipe) if not one.startswith("network.")]:
         lines.append(f"Settings that differ from the recipe of that name: {escaped(', '.join(changes))}.")
