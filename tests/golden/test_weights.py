@@ -18,7 +18,7 @@ from alexnet.model.spec_file import spec_from_dict, spec_matches, spec_to_dict
 from alexnet.model.variants import VARIANTS
 from alexnet.model.weights import load_trained, save_trained
 
-LATER_VARIANTS = {"caffenet"}
+LATER_VARIANTS = {"caffenet", "quick-3x3"}
 """Those that no file of version 3 describes."""
 
 
