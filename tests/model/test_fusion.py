@@ -16,6 +16,7 @@ from alexnet.model.fusion import ConvEpilogue, Fused, fuse, fuse_epilogues
 from alexnet.model.kernels import operators, reference_ops
 from alexnet.model.kernels.norm_pool import NormPool, PoolNorm
 from alexnet.model.layer_specs import AveragePool, MaxPool, NamedLayer, ReLU
+from alexnet.model.layers import SeededDropout
 from alexnet.model.network import AlexNet
 from alexnet.model.variants import VARIANTS
 from alexnet.system.triton_probe import reference_ops_requested
@@ -217,6 +218,9 @@ def test_compiling_and_exporting_keep_the_operator() -> None:
     torch.testing.assert_close(exported.module()(images), network(images))
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), network(images))
+    dropping = torch.compile(SeededDropout(0.5).train(), backend="eager", fullgraph=True)
+    kept = dropping(torch.ones(4, 30))
+    assert set(kept.flatten().tolist()) == {0.0, 1.0}
 
 
 @needs_kernels

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from alexnet.model.kernels import reference_ops
 from alexnet.model.layers import SeededDropout
 from alexnet.runs.recipe import Recipe
 from alexnet.training import eager_step
-from alexnet.training.batches import make_loader
+from alexnet.training.batches import load_device_cache, make_loader
 from alexnet.training.eager_step import EagerStep
 from alexnet.training.setup import TrainingSetup, build_setup
 from alexnet.training.step import NotFiniteError, dropout_seed, network_input
@@ -22,7 +23,7 @@ from alexnet.training.step import NotFiniteError, dropout_seed, network_input
 NUM = 70  # parts of 32, 32 and 6
 
 
-def recipe(**training: int) -> Recipe:
+def recipe(**training: Any) -> Recipe:
     small = small_recipe(1, **training)
     return replace(small, optimizer=replace(small.optimizer, batch_size=NUM))
 
@@ -104,15 +105,49 @@ def test_a_loss_that_is_not_finite_leaves_no_gradient() -> None:
     with pytest.raises(NotFiniteError, match="the loss of step 0 is nan"):
         step.forward_backward(setup.plan.phases[0], batch, 0)
     assert not step.weights.gradients()
+    # The mask of that step is gone, too.
+    dropout = setup.network.get_submodule("dropout5")
+    assert isinstance(dropout, SeededDropout) and dropout.part is None and dropout._mask is None
 
 
-@pytest.mark.parametrize("reason", ["micro-batches", "threads", "hook", "parameters"])
+@pytest.mark.parametrize("cache", ["device", "bc1"])
+def test_images_in_the_device_s_memory_are_found_by_their_rows(cache: str) -> None:
+    chosen = recipe(cache=cache)
+    chosen = replace(chosen, data=replace(chosen.data, subset=NUM))
+    setup = build_setup(random_data(3 * NUM, 32, 10), chosen)
+    device_cache = load_device_cache(setup)
+    batch = make_loader(setup, setup.plan.phases[0], with_images=False).batch(0)
+    torch.set_num_threads(2)
+    split = EagerStep(setup, device_cache)
+    losses = [split.forward_backward(setup.plan.phases[0], batch, 0)]
+    whole = EagerStep(setup, device_cache)
+    whole._may_split = False
+    losses.append(whole.forward_backward(setup.plan.phases[0], batch, 0))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_groups_of_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup, batch = setup_and_batch()
+    torch.set_num_threads(2)
+    loss, wanted, _ = gradients_of(setup, batch)
+    wanted = {name: tensor.clone() for name, tensor in wanted.items()}
+    monkeypatch.setattr(eager_step, "PARTS_AT_ONCE", 2)
+    again, found, _ = gradients_of(setup, batch)
+    assert loss == again and all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize("reason", ["micro-batches", "threads", "hook", "global hook", "parameters"])
 def test_other_steps_run_the_whole_batch(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     setup, batch = setup_and_batch(**({"micro_batch": 40} if reason == "micro-batches" else {}))
     torch.set_num_threads(4 if reason == "threads" else 2)
     if reason == "hook":
         setup.network.get_submodule("conv1").register_forward_hook(lambda *_: None)
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None) if reason == "global hook" else None
     if reason == "parameters":
         monkeypatch.setattr(eager_step, "MAX_PARAMETERS", 100)
     monkeypatch.setattr(EagerStep, "_backward_in_threads", None)
-    gradients_of(setup, batch)
+    try:
+        gradients_of(setup, batch)
+    finally:
+        if handle is not None:
+            handle.remove()

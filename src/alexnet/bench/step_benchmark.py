@@ -1,8 +1,8 @@
 """`alexnet bench step`: training steps of this package, and of the same layers in plain PyTorch.
 
 Every method makes the same update from random images: forward, backward, SGD with momentum. This package's method is
-the step that `alexnet train` runs. The paper's network is also compared with torchvision's; `--recipe` measures
-another recipe's network, with its batch size.
+the step that `alexnet train --optimizer.kind sgd` runs. The paper's network is also compared with torchvision's;
+`--recipe` measures another recipe's network, with its batch size.
 """
 
 import logging

@@ -30,14 +30,17 @@ SUMS_EVERY_STEPS = 10
 
 
 def measured_recipe(recipe: Recipe | None, batch_size: int, device: torch.device, precision: Precision) -> Recipe:
-    """A recipe of the same steps for random images, without an end; None is that of the paper's network."""
+    """A recipe of the same steps for random images, without an end; None is that of the paper's network.
+
+    The update is SGD with momentum, whatever the recipe's own is: all methods make the same.
+    """
     if recipe is None:
         recipe = Recipe(name="paper", optimizer=OptimizerSettings(momentum=MOMENTUM, weight_decay=WEIGHT_DECAY))
     training = replace(recipe.training, device=device.type, precision=precision, cache="auto")  # type: ignore[arg-type]
     return replace(
         recipe,
         data=replace(recipe.data, subset=0, file_images=0, order="each-epoch", sampling="each-once", class_weights={}),
-        optimizer=replace(recipe.optimizer, batch_size=batch_size, learning_rate=LEARNING_RATE),
+        optimizer=replace(recipe.optimizer, kind="sgd", batch_size=batch_size, learning_rate=LEARNING_RATE),
         schedule=ScheduleSettings(kind="steps", epochs=10**6),
         training=training,
     )

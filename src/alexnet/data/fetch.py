@@ -19,6 +19,7 @@ from alexnet.data.unpacking import NamedFile, files_of_inner_tar, folder_files, 
 from alexnet.errors import AlexNetError, RequestError, WorkError
 from alexnet.storage.atomic import (
     created_folder,
+    is_full,
     raise_if_full,
     require_free,
     require_space,
@@ -136,8 +137,8 @@ def _download(data_set: PublishedDataSet, destination: Path, progress: ShowProgr
                 take(stage)
                 _complete(data_set, stage, origin, is_verified=True)
         except (WorkError, OSError) as error:
-            if len(origins) == 1:
-                raise
+            if len(origins) == 1 or is_full(error) or is_full(error.__cause__):
+                raise  # another source would need as much space
             failures.append(f"{origin}: {error}")
             if number < len(origins):
                 _logger.warning(f"{error}. There is another source, which is tried now")

@@ -242,15 +242,25 @@ class SeededDropout(OneNode, _DropoutNd):
         return kept / keep if self.inverted and keep else kept
 
     def _current_mask(self, x: torch.Tensor, keep: float) -> torch.Tensor:
-        rows, num = getattr(_own, "part", None) or self.part or (slice(None), len(x))
+        # torch's compiler can follow neither the thread's own part nor a lock.
+        own = None if torch.compiler.is_compiling() else getattr(_own, "part", None)
+        rows, num = own or self.part or (slice(None), len(x))
         units, width = self.units or (slice(None), x.shape[1])
-        with _mask_lock:
-            mask = self._mask
-            if mask is None:
-                mask = x.new_empty((num, width)).bernoulli_(keep, generator=self.generator)
-                if self.part is not None:
-                    self._mask = mask  # for the next parts
+        if own is None:
+            mask = self._mask_of(x, num, width, keep)
+        else:
+            with _mask_lock:
+                mask = self._mask_of(x, num, width, keep)
         return mask[rows, units]
+
+    def _mask_of(self, x: torch.Tensor, num: int, width: int, keep: float) -> torch.Tensor:
+        """The mask of the whole batch (num, width): that of earlier parts, or a new one."""
+        mask = self._mask
+        if mask is None:
+            mask = x.new_empty((num, width)).bernoulli_(keep, generator=self.generator)
+            if self.part is not None:
+                self._mask = mask  # for the next parts
+        return mask
 
     def extra_repr(self) -> str:
         return f"p={self.p}, inverted={self.inverted}"

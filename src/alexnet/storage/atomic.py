@@ -167,7 +167,7 @@ def remove_locked(folder: Path, lock_name: str) -> None:
         folder.rmdir()
 
 
-def is_full(error: BaseException) -> bool:
+def is_full(error: BaseException | None) -> bool:
     """Whether a write failed for lack of space: a full disk, an exceeded quota, or a limit on file sizes."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -10,6 +10,7 @@ from alexnet.data.augment import Batch
 from alexnet.data.device_cache import DeviceImageCache
 from alexnet.data.sampler import rank_slice
 from alexnet.model import kernels
+from alexnet.model.layer_modules import is_observed
 from alexnet.model.layers import part_of_this_thread
 from alexnet.system.thread_split import parallel_for
 from alexnet.training.batch_metrics import METRICS, RunningMetrics
@@ -21,6 +22,8 @@ from alexnet.training.step import NotFiniteError, dropout_seed, loss_and_metrics
 
 IMAGES_OF_A_PART = 32
 """Images that a thread takes through all layers of a small network at a time (docs/log.md)."""
+PARTS_AT_ONCE = 48
+"""Parts of which gradients are held at a time, at most: a multiple of most numbers of threads."""
 MAX_PARAMETERS = 4_000_000
 """Largest network that threads run on images of their own: each part of a batch has a gradient of all parameters."""
 
@@ -74,7 +77,7 @@ class EagerStep:
         self.weights.clear_gradients()
         parts = [] if self._splits(num) else self._parts(own, num)
         if not parts:
-            images = network_input(setup, batch, self._mean_image, self._device_cache, noise_divisor(setup, phase))
+            images = self._input(phase, batch)
             value, sums, gradients = self._backward_in_threads(images, batch.labels)
             if not math.isfinite(value):
                 raise self._not_finite(f"the loss of step {step} is {value}", step, value, batch)
@@ -83,8 +86,7 @@ class EagerStep:
         for rows in parts:
             part = batch if rows == own else batch.map(operator.itemgetter(_shifted(rows, -own.start)))
             setup.network.set_microbatch(None if rows == slice(0, num) else rows, num)
-            placed = part if self._device_cache is None else self._device_cache.with_cache_rows(part)
-            images = network_input(setup, placed, self._mean_image, self._device_cache, noise_divisor(setup, phase))
+            images = self._input(phase, part)
             with nullcontext() if rows == parts[-1] else setup.forward.no_sync():
                 labels = part.labels.to(setup.device)
                 loss, part_sums = loss_and_metrics(setup, forward, images, labels, num)
@@ -106,10 +108,17 @@ class EagerStep:
         self._metrics.add({"loss": value * num, **dict(zip(METRICS, sums, strict=True))}, num)
         return value
 
+    def _input(self, phase: Phase, part: Batch) -> torch.Tensor:
+        """What the network reads of a batch, or of a part of one, (b, 3, S, S)."""
+        cache = self._device_cache
+        placed = part if cache is None else cache.with_cache_rows(part)
+        return network_input(self.setup, placed, self._mean_image, cache, noise_divisor(self.setup, phase))
+
     def _splits(self, num: int) -> bool:
         """Whether the threads run a batch of `num` in parts, each by one thread."""
         enough = -(-num // IMAGES_OF_A_PART) >= torch.get_num_threads()
-        return self._may_split and enough and self.setup.network.is_untouched()
+        # Hooks and modes of this thread would see nothing, or several threads at once.
+        return self._may_split and enough and self.setup.network.is_untouched() and not is_observed(self._mean_image)
 
     def _backward_in_threads(
         self, images: torch.Tensor, labels: torch.Tensor
@@ -118,30 +127,36 @@ class EagerStep:
 
         A thread takes some images through all layers and back, so no thread waits for others after every layer, and
         activations stay in its cache. The parts, and the order in which their gradients are added, do not depend on the
-        number of threads, so neither do the results.
+        number of threads, so neither do the results, as long as there is a part for each thread.
         """
         setup, num = self.setup, len(images)
         tensors = list(self.weights.tensors.values())
         parts = [slice(first, min(first + IMAGES_OF_A_PART, num)) for first in range(0, num, IMAGES_OF_A_PART)]
+        value, sums = 0.0, [0.0] * len(METRICS)
+        # Laid out as the parameters are, which the update reads side by side.
+        gradients = [torch.zeros_like(tensor) for tensor in tensors]
         results: dict[int, tuple[torch.Tensor, list[torch.Tensor], tuple[torch.Tensor, ...]]] = {}
 
         def run(first: int, last: int) -> None:
-            for number in range(first, last):
+            for number in range(begin + first, begin + last):
                 rows = parts[number]
                 with part_of_this_thread((rows, num)):
                     loss, sums = loss_and_metrics(setup, setup.forward, images[rows], labels[rows], num)
                 results[number] = loss.detach(), sums, torch.autograd.grad(loss, tensors)
 
         setup.network.set_microbatch(slice(0, num), num)  # so that dropout keeps a mask for all parts
-        parallel_for(len(parts), run)
-        value, sums = 0.0, [0.0] * len(METRICS)
-        # Laid out as the parameters are, which the update reads side by side.
-        gradients = [torch.zeros_like(tensor) for tensor in tensors]
-        for number in range(len(parts)):
-            loss, part_sums, of_part = results[number]
-            value += float(loss)
-            sums = [total + float(one) for total, one in zip(sums, part_sums, strict=True)]
-            torch._foreach_add_(gradients, of_part)
+        try:
+            # So many at a time, because each holds gradients of all parameters.
+            for begin in range(0, len(parts), PARTS_AT_ONCE):
+                end = min(begin + PARTS_AT_ONCE, len(parts))
+                parallel_for(end - begin, run)
+                for number in range(begin, end):
+                    loss, part_sums, of_part = results.pop(number)
+                    value += float(loss)
+                    sums = [total + float(one) for total, one in zip(sums, part_sums, strict=True)]
+                    torch._foreach_add_(gradients, of_part)
+        finally:
+            setup.network.set_microbatch(None)
         return value, sums, gradients
 
     def _not_finite(self, message: str, step: int, loss: float, batch: Batch) -> NotFiniteError:
