@@ -90,7 +90,7 @@ def test_a_recipe_is_measured_beside_busy_processes(
     measured = measure_step(4, None, 1, "cpu", "float32", methods, "quick", 2)
     assert busy == [2] and [process.poll() for process in processes[:2]] == [-9, -9]
     assert set(measured["methods"]) == set(methods) and measured["speedups"]["alexnet"] == 1
-    network = meta_network("quick", num_classes=10)
+    network = meta_network("quick-3x3", num_classes=10)
     assert measured["flops_per_image"] == step_flops(network)
     ideal_ms = 1e3 * ideal_step_s(network, 4, 4, measured["core_ceilings"])
     for method in measured["methods"].values():

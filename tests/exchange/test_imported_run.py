@@ -151,7 +151,7 @@ def test_it_is_finetuned_with_the_papers_settings_and_starts_other_trainings(wor
         network={"variant": "cifar-four-layer", "width": 0.11},
         data={"crop": 32},
         schedule={"epochs": 1},
-        optimizer={"learning_rate": 0.0},
+        optimizer={"kind": "sgd", "learning_rate": 0.0, "layer_lr_factors": {}},
     )
     assert torch.equal(alexnet.load(started).network.state_dict()["conv1.weight"], color_weights()["conv1.weight"])
 
@@ -702,9 +702,9 @@ def test_a_trained_networks_state_dict_errs_as_its_run_does(own: Path) -> None:
     trained = alexnet.load(run)
     torch.save(trained.network.state_dict(), own / "quick.pth")
     np.save(own / "mean.npy", trained.mean_image.numpy())
-    plain = alexnet.import_weights(own / "quick.pth", own / "plain", variant="quick", classes=own / "data")
+    plain = alexnet.import_weights(own / "quick.pth", own / "plain", variant="quick-3x3", classes=own / "data")
     again = alexnet.import_weights(
-        own / "quick.pth", own / "again", variant="quick", classes=own / "data", mean=own / "mean.npy"
+        own / "quick.pth", own / "again", variant="quick-3x3", classes=own / "data", mean=own / "mean.npy"
     )
     assert any("the paper's 0.5 was taken" in one for one in plain.metadata()["notes"])
     recipe = plain.any_recipe()

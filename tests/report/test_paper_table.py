@@ -38,7 +38,7 @@ def data(tmp_path):
     return write_data(tmp_path / "data")
 
 
-def make_run(folder, data, seed, *, start_from=None, name="quick", variant="quick", num_views=10, state="finished"):
+def make_run(folder, data, seed, *, start_from=None, name="quick", variant="quick-3x3", num_views=10, state="finished"):
     """A run that names about half of the images rightly, and its probabilities."""
     recipe = replace(QUICK, name=name, network=replace(QUICK.network, variant=variant))
     facts = {
@@ -167,8 +167,8 @@ def test_the_notes_describe_data_and_runs(tmp_path, data):
         "different task",
         f"1 CNN: error of {finished}.",
         f"2 CNNs* (paper: 7): average of the probabilities of {finished}, {cut}.",
-        f"Run {finished}: recipe quick, variant quick; 1.50 hours on a processor, 2 cores; commit 0123456789ab.",
-        f"Run {cut}: recipe quick, variant quick, started from /runs/big (its hours are not included), interrupted, "
+        f"Run {finished}: recipe quick, variant quick-3x3; 1.50 hours on a processor, 2 cores; commit 0123456789ab.",
+        f"Run {cut}: recipe quick, variant quick-3x3, started from /runs/big (its hours are not included), interrupted, "
         "not finished; 0.025 hours on a processor, 2 cores, cuda, name not recorded; commit",
     ):
         assert words in text
@@ -294,7 +294,7 @@ def test_only_repetitions_of_one_training_are_averaged(tmp_path, data):
     RunFolder(runs[6]).update_metadata(state="interrupted")
     table = paper_table(runs)
     rows = [row for row in table.rows if row.name == "1 CNN"]
-    changes = "optimizer.batch_size: 128 -> 7; optimizer.learning_rate: 0.05 -> 0.5 and 1 more"
+    changes = "optimizer.batch_size: 256 -> 7; optimizer.learning_rate: 0.05 -> 0.5 and 1 more"
     assert {row.label: row.runs for row in rows} == {
         "1 CNN: quick (mean of 2)": (str(runs[0]), str(runs[1])),
         "1 CNN: quick, optimizer.learning_rate: 0.05 -> 0.01 (mean of 2)": (str(runs[2]), str(runs[3])),

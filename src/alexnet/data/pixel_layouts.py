@@ -99,7 +99,7 @@ class TiffLayout:
         """Why no Pillow reads the compression; None if one does."""
         if self.compression in TiffImagePlugin.COMPRESSION_INFO:
             return None
-        name = COMPRESSIONS.get(self.compression, f"method number {self.compression}")
+        name = COMPRESSIONS.get(self.compression, f"method number {self.compression!r}")
         return f"TIFF compressed with {name} is not read; {RECOMPRESS}"
 
     @property
