@@ -168,8 +168,8 @@ def test_the_notes_describe_data_and_runs(tmp_path, data):
         f"1 CNN: error of {finished}.",
         f"2 CNNs* (paper: 7): average of the probabilities of {finished}, {cut}.",
         f"Run {finished}: recipe quick, variant quick-3x3; 1.50 hours on a processor, 2 cores; commit 0123456789ab.",
-        f"Run {cut}: recipe quick, variant quick-3x3, started from /runs/big (its hours are not included), interrupted, "
-        "not finished; 0.025 hours on a processor, 2 cores, cuda, name not recorded; commit",
+        f"Run {cut}: recipe quick, variant quick-3x3, started from /runs/big (its hours are not included), "
+        "interrupted, not finished; 0.025 hours on a processor, 2 cores, cuda, name not recorded; commit",
     ):
         assert words in text
 
