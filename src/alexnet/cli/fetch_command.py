@@ -1,13 +1,14 @@
 """`alexnet fetch`: download a data set or published weights, or draw a data set."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_json
 from alexnet.cli.output import print_json, print_lines
 from alexnet.errors import RequestError
+from alexnet.storage.paths import as_path
+from alexnet.system.suggestions import suggestion
 from alexnet.system.visible_text import shell_words
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "name",
         nargs="?",
-        choices=NAMES,
         metavar="NAME",
         help=f"photographs: {', '.join(DATA_SET_NAMES)}; shapes: generated images, needs no network; weights: "
         "published AlexNet weights",
@@ -67,9 +67,17 @@ def run(options: argparse.Namespace) -> None:
         return
     if name is None:
         raise RequestError(f"`alexnet fetch` needs a name, one of {', '.join(NAMES)}; see `alexnet fetch --list`")
+    if name not in NAMES:
+        raise RequestError(f"unknown name {name!r}; {suggestion(name, NAMES)}known are {', '.join(NAMES)}")
     if options.size is not None:
-        if name not in ("imagenette", "imagewoof"):
+        subject = name.partition("-")[0]
+        if subject not in ("imagenette", "imagewoof"):
             raise RequestError(f"--size applies to imagenette and imagewoof; omit it for {name}")
+        if name != subject:
+            raise RequestError(
+                f"{name} has its size in its name, and --size applies to imagenette and imagewoof; omit it, or write "
+                f"`alexnet fetch {subject} --size {options.size}`"
+            )
         name += "" if options.size == "full" else f"-{options.size}"
     if name == "weights":
         _fetch_weights(words, options.source)
@@ -79,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
             f"`alexnet fetch {name}` takes one destination, and got {len(words)}"
             + (f": {' '.join(words)}" if words else f"; for example `alexnet fetch {name} data/{name}`")
         )
-    destination = Path(words[0])
+    destination = as_path(words[0], "the destination")
     next_words = ["alexnet", "prepare", str(destination), f"{destination}-prepared"]
     if name == "shapes":
         from alexnet.data.shapes import fetch_shapes
@@ -168,7 +176,7 @@ def _fetch_weights(words: list[str], source: str | None) -> None:
             f"`alexnet fetch weights {name}` takes one destination, and got {len(destinations)}; for example "
             f"`alexnet fetch weights {name} weights`"
         )
-    destination = Path(destinations[0])
+    destination = as_path(destinations[0], "the destination")
     path, published = fetch_weights(name, destination, source, progress=True)
     print_lines(
         f"{published.title}: {published.published}",

@@ -7,7 +7,6 @@ to do.
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 interrupted and resumable.
 """
 
-import difflib
 import importlib
 import io
 import os
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from alexnet.cli.output import print_error, print_lines
 from alexnet.errors import AlexNetError, Interrupted, RequestError
 from alexnet.storage.read_errors import is_passing, passing_error
+from alexnet.system.suggestions import suggestion
 
 if TYPE_CHECKING:
     from alexnet.cli.command_parser import CommandParser
@@ -215,9 +215,7 @@ def command_parser(name: str) -> "CommandParser":
         RequestError: there is no such command; the nearest one is suggested.
     """
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, 1)
-        suggestion = f"did you mean {nearest[0]}? " if nearest else ""
-        raise RequestError(f"unknown command {name!r}; {suggestion}known are {', '.join(COMMANDS)}")
+        raise RequestError(f"unknown command {name!r}; {suggestion(name, COMMANDS)}known are {', '.join(COMMANDS)}")
     from alexnet.cli.command_parser import CommandParser
 
     command = COMMANDS[name]

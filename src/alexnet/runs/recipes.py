@@ -5,7 +5,6 @@ where it comes from, how to run it, and what error and time to expect. "The sour
 cuda-convnet; their results are notes at the end of its parameter files.
 """
 
-import difflib
 import os
 from dataclasses import replace
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from alexnet.runs.recipe import (
 )
 from alexnet.runs.recipe_file import read_config
 from alexnet.storage.paths import StrPath, as_path, described
+from alexnet.system.suggestions import suggestion
 
 PAPER = Recipe(
     name="paper",
@@ -355,9 +355,7 @@ def named_recipe(name: str) -> Recipe:
         RequestError: there is none; the message lists the known names.
     """
     if name not in RECIPES:
-        nearest = difflib.get_close_matches(name, RECIPES, 1)
-        suggestion = f"did you mean {nearest[0]}? " if nearest else ""
-        raise RequestError(f"unknown recipe {name!r}; {suggestion}known are {', '.join(RECIPES)}")
+        raise RequestError(f"unknown recipe {name!r}; {suggestion(name, RECIPES)}known are {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
