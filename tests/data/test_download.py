@@ -196,7 +196,9 @@ def test_an_image_is_downloaded(path: str, server: str) -> None:
         ("to?file:///etc/hostname", "redirects to file:///etc/hostname; redirects are followed to http and https only"),
         ("to?ftp://127.0.0.1/x", "redirects are followed to http and https only"),
         ("to?http://me:secret@127.0.0.1/x", r"redirects to http://\*\*\*@127.0.0.1/x, with a user name or a password"),
-        ("to?/missing", "the server answers 404 Not Found"),
+        ("to?/missing", r"\(redirected to http://127.0.0.1:\d+/missing\): the server answers 404 Not Found"),
+        ("to?http://127.0.0.1:9/x", r"\(redirected to http://127.0.0.1:9/x\): Connection refused"),
+        ("to?/page", r"\(redirected to http://127.0.0.1:\d+/page\) is a text or a web page"),
     ],
 )
 def test_what_is_no_image_has_its_reason(path: str, reason: str, server: str) -> None:

@@ -304,6 +304,16 @@ def test_redirects_are_followed_by_the_same_rules(server: Server, path: Path, mo
     path.unlink()
     with pytest.raises(RequestError, match="redirects are followed to http and https only"):
         fetch(server, path, url=f"{base}/to?file:///etc/hostname")
+    for target, problem in (
+        ("http://127.0.0.1:9/x?key=secret", r"http://127.0.0.1:9/x\): Connection refused; rerun"),
+        ("/to?http://127.0.0.1:9/x", r"http://127.0.0.1:9/x\): Connection refused; rerun"),
+    ):
+        with pytest.raises(WorkError, match=rf"^cannot download .* \(redirected to {problem}") as caught:
+            fetch(server, path, url=f"{base}/to?{target}")
+        assert str(caught.value).startswith(f"cannot download {base}/to?{target} (redirected")
+    server.answers = [plain(b"", 404)]
+    with pytest.raises(WorkError, match=rf"\(redirected to {base}/elsewhere\): the server answers 404"):
+        fetch(server, path, url=f"{base}/to?/elsewhere")
     is_local, asked = http_transfer._is_local, []
 
     def as_if_the_server_were_public(host: str | None) -> bool:

@@ -50,11 +50,12 @@ class Downloads:
             raise
         except urllib.error.HTTPError as error:
             error.close()
-            raise RequestError(f"cannot download {url}: the server answers {error.code} {error.reason}") from error
+            shown = f"{transfer.shown_url}: the server answers {error.code} {error.reason}"
+            raise RequestError(f"cannot download {shown}") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             if transfer.has_timed_out(error):
-                raise self._timed_out(url) from error
-            raise RequestError(f"cannot download {url}: {in_words(error)}") from error
+                raise self._timed_out(transfer.shown_url) from error
+            raise RequestError(f"cannot download {transfer.shown_url}: {in_words(error)}") from error
         finally:
             transfer.end()
             with self._lock:
@@ -69,7 +70,7 @@ class Downloads:
 
     def _read(self, transfer: HttpTransfer, answer: http.client.HTTPResponse) -> bytes:
         """The bytes of an image; RequestError if they are not one."""
-        url = transfer.url
+        url = transfer.shown_url
         too_long = RequestError(f"{url} has more than {self.max_bytes:,} bytes; {self._advice('--max-download')}")
         claimed_bytes = answer.length
         if claimed_bytes is not None and claimed_bytes > self.max_bytes:

@@ -70,6 +70,10 @@ class WantedFile:
     """If it is known, a file of another size is refused before it is downloaded."""
 
 
+class DownloadError(WorkError):
+    """The server or the network failed, or the server has another file."""
+
+
 class _State(TypedDict):
     """What the bytes of a `.part` file are the beginning of."""
 
@@ -158,6 +162,7 @@ class _Download:
         self._part = path.with_name(path.name + _PART)
         self._state_path = path.with_name(path.name + _STATE)
         self._is_continued = False  # with bytes of an earlier answer
+        self._shown_url = wanted.url  # and where it was redirected to
 
     def run(self) -> None:
         """Download, verify, and move the file to its place."""
@@ -201,7 +206,7 @@ class _Download:
                 largest = max(largest, received)
                 if failures == len(PAUSES_S) or tries == MAX_TRIES:
                     kept = f" ({received:,} bytes are kept in {self._part})" if received else ""
-                    raise WorkError(f"cannot download {self._wanted.url}: {error}{kept}; {_CONTINUE}") from error
+                    raise DownloadError(f"cannot download {self._shown_url}: {error}{kept}; {_CONTINUE}") from error
                 _logger.warning(f"{self._name}: {error}; trying again in {PAUSES_S[failures]:g} s")
                 time.sleep(PAUSES_S[failures])
                 failures += 1
@@ -226,7 +231,8 @@ class _Download:
                 headers["If-Range"] = validator
         transfer = HttpTransfer(self._wanted.url, STALL_S)
         try:
-            with transfer.open(headers) as answer:
+            with self._redirects_noted(transfer), transfer.open(headers) as answer:
+                self._shown_url = transfer.shown_url
                 self._take(transfer, answer, offset, state)
         except urllib.error.HTTPError as error:
             error.close()
@@ -318,13 +324,21 @@ class _Download:
     def _require_a_file(self, answer: http.client.HTTPResponse, start: bytes) -> None:
         """WorkError if an answer is a web page, or compressed."""
         if start.lstrip()[:1] == b"<" and answer.headers.get_content_type().startswith("text/"):
-            raise WorkError(
-                f"{self._wanted.url} gives a web page in place of the file, as login pages and proxies do; "
+            raise DownloadError(
+                f"{self._shown_url} gives a web page in place of the file, as login pages and proxies do; "
                 "download it in a browser, and give it with --from FILE"
             )
         encoding = answer.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in ("", "identity"):
             raise self._failed(f"the server sends it compressed ({encoding})")
+
+    @contextmanager
+    def _redirects_noted(self, transfer: HttpTransfer) -> Iterator[None]:
+        """Keep for messages where redirects led, also before an answer came."""
+        try:
+            yield
+        finally:
+            self._shown_url = transfer.shown_url
 
     @contextmanager
     def _local_errors(self) -> Iterator[None]:
@@ -367,17 +381,17 @@ class _Download:
 
     def _failed(self, problem: str) -> WorkError:
         """The error for what another try does not mend."""
-        return WorkError(f"cannot download {self._wanted.url}: {problem}; {_ELSEWHERE}")
+        return DownloadError(f"cannot download {self._shown_url}: {problem}; {_ELSEWHERE}")
 
     def _another_file(self, problem: str) -> WorkError:
-        return WorkError(
-            f"{self._wanted.url} is not the expected file: {problem}. The server has another version, or something on "
+        return DownloadError(
+            f"{self._shown_url} is not the expected file: {problem}. The server has another version, or something on "
             f"the way replaced it; {_ELSEWHERE}"
         )
 
     def _too_long(self) -> WorkError:
         most = self._wanted.max_bytes
-        return WorkError(f"{self._wanted.url} has more than {most:,} bytes, which is too much; {_ELSEWHERE}")
+        return DownloadError(f"{self._shown_url} has more than {most:,} bytes, which is too much; {_ELSEWHERE}")
 
 
 def _may_be_the_same(state: _State, validator: str | None, total_bytes: int | None) -> bool:

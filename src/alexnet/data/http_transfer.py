@@ -63,6 +63,8 @@ class HttpTransfer:
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self.url = url
+        self.shown_url = url
+        """For messages: the URL, and where redirects led from there."""
         self.has_expired = False
         """Whether the time limit cut the connections."""
         self._timeout_s = timeout_s
@@ -104,6 +106,7 @@ class HttpTransfer:
                     raise
                 error.close()
                 url = self._redirected(url, location)
+                self.shown_url = f"{self.url} (redirected to {without_credentials(url).partition('?')[0]})"
                 continue
             with answer:
                 yield answer

@@ -207,9 +207,12 @@ def require_free(destination: Path) -> None:
 
     Raises:
         RequestError: `destination` exists and is not an empty folder, or is the current folder, which would be
-            replaced.
+            replaced, or a file is in the place of a folder above it.
     """
     if not destination.exists():
+        above = next((one for one in destination.parents if one.exists()), None)
+        if above is not None and not above.is_dir():
+            raise RequestError(f"cannot create {destination}: {above} is a file; name a destination in a folder")
         return
     if not destination.is_dir() or any(destination.iterdir()):
         raise RequestError(f"{destination} exists already; remove it or name another destination")
