@@ -77,6 +77,13 @@ def test_weights_are_fetched_and_the_next_command_is_named(
     }}  # fmt: skip
 
 
+def test_a_destination_at_or_below_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/new"):
+        with pytest.raises(RequestError, match=r"^cannot create .*caffemodel: .*/file is a file; name a destination"):
+            fetch_weights("caffe", tmp_path / place)
+
+
 def test_one_folder_holds_several(tmp_path: Path) -> None:
     for name in PUBLISHED_WEIGHTS:
         fetch_weights(name, tmp_path / "all")

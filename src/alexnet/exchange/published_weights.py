@@ -11,7 +11,15 @@ from alexnet.data.file_download import WantedFile, download_file, has_wanted, re
 from alexnet.data.http_transfer import is_url
 from alexnet.data.mirror import mirror_folder, mirror_named_in_failures, mirror_url
 from alexnet.errors import RequestError
-from alexnet.storage.atomic import created_folder, raise_if_full, require_space, unwritable, write_chunks, write_json
+from alexnet.storage.atomic import (
+    created_folder,
+    raise_if_full,
+    require_folders_above,
+    require_space,
+    unwritable,
+    write_chunks,
+    write_json,
+)
 from alexnet.storage.paths import StrPath, as_path
 from alexnet.storage.typed_files import DamagedFile, read_json
 from alexnet.system.progress import ShowProgress
@@ -103,6 +111,7 @@ def fetch_weights(
     published = PUBLISHED_WEIGHTS[name]
     folder = as_path(destination, "the destination")
     path = folder / published.file_name
+    require_folders_above(path)
     mirror = mirror_url() if source is None else ""
     if source is None and (place := mirror or mirror_folder(published.file_name)):
         source = f"{place}/{published.file_name}"

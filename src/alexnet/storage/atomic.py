@@ -210,14 +210,19 @@ def require_free(destination: Path) -> None:
             replaced, or a file is in the place of a folder above it.
     """
     if not destination.exists():
-        above = next((one for one in destination.parents if one.exists()), None)
-        if above is not None and not above.is_dir():
-            raise RequestError(f"cannot create {destination}: {above} is a file; name a destination in a folder")
+        require_folders_above(destination)
         return
     if not destination.is_dir() or any(destination.iterdir()):
         raise RequestError(f"{destination} exists already; remove it or name another destination")
     if destination.samefile(os.curdir):
         raise RequestError(f"{destination} is the current folder; name a folder to create in it")
+
+
+def require_folders_above(destination: Path) -> None:
+    """RequestError if a file is in the place of a folder above a destination."""
+    above = next((one for one in destination.parents if one.exists()), None)
+    if above is not None and not above.is_dir():
+        raise RequestError(f"cannot create {destination}: {above} is a file; name a destination in a folder")
 
 
 def require_space(destination: Path, needed_bytes: int) -> None:
