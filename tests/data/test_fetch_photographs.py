@@ -543,7 +543,7 @@ def test_a_destination_that_cannot_be_made_is_said(
 def test_a_destination_below_a_file_is_said(tmp_path: Path, nette: StandIn) -> None:
     (tmp_path / "file").write_text("mine")
     for place in ("file/out", "file/new/out"):
-        with pytest.raises(RequestError, match=f"^cannot create .*/{place}: .*/file is a file; name a destination in"):
+        with pytest.raises(RequestError, match=f"^cannot write .*/{place}: .*/file is a file; name a destination in"):
             fetch_data_set("imagenette-160", tmp_path / place, progress=False)
 
 

@@ -80,7 +80,7 @@ def test_weights_are_fetched_and_the_next_command_is_named(
 def test_a_destination_at_or_below_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for place in ("file", "file/new"):
-        with pytest.raises(RequestError, match=r"^cannot create .*caffemodel: .*/file is a file; name a destination"):
+        with pytest.raises(RequestError, match=r"^cannot write .*caffemodel: .*/file is a file; name a destination"):
             fetch_weights("caffe", tmp_path / place)
 
 

@@ -222,7 +222,7 @@ def require_folders_above(destination: Path) -> None:
     """RequestError if a file is in the place of a folder above a destination."""
     above = next((one for one in destination.parents if one.exists()), None)
     if above is not None and not above.is_dir():
-        raise RequestError(f"cannot create {destination}: {above} is a file; name a destination in a folder")
+        raise RequestError(f"cannot write {destination}: {above} is a file; name a destination in a folder")
 
 
 def require_space(destination: Path, needed_bytes: int) -> None:
