@@ -120,9 +120,10 @@ def test_busy_processes_end_with_the_process_that_started_them() -> None:
 
 @pytest.mark.slow
 def test_steps_are_measured_and_fractions_follow_from_the_speeds(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, logger="alexnet")
+    monkeypatch.setenv("COLUMNS", "200")
     methods = ("alexnet", "torchvision's network", "alexnet with loading from BC1")
     measured = measure_step(2, 1, 1, "cpu", "float32", methods)
     assert set(measured["methods"]) == set(methods) and measured["speedups"]["alexnet"] == 1
