@@ -26,18 +26,16 @@ def mirror_url() -> str:
     try:
         require_plain_url(mirror)
         parts = urllib.parse.urlsplit(mirror)
-        if not parts.hostname:
-            raise _refused(mirror, "has no host")
         if parts.port == 0:
             raise ValueError("Port out of range 0-65535")
     except RequestError as error:
-        if without_credentials(mirror) != mirror:
-            raise _refused(mirror, "has a user name or a password (not shown)") from error
-        if str(error).startswith(MIRROR_VARIABLE):
-            raise
-        raise _refused(mirror, "is not an http or https URL") from error
+        has_credentials = without_credentials(mirror) != mirror
+        problem = "has a user name or a password (not shown)" if has_credentials else "is not an http or https URL"
+        raise _refused(mirror, problem) from error
     except ValueError as error:
         raise _refused(mirror, f"is not a URL ({error})") from error
+    if not parts.hostname:
+        raise _refused(mirror, "has no host")
     return mirror.rstrip("/")
 
 

@@ -246,7 +246,7 @@ def _products(queries: NDArray[np.float32], block: NDArray[Any]) -> NDArray[np.f
     each one over threads that wait for one another without sleeping: on busy cores, twenty times as long.
     """
     products = np.zeros((len(queries), len(block)))
-    # Torch may be told to multiply float32 in fewer digits.
+    # Torch may be set to multiply float32 in fewer digits.
     in_torch = torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")  # type: ignore[attr-defined]
 
     def multiply(first_row: int, stop_row: int) -> None:
