@@ -99,7 +99,7 @@ class TrainingLog:
         self._run.log(
             "estimate",
             step=state.step,
-            step_s=round(estimate.step_s, 5),
+            step_s=float(f"{estimate.step_s:.6g}"),
             remaining_steps_s=round(estimate.steps_s, 1),
             remaining_validation_s=round(estimate.validation_s, 1),
         )
