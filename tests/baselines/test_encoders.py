@@ -235,6 +235,34 @@ def test_l1_codes_equal_scikit_learns(seed: int, penalty: float, width: int) -> 
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
+@given(
+    seed=st.integers(0, 1000),
+    num_atoms=st.integers(1, 90),
+    width=st.integers(1, 40),
+    penalty=st.floats(0.01, 0.6),
+    positive=st.booleans(),
+    repeated=st.booleans(),
+)
+@settings(max_examples=60)
+def test_l1_codes_meet_the_conditions_of_the_optimum(
+    seed: int, num_atoms: int, width: int, penalty: float, positive: bool, repeated: bool
+) -> None:
+    """Karush, Kuhn and Tucker: atoms in use correlate with the residual by exactly the penalty, others by less."""
+    random = np.random.default_rng(seed)
+    atoms, values = random.standard_normal((num_atoms, width)), random.standard_normal((6, width))
+    if positive:  # as histograms are, so that all atoms resemble each other
+        atoms, values = np.abs(atoms), np.abs(values)
+    if repeated:  # the optimum is not unique
+        atoms[num_atoms // 2 :] = atoms[: num_atoms - num_atoms // 2]
+    atoms, values = ((one / np.linalg.norm(one, axis=1, keepdims=True)).astype(np.float32) for one in (atoms, values))
+    values[0] /= 100  # a descriptor of low contrast
+    codes = l1_codes(values, atoms, atoms @ atoms.T, penalty).astype(np.float64)
+    correlations = (values - codes @ atoms.astype(np.float64)) @ atoms.T.astype(np.float64)
+    used = codes != 0
+    np.testing.assert_allclose(correlations[used], penalty * np.sign(codes[used]), atol=1e-5)
+    assert np.abs(correlations).max() <= penalty + 1e-5
+
+
 def test_l1_codes_of_zeros_and_of_an_identity() -> None:
     atoms = np.eye(4, dtype=np.float32)
     assert (l1_codes(np.zeros((2, 4), np.float32), atoms, atoms, 0.1) == 0).all()

@@ -16,11 +16,14 @@ from alexnet.system.numba_jit import jit
 
 Floats = NDArray[np.float32]
 
-_TOLERANCE = 1e-6
-"""A code that changes by less (descriptors have unit norm) has converged."""
-_LOOSE_TOLERANCE = 3e-3
-"""The same while the active set still grows."""
-_MAX_SWEEPS = 1000
+_TOLERANCE = 2e-6
+"""An atom is added where its correlation with the residual exceeds the penalty by more: rounding of float32 is less."""
+_ADDED_SHARE = 0.8
+"""Atoms are added together whose excess over the penalty is at least this share of the largest one's."""
+_MAX_ADDED = 8
+_MAX_ROUNDS = 1000
+_MIN_PIVOT = 1e-7
+"""Of the squared diagonal of Cholesky factors: atoms that depend on each other still have a direction of descent."""
 
 
 def locality_codes(
@@ -52,8 +55,9 @@ def locality_codes(
 def l1_codes(values: Floats, atoms: Floats, gram: Floats, l1_penalty: float) -> Floats:
     """Sparse coding (the lasso): the codes a that minimize |x - sum a_i b_i|^2 / 2 + l1_penalty sum |a_i|.
 
-    An active set grows by the atom most correlated with the residual; between two additions coordinate descent
-    optimizes the codes of the active atoms. It ends when no other atom would lower the objective.
+    Feature-sign search: an active set grows by the atoms most correlated with the residual. For fixed signs, the codes
+    of the active atoms are the solution of a linear system; the codes move towards it until the first would change its
+    sign, whose atom leaves the set, and the rest is solved again. It ends when no other atom would lower the objective.
 
     Args:
         values: float32 (n, D).
@@ -64,10 +68,11 @@ def l1_codes(values: Floats, atoms: Floats, gram: Floats, l1_penalty: float) -> 
     Returns:
         float32 (n, A), mostly zeros.
 
-    Paper: CVPR 2009, equation 3, without the half: its lambda is twice this penalty.
+    Paper: CVPR 2009, equation 3, without the half: its lambda is twice this penalty. The search is that of H. Lee et
+    al.: Efficient sparse coding algorithms, NIPS 2006, algorithm 1, with several atoms added at a time.
     """
     codes = np.zeros((len(values), len(atoms)), np.float32)
-    _l1(np.ascontiguousarray(values @ atoms.T), np.ascontiguousarray(gram), l1_penalty, codes)
+    _l1(np.ascontiguousarray(values @ atoms.T), np.ascontiguousarray(gram), float(l1_penalty), codes)
     return codes
 
 
@@ -168,66 +173,148 @@ def _solve_ones(system: Any, k: Any) -> Any:  # pragma: no cover (compiled)
 def _l1(correlations: Any, gram: Any, l1_penalty: Any, codes: Any) -> None:  # pragma: no cover (compiled)
     num, num_atoms = correlations.shape
     active = np.empty(num_atoms, np.int64)
-    is_active = np.zeros(num_atoms, np.bool_)
-    code = np.empty(num_atoms, np.float32)
-    before = np.empty(num_atoms, np.float32)
-    active_correlation = np.empty(num_atoms, np.float32)
+    sign, code, target = np.empty(num_atoms), np.empty(num_atoms), np.empty(num_atoms)
+    # Lower triangles, row after row: the Gram matrix of the active atoms and its Cholesky factor.
+    active_gram = np.empty(num_atoms * (num_atoms + 1) // 2)
+    factor = np.empty(num_atoms * (num_atoms + 1) // 2)
     residual_correlation = np.empty(num_atoms, np.float32)
-    # Gram matrix of the active atoms; rows whose length is not a power of 2 share the cache better.
-    active_gram = np.empty((num_atoms, num_atoms + 16), np.float32)
-    threshold = np.float32(l1_penalty)
     for sample in range(num):
-        size, converged = 0, True
-        for atom in range(num_atoms):
-            residual_correlation[atom] = correlations[sample, atom]
-            is_active[atom] = False
-        while True:
-            best, most = -1, threshold + np.float32(_TOLERANCE)
-            for atom in range(num_atoms):
-                magnitude = abs(residual_correlation[atom])
-                if magnitude > most and not is_active[atom]:
-                    best, most = atom, magnitude
-            if best < 0 and converged:
+        size = 0
+        residual_correlation[:] = correlations[sample]
+        for _ in range(_MAX_ROUNDS):
+            known = size
+            size = _activate(residual_correlation, gram, l1_penalty, size, active, sign, code, active_gram)
+            if size == known:
                 break
-            if best >= 0:
+            while True:
+                _factorize(active_gram, known, size, factor)
                 for slot in range(size):
-                    active_gram[size, slot] = active_gram[slot, size] = gram[best, active[slot]]
-                active_gram[size, size] = gram[best, best]
-                active[size], code[size], is_active[best] = best, np.float32(0), True
-                size += 1
-            # While the active set grows, the codes need not be exact.
-            tolerance = np.float32(_TOLERANCE if best < 0 else _LOOSE_TOLERANCE)
-            converged = best < 0
-            for slot in range(size):
-                before[slot] = code[slot]
-                active_correlation[slot] = residual_correlation[active[slot]]
-            for _ in range(_MAX_SWEEPS):
-                largest = np.float32(0)
-                for slot in range(size):
-                    row = active_gram[slot]
-                    partial = active_correlation[slot] + row[slot] * code[slot]
-                    if partial > threshold:
-                        new = (partial - threshold) / row[slot]
-                    elif partial < -threshold:
-                        new = (partial + threshold) / row[slot]
-                    else:
-                        new = np.float32(0)
-                    change = new - code[slot]
-                    if change != 0:
-                        code[slot] = new
-                        for other in range(size):
-                            active_correlation[other] -= change * row[other]
-                        largest = max(largest, abs(change))
-                if largest < tolerance:
+                    target[slot] = correlations[sample, active[slot]] - l1_penalty * sign[slot]
+                _solve_factorized(factor, size, target)
+                leaving = _move(code, target, sign, size)
+                if leaving < 0:
                     break
-            for slot in range(size):
-                change = code[slot] - before[slot]
-                if change != 0:
-                    gram_row = gram[active[slot]]
-                    for atom in range(num_atoms):
-                        residual_correlation[atom] -= change * gram_row[atom]
+                known = min(known, leaving)
+                size = _deactivate(leaving, size, active, sign, code, active_gram)
+            _correlate_residual(correlations[sample], gram, active, code, size, residual_correlation)
         for slot in range(size):
             codes[sample, active[slot]] = code[slot]
+
+
+@jit(fastmath=ANY_ORDER)
+def _activate(
+    residual_correlation: Any,
+    gram: Any,
+    l1_penalty: Any,
+    size: Any,
+    active: Any,
+    sign: Any,
+    code: Any,
+    active_gram: Any,
+) -> Any:  # pragma: no cover (compiled)
+    """Add the atoms most correlated with the residual, in which active atoms have 0; return the size of the set."""
+    most = np.float32(0)
+    for atom in range(len(residual_correlation)):
+        most = max(most, abs(residual_correlation[atom]))
+    if most <= l1_penalty + _TOLERANCE:
+        return size
+    least = np.float32(max(l1_penalty + _ADDED_SHARE * (most - l1_penalty), l1_penalty + _TOLERANCE))
+    added = 0
+    for atom in range(len(residual_correlation)):
+        if abs(residual_correlation[atom]) >= least and added < _MAX_ADDED:
+            active[size], code[size] = atom, 0.0
+            sign[size] = 1.0 if residual_correlation[atom] > 0 else -1.0
+            first = size * (size + 1) // 2
+            for slot in range(size + 1):
+                active_gram[first + slot] = gram[atom, active[slot]]
+            size += 1
+            added += 1
+    return size
+
+
+@jit()
+def _deactivate(
+    leaving: Any, size: Any, active: Any, sign: Any, code: Any, active_gram: Any
+) -> Any:  # pragma: no cover (compiled)
+    """Remove the atom of the slot `leaving`; return the size of the set."""
+    for slot in range(leaving, size - 1):
+        active[slot], sign[slot], code[slot] = active[slot + 1], sign[slot + 1], code[slot + 1]
+        first, following = slot * (slot + 1) // 2, (slot + 1) * (slot + 2) // 2
+        for column in range(slot + 1):
+            active_gram[first + column] = active_gram[following + column + (column >= leaving)]
+    return size - 1
+
+
+@jit(fastmath=ANY_ORDER)
+def _factorize(active_gram: Any, known: Any, size: Any, factor: Any) -> None:  # pragma: no cover (compiled)
+    """The Cholesky factor of the first `size` rows, of which the first `known` are there."""
+    for row in range(known, size):
+        first = row * (row + 1) // 2
+        for column in range(row + 1):
+            other = column * (column + 1) // 2
+            total = active_gram[first + column]
+            for inner in range(column):
+                total -= factor[first + inner] * factor[other + inner]
+            factor[first + column] = (
+                np.sqrt(max(total, _MIN_PIVOT)) if row == column else total / factor[other + column]
+            )
+
+
+@jit(fastmath=ANY_ORDER)
+def _solve_factorized(factor: Any, size: Any, target: Any) -> None:  # pragma: no cover (compiled)
+    """Replace the right-hand side by the solution."""
+    for row in range(size):
+        first = row * (row + 1) // 2
+        total = target[row]
+        for inner in range(row):
+            total -= factor[first + inner] * target[inner]
+        target[row] = total / factor[first + row]
+    for back in range(size):
+        row = size - 1 - back
+        first = row * (row + 1) // 2
+        target[row] /= factor[first + row]
+        for inner in range(row):
+            target[inner] -= factor[first + inner] * target[row]
+
+
+@jit()
+def _move(code: Any, target: Any, sign: Any, size: Any) -> Any:  # pragma: no cover (compiled)
+    """Move the codes to the target, or up to where the first would change its sign: return its slot, or -1."""
+    share, leaving = 1.0, -1
+    for slot in range(size):
+        if target[slot] * sign[slot] <= 0:
+            distance = code[slot] - target[slot]
+            until_zero = code[slot] / distance if distance != 0 else 0.0
+            if leaving < 0 or until_zero < share:
+                share, leaving = until_zero, slot
+    for slot in range(size):
+        code[slot] = target[slot] if leaving < 0 else code[slot] + share * (target[slot] - code[slot])
+    return leaving
+
+
+@jit(fastmath=ANY_ORDER)
+def _correlate_residual(
+    correlation: Any, gram: Any, active: Any, code: Any, size: Any, residual_correlation: Any
+) -> None:  # pragma: no cover (compiled)
+    """The products of all atoms with the residual; 0 for the active ones, whose correlations are the penalty."""
+    residual_correlation[:] = correlation
+    slot = 0
+    while slot < size:
+        # Four rows at a time: the sums are read and written less often.
+        if slot + 4 <= size:
+            a, b, c, d = gram[active[slot]], gram[active[slot + 1]], gram[active[slot + 2]], gram[active[slot + 3]]
+            of_a, of_b = np.float32(code[slot]), np.float32(code[slot + 1])
+            of_c, of_d = np.float32(code[slot + 2]), np.float32(code[slot + 3])
+            for atom in range(len(residual_correlation)):
+                residual_correlation[atom] -= of_a * a[atom] + of_b * b[atom] + of_c * c[atom] + of_d * d[atom]
+            slot += 4
+        else:
+            a, of_a = gram[active[slot]], np.float32(code[slot])
+            for atom in range(len(residual_correlation)):
+                residual_correlation[atom] -= of_a * a[atom]
+            slot += 1
+    for slot in range(size):
+        residual_correlation[active[slot]] = 0
 
 
 @jit()
