@@ -25,7 +25,7 @@ from alexnet.cli.main import main
 from alexnet.runs.folder import RunFolder
 
 TRAIN = ["--recipe", "quick", "--run", "run", "--schedule.epochs", "3", "--optimizer.batch_size", "8"]
-BASELINE = ["baseline", "sift-fisher", "data", "--run", "out", "--encoder.components", "16", "--classifier.epochs", "3"]
+BASELINE = ["baseline", "sift-fisher", "data", "--run", "out", "--encoder.components", "16"]
 
 
 @dataclass(frozen=True)

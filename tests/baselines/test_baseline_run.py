@@ -54,7 +54,6 @@ FISHER = BaselineRecipe(
     name="sift-fisher",
     descriptors=DESCRIPTORS,
     encoder=FisherSettings(components=16, dimensions=8, sample_size=2000),
-    classifier=ClassifierSettings(epochs=4, weight_decay=1e-3),
 )
 SPARSE = replace(
     FISHER,
@@ -159,7 +158,7 @@ def test_a_resumed_run_has_the_same_probabilities(
     target: dict[str, tuple[Any, str, Any]] = {
         "vocabulary": (sys.modules["alexnet.baselines.vocabulary"], "sample_descriptors", stop),
         "features": (Channel, "transform", some_rows),
-        "classifiers": (sys.modules["alexnet.baselines.baseline_run"], "fit_temperature", stop),
+        "classifiers": (sys.modules["alexnet.baselines.svm_training"], "optimal_temperature", stop),
     }
     folder = tmp_path / "broken" / "run"
     with monkeypatch.context() as patch:
@@ -167,8 +166,8 @@ def test_a_resumed_run_has_the_same_probabilities(
         with pytest.raises(Interrupted, match="rerun the same command to resume"):
             run(data, FISHER, folder)
     assert RunFolder.open(folder).state == "interrupted"
-    with pytest.raises(RequestError, match=r"started with other settings.*decay"):
-        run(data, replace(FISHER, classifier=ClassifierSettings(epochs=4, weight_decay=1e-4)), folder)
+    with pytest.raises(RequestError, match=r"started with other settings.*classifier\.c"):
+        run(data, replace(FISHER, classifier=ClassifierSettings(c=2)), folder)
     run(data, FISHER, folder)
     np.testing.assert_array_equal(probabilities(folder, data), whole)
     with pytest.raises(RequestError, match="is finished"):
@@ -209,7 +208,7 @@ def test_the_cache_keeps_the_features_of_a_killed_process(tmp_path: Path) -> Non
 
 def test_another_run_reuses_the_features_and_a_bag_of_words_the_vocabulary(data: Path, tmp_path: Path) -> None:
     first = run(data, FISHER, tmp_path / "runs" / "first")
-    second = run(data, replace(FISHER, classifier=ClassifierSettings(epochs=2)), tmp_path / "runs" / "second")
+    second = run(data, replace(FISHER, classifier=ClassifierSettings(c=1)), tmp_path / "runs" / "second")
     bag = run(data, replace(FISHER, encoder=replace(FISHER.encoder, kind="bag-of-words")), tmp_path / "runs" / "bag")  # type: ignore[arg-type]
 
     def stages(one: RunFolder) -> set[str]:
@@ -229,13 +228,23 @@ def test_per_class_draws_images_and_the_rest_is_evaluated(
 ) -> None:
     words = ["baseline", "sift-fisher", str(data), "--per-class", "12", "--seed", "3", "--protocol.evaluate_on", "rest"]
     words += ["--descriptors.cell_px", "4", "--encoder.components", "16", "--encoder.dimensions", "8"]
-    words += ["--classifier.epochs", "3", "--run", str(tmp_path / "runs" / "rest"), "--workers", "1"]
+    words += [
+        "--classifier.kind",
+        "sgd",
+        "--classifier.epochs",
+        "3",
+        "--run",
+        str(tmp_path / "runs" / "rest"),
+        "--workers",
+        "1",
+    ]
     assert cli.main([*words, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     made = RunFolder.open(tmp_path / "runs" / "rest")
     (result,) = made.evaluations().values()
     metadata = made.metadata()
     effort = {key: metadata[key] for key in ("duration_s", "cpu_s", "peak_anonymous_bytes", "features")}
+    effort["classifier_c"] = None  # by SGD
     assert printed.pop("evaluations") == [stored := {"run": str(made.path), **result}]
     assert printed == {**stored, "baseline": "sift-fisher", **effort}
     assert (result["split"], result["num_images"]) == ("rest", 24)
@@ -391,17 +400,20 @@ def test_every_stage_that_may_be_long_shows_its_progress(data: Path, tmp_path: P
 
     @contextmanager
     def bar(title: str) -> Iterator[Callable[[int, int], None]]:
-        seen[title] = []
+        seen.setdefault(title, [])  # the second run finds the first one's features
         yield lambda done, total: seen[title].append((done, total))
 
-    run_baseline(data, FISHER, tmp_path / "run", workers=2, progress_bar=bar)
+    by_sgd = replace(FISHER, classifier=ClassifierSettings(kind="sgd", epochs=4))
+    for recipe in (FISHER, by_sgd):
+        run_baseline(data, recipe, tmp_path / recipe.classifier.kind, workers=2, progress_bar=bar)
+    num = len(PreparedData.open(data).splits["train"])
     stages = {title.partition(": ")[2] or title for title in seen}
-    assert stages == {"vocabulary", "train", "classifiers", "val", "evaluating"}
+    assert stages == {"vocabulary", "train", "products", "classifiers", "weights", "val", "evaluating"}
     for title, calls in seen.items():
         assert len(calls) >= 1 and calls[-1][0] == calls[-1][1] > 0, title
-    num = len(PreparedData.open(data).splits["train"])
-    # Two channels, each also without the fifth that fits the temperature.
-    assert seen["classifiers"][-1][1] == FISHER.classifier.epochs * 2 * (num + num - -(-num // 5))
+    assert seen["sift: products"][-1][1] == num * (num + 1) // 2 and seen["color: classifiers"][-1][1] == 3
+    # By SGD: two channels, each also without the fifth that fits the temperature.
+    assert seen["classifiers"][-1][1] == 4 * 2 * (num + num - -(-num // 5))
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

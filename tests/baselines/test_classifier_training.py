@@ -110,7 +110,7 @@ def test_a_class_with_one_image_and_one_with_none() -> None:
 
 def test_an_interrupted_training_resumes_bit_for_bit(tmp_path: Path) -> None:
     rows, labels = some_rows()
-    recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(epochs=5, weight_decay=1e-3))
+    recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(kind="sgd", epochs=5, weight_decay=1e-3))
     whole_job, job = (
         TrainingJob(name, rows.astype(np.float16), labels, np.arange(len(rows))) for name in ("whole", "part")
     )
@@ -141,7 +141,7 @@ def test_the_temperature_minimizes_the_loss(tmp_path: Path) -> None:
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = np.array([random.choice(5, p=one) for one in chances])
     assert optimal_temperature(logits * 7, labels) == pytest.approx(7, rel=0.07)
-    recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(epochs=2))
+    recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(kind="sgd", epochs=2))
     rows, labels = some_rows(200)
     both = [rows.astype(np.float16)] * 2
     assert calibration_jobs(both, labels[:40], 0)[0] == []
@@ -160,7 +160,7 @@ def test_the_temperature_minimizes_the_loss(tmp_path: Path) -> None:
 
 
 def test_a_job_that_fails_stops_the_others_after_their_epoch(tmp_path: Path) -> None:
-    recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(epochs=1000))
+    recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(kind="sgd", epochs=1000))
     rows, labels = some_rows(60)
     epochs: list[int] = []
 
@@ -181,7 +181,7 @@ def test_the_progress_counts_the_images_of_all_epochs_and_jobs(tmp_path: Path) -
     jobs = [TrainingJob(name, features, labels, np.arange(num)) for name, num in (("a", 1300), ("b", 600), ("c", 9))]
 
     def progress_of(epochs: int) -> list[tuple[int, int]]:
-        recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(epochs=epochs))
+        recipe = BaselineRecipe(name="sift-fisher", classifier=ClassifierSettings(kind="sgd", epochs=epochs))
         seen: list[tuple[int, int]] = []
         train_classifiers(jobs, 4, recipe, tmp_path, 2, lambda *_: None, lambda *one: seen.append(one))
         return seen

@@ -16,6 +16,7 @@ from alexnet.baselines.descriptors import DenseDescriptors, DescriptorSet
 from alexnet.baselines.dictionary_encoders import LocalityEncoder, SparseEncoder
 from alexnet.baselines.estimator_files import TRAINING_TENSORS, read_estimators, write_estimators
 from alexnet.baselines.fisher_vectors import BagOfWordsEncoder, FisherVectorEncoder
+from alexnet.baselines.linear_svm import LinearSVMClassifier
 from alexnet.errors import RequestError, WorkError
 
 DESCRIPTOR_SETS = [
@@ -36,6 +37,10 @@ STORED = {
         {"weight_decay", "epochs", "learning_rate", "batch_size", "average_after", "positive_weight", "seed"},
         {"classes_", "coef_", "intercept_", "last_coef_", "last_intercept_", "t_", "n_features_in_"},
     ),
+    "linear-svm": (
+        {"c", "tolerance", "max_epochs", "positive_weight"},
+        {"classes_", "coef_", "intercept_", "epochs_", "gap_", "n_features_in_"},
+    ),
 }
 
 
@@ -55,6 +60,7 @@ def fitted() -> dict[str, Any]:
         "averaged-sgd": AveragedSGDClassifier(
             1e-3, epochs=2, learning_rate=0.5, batch_size=4, average_after=6, positive_weight=2.0, seed=1
         ).fit(rows, labels),
+        "linear-svm": LinearSVMClassifier(0.3, tolerance=1e-2, max_epochs=900, positive_weight=2.0).fit(rows, labels),
     }  # fmt: skip
 
 
@@ -64,7 +70,7 @@ def test_all_settings_and_tensors_are_stored_under_the_names_of_the_format(tmp_p
     with safetensors.safe_open(tmp_path / "file", framework="numpy") as file:
         content = json.loads(file.metadata()["alexnet"])
         tensors = set(file.keys())
-    assert set(content) == {"format_version", "estimators", "note"} and content["format_version"] == 2
+    assert set(content) == {"format_version", "estimators", "note"} and content["format_version"] == 3
     for name, (settings, attributes) in STORED.items():
         assert content["estimators"][name]["type"] == name
         assert set(content["estimators"][name]["settings"]) == settings
@@ -86,9 +92,9 @@ def test_a_file_without_a_setting_or_tensor_is_damaged_and_other_versions_are_re
     for old, new, error, message in (
         (b'\\"neighbors\\"', b'\\"neighbours\\"', WorkError, "has the settings .*neighbours"),
         (b'"pca/mean_"', b'"pca/mean "', WorkError, "it lacks pca/mean_"),
-        (b'\\"format_version\\": 2', b'\\"format_version\\": 9', RequestError, "format version 9"),
+        (b'\\"format_version\\": 3', b'\\"format_version\\": 9', RequestError, "format version 9"),
         (
-            b'\\"format_version\\": 2, \\"estimators\\"',
+            b'\\"format_version\\": 3, \\"estimators\\"',
             b'\\"format_version\\": 9, \\"parts\\"',
             RequestError,
             "format version 9",
@@ -117,6 +123,7 @@ def test_estimators_that_were_read_compute_the_same_bits(tmp_path: Path) -> None
         "locality-coding": LocalityEncoder(16).fit(projected),
         "sparse-coding": SparseEncoder(16, epochs=1).fit(projected),
         "averaged-sgd": AveragedSGDClassifier(epochs=2).fit(rows, np.arange(60) % 5),
+        "linear-svm": LinearSVMClassifier(c=0.1).fit(rows, np.arange(60) % 5),
     }
     write_estimators(tmp_path / "fitted.safetensors", estimators, {})
     read, _ = read_estimators(tmp_path / "fitted.safetensors")
@@ -124,7 +131,7 @@ def test_estimators_that_were_read_compute_the_same_bits(tmp_path: Path) -> None
         if name == "pca":
             for before, after in zip(projected, read[name].transform(sets), strict=True):
                 np.testing.assert_array_equal(after.values, before.values)
-        elif name == "averaged-sgd":
+        elif name in ("averaged-sgd", "linear-svm"):
             for num_rows in range(1, 20):
                 scores = estimator.decision_function(rows[:num_rows])
                 np.testing.assert_array_equal(read[name].decision_function(rows[:num_rows]), scores)

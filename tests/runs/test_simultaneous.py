@@ -142,7 +142,7 @@ def test_baselines_in_one_new_folder(data: Path, tmp_path: Path, rounds: int) ->
         "encoder.components": 16,
         "encoder.dimensions": 8,
         "encoder.sample_size": 2000,
-        "classifier.epochs": 2,
+        "classifier.c": 1,
     }
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     folders = ["--run", str(tmp_path / "runs" / "ROUND"), "--cache", str(tmp_path / "cache" / "ROUND")]

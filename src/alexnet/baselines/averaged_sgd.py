@@ -10,16 +10,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
-from alexnet.baselines.tensor_conversion import as_tensor
-
-Features = NDArray[np.floating[Any]]
+from alexnet.baselines.linear_classifier import FEATURE_TYPES, Features, LinearClassifier
 
 
-class AveragedSGDClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class AveragedSGDClassifier(LinearClassifier):
     """One-vs-rest linear classifiers that minimize weight_decay / 2 |w|^2 + mean of max(0, 1 - y (w x + b)).
 
     Args:
@@ -38,8 +35,6 @@ class AveragedSGDClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         intercept_: float32 (K,), averaged.
         last_coef_, last_intercept_: the current iterate, from which `partial_fit` continues.
         t_: samples seen.
-
-    Two classes also have a classifier each; `decision_function` is half the difference of their scores.
     """
 
     def __init__(
@@ -67,7 +62,7 @@ class AveragedSGDClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         Raises:
             ValueError: non-finite values, fewer than two classes, or shapes that do not match.
         """
-        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64, np.float16])
+        X, y = validate_data(self, X, y, dtype=FEATURE_TYPES)
         check_classification_targets(y)
         classes = np.unique(y)
         if len(classes) < 2:
@@ -90,7 +85,7 @@ class AveragedSGDClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             ValueError: no classes in the first call, other ones in a later call, or a label that is not among them.
         """
         first = not hasattr(self, "coef_")
-        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64, np.float16], reset=first)
+        X, y = validate_data(self, X, y, dtype=FEATURE_TYPES, reset=first)
         check_classification_targets(y)
         if first:
             if classes is None:
@@ -105,31 +100,6 @@ class AveragedSGDClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             raise ValueError("y has labels that are not among the classes of the first call")
         self._run_epoch(X, targets, np.arange(len(X)), self.average_after or 0)
         return self
-
-    def decision_function(self, X: Features) -> NDArray[np.float32]:
-        """Scores, float32 (N, K), the highest of which is the prediction; of two classes (N,), above 0 for the second.
-
-        Raises:
-            ValueError: another number of features, or non-finite values.
-        """
-        scores = self.scores(X)
-        if len(self.classes_) == 2:
-            scores = ((scores[:, 1] - scores[:, 0]) / 2).astype(np.float32)
-        return scores
-
-    def scores(self, X: Features) -> NDArray[np.float32]:
-        """The score of each class, float32 (N, K), also of two classes."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float32, np.float64, np.float16], reset=False)
-        scores = torch.addmm(as_tensor(self.intercept_), as_tensor(X, np.float32), as_tensor(self.coef_).T)
-        result: NDArray[np.float32] = scores.numpy()
-        return result
-
-    def predict(self, X: Features) -> NDArray[Any]:
-        """The class with the highest score, (N,)."""
-        scores = self.scores(X)  # raises where nothing is fitted
-        labels: NDArray[Any] = self.classes_[scores.argmax(axis=1)]
-        return labels
 
     def _initialize(self, classes: NDArray[Any], num_features: int) -> None:
         self.classes_ = classes

@@ -10,9 +10,9 @@ import torch
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
 from alexnet.baselines.channels import Channel
 from alexnet.baselines.estimator_files import ADVICE, TRAINING_TENSORS, read_estimators, write_estimators
+from alexnet.baselines.linear_classifier import LinearClassifier
 from alexnet.data.dataset import ClassInfo
 from alexnet.data.dataset_files import StoredClass
 from alexnet.errors import RequestError
@@ -35,7 +35,7 @@ class Baseline:
     """Channels, the classifier of each, and the temperature that scales their mean score."""
 
     channels: tuple[Channel, ...]
-    classifiers: tuple[AveragedSGDClassifier, ...]
+    classifiers: tuple[LinearClassifier, ...]
     temperature: float
     """Divides the mean score before the softmax."""
     classes: tuple[ClassInfo, ...]
@@ -52,7 +52,7 @@ class Baseline:
         return torch.from_numpy(scores / np.float32(self.temperature)).softmax(dim=1).numpy()
 
 
-def mean_scores(classifiers: Sequence[AveragedSGDClassifier], features: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+def mean_scores(classifiers: Sequence[LinearClassifier], features: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     """The mean of the channels' scores, float32 (N, K). Paper: Sanchez and Perronnin, CVPR 2011, section 5.2."""
     scores = [one.scores(np.asarray(part, np.float32)) for one, part in zip(classifiers, features, strict=True)]
     mean: NDArray[np.float32] = np.mean(scores, axis=0, dtype=np.float32)

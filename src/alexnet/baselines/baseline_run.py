@@ -2,10 +2,11 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,16 @@ from alexnet.baselines.baseline_model import FILE, Baseline, save_baseline
 from alexnet.baselines.channels import Channel, build_channels
 from alexnet.baselines.classifier_training import (
     CHUNK_ROWS,
+    ProgressBar,
     TrainingJob,
     calibration_jobs,
     fit_temperature,
     train_classifiers,
 )
 from alexnet.baselines.feature_cache import cached_features
+from alexnet.baselines.linear_classifier import LinearClassifier
 from alexnet.baselines.resource_usage import ResourceUsage
+from alexnet.baselines.svm_training import require_room_for_products, train_svms
 from alexnet.baselines.training_subset import training_split
 from alexnet.baselines.vocabulary import features_checksum, fit_vocabulary, vocabulary_checksum
 from alexnet.data.concatenated import open_data
@@ -39,9 +43,6 @@ from alexnet.system.machine import machine_summary, num_cores, source_commit, ve
 from alexnet.system.visible_text import shell_words
 
 _logger = logging.getLogger(__name__)
-
-ProgressBar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""From a title to a context that yields a function to be called with (images done, images in all)."""
 
 
 def run_baseline(
@@ -73,6 +74,8 @@ def run_baseline(
     folders = [data_folder] if isinstance(data_folder, Path) else list(data_folder)
     data = open_data(folders)
     training = training_split(data, recipe.protocol)
+    if recipe.classifier.kind == "svm":
+        require_room_for_products(len(training))
     evaluated: tuple[PreparedData, str] | None = None
     try:
         evaluated = select_evaluation_split(data, recipe, None)
@@ -197,7 +200,7 @@ class _Stages:
         self.run.log(
             "validation",
             split=split,
-            epoch=self.recipe.classifier.epochs,
+            epoch=self.recipe.classifier.epochs if self.recipe.classifier.kind == "sgd" else 1,
             num_images=result["num_images"],
             elapsed_s=round(self.usage.elapsed_s, 2),
             **{name: result[name] for name in ("loss", "top1_error", "top5_error", "mean_class_accuracy")},
@@ -245,10 +248,67 @@ class _Stages:
                 return cached_features(folder, name, shape, encode_chunk, self.workers, on_progress)
 
     def train_classifiers(self, channels: Sequence[Channel], features: Sequence[ArrayFile]) -> Baseline:
-        """Train the classifier of each channel, and others on a part of the images to fit the temperature."""
+        """Train the classifier of each channel and fit the temperature of their mean score."""
         checkpoints = self.run.path / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
         labels = np.asarray(self.training.labels)
+        with self.usage.stage("train classifiers") as num_images:
+            num_images.append(len(labels))
+            classifiers: Sequence[LinearClassifier]
+            if self.recipe.classifier.kind == "svm":
+                by_name = {channel.name: rows for channel, rows in zip(channels, features, strict=True)}
+                classifiers, temperature = self._train_svms(by_name, labels, checkpoints)
+            else:
+                classifiers, temperature = self._train_by_sgd(channels, features, labels, checkpoints)
+        return Baseline(
+            channels=tuple(channels),
+            classifiers=tuple(classifiers),
+            temperature=temperature,
+            classes=tuple(self.data.classes),
+            side=self.data.side,
+            title=self.data.title,
+            generated=self.data.generated,
+        )
+
+    def _train_svms(
+        self, features: Mapping[str, ArrayFile], labels: NDArray[np.int64], checkpoints: Path
+    ) -> tuple[Sequence[LinearClassifier], float]:
+        @contextmanager
+        def measured(title: str) -> Iterator[Callable[[int, int], None]]:
+            with self.progress_bar(title) as progress:
+
+                def on_progress(done: int, total: int) -> None:
+                    self.usage.update_peak()
+                    progress(done, total)
+
+                yield on_progress
+
+        def log(event: str, **values: Any) -> None:
+            self.run.log(event, **values, elapsed_s=round(self.usage.elapsed_s, 2))
+
+        recipe = self.recipe
+        classifiers, temperature = train_svms(
+            features,
+            labels,
+            self.data.num_classes,
+            recipe.classifier,
+            recipe.protocol.seed,
+            checkpoints,
+            self.workers,
+            measured,
+            log,
+        )
+        self.run.update_metadata(classifier_c=classifiers[0].c)
+        return classifiers, temperature
+
+    def _train_by_sgd(
+        self,
+        channels: Sequence[Channel],
+        features: Sequence[ArrayFile],
+        labels: NDArray[np.int64],
+        checkpoints: Path,
+    ) -> tuple[Sequence[LinearClassifier], float]:
+        """Train one classifier for each channel, and others on a part of the images to fit the temperature."""
 
         def on_epoch(name: str, epoch: int) -> None:
             self.usage.update_peak()
@@ -264,17 +324,8 @@ class _Stages:
         jobs = [TrainingJob(channel.name, one, labels, images) for channel, one in zip(channels, features, strict=True)]
         held_out_jobs, held_out = calibration_jobs(features, labels, self.recipe.protocol.seed)
         all_jobs = [*jobs, *held_out_jobs]
-        with self.progress_bar("classifiers") as progress, self.usage.stage("train classifiers") as num_images:
-            num_images.append(len(labels))
+        with self.progress_bar("classifiers") as progress:
             classifiers = train_classifiers(
                 all_jobs, self.data.num_classes, self.recipe, checkpoints, self.workers, on_epoch, progress
             )
-        return Baseline(
-            channels=tuple(channels),
-            classifiers=tuple(classifiers[: len(jobs)]),
-            temperature=fit_temperature(classifiers[len(jobs) :], features, labels, held_out),
-            classes=tuple(self.data.classes),
-            side=self.data.side,
-            title=self.data.title,
-            generated=self.data.generated,
-        )
+        return classifiers[: len(jobs)], fit_temperature(classifiers[len(jobs) :], features, labels, held_out)

@@ -1,8 +1,9 @@
-"""Training of a baseline's classifiers from features on the disk, and temperature scaling of their scores."""
+"""Training of a baseline's classifiers by SGD from features on the disk, and temperature scaling of scores."""
 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from alexnet.errors import AlexNetError
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.storage.npy import ArrayFile
 
+ProgressBar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""From a title to a context that yields a function to be called with (units done, units in all)."""
 Features = NDArray[np.float16] | ArrayFile
 CHUNK_ROWS = 512
 """Rows read from the disk at a time, which bounds the memory."""

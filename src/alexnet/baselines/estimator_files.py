@@ -19,11 +19,12 @@ from alexnet.baselines.descriptor_pca import DescriptorPCA
 from alexnet.baselines.descriptors import DenseDescriptors
 from alexnet.baselines.dictionary_encoders import LocalityEncoder, SparseEncoder
 from alexnet.baselines.fisher_vectors import BagOfWordsEncoder, FisherVectorEncoder
+from alexnet.baselines.linear_svm import LinearSVMClassifier
 from alexnet.errors import RequestError
 from alexnet.storage.tensors import read_tensors, write_sealed_tensors
 from alexnet.storage.typed_files import Versioned, damaged, parse_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 ADVICE = "restore it from a copy, or delete it and run the baseline again, in another folder where it was finished"
 
 
@@ -81,6 +82,12 @@ _FORMATS = {
         _same("weight_decay", "epochs", "learning_rate", "batch_size", "average_after", "positive_weight", "seed"),
         _same("classes_", "coef_", "intercept_", "last_coef_", "last_intercept_", "t_", "n_features_in_"),
         scalars=("t_", "n_features_in_"),
+    ),
+    "linear-svm": _Format(
+        LinearSVMClassifier,
+        _same("c", "tolerance", "max_epochs", "positive_weight"),
+        _same("classes_", "coef_", "intercept_", "epochs_", "gap_", "n_features_in_"),
+        scalars=("n_features_in_",),
     ),
 }
 TRAINING_TENSORS = ("last_coef_", "last_intercept_")
@@ -154,7 +161,7 @@ def read_estimators(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if "alexnet" not in header:
         raise RequestError(f"{path} is not a baseline (its metadata lacks 'alexnet'); name the run of one")
     version = parse_json(header["alexnet"], Versioned, path, ADVICE)["format_version"]
-    if version not in (1, FORMAT_VERSION):
+    if version not in range(1, FORMAT_VERSION + 1):
         raise RequestError(
             f"{path} has format version {version}, and this version of alexnet reads 1 to {FORMAT_VERSION}; use the "
             "version that wrote it, or run the baseline again"

@@ -72,6 +72,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         evaluations = [{"run": str(run.path), **one} for one in run.evaluations().values()]
         effort = {key: metadata[key] for key in ("duration_s", "cpu_s", "peak_anonymous_bytes", "features")}
+        effort["classifier_c"] = metadata.get("classifier_c")
         measured = evaluations[0] if evaluations else {"run": str(run.path)}
         print_json({**measured, "baseline": options.kind, **effort, "evaluations": evaluations})
         return
@@ -86,7 +87,7 @@ def _base(kind: Kind, options: argparse.Namespace | None) -> BaselineRecipe:
 
 
 _COMMON = frozenset(
-    {"classifier.epochs", "descriptors.kinds", "encoder.components", "encoder.codings", "encoder.atoms"}
+    {"classifier.kind", "classifier.c", "descriptors.kinds", "encoder.components", "encoder.codings", "encoder.atoms"}
 )
 _SYSTEMS = {
     "sift-fisher": "SIFT descriptors, Fisher vectors and linear classifiers.",

@@ -60,6 +60,8 @@ class RunMetadata(TypedDict):
     unreadable_images: NotRequired[Count]
     features: NotRequired[FileName]
     baseline: NotRequired[str]
+    classifier_c: NotRequired[Annotated[float, Meta(gt=0)]]
+    """Of a baseline with support vector machines: C, as given or chosen."""
     proved_on: NotRequired[RunData | None]
     """Of an imported network: the data set on which the import measured it."""
     request: NotRequired[dict[str, Any]]
