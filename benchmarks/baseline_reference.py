@@ -210,16 +210,19 @@ class Reference:
     def encode(self, found: DescriptorSet, vocabulary: Vocabulary, pyramid: str) -> Array:
         mixture = _scikit_mixture(vocabulary)
         projected = (found.values - vocabulary.mean) @ vocabulary.axes.T
-        vectors = []
-        for inside in _regions(found.positions, pyramid):
-            vector = np.zeros(2 * vocabulary.means.size)
-            if inside.any():
-                # Without the gradients to the weights, which the paper leaves out; those to the standard deviations
-                # have the opposite sign.
-                vector = fisher_vector(projected[inside], mixture)[len(vocabulary.weights) :]
-                vector[vocabulary.means.size :] *= -1
-            vector = np.sign(vector) * np.sqrt(np.abs(vector))
-            vectors.append(_unit(vector))
+        regions = np.stack(_regions(found.positions, pyramid))  # (regions, n)
+        # A Fisher vector is a mean over descriptors, so that of a region follows from those of its parts that are in
+        # the same regions of the other levels: scikit-image looks at each descriptor once, not on every level.
+        parts, part_of = np.unique(regions, axis=1, return_inverse=True)
+        sums = np.zeros((parts.shape[1], 2 * vocabulary.means.size))
+        for part in range(parts.shape[1]):
+            inside = np.flatnonzero(part_of.ravel() == part)
+            # Without the gradients to the weights, which the paper leaves out; those to the standard deviations have
+            # the opposite sign.
+            sums[part] = len(inside) * fisher_vector(projected[inside], mixture)[len(vocabulary.weights) :]
+        sums[:, vocabulary.means.size :] *= -1
+        means = (parts @ sums) / np.maximum(regions.sum(axis=1), 1)[:, None]
+        vectors = [_unit(np.sign(vector) * np.sqrt(np.abs(vector))) for vector in means]
         return (np.concatenate(vectors) / math.sqrt(len(vectors))).astype(np.float32)
 
     def classify(self, blocks: Sequence[Array], labels: Array, c: float, seed: int) -> Linear:
@@ -560,7 +563,7 @@ def _compare_vocabulary(ours: Side, sample: Array, mine: Vocabulary, theirs: Voc
     projected = (sample - theirs.mean) @ theirs.axes.T
     fitted = ours.mixture(projected, "-same")
     same = Vocabulary(theirs.mean, theirs.axes, fitted["weights"], fitted["means"], fitted["variances"])
-    held_out = projected[::HELD_OUT].astype(np.float64)
+    held_out = projected[::HELD_OUT][sample[::HELD_OUT].any(axis=1)].astype(np.float64)
     return [
         _row("PCA", "largest angle, degrees", None, None, math.degrees(subspace_angles(axes.T, theirs.axes.T)[0])),
         _row(
@@ -573,7 +576,7 @@ def _compare_vocabulary(ours: Side, sample: Array, mine: Vocabulary, theirs: Voc
         _row("PCA", "mean", None, None, float(np.abs(mean - theirs.mean).max())),
         _compared(
             "mixture",
-            "log-likelihood of a held-out descriptor",
+            "log-likelihood of a held-out descriptor with contrast",
             *(float(_scikit_mixture(one).score(held_out)) for one in (same, theirs)),
         ),
         _compared("mixture", "least weight x K", *(float(v.weights.min() * len(v.weights)) for v in (same, theirs))),
