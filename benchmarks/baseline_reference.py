@@ -37,13 +37,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.svm import LinearSVC
 
-from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
 from alexnet.baselines.chunked_map import single_threaded_libraries
 from alexnet.baselines.descriptor_coding import l1_codes
 from alexnet.baselines.descriptor_pca import DescriptorPCA
 from alexnet.baselines.descriptors import DenseDescriptors, DescriptorSet
 from alexnet.baselines.dictionary_encoders import SparseEncoder
 from alexnet.baselines.fisher_vectors import FisherVectorEncoder
+from alexnet.baselines.linear_svm import LinearSVMClassifier
 from alexnet.baselines.training_subset import draw_per_class
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_choice
@@ -313,8 +313,7 @@ class Ours:
         return row
 
     def classify(self, blocks: Sequence[Array], labels: Array, c: float, seed: int) -> Linear:
-        classifier = AveragedSGDClassifier(weight_decay=1 / (c * len(labels)), seed=seed)
-        classifier.fit(np.concatenate([np.asarray(block, np.float32) for block in blocks]), labels)
+        classifier = LinearSVMClassifier(c).fit(np.concatenate(blocks), labels)
         return Linear(classifier.coef_, classifier.intercept_)
 
     def fit_dictionary(self, values: Array, settings: CodingSettings, seed: int) -> Array:

@@ -61,6 +61,8 @@ def test_all_stages_agree_and_finished_ones_are_not_repeated(
     assert of["Fisher vectors", "norm of the difference, median"] < 1e-3
     assert abs(of["sparse codes", "objective, the same dictionary"]) < 1e-5
     assert abs(of["mixture", "log-likelihood of a held-out descriptor with contrast"]) < 2
+    (objectives,) = (row for row in first["seeds"]["0"] if row["measure"] == "objective, the same features")
+    assert objectives["ours"] == pytest.approx(objectives["reference"], rel=1e-3)
     assert {name for name, _ in of} > {"classifier", "end to end", "dictionary", "sparse coding", "processor time"}
 
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
