@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from tests.prepared_files import redescribe
 
 from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
-from alexnet.baselines.baseline_evaluation import evaluate_baseline
+from alexnet.baselines.baseline_evaluation import evaluate_baseline, select_evaluation_split
 from alexnet.baselines.baseline_model import load_baseline
 from alexnet.baselines.baseline_run import run_baseline
 from alexnet.baselines.channels import Channel
@@ -32,7 +32,9 @@ from alexnet.baselines.feature_cache import cached_features
 from alexnet.baselines.fisher_vectors import FisherVectorEncoder
 from alexnet.baselines.training_subset import draw_per_class
 from alexnet.cli import main as cli
+from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData
+from alexnet.data.decode import PAD_COLOR
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import Interrupted, RequestError, WorkError
 from alexnet.evaluation.predictions import load_predictions
@@ -273,17 +275,64 @@ def test_data_made_square_in_another_way_are_said(tmp_path: Path, caplog: pytest
     assert "prepared with --fit pad, but those of" in caplog.text
 
 
+def test_a_baseline_describes_photographs_without_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a padded set, of the images that were not drawn, and of several sets, of which each has its own sizes."""
+    shapes = {"first": (40, 23), "second": (17, 60)}
+    random = np.random.default_rng(3)
+    for name, shape in shapes.items():
+        for one in range(2):
+            folder = tmp_path / f"{name}-tree" / f"class{one}"
+            folder.mkdir(parents=True)
+            for number in range(4):
+                pixels = random.integers(0, 256, (*shape, 3)).astype(np.uint8)
+                Image.fromarray(pixels).resize((shape[1], shape[0] + number)).save(folder / f"{number}.png")
+        prepare(tmp_path / f"{name}-tree", tmp_path / name, side=32, fit="pad")
+    seen: list[tuple[int, ...]] = []
+
+    def transform(self: DenseDescriptors, images: Any) -> Any:
+        for image in images:
+            seen.append(image.shape)
+            assert (image != PAD_COLOR).any(axis=2).mean() > 0.99
+        return original(self, images)
+
+    original = DenseDescriptors.transform
+    monkeypatch.setattr(DenseDescriptors, "transform", transform)
+    recipe = replace(
+        FISHER,
+        descriptors=replace(DESCRIPTORS, kinds="sift", cell_px=2),
+        encoder=FisherSettings(components=16, dimensions=8),
+        protocol=ProtocolSettings(per_class=2, evaluate_on="rest"),
+    )
+    # The rounding of preparation, from the definition: the longer side becomes 32.
+    expected = {
+        name: {tuple(round(length * 32 / max(h + n, w)) for length in (h + n, w)) for n in range(4)}
+        for name, (h, w) in shapes.items()
+    }
+    both = [tmp_path / name for name in shapes]
+    made = run_baseline(both, recipe, tmp_path / "run", workers=1)
+    assert {one[:2] for one in seen} == expected["first"] | expected["second"] and len(seen) > 16
+    data, _ = select_evaluation_split(open_data(both), recipe, None)
+    stored = [load_predictions(made.path / "predictions", "rest", 1, data).probabilities]
+    evaluate_baseline(made.path)
+    stored.append(load_predictions(made.path / "predictions", "rest", 1, data).probabilities)
+    np.testing.assert_allclose(stored[0], stored[1], atol=1e-5)
+    seen.clear()
+    evaluate_baseline(made.path, data_folder=tmp_path / "second", split="train")
+    assert {one[:2] for one in seen} == expected["second"] and len(seen) == 8
+    assert open_data(both).original_sizes("train").tolist() == [
+        [h + n, w] for h, w in shapes.values() for _ in range(2) for n in range(4)
+    ]
+
+
 def test_unusual_data(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     small = tmp_path / "small"
     prepare(draw_tree(tmp_path / "few", 2, 1, 1), small, side=32)
     one_each = replace(FISHER, encoder=FisherSettings(components=16, dimensions=8))
     made = run(small, one_each, tmp_path / "runs" / "one-image")  # a class with one image
     assert RunFolder.open(made.path).evaluations()["val-1views"]["num_images"] == 2
-    with pytest.raises(RequestError, match="smaller than a patch"):
-        run(small, replace(one_each, descriptors=DescriptorSettings(cell_px=9)), tmp_path / "runs" / "patch")
-    assert RunFolder.open(tmp_path / "runs" / "patch").state == "failed"
     with pytest.raises(RequestError, match="mixture of 1024 Gaussians from"):
         run(small, replace(one_each, encoder=FisherSettings(components=1024, dimensions=8)), tmp_path / "runs" / "many")
+    assert RunFolder.open(tmp_path / "runs" / "many").state == "failed"
     unknown = PreparedData.open(data)
     labels = np.load(data / "train-labels.npy")
     np.save(data / "train-labels.npy", np.where(np.arange(len(labels)) < 2, -1, labels))

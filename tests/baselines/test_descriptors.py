@@ -127,9 +127,32 @@ def test_a_constant_image_has_no_contrast_and_no_nan(kind: str) -> None:
         np.testing.assert_allclose(found.values.reshape(-1, 16, 6)[:, :, 3:], 0, atol=1e-3)
 
 
-def test_an_image_smaller_than_a_patch_is_refused() -> None:
+@pytest.mark.parametrize("kind", DESCRIPTORS)
+def test_an_image_smaller_than_a_patch_is_enlarged_until_one_fits(kind: str) -> None:
+    image = texture(80)[:12, :75]
+    describe = DenseDescriptors(kind)
+    (found,) = describe.transform([image])
+    # Twice the size, by bilinear interpolation: cv2's is exact and independent.
+    cv2 = pytest.importorskip("cv2")
+    enlarged = cv2.resize(image.astype(np.float32), (150, 24), interpolation=cv2.INTER_LINEAR)
+    planes = torch.from_numpy(enlarged).permute(2, 0, 1)[None]
+    if kind == "color":
+        expected = color_statistics.dense_color_statistics(np.ascontiguousarray(enlarged), 6, 6)
+    elif kind == "sift":
+        expected = sift.dense_sift(to_gray(planes)[0].numpy(), 6, 6)
+    else:
+        expected = local_binary_patterns.dense_binary_patterns(to_gray(planes), 12, 6)[0].numpy()
+    assert len(found.values) == (150 - 24) // 6 + 1
+    # A pattern is of signs, which rounding turns where neighbors are nearly equal.
+    np.testing.assert_allclose(found.values, expected, atol=0.1 if kind == "patterns" else 1e-4)
+    for height, width in ((1, 1), (1, 100), (23, 24)):
+        (found,) = describe.transform([np.full((height, width, 3), 9, np.uint8)])
+        assert len(found.values) >= 1 and np.isfinite(found.values).all()
+
+
+def test_a_grid_refuses_what_is_smaller_than_a_patch() -> None:
     with pytest.raises(RequestError, match="20 pixels is smaller than a patch of 24"):
-        DenseDescriptors("sift").transform([np.zeros((20, 30, 3), np.uint8)])
+        sift.dense_sift(np.zeros((20, 30), np.float32), 6, 6)
 
 
 def test_large_images_are_scaled_down_and_max_descriptors_draws_the_same_positions() -> None:

@@ -14,6 +14,7 @@ from alexnet.baselines.descriptors import IMAGES_PER_BATCH
 from alexnet.baselines.training_subset import REST, with_rest_split
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData, warn_of_other_fit
+from alexnet.data.whole_photographs import read_photographs, with_known_borders
 from alexnet.errors import RequestError
 from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.run_evaluation import remap_classes, save_run_evaluation
@@ -54,15 +55,15 @@ def evaluate_baseline(
     if not isinstance(recipe, BaselineRecipe):
         raise RequestError(f"{run_folder} is the run of a network, not of a baseline")
     model = load_baseline(run_folder)
-    data = remap_classes(model.classes, open_data(run.require_data(data_folder)))
+    data = remap_classes(model.classes, with_known_borders(open_data(run.require_data(data_folder))))
     warn_of_other_fit(data, run.data().get("fit", "crop"))
     data, split = select_evaluation_split(data, recipe, split)
     start_s = time.perf_counter()
     images = data.splits[split].images
 
     def predict(first: int, last: int) -> NDArray[np.float32]:
-        pixels = np.asarray(images[first:last])
-        return model.probabilities([channel.transform(pixels) for channel in model.channels])
+        photographs = read_photographs(images, range(first, last))
+        return model.probabilities([channel.transform(photographs) for channel in model.channels])
 
     parts = []
     for stop, part in map_chunks(predict, len(images), IMAGES_PER_BATCH, workers=workers or num_cores()):

@@ -31,6 +31,7 @@ from alexnet.baselines.vocabulary import features_checksum, fit_vocabulary, voca
 from alexnet.data.concatenated import open_data
 from alexnet.data.dataset import PreparedData, Split
 from alexnet.data.shards import UnreadableSample
+from alexnet.data.whole_photographs import read_photographs, with_known_borders
 from alexnet.errors import Interrupted, RequestError, TemporaryError, WorkError
 from alexnet.evaluation.evaluate import evaluate_probabilities
 from alexnet.evaluation.run_evaluation import save_run_evaluation
@@ -72,7 +73,7 @@ def run_baseline(
         Interrupted: Ctrl-C or SIGTERM.
     """
     folders = [data_folder] if isinstance(data_folder, Path) else list(data_folder)
-    data = open_data(folders)
+    data = with_known_borders(open_data(folders))
     training = training_split(data, recipe.protocol)
     if recipe.classifier.kind == "svm":
         require_room_for_products(len(training))
@@ -237,7 +238,7 @@ class _Stages:
 
             def encode_chunk(first: int, last: int) -> NDArray[np.float32]:
                 images.append(last - first)
-                return channel.transform(np.asarray(split.images[first:last]))
+                return channel.transform(read_photographs(split.images, range(first, last)))
 
             def on_progress(done: int, total: int) -> None:
                 self.usage.update_peak()

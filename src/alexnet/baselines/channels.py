@@ -1,5 +1,6 @@
 """The channels of a recipe: each turns images into features by one kind of descriptor in one encoding."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,8 +35,8 @@ class Channel:
         """The last step, which has `num_features`."""
         return self.steps[-1]
 
-    def transform(self, images: Images) -> NDArray[np.float32]:
-        """Features of images uint8 (N, S, S, 3): float32 (N, D), rounded to float16 as the feature cache does."""
+    def transform(self, images: Sequence[Images]) -> NDArray[np.float32]:
+        """Features of N images, each uint8 (H, W, 3): float32 (N, D), rounded to float16 as the feature cache does."""
         result: Any = images
         for step in self.steps:
             result = step.transform(result)

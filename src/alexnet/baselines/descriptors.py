@@ -47,7 +47,8 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         step_px: pixels between neighboring patches, on every scale; the paper has 4.
         scales: number of scales; scales on which the image is smaller than a patch are left out.
         scale_factor: from one scale to the next, below 1.
-        max_pixels: larger images are first scaled down to this many pixels; smaller ones are not enlarged.
+        max_pixels: larger images are first scaled down to this many pixels; smaller ones are not enlarged, unless they
+            are smaller than a patch: then both sides grow by the factor that makes room for one.
         smoothing: standard deviation in pixels of a Gaussian blur before SIFT, on each scale; 0 is none.
         max_descriptors: descriptors kept per image, drawn once for all images of a size; 0 keeps all.
         seed: of that drawing.
@@ -97,7 +98,7 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             One set per image: scale by scale, patches row by row.
 
         Raises:
-            RequestError: an image is smaller than a patch or not uint8 (H, W, 3), or a parameter is out of range.
+            RequestError: an image is not uint8 (H, W, 3), or a parameter is out of range.
         """
         self._check_parameters()
         sets: list[DescriptorSet] = []
@@ -129,9 +130,10 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if self.kind != "color":
                 planes = to_gray(planes)[:, None]
             planes = _resize(planes, min(1.0, math.sqrt(self.max_pixels / (images.shape[1] * images.shape[2]))))
+            patch_px = 4 * self.cell_px
+            planes = _resize(planes, max(1.0, patch_px / min(planes.shape[-2:])))
             values: list[list[NDArray[np.float32]]] = [[] for _ in images]
             positions: list[NDArray[np.float32]] = []
-            patch_px = 4 * self.cell_px
             for scale in range(self.scales):
                 scaled = _resize(planes, self.scale_factor**scale)
                 if scale and min(scaled.shape[-2:]) < patch_px:
@@ -179,7 +181,7 @@ def gaussian_blur(gray: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def _resize(planes: torch.Tensor, factor: float) -> torch.Tensor:
-    """(B, C, H, W) scaled by a factor of 1 or less, antialiased; 1 returns the input."""
+    """(B, C, H, W) scaled by a factor, antialiased where it is below 1; 1 returns the input."""
     if factor == 1:
         return planes
     size = tuple(max(1, round(length * factor)) for length in planes.shape[-2:])

@@ -1,6 +1,7 @@
 """The images that a baseline is trained on, and the remaining ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.dataset import PreparedData, Split
 from alexnet.data.shards import LazyImages, StoredImages, UnreadableSample
+from alexnet.data.whole_photographs import read_photographs
 from alexnet.errors import RequestError
 from alexnet.runs.baseline_recipe import ProtocolSettings
 
@@ -30,8 +32,19 @@ class ImageSubset(LazyImages):
 
     def decode(self, image: int) -> NDArray[np.uint8]:
         """The pixels of an image, uint8 (S, S, 3)."""
+        with self._renumbered(image) as stored:
+            return np.asarray(self._images[stored])
+
+    def photograph(self, image: int) -> NDArray[np.uint8]:
+        """What an image shows, see `LazyImages.photograph`."""
+        with self._renumbered(image) as stored:
+            return read_photographs(self._images, [stored])[0]
+
+    @contextmanager
+    def _renumbered(self, image: int) -> Iterator[int]:
+        """The index of an image in the store; errors in the context name the image's own."""
         try:
-            return np.asarray(self._images[int(self._indices[image])])
+            yield int(self._indices[image])
         except UnreadableSample as error:
             raise UnreadableSample(str(error), image) from error
 

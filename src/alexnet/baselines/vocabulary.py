@@ -14,6 +14,7 @@ from alexnet.baselines.estimator_files import copy_fitted, estimator_settings, r
 from alexnet.baselines.feature_cache import settings_checksum
 from alexnet.baselines.fisher_vectors import MixtureEncoder
 from alexnet.data.dataset import Split
+from alexnet.data.whole_photographs import read_photographs
 from alexnet.runs.baseline_recipe import BaselineRecipe
 from alexnet.storage.typed_files import DamagedFile, damaged
 
@@ -119,7 +120,7 @@ def sample_descriptors(
     def describe(first: int, last: int) -> list[DescriptorSet]:
         # A seed for each chunk, or all images of the sample would be described at the same positions.
         sampler = DenseDescriptors(**{**parameters, "seed": recipe.protocol.seed + first})
-        return sampler.transform(split.images[drawn[first:last]])
+        return sampler.transform(read_photographs(split.images, drawn[first:last].tolist()))
 
     sets: list[DescriptorSet] = []
     for stop, found in map_chunks(describe, num_images, IMAGES_PER_BATCH, workers=workers):

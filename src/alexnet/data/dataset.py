@@ -235,7 +235,12 @@ class PreparedData:
 
     def original_sizes(self, split: str) -> NDArray[np.int32]:
         """Height and width of the originals of a split as they were read, int32 (N, 2), pixels."""
-        return self._files(split).sizes(split)
+        parts = self.description.get("concatenated")
+        if parts is None:
+            return self._files(split).sizes(split)
+        self.require_split(split)
+        folders = [Path(part["folder"]) for part in parts if split in part["splits"]]
+        return np.concatenate([DataFiles(folder).sizes(split) for folder in folders])
 
     def digests(self, split: str) -> NDArray[np.uint8]:
         """The first 16 bytes of the SHA-256 of each stored image, uint8 (N, 16)."""

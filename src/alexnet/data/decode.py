@@ -174,11 +174,9 @@ def make_square(image: NDArray[np.uint8], side: int, fit: Fit = "crop") -> NDArr
     if fit == "squash":
         return np.ascontiguousarray(_resized(image, side, side))
     if fit == "pad":
-        image = _resized(image, max(1, round(height * side / longer)), max(1, round(width * side / longer)))
-        height, width = image.shape[:2]
-        top, left = (side - height) // 2, (side - width) // 2
+        rows, columns = padded_region(height, width, side)
         square = np.full((side, side, 3), PAD_COLOR, np.uint8)
-        square[top : top + height, left : left + width] = image
+        square[rows, columns] = _resized(image, rows.stop - rows.start, columns.stop - columns.start)
         return square
     image = _resized(image, max(side, round(height * side / shorter)), max(side, round(width * side / shorter)))
     height, width = image.shape[:2]
@@ -187,6 +185,14 @@ def make_square(image: NDArray[np.uint8], side: int, fit: Fit = "crop") -> NDArr
     top, left = (height - side) // 2, (width - side) // 2
     # A copy even if the rows are contiguous: a view would keep all of a long picture in memory.
     return image[top : top + side, left : left + side].copy()
+
+
+def padded_region(height: int, width: int, side: int) -> tuple[slice, slice]:
+    """The rows and columns that a picture of `height` x `width` pixels fills in its square with the fit `pad`."""
+    longer = max(height, width)
+    height, width = max(1, round(height * side / longer)), max(1, round(width * side / longer))
+    top, left = (side - height) // 2, (side - width) // 2
+    return slice(top, top + height), slice(left, left + width)
 
 
 def _resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

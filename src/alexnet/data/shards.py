@@ -119,6 +119,10 @@ class LazyImages(ABC):
             images[row] = self.decode(image)
         return images
 
+    def photograph(self, image: int) -> NDArray[np.uint8]:
+        """What image `image` shows, uint8 (h, w, 3): without borders where those are known."""
+        return self.decode(image)
+
     def crops(self, samples: NDArray[np.int64], corners: NDArray[np.int16], crop: int) -> NDArray[np.uint8]:
         """A crop of each of some images, see `alexnet.data.loader.read_crops`."""
         crops = np.empty((len(samples), crop, crop, 3), np.uint8)
