@@ -284,15 +284,15 @@ class Ours:
     """The public classes of this package."""
 
     def describe(self, image: Array, cells: Sequence[int], step_px: int, drawn: Draw | None) -> DescriptorSet:
-        sets = []
-        for cell in cells:
-            if 4 * cell <= min(image.shape[:2]):
-                smoothing = math.sqrt(max((cell / MAGNIFICATION) ** 2 - 0.25, 0))
-                describe = DenseDescriptors(
-                    "sift", cell_px=cell, step_px=step_px, scales=1, smoothing=smoothing, max_pixels=image.size
-                )
-                sets += describe.transform([image])
-        values, positions = (np.concatenate(parts) for parts in zip(*sets, strict=True))
+        describe = DenseDescriptors(
+            "sift",
+            cell_px=",".join(map(str, cells)),
+            step_px=step_px,
+            scales=1,
+            smoothing_per_cell=1 / MAGNIFICATION,
+            max_pixels=image.size,
+        )
+        ((values, positions),) = describe.transform([image])
         at = slice(None) if drawn is None else drawn(len(values))
         return DescriptorSet(values[at], positions[at])
 

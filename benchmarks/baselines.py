@@ -248,8 +248,9 @@ def _opencv_sift(detector: Any, gray: NDArray[np.uint8], settings: DenseDescript
     for number in range(settings.scales):
         side = round(len(gray) * settings.scale_factor**number)
         scaled = cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
-        centers = PatchGrid(side, settings.cell_px, 4, settings.step_px).centers
-        points = [cv2.KeyPoint(float(x), float(y), settings.cell_px / 1.5, 0) for y in centers for x in centers]
+        cell = int(settings.cell_px)
+        centers = PatchGrid(side, cell, 4, settings.step_px).centers
+        points = [cv2.KeyPoint(float(x), float(y), cell / 1.5, 0) for y in centers for x in centers]
         scales.append(detector.compute(scaled, points)[1])
     return scales
 
@@ -260,7 +261,7 @@ def _opencv_color(image: NDArray[np.uint8], settings: DenseDescriptors) -> list[
     for number in range(settings.scales):
         side = round(len(image) * settings.scale_factor**number)
         scaled = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-        cell = settings.cell_px
+        cell = int(settings.cell_px)
         means, squares = cv2.blur(scaled, (cell, cell)), cv2.blur(scaled * scaled, (cell, cell))
         deviations = np.sqrt(np.maximum(squares - means * means, 0))
         starts = PatchGrid(side, cell, 4, settings.step_px).starts

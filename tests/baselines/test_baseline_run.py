@@ -51,7 +51,7 @@ from alexnet.runs.baseline_recipe import (
 )
 from alexnet.runs.folder import RunFolder
 
-DESCRIPTORS = DescriptorSettings(cell_px=4, step_px=4, scales=2)
+DESCRIPTORS = DescriptorSettings(cell_px="4", step_px=4, scales=2)
 FISHER = BaselineRecipe(
     name="sift-fisher",
     descriptors=DESCRIPTORS,
@@ -299,7 +299,7 @@ def test_a_baseline_describes_photographs_without_borders(tmp_path: Path, monkey
     monkeypatch.setattr(DenseDescriptors, "transform", transform)
     recipe = replace(
         FISHER,
-        descriptors=replace(DESCRIPTORS, kinds="sift", cell_px=2),
+        descriptors=replace(DESCRIPTORS, kinds="sift", cell_px="2"),
         encoder=FisherSettings(components=16, dimensions=8),
         protocol=ProtocolSettings(per_class=2, evaluate_on="rest"),
     )

@@ -1,5 +1,7 @@
 """Dense descriptors against OpenCV, scikit-image and plain NumPy; unusual images."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ def texture(side: int, seed: int = 0) -> NDArray[np.uint8]:
     return large[0].permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()
 
 
-@pytest.mark.parametrize(("cell_px", "step_px"), [(4, 4), (6, 5), (5, 7)])
+@pytest.mark.parametrize(("cell_px", "step_px"), [(4, 4), (6, 5), (5, 7), (10, 9)])
 def test_sift_equals_opencvs_at_the_same_positions(cell_px: int, step_px: int) -> None:
     cv2 = pytest.importorskip("cv2")
     gray = cv2.cvtColor(texture(96), cv2.COLOR_RGB2GRAY)
@@ -38,6 +40,56 @@ def test_sift_equals_opencvs_at_the_same_positions(cell_px: int, step_px: int) -
     assert np.abs(512 * ours - theirs).max() < 1.5
     cosine = (ours * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
     assert cosine.min() > 0.9999
+
+
+def reference_sift(gray: NDArray[np.float64], center: tuple[float, float], cell_px: int) -> tuple[Any, float]:
+    """One descriptor from the definition, in float64, and its contrast."""
+    down, right = np.gradient(gray)
+    down[[0, -1]] = down[:, [0, -1]] = right[[0, -1]] = right[:, [0, -1]] = 0
+    y, x = np.indices(gray.shape)
+    v, u = (y - center[0]) / cell_px, (x - center[1]) / cell_px
+    turn = (np.arctan2(-down, right) / (np.pi / 4)) % 8
+    sums = np.zeros((4, 4, 8))
+    for i, j, o in np.ndindex(4, 4, 8):
+        away = np.abs(turn - o)
+        share = np.maximum(0, 1 - np.minimum(away, 8 - away))
+        weight = np.maximum(0, 1 - np.abs(v + 1.5 - i)) * np.maximum(0, 1 - np.abs(u + 1.5 - j)) * share
+        sums[i, j, o] = (weight * np.exp(-(v * v + u * u) / 8) * np.hypot(down, right)).sum()
+    norm = np.linalg.norm(sums)
+    clipped = np.minimum(sums.ravel() / norm, 0.2)
+    return clipped / np.linalg.norm(clipped), float(norm / cell_px**2)
+
+
+def test_patches_of_several_cells_are_smoothed_by_their_size_and_flat_ones_left_out() -> None:
+    scipy = pytest.importorskip("scipy.ndimage")
+    image = texture(70, 5)
+    image[:, 30:] = image[:, 30:] // 48 + 100  # hardly any contrast
+    describe = DenseDescriptors("sift", cell_px="4,7", step_px=9, scales=1, smoothing_per_cell=0.3, min_contrast=1.5)
+    (found,) = describe.transform([image])
+    gray = image @ np.array([0.299, 0.587, 0.114])
+    expected, positions = [], []
+    for cell_px in (4, 7):
+        sigma = ((0.3 * cell_px) ** 2 - 0.25) ** 0.5
+        blurred = scipy.gaussian_filter(gray, sigma, mode="mirror", radius=round(4 * sigma))
+        centers = PatchGrid(70, cell_px, 4, 9).centers
+        for row in centers:
+            for column in centers:
+                descriptor, contrast = reference_sift(blurred, (row, column), cell_px)
+                assert abs(contrast - 1.5) > 1e-3  # rounding decides about none
+                if contrast > 1.5:
+                    expected.append(descriptor)
+                    positions.append((row / 70, column / 70))
+    assert 10 < len(expected) < 70
+    np.testing.assert_allclose(found.positions, positions, atol=1e-6)
+    np.testing.assert_allclose(found.values, expected, atol=2e-5)
+    limited = DenseDescriptors(**{**describe.get_params(), "max_descriptors": 7}).transform([image])[0]
+    at = [int(np.flatnonzero((found.positions == position).all(axis=1))[0]) for position in limited.positions]
+    np.testing.assert_array_equal(found.values[at], limited.values)
+    flat, tiny = DenseDescriptors("sift", cell_px="4,40", min_contrast=0.5).transform(
+        [np.full((40, 40, 3), 77, np.uint8), texture(30)]
+    )
+    assert flat.values.shape == (0, 128) and flat.positions.shape == (0, 2)
+    assert len(tiny.values)  # cells of 40 pixels do not fit
 
 
 def test_cell_sums_are_sums_over_pixels() -> None:
@@ -170,7 +222,15 @@ def test_invalid_images_and_settings_out_of_range_are_refused() -> None:
     for wrong in (np.zeros((40, 40), np.uint8), np.zeros((40, 40, 3), np.float32)):
         with pytest.raises(RequestError, match="allowed is uint8"):
             DenseDescriptors("sift").transform([wrong])
-    for setting in ({"kind": "surf"}, {"cell_px": 0}, {"scale_factor": 1.0}, {"max_descriptors": -1}):
+    for setting in (
+        {"kind": "surf"},
+        {"cell_px": 0},
+        {"cell_px": "6,4"},
+        {"cell_px": "4,x"},
+        {"min_contrast": -1},
+        {"scale_factor": 1.0},
+        {"max_descriptors": -1},
+    ):
         with pytest.raises(RequestError, match=r"(allowed|known)"):
             DenseDescriptors(**{"kind": "sift", **setting}).fit([])  # type: ignore[arg-type]
     with pytest.raises(RequestError, match=r"multiple of --descriptors\.step_px, which is 4"):

@@ -18,6 +18,12 @@ from alexnet.baselines.estimator_files import TRAINING_TENSORS, read_estimators,
 from alexnet.baselines.fisher_vectors import BagOfWordsEncoder, FisherVectorEncoder
 from alexnet.baselines.linear_svm import LinearSVMClassifier
 from alexnet.errors import RequestError, WorkError
+from alexnet.runs.baseline_recipe import (
+    DescriptorSettings,
+    baseline_from_dict,
+    baseline_to_dict,
+    named_baseline,
+)
 
 DESCRIPTOR_SETS = [
     DescriptorSet(np.random.default_rng(n).random((20, 6), np.float32), np.random.default_rng(n).random((20, 2)))
@@ -25,7 +31,8 @@ DESCRIPTOR_SETS = [
 ]
 STORED = {
     "dense-descriptors": (
-        {"kind", "cell_px", "step_px", "scales", "scale_factor", "max_pixels", "smoothing", "max_descriptors", "seed"},
+        {"kind", "cell_px", "step_px", "scales", "scale_factor", "max_pixels"}
+        | {"smoothing_per_cell", "min_contrast", "max_descriptors", "seed"},
         set(),
     ),
     "pca": ({"dimensions"}, {"mean_", "components_"}),
@@ -49,8 +56,8 @@ def fitted() -> dict[str, Any]:
     rows, labels = np.random.default_rng(0).random((30, 4), np.float32), np.arange(30) % 3
     return {
         "dense-descriptors": DenseDescriptors(
-            "color", cell_px=3, step_px=2, scales=2, scale_factor=0.6, max_pixels=900, smoothing=0.5,
-            max_descriptors=5, seed=4,
+            "color", cell_px="3,5", step_px=2, scales=2, scale_factor=0.6, max_pixels=900, smoothing_per_cell=0.5,
+            min_contrast=0.7, max_descriptors=5, seed=4,
         ),
         "pca": DescriptorPCA(3).fit(DESCRIPTOR_SETS),
         "fisher-vectors": FisherVectorEncoder(2, pyramid="2x1", seed=3).fit(DESCRIPTOR_SETS),
@@ -70,7 +77,7 @@ def test_all_settings_and_tensors_are_stored_under_the_names_of_the_format(tmp_p
     with safetensors.safe_open(tmp_path / "file", framework="numpy") as file:
         content = json.loads(file.metadata()["alexnet"])
         tensors = set(file.keys())
-    assert set(content) == {"format_version", "estimators", "note"} and content["format_version"] == 3
+    assert set(content) == {"format_version", "estimators", "note"} and content["format_version"] == 4
     for name, (settings, attributes) in STORED.items():
         assert content["estimators"][name]["type"] == name
         assert set(content["estimators"][name]["settings"]) == settings
@@ -92,9 +99,9 @@ def test_a_file_without_a_setting_or_tensor_is_damaged_and_other_versions_are_re
     for old, new, error, message in (
         (b'\\"neighbors\\"', b'\\"neighbours\\"', WorkError, "has the settings .*neighbours"),
         (b'"pca/mean_"', b'"pca/mean "', WorkError, "it lacks pca/mean_"),
-        (b'\\"format_version\\": 3', b'\\"format_version\\": 9', RequestError, "format version 9"),
+        (b'\\"format_version\\": 4', b'\\"format_version\\": 9', RequestError, "format version 9"),
         (
-            b'\\"format_version\\": 3, \\"estimators\\"',
+            b'\\"format_version\\": 4, \\"estimators\\"',
             b'\\"format_version\\": 9, \\"parts\\"',
             RequestError,
             "format version 9",
@@ -137,3 +144,26 @@ def test_estimators_that_were_read_compute_the_same_bits(tmp_path: Path) -> None
                 np.testing.assert_array_equal(read[name].decision_function(rows[:num_rows]), scores)
         else:
             np.testing.assert_array_equal(read[name].transform(projected), estimator.transform(projected))
+
+
+@pytest.mark.parametrize(("smoothing", "per_cell"), [(0.0, 0.0), (1.2, 1.3 / 6)])
+def test_descriptors_of_version_3_have_their_settings_of_today(
+    tmp_path: Path, smoothing: float, per_cell: float
+) -> None:
+    write_estimators(tmp_path / "file", {"describe": DenseDescriptors("sift", step_px=5)}, {})
+    content = (tmp_path / "file").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    described = json.loads(header["__metadata__"]["alexnet"])
+    settings = described["estimators"]["describe"]["settings"]
+    del settings["smoothing_per_cell"], settings["min_contrast"]
+    settings |= {"cell_px": 6, "smoothing": smoothing}
+    header = {"__metadata__": {"alexnet": json.dumps({**described, "format_version": 3})}}
+    text = json.dumps(header).encode()
+    (tmp_path / "file").write_bytes(len(text).to_bytes(8, "little") + text)
+    read = read_estimators(tmp_path / "file")[0]["describe"]
+    expected = DenseDescriptors("sift", step_px=5, cell_px="6", smoothing_per_cell=pytest.approx(per_cell))
+    assert read.get_params() == expected.get_params()
+    recipe = baseline_to_dict(named_baseline("sift-fisher", None))
+    recipe["descriptors"] = {"cell_px": 6, "step_px": 5, "smoothing": smoothing}
+    read_recipe = baseline_from_dict(recipe).descriptors
+    assert read_recipe == DescriptorSettings(step_px=5, smoothing_per_cell=read.smoothing_per_cell)

@@ -25,7 +25,7 @@ def test_what_is_compared_with_does_the_same() -> None:
     (theirs,) = baselines._opencv_color(image, describe)
     np.testing.assert_allclose(ours.values, theirs.reshape(len(ours.values), 16, 6).reshape(-1, 96), atol=2e-3)
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    sift = DenseDescriptors("sift", scales=1, smoothing=(1.6**2 - 0.5**2) ** 0.5)
+    sift = DenseDescriptors("sift", scales=1, smoothing_per_cell=1.6 / 6)
     (theirs,) = baselines._opencv_sift(cv2.SIFT_create(), gray, sift)
     cosine = (sift.transform([image])[0].values * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
     assert cosine.min() > 0.99  # OpenCV rounds gray values to integers

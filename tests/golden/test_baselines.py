@@ -33,8 +33,8 @@ def test_the_channels_and_settings_of_version_1_have_their_names_of_today(golden
     assert [channel.name for channel in sparse.channels] == ["sift-locality", "patterns-locality"]
     descriptors, pca, encoder = map(estimator_settings, fisher.channels[1].steps)
     assert descriptors["settings"] == {
-        "kind": "color", "cell_px": 2, "step_px": 4, "scales": 5, "scale_factor": 0.5**0.5, "max_pixels": 100_000,
-        "smoothing": 0.0, "max_descriptors": 0, "seed": 0,
+        "kind": "color", "cell_px": "2", "step_px": 4, "scales": 5, "scale_factor": 0.5**0.5, "max_pixels": 100_000,
+        "smoothing_per_cell": 0.0, "min_contrast": 0.0, "max_descriptors": 0, "seed": 0,
     }  # fmt: skip
     assert pca == {"type": "pca", "settings": {"dimensions": 4}}
     assert encoder == {"type": "fisher-vectors", "settings": {"components": 16, "pyramid": "1x1", "seed": 0}}
@@ -51,7 +51,7 @@ def test_the_channels_and_settings_of_version_1_have_their_names_of_today(golden
 def test_the_recipes_of_version_1_have_their_names_of_today(golden: Path) -> None:
     fisher, sparse = (RunFolder.open(golden / name).any_recipe() for name in ("baseline", "baseline-sparse"))
     assert isinstance(fisher, BaselineRecipe) and isinstance(sparse, BaselineRecipe)
-    assert fisher.descriptors.kinds == "sift,color" and fisher.descriptors.cell_px == 2
+    assert fisher.descriptors.kinds == "sift,color" and fisher.descriptors.cell_px == "2"
     assert fisher.encoder == FisherSettings(kind="fisher", dimensions=4, components=16, pyramid="1x1")
     assert sparse.encoder == CodingSettings(atoms=8, neighbors=3, pyramid="1x1")
     assert (fisher.classifier.learning_rate, fisher.classifier.weight_decay) == (1.0, 1e-5)

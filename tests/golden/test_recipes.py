@@ -43,8 +43,9 @@ def test_recipes_of_runs_are_read(golden: Path) -> None:
     assert replace(baseline, claim="") == replace(
         expected,
         claim="",
-        descriptors=replace(expected.descriptors, cell_px=2, step_px=4),
+        descriptors=replace(expected.descriptors, cell_px="2", step_px=4),
         encoder=replace(expected.encoder, atoms=8, neighbors=3, pyramid="1x1"),  # type: ignore[call-arg]
+        classifier=replace(expected.classifier, kind="sgd"),  # there was no other
     )
 
 

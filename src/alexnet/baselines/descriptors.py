@@ -21,7 +21,7 @@ from alexnet.baselines.local_binary_patterns import dense_binary_patterns
 from alexnet.baselines.patch_cells import PatchGrid
 from alexnet.baselines.sift import dense_sift
 from alexnet.errors import RequestError
-from alexnet.runs.baseline_recipe import DESCRIPTORS
+from alexnet.runs.baseline_recipe import DESCRIPTORS, IMAGE_BLUR_PX, parse_cells
 
 Images = NDArray[np.uint8]
 IMAGES_PER_BATCH = 4
@@ -43,29 +43,35 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         kind: `sift`, `color` (local color statistics) or `patterns` (local binary patterns).
-        cell_px: side of a cell; a patch has 4 x 4 cells (binary patterns: 2 x 2 cells of twice the side).
+        cell_px: side of a cell, or several such as `4,6,8,10`, ascending: patches of each size on every scale. A patch
+            has 4 x 4 cells (binary patterns: 2 x 2 cells of twice the side).
         step_px: pixels between neighboring patches, on every scale; the paper has 4.
         scales: number of scales; scales on which the image is smaller than a patch are left out.
         scale_factor: from one scale to the next, below 1.
         max_pixels: larger images are first scaled down to this many pixels; smaller ones are not enlarged, unless they
             are smaller than a patch: then both sides grow by the factor that makes room for one.
-        smoothing: standard deviation in pixels of a Gaussian blur before SIFT, on each scale; 0 is none.
-        max_descriptors: descriptors kept per image, drawn once for all images of a size; 0 keeps all.
+        smoothing_per_cell: standard deviation of the image's blur before SIFT, relative to `cell_px`; 0 adds none. The
+            image is taken to have 0.5 pixels already.
+        min_contrast: SIFT leaves out patches with less contrast, in gray levels per pixel, see `dense_sift`; 0 keeps
+            all.
+        max_descriptors: descriptors kept per image, drawn alike for all images with as many; 0 keeps all.
         seed: of that drawing.
 
     Paper: J. Sanchez and F. Perronnin, CVPR 2011, section 5.1: patches of 24 pixels every 4 pixels on 5 scales.
+    K. Chatfield et al., BMVC 2011: cells of 4, 6, 8 and 10 pixels every 3 pixels on one scale, smoothed by 1/6 of each.
     """
 
     def __init__(
         self,
         kind: str = "sift",
         *,
-        cell_px: int = 6,
+        cell_px: int | str = 6,
         step_px: int = 6,
         scales: int = 5,
         scale_factor: float = math.sqrt(0.5),
         max_pixels: int = 100_000,
-        smoothing: float = 0.0,
+        smoothing_per_cell: float = 0.0,
+        min_contrast: float = 0.0,
         max_descriptors: int = 0,
         seed: int = 0,
     ) -> None:
@@ -75,7 +81,8 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.scales = scales
         self.scale_factor = scale_factor
         self.max_pixels = max_pixels
-        self.smoothing = smoothing
+        self.smoothing_per_cell = smoothing_per_cell
+        self.min_contrast = min_contrast
         self.max_descriptors = max_descriptors
         self.seed = seed
 
@@ -114,12 +121,13 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _check_parameters(self) -> None:
         if self.kind not in DESCRIPTORS:
             raise RequestError(f"unknown kind of descriptor {self.kind!r}; allowed are {', '.join(DESCRIPTORS)}")
-        for name in ("cell_px", "step_px", "scales", "max_pixels"):
+        parse_cells("cell_px", self.cell_px)
+        for name in ("step_px", "scales", "max_pixels"):
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} is {getattr(self, name)}; allowed is 1 or more")
         if not 0 < self.scale_factor < 1:
             raise RequestError(f"scale_factor is {self.scale_factor}; allowed is above 0, below 1")
-        for name in ("max_descriptors", "smoothing"):
+        for name in ("max_descriptors", "smoothing_per_cell", "min_contrast"):
             if getattr(self, name) < 0:
                 raise RequestError(f"{name} is {getattr(self, name)}; allowed is 0 or more")
 
@@ -130,35 +138,43 @@ class DenseDescriptors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if self.kind != "color":
                 planes = to_gray(planes)[:, None]
             planes = _resize(planes, min(1.0, math.sqrt(self.max_pixels / (images.shape[1] * images.shape[2]))))
-            patch_px = 4 * self.cell_px
-            planes = _resize(planes, max(1.0, patch_px / min(planes.shape[-2:])))
+            cells = parse_cells("cell_px", self.cell_px)
+            planes = _resize(planes, max(1.0, 4 * cells[0] / min(planes.shape[-2:])))
             values: list[list[NDArray[np.float32]]] = [[] for _ in images]
             positions: list[NDArray[np.float32]] = []
             for scale in range(self.scales):
                 scaled = _resize(planes, self.scale_factor**scale)
-                if scale and min(scaled.shape[-2:]) < patch_px:
-                    break
-                for of_image, image in zip(values, scaled, strict=True):
-                    of_image.append(_describe_patches(self.kind, image, self))
-                positions.append(_patch_positions(scaled.shape[-2], scaled.shape[-1], patch_px, self.step_px))
+                height, width = scaled.shape[-2:]
+                for cell_px in cells:
+                    if min(height, width) < 4 * cell_px and positions:
+                        break
+                    for of_image, image in zip(values, scaled, strict=True):
+                        of_image.append(self._describe_patches(image, cell_px))
+                    positions.append(_patch_positions(height, width, 4 * cell_px, self.step_px))
         all_positions = np.concatenate(positions)
-        kept: Any = slice(None)
-        if self.max_descriptors and self.max_descriptors < len(all_positions):
-            generator = np.random.Generator(np.random.Philox(self.seed))
-            kept = generator.permutation(len(all_positions))[: self.max_descriptors]
-            kept.sort()
-        return [DescriptorSet(np.concatenate(of_image)[kept], all_positions[kept]) for of_image in values]
+        return [self._keep_some(np.concatenate(of_image), all_positions) for of_image in values]
 
+    def _describe_patches(self, planes: torch.Tensor, cell_px: int) -> NDArray[np.float32]:
+        """The descriptors of one image, float32 (1 or 3, H, W), 0..255."""
+        if self.kind == "color":
+            return dense_color_statistics(planes.permute(1, 2, 0).numpy(), cell_px, self.step_px)
+        if self.kind == "sift":
+            added_blur = max(0.0, (self.smoothing_per_cell * cell_px) ** 2 - IMAGE_BLUR_PX**2) ** 0.5
+            gray = gaussian_blur(planes, added_blur)[0].numpy()
+            return dense_sift(np.ascontiguousarray(gray), cell_px, self.step_px, self.min_contrast)
+        patterns: NDArray[np.float32] = dense_binary_patterns(planes, 2 * cell_px, self.step_px)[0].numpy()
+        return patterns
 
-def _describe_patches(kind: str, planes: torch.Tensor, settings: DenseDescriptors) -> NDArray[np.float32]:
-    """The descriptors of one image, float32 (1 or 3, H, W), 0..255."""
-    if kind == "color":
-        return dense_color_statistics(planes.permute(1, 2, 0).numpy(), settings.cell_px, settings.step_px)
-    if kind == "sift":
-        gray = gaussian_blur(planes, settings.smoothing)[0].numpy()
-        return dense_sift(np.ascontiguousarray(gray), settings.cell_px, settings.step_px)
-    patterns: NDArray[np.float32] = dense_binary_patterns(planes, 2 * settings.cell_px, settings.step_px)[0].numpy()
-    return patterns
+    def _keep_some(self, values: NDArray[np.float32], positions: NDArray[np.float32]) -> DescriptorSet:
+        """The descriptors with contrast, of these at most `max_descriptors`."""
+        if self.kind == "sift" and self.min_contrast:
+            has_contrast = values.any(axis=1)
+            values, positions = values[has_contrast], positions[has_contrast]
+        if not 0 < self.max_descriptors < len(values):
+            return DescriptorSet(values, positions)
+        generator = np.random.Generator(np.random.Philox(self.seed))
+        kept = np.sort(generator.permutation(len(values))[: self.max_descriptors])
+        return DescriptorSet(values[kept], positions[kept])
 
 
 def to_gray(images: torch.Tensor) -> torch.Tensor:
@@ -171,7 +187,7 @@ def gaussian_blur(gray: torch.Tensor, sigma: float) -> torch.Tensor:
     """Float32 (B, H, W) blurred by a Gaussian of `sigma` pixels, edges mirrored; 0 returns the input."""
     if sigma == 0:
         return gray
-    radius = max(1, round(4 * sigma))
+    radius = min(max(1, round(4 * sigma)), min(gray.shape[-2:]) - 1)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-offsets.square() / (2 * sigma**2))
     kernel /= kernel.sum()

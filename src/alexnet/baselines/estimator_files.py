@@ -21,10 +21,11 @@ from alexnet.baselines.dictionary_encoders import LocalityEncoder, SparseEncoder
 from alexnet.baselines.fisher_vectors import BagOfWordsEncoder, FisherVectorEncoder
 from alexnet.baselines.linear_svm import LinearSVMClassifier
 from alexnet.errors import RequestError
+from alexnet.runs.baseline_recipe import current_descriptor_settings
 from alexnet.storage.tensors import read_tensors, write_sealed_tensors
 from alexnet.storage.typed_files import Versioned, damaged, parse_json
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 ADVICE = "restore it from a copy, or delete it and run the baseline again, in another folder where it was finished"
 
 
@@ -65,8 +66,8 @@ def _same(*names: str) -> dict[str, str]:
 _FORMATS = {
     "dense-descriptors": _Format(
         DenseDescriptors,
-        _same("kind", "seed", "cell_px", "step_px", "scales", "scale_factor", "max_pixels", "smoothing")
-        | _same("max_descriptors"),
+        _same("kind", "seed", "cell_px", "step_px", "scales", "scale_factor", "max_pixels", "max_descriptors")
+        | _same("smoothing_per_cell", "min_contrast"),
     ),
     "pca": _Format(DescriptorPCA, _same("dimensions"), _same("mean_", "components_")),
     "fisher-vectors": _Format(
@@ -172,6 +173,10 @@ def read_estimators(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if version == 1:
         tensors = {name.replace("colour", "color"): tensor for name, tensor in tensors.items()}
         content, described = _from_version_1(content, described)
+    if version <= 3:
+        for one in described.values():
+            if one["type"] == "dense-descriptors":
+                one["settings"] = current_descriptor_settings(one["settings"])
     try:
         return {name: _read_estimator(name, one, tensors) for name, one in described.items()}, content
     except ValueError as error:

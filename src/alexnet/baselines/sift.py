@@ -17,20 +17,22 @@ CELLS = 4
 DIMENSIONS = CELLS * CELLS * ORIENTATIONS
 _CLIP = 0.2
 _MIN_NORM = 1e-3
-"""A patch whose summed gradients (gray levels 0..255) have a smaller norm has no contrast: its descriptor is zero."""
+"""A patch whose sums have a smaller norm is constant but for rounding: its descriptor is zero."""
 
 
-def dense_sift(gray: Floats, cell_px: int, step_px: int) -> Floats:
+def dense_sift(gray: Floats, cell_px: int, step_px: int, min_contrast: float = 0.0) -> Floats:
     """SIFT descriptors of all patches of 4 x 4 cells.
 
     Args:
         gray: float32 (H, W), 0..255, already smoothed.
         cell_px: side of a cell, 1 or more.
         step_px: pixels between neighboring patches.
+        min_contrast: gray levels per pixel, 0 or more. A patch's contrast is the norm of its 128 sums of gradients, per
+            pixel of a cell.
 
     Returns:
         float32 (patches, 128): cells row by row, in each the 8 orientations counterclockwise from the right; unit
-        norm, or all 0 where the patch has no contrast.
+        norm, or all 0 where the patch has less contrast, or none.
 
     Raises:
         RequestError: the image is smaller than a patch.
@@ -38,7 +40,8 @@ def dense_sift(gray: Floats, cell_px: int, step_px: int) -> Floats:
     rows, columns = (PatchGrid(length, cell_px, CELLS, step_px) for length in gray.shape)
     sums = cell_sums(orientation_channels(gray), rows, columns, "gaussian")
     descriptors = np.empty((rows.num * columns.num, DIMENSIONS), np.float32)
-    _normalize_and_clip(sums, columns.num, descriptors)
+    # The sums are of central differences, twice the gradients.
+    _normalize_and_clip(sums, columns.num, np.float32(max(_MIN_NORM, 2 * cell_px**2 * min_contrast)), descriptors)
     return descriptors
 
 
@@ -71,7 +74,7 @@ def _split_orientations(magnitude: Any, angle: Any, channels: Any) -> None:  # p
 
 
 @jit(fastmath=ANY_ORDER)
-def _normalize_and_clip(sums: Any, across: Any, descriptors: Any) -> None:  # pragma: no cover (compiled)
+def _normalize_and_clip(sums: Any, across: Any, min_norm: Any, descriptors: Any) -> None:  # pragma: no cover (compiled)
     """Normalize to unit norm, clip at 0.2, normalize again."""
     clip = np.float32(_CLIP)
     for patch in range(descriptors.shape[0]):
@@ -87,7 +90,7 @@ def _normalize_and_clip(sums: Any, across: Any, descriptors: Any) -> None:  # pr
         for index in range(DIMENSIONS):
             total += descriptor[index] * descriptor[index]
         norm = np.sqrt(total)
-        if norm < _MIN_NORM:
+        if norm < min_norm:
             descriptor[:] = 0
             continue
         total = np.float32(0)

@@ -4,6 +4,7 @@ A field's docstring gives its unit and the source of its default. The package `b
 here because commands that list or report runs read them.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,8 @@ from alexnet.runs.recipe_file import recipe_differences, settings_from
 Kind = Literal["sift-fisher", "sparse-coding"]
 DESCRIPTORS = ("sift", "color", "patterns")
 CODINGS = ("locality", "l1")
+IMAGE_BLUR_PX = 0.5
+"""Standard deviation of the blur that an image is taken to have, as in Lowe's SIFT, OpenCV and VLFeat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,25 +27,31 @@ class DescriptorSettings:
 
     kinds: str = "sift,color"
     """Kinds, separated by commas: sift, color (local color statistics), patterns (local binary patterns)."""
-    cell_px: int = 6
-    """Side of a cell in pixels. A patch has 4 x 4 cells (patterns: 2 x 2 cells of twice the side). CVPR 2011:
-    6, for patches of 24."""
+    cell_px: str = "6"
+    """Side of a cell in pixels, or several, ascending, separated by commas: then every scale has patches of each size.
+    A patch has 4 x 4 cells (patterns: 2 x 2 cells of twice the side). CVPR 2011: 6, for patches of 24. BMVC 2011:
+    4,6,8,10 on one scale."""
     step_px: int = 6
-    """Pixels between neighboring patches, on every scale. CVPR 2011: 4."""
+    """Pixels between neighboring patches, on every scale. CVPR 2011: 4. BMVC 2011: 3."""
     scales: int = 5
     """Number of scales. Those on which the image is smaller than a patch are skipped."""
     scale_factor: float = math.sqrt(0.5)
     """Size of each scale relative to the one before, below 1."""
     max_pixels: int = 100_000
     """Number of pixels to which larger images are first scaled down. CVPR 2011: 100,000."""
-    smoothing: float = 0.0
-    """Standard deviation in pixels of a Gaussian blur before SIFT; 0 is none."""
+    smoothing_per_cell: float = 0.0
+    """SIFT: standard deviation of the image's blur, relative to the cell's side; 0 adds none. Images are taken to have
+    0.5 pixels already. BMVC 2011: 1/6."""
+    min_contrast: float = 0.0
+    """SIFT: patches with weaker gradients are left out, in gray levels per pixel; 0 keeps all."""
 
     def __post_init__(self) -> None:
         parse_choices("descriptors.kinds", self.kinds, DESCRIPTORS)
-        _require_positive("descriptors", self, "cell_px", "step_px", "scales", "max_pixels")
+        parse_cells("--descriptors.cell_px", self.cell_px)
+        _require_positive("descriptors", self, "step_px", "scales", "max_pixels")
         require_setting(0 < self.scale_factor < 1, "descriptors", self, "scale_factor", "above 0, below 1")
-        require_setting(0 <= self.smoothing < 100, "descriptors", self, "smoothing", "0 or more, below 100")
+        for name in ("smoothing_per_cell", "min_contrast"):
+            require_setting(0 <= getattr(self, name) < 256, "descriptors", self, name, "0 or more, below 256")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +195,30 @@ def parse_choices(option: str, text: str, choices: tuple[str, ...]) -> tuple[str
     return chosen
 
 
+def parse_cells(option: str, text: str | int) -> tuple[int, ...]:
+    """Parse `4,6` to (4, 6), and 4 to (4,): sides of cells in pixels.
+
+    Raises:
+        RequestError: one is not a whole number of 1 or more, or they do not ascend.
+    """
+    sides = [one.strip() for one in str(text).split(",")]
+    cells = tuple(int(one) if one.isdecimal() else 0 for one in sides)
+    if cells[0] < 1 or any(after <= before for before, after in itertools.pairwise(cells)):
+        raise RequestError(f"{option} is {text!r}; allowed are whole numbers of 1 or more, ascending: 4 or 4,6,8,10")
+    return cells
+
+
+def current_descriptor_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of descriptors in today's form: earlier ones had one cell, and `smoothing`, an added blur in pixels."""
+    current = {**settings}
+    if isinstance(cell_px := settings.get("cell_px"), int):
+        current["cell_px"] = str(cell_px)
+    if isinstance(smoothing := current.pop("smoothing", None), int | float):
+        blur_px = math.hypot(smoothing, IMAGE_BLUR_PX) if smoothing else 0.0
+        current |= {"smoothing_per_cell": blur_px / int(current.get("cell_px", 6)), "min_contrast": 0.0}
+    return current
+
+
 def _require_positive(group: str, settings: Any, *names: str) -> None:
     """Require whole numbers of 1 or more, and other numbers that are finite and above 0."""
     for name in names:
@@ -212,6 +245,8 @@ def baseline_from_dict(content: Mapping[str, Any]) -> BaselineRecipe:
     classifier = content.get("classifier")
     if isinstance(classifier, Mapping) and classifier and "kind" not in classifier:
         content = {**content, "classifier": {"kind": "sgd", **classifier}}  # of an earlier version, which had no other
+    if isinstance(descriptors := content.get("descriptors"), Mapping):
+        content = {**content, "descriptors": current_descriptor_settings(descriptors)}
     if unknown := sorted(set(content) - {"name", "claim", "baseline", *groups}, key=str):
         raise RequestError(f"unknown recipe keys {unknown}; known are {sorted(groups)}")
     settings: dict[str, Any] = {
@@ -253,8 +288,16 @@ _FISHER_CALTECH = BaselineRecipe(
         "every 3 pixels, cells of 4 to 10, 80 components, 256 Gaussians, regions 1x1, 3x1, 2x2); this project has not "
         "run it."
     ),
-    descriptors=DescriptorSettings(kinds="sift", cell_px=4, step_px=3, scales=4, scale_factor=0.75, max_pixels=160_000),
-    encoder=FisherSettings(dimensions=80, components=256, pyramid="1x1,3x1,2x2", sample_size=500_000),
+    descriptors=DescriptorSettings(
+        kinds="sift",
+        cell_px="4,6,8,10",
+        step_px=3,
+        scales=1,
+        max_pixels=160_000,
+        smoothing_per_cell=1 / 6,
+        min_contrast=1.0,
+    ),
+    encoder=FisherSettings(dimensions=80, components=256, pyramid="1x1,3x1,2x2", sample_size=300_000),
     protocol=ProtocolSettings(per_class=30, evaluate_on="rest"),
 )
 _SPARSE = BaselineRecipe(
@@ -264,7 +307,7 @@ _SPARSE = BaselineRecipe(
         "--encoder.codings locality,l1 adds l1 coding. The paper's table 1 has 47.1 % top-1 and 28.2 % top-5 error for "
         "the average of six such models on ILSVRC-2010; this project has not run that."
     ),
-    descriptors=DescriptorSettings(kinds="sift,patterns", cell_px=4, step_px=8, scales=3),
+    descriptors=DescriptorSettings(kinds="sift,patterns", cell_px="4", step_px=8, scales=3),
     encoder=CodingSettings(),
 )
 _SPARSE_CALTECH = BaselineRecipe(
@@ -274,7 +317,7 @@ _SPARSE_CALTECH = BaselineRecipe(
         "pixels on one scale, every 8 pixels in the paper and 6 in its authors' program, 1,024 atoms, l1, pyramid 1x1, "
         "2x2, 4x4); this project has not run it."
     ),
-    descriptors=DescriptorSettings(kinds="sift", cell_px=4, step_px=6, scales=1),
+    descriptors=DescriptorSettings(kinds="sift", cell_px="4", step_px=6, scales=1),
     encoder=CodingSettings(codings="l1", max_descriptors=0, sample_size=50_000),
     protocol=ProtocolSettings(per_class=30, evaluate_on="rest"),
 )
