@@ -49,6 +49,7 @@ from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.common_options import add_choice
 from alexnet.cli.tables import new_table
 from alexnet.data.dataset import PreparedData
+from alexnet.data.whole_photographs import read_photographs, with_known_borders
 from alexnet.errors import RequestError
 from alexnet.system.machine import machine_summary, source_commit, source_digest
 from alexnet.system.terminal import TerminalConsole
@@ -417,8 +418,7 @@ class Photographs:
         self.seed = seed
         self.labels: Array = np.asarray(data.splits["train"].labels)
         self.drawn: Array = draw_per_class(self.labels, per_class, seed)
-        self._images, self._side = data.splits["train"].images, data.side
-        self._sizes = data.original_sizes("train") if data.fit == "pad" else None
+        self._images = with_known_borders(data).splits["train"].images
 
     @property
     def few(self) -> list[int]:
@@ -427,14 +427,8 @@ class Photographs:
         return found
 
     def __getitem__(self, index: int) -> Array:
-        image = np.asarray(self._images[index])
-        if self._sizes is None:
-            return image
-        side, (height, width) = self._side, self._sizes[index].tolist()
-        longer = max(height, width)
-        height, width = max(1, round(height * side / longer)), max(1, round(width * side / longer))
-        top, left = (side - height) // 2, (side - width) // 2
-        return np.ascontiguousarray(image[top : top + height, left : left + width])
+        (photograph,) = read_photographs(self._images, [index])
+        return np.ascontiguousarray(photograph)
 
 
 @dataclass(frozen=True)
