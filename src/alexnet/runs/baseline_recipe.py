@@ -317,7 +317,7 @@ _SPARSE_CALTECH = BaselineRecipe(
         "pixels on one scale, every 8 pixels in the paper and 6 in its authors' program, 1,024 atoms, l1, pyramid 1x1, "
         "2x2, 4x4); this project has not run it."
     ),
-    descriptors=DescriptorSettings(kinds="sift", cell_px="4", step_px=6, scales=1),
+    descriptors=DescriptorSettings(kinds="sift", cell_px="4", step_px=6, scales=1, min_contrast=1.0),
     encoder=CodingSettings(codings="l1", max_descriptors=0, sample_size=50_000),
     protocol=ProtocolSettings(per_class=30, evaluate_on="rest"),
 )
