@@ -103,7 +103,7 @@ def measure_changes(folders: Mapping[str, Path], seeds: Sequence[int], num_rows:
             accuracy = run.evaluations()["rest-1views"]["mean_class_accuracy"]
             assert accuracy is not None, "every class has photographs that were not drawn"
             accuracies.append(100 * accuracy)
-            core_s.append(float(run.metadata()["cpu_s"]))
+            core_s.append(run.metadata()["cpu_s"] or 0.0)
         rows.append({"change": words, "accuracies": accuracies, "core_s": core_s})
     return {
         "rows": rows,
