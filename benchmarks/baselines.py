@@ -32,21 +32,25 @@ from alexnet.baselines.descriptor_coding import l1_codes, locality_codes
 from alexnet.baselines.descriptor_pca import DescriptorPCA
 from alexnet.baselines.descriptors import DenseDescriptors, DescriptorSet
 from alexnet.baselines.dictionary_encoders import SparseEncoder, kmeans_dictionary
+from alexnet.baselines.estimator_files import copy_fitted
 from alexnet.baselines.fisher_vectors import FisherVectorEncoder
 from alexnet.baselines.gaussian_mixture import em_step
 from alexnet.baselines.local_binary_patterns import pattern_labels
 from alexnet.baselines.patch_cells import PatchGrid
+from alexnet.baselines.spatial_pyramid import num_regions, parse_pyramid, region_indices
 from alexnet.bench.sample_photos import write_photographs
 from alexnet.bench.timing import alternate, median_ratio, warm_up
 from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.tables import new_table
 from alexnet.data.preparation.prepare import prepare
 from alexnet.errors import RequestError
+from alexnet.runs.baseline_recipe import parse_cells
 from alexnet.system.machine import machine_summary, source_commit
 from script import logger, run_script
 
 SIDE_PX = 256
 GAUSSIANS, ATOMS, DIMENSIONS = 64, 1024, 64
+PYRAMID = "1x1,3x1,2x2"
 PENALTY, L1_DESCRIPTORS = 0.075, 400
 CLASSIFIER_ROWS, CLASSES = 400, 10
 PRODUCT = "alexnet"
@@ -136,6 +140,9 @@ def _stages(images: NDArray[np.uint8]) -> Mapping[str, Stage]:
     projection = DescriptorPCA(DIMENSIONS).fit(descriptors)
     projected = projection.transform(descriptors)
     fisher = FisherVectorEncoder(GAUSSIANS, pyramid="1x1").fit(projected)
+    fisher_regions = FisherVectorEncoder(GAUSSIANS, pyramid=PYRAMID)
+    copy_fitted(fisher, fisher_regions)
+    sizes = DenseDescriptors("sift", cell_px="4,6,8,10", step_px=6, scales=1, smoothing_per_cell=1 / 6)
     their_mixture = _scikit_mixture(fisher)
     sample = np.concatenate([one.values for one in descriptors])
     centers = kmeans_dictionary(sample, ATOMS, 0)
@@ -160,6 +167,14 @@ def _stages(images: NDArray[np.uint8]) -> Mapping[str, Stage]:
                 "OpenCV": lambda: [_opencv_sift(detector, one, describe) for one in gray],
             },
         ),
+        "dense SIFT, four cell sizes, smoothed": Stage(
+            "images",
+            num,
+            {
+                PRODUCT: lambda: sizes.transform(images),
+                "OpenCV": lambda: [_opencv_sift(detector, one, sizes) for one in gray],
+            },
+        ),
         "color statistics, five scales": Stage(
             "images",
             num,
@@ -182,6 +197,14 @@ def _stages(images: NDArray[np.uint8]) -> Mapping[str, Stage]:
             {
                 PRODUCT: lambda: fisher.transform(projected),
                 "scikit-image": lambda: [fisher_vector(one.values, their_mixture) for one in projected],
+            },
+        ),
+        f"Fisher vector, {GAUSSIANS} Gaussians, regions {PYRAMID}": Stage(
+            "images",
+            num,
+            {
+                PRODUCT: lambda: fisher_regions.transform(projected),
+                "scikit-image": lambda: [_scikit_fisher_regions(one, their_mixture) for one in projected],
             },
         ),
         f"locality codes, {ATOMS} atoms": Stage(
@@ -243,16 +266,24 @@ def _scikit_mixture(fisher: FisherVectorEncoder, start: bool = False) -> Any:
 
 
 def _opencv_sift(detector: Any, gray: NDArray[np.uint8], settings: DenseDescriptors) -> list[Any]:
-    """OpenCV's descriptors at the same positions and scales."""
+    """OpenCV's descriptors at the same positions, scales and sizes."""
     scales = []
     for number in range(settings.scales):
         side = round(len(gray) * settings.scale_factor**number)
         scaled = cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
-        cell = int(settings.cell_px)
-        centers = PatchGrid(side, cell, 4, settings.step_px).centers
-        points = [cv2.KeyPoint(float(x), float(y), cell / 1.5, 0) for y in centers for x in centers]
-        scales.append(detector.compute(scaled, points)[1])
+        for cell_px in parse_cells("cell_px", settings.cell_px):
+            centers = PatchGrid(side, cell_px, 4, settings.step_px).centers
+            points = [cv2.KeyPoint(float(x), float(y), cell_px / 1.5, 0) for y in centers for x in centers]
+            scales.append(detector.compute(scaled, points)[1])
     return scales
+
+
+def _scikit_fisher_regions(one: DescriptorSet, mixture: Any) -> list[Any]:
+    """scikit-image's Fisher vectors of all regions."""
+    levels = parse_pyramid(PYRAMID)
+    regions = region_indices(one.positions, levels)
+    inside = [(regions == number).any(axis=0) for number in range(num_regions(levels))]
+    return [fisher_vector(one.values[within], mixture) for within in inside]
 
 
 def _opencv_color(image: NDArray[np.uint8], settings: DenseDescriptors) -> list[Any]:

@@ -131,12 +131,14 @@ def test_fisher_gradients_follow_the_formula() -> None:
 
 def test_a_fisher_vector_has_power_normalized_regions_of_equal_norm() -> None:
     (one,) = some_sets(1, 60)
-    encoder = FisherVectorEncoder(3, pyramid="3x1,1x1").fit([one])
-    row = encoder.transform([one])[0].reshape(4, -1)
-    np.testing.assert_allclose(np.linalg.norm(row, axis=1), 0.5, rtol=1e-5)
+    one.positions[:, 1] *= 0.4  # so the right half has no descriptors
+    encoder = FisherVectorEncoder(3, pyramid="3x1,1x1,2x2").fit([one])
+    row = encoder.transform([one])[0].reshape(8, -1) * 8**0.5 / 2
+    np.testing.assert_allclose(np.linalg.norm(row, axis=1), [0.5] * 5 + [0, 0.5, 0], rtol=1e-5)
     mixture = encoder.mixture
-    strip = np.minimum((one.positions[:, 0] * 3).astype(int), 2)
-    for number, within in enumerate([strip == 0, strip == 1, strip == 2, strip >= 0]):
+    strip, half = (np.minimum((one.positions[:, 0] * rows).astype(int), rows - 1) for rows in (3, 2))
+    regions = {0: strip == 0, 1: strip == 1, 2: strip == 2, 3: strip >= 0, 4: half == 0, 6: half == 1}
+    for number, within in regions.items():
         values = torch.from_numpy(one.values[within])
         raw = fisher_gradients(moments(values, posteriors(values, mixture)), mixture).numpy()
         rooted = np.sign(raw) * np.sqrt(np.abs(raw))

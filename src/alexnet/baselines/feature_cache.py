@@ -26,7 +26,7 @@ from alexnet.storage.checksums import file_crc32
 from alexnet.storage.npy import ArrayFile
 from alexnet.storage.typed_files import Count, DamagedFile, damaged, read_json, write_sealed_json
 
-VERSION = 4
+VERSION = 5
 """Increased with every change of the settings' names or meaning, or of the arithmetic of features."""
 CURSOR_EVERY_S = 2.0
 

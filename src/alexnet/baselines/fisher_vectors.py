@@ -7,6 +7,7 @@ tested against it.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -148,23 +149,27 @@ class MixtureEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _region_moments(descriptors: DescriptorSet, levels: Levels, mixture: MixtureParameters) -> list[Moments]:
-    """The moments of a set's descriptors in each region of each level."""
+    """The moments of a set's descriptors in each region of each level.
+
+    They are computed once for each part of the image that no level divides, and added up to regions.
+    """
     values = as_tensor(descriptors.values, np.float32)
-    posterior = posteriors(values, mixture)
-    regions = region_indices(descriptors.positions, levels)
-    by_level: list[list[Moments]] = []
-    first = 0
-    for level, (rows, columns) in enumerate(levels):
-        members = [np.flatnonzero(regions[level] == region) for region in range(first, first + rows * columns)]
-        # The moments of the whole image are the sum of those of another level's regions.
-        from_parts = rows * columns == 1 and len(levels) > 1
-        by_level.append([] if from_parts else [moments(values[at], posterior[at]) for at in members])
-        first += rows * columns
-    parts = next((level for level in by_level if level), None)
-    if parts is None:
-        return [moments(values, posterior)] * len(levels)
-    whole = Moments(*(sum(terms[1:], start=terms[0]) for terms in zip(*parts, strict=True)))
-    return [sums for level in by_level for sums in level or [whole]]
+    regions = region_indices(descriptors.positions, levels)  # (levels, n)
+    count = num_regions(levels)
+    numbers = np.zeros(len(values), np.int64)
+    for of_level in regions:
+        numbers = count * numbers + of_level
+        _, numbers = np.unique(numbers, return_inverse=True)  # small again, whatever the number of levels
+    found: list[Moments | None] = [None] * count
+    for part in range(numbers.max(initial=-1) + 1):
+        members = np.flatnonzero(numbers == part)
+        within = values[members]
+        sums = moments(within, posteriors(within, mixture))
+        for region in regions[:, members[0]].tolist():
+            before = found[region]
+            found[region] = sums if before is None else Moments(*map(operator.add, before, sums))
+    empty = moments(values[:0], values.new_empty(0, len(mixture.weights)))
+    return [empty if one is None else one for one in found]
 
 
 class FisherVectorEncoder(MixtureEncoder):
