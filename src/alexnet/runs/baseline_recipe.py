@@ -40,10 +40,10 @@ class DescriptorSettings:
     max_pixels: int = 100_000
     """Number of pixels to which larger images are first scaled down. CVPR 2011: 100,000."""
     smoothing_per_cell: float = 0.0
-    """SIFT: standard deviation of the image's blur, relative to the cell's side; 0 adds none. Images are taken to have
-    0.5 pixels already. BMVC 2011: 1/6."""
+    """Standard deviation of the image's blur before SIFT, relative to the cell's side; 0 adds none. Images are taken to
+    have 0.5 pixels already. BMVC 2011: 1/6."""
     min_contrast: float = 0.0
-    """SIFT: patches with weaker gradients are left out, in gray levels per pixel; 0 keeps all."""
+    """Least strength of a patch's gradients, in gray levels per pixel: SIFT leaves out weaker ones; 0 keeps all."""
 
     def __post_init__(self) -> None:
         parse_choices("descriptors.kinds", self.kinds, DESCRIPTORS)
