@@ -15,10 +15,10 @@ from alexnet.baselines.baseline_evaluation import NUM_VIEWS, select_evaluation_s
 from alexnet.baselines.baseline_model import FILE, Baseline, save_baseline
 from alexnet.baselines.channels import Channel, build_channels
 from alexnet.baselines.classifier_training import (
-    CHUNK_ROWS,
     ProgressBar,
     TrainingJob,
     calibration_jobs,
+    chunk_rows,
     fit_temperature,
     train_classifiers,
 )
@@ -192,10 +192,10 @@ class _Stages:
         num = len(data.splits[split])
         with self.progress_bar("evaluating") as progress, self.usage.stage("evaluate") as images:
             images.append(num)
-            probabilities = []
-            for first in range(0, num, CHUNK_ROWS):
-                probabilities.append(model.probabilities([one[first : first + CHUNK_ROWS] for one in features]))
-                progress(min(first + CHUNK_ROWS, num), num)
+            probabilities, step = [], chunk_rows(max(one.shape[1] for one in features))
+            for first in range(0, num, step):
+                probabilities.append(model.probabilities([one[first : first + step] for one in features]))
+                progress(min(first + step, num), num)
             evaluation = evaluate_probabilities(np.concatenate(probabilities), data, split, NUM_VIEWS)
             result = save_run_evaluation(self.run, data, evaluation)
         self.run.log(

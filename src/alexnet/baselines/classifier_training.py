@@ -22,12 +22,19 @@ from alexnet.storage.npy import ArrayFile
 ProgressBar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """From a title to a context that yields a function to be called with (units done, units in all)."""
 Features = NDArray[np.float16] | ArrayFile
-CHUNK_ROWS = 512
-"""Rows read from the disk at a time, which bounds the memory."""
+MAX_CHUNK_ROWS = 512
+CHUNK_BYTES = 1 << 26
+"""Memory in float32 of the rows that are read from the disk at a time."""
 NUM_FOLDS = 5
 MIN_IMAGES_TO_CALIBRATE = 50
 """With fewer images the temperature stays 1: a fifth of them is too few to fit it."""
 TEMPERATURE_BOUNDS = (1e-3, 1e3)
+
+
+def chunk_rows(num_features: int, multiple_of: int = 1) -> int:
+    """Rows to read from the disk at a time, at most 512 unless `multiple_of` is more."""
+    rows = min(MAX_CHUNK_ROWS, CHUNK_BYTES // (4 * num_features))
+    return max(rows // multiple_of, 1) * multiple_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +84,12 @@ def train_classifier(
         0,
     )
     classes = np.arange(num_classes)
-    left = (settings.epochs - done) * len(job.images)
+    left, step = (settings.epochs - done) * len(job.images), chunk_rows(job.features.shape[1], settings.batch_size)
     on_images(job.name, left)
     for epoch in range(done, settings.epochs):
         order = np.random.Generator(np.random.Philox([recipe.protocol.seed, epoch])).permutation(len(job.images))
-        for first in range(0, len(order), CHUNK_ROWS):
-            chunk = job.images[order[first : first + CHUNK_ROWS]]
+        for first in range(0, len(order), step):
+            chunk = job.images[order[first : first + step]]
             classifier.partial_fit(np.asarray(job.features[chunk], np.float32), job.labels[chunk], classes)
             left -= len(chunk)
             on_images(job.name, left)
@@ -187,10 +194,11 @@ def fit_temperature(
     """
     if len(held_out) == 0:
         return 1.0
+    step = chunk_rows(max(one.shape[1] for one in features))
     scores = np.concatenate(
         [
-            mean_scores(classifiers, [of_channel[held_out[first : first + CHUNK_ROWS]] for of_channel in features])
-            for first in range(0, len(held_out), CHUNK_ROWS)
+            mean_scores(classifiers, [of_channel[held_out[first : first + step]] for of_channel in features])
+            for first in range(0, len(held_out), step)
         ]
     ).astype(np.float64)
     return optimal_temperature(scores, labels[held_out])

@@ -6,7 +6,8 @@ fit the temperature of the probabilities.
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from alexnet.baselines.classifier_training import MIN_IMAGES_TO_CALIBRATE, NUM_FOLDS, ProgressBar, optimal_temperature
 from alexnet.baselines.gram_matrix import gram_matrix
-from alexnet.baselines.linear_svm import LinearSVMClassifier, solve_class
+from alexnet.baselines.linear_svm import LinearSVMClassifier, Solution, solve_class
 from alexnet.errors import AlexNetError, RequestError
 from alexnet.runs.baseline_recipe import ClassifierSettings
 from alexnet.storage.npy import ArrayFile
@@ -27,6 +28,8 @@ GRID = (0.1, 1.0, 10.0, 100.0)
 DEFAULT_C = 10.0
 """C where there are too few images for cross-validation."""
 MAX_IMAGES = 20_000
+FOLD_TOLERANCE = 1e-3
+"""Relative duality gap in cross-validation, where it moves scores by less than the folds differ."""
 CHECKPOINT_EVERY_S = 30.0
 
 _logger = logging.getLogger(__name__)
@@ -103,24 +106,26 @@ def solve_channel(
         np.zeros(num_classes, np.uint8),
     )
 
-    def solve(label: int) -> int:
+    def solve(label: int) -> tuple[int, list[Solution], NDArray[np.float32]]:
         is_positive = labels == label
+        scores = np.zeros((len(grid), num), np.float32)
         for held_out in parts:
             trained_on = np.setdiff1d(everything, held_out)
-            of_fold = solve_class(products, is_positive, trained_on, grid, positive_weight=positive_weight)
-            for place, one in enumerate(of_fold):
-                solutions.scores[place, held_out, label] = one.scores[held_out]
-        for place, one in enumerate(
-            solve_class(products, is_positive, everything, grid, positive_weight=positive_weight)
-        ):
-            solutions.weights[place, label] = one.weights
-            solutions.epochs[place, label], solutions.gaps[place, label] = one.epochs, one.gap
-        return label
+            of_fold = solve_class(
+                products, is_positive, trained_on, grid, tolerance=FOLD_TOLERANCE, positive_weight=positive_weight
+            )
+            scores[:, held_out] = [one.scores[held_out] for one in of_fold]
+        return label, solve_class(products, is_positive, everything, grid, positive_weight=positive_weight), scores
 
     last_checkpoint_s = time.monotonic()
     progress(int(is_solved.sum()), num_classes)
     left = np.flatnonzero(is_solved == 0).tolist()
-    for label in prefetch(solve, left, workers=workers, ahead=workers + 1, name="alexnet-svm"):
+    # Only this thread changes the arrays, so that none changes while it is written.
+    for label, found, scores in prefetch(solve, left, workers=workers, ahead=workers + 1, name="alexnet-svm"):
+        for place, one in enumerate(found):
+            solutions.weights[place, label] = one.weights
+            solutions.epochs[place, label], solutions.gaps[place, label] = one.epochs, one.gap
+        solutions.scores[:, :, label] = scores
         is_solved[label] = 1
         progress(int(is_solved.sum()), num_classes)
         if label == left[-1] or time.monotonic() - last_checkpoint_s > CHECKPOINT_EVERY_S:
@@ -164,20 +169,26 @@ def train_svms(
             right in cross-validation, the smallest of several.
         seed: of the folds.
         folder: for checkpoints.
-        progress_bar: of the products and of the classes of each channel.
+        progress_bar: of each channel's products, classifiers and weights; an image is done when its share of all is.
         log: writes an event with its values.
 
     Returns:
         The classifiers in the order of the channels, and the temperature, 1 with fewer than 50 images.
     """
+
+    @contextmanager
+    def by_images(title: str) -> Iterator[Callable[[int, int], None]]:
+        with progress_bar(title) as progress:
+            yield lambda done, total: progress(len(labels) * done // total, len(labels))
+
     folds = stratified_folds(labels, seed) if len(labels) >= MIN_IMAGES_TO_CALIBRATE else None
     grid = (settings.c,) if settings.c else GRID if folds is not None else (DEFAULT_C,)
     solutions = {}
     for name, rows in features.items():
         checkpoint = folder / f"{name}-solutions.safetensors"
-        with progress_bar(f"{name}: products") as progress:
+        with by_images(f"{name}: products") as progress:
             products = gram_matrix(rows, workers, checkpoint=folder / f"{name}-products", progress=progress)
-        with progress_bar(f"{name}: classifiers") as progress:
+        with by_images(f"{name}: classifiers") as progress:
             solutions[name] = solve_channel(
                 products, labels, num_classes, grid, folds, settings.positive_weight, workers,
                 checkpoint=checkpoint, progress=progress,
@@ -203,7 +214,7 @@ def train_svms(
                 "%s: %d of %d classifiers are up to %.2g above the minimum of their objective after %d epochs",
                 name, (gaps > classifier.tolerance).sum(), len(gaps), gaps.max(), epochs.max(),
             )  # fmt: skip
-        with progress_bar(f"{name}: weights") as progress:
+        with by_images(f"{name}: weights") as progress:
             classifier.set_solution(
                 np.arange(num_classes), rows, found.weights[chosen], epochs, gaps, workers, progress=progress
             )

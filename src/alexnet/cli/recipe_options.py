@@ -104,7 +104,8 @@ def field_docs(kind: type) -> dict[str, str]:
 
 def _help(doc: str, choices: Sequence[str]) -> str:
     """A docstring in the form of the other options' help, with the choices that it does not name."""
-    text = (doc[:1].lower() + doc[1:]).rstrip(".").replace("`", "").replace("%", "%%")
+    start = doc[:1] if doc[1:2].isupper() else doc[:1].lower()  # SGD stays as it is
+    text = (start + doc[1:]).rstrip(".").replace("`", "").replace("%", "%%")
     return text if all(choice in text for choice in choices) else f"{text}: {', '.join(choices)}"
 
 
