@@ -25,6 +25,7 @@ from skimage.feature import fisher_vector, local_binary_pattern
 from sklearn.decomposition import sparse_encode
 from sklearn.linear_model import SGDClassifier
 from sklearn.mixture import GaussianMixture
+from sklearn.svm import LinearSVC
 
 from alexnet.baselines.averaged_sgd import AveragedSGDClassifier
 from alexnet.baselines.chunked_map import single_threaded_libraries
@@ -35,6 +36,7 @@ from alexnet.baselines.dictionary_encoders import SparseEncoder, kmeans_dictiona
 from alexnet.baselines.estimator_files import copy_fitted
 from alexnet.baselines.fisher_vectors import FisherVectorEncoder
 from alexnet.baselines.gaussian_mixture import em_step
+from alexnet.baselines.linear_svm import LinearSVMClassifier
 from alexnet.baselines.local_binary_patterns import pattern_labels
 from alexnet.baselines.patch_cells import PatchGrid
 from alexnet.baselines.spatial_pyramid import num_regions, parse_pyramid, region_indices
@@ -53,6 +55,7 @@ GAUSSIANS, ATOMS, DIMENSIONS = 64, 1024, 64
 PYRAMID = "1x1,3x1,2x2"
 PENALTY, L1_DESCRIPTORS = 0.075, 400
 CLASSIFIER_ROWS, CLASSES = 400, 10
+SVM_ROWS, SVM_FEATURES, SVM_C = 1000, 8192, 10.0
 PRODUCT = "alexnet"
 
 
@@ -155,6 +158,7 @@ def _stages(images: NDArray[np.uint8]) -> Mapping[str, Stage]:
     rows = fisher.transform(projected)
     rows = np.ascontiguousarray(np.tile(rows, (-(-CLASSIFIER_ROWS // num), 1))[:CLASSIFIER_ROWS])
     labels = np.arange(len(rows)) % CLASSES
+    svm_data = _svm_data()
     gray = np.stack([cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in images])
     detector = cv2.SIFT_create()  # type: ignore[attr-defined]
     tensor, variance_floor = torch.from_numpy(values), torch.full((values.shape[1],), 1e-6)
@@ -242,7 +246,24 @@ def _stages(images: NDArray[np.uint8]) -> Mapping[str, Stage]:
                 "scikit-learn": lambda: SGDClassifier(alpha=1e-5, average=True, max_iter=1, tol=None).fit(rows, labels),
             },
         ),
+        # To the same minimum: a test compares the coefficients.
+        f"support vector machines, {SVM_ROWS} rows, {CLASSES} classes, {SVM_FEATURES:,} features": Stage(
+            "images",
+            SVM_ROWS,
+            {
+                PRODUCT: lambda: LinearSVMClassifier(SVM_C).fit(*svm_data),
+                "scikit-learn": lambda: LinearSVC(C=SVM_C, loss="hinge", tol=1e-3, max_iter=10_000).fit(*svm_data),
+            },
+        ),
     }
+
+
+def _svm_data() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Unit rows of classes that overlap, as Fisher vectors do, and their labels."""
+    random, labels = np.random.default_rng(0), np.arange(SVM_ROWS) % CLASSES
+    centers = random.standard_normal((CLASSES, SVM_FEATURES), np.float32)
+    rows = centers[labels] + 8 * random.standard_normal((SVM_ROWS, SVM_FEATURES), np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True), labels
 
 
 def _scikit_mixture(fisher: FisherVectorEncoder, start: bool = False) -> Any:

@@ -355,6 +355,16 @@ def test_unusual_data(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixtu
         evaluate_baseline(unlabeled.path)
 
 
+def test_too_many_images_for_products_are_refused_before_any_work(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["alexnet.baselines.svm_training"], "MAX_IMAGES", 59)
+    with pytest.raises(RequestError, match="on 60 training images need .* allowed are 59 images"):
+        run(data, FISHER, tmp_path / "runs" / "many")
+    assert not (tmp_path / "runs").exists()
+    run(data, replace(FISHER, protocol=ProtocolSettings(per_class=19)), tmp_path / "runs" / "fewer")
+
+
 def test_damaged_and_missing_baseline_files_are_refused(data: Path, tmp_path: Path) -> None:
     made = run(data, FISHER, tmp_path / "runs" / "one")
     file = made.path / "baseline.safetensors"
@@ -378,6 +388,8 @@ def test_recipes_survive_a_file_and_invalid_settings_are_refused(capsys: pytest.
         recipe = named_baseline(kind, name)  # type: ignore[arg-type]
         assert baseline_from_dict(baseline_to_dict(recipe)) == recipe
         assert recipe.protocol.per_class == 30 and recipe.protocol.evaluate_on == "rest"
+    earlier = {"baseline": "sift-fisher", "classifier": {"epochs": 3}}  # by which classifiers were trained then
+    assert baseline_from_dict(earlier).classifier == ClassifierSettings(kind="sgd", epochs=3)
     with pytest.raises(RequestError, match="known are sift-fisher, "):
         named_baseline("sift-fisher", "sparse-coding")
     with pytest.raises(RequestError, match="unknown keys"):
@@ -388,6 +400,9 @@ def test_recipes_survive_a_file_and_invalid_settings_are_refused(capsys: pytest.
         (["sift-fisher", "d", "--run", "r", "--descriptors.kinds", "sift,surf"], "allowed are some of sift"),
         (["sparse-coding", "d", "--run", "r", "--protocol.evaluate_on", "rest"], "without --per-class"),
         (["sift-fisher", "d", "--run", "r", "--recipe", "none"], "unknown recipe 'none'"),
+        (["sift-fisher", "d", "--run", "r", "--classifier.epochs", "3"], "add --classifier.kind sgd"),
+        (["sift-fisher", "d", "--run", "r", "--classifier.c", "-1"], "--classifier.c is -1"),
+        (["sift-fisher", "d", "--run", "r", "--recipe", "sift-fisher-2011", "--classifier.c", "1"], "kind svm"),
     ):
         with pytest.raises((SystemExit, RequestError)) as raised:
             code = cli.main(["baseline", *words])

@@ -101,7 +101,7 @@ def _descend(  # pragma: no cover (compiled)
     state = np.uint64(1)
     largest, gap = 0.0, 1.0
     for epoch in range(max_epochs):
-        # In a fixed order, coordinate descent takes a hundred times as many epochs on samples sorted by class.
+        # In a fixed order, with samples sorted by class, 1,000 epochs did not suffice where 60 do in a random one.
         for place in range(len(order) - 1, 0, -1):
             state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
             other = np.int64((state >> np.uint64(33)) % np.uint64(place + 1))
