@@ -359,7 +359,7 @@ def test_too_many_images_for_products_are_refused_before_any_work(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules["alexnet.baselines.svm_training"], "MAX_IMAGES", 59)
-    with pytest.raises(RequestError, match="on 60 training images need .* allowed are 59 images"):
+    with pytest.raises(RequestError, match=r"on 60 training images need .* allowed are 59 images"):
         run(data, FISHER, tmp_path / "runs" / "many")
     assert not (tmp_path / "runs").exists()
     run(data, replace(FISHER, protocol=ProtocolSettings(per_class=19)), tmp_path / "runs" / "fewer")
