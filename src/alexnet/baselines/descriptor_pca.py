@@ -43,7 +43,7 @@ class DescriptorPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f"{self.dimensions} principal components of {len(values)} descriptors of length {values.shape[1]}; "
                 f"allowed is 1 to {min(values.shape)}: use fewer components, or more images"
             )
-        pca = PCA(self.dimensions, svd_solver="covariance_eigh").fit(values)
+        pca = PCA(self.dimensions, copy=False, svd_solver="covariance_eigh").fit(values)
         self.mean_ = np.asarray(pca.mean_, np.float32)
         self.components_ = np.asarray(pca.components_, np.float32)
         return self
