@@ -718,6 +718,8 @@ NOT_READ = {
 }
 """Modules that write only what no reader of this package's own formats reads."""
 DAMAGED_ELSEWHERE = {
+    "baselines/gram_matrix.py": ("classifiers of an unfinished baseline", "baselines/test_linear_svm.py"),
+    "baselines/svm_training.py": ("classifiers of an unfinished baseline", "baselines/test_linear_svm.py"),
     "explore/approximate_index.py": ("approximate index", "explore/test_approximate_index.py"),
     "explore/code_files.py": ("binary codes", "explore/test_binary_codes.py"),
 }
