@@ -50,7 +50,7 @@ def test_every_stage_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     files = 10 if os.environ.get("CI") else 20
     assert baselines.main(["--files", str(files), "--rounds", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert len(result["stages"]) == 9
+    assert len(result["stages"]) == 11
     for stage in result["stages"].values():
         assert all(method["per_second"] > 0 for method in stage["methods"].values()) and len(stage["cpu_speedups"]) == 1
     baselines.print_table(result)
