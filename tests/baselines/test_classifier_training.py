@@ -1,5 +1,6 @@
 """The linear classifiers: scikit-learn's own checks, one step by hand, the minimal loss, unusual labels."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -195,3 +196,13 @@ def test_the_progress_counts_the_images_of_all_epochs_and_jobs(tmp_path: Path) -
     again = progress_of(3)
     assert again[-1] == (1909, 1909) and again[0][0] == 0
     assert all(total <= 3 * 1909 for _, total in again)
+
+
+def test_a_pass_over_few_samples_of_many_classes_does_not_warn() -> None:
+    classifier = AveragedSGDClassifier()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier.partial_fit(np.eye(4, dtype=np.float32), np.array([3, 1, 0, 2]), np.arange(50))
+    assert classifier.t_ == 4
+    with pytest.raises(ValueError, match="not among the classes"):
+        classifier.partial_fit(np.eye(4, dtype=np.float32)[:1], np.array([50]))

@@ -86,7 +86,6 @@ class AveragedSGDClassifier(LinearClassifier):
         """
         first = not hasattr(self, "coef_")
         X, y = validate_data(self, X, y, dtype=FEATURE_TYPES, reset=first)
-        check_classification_targets(y)
         if first:
             if classes is None:
                 raise ValueError("classes must be passed on the first call to partial_fit")
