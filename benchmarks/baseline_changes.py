@@ -1,4 +1,4 @@
-"""What the points of Fisher vectors on Caltech-101 depend on: one change of the pipeline at a time.
+"""Where the accuracy of Fisher vectors on Caltech-101 comes from: one change of the pipeline at a time.
 
 Each row is the command `alexnet baseline sift-fisher` with the settings of the row before and one change, from the
 recipe's earlier form to today's: 30 training images of each class, drawn with the seed, the others measured, mean over
@@ -24,7 +24,7 @@ from alexnet.cli.command_parser import CommandParser
 from alexnet.cli.tables import new_table
 from alexnet.data.dataset import PreparedData
 from alexnet.errors import RequestError
-from alexnet.runs.baseline_recipe import BASELINES, BaselineRecipe
+from alexnet.runs.baseline_recipe import BASELINES, BaselineRecipe, baseline_differences
 from alexnet.runs.folder import RunFolder
 from alexnet.system.machine import machine_summary, source_commit
 from alexnet.system.progress import counted
@@ -87,6 +87,14 @@ def recipes(seed: int) -> list[BaselineRecipe]:
     return rows
 
 
+def require_same_run(run: RunFolder, recipe: BaselineRecipe, data: Path) -> None:
+    """Refuse a finished run of other settings or data."""
+    before = run.any_recipe()
+    assert isinstance(before, BaselineRecipe)
+    if baseline_differences(before, recipe) or run.data()["checksum"] != PreparedData.open(data).checksum:
+        raise RequestError(f"{run.path} was run with other settings or data; name another folder with -o")
+
+
 def measure_changes(folders: Mapping[str, Path], seeds: Sequence[int], num_rows: int, out: Path) -> dict[str, Any]:
     """Run the first `num_rows` rows with every seed."""
     rows: list[dict[str, Any]] = []
@@ -95,7 +103,9 @@ def measure_changes(folders: Mapping[str, Path], seeds: Sequence[int], num_rows:
         for seed in seeds:
             recipe = recipes(seed)[number]
             run = RunFolder(out / f"{number}-seed{seed}")
-            if not (run.path / "run.json").is_file() or run.state != "finished":
+            if (run.path / "run.json").is_file() and run.state == "finished":
+                require_same_run(run, recipe, folders[data])
+            else:
                 logger.info("%s, seed %d", words, seed)
                 # Of its own, or the next row would find features and seem to take no time.
                 cache = out / "features" / f"{number}-seed{seed}"

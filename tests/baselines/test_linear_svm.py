@@ -45,6 +45,7 @@ def some_rows(num: int = 150, width: int = 30, classes: int = 4, seed: int = 0) 
 
 def on_disk(folder: Path, rows: NDArray[Any]) -> ArrayFile:
     """The rows in float16, as a run has its features."""
+    folder.mkdir(exist_ok=True)
     (folder / "rows.f16").write_bytes(rows.astype(np.float16).tobytes())
     return ArrayFile(folder / "rows.f16", np.dtype(np.float16), rows.shape, 0)
 
@@ -250,17 +251,8 @@ def test_c_and_the_temperature_come_from_all_images_out_of_fold(tmp_path: Path) 
         def log(event: str, **values: Any) -> None:
             events.setdefault(event, []).append(values)
 
-        return train_svms(
-            features,
-            labels,
-            3,
-            ClassifierSettings(c=c),
-            seed,
-            tmp_path / folder,
-            2,
-            quiet,
-            log,  # type: ignore[arg-type]
-        )
+        stored = {name: on_disk(tmp_path / name, one) for name, one in features.items()}
+        return train_svms(stored, labels, 3, ClassifierSettings(c=c), seed, tmp_path / folder, 2, quiet, log)
 
     classifiers, temperature = train(0, 0, "chosen")
     validated, fitted = events["cross_validation"][0], events["classifier"]
@@ -297,7 +289,7 @@ def test_few_images_are_not_divided_and_many_are_refused(tmp_path: Path) -> None
     def log(event: str, **values: Any) -> None:
         events.append(event)
 
-    features: Any = {"sift": rows.astype(np.float16)}
+    features = {"sift": on_disk(tmp_path / "features", rows)}
     (classifier,), temperature = train_svms(features, labels, 2, ClassifierSettings(), 0, tmp_path, 1, quiet, log)
     assert (classifier.c, temperature, events) == (10.0, 1.0, ["classifier"])
     require_room_for_products(20_000)
@@ -339,3 +331,19 @@ def test_solved_classes_are_not_solved_again(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "part").write_bytes(b"cut")  # everything is solved again from a damaged checkpoint
     solve_channel(products, labels, 4, GRID, folds, 1.0, 1, checkpoint=tmp_path / "part")
     assert len(solved) == 12 + 24
+
+
+def test_checkpoints_of_other_settings_are_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, labels = some_rows(60)
+    features, logged = {"sift": on_disk(tmp_path, rows)}, []
+
+    def log(event: str, **values: Any) -> None:
+        logged.append(values)
+
+    def bar(title: str) -> Any:
+        return nullcontext(lambda done, total: None)
+
+    for grid in (GRID, (0.2, 1.0, 10.0, 100.0)):
+        monkeypatch.setattr(svm_training, "GRID", grid)
+        train_svms(features, labels, 4, ClassifierSettings(), 0, tmp_path, 1, bar, log)
+    assert len(list(tmp_path.glob("*-solutions.safetensors"))) == 2

@@ -65,10 +65,16 @@ def test_rows_are_measured_once(
     printed = capsys.readouterr().out
     assert "whole photographs" in printed
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert [row["accuracies"] for row in result["rows"]] and all(row["core_s"][0] > 0 for row in result["rows"])
+    assert len(result["rows"]) == 3
+    for row in result["rows"]:
+        assert len(row["accuracies"]) == len(row["core_s"]) == 1
+        assert 0 <= row["accuracies"][0] <= 100 and row["core_s"][0] > 0
     runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*-seed0/events.jsonl")}
     assert len(runs) == 3
     assert script.main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in runs} == runs
+    swapped = ["--squares", str(whole), "--whole", str(squares), *words[4:]]
+    assert script.main(swapped) != 0
+    assert "was run with other settings or data; name another folder with -o" in capsys.readouterr().err
     assert script.main([*words[:-1], "9"]) != 0
     assert "--rows is 9; allowed is 1 to 6" in capsys.readouterr().err

@@ -173,13 +173,13 @@ def read_estimators(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if version == 1:
         tensors = {name.replace("colour", "color"): tensor for name, tensor in tensors.items()}
         content, described = _from_version_1(content, described)
-    if version <= 3:
-        for one in described.values():
-            if one["type"] == "dense-descriptors":
-                one["settings"] = current_descriptor_settings(one["settings"])
     try:
+        if version <= 3:
+            for one in described.values():
+                if one["type"] == "dense-descriptors":
+                    one["settings"] = current_descriptor_settings(one["settings"])
         return {name: _read_estimator(name, one, tensors) for name, one in described.items()}, content
-    except ValueError as error:
+    except (RequestError, ValueError) as error:
         raise damaged(path, str(error), ADVICE) from error
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.baselines.classifier_training import MIN_IMAGES_TO_CALIBRATE, NUM_FOLDS, ProgressBar, optimal_temperature
+from alexnet.baselines.feature_cache import settings_checksum
 from alexnet.baselines.gram_matrix import gram_matrix
-from alexnet.baselines.linear_svm import LinearSVMClassifier, Solution, solve_class
+from alexnet.baselines.linear_svm import BIAS_FEATURE, MAX_EPOCHS, TOLERANCE, LinearSVMClassifier, Solution, solve_class
 from alexnet.errors import AlexNetError, RequestError
 from alexnet.runs.baseline_recipe import ClassifierSettings
 from alexnet.storage.npy import ArrayFile
@@ -168,7 +169,8 @@ def train_svms(
         settings: `c` 0 chooses the value of `GRID` with which the mean score of the channels predicts most images
             right in cross-validation, the smallest of several.
         seed: of the folds.
-        folder: for checkpoints.
+        folder: for checkpoints, which are named by what they depend on: another version of this package continues only
+            from its own.
         progress_bar: of each channel's products, classifiers and weights; an image is done when its share of all is.
         log: writes an event with its values.
 
@@ -185,13 +187,21 @@ def train_svms(
     grid = (settings.c,) if settings.c else GRID if folds is not None else (DEFAULT_C,)
     solutions = {}
     for name, rows in features.items():
-        checkpoint = folder / f"{name}-solutions.safetensors"
+        key = settings_checksum(
+            {
+                "features": [rows.path.parent.name, rows.path.name, *rows.shape],
+                "grid": grid,
+                "folds": [NUM_FOLDS, seed],
+                "positive_weight": settings.positive_weight,
+                "solver": [TOLERANCE, FOLD_TOLERANCE, MAX_EPOCHS, BIAS_FEATURE],
+            }
+        )[:16]
         with by_images(f"{name}: products") as progress:
-            products = gram_matrix(rows, workers, checkpoint=folder / f"{name}-products", progress=progress)
+            products = gram_matrix(rows, workers, checkpoint=folder / f"{name}-{key}-products", progress=progress)
         with by_images(f"{name}: classifiers") as progress:
             solutions[name] = solve_channel(
                 products, labels, num_classes, grid, folds, settings.positive_weight, workers,
-                checkpoint=checkpoint, progress=progress,
+                checkpoint=folder / f"{name}-{key}-solutions.safetensors", progress=progress,
             )  # fmt: skip
         del products  # before those of the next channel
     chosen, temperature = 0, 1.0

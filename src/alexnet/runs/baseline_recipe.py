@@ -52,6 +52,11 @@ class DescriptorSettings:
         require_setting(0 < self.scale_factor < 1, "descriptors", self, "scale_factor", "above 0, below 1")
         for name in ("smoothing_per_cell", "min_contrast"):
             require_setting(0 <= getattr(self, name) < 256, "descriptors", self, name, "0 or more, below 256")
+            if getattr(self, name) and "sift" not in self.kinds:
+                raise RequestError(
+                    f"--descriptors.{name} applies to SIFT, and --descriptors.kinds is {self.kinds!r}; set it to 0, or "
+                    "add sift to the kinds"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +220,8 @@ def current_descriptor_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         current["cell_px"] = str(cell_px)
     if isinstance(smoothing := current.pop("smoothing", None), int | float):
         blur_px = math.hypot(smoothing, IMAGE_BLUR_PX) if smoothing else 0.0
-        current |= {"smoothing_per_cell": blur_px / int(current.get("cell_px", 6)), "min_contrast": 0.0}
+        cell_px = parse_cells("--descriptors.cell_px", current.get("cell_px", "6"))[0]
+        current |= {"smoothing_per_cell": blur_px / cell_px, "min_contrast": 0.0}
     return current
 
 
