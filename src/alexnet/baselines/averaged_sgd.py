@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from alexnet.baselines.linear_classifier import FEATURE_TYPES, Features, LinearClassifier
@@ -62,11 +61,7 @@ class AveragedSGDClassifier(LinearClassifier):
         Raises:
             ValueError: non-finite values, fewer than two classes, or shapes that do not match.
         """
-        X, y = validate_data(self, X, y, dtype=FEATURE_TYPES)
-        check_classification_targets(y)
-        classes = np.unique(y)
-        if len(classes) < 2:
-            raise ValueError(f"the labels have one class, {classes[0]!r}; a classifier needs 2 or more")
+        X, y, classes = self._training_data(X, y)
         self._initialize(classes, X.shape[1])
         targets = np.searchsorted(classes, y)
         average_after = len(X) if self.average_after is None else self.average_after

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from alexnet.baselines.tensor_conversion import as_tensor
@@ -54,3 +55,16 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         scores = self.scores(X)  # raises where nothing is fitted
         labels: NDArray[Any] = self.classes_[scores.argmax(axis=1)]
         return labels
+
+    def _training_data(self, X: Features, y: NDArray[Any]) -> tuple[Features, NDArray[Any], NDArray[Any]]:
+        """The features (N, D) and labels (N,) that `fit` was given, checked, and the classes, (K,).
+
+        Raises:
+            ValueError: non-finite values, fewer than two classes, or shapes that do not match.
+        """
+        X, y = validate_data(self, X, y, dtype=FEATURE_TYPES)
+        check_classification_targets(y)
+        classes = np.unique(y)
+        if len(classes) < 2:
+            raise ValueError(f"the labels have one class, {classes[0]!r}; a classifier needs 2 or more")
+        return X, y, classes

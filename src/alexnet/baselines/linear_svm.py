@@ -19,11 +19,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
 
 from alexnet.baselines.gram_matrix import Features, gram_matrix, weighted_row_sums
-from alexnet.baselines.linear_classifier import FEATURE_TYPES, LinearClassifier
+from alexnet.baselines.linear_classifier import LinearClassifier
 from alexnet.system.machine import num_cores
 from alexnet.system.numba_jit import jit
 
@@ -163,17 +161,13 @@ class LinearSVMClassifier(LinearClassifier):
         self.max_epochs = max_epochs
         self.positive_weight = positive_weight
 
-    def fit(self, X: Features, y: NDArray[Any]) -> Self:
+    def fit(self, X: NDArray[np.floating[Any]], y: NDArray[Any]) -> Self:
         """Train on (N, D) features and (N,) labels, with 4 N^2 bytes of memory for their products.
 
         Raises:
             ValueError: non-finite values, fewer than two classes, or shapes that do not match.
         """
-        X, y = validate_data(self, X, y, dtype=FEATURE_TYPES)
-        check_classification_targets(y)
-        classes = np.unique(y)
-        if len(classes) < 2:
-            raise ValueError(f"the labels have one class, {classes[0]!r}; a classifier needs 2 or more")
+        X, y, classes = self._training_data(X, y)
         workers = num_cores()
         products, everything = gram_matrix(X, workers), np.arange(len(y))
 
